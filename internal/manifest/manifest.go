@@ -1,0 +1,165 @@
+// Package manifest is the paper that says what a guest is, how to boot it, and what it must report once it runs.
+//
+// The builder writes it; the runtime, releases and verify read it. docs/formats/manifest.md owns the bytes.
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/paper"
+)
+
+// Version is the only version this package reads and writes.
+const Version = 1
+
+// Name is the manifest's file name in an output folder; SumName holds its digest in the form sha256sum reads.
+const (
+	Name    = "manifest.json"
+	SumName = "manifest.json.sha256"
+)
+
+// Manifest is one guest.
+type Manifest struct {
+	Version int           `json:"version"`
+	Name    string        `json:"name"` // the recipe's name
+	Arch    string        `json:"arch"` // a name of internal/arch
+	Time    int64         `json:"time"` // the lock's time, seconds since 1970, stamped into every output
+	Recipe  digest.Digest `json:"recipe"`
+	Lock    digest.Digest `json:"lock"`
+	Kernel  Kernel        `json:"kernel"`
+	Initrd  Initrd        `json:"initrd"`
+	Agent   Agent         `json:"agent"`
+	Root    Root          `json:"root"`
+	Boot    Boot          `json:"boot"`
+}
+
+// File is a file beside the manifest.
+type File struct {
+	Path   string        `json:"path"` // relative to the manifest, slashes, never upwards
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"` // bytes
+}
+
+// Kernel is the kernel's files and what it must say of itself.
+type Kernel struct {
+	Release   string `json:"release"`  // uname -r
+	Version   string `json:"version"`  // uname -v
+	BuildID   string `json:"build_id"` // GNU build-id of vmlinux, hexadecimal
+	Source    Source `json:"source"`
+	Toolchain []Tool `json:"toolchain"` // sorted by name
+	Image     File   `json:"image"`     // the compressed kernel, bzImage on x86
+	Vmlinux   File   `json:"vmlinux"`   // uncompressed ELF with a PVH note, stripped
+	Config    File   `json:"config"`    // the final .config; its digest is also that of /proc/config.gz, unpacked
+	SystemMap File   `json:"system_map"`
+	Modules   *File  `json:"modules,omitempty"` // a tar of /lib/modules/<release>, when asked for
+}
+
+// Source is where the kernel came from.
+type Source struct {
+	Kind    string        `json:"kind"`    // debian, tarball or tree
+	Name    string        `json:"name"`    // package, file or folder name
+	Version string        `json:"version"` // Debian's version, or the kernel's own
+	Digest  digest.Digest `json:"digest"`
+}
+
+// Tool is one program of the tool-chain.
+type Tool struct {
+	Name    string        `json:"name"`
+	Version string        `json:"version"` // first line of --version
+	Digest  digest.Digest `json:"digest"`  // of the executable
+}
+
+// Initrd is the initial RAM disk.
+type Initrd struct {
+	File
+	Compression string `json:"compression"` // none or zstd
+}
+
+// Agent is the agent binary inside the guest.
+type Agent struct {
+	Path    string        `json:"path"` // in the guest
+	Digest  digest.Digest `json:"digest"`
+	Version string        `json:"version"`
+	Init    string        `json:"init"` // who is PID 1: "agent" or "systemd"
+}
+
+// Root is the root file system the running guest must have.
+type Root struct {
+	Kind string `json:"kind"` // initrd
+}
+
+// Boot is how to start the guest.
+type Boot struct {
+	Machine     string `json:"machine"` // QEMU machine: microvm or q35
+	CPUs        int    `json:"cpus"`
+	MemoryMiB   int    `json:"memory_mib"`
+	CommandLine string `json:"command_line"` // the whole kernel command line where hardware virtualisation runs the guest
+	// TCGCommandLine is appended, after one space, where QEMU's TCG emulates the processor.
+	// The word {tsc_khz} in it stands for the host's clock rate in kHz, an integer.
+	TCGCommandLine string `json:"tcg_command_line"`
+}
+
+// Files lists every file of the guest, in a fixed order.
+func (m *Manifest) Files() []File {
+	f := []File{m.Kernel.Image, m.Kernel.Vmlinux, m.Kernel.Config, m.Kernel.SystemMap}
+	if m.Kernel.Modules != nil {
+		f = append(f, *m.Kernel.Modules)
+	}
+	return append(f, m.Initrd.File)
+}
+
+// Encode is the canonical form.
+func (m *Manifest) Encode() ([]byte, error) {
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return paper.Encode(m)
+}
+
+// Decode reads the canonical form and nothing else.
+func Decode(data []byte) (*Manifest, error) {
+	var m Manifest
+	if err := paper.Decode("manifest", data, &m); err != nil {
+		return nil, err
+	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return &m, nil
+}
+
+func (m *Manifest) check() error {
+	if m.Version != Version {
+		return fmt.Errorf("version %d, this katabuild reads version %d", m.Version, Version)
+	}
+	if _, err := arch.Parse(m.Arch); err != nil {
+		return err
+	}
+	if m.Name == "" {
+		return errors.New("no name")
+	}
+	for _, f := range m.Files() {
+		if f.Path == "" || path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || slices.Contains(strings.Split(f.Path, "/"), "..") {
+			return fmt.Errorf("file path %q: want a clean relative path that stays beside the manifest", f.Path)
+		}
+		if f.Digest == "" || f.Size < 0 {
+			return fmt.Errorf("file %s: no digest or a negative size", f.Path)
+		}
+	}
+	if m.Agent.Digest == "" {
+		return errors.New("no agent digest")
+	}
+	if m.Boot.CPUs < 1 || m.Boot.MemoryMiB < 16 {
+		return fmt.Errorf("boot: %d CPUs and %d MiB of memory: want at least 1 and 16", m.Boot.CPUs, m.Boot.MemoryMiB)
+	}
+	if strings.ContainsAny(m.Boot.CommandLine+m.Boot.TCGCommandLine, "\n\x00") {
+		return errors.New("boot: the command line holds a line break or a NUL")
+	}
+	return nil
+}
