@@ -1,0 +1,358 @@
+// Package recipe reads recipe.yaml: what a person wishes for in a guest.
+//
+// In goes the text, out comes a Recipe that makes sense by itself, or one error a line of the text can be blamed for. It knows nothing of
+// digests, stores or the network. docs/formats/recipe.md owns the format.
+package recipe
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/arch"
+)
+
+// Version is the only version of the format this package reads.
+const Version = 1
+
+// FileName is the name of a recipe in its folder.
+const FileName = "recipe.yaml"
+
+// Recipe is one wished-for guest. Its zero values are filled by Parse.
+type Recipe struct {
+	Version int    `yaml:"version"`
+	Name    string `yaml:"name"` // of the guest: lower-case letters, digits and dashes
+	Arch    string `yaml:"arch"` // default x86_64
+	Kernel  Kernel `yaml:"kernel"`
+	Initrd  Initrd `yaml:"initrd"`
+	Boot    Boot   `yaml:"boot"`
+}
+
+// Kernel is what to build the kernel from, and what it must be able to do.
+type Kernel struct {
+	Source    Source   `yaml:"source"`
+	Features  []string `yaml:"features"`
+	Fragments []string `yaml:"fragments"` // files beside the recipe, in the form of a feature
+	Patches   []string `yaml:"patches"`   // files beside the recipe, applied in this order
+	Modules   bool     `yaml:"modules"`   // also build and pack loadable modules
+}
+
+// Source is where kernel source comes from; exactly one field is set.
+type Source struct {
+	Debian  *Debian  `yaml:"debian"`
+	Tarball *Tarball `yaml:"tarball"`
+	Tree    string   `yaml:"tree"` // a folder, relative to the recipe
+}
+
+// Debian is a package of Debian's archive.
+type Debian struct {
+	Package string `yaml:"package"`
+	Suite   string `yaml:"suite"` // default trixie
+}
+
+// Tarball is a kernel.org release.
+type Tarball struct {
+	From      string `yaml:"from"`      // a file relative to the recipe, or an http or https address
+	Signature string `yaml:"signature"` // likewise: a detached OpenPGP signature over the uncompressed tar
+	Keyring   string `yaml:"keyring"`   // a file relative to the recipe with the keys that may sign
+	SHA256    string `yaml:"sha256"`    // 64 hexadecimal digits; optional for a file
+}
+
+// Initrd is what the initial RAM disk holds.
+type Initrd struct {
+	Agent       string   `yaml:"agent"`       // "builtin", the one that came with katabuild, or a file relative to the recipe
+	Compression string   `yaml:"compression"` // zstd or none
+	Files       []File   `yaml:"files"`
+	URoot       []string `yaml:"uroot"` // commands of the u-root project, by name
+}
+
+// File is one more entry of the initrd.
+type File struct {
+	Path   string `yaml:"path"`   // absolute, in the guest
+	From   string `yaml:"from"`   // a file relative to the recipe
+	Text   string `yaml:"text"`   // or its content
+	Link   string `yaml:"link"`   // or the target of a symbolic link
+	Folder bool   `yaml:"folder"` // or an empty folder
+	Mode   Octal  `yaml:"mode"`   // default 0644, folders 0755
+	UID    uint32 `yaml:"uid"`
+	GID    uint32 `yaml:"gid"`
+}
+
+// Octal is octal digits as they stand in the text: 0644 and "0644" are the same, which YAML alone would not say.
+type Octal string
+
+// UnmarshalYAML takes the digits as they stand.
+func (o *Octal) UnmarshalYAML(b []byte) error {
+	*o = Octal(strings.Trim(strings.TrimSpace(string(b)), `"'`))
+	return nil
+}
+
+// Boot is how the guest is started unless the command line says otherwise.
+type Boot struct {
+	Machine     string   `yaml:"machine"` // microvm or q35
+	CPUs        int      `yaml:"cpus"`
+	Memory      string   `yaml:"memory"`       // such as 256MiB or 2GiB
+	CommandLine []string `yaml:"command_line"` // words added to the kernel command line
+}
+
+// Vocabulary is what the crafts can do today; Parse refuses other words and suggests the nearest.
+type Vocabulary struct {
+	Features []string // kernel features and sets
+	URoot    []string // u-root commands; nil means unchecked
+}
+
+// Machines lists the QEMU machines a recipe may name.
+func Machines() []string { return []string{"microvm", "q35"} }
+
+// Compressions lists what an initrd may be compressed with.
+func Compressions() []string { return []string{"zstd", "none"} }
+
+// AgentBuiltin asks for the agent that came with this katabuild.
+const AgentBuiltin = "builtin"
+
+// MemoryMiB is Memory in MiB; Parse has checked it.
+func (b Boot) MemoryMiB() int {
+	n, _ := parseMemory(b.Memory)
+	return n
+}
+
+// FileMode is Mode as bits; Parse has checked it.
+func (f File) FileMode() uint32 {
+	n, _ := strconv.ParseUint(string(f.Mode), 8, 12)
+	return uint32(n)
+}
+
+func parseMemory(s string) (int, error) {
+	unit := 1
+	n, ok := strings.CutSuffix(s, "MiB")
+	if !ok {
+		n, ok = strings.CutSuffix(s, "GiB")
+		unit = 1024
+	}
+	v, err := strconv.Atoi(n)
+	if !ok || err != nil || v < 1 || v > 1<<24 {
+		return 0, fmt.Errorf("memory %q: want a number and MiB or GiB, such as 256MiB", s)
+	}
+	return v * unit, nil
+}
+
+// check fills defaults and finds what is wrong; at turns a field's path into an error at its line.
+func (r *Recipe) check(v Vocabulary, at func(field, msg string) error) error {
+	if r.Version != Version {
+		return at("version", fmt.Sprintf("version is %d, this katabuild reads version %d", r.Version, Version))
+	}
+	if !validName(r.Name) {
+		return at("name", fmt.Sprintf("name %q: want lower-case letters, digits and dashes, at most 63", r.Name))
+	}
+	if r.Arch == "" {
+		r.Arch = "x86_64"
+	}
+	if _, err := arch.Parse(r.Arch); err != nil {
+		return at("arch", err.Error()+didYouMean(r.Arch, arch.Names()))
+	}
+	if err := r.checkKernel(v, at); err != nil {
+		return err
+	}
+	if err := r.checkInitrd(v, at); err != nil {
+		return err
+	}
+	return r.checkBoot(at)
+}
+
+func (r *Recipe) checkKernel(v Vocabulary, at func(field, msg string) error) error {
+	s := &r.Kernel.Source
+	n := 0
+	if s.Debian != nil {
+		n++
+		if s.Debian.Suite == "" {
+			s.Debian.Suite = "trixie"
+		}
+		if !word(s.Debian.Package) {
+			return at("kernel.source.debian", "no package name, such as package: linux-source-6.12")
+		}
+		if !word(s.Debian.Suite) {
+			return at("kernel.source.debian.suite", fmt.Sprintf("suite %q is not one word", s.Debian.Suite))
+		}
+	}
+	if t := s.Tarball; t != nil {
+		n++
+		if t.From == "" {
+			return at("kernel.source.tarball", "no from: a file beside the recipe or an address")
+		}
+		if IsURL(t.From) && t.SHA256 == "" && t.Signature == "" {
+			return at("kernel.source.tarball", "an address needs sha256, signature or both, or anybody on the way could change the source")
+		}
+		if t.SHA256 != "" && (len(t.SHA256) != 64 || strings.Trim(t.SHA256, "0123456789abcdef") != "") {
+			return at("kernel.source.tarball.sha256", fmt.Sprintf("sha256 %q: want 64 lower-case hexadecimal digits", t.SHA256))
+		}
+		if (t.Signature == "") != (t.Keyring == "") {
+			return at("kernel.source.tarball", "signature and keyring go together: a signature proves nothing without the keys that may sign")
+		}
+	}
+	if s.Tree != "" {
+		n++
+	}
+	if n != 1 {
+		return at("kernel.source", fmt.Sprintf("want exactly one of debian, tarball and tree, got %d", n))
+	}
+	if len(r.Kernel.Features) == 0 {
+		return at("kernel", "no features: a kernel without any cannot boot (try features: [tiny])")
+	}
+	seen := map[string]bool{}
+	for i, f := range r.Kernel.Features {
+		field := fmt.Sprintf("kernel.features[%d]", i)
+		if !slices.Contains(v.Features, f) {
+			return at(field, fmt.Sprintf("unknown kernel feature %q", f)+didYouMean(f, v.Features))
+		}
+		if seen[f] {
+			return at(field, fmt.Sprintf("feature %q stands twice", f))
+		}
+		seen[f] = true
+	}
+	for i, p := range r.Kernel.Fragments {
+		if p == "" {
+			return at(fmt.Sprintf("kernel.fragments[%d]", i), "an empty file name")
+		}
+	}
+	for i, p := range r.Kernel.Patches {
+		if p == "" {
+			return at(fmt.Sprintf("kernel.patches[%d]", i), "an empty file name")
+		}
+	}
+	return nil
+}
+
+func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) error {
+	in := &r.Initrd
+	if in.Agent == "" {
+		in.Agent = AgentBuiltin
+	}
+	if in.Compression == "" {
+		in.Compression = "zstd"
+	}
+	if !slices.Contains(Compressions(), in.Compression) {
+		return at("initrd.compression", fmt.Sprintf("unknown compression %q", in.Compression)+didYouMean(in.Compression, Compressions()))
+	}
+	seen := map[string]bool{}
+	for i := range in.Files {
+		f := &in.Files[i]
+		field := fmt.Sprintf("initrd.files[%d]", i)
+		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" || strings.ContainsRune(f.Path, 0) {
+			return at(field, fmt.Sprintf("path %q: want a clean absolute path in the guest", f.Path))
+		}
+		if f.Path == "/init" {
+			return at(field, "/init is the agent; set initrd.agent to use another one")
+		}
+		if seen[f.Path] {
+			return at(field, fmt.Sprintf("path %q stands twice", f.Path))
+		}
+		seen[f.Path] = true
+		kinds := 0
+		for _, set := range []bool{f.From != "", f.Text != "", f.Link != "", f.Folder} {
+			if set {
+				kinds++
+			}
+		}
+		if kinds != 1 {
+			return at(field, fmt.Sprintf("%s: want exactly one of from, text, link and folder, got %d", f.Path, kinds))
+		}
+		if f.Mode == "" {
+			f.Mode = "0644"
+			if f.Folder {
+				f.Mode = "0755"
+			}
+		}
+		if n, err := strconv.ParseUint(string(f.Mode), 8, 12); err != nil || n > 0o7777 {
+			return at(field+".mode", fmt.Sprintf("mode %q: want octal digits such as 0644", f.Mode))
+		}
+	}
+	for i, c := range in.URoot {
+		if v.URoot != nil && !slices.Contains(v.URoot, c) {
+			return at(fmt.Sprintf("initrd.uroot[%d]", i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c, v.URoot))
+		}
+	}
+	return nil
+}
+
+func (r *Recipe) checkBoot(at func(field, msg string) error) error {
+	b := &r.Boot
+	if b.Machine == "" {
+		b.Machine = Machines()[0]
+	}
+	if !slices.Contains(Machines(), b.Machine) {
+		return at("boot.machine", fmt.Sprintf("unknown machine %q", b.Machine)+didYouMean(b.Machine, Machines()))
+	}
+	if b.CPUs == 0 {
+		b.CPUs = 1
+	}
+	if b.CPUs < 1 || b.CPUs > 240 {
+		return at("boot.cpus", fmt.Sprintf("cpus is %d, want 1 to 240", b.CPUs))
+	}
+	if b.Memory == "" {
+		b.Memory = "256MiB"
+	}
+	mib, err := parseMemory(b.Memory)
+	if err != nil {
+		return at("boot.memory", err.Error())
+	}
+	if mib < 64 {
+		return at("boot.memory", fmt.Sprintf("memory %s is too little to boot in, want at least 64MiB", b.Memory))
+	}
+	for i, w := range b.CommandLine {
+		if w == "" || strings.ContainsAny(w, " \t\n\x00\"") {
+			return at(fmt.Sprintf("boot.command_line[%d]", i), fmt.Sprintf("%q: want one word without quotes", w))
+		}
+	}
+	return nil
+}
+
+// IsURL tells an address from a file name.
+func IsURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") }
+
+// LocalFiles lists the files beside the recipe that it names, slash-separated and relative to it, without folders and addresses.
+func (r *Recipe) LocalFiles() []string {
+	var out []string
+	add := func(p string) {
+		if p != "" && !IsURL(p) && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	if t := r.Kernel.Source.Tarball; t != nil {
+		add(t.From)
+		add(t.Signature)
+		add(t.Keyring)
+	}
+	for _, p := range r.Kernel.Fragments {
+		add(p)
+	}
+	for _, p := range r.Kernel.Patches {
+		add(p)
+	}
+	if r.Initrd.Agent != AgentBuiltin {
+		add(r.Initrd.Agent)
+	}
+	for _, f := range r.Initrd.Files {
+		add(f.From)
+	}
+	return out
+}
+
+// Find turns what a user typed, a folder or a file, into the path of the recipe.
+func Find(arg string) string {
+	if filepath.Ext(arg) == ".yaml" || filepath.Ext(arg) == ".yml" {
+		return arg
+	}
+	return filepath.Join(arg, FileName)
+}
+
+func validName(s string) bool {
+	return s != "" && len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && s[0] != '-'
+}
+
+// word says whether s can stand in a sources.list line and on apt's command line.
+func word(s string) bool {
+	return s != "" && s[0] != '-' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-_~:/") == ""
+}
