@@ -1,0 +1,391 @@
+// Package store keeps bytes by their digest, and remembers which inputs made which outputs.
+//
+// In a store's folder:
+//
+//	version                 "1\n"
+//	blobs/sha256/ab/abcd…   files named by their digest, read-only, verified whenever they are read
+//	actions/<key>           what a step with that key made: a paper, see Action
+//	last/<guest>/<step>     the key the step had last, so that a plan can say what changed
+//	locks/<key>             flock(2) files: one process builds a key at a time
+//	tmp/<random>/           folders of running steps, each held by a flock on tmp/<random>.lock
+//
+// Everything appears by rename, so a killed process leaves only tmp folders, which the next Open removes once nobody holds them.
+// Any number of processes may use a store at once.
+package store
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/paper"
+)
+
+const layout = "1\n"
+
+// Store is one folder. It holds no state in memory: several may be open on one folder.
+type Store struct{ dir string }
+
+// ErrMissing says that the store does not hold what was asked for.
+var ErrMissing = errors.New("not in the store")
+
+// Open opens the store in dir, making it when it is not there, and removes what killed processes left behind.
+func Open(dir string) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{dir}
+	for _, d := range []string{"blobs/sha256", "actions", "last", "locks", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, s.wrap("open", err)
+		}
+	}
+	v := filepath.Join(dir, "version")
+	got, err := os.ReadFile(v)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := atomicfile.Write(v, []byte(layout), 0o644); err != nil {
+			return nil, s.wrap("open", err)
+		}
+	case err != nil:
+		return nil, s.wrap("open", err)
+	case string(got) != layout:
+		return nil, fmt.Errorf("store %s: layout %q, this katabuild knows %q; name another folder with --store", dir, strings.TrimSpace(string(got)), strings.TrimSpace(layout))
+	}
+	s.sweep()
+	return s, nil
+}
+
+// Dir is the store's folder, absolute.
+func (s *Store) Dir() string { return s.dir }
+
+// FullError says that the disk below the store is full.
+type FullError struct {
+	Dir string
+	Err error
+}
+
+func (e *FullError) Error() string {
+	return fmt.Sprintf("no room left in the store %s: %v; free some (katabuild store gc), or name another folder with --store. Nothing half-written remains", e.Dir, e.Err)
+}
+
+func (e *FullError) Unwrap() error { return e.Err }
+
+func (s *Store) wrap(deed string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return &FullError{s.dir, err}
+	}
+	return fmt.Errorf("%s store: %w", deed, err)
+}
+
+// blob is where d lives. Digests come from papers: the caller of every method has parsed them.
+func (s *Store) blob(d digest.Digest) string {
+	h := d.Hex()
+	if len(h) != 64 {
+		h = strings.Repeat("0", 64)
+	}
+	return filepath.Join(s.dir, "blobs/sha256", h[:2], h)
+}
+
+// Has says, without reading the blob, whether the store holds d.
+func (s *Store) Has(d digest.Digest) bool {
+	_, err := os.Stat(s.blob(d))
+	return err == nil
+}
+
+// Get returns the path of the blob d after reading and verifying it. The file must not be changed. A missing blob is ErrMissing; one that
+// has rotted is set aside as .corrupt and then is ErrMissing too, with a *digest.Mismatch beside it.
+func (s *Store) Get(d digest.Digest) (string, error) {
+	p := s.blob(d)
+	err := digest.Check(p, d)
+	var wrong *digest.Mismatch
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("%s: %w", d, ErrMissing)
+	case errors.As(err, &wrong):
+		if err := os.Rename(p, p+".corrupt"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", s.wrap("set aside a corrupt blob in", err)
+		}
+		return "", fmt.Errorf("%w (set aside as %s.corrupt): %w", ErrMissing, filepath.Base(p), wrong)
+	case err != nil:
+		return "", s.wrap("read", err)
+	}
+	return p, nil
+}
+
+// Put adds what r yields. When want is not empty and the bytes have another digest, nothing is added and the error is a *digest.Mismatch
+// that calls the bytes name.
+func (s *Store) Put(name string, r io.Reader, want digest.Digest) (digest.Digest, int64, error) {
+	f, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "put-*.blob")
+	if err != nil {
+		return "", 0, s.wrap("write to", err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	w := digest.New()
+	n, err := io.Copy(io.MultiWriter(f, w), r)
+	if err != nil {
+		return "", 0, s.wrap("write to", err)
+	}
+	d := w.Digest()
+	if want != "" && d != want {
+		return "", 0, &digest.Mismatch{Name: name, Want: want, Got: d}
+	}
+	return d, n, s.adopt(f, d)
+}
+
+// PutFile adds the file at path and verifies it against want as Put does. The file may be moved away or copied: it is the caller's no longer.
+func (s *Store) PutFile(path string, want digest.Digest) (digest.Digest, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	return s.Put(path, f, want)
+}
+
+// adopt moves a written temporary file to its place.
+func (s *Store) adopt(f *os.File, d digest.Digest) error {
+	p := s.blob(d)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		return s.wrap("write to", err)
+	}
+	if err := f.Chmod(0o444); err != nil {
+		return s.wrap("write to", err)
+	}
+	if err := f.Sync(); err != nil {
+		return s.wrap("write to", err)
+	}
+	if err := os.Rename(f.Name(), p); err != nil {
+		return s.wrap("write to", err)
+	}
+	return nil
+}
+
+// Action is what one step made from its inputs.
+type Action struct {
+	Version   int              `json:"version"`
+	Key       digest.Digest    `json:"key"`
+	Step      string           `json:"step"`
+	Inputs    []artifact.Input `json:"inputs"`
+	Outputs   []Output         `json:"outputs"`
+	ElapsedMS int64            `json:"elapsed_ms"` // wall time it took, for expectations only
+}
+
+// Output is one file of an action, in the store by its digest.
+type Output struct {
+	Name   string        `json:"name"`
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"`
+}
+
+// Output finds an output by name.
+func (a *Action) Output(name string) (Output, error) {
+	for _, o := range a.Outputs {
+		if o.Name == name {
+			return o, nil
+		}
+	}
+	return Output{}, fmt.Errorf("step %s has no output %s", a.Step, name)
+}
+
+const actionVersion = 1
+
+func (s *Store) action(key digest.Digest) string { return filepath.Join(s.dir, "actions", key.Hex()) }
+
+// Action returns what the step with this key made, or ErrMissing. A record that cannot be read counts as missing: the step runs again.
+// It does not look at the outputs' bytes; Complete does.
+func (s *Store) Action(key digest.Digest) (*Action, error) {
+	data, err := os.ReadFile(s.action(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("action %s: %w", key, ErrMissing)
+	}
+	if err != nil {
+		return nil, s.wrap("read", err)
+	}
+	var a Action
+	if err := paper.Decode("action "+key.Short(), data, &a); err != nil || a.Key != key || a.Version != actionVersion {
+		return nil, fmt.Errorf("action %s: %w (its record is damaged)", key, ErrMissing)
+	}
+	return &a, nil
+}
+
+// Complete returns the action with this key if the store holds every output, by presence and size; reading them verifies the bytes.
+func (s *Store) Complete(key digest.Digest) (*Action, error) {
+	a, err := s.Action(key)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range a.Outputs {
+		fi, err := os.Stat(s.blob(o.Digest))
+		if err != nil || fi.Size() != o.Size {
+			return nil, fmt.Errorf("action %s: output %s: %w", key, o.Name, ErrMissing)
+		}
+	}
+	return a, nil
+}
+
+// PutAction records a. Its outputs must be in the store already.
+func (s *Store) PutAction(a *Action) error {
+	a.Version = actionVersion
+	data, err := paper.Encode(a)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(s.action(a.Key), data, 0o644); err != nil {
+		return s.wrap("write to", err)
+	}
+	return nil
+}
+
+// Touch marks the action as used now, which keeps it from gc.
+func (s *Store) Touch(key digest.Digest, now time.Time) {
+	// A read-only store still serves hits; its owner decides what is old.
+	_ = os.Chtimes(s.action(key), now, now)
+}
+
+// SetLast remembers that guest's step had this key.
+func (s *Store) SetLast(guest, step string, key digest.Digest) error {
+	p := filepath.Join(s.dir, "last", guest, step)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		return s.wrap("write to", err)
+	}
+	if err := atomicfile.Write(p, []byte(key+"\n"), 0o644); err != nil {
+		return s.wrap("write to", err)
+	}
+	return nil
+}
+
+// Last is the action guest's step had last, or nil.
+func (s *Store) Last(guest, step string) *Action {
+	data, err := os.ReadFile(filepath.Join(s.dir, "last", guest, step))
+	if err != nil {
+		return nil
+	}
+	key, err := digest.Parse(strings.TrimSpace(string(data)))
+	if err != nil {
+		return nil
+	}
+	a, err := s.Action(key)
+	if err != nil {
+		return nil
+	}
+	return a
+}
+
+// Lock waits until no other process builds key, then holds it until unlock is called. waiting is called once if there is a wait.
+func (s *Store) Lock(key digest.Digest, waiting func()) (unlock func(), err error) {
+	return lockFile(filepath.Join(s.dir, "locks", key.Hex()), waiting)
+}
+
+func lockFile(path string, waiting func()) (func(), error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(f, syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		if waiting != nil {
+			waiting()
+		}
+		err = flock(f, syscall.LOCK_EX)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), how)
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
+
+// Temp makes an empty folder on the store's file system for a running step. remove deletes it; if the process dies first, a later Open does.
+func (s *Store) Temp(step string) (dir string, remove func() error, err error) {
+	var r [6]byte
+	if _, err := rand.Read(r[:]); err != nil {
+		return "", nil, err
+	}
+	name := filepath.Join(s.dir, "tmp", step+"-"+hex.EncodeToString(r[:]))
+	unlock, err := lockFile(name+".lock", nil)
+	if err != nil {
+		return "", nil, s.wrap("write to", err)
+	}
+	if err := os.Mkdir(name, 0o755); err != nil {
+		unlock()
+		_ = os.Remove(name + ".lock")
+		return "", nil, s.wrap("write to", err)
+	}
+	return name, func() error {
+		err := removeAll(name)
+		err = errors.Join(err, os.Remove(name+".lock"))
+		unlock()
+		return err
+	}, nil
+}
+
+// removeAll also removes folders that a foreign program made unwritable.
+func removeAll(dir string) error {
+	if err := os.RemoveAll(dir); err == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			_ = os.Chmod(p, 0o755)
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
+
+// tempGrace is how old an unlocked temporary file must be before it counts as left behind: longer than the moment between its making and
+// its locking, and than any single Put.
+const tempGrace = time.Hour
+
+// sweep removes temporary folders and files that nobody holds. Errors are left for gc and verify to show.
+func (s *Store) sweep() {
+	tmp := filepath.Join(s.dir, "tmp")
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		p := filepath.Join(tmp, e.Name())
+		base, isLock := strings.CutSuffix(p, ".lock")
+		switch {
+		case isLock:
+			f, err := os.OpenFile(p, os.O_RDWR|syscall.O_CLOEXEC, 0)
+			if err != nil {
+				continue
+			}
+			if flock(f, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+				if removeAll(base) == nil {
+					_ = os.Remove(p)
+				}
+			}
+			f.Close()
+		case !e.IsDir():
+			if fi, err := e.Info(); err == nil && time.Since(fi.ModTime()) > tempGrace {
+				_ = os.Remove(p)
+			}
+		}
+	}
+}

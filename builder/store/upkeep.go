@@ -1,0 +1,226 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/digest"
+)
+
+// Usage is what a store holds.
+type Usage struct {
+	Blobs     int   // files kept by digest
+	BlobBytes int64 //
+	Actions   int   // steps remembered
+	Temp      int64 // bytes of running or interrupted steps
+	Corrupt   int   // blobs set aside because their bytes changed
+}
+
+// Problem is one thing Verify found.
+type Problem struct {
+	Path string // relative to the store
+	What string
+}
+
+// eachBlob calls do for every file below blobs.
+func (s *Store) eachBlob(do func(path string, size int64, mod time.Time) error) error {
+	return filepath.WalkDir(filepath.Join(s.dir, "blobs/sha256"), func(p string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // another process's gc was faster
+		}
+		if err != nil || e.IsDir() {
+			return err
+		}
+		fi, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return do(p, fi.Size(), fi.ModTime())
+	})
+}
+
+// actionKeys lists the keys of all recorded actions, sorted.
+func (s *Store) actionKeys() ([]digest.Digest, []string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "actions"))
+	if err != nil {
+		return nil, nil, err
+	}
+	var keys []digest.Digest
+	var alien []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // an atomic write under way
+		}
+		d, err := digest.Parse("sha256:" + e.Name())
+		if err != nil {
+			alien = append(alien, e.Name())
+			continue
+		}
+		keys = append(keys, d)
+	}
+	return keys, alien, nil
+}
+
+// DU counts what the store holds.
+func (s *Store) DU() (Usage, error) {
+	var u Usage
+	err := s.eachBlob(func(p string, size int64, _ time.Time) error {
+		if strings.HasSuffix(p, ".corrupt") {
+			u.Corrupt++
+			return nil
+		}
+		u.Blobs++
+		u.BlobBytes += size
+		return nil
+	})
+	if err != nil {
+		return u, s.wrap("measure", err)
+	}
+	keys, _, err := s.actionKeys()
+	if err != nil {
+		return u, s.wrap("measure", err)
+	}
+	u.Actions = len(keys)
+	err = filepath.WalkDir(filepath.Join(s.dir, "tmp"), func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return nil
+		}
+		if fi, err := e.Info(); err == nil {
+			u.Temp += fi.Size()
+		}
+		return nil
+	})
+	return u, err
+}
+
+// Verify reads every blob and record. It changes nothing.
+func (s *Store) Verify() ([]Problem, error) {
+	var found []Problem
+	add := func(p, what string) {
+		if rel, err := filepath.Rel(s.dir, p); err == nil {
+			p = rel
+		}
+		found = append(found, Problem{p, what})
+	}
+	err := s.eachBlob(func(p string, _ int64, _ time.Time) error {
+		name := filepath.Base(p)
+		if strings.HasSuffix(name, ".corrupt") {
+			add(p, "was set aside: its bytes are not those of its name")
+			return nil
+		}
+		want, err := digest.Parse("sha256:" + name)
+		if err != nil {
+			add(p, "is not named by a digest")
+			return nil
+		}
+		err = digest.Check(p, want)
+		var wrong *digest.Mismatch
+		if errors.As(err, &wrong) {
+			add(p, "has the digest "+string(wrong.Got))
+			return nil
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, s.wrap("verify", err)
+	}
+	keys, alien, err := s.actionKeys()
+	if err != nil {
+		return nil, s.wrap("verify", err)
+	}
+	for _, a := range alien {
+		add(filepath.Join("actions", a), "is not named by a key")
+	}
+	for _, k := range keys {
+		a, err := s.Action(k)
+		if err != nil {
+			add(s.action(k), "cannot be read; the step will run again")
+			continue
+		}
+		for _, o := range a.Outputs {
+			if !s.Has(o.Digest) {
+				add(s.action(k), "lacks its output "+o.Name+"; the step will run again")
+			}
+		}
+	}
+	return found, nil
+}
+
+// GCOptions says what may go. The zero value removes only what nothing refers to.
+type GCOptions struct {
+	// UnusedFor removes actions not used for this long; zero keeps all.
+	UnusedFor time.Duration
+	// Now is the present; it must be set.
+	Now time.Time
+}
+
+// GCResult is what a gc removed.
+type GCResult struct {
+	Actions int
+	Blobs   int
+	Bytes   int64
+}
+
+// blobGrace keeps young blobs that no action names yet: a running step has just put them there.
+const blobGrace = 24 * time.Hour
+
+// GC removes old actions, then blobs that nothing refers to, then what was set aside as corrupt.
+func (s *Store) GC(o GCOptions) (GCResult, error) {
+	var r GCResult
+	keys, _, err := s.actionKeys()
+	if err != nil {
+		return r, s.wrap("gc", err)
+	}
+	used := map[digest.Digest]bool{}
+	made := map[digest.Digest]bool{}
+	for _, k := range keys {
+		a, err := s.Action(k)
+		fi, serr := os.Stat(s.action(k))
+		old := serr == nil && o.UnusedFor > 0 && o.Now.Sub(fi.ModTime()) > o.UnusedFor
+		if err != nil || old {
+			if err := os.Remove(s.action(k)); err == nil {
+				r.Actions++
+			}
+			if a != nil {
+				for _, out := range a.Outputs {
+					made[out.Digest] = true
+				}
+			}
+			continue
+		}
+		for _, out := range a.Outputs {
+			used[out.Digest] = true
+		}
+	}
+	err = s.eachBlob(func(p string, size int64, mod time.Time) error {
+		name := filepath.Base(p)
+		d := digest.Digest("sha256:" + strings.TrimSuffix(name, ".corrupt"))
+		corrupt := strings.HasSuffix(name, ".corrupt")
+		switch {
+		case corrupt, made[d] && !used[d]:
+		case used[d], o.Now.Sub(mod) < blobGrace:
+			return nil
+		}
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		r.Blobs++
+		r.Bytes += size
+		return nil
+	})
+	if err != nil {
+		return r, s.wrap("gc", err)
+	}
+	s.sweep()
+	return r, nil
+}
