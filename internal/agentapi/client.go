@@ -1,0 +1,121 @@
+// Package agentapi is the guest API as a host sees it: a small client over one connection to the agent, and the numbers of its ports.
+//
+// The messages are in katapb (Kata Containers' own, wire-compatible) and reportpb (ours). docs/formats/agent-api.md owns the bytes.
+package agentapi
+
+//go:generate ./generate.sh
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net"
+
+	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/agentapi/reportpb"
+	"github.com/katabuild/katabuild/internal/report"
+)
+
+// Ports on vsock. The agent listens on Port; it connects once to ReadyPort of HostCID as soon as it listens, writes ReadyLine and closes.
+// A host that does not care refuses the connection.
+const (
+	Port      = 1024
+	ReadyPort = 1031
+	HostCID   = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
+	ReadyLine = "ready\n"
+)
+
+// APIVersion is what Health.Version answers as grpc_version: the version of every Kata Containers release so far.
+const APIVersion = "0.0.1"
+
+// Client talks to one agent. Its methods may be called from several goroutines at once.
+type Client struct{ c *ttrpc.Client }
+
+// NewClient takes over conn, a stream to the agent (behind a hybrid vsock socket, after its CONNECT line was answered).
+func NewClient(conn net.Conn) *Client { return &Client{ttrpc.NewClient(conn)} }
+
+// Close ends the connection. Calls under way fail.
+func (c *Client) Close() error { return c.c.Close() }
+
+// Version is who answers.
+type Version struct {
+	API   string // APIVersion for agents that speak the API of this package
+	Agent string
+}
+
+// Check returns nil when the agent says that it serves.
+func (c *Client) Check(ctx context.Context) error {
+	r, err := katapb.NewHealthClient(c.c).Check(ctx, &katapb.CheckRequest{})
+	if err != nil {
+		return fmt.Errorf("health check of the agent: %w", err)
+	}
+	if s := r.GetStatus(); s != katapb.HealthCheckResponse_SERVING {
+		return fmt.Errorf("health check of the agent: it answers %d, want %d", s, katapb.HealthCheckResponse_SERVING)
+	}
+	return nil
+}
+
+// Version asks for the versions of the API and of the agent.
+func (c *Client) Version(ctx context.Context) (Version, error) {
+	r, err := katapb.NewHealthClient(c.c).Version(ctx, &katapb.CheckRequest{})
+	if err != nil {
+		return Version{}, fmt.Errorf("version of the agent: %w", err)
+	}
+	return Version{API: r.GetGrpcVersion(), Agent: r.GetAgentVersion()}, nil
+}
+
+// Details is what a host needs to know before it makes a sandbox.
+type Details struct {
+	MemoryBlockSize int64 // bytes, the granularity of memory hotplug; 0 where the guest cannot plug memory
+	MemoryProbe     bool  // memory is announced through /sys/devices/system/memory/probe
+	AgentVersion    string
+	InitDaemon      bool // the agent is PID 1
+	Seccomp         bool
+	DeviceHandlers  []string
+	StorageHandlers []string
+	ExtraFeatures   []string
+}
+
+// GuestDetails asks for everything in Details.
+func (c *Client) GuestDetails(ctx context.Context) (Details, error) {
+	r, err := katapb.NewAgentServiceClient(c.c).GetGuestDetails(ctx, &katapb.GuestDetailsRequest{MemBlockSize: true, MemHotplugProbe: true})
+	if err != nil {
+		return Details{}, fmt.Errorf("guest details: %w", err)
+	}
+	size := int64(r.GetMemBlockSizeBytes())
+	if size < 0 {
+		return Details{}, fmt.Errorf("guest details: a memory block size of %d bytes", r.GetMemBlockSizeBytes())
+	}
+	d := r.GetAgentDetails()
+	return Details{
+		MemoryBlockSize: size,
+		MemoryProbe:     r.GetSupportMemHotplugProbe(),
+		AgentVersion:    d.GetVersion(),
+		InitDaemon:      d.GetInitDaemon(),
+		Seccomp:         d.GetSupportsSeccomp(),
+		DeviceHandlers:  d.GetDeviceHandlers(),
+		StorageHandlers: d.GetStorageHandlers(),
+		ExtraFeatures:   d.GetExtraFeatures(),
+	}, nil
+}
+
+// Report asks for the report bound to nonce. It reads what comes back strictly and refuses a report made for another nonce.
+// The bytes are returned too, as the guest wrote them.
+func (c *Client) Report(ctx context.Context, nonce []byte) (*report.Report, []byte, error) {
+	if len(nonce) < report.MinNonce || len(nonce) > report.MaxNonce {
+		return nil, nil, fmt.Errorf("report: a nonce of %d bytes, want %d to %d", len(nonce), report.MinNonce, report.MaxNonce)
+	}
+	r, err := reportpb.NewReportClient(c.c).Get(ctx, &reportpb.GetRequest{Nonce: nonce})
+	if err != nil {
+		return nil, nil, fmt.Errorf("report: %w", err)
+	}
+	rep, err := report.Decode(r.GetReport())
+	if err != nil {
+		return nil, nil, err
+	}
+	if want := hex.EncodeToString(nonce); rep.Nonce != want {
+		return nil, nil, fmt.Errorf("report: made for nonce %s, asked with %s", rep.Nonce, want)
+	}
+	return rep, r.GetReport(), nil
+}
