@@ -1,0 +1,265 @@
+// Package jail runs one foreign program where it sees neither the network, nor the machine's paths, nor other processes.
+//
+// The program gets user, mount, pid, ipc, uts and network namespaces of its own, a root folder with the machine's /usr, /bin, /sbin,
+// /lib* and /etc read-only, a small /dev, a fresh /proc and /tmp, and the folders its Command binds. It works for a plain user and
+// needs no privilege; for root it is no weaker, since inside all capabilities are gone. It refuses to know what it runs.
+//
+// The jail is this same executable run again: every main, and every TestMain of a package that runs jails, calls Main first.
+package jail
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Path is where programs are looked for inside the jail, first match first. It is the jail's $PATH.
+const Path = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Home is the folder the jail calls home, and the usual place to bind the work folder.
+const Home = "/build"
+
+// HostName is what the jail's uname -n says.
+const HostName = "katabuild"
+
+// baseEnv is the whole environment of the program, before the Command's own.
+func baseEnv() []string {
+	return []string{"PATH=" + Path, "HOME=" + Home, "LC_ALL=C", "TZ=UTC", "TERM=dumb", "USER=katabuild", "LOGNAME=katabuild", "SHELL=/bin/sh"}
+}
+
+// Bind makes a folder or file of the machine visible in the jail.
+type Bind struct {
+	Host     string // path on the machine
+	Jail     string // absolute path inside; made when missing
+	Writable bool
+}
+
+// Command is one program to run. The zero value of everything but Args is usable.
+type Command struct {
+	Args   []string  // program (looked up in Path unless it has a slash) and arguments
+	Dir    string    // working folder inside; "/" when empty
+	Env    []string  // NAME=value, added to the fixed environment and winning over it
+	Binds  []Bind    // in order; a later one may lie inside an earlier one
+	Stdout io.Writer // nil drops it
+	Stderr io.Writer // nil drops it; may be the same writer as Stdout
+}
+
+// Usage is what the program and all its children used.
+type Usage struct {
+	CPU  time.Duration // user and system time
+	Wall time.Duration
+}
+
+// ExitError says that the program ran and did not exit with 0.
+type ExitError struct {
+	Args   []string
+	Code   int            // exit code; -1 when a signal ended it
+	Signal syscall.Signal // the signal that ended it, or 0
+}
+
+func (e *ExitError) Error() string {
+	if e.Signal != 0 {
+		return fmt.Sprintf("%s: killed by signal %d (%v)", strings.Join(e.Args, " "), int(e.Signal), e.Signal)
+	}
+	return fmt.Sprintf("%s: exit code %d", strings.Join(e.Args, " "), e.Code)
+}
+
+// ErrForbidden is wrapped by errors that say this machine does not let the caller make a user namespace.
+var ErrForbidden = errors.New("this machine forbids unprivileged user namespaces")
+
+// stageName is argv[0] of the jail stage.
+const stageName = "katabuild-jail-stage"
+
+// spec is what the parent tells the stage, as JSON on file descriptor 3.
+type spec struct {
+	Args  []string
+	Dir   string
+	Env   []string
+	Binds []Bind
+}
+
+// outcome is what the stage tells the parent, as JSON on file descriptor 4.
+type outcome struct {
+	Error     string // the stage could not start the program
+	Forbidden bool   // because the kernel refused what user namespaces should allow
+	Code      int
+	Signal    int
+}
+
+// Run runs the command and waits for it and for everything it started. When ctx ends, all of it is killed.
+// An *ExitError says that the program itself was unhappy; any other error, that the jail was.
+func (c Command) Run(ctx context.Context) (Usage, error) {
+	if len(c.Args) == 0 {
+		return Usage{}, errors.New("jail: no program")
+	}
+	// The kernel sends Pdeathsig when the *thread* that forked ends, so this goroutine keeps its thread until the end.
+	// https://go.dev/issue/27505
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	if c.Stdout == nil {
+		c.Stdout = io.Discard
+	}
+	if c.Stderr == nil {
+		c.Stderr = io.Discard
+	}
+	s := spec{Args: c.Args, Dir: c.Dir, Env: mergeEnv(baseEnv(), c.Env)}
+	if s.Dir == "" {
+		s.Dir = "/"
+	}
+	for _, b := range c.Binds {
+		host, err := filepath.Abs(b.Host)
+		if err != nil {
+			return Usage{}, err
+		}
+		if !filepath.IsAbs(b.Jail) || filepath.Clean(b.Jail) != b.Jail {
+			return Usage{}, fmt.Errorf("jail: bind %s at %q: want a clean absolute path", host, b.Jail)
+		}
+		s.Binds = append(s.Binds, Bind{Host: host, Jail: b.Jail, Writable: b.Writable})
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		return Usage{}, err
+	}
+
+	specRead, specWrite, err := os.Pipe()
+	if err != nil {
+		return Usage{}, err
+	}
+	defer specRead.Close()
+	defer specWrite.Close()
+	outRead, outWrite, err := os.Pipe()
+	if err != nil {
+		return Usage{}, err
+	}
+	defer outRead.Close()
+	defer outWrite.Close()
+
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args = []string{stageName}
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
+	cmd.ExtraFiles = []*os.File{specRead, outWrite}
+	cmd.WaitDelay = 10 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
+			syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}},
+		Pdeathsig:   syscall.SIGKILL,
+		Setsid:      true,
+	}
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		if ctx.Err() != nil {
+			return Usage{}, ctx.Err()
+		}
+		return Usage{}, explain(fmt.Errorf("start the jail: %w", err), forbids(err), readSysctl)
+	}
+	specRead.Close()
+	outWrite.Close()
+	go func() {
+		specWrite.Write(data) // when it fails the stage has died, which the outcome shows
+		specWrite.Close()
+	}()
+	report, readErr := io.ReadAll(io.LimitReader(outRead, 1<<20))
+	waitErr := cmd.Wait()
+	usage := Usage{Wall: time.Since(start)}
+	if st := cmd.ProcessState; st != nil {
+		usage.CPU = st.UserTime() + st.SystemTime()
+	}
+	if ctx.Err() != nil {
+		return usage, ctx.Err()
+	}
+	var out outcome
+	switch err := json.Unmarshal(report, &out); {
+	case readErr != nil:
+		return usage, fmt.Errorf("jail: %w", readErr)
+	case err != nil && waitErr != nil:
+		return usage, fmt.Errorf("jail: the stage died: %w (does main call jail.Main first?)", waitErr)
+	case err != nil:
+		return usage, fmt.Errorf("jail: the stage ended without a word (does main call jail.Main first?)")
+	case out.Error != "":
+		return usage, explain(fmt.Errorf("jail: %s", out.Error), out.Forbidden, readSysctl)
+	case out.Signal != 0:
+		return usage, &ExitError{Args: c.Args, Code: -1, Signal: syscall.Signal(out.Signal)}
+	case out.Code != 0:
+		return usage, &ExitError{Args: c.Args, Code: out.Code}
+	}
+	return usage, nil
+}
+
+// Check runs nothing but /bin/true in a jail and returns why that does not work on this machine.
+func Check(ctx context.Context) error {
+	_, err := Command{Args: []string{"true"}}.Run(ctx)
+	return err
+}
+
+// mergeEnv lets later assignments of a name win, and keeps the order of first appearance.
+func mergeEnv(base, more []string) []string {
+	var env []string
+	at := map[string]int{}
+	for _, kv := range append(append([]string{}, base...), more...) {
+		name, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[name]; ok {
+			env[i] = kv
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, kv)
+	}
+	return env
+}
+
+// forbids says whether err is how a kernel refuses a user namespace.
+func forbids(err error) bool {
+	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSPC) ||
+		errors.Is(err, syscall.EUSERS) || errors.Is(err, syscall.EINVAL)
+}
+
+// The three switches that forbid user namespaces.
+const (
+	sysctlClone    = "kernel.unprivileged_userns_clone"             // Debian and its kin
+	sysctlMax      = "user.max_user_namespaces"                     // every kernel
+	sysctlAppArmor = "kernel.apparmor_restrict_unprivileged_userns" // Ubuntu 23.10 and later
+)
+
+// readSysctl reads one sysctl; "" where it does not exist.
+func readSysctl(name string) string {
+	b, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// explain adds why user namespaces are forbidden here and what to do about it.
+func explain(err error, forbidden bool, sysctl func(string) string) error {
+	if !forbidden {
+		return err
+	}
+	var why string
+	switch {
+	case sysctl(sysctlClone) == "0":
+		why = "sysctl " + sysctlClone + " is 0; an administrator can set it to 1"
+	case sysctl(sysctlMax) == "0":
+		why = "sysctl " + sysctlMax + " is 0; an administrator can raise it"
+	case sysctl(sysctlAppArmor) == "1":
+		why = "AppArmor restricts them (sysctl " + sysctlAppArmor + " is 1); an administrator can set it to 0, or give this " +
+			"executable an AppArmor profile with `userns,`"
+	default:
+		why = "no sysctl says so, so it is a container's seccomp filter, a chroot or a security module; run outside of it, or with " +
+			"a seccomp profile that allows unshare, clone with namespaces, mount and pivot_root"
+	}
+	return fmt.Errorf("%w: %w: %s", err, ErrForbidden, why)
+}
