@@ -306,6 +306,13 @@ func lockFile(path string, waiting func()) (func(), error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
+	// A sweep may have removed the file between its making and its locking; then the lock holds nothing.
+	mine, err1 := f.Stat()
+	there, err2 := os.Stat(path)
+	if err1 != nil || err2 != nil || !os.SameFile(mine, there) {
+		f.Close()
+		return lockFile(path, waiting)
+	}
 	return func() { f.Close() }, nil
 }
 

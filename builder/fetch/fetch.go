@@ -1,0 +1,153 @@
+// Package fetch brings locked inputs into the store: from Debian's archive, from an address, or from beside the recipe.
+//
+// It is, with lock, the only place that reaches a network. Bytes with another digest than the lock's never enter the store.
+package fetch
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/progress"
+)
+
+// Fetcher knows where inputs come from.
+type Fetcher struct {
+	Store *store.Store
+	Apt   *Apt
+	Base  string // the recipe's folder: local paths are relative to it
+	Arch  string // dpkg's name of the guest's architecture
+	HTTP  *http.Client
+}
+
+// maxUnlocked bounds what Download accepts when no size is known yet: a kernel tarball is 150 MB.
+const maxUnlocked = 4 << 30
+
+// Bring puts a locked input into the store unless it is there.
+func (f *Fetcher) Bring(ctx context.Context, in lock.Input, report progress.Func) error {
+	if f.Store.Has(in.Digest) {
+		return nil
+	}
+	switch in.Kind {
+	case lock.Local:
+		_, _, err := f.Store.PutFile(filepath.Join(f.Base, filepath.FromSlash(in.Where)), in.Digest)
+		return err
+	case lock.URL:
+		_, _, err := f.Download(ctx, in.Where, in.Digest, in.Size, report)
+		return err
+	case lock.Debian:
+		return f.bringDebian(ctx, in, report)
+	}
+	return fmt.Errorf("input %s: kind %s is not fetched", in.Name, in.Kind)
+}
+
+func (f *Fetcher) bringDebian(ctx context.Context, in lock.Input, report progress.Func) error {
+	dir, remove, err := f.Store.Temp("fetch")
+	if err != nil {
+		return err
+	}
+	defer remove() //nolint:errcheck // what stays is swept by the next Open
+	stop := watch(dir, in.Size, report)
+	file, err := f.Apt.Fetch(ctx, *in.Package, f.Arch, dir)
+	stop()
+	if err != nil {
+		return err
+	}
+	got, size, err := digest.File(file)
+	if err != nil {
+		return err
+	}
+	if got != in.Digest {
+		return fmt.Errorf("package %s %s: %w", in.Package.Name, in.Package.Version, &digest.Mismatch{Name: filepath.Base(file), Want: in.Digest, Got: got})
+	}
+	report.Send(progress.Event{Kind: progress.Update, Message: "verify", Current: size, Total: in.Size, Unit: "bytes"})
+	_, _, err = f.Store.PutFile(file, in.Digest)
+	return err
+}
+
+// watch reports how much of a download has arrived in dir, until stop is called: apt-get tells only a terminal.
+func watch(dir string, total int64, report progress.Func) (stop func()) {
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(500 * time.Millisecond)
+		defer t.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-t.C:
+				var n int64
+				for _, pattern := range []string{"*", "*/*"} {
+					files, _ := filepath.Glob(filepath.Join(dir, pattern))
+					for _, p := range files {
+						if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
+							n += fi.Size()
+						}
+					}
+				}
+				report.Send(progress.Event{Kind: progress.Update, Message: "download", Current: n, Total: total, Unit: "bytes"})
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// Download puts the bytes at an address into the store. An empty want or a negative size are unchecked: lock asks so for a first look.
+func (f *Fetcher) Download(ctx context.Context, addr string, want digest.Digest, size int64, report progress.Func) (digest.Digest, int64, error) {
+	u, err := url.Parse(addr)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return "", 0, fmt.Errorf("address %q: want http:// or https://", addr)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr, nil)
+	if err != nil {
+		return "", 0, err
+	}
+	c := f.HTTP
+	if c == nil {
+		c = http.DefaultClient
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return "", 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", 0, fmt.Errorf("%s: %s", addr, resp.Status)
+	}
+	limit := size
+	if limit < 0 {
+		limit = maxUnlocked
+	}
+	return f.Store.Put(addr, &counter{r: resp.Body, limit: limit, total: max(resp.ContentLength, size), report: report, name: addr}, want)
+}
+
+// counter reports reads, at most a few times a second, and ends them with an error past the limit.
+type counter struct {
+	name            string
+	r               io.Reader
+	n, total, limit int64
+	last            time.Time
+	report          progress.Func
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if c.n += int64(n); c.n > c.limit {
+		return 0, fmt.Errorf("%s: more than %d bytes", c.name, c.limit)
+	}
+	if now := time.Now(); now.Sub(c.last) > 200*time.Millisecond {
+		c.last = now
+		c.report.Send(progress.Event{Kind: progress.Update, Message: "download", Current: c.n, Total: c.total, Unit: "bytes"})
+	}
+	return n, err
+}

@@ -1,0 +1,138 @@
+// Package lock is the paper that names every input of a guest by digest and size, and says where to find it.
+//
+// `katabuild lock` writes lock.json beside the recipe; plan and fetch read it. Only its writing resolves names; everything else refuses
+// bytes with another digest. docs/formats/lock.md owns the bytes.
+package lock
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/paper"
+)
+
+// Version is the only version this package reads and writes.
+const Version = 1
+
+// FileName is the name of a lock beside its recipe.
+const FileName = "lock.json"
+
+// Lock is every input of one guest.
+type Lock struct {
+	Version int     `json:"version"`
+	Name    string  `json:"name"`   // of the guest
+	Time    int64   `json:"time"`   // seconds since 1970: the time stamped into every output
+	Inputs  []Input `json:"inputs"` // sorted by name
+}
+
+// The kinds of inputs.
+const (
+	Debian = "debian" // a package of Debian's archive
+	URL    = "url"    // an address
+	Local  = "local"  // a file beside the recipe
+	Tree   = "tree"   // a folder beside the recipe
+)
+
+// Input is one thing from outside.
+type Input struct {
+	Name   string        `json:"name"` // what the recipe wants it for: "kernel source", "file motd"
+	Kind   string        `json:"kind"`
+	Digest digest.Digest `json:"digest"` // of the bytes; of a tree, its tree digest
+	Size   int64         `json:"size"`   // bytes; zero for a tree
+	// Where says how to find it again: an address, or a path relative to the recipe.
+	Where   string   `json:"where,omitempty"`
+	Package *Package `json:"package,omitempty"` // of kind debian
+}
+
+// Package is where a Debian package stands in the archive.
+type Package struct {
+	Suite    string `json:"suite"`
+	Name     string `json:"name"`
+	Version  string `json:"version"`
+	Arch     string `json:"arch"`     // dpkg's name, or "all"
+	Filename string `json:"filename"` // below the archive's root: pool/…
+}
+
+// Find returns the input called name, or nil.
+func (l *Lock) Find(name string) *Input {
+	i := slices.IndexFunc(l.Inputs, func(in Input) bool { return in.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &l.Inputs[i]
+}
+
+// Encode is the canonical form; it sorts the inputs.
+func (l *Lock) Encode() ([]byte, error) {
+	slices.SortFunc(l.Inputs, func(a, b Input) int { return strings.Compare(a.Name, b.Name) })
+	if err := l.check(); err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	return paper.Encode(l)
+}
+
+// Decode reads the canonical form and nothing else.
+func Decode(data []byte) (*Lock, error) {
+	var l Lock
+	if err := paper.Decode("lock", data, &l); err != nil {
+		return nil, err
+	}
+	if err := l.check(); err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	return &l, nil
+}
+
+func (l *Lock) check() error {
+	if l.Version != Version {
+		return fmt.Errorf("version %d, this katabuild reads version %d", l.Version, Version)
+	}
+	if l.Inputs == nil {
+		return errors.New("inputs may be empty but not null")
+	}
+	if l.Time < 0 {
+		return fmt.Errorf("time %d lies before 1970", l.Time)
+	}
+	for i, in := range l.Inputs {
+		if i > 0 && l.Inputs[i-1].Name >= in.Name {
+			return fmt.Errorf("input %q is not in order, or stands twice", in.Name)
+		}
+		if err := in.check(); err != nil {
+			return fmt.Errorf("input %q: %w", in.Name, err)
+		}
+	}
+	return nil
+}
+
+func (in *Input) check() error {
+	if in.Digest == "" || in.Size < 0 {
+		return errors.New("no digest or a negative size")
+	}
+	if (in.Kind == Debian) != (in.Package != nil) {
+		return errors.New("a package and the kind debian go together")
+	}
+	switch in.Kind {
+	case Debian:
+		p := in.Package
+		// Filename ends up in addresses, the others in apt's arguments: nothing in them may climb or look like an option.
+		if path.IsAbs(p.Filename) || path.Clean(p.Filename) != p.Filename || strings.HasPrefix(p.Filename, "..") {
+			return fmt.Errorf("file name %q leaves the archive", p.Filename)
+		}
+		for _, w := range []string{p.Suite, p.Name, p.Version, p.Arch} {
+			if w == "" || w[0] == '-' || strings.ContainsAny(w, " \t\n\"'\\;|&$`<>") {
+				return fmt.Errorf("%q is no suite, package, version or architecture", w)
+			}
+		}
+	case URL, Local, Tree:
+		if in.Where == "" {
+			return errors.New("does not say where to find it")
+		}
+	default:
+		return fmt.Errorf("unknown kind %q", in.Kind)
+	}
+	return nil
+}
