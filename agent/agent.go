@@ -1,0 +1,151 @@
+// Package agent is what runs inside the guest: as PID 1 it prepares the system, then it answers the guest API until it is told to end.
+//
+// In come the kernel command line and requests over vsock; out go answers, one-line messages on the console, and the report of what this
+// guest is. The rooms below it are early (an init's first deeds), reap (the end of children), serve (the API), measure (the report),
+// options (the command line), timeline and fatal. It knows nothing of how guests are built.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/katabuild/katabuild/agent/early"
+	"github.com/katabuild/katabuild/agent/fatal"
+	"github.com/katabuild/katabuild/agent/measure"
+	"github.com/katabuild/katabuild/agent/options"
+	"github.com/katabuild/katabuild/agent/reap"
+	"github.com/katabuild/katabuild/agent/serve"
+	"github.com/katabuild/katabuild/agent/timeline"
+)
+
+// FirstLine is the first line on the console: user space has begun.
+const FirstLine = name + "init"
+
+// The host learns that the agent is ready on this port of its own, and may ignore it. docs/formats/agent-api.md.
+const (
+	hostCID      = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
+	readyPort    = 1031
+	readyLine    = "ready\n"
+	readyTimeout = 2 * time.Second
+)
+
+// Config is what main knows. Console, Fatal and Timeline are needed.
+type Config struct {
+	Version    string
+	PID1       bool   // prepare the system first
+	ServerAddr string // listen here, whatever the kernel command line says
+	LogLevel   string // as agent.log, likewise
+	Console    io.Writer
+	Fatal      *fatal.Handler
+	Timeline   *timeline.Timeline
+}
+
+// Run is the life of the agent. It returns nil when ctx ends.
+func Run(ctx context.Context, c Config) error {
+	var level slog.LevelVar
+	level.Set(slog.LevelError)
+	log := newLogger(c.Console, &level)
+
+	if c.PID1 {
+		fmt.Fprintln(c.Console, FirstLine)
+	}
+	line, err := prepare(c, log)
+	if err != nil {
+		return err
+	}
+	if c.LogLevel != "" {
+		line += " agent.log=" + c.LogLevel
+	}
+	if c.ServerAddr != "" {
+		line += " agent.server_addr=" + c.ServerAddr
+	}
+	opts := options.Parse(line)
+	level.Set(opts.Log)
+	for _, s := range opts.Complaints {
+		log.Error(s)
+	}
+	for _, s := range opts.Later {
+		log.Info("kernel command line: this agent does nothing about it yet", "option", s)
+	}
+	if opts.CgroupV1 {
+		log.Error("kernel command line: cgroups of version 1 were asked for; this agent only mounts version 2")
+	}
+	testPanic(opts.TestPanic, c.Fatal)
+
+	l, err := serve.Listen(opts.ServerAddr)
+	if err != nil {
+		return err
+	}
+	c.Timeline.Mark(timeline.Listen)
+	guest := &measure.Guest{Version: c.Version, PID1: c.PID1, Timeline: c.Timeline, Root: "/"}
+	server, err := serve.New(serve.Agent{Version: c.Version, PID1: c.PID1}, guest, c.Fatal.Guard)
+	if err != nil {
+		return err
+	}
+	reaper, err := reap.New()
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	c.Fatal.Go(func() { ended <- server.Serve(ctx, l) })
+	c.Timeline.Mark(timeline.Ready) // from here on the kernel queues connections for us
+	if opts.ServerAddr == options.DefaultServerAddr {
+		c.Fatal.Go(func() { announce(ctx, log) })
+	}
+	c.Fatal.Go(func() { reaper.Run(ctx) })
+	if opts.DebugConsole {
+		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
+	}
+
+	select {
+	case <-ctx.Done():
+		log.Info("told to end")
+		return server.Close()
+	case err := <-ended:
+		return err
+	}
+}
+
+// prepare does an init's work if the agent is one, and returns the kernel command line.
+func prepare(c Config, log *slog.Logger) (string, error) {
+	complain := func(err error) { log.Error(err.Error()) }
+	if c.PID1 {
+		// The command line says what to do with kernel.panic, and proc is mounted by the first step.
+		table := early.Table()
+		if err := early.Run(table, complain); err != nil {
+			return "", err
+		}
+		c.Timeline.Mark(timeline.Mounts)
+	}
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return "", fmt.Errorf("kernel command line: %w", err)
+	}
+	if !c.PID1 {
+		return string(line), nil
+	}
+	if !options.Parse(string(line)).Panic {
+		if err := early.RestartOnPanic(); err != nil {
+			complain(err)
+		}
+	}
+	for _, deed := range []func() error{early.Process, func() error { return early.Hostname("/etc/hostname") }, early.LoopbackUp} {
+		if err := deed(); err != nil {
+			complain(err)
+		}
+	}
+	c.Timeline.Mark(timeline.Network)
+	return string(line), nil
+}
+
+func announce(ctx context.Context, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := serve.Announce(ctx, hostCID, readyPort, readyLine); err != nil {
+		log.Debug(err.Error())
+	}
+}

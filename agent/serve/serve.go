@@ -1,0 +1,169 @@
+// Package serve answers the guest API: it listens where it is told and hands requests to the rooms that know.
+//
+// Bytes from the host are trusted no more than bytes from a network: sizes are bounded by ttrpc (4 MiB a message) and by each method.
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/agentapi/reportpb"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/mdlayher/vsock"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// apiVersion is the version of the API, the same in every release of Kata Containers so far.
+const apiVersion = "0.0.1"
+
+// Guest is what the API tells about the guest.
+type Guest interface {
+	// Report is the encoded report for a nonce. It may take tenths of a second, the first time.
+	Report(nonce []byte) ([]byte, error)
+	// MemoryBlockSize is the granularity of memory hotplug in bytes, 0 where the guest cannot plug memory.
+	MemoryBlockSize() (uint64, error)
+	// MemoryProbe says whether plugged memory has to be announced through sysfs.
+	MemoryProbe() bool
+}
+
+// Agent is what the API tells about the agent.
+type Agent struct {
+	Version string
+	PID1    bool
+}
+
+// Features are the names by which hosts can tell what this agent has beyond Kata Containers' API.
+var features = []string{"katabuild.report.v1"}
+
+// Server answers requests. Get one from New.
+type Server struct{ s *ttrpc.Server }
+
+// New makes a server. guard is deferred in every goroutine that runs a request, to turn panics into the end of the guest.
+func New(a Agent, g Guest, guard func()) (*Server, error) {
+	s, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(
+		func(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+			defer guard()
+			return method(ctx, unmarshal)
+		}))
+	if err != nil {
+		return nil, err
+	}
+	api := &api{a, g}
+	katapb.RegisterHealthService(s, api)
+	katapb.RegisterAgentServiceService(s, api)
+	reportpb.RegisterReportService(s, api)
+	return &Server{s}, nil
+}
+
+// Serve answers on l until Close, and closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if err := s.s.Serve(ctx, l); !errors.Is(err, ttrpc.ErrServerClosed) {
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Close ends all connections, and Serve. Calling it again is a no-op.
+func (s *Server) Close() error { return s.s.Close() }
+
+// Listen opens an address in Kata Containers' notation: vsock://CID:PORT, where CID -1 is any, unix://PATH, or unix://@NAME.
+func Listen(address string) (net.Listener, error) {
+	scheme, rest, _ := strings.Cut(address, "://")
+	switch scheme {
+	case "vsock":
+		cid, port, err := parseVsock(rest)
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", address, err)
+		}
+		l, err := vsock.ListenContextID(cid, port, nil)
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", address, err)
+		}
+		return l, nil
+	case "unix":
+		l, err := net.Listen("unix", rest)
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", address, err)
+		}
+		return l, nil
+	}
+	return nil, fmt.Errorf("listen on %q: want vsock://CID:PORT or unix://PATH", address)
+}
+
+func parseVsock(s string) (cid, port uint32, err error) {
+	c, p, _ := strings.Cut(s, ":")
+	n, err := strconv.ParseInt(c, 10, 64)
+	if err != nil || n < -1 || n > 1<<32-1 {
+		return 0, 0, fmt.Errorf("CID %q: want -1 or a number of 32 bits", c)
+	}
+	q, err := strconv.ParseUint(p, 10, 32)
+	if err != nil {
+		return 0, 0, fmt.Errorf("port %q: want a number of 32 bits", p)
+	}
+	return uint32(n), uint32(q), nil // -1 becomes VMADDR_CID_ANY, 0xffffffff
+}
+
+// Announce tells the host that the agent is ready: it connects to a vsock port of the host, writes line and closes. Hosts that do not
+// listen there refuse, which is no error of the agent.
+func Announce(ctx context.Context, cid, port uint32, line string) error {
+	c, err := vsock.DialContext(ctx, cid, port, nil)
+	if err != nil {
+		return fmt.Errorf("announce to the host: %w", err)
+	}
+	_, err = c.Write([]byte(line))
+	if err := errors.Join(err, c.Close()); err != nil {
+		return fmt.Errorf("announce to the host: %w", err)
+	}
+	return nil
+}
+
+// api implements the services.
+type api struct {
+	agent Agent
+	guest Guest
+}
+
+func (a *api) Check(context.Context, *katapb.CheckRequest) (*katapb.HealthCheckResponse, error) {
+	return &katapb.HealthCheckResponse{Status: katapb.HealthCheckResponse_SERVING}, nil
+}
+
+func (a *api) Version(context.Context, *katapb.CheckRequest) (*katapb.VersionCheckResponse, error) {
+	return &katapb.VersionCheckResponse{GrpcVersion: apiVersion, AgentVersion: a.agent.Version}, nil
+}
+
+func (a *api) GetGuestDetails(_ context.Context, r *katapb.GuestDetailsRequest) (*katapb.GuestDetailsResponse, error) {
+	resp := &katapb.GuestDetailsResponse{AgentDetails: &katapb.AgentDetails{
+		Version:       a.agent.Version,
+		InitDaemon:    a.agent.PID1,
+		ExtraFeatures: features,
+	}}
+	if r.MemBlockSize {
+		n, err := a.guest.MemoryBlockSize()
+		if err != nil {
+			return nil, status.Errorf(codes.Internal, "%v", err)
+		}
+		resp.MemBlockSizeBytes = n
+	}
+	if r.MemHotplugProbe {
+		resp.SupportMemHotplugProbe = a.guest.MemoryProbe()
+	}
+	return resp, nil
+}
+
+func (a *api) Get(_ context.Context, r *reportpb.GetRequest) (*reportpb.GetResponse, error) {
+	if n := len(r.Nonce); n < report.MinNonce || n > report.MaxNonce {
+		return nil, status.Errorf(codes.InvalidArgument, "a nonce of %d bytes, want %d to %d", n, report.MinNonce, report.MaxNonce)
+	}
+	b, err := a.guest.Report(r.Nonce)
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "%v", err)
+	}
+	return &reportpb.GetResponse{Report: b}, nil
+}
