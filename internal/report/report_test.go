@@ -1,0 +1,56 @@
+package report_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/golden"
+	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/report"
+)
+
+func encode(t testing.TB, r *report.Report) []byte {
+	t.Helper()
+	data, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestTheReportKeepsItsForm(t *testing.T) {
+	data := encode(t, papertest.Report())
+	golden.Check(t, "report.json", data)
+	papertest.Strict(t, data, func(b []byte) error { _, err := report.Decode(b); return err })
+}
+
+func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
+	for name, spoil := range map[string]func(*report.Report){
+		"nonce \"ab\"":           func(r *report.Report) { r.Nonce = "ab" },
+		"nonce \"xyz\"":          func(r *report.Report) { r.Nonce = "xyz" },
+		"did not finish":         func(r *report.Report) { r.End = "" },
+		"comes before":      func(r *report.Report) { r.Timeline[0].AtNS = 1e12 },
+		"may be empty, not null": func(r *report.Report) { r.Modules = nil },
+	} {
+		r := papertest.Report()
+		spoil(r)
+		if _, err := r.Encode(); err == nil || !strings.Contains(err.Error(), strings.Replace(name, ", not null", " but not null", 1)) {
+			t.Errorf("got %v, want %s", err, name)
+		}
+	}
+	if _, err := report.Decode(make([]byte, report.MaxSize+1)); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("an endless report: %v", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(encode(f, papertest.Report()))
+	f.Add([]byte(`{"version": 1, "timeline": [{"name": "a", "at_ns": 9223372036854775808}]}`)) // a time past 64 bits
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := report.Decode(data)
+		if err == nil && !bytes.Equal(encode(t, r), data) {
+			t.Error("accepted bytes that are not written again")
+		}
+	})
+}

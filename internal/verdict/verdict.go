@@ -1,0 +1,141 @@
+// Package verdict is the paper that says, claim by claim, whether a running guest is the guest that was built.
+//
+// Verify writes it; people, the shim and CI read it. docs/formats/verdict.md owns the bytes.
+package verdict
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/paper"
+)
+
+// Version is the only version this package reads and writes.
+const Version = 1
+
+// The results.
+const (
+	Attested = "attested" // every claim is met, those of the running guest among them
+	Intact   = "intact"   // every claim about files is met; no report was looked at
+	Failed   = "failed"   // at least one claim is not met
+)
+
+// Verdict is the whole answer.
+type Verdict struct {
+	Version  int           `json:"version"`
+	Guest    string        `json:"guest"`
+	Manifest digest.Digest `json:"manifest"`
+	Report   digest.Digest `json:"report,omitempty"`
+	Result   string        `json:"result"`
+	Claims   []Claim       `json:"claims"`
+}
+
+// Claim is one thing the manifest promises.
+type Claim struct {
+	Name string `json:"name"` // "file vmlinux", "kernel.config"
+	Want string `json:"want"`
+	Got  string `json:"got"`
+	Met  bool   `json:"met"`
+}
+
+// Judge sets Result from the claims. withReport says whether a guest's report is among them.
+func (v *Verdict) Judge(withReport bool) {
+	v.Version = Version
+	v.Result = Intact
+	if withReport {
+		v.Result = Attested
+	}
+	for _, c := range v.Claims {
+		if !c.Met {
+			v.Result = Failed
+		}
+	}
+}
+
+// Unmet lists the names of the claims that are not met.
+func (v *Verdict) Unmet() []string {
+	var names []string
+	for _, c := range v.Claims {
+		if !c.Met {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// Encode is the canonical form.
+func (v *Verdict) Encode() ([]byte, error) {
+	if err := v.check(); err != nil {
+		return nil, fmt.Errorf("verdict: %w", err)
+	}
+	return paper.Encode(v)
+}
+
+// Decode reads the canonical form and nothing else.
+func Decode(data []byte) (*Verdict, error) {
+	var v Verdict
+	if err := paper.Decode("verdict", data, &v); err != nil {
+		return nil, err
+	}
+	if err := v.check(); err != nil {
+		return nil, fmt.Errorf("verdict: %w", err)
+	}
+	return &v, nil
+}
+
+func (v *Verdict) check() error {
+	if v.Version != Version {
+		return fmt.Errorf("version %d, this katabuild reads version %d", v.Version, Version)
+	}
+	if len(v.Claims) == 0 {
+		return errors.New("no claims")
+	}
+	again := *v
+	again.Judge(v.Report != "")
+	if again.Result != v.Result {
+		return fmt.Errorf("result %q does not follow from the claims", v.Result)
+	}
+	return nil
+}
+
+// Table is the verdict for people: a line a claim, both values where they differ, and the result.
+func (v *Verdict) Table() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, c := range v.Claims {
+		if c.Met {
+			fmt.Fprintf(w, "met\t%s\t%s\n", c.Name, shorten(c.Want))
+			continue
+		}
+		fmt.Fprintf(w, "NOT MET\t%s\twant %s\n\t\tgot  %s\n", c.Name, c.Want, orNothing(c.Got))
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+	switch v.Result {
+	case Failed:
+		fmt.Fprintf(&b, "%s: %s: %s\n", v.Guest, v.Result, strings.Join(v.Unmet(), ", "))
+	default:
+		fmt.Fprintf(&b, "%s: %s, %d claims met\n", v.Guest, v.Result, len(v.Claims))
+	}
+	return b.String()
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}
+
+// shorten keeps a met value on one line.
+func shorten(s string) string {
+	if d, err := digest.Parse(s); err == nil {
+		return "sha256:" + d.Short() + "…"
+	}
+	if r := []rune(s); len(r) > 72 {
+		return string(r[:71]) + "…"
+	}
+	return s
+}

@@ -1,0 +1,60 @@
+package verdict_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/golden"
+	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/verdict"
+)
+
+func sample(met bool) *verdict.Verdict {
+	v := &verdict.Verdict{Guest: "sample", Manifest: digest.Of(nil), Report: digest.Of(nil), Claims: []verdict.Claim{
+		{Name: "kernel.release", Want: "6.12", Got: "6.12", Met: true},
+		{Name: "agent.digest", Want: string(digest.Of([]byte("a"))), Got: string(digest.Of([]byte("b"))), Met: met},
+	}}
+	v.Judge(true)
+	return v
+}
+
+func TestTheVerdictKeepsItsForm(t *testing.T) {
+	data, err := sample(false).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "verdict.json", data)
+	papertest.Strict(t, data, func(b []byte) error { _, err := verdict.Decode(b); return err })
+	golden.Check(t, "table.txt", []byte(sample(false).Table()))
+}
+
+func TestAResultMustFollowFromItsClaims(t *testing.T) {
+	v := sample(false)
+	v.Result = verdict.Attested
+	if _, err := v.Encode(); err == nil {
+		t.Error("an unmet claim and the result attested go together")
+	}
+	if v := sample(true); v.Result != verdict.Attested || !strings.Contains(v.Table(), "attested, 2 claims met") {
+		t.Errorf("result %s:\n%s", v.Result, v.Table())
+	}
+	v = sample(true)
+	v.Report = ""
+	v.Judge(false)
+	if v.Result != verdict.Intact {
+		t.Errorf("without a report the result is %s", v.Result)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	data, err := sample(false).Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if v, err := verdict.Decode(data); err == nil && v.Result == verdict.Attested && len(v.Unmet()) > 0 {
+			t.Error("attested with unmet claims")
+		}
+	})
+}

@@ -1,0 +1,81 @@
+// Package attest compares what was built, the manifest, with what came up, the report, and with the files on disk.
+//
+// Papers and files go in, a verdict comes out. A report is a statement by the guest: it shows that the wrong guest was booted by mistake or
+// by somebody outside, not that a hostile guest tells the truth.
+package attest
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/internal/verdict"
+)
+
+// Files checks every file of the guest in the folder dir. A file that cannot be read is an unmet claim; errors are for what stops the check.
+func Files(m *manifest.Manifest, dir string) ([]verdict.Claim, error) {
+	var claims []verdict.Claim
+	for _, f := range m.Files() {
+		c := verdict.Claim{Name: "file " + f.Path, Want: string(f.Digest)}
+		got, size, err := digest.File(filepath.Join(dir, filepath.FromSlash(f.Path)))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			c.Got = "no such file"
+		case err != nil:
+			return nil, err
+		default:
+			c.Got = string(got)
+			c.Met = got == f.Digest && size == f.Size
+		}
+		claims = append(claims, c)
+	}
+	return claims, nil
+}
+
+// Report compares a report with the manifest. nonce is the one the guest was asked with; nil leaves that claim out, for reports kept in files.
+func Report(m *manifest.Manifest, r *report.Report, nonce []byte) []verdict.Claim {
+	var claims []verdict.Claim
+	same := func(name, want, got string) {
+		claims = append(claims, verdict.Claim{Name: name, Want: want, Got: got, Met: want == got})
+	}
+	if nonce != nil {
+		same("nonce", hex.EncodeToString(nonce), r.Nonce)
+	}
+	same("kernel.release", m.Kernel.Release, r.Kernel.Release)
+	same("kernel.version", m.Kernel.Version, r.Kernel.Version)
+	same("kernel.machine", m.Arch, r.Kernel.Machine)
+	same("kernel.build_id", m.Kernel.BuildID, r.Kernel.BuildID)
+	same("kernel.config", string(m.Kernel.Config.Digest), string(r.Kernel.Config))
+	claims = append(claims, commandLine(m.Boot, r.Kernel.CommandLine))
+	if m.Kernel.Modules == nil {
+		same("kernel.modules", "", strings.Join(r.Modules, " "))
+	}
+	same("agent.path", m.Agent.Path, r.Agent.Path)
+	same("agent.digest", string(m.Agent.Digest), string(r.Agent.Digest))
+	same("agent.go", m.Agent.Go, r.Agent.Go)
+	same("init", m.Agent.Init, r.Init.Kind)
+	same("root", m.Root.Kind, r.Root.Kind)
+	return claims
+}
+
+// commandLine accepts the manifest's command line, and the one for TCG whatever the host's clock rate is.
+func commandLine(b manifest.Boot, got string) verdict.Claim {
+	c := verdict.Claim{Name: "kernel.command_line", Want: b.CommandLine, Got: got, Met: got == b.CommandLine}
+	if b.TCGCommandLine == "" || c.Met {
+		return c
+	}
+	tcg := b.CommandLine + " " + b.TCGCommandLine
+	pattern := strings.ReplaceAll(regexp.QuoteMeta(tcg), regexp.QuoteMeta("{tsc_khz}"), "[0-9]{4,9}")
+	if ok, err := regexp.MatchString("^"+pattern+"$", got); err == nil && ok {
+		return verdict.Claim{Name: c.Name, Want: got, Got: got, Met: true}
+	}
+	c.Want = fmt.Sprintf("%s (and under TCG: %s)", b.CommandLine, b.TCGCommandLine)
+	return c
+}

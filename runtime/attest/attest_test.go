@@ -1,0 +1,89 @@
+package attest
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/internal/verdict"
+)
+
+func unmet(claims []verdict.Claim) []string {
+	v := verdict.Verdict{Claims: claims}
+	return v.Unmet()
+}
+
+func TestEachDifferenceIsNamedAloneAndByName(t *testing.T) {
+	if u := unmet(Report(papertest.Manifest(), papertest.Report(), papertest.Nonce)); u != nil {
+		t.Fatalf("the right guest fails: %v", u)
+	}
+	for claim, change := range map[string]func(*report.Report){
+		"nonce":               func(r *report.Report) { r.Nonce = "cd" + r.Nonce[2:] },
+		"kernel.release":      func(r *report.Report) { r.Kernel.Release += "x" },
+		"kernel.version":      func(r *report.Report) { r.Kernel.Version = "" },
+		"kernel.machine":      func(r *report.Report) { r.Kernel.Machine = "aarch64" },
+		"kernel.build_id":     func(r *report.Report) { r.Kernel.BuildID = "" },
+		"kernel.config":       func(r *report.Report) { r.Kernel.Config = "" },
+		"kernel.command_line": func(r *report.Report) { r.Kernel.CommandLine += " init=/bin/sh" },
+		"kernel.modules":      func(r *report.Report) { r.Modules = []string{"rootkit"} },
+		"agent.path":          func(r *report.Report) { r.Agent.Path = "/bin/agent" },
+		"agent.digest":        func(r *report.Report) { r.Agent.Digest = digest.Of(nil) },
+		"agent.go":            func(r *report.Report) { r.Agent.Go = "go1.2" },
+		"init":                func(r *report.Report) { r.Init.Kind = "systemd" },
+		"root":                func(r *report.Report) { r.Root.Kind = "disk" },
+	} {
+		r := papertest.Report()
+		change(r)
+		if u := unmet(Report(papertest.Manifest(), r, papertest.Nonce)); !slices.Equal(u, []string{claim}) {
+			t.Errorf("changing %s fails %v", claim, u)
+		}
+	}
+}
+
+func TestCommandLinesUnderTCG(t *testing.T) {
+	for line, met := range map[string]bool{
+		"console=ttyS0 quiet": true,
+		"console=ttyS0 quiet tsc_early_khz=2096000 nolapic_timer":    true,
+		"console=ttyS0 quiet tsc_early_khz= nolapic_timer":           false,
+		"console=ttyS0 quiet tsc_early_khz=2096000":                  false,
+		"console=ttyS0 quiet tsc_early_khz=12 init=/x nolapic_timer": false,
+		"console=ttyS0xquiet":                                        false,
+		"":                                                           false,
+	} {
+		if c := commandLine(papertest.Manifest().Boot, line); c.Met != met {
+			t.Errorf("%q: met is %v", line, c.Met)
+		}
+	}
+	// A dot in a command line is a dot, not any character.
+	if c := commandLine(manifest.Boot{CommandLine: "a.b", TCGCommandLine: "c"}, "axb c"); c.Met {
+		t.Error("the command line is taken for a pattern")
+	}
+}
+
+func TestFilesAreClaims(t *testing.T) {
+	m, dir := papertest.Manifest(), t.TempDir()
+	for _, f := range m.Files() {
+		if err := os.WriteFile(filepath.Join(dir, f.Path), []byte(f.Path), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claims, err := Files(m, dir)
+	if err != nil || unmet(claims) != nil {
+		t.Fatal(unmet(claims), err)
+	}
+	if err := os.Remove(filepath.Join(dir, "config")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "initrd"), []byte("initrD"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	claims, err = Files(m, dir)
+	if err != nil || !slices.Equal(unmet(claims), []string{"file config", "file initrd"}) {
+		t.Fatal(unmet(claims), err)
+	}
+}
