@@ -1,0 +1,260 @@
+// Package execute runs the steps of a plan that are not done yet, independent ones side by side, and keeps what they make in the store.
+//
+// A step runs only when somebody needs its outputs and the store lacks them; two processes never run the same key at once.
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/katabuild/katabuild/builder/plan"
+	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/progress"
+)
+
+// Task is a step and how to do it.
+type Task struct {
+	plan.Step
+	// Run makes the outputs. Files it names must stay until the next call; Dir is emptied afterwards.
+	Run func(ctx context.Context, job Job) ([]artifact.Output, error)
+}
+
+// Job is what a running task gets.
+type Job struct {
+	Dir    string        // empty, on the store's file system, removed afterwards
+	Log    io.Writer     // a file kept for people: everything foreign programs say
+	Report progress.Func // events of this step; Step is filled in
+	// Need is the path of a needed step's output, verified. The file must not be changed.
+	Need func(step, output string) (string, error)
+}
+
+// Config says where and for whom.
+type Config struct {
+	Store  *store.Store
+	Guest  string // remembers the keys under this name
+	Report progress.Func
+	Now    func() time.Time
+}
+
+// Failure is a step that failed.
+type Failure struct {
+	Step string
+	Log  string // where everything it said can be read; empty when nothing was said
+	Err  error
+}
+
+func (f *Failure) Error() string { return f.Step + ": " + f.Err.Error() }
+
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Run does the wanted steps and everything they need, and returns what each wanted step made. The first failure stops the others.
+func Run(ctx context.Context, c Config, tasks []Task, wanted []string) (map[string]*store.Action, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r := &run{Config: c, ctx: ctx, cancel: cancel, once: map[string]*once{}}
+	for _, t := range tasks {
+		r.once[t.Name] = &once{task: t}
+	}
+	var wg sync.WaitGroup
+	for _, w := range wanted {
+		wg.Go(func() { _, _ = r.get(w) })
+	}
+	wg.Wait()
+	// Who merely stopped because another failed is not the cause.
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	out := map[string]*store.Action{}
+	for _, w := range wanted {
+		a, err := r.get(w)
+		if err != nil {
+			return nil, err
+		}
+		out[w] = a
+	}
+	return out, nil
+}
+
+type once struct {
+	sync.Once
+	task   Task
+	action *store.Action
+	err    error
+}
+
+type run struct {
+	Config
+	ctx    context.Context //nolint:containedctx // the run is one call of Run
+	cancel context.CancelCauseFunc
+	once   map[string]*once
+}
+
+func (r *run) get(name string) (*store.Action, error) {
+	o := r.once[name]
+	if o == nil {
+		return nil, fmt.Errorf("no step is called %q", name)
+	}
+	o.Do(func() {
+		o.action, o.err = r.do(o.task)
+		if o.err != nil {
+			r.cancel(o.err)
+		}
+	})
+	return o.action, o.err
+}
+
+func (r *run) do(t Task) (*store.Action, error) {
+	report := progress.Func(func(e progress.Event) {
+		e.Step = t.Name
+		r.Report.Send(e)
+	})
+	if a, ok := r.hit(t, report); ok {
+		return a, nil
+	}
+	unlock, err := r.Store.Lock(t.Key, func() {
+		report.Send(progress.Event{Kind: progress.Log, Message: "another katabuild is building the same; waiting for it"})
+	})
+	if err != nil {
+		return nil, &Failure{Step: t.Name, Err: err}
+	}
+	defer unlock()
+	if a, ok := r.hit(t, report); ok {
+		return a, nil
+	}
+	// What this step needs is made before its own clock starts.
+	var wg sync.WaitGroup
+	errs := make([]error, len(t.Needs))
+	for i, n := range t.Needs {
+		wg.Go(func() { _, errs[i] = r.get(n) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if err := r.ctx.Err(); err != nil {
+		return nil, err
+	}
+	began := r.Now()
+	start := progress.Event{Kind: progress.Start}
+	if last := r.Store.Last(r.Guest, t.Name); last != nil {
+		start.Expected = time.Duration(last.ElapsedMS) * time.Millisecond
+	}
+	report.Send(start)
+	a, err := r.make(t, report)
+	if err != nil {
+		report.Send(progress.Event{Kind: progress.Fail, Message: err.Error()})
+		return nil, err
+	}
+	a.ElapsedMS = r.Now().Sub(began).Milliseconds()
+	if err := errors.Join(r.Store.PutAction(a), r.Store.SetLast(r.Guest, t.Name, a.Key)); err != nil {
+		report.Send(progress.Event{Kind: progress.Fail, Message: err.Error()})
+		return nil, &Failure{Step: t.Name, Err: err}
+	}
+	report.Send(progress.Event{Kind: progress.Done})
+	return a, nil
+}
+
+func (r *run) hit(t Task, report progress.Func) (*store.Action, bool) {
+	a, err := r.Store.Complete(t.Key)
+	if err != nil {
+		return nil, false
+	}
+	// The bytes are verified now, not when somebody trips over them: a rotten output makes the step run again.
+	for _, o := range a.Outputs {
+		if _, err := r.Store.Get(o.Digest); err != nil {
+			report.Send(progress.Event{Kind: progress.Log, Message: err.Error() + "; building it again"})
+			return nil, false
+		}
+	}
+	r.Store.Touch(t.Key, r.Now())
+	if last := r.Store.Last(r.Guest, t.Name); last == nil || last.Key != t.Key {
+		// Only a plan's explanations depend on it.
+		_ = r.Store.SetLast(r.Guest, t.Name, t.Key)
+	}
+	report.Send(progress.Event{Kind: progress.Hit})
+	return a, true
+}
+
+// make runs t in a folder of its own and moves what it made into the store.
+func (r *run) make(t Task, report progress.Func) (_ *store.Action, err error) {
+	dir, remove, err := r.Store.Temp(t.Name)
+	if err != nil {
+		return nil, &Failure{Step: t.Name, Err: err}
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	logs := filepath.Join(r.Store.Dir(), "logs")
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		return nil, &Failure{Step: t.Name, Err: err}
+	}
+	log := &logFile{path: filepath.Join(logs, r.Guest+"-"+t.Name+".log")}
+	defer log.close()
+	failure := func(err error) error { return &Failure{Step: t.Name, Log: log.used(), Err: err} }
+
+	outputs, err := t.Run(r.ctx, Job{Dir: dir, Log: log, Report: report, Need: r.need})
+	if err != nil {
+		return nil, failure(err)
+	}
+	a := &store.Action{Key: t.Key, Step: t.Name, Inputs: t.Inputs, Outputs: []store.Output{}}
+	for _, o := range outputs {
+		d, n, err := r.Store.PutFile(o.Path, "")
+		if err != nil {
+			return nil, failure(err)
+		}
+		a.Outputs = append(a.Outputs, store.Output{Name: o.Name, Digest: d, Size: n})
+	}
+	return a, nil
+}
+
+func (r *run) need(step, output string) (string, error) {
+	a, err := r.get(step)
+	if err != nil {
+		return "", err
+	}
+	o, err := a.Output(output)
+	if err != nil {
+		return "", err
+	}
+	return r.Store.Get(o.Digest)
+}
+
+// logFile is made at its first line, so that steps which say nothing leave none.
+type logFile struct {
+	path string
+	mu   sync.Mutex
+	f    *os.File
+}
+
+func (l *logFile) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f == nil {
+		f, err := os.Create(l.path)
+		if err != nil {
+			return 0, err
+		}
+		l.f = f
+	}
+	return l.f.Write(p)
+}
+
+func (l *logFile) used() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f == nil {
+		return ""
+	}
+	return l.path
+}
+
+func (l *logFile) close() {
+	if l.f != nil {
+		_ = l.f.Close() // a log is a convenience
+	}
+}

@@ -1,0 +1,145 @@
+package execute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/builder/plan"
+	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/artifact"
+)
+
+func config(t *testing.T) Config {
+	t.Helper()
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Config{Store: s, Guest: "guest", Now: time.Now}
+}
+
+// writes makes a task that writes text, with what it needs behind it.
+func writes(name, text string, runs *atomic.Int32, needs ...string) Task {
+	return Task{Step: plan.New(name, needs, []artifact.Input{{Name: "text", Value: text}}), Run: func(_ context.Context, j Job) ([]artifact.Output, error) {
+		runs.Add(1)
+		for _, n := range needs {
+			p, err := j.Need(n, "out")
+			if err != nil {
+				return nil, err
+			}
+			data, err := os.ReadFile(p)
+			if err != nil {
+				return nil, err
+			}
+			text += string(data)
+		}
+		p := filepath.Join(j.Dir, "file")
+		return []artifact.Output{{Name: "out", Path: p}}, os.WriteFile(p, []byte(text), 0o600)
+	}}
+}
+
+func TestStepsRunOnceAndOnlyWhenNeeded(t *testing.T) {
+	c := config(t)
+	var source, kernel, initrd atomic.Int32
+	tasks := func(k string) []Task {
+		return []Task{writes("source", "s", &source), writes("kernel", k, &kernel, "source"), writes("initrd", "i", &initrd)}
+	}
+	counts := func() string { return fmt.Sprint(source.Load(), kernel.Load(), initrd.Load()) }
+	do := func(k string) map[string]*store.Action {
+		t.Helper()
+		a, err := Run(context.Background(), c, tasks(k), []string{"kernel", "initrd"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	a := do("k")
+	p, err := c.Store.Get(a["kernel"].Outputs[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, _ := os.ReadFile(p); string(data) != "ks" {
+		t.Errorf("kernel made %q", data)
+	}
+	do("k")
+	if counts() != "1 1 1" {
+		t.Errorf("the second run ran something: %s", counts())
+	}
+	do("k2")
+	if counts() != "1 2 1" {
+		t.Errorf("a change ran more or less than its step: %s", counts())
+	}
+	// A rotten output makes its step run again, and only it.
+	if err := os.Chmod(p, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p, []byte("kS"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	do("k")
+	if counts() != "1 3 1" {
+		t.Errorf("after rot: %s", counts())
+	}
+	if u, _ := c.Store.DU(); u.Temp != 0 {
+		t.Errorf("temporary files stayed: %+v", u)
+	}
+}
+
+func TestTheFirstFailureStopsTheOthersAndIsTheError(t *testing.T) {
+	c := config(t)
+	stopped := make(chan struct{})
+	slow := Task{Step: plan.New("slow", nil, nil), Run: func(ctx context.Context, _ Job) ([]artifact.Output, error) {
+		<-ctx.Done()
+		close(stopped)
+		return nil, ctx.Err()
+	}}
+	bad := Task{Step: plan.New("bad", nil, nil), Run: func(_ context.Context, j Job) ([]artifact.Output, error) {
+		fmt.Fprintln(j.Log, "cc: no")
+		return nil, errors.New("compile failed")
+	}}
+	_, err := Run(context.Background(), c, []Task{slow, bad}, []string{"slow", "bad"})
+	var f *Failure
+	if !errors.As(err, &f) || f.Step != "bad" {
+		t.Fatalf("got %v", err)
+	}
+	<-stopped
+	if data, _ := os.ReadFile(f.Log); !strings.Contains(string(data), "cc: no") {
+		t.Errorf("the log %q holds %q", f.Log, data)
+	}
+	if u, _ := c.Store.DU(); u.Temp != 0 || u.Actions != 0 {
+		t.Errorf("a failure left something: %+v", u)
+	}
+}
+
+func TestTwoRunsShareTheWork(t *testing.T) {
+	c := config(t)
+	var runs atomic.Int32
+	task := writes("step", "x", &runs)
+	inner := task.Run
+	task.Run = func(ctx context.Context, j Job) ([]artifact.Output, error) {
+		time.Sleep(20 * time.Millisecond)
+		return inner(ctx, j)
+	}
+	errs := make(chan error)
+	for range 4 {
+		go func() {
+			_, err := Run(context.Background(), c, []Task{task}, []string{"step"})
+			errs <- err
+		}()
+	}
+	for range 4 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if runs.Load() != 1 {
+		t.Errorf("ran %d times", runs.Load())
+	}
+}
