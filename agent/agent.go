@@ -97,6 +97,9 @@ func Run(ctx context.Context, c Config) error {
 		c.Fatal.Go(func() { announce(ctx, log) })
 	}
 	c.Fatal.Go(func() { reaper.Run(ctx) })
+	for _, m := range c.Timeline.Moments() {
+		log.Debug("timeline", m.Name, m.At)
+	}
 	if opts.DebugConsole {
 		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
 	}

@@ -1,0 +1,162 @@
+package measure
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/katabuild/katabuild/agent/timeline"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/report"
+)
+
+// guest lays out a root folder with the files that a report reads; change gives other content, or none where it is nil.
+func guest(t *testing.T, change map[string][]byte) *Guest {
+	t.Helper()
+	files := map[string][]byte{
+		"proc/cmdline":        []byte("console=ttyS0 quiet\n"),
+		"proc/config.gz":      zipped(t, []byte("CONFIG_X=y\n")),
+		"proc/modules":        []byte("vsock 36864 1 - Live 0x0\naf_packet 1 0 - Live 0x0\n"),
+		"proc/1/comm":         []byte("systemd\n"),
+		"proc/self/exe":       []byte("the agent"),
+		"proc/self/mountinfo": []byte("1 1 0:2 / / rw - rootfs rootfs rw\n"),
+		"sys/kernel/notes":    note(binary.NativeEndian, "GNU\x00", ntGNUBuildID, "\xab\xcd"),
+		"sys/devices/system/memory/block_size_bytes": []byte("8000000\n"),
+	}
+	for name, data := range change {
+		files[name] = data
+	}
+	root := t.TempDir()
+	for name, data := range files {
+		if data == nil {
+			continue
+		}
+		p := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &Guest{Version: "1", PID1: true, Timeline: timeline.New(), Root: root}
+}
+
+func zipped(t *testing.T, b []byte) []byte {
+	t.Helper()
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return z.Bytes()
+}
+
+var nonce = []byte("0123456789abcdef")
+
+func read(t *testing.T, g *Guest) *report.Report {
+	t.Helper()
+	b, err := g.Report(nonce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := report.Decode(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestReportSaysWhatTheGuestHolds(t *testing.T) {
+	r := read(t, guest(t, nil))
+	if r.Nonce != "30313233343536373839616263646566" {
+		t.Error("nonce", r.Nonce)
+	}
+	if k := r.Kernel; k.BuildID != "abcd" || k.Config != digest.Of([]byte("CONFIG_X=y\n")) || k.CommandLine != "console=ttyS0 quiet" || k.Release == "" {
+		t.Errorf("kernel %+v", k)
+	}
+	if a := r.Agent; a.Digest != digest.Of([]byte("the agent")) || a.Version != "1" || a.Go != runtime.Version() || len(a.Settings) == 0 {
+		t.Errorf("agent %+v", a)
+	}
+	if r.Init.Kind != "agent" || r.Root != (report.Root{Kind: "initrd", FileSystem: "rootfs", Source: "rootfs"}) {
+		t.Error(r.Init, r.Root)
+	}
+	if strings.Join(r.Modules, " ") != "af_packet vsock" {
+		t.Error("modules", r.Modules)
+	}
+	if l := r.Timeline; len(l) != 3 || l[0] != (report.Moment{Name: "kernel"}) || l[1].Name != "start" || l[2].Name != "init" {
+		t.Error("timeline", l)
+	}
+}
+
+func TestReportOfAPoorerGuest(t *testing.T) {
+	g := guest(t, map[string][]byte{"proc/config.gz": nil, "proc/modules": nil, "sys/kernel/notes": nil})
+	g.PID1 = false
+	r := read(t, g)
+	if r.Kernel.Config != "" || r.Kernel.BuildID != "" || r.Modules == nil || len(r.Modules) != 0 || r.Init.Kind != "systemd" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestReportRefusesWhatItCannotRead(t *testing.T) {
+	for name, change := range map[string]map[string][]byte{
+		"a configuration that is not gzip": {"proc/config.gz": []byte("CONFIG_X=y")},
+		"a configuration that explodes":    {"proc/config.gz": zipped(t, make([]byte, maxConfig+1))},
+		"notes cut short":                  {"sys/kernel/notes": []byte{4, 0, 0, 0, 1}},
+		"no mount table":                   {"proc/self/mountinfo": nil},
+		"a mount table without a root":     {"proc/self/mountinfo": []byte("1 1 0:2 / /proc rw - proc proc rw\n")},
+		"no agent":                         {"proc/self/exe": nil},
+		"no command line":                  {"proc/cmdline": nil},
+	} {
+		g := guest(t, change)
+		if _, err := g.Report(nonce); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestMemoryBlocks(t *testing.T) {
+	g := guest(t, nil)
+	if n, err := g.MemoryBlockSize(); err != nil || n != 128<<20 {
+		t.Error(n, err)
+	}
+	if g.MemoryProbe() {
+		t.Error("a probe file where there is none")
+	}
+	if n, err := guest(t, map[string][]byte{"sys/devices/system/memory/block_size_bytes": nil}).MemoryBlockSize(); err != nil || n != 0 {
+		t.Error("without memory blocks:", n, err)
+	}
+	if _, err := guest(t, map[string][]byte{"sys/devices/system/memory/block_size_bytes": []byte("many")}).MemoryBlockSize(); err == nil {
+		t.Error("a size that is no number passes")
+	}
+}
+
+func TestRootMount(t *testing.T) {
+	for name, tc := range map[string]struct {
+		info string
+		want mount
+	}{
+		"an initrd":             {"1 1 0:2 / / rw - rootfs none rw\n", mount{"0:2", "rootfs", "none"}},
+		"a disk, shared":        {"21 1 254:0 / / ro,relatime shared:1 master:2 - ext4 /dev/dm-0 ro\n", mount{"254:0", "ext4", "/dev/dm-0"}},
+		"the one on top":        {"1 1 0:2 / / rw - rootfs none rw\n22 1 8:1 / / ro - erofs /dev/vda1 ro\n", mount{"8:1", "erofs", "/dev/vda1"}},
+		"a source with a space": {`1 1 0:2 / / rw - virtiofs my\040tag rw` + "\n", mount{"0:2", "virtiofs", "my tag"}},
+		"not one below":         {"1 1 0:2 / / rw - rootfs none rw\n23 1 0:5 / /proc rw - proc proc rw\n", mount{"0:2", "rootfs", "none"}},
+	} {
+		if got, err := rootMount(tc.info); err != nil || got != tc.want {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+	for _, info := range []string{"", "1 1 0:2 / /\n", "1 1 0:2 / / rw rootfs none rw\n", "1 1 0:2 / / rw -\n"} {
+		if m, err := rootMount(info); err == nil {
+			t.Errorf("%q: got %v, want an error", info, m)
+		}
+	}
+}
