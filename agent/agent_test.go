@@ -24,7 +24,7 @@ func TestAgentServesUntilToldToEnd(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "agent")
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	h := &fatal.Handler{Console: io.Discard, End: func() { ended <- errors.New("the agent panicked") }}
+	h := &fatal.Handler{Say: func(m string) { ended <- errors.New(m) }, End: func() {}}
 	go func() {
 		ended <- Run(ctx, Config{
 			Version: "t", ServerAddr: "unix://" + socket, LogLevel: "critical", Console: io.Discard, Fatal: h, Timeline: timeline.New(),

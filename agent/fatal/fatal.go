@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,10 +24,10 @@ const Prefix = "katabuild-agent: panic: "
 // maxFrames bounds the stack in a last message.
 const maxFrames = 16
 
-// Handler speaks the last words. Both fields are needed.
+// Handler speaks the last words. Both functions are needed.
 type Handler struct {
-	Console io.Writer
-	End     func() // ends the guest, or the process; a return from it is followed by a wait for the end that it started
+	Say func(message string) // where a message reaches people; Console is made for it
+	End func()               // ends the guest, or the process; a return from it is followed by a wait for the end that it started
 
 	once sync.Once
 }
@@ -51,8 +52,7 @@ func (h *Handler) Die(err error) { h.end(err.Error(), "") }
 
 func (h *Handler) end(why, stack string) {
 	h.once.Do(func() {
-		// One write, so that the lines of other writers do not come between.
-		fmt.Fprint(h.Console, Prefix+why+"\n"+stack)
+		h.Say(Prefix + why + "\n" + stack)
 		h.End()
 	})
 	select {} // somebody else got here first, or the end is on its way
@@ -74,6 +74,40 @@ func stack() string {
 		}
 	}
 	return b.String()
+}
+
+// drainTime is how long a terminal may take to pass a message on, which takes a virtual UART microseconds.
+const drainTime = 200 * time.Millisecond
+
+// Console writes a message to f, and where f is a terminal that does not pass it on (power-off is near, and a UART without a working
+// interrupt keeps its bytes for ever) to the kernel's log too, which the kernel prints by itself.
+func Console(f *os.File, message string) {
+	_, err := f.WriteString(message) // one write, so that the lines of other writers do not come between
+	if err == nil && drained(int(f.Fd()), drainTime) {
+		return
+	}
+	k, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	defer k.Close()
+	// <2> is KERN_CRIT: "quiet" does not hide it. A record of the log has about a thousand bytes, so each line gets its own.
+	for line := range strings.Lines(message) {
+		io.WriteString(k, "<2>"+line)
+	}
+}
+
+// drained waits until the terminal fd has passed on what was written. What is no terminal has done so at once.
+func drained(fd int, atMost time.Duration) bool {
+	for end := time.Now().Add(atMost); ; time.Sleep(time.Millisecond) {
+		n, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ)
+		if err != nil || n == 0 {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
 }
 
 // PowerOff ends the guest: it writes out what is cached, powers off, and where that does not work restarts (VMMs are started so that a

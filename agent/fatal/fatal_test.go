@@ -3,9 +3,12 @@ package fatal
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,7 +17,7 @@ import (
 func speak() (*Handler, *bytes.Buffer, chan struct{}) {
 	var console bytes.Buffer
 	ended := make(chan struct{})
-	return &Handler{Console: &console, End: func() { close(ended) }}, &console, ended
+	return &Handler{Say: func(m string) { console.WriteString(m) }, End: func() { close(ended) }}, &console, ended
 }
 
 func TestAPanicIsTheLastMessage(t *testing.T) {
@@ -65,5 +68,28 @@ func TestAGuestThatCannotPowerOffRestarts(t *testing.T) {
 	}
 	if got := howToEnd("s390x", no); !slices.Equal(got, both) {
 		t.Error("s390x", got)
+	}
+}
+
+func TestConsoleTellsAPlainFileOnce(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	Console(f, "a\nb\n")
+	if b, err := os.ReadFile(f.Name()); err != nil || string(b) != "a\nb\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestATerminalThatPassedItsBytesOnIsNotWaitedFor(t *testing.T) {
+	tty, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("needs a pseudo terminal:", err)
+	}
+	defer tty.Close()
+	if !drained(int(tty.Fd()), time.Second) {
+		t.Error("nothing was written and still it waits")
 	}
 }

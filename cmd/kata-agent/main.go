@@ -39,7 +39,8 @@ func main() {
 	}
 
 	// Standard error of PID 1 is /dev/console, which the kernel opened for it.
-	f := &fatal.Handler{Console: os.Stderr, End: func() { end(pid1, 1) }}
+	say := func(message string) { fatal.Console(os.Stderr, message) }
+	f := &fatal.Handler{Say: say, End: func() { end(pid1, 1) }}
 	defer f.Guard()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
