@@ -6,11 +6,14 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/paper"
 )
@@ -162,4 +165,47 @@ func (m *Manifest) check() error {
 		return errors.New("boot: the command line holds a line break or a NUL")
 	}
 	return nil
+}
+
+// Write puts an encoded manifest and the file with its digest into dir, which then is a guest. The digest goes first: a reader that meets
+// the old manifest between the two is told that they do not fit, never that all is well.
+func Write(dir string, data []byte) error {
+	sum := digest.Of(data).Hex() + "  " + Name + "\n"
+	if err := atomicfile.Write(filepath.Join(dir, SumName), []byte(sum), 0o644); err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(dir, Name), data, 0o644)
+}
+
+// Read reads the manifest in dir and checks it against the digest beside it, and against want when that is not empty. An altered manifest
+// is a *digest.Mismatch.
+func Read(dir string, want digest.Digest) (*Manifest, digest.Digest, error) {
+	file := filepath.Join(dir, Name)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, "", err
+	}
+	sum, err := os.ReadFile(filepath.Join(dir, SumName))
+	if err != nil {
+		return nil, "", err
+	}
+	h, rest, ok := strings.Cut(string(sum), "  ")
+	beside, derr := digest.Parse("sha256:" + h)
+	if !ok || derr != nil || rest != Name+"\n" {
+		return nil, "", fmt.Errorf("%s: want one line as sha256sum writes it for %s", filepath.Join(dir, SumName), Name)
+	}
+	got := digest.Of(data)
+	if want == "" {
+		want = beside
+	}
+	for _, w := range []digest.Digest{want, beside} {
+		if got != w {
+			return nil, "", &digest.Mismatch{Name: file, Want: w, Got: got}
+		}
+	}
+	m, err := Decode(data)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", file, err)
+	}
+	return m, got, nil
 }

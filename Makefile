@@ -1,0 +1,103 @@
+# Every word a person or CI needs. `make help` explains them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+GO := $(shell sh ci/setup.sh go-path)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+OUT := out
+STORE ?=
+RECIPE ?= default
+export GOTOOLCHAIN = local
+export CGO_ENABLED = 0
+KATABUILD := bin/katabuild
+AGENT_FLAGS := -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+ifneq ($(STORE),)
+export KATABUILD_STORE := $(STORE)
+endif
+
+.PHONY: help
+help: ## explain these words
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what is missing: Debian packages (as root or with sudo) and Go
+	@sh ci/setup.sh
+
+.PHONY: build
+build: ## build katabuild and the agent into bin/
+	@mkdir -p bin
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/katabuild ./cmd/katabuild
+	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
+
+.PHONY: demo
+demo: ## from nothing to a running guest that proves what it is: set up, build, boot, verdict
+	@sh ci/setup.sh
+	@$(MAKE) --no-print-directory build boot
+
+# lock makes sure there is a lock that the archive can still satisfy. It asks the archive only when there is none.
+.PHONY: lock
+lock: build
+	@test -f $(OUT)/$(RECIPE).lock.json || { mkdir -p $(OUT) && $(KATABUILD) lock recipes/$(RECIPE) --lock $(OUT)/$(RECIPE).lock.json; }
+
+.PHONY: guest
+guest: lock ## build the guest of RECIPE (default: default) into out/
+	@$(KATABUILD) build recipes/$(RECIPE) --lock $(OUT)/$(RECIPE).lock.json -o $(OUT)/$(RECIPE)
+
+.PHONY: boot
+boot: guest ## build and boot the guest of RECIPE, and print the verdict
+	@$(KATABUILD) boot $(OUT)/$(RECIPE)
+
+.PHONY: check
+check: ## unit tests, formatting and vet: a plain user, offline, within a minute
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	@$(GO) vet ./...
+	@$(GO) test ./...
+
+.PHONY: test
+test: ## install what is missing and run every test
+	@sh ci/setup.sh
+	@sh ci/test.sh
+
+.PHONY: test-network
+test-network: ## tests that need Debian's archive
+	@KATABUILD_TEST_NETWORK=1 $(GO) test -count=1 ./builder/fetch
+
+.PHONY: test-kernel
+test-kernel: lock ## tests that build kernels from real source (minutes)
+	@sh ci/test.sh kernel
+
+.PHONY: test-boot
+test-boot: ## tests that boot guests in QEMU
+	@sh ci/test.sh boot
+
+.PHONY: test-e2e
+test-e2e: ## tests of the whole way: tampering, killed builds, full disks, offline
+	@sh ci/test.sh e2e
+
+.PHONY: twice
+twice: build ## build the guest of RECIPE twice, in other folders, as other users, and compare every byte
+	@sh ci/twice.sh $(RECIPE)
+
+.PHONY: bench
+bench: guest ## measure boot, build and sizes, beside what a user would use instead
+	@$(GO) run ./ci/bench -guest $(OUT)/$(RECIPE)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (default 20s)
+	@sh ci/fuzz.sh $(or $(FUZZTIME),20s)
+
+.PHONY: golden
+golden: ## rewrite the golden files; read the diff before you commit it
+	@KATABUILD_GOLDEN_UPDATE=1 $(GO) test ./... >/dev/null || true
+	@git status --short -- '*testdata*'
+
+.PHONY: generate
+generate: ## rewrite generated code (needs protoc)
+	@sh internal/agentapi/generate.sh
+
+.PHONY: ci
+ci: ## what CI runs
+	@bash .ci/run
+
+.PHONY: clean
+clean: ## remove bin/ and out/ (the store stays: katabuild store gc)
+	@rm -rf bin out
