@@ -112,22 +112,9 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 		{Name: "compression", Value: string(r.compression())},
 	}
 	for _, f := range files {
-		what := fmt.Sprintf("mode %o owner %d:%d", f.header.Mode, f.header.UID, f.header.GID)
-		switch {
-		case f.link != "":
-			what = "hard link to /" + f.link
-		case f.header.DeviceMajor != 0 || f.header.DeviceMinor != 0:
-			what += fmt.Sprintf(" device %d:%d", f.header.DeviceMajor, f.header.DeviceMinor)
-		case f.source != "" && f.digest == "":
-			d, _, err := digest.File(f.source)
-			if err != nil {
-				return nil, fmt.Errorf("initrd: %w", err)
-			}
-			what += " " + string(d)
-		case f.source != "":
-			what += " " + string(f.digest)
-		case f.header.Size > 0:
-			what += " " + string(digest.Of(f.data))
+		what, err := f.describe()
+		if err != nil {
+			return nil, fmt.Errorf("initrd: %w", err)
 		}
 		in = append(in, artifact.Input{Name: "file /" + f.header.Name, Value: what})
 	}
@@ -139,6 +126,33 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 		in = append(in, u...)
 	}
 	return in, nil
+}
+
+// describe tells everything that decides the bytes of an entry, apart from its name and time.
+func (f planned) describe() (string, error) {
+	what := fmt.Sprintf("mode %o owner %d:%d", f.header.Mode, f.header.UID, f.header.GID)
+	if f.link != "" {
+		what = "hard link to /" + f.link
+	}
+	switch f.header.Mode & cpio.TypeMask {
+	case cpio.TypeChar, cpio.TypeBlock:
+		what += fmt.Sprintf(" device %d:%d", f.header.DeviceMajor, f.header.DeviceMinor)
+	case cpio.TypeSymlink:
+		what += " to " + string(f.data)
+	case cpio.TypeRegular:
+		d := f.digest // the bytes of hard links are with the last of them
+		switch {
+		case f.source == "":
+			d = digest.Of(f.data)
+		case d == "":
+			var err error
+			if d, _, err = digest.File(f.source); err != nil {
+				return "", err
+			}
+		}
+		what += " " + string(d)
+	}
+	return what, nil
 }
 
 func (r Request) compression() Compression {

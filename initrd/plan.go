@@ -128,7 +128,7 @@ func order(files map[string]File, time int64) ([]planned, error) {
 				h.Links = uint32(len(group))
 			}
 			if k < len(group)-1 {
-				out[j].source, out[j].data, h.Size = "", nil, 0
+				out[j].source, out[j].data, out[j].digest, h.Size = "", nil, "", 0
 			}
 		}
 	}
