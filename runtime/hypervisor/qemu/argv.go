@@ -1,0 +1,187 @@
+// Package qemu starts virtual machines in QEMU.
+//
+// In comes a Config value, out go a command line, which is a pure function of it, and a Process. It refuses to know what the guest is for,
+// and waits for nothing in it.
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+)
+
+// Machine is a QEMU machine. The zero value is none.
+type Machine string
+
+// The machines. MicroVM has its devices on virtio-mmio and boots fastest; Q35 is a PC with PCI Express.
+const (
+	MicroVM Machine = "microvm"
+	Q35     Machine = "q35"
+)
+
+// ParseMachine reads a machine's name.
+func ParseMachine(s string) (Machine, error) {
+	switch m := Machine(s); m {
+	case MicroVM, Q35:
+		return m, nil
+	}
+	return "", fmt.Errorf("unknown machine %q (known: microvm, q35)", s)
+}
+
+// Channel is where QEMU's end of a serial port, a monitor or a device's back end leads. The zero value is nowhere.
+type Channel struct {
+	kind channelKind
+	path string
+	fd   int
+}
+
+type channelKind int
+
+const (
+	nowhere channelKind = iota
+	toStdio
+	toFile
+	toSocket
+	toFD
+)
+
+// Stdio is QEMU's own standard input and output.
+func Stdio() Channel { return Channel{kind: toStdio} }
+
+// File is a file that QEMU writes.
+func File(path string) Channel { return Channel{kind: toFile, path: path} }
+
+// Socket is a UNIX socket that somebody listens on; QEMU connects to it.
+func Socket(path string) Channel { return Channel{kind: toSocket, path: path} }
+
+// Inherited is a connected socket that QEMU inherits as file descriptor fd.
+func Inherited(fd int) Channel { return Channel{kind: toFD, fd: fd} }
+
+// Set says whether the channel leads anywhere.
+func (c Channel) Set() bool { return c.kind != nowhere }
+
+// chardev is the value of -chardev.
+func (c Channel) chardev(id string) string {
+	switch c.kind {
+	case toStdio:
+		return "stdio,id=" + id + ",signal=off"
+	case toFile:
+		return "file,id=" + id + ",path=" + escape(c.path)
+	case toSocket:
+		return "socket,id=" + id + ",path=" + escape(c.path)
+	case toFD:
+		return "socket,id=" + id + ",fd=" + strconv.Itoa(c.fd)
+	}
+	return "null,id=" + id
+}
+
+// Vsock is the guest's vsock device. The zero value is none.
+type Vsock struct {
+	VhostUser Channel // our own back end
+	KernelFD  int     // otherwise, when above 0, the kernel's vhost-vsock as inherited file descriptor
+	CID       uint32  // with KernelFD: the guest's
+}
+
+func (v Vsock) set() bool { return v.VhostUser.Set() || v.KernelFD > 0 }
+
+// Config is one virtual machine.
+type Config struct {
+	Binary      string // e.g. qemu-system-x86_64
+	Name        string // for people, in the list of processes; may be empty
+	Machine     Machine
+	Accel       accel.Accel
+	CPUs        int
+	MemoryMiB   int
+	Kernel      string // path of a bzImage or of an ELF with a PVH note
+	Initrd      string // may be empty
+	CommandLine string // the kernel's
+	Console     Channel
+	Monitor     Channel // QMP
+	Vsock       Vsock
+	ICount      bool // count instructions and let no time pass while waiting: the same virtual times on every run. Needs TCG and one CPU.
+	NoSeccomp   bool // for a QEMU that was built without it
+}
+
+// Argv is QEMU's command line.
+func (c Config) Argv() []string {
+	a := []string{c.Binary}
+	add := func(words ...string) { a = append(a, words...) }
+	if c.Name != "" {
+		add("-name", escape(c.Name))
+	}
+	add("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none")
+	if !c.NoSeccomp {
+		add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	}
+	machine := string(c.Machine) + ",accel=" + string(c.Accel)
+	suffix := "-pci"
+	switch c.Machine {
+	case MicroVM:
+		suffix = "-device"
+		// The timer and the clock stay: without them Linux polls for seconds for what is not there, and may hang in the calibration of the
+		// time stamp counter. The kernel finds its devices by ACPI, and its command line is the manifest's and nothing else.
+		machine += ",acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off"
+	case Q35:
+		machine += ",usb=off,sata=off,smbus=off,vmport=off"
+	}
+	if c.Vsock.VhostUser.Set() { // the back end maps the guest's memory
+		machine += ",memory-backend=memory"
+		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
+	}
+	add("-machine", machine)
+	if c.ICount {
+		add("-icount", "shift=0,sleep=off")
+	}
+	cpu := "max"
+	if c.Accel == accel.KVM {
+		cpu = "host"
+	}
+	add("-cpu", cpu, "-smp", strconv.Itoa(c.CPUs), "-m", fmt.Sprintf("%dM", c.MemoryMiB))
+	if c.Machine == MicroVM && c.Vsock.set() {
+		add("-global", "virtio-mmio.force-legacy=false")
+	}
+	if c.Console.Set() {
+		add("-chardev", c.Console.chardev("console"), "-serial", "chardev:console")
+	}
+	if c.Monitor.Set() {
+		add("-chardev", c.Monitor.chardev("monitor"), "-mon", "chardev=monitor,mode=control")
+	}
+	switch v := c.Vsock; {
+	case v.VhostUser.Set():
+		add("-chardev", v.VhostUser.chardev("vsock"), "-device", "vhost-user-vsock"+suffix+",chardev=vsock")
+	case v.KernelFD > 0:
+		add("-device", fmt.Sprintf("vhost-vsock%s,guest-cid=%d,vhostfd=%d", suffix, v.CID, v.KernelFD))
+	}
+	add("-kernel", c.Kernel)
+	if c.Initrd != "" {
+		add("-initrd", c.Initrd)
+	}
+	return append(a, "-append", c.CommandLine)
+}
+
+// escape doubles the commas, which separate QEMU's options.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// Quote writes a command line so that it can be pasted into a shell.
+func Quote(argv []string) string {
+	var words []string
+	for _, w := range argv {
+		words = append(words, quoteWord(w))
+	}
+	return strings.Join(words, " ")
+}
+
+func quoteWord(w string) string {
+	plain := w != ""
+	for _, r := range w {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_./,=:@%+", r) {
+			plain = false
+		}
+	}
+	if plain {
+		return w
+	}
+	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+}

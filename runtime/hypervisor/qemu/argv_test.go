@@ -1,0 +1,63 @@
+package qemu
+
+import (
+	"bytes"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/golden"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+)
+
+func base() Config {
+	return Config{
+		Binary: "qemu-system-x86_64", Name: "tiny", Machine: MicroVM, Accel: accel.TCG, CPUs: 1, MemoryMiB: 256,
+		Kernel: "/out/vmlinux", Initrd: "/out/initrd.cpio.zst", CommandLine: "console=ttyS0 quiet tsc_early_khz=2600000",
+		Console: Inherited(4), Monitor: Inherited(3), Vsock: Vsock{VhostUser: Inherited(5)},
+	}
+}
+
+func TestArgv(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"microvm-tcg":              func(*Config) {},
+		"microvm-kvm":              func(c *Config) { c.Accel = accel.KVM },
+		"microvm-tcg-no-vsock":     func(c *Config) { c.Vsock = Vsock{} },
+		"microvm-kvm-kernel-vsock": func(c *Config) { c.Accel = accel.KVM; c.Vsock = Vsock{KernelFD: 5, CID: 77} },
+		"q35-tcg":                  func(c *Config) { c.Machine = Q35 },
+		"q35-kvm":                  func(c *Config) { c.Machine, c.Accel, c.CPUs = Q35, accel.KVM, 4 },
+		"q35-tcg-no-vsock":         func(c *Config) { c.Machine, c.Vsock = Q35, Vsock{} },
+		"q35-kvm-kernel-vsock":     func(c *Config) { c.Machine, c.Accel, c.Vsock = Q35, accel.KVM, Vsock{KernelFD: 5, CID: 77} },
+		"console-file":             func(c *Config) { c.Console = File("/tmp/a,b.log") },
+		"console-stdio":            func(c *Config) { c.Console = Stdio() },
+		"console-socket":           func(c *Config) { c.Console = Socket("/run/console.sock") },
+		"icount":                   func(c *Config) { c.ICount = true },
+		"bare": func(c *Config) {
+			c.Console, c.Monitor, c.Vsock, c.Initrd, c.Name, c.NoSeccomp = Channel{}, Channel{}, Vsock{}, "", "", true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := base()
+			change(&c)
+			// One word a line shows what differs; what is pasted has them on one.
+			var b bytes.Buffer
+			for _, w := range c.Argv() {
+				b.WriteString(quoteWord(w) + "\n")
+			}
+			golden.Check(t, "argv/"+name, b.Bytes())
+		})
+	}
+}
+
+func TestQuoteIsReadByTheShell(t *testing.T) {
+	testenv.Require(t, testenv.Tool("sh"))
+	words := []string{"plain", "", "two words", "it's", `a"b`, "$HOME", "`id`", "a\nb", "*", "~", "#x", "a;b", `\`, "é", "{a,b}", "-x=1,y:2"}
+	out, err := exec.Command("sh", "-c", `for w in `+Quote(words)+`; do printf '%s\0' "$w"; done`).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(words, "\x00") + "\x00"; string(out) != got {
+		t.Errorf("the shell read %q", out)
+	}
+}

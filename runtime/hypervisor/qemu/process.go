@@ -1,0 +1,164 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// stderrSize is how much of QEMU's standard error is kept, in bytes: the first of it, where the reason is.
+const stderrSize = 16 << 10
+
+// killTime is how long a killed process may take to be gone. Only one stuck in the host's kernel takes longer.
+const killTime = 5 * time.Second
+
+// Process is a running QEMU. It dies with the process that started it, even when that one is killed.
+type Process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has been waited for
+
+	mu     sync.Mutex // guards what follows
+	stderr []byte
+	err    error // of waiting
+}
+
+// Start starts argv, which inherits files as descriptors 3 and up; they stay the caller's.
+// A program that does not exist is a *MissingError.
+func Start(argv []string, files []*os.File) (*Process, error) {
+	p := &Process{cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
+	p.cmd.ExtraFiles = files
+	p.cmd.Stderr = (*firstBytes)(p)
+	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // messages in one language, and nothing of ours
+	p.cmd.WaitDelay = time.Second                                          // a child of QEMU could keep standard error open
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:   true, // an interrupt on the terminal is ours to handle
+		Pdeathsig: syscall.SIGKILL,
+	}
+	started := make(chan error)
+	go func() {
+		// The death signal comes when the thread that forked ends, so this one stays until QEMU is gone. https://go.dev/issue/27505
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		err = p.cmd.Wait()
+		p.mu.Lock()
+		p.err = err
+		p.mu.Unlock()
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+			return nil, &MissingError{Program: argv[0]}
+		}
+		return nil, fmt.Errorf("start QEMU: %w", err)
+	}
+	return p, nil
+}
+
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// ExitError says how an ended process ended: nil for success. It contains the first of QEMU's standard error.
+func (p *Process) ExitError() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		return nil
+	}
+	if s := strings.TrimSpace(string(p.stderr)); s != "" {
+		return fmt.Errorf("QEMU: %w: %s", p.err, s)
+	}
+	return fmt.Errorf("QEMU: %w", p.err)
+}
+
+// Stderr is the first of what QEMU wrote to its standard error.
+func (p *Process) Stderr() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return string(p.stderr)
+}
+
+// Stop has the process end: quit asks it to, and when that fails or ctx ends first, it is killed. A nil quit kills at once.
+// Stop returns when it is gone. Calling it again is a no-op.
+func (p *Process) Stop(ctx context.Context, quit func(context.Context) error) error {
+	if quit != nil && p.running() && quit(ctx) == nil {
+		select {
+		case <-p.done:
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	if !p.running() {
+		return nil
+	}
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill QEMU: %w", err)
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(killTime):
+		return fmt.Errorf("QEMU, process %d, is still there %v after SIGKILL", p.PID(), killTime)
+	}
+}
+
+func (p *Process) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// firstBytes keeps the first bytes of standard error.
+type firstBytes Process
+
+func (f *firstBytes) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stderr = append(f.stderr, b[:min(len(b), stderrSize-len(f.stderr))]...)
+	return len(b), nil
+}
+
+// packages names the Debian packages of QEMU's programs where they are not qemu-system-<architecture>.
+var packages = map[string]string{
+	"qemu-system-x86_64":  "qemu-system-x86",
+	"qemu-system-i386":    "qemu-system-x86",
+	"qemu-system-aarch64": "qemu-system-arm",
+	"qemu-system-ppc64":   "qemu-system-ppc",
+	"qemu-system-riscv64": "qemu-system-misc",
+	"qemu-system-s390x":   "qemu-system-misc",
+}
+
+// MissingError says that a program is not installed.
+type MissingError struct{ Program string }
+
+// Package is the Debian package that has the program, or empty.
+func (e *MissingError) Package() string {
+	return packages[e.Program[strings.LastIndexByte(e.Program, '/')+1:]]
+}
+
+func (e *MissingError) Error() string {
+	if p := e.Package(); p != "" {
+		return fmt.Sprintf("%s is not installed (Debian package %s)", e.Program, p)
+	}
+	return fmt.Sprintf("%s is not installed", e.Program)
+}
+
+func (e *MissingError) Unwrap() error { return exec.ErrNotFound }

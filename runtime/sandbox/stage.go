@@ -1,0 +1,160 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/report"
+)
+
+// Stage is how far a guest has come.
+type Stage int
+
+// The stages in their order. A guest that lacks one did not come up because of it, whatever else it did: the transport, for one, may
+// be there before init.
+const (
+	VMM       Stage = iota // QEMU runs and answers
+	Kernel                 // the guest's kernel shows life: on the console, or by its vsock driver
+	Init                   // the agent's first console line, as PID 1
+	Transport              // the guest's vsock driver runs
+	Agent                  // the agent has said that it serves
+	numStages
+)
+
+func (s Stage) String() string {
+	names := [numStages]string{"vmm", "kernel", "init", "transport", "agent"}
+	if s < 0 || s >= numStages {
+		return fmt.Sprintf("stage %d", int(s))
+	}
+	return names[s]
+}
+
+// missing says what it means that a guest did not reach the stage.
+func (s Stage) missing() string {
+	return [numStages]string{
+		"QEMU did not start",
+		"the kernel gave no sign of life",
+		"the agent did not start as PID 1",
+		"the guest's vsock driver did not start",
+		"the agent did not say that it serves",
+	}[s]
+}
+
+// Moment is when something happened, since Start was called.
+type Moment struct {
+	Name  string
+	After time.Duration
+	Guest bool // by the guest's clock, moved so that its "ready" is the host's "agent"
+}
+
+// StageError says at which stage a guest failed to come up.
+type StageError struct {
+	Stage   Stage
+	Cause   error
+	Console []string // the console's last lines, cleaned
+	Command string   // QEMU's command line to try by hand, ready to paste; see Plan.QEMU
+	Argv    []string // as it was started
+}
+
+func (e *StageError) Error() string {
+	return fmt.Sprintf("boot, stage %s: %s: %v", e.Stage, e.Stage.missing(), e.Cause)
+}
+
+func (e *StageError) Unwrap() error { return e.Cause }
+
+// PanicError is a panic of the guest's kernel.
+type PanicError struct{ Text string }
+
+func (e *PanicError) Error() string { return "kernel panic: " + e.Text }
+
+// ErrGuestExited is the cause when a guest shut down or reset itself.
+var ErrGuestExited = errors.New("the guest ended")
+
+// progress notes the stages as they are reached.
+type progress struct {
+	start   time.Time
+	onStage func(Moment)
+
+	mu      sync.Mutex // guards what follows
+	reached [numStages]bool
+	moments []Moment
+}
+
+// reach notes a stage, the first time.
+func (p *progress) reach(s Stage) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s == Transport || s == Agent { // the kernel did that
+		p.note(Kernel)
+	}
+	if s == Agent {
+		p.note(Transport)
+	}
+	p.note(s)
+}
+
+func (p *progress) note(s Stage) {
+	if !p.reached[s] {
+		p.reached[s] = true
+		p.mark(s.String())
+	}
+}
+
+func (p *progress) mark(name string) {
+	m := Moment{Name: name, After: time.Since(p.start)}
+	p.moments = append(p.moments, m)
+	if p.onStage != nil {
+		p.onStage(m)
+	}
+}
+
+// event notes something that is no stage.
+func (p *progress) event(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mark(name)
+}
+
+// failed is the first stage that was not reached; the last one when all were.
+func (p *progress) failed() Stage {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for s := VMM; s < numStages; s++ {
+		if !p.reached[s] {
+			return s
+		}
+	}
+	return Agent
+}
+
+func (p *progress) timeline() []Moment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.moments)
+}
+
+// Merge puts the guest's own moments among the host's. The two clocks meet at the guest's "ready", which is the host's "agent" but for the
+// time the message takes. Without either, only the host's moments come back.
+func Merge(host []Moment, guest []report.Moment) []Moment {
+	all := slices.Clone(host)
+	h := slices.IndexFunc(host, func(m Moment) bool { return m.Name == Agent.String() })
+	g := slices.IndexFunc(guest, func(m report.Moment) bool { return m.Name == "ready" })
+	if h < 0 || g < 0 {
+		return all
+	}
+	for _, m := range guest {
+		all = append(all, Moment{Name: m.Name, Guest: true, After: host[h].After + time.Duration(m.AtNS-guest[g].AtNS)})
+	}
+	slices.SortStableFunc(all, func(a, b Moment) int { return int(a.After - b.After) })
+	return all
+}
+
+// panicText is the reason in a console line of a kernel panic, or empty.
+func panicText(line string) string {
+	_, text, _ := strings.Cut(line, "Kernel panic - not syncing: ")
+	return text
+}
