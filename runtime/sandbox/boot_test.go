@@ -235,6 +235,17 @@ func TestStreams(t *testing.T) {
 					t.Errorf("the guest answered %q, %v; want %q", answer, err, got)
 				}
 			})
+			t.Run("host to guest, which only counts", func(t *testing.T) {
+				c := dial(5)
+				began := time.Now()
+				c.Write(want)
+				c.(interface{ CloseWrite() error }).CloseWrite()
+				answer, err := io.ReadAll(c)
+				speed("host to guest, not hashed there", began)
+				if got := fmt.Sprintf("%d <nil>\n", len(want)); err != nil || string(answer) != got {
+					t.Errorf("the guest answered %q, %v; want %q", answer, err, got)
+				}
+			})
 			t.Run("guest to host, closed right behind the last byte", func(t *testing.T) {
 				c := dial(2)
 				binary.Write(c, binary.LittleEndian, uint32(streamBlocks))
@@ -385,8 +396,8 @@ func TestStagesThatFail(t *testing.T) {
 		says   string
 	}{
 		"QEMU is not installed":             {"serve", func(_ *testing.T, c *Config) { c.QEMU = "/nowhere/qemu-system-x86_64" }, VMM, "Debian package qemu-system-x86"},
-		"QEMU does not know the machine":    {"serve", func(_ *testing.T, c *Config) { c.Machine = "toaster" }, VMM, "toaster"},
-		"the host has not that much memory": {"serve", func(_ *testing.T, c *Config) { c.MemoryMiB = 1 << 30 }, VMM, "emory"},
+		"QEMU does not know the machine":    {"serve", func(_ *testing.T, c *Config) { c.Machine = "toaster" }, VMM, "unsupported machine type"},
+		"the host has not that much memory": {"serve", func(_ *testing.T, c *Config) { c.MemoryMiB = 1 << 30 }, VMM, "allocate memory"},
 		"the kernel is not a kernel":        {"serve", func(t *testing.T, c *Config) { c.replaceVmlinux(t, []byte("\x7fELF this is no kernel")) }, VMM, "QEMU"},
 		"init ends before it says a word":   {"mute-exit", nil, Init, "Attempted to kill init"},
 		"init ends after it":                {"exit", nil, Agent, "Attempted to kill init"},

@@ -123,7 +123,7 @@ func readMessage(c *net.UnixConn) (m *message, err error) {
 		return m, io.EOF
 	}
 	if n < messageHeader {
-		if _, err := io.ReadFull(c, hdr[n:]); err != nil {
+		if _, err := readRest(c, hdr[n:]); err != nil {
 			return m, fmt.Errorf("message header: %w", err)
 		}
 	}
@@ -139,10 +139,19 @@ func readMessage(c *net.UnixConn) (m *message, err error) {
 		return m, fmt.Errorf("request %d: %d bytes, more than %d", m.request, size, maxPayload)
 	}
 	m.payload = make([]byte, size)
-	if _, err := io.ReadFull(c, m.payload); err != nil {
+	if _, err := readRest(c, m.payload); err != nil {
 		return m, fmt.Errorf("payload of request %d: %w", m.request, err)
 	}
 	return m, nil
+}
+
+// readRest fills b; io.EOF, the end between two messages, cannot be its error.
+func readRest(r io.Reader, b []byte) (int, error) {
+	n, err := io.ReadFull(r, b)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 func writeReply(w io.Writer, request uint32, payload []byte) error {

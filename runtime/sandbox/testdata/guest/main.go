@@ -45,7 +45,7 @@ func main() {
 	case "poweroff":
 		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	case "hang":
-		select {}
+		hang()
 	}
 	services := map[uint32]func(net.Conn){
 		1024: func(c net.Conn) { io.Copy(c, c) },
@@ -71,6 +71,10 @@ func main() {
 			d.Close()
 			fmt.Fprintln(c, "sent")
 		},
+		5: func(c net.Conn) { // how long is it?
+			n, err := io.Copy(io.Discard, c)
+			fmt.Fprintf(c, "%d %v\n", n, err)
+		},
 		4: func(c net.Conn) { // wait for a reset, and tell how it looks
 			_, err := io.Copy(io.Discard, c)
 			say("guest: port 4 ended with %v", err)
@@ -80,7 +84,7 @@ func main() {
 		l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil)
 		if err != nil {
 			say("guest: listen: %v", err)
-			select {}
+			hang()
 		}
 		go func() {
 			for {
@@ -101,17 +105,24 @@ func main() {
 		c, err := vsock.Dial(vsock.Host, 1031, nil)
 		if err != nil {
 			say("guest: ready: %v", err)
-			select {}
+			hang()
 		}
 		if mode == "liar" {
 			io.WriteString(c, "xxxxxx")
 			c.Close()
-			select {}
+			hang()
 		}
 		io.WriteString(c, "ready\n")
 		c.Close()
 	}
-	select {}
+	hang()
+}
+
+// hang waits for ever. An empty select would end the program when nothing else runs.
+func hang() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // sendBlocks writes n blocks of 64 KiB, each of which begins with its number.
