@@ -80,8 +80,9 @@ type Request struct {
 	Agent Agent
 	// Files are added to, or take the place of, the folders and devices that every initrd has. Missing parents are made, mode 0755.
 	Files []File
-	// URoot lists commands of u-root to build, such as "gosh" and "ls", and put under /bin. They need the Go tool-chain.
+	// URoot lists commands of u-root to build, such as "gosh" and "ls", and put under /bin. They need Go, and FetchURoot before.
 	URoot       []string
+	Go          Go
 	Time        int64       // seconds since 1970, of every file
 	Compression Compression // empty means None
 
