@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -149,15 +150,13 @@ func CommandLine(b manifest.Boot, a accel.Accel, clockKHz int) string {
 	if a != accel.TCG || b.TCGCommandLine == "" {
 		return b.CommandLine
 	}
-	words := []string{b.CommandLine}
-	for w := range strings.FieldsSeq(b.TCGCommandLine) {
-		if strings.Contains(w, clockWord) {
-			if clockKHz == 0 {
-				continue
-			}
-			w = strings.ReplaceAll(w, clockWord, strconv.Itoa(clockKHz))
-		}
-		words = append(words, w)
+	tcg := strings.ReplaceAll(b.TCGCommandLine, clockWord, strconv.Itoa(clockKHz))
+	if clockKHz == 0 {
+		words := strings.Fields(b.TCGCommandLine)
+		tcg = strings.Join(slices.DeleteFunc(words, func(w string) bool { return strings.Contains(w, clockWord) }), " ")
 	}
-	return strings.Join(words, " ")
+	if tcg == "" {
+		return b.CommandLine
+	}
+	return b.CommandLine + " " + tcg
 }

@@ -1,0 +1,198 @@
+package sandbox
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/vsock"
+)
+
+func TestCommandLine(t *testing.T) {
+	b := manifest.Boot{CommandLine: "console=ttyS0 quiet", TCGCommandLine: "tsc_early_khz={tsc_khz} x=y"}
+	for name, tc := range map[string]struct {
+		boot  manifest.Boot
+		accel accel.Accel
+		khz   int
+		want  string
+	}{
+		"KVM has the manifest's":        {b, accel.KVM, 2600000, "console=ttyS0 quiet"},
+		"TCG has the clock rate":        {b, accel.TCG, 2600000, "console=ttyS0 quiet tsc_early_khz=2600000 x=y"},
+		"without a rate, without it":    {b, accel.TCG, 0, "console=ttyS0 quiet x=y"},
+		"without a rate and else":       {manifest.Boot{CommandLine: "quiet", TCGCommandLine: "a={tsc_khz}"}, accel.TCG, 0, "quiet"},
+		"TCG with nothing of its own":   {manifest.Boot{CommandLine: "quiet"}, accel.TCG, 1, "quiet"},
+		"the manifest's stays as it is": {manifest.Boot{CommandLine: "a  b"}, accel.KVM, 1, "a  b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := CommandLine(tc.boot, tc.accel, tc.khz); got != tc.want {
+				t.Errorf("%q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func plain() Config {
+	return Config{
+		Dir: "/out",
+		Manifest: &manifest.Manifest{
+			Name: "tiny", Arch: "x86_64",
+			Kernel: manifest.Kernel{Image: manifest.File{Path: "bzImage"}, Vmlinux: manifest.File{Path: "sub/vmlinux"}},
+			Initrd: manifest.Initrd{File: manifest.File{Path: "initrd"}},
+			Boot:   manifest.Boot{Machine: "microvm", CPUs: 2, MemoryMiB: 256, CommandLine: "quiet", TCGCommandLine: "tsc_early_khz={tsc_khz}"},
+		},
+	}
+}
+
+func TestPlan(t *testing.T) {
+	a, err := arch.Parse("x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tcg := accel.Choice{Accel: accel.TCG, Reason: "because"}
+	plan := func(cfg Config) (*Plan, error) { return newPlan(cfg, a, tcg, vsock.Choice{}, 2600000) }
+
+	t.Run("the manifest says what nobody else does", func(t *testing.T) {
+		p, err := plan(plain())
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := p.QEMU
+		if q.Machine != qemu.MicroVM || q.CPUs != 2 || q.MemoryMiB != 256 || q.Kernel != "/out/sub/vmlinux" || q.Binary != "qemu-system-x86_64" ||
+			p.CommandLine != "quiet tsc_early_khz=2600000" {
+			t.Errorf("%+v", p)
+		}
+		if c := p.Command(); !strings.HasPrefix(c, "qemu-system-x86_64 -name katabuild-tiny ") || !strings.Contains(c, "-chardev stdio,") || strings.Contains(c, "vsock") {
+			t.Errorf("command %s", c)
+		}
+	})
+	t.Run("the config goes before it", func(t *testing.T) {
+		cfg := plain()
+		cfg.Machine, cfg.CPUs, cfg.MemoryMiB, cfg.Kernel, cfg.Words, cfg.QEMU = qemu.Q35, 1, 512, Image, []string{"debug", "x"}, "/opt/qemu"
+		cfg.ICount = true
+		p, err := plan(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := p.QEMU
+		if q.Machine != qemu.Q35 || q.CPUs != 1 || q.MemoryMiB != 512 || q.Kernel != "/out/bzImage" || q.Binary != "/opt/qemu" ||
+			p.CommandLine != "quiet tsc_early_khz=1000000 debug x" {
+			t.Errorf("%+v", p)
+		}
+	})
+	for name, change := range map[string]func(*Config){
+		"an unknown machine":        func(c *Config) { c.Manifest.Boot.Machine = "toaster" },
+		"an unknown kernel form":    func(c *Config) { c.Kernel = "elf" },
+		"counting with two CPUs":    func(c *Config) { c.ICount = true },
+		"less than no memory":       func(c *Config) { c.MemoryMiB = -1 },
+		"a negative number of CPUs": func(c *Config) { c.CPUs = -1 },
+	} {
+		t.Run(name+" is refused", func(t *testing.T) {
+			cfg := plain()
+			change(&cfg)
+			if p, err := plan(cfg); err == nil {
+				t.Errorf("%+v", p)
+			}
+		})
+	}
+	if _, err := NewPlan(Config{}); err == nil {
+		t.Error("a plan without a manifest")
+	}
+}
+
+func TestFirstMissingStageIsTheOne(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reached []Stage
+		want    Stage
+	}{
+		"nothing":                        {nil, VMM},
+		"QEMU alone":                     {[]Stage{VMM}, Kernel},
+		"a driver that came before init": {[]Stage{VMM, Transport}, Init},
+		"init without a driver":          {[]Stage{VMM, Kernel, Init}, Transport},
+		"all but the agent":              {[]Stage{VMM, Kernel, Init, Transport}, Agent},
+		"an agent that printed nothing":  {[]Stage{VMM, Agent}, Init},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &progress{start: time.Now()}
+			for _, s := range tc.reached {
+				p.reach(s)
+				p.reach(s)
+			}
+			if got := p.failed(); got != tc.want {
+				t.Errorf("%s, want %s", got, tc.want)
+			}
+			for i, m := range p.moments {
+				if slices.ContainsFunc(p.moments[i+1:], func(o Moment) bool { return o.Name == m.Name }) {
+					t.Errorf("%s twice", m.Name)
+				}
+			}
+		})
+	}
+}
+
+func TestMerge(t *testing.T) {
+	host := []Moment{{Name: "vmm", After: 100}, {Name: "agent", After: 1000}}
+	guest := []report.Moment{{Name: "kernel", AtNS: 0}, {Name: "init", AtNS: 500}, {Name: "ready", AtNS: 700}}
+	var got []string
+	for _, m := range Merge(host, guest) {
+		got = append(got, m.Name)
+	}
+	if !slices.Equal(got, []string{"vmm", "kernel", "init", "agent", "ready"}) {
+		t.Errorf("%v", got)
+	}
+	if m := Merge(host, guest[:2]); len(m) != 2 {
+		t.Errorf("without ready: %v", m)
+	}
+}
+
+func TestCheckedFileCannotChange(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "k")
+	if err := os.WriteFile(path, []byte("kernel"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := manifest.File{Path: "k", Digest: digest.Of([]byte("kernel")), Size: 6}
+	c, err := checked(dir, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.WriteAt([]byte("x"), 0); err == nil {
+		t.Error("the copy can be written")
+	}
+	if err := c.Truncate(1); err == nil {
+		t.Error("the copy can be cut")
+	}
+	for name, b := range map[string]string{"another byte": "kernek", "a byte more": "kernel!", "a byte less": "kerne", "nothing": ""} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(path, []byte(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := checked(dir, f)
+			var m *digest.Mismatch
+			if !errors.As(err, &m) || m.Name != path || m.Want != f.Digest || m.Got != digest.Of([]byte(b)) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestPanicText(t *testing.T) {
+	for line, want := range map[string]string{
+		"[    2.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000700": "Attempted to kill init! exitcode=0x00000700",
+		"[    2.1] Run /init as init process":                                               "",
+	} {
+		if got := panicText(line); got != want {
+			t.Errorf("%q: %q", line, got)
+		}
+	}
+}
