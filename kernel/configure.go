@@ -1,0 +1,118 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/kernel/kconfig"
+)
+
+// wishesName is the file of wishes below WorkDir, which the configurator reads.
+const wishesName = "wishes.config"
+
+// configure makes the final .config of the tree: everything off that can be, then the wishes, then a local version that names the result.
+// It returns the file's bytes.
+func (b *build) configure(ctx context.Context) ([]byte, error) {
+	b.phase("configure")
+	wishes, err := b.Wishes()
+	if err != nil {
+		return nil, err
+	}
+	var list bytes.Buffer
+	for _, w := range wishes {
+		fmt.Fprintln(&list, w.Setting())
+	}
+	fmt.Fprintf(&list, "CONFIG_%s=\"\"\n# CONFIG_%s is not set\n", symbolLocalVersion, symbolLocalVersionAuto)
+	if err := os.WriteFile(filepath.Join(b.WorkDir, wishesName), list.Bytes(), 0o644); err != nil {
+		return nil, err
+	}
+	if err := b.make(ctx, "KCONFIG_ALLCONFIG="+guestDir+"/"+wishesName, "allnoconfig"); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(b.tree(), ".config")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	unnamed := []byte("CONFIG_" + symbolLocalVersion + "=\"\"\n")
+	if bytes.Count(before, unnamed) != 1 {
+		return nil, fmt.Errorf("the configurator did not write CONFIG_%s", symbolLocalVersion)
+	}
+	name := localVersionPrefix + digest.Of(before).Short()
+	named := bytes.Replace(before, unnamed, []byte("CONFIG_"+symbolLocalVersion+"=\""+name+"\"\n"), 1)
+	if err := os.WriteFile(path, named, 0o644); err != nil {
+		return nil, err
+	}
+	if err := b.make(ctx, "olddefconfig"); err != nil {
+		return nil, err
+	}
+	final, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.compare(wishes, final); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(final, named) {
+		return nil, errors.New("the configurator changed the configuration on its second run, so the local version does not name it")
+	}
+	b.release = b.sourceVersion + name
+	return final, nil
+}
+
+// compare returns an error for every wish that did not come true, with the reason.
+func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
+	final, err := kconfig.ParseConfig(".config", data)
+	if err != nil {
+		return err
+	}
+	unmet := kconfig.Compare(wishes, final)
+	if len(unmet) == 0 {
+		return nil
+	}
+	tree, err := kconfig.ReadTree(os.DirFS(b.tree()), "Kconfig", map[string]string{"SRCARCH": b.Arch.Linux})
+	var errs []error
+	for _, u := range unmet {
+		if err == nil {
+			u.Why = tree.Explain(u.Wish, final)
+		}
+		errs = append(errs, u)
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("cannot say why: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// readSourceVersion reads the version off the tree's Makefile, as the kernel's own make puts it together.
+func readSourceVersion(tree string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(tree, "Makefile"))
+	if err != nil {
+		return "", err
+	}
+	parts := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		key, value, ok := strings.Cut(line, "=")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		if _, seen := parts[key]; ok && !seen {
+			parts[key] = value
+		}
+	}
+	v := parts["VERSION"]
+	for _, key := range []string{"PATCHLEVEL", "SUBLEVEL"} {
+		if parts[key] != "" {
+			v += "." + parts[key]
+		}
+	}
+	v += parts["EXTRAVERSION"]
+	if parts["VERSION"] == "" || strings.ContainsAny(v, "$() \t/") {
+		return "", fmt.Errorf("the Makefile names no version that we can read (%q)", v)
+	}
+	return v, nil
+}

@@ -1,0 +1,207 @@
+// Package kconfig reads kernel configurations and the Kconfig language, compares what was asked with what came out, and says why a wish
+// did not come true.
+//
+// It takes bytes and folders of a kernel tree and gives values and errors. It does not know where wishes come from, and does not run
+// the kernel's own configurator: it explains that program's verdict, it does not replace it.
+package kconfig
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Value is a symbol's value as .config spells it: y, m, n, a number, or a string in double quotes.
+type Value string
+
+// No is the value of a symbol that is not set.
+const No Value = "n"
+
+// Config is one .config.
+type Config struct {
+	values map[string]Value
+	order  []string
+}
+
+// Get is the value of a symbol named without CONFIG_; No when the configuration does not set it.
+func (c *Config) Get(symbol string) Value {
+	if v, ok := c.values[symbol]; ok {
+		return v
+	}
+	return No
+}
+
+// Symbols lists what the configuration mentions, in its order.
+func (c *Config) Symbols() []string { return slices.Clone(c.order) }
+
+// ParseConfig reads a .config strictly: every line is a setting, "# CONFIG_X is not set", a comment or blank, and no symbol comes twice.
+func ParseConfig(name string, data []byte) (*Config, error) {
+	c := &Config{values: map[string]Value{}}
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		n++
+		symbol, value, ok, err := ParseLine(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", name, n, err)
+		}
+		if !ok {
+			continue
+		}
+		if _, twice := c.values[symbol]; twice {
+			return nil, fmt.Errorf("%s:%d: CONFIG_%s is set twice", name, n, symbol)
+		}
+		c.values[symbol] = value
+		c.order = append(c.order, symbol)
+	}
+	return c, nil
+}
+
+const (
+	prefix = "CONFIG_"
+	notSet = " is not set"
+)
+
+// ParseLine reads one line of a .config or a fragment; ok is false for a blank line or a comment.
+func ParseLine(line string) (symbol string, value Value, ok bool, err error) {
+	if rest, found := strings.CutPrefix(line, "# "+prefix); found {
+		if symbol, found = strings.CutSuffix(rest, notSet); found && IsSymbol(symbol) {
+			return symbol, No, true, nil
+		}
+		return "", "", false, fmt.Errorf("%q: want \"# %sNAME%s\", or a comment that does not begin with %s", line, prefix, notSet, prefix)
+	}
+	if trimmed := strings.TrimSpace(line); trimmed == "" || trimmed[0] == '#' {
+		return "", "", false, nil
+	}
+	rest, found := strings.CutPrefix(line, prefix)
+	if !found {
+		return "", "", false, fmt.Errorf("%q: want %sNAME=value, \"# %sNAME%s\", a comment or a blank line", line, prefix, prefix, notSet)
+	}
+	symbol, v, found := strings.Cut(rest, "=")
+	if !found || !IsSymbol(symbol) {
+		return "", "", false, fmt.Errorf("%q: want %sNAME=value", line, prefix)
+	}
+	if !validValue(v) {
+		return "", "", false, fmt.Errorf("%s%s=%s: want y, m, n, a decimal or 0x number, or a string in double quotes", prefix, symbol, v)
+	}
+	return symbol, Value(v), true, nil
+}
+
+// IsSymbol says whether s can name a symbol.
+func IsSymbol(s string) bool {
+	for _, r := range s {
+		if (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func validValue(v string) bool {
+	if v == "y" || v == "m" || v == "n" {
+		return true
+	}
+	if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
+		in := v[1 : len(v)-1]
+		for i := 0; i < len(in); i++ {
+			switch in[i] {
+			case '\\':
+				if i++; i == len(in) {
+					return false // the closing quote is escaped
+				}
+			case '"', 0:
+				return false
+			}
+		}
+		return true
+	}
+	digits, hex := v, false
+	if d, ok := strings.CutPrefix(v, "0x"); ok {
+		digits, hex = d, true
+	} else {
+		digits = strings.TrimPrefix(v, "-")
+	}
+	for _, r := range digits {
+		if (r < '0' || r > '9') && (!hex || ((r < 'a' || r > 'f') && (r < 'A' || r > 'F'))) {
+			return false
+		}
+	}
+	return digits != ""
+}
+
+// Wish is one symbol somebody asked for.
+type Wish struct {
+	Symbol string // without CONFIG_
+	Value  Value
+	File   string // the fragment, as shown to people
+	Line   int
+	Reason string // why it is wanted; may be empty
+}
+
+func (w Wish) where() string { return fmt.Sprintf("%s:%d", w.File, w.Line) }
+
+// Line of a .config that expresses the wish.
+func (w Wish) Setting() string {
+	if w.Value == No {
+		return "# " + prefix + w.Symbol + notSet
+	}
+	return prefix + w.Symbol + "=" + string(w.Value)
+}
+
+// Conflict is two wishes that cannot both come true.
+type Conflict struct{ First, Second Wish }
+
+func (c *Conflict) Error() string {
+	return fmt.Sprintf("%s: %s%s=%s contradicts %s%s=%s at %s", c.Second.where(), prefix, c.Second.Symbol, c.Second.Value,
+		prefix, c.First.Symbol, c.First.Value, c.First.where())
+}
+
+// Merge makes one list, sorted by symbol, of wishes that agree; it names every pair that does not.
+func Merge(wishes []Wish) ([]Wish, []*Conflict) {
+	first := map[string]Wish{}
+	var conflicts []*Conflict
+	var merged []Wish
+	for _, w := range wishes {
+		f, ok := first[w.Symbol]
+		if !ok {
+			first[w.Symbol] = w
+			merged = append(merged, w)
+			continue
+		}
+		if !sameValue(f.Value, w.Value) {
+			conflicts = append(conflicts, &Conflict{f, w})
+		}
+	}
+	slices.SortFunc(merged, func(a, b Wish) int { return strings.Compare(a.Symbol, b.Symbol) })
+	return merged, conflicts
+}
+
+// sameValue compares values; hexadecimal digits may be of either case, as the configurator does not change them.
+func sameValue(a, b Value) bool {
+	return a == b || strings.HasPrefix(string(a), "0x") && strings.EqualFold(string(a), string(b))
+}
+
+// Unmet is a wish that did not come true.
+type Unmet struct {
+	Wish Wish
+	Got  Value
+	Why  string // from Tree.Explain; empty when not asked
+}
+
+func (u *Unmet) Error() string {
+	s := fmt.Sprintf("%s: asked for %s%s=%s, got %s", u.Wish.where(), prefix, u.Wish.Symbol, u.Wish.Value, u.Got)
+	if u.Why != "" {
+		s += ": " + u.Why
+	}
+	return s
+}
+
+// Compare finds the wishes that the final configuration does not fulfil, in the order of the wishes.
+func Compare(wishes []Wish, final *Config) []*Unmet {
+	var unmet []*Unmet
+	for _, w := range wishes {
+		if got := final.Get(w.Symbol); !sameValue(w.Value, got) {
+			unmet = append(unmet, &Unmet{Wish: w, Got: got})
+		}
+	}
+	return unmet
+}

@@ -1,0 +1,314 @@
+package kconfig
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Explain says in one line why the wish did not come true in the final configuration. It is for people, and honest about what only the
+// kernel's own configurator knows.
+func (t *Tree) Explain(w Wish, final *Config) string {
+	defs := t.symbols[w.Symbol]
+	if len(defs) == 0 {
+		s := fmt.Sprintf("%s: no such symbol in this tree", w.Symbol)
+		if n := Nearest(w.Symbol, t.Symbols()); n != "" {
+			s += "; the nearest is " + n
+		}
+		return s
+	}
+	if s := t.wrongType(w, defs); s != "" {
+		return w.Symbol + ": " + s
+	}
+	got := final.Get(w.Symbol)
+	isTri := t.isTristate(defs)
+	if isTri && tri(got) > tri(w.Value) {
+		return w.Symbol + ": " + t.whyTooMuch(w, defs, final)
+	}
+	return w.Symbol + ": " + t.whyTooLittle(w, defs, final, isTri)
+}
+
+func (t *Tree) typeOf(defs []*definition) string {
+	for _, d := range defs {
+		if d.typ != "" {
+			return d.typ
+		}
+	}
+	return ""
+}
+
+func (t *Tree) isTristate(defs []*definition) bool {
+	typ := t.typeOf(defs)
+	return typ == "bool" || typ == "tristate"
+}
+
+// wrongType compares the spelling of the wish with the symbol's type.
+func (t *Tree) wrongType(w Wish, defs []*definition) string {
+	typ, v := t.typeOf(defs), string(w.Value)
+	ok := true
+	switch typ {
+	case "bool":
+		ok = v == "y" || v == "n"
+	case "tristate":
+		ok = v == "y" || v == "m" || v == "n"
+	case "int":
+		ok = v == "n" || isNumber(v) && !strings.HasPrefix(v, "0x")
+	case "hex":
+		ok = v == "n" || isNumber(v)
+	case "string":
+		ok = v == "n" || v[0] == '"'
+	}
+	if ok {
+		return ""
+	}
+	return fmt.Sprintf("is a %s, %s cannot be its value", typ, v)
+}
+
+// allDepends is what the definition and everything around it depend on.
+func (d *definition) allDepends() []*expr {
+	all := slices.Clone(d.depends)
+	for b := d.around; b != nil; b = b.around {
+		all = append(all, b.depends...)
+	}
+	return split(all)
+}
+
+// allVisible is what the prompt needs beyond the dependencies.
+func (d *definition) allVisible() []*expr {
+	var all []*expr
+	if d.promptIf != nil {
+		all = append(all, d.promptIf)
+	}
+	for b := d.around; b != nil; b = b.around {
+		all = append(all, b.visible...)
+	}
+	return split(all)
+}
+
+func (d *definition) choice() *block {
+	for b := d.around; b != nil; b = b.around {
+		if b.kind == "choice" {
+			return b
+		}
+	}
+	return nil
+}
+
+func split(es []*expr) []*expr {
+	var all []*expr
+	for _, e := range es {
+		all = append(all, e.conjuncts()...)
+	}
+	return all
+}
+
+// unmet picks the conditions below want.
+func unmet(es []*expr, c *Config, want int) []*expr {
+	var out []*expr
+	for _, e := range es {
+		if e.eval(c) < want && !slices.ContainsFunc(out, func(o *expr) bool { return o.String() == e.String() }) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// describe prints a condition with the values of its symbols.
+func describe(e *expr, c *Config) string {
+	names := e.symbols()
+	if e.op == opWord && len(names) == 1 {
+		return fmt.Sprintf("%s (is %s)", e, c.Get(e.word))
+	}
+	if len(names) == 0 {
+		return e.String()
+	}
+	var vals []string
+	for _, n := range names {
+		vals = append(vals, fmt.Sprintf("%s is %s", n, c.Get(n)))
+	}
+	return fmt.Sprintf("%s (%s)", e, strings.Join(vals, ", "))
+}
+
+func describeAll(es []*expr, c *Config) string {
+	var out []string
+	for _, e := range es {
+		out = append(out, describe(e, c))
+	}
+	return strings.Join(out, " and ")
+}
+
+// whyTooLittle explains a symbol that is lower than wished, or a string or number that is another.
+func (t *Tree) whyTooLittle(w Wish, defs []*definition, c *Config, isTri bool) string {
+	want := triM // for a bool or a value, a dependency that is a module suffices
+	if t.typeOf(defs) == "tristate" {
+		want = tri(w.Value)
+	}
+	var reasons []string
+	many := len(defs) > 1
+	add := func(d *definition, s string) {
+		if many {
+			s = fmt.Sprintf("%s (defined at %s:%d)", s, d.file, d.line)
+		}
+		if !slices.Contains(reasons, s) {
+			reasons = append(reasons, s)
+		}
+	}
+	var reachable []*definition
+	for _, d := range defs {
+		if u := unmet(d.allDepends(), c, want); len(u) > 0 {
+			add(d, "depends on "+describeAll(u, c))
+			continue
+		}
+		reachable = append(reachable, d)
+	}
+	if len(reachable) == 0 {
+		return strings.Join(reasons, "; or ")
+	}
+	reasons = nil
+	prompted := slices.ContainsFunc(defs, func(d *definition) bool { return d.prompt })
+	if !prompted {
+		return t.noPrompt(w.Symbol, defs, c)
+	}
+	for _, d := range reachable {
+		if !d.prompt {
+			continue
+		}
+		if u := unmet(d.allVisible(), c, triM); len(u) > 0 {
+			add(d, "can be chosen only if "+describeAll(u, c))
+			continue
+		}
+		if ch := d.choice(); ch != nil {
+			for _, m := range ch.members {
+				if m != w.Symbol && c.Get(m) == "y" {
+					add(d, fmt.Sprintf("is one of a choice (%s:%d) that went to %s", ch.file, ch.line, m))
+				}
+			}
+		}
+		for _, r := range d.ranges {
+			if !isTri && (r.cond == nil || r.cond.eval(c) > triN) {
+				low, high := r.low.scalar(c), r.high.scalar(c)
+				if v := string(w.Value); isNumber(v) && (compare("<", v, low) || compare(">", v, high)) {
+					add(d, fmt.Sprintf("must lie between %s and %s", low, high))
+				}
+			}
+		}
+		if t.typeOf(defs) == "tristate" && w.Value == "m" && c.Get("MODULES") != "y" {
+			add(d, "cannot be a module, MODULES is n")
+		}
+	}
+	if len(reasons) > 0 {
+		return strings.Join(reasons, "; or ")
+	}
+	for _, d := range reachable {
+		for _, e := range append(d.allDepends(), d.allVisible()...) {
+			if e.hasMacro() {
+				add(d, "depends on what the tool-chain can do: "+e.String())
+			}
+		}
+	}
+	if len(reasons) > 0 {
+		return strings.Join(reasons, "; ")
+	}
+	return "every dependency we can see is met; ask `make menuconfig`"
+}
+
+// noPrompt explains a symbol nobody can ask for.
+func (t *Tree) noPrompt(symbol string, defs []*definition, c *Config) string {
+	var by []string
+	for _, s := range t.selects[symbol] {
+		d := fmt.Sprintf("%s (is %s)", s.by.symbol, c.Get(s.by.symbol))
+		if s.cond != nil {
+			d += " if " + describe(s.cond, c)
+		}
+		if !slices.Contains(by, d) {
+			by = append(by, d)
+		}
+	}
+	s := "has no prompt, so it cannot be asked for by itself"
+	const most = 4
+	if len(by) > 0 {
+		if len(by) > most {
+			by = append(by[:most], fmt.Sprintf("%d more", len(by)-most))
+		}
+		s += "; it is selected by " + strings.Join(by, ", ")
+	}
+	for _, d := range defs {
+		for _, v := range d.defaults {
+			s += "; its default is " + v.value.String()
+			if v.cond != nil {
+				s += " if " + describe(v.cond, c)
+			}
+		}
+	}
+	return s
+}
+
+// whyTooMuch explains a symbol that is on although it was wished off.
+func (t *Tree) whyTooMuch(w Wish, defs []*definition, c *Config) string {
+	var by []string
+	for _, s := range t.selects[w.Symbol] {
+		v := tri(c.Get(s.by.symbol))
+		if s.cond != nil {
+			v = min(v, s.cond.eval(c))
+		}
+		if v > tri(w.Value) {
+			d := fmt.Sprintf("selected by %s (is %s)", s.by.symbol, c.Get(s.by.symbol))
+			if s.cond != nil {
+				d += " if " + describe(s.cond, c)
+			}
+			by = append(by, d)
+		}
+	}
+	if len(by) > 0 {
+		return strings.Join(by, ", ")
+	}
+	for _, d := range defs {
+		if ch := d.choice(); ch != nil {
+			return fmt.Sprintf("one of the choice at %s:%d must be y, and no other was asked for", ch.file, ch.line)
+		}
+		if d.prompt {
+			if u := unmet(d.allVisible(), c, triM); len(u) > 0 {
+				return "can be switched off only if " + describeAll(u, c) + "; its default stands"
+			}
+		}
+	}
+	if !slices.ContainsFunc(defs, func(d *definition) bool { return d.prompt }) {
+		return t.noPrompt(w.Symbol, defs, c)
+	}
+	return "nothing we can see selects it; ask `make menuconfig`"
+}
+
+// Nearest is the name closest to s, or "" when none is close.
+func Nearest(s string, names []string) string {
+	best, bestD := "", max(2, len(s)/4)+1
+	for _, n := range names {
+		if d := distance(s, n, bestD); d < bestD {
+			best, bestD = n, d
+		}
+	}
+	return best
+}
+
+// distance is the edit distance of a and b, or at least limit when it is not below.
+func distance(a, b string, limit int) int {
+	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
+		return limit
+	}
+	prev := make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		cur := make([]int, len(b)+1)
+		cur[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
+		}
+		prev = cur
+	}
+	return prev[len(b)]
+}

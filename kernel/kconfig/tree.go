@@ -1,0 +1,357 @@
+package kconfig
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Tree is every symbol that the Kconfig files of one kernel tree define.
+type Tree struct {
+	symbols map[string][]*definition
+	selects map[string][]selection // by the selected symbol
+}
+
+// definition is one place that defines a symbol; a symbol may have several.
+type definition struct {
+	symbol   string
+	file     string
+	line     int
+	typ      string // bool, tristate, int, hex, string; "" when another definition says it
+	prompt   bool
+	promptIf *expr // nil: always
+	depends  []*expr
+	defaults []choiceOfValue
+	ranges   []valueRange
+	around   *block
+}
+
+type choiceOfValue struct{ value, cond *expr }
+
+type valueRange struct{ low, high, cond *expr }
+
+type selection struct {
+	by   *definition
+	cond *expr
+}
+
+// block is an if, menu or choice around definitions.
+type block struct {
+	kind    string // if, menu, choice
+	file    string
+	line    int
+	depends []*expr
+	visible []*expr // "visible if" of a menu, or the condition on a choice's prompt
+	members []string
+	around  *block
+}
+
+// maxFiles and maxInclude bound what one tree may make us read; Linux 6.12 has about 1,700 Kconfig files, ten deep.
+const (
+	maxFiles   = 20000
+	maxInclude = 50
+)
+
+// ReadTree reads root and every Kconfig file it sources from tree. The variables stand for $(NAME), such as SRCARCH.
+func ReadTree(tree fs.FS, root string, variables map[string]string) (*Tree, error) {
+	p := &parser{
+		fsys: tree, vars: variables,
+		t: &Tree{symbols: map[string][]*definition{}, selects: map[string][]selection{}},
+	}
+	if err := p.file(root, 0); err != nil {
+		return nil, err
+	}
+	if p.block != nil {
+		return nil, fmt.Errorf("%s:%d: no end%s", p.block.file, p.block.line, p.block.kind)
+	}
+	return p.t, nil
+}
+
+// Has says whether the tree defines a symbol.
+func (t *Tree) Has(symbol string) bool { return len(t.symbols[symbol]) > 0 }
+
+// Symbols lists every symbol, sorted.
+func (t *Tree) Symbols() []string {
+	var all []string
+	for s := range t.symbols {
+		all = append(all, s)
+	}
+	slices.Sort(all)
+	return all
+}
+
+type parser struct {
+	fsys  fs.FS
+	vars  map[string]string
+	t     *Tree
+	files int
+	block *block
+	def   *definition // what the next properties belong to; nil after menu, choice or comment
+	head  bool        // the next properties belong to block itself
+}
+
+func (p *parser) file(name string, depth int) error {
+	if p.files++; p.files > maxFiles || depth > maxInclude {
+		return fmt.Errorf("%s: more than %d Kconfig files or %d levels", name, maxFiles, maxInclude)
+	}
+	data, err := fs.ReadFile(p.fsys, name)
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(data), "\n")
+	helpIndent := -1 // -1: not in help; -2: help has begun, its indentation is not known yet
+	for i := 0; i < len(lines); i++ {
+		line, at := lines[i], i+1
+		if helpIndent != -1 {
+			if strings.TrimSpace(line) == "" {
+				continue
+			}
+			ind := indent(line)
+			if helpIndent == -2 && ind > 0 {
+				helpIndent = ind
+			}
+			if helpIndent > 0 && ind >= helpIndent {
+				continue
+			}
+			helpIndent = -1
+		}
+		for strings.HasSuffix(line, "\\") && i+1 < len(lines) {
+			i++
+			line = strings.TrimSuffix(line, "\\") + " " + lines[i]
+		}
+		toks, err := lex(line)
+		if err == nil && len(toks) > 0 {
+			if k := toks[0]; k.kind == 'w' && (k.text == "help" || k.text == "---help---") && len(toks) == 1 {
+				helpIndent = -2
+				continue
+			}
+			err = p.statement(toks, name, at, depth)
+		}
+		if err != nil {
+			return locate(name, at, err)
+		}
+	}
+	return nil
+}
+
+// located is an error that already carries a place.
+type located struct{ error }
+
+func (l located) Unwrap() error { return l.error }
+
+func locate(name string, line int, err error) error {
+	var l located
+	if errors.As(err, &l) {
+		return err
+	}
+	return located{fmt.Errorf("%s:%d: %w", name, line, err)}
+}
+
+func indent(line string) int {
+	n := 0
+	for _, c := range line {
+		switch c {
+		case ' ':
+			n++
+		case '\t':
+			n = n/8*8 + 8
+		default:
+			return n
+		}
+	}
+	return n
+}
+
+// statement handles one logical line.
+func (p *parser) statement(toks []token, file string, line, depth int) error {
+	key := toks[0]
+	if key.kind != 'w' || len(toks) > 1 && toks[1].kind == 'o' && (toks[1].text == "=" || toks[1].text == ":=" || toks[1].text == "+=") {
+		return nil // a macro call or an assignment, which the configurator alone needs
+	}
+	rest := toks[1:]
+	switch key.text {
+	case "config", "menuconfig":
+		if len(rest) != 1 || rest[0].kind != 'w' || !IsSymbol(rest[0].text) {
+			return fmt.Errorf("%s: want one symbol", key.text)
+		}
+		p.def = &definition{symbol: rest[0].text, file: file, line: line, around: p.block}
+		p.head = false
+		p.t.symbols[p.def.symbol] = append(p.t.symbols[p.def.symbol], p.def)
+		for b := p.block; b != nil; b = b.around {
+			if b.kind == "choice" {
+				b.members = append(b.members, p.def.symbol)
+				break
+			}
+		}
+	case "if":
+		e, err := wholeExpr(rest)
+		if err != nil {
+			return err
+		}
+		p.open("if", file, line)
+		p.block.depends = []*expr{e}
+		p.head = false
+	case "menu", "choice":
+		p.open(key.text, file, line)
+	case "endif", "endmenu", "endchoice":
+		kind := strings.TrimPrefix(key.text, "end")
+		if p.block == nil || p.block.kind != kind {
+			return fmt.Errorf("%s without %s", key.text, kind)
+		}
+		p.block, p.def, p.head = p.block.around, nil, false
+	case "comment":
+		p.def, p.head = nil, false
+	case "source", "rsource", "osource", "orsource":
+		if len(rest) != 1 {
+			return fmt.Errorf("%s: want one file", key.text)
+		}
+		target := p.expand(rest[0].text)
+		if strings.HasSuffix(key.text, "rsource") {
+			target = path.Join(path.Dir(file), target)
+		}
+		target = path.Clean(target)
+		if !fs.ValidPath(target) {
+			return fmt.Errorf("%s %q: leaves the tree", key.text, target)
+		}
+		p.def, p.head = nil, false
+		err := p.file(target, depth+1)
+		if key.text[0] == 'o' && errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	default:
+		return p.property(key.text, rest)
+	}
+	return nil
+}
+
+func (p *parser) open(kind, file string, line int) {
+	p.block = &block{kind: kind, file: file, line: line, around: p.block}
+	p.def, p.head = nil, true
+}
+
+// expand replaces $(NAME) and $NAME in a file name.
+func (p *parser) expand(s string) string {
+	for name, v := range p.vars {
+		s = strings.ReplaceAll(s, "$("+name+")", v)
+		s = strings.ReplaceAll(s, "$"+name, v)
+	}
+	return s
+}
+
+// property handles a line that belongs to the entry before it.
+func (p *parser) property(key string, rest []token) error {
+	switch key {
+	case "depends":
+		if len(rest) < 2 || rest[0].text != "on" {
+			return errors.New(`depends: want "depends on" and an expression`)
+		}
+		e, err := wholeExpr(rest[1:])
+		if err != nil {
+			return err
+		}
+		switch {
+		case p.def != nil:
+			p.def.depends = append(p.def.depends, e)
+		case p.head:
+			p.block.depends = append(p.block.depends, e)
+		}
+	case "visible":
+		if len(rest) < 2 || rest[0].text != "if" {
+			return errors.New(`visible: want "visible if" and an expression`)
+		}
+		e, err := wholeExpr(rest[1:])
+		if err != nil {
+			return err
+		}
+		if p.head {
+			p.block.visible = append(p.block.visible, e)
+		}
+	case "bool", "tristate", "int", "hex", "string", "prompt":
+		if p.def != nil && key != "prompt" {
+			p.def.typ = key
+		}
+		if len(rest) == 0 {
+			return nil
+		}
+		_, cond, err := values(rest)
+		if err != nil {
+			return err
+		}
+		if p.def != nil {
+			p.def.prompt, p.def.promptIf = true, cond
+		} else if p.head && cond != nil {
+			p.block.visible = append(p.block.visible, cond)
+		}
+	case "default", "def_bool", "def_tristate":
+		vs, cond, err := values(rest)
+		if err != nil {
+			return err
+		}
+		if p.def == nil {
+			return nil // the default member of a choice
+		}
+		if len(vs) != 1 {
+			return fmt.Errorf("%s: want one value", key)
+		}
+		if t, ok := strings.CutPrefix(key, "def_"); ok {
+			p.def.typ = t
+		}
+		p.def.defaults = append(p.def.defaults, choiceOfValue{vs[0], cond})
+	case "select":
+		vs, cond, err := values(rest)
+		if err != nil {
+			return err
+		}
+		if p.def == nil || len(vs) != 1 || vs[0].op != opWord {
+			return errors.New("select: want one symbol, in a config")
+		}
+		p.t.selects[vs[0].word] = append(p.t.selects[vs[0].word], selection{p.def, cond})
+	case "range":
+		vs, cond, err := values(rest)
+		if err != nil {
+			return err
+		}
+		if p.def == nil || len(vs) != 2 {
+			return errors.New("range: want two values, in a config")
+		}
+		p.def.ranges = append(p.def.ranges, valueRange{vs[0], vs[1], cond})
+	case "imply", "option", "modules", "optional", "mainmenu", "transitional":
+	default:
+		return fmt.Errorf("unknown word %q", key)
+	}
+	return nil
+}
+
+// wholeExpr reads an expression and nothing behind it.
+func wholeExpr(toks []token) (*expr, error) {
+	p := exprParser{toks: toks}
+	e, err := p.or()
+	if err == nil && len(p.toks) > 0 {
+		err = fmt.Errorf("unexpected %q", p.toks[0].text)
+	}
+	return e, err
+}
+
+// values reads expressions, then an optional "if" and a condition.
+func values(toks []token) (vs []*expr, cond *expr, err error) {
+	p := exprParser{toks: toks}
+	for len(p.toks) > 0 {
+		if p.take('w', "if") {
+			cond, err = p.or()
+			if err == nil && len(p.toks) > 0 {
+				err = fmt.Errorf("unexpected %q", p.toks[0].text)
+			}
+			return vs, cond, err
+		}
+		v, err := p.or()
+		if err != nil {
+			return nil, nil, err
+		}
+		vs = append(vs, v)
+	}
+	return vs, nil, nil
+}

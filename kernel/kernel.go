@@ -1,0 +1,201 @@
+// Package kernel is the craft of the guest's kernel: real source and a list of features in; bzImage, vmlinux, .config, System.map and
+// modules out.
+//
+// The same Request gives the same bytes on every machine: what decides them is what Inputs lists. The kernel's own make runs in a jail
+// without network or privileges. Every option asked for is compared with the final .config, and one that did not come true is an error
+// that says who asked, where, and why it cannot be. This room does not know recipes, stores or guests.
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/patches"
+	"github.com/katabuild/katabuild/kernel/source"
+	"github.com/katabuild/katabuild/kernel/toolchain"
+)
+
+// Revision changes whenever this package makes other bytes from the same inputs.
+const Revision = "1"
+
+// Names of the outputs.
+const (
+	OutputVmlinux   = "vmlinux"     // uncompressed ELF without symbols, with its PVH note
+	OutputConfig    = "config"      // the final .config
+	OutputSystemMap = "System.map"  // addresses of symbols
+	OutputModules   = "modules.tar" // lib/modules/<release>, when asked for
+	// The compressed kernel has the architecture's name for it, such as bzImage.
+)
+
+// Fragment is a piece of .config somebody adds to the features.
+type Fragment struct {
+	Name string // for error messages; unique
+	Data []byte
+}
+
+// Patch is one patch file, applied in the order of the request.
+type Patch = patches.Patch
+
+// Request is one kernel to build.
+type Request struct {
+	Arch         arch.Arch
+	SourceKind   string        // source.Debian, source.Tarball or source.Tree
+	Source       string        // path of the package, tarball or folder
+	SourceDigest digest.Digest // of the file, or TreeDigest of the folder; checked while unpacking
+	Features     []string      // names that Features lists; what they require comes along
+	Fragments    []Fragment
+	Patches      []Patch
+	Modules      bool      // build modules and pack them
+	Time         time.Time // stamped into the kernel
+	Toolchain    toolchain.Toolchain
+
+	// What follows decides no byte.
+
+	Jobs       int    // commands at once; 0 stands for one
+	Objects    int    // Result.Objects of an earlier build, for progress; 0 when unknown
+	WorkDir    string // for this build alone, made when missing, full of rubbish afterwards; about 2 GB
+	OutDir     string // where outputs are left; made when missing
+	Progress   progress.Func
+	Log        io.Writer // everything make says; nil drops it
+	OnlyConfig bool      // stop once the configuration is checked; the only output is the config
+}
+
+// Result is one kernel that was built.
+type Result struct {
+	Release       string // uname -r of the running kernel
+	Version       string // uname -v
+	BuildID       string // GNU build-id, hexadecimal
+	SourceVersion string // version of the source, such as 6.12.117
+	ConfigDigest  digest.Digest
+	Outputs       []artifact.Output
+	Moved         []string // hunks of patches that applied at another line, for people
+	Objects       int      // files compiled and assembled
+	CPU           time.Duration
+}
+
+// Features lists what can be asked for by name on an architecture.
+func Features(a arch.Arch) ([]features.Feature, error) { return features.All(a) }
+
+// TreeDigest is the digest of a local tree as a source.
+var TreeDigest = source.TreeDigest
+
+// check refuses what Build could not do anyway.
+func (r Request) check() error {
+	switch {
+	case r.Arch.Name == "":
+		return errors.New("kernel: no architecture")
+	case !slices.Contains(source.Kinds(), r.SourceKind):
+		return fmt.Errorf("kernel: source kind %q (known: %s)", r.SourceKind, strings.Join(source.Kinds(), ", "))
+	case r.SourceDigest == "":
+		return errors.New("kernel: the source has no digest")
+	case len(r.Features) == 0:
+		return errors.New("kernel: no features")
+	case r.Time.IsZero():
+		return errors.New("kernel: no time")
+	case len(r.Toolchain.Tools) == 0:
+		return errors.New("kernel: no tool-chain")
+	}
+	for i, f := range r.Fragments {
+		if f.Name == "" || slices.ContainsFunc(r.Fragments[:i], func(g Fragment) bool { return g.Name == f.Name }) {
+			return fmt.Errorf("kernel: fragment %d has no name of its own (%q)", i+1, f.Name)
+		}
+	}
+	return nil
+}
+
+// features resolves the names, and adds what Modules means.
+func (r Request) features() ([]features.Feature, error) {
+	names := r.Features
+	if r.Modules {
+		names = append(slices.Clone(names), features.Modules)
+	}
+	return features.Resolve(r.Arch, names)
+}
+
+// Inputs lists what decides the bytes of the outputs, and nothing else.
+func (r Request) Inputs() ([]artifact.Input, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	fs, err := r.features()
+	if err != nil {
+		return nil, err
+	}
+	in := []artifact.Input{
+		{Name: "kernel revision", Value: Revision},
+		{Name: "arch", Value: r.Arch.Name},
+		{Name: "source", Value: r.SourceKind + " " + string(r.SourceDigest)},
+		{Name: "time", Value: strconv.FormatInt(r.Time.Unix(), 10)},
+		{Name: "modules", Value: strconv.FormatBool(r.Modules)},
+	}
+	if r.OnlyConfig {
+		in = append(in, artifact.Input{Name: "only the configuration", Value: "true"})
+	}
+	for _, f := range fs {
+		in = append(in, artifact.Input{Name: "feature " + f.Name, Value: string(f.Digest())})
+	}
+	for _, f := range r.Fragments {
+		in = append(in, artifact.Input{Name: "fragment " + f.Name, Value: string(digest.Of(f.Data))})
+	}
+	for i, p := range r.Patches {
+		in = append(in, artifact.Input{Name: fmt.Sprintf("patch %d", i+1), Value: string(digest.Of(p.Data))})
+	}
+	for _, t := range r.Toolchain.Identity() {
+		in = append(in, artifact.Input{Name: "tool " + t.Name, Value: t.Version + " " + string(t.Digest)})
+	}
+	return in, nil
+}
+
+// Wishes lists every option asked for, sorted by symbol. Wishes that contradict each other are one error, a *kconfig.Conflict for each.
+func (r Request) Wishes() ([]kconfig.Wish, error) {
+	fs, err := r.features()
+	if err != nil {
+		return nil, err
+	}
+	var all []kconfig.Wish
+	for _, f := range fs {
+		all = append(all, f.Fragment.Wishes...)
+	}
+	for _, f := range r.Fragments {
+		parsed, err := features.Parse(f.Name, f.Data)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, parsed.Wishes...)
+	}
+	for _, w := range all {
+		if w.Symbol == symbolLocalVersion || w.Symbol == symbolLocalVersionAuto {
+			return nil, fmt.Errorf("%s:%d: CONFIG_%s cannot be asked for: it carries the digest of the configuration", w.File, w.Line, w.Symbol)
+		}
+	}
+	merged, conflicts := kconfig.Merge(all)
+	var errs []error
+	for _, c := range conflicts {
+		errs = append(errs, c)
+	}
+	return merged, errors.Join(errs...)
+}
+
+// The local version is ours: it lets uname -r prove the configuration.
+const (
+	symbolLocalVersion     = "LOCALVERSION"
+	symbolLocalVersionAuto = "LOCALVERSION_AUTO"
+	localVersionPrefix     = "-kb-"
+)
+
+// treeName is the kernel tree's folder below WorkDir.
+const treeName = "linux"
+
+func (r Request) tree() string { return filepath.Join(r.WorkDir, treeName) }

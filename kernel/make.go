@@ -1,0 +1,188 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/jail"
+	"github.com/katabuild/katabuild/internal/progress"
+)
+
+// guestDir is where WorkDir lies in the jail, whatever it is called outside.
+const guestDir = jail.Home
+
+// builtBy is what the kernel says of who built it and where.
+const builtBy = "katabuild"
+
+// timestamp is how date(1) writes a time in the C locale, which the kernel prints in uname -v.
+func timestamp(t time.Time) string { return t.UTC().Format("Mon Jan _2 15:04:05 UTC 2006") }
+
+// environment fixes everything that would otherwise differ between two machines.
+func (r Request) environment() []string {
+	return []string{
+		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(r.Time.Unix(), 10),
+		"KBUILD_BUILD_TIMESTAMP=" + timestamp(r.Time),
+		"KBUILD_BUILD_USER=" + builtBy,
+		"KBUILD_BUILD_HOST=" + builtBy,
+		"KBUILD_BUILD_VERSION=1",
+	}
+}
+
+// makeArgs is the command line of one make.
+func (r Request) makeArgs(args ...string) []string {
+	jobs := max(1, r.Jobs)
+	all := []string{"make", "-C", guestDir + "/" + treeName, "-j" + strconv.Itoa(jobs), "--no-print-directory", "ARCH=" + r.Arch.Linux}
+	if jobs > 1 {
+		all = append(all, "--output-sync=target") // an error's lines stay together
+	}
+	if r.Toolchain.Prefix != "" {
+		all = append(all, "CROSS_COMPILE="+r.Toolchain.Prefix)
+	}
+	// The build's own programs live for minutes: compiling them faster saves more than it costs.
+	all = append(all, "HOSTCFLAGS=-O1")
+	return append(all, args...)
+}
+
+// make runs the kernel's make in the jail.
+func (b *build) make(ctx context.Context, args ...string) error {
+	w := &watcher{log: b.Log, seen: b.seen}
+	argv := b.makeArgs(args...)
+	u, err := jail.Command{
+		Args:   argv,
+		Env:    b.environment(),
+		Binds:  []jail.Bind{{Host: b.WorkDir, Jail: guestDir, Writable: true}},
+		Stdout: w, Stderr: w,
+	}.Run(ctx)
+	b.cpu += u.CPU
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &MakeError{Args: argv, Lines: w.blame(), Err: err}
+	}
+	return nil
+}
+
+// seen counts a compiled file and tells whoever watches.
+func (b *build) seen(verb, name string) {
+	switch verb {
+	case "CC", "AS", "HOSTCC", "HOSTLD", "CC [M]":
+		b.objects++
+	case "LD", "OBJCOPY", "KSYMS", "BUILD", "SORTTAB", "ZSTD22", "MODPOST":
+		if name == "vmlinux" || strings.HasPrefix(name, "arch/") || strings.HasPrefix(name, ".tmp_vmlinux") {
+			b.phase("link")
+		}
+		return
+	default:
+		return
+	}
+	total := int64(b.Objects)
+	if total < int64(b.objects) {
+		total = 0
+	}
+	if now := time.Now(); now.Sub(b.lastSeen) > 100*time.Millisecond {
+		b.lastSeen = now
+		b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "compile", Current: int64(b.objects), Total: total, Unit: "objects"})
+	}
+}
+
+// MakeError is a make that failed.
+type MakeError struct {
+	Args  []string
+	Lines []string // what it said about why, at most a dozen lines
+	Err   error
+}
+
+func (e *MakeError) Error() string {
+	s := fmt.Sprintf("%s: %v", strings.Join(e.Args[slices.Index(e.Args, "--no-print-directory")+1:], " "), e.Err)
+	if e.Err != nil {
+		if x, ok := e.Err.(*jail.ExitError); ok && x.Signal == 0 {
+			s = fmt.Sprintf("make %s: exit code %d", strings.Join(e.Args[len(e.Args)-1:], " "), x.Code)
+		}
+	}
+	for _, l := range e.Lines {
+		s += "\n\t" + l
+	}
+	return s
+}
+
+func (e *MakeError) Unwrap() error { return e.Err }
+
+// watcher reads what make says: it passes all of it to the log, counts, and remembers the first lines that look like an error.
+type watcher struct {
+	log     io.Writer
+	seen    func(verb, name string)
+	partial []byte
+	errors  []string
+	before  []string // the last lines before the first error, for context
+}
+
+const (
+	maxErrorLines = 12
+	maxLine       = 64 << 10
+)
+
+func (w *watcher) Write(p []byte) (int, error) {
+	if w.log != nil {
+		if _, err := w.log.Write(p); err != nil {
+			return 0, err
+		}
+	}
+	w.partial = append(w.partial, p...)
+	for {
+		i := bytes.IndexByte(w.partial, '\n')
+		if i < 0 {
+			break
+		}
+		w.line(string(w.partial[:i]))
+		w.partial = w.partial[i+1:]
+	}
+	if len(w.partial) > maxLine {
+		w.partial = nil
+	}
+	return len(p), nil
+}
+
+func (w *watcher) line(s string) {
+	if rest, ok := strings.CutPrefix(s, "  "); ok && !strings.HasPrefix(rest, " ") {
+		// "  CC      mm/mmap.o", "  CC [M]  fs/fat/fat.o"
+		f := strings.Fields(rest)
+		if len(f) >= 2 && strings.ToUpper(f[0]) == f[0] {
+			verb := f[0]
+			if f[1] == "[M]" {
+				verb += " [M]"
+			}
+			w.seen(verb, f[len(f)-1])
+			return
+		}
+	}
+	if len(w.errors) == 0 && !isError(s) {
+		if w.before = append(w.before, s); len(w.before) > 2 {
+			w.before = w.before[1:]
+		}
+		return
+	}
+	if len(w.errors) < maxErrorLines {
+		w.errors = append(w.errors, s)
+	}
+}
+
+func isError(s string) bool {
+	l := strings.ToLower(s)
+	return strings.Contains(l, "error:") || strings.Contains(l, "error 1") || strings.Contains(l, "undefined reference") ||
+		strings.Contains(s, "***") || strings.Contains(l, "no such file") || strings.Contains(l, "not found")
+}
+
+// blame is what to show of a failure.
+func (w *watcher) blame() []string {
+	if len(w.errors) == 0 {
+		return w.before
+	}
+	return append(slices.Clone(w.before), w.errors...)
+}

@@ -1,0 +1,150 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/jail"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/source"
+	"github.com/katabuild/katabuild/kernel/toolchain"
+)
+
+func TestMain(m *testing.M) {
+	jail.Main()
+	os.Exit(m.Run())
+}
+
+// Variables of the slow tests.
+const (
+	slowVariable   = "KATABUILD_TEST_KERNEL"        // set by `make test-kernel`
+	sourceVariable = "KATABUILD_TEST_KERNEL_SOURCE" // a linux-source-*.deb
+)
+
+func x86(t testing.TB) arch.Arch {
+	t.Helper()
+	a, err := arch.Parse("x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// findTools finds the machine's tool-chain, or skips.
+func findTools(t testing.TB) toolchain.Toolchain {
+	t.Helper()
+	var tc toolchain.Toolchain
+	testenv.Require(t, testenv.Func("toolchain", func() (err error) {
+		tc, err = toolchain.Find(context.Background(), toolchain.Options{Arch: x86(t), Host: x86(t), Dirs: strings.Split(jail.Path, ":")})
+		return err
+	}))
+	return tc
+}
+
+// slowRequest is a request for the source that the environment names, in a work folder of its own.
+func slowRequest(t testing.TB, names ...string) Request {
+	t.Helper()
+	testenv.Require(t, testenv.Asked(slowVariable, "test-kernel"), testenv.File(sourceVariable),
+		testenv.Func("user-namespaces", func() error { return jail.Check(context.Background()) }))
+	deb := os.Getenv(sourceVariable)
+	d, _, err := digest.File(deb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &bytes.Buffer{}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("last of the log:\n%s", log.Bytes()[max(0, log.Len()-4000):])
+		}
+	})
+	return Request{
+		Arch: x86(t), SourceKind: source.Debian, Source: deb, SourceDigest: d, Features: names,
+		Time: time.Unix(1_700_000_000, 0), Toolchain: findTools(t), Jobs: runtime.NumCPU(),
+		WorkDir: t.TempDir(), OutDir: t.TempDir(), Log: log,
+	}
+}
+
+// sharedTree unpacks the source once for all tests that only configure.
+func configureOnly(t *testing.T, tree string, r Request) (*Result, error) {
+	t.Helper()
+	b := &build{Request: r}
+	b.WorkDir = filepath.Dir(tree)
+	var err error
+	if b.sourceVersion, err = readSourceVersion(tree); err != nil {
+		t.Fatal(err)
+	}
+	config, err := b.configure(t.Context())
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Release: b.release, SourceVersion: b.sourceVersion, ConfigDigest: digest.Of(config)}, nil
+}
+
+// TestConfigurationOnTheRealTree asks Linux itself about every feature and about wishes it cannot fulfil.
+func TestConfigurationOnTheRealTree(t *testing.T) {
+	r := slowRequest(t, features.Tiny)
+	r.OnlyConfig = true
+	res, err := Build(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(res.Release, res.SourceVersion+"-kb-") || len(res.Outputs) != 1 {
+		t.Errorf("%+v", res)
+	}
+	tree := r.tree()
+
+	all, err := Features(r.Arch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		t.Run("feature "+f.Name+" stands alone", func(t *testing.T) {
+			r := r
+			r.Features = []string{f.Name}
+			if _, err := configureOnly(t, tree, r); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, c := range []struct{ name, fragment, want string }{
+		{"unmet dependency", "CONFIG_VIRTIO_FS=y\n", "user.config:1: asked for CONFIG_VIRTIO_FS=y, got n: VIRTIO_FS: depends on FUSE_FS (is n)"},
+		{"unknown symbol", "\nCONFIG_VIRTIO_MIMO=y\n", "user.config:2: asked for CONFIG_VIRTIO_MIMO=y, got n: VIRTIO_MIMO: no such symbol in this tree; the nearest is VIRTIO_MMIO"},
+		{"selected", "# CONFIG_KERNFS is not set\n", "KERNFS: selected by"},
+		{"module without modules", "CONFIG_CRAMFS=m\nCONFIG_MISC_FILESYSTEMS=y\n", "MODULES is n"},
+		{"range", "CONFIG_LOG_BUF_SHIFT=99\n", "must lie between 12 and 25"},
+		{"choice", "CONFIG_KERNEL_XZ=y\n", "went to KERNEL_ZSTD"},
+		{"no prompt", "CONFIG_VIRTIO_VSOCKETS_COMMON=n\n", "selected by VIRTIO_VSOCKETS (is y)"},
+		{"wrong type", "CONFIG_VSOCKETS=7\n", "is a tristate"},
+		{"other architecture", "CONFIG_ARM64_VA_BITS_48=y\n", "no such symbol"},
+		{"several definitions", "CONFIG_MEMORY_FAILURE=y\nCONFIG_HUGETLB_PAGE=y\n", "HUGETLB_PAGE: has no prompt"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := r
+			r.Fragments = []Fragment{{Name: "user.config", Data: []byte(c.fragment)}}
+			_, err := configureOnly(t, tree, r)
+			var u *kconfig.Unmet
+			if !errors.As(err, &u) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v\nwant %s", err, c.want)
+			}
+		})
+	}
+}
+
+// writerFunc adapts a function.
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+var _ io.Writer = writerFunc(nil)
