@@ -1,8 +1,9 @@
 package initrd
 
 import (
-	"bufio"
+	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,14 +23,21 @@ const kernel = "KATABUILD_TEST_VMLINUX"
 // bootTimeout is many times what a boot takes under emulation on a busy machine.
 const bootTimeout = 3 * time.Minute
 
-// boot starts the initrd in the emulator and returns the lines of the console up to, and without, the first that begins with end.
-func boot(t *testing.T, initrd, appended, end string) []string {
+// talk is a part of a conversation with the console: once it has printed see, type say.
+type talk struct{ see, say string }
+
+// boot starts the initrd in the emulator and returns the lines of the console up to the first that begins with end.
+func boot(t *testing.T, initrd, appended, end string, talks ...talk) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-kernel", os.Getenv(kernel), "-initrd", initrd, "-append", "console=ttyS0 rdinit=/init panic=-1 quiet "+appended)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -42,17 +50,32 @@ func boot(t *testing.T, initrd, appended, end string) []string {
 		cancel()
 		cmd.Wait()
 	}()
-	var lines []string
-	s := bufio.NewScanner(out)
-	for s.Scan() {
-		line := strings.TrimSuffix(s.Text(), "\r")
-		if strings.HasPrefix(line, end) {
-			return append(lines, line)
+	var console []byte
+	seen := 0 // how much of the console earlier talks used up
+	for buf := make([]byte, 4096); ; {
+		n, err := out.Read(buf)
+		console = append(console, buf[:n]...)
+		for len(talks) > 0 {
+			i := bytes.Index(console[seen:], []byte(talks[0].see))
+			if i < 0 {
+				break
+			}
+			seen += i + len(talks[0].see)
+			if _, err := io.WriteString(in, talks[0].say); err != nil {
+				t.Fatal(err)
+			}
+			talks = talks[1:]
 		}
-		lines = append(lines, line)
+		lines := strings.Split(strings.ReplaceAll(string(console), "\r", ""), "\n")
+		for i, l := range lines[:len(lines)-1] {
+			if strings.HasPrefix(l, end) {
+				return lines[:i+1]
+			}
+		}
+		if err != nil {
+			t.Fatalf("%s\nthe console ends before %q:\n%s", cmd, end, console)
+		}
 	}
-	t.Fatalf("%s\nthe console ends before %q:\n%s", cmd, end, strings.Join(lines, "\n"))
-	return nil
 }
 
 func goBuild(t *testing.T, out string, args ...string) {
