@@ -81,7 +81,7 @@ func ParseLine(line string) (symbol string, value Value, ok bool, err error) {
 		return "", "", false, fmt.Errorf("%q: want %sNAME=value", line, prefix)
 	}
 	if !validValue(v) {
-		return "", "", false, fmt.Errorf("%s%s=%s: want y, m, n, a decimal or 0x number, or a string in double quotes", prefix, symbol, v)
+		return "", "", false, fmt.Errorf("%q: want y, m, n, a decimal or 0x number, or a string in double quotes as the value", line)
 	}
 	return symbol, Value(v), true, nil
 }
@@ -139,7 +139,7 @@ type Wish struct {
 
 func (w Wish) where() string { return fmt.Sprintf("%s:%d", w.File, w.Line) }
 
-// Line of a .config that expresses the wish.
+// Setting is the line of a .config that expresses the wish.
 func (w Wish) Setting() string {
 	if w.Value == No {
 		return "# " + prefix + w.Symbol + notSet

@@ -56,7 +56,7 @@ func (t *Tree) wrongType(w Wish, defs []*definition) string {
 	case "hex":
 		ok = v == "n" || isNumber(v)
 	case "string":
-		ok = v == "n" || v[0] == '"'
+		ok = v == "n" || strings.HasPrefix(v, `"`)
 	}
 	if ok {
 		return ""
@@ -264,7 +264,7 @@ func (t *Tree) whyTooMuch(w Wish, defs []*definition, c *Config) string {
 	}
 	for _, d := range defs {
 		if ch := d.choice(); ch != nil {
-			return fmt.Sprintf("one of the choice at %s:%d must be y, and no other was asked for", ch.file, ch.line)
+			return fmt.Sprintf("one of the choice at %s:%d must be y, and the others are not", ch.file, ch.line)
 		}
 		if d.prompt {
 			if u := unmet(d.allVisible(), c, triM); len(u) > 0 {

@@ -2,6 +2,7 @@ package kconfig
 
 import (
 	"fmt"
+	"math/big"
 	"slices"
 	"strings"
 )
@@ -146,16 +147,11 @@ func (e *expr) eval(c *Config) int {
 
 func compare(o op, a, b string) bool {
 	d := strings.Compare(a, b)
-	if isNumber(a) && isNumber(b) {
-		x, y := parseNumber(a), parseNumber(b)
-		switch {
-		case x < y:
-			d = -1
-		case x > y:
-			d = 1
-		default:
-			d = 0
-		}
+	switch {
+	case isNumber(a) && isNumber(b):
+		d = parseNumber(a).Cmp(parseNumber(b))
+	case isTri(a) && isTri(b):
+		d = tri(Value(a)) - tri(Value(b)) // n < m < y, which is not their order as text
 	}
 	switch o {
 	case opEq:
@@ -172,12 +168,15 @@ func compare(o op, a, b string) bool {
 	return d >= 0
 }
 
-func parseNumber(s string) (n int64) {
+func isTri(s string) bool { return s == "y" || s == "m" || s == "n" }
+
+// parseNumber reads what isNumber accepts. Addresses of the kernel do not fit into an int64.
+func parseNumber(s string) *big.Int {
+	n, base := new(big.Int), 10
 	if h, ok := strings.CutPrefix(s, "0x"); ok {
-		fmt.Sscanf(h, "%x", &n)
-		return n
+		s, base = h, 16
 	}
-	fmt.Sscanf(s, "%d", &n)
+	n.SetString(s, base)
 	return n
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -217,11 +218,13 @@ func (p *parser) statement(toks []token, file string, line, depth int) error {
 			return fmt.Errorf("%s %q: leaves the tree", key.text, target)
 		}
 		p.def, p.head = nil, false
-		err := p.file(target, depth+1)
-		if key.text[0] == 'o' && errors.Is(err, fs.ErrNotExist) {
-			return nil
+		if key.text[0] == 'o' {
+			// Only this file may be missing, not one that it sources itself.
+			if _, err := fs.Stat(p.fsys, target); errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
 		}
-		return err
+		return p.file(target, depth+1)
 	default:
 		return p.property(key.text, rest)
 	}
@@ -233,13 +236,15 @@ func (p *parser) open(kind, file string, line int) {
 	p.def, p.head = nil, true
 }
 
-// expand replaces $(NAME) and $NAME in a file name.
+// expand replaces $(NAME) and $NAME in a file name, in one pass: what a variable stands for is not looked at again.
 func (p *parser) expand(s string) string {
-	for name, v := range p.vars {
-		s = strings.ReplaceAll(s, "$("+name+")", v)
-		s = strings.ReplaceAll(s, "$"+name, v)
+	names := slices.Sorted(maps.Keys(p.vars))
+	slices.Reverse(names) // $AB before $A
+	var pairs []string
+	for _, n := range names {
+		pairs = append(pairs, "$("+n+")", p.vars[n], "$"+n, p.vars[n])
 	}
-	return s
+	return strings.NewReplacer(pairs...).Replace(s)
 }
 
 // property handles a line that belongs to the entry before it.
@@ -249,9 +254,16 @@ func (p *parser) property(key string, rest []token) error {
 		if len(rest) < 2 || rest[0].text != "on" {
 			return errors.New(`depends: want "depends on" and an expression`)
 		}
-		e, err := wholeExpr(rest[1:])
+		vs, cond, err := values(rest[1:])
 		if err != nil {
 			return err
+		}
+		if len(vs) != 1 {
+			return errors.New("depends: want one expression")
+		}
+		e := vs[0]
+		if cond != nil { // "depends on A if B", of later kernels than 6.12, demands A only where B holds
+			e = &expr{op: opOr, args: []*expr{{op: opNot, args: []*expr{cond}}, e}}
 		}
 		switch {
 		case p.def != nil:
