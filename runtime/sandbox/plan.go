@@ -62,6 +62,8 @@ type Config struct {
 	// OnStage is told of each stage when the guest reaches it, from several goroutines, never at once. It must not block for long.
 	OnStage func(Moment)
 	Log     *slog.Logger // nil is silent
+
+	withoutVsock bool // for tests: a guest that finds no vsock device
 }
 
 // Plan is what Start will do.

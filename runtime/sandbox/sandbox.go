@@ -196,6 +196,9 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 			}
 		})
 	}
+	if cfg.withoutVsock {
+		q.Vsock = qemu.Vsock{}
+	}
 	l, err := s.channel.Listen(ReadyPort)
 	if err != nil {
 		close(up)

@@ -21,8 +21,8 @@ func main() {
 		unix.Mount(m.what, m.where, m.what, 0, "")
 	}
 	console, err := os.OpenFile("/dev/console", os.O_RDWR, 0)
-	if err != nil {
-		panic(err)
+	if err != nil { // no console: keep quiet
+		console, _ = os.OpenFile("/dev/null", os.O_RDWR, 0)
 	}
 	line, _ := os.ReadFile("/proc/cmdline")
 	mode := "serve"
@@ -35,6 +35,9 @@ func main() {
 	if mode == "mute-exit" {
 		say("guest: ends without a word of the agent's")
 		os.Exit(3)
+	}
+	if mode == "speechless" {
+		hang()
 	}
 	var now unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
