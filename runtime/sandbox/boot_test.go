@@ -412,11 +412,8 @@ func TestStagesThatFail(t *testing.T) {
 			short(t, c)
 			c.withoutVsock = true
 		}, Transport, "not ready within"},
-		"there is no init": {"serve", func(t *testing.T, c *Config) { c.Words = append(c.Words, "rdinit=/nowhere", "init=/nowhere") }, Init, "kernel panic"},
+		"there is no init":  {"serve", func(t *testing.T, c *Config) { c.Words = append(c.Words, "rdinit=/nowhere", "init=/nowhere") }, Init, "kernel panic"},
 		"init says nothing": {"speechless", short, Init, "not ready within"},
-			short(t, c)
-			c.Manifest.Boot.CommandLine = "console=ttyS7 quiet panic=-1"
-		}, Init, "not ready within"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t, tc.mode)

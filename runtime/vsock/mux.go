@@ -13,7 +13,7 @@ import (
 const (
 	maxConns  = 1024      // connections, those counted whose other side is gone but which the host's application has not closed
 	maxResets = 256       // answers to packets that belong to no connection; no packet is taken from the guest while so many wait
-	backlog   = 128       // connections that wait for Accept, for each listener
+	backlog   = 512       // connections that wait for Accept, for each listener
 	window    = 256 << 10 // bytes received for a connection and not yet read, and bytes written and not yet sent
 	maxPacket = 64 << 10  // payload of a packet that we send
 )
