@@ -28,9 +28,14 @@ type expr struct {
 	args   []*expr
 }
 
-func (e *expr) String() string { return e.text(false) }
-
-func (e *expr) text(nested bool) string {
+// String prints the expression in the language, with brackets where && and || meet.
+func (e *expr) String() string {
+	side := func(a *expr) string {
+		if (a.op == opAnd || a.op == opOr) && a.op != e.op {
+			return "(" + a.String() + ")"
+		}
+		return a.String()
+	}
 	switch e.op {
 	case opWord:
 		if e.quoted {
@@ -40,13 +45,9 @@ func (e *expr) text(nested bool) string {
 	case opMacro:
 		return e.word
 	case opNot:
-		return "!" + e.args[0].text(true)
+		return "!" + side(e.args[0])
 	}
-	s := e.args[0].text(e.op != opAnd) + " " + string(e.op) + " " + e.args[1].text(e.op != opAnd)
-	if nested && (e.op == opAnd || e.op == opOr) {
-		return "(" + s + ")"
-	}
-	return s
+	return side(e.args[0]) + " " + string(e.op) + " " + side(e.args[1])
 }
 
 // conjuncts splits an expression at its outermost ANDs.
