@@ -274,7 +274,10 @@ func debSource(r *bufio.Reader, dir string, o Options) error {
 				return fmt.Errorf("member %s: %w", name, err)
 			}
 			if h.Typeflag == tar.TypeReg && linuxSource.MatchString(h.Name) {
-				return untar(bufio.NewReaderSize(tr, 1<<20), dir, o)
+				if err := untar(bufio.NewReaderSize(tr, 1<<20), dir, o); err != nil {
+					return err
+				}
+				return drain(data, o)
 			}
 		}
 	}
@@ -345,7 +348,19 @@ func untar(r *bufio.Reader, dir string, o Options) error {
 	if top == "" {
 		return errors.New("the archive is empty")
 	}
+	if err := drain(plain, o); err != nil {
+		return err
+	}
 	return w.finish()
+}
+
+// drain reads what follows the end of a tar, so that a compressed stream's own end and checksum are checked.
+func drain(r io.Reader, o Options) error {
+	n, err := io.Copy(io.Discard, io.LimitReader(r, o.limit+1))
+	if err == nil && n > o.limit {
+		err = fmt.Errorf("more than %d bytes follow the end of the archive", o.limit)
+	}
+	return err
 }
 
 type entry struct {
