@@ -77,6 +77,9 @@ func banner(f *elf.File) (release, version string, err error) {
 			continue
 		}
 		sec := f.Sections[s.Section]
+		if sec.ReaderAt == nil { // debug/elf does not read compressed sections so
+			return "", "", errors.New("linux_banner lies in a compressed section")
+		}
 		buf := make([]byte, min(s.Size, 4096))
 		if _, err := sec.ReadAt(buf, int64(s.Value-sec.Addr)); err != nil {
 			return "", "", fmt.Errorf("linux_banner: %w", err)

@@ -1,0 +1,158 @@
+package kernel
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const testBanner = "Linux version 6.12.117-kb-0123 (katabuild@katabuild) (gcc (Debian) 14, GNU ld) #1 Tue Nov 14 22:13:20 UTC 2023\n\x00"
+
+func elfNote(name string, kind uint32, desc []byte) []byte {
+	pad := func(b []byte) []byte { return append(b, make([]byte, -len(b)&3)...) }
+	b := binary.LittleEndian.AppendUint32(nil, uint32(len(name)+1))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(desc)))
+	b = binary.LittleEndian.AppendUint32(b, kind)
+	return pad(append(pad(append(b, name+"\x00"...)), desc...))
+}
+
+// makeVmlinux is an ELF file like a kernel: one loaded segment with the banner and the notes, a symbol for the banner, much padding.
+func makeVmlinux(banner string, notes ...[]byte) []byte {
+	const base, at = 0xffffffff81000000, 0x20000
+	body := append([]byte(banner), make([]byte, -len(banner)&7)...)
+	noteAt := len(body)
+	body = append(body, bytes.Join(notes, nil)...)
+	names, secs := []byte("\x00linux_banner\x00"), []byte("\x00.text\x00.symtab\x00.strtab\x00.shstrtab\x00")
+	var b bytes.Buffer
+	put := func(v any) { binary.Write(&b, binary.LittleEndian, v) } // a Buffer takes everything
+	symAt := uint64(at + len(body))
+	symAt = (symAt + 7) &^ 7
+	strAt := symAt + 48
+	shstrAt := strAt + uint64(len(names))
+	shAt := (shstrAt + uint64(len(secs)) + 7) &^ 7
+	put(elf.Header64{Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64,
+		Shoff: shAt, Ehsize: 64, Phentsize: 56, Phnum: 2, Shentsize: 64, Shnum: 5, Shstrndx: 4})
+	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Off: at, Vaddr: base, Paddr: 0x1000000, Filesz: uint64(len(body)), Memsz: uint64(len(body)) + 4096, Align: 2 << 20})
+	put(elf.Prog64{Type: uint32(elf.PT_NOTE), Off: uint64(at + noteAt), Vaddr: base + uint64(noteAt), Filesz: uint64(len(body) - noteAt), Align: 4})
+	fill := func(to uint64) { b.Write(make([]byte, to-uint64(b.Len()))) }
+	fill(at)
+	b.Write(body)
+	fill(symAt)
+	put(elf.Sym64{})
+	put(elf.Sym64{Name: 1, Shndx: 1, Value: base, Size: uint64(len(banner))})
+	b.Write(names)
+	b.Write(secs)
+	fill(shAt)
+	put(elf.Section64{})
+	put(elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Addr: base, Off: at, Size: uint64(len(body))})
+	put(elf.Section64{Name: 7, Type: uint32(elf.SHT_SYMTAB), Off: symAt, Size: 48, Link: 3, Entsize: 24})
+	put(elf.Section64{Name: 15, Type: uint32(elf.SHT_STRTAB), Off: strAt, Size: uint64(len(names))})
+	put(elf.Section64{Name: 23, Type: uint32(elf.SHT_STRTAB), Off: shstrAt, Size: uint64(len(secs))})
+	return b.Bytes()
+}
+
+var (
+	buildID = elfNote("GNU", noteBuildID, []byte{0xde, 0xad, 0xbe, 0xef})
+	pvh     = elfNote("Xen", notePVH, make([]byte, 8))
+)
+
+func TestVmlinuxIsReadAndPacked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vmlinux")
+	data := makeVmlinux(testBanner, elfNote("Linux", 1, []byte("odd")), pvh, buildID)
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	v, err := readVmlinux(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.release != "6.12.117-kb-0123" || v.version != "#1 Tue Nov 14 22:13:20 UTC 2023" || v.buildID != "deadbeef" {
+		t.Errorf("%q %q %q", v.release, v.version, v.buildID)
+	}
+	if len(v.packed) >= len(data)/2 {
+		t.Errorf("%d of %d bytes are left", len(v.packed), len(data))
+	}
+	checkPacked(t, data, v.packed)
+}
+
+// checkPacked compares what a loader would see.
+func checkPacked(t *testing.T, data, packed []byte) {
+	t.Helper()
+	before, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		return
+	}
+	after, err := elf.NewFile(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatalf("packed: %v", err)
+	}
+	if len(after.Progs) != len(before.Progs) || len(after.Sections) != 0 || after.Entry != before.Entry {
+		t.Fatalf("%d segments, %d sections", len(after.Progs), len(after.Sections))
+	}
+	for i, p := range before.Progs {
+		q := after.Progs[i]
+		a, b := make([]byte, p.Filesz), make([]byte, q.Filesz)
+		p.ReadAt(a, 0)
+		q.ReadAt(b, 0)
+		if p.Type != q.Type || p.Vaddr != q.Vaddr || p.Paddr != q.Paddr || p.Memsz != q.Memsz || !bytes.Equal(a, b) {
+			t.Errorf("segment %d: %+v became %+v", i, p.ProgHeader, q.ProgHeader)
+		}
+		if q.Type == elf.PT_LOAD && (q.Off-q.Vaddr)%packPage != 0 {
+			t.Errorf("segment %d: offset %#x and address %#x differ within a page", i, q.Off, q.Vaddr)
+		}
+	}
+}
+
+func TestOddVmlinuxIsRefused(t *testing.T) {
+	good := makeVmlinux(testBanner, pvh, buildID)
+	compressed := bytes.Clone(good)
+	binary.LittleEndian.PutUint64(compressed[binary.LittleEndian.Uint64(good[40:])+64+8:], uint64(elf.SHF_COMPRESSED))
+	for name, c := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"no PVH note":           {makeVmlinux(testBanner, buildID), "CONFIG_PVH"},
+		"PVH by another vendor": {makeVmlinux(testBanner, elfNote("GNU", notePVH, nil), buildID), "CONFIG_PVH"},
+		"no build-id":           {makeVmlinux(testBanner, pvh), "no GNU build-id"},
+		"an empty build-id":     {makeVmlinux(testBanner, pvh, elfNote("GNU", noteBuildID, nil)), "no GNU build-id"},
+		"a note that overflows": {makeVmlinux(testBanner, pvh, []byte("\xff\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00GNU\x00")), "no GNU build-id"},
+		"no banner":             {makeVmlinux("", pvh, buildID), "linux_banner is"},
+		"another banner":        {makeVmlinux("BSD version 5 (x) #1\n", pvh, buildID), "linux_banner is"},
+		"a compressed section":  {compressed, "compressed section"}, // once a nil pointer
+		"nothing":               {nil, "EOF"},
+		"text":                  {bytes.Repeat([]byte("text"), 100), "bad magic"},
+		"cut":                   {good[:len(good)/2], ""},
+		"only a header":         {good[:64], ""},
+	} {
+		path := filepath.Join(t.TempDir(), "vmlinux")
+		if err := os.WriteFile(path, c.data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readVmlinux(path); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %s", name, err, c.want)
+		}
+	}
+}
+
+// FuzzVmlinux: a hostile ELF file is refused, or packed into one that loads the same.
+func FuzzVmlinux(f *testing.F) {
+	f.Add(makeVmlinux(testBanner, pvh, buildID)[:0x400])
+	good := makeVmlinux(testBanner, pvh, buildID)
+	f.Add(good)
+	binary.LittleEndian.PutUint64(good[binary.LittleEndian.Uint64(good[40:])+64+8:], uint64(elf.SHF_COMPRESSED)) // once a nil pointer
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "vmlinux")
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		v, err := readVmlinux(path)
+		if err == nil && len(v.packed) > 2*len(data)+(1<<16)*packPage {
+			t.Errorf("%d bytes became %d", len(data), len(v.packed))
+		}
+	})
+}
