@@ -66,6 +66,9 @@ func FuzzKconfig(f *testing.F) {
 		if symbols := tree.Symbols(); !tree.Has(symbol) && len(symbols) > 0 {
 			symbol = symbols[0]
 		}
+		if !IsSymbol(symbol) {
+			return // no wish has such a name
+		}
 		if !validValue(value) {
 			value = "y"
 		}
