@@ -123,6 +123,9 @@ func (p *parser) file(name string, depth int) error {
 			i++
 			line = strings.TrimSuffix(line, "\\") + " " + lines[i]
 		}
+		if isMacroLine(line) {
+			continue
+		}
 		toks, err := lex(line)
 		if err == nil && len(toks) > 0 {
 			if k := toks[0]; k.kind == 'w' && (k.text == "help" || k.text == "---help---") && len(toks) == 1 {
@@ -166,11 +169,26 @@ func indent(line string) int {
 	return n
 }
 
+// isMacroLine says whether a line is a macro call or an assignment, which the configurator alone needs, and whose text follows other rules:
+// scripts/Kconfig.include has "squote := '".
+func isMacroLine(line string) bool {
+	line = strings.TrimLeft(line, " \t")
+	if strings.HasPrefix(line, "$(") {
+		return true
+	}
+	n := 0
+	for n < len(line) && wordByte(line[n]) {
+		n++
+	}
+	rest := strings.TrimLeft(line[n:], " \t")
+	return n > 0 && (strings.HasPrefix(rest, "=") || strings.HasPrefix(rest, ":=") || strings.HasPrefix(rest, "+="))
+}
+
 // statement handles one logical line.
 func (p *parser) statement(toks []token, file string, line, depth int) error {
 	key := toks[0]
-	if key.kind != 'w' || len(toks) > 1 && toks[1].kind == 'o' && (toks[1].text == "=" || toks[1].text == ":=" || toks[1].text == "+=") {
-		return nil // a macro call or an assignment, which the configurator alone needs
+	if key.kind != 'w' {
+		return fmt.Errorf("want a word, found %q", key.text)
 	}
 	rest := toks[1:]
 	switch key.text {
