@@ -1,20 +1,185 @@
 package features
 
-import "testing"
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
 
-import "github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/golden"
+	"github.com/katabuild/katabuild/kernel/kconfig"
+)
 
-func TestDump(t *testing.T) {
-	a, _ := arch.Parse("x86_64")
-	for _, n := range []string{"default", "tiny"} {
-		fs, err := Resolve(a, []string{n})
+func x86(t testing.TB) arch.Arch {
+	t.Helper()
+	a, err := arch.Parse("x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func wishes(t testing.TB, names ...string) []kconfig.Wish {
+	t.Helper()
+	fs, err := Resolve(x86(t), names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []kconfig.Wish
+	for _, f := range fs {
+		all = append(all, f.Fragment.Wishes...)
+	}
+	return all
+}
+
+// TestSets shows in review what a change of a feature means for the sets.
+func TestSets(t *testing.T) {
+	for _, set := range []string{Default, Tiny} {
+		merged, conflicts := kconfig.Merge(wishes(t, set))
+		for _, c := range conflicts {
+			t.Error(c)
+		}
+		var b bytes.Buffer
+		for _, w := range merged {
+			fmt.Fprintln(&b, w.Setting())
+		}
+		golden.Check(t, set+".config", b.Bytes())
+	}
+}
+
+func TestEveryWishHasAReasonAndAPlace(t *testing.T) {
+	all, err := All(x86(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.Purpose == "" || strings.HasSuffix(f.Purpose, ".") {
+			t.Errorf("%s: purpose %q: want one line without a full stop", f.Name, f.Purpose)
+		}
+		for _, w := range f.Fragment.Wishes {
+			if w.Reason == "" || !strings.HasPrefix(w.File, folder+"/") || w.Line == 0 {
+				t.Errorf("%+v", w)
+			}
+		}
+	}
+}
+
+func TestFeaturesThatMeetDoNotContradictEachOther(t *testing.T) {
+	var names []string
+	all, err := All(x86(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		names = append(names, f.Name)
+	}
+	_, conflicts := kconfig.Merge(wishes(t, names...))
+	for _, c := range conflicts {
+		t.Error(c)
+	}
+}
+
+func TestEveryArchitectureFileHasItsFeature(t *testing.T) {
+	for _, a := range arch.All() {
+		entries, err := files.ReadDir(a.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, f := range fs {
-			for _, w := range f.Fragment.Wishes {
-				println(n, w.Setting())
+		for _, e := range entries {
+			if _, err := files.ReadFile(e.Name()); err != nil {
+				t.Errorf("%s/%s adds to no feature", a.Name, e.Name())
 			}
 		}
+	}
+}
+
+func TestRequiredFeaturesComeAlongSortedAndOnce(t *testing.T) {
+	fs, err := Resolve(x86(t), []string{"vsock", "virtio-fs", "vsock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range fs {
+		names = append(names, f.Name)
+	}
+	for _, want := range []string{"fuse", "guest", "pci", "virtio", "virtio-fs", "vsock"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("%s is missing from %v", want, names)
+		}
+	}
+	if !slices.IsSorted(names) || len(slices.Compact(slices.Clone(names))) != len(names) {
+		t.Errorf("%v", names)
+	}
+}
+
+func TestUnknownFeatureListsTheKnown(t *testing.T) {
+	_, err := Resolve(x86(t), []string{"vsok"})
+	var u *Unknown
+	if !errors.As(err, &u) || u.Name != "vsok" || !slices.Contains(u.Known, "vsock") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDigestChangesWithTheArchitectureFile(t *testing.T) {
+	data, err := os.ReadFile("guest.config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := read("guest", x86(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone, err := Parse("guest.config", bytes.ReplaceAll(data, []byte(headerMark), []byte("# ")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Digest() == alone.Digest || len(f.Fragment.Wishes) <= len(alone.Wishes) {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestFragmentErrorsAreLocated(t *testing.T) {
+	for data, want := range map[string]string{
+		"# why\nCONFIG_A=y\nCONFIG_A=n\n":       "f:3: CONFIG_A is already set on line 2",
+		"CONFIG_A=y\n":                          "f:1: CONFIG_A has no reason",
+		"# why\n\nCONFIG_A=y\n":                 "f:3: CONFIG_A has no reason",
+		"# why\nCONFIG_A=y\n\nCONFIG_B=y\n":     "f:4: CONFIG_B has no reason",
+		"# why\nCONFIG_A=y\n#: purpose: late\n": "f:3: ",
+		"#: purpose: a\n#: purpose: b\n":        "f:2: a second purpose",
+		"#: requires: a,,b\n":                   "f:1: requires: an empty name",
+		"#: requires: a, a\n":                   `f:1: requires: an empty name, or "a" twice`,
+		"#: author: me\n":                       `f:1: unknown header "author"`,
+		"#: purpose\n":                          "f:1: ",
+		"# why\nCONFIG_A=maybe\n":               "f:2: ",
+		"# why\n# CONFIG_A is  not set\n":       "f:2: ",
+	} {
+		if _, _, err := parse("f", []byte(data), true); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: got %v, want %s", data, err, want)
+		}
+	}
+	if _, err := Parse("user.config", []byte("CONFIG_A=y\n# CONFIG_B is not set\n")); err != nil {
+		t.Errorf("a fragment without reasons: %v", err)
+	}
+	if _, err := Parse("user.config", []byte("#: purpose: x\nCONFIG_A=y\n")); err == nil {
+		t.Error("a fragment with headers was accepted")
+	}
+}
+
+func TestAReasonCoversItsGroup(t *testing.T) {
+	_, ws, err := parse("f", []byte("# one\n# and two\nCONFIG_A=y\nCONFIG_B=7\n# three\nCONFIG_C=\"x\"\n"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []kconfig.Wish{
+		{Symbol: "A", Value: "y", File: "f", Line: 3, Reason: "one and two"},
+		{Symbol: "B", Value: "7", File: "f", Line: 4, Reason: "one and two"},
+		{Symbol: "C", Value: `"x"`, File: "f", Line: 6, Reason: "three"},
+	}
+	if !slices.Equal(ws, want) {
+		t.Errorf("got %v", ws)
 	}
 }
