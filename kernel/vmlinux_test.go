@@ -22,7 +22,12 @@ func elfNote(name string, kind uint32, desc []byte) []byte {
 
 // makeVmlinux is an ELF file like a kernel: one loaded segment with the banner and the notes, a symbol for the banner, much padding.
 func makeVmlinux(banner string, notes ...[]byte) []byte {
-	const base, at = 0xffffffff81000000, 0x20000
+	return makeVmlinuxAt(0x20000, banner, notes...)
+}
+
+// makeVmlinuxAt puts the segment at an offset of the file.
+func makeVmlinuxAt(at int, banner string, notes ...[]byte) []byte {
+	const base = 0xffffffff81000000
 	body := append([]byte(banner), make([]byte, -len(banner)&7)...)
 	noteAt := len(body)
 	body = append(body, bytes.Join(notes, nil)...)
@@ -36,10 +41,10 @@ func makeVmlinux(banner string, notes ...[]byte) []byte {
 	shAt := (shstrAt + uint64(len(secs)) + 7) &^ 7
 	put(elf.Header64{Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64,
 		Shoff: shAt, Ehsize: 64, Phentsize: 56, Phnum: 2, Shentsize: 64, Shnum: 5, Shstrndx: 4})
-	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Off: at, Vaddr: base, Paddr: 0x1000000, Filesz: uint64(len(body)), Memsz: uint64(len(body)) + 4096, Align: 2 << 20})
+	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Off: uint64(at), Vaddr: base, Paddr: 0x1000000, Filesz: uint64(len(body)), Memsz: uint64(len(body)) + 4096, Align: 2 << 20})
 	put(elf.Prog64{Type: uint32(elf.PT_NOTE), Off: uint64(at + noteAt), Vaddr: base + uint64(noteAt), Filesz: uint64(len(body) - noteAt), Align: 4})
 	fill := func(to uint64) { b.Write(make([]byte, to-uint64(b.Len()))) }
-	fill(at)
+	fill(uint64(at))
 	b.Write(body)
 	fill(symAt)
 	put(elf.Sym64{})
@@ -48,7 +53,7 @@ func makeVmlinux(banner string, notes ...[]byte) []byte {
 	b.Write(secs)
 	fill(shAt)
 	put(elf.Section64{})
-	put(elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Addr: base, Off: at, Size: uint64(len(body))})
+	put(elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Addr: base, Off: uint64(at), Size: uint64(len(body))})
 	put(elf.Section64{Name: 7, Type: uint32(elf.SHT_SYMTAB), Off: symAt, Size: 48, Link: 3, Entsize: 24})
 	put(elf.Section64{Name: 15, Type: uint32(elf.SHT_STRTAB), Off: strAt, Size: uint64(len(names))})
 	put(elf.Section64{Name: 23, Type: uint32(elf.SHT_STRTAB), Off: shstrAt, Size: uint64(len(secs))})
@@ -140,8 +145,8 @@ func TestOddVmlinuxIsRefused(t *testing.T) {
 
 // FuzzVmlinux: a hostile ELF file is refused, or packed into one that loads the same.
 func FuzzVmlinux(f *testing.F) {
-	f.Add(makeVmlinux(testBanner, pvh, buildID)[:0x400])
-	good := makeVmlinux(testBanner, pvh, buildID)
+	f.Add(makeVmlinuxAt(0x200, testBanner, pvh, buildID)[:0x100])
+	good := makeVmlinuxAt(0x200, testBanner, pvh, buildID)
 	f.Add(good)
 	binary.LittleEndian.PutUint64(good[binary.LittleEndian.Uint64(good[40:])+64+8:], uint64(elf.SHF_COMPRESSED)) // once a nil pointer
 	f.Add(good)
