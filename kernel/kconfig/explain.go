@@ -289,7 +289,7 @@ func Nearest(s string, names []string) string {
 	return best
 }
 
-// distance is the edit distance of a and b, or at least limit when it is not below.
+// distance is the edit distance of a and b, where two neighbours that changed places count once, or at least limit when it is not below.
 func distance(a, b string, limit int) int {
 	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
 		return limit
@@ -298,6 +298,7 @@ func distance(a, b string, limit int) int {
 	for j := range prev {
 		prev[j] = j
 	}
+	var before []int // the row before prev
 	for i := 1; i <= len(a); i++ {
 		cur := make([]int, len(b)+1)
 		cur[0] = i
@@ -307,8 +308,11 @@ func distance(a, b string, limit int) int {
 				cost = 0
 			}
 			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cur[j] = min(cur[j], before[j-2]+1)
+			}
 		}
-		prev = cur
+		before, prev = prev, cur
 	}
 	return prev[len(b)]
 }

@@ -225,7 +225,7 @@ func TestFileNamesAreExpandedInOnePass(t *testing.T) {
 }
 
 func TestNearestName(t *testing.T) {
-	names := []string{"VIRTIO_MMIO", "VIRTIO_NET", "VSOCKETS", "NET"}
+	names := []string{"VIRTIO_MEM", "VIRTIO_MMIO", "VIRTIO_NET", "VSOCKETS", "NET"}
 	for s, want := range map[string]string{
 		"VIRTIO_MIMO": "VIRTIO_MMIO", "VIRTIONET": "VIRTIO_NET", "VSOCKET": "VSOCKETS", "NIT": "NET", "NET": "NET", "BTRFS_FS": "", "": "",
 	} {
