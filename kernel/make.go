@@ -31,6 +31,9 @@ func (r Request) environment() []string {
 		"KBUILD_BUILD_USER=" + builtBy,
 		"KBUILD_BUILD_HOST=" + builtBy,
 		"KBUILD_BUILD_VERSION=1",
+		// No byte depends on this one. The compiler's heap in huge pages spares it page faults and 6 % of its processor time.
+		// glibc 2.35 or later; others ignore it.
+		"GLIBC_TUNABLES=glibc.malloc.hugetlb=1",
 	}
 }
 
