@@ -203,9 +203,11 @@ func (r *run) make(t Task, report progress.Func) (_ *store.Action, err error) {
 	}
 	a := &store.Action{Key: t.Key, Step: t.Name, Inputs: t.Inputs, Outputs: []store.Output{}}
 	for _, o := range outputs {
-		d, n, err := r.Store.PutFile(o.Path, "")
-		if err != nil {
-			return nil, failure(err)
+		d, n, held := r.Store.Held(o.Path)
+		if !held {
+			if d, n, err = r.Store.PutFile(o.Path, ""); err != nil {
+				return nil, failure(err)
+			}
 		}
 		a.Outputs = append(a.Outputs, store.Output{Name: o.Name, Digest: d, Size: n})
 	}

@@ -156,6 +156,16 @@ func (s *Store) PutFile(path string, want digest.Digest) (digest.Digest, int64, 
 	return s.Put(path, f, want)
 }
 
+// Held says whether path is one of the store's own blobs, and which: such a file need not be Put again.
+func (s *Store) Held(path string) (digest.Digest, int64, bool) {
+	d := digest.Digest("sha256:" + filepath.Base(path))
+	fi, err := os.Stat(path)
+	if err != nil || path != s.blob(d) {
+		return "", 0, false
+	}
+	return d, fi.Size(), true
+}
+
 // adopt moves a written temporary file to its place.
 func (s *Store) adopt(f *os.File, d digest.Digest) error {
 	p := s.blob(d)

@@ -1,0 +1,283 @@
+// Package builder is the foreman: it turns a recipe into a guest by way of lock, plan and execute, and is the only room that calls the crafts.
+//
+// In comes a Config, out go a lock, a plan, or a folder with the guest's files and its manifest. It does not boot anything.
+package builder
+
+import (
+	"context"
+	"debug/buildinfo"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/katabuild/katabuild/builder/execute"
+	"github.com/katabuild/katabuild/builder/fetch"
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/plan"
+	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/progress"
+)
+
+// Config says what to build, from where, and for whom.
+type Config struct {
+	Recipe  string // path of the recipe file
+	Lock    string // path of its lock; empty means lock.json beside the recipe
+	Store   *store.Store
+	Agent   string // the agent that came with katabuild, for the guest's architecture
+	Offline bool   // never reach a network: what the store lacks is an error
+	Jobs    int    // processes a step may run at once; zero means one a CPU
+	// Archive, when not empty, replaces the host's own Debian archive: a sources.list URI, with apt options for it.
+	Archive     string
+	AptOptions  []string
+	HTTP        *http.Client // nil means the default client
+	Report      progress.Func
+	Now         func() time.Time // must be set; only locks and expectations see it
+	Go          string           // the Go program, for u-root commands; empty where there is none
+	GoEnv       []string         // the environment to run it in
+	ToolFolders []string         // where the tool-chain is looked for, first match first
+}
+
+// The steps and what a user may want.
+const (
+	SourceStep = "source"
+	KernelStep = "kernel"
+	InitrdStep = "initrd"
+)
+
+// All lists the steps whose outputs make a guest.
+func All() []string { return []string{KernelStep, InitrdStep} }
+
+func (c Config) lockPath() string {
+	if c.Lock != "" {
+		return c.Lock
+	}
+	return filepath.Join(filepath.Dir(c.Recipe), lock.FileName)
+}
+
+func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
+	a, err := arch.Parse(r.Arch)
+	if err != nil {
+		return nil, err
+	}
+	return &fetch.Fetcher{
+		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, HTTP: c.HTTP,
+		Apt: &fetch.Apt{Dir: filepath.Join(c.Store.Dir(), "apt"), Sources: c.Archive, Options: c.AptOptions},
+	}, nil
+}
+
+func readRecipe(path string) (*recipe.Recipe, digest.Digest, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, "", err
+	}
+	v, err := Vocabulary()
+	if err != nil {
+		return nil, "", err
+	}
+	r, err := recipe.Parse(path, data, v)
+	return r, digest.Of(data), err
+}
+
+// Guest is a recipe with its lock and its steps, ready to plan or build.
+type Guest struct {
+	Recipe *recipe.Recipe
+
+	c            Config
+	arch         arch.Arch
+	lock         *lock.Lock
+	recipeDigest digest.Digest
+	lockDigest   digest.Digest
+	agent        agentFile
+	tools        []manifest.Tool
+	tasks        []execute.Task
+}
+
+type agentFile struct {
+	path   string
+	digest digest.Digest
+	goVer  string
+}
+
+// Open reads the recipe and its lock, checks every local input against the lock, finds the tools, and makes the steps.
+func Open(ctx context.Context, c Config) (*Guest, error) {
+	r, rd, err := readRecipe(c.Recipe)
+	if err != nil {
+		return nil, err
+	}
+	a, err := arch.Parse(r.Arch)
+	if err != nil {
+		return nil, err
+	}
+	l, err := readLock(c.lockPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &NoLock{Path: c.lockPath(), Recipe: c.Recipe}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := fits(l, r, c.lockPath(), c.Recipe); err != nil {
+		return nil, err
+	}
+	data, err := l.Encode()
+	if err != nil {
+		return nil, err
+	}
+	g := &Guest{Recipe: r, c: c, arch: a, lock: l, recipeDigest: rd, lockDigest: digest.Of(data)}
+	if err := g.checkLocal(); err != nil {
+		return nil, err
+	}
+	if g.agent, err = g.findAgent(); err != nil {
+		return nil, err
+	}
+	if err := g.makeTasks(ctx); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// checkLocal refuses files beside the recipe that are no longer what the lock pinned.
+func (g *Guest) checkLocal() error {
+	for _, in := range g.lock.Inputs {
+		if in.Kind != lock.Local {
+			continue
+		}
+		if err := digest.Check(g.local(in), in.Digest); err != nil {
+			return g.changed(in, err)
+		}
+	}
+	return nil
+}
+
+func (g *Guest) local(in lock.Input) string {
+	return filepath.Join(filepath.Dir(g.c.Recipe), filepath.FromSlash(in.Where))
+}
+
+// changed wraps a mismatch of a local input: the user either wants the change or does not.
+func (g *Guest) changed(in lock.Input, err error) error {
+	var m *digest.Mismatch
+	if errors.As(err, &m) {
+		return fmt.Errorf("%s is not what the lock pinned: %w; undo the change, or run: katabuild lock %s", in.Name, err, filepath.Dir(g.c.Recipe))
+	}
+	return fmt.Errorf("%s: %w", in.Name, err)
+}
+
+// input is the locked input with this name; fits has made sure it is there.
+func (g *Guest) input(name string) lock.Input { return *g.lock.Find(name) }
+
+func (g *Guest) findAgent() (agentFile, error) {
+	var f agentFile
+	if g.Recipe.Initrd.Agent != recipe.AgentBuiltin {
+		in := g.input(agentInput)
+		f.path, f.digest = g.local(in), in.Digest
+	} else {
+		f.path = g.c.Agent
+		d, _, err := digest.File(f.path)
+		if err != nil {
+			return f, fmt.Errorf("the agent that comes with katabuild: %w; build it with `make build`, or name one with --agent", err)
+		}
+		f.digest = d
+	}
+	bi, err := buildinfo.ReadFile(f.path)
+	if err != nil {
+		return f, fmt.Errorf("agent %s: not a Go program: %w", f.path, err)
+	}
+	f.goVer = bi.GoVersion
+	for _, s := range bi.Settings {
+		if s.Key == "GOARCH" && s.Value != g.arch.Go {
+			return f, fmt.Errorf("agent %s: built for %s, the guest is %s (%s)", f.path, s.Value, g.arch.Name, g.arch.Go)
+		}
+	}
+	return f, nil
+}
+
+// Plan asks the store which of the wanted steps are done. wanted are step names; nil means all.
+func (g *Guest) Plan(wanted []string) []plan.Status {
+	if wanted == nil {
+		wanted = All()
+	}
+	steps := make([]plan.Step, len(g.tasks))
+	for i, t := range g.tasks {
+		steps[i] = t.Step
+	}
+	return plan.Check(g.c.Store, g.Recipe.Name, steps, wanted)
+}
+
+// Fetch brings the recipe's inputs from the network into the store.
+func (g *Guest) Fetch(ctx context.Context) error {
+	if g.lock.Find(sourceInput).Kind == lock.Tree {
+		return nil
+	}
+	_, err := execute.Run(ctx, g.execution(), g.tasks, []string{SourceStep})
+	return err
+}
+
+func (g *Guest) execution() execute.Config {
+	return execute.Config{Store: g.c.Store, Guest: g.Recipe.Name, Report: g.c.Report, Now: g.c.Now}
+}
+
+// Built is what Build made.
+type Built struct {
+	Dir      string
+	Files    []manifest.File
+	Manifest digest.Digest // empty unless the whole guest was built
+}
+
+// Build does the wanted steps (nil means all), puts their files into the folder out and, for a whole guest, the manifest last.
+func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built, error) {
+	whole := wanted == nil
+	if whole {
+		wanted = All()
+	}
+	done, err := execute.Run(ctx, g.execution(), g.tasks, wanted)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return nil, err
+	}
+	b := &Built{Dir: out}
+	for _, step := range wanted {
+		for _, o := range done[step].Outputs {
+			if o.Name == factsOutput {
+				continue
+			}
+			if err := g.place(o, filepath.Join(out, o.Name)); err != nil {
+				return nil, err
+			}
+			b.Files = append(b.Files, manifest.File{Path: o.Name, Digest: o.Digest, Size: o.Size})
+		}
+	}
+	if !whole {
+		return b, nil
+	}
+	m, err := g.manifest(done[KernelStep], done[InitrdStep])
+	if err != nil {
+		return nil, err
+	}
+	data, err := m.Encode()
+	if err != nil {
+		return nil, err
+	}
+	b.Manifest = digest.Of(data)
+	return b, manifest.Write(out, data)
+}
+
+// place puts an output at path unless it is there.
+func (g *Guest) place(o store.Output, path string) error {
+	if d, _, err := digest.File(path); err == nil && d == o.Digest {
+		return nil
+	}
+	blob, err := g.c.Store.Get(o.Digest)
+	if err != nil {
+		return err
+	}
+	return copyFile(blob, path)
+}

@@ -1,0 +1,177 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"time"
+
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/kernel/source"
+)
+
+// MakeLock resolves everything the recipe names to digests and writes the lock. It is the only step that resolves names. When nothing has
+// changed, the old lock stays as it is, its time included.
+func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err error) {
+	r, _, err := readRecipe(c.Recipe)
+	if err != nil {
+		return nil, false, err
+	}
+	path := c.lockPath()
+	old, err := readLock(path)
+	// A lock that cannot be read is replaced: that is what the user asks for.
+	if err != nil {
+		old = nil
+	}
+	f, err := c.fetcher(r)
+	if err != nil {
+		return nil, false, err
+	}
+	l = &lock.Lock{Version: lock.Version, Name: r.Name, Inputs: []lock.Input{}}
+	var date time.Time
+	for _, w := range wishes(r) {
+		report := progress.Func(func(e progress.Event) {
+			e.Step = "lock"
+			c.Report.Send(e)
+		})
+		in := lock.Input{Name: w.name, Kind: w.kind, Where: w.where}
+		switch w.kind {
+		case lock.Debian:
+			report.Send(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " + w.deb.Suite})
+			found, err := f.Apt.Resolve(ctx, w.deb.Suite, f.Arch, w.deb.Package)
+			if err != nil {
+				return nil, false, err
+			}
+			in.Package, in.Digest, in.Size = &found.Package, found.Digest, found.Size
+			if found.Date.After(date) {
+				date = found.Date
+			}
+		case lock.URL:
+			var want digest.Digest
+			if t := r.Kernel.Source.Tarball; t != nil && w.name == sourceInput && t.SHA256 != "" {
+				want = digest.Digest("sha256:" + t.SHA256)
+			}
+			in.Digest, in.Size, err = f.Download(ctx, w.where, want, -1, report)
+		case lock.Local:
+			in.Digest, in.Size, err = digest.File(filepath.Join(f.Base, filepath.FromSlash(w.where)))
+			if t := r.Kernel.Source.Tarball; err == nil && t != nil && w.name == sourceInput && t.SHA256 != "" && in.Digest.Hex() != t.SHA256 {
+				err = &digest.Mismatch{Name: w.where, Want: digest.Digest("sha256:" + t.SHA256), Got: in.Digest}
+			}
+		case lock.Tree:
+			report.Send(progress.Event{Kind: progress.Update, Message: "digest the folder " + w.where})
+			in.Digest, err = source.TreeDigest(ctx, filepath.Join(f.Base, filepath.FromSlash(w.where)))
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w", w.name, err)
+		}
+		l.Inputs = append(l.Inputs, in)
+	}
+	if err := c.verifySignature(ctx, r, l); err != nil {
+		return nil, false, err
+	}
+	if date.IsZero() {
+		date = c.Now()
+	}
+	l.Time = date.Unix()
+	if old != nil && old.Name == l.Name {
+		l.Time, old.Time = old.Time, l.Time
+		mine, err1 := l.Encode() // sorts, so that the comparison is of contents
+		if err1 != nil {
+			return nil, false, err1
+		}
+		if reflect.DeepEqual(old.Inputs, l.Inputs) {
+			present, err := os.ReadFile(path)
+			return l, false, errors.Join(err, sameOrWrite(path, present, mine))
+		}
+		l.Time, old.Time = old.Time, l.Time
+	}
+	data, err := l.Encode()
+	if err != nil {
+		return nil, false, err
+	}
+	return l, true, atomicfile.Write(path, data, 0o644)
+}
+
+func sameOrWrite(path string, present, want []byte) error {
+	if string(present) == string(want) {
+		return nil
+	}
+	return atomicfile.Write(path, want, 0o644)
+}
+
+// verifySignature checks a tarball's OpenPGP signature, so that a lock never pins source nobody signed.
+func (c Config) verifySignature(ctx context.Context, r *recipe.Recipe, l *lock.Lock) error {
+	t := r.Kernel.Source.Tarball
+	if t == nil || t.Signature == "" {
+		return nil
+	}
+	f, err := c.fetcher(r)
+	if err != nil {
+		return err
+	}
+	path := func(name string) (string, error) {
+		in := l.Find(name)
+		if in.Kind == lock.Local {
+			return filepath.Join(f.Base, filepath.FromSlash(in.Where)), nil
+		}
+		if err := f.Bring(ctx, *in, c.Report); err != nil {
+			return "", err
+		}
+		return c.Store.Get(in.Digest)
+	}
+	tarball, err1 := path(sourceInput)
+	sig, err2 := path(signatureInput)
+	ring, err3 := path(keyringInput)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update, Message: "verify the signature of " + filepath.Base(t.From)})
+	s, err := readSignature(sig, ring)
+	if err != nil {
+		return err
+	}
+	return source.VerifyTarball(tarball, *s)
+}
+
+func readSignature(sig, ring string) (*source.Signature, error) {
+	s, err := os.ReadFile(sig)
+	if err != nil {
+		return nil, err
+	}
+	k, err := os.ReadFile(ring)
+	if err != nil {
+		return nil, err
+	}
+	return &source.Signature{Data: s, Keyring: k}, nil
+}
+
+// readLock reads the lock at path; a missing one is fs.ErrNotExist.
+func readLock(path string) (*lock.Lock, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	l, err := lock.Decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return l, nil
+}
+
+// NoLock says that a recipe has not been locked yet.
+type NoLock struct{ Path, Recipe string }
+
+func (e *NoLock) Error() string {
+	return fmt.Sprintf("no lock at %s; run: katabuild lock %s", e.Path, filepath.Dir(e.Recipe))
+}
+
+// Is makes a NoLock an fs.ErrNotExist.
+func (e *NoLock) Is(target error) bool { return target == fs.ErrNotExist }

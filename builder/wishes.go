@@ -1,0 +1,122 @@
+package builder
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/recipe"
+)
+
+// wish is one input a recipe asks for, before it is pinned.
+type wish struct {
+	name  string // the input's name in the lock
+	kind  string
+	where string // an address or a path relative to the recipe
+	deb   *recipe.Debian
+}
+
+// Names of inputs that the kernel step looks up.
+const (
+	sourceInput    = "kernel source"
+	signatureInput = "kernel signature"
+	keyringInput   = "kernel keyring"
+	agentInput     = "agent"
+)
+
+func fragmentInput(path string) string { return "kernel fragment " + path }
+func patchInput(path string) string    { return "kernel patch " + path }
+func fileInput(from string) string     { return "file " + from }
+
+// wishes lists every input of a recipe, each once.
+func wishes(r *recipe.Recipe) []wish {
+	var out []wish
+	seen := map[string]bool{}
+	add := func(w wish) {
+		if !seen[w.name] {
+			seen[w.name] = true
+			out = append(out, w)
+		}
+	}
+	file := func(name, where string) {
+		kind := lock.Local
+		if recipe.IsURL(where) {
+			kind = lock.URL
+		}
+		add(wish{name: name, kind: kind, where: where})
+	}
+	switch s := r.Kernel.Source; {
+	case s.Debian != nil:
+		add(wish{name: sourceInput, kind: lock.Debian, deb: s.Debian})
+	case s.Tarball != nil:
+		file(sourceInput, s.Tarball.From)
+		if s.Tarball.Signature != "" {
+			file(signatureInput, s.Tarball.Signature)
+			file(keyringInput, s.Tarball.Keyring)
+		}
+	default:
+		add(wish{name: sourceInput, kind: lock.Tree, where: s.Tree})
+	}
+	for _, p := range r.Kernel.Fragments {
+		file(fragmentInput(p), p)
+	}
+	for _, p := range r.Kernel.Patches {
+		file(patchInput(p), p)
+	}
+	if r.Initrd.Agent != recipe.AgentBuiltin {
+		file(agentInput, r.Initrd.Agent)
+	}
+	for _, f := range r.Initrd.Files {
+		if f.From != "" {
+			file(fileInput(f.From), f.From)
+		}
+	}
+	return out
+}
+
+// answers says why a locked input is not what the wish asks for, or nothing when it is.
+func (w wish) answers(in *lock.Input) string {
+	switch {
+	case in == nil:
+		return "the lock does not hold it"
+	case in.Kind != w.kind:
+		return fmt.Sprintf("the recipe wants it of kind %s, the lock holds kind %s", w.kind, in.Kind)
+	case w.deb != nil && (in.Package.Name != w.deb.Package || in.Package.Suite != w.deb.Suite):
+		return fmt.Sprintf("the recipe wants package %s from %s, the lock holds %s from %s", w.deb.Package, w.deb.Suite, in.Package.Name, in.Package.Suite)
+	case w.deb == nil && in.Where != w.where:
+		return fmt.Sprintf("the recipe wants %s, the lock holds %s", w.where, in.Where)
+	}
+	return ""
+}
+
+// StaleLock says that a lock does not fit its recipe.
+type StaleLock struct {
+	Path   string
+	Recipe string
+	Why    string
+}
+
+func (e *StaleLock) Error() string {
+	return fmt.Sprintf("%s does not fit the recipe: %s; run: katabuild lock %s", e.Path, e.Why, e.Recipe)
+}
+
+// fits compares a lock with what its recipe asks for.
+func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
+	stale := func(why string) error { return &StaleLock{lockPath, filepath.Dir(recipePath), why} }
+	if l.Name != r.Name {
+		return stale(fmt.Sprintf("it is for the guest %q, the recipe is called %q", l.Name, r.Name))
+	}
+	asked := map[string]bool{}
+	for _, w := range wishes(r) {
+		asked[w.name] = true
+		if why := w.answers(l.Find(w.name)); why != "" {
+			return stale(w.name + ": " + why)
+		}
+	}
+	for _, in := range l.Inputs {
+		if !asked[in.Name] {
+			return stale(in.Name + ": the recipe no longer asks for it")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/runtime/attest"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/sandbox"
+)
+
+// bootFlags are what a user may say about one boot.
+type bootFlags struct {
+	machine, kernel, accel, pin, reportFile, consoleFile, qemu, hybrid string
+	cpus, memory                                                       int
+	words                                                              []string
+	timeout                                                            time.Duration
+	dryRun, asJSON, icount, noSeccomp, keep                            bool
+}
+
+func (a *app) bootCmd() *cobra.Command {
+	var f bootFlags
+	c := &cobra.Command{
+		Use: "boot [GUEST]", Args: cobra.MaximumNArgs(1), Short: "boot a guest, ask it what it is, and print the verdict",
+		Long: `boot checks the digest of every file of a guest (a folder made by "katabuild build", default out/default), starts it in
+QEMU, waits until its agent says it is ready, asks it for a report bound to a fresh nonce, stops it, and compares the
+report with the manifest. It needs no root, and no module of the host's kernel.
+
+A guest that does not come up is an error that names the stage (vmm, kernel, init, transport, agent), with the last
+lines of its console and QEMU's command line ready to paste.`,
+		Example: `  katabuild boot out/default
+  katabuild boot out/default --dry-run
+  katabuild boot out/default --machine q35 --cpus 2 --report report.json`,
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.machine, "machine", "", "QEMU machine, microvm or q35 (default the manifest's)")
+	fl.StringVar(&f.kernel, "kernel", "vmlinux", "which form of the kernel to boot: vmlinux (PVH) or image (compressed)")
+	fl.StringVar(&f.accel, "accel", "auto", "auto, kvm or tcg")
+	fl.IntVar(&f.cpus, "cpus", 0, "number of CPUs (default the manifest's)")
+	fl.IntVar(&f.memory, "memory", 0, "memory in MiB (default the manifest's)")
+	fl.StringArrayVar(&f.words, "append", nil, "a word to add to the kernel command line; the verdict will name it")
+	fl.DurationVar(&f.timeout, "timeout", sandbox.DefaultTimeout, "how long the guest may take to be ready")
+	fl.StringVar(&f.pin, "manifest-digest", "", "the digest the manifest must have, from a source you trust")
+	fl.StringVar(&f.reportFile, "report", "", "also write the report to this file")
+	fl.StringVar(&f.consoleFile, "console", "", "also write the console to this file; - for standard error")
+	fl.StringVar(&f.qemu, "qemu", "", "the QEMU program (default the architecture's, from $PATH)")
+	fl.StringVar(&f.hybrid, "vsock", "", "path of a UNIX socket through which other programs reach the guest's ports (CONNECT port)")
+	fl.BoolVar(&f.keep, "keep", false, "leave the guest running until it ends or Ctrl-C, after the verdict")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "print QEMU's command line, ready to paste, and start nothing")
+	fl.BoolVar(&f.asJSON, "json", false, "print verdict, report and timeline as JSON")
+	fl.BoolVar(&f.noSeccomp, "no-qemu-sandbox", false, "for a QEMU that was built without seccomp")
+	fl.BoolVar(&f.icount, "icount", false, "for measurements: virtual time, one nanosecond an instruction (TCG, one CPU)")
+	c.RunE = func(c *cobra.Command, args []string) error { return a.boot(c.Context(), f, guestDir(args)) }
+	return c
+}
+
+func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
+	m, d, err := readGuest(dir, f.pin)
+	if err != nil {
+		return err
+	}
+	cfg := sandbox.Config{
+		Manifest: m, Dir: dir, CPUs: f.cpus, MemoryMiB: f.memory, Words: f.words, Timeout: f.timeout, QEMU: f.qemu,
+		ICount: f.icount, NoSeccomp: f.noSeccomp, Hybrid: f.hybrid,
+	}
+	if f.machine != "" {
+		if cfg.Machine, err = qemu.ParseMachine(f.machine); err != nil {
+			return &usageError{err}
+		}
+	}
+	if cfg.Kernel, err = sandbox.ParseKernelForm(f.kernel); err != nil {
+		return &usageError{err}
+	}
+	if cfg.Accel, err = accel.ParseWish(f.accel); err != nil {
+		return &usageError{err}
+	}
+	if f.dryRun {
+		p, err := sandbox.NewPlan(cfg)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.err, "%s\n", p.Accel.Reason)
+		_, err = fmt.Fprintln(a.out, p.Command())
+		return err
+	}
+	closeConsole, err := a.console(&cfg, f.consoleFile)
+	if err != nil {
+		return err
+	}
+	defer closeConsole()
+	return a.bootAndJudge(ctx, cfg, f, d)
+}
+
+// console sends the guest's console where the user wants it.
+func (a *app) console(cfg *sandbox.Config, file string) (func(), error) {
+	switch file {
+	case "":
+		return func() {}, nil
+	case "-":
+		cfg.Console = a.err
+		return func() {}, nil
+	}
+	w, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Console = w
+	return func() { _ = w.Close() }, nil // a console log is a convenience
+}
+
+// outcome is what `boot --json` prints.
+type outcome struct {
+	Verdict  json.RawMessage `json:"verdict"`
+	Report   json.RawMessage `json:"report"`
+	Timeline []moment        `json:"timeline"`
+}
+
+type moment struct {
+	Name  string `json:"name"`
+	AtNS  int64  `json:"at_ns"` // since the boot command began to start the guest
+	Guest bool   `json:"guest"` // reported by the guest, on a clock moved to the host's
+}
+
+func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags, manifestDigest digest.Digest) error {
+	p, err := sandbox.NewPlan(cfg)
+	if err != nil {
+		return err
+	}
+	if !f.asJSON {
+		fmt.Fprintf(a.err, "boot: %s; %s\n", p.Accel.Reason, p.Vsock.Reason)
+	}
+	s, err := sandbox.Start(ctx, cfg)
+	if err != nil {
+		a.explainBoot(err)
+		return err
+	}
+	defer s.Stop() //nolint:errcheck // Stop is called and checked below; this is for early returns
+	nonce := make([]byte, 32)
+	if _, err := rand.Read(nonce); err != nil {
+		return err
+	}
+	r, raw, err := askReport(ctx, s, nonce)
+	if err != nil {
+		return fmt.Errorf("the guest runs, but: %w", err)
+	}
+	timeline := sandbox.Merge(s.Timeline(), r.Timeline)
+	if !f.keep {
+		if err := s.Stop(); err != nil {
+			return err
+		}
+	}
+	if f.reportFile != "" {
+		if err := atomicfile.Write(f.reportFile, raw, 0o644); err != nil {
+			return err
+		}
+	}
+	// The files were checked when they were handed over; the verdict says so claim by claim.
+	v := &verdict.Verdict{Guest: cfg.Manifest.Name, Manifest: manifestDigest, Report: digest.Of(raw)}
+	if v.Claims, err = attest.Files(cfg.Manifest, cfg.Dir); err != nil {
+		return err
+	}
+	v.Claims = append(v.Claims, attest.Report(cfg.Manifest, r, nonce)...)
+	v.Judge(true)
+	if f.asJSON {
+		err = a.printOutcome(v, raw, timeline)
+	} else {
+		a.printTimeline(timeline)
+		err = a.printVerdict(v, false)
+	}
+	if f.keep {
+		fmt.Fprintln(a.err, "boot: the guest runs on; Ctrl-C ends it")
+		select {
+		case <-ctx.Done():
+		case <-s.Done():
+		}
+		err = errors.Join(err, s.Stop())
+	}
+	return err
+}
+
+// reportTime bounds asking: a guest that says it is ready answers at once.
+const reportTime = 30 * time.Second
+
+func askReport(ctx context.Context, s *sandbox.Sandbox, nonce []byte) (*report.Report, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, reportTime)
+	defer cancel()
+	conn, err := s.Dial(ctx, sandbox.AgentPort)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := agentapi.NewClient(conn)
+	defer c.Close() //nolint:errcheck // the guest is stopped next
+	return c.Report(ctx, nonce)
+}
+
+func (a *app) printOutcome(v *verdict.Verdict, raw []byte, timeline []sandbox.Moment) error {
+	data, err := v.Encode()
+	if err != nil {
+		return err
+	}
+	o := outcome{Verdict: data, Report: raw}
+	for _, m := range timeline {
+		o.Timeline = append(o.Timeline, moment{m.Name, int64(m.After), m.Guest})
+	}
+	e := json.NewEncoder(a.out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(o); err != nil {
+		return err
+	}
+	if v.Result == verdict.Failed {
+		return errVerdict
+	}
+	return nil
+}
+
+// printTimeline shows where the time went: each moment, and how long after the one before.
+func (a *app) printTimeline(t []sandbox.Moment) {
+	w := tabwriter.NewWriter(a.err, 0, 0, 2, ' ', 0)
+	var last time.Duration
+	for _, m := range t {
+		who := "host"
+		if m.Guest {
+			who = "guest"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%8.1f ms\t+%.1f\n", who, m.Name, ms(m.After), ms(m.After-last))
+		last = m.After
+	}
+	_ = w.Flush() // for people
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// explainBoot shows what a person needs to find out why a guest did not come up.
+func (a *app) explainBoot(err error) {
+	var st *sandbox.StageError
+	if !errors.As(err, &st) {
+		return
+	}
+	if len(st.Console) > 0 {
+		fmt.Fprintln(a.err, "the console's last lines:")
+		for _, l := range st.Console {
+			_, _ = io.WriteString(a.err, "  | "+l+"\n")
+		}
+	} else {
+		fmt.Fprintln(a.err, "the console stayed silent; --append loglevel=7 makes the kernel talk")
+	}
+	fmt.Fprintf(a.err, "to try it by hand:\n%s\n", strings.TrimSpace(st.Command))
+}

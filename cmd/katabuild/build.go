@@ -1,0 +1,265 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/katabuild/katabuild/builder"
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/plan"
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/paper"
+)
+
+func (a *app) lockCmd() *cobra.Command {
+	var f recipeFlags
+	c := &cobra.Command{
+		Use: "lock [RECIPE]", Args: cobra.MaximumNArgs(1),
+		Short: "pin every input of a recipe by digest, in lock.json beside it",
+		Long: `lock looks up everything a recipe names (Debian packages, addresses, files beside the recipe), and writes
+lock.json: each input by SHA-256 and size, and where to find it. It is the only command that resolves names.
+Every other command refuses an input whose digest differs, and shows both. When nothing has changed, the lock
+stays as it is, byte for byte.`,
+		Example: "  katabuild lock recipes/default",
+	}
+	f.add(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		cfg, err := a.config(f, args)
+		if err != nil {
+			return err
+		}
+		v, err := a.view()
+		if err != nil {
+			return err
+		}
+		cfg.Report = v.Event
+		l, changed, err := builder.MakeLock(c.Context(), cfg)
+		v.Close()
+		if err != nil {
+			return err
+		}
+		what := "unchanged"
+		if changed {
+			what = "written"
+		}
+		for _, in := range l.Inputs {
+			name := in.Where
+			if in.Kind == lock.Debian {
+				name = in.Package.Name + " " + in.Package.Version + " (" + in.Package.Suite + ")"
+			}
+			fmt.Fprintf(a.out, "%s: %s %s\n", in.Name, name, in.Digest)
+		}
+		fmt.Fprintf(a.out, "lock of %s: %s, %d inputs, time %s\n", l.Name, what, len(l.Inputs), time.Unix(l.Time, 0).UTC().Format(time.RFC3339))
+		return nil
+	}
+	return c
+}
+
+func (a *app) fetchCmd() *cobra.Command {
+	var f recipeFlags
+	c := &cobra.Command{
+		Use: "fetch [RECIPE]", Args: cobra.MaximumNArgs(1),
+		Short: "bring a recipe's locked inputs into the store, so that --offline builds work",
+	}
+	f.add(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		cfg, err := a.config(f, args)
+		if err != nil {
+			return err
+		}
+		v, err := a.view()
+		if err != nil {
+			return err
+		}
+		defer v.Close()
+		cfg.Report = v.Event
+		g, err := builder.Open(c.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		return g.Fetch(c.Context())
+	}
+	return c
+}
+
+func (a *app) planCmd() *cobra.Command {
+	var f recipeFlags
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "plan [RECIPE]", Args: cobra.MaximumNArgs(1),
+		Short: "show each step of a build, its key, hit or miss, and why a miss",
+		Long: `plan shows what "katabuild build" would do. A step's key is the digest of everything that decides its bytes:
+equal keys mean equal bytes. A hit is in the store; for a miss plan names the inputs that changed since the
+guest was last built with this store; unused steps are needed only by steps that are hits.`,
+	}
+	f.add(c)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the plan with all inputs as JSON")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		cfg, err := a.config(f, args)
+		if err != nil {
+			return err
+		}
+		g, err := builder.Open(c.Context(), cfg)
+		if err != nil {
+			return err
+		}
+		st := g.Plan(nil)
+		if asJSON {
+			return a.planJSON(g.Recipe.Name, st)
+		}
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(w, "STEP\tSTATE\tKEY\n")
+		for _, s := range st {
+			fmt.Fprintf(w, "%s\t%s\tsha256:%s%s\n", s.Step.Name, s.State, s.Step.Key.Short(), expected(s))
+			for _, why := range s.Why {
+				fmt.Fprintf(w, "\t\t  %s\n", why)
+			}
+		}
+		return w.Flush()
+	}
+	return c
+}
+
+func expected(s plan.Status) string {
+	if s.Expected == 0 {
+		return ""
+	}
+	return fmt.Sprintf("  (took %s last time)", s.Expected.Round(100*time.Millisecond))
+}
+
+func (a *app) planJSON(guest string, st []plan.Status) error {
+	type step struct {
+		Step   string           `json:"step"`
+		State  string           `json:"state"`
+		Key    string           `json:"key"`
+		Needs  []string         `json:"needs,omitempty"`
+		Why    []string         `json:"why,omitempty"`
+		Inputs []artifact.Input `json:"inputs"`
+	}
+	out := struct {
+		Version int    `json:"version"`
+		Guest   string `json:"guest"`
+		Steps   []step `json:"steps"`
+	}{Version: 1, Guest: guest}
+	for _, s := range st {
+		out.Steps = append(out.Steps, step{s.Step.Name, s.State, string(s.Step.Key), s.Step.Needs, s.Why, s.Step.Inputs})
+	}
+	data, err := paper.Encode(out)
+	if err != nil {
+		return err
+	}
+	_, err = a.out.Write(data)
+	return err
+}
+
+func (a *app) buildCmd() *cobra.Command {
+	return a.makeCmd("build", "build a guest: kernel, initrd and manifest.json",
+		`build makes the guest of a recipe in a folder (default out/NAME): the kernel (bzImage and uncompressed vmlinux),
+its final config and System.map, the initrd with the agent, and manifest.json, which names each by digest and says
+what the running guest must report. Steps whose inputs have not changed are taken from the store; the others run
+side by side. The same recipe, lock and tools give the same bytes on every machine.`, nil)
+}
+
+func (a *app) kernelCmd() *cobra.Command {
+	return a.makeCmd("kernel", "build only the kernel of a recipe",
+		`kernel builds the kernel of a recipe: bzImage, vmlinux (uncompressed, with a PVH entry), config, System.map, and
+modules.tar when the recipe asks for modules. Options are asked for by feature ("katabuild features" lists them);
+after the last olddefconfig every wish is compared with the result, and one that did not come true is an error that
+names the fragment's line and the unmet dependency.`, []string{builder.KernelStep})
+}
+
+func (a *app) initrdCmd() *cobra.Command {
+	return a.makeCmd("initrd", "build only the initrd of a recipe",
+		`initrd packs the agent as /init, the recipe's files, and u-root's commands where asked for, into a newc archive
+whose bytes depend on nothing else.`, []string{builder.InitrdStep})
+}
+
+func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command {
+	var f recipeFlags
+	var out string
+	c := &cobra.Command{Use: name + " [RECIPE]", Args: cobra.MaximumNArgs(1), Short: short, Long: long,
+		Example: fmt.Sprintf("  katabuild %s recipes/default -o out/default", name)}
+	f.addBuild(c)
+	c.Flags().StringVarP(&out, "output", "o", "", "folder for the files (default out/NAME)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		began := time.Now()
+		cfg, err := a.config(f, args)
+		if err != nil {
+			return err
+		}
+		v, err := a.view()
+		if err != nil {
+			return err
+		}
+		cfg.Report = v.Event
+		g, err := builder.Open(c.Context(), cfg)
+		if err != nil {
+			v.Close()
+			return err
+		}
+		if out == "" {
+			out = filepath.Join("out", g.Recipe.Name)
+		}
+		b, err := g.Build(c.Context(), wanted, out)
+		v.Close()
+		if err != nil {
+			return err
+		}
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		for _, file := range b.Files {
+			fmt.Fprintf(w, "%s\t%s\t%.1f MB\n", filepath.Join(b.Dir, file.Path), file.Digest, float64(file.Size)/1e6)
+		}
+		if b.Manifest != "" {
+			fmt.Fprintf(w, "%s\t%s\t\n", filepath.Join(b.Dir, "manifest.json"), b.Manifest)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.err, "%s in %.2fs\n", name, time.Since(began).Seconds())
+		return nil
+	}
+	return c
+}
+
+func (a *app) featuresCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "features [NAME]", Args: cobra.MaximumNArgs(1), Short: "list the kernel features a recipe can ask for, or the symbols of one and why",
+		RunE: func(_ *cobra.Command, args []string) error {
+			host, err := arch.FromGo(runtime.GOARCH)
+			if err != nil {
+				return err
+			}
+			all, err := builder.Features(host)
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			found := false
+			for _, f := range all {
+				if len(args) == 0 {
+					fmt.Fprintf(w, "%s\t%s\n", f.Name, f.Purpose)
+				} else if f.Name == args[0] {
+					found = true
+					fmt.Fprintf(w, "%s: %s\n", f.Name, f.Purpose)
+					if len(f.Requires) > 0 {
+						fmt.Fprintf(w, "requires %s\n", strings.Join(f.Requires, ", "))
+					}
+					for _, s := range f.Symbols {
+						fmt.Fprintf(w, "%s\t%s\n", s.Wish, s.Reason)
+					}
+				}
+			}
+			if len(args) > 0 && !found {
+				return fmt.Errorf("no kernel feature is called %q; `katabuild features` lists them", args[0])
+			}
+			return w.Flush()
+		},
+	}
+}

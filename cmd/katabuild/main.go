@@ -1,0 +1,56 @@
+// Command katabuild builds, boots and verifies guests for lightweight virtual machines.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/katabuild/katabuild/internal/jail"
+)
+
+// version is set by -ldflags "-X main.version=...".
+var version = "dev"
+
+func main() {
+	jail.Main() // does not return in the process that sets up a jail
+	os.Exit(run(os.Args[1:]))
+}
+
+// Exit codes; `katabuild help` lists them.
+const (
+	exitError       = 1   // something went wrong; the last line says what
+	exitUsage       = 2   // the command line makes no sense
+	exitVerdict     = 3   // everything ran, and the guest is not the one that was built
+	exitInterrupted = 130 // ended by Ctrl-C, as shells expect
+)
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv}
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var usage *usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errVerdict):
+		return exitVerdict
+	case ctx.Err() != nil:
+		fmt.Fprintln(a.err, "katabuild: interrupted; what was finished is kept, run it again to go on")
+		return exitInterrupted
+	case errors.As(err, &usage):
+		fmt.Fprintf(a.err, "katabuild: %v\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(a.err, "katabuild: %v\n", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintln(a.err, hint)
+	}
+	return exitError
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/katabuild/katabuild/builder/store"
+)
+
+func (a *app) storeCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "store", Short: "look after the store: gc, verify, du",
+		Long: `The store keeps what builds need and make, by digest, and verifies it whenever it is read. It may be deleted at
+any time; it may be shared by any number of katabuild processes.`,
+	}
+	c.AddCommand(a.gcCmd(), a.storeVerifyCmd(), a.duCmd())
+	return c
+}
+
+func (a *app) gcCmd() *cobra.Command {
+	var unused string
+	c := &cobra.Command{
+		Use: "gc", Args: cobra.NoArgs, Short: "remove what has not been used for a while",
+		Long: `gc forgets steps that no build has used for --unused-for, then removes every blob that no step made or needs any more,
+what was set aside as corrupt, and what killed processes left.`,
+	}
+	c.Flags().StringVar(&unused, "unused-for", "30d", "age of what may go: a number and d, h or m; 0 removes every step")
+	c.RunE = func(*cobra.Command, []string) error {
+		age, err := parseAge(unused)
+		if err != nil {
+			return &usageError{err}
+		}
+		s, err := a.openStore()
+		if err != nil {
+			return err
+		}
+		r, err := s.GC(store.GCOptions{Now: time.Now(), UnusedFor: age})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "removed %d steps and %d blobs, %.1f MB\n", r.Actions, r.Blobs, float64(r.Bytes)/1e6)
+		return nil
+	}
+	return c
+}
+
+// parseAge reads 30d, 12h, 5m and 0, which stands for the smallest age there is.
+func parseAge(s string) (time.Duration, error) {
+	if s == "0" {
+		return 1, nil
+	}
+	if d, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.Atoi(d); err == nil && n > 0 && n < 100_000 {
+			return time.Duration(n) * 24 * time.Hour, nil
+		}
+	} else if d, err := time.ParseDuration(s); err == nil && d > 0 {
+		return d, nil
+	}
+	return 0, fmt.Errorf("--unused-for %q: want a number and d, h or m, such as 30d", s)
+}
+
+func (a *app) storeVerifyCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify", Args: cobra.NoArgs, Short: "read everything and compare it with its digest",
+		RunE: func(*cobra.Command, []string) error {
+			s, err := a.openStore()
+			if err != nil {
+				return err
+			}
+			found, err := s.Verify()
+			if err != nil {
+				return err
+			}
+			for _, p := range found {
+				fmt.Fprintf(a.out, "%s %s\n", p.Path, p.What)
+			}
+			if len(found) > 0 {
+				return fmt.Errorf("store %s: %d problems; builds make again what is damaged, `katabuild store gc` removes it", s.Dir(), len(found))
+			}
+			u, err := s.DU()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.out, "store %s: clean, %d blobs, %d steps\n", s.Dir(), u.Blobs, u.Actions)
+			return nil
+		},
+	}
+}
+
+func (a *app) duCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "du", Args: cobra.NoArgs, Short: "say how much the store holds",
+		RunE: func(*cobra.Command, []string) error {
+			s, err := a.openStore()
+			if err != nil {
+				return err
+			}
+			u, err := s.DU()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.out, "store %s\n%d blobs, %.1f MB\n%d steps\n%.1f MB of running or interrupted steps\n",
+				s.Dir(), u.Blobs, float64(u.BlobBytes)/1e6, u.Actions, float64(u.Temp)/1e6)
+			if u.Corrupt > 0 {
+				fmt.Fprintf(a.out, "%d blobs set aside as corrupt\n", u.Corrupt)
+			}
+			return nil
+		},
+	}
+}
