@@ -36,7 +36,8 @@ demo: ## from nothing to a running guest that proves what it is: set up, build, 
 # lock makes sure there is a lock that the archive can still satisfy. It asks the archive only when there is none.
 .PHONY: lock
 lock: build
-	@test -f $(OUT)/$(RECIPE).lock.json || { mkdir -p $(OUT) && $(KATABUILD) lock recipes/$(RECIPE) --lock $(OUT)/$(RECIPE).lock.json; }
+	@mkdir -p $(OUT)
+	@test -f $(OUT)/$(RECIPE).lock.json || $(KATABUILD) lock recipes/$(RECIPE) --lock $(OUT)/$(RECIPE).lock.json
 
 .PHONY: guest
 guest: lock ## build the guest of RECIPE (default: default) into out/
@@ -72,6 +73,10 @@ test-boot: ## tests that boot guests in QEMU
 .PHONY: test-e2e
 test-e2e: ## tests of the whole way: tampering, killed builds, full disks, offline
 	@sh ci/test.sh e2e
+
+.PHONY: test-cross
+test-cross: ## build and vet the agent for every architecture
+	@KATABUILD_TEST_CROSS=1 $(GO) test -count=1 ./cmd/kata-agent
 
 .PHONY: twice
 twice: build ## build the guest of RECIPE twice, in other folders, as other users, and compare every byte

@@ -294,7 +294,7 @@ func (g *Guest) manifest(k, i *store.Action) (*manifest.Manifest, error) {
 
 func (g *Guest) boot() manifest.Boot {
 	b := g.Recipe.Boot
-	line, tcg := "console=ttyS0 quiet panic=-1 reboot=t", "tsc_early_khz={tsc_khz}"
+	line, tcg := kernel.CommandLine(g.arch, b.Machine)
 	for _, w := range b.CommandLine {
 		line += " " + w
 	}

@@ -17,7 +17,11 @@ libc6-dev:/usr/include/stdio.h
 make:/usr/bin/make
 flex:/usr/bin/flex
 bison:/usr/bin/bison
+m4:/usr/bin/m4
 bc:/usr/bin/bc
+libelf-dev:/usr/include/gelf.h
+kmod:/sbin/depmod
+lz4:/usr/bin/lz4
 perl:/usr/bin/perl
 cpio:/usr/bin/cpio
 zstd:/usr/bin/zstd

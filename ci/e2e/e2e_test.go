@@ -1,0 +1,518 @@
+// Package e2e tests the whole way with the real katabuild: a real kernel, a real boot, and what can go wrong between.
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/internal/verdict"
+)
+
+// house is the repository's root.
+const house = "../.."
+
+// need skips unless the whole way was asked for. `make test-e2e` builds bin/, the locks and the tiny guest, and sets the variable.
+func need(t *testing.T, more ...testenv.Need) {
+	t.Helper()
+	testenv.Require(t, append([]testenv.Need{testenv.Asked("KATABUILD_TEST_E2E", "test-e2e"), testenv.Tool("qemu-system-x86_64")}, more...)...)
+}
+
+func abs(t *testing.T, p string) string {
+	t.Helper()
+	a, err := filepath.Abs(filepath.Join(house, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+type result struct {
+	code     int
+	out, err string
+}
+
+// katabuild runs bin/katabuild in the house with the variables env.
+func katabuild(t *testing.T, env []string, args ...string) result {
+	t.Helper()
+	return finish(t, command(t, env, args...))
+}
+
+func command(t *testing.T, env []string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(abs(t, "bin/katabuild"), args...)
+	cmd.Dir = abs(t, ".")
+	cmd.Env = append(os.Environ(), env...)
+	return cmd
+}
+
+func finish(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
+}
+
+func (r result) want(t *testing.T, code int, parts ...string) {
+	t.Helper()
+	all := r.out + r.err
+	for _, p := range parts {
+		if !strings.Contains(all, p) {
+			t.Errorf("lacks %q", p)
+		}
+	}
+	if r.code != code {
+		t.Errorf("exit code %d, want %d", r.code, code)
+	}
+	if t.Failed() {
+		t.Fatalf("it said:\n%s", all)
+	}
+}
+
+// tiny is the folder of the tiny guest that `make test-e2e` has built.
+func tiny(t *testing.T) string { return abs(t, "out/tiny") }
+
+// clone copies a guest, so that a test may spoil it.
+func clone(t *testing.T, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "guest")
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func TestEveryMachineAndKernelFormIsAttested(t *testing.T) {
+	need(t)
+	for _, machine := range []string{"microvm", "q35"} {
+		for _, form := range []string{"vmlinux", "image"} {
+			t.Run(machine+" "+form, func(t *testing.T) {
+				katabuild(t, nil, "boot", tiny(t), "--machine", machine, "--kernel", form).want(t, 0, "tiny: attested")
+			})
+		}
+	}
+	t.Run("two processors", func(t *testing.T) {
+		katabuild(t, nil, "boot", tiny(t), "--machine", "q35", "--cpus", "2").want(t, 0, "tiny: attested")
+	})
+}
+
+func TestAFlippedByteIsRefusedBeforeBoot(t *testing.T) {
+	need(t)
+	for _, file := range []string{"vmlinux", "initrd.img", "manifest.json"} {
+		t.Run(file, func(t *testing.T) {
+			dir := clone(t, tiny(t))
+			p := filepath.Join(dir, file)
+			before, _, err := digest.File(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := os.ReadFile(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data[len(data)/2] ^= 1
+			if err := os.WriteFile(p, data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			katabuild(t, nil, "boot", dir).want(t, 1, file, string(before), string(digest.Of(data)))
+		})
+	}
+}
+
+// mixed is the guest a with the kernel or initrd of b, and a manifest that names b's files and a's promises: what a careless or hostile hand
+// at the files leaves behind.
+func mixed(t *testing.T, a, b string, swap func(ma, mb *manifest.Manifest)) string {
+	t.Helper()
+	ma, _, err := manifest.Read(a, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mb, _, err := manifest.Read(b, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	swap(ma, mb)
+	data, err := ma.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := clone(t, b)
+	// The promised .config lies beside, as a's.
+	c, err := os.ReadFile(filepath.Join(a, "config"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config"), c, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := manifest.Write(dir, data); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// variant builds the tiny guest with a change of its recipe or agent.
+func variant(t *testing.T, from, to string, flags ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	text, err := os.ReadFile(abs(t, "recipes/tiny/recipe.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), from, to, 1)
+	if err := os.WriteFile(filepath.Join(dir, "recipe.yaml"), []byte(changed), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out")
+	args := append([]string{"build", dir, "--lock", abs(t, "out/tiny.lock.json"), "-o", out}, flags...)
+	katabuild(t, nil, args...).want(t, 0)
+	return out
+}
+
+func unmet(t *testing.T, r result) []string {
+	t.Helper()
+	var o struct {
+		Verdict verdict.Verdict `json:"verdict"`
+	}
+	if err := json.Unmarshal([]byte(r.out), &o); err != nil {
+		t.Fatalf("%v:\n%s\n%s", err, r.out, r.err)
+	}
+	return o.Verdict.Unmet()
+}
+
+func TestAnotherConfigOfTheSameKernelIsNamed(t *testing.T) {
+	need(t)
+	other := variant(t, "features: [tiny]", "features: [tiny, kallsyms]")
+	dir := mixed(t, tiny(t), other, func(ma, mb *manifest.Manifest) {
+		ma.Kernel.Image, ma.Kernel.Vmlinux, ma.Kernel.SystemMap = mb.Kernel.Image, mb.Kernel.Vmlinux, mb.Kernel.SystemMap
+	})
+	r := katabuild(t, nil, "boot", dir, "--json")
+	if u := unmet(t, r); r.code != 3 || !slices.Equal(u, []string{"kernel.release", "kernel.build_id", "kernel.config"}) {
+		t.Errorf("exit code %d, unmet %v", r.code, u)
+	}
+}
+
+func TestAnotherBuildOfTheAgentIsNamed(t *testing.T) {
+	need(t)
+	agent := filepath.Join(t.TempDir(), "agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=other", "-o", agent, "./cmd/kata-agent")
+	cmd.Dir = abs(t, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	finish(t, cmd).want(t, 0)
+	other := variant(t, "version: 1", "version: 1", "--agent", agent)
+	dir := mixed(t, tiny(t), other, func(ma, mb *manifest.Manifest) { ma.Initrd = mb.Initrd })
+	r := katabuild(t, nil, "boot", dir, "--json")
+	if u := unmet(t, r); r.code != 3 || !slices.Equal(u, []string{"agent.digest"}) {
+		t.Errorf("exit code %d, unmet %v", r.code, u)
+	}
+}
+
+func TestAnotherCommandLineIsNamed(t *testing.T) {
+	need(t)
+	r := katabuild(t, nil, "boot", tiny(t), "--json", "--append", "agent.log=debug")
+	if u := unmet(t, r); r.code != 3 || !slices.Equal(u, []string{"kernel.command_line"}) {
+		t.Errorf("exit code %d, unmet %v", r.code, u)
+	}
+}
+
+func TestAGuestWithoutInitSaysAtWhichStageItFailed(t *testing.T) {
+	need(t)
+	katabuild(t, nil, "boot", tiny(t), "--append", "rdinit=/nothing").want(t, 1, "stage init", "the console's last lines", "qemu-system-x86_64")
+}
+
+// seeded makes a store that holds the kernel source of the tiny guest and nothing else.
+func seeded(t *testing.T, dir string) *store.Store {
+	t.Helper()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := manifest.Read(tiny(t), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	main := os.Getenv("KATABUILD_STORE")
+	if main == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		main = filepath.Join(cache, "katabuild")
+	}
+	from, err := store.Open(main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := from.Get(m.Kernel.Source.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.PutFile(p, m.Kernel.Source.Digest); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestKilledBuildsLeaveNothingBroken kills a build at 50 random moments, and lets the 51st finish.
+func TestKilledBuildsLeaveNothingBroken(t *testing.T) {
+	need(t)
+	dir := t.TempDir()
+	s := seeded(t, filepath.Join(dir, "store"))
+	out := filepath.Join(dir, "out")
+	args := []string{"build", "recipes/tiny", "--lock", "out/tiny.lock.json", "--offline", "--progress", "plain", "-o", out}
+	env := []string{"KATABUILD_STORE=" + s.Dir()}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range 50 {
+		cmd := command(t, env, args...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// Squared, so that starting, the initrd and writing records get as many kills as the long unpacking.
+		f := random.Float64()
+		time.Sleep(time.Duration(f * f * float64(6*time.Second)))
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // killed
+	}
+	katabuild(t, env, args...).want(t, 0)
+	katabuild(t, env, "store", "verify").want(t, 0, "clean")
+	if u, err := s.DU(); err != nil || u.Temp != 0 {
+		t.Errorf("temporary files of killed builds stayed: %+v, %v", u, err)
+	}
+	_, want, err := manifest.Read(tiny(t), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := manifest.Read(out, ""); err != nil || got != want {
+		t.Errorf("after 50 kills the manifest is %s, want %s (%v)", got, want, err)
+	}
+	if r := katabuild(t, nil, "verify", out); r.code != 0 {
+		t.Errorf("verify: %s", r.out)
+	}
+}
+
+// TestAFullDiskIsSaidAndSurvived runs as root, which a mount of its own needs.
+func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
+	need(t, testenv.Func("root", func() error {
+		if os.Getuid() != 0 {
+			return errors.New("mounting a small tmpfs needs root")
+		}
+		return nil
+	}))
+	dir := filepath.Join(t.TempDir(), "small")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("small", dir, "tmpfs", 0, "size=200m"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	s := seeded(t, filepath.Join(dir, "store"))
+	env := []string{"KATABUILD_STORE=" + s.Dir()}
+	out := filepath.Join(t.TempDir(), "out")
+	args := []string{"--lock", "out/tiny.lock.json", "--offline", "-o", out}
+	// The kernel source does not fit unpacked.
+	katabuild(t, env, append([]string{"kernel", "recipes/tiny"}, args...)...).want(t, 1, "no space left on device", s.Dir())
+	if u, err := s.DU(); err != nil || u.Temp != 0 {
+		t.Errorf("something half-written stayed: %+v, %v", u, err)
+	}
+	// Fill what is left, so that the initrd does not fit either.
+	filler := filepath.Join(dir, "filler")
+	if data := make([]byte, 1<<20); true {
+		f, err := os.Create(filler)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = f.Write(data)
+		}
+		_ = f.Close() // the disk is full: that is the point
+	}
+	katabuild(t, env, append([]string{"initrd", "recipes/tiny"}, args...)...).want(t, 1, "no space left on device")
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	katabuild(t, env, "store", "verify").want(t, 0, "clean")
+	katabuild(t, env, append([]string{"initrd", "recipes/tiny"}, args...)...).want(t, 0, "initrd.img")
+}
+
+// TestOfflineAsAPlainUserWithoutANetwork builds from a copy of the store, as nobody, where there is no interface at all.
+func TestOfflineAsAPlainUserWithoutANetwork(t *testing.T) {
+	need(t, testenv.Tool("unshare"), testenv.Tool("setpriv"))
+	if os.Getuid() != 0 {
+		t.Skip("needs root to become a plain user; run as a plain user, katabuild is one already")
+	}
+	const nobody = 65534
+	dir, err := os.MkdirTemp("", "katabuild-offline-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	// Everything the plain user needs, where it can read it.
+	for _, p := range []string{"bin", "recipes", "out"} {
+		if p == "out" {
+			data, err := os.ReadFile(abs(t, "out/tiny.lock.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "lock.json"), data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if err := os.CopyFS(filepath.Join(dir, p), os.DirFS(abs(t, p))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := seeded(t, filepath.Join(dir, "store"))
+	// A whole build first, as root, so that only the plain user's run counts as offline from the store.
+	katabuild(t, []string{"KATABUILD_STORE=" + s.Dir()}, "initrd", "recipes/tiny", "--lock", "out/tiny.lock.json", "-o", filepath.Join(dir, "first")).want(t, 0)
+	copyActions(t, s)
+	err = filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(p, nobody, nobody)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "-n", "setpriv", "--reuid", fmt.Sprint(nobody), "--regid", fmt.Sprint(nobody), "--clear-groups",
+		filepath.Join(dir, "bin/katabuild"), "build", filepath.Join(dir, "recipes/tiny"), "--lock", filepath.Join(dir, "lock.json"), "--offline", "-o", filepath.Join(dir, "guest"))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "HOME="+dir, "KATABUILD_STORE="+s.Dir())
+	r := finish(t, cmd)
+	r.want(t, 0, "kernel: hit", "initrd: hit", "manifest.json")
+	_, want, err := manifest.Read(tiny(t), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := manifest.Read(filepath.Join(dir, "guest"), ""); err != nil || got != want {
+		t.Errorf("the plain user's manifest is %s, want %s (%v)", got, want, err)
+	}
+}
+
+// copyActions brings the tiny guest's kernel into another store.
+func copyActions(t *testing.T, to *store.Store) {
+	t.Helper()
+	main := os.Getenv("KATABUILD_STORE")
+	if main == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		main = filepath.Join(cache, "katabuild")
+	}
+	from, err := store.Open(main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := from.Last("tiny", "kernel")
+	if a == nil {
+		t.Fatal("the store has no tiny kernel; `make test-e2e` builds it")
+	}
+	for _, o := range a.Outputs {
+		p, err := from.Get(o.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := to.PutFile(p, o.Digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := to.PutAction(a); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var (
+	fence = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+	words = regexp.MustCompile(`^make ([a-z0-9-]+)`)
+)
+
+// TestEveryDocumentedCommandRuns runs each `katabuild` line of the sh blocks in README and docs, in order; make words must be in the Makefile, and
+// those that CI cannot call from inside a test are what CI itself calls.
+func TestEveryDocumentedCommandRuns(t *testing.T) {
+	need(t)
+	var files []string
+	for _, g := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+		m, err := filepath.Glob(abs(t, g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, m...)
+	}
+	makefile, err := os.ReadFile(abs(t, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "recipes"), os.DirFS(abs(t, "recipes"))); err != nil {
+		t.Fatal(err)
+	}
+	// Locking is tried with the network in make test-network; here the lock is the one the guest was built from.
+	data, err := os.ReadFile(abs(t, "out/tiny.lock.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "recipes/tiny/lock.json"), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range fence.FindAllStringSubmatch(string(text), -1) {
+			for line := range strings.Lines(block[1]) {
+				line = strings.TrimSpace(line)
+				if m := words.FindStringSubmatch(line); m != nil {
+					if !bytes.Contains(makefile, []byte("\n"+m[1]+":")) {
+						t.Errorf("%s: no make word %s", filepath.Base(f), m[1])
+					}
+					continue
+				}
+				args, ok := strings.CutPrefix(line, "katabuild ")
+				if !ok {
+					continue
+				}
+				cmd := command(t, nil, strings.Fields(args)...)
+				cmd.Dir = dir
+				if r := finish(t, cmd); r.code != 0 {
+					t.Errorf("%s: %s: exit code %d\n%s%s", filepath.Base(f), line, r.code, r.out, r.err)
+				}
+				ran++
+			}
+		}
+	}
+	if ran < 5 {
+		t.Errorf("only %d commands were found in the documents", ran)
+	}
+}

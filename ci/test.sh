@@ -1,0 +1,54 @@
+#!/bin/sh
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e]; without an argument, every one of them, and what `make check` checks.
+# Output ends with the test runner's own lines.
+set -eu
+go=$(sh ci/setup.sh go-path)
+PATH="$(dirname "$(command -v "$go")"):$PATH"
+export PATH GOTOOLCHAIN=local
+out=out
+
+guest() {
+	make --no-print-directory guest RECIPE=tiny
+	KATABUILD_TEST_VMLINUX="$PWD/$out/tiny/vmlinux"
+	KATABUILD_TEST_BZIMAGE="$PWD/$out/tiny/bzImage"
+	KATABUILD_TEST_INITRD="$PWD/$out/tiny/initrd.img"
+	export KATABUILD_TEST_VMLINUX KATABUILD_TEST_BZIMAGE KATABUILD_TEST_INITRD
+}
+
+# The kernel source as the store holds it, under the name that says what it is.
+source_deb() {
+	store=${KATABUILD_STORE:-${XDG_CACHE_HOME:-$HOME/.cache}/katabuild}
+	d=$(sed -n 's/.*"digest": "sha256:\([0-9a-f]*\)".*/\1/p' "$out/tiny.lock.json" | head -n 1)
+	KATABUILD_TEST_KERNEL_SOURCE="$store/blobs/sha256/$(echo "$d" | cut -c1-2)/$d"
+	export KATABUILD_TEST_KERNEL_SOURCE
+}
+
+boot() {
+	guest
+	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -p 1 -timeout 20m ./runtime/... ./agent/... ./initrd/... ./kernel
+}
+
+kernel() {
+	guest
+	source_deb
+	KATABUILD_TEST_KERNEL=1 "$go" test -count=1 -timeout 40m ./kernel/...
+}
+
+e2e() {
+	guest
+	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e
+}
+
+case "${1:-all}" in
+boot) boot ;;
+kernel) kernel ;;
+e2e) e2e ;;
+all)
+	make --no-print-directory check
+	make --no-print-directory test-network
+	boot
+	e2e
+	kernel
+	;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e]" >&2; exit 2 ;;
+esac
