@@ -17,7 +17,7 @@ var version = "dev"
 
 func main() {
 	jail.Main() // does not return in the process that sets up a jail
-	os.Exit(run(os.Args[1:]))
+	os.Exit(run(os.Args[1:], &app{out: os.Stdout, err: os.Stderr, getenv: os.Getenv}))
 }
 
 // Exit codes; `katabuild help` lists them.
@@ -28,10 +28,10 @@ const (
 	exitInterrupted = 130 // ended by Ctrl-C, as shells expect
 )
 
-func run(args []string) int {
+// run does what args ask for and returns the exit code.
+func run(args []string, a *app) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv}
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

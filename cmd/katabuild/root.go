@@ -23,7 +23,6 @@ import (
 
 // app is what every command shares: the streams, the environment and the global flags.
 type app struct {
-	in       io.Reader
 	out, err io.Writer
 	getenv   func(string) string
 
@@ -63,6 +62,18 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, Version: version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
+	root.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf("; did you mean %q?", near[0])
+		}
+		return &usageError{fmt.Errorf("unknown command %q%s", args[0], hint)}
+	}
+	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	root.SuggestionsMinimumDistance = 2
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetVersionTemplate("katabuild {{.Version}}\n")
