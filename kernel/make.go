@@ -49,6 +49,8 @@ func (r Request) makeArgs(args ...string) []string {
 	}
 	// The build's own programs live for minutes: compiling them faster saves more than it costs.
 	all = append(all, "HOSTCFLAGS=-O1")
+	// What the configuration would otherwise ask the machine for, and write its version down: programs that no tool-chain of ours has.
+	all = append(all, "PAHOLE=none", "RUSTC=none", "BINDGEN=none")
 	return append(all, args...)
 }
 
