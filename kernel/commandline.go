@@ -8,7 +8,7 @@ import (
 
 // CommandLine is how to start a kernel of this room on a machine of QEMU: the whole command line where hardware virtualisation runs the
 // guest, and what is appended, after a space, where QEMU's TCG emulates the processor. In the latter {tsc_khz} stands for the rate of the
-// host's time-stamp counter in kHz. docs/decisions/kernel-command-line.md says what each word saves, measured.
+// host's time-stamp counter in kHz. docs/decisions/kernel-boot-time.md says what each word saves, measured.
 func CommandLine(a arch.Arch, machine string) (line, tcg string) {
 	common := []string{
 		"console=" + a.Console,
