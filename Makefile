@@ -54,7 +54,7 @@ check: ## unit tests, formatting and vet: a plain user, offline, within a minute
 	@$(GO) test ./...
 
 .PHONY: test
-test: ## install what is missing and run every test
+test: ## install what is missing and run every test but those of test-kernel, test-cross and twice
 	@sh ci/setup.sh
 	@sh ci/test.sh
 
@@ -63,7 +63,7 @@ test-network: ## tests that need Debian's archive
 	@KATABUILD_TEST_NETWORK=1 $(GO) test -count=1 ./builder/fetch
 
 .PHONY: test-kernel
-test-kernel: lock ## tests that build kernels from real source (minutes)
+test-kernel: ## tests that build several kernels from real source (an hour)
 	@sh ci/test.sh kernel
 
 .PHONY: test-boot
