@@ -30,7 +30,7 @@ func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 		"nonce \"ab\"":           func(r *report.Report) { r.Nonce = "ab" },
 		"nonce \"xyz\"":          func(r *report.Report) { r.Nonce = "xyz" },
 		"did not finish":         func(r *report.Report) { r.End = "" },
-		"comes before":      func(r *report.Report) { r.Timeline[0].AtNS = 1e12 },
+		"comes before":           func(r *report.Report) { r.Timeline[0].AtNS = 1e12 },
 		"may be empty, not null": func(r *report.Report) { r.Modules = nil },
 	} {
 		r := papertest.Report()
