@@ -22,6 +22,7 @@ import (
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/source"
@@ -236,6 +237,13 @@ func (g *Guest) initrdTask() (execute.Task, error) {
 		r.OutDir, r.WorkDir, r.Progress = filepath.Join(job.Dir, "out"), filepath.Join(job.Dir, "work"), job.Report
 		if err := errors.Join(os.Mkdir(r.WorkDir, 0o755), os.Mkdir(r.OutDir, 0o755)); err != nil {
 			return nil, err
+		}
+		// The commands' modules come from a network, or from Go's own cache; Go checks them against the digests that katabuild carries.
+		if len(r.URoot) > 0 && !g.c.Offline {
+			job.Report.Send(progress.Event{Kind: progress.Update, Message: "fetch u-root"})
+			if err := initrd.FetchURoot(ctx, r.Go, r.WorkDir); err != nil {
+				return nil, err
+			}
 		}
 		res, err := r.Build(ctx)
 		if err != nil {

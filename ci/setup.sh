@@ -92,8 +92,8 @@ get_go() {
 	apt-get $o update -qq >/dev/null 2>&1 || true
 	# shellcheck disable=SC2086
 	(cd "$t" && apt-get $o download golang-1.24-go golang-1.24-src >/dev/null)
-	for d in "$t"/*.deb; do dpkg-deb -x "$d" "$t/root"; done
-	GOROOT="$t/root/usr/lib/go-1.24" GOTOOLCHAIN="go$GO_VERSION" GOFLAGS= GOMODCACHE="$t/mod" "$t/root/usr/lib/go-1.24/bin/go" version >&2
+	for d in "$t"/*.deb; do dpkg-deb -x "$d" "$t/tree"; done
+	GOROOT="$t/tree/usr/lib/go-1.24" GOTOOLCHAIN="go$GO_VERSION" GOFLAGS= GOMODCACHE="$t/mod" "$t/tree/usr/lib/go-1.24/bin/go" version >&2
 	chmod -R u+w "$t/mod"
 	mkdir -p "$(cache)"
 	rm -rf "$(cache)/$GO_VERSION"
