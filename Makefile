@@ -84,6 +84,7 @@ twice: build ## build the guest of RECIPE twice, in other folders, as other user
 
 .PHONY: bench
 bench: guest ## measure boot, build and sizes, beside what a user would use instead
+	@KATABUILD_TEST_KERNEL_VMLINUX=$(CURDIR)/$(OUT)/$(RECIPE)/vmlinux $(GO) test -count=1 ./kernel -run '^TestBenchBoot$$' -v | grep '^kernel boot'
 	@$(GO) run ./ci/bench -guest $(OUT)/$(RECIPE)
 
 .PHONY: fuzz
