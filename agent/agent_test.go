@@ -15,12 +15,14 @@ import (
 	"github.com/katabuild/katabuild/agent/fatal"
 	"github.com/katabuild/katabuild/agent/timeline"
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 func TestAgentServesUntilToldToEnd(t *testing.T) {
-	if _, err := os.Stat("/proc/cmdline"); err != nil {
-		t.Skip("needs proc:", err)
-	}
+	testenv.Require(t, testenv.Func("proc", func() error {
+		_, err := os.Stat("/proc/cmdline")
+		return err
+	}))
 	socket := filepath.Join(t.TempDir(), "agent")
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

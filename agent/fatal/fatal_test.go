@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 // speak makes a handler whose end can be waited for.
@@ -84,10 +86,11 @@ func TestConsoleTellsAPlainFileOnce(t *testing.T) {
 }
 
 func TestATerminalThatPassedItsBytesOnIsNotWaitedFor(t *testing.T) {
-	tty, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("needs a pseudo terminal:", err)
-	}
+	var tty *os.File
+	testenv.Require(t, testenv.Func("pseudo-terminals", func() (err error) {
+		tty, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+		return err
+	}))
 	defer tty.Close()
 	if !drained(int(tty.Fd()), time.Second) {
 		t.Error("nothing was written and still it waits")

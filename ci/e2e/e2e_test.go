@@ -34,6 +34,14 @@ func need(t *testing.T, more ...testenv.Need) {
 	testenv.Require(t, append([]testenv.Need{testenv.Asked("KATABUILD_TEST_E2E", "test-e2e"), testenv.Tool("qemu-system-x86_64")}, more...)...)
 }
 
+// root is for mounting a small disk and for becoming another user.
+var root = testenv.Func("root", func() error {
+	if os.Getuid() != 0 {
+		return errors.New("mounts a disk or changes the user, which only root may")
+	}
+	return nil
+})
+
 func abs(t *testing.T, p string) string {
 	t.Helper()
 	a, err := filepath.Abs(filepath.Join(house, p))
@@ -323,12 +331,7 @@ func TestKilledBuildsLeaveNothingBroken(t *testing.T) {
 
 // TestAFullDiskIsSaidAndSurvived runs as root, which a mount of its own needs.
 func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
-	need(t, testenv.Func("root", func() error {
-		if os.Getuid() != 0 {
-			return errors.New("mounting a small tmpfs needs root")
-		}
-		return nil
-	}))
+	need(t, root)
 	dir := filepath.Join(t.TempDir(), "small")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -372,10 +375,7 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 
 // TestOfflineAsAPlainUserWithoutANetwork builds from a copy of the store, as nobody, where there is no interface at all.
 func TestOfflineAsAPlainUserWithoutANetwork(t *testing.T) {
-	need(t, testenv.Tool("unshare"), testenv.Tool("setpriv"))
-	if os.Getuid() != 0 {
-		t.Skip("needs root to become a plain user; run as a plain user, katabuild is one already")
-	}
+	need(t, testenv.Tool("unshare"), testenv.Tool("setpriv"), root)
 	const nobody = 65534
 	dir, err := os.MkdirTemp("", "katabuild-offline-")
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 type Signature struct {
 	Data    []byte
 	Keyring []byte
-	Time    time.Time // when keys and the signature must be valid; the zero value stands for now
+	Time    time.Time // when keys and the signature must be valid; the zero value means the present
 }
 
 // VerifyTarball checks that one of the keys signed the tarball. As kernel.org does, the signature is over the .tar, whatever compresses
