@@ -1,0 +1,168 @@
+package tree
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/katabuild/katabuild/internal/digest"
+)
+
+// Content is a regular file's bytes. Reads may come from several goroutines at once, and always give the same bytes.
+type Content interface {
+	// Size is st_size, in bytes.
+	Size() int64
+	// Data lists the ranges that are not holes: in order, not touching, not empty, inside the size. Bytes outside them are zero.
+	Data() []Range
+	// Open returns a reader of the whole, holes as zeros. The caller closes it.
+	Open() (Reader, error)
+}
+
+// Reader reads a Content: from the start on, or anywhere.
+type Reader interface {
+	io.Reader
+	io.ReaderAt
+	io.Closer
+}
+
+// Range is a part of a file, in bytes.
+type Range struct{ Offset, Length int64 }
+
+// End is the offset of the byte after the range.
+func (r Range) End() int64 { return r.Offset + r.Length }
+
+func whole(size int64) []Range {
+	if size == 0 {
+		return nil
+	}
+	return []Range{{0, size}}
+}
+
+type inMemory []byte
+
+// Bytes is content in memory.
+func Bytes(b []byte) Content { return inMemory(b) }
+
+func (b inMemory) Size() int64           { return int64(len(b)) }
+func (b inMemory) Data() []Range         { return whole(int64(len(b))) }
+func (b inMemory) Open() (Reader, error) { return memoryReader{bytes.NewReader(b)}, nil }
+
+type memoryReader struct{ *bytes.Reader }
+
+func (memoryReader) Close() error { return nil }
+
+// Section is content that lies in a file of the host, such as a blob of the store: whole files, or members of an unpacked archive. The file
+// must not change while the tree is used.
+type Section struct {
+	Path   string
+	Offset int64   // of the first byte in the file
+	Length int64   // bytes
+	Ranges []Range // what is not a hole, as Data; nil is all of it
+}
+
+// Size implements Content.
+func (s *Section) Size() int64 { return s.Length }
+
+// Data implements Content.
+func (s *Section) Data() []Range {
+	if s.Ranges == nil {
+		return whole(s.Length)
+	}
+	return s.Ranges
+}
+
+// Open implements Content.
+func (s *Section) Open() (Reader, error) {
+	f, err := os.Open(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	return &sectionReader{io.NewSectionReader(f, s.Offset, s.Length), f}, nil
+}
+
+type sectionReader struct {
+	*io.SectionReader
+	f *os.File
+}
+
+func (r *sectionReader) Close() error { return r.f.Close() }
+
+// Sparse is content made of pieces in memory with holes between them.
+type Sparse struct {
+	Length int64
+	Pieces []Piece // in order, not touching
+}
+
+// Piece is bytes at an offset.
+type Piece struct {
+	Offset int64
+	Bytes  []byte
+}
+
+// Size implements Content.
+func (s *Sparse) Size() int64 { return s.Length }
+
+// Data implements Content.
+func (s *Sparse) Data() (out []Range) {
+	for _, p := range s.Pieces {
+		if len(p.Bytes) > 0 {
+			out = append(out, Range{p.Offset, int64(len(p.Bytes))})
+		}
+	}
+	return out
+}
+
+// Open implements Content.
+func (s *Sparse) Open() (Reader, error) {
+	return &sparseReader{SectionReader: io.NewSectionReader(sparseAt{s}, 0, s.Length)}, nil
+}
+
+type sparseAt struct{ *Sparse }
+
+func (s sparseAt) ReadAt(b []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read at %d", off)
+	}
+	n := int(max(0, min(int64(len(b)), s.Length-off)))
+	clear(b[:n])
+	for _, p := range s.Pieces {
+		if at := p.Offset - off; at < int64(n) && at+int64(len(p.Bytes)) > 0 {
+			copy(b[max(0, at):n], p.Bytes[max(0, -at):])
+		}
+	}
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+type sparseReader struct{ *io.SectionReader }
+
+func (*sparseReader) Close() error { return nil }
+
+// DigestOf reads the whole content, holes as zeros.
+func DigestOf(c Content) (digest.Digest, error) {
+	if c == nil {
+		return digest.Of(nil), nil
+	}
+	r, err := c.Open()
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	d, n, err := digest.Reader(r)
+	if err == nil && n != c.Size() {
+		err = fmt.Errorf("%d bytes of %d: %w", n, c.Size(), io.ErrUnexpectedEOF)
+	}
+	return d, err
+}
+
+func sameContent(m, n *Node) (bool, error) {
+	a, err := DigestOf(m.Content)
+	if err != nil {
+		return false, err
+	}
+	b, err := DigestOf(n.Content)
+	return a == b, err
+}
