@@ -32,6 +32,9 @@ boot() {
 kernel() {
 	guest
 	source_deb
+	make --no-print-directory guest RECIPE=default
+	KATABUILD_TEST_DEFAULT_VMLINUX="$PWD/$out/default/vmlinux"
+	export KATABUILD_TEST_DEFAULT_VMLINUX
 	KATABUILD_TEST_KERNEL=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -p 1 -timeout 80m ./kernel/... ./ci/e2e
 }
 

@@ -91,6 +91,34 @@ func bootAll(t *testing.T, res *Result) {
 	}
 }
 
+// TestDefaultHasWhatContainersNeed boots the default kernel that KATABUILD_TEST_DEFAULT_VMLINUX names, and has its init use what containers use.
+func TestDefaultHasWhatContainersNeed(t *testing.T) {
+	testenv.Require(t, testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"))
+	line, _ := CommandLine(x86(t), "q35") // q35 has timers to measure the clock with
+	got, err := kerneltest.Boot(t.Context(), kerneltest.Machine{
+		Machine: "q35", Kernel: os.Getenv("KATABUILD_TEST_DEFAULT_VMLINUX"), Initrd: initrdFile(t), CPUs: 2,
+		CommandLine: line + ` maxcpus=1 dm-mod.create="kbtest,,,ro,0 8 error of ours" ` + kerneltest.TryParts,
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, got.Console)
+	}
+	for part, said := range got.Parts {
+		if said != "<nil>" {
+			t.Errorf("%s: %s", part, said)
+		}
+	}
+	// There is no disk to make a device of; that the kernel refuses what dm-mod.create says proves that it reads it.
+	if !strings.Contains(got.Console, "device-mapper: init: ") {
+		t.Error("dm-mod.create was not read")
+	}
+	// So that an init that tries less is noticed.
+	const parts = 50
+	if len(got.Parts) < parts {
+		t.Errorf("init tried %d parts, want at least %d", len(got.Parts), parts)
+	}
+	t.Logf("%d parts", len(got.Parts))
+}
+
 // TestBenchBoot prints how long the kernel named by KATABUILD_TEST_KERNEL_VMLINUX takes until init, in virtual time and, as a median of
 // ten, in wall time. KATABUILD_TEST_TSC_KHZ is the rate of the machine's time-stamp counter.
 func TestBenchBoot(t *testing.T) {

@@ -128,7 +128,7 @@ func TestConfigurationOnTheRealTree(t *testing.T) {
 		{"range", "CONFIG_LOG_BUF_SHIFT=99\n", "must lie between 12 and 25"},
 		{"choice", "CONFIG_KERNEL_XZ=y\n", "went to KERNEL_ZSTD"},
 		{"no prompt", "CONFIG_VIRTIO_VSOCKETS_COMMON=n\n", "selected by VIRTIO_VSOCKETS (is y)"},
-		{"wrong type", "CONFIG_VSOCKETS=7\n", "is a tristate"},
+		{"wrong type", "CONFIG_CRAMFS=7\n", "is a tristate"},
 		{"other architecture", "CONFIG_ARM64_VA_BITS_48=y\n", "no such symbol"},
 		{"several definitions", "CONFIG_MEMORY_FAILURE=y\nCONFIG_HUGETLB_PAGE=y\n", "HUGETLB_PAGE: has no prompt"},
 	} {

@@ -282,47 +282,108 @@ func seeded(t *testing.T, dir string) *store.Store {
 	return s
 }
 
-// TestKilledBuildsLeaveNothingBroken kills builds at 50 random moments, and lets the 51st finish: all of it where kernels are built for tests
-// (make test-kernel), else the initrd, which meets the same store.
-func TestKilledBuildsLeaveNothingBroken(t *testing.T) {
-	need(t)
-	dir := t.TempDir()
-	s := seeded(t, filepath.Join(dir, "store"))
-	out := filepath.Join(dir, "out")
-	whole := os.Getenv("KATABUILD_TEST_KERNEL") != ""
-	args := []string{"build", "recipes/tiny", "--lock", "out/tiny.lock.json", "--offline", "--progress", "plain", "-o", out}
-	env := []string{"KATABUILD_STORE=" + s.Dir()}
+// elsewhere is a copy of what a build needs in a folder of another user's, who is nobody where root runs the tests.
+type elsewhere struct {
+	dir   string
+	store *store.Store
+	user  []string // what comes before a command to run it as that user
+}
+
+func newElsewhere(t *testing.T) elsewhere {
+	t.Helper()
+	const nobody = 65534
+	dir, err := os.MkdirTemp("", "katabuild-elsewhere-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, p := range []string{"bin", "recipes"} {
+		if err := os.CopyFS(filepath.Join(dir, p), os.DirFS(abs(t, p))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(abs(t, "out/tiny.lock.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "lock.json"), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e := elsewhere{dir: dir, store: seeded(t, filepath.Join(dir, "store"))}
+	if os.Getuid() == 0 {
+		e.user = []string{"setpriv", "--reuid", fmt.Sprint(nobody), "--regid", fmt.Sprint(nobody), "--clear-groups"}
+	}
+	return e
+}
+
+// handOver gives all there is to the other user.
+func (e elsewhere) handOver(t *testing.T) {
+	t.Helper()
+	if e.user == nil {
+		return
+	}
+	err := filepath.WalkDir(e.dir, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(p, 65534, 65534)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// command is katabuild run there by that user; before comes ahead of all.
+func (e elsewhere) command(before []string, env []string, args ...string) *exec.Cmd {
+	all := slices.Concat(before, e.user, []string{filepath.Join(e.dir, "bin/katabuild")}, args)
+	cmd := exec.Command(all[0], all[1:]...)
+	cmd.Dir = e.dir
+	cmd.Env = append(os.Environ(), append([]string{"HOME=" + e.dir, "KATABUILD_STORE=" + e.store.Dir()}, env...)...)
+	return cmd
+}
+
+// TestKilledBuildsElsewhereEndInTheSameBytes kills builds at 50 random moments and lets the 51st finish: in another folder and store, as another
+// user, with another umask, time zone, language, home and number of jobs than those the tiny guest was built with. Every file is the same, the
+// manifest among them.
+func TestKilledBuildsElsewhereEndInTheSameBytes(t *testing.T) {
+	need(t, testenv.Tool("setpriv"), testenv.Tool("sh"))
+	e := newElsewhere(t)
+	e.handOver(t)
+	out := filepath.Join(e.dir, "a/deeper/out")
+	args := []string{"build", "recipes/tiny", "--lock", "lock.json", "--offline", "--progress", "plain", "-o", out, "-j", "3"}
+	umask := []string{"sh", "-c", `umask 077 && exec "$@"`, "sh"}
+	env := []string{"TZ=Pacific/Auckland", "LANG=de_DE.UTF-8", "LC_ALL=tr_TR.UTF-8"}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	for range 50 {
-		cmd := command(t, env, args...)
+		cmd := e.command(umask, env, args...)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// Squared, so that starting, the initrd and writing records get as many kills as the long unpacking.
+		// Squared, so that starting, the initrd and writing records get as many kills as the long unpacking and compiling.
 		f := random.Float64()
 		time.Sleep(time.Duration(f * f * float64(4*time.Second)))
 		_ = cmd.Process.Kill() // it may have ended
 		_ = cmd.Wait()         // killed
 	}
-	if !whole {
-		args[0] = "initrd"
-	}
-	katabuild(t, env, args...).want(t, 0)
-	katabuild(t, env, "store", "verify").want(t, 0, "clean")
-	if u, err := s.DU(); err != nil || u.Temp != 0 {
+	finish(t, e.command(umask, env, args...)).want(t, 0)
+	finish(t, e.command(nil, nil, "store", "verify")).want(t, 0, "clean")
+	if u, err := e.store.DU(); err != nil || u.Temp != 0 {
 		t.Errorf("temporary files of killed builds stayed: %+v, %v", u, err)
 	}
 	m, want, err := manifest.Read(tiny(t), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := digest.Check(filepath.Join(out, m.Initrd.Path), m.Initrd.Digest); err != nil {
-		t.Error(err)
-	}
-	if !whole {
-		return
+	for _, f := range m.Files() {
+		if err := digest.Check(filepath.Join(out, f.Path), f.Digest); err != nil {
+			t.Error(err)
+		}
 	}
 	if _, got, err := manifest.Read(out, ""); err != nil || got != want {
 		t.Errorf("after 50 kills the manifest is %s, want %s (%v)", got, want, err)
@@ -376,52 +437,19 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 // TestOfflineAsAPlainUserWithoutANetwork builds from a copy of the store, as nobody, where there is no interface at all.
 func TestOfflineAsAPlainUserWithoutANetwork(t *testing.T) {
 	need(t, testenv.Tool("unshare"), testenv.Tool("setpriv"), root)
-	const nobody = 65534
-	dir, err := os.MkdirTemp("", "katabuild-offline-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	// Everything the plain user needs, where it can read it.
-	for _, p := range []string{"bin", "recipes", "out"} {
-		if p == "out" {
-			data, err := os.ReadFile(abs(t, "out/tiny.lock.json"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, "lock.json"), data, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		if err := os.CopyFS(filepath.Join(dir, p), os.DirFS(abs(t, p))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := seeded(t, filepath.Join(dir, "store"))
+	e := newElsewhere(t)
 	// A whole build first, as root, so that only the plain user's run counts as offline from the store.
-	katabuild(t, []string{"KATABUILD_STORE=" + s.Dir()}, "initrd", "recipes/tiny", "--lock", "out/tiny.lock.json", "-o", filepath.Join(dir, "first")).want(t, 0)
-	copyActions(t, s)
-	err = filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(p, nobody, nobody)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("unshare", "-n", "setpriv", "--reuid", fmt.Sprint(nobody), "--regid", fmt.Sprint(nobody), "--clear-groups",
-		filepath.Join(dir, "bin/katabuild"), "build", filepath.Join(dir, "recipes/tiny"), "--lock", filepath.Join(dir, "lock.json"), "--offline", "-o", filepath.Join(dir, "guest"))
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "HOME="+dir, "KATABUILD_STORE="+s.Dir())
-	r := finish(t, cmd)
+	katabuild(t, []string{"KATABUILD_STORE=" + e.store.Dir()}, "initrd", "recipes/tiny", "--lock", "out/tiny.lock.json", "-o", filepath.Join(e.dir, "first")).want(t, 0)
+	copyActions(t, e.store)
+	e.handOver(t)
+	guest := filepath.Join(e.dir, "guest")
+	r := finish(t, e.command([]string{"unshare", "-n"}, nil, "build", "recipes/tiny", "--lock", "lock.json", "--offline", "-o", guest))
 	r.want(t, 0, "kernel: hit", "initrd: hit", "manifest.json")
 	_, want, err := manifest.Read(tiny(t), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, got, err := manifest.Read(filepath.Join(dir, "guest"), ""); err != nil || got != want {
+	if _, got, err := manifest.Read(guest, ""); err != nil || got != want {
 		t.Errorf("the plain user's manifest is %s, want %s (%v)", got, want, err)
 	}
 }

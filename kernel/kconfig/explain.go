@@ -262,6 +262,9 @@ func (t *Tree) whyTooMuch(w Wish, defs []*definition, c *Config) string {
 	if len(by) > 0 {
 		return strings.Join(by, ", ")
 	}
+	if t.typeOf(defs) == "tristate" && w.Value == "m" && c.Get("MODULES") != "y" {
+		return "cannot be a module, MODULES is n"
+	}
 	for _, d := range defs {
 		if ch := d.choice(); ch != nil {
 			return fmt.Sprintf("one of the choice at %s:%d must be y, and the others are not", ch.file, ch.line)

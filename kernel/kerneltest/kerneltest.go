@@ -18,7 +18,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 )
 
-//go:embed testdata/init/main.go testdata/init/ticks_amd64.s
+//go:embed testdata/init/main.go testdata/init/parts.go testdata/init/ticks_amd64.s
 var initSource embed.FS
 
 // Initrd builds the init with the go command and returns it as an uncompressed initrd: nothing but /init and /dev/console.
@@ -28,7 +28,7 @@ func Initrd(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	for _, name := range []string{"main.go", "ticks_amd64.s"} {
+	for _, name := range []string{"main.go", "parts.go", "ticks_amd64.s"} {
 		data, err := initSource.ReadFile("testdata/init/" + name)
 		if err != nil {
 			return nil, err
@@ -116,12 +116,16 @@ type Report struct {
 	Release, Version, BuildID string
 	Config                    digest.Digest // of /proc/config.gz, unpacked
 	CPUs                      int
-	VSock                     bool          // AF_VSOCK sockets can be made
-	BootTime                  time.Duration // CLOCK_BOOTTIME when init began: what the kernel believes
-	Ticks                     uint64        // time-stamp counter when init began; nanoseconds since power-on when the machine is Virtual
-	Wall                      time.Duration // from starting QEMU to init's first line
+	VSock                     bool              // AF_VSOCK sockets can be made
+	BootTime                  time.Duration     // CLOCK_BOOTTIME when init began: what the kernel believes
+	Ticks                     uint64            // time-stamp counter when init began; nanoseconds since power-on when the machine is Virtual
+	Wall                      time.Duration     // from starting QEMU to init's first line
+	Parts                     map[string]string // with TryParts on the command line: each part that was tried, and "<nil>" or what it lacks
 	Console                   string
 }
+
+// TryParts is the word on the command line that makes init try what containers ask of a kernel.
+const TryParts = "kernel_test_parts"
 
 // Boot starts the machine and waits until it has switched itself off. On an error the report still has the console.
 func Boot(ctx context.Context, m Machine) (Report, error) {
@@ -166,6 +170,12 @@ func (r *Report) read() error {
 		if _, rest, ok := strings.Cut(line, mark); ok {
 			key, value, _ := strings.Cut(strings.TrimRight(rest, "\r\n"), "=")
 			said[key] = value
+			if part, ok := strings.CutPrefix(key, "part "); ok {
+				if r.Parts == nil {
+					r.Parts = map[string]string{}
+				}
+				r.Parts[part] = value
+			}
 		}
 	}
 	if said["done"] != "true" {

@@ -20,6 +20,10 @@ func ticks() uint64
 
 func main() {
 	t := ticks()
+	if os.Args[0] != "/init" { // a child, which may be process 1 of its own namespace
+		job(os.Args[1])
+		return
+	}
 	var ts syscall.Timespec
 	const clockBoottime = 7 // include/uapi/linux/time.h
 	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, clockBoottime, uintptr(unsafe.Pointer(&ts)), 0)
@@ -57,6 +61,9 @@ func main() {
 	const afVsock = 40
 	_, e = syscall.Socket(afVsock, syscall.SOCK_STREAM, 0)
 	say("vsock", e == nil)
+	if line, e := os.ReadFile("/proc/cmdline"); e == nil && bytes.Contains(line, []byte("kernel_test_parts")) {
+		parts()
+	}
 	say("error", err)
 	say("done", true)
 	syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART)
