@@ -171,7 +171,7 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 	return execute.Task{Step: step, Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
 		r := r
 		r.WorkDir, r.OutDir = filepath.Join(job.Dir, "work"), filepath.Join(job.Dir, "out")
-		r.Progress, r.Log = job.Report, job.Log
+		r.Progress, r.Log, r.Objects = job.Report, job.Log, int(job.Last.Units)
 		if err := errors.Join(os.Mkdir(r.WorkDir, 0o755), os.Mkdir(r.OutDir, 0o755)); err != nil {
 			return nil, err
 		}
@@ -184,6 +184,7 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		if err != nil {
 			return nil, g.changed(src, err)
 		}
+		*job.Cost = store.Cost{CPUMS: res.CPU.Milliseconds(), Units: int64(res.Objects)}
 		f := facts{Release: res.Release, Version: res.Version, BuildID: res.BuildID, SourceVersion: res.SourceVersion}
 		data, err := paper.Encode(f)
 		if err != nil {

@@ -80,7 +80,8 @@ func (b *build) seen(verb, name string) {
 	case "CC", "AS", "HOSTCC", "HOSTLD", "CC [M]":
 		b.objects++
 	case "LD", "OBJCOPY", "KSYMS", "BUILD", "SORTTAB", "ZSTD22", "MODPOST":
-		if name == "vmlinux" || strings.HasPrefix(name, "arch/") || strings.HasPrefix(name, ".tmp_vmlinux") {
+		// Not the small images that are built into it, such as the vDSO. What comes after vmlinux is little: it stays "link" to the end.
+		if strings.HasPrefix(name, "vmlinux") || strings.HasPrefix(name, ".tmp_vmlinux") {
 			b.phase("link")
 		}
 		return
@@ -91,7 +92,7 @@ func (b *build) seen(verb, name string) {
 	if total < int64(b.objects) {
 		total = 0
 	}
-	if now := time.Now(); now.Sub(b.lastSeen) > 100*time.Millisecond {
+	if now := time.Now(); b.current == "compile" && now.Sub(b.lastSeen) > 100*time.Millisecond {
 		b.lastSeen = now
 		b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "compile", Current: int64(b.objects), Total: total, Unit: "objects"})
 	}

@@ -31,6 +31,10 @@ type Job struct {
 	Dir    string        // empty, on the store's file system, removed afterwards
 	Log    io.Writer     // a file kept for people: everything foreign programs say
 	Report progress.Func // events of this step; Step is filled in
+	// Cost is the step's to fill in.
+	Cost *store.Cost
+	// Last is what making it took the last time, zero when unknown.
+	Last store.Cost
 	// Need is the path of a needed step's output, verified. The file must not be changed.
 	Need func(step, output string) (string, error)
 }
@@ -197,11 +201,15 @@ func (r *run) make(t Task, report progress.Func) (_ *store.Action, err error) {
 	defer log.close()
 	failure := func(err error) error { return &Failure{Step: t.Name, Log: log.used(), Err: err} }
 
-	outputs, err := t.Run(r.ctx, Job{Dir: dir, Log: log, Report: report, Need: r.need})
+	job := Job{Dir: dir, Log: log, Report: report, Need: r.need, Cost: &store.Cost{}}
+	if last := r.Store.Last(r.Guest, t.Name); last != nil {
+		job.Last = last.Cost
+	}
+	outputs, err := t.Run(r.ctx, job)
 	if err != nil {
 		return nil, failure(err)
 	}
-	a := &store.Action{Key: t.Key, Step: t.Name, Inputs: t.Inputs, Outputs: []store.Output{}}
+	a := &store.Action{Key: t.Key, Step: t.Name, Inputs: t.Inputs, Outputs: []store.Output{}, Cost: *job.Cost}
 	for _, o := range outputs {
 		d, n, held := r.Store.Held(o.Path)
 		if !held {

@@ -192,6 +192,13 @@ type Action struct {
 	Inputs    []artifact.Input `json:"inputs"`
 	Outputs   []Output         `json:"outputs"`
 	ElapsedMS int64            `json:"elapsed_ms"` // wall time it took, for expectations only
+	Cost
+}
+
+// Cost is what making something took, as far as the step counts it. For people and expectations; no key holds it.
+type Cost struct {
+	CPUMS int64 `json:"cpu_ms,omitempty"` // processor time of the foreign programs it ran
+	Units int64 `json:"units,omitempty"`  // of what its progress counts, such as compiled files
 }
 
 // Output is one file of an action, in the store by its digest.

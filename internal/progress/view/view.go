@@ -218,7 +218,7 @@ func comma(s string) string {
 func (s *step) describe(now time.Time) string {
 	var b strings.Builder
 	b.WriteString(s.message)
-	if s.total > 0 {
+	if s.current > 0 || s.total > 0 {
 		b.WriteString(" " + amount(s.current, s.total, s.unit))
 	}
 	fmt.Fprintf(&b, ", %s", round(now.Sub(s.began)))
@@ -229,7 +229,12 @@ func (s *step) describe(now time.Time) string {
 }
 
 func amount(current, total int64, unit string) string {
-	if unit == "bytes" {
+	switch {
+	case unit == "bytes" && total == 0:
+		return fmt.Sprintf("%.1f MB", float64(current)/1e6)
+	case total == 0:
+		return fmt.Sprintf("%d %s", current, unit)
+	case unit == "bytes":
 		return fmt.Sprintf("%.1f/%.1f MB", float64(current)/1e6, float64(total)/1e6)
 	}
 	return fmt.Sprintf("%d/%d %s", current, total, unit)
