@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/initrd"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
@@ -210,13 +211,27 @@ func (g *Guest) Plan(wanted []string) []plan.Status {
 	return plan.Check(g.c.Store, g.Recipe.Name, steps, wanted)
 }
 
-// Fetch brings the recipe's inputs from the network into the store.
+// Fetch brings the recipe's inputs from the network into the store, and the modules of u-root's commands into Go's own cache.
 func (g *Guest) Fetch(ctx context.Context) error {
-	if g.lock.Find(sourceInput).Kind == lock.Tree {
+	if g.lock.Find(sourceInput).Kind != lock.Tree {
+		if _, err := execute.Run(ctx, g.execution(), g.tasks, []string{SourceStep}); err != nil {
+			return err
+		}
+	}
+	if len(g.Recipe.Initrd.URoot) == 0 {
 		return nil
 	}
-	_, err := execute.Run(ctx, g.execution(), g.tasks, []string{SourceStep})
-	return err
+	g.c.Report.Send(progress.Event{Step: "u-root", Kind: progress.Start})
+	dir, remove, err := g.c.Store.Temp("u-root")
+	if err != nil {
+		return err
+	}
+	err = initrd.FetchURoot(ctx, initrd.Go{Path: g.c.Go, Env: g.c.GoEnv}, dir)
+	if err = errors.Join(err, remove()); err != nil {
+		return err
+	}
+	g.c.Report.Send(progress.Event{Step: "u-root", Kind: progress.Done})
+	return nil
 }
 
 func (g *Guest) execution() execute.Config {
