@@ -286,9 +286,9 @@ func (g *Guest) manifest(k, i *store.Action) (*manifest.Manifest, error) {
 			Source: manifest.Source{Kind: sourceKind(src), Name: filepath.Base(src.Where), Version: f.SourceVersion, Digest: src.Digest},
 			Image:  file(k, filepath.Base(g.arch.KernelImage)), Vmlinux: file(k, kernel.OutputVmlinux), Config: file(k, kernel.OutputConfig), SystemMap: file(k, kernel.OutputSystemMap),
 		},
-		Initrd: manifest.Initrd{File: file(i, initrd.Name), Compression: g.Recipe.Initrd.Compression},
+		Initrd: &manifest.Initrd{File: file(i, initrd.Name), Compression: g.Recipe.Initrd.Compression},
 		Agent:  manifest.Agent{Path: "/init", Digest: g.agent.digest, Go: g.agent.goVer, Init: "agent"},
-		Root:   manifest.Root{Kind: "initrd"},
+		Root:   manifest.Root{Kind: manifest.RootInitrd},
 		Boot:   g.boot(),
 	}
 	if src.Package != nil {

@@ -21,6 +21,10 @@ func (g *Guest) root() (report.Root, error) {
 	r := report.Root{Kind: "disk", FileSystem: m.fileSystem, Source: m.source}
 	if m.fileSystem == "rootfs" {
 		r.Kind = "initrd"
+		return r, nil
+	}
+	if r.Verity, err = g.verity(m.device); err != nil {
+		return report.Root{}, fmt.Errorf("root file system: %w", err)
 	}
 	return r, nil
 }

@@ -36,7 +36,9 @@ type Manifest struct {
 	Recipe  digest.Digest `json:"recipe"`
 	Lock    digest.Digest `json:"lock"`
 	Kernel  Kernel        `json:"kernel"`
-	Initrd  Initrd        `json:"initrd"`
+	Initrd  *Initrd       `json:"initrd,omitempty"` // one of initrd and image
+	Image   *Image        `json:"image,omitempty"`
+	SBOM    []SBOM        `json:"sbom,omitempty"` // software bills of materials of the image
 	Agent   Agent         `json:"agent"`
 	Root    Root          `json:"root"`
 	Boot    Boot          `json:"boot"`
@@ -84,6 +86,34 @@ type Initrd struct {
 	Compression string `json:"compression"` // none or zstd
 }
 
+// Image is a disk that the guest boots from.
+type Image struct {
+	File
+	Layout     string  `json:"layout"`      // bare, gpt, mbr or mbr-dax
+	FileSystem string  `json:"file_system"` // of the root: erofs or ext4
+	UUID       string  `json:"uuid"`        // of the root file system
+	Offset     int64   `json:"offset"`      // of the root file system in the image, bytes
+	Length     int64   `json:"length"`      // of the root file system, bytes
+	Verity     *Verity `json:"verity,omitempty"`
+}
+
+// Verity is the dm-verity hash tree over the root file system. Its version is 1, its hash sha256.
+type Verity struct {
+	RootHash      string `json:"root_hash"` // hexadecimal
+	Salt          string `json:"salt"`      // hexadecimal
+	DataBlocks    int64  `json:"data_blocks"`
+	DataBlockSize int64  `json:"data_block_size"` // bytes
+	HashBlockSize int64  `json:"hash_block_size"` // bytes
+	Offset        int64  `json:"offset"`          // of the tree in the image, bytes
+	Length        int64  `json:"length"`          // of the tree, bytes
+}
+
+// SBOM is a software bill of materials beside the image.
+type SBOM struct {
+	File
+	Format string `json:"format"` // spdx-2.3 or cyclonedx-1.6
+}
+
 // Agent is the agent binary inside the guest.
 type Agent struct {
 	Path   string        `json:"path"` // in the guest
@@ -94,15 +124,25 @@ type Agent struct {
 
 // Root is the root file system the running guest must have.
 type Root struct {
-	Kind string `json:"kind"` // initrd
+	Kind       string `json:"kind"`                  // initrd or disk
+	FileSystem string `json:"file_system,omitempty"` // of a disk
+	// VerityRootHash is the root hash in the device-mapper table below the root; empty where it lies on the disk itself.
+	VerityRootHash string `json:"verity_root_hash,omitempty"`
 }
+
+// The kinds of roots.
+const (
+	RootInitrd = "initrd"
+	RootDisk   = "disk"
+)
 
 // Boot is how to start the guest.
 type Boot struct {
 	Machine     string `json:"machine"` // QEMU machine: microvm or q35
 	CPUs        int    `json:"cpus"`
 	MemoryMiB   int    `json:"memory_mib"`
-	CommandLine string `json:"command_line"` // the whole kernel command line where hardware virtualisation runs the guest
+	Disk        string `json:"disk,omitempty"` // how the guest is given the image: virtio-blk or nvdimm
+	CommandLine string `json:"command_line"`   // the whole kernel command line where hardware virtualisation runs the guest
 	// TCGCommandLine is appended, after one space, where QEMU's TCG emulates the processor.
 	// The word {tsc_khz} in it stands for the host's clock rate in kHz, an integer.
 	TCGCommandLine string `json:"tcg_command_line"`
@@ -114,7 +154,16 @@ func (m *Manifest) Files() []File {
 	if m.Kernel.Modules != nil {
 		f = append(f, *m.Kernel.Modules)
 	}
-	return append(f, m.Initrd.File)
+	if m.Initrd != nil {
+		f = append(f, m.Initrd.File)
+	}
+	if m.Image != nil {
+		f = append(f, m.Image.File)
+	}
+	for _, s := range m.SBOM {
+		f = append(f, s.File)
+	}
+	return f
 }
 
 // Encode is the canonical form.
@@ -155,6 +204,12 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("file %s: no digest or a negative size", f.Path)
 		}
 	}
+	if (m.Initrd == nil) == (m.Image == nil) {
+		return errors.New("want one of initrd and image")
+	}
+	if err := m.checkImage(); err != nil {
+		return fmt.Errorf("image: %w", err)
+	}
 	if m.Agent.Digest == "" {
 		return errors.New("no agent digest")
 	}
@@ -163,6 +218,42 @@ func (m *Manifest) check() error {
 	}
 	if strings.ContainsAny(m.Boot.CommandLine+m.Boot.TCGCommandLine, "\n\x00") {
 		return errors.New("boot: the command line holds a line break or a NUL")
+	}
+	return nil
+}
+
+// Disks a guest may be given its image as.
+const (
+	VirtioBlk = "virtio-blk"
+	NVDIMM    = "nvdimm"
+)
+
+func (m *Manifest) checkImage() error {
+	i := m.Image
+	if i == nil {
+		if m.Boot.Disk != "" || m.Root.Kind != RootInitrd || len(m.SBOM) > 0 {
+			return fmt.Errorf("there is none, but a disk %q, a root of kind %q or a bill of materials", m.Boot.Disk, m.Root.Kind)
+		}
+		return nil
+	}
+	switch {
+	case !slices.Contains([]string{VirtioBlk, NVDIMM}, m.Boot.Disk):
+		return fmt.Errorf("disk %q: want %s or %s", m.Boot.Disk, VirtioBlk, NVDIMM)
+	case m.Root.Kind != RootDisk || m.Root.FileSystem != i.FileSystem:
+		return fmt.Errorf("the root is a %s of %q, the image holds %q", m.Root.Kind, m.Root.FileSystem, i.FileSystem)
+	case i.Offset < 0 || i.Length <= 0 || i.Length > i.Size || i.Offset > i.Size-i.Length:
+		return fmt.Errorf("root file system of %d bytes at %d in %d bytes", i.Length, i.Offset, i.Size)
+	}
+	v := i.Verity
+	switch {
+	case v == nil && m.Root.VerityRootHash == "":
+		return nil
+	case v == nil || v.RootHash != m.Root.VerityRootHash:
+		return errors.New("the root's hash is not that of its tree")
+	case v.Offset < 0 || v.Length <= 0 || v.Length > i.Size || v.Offset > i.Size-v.Length:
+		return fmt.Errorf("hash tree of %d bytes at %d in %d bytes", v.Length, v.Offset, i.Size)
+	case v.DataBlockSize < 512 || v.HashBlockSize < 512 || v.DataBlocks < 1 || v.DataBlocks > i.Length/v.DataBlockSize:
+		return fmt.Errorf("hash tree over %d blocks of %d bytes, with blocks of %d", v.DataBlocks, v.DataBlockSize, v.HashBlockSize)
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func Manifest() *manifest.Manifest {
 			Toolchain: []manifest.Tool{{Name: "gcc", Version: "gcc 12.2.0", Digest: digest.Of([]byte("gcc"))}},
 			Image:     file("bzImage"), Vmlinux: file("vmlinux"), Config: file("config"), SystemMap: file("System.map"),
 		},
-		Initrd: manifest.Initrd{File: file("initrd"), Compression: "zstd"},
+		Initrd: &manifest.Initrd{File: file("initrd"), Compression: "zstd"},
 		Agent:  manifest.Agent{Path: "/init", Digest: digest.Of([]byte("agent")), Go: "go1.26.8", Init: "agent"},
 		Root:   manifest.Root{Kind: "initrd"},
 		Boot:   manifest.Boot{Machine: "microvm", CPUs: 1, MemoryMiB: 256, CommandLine: "console=ttyS0 quiet", TCGCommandLine: "tsc_early_khz={tsc_khz} nolapic_timer"},

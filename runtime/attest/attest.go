@@ -62,6 +62,14 @@ func Report(m *manifest.Manifest, r *report.Report, nonce []byte) []verdict.Clai
 	same("agent.go", m.Agent.Go, r.Agent.Go)
 	same("init", m.Agent.Init, r.Init.Kind)
 	same("root", m.Root.Kind, r.Root.Kind)
+	if m.Root.Kind == manifest.RootDisk {
+		same("root.file_system", m.Root.FileSystem, r.Root.FileSystem)
+		hash := ""
+		if r.Root.Verity != nil {
+			hash = r.Root.Verity.RootHash
+		}
+		same("root.verity", m.Root.VerityRootHash, hash)
+	}
 	return claims
 }
 

@@ -102,7 +102,7 @@ func testConfig(t testing.TB, mode string) Config {
 			Image: file("bzImage", read("KATABUILD_TEST_BZIMAGE")), Vmlinux: file("vmlinux", read("KATABUILD_TEST_VMLINUX")),
 			Config: file("config", nil), SystemMap: file("System.map", nil),
 		},
-		Initrd: manifest.Initrd{File: file("initrd.cpio", initrd), Compression: "none"},
+		Initrd: &manifest.Initrd{File: file("initrd.cpio", initrd), Compression: "none"},
 		Boot: manifest.Boot{
 			Machine: "microvm", CPUs: 1, MemoryMiB: 256,
 			CommandLine:    "console=ttyS0 panic=-1 quiet",

@@ -101,8 +101,14 @@ func newPlan(cfg Config, a arch.Arch, choice accel.Choice, channel vsock.Choice,
 	m := cfg.Manifest
 	q := qemu.Config{
 		Binary: cfg.QEMU, Name: "katabuild-" + m.Name, Machine: cfg.Machine, Accel: choice.Accel,
-		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Initrd: hostPath(cfg.Dir, m.Initrd.File),
+		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB,
 		ICount: cfg.ICount, NoSeccomp: cfg.NoSeccomp, Console: qemu.Stdio(),
+	}
+	if m.Initrd != nil {
+		q.Initrd = hostPath(cfg.Dir, m.Initrd.File)
+	}
+	if m.Image != nil {
+		q.Disks = append(q.Disks, qemu.Disk{Path: hostPath(cfg.Dir, m.Image.File), Size: m.Image.Size, NVDIMM: m.Boot.Disk == manifest.NVDIMM})
 	}
 	if q.Binary == "" {
 		q.Binary = a.QEMU
@@ -118,6 +124,9 @@ func newPlan(cfg Config, a arch.Arch, choice accel.Choice, channel vsock.Choice,
 	}
 	if q.MemoryMiB == 0 {
 		q.MemoryMiB = m.Boot.MemoryMiB
+	}
+	if m.Boot.Disk == manifest.NVDIMM && q.Machine != qemu.Q35 {
+		return nil, fmt.Errorf("the guest's root is an NVDIMM, which the machine %s does not have; boot it on %s", q.Machine, qemu.Q35)
 	}
 	if q.CPUs < 1 || q.MemoryMiB < 1 {
 		return nil, fmt.Errorf("a machine with %d CPUs and %d MiB of memory", q.CPUs, q.MemoryMiB)

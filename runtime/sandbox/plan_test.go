@@ -47,7 +47,7 @@ func plain() Config {
 		Manifest: &manifest.Manifest{
 			Name: "tiny", Arch: "x86_64",
 			Kernel: manifest.Kernel{Image: manifest.File{Path: "bzImage"}, Vmlinux: manifest.File{Path: "sub/vmlinux"}},
-			Initrd: manifest.Initrd{File: manifest.File{Path: "initrd"}},
+			Initrd: &manifest.Initrd{File: manifest.File{Path: "initrd"}},
 			Boot:   manifest.Boot{Machine: "microvm", CPUs: 2, MemoryMiB: 256, CommandLine: "quiet", TCGCommandLine: "tsc_early_khz={tsc_khz}"},
 		},
 	}

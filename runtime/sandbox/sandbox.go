@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -128,11 +129,21 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	q.Kernel = byFD(inherit(kernel))
-	initrd, err := checked(cfg.Dir, cfg.Manifest.Initrd.File)
-	if err != nil {
-		return err
+	if i := cfg.Manifest.Initrd; i != nil {
+		initrd, err := checked(cfg.Dir, i.File)
+		if err != nil {
+			return err
+		}
+		q.Initrd = byFD(inherit(initrd))
 	}
-	q.Initrd = byFD(inherit(initrd))
+	if i := cfg.Manifest.Image; i != nil {
+		image, err := checked(cfg.Dir, i.File)
+		if err != nil {
+			return err
+		}
+		q.Disks = slices.Clone(q.Disks)
+		q.Disks[0].Path = byFD(inherit(image))
+	}
 	s.progress.event("checked")
 
 	monitor, monitorChild, err := socketPair("monitor")

@@ -86,6 +86,17 @@ type Vsock struct {
 
 func (v Vsock) set() bool { return v.VhostUser.Set() || v.KernelFD > 0 }
 
+// Disk is a read-only raw disk. The zero value is none.
+type Disk struct {
+	Path   string // on the host
+	Size   int64  // bytes; needed for an NVDIMM
+	NVDIMM bool   // mapped into the guest's address space instead of read through virtio-blk; on Q35 only
+	Serial string // what the guest calls it by; may be empty
+}
+
+// nvdimmAlign is what QEMU wants the size of an NVDIMM's memory to be a multiple of, in bytes; less would be silently unusable in the guest.
+const nvdimmAlign = 2 << 20
+
 // Config is one virtual machine.
 type Config struct {
 	Binary      string // e.g. qemu-system-x86_64
@@ -96,6 +107,7 @@ type Config struct {
 	MemoryMiB   int
 	Kernel      string // path of a bzImage or of an ELF with a PVH note
 	Initrd      string // may be empty
+	Disks       []Disk // in the order in which the guest numbers them
 	CommandLine string // the kernel's
 	Console     Channel
 	Monitor     Channel // QMP
@@ -126,6 +138,23 @@ func (c Config) Argv() []string {
 	case Q35:
 		machine += ",usb=off,sata=off,smbus=off,vmport=off"
 	}
+	slots := 0
+	for _, d := range c.Disks {
+		if d.NVDIMM {
+			slots++
+		}
+	}
+	memory := fmt.Sprintf("%dM", c.MemoryMiB)
+	if slots > 0 {
+		machine += ",nvdimm=on"
+		room := int64(c.MemoryMiB) << 20
+		for _, d := range c.Disks {
+			if d.NVDIMM {
+				room += (d.Size+nvdimmAlign-1)/nvdimmAlign*nvdimmAlign + 1<<30 // QEMU places each at a multiple of 1 GiB where it can
+			}
+		}
+		memory += fmt.Sprintf(",slots=%d,maxmem=%dM", slots, room>>20)
+	}
 	if c.Vsock.VhostUser.Set() { // the back end maps the guest's memory
 		machine += ",memory-backend=memory"
 		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
@@ -138,8 +167,8 @@ func (c Config) Argv() []string {
 	if c.Accel == accel.KVM {
 		cpu = "host"
 	}
-	add("-cpu", cpu, "-smp", strconv.Itoa(c.CPUs), "-m", fmt.Sprintf("%dM", c.MemoryMiB))
-	if c.Machine == MicroVM && c.Vsock.set() {
+	add("-cpu", cpu, "-smp", strconv.Itoa(c.CPUs), "-m", memory)
+	if c.Machine == MicroVM && (c.Vsock.set() || len(c.Disks) > 0) {
 		add("-global", "virtio-mmio.force-legacy=false")
 	}
 	if c.Console.Set() {
@@ -154,11 +183,35 @@ func (c Config) Argv() []string {
 	case v.KernelFD > 0:
 		add("-device", fmt.Sprintf("vhost-vsock%s,guest-cid=%d,vhostfd=%d", suffix, v.CID, v.KernelFD))
 	}
+	for i, d := range c.Disks {
+		add(d.args(i, suffix)...)
+	}
 	add("-kernel", c.Kernel)
 	if c.Initrd != "" {
 		add("-initrd", c.Initrd)
 	}
 	return append(a, "-append", c.CommandLine)
+}
+
+// args gives the guest the disk, its i-th.
+func (d Disk) args(i int, suffix string) []string {
+	id := fmt.Sprintf("disk%d", i)
+	if d.NVDIMM {
+		return []string{
+			// Private and read-only: the guest sees the file's bytes and can change none. unarmed tells it so.
+			"-object", fmt.Sprintf("memory-backend-file,id=%s-memory,mem-path=%s,size=%d,share=off,readonly=on", id, escape(d.Path), d.Size),
+			"-device", fmt.Sprintf("nvdimm,id=%s,memdev=%s-memory,unarmed=on", id, id),
+		}
+	}
+	device := fmt.Sprintf("virtio-blk%s,drive=%s", suffix, id)
+	if d.Serial != "" {
+		device += ",serial=" + escape(d.Serial)
+	}
+	return []string{
+		// Nobody else writes the file, and a lock cannot be had on what is only readable.
+		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=on,file.driver=file,file.filename=%s,file.read-only=on,file.locking=off", id, escape(d.Path)),
+		"-device", device,
+	}
 }
 
 // escape doubles the commas, which separate QEMU's options.

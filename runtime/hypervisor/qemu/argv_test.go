@@ -33,6 +33,11 @@ func TestArgv(t *testing.T) {
 		"console-stdio":            func(c *Config) { c.Console = Stdio() },
 		"console-socket":           func(c *Config) { c.Console = Socket("/run/console.sock") },
 		"icount":                   func(c *Config) { c.ICount = true },
+		"microvm-disk":             func(c *Config) { c.Initrd, c.Disks = "", []Disk{{Path: "/tmp/a,b.img", Serial: "root"}} },
+		"q35-disks": func(c *Config) {
+			c.Machine, c.Disks = Q35, []Disk{{Path: "/tmp/a"}, {Path: "/tmp/b", Serial: "extension-x"}}
+		},
+		"q35-nvdimm": func(c *Config) { c.Machine, c.Disks = Q35, []Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}} },
 		"bare": func(c *Config) {
 			c.Console, c.Monitor, c.Vsock, c.Initrd, c.Name, c.NoSeccomp = Channel{}, Channel{}, Vsock{}, "", "", true
 		},
