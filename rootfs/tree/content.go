@@ -166,3 +166,20 @@ func sameContent(m, n *Node) (bool, error) {
 	b, err := DigestOf(n.Content)
 	return a == b, err
 }
+
+// ReadAll is the whole content of a small File; how small is the caller's to know.
+func ReadAll(n *Node) ([]byte, error) {
+	if n.Content == nil {
+		return nil, nil
+	}
+	r, err := n.Content.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err == nil && int64(len(b)) != n.Content.Size() {
+		err = fmt.Errorf("%d bytes of %d: %w", len(b), n.Content.Size(), io.ErrUnexpectedEOF)
+	}
+	return b, err
+}

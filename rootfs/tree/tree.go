@@ -496,3 +496,11 @@ func differ(m, n *Node) string {
 	}
 	return ""
 }
+
+// Copy is a node like n that is in no tree and, of a folder, holds nothing.
+func (n *Node) Copy() *Node {
+	c := *n
+	c.Xattrs = slices.Clone(n.Xattrs)
+	c.children, c.links = nil, 0
+	return &c
+}

@@ -1,0 +1,143 @@
+package rootfs
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/rootfs/tree"
+)
+
+func x86(t testing.TB) arch.Arch {
+	t.Helper()
+	a, err := arch.Parse("x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// agent is a file that stands for one.
+func agent(t testing.TB, init string) Agent {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), "agent")
+	if err := os.WriteFile(p, []byte("the agent"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Agent{Path: p, Digest: digest.Of([]byte("the agent")), Size: 9, Go: "go1.26", Init: init}
+}
+
+func text(p, s string) File { return File{Path: p, Kind: tree.File, Mode: 0o644, Data: []byte(s)} }
+
+func build(t *testing.T, r Request) *tree.Tree {
+	t.Helper()
+	r.Arch = x86(t)
+	tr, _, err := r.Tree(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+func TestTheAgentIsTheInitOfAnOtherwiseEmptyRoot(t *testing.T) {
+	tr := build(t, Request{Agent: agent(t, InitAgent), Time: 7})
+	for _, p := range []string{"/sbin/init", "/usr/sbin/init", AgentPath} {
+		if n, err := tr.Resolve(p); err != nil || n.Size() != 9 || n.Mode != 0o755 || n.Time.Sec != 7 {
+			t.Errorf("%s: %+v, %v", p, n, err)
+		}
+	}
+	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/tmp"} {
+		if n, err := tr.Lookup(d); err != nil || n.Kind != tree.Dir {
+			t.Errorf("%s: %v, %v", d, n, err)
+		}
+	}
+	if n, err := tr.Lookup("/dev/console"); err != nil || n.Kind != tree.CharDevice || n.Major != 5 || n.Minor != 1 {
+		t.Errorf("/dev/console: %+v, %v", n, err)
+	}
+}
+
+func TestSystemdStartsTheAgentAsAService(t *testing.T) {
+	tr := build(t, Request{Layers: []Layer{Files{
+		{Path: "/usr/sbin", Kind: tree.Dir, Mode: 0o755}, {Path: "/sbin", Kind: tree.Symlink, Target: "usr/sbin"},
+		{Path: "/usr/sbin/init", Kind: tree.Symlink, Target: "../lib/systemd/systemd"},
+	}}, Agent: agent(t, InitSystemd)})
+	if n, err := tr.Lookup("/sbin/init"); err != nil || n.Target != "../lib/systemd/systemd" {
+		t.Errorf("init: %+v, %v", n, err)
+	}
+	for _, u := range []string{"kata-agent.service", "kata-containers.target"} {
+		if n, err := tr.Lookup("/usr/lib/systemd/system/" + u); err != nil || n.Size() == 0 {
+			t.Errorf("%s: %v, %v", u, n, err)
+		}
+	}
+}
+
+func TestAnAgentThatIsAnotherIsRefused(t *testing.T) {
+	a := agent(t, InitAgent)
+	a.Digest = digest.Of([]byte("another"))
+	if _, _, err := (Request{Arch: x86(t), Agent: a}).Tree(context.Background()); err == nil || !strings.Contains(err.Error(), "wrong digest") {
+		t.Error(err)
+	}
+}
+
+func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "motd"), []byte("folder"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tr := build(t, Request{
+		Layers: []Layer{
+			Files{text("/motd", "files"), text("/doc/a/copyright", "keep"), text("/doc/a/README", "go"), text("/doc/b/README", "go"), text("/doc-not/x", "stay")},
+			Folder{Path: dir, Origin: "folder x", Check: func(context.Context) error { return nil }},
+		},
+		Remove: []string{"/doc"}, Keep: []string{"/doc/*/copyright"}, Agent: agent(t, InitAgent),
+	})
+	if n, err := tr.Lookup("/motd"); err != nil || n.Size() != 6 || n.UID != 0 || n.Origin != "folder x/motd" {
+		t.Errorf("motd: %+v, %v", n, err)
+	}
+	for p, want := range map[string]bool{"/doc/a/copyright": true, "/doc/a/README": false, "/doc/b": false, "/doc-not/x": true} {
+		if _, err := tr.Lookup(p); (err == nil) != want {
+			t.Errorf("%s: %v", p, err)
+		}
+	}
+	r := Request{Arch: x86(t), Remove: []string{"/nothing/*"}, Agent: agent(t, InitAgent)}
+	if _, _, err := r.Tree(context.Background()); err == nil || !strings.Contains(err.Error(), "/nothing/*") {
+		t.Errorf("a pattern that matches nothing: %v", err)
+	}
+}
+
+func TestAccountsAreAddedOnce(t *testing.T) {
+	l := Accounts{Users: []User{{Name: "app", UID: 1000, GID: 1000, Home: "/home/app", Shell: "/bin/sh"}}, Groups: []Group{{Name: "app", GID: 1000, Members: []string{"app"}}}}
+	tr := build(t, Request{Layers: []Layer{Files{text("/etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1:1::/:/none\n")}, l, l}, Agent: agent(t, InitAgent)})
+	for p, want := range map[string]string{
+		"/etc/passwd": "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n", "/etc/group": "app:x:1000:app\n", "/etc/shadow": "app:!:::::::\n",
+	} {
+		n, err := tr.Lookup(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tree.ReadAll(n); string(got) != want || err != nil {
+			t.Errorf("%s is %q, %v", p, got, err)
+		}
+	}
+	if n, _ := tr.Lookup("/etc/shadow"); n.Mode != 0o640 {
+		t.Errorf("shadow has mode %o", n.Mode)
+	}
+}
+
+func TestPatterns(t *testing.T) {
+	for _, c := range []struct {
+		pattern, path string
+		want          bool
+	}{
+		{"/a/*", "/a/b/c", true}, {"/a/*/c", "/a/b/x/c", true}, {"/a/*/c", "/a/c", false}, {"/a?", "/ab", true}, {"/a?", "/a", false},
+		{"*", "/", true}, {"/usr/share/man/*", "/usr/share/man", false}, {"/a*b*c", "/abxbc", true}, {"/a*b*c", "/abxb", false}, {"/a", "/a/b", false},
+	} {
+		if got := Match(c.pattern, c.path); got != c.want {
+			t.Errorf("%s and %s: %v", c.pattern, c.path, got)
+		}
+	}
+}

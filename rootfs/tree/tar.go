@@ -1,0 +1,306 @@
+package tree
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"strings"
+)
+
+// TarOptions says what of a tar counts, and what it may do to what is there. The zero value takes all, and gives way to nothing.
+type TarOptions struct {
+	// Origin of every node.
+	Origin string
+	// Keep, when not nil, is asked before each entry, with its absolute, clean path and what will be put there; of a hard link, the node
+	// that gets one more name. It may change what is not yet in the tree, such as an owner, and says whether the entry counts. A folder
+	// that does not count says nothing about what it holds. An error ends the whole.
+	Keep func(p string, n *Node) (bool, error)
+	// Replace is how layers of an image are stacked: an entry takes the place of whatever was there, a file that of a folder and all it
+	// holds, a folder that of a link. Without it the tar is a package, as dpkg unpacks one: a folder where a link to a folder is means the
+	// folder behind the link, which stays as it was, and a file never takes the place of a folder that holds something.
+	Replace bool
+}
+
+// EntryError is what is wrong with one entry of a tar.
+type EntryError struct {
+	Tar  string // the file
+	Name string // of the entry, as the tar has it
+	Err  error
+}
+
+func (e *EntryError) Error() string { return fmt.Sprintf("%s: entry %q: %v", e.Tar, e.Name, e.Err) }
+
+func (e *EntryError) Unwrap() error { return e.Err }
+
+// maxEntryPath is the longest name of an entry, in bytes: PATH_MAX of Linux without its NUL.
+const maxEntryPath = 4095
+
+// ApplyTar puts what an uncompressed tar holds into a tree, in the tar's order, whatever was in the tree before. Contents stay in the file,
+// which must not change while the tree is used. POSIX pax, ustar, GNU and v7 headers are read; attributes from SCHILY.xattr records.
+// Sparse files are refused, and so is anything else that would be lost without a word. After an error the tree holds what came before it.
+//
+// POSIX.1-2017, pax, "pax Interchange Format"; GNU tar manual, "Basic Tar Format".
+func ApplyTar(t *Tree, file string, o TarOptions) error {
+	u := untar{t: t, o: o, leftOut: map[string]*Node{}}
+	return eachEntry(file, func(h *tar.Header, offset int64) error { return u.entry(file, h, offset) })
+}
+
+// TarNames calls f for each entry of an uncompressed tar in order, with its absolute, clean path. Links and devices are what they are in the
+// tar; nothing is looked up.
+func TarNames(file string, f func(p string, k Kind) error) error {
+	return eachEntry(file, func(h *tar.Header, _ int64) error {
+		k, err := kindOf(h)
+		if err != nil {
+			return err
+		}
+		return f(Clean(h.Name), k)
+	})
+}
+
+func eachEntry(file string, f func(h *tar.Header, offset int64) error) error {
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	fi, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	pos := &position{f: in, size: fi.Size(), buf: make([]byte, 0, 16<<10)}
+	tr := tar.NewReader(pos)
+	for last := ""; ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		// tar.ErrInsecurePath comes with a good header: a tree has no outside.
+		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
+			return fmt.Errorf("%s: after entry %q, at byte %d: %w", file, last, pos.at, err)
+		}
+		last = h.Name
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue // a note about the archive, such as the commit that git archive writes
+		}
+		err = nil
+		switch {
+		case h.Name == "" || len(h.Name) > maxEntryPath:
+			err = fmt.Errorf("a name of %d bytes: want 1 to %d", len(h.Name), maxEntryPath)
+		case isSparse(h):
+			err = errors.New("a sparse file: pack the archive without --sparse")
+		case h.Typeflag == tar.TypeReg && h.Size > pos.size-pos.at:
+			err = fmt.Errorf("%d bytes, %d are there: %w", h.Size, pos.size-pos.at, io.ErrUnexpectedEOF)
+		}
+		if err == nil {
+			err = f(h, pos.at)
+		}
+		if err != nil {
+			return &EntryError{file, h.Name, err}
+		}
+	}
+}
+
+// isSparse knows both the old GNU type and the records of GNU's pax formats 0.0, 0.1 and 1.0. archive/tar reads them, but does not say where
+// in the file the pieces lie.
+func isSparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+// position reads a file through a small buffer and knows where in the file it is. archive/tar never reads ahead and skips contents by Seek,
+// so after Next the position is where the entry's content begins, and contents are not read at all.
+type position struct {
+	f        io.ReaderAt
+	at, size int64
+	buf      []byte // bytes of the file from bufAt on
+	bufAt    int64
+}
+
+func (p *position) Read(b []byte) (int, error) {
+	if i := p.at - p.bufAt; i < 0 || i >= int64(len(p.buf)) {
+		n, err := p.f.ReadAt(p.buf[:cap(p.buf)], p.at)
+		if n == 0 && err != nil {
+			return 0, err
+		}
+		p.buf, p.bufAt = p.buf[:n], p.at
+	}
+	n := copy(b, p.buf[p.at-p.bufAt:])
+	p.at += int64(n)
+	return n, nil
+}
+
+func (p *position) Seek(off int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		off += p.at
+	case io.SeekEnd:
+		off += p.size
+	}
+	if off < 0 {
+		return 0, fmt.Errorf("seek to %d", off)
+	}
+	p.at = off
+	return off, nil
+}
+
+type untar struct {
+	t       *Tree
+	o       TarOptions
+	leftOut map[string]*Node // files that did not count, by path: a link to one of them may
+}
+
+func (u *untar) entry(file string, h *tar.Header, offset int64) error {
+	p := Clean(h.Name)
+	if h.Typeflag == tar.TypeLink {
+		return u.link(p, h.Linkname)
+	}
+	n, err := nodeOf(h)
+	if err != nil {
+		return err
+	}
+	n.Origin = u.o.Origin
+	if n.Kind == File && h.Size > 0 {
+		n.Content = &Section{Path: file, Offset: offset, Length: h.Size}
+	}
+	if counts, err := u.keep(p, n); !counts {
+		if n.Kind != Dir {
+			u.leftOut[p] = n
+		}
+		return err
+	}
+	return u.put(p, n)
+}
+
+func (u *untar) keep(p string, n *Node) (bool, error) {
+	if u.o.Keep == nil {
+		return true, nil
+	}
+	return u.o.Keep(p, n)
+}
+
+func (u *untar) put(p string, n *Node) error {
+	there, err := u.t.Lookup(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return u.t.Put(p, n)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case u.o.Replace && there.Kind == Dir && n.Kind != Dir:
+		if err := u.t.Remove(p); err != nil {
+			return err
+		}
+	case !u.o.Replace && there.Kind == Symlink && n.Kind == Dir:
+		if behind, err := u.t.Resolve(p); err == nil && behind.Kind == Dir {
+			return nil
+		}
+	}
+	return u.t.Put(p, n)
+}
+
+func (u *untar) link(p, to string) error {
+	n, err := u.t.Lookup(to)
+	if left := u.leftOut[Clean(to)]; left != nil {
+		n, err = left, nil
+	}
+	if err == nil && n.Kind == Dir {
+		err = ErrIsDir
+	}
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", to, err)
+	}
+	if there, err := u.t.Lookup(p); err == nil && there == n {
+		return nil
+	}
+	if counts, err := u.keep(p, n); !counts {
+		u.leftOut[p] = n
+		return err
+	}
+	return u.put(p, n)
+}
+
+func kindOf(h *tar.Header) (Kind, error) {
+	switch h.Typeflag {
+	case tar.TypeDir:
+		return Dir, nil
+	case tar.TypeReg, tar.TypeCont, tar.TypeLink:
+		return File, nil
+	case tar.TypeSymlink:
+		return Symlink, nil
+	case tar.TypeChar:
+		return CharDevice, nil
+	case tar.TypeBlock:
+		return BlockDevice, nil
+	case tar.TypeFifo:
+		return FIFO, nil
+	}
+	return 0, fmt.Errorf("type %q is unknown", h.Typeflag)
+}
+
+// nodeOf is an entry's node without its content.
+func nodeOf(h *tar.Header) (*Node, error) {
+	kind, err := kindOf(h)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{Kind: kind, Mode: uint16(h.Mode & PermMask)}
+	if n.UID, err = id32(h.Uid); err != nil {
+		return nil, fmt.Errorf("user %w", err)
+	}
+	if n.GID, err = id32(h.Gid); err != nil {
+		return nil, fmt.Errorf("group %w", err)
+	}
+	if !h.ModTime.IsZero() { // which is no time in the header at all
+		n.Time = Time{Sec: h.ModTime.Unix(), Nsec: uint32(h.ModTime.Nanosecond())}
+	}
+	switch kind {
+	case Symlink:
+		n.Target = h.Linkname
+		n.Mode = 0o777 // Linux gives links no other mode
+	case CharDevice, BlockDevice:
+		if h.Devmajor < 0 || h.Devmajor > math.MaxUint32 || h.Devminor < 0 || h.Devminor > math.MaxUint32 {
+			return nil, fmt.Errorf("device %d:%d", h.Devmajor, h.Devminor)
+		}
+		n.Major, n.Minor = uint32(h.Devmajor), uint32(h.Devminor)
+	}
+	for k, v := range h.PAXRecords {
+		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
+			n.SetXattr(name, []byte(v))
+		} else if strings.HasPrefix(k, "SCHILY.acl.") {
+			return nil, fmt.Errorf("an ACL as text in %s: pack the archive with --xattrs instead of --acls", k)
+		}
+	}
+	return n, nil
+}
+
+// id32 is a user or group number: Linux has 32 bits, of which the largest means "no change".
+func id32(id int) (uint32, error) {
+	if id < 0 || int64(id) >= math.MaxUint32 {
+		return 0, fmt.Errorf("%d: want 0 to %d", id, uint32(math.MaxUint32-1))
+	}
+	return uint32(id), nil
+}
+
+// Parents are the folders on the way to an absolute, clean path, the root left out, outermost first.
+func Parents(p string) (out []string) {
+	for p = path.Dir(p); p != "/" && p != "."; p = path.Dir(p) {
+		out = append(out, p)
+	}
+	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
+		out[i], out[j] = out[j], out[i]
+	}
+	return out
+}

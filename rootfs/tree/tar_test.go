@@ -1,0 +1,403 @@
+package tree_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/treetest"
+)
+
+type item struct {
+	tar.Header
+	text string
+}
+
+func reg(name, text string) item {
+	return item{tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644}, text}
+}
+func folder(name string) item {
+	return item{tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755}, ""}
+}
+func symlink(name, to string) item {
+	return item{tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}, ""}
+}
+func hard(name, to string) item {
+	return item{tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to, Mode: 0o644}, ""}
+}
+
+func tarOf(t testing.TB, items ...item) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, i := range items {
+		i.Size = int64(len(i.text))
+		if err := w.WriteHeader(&i.Header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, i.text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func onDisk(t testing.TB, data []byte) string {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), "a.tar")
+	if err := os.WriteFile(p, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func text(t testing.TB, n *tree.Node) string {
+	t.Helper()
+	if n.Content == nil {
+		return ""
+	}
+	r, err := n.Content.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestATarBecomesATree(t *testing.T) {
+	long := strings.Repeat("long/", 60) + strings.Repeat("n", 200)
+	gnu := reg("gnu/"+strings.Repeat("g", 150), "g")
+	gnu.Format = tar.FormatGNU
+	gnu.ModTime = time.Unix(-5, 0)
+	full := reg("./full", strings.Repeat("full", 1000))
+	full.Mode, full.Uid, full.Gid = 0o104755, 7, math.MaxUint32-1
+	full.ModTime = time.Unix(-2, 500000000)
+	full.PAXRecords = map[string]string{"SCHILY.xattr.user.b": "x\x00y", "SCHILY.xattr.security.capability": string(treetest.Capability())}
+	full.Format = tar.FormatPAX
+	dev := item{tar.Header{Name: "/dev/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3, Mode: 0o666}, ""}
+	fifo := item{tar.Header{Name: "fifo", Typeflag: tar.TypeFifo, Mode: 0o600}, ""}
+	note := item{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "c"}}, ""}
+	file := onDisk(t, tarOf(t, note, folder("./"), full, hard("other", "full"), reg(long, "deep"), gnu, dev, fifo, symlink("link", "../full"), reg("empty", ""),
+		reg("full-2", "again"), reg("full-2", "later wins")))
+	tr := tree.New()
+	if err := tree.ApplyTar(tr, file, tree.TarOptions{Origin: "package p 1"}); err != nil {
+		t.Fatal(err)
+	}
+	n, err := tr.Lookup("full")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprintf("%o %d:%d %v %v %q %d", n.Mode, n.UID, n.GID, n.Time, n.Xattrs, n.Origin, n.Links())
+	want := fmt.Sprintf("4755 7:4294967294 {-2 500000000} %v %q 2", []tree.Xattr{{Name: "security.capability", Value: treetest.Capability()}, {Name: "user.b", Value: []byte("x\x00y")}}, "package p 1")
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	for p, want := range map[string]string{"full": strings.Repeat("full", 1000), "other": strings.Repeat("full", 1000), long: "deep", gnu.Name: "g", "empty": "", "full-2": "later wins"} {
+		n, err := tr.Lookup(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := text(t, n); got != want {
+			t.Errorf("%s: %q, want %q", p, got, want)
+		}
+	}
+	if n, _ := tr.Lookup("dev/null"); n.Kind != tree.CharDevice || n.Major != 1 || n.Minor != 3 {
+		t.Errorf("%+v", n)
+	}
+	if n, _ := tr.Lookup("fifo"); n.Kind != tree.FIFO {
+		t.Errorf("%+v", n)
+	}
+	if n, _ := tr.Lookup("link"); n.Target != "../full" || n.Mode != 0o777 {
+		t.Errorf("%+v", n)
+	}
+}
+
+// Each trick ends inside the tree, or in an error that names the entry.
+func TestHostileTars(t *testing.T) {
+	big := reg("big", "")
+	for name, c := range map[string]struct {
+		items []item
+		cause error  // or
+		want  string // what the tree lists, without the root
+	}{
+		"dot dot":                        {items: []item{reg("../../etc/passwd", "x")}, want: "/etc folder\n/etc/passwd file"},
+		"absolute":                       {items: []item{reg("/etc/passwd", "x")}, want: "/etc folder\n/etc/passwd file"},
+		"link to outside, then through":  {items: []item{symlink("out", "/.."), reg("out/x", "x")}, want: "/out symbolic link\n/x file"},
+		"link up, then through":          {items: []item{symlink("out", "../../.."), reg("out/x", "x")}, want: "/out symbolic link\n/x file"},
+		"a link onto itself, through":    {items: []item{symlink("l", "l"), reg("l/x", "x")}, cause: tree.ErrLoop},
+		"hard link to nothing":           {items: []item{hard("h", "nothing")}, cause: fs.ErrNotExist},
+		"hard link outside":              {items: []item{hard("h", "../../../etc/shadow")}, cause: fs.ErrNotExist},
+		"hard link to a folder":          {items: []item{folder("d"), hard("h", "d")}, cause: tree.ErrIsDir},
+		"hard link to the root":          {items: []item{hard("h", "/")}, cause: tree.ErrIsDir},
+		"hard link to itself":            {items: []item{hard("h", "h")}, cause: fs.ErrNotExist},
+		"hard link to its own name":      {items: []item{reg("h", "x"), hard("h", "./h")}, want: "/h file"},
+		"hard link to a link":            {items: []item{symlink("l", "/etc/shadow"), hard("h", "l")}, want: "/h symbolic link\n/l symbolic link"},
+		"a file where a folder is":       {items: []item{reg("d/f", "x"), reg("d", "x")}, cause: tree.ErrIsDir},
+		"a folder where a file is":       {items: []item{reg("d", "x"), folder("d")}, want: "/d folder"},
+		"a file below a file":            {items: []item{reg("f", "x"), reg("f/g", "x")}, cause: tree.ErrNotDir},
+		"a file for the root":            {items: []item{reg("a/..", "x")}, cause: tree.ErrIsDir},
+		"a link for the root":            {items: []item{symlink("..", "x")}, cause: tree.ErrIsDir},
+		"a folder on a link to a folder": {items: []item{folder("usr/lib"), symlink("lib", "usr/lib"), folder("lib"), reg("lib/x", "x")}, want: "/lib symbolic link\n/usr folder\n/usr/lib folder\n/usr/lib/x file"},
+		"a folder on a link to nothing":  {items: []item{symlink("lib", "nothing"), folder("lib"), reg("lib/x", "x")}, want: "/lib folder\n/lib/x file"},
+		"a huge device":                  {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeBlock, Devmajor: 1 << 20}, ""}}, cause: errAny},
+		"a huge owner":                   {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: math.MaxUint32, Format: tar.FormatPAX}, ""}}, cause: errAny},
+		"a negative owner":               {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: -1, Format: tar.FormatGNU}, ""}}, cause: errAny},
+		"a long component":               {items: []item{reg(strings.Repeat("n", 256), "x")}, cause: tree.ErrName},
+		"a long path":                    {items: []item{reg(strings.Repeat("n/", 2048)+"n", "x")}, cause: errAny},
+		"a long link":                    {items: []item{symlink("l", strings.Repeat("n/", 2048))}, cause: errAny},
+		"an empty link":                  {items: []item{symlink("l", "")}, cause: errAny},
+		"a long attribute":               {items: []item{{tar.Header{Name: "f", PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 64<<10+1)}}, ""}}, cause: errAny},
+		"an ACL as text":                 {items: []item{{tar.Header{Name: "f", PAXRecords: map[string]string{"SCHILY.acl.access": "user::rwx"}}, ""}}, cause: errAny},
+	} {
+		tr := tree.New()
+		err := tree.ApplyTar(tr, onDisk(t, tarOf(t, c.items...)), tree.TarOptions{})
+		var e *tree.EntryError
+		switch {
+		case c.cause == nil && err != nil, c.cause != nil && (!errors.As(err, &e) || e.Name != c.items[len(c.items)-1].Name), c.cause != nil && c.cause != errAny && !errors.Is(err, c.cause):
+			t.Errorf("%s: got %v, want %v and the entry's name", name, err, c.cause)
+		case c.cause == nil:
+			if got := strings.TrimPrefix(list(tr), "/ folder\n"); got != c.want {
+				t.Errorf("%s: got\n%s\nwant\n%s", name, got, c.want)
+			}
+		}
+	}
+	plain := tarOf(t, reg("a", strings.Repeat("a", 600)), big)
+	for n := 1; n < 4*512; n++ {
+		if n >= 512+600 && n <= 3*512 { // in the padding, or between entries
+			continue
+		}
+		if err := tree.ApplyTar(tree.New(), onDisk(t, plain[:n]), tree.TarOptions{}); err == nil {
+			t.Errorf("cut after %d of %d bytes, and nothing said", n, len(plain))
+		}
+	}
+}
+
+var errAny = errors.New("any")
+
+func TestLayersReplaceWhatWasThere(t *testing.T) {
+	tr := tree.New()
+	first := onDisk(t, tarOf(t, reg("d/f", "f"), reg("d/g", "g"), symlink("l", "d"), hard("hard", "d/f")))
+	second := onDisk(t, tarOf(t, reg("d", "a file now"), folder("l"), reg("l/x", "x")))
+	for _, f := range []string{first, second} {
+		if err := tree.ApplyTar(tr, f, tree.TarOptions{Replace: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := list(tr), "/ folder\n/d file\n/hard file\n/l folder\n/l/x file"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if n, _ := tr.Lookup("hard"); n.Links() != 1 || text(t, n) != "f" {
+		t.Errorf("hard: %d links, %q", n.Links(), text(t, n))
+	}
+}
+
+func TestWhatIsNotKeptIsNotThereButItsOtherNamesMay(t *testing.T) {
+	file := onDisk(t, tarOf(t, folder("doc"), reg("doc/f", "text"), hard("doc/g", "doc/f"), hard("h", "doc/g"), hard("i", "h")))
+	tr := tree.New()
+	var asked []string
+	err := tree.ApplyTar(tr, file, tree.TarOptions{Keep: func(p string, n *tree.Node) (bool, error) {
+		asked = append(asked, p)
+		n.UID = 9
+		return !strings.HasPrefix(p, "/doc"), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := list(tr); got != "/ folder\n/h file\n/i file" || strings.Join(asked, " ") != "/doc /doc/f /doc/g /h /i" {
+		t.Errorf("got\n%s\nasked %s", got, asked)
+	}
+	if n, _ := tr.Lookup("h"); n.Links() != 2 || n.UID != 9 || text(t, n) != "text" {
+		t.Errorf("h: %+v", n)
+	}
+	stop := errors.New("stop")
+	if err := tree.ApplyTar(tr, file, tree.TarOptions{Keep: func(string, *tree.Node) (bool, error) { return false, stop }}); !errors.Is(err, stop) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A folder packed by GNU tar, in each of its formats, is the folder.
+func TestGNUTarAgrees(t *testing.T) {
+	testenv.Require(t, testenv.Tool("tar"))
+	dir := t.TempDir()
+	for p, s := range map[string]string{"a/b/c": "c", "a/big": strings.Repeat("big ", 50000), "a/" + strings.Repeat("n", 180): "n", "empty": ""} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(p)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, p), []byte(s), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(filepath.Join(dir, p), time.Unix(5, 0), time.Unix(1e9, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, err := range []error{os.Link(filepath.Join(dir, "a/big"), filepath.Join(dir, "z")), os.Symlink(strings.Repeat("x/", 90), filepath.Join(dir, "l"))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	stamp := tree.Time{Sec: 1} // ustar and gnu have no parts of seconds
+	for _, format := range []string{"gnu", "pax", "ustar"} {
+		out := filepath.Join(t.TempDir(), "a.tar")
+		args := []string{"-C", dir, "--format=" + format, "-cf", out, "."}
+		if format == "ustar" {
+			args = append([]string{"--exclude=*nnn*", "--exclude=./l"}, args...)
+		}
+		if b, err := exec.Command("tar", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, b)
+		}
+		want, err := tree.FromDir(dir, tree.DirOptions{Time: &stamp})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if format == "ustar" {
+			for _, p := range []string{"l", "a/" + strings.Repeat("n", 180)} {
+				if err := want.Remove(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		got := tree.New()
+		if err := tree.ApplyTar(got, out, tree.TarOptions{Keep: func(_ string, n *tree.Node) (bool, error) { n.Time = stamp; return true, nil }}); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := tree.Equal(want, got); d != "" || err != nil {
+			t.Errorf("%s: %s, %v", format, d, err)
+		}
+	}
+	for _, format := range []string{"gnu", "pax"} {
+		out := filepath.Join(t.TempDir(), "a.tar")
+		if err := os.Truncate(filepath.Join(dir, "empty"), 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := exec.Command("tar", "-C", dir, "--sparse", "--format="+format, "-cf", out, "empty").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, b)
+		}
+		if err := tree.ApplyTar(tree.New(), out, tree.TarOptions{}); err == nil || !strings.Contains(err.Error(), `entry "empty": a sparse file`) {
+			t.Errorf("sparse %s: %v", format, err)
+		}
+	}
+}
+
+func squeezed(t testing.TB, how string, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	var w io.WriteCloser
+	var err error
+	switch how {
+	case "gz":
+		w = gzip.NewWriter(&b)
+	case "xz":
+		w, err = xz.NewWriter(&b)
+	case "zst":
+		w, err = zstd.NewWriter(&b)
+	default:
+		return data
+	}
+	if err == nil {
+		_, err = w.Write(data)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestDecompress(t *testing.T) {
+	data := bytes.Repeat([]byte("hello tar "), 100000)
+	for _, how := range []string{"", "gz", "xz", "zst"} {
+		in := squeezed(t, how, data)
+		p := filepath.Join(t.TempDir(), "plain")
+		d, n, err := tree.Decompress(bytes.NewReader(in), p, int64(len(data)))
+		got, rerr := os.ReadFile(p)
+		if err != nil || rerr != nil || n != int64(len(data)) || d != digest.Of(data) || !bytes.Equal(got, data) {
+			t.Errorf("%q: %v, %d bytes, %v, %v", how, d, n, err, rerr)
+		}
+		if _, _, err := tree.Decompress(bytes.NewReader(in), p, 1<<30); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%q: onto a file: %v", how, err)
+		}
+		os.Remove(p)
+		if _, _, err := tree.Decompress(bytes.NewReader(in), p, int64(len(data)-1)); !errors.Is(err, tree.ErrTooLong) {
+			t.Errorf("%q: a byte too many: %v", how, err)
+		}
+		if how != "" {
+			if _, _, err := tree.Decompress(bytes.NewReader(in[:len(in)-5]), p, 1<<30); err == nil {
+				t.Errorf("%q: cut, and nothing said", how)
+			}
+			bad := bytes.Clone(in)
+			bad[len(bad)/2] ^= 0xff
+			if _, _, err := tree.Decompress(bytes.NewReader(bad), p, 1<<30); err == nil {
+				t.Errorf("%q: a flipped byte, and nothing said", how)
+			}
+		}
+		if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q: half a file stays: %v", how, err)
+		}
+	}
+}
+
+// FuzzApplyTar: whatever a tar holds, the tree stays a tree, its contents can be read, and twice is the same.
+func FuzzApplyTar(f *testing.F) {
+	f.Add(tarOf(f, folder("./"), reg("a/b", "text"), hard("c", "a/b"), symlink("l", "a"), reg("l/x", "y")), false)
+	f.Add(tarOf(f, reg("a/b", "text"), reg("a", "x"), symlink("b", ".."), hard("b/../a", "a")), true)
+	f.Add(tarOf(f, item{tar.Header{Name: strings.Repeat("x", 120), PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}, "z"}), true)
+	// A GNU long name and a base-256 owner.
+	f.Add(tarOf(f, item{tar.Header{Name: strings.Repeat("g", 120), Typeflag: tar.TypeReg, Uid: 1 << 30, Format: tar.FormatGNU}, "z"}), false)
+	f.Fuzz(func(t *testing.T, data []byte, replace bool) {
+		if len(data) > 1<<20 {
+			return
+		}
+		file := onDisk(t, data)
+		make1 := func() (*tree.Tree, error) {
+			tr := tree.New()
+			put(t, tr, "/usr/lib/old", &tree.Node{Kind: tree.File, Mode: 0o600})
+			put(t, tr, "/lib", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: "usr/lib"})
+			return tr, tree.ApplyTar(tr, file, tree.TarOptions{Replace: replace})
+		}
+		a, err := make1()
+		a.Walk(func(p string, n *tree.Node, first bool) error {
+			if strings.Contains(p, "..") && strings.Contains("/"+p+"/", "/../") {
+				t.Errorf("%q is in the tree", p)
+			}
+			if n.Content != nil {
+				if _, err := tree.DigestOf(n.Content); err != nil {
+					t.Errorf("%q: %v", p, err)
+				}
+			}
+			return nil
+		})
+		b, err2 := make1()
+		if (err == nil) != (err2 == nil) {
+			t.Errorf("once %v, then %v", err, err2)
+		}
+		if d, err := tree.Equal(a, b); d != "" || err != nil {
+			t.Errorf("%s, %v", d, err)
+		}
+	})
+}

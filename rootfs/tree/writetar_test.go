@@ -1,0 +1,37 @@
+package tree_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/treetest"
+)
+
+func TestATarOfATreeIsReadBackAsTheSameTree(t *testing.T) {
+	want := treetest.Small(t)
+	path := filepath.Join(t.TempDir(), "tree.tar")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leftOut, err := tree.WriteTar(f, want)
+	if err != nil || !slices.Equal(leftOut, []string{"/run/socket"}) {
+		t.Fatal(leftOut, err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := want.Remove("/run/socket"); err != nil {
+		t.Fatal(err)
+	}
+	got := tree.New()
+	if err := tree.ApplyTar(got, path, tree.TarOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := tree.Equal(want, got); d != "" || err != nil {
+		t.Error(d, err)
+	}
+}
