@@ -1,0 +1,421 @@
+package verity
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/testenv"
+)
+
+// buffer is a file in memory.
+type buffer []byte
+
+func (b *buffer) WriteAt(p []byte, off int64) (int, error) {
+	if need := int(off) + len(p); need > len(*b) {
+		*b = append(*b, make([]byte, need-len(*b))...)
+	}
+	return copy((*b)[off:], p), nil
+}
+
+func (b *buffer) ReadAt(p []byte, off int64) (int, error) { return bytes.NewReader(*b).ReadAt(p, off) }
+
+// random is data with a run of zeros in its middle.
+func random(blocks int) []byte {
+	b := make([]byte, blocks*BlockSize)
+	rand.NewChaCha8([32]byte{byte(blocks)}).Read(b)
+	clear(b[blocks/2*BlockSize : (blocks/2+blocks/8)*BlockSize])
+	return b
+}
+
+var (
+	salt, _ = hex.DecodeString("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f")
+	uuid    = [16]byte{0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0x4d, 0xef, 0x80, 1, 2, 3, 4, 5, 6, 7}
+	edges   = []int{1, 2, 127, 128, 129, 128*128 + 1}
+)
+
+func format(t testing.TB, data []byte, o Options) (Params, []byte) {
+	t.Helper()
+	var out buffer
+	p, err := Format(context.Background(), bytes.NewReader(data), int64(len(data)), &out, 0, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if int64(len(out)) != p.HashSize {
+		t.Errorf("wrote %d bytes, promised %d", len(out), p.HashSize)
+	}
+	return p, out
+}
+
+func TestSizes(t *testing.T) {
+	for _, c := range []struct{ blocks, hashBlocks int64 }{
+		{1, 0}, {2, 1}, {128, 1}, {129, 3}, {128 * 128, 129}, {128*128 + 1, 129 + 1 + 2}, {64000, 500 + 4 + 1},
+	} {
+		for _, super := range []int64{0, 1} {
+			got, err := HashSize(c.blocks*BlockSize, super == 1)
+			if want := (c.hashBlocks + super) * 4096; got != want || err != nil {
+				t.Errorf("%d data blocks: %d bytes, want %d (%v)", c.blocks, got, want, err)
+			}
+		}
+	}
+	// cryptsetup's wiki, page DMVerity: offsets in the superblock.
+	b := newParams(0x1122334455, salt, true).superblock(uuid)
+	for at, want := range map[int]string{
+		0: "verity\x00\x00", 8: "\x01\x00\x00\x00", 12: "\x01\x00\x00\x00", 16: string(uuid[:]), 32: "sha256\x00",
+		64: "\x00\x10\x00\x00", 68: "\x00\x10\x00\x00", 72: "\x55\x44\x33\x22\x11\x00\x00\x00", 80: "\x20\x00", 82: "\x00\x00\x00\x00\x00\x00", 88: string(salt),
+	} {
+		if !strings.HasPrefix(string(b[at:]), want) {
+			t.Errorf("at %d: % x, want % x", at, b[at:at+len(want)], want)
+		}
+	}
+	if len(b) != 512 {
+		t.Errorf("superblock of %d bytes", len(b))
+	}
+}
+
+func TestOneBlockNeedsNoTree(t *testing.T) {
+	data := random(1)
+	p, out := format(t, data, Options{Salt: salt})
+	if want := sha256.Sum256(append(bytes.Clone(salt), data...)); p.RootHash != want || len(out) != 0 {
+		t.Errorf("root %x, %d bytes", p.RootHash, len(out))
+	}
+}
+
+func TestTheTreeDependsOnNothingButDataAndSalt(t *testing.T) {
+	data := random(300)
+	p, want := format(t, data, Options{Salt: salt, Superblock: true, UUID: uuid, Jobs: 1})
+	for _, jobs := range []int{0, 2, 7} {
+		if q, got := format(t, data, Options{Salt: salt, Superblock: true, UUID: uuid, Jobs: jobs}); !reflect.DeepEqual(p, q) || !bytes.Equal(got, want) {
+			t.Errorf("%d jobs: another tree", jobs)
+		}
+	}
+	if q, _ := format(t, data, Options{}); q.RootHash == p.RootHash {
+		t.Error("the salt does not count")
+	}
+}
+
+func TestAStreamGivesTheSameTree(t *testing.T) {
+	for _, n := range edges[:5] {
+		data := random(n)
+		want, tree := format(t, data, Options{Salt: salt})
+		for _, step := range []int{1000, 4096, 10000, 1 << 20} {
+			w, err := NewWriter(int64(len(data)), Options{Salt: salt})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for b := data; len(b) > 0; b = b[min(step, len(b)):] {
+				if _, err := w.Write(b[:min(step, len(b))]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var out buffer
+			p, err := w.Finish(&out, 0)
+			if err != nil || !reflect.DeepEqual(p, want) || !bytes.Equal(out, tree) {
+				t.Errorf("%d blocks in steps of %d: another tree (%v)", n, step, err)
+			}
+			if _, err := w.Write([]byte{1}); err == nil {
+				t.Error("more than was announced")
+			}
+		}
+	}
+	w, _ := NewWriter(4096, Options{})
+	w.Write(make([]byte, 4095))
+	if _, err := w.Finish(&buffer{}, 0); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a byte short: %v", err)
+	}
+}
+
+func veritysetup(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	out, err := exec.Command("veritysetup", args...).CombinedOutput()
+	return string(out), err
+}
+
+// veritysetup, given the same salt and UUID, writes the same bytes, finds the same root hash, and accepts ours.
+func TestVeritysetupAgrees(t *testing.T) {
+	testenv.Require(t, testenv.Tool("veritysetup"))
+	for _, n := range edges {
+		for _, super := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d blocks, superblock %v", n, super), func(t *testing.T) {
+				dir := t.TempDir()
+				data, theirs, ours := filepath.Join(dir, "data"), filepath.Join(dir, "theirs"), filepath.Join(dir, "ours")
+				b := random(n)
+				p, tree := format(t, b, Options{Salt: salt, Superblock: super, UUID: uuid})
+				for name, b := range map[string][]byte{data: b, theirs: nil, ours: tree} {
+					if err := os.WriteFile(name, b, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				args := []string{"--salt=" + hex.EncodeToString(salt)}
+				if super {
+					args = append(args, "--uuid=12345678-9abc-4def-8001-020304050607")
+				} else {
+					args = append(args, "--no-superblock")
+				}
+				out, err := veritysetup(t, append([]string{"format", data, theirs}, args...)...)
+				root := hex.EncodeToString(p.RootHash[:])
+				if err != nil || !strings.Contains(out, root) {
+					t.Fatalf("we say %s, veritysetup: %v\n%s", root, err, out)
+				}
+				if got, _ := os.ReadFile(theirs); !bytes.Equal(got, tree) {
+					t.Errorf("%d bytes of ours differ from %d of veritysetup's", len(tree), len(got))
+				}
+				if !super {
+					args = append(args, fmt.Sprintf("--data-blocks=%d", n))
+				} else {
+					args = nil
+				}
+				if len(tree) > 0 { // veritysetup refuses an empty hash file
+					if out, err := veritysetup(t, append([]string{"verify", data, ours, root}, args...)...); err != nil {
+						t.Errorf("veritysetup verify: %v\n%s", err, out)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestOneFlippedBitIsFound(t *testing.T) {
+	const n = 128*128 + 1
+	data := random(n)
+	p, tree := format(t, data, Options{Salt: salt})
+	verify := func() error {
+		return Verify(context.Background(), bytes.NewReader(data), int64(len(data)), Area{bytes.NewReader(tree), 0, int64(len(tree))}, p, 0)
+	}
+	if err := verify(); err != nil {
+		t.Fatal(err)
+	}
+	// The root block, the two of level 1, then 129 of level 0.
+	for _, c := range []struct {
+		b    []byte
+		at   int64
+		want Corrupt
+	}{
+		{tree, 5, Corrupt{2, 0, 0}},
+		{tree, 4096, Corrupt{1, 0, 4096}},
+		{tree, 3*4096 - 1, Corrupt{1, 1, 2 * 4096}}, // behind the digests: the rest of a block counts too
+		{tree, 3*4096 + 100*4096 + 7, Corrupt{0, 100, 103 * 4096}},
+		{data, 0, Corrupt{DataLevel, 0, 0}},
+		{data, 12345*4096 + 99, Corrupt{DataLevel, 12345, 12345 * 4096}},
+		{data, n*4096 - 1, Corrupt{DataLevel, n - 1, (n - 1) * 4096}},
+	} {
+		c.b[c.at] ^= 0x10
+		var got *Corrupt
+		if err := verify(); !errors.As(err, &got) || *got != c.want {
+			t.Errorf("a bit at %d: %v, want %v", c.at, err, &c.want)
+		}
+		c.b[c.at] ^= 0x10
+	}
+	data[9000*4096] ^= 1
+	data[3*4096] ^= 1
+	var got *Corrupt
+	if err := verify(); !errors.As(err, &got) || got.Block != 3 {
+		t.Errorf("two bad blocks: %v, want the first", err)
+	}
+}
+
+func TestVeritysetupFindsTheFlippedBitToo(t *testing.T) {
+	testenv.Require(t, testenv.Tool("veritysetup"))
+	dir := t.TempDir()
+	data := random(200)
+	p, tree := format(t, data, Options{Salt: salt, Superblock: true, UUID: uuid})
+	data[77*4096] ^= 1
+	d, h := filepath.Join(dir, "d"), filepath.Join(dir, "h")
+	os.WriteFile(d, data, 0o600)
+	os.WriteFile(h, tree, 0o600)
+	if out, err := veritysetup(t, "verify", d, h, hex.EncodeToString(p.RootHash[:])); err == nil || !strings.Contains(out, fmt.Sprint(77*4096)) {
+		t.Errorf("veritysetup says %v: %s", err, out)
+	}
+	var c *Corrupt
+	err := Verify(context.Background(), bytes.NewReader(data), int64(len(data)), Area{bytes.NewReader(tree), 0, int64(len(tree))}, p, 1)
+	if !errors.As(err, &c) || c.Offset != 77*4096 {
+		t.Error(err)
+	}
+}
+
+func TestASuperblockIsReadBack(t *testing.T) {
+	p, tree := format(t, random(5), Options{Salt: salt, Superblock: true, UUID: uuid})
+	got, u, err := ReadSuperblock(bytes.NewReader(tree), 0)
+	got.RootHash = p.RootHash
+	if err != nil || u != uuid || !reflect.DeepEqual(got, p) {
+		t.Errorf("%+v %x %v, want %+v", got, u, err, p)
+	}
+	for _, at := range []int{0, 8, 12, 32, 65, 79, 81, 84, 200, 511} {
+		b := bytes.Clone(tree)
+		b[at] ^= 0x80
+		if _, _, err := ReadSuperblock(bytes.NewReader(b), 0); !errors.Is(err, ErrSuperblock) {
+			t.Errorf("a bit at %d: %v", at, err)
+		}
+	}
+}
+
+// The words are those of Kata Containers: root_hash_<variant>.txt, and the parameter its runtime makes of it.
+func TestLinesReadAsKataWritesThem(t *testing.T) {
+	line := "root_hash=768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150," +
+		"salt=63f8dacc786bd19f307be8668c7792a8fe07818df4aae55b63e76c4931d35c76,data_blocks=96512,data_block_size=4096,hash_block_size=4096"
+	p, err := ParseRootHashLine(line + "\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.RootHashLine(); got != line {
+		t.Errorf("got  %s\nwant %s", got, line)
+	}
+	if want := int64(754+6+1) * 4096; p.HashSize != want {
+		t.Errorf("hash area of %d bytes, want %d", p.HashSize, want)
+	}
+	got, err := p.DMModCreate(Devices{Data: "/dev/vda1", Hash: "/dev/vda2"})
+	want := `dm-mod.create="dm-verity,,,ro,0 772096 verity 1 /dev/vda1 /dev/vda2 4096 4096 96512 0 sha256 ` +
+		`768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150 63f8dacc786bd19f307be8668c7792a8fe07818df4aae55b63e76c4931d35c76"`
+	if got != want || err != nil {
+		t.Errorf("got  %s\nwant %s (%v)", got, want, err)
+	}
+	p.Superblock, p.Salt = true, nil
+	got, err = p.Table(Devices{Data: "253:0", Hash: "253:0", HashOffset: 96512 * 4096})
+	if want := "0 772096 verity 1 253:0 253:0 4096 4096 96512 96513 sha256 768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150 -"; got != want || err != nil {
+		t.Errorf("got  %s\nwant %s (%v)", got, want, err)
+	}
+	for _, d := range []Devices{{}, {Data: "a", Hash: "b c"}, {Data: "a;b", Hash: "b"}, {Data: "a", Hash: `"`}, {Data: "a", Hash: "b", HashOffset: 512}} {
+		if s, err := p.Table(d); err == nil {
+			t.Errorf("%+v gave %s", d, s)
+		}
+	}
+}
+
+func TestAnOddRootHashLineIsRefused(t *testing.T) {
+	good := "root_hash=" + strings.Repeat("ab", 32) + ",salt=0102,data_blocks=7,data_block_size=4096,hash_block_size=4096"
+	if _, err := ParseRootHashLine(good); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][2]string{
+		{"abab", "ABAB"}, {"abab", "ab"}, {"0102", "010"}, {"0102", ""}, {"0102", strings.Repeat("00", 257)}, {"=7", "=07"}, {"=7", "=+7"}, {"=7", "=0"},
+		{"=7", "=-7"}, {"=7", "=9999999999999999999"}, {"=7", "=99999999999999999"}, {"size=4096,", "size=1024,"}, {"salt=", "salt= "}, {",salt", ", salt"},
+		{"data_blocks", "blocks"}, {"root_hash=", ""}, {"4096,", "4096,x=1,"}, {"data_block_size=4096,", ""},
+	} {
+		if p, err := ParseRootHashLine(strings.Replace(good, c[0], c[1], 1)); err == nil {
+			t.Errorf("%q for %q: got %+v", c[1], c[0], p)
+		}
+	}
+	if _, err := ParseRootHashLine(good + "\n\n"); err == nil {
+		t.Error("two line breaks")
+	}
+}
+
+func TestWhatDerivesFromADigestIsFixed(t *testing.T) {
+	s, u := Derive(digest.Of([]byte("image")))
+	s2, u2 := Derive(digest.Of([]byte("image")))
+	other, _ := Derive(digest.Of([]byte("other")))
+	if !bytes.Equal(s, s2) || u != u2 || bytes.Equal(s, other) || len(s) != 32 || u[6]>>4 != 8 || u[8]>>6 != 2 {
+		t.Errorf("%x %x", s, u)
+	}
+}
+
+type shortWriter struct{ left int }
+
+func (w *shortWriter) WriteAt(b []byte, off int64) (int, error) {
+	if w.left -= len(b); w.left < 0 {
+		return 0, errors.New("no space")
+	}
+	return len(b), nil
+}
+
+func TestFailuresAreNamed(t *testing.T) {
+	ctx := context.Background()
+	data := random(300)
+	for name, f := range map[string]func() error{
+		"size 1: want a multiple": func() error { _, err := Format(ctx, nil, 1, nil, 0, Options{}); return err },
+		"no data":                 func() error { _, err := Format(ctx, nil, 0, nil, 0, Options{}); return err },
+		"a salt of 257 bytes": func() error {
+			_, err := Format(ctx, nil, 4096, nil, 0, Options{Salt: make([]byte, 257)})
+			return err
+		},
+		"data shorter than said": func() error {
+			_, err := Format(ctx, bytes.NewReader(data), int64(len(data))+4096, &buffer{}, 0, Options{})
+			if !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), fmt.Sprint(len(data))) {
+				t.Errorf("short data: %v", err)
+			}
+			return err
+		},
+		"an offset within a block": func() error {
+			_, err := Format(ctx, bytes.NewReader(data), int64(len(data)), &buffer{}, 512, Options{})
+			return err
+		},
+		"a writer that ends": func() error {
+			_, err := Format(ctx, bytes.NewReader(data), int64(len(data)), &shortWriter{8192}, 0, Options{})
+			return err
+		},
+		"a context that ended": func() error {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			_, err := Format(ctx, bytes.NewReader(data), int64(len(data)), &buffer{}, 0, Options{})
+			return err
+		},
+	} {
+		if f() == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	p, tree := format(t, data, Options{})
+	for name, a := range map[string]Area{
+		"hash area too small":     {bytes.NewReader(tree), 0, int64(len(tree)) - 1},
+		"hash area that ends":     {bytes.NewReader(tree[:4096]), 0, int64(len(tree))},
+		"hash area elsewhere too": {bytes.NewReader(tree), 4096, int64(len(tree))},
+	} {
+		if Verify(ctx, bytes.NewReader(data), int64(len(data)), a, p, 0) == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if Verify(ctx, bytes.NewReader(data), int64(len(data))-1, Area{bytes.NewReader(tree), 0, p.HashSize}, p, 0) == nil {
+		t.Error("data too small: no error")
+	}
+}
+
+// Whatever a line holds, it is refused or comes back as it was.
+func FuzzParseRootHashLine(f *testing.F) {
+	f.Add("root_hash=" + strings.Repeat("ab", 32) + ",salt=0102,data_blocks=7,data_block_size=4096,hash_block_size=4096")
+	f.Add("root_hash=" + strings.Repeat("00", 32) + ",salt=-,data_blocks=1,data_block_size=4096,hash_block_size=4096\n")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, line string) {
+		p, err := ParseRootHashLine(line)
+		if err == nil && p.RootHashLine() != strings.TrimSuffix(line, "\n") {
+			t.Errorf("%q became %q", line, p.RootHashLine())
+		}
+	})
+}
+
+// Superblocks come from disks.
+func FuzzReadSuperblock(f *testing.F) {
+	f.Add(newParams(7, salt, true).superblock(uuid))
+	f.Add(newParams(maxBlocks, nil, true).superblock(uuid))
+	f.Add([]byte("verity"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, u, err := ReadSuperblock(bytes.NewReader(b), 0)
+		if err == nil && !bytes.Equal(p.superblock(u), b[:superSize]) {
+			t.Errorf("% x came back as another", b)
+		}
+	})
+}
+
+func BenchmarkFormat(b *testing.B) {
+	data := make([]byte, 64<<20)
+	rand.NewChaCha8([32]byte{}).Read(data)
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		var out buffer
+		if _, err := Format(context.Background(), bytes.NewReader(data), int64(len(data)), &out, 0, Options{Salt: salt, Jobs: 1}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
