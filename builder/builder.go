@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/katabuild/katabuild/builder/execute"
@@ -51,10 +52,17 @@ const (
 	SourceStep = "source"
 	KernelStep = "kernel"
 	InitrdStep = "initrd"
+	ImageStep  = "image"
+	RootfsStep = "rootfs" // the image's tree as a tar, for people
 )
 
-// All lists the steps whose outputs make a guest.
-func All() []string { return []string{KernelStep, InitrdStep} }
+// All lists the steps whose outputs make the guest.
+func (g *Guest) All() []string {
+	if g.Recipe.Image != nil {
+		return []string{KernelStep, ImageStep}
+	}
+	return []string{KernelStep, InitrdStep}
+}
 
 func (c Config) lockPath() string {
 	if c.Lock != "" {
@@ -175,7 +183,7 @@ func (g *Guest) input(name string) lock.Input { return *g.lock.Find(name) }
 
 func (g *Guest) findAgent() (agentFile, error) {
 	var f agentFile
-	if g.Recipe.Initrd.Agent != recipe.AgentBuiltin {
+	if g.Recipe.Initrd.Agent != recipe.AgentBuiltin || g.Recipe.Rootfs != nil && g.Recipe.Rootfs.Agent != recipe.AgentBuiltin {
 		in := g.input(agentInput)
 		f.path, f.digest = g.local(in), in.Digest
 	} else {
@@ -202,7 +210,7 @@ func (g *Guest) findAgent() (agentFile, error) {
 // Plan asks the store which of the wanted steps are done. wanted are step names; nil means all.
 func (g *Guest) Plan(wanted []string) []plan.Status {
 	if wanted == nil {
-		wanted = All()
+		wanted = g.All()
 	}
 	steps := make([]plan.Step, len(g.tasks))
 	for i, t := range g.tasks {
@@ -217,6 +225,9 @@ func (g *Guest) Fetch(ctx context.Context) error {
 		if _, err := execute.Run(ctx, g.execution(), g.tasks, []string{SourceStep}); err != nil {
 			return err
 		}
+	}
+	if err := g.fetchDisk(ctx); err != nil {
+		return err
 	}
 	if len(g.Recipe.Initrd.URoot) == 0 {
 		return nil
@@ -249,7 +260,12 @@ type Built struct {
 func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built, error) {
 	whole := wanted == nil
 	if whole {
-		wanted = All()
+		wanted = g.All()
+	}
+	for _, w := range wanted {
+		if !slices.ContainsFunc(g.tasks, func(t execute.Task) bool { return t.Step.Name == w }) {
+			return nil, &NoStep{Step: w, Recipe: g.c.Recipe}
+		}
 	}
 	done, err := execute.Run(ctx, g.execution(), g.tasks, wanted)
 	if err != nil {
@@ -261,7 +277,7 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	b := &Built{Dir: out}
 	for _, step := range wanted {
 		for _, o := range done[step].Outputs {
-			if o.Name == factsOutput {
+			if o.Name == factsOutput || o.Name == imageFacts {
 				continue
 			}
 			if err := g.place(o, filepath.Join(out, o.Name)); err != nil {
@@ -273,7 +289,7 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	if !whole {
 		return b, nil
 	}
-	m, err := g.manifest(done[KernelStep], done[InitrdStep])
+	m, err := g.manifest(done)
 	if err != nil {
 		return nil, err
 	}
@@ -283,6 +299,16 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	}
 	b.Manifest = digest.Of(data)
 	return b, manifest.Write(out, data)
+}
+
+// NoStep says that a guest has no such part.
+type NoStep struct{ Step, Recipe string }
+
+func (e *NoStep) Error() string {
+	if e.Step == InitrdStep {
+		return fmt.Sprintf("the guest of %s boots from a disk and has no initrd; build its image instead", e.Recipe)
+	}
+	return fmt.Sprintf("the guest of %s boots from an initrd and has no %s; give the recipe a rootfs", e.Recipe, e.Step)
 }
 
 // place puts an output at path unless it is there.

@@ -10,12 +10,14 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel/source"
+	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
 // MakeLock resolves everything the recipe names to digests and writes the lock. It is the only step that resolves names. When nothing has
@@ -74,6 +76,15 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 		}
 		l.Inputs = append(l.Inputs, in)
 	}
+	for _, w := range setWishes(r) {
+		found, err := c.resolveSet(ctx, f, w, l)
+		if err != nil {
+			return nil, false, fmt.Errorf("%s: %w", w.name, err)
+		}
+		if found.After(date) {
+			date = found
+		}
+	}
 	if err := c.verifySignature(ctx, r, l); err != nil {
 		return nil, false, err
 	}
@@ -87,7 +98,7 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 		if err1 != nil {
 			return nil, false, err1
 		}
-		if reflect.DeepEqual(old.Inputs, l.Inputs) {
+		if reflect.DeepEqual(old.Inputs, l.Inputs) && reflect.DeepEqual(old.Sets, l.Sets) {
 			present, err := os.ReadFile(path)
 			return l, false, errors.Join(err, sameOrWrite(path, present, mine))
 		}
@@ -98,6 +109,33 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 		return nil, false, err
 	}
 	return l, true, atomicfile.Write(path, data, 0o644)
+}
+
+// resolveSet chooses the packages of a wish, adds them to the lock, and returns the date of the archive's release file.
+func (c Config) resolveSet(ctx context.Context, f *fetch.Fetcher, w setWish, l *lock.Lock) (time.Time, error) {
+	c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update, Message: "choose packages of Debian " + w.deb.Suite})
+	r, date, err := f.Apt.Index(ctx, w.deb.Suite, f.Arch)
+	if err != nil {
+		return date, err
+	}
+	index := debian.NewIndex(f.Arch)
+	if err := errors.Join(index.Read(r), r.Close()); err != nil {
+		return date, err
+	}
+	chosen, err := debian.Resolve(index, debian.Wish{Packages: w.deb.Packages, Recommends: w.deb.Recommends, Exclude: w.deb.Exclude})
+	if err != nil {
+		return date, err
+	}
+	set := lock.Set{Name: w.name, Asked: w.asked(), Inputs: []string{}}
+	for _, p := range chosen {
+		name := packageInput(w.name, p.Name)
+		l.Inputs = append(l.Inputs, lock.Input{Name: name, Kind: lock.Debian, Digest: p.Digest, Size: p.Size, Package: &lock.Package{
+			Suite: w.deb.Suite, Name: p.Name, Version: string(p.Version), Arch: p.Arch, Filename: p.Filename,
+		}})
+		set.Inputs = append(set.Inputs, name)
+	}
+	l.Sets = append(l.Sets, set)
+	return date, nil
 }
 
 func sameOrWrite(path string, present, want []byte) error {

@@ -70,11 +70,17 @@ func (g *Guest) makeTasks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	g.tasks = append(g.tasks, k)
+	if g.Recipe.Image != nil {
+		tasks, err := g.diskTasks()
+		g.tasks = append(g.tasks, tasks...)
+		return err
+	}
 	i, err := g.initrdTask()
 	if err != nil {
 		return err
 	}
-	g.tasks = append(g.tasks, k, i)
+	g.tasks = append(g.tasks, i)
 	return nil
 }
 
@@ -141,9 +147,13 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 	if err != nil {
 		return execute.Task{}, err
 	}
+	asked, err := g.features()
+	if err != nil {
+		return execute.Task{}, err
+	}
 	r := kernel.Request{
 		Arch: g.arch, SourceKind: sourceKind(src), SourceDigest: src.Digest,
-		Features: g.Recipe.Kernel.Features, Modules: g.Recipe.Kernel.Modules,
+		Features: asked, Modules: g.Recipe.Kernel.Modules,
 		Time: time.Unix(g.lock.Time, 0).UTC(), Jobs: cmp.Or(g.c.Jobs, runtime.NumCPU()), Toolchain: tools,
 	}
 	for _, p := range g.Recipe.Kernel.Fragments {
@@ -254,8 +264,9 @@ func (g *Guest) initrdTask() (execute.Task, error) {
 	}}, nil
 }
 
-// manifest says what the two steps made.
-func (g *Guest) manifest(k, i *store.Action) (*manifest.Manifest, error) {
+// manifest says what the steps made.
+func (g *Guest) manifest(done map[string]*store.Action) (*manifest.Manifest, error) {
+	k := done[KernelStep]
 	var f facts
 	blob, err := k.Output(factsOutput)
 	if err != nil {
@@ -286,10 +297,17 @@ func (g *Guest) manifest(k, i *store.Action) (*manifest.Manifest, error) {
 			Source: manifest.Source{Kind: sourceKind(src), Name: filepath.Base(src.Where), Version: f.SourceVersion, Digest: src.Digest},
 			Image:  file(k, filepath.Base(g.arch.KernelImage)), Vmlinux: file(k, kernel.OutputVmlinux), Config: file(k, kernel.OutputConfig), SystemMap: file(k, kernel.OutputSystemMap),
 		},
-		Initrd: &manifest.Initrd{File: file(i, initrd.Name), Compression: g.Recipe.Initrd.Compression},
-		Agent:  manifest.Agent{Path: "/init", Digest: g.agent.digest, Go: g.agent.goVer, Init: "agent"},
-		Root:   manifest.Root{Kind: manifest.RootInitrd},
-		Boot:   g.boot(),
+		Agent: manifest.Agent{Path: "/init", Digest: g.agent.digest, Go: g.agent.goVer, Init: "agent"},
+		Root:  manifest.Root{Kind: manifest.RootInitrd},
+		Boot:  g.boot(),
+	}
+	if i := done[InitrdStep]; i != nil {
+		m.Initrd = &manifest.Initrd{File: file(i, initrd.Name), Compression: g.Recipe.Initrd.Compression}
+	}
+	if i := done[ImageStep]; i != nil {
+		if err := g.describeImage(m, i, file); err != nil {
+			return nil, err
+		}
 	}
 	if src.Package != nil {
 		m.Kernel.Source.Name, m.Kernel.Source.Version = src.Package.Name, src.Package.Version

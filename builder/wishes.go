@@ -3,9 +3,11 @@ package builder
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/internal/digest"
 )
 
 // wish is one input a recipe asks for, before it is pinned.
@@ -27,6 +29,15 @@ const (
 func fragmentInput(path string) string { return "kernel fragment " + path }
 func patchInput(path string) string    { return "kernel patch " + path }
 func fileInput(from string) string     { return "file " + from }
+func tarInput(path string) string      { return "tar " + path }
+func folderInput(path string) string   { return "folder " + path }
+func imageInput(ref string) string     { return "oci image " + ref }
+
+// layerSet is the lock's name for the packages of the recipe's i-th layer.
+func layerSet(i int) string { return fmt.Sprintf("rootfs layer %d", i) }
+
+// packageInput is the lock's name for a package of a set.
+func packageInput(set, name string) string { return set + " package " + name }
 
 // wishes lists every input of a recipe, each once.
 func wishes(r *recipe.Recipe) []wish {
@@ -71,6 +82,54 @@ func wishes(r *recipe.Recipe) []wish {
 			file(fileInput(f.From), f.From)
 		}
 	}
+	if r.Rootfs != nil {
+		if r.Rootfs.Agent != recipe.AgentBuiltin {
+			file(agentInput, r.Rootfs.Agent)
+		}
+		for _, l := range r.Rootfs.Layers {
+			switch {
+			case l.Tar != "":
+				file(tarInput(l.Tar), l.Tar)
+			case l.Folder != "":
+				add(wish{name: folderInput(l.Folder), kind: lock.Tree, where: l.Folder})
+			case l.OCI != nil && l.OCI.Image != "":
+				add(wish{name: imageInput(l.OCI.Image), kind: lock.OCI, where: l.OCI.Image})
+			case l.OCI != nil && l.OCI.Layout != "":
+				add(wish{name: folderInput(l.OCI.Layout), kind: lock.Tree, where: l.OCI.Layout})
+			case l.OCI != nil:
+				file(fileInput(l.OCI.Archive), l.OCI.Archive)
+			}
+			for _, f := range l.Files {
+				if f.From != "" {
+					file(fileInput(f.From), f.From)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// setWish is a wish for packages with all they depend on.
+type setWish struct {
+	name string
+	deb  *recipe.DebianLayer
+}
+
+// asked is the digest over what decides the packages: not over which of their files are unpacked.
+func (w setWish) asked() digest.Digest {
+	return digest.Of(fmt.Appendf(nil, "%s %q %v %q", w.deb.Suite, w.deb.Packages, w.deb.Recommends, w.deb.Exclude))
+}
+
+// setWishes lists every set of packages of a recipe.
+func setWishes(r *recipe.Recipe) []setWish {
+	var out []setWish
+	if r.Rootfs != nil {
+		for i, l := range r.Rootfs.Layers {
+			if l.Debian != nil {
+				out = append(out, setWish{layerSet(i), l.Debian})
+			}
+		}
+	}
 	return out
 }
 
@@ -112,6 +171,19 @@ func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
 		if why := w.answers(l.Find(w.name)); why != "" {
 			return stale(w.name + ": " + why)
 		}
+	}
+	sets := setWishes(r)
+	for _, w := range sets {
+		s := l.FindSet(w.name)
+		if s == nil || s.Asked != w.asked() {
+			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.name, strings.Join(w.deb.Packages, " ")))
+		}
+		for _, name := range s.Inputs {
+			asked[name] = true
+		}
+	}
+	if len(l.Sets) != len(sets) {
+		return stale(fmt.Sprintf("it holds %d sets of packages, the recipe asks for %d", len(l.Sets), len(sets)))
 	}
 	for _, in := range l.Inputs {
 		if !asked[in.Name] {

@@ -22,8 +22,8 @@ type vmlinux struct {
 // Types of the notes we look for.
 // Linux: include/uapi/linux/elf.h (NT_GNU_BUILD_ID), include/xen/interface/elfnote.h (XEN_ELFNOTE_PHYS32_ENTRY).
 const (
-	noteBuildID = 3
-	notePVH     = 18
+	NoteBuildID = 3
+	NotePVH     = 18
 )
 
 func readVmlinux(path string) (*vmlinux, error) {
@@ -49,11 +49,11 @@ func readVmlinux(path string) (*vmlinux, error) {
 		return nil, fmt.Errorf("packed: %w", err)
 	}
 	pvh := false
-	for _, n := range notes(p) {
+	for _, n := range Notes(p) {
 		switch {
-		case n.name == "GNU" && n.kind == noteBuildID:
-			v.buildID = hex.EncodeToString(n.desc)
-		case n.name == "Xen" && n.kind == notePVH:
+		case n.Name == "GNU" && n.Kind == NoteBuildID:
+			v.buildID = hex.EncodeToString(n.Desc)
+		case n.Name == "Xen" && n.Kind == NotePVH:
 			pvh = true
 		}
 	}
@@ -96,15 +96,16 @@ func banner(f *elf.File) (release, version string, err error) {
 	return "", "", errors.New("no symbol linux_banner")
 }
 
-type note struct {
-	name string
-	kind uint32
-	desc []byte
+// Note is one of the notes by which a kernel's file says what it is.
+type Note struct {
+	Name string
+	Kind uint32
+	Desc []byte
 }
 
-// notes reads every note segment; a malformed rest is ignored.
-func notes(f *elf.File) []note {
-	var all []note
+// Notes reads every note segment of a kernel; a malformed rest is ignored. System V ABI, "Note Section".
+func Notes(f *elf.File) []Note {
+	var all []Note
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_NOTE || p.Filesz > 1<<20 {
 			continue
@@ -121,7 +122,7 @@ func notes(f *elf.File) []note {
 			if end > uint64(len(b)) {
 				break
 			}
-			all = append(all, note{strings.TrimRight(string(b[12:12+nameLen]), "\x00"), kind, b[descAt : descAt+descLen]})
+			all = append(all, Note{strings.TrimRight(string(b[12:12+nameLen]), "\x00"), kind, b[descAt : descAt+descLen]})
 			b = b[end:]
 		}
 	}

@@ -5,6 +5,7 @@ package fetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,10 +23,14 @@ import (
 // Fetcher knows where inputs come from.
 type Fetcher struct {
 	Store *store.Store
-	Apt   *Apt
+	Apt   Archive
 	Base  string // the recipe's folder: local paths are relative to it
 	Arch  string // dpkg's name of the guest's architecture
 	HTTP  *http.Client
+	// Snapshot is the address of an archive of archives, such as Debian's snapshot service, for packages that Apt has no longer; empty is none.
+	Snapshot string
+	// SnapshotTime is when such packages were there: the lock's time.
+	SnapshotTime time.Time
 }
 
 // maxUnlocked bounds what Download accepts when no size is known yet: a kernel tarball is 150 MB.
@@ -58,6 +63,12 @@ func (f *Fetcher) bringDebian(ctx context.Context, in lock.Input, report progres
 	stop := watch(dir, in.Size, report)
 	file, err := f.Apt.Fetch(ctx, *in.Package, f.Arch, dir)
 	stop()
+	if errors.Is(err, ErrGone) && f.Snapshot != "" {
+		if serr := f.fromSnapshot(ctx, in, report); serr != nil {
+			return errors.Join(err, serr)
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -112,11 +123,7 @@ func (f *Fetcher) Download(ctx context.Context, addr string, want digest.Digest,
 	if err != nil {
 		return "", 0, err
 	}
-	c := f.HTTP
-	if c == nil {
-		c = http.DefaultClient
-	}
-	resp, err := c.Do(req)
+	resp, err := carefulClient(f.HTTP).Do(req)
 	if err != nil {
 		return "", 0, err
 	}

@@ -27,6 +27,17 @@ type Lock struct {
 	Name    string  `json:"name"`   // of the guest
 	Time    int64   `json:"time"`   // seconds since 1970: the time stamped into every output
 	Inputs  []Input `json:"inputs"` // sorted by name
+	// Sets are the wishes that became more than one input: Debian packages with all they depend on. Sorted by name.
+	Sets []Set `json:"sets,omitempty"`
+}
+
+// Set is a wish for packages and what it became.
+type Set struct {
+	Name string `json:"name"` // "rootfs layer 0"
+	// Asked is the digest over the wish, so that a lock which answers another wish is noticed.
+	Asked digest.Digest `json:"asked"`
+	// Inputs are the names of the inputs it became, in the order in which they are unpacked.
+	Inputs []string `json:"inputs"`
 }
 
 // The kinds of inputs.
@@ -35,6 +46,7 @@ const (
 	URL    = "url"    // an address
 	Local  = "local"  // a file beside the recipe
 	Tree   = "tree"   // a folder beside the recipe
+	OCI    = "oci"    // an image in a registry
 )
 
 // Input is one thing from outside.
@@ -69,6 +81,7 @@ func (l *Lock) Find(name string) *Input {
 // Encode is the canonical form; it sorts the inputs.
 func (l *Lock) Encode() ([]byte, error) {
 	slices.SortFunc(l.Inputs, func(a, b Input) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(l.Sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
@@ -105,7 +118,29 @@ func (l *Lock) check() error {
 			return fmt.Errorf("input %q: %w", in.Name, err)
 		}
 	}
+	for i, s := range l.Sets {
+		if i > 0 && l.Sets[i-1].Name >= s.Name {
+			return fmt.Errorf("set %q is not in order, or stands twice", s.Name)
+		}
+		if s.Asked == "" || s.Inputs == nil {
+			return fmt.Errorf("set %q does not say what was asked for, or what it became", s.Name)
+		}
+		for _, name := range s.Inputs {
+			if in := l.Find(name); in == nil || in.Kind != Debian {
+				return fmt.Errorf("set %q: no Debian input %q", s.Name, name)
+			}
+		}
+	}
 	return nil
+}
+
+// FindSet returns the set called name, or nil.
+func (l *Lock) FindSet(name string) *Set {
+	i := slices.IndexFunc(l.Sets, func(s Set) bool { return s.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &l.Sets[i]
 }
 
 func (in *Input) check() error {
@@ -127,7 +162,7 @@ func (in *Input) check() error {
 				return fmt.Errorf("%q is no suite, package, version or architecture", w)
 			}
 		}
-	case URL, Local, Tree:
+	case URL, Local, Tree, OCI:
 		if in.Where == "" {
 			return errors.New("does not say where to find it")
 		}

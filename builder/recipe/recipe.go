@@ -28,7 +28,10 @@ type Recipe struct {
 	Arch    string `yaml:"arch"` // default x86_64
 	Kernel  Kernel `yaml:"kernel"`
 	Initrd  Initrd `yaml:"initrd"`
-	Boot    Boot   `yaml:"boot"`
+	// Rootfs and Image make a guest that boots from a disk instead of an initrd. They come together.
+	Rootfs *Rootfs `yaml:"rootfs"`
+	Image  *Image  `yaml:"image"`
+	Boot   Boot    `yaml:"boot"`
 }
 
 // Kernel is what to build the kernel from, and what it must be able to do.
@@ -95,6 +98,7 @@ type Boot struct {
 	Machine     string   `yaml:"machine"` // microvm or q35
 	CPUs        int      `yaml:"cpus"`
 	Memory      string   `yaml:"memory"`       // such as 256MiB or 2GiB
+	Disk        string   `yaml:"disk"`         // of a guest with an image: virtio-blk (default) or nvdimm
 	CommandLine []string `yaml:"command_line"` // words added to the kernel command line
 }
 
@@ -157,6 +161,9 @@ func (r *Recipe) check(v Vocabulary, at func(field, msg string) error) error {
 		return err
 	}
 	if err := r.checkInitrd(v, at); err != nil {
+		return err
+	}
+	if err := r.checkDisk(at); err != nil {
 		return err
 	}
 	return r.checkBoot(at)
@@ -236,15 +243,30 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 	if !slices.Contains(Compressions(), in.Compression) {
 		return at("initrd.compression", fmt.Sprintf("unknown compression %q", in.Compression)+didYouMean(in.Compression, Compressions()))
 	}
+	if err := checkFiles(in.Files, "initrd.files", at); err != nil {
+		return err
+	}
+	for i, f := range in.Files {
+		if f.Path == "/init" {
+			return at(fmt.Sprintf("initrd.files[%d]", i), "/init is the agent; set initrd.agent to use another one")
+		}
+	}
+	for i, c := range in.URoot {
+		if v.URoot != nil && !slices.Contains(v.URoot, c) {
+			return at(fmt.Sprintf("initrd.uroot[%d]", i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c, v.URoot))
+		}
+	}
+	return nil
+}
+
+// checkFiles fills defaults and finds what is wrong with a list of files.
+func checkFiles(files []File, list string, at func(field, msg string) error) error {
 	seen := map[string]bool{}
-	for i := range in.Files {
-		f := &in.Files[i]
-		field := fmt.Sprintf("initrd.files[%d]", i)
+	for i := range files {
+		f := &files[i]
+		field := fmt.Sprintf("%s[%d]", list, i)
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" || strings.ContainsRune(f.Path, 0) {
 			return at(field, fmt.Sprintf("path %q: want a clean absolute path in the guest", f.Path))
-		}
-		if f.Path == "/init" {
-			return at(field, "/init is the agent; set initrd.agent to use another one")
 		}
 		if seen[f.Path] {
 			return at(field, fmt.Sprintf("path %q stands twice", f.Path))
@@ -267,11 +289,6 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 		}
 		if n, err := strconv.ParseUint(string(f.Mode), 8, 12); err != nil || n > 0o7777 {
 			return at(field+".mode", fmt.Sprintf("mode %q: want octal digits such as 0644", f.Mode))
-		}
-	}
-	for i, c := range in.URoot {
-		if v.URoot != nil && !slices.Contains(v.URoot, c) {
-			return at(fmt.Sprintf("initrd.uroot[%d]", i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c, v.URoot))
 		}
 	}
 	return nil
@@ -300,6 +317,16 @@ func (r *Recipe) checkBoot(at func(field, msg string) error) error {
 	}
 	if mib < 64 {
 		return at("boot.memory", fmt.Sprintf("memory %s is too little to boot in, want at least 64MiB", b.Memory))
+	}
+	switch {
+	case r.Image == nil && b.Disk != "":
+		return at("boot.disk", "a guest without a rootfs has no disk")
+	case r.Image != nil && b.Disk == "":
+		b.Disk = Disks()[0]
+	case r.Image != nil && !slices.Contains(Disks(), b.Disk):
+		return at("boot.disk", fmt.Sprintf("unknown disk %q", b.Disk)+didYouMean(b.Disk, Disks()))
+	case b.Disk == "nvdimm" && b.Machine != "q35":
+		return at("boot.disk", "only the machine q35 has NVDIMMs")
 	}
 	for i, w := range b.CommandLine {
 		if w == "" || strings.ContainsAny(w, " \t\n\x00\"") {
@@ -336,6 +363,17 @@ func (r *Recipe) LocalFiles() []string {
 	}
 	for _, f := range r.Initrd.Files {
 		add(f.From)
+	}
+	if r.Rootfs != nil {
+		if r.Rootfs.Agent != AgentBuiltin {
+			add(r.Rootfs.Agent)
+		}
+		for _, l := range r.Rootfs.Layers {
+			add(l.Tar)
+			for _, f := range l.Files {
+				add(f.From)
+			}
+		}
 	}
 	return out
 }

@@ -181,6 +181,19 @@ func (a *app) initrdCmd() *cobra.Command {
 whose bytes depend on nothing else.`, []string{builder.InitrdStep})
 }
 
+func (a *app) imageCmd() *cobra.Command {
+	return a.makeCmd("image", "build only the disk image of a recipe",
+		`image makes the disk of a recipe that has a rootfs: layers of packages, container images, folders and files become a
+tree, the tree a file system (erofs or ext4), and that a disk with its partition table and dm-verity hash tree.
+It needs no root, no loop device and no mkfs. Beside image.img lie the bill of materials and the root hash.`, []string{builder.ImageStep})
+}
+
+func (a *app) rootfsCmd() *cobra.Command {
+	return a.makeCmd("rootfs", "build only the root file system of a recipe, as a tar",
+		`rootfs makes the tree that "katabuild image" makes a disk of, and leaves it as rootfs.tar, with owners, modes,
+devices, attributes and links.`, []string{builder.RootfsStep})
+}
+
 func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command {
 	var f recipeFlags
 	var out string

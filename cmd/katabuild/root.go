@@ -83,13 +83,17 @@ func (a *app) root() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&a.storeDir, "store", "", "folder of the store (default $KATABUILD_STORE, or katabuild in the user's cache folder)")
 	f.StringVar(&a.progress, "progress", view.Auto, "how to show progress: "+strings.Join(view.Styles(), ", "))
-	root.AddGroup(&cobra.Group{ID: "build", Title: "Building:"}, &cobra.Group{ID: "run", Title: "Running and checking:"}, &cobra.Group{ID: "keep", Title: "Upkeep:"})
-	for _, c := range []*cobra.Command{a.lockCmd(), a.fetchCmd(), a.planCmd(), a.buildCmd(), a.kernelCmd(), a.initrdCmd(), a.later("rootfs"), a.later("image"), a.featuresCmd()} {
+	root.AddGroup(&cobra.Group{ID: "build", Title: "Building:"}, &cobra.Group{ID: "run", Title: "Running and checking:"}, &cobra.Group{ID: "look", Title: "Looking inside:"}, &cobra.Group{ID: "keep", Title: "Upkeep:"})
+	for _, c := range []*cobra.Command{a.lockCmd(), a.fetchCmd(), a.planCmd(), a.buildCmd(), a.kernelCmd(), a.initrdCmd(), a.imageCmd(), a.rootfsCmd(), a.featuresCmd()} {
 		c.GroupID = "build"
 		root.AddCommand(c)
 	}
 	for _, c := range []*cobra.Command{a.bootCmd(), a.verifyCmd()} {
 		c.GroupID = "run"
+		root.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{a.inspectCmd(), a.lsCmd(), a.catCmd(), a.extractCmd(), a.diffCmd(), a.explainCmd()} {
+		c.GroupID = "look"
 		root.AddCommand(c)
 	}
 	for _, c := range []*cobra.Command{a.storeCmd(), a.doctorCmd(), a.versionCmd()} {
@@ -114,16 +118,6 @@ func fixUsage(c *cobra.Command) {
 	}
 	for _, s := range c.Commands() {
 		fixUsage(s)
-	}
-}
-
-// later is a word whose room is not open yet: it says so, and what works today.
-func (a *app) later(name string) *cobra.Command {
-	return &cobra.Command{
-		Use: name + " [RECIPE]", Short: "(not in this release) guests with a disk; today's guests boot from an initrd",
-		RunE: func(*cobra.Command, []string) error {
-			return fmt.Errorf("%s: this release builds guests that boot from an initrd, not from a disk; use: katabuild build", name)
-		},
 	}
 }
 

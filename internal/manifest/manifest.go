@@ -89,6 +89,11 @@ type Initrd struct {
 // Image is a disk that the guest boots from.
 type Image struct {
 	File
+	ImageLayout
+}
+
+// ImageLayout is what lies where in an image.
+type ImageLayout struct {
 	Layout     string  `json:"layout"`      // bare, gpt, mbr or mbr-dax
 	FileSystem string  `json:"file_system"` // of the root: erofs or ext4
 	UUID       string  `json:"uuid"`        // of the root file system

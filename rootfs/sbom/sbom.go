@@ -38,6 +38,8 @@ type Component struct {
 	Origin string
 	// License is an SPDX expression where it is known for sure; else the copyright file in the tree is asked, see licenseOf.
 	License string
+	// Needs are the names of other components that it depends on.
+	Needs []string
 }
 
 // Document is the bill of an image.
@@ -81,8 +83,12 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 		return strings.Compare(a.Name+"\x00"+a.Version+"\x00"+a.Arch+"\x00"+a.Origin, b.Name+"\x00"+b.Version+"\x00"+b.Arch+"\x00"+b.Origin)
 	})
 	var extracted extractedLicenses
+	byName := map[string]string{}
 	for i, c := range components {
-		id := "Package-" + strconv.Itoa(i) + "-" + idWord(c.Name)
+		byName[c.Name] = packageID(i, c)
+	}
+	for i, c := range components {
+		id := packageID(i, c)
 		p := &v2_3.Package{
 			PackageName: c.Name, PackageVersion: c.Version, PackageSPDXIdentifier: common.ElementID(id), PackageDownloadLocation: "NOASSERTION",
 			IsFilesAnalyzedTagPresent: true, PackageHomePage: c.Homepage, PackageCopyrightText: "NOASSERTION", PackageLicenseConcluded: "NOASSERTION",
@@ -103,6 +109,11 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 		}
 		doc.Packages = append(doc.Packages, p)
 		relate("Image", common.TypeRelationshipContains, id)
+		for _, n := range slices.Sorted(slices.Values(c.Needs)) {
+			if other := byName[n]; other != "" && other != id {
+				relate(id, common.TypeRelationshipDependsOn, other)
+			}
+		}
 		if c.Origin != "" {
 			ids[c.Origin] = id
 		}
@@ -133,6 +144,7 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 		owner, ok := ids[node.Origin]
 		if !ok {
 			owner = "Image"
+			doc.Files[len(doc.Files)-1].FileComment = node.Origin
 		}
 		relate(owner, common.TypeRelationshipContains, id)
 		return nil
@@ -142,6 +154,8 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 	}
 	return spdxjson.Write(doc, w, spdxjson.Indent(" "), spdxjson.EscapeHTML(false))
 }
+
+func packageID(i int, c Component) string { return "Package-" + strconv.Itoa(i) + "-" + idWord(c.Name) }
 
 func sumOf(c tree.Content) (sum, error) {
 	h1, h256 := sha1.New(), sha256.New()

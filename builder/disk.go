@@ -1,0 +1,481 @@
+package builder
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/katabuild/katabuild/builder/execute"
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/plan"
+	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/kernel"
+	"github.com/katabuild/katabuild/kernel/source"
+	"github.com/katabuild/katabuild/rootfs"
+	"github.com/katabuild/katabuild/rootfs/debian"
+	"github.com/katabuild/katabuild/rootfs/erofs"
+	"github.com/katabuild/katabuild/rootfs/partition"
+	"github.com/katabuild/katabuild/rootfs/sbom"
+	"github.com/katabuild/katabuild/rootfs/tree"
+)
+
+// imageFacts is the image step's output that is for the manifest, not for the user.
+const imageFacts = "image.json"
+
+// unpackStep is the name of the step that unpacks the packages of the recipe's i-th layer.
+func unpackStep(i int) string { return fmt.Sprintf("unpack-%d", i) }
+
+// unpackFormat is part of every unpack step's key.
+const unpackFormat = "1"
+
+// tarOutput is the unpack step's output for a package.
+func tarOutput(name string) string { return name + ".tar" }
+
+// diskTasks are the steps of a guest that boots from a disk, but for the kernel's.
+func (g *Guest) diskTasks() ([]execute.Task, error) {
+	var tasks []execute.Task
+	var needs []string
+	var layers []func(execute.Job) (rootfs.Layer, error)
+	keys := rootfs.Request{Arch: g.arch, Name: g.Recipe.Name, Time: g.lock.Time, Remove: g.Recipe.Rootfs.Remove, Keep: g.Recipe.Rootfs.Keep}
+	for i, l := range g.Recipe.Rootfs.Layers {
+		if l.Debian != nil {
+			t := g.unpackTask(i)
+			tasks, needs = append(tasks, t), append(needs, t.Step.Name)
+		}
+		if l.Modules {
+			needs = append(needs, KernelStep)
+		}
+		key, open, err := g.layer(i, l)
+		if err != nil {
+			return nil, err
+		}
+		keys.Layers, layers = append(keys.Layers, key), append(layers, open)
+	}
+	fi, err := os.Stat(g.agent.path)
+	if err != nil {
+		return nil, err
+	}
+	keys.Agent = rootfs.Agent{Path: g.agent.path, Digest: g.agent.digest, Size: fi.Size(), Go: g.agent.goVer, Init: g.Recipe.Rootfs.Init}
+	request := func(job execute.Job) (rootfs.Request, error) {
+		r := keys
+		r.Progress, r.Layers = job.Report, nil
+		for _, open := range layers {
+			l, err := open(job)
+			if err != nil {
+				return r, err
+			}
+			r.Layers = append(r.Layers, l)
+		}
+		return r, nil
+	}
+	disk, err := g.disk()
+	if err != nil {
+		return nil, err
+	}
+	bill := g.kernelComponent()
+	inputs := append(append(keys.Inputs(), disk.Inputs()...), artifact.Input{Name: "kernel source", Value: string(bill.Digest)})
+	image := execute.Task{Step: plan.New(ImageStep, needs, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+		r, err := request(job)
+		if err != nil {
+			return nil, err
+		}
+		res, err := r.WriteImage(ctx, disk, job.Dir, []sbom.Component{bill})
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range res.Warnings {
+			job.Report.Send(progress.Event{Kind: progress.Log, Message: w})
+		}
+		data, err := paper.Encode(res.Image)
+		if err != nil {
+			return nil, err
+		}
+		path := filepath.Join(job.Dir, imageFacts)
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			return nil, err
+		}
+		return append(res.Outputs, artifact.Output{Name: imageFacts, Path: path}), nil
+	}}
+	tar := execute.Task{Step: plan.New(RootfsStep, needs, keys.Inputs()), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+		r, err := request(job)
+		if err != nil {
+			return nil, err
+		}
+		t, _, err := r.Tree(ctx)
+		if err != nil {
+			return nil, err
+		}
+		path := filepath.Join(job.Dir, "rootfs.tar")
+		return []artifact.Output{{Name: "rootfs.tar", Path: path}}, writeTar(path, t, job.Report)
+	}}
+	return append(tasks, image, tar), nil
+}
+
+func writeTar(path string, t *tree.Tree, report progress.Func) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	leftOut, err := tree.WriteTar(f, t)
+	for _, p := range leftOut {
+		report.Send(progress.Event{Kind: progress.Log, Message: p + " is a socket, which a tar cannot hold"})
+	}
+	return errors.Join(err, f.Close())
+}
+
+// layer makes a layer for keys, which reads nothing, and a way to open it once a step runs.
+func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(execute.Job) (rootfs.Layer, error), error) {
+	same := func(l rootfs.Layer) (rootfs.Layer, func(execute.Job) (rootfs.Layer, error), error) {
+		return l, func(execute.Job) (rootfs.Layer, error) { return l, nil }, nil
+	}
+	switch {
+	case l.Debian != nil:
+		return g.debianLayer(i, l.Debian)
+	case l.Folder != "":
+		in := g.input(folderInput(l.Folder))
+		dir := g.local(in)
+		return same(rootfs.Folder{Path: dir, Digest: in.Digest, Origin: "folder " + l.Folder, Check: func(ctx context.Context) error {
+			got, err := source.TreeDigest(ctx, dir)
+			if err == nil && got != in.Digest {
+				err = &digest.Mismatch{Name: dir, Want: in.Digest, Got: got}
+			}
+			if err != nil {
+				return g.changed(in, err)
+			}
+			return nil
+		}})
+	case l.Tar != "":
+		in := g.input(tarInput(l.Tar))
+		key := rootfs.Tar{Digest: in.Digest, Origin: "tar " + l.Tar}
+		return key, func(job execute.Job) (rootfs.Layer, error) {
+			l := key
+			blob, err := g.bringAny(in, job)
+			if err != nil {
+				return nil, err
+			}
+			l.Path = filepath.Join(job.Dir, fmt.Sprintf("layer-%d.tar", i))
+			return l, plain(blob, l.Path)
+		}, nil
+	case l.Files != nil:
+		files, err := g.files(l.Files)
+		if err != nil {
+			return nil, nil, err
+		}
+		return same(files)
+	case l.Accounts != nil:
+		a := rootfs.Accounts{Origin: "accounts of the recipe"}
+		for _, u := range l.Accounts.Users {
+			a.Users = append(a.Users, rootfs.User{Name: u.Name, UID: u.UID, GID: u.GID, Home: u.Home, Shell: u.Shell})
+		}
+		for _, gr := range l.Accounts.Groups {
+			a.Groups = append(a.Groups, rootfs.Group{Name: gr.Name, GID: gr.GID, Members: gr.Members})
+		}
+		return same(a)
+	case l.Modules:
+		// The key of the kernel's step stands for its modules: equal keys, equal bytes.
+		var key digest.Digest
+		for _, t := range g.tasks {
+			if t.Step.Name == KernelStep {
+				key = t.Step.Key
+			}
+		}
+		of := rootfs.Tar{Digest: key, Origin: "kernel modules"}
+		return of, func(job execute.Job) (rootfs.Layer, error) {
+			l := of
+			var err error
+			l.Path, err = job.Need(KernelStep, kernel.OutputModules)
+			return l, err
+		}, nil
+	}
+	return nil, nil, fmt.Errorf("layer %d of the rootfs: not in this release", i)
+}
+
+// maxTar bounds what a tar unpacks to, in bytes.
+const maxTar = 64 << 30
+
+// plain unpacks a tar's compression, if it has any.
+func plain(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, _, err = tree.Decompress(f, to, maxTar)
+	return err
+}
+
+// files are the recipe's single files.
+func (g *Guest) files(list []recipe.File) (rootfs.Files, error) {
+	var out rootfs.Files
+	for _, f := range list {
+		file := rootfs.File{Path: f.Path, Kind: tree.File, Mode: uint16(f.FileMode()), UID: f.UID, GID: f.GID, Origin: "file " + f.Path + " of the recipe"}
+		switch {
+		case f.From != "":
+			in := g.input(fileInput(f.From))
+			file.Source, file.Digest, file.Size = g.local(in), in.Digest, in.Size
+		case f.Link != "":
+			file.Kind, file.Target = tree.Symlink, f.Link
+		case f.Folder:
+			file.Kind = tree.Dir
+		default:
+			file.Data = []byte(f.Text)
+		}
+		out = append(out, file)
+	}
+	return out, nil
+}
+
+// bringAny is bring from inside a step.
+func (g *Guest) bringAny(in lock.Input, job execute.Job) (string, error) {
+	return g.bring(context.Background(), in, job)
+}
+
+// unpackTask unpacks a layer's packages, each into a tar of its own, so that another list of files or options does not unpack them again.
+func (g *Guest) unpackTask(i int) execute.Task {
+	set := g.lock.FindSet(layerSet(i))
+	inputs := []artifact.Input{{Name: "unpack format", Value: unpackFormat}}
+	for _, name := range set.Inputs {
+		in := g.input(name)
+		inputs = append(inputs, artifact.Input{Name: "package " + in.Package.Name, Value: string(in.Digest)})
+	}
+	return execute.Task{Step: plan.New(unpackStep(i), nil, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+		debs, err := g.bringPackages(ctx, set.Inputs, job)
+		if err != nil {
+			return nil, err
+		}
+		outputs := make([]artifact.Output, len(debs))
+		errs := make([]error, len(debs))
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		done := 0
+		next := make(chan int)
+		for range cmp.Or(g.c.Jobs, runtime.NumCPU()) {
+			wg.Go(func() {
+				for j := range next {
+					in := g.input(set.Inputs[j])
+					dir := filepath.Join(job.Dir, in.Package.Name)
+					var d *debian.Deb
+					if errs[j] = os.Mkdir(dir, 0o755); errs[j] == nil {
+						d, errs[j] = debian.Unpack(debs[j], dir)
+					}
+					if errs[j] == nil {
+						outputs[j] = artifact.Output{Name: tarOutput(in.Package.Name), Path: d.Tar}
+					}
+					mu.Lock()
+					done++
+					job.Report.Send(progress.Event{Kind: progress.Update, Message: "unpack", Current: int64(done), Total: int64(len(debs)), Unit: "packages"})
+					mu.Unlock()
+				}
+			})
+		}
+		for j := range debs {
+			if ctx.Err() != nil {
+				break
+			}
+			next <- j
+		}
+		close(next)
+		wg.Wait()
+		return outputs, errors.Join(append(errs, ctx.Err())...)
+	}}
+}
+
+// bringPackages returns the verified packages of locked inputs, fetching in one go what the store lacks.
+func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.Job) ([]string, error) {
+	var missing []lock.Input
+	for _, name := range names {
+		if in := g.input(name); !g.c.Store.Has(in.Digest) {
+			missing = append(missing, in)
+		}
+	}
+	if len(missing) > 0 {
+		if g.c.Offline {
+			return nil, fmt.Errorf("%d packages, %s among them, are not in the store %s, and --offline forbids fetching them; run once without --offline, or: katabuild fetch %s",
+				len(missing), missing[0].Package.Name, g.c.Store.Dir(), filepath.Dir(g.c.Recipe))
+		}
+		f, err := g.c.fetcher(g.Recipe)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.BringPackages(ctx, missing, job.Report); err != nil {
+			return nil, err
+		}
+	}
+	var paths []string
+	for _, name := range names {
+		p, err := g.c.Store.Get(g.input(name).Digest)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, p)
+	}
+	return paths, nil
+}
+
+// debianLayer is the packages of the i-th layer.
+func (g *Guest) debianLayer(i int, d *recipe.DebianLayer) (rootfs.Layer, func(execute.Job) (rootfs.Layer, error), error) {
+	set := g.lock.FindSet(layerSet(i))
+	key := rootfs.Debian{Rules: append(debian.Exclude(d.Paths.Exclude...), debian.Include(d.Paths.Include...)...)}
+	for _, name := range set.Inputs {
+		in := g.input(name)
+		key.Packages = append(key.Packages, rootfs.DebianPackage{Name: in.Package.Name, Version: in.Package.Version, Arch: in.Package.Arch, Digest: in.Digest})
+	}
+	return key, func(job execute.Job) (rootfs.Layer, error) {
+		l := key
+		l.Packages = slices.Clone(key.Packages)
+		for j, name := range set.Inputs {
+			p := &l.Packages[j]
+			var err error
+			if p.Path, err = g.c.Store.Get(g.input(name).Digest); err != nil {
+				return nil, err
+			}
+			if p.Tar, err = job.Need(unpackStep(i), tarOutput(p.Name)); err != nil {
+				return nil, err
+			}
+		}
+		return l, nil
+	}, nil
+}
+
+// features are those the recipe asks for, and those without which the kernel could not boot from the recipe's disk.
+func (g *Guest) features() ([]string, error) {
+	asked := slices.Clone(g.Recipe.Kernel.Features)
+	i := g.Recipe.Image
+	if i == nil {
+		return asked, nil
+	}
+	all, err := kernel.Features(g.arch)
+	if err != nil {
+		return nil, err
+	}
+	requires := map[string][]string{}
+	for _, f := range all {
+		requires[f.Name] = f.Requires
+	}
+	there := map[string]bool{}
+	var add func(name string)
+	add = func(name string) {
+		if !there[name] {
+			there[name] = true
+			for _, r := range requires[name] {
+				add(r)
+			}
+		}
+	}
+	for _, f := range asked {
+		add(f)
+	}
+	needed := []string{i.FileSystem, "virtio-devices"}
+	if i.WithVerity() {
+		needed = append(needed, "dm-verity")
+	}
+	if i.Layout != partition.Bare.String() {
+		needed = append(needed, "partitions")
+	}
+	if g.Recipe.Boot.Disk == manifest.NVDIMM {
+		needed = append(needed, "pmem")
+	}
+	for _, f := range needed {
+		if !there[f] {
+			asked = append(asked, f)
+			add(f)
+		}
+	}
+	return asked, nil
+}
+
+// disk is the recipe's image.
+func (g *Guest) disk() (rootfs.Disk, error) {
+	i := g.Recipe.Image
+	d := rootfs.Disk{FileSystem: i.FileSystem, Verity: i.WithVerity(), Label: i.Label, FreeSpace: i.FreeBytes(), Journal: i.Journal, Jobs: g.c.Jobs}
+	var err1, err2 error
+	d.Compression, err1 = erofs.ParseCompression(i.Compression)
+	d.Layout, err2 = partition.ParseKind(i.Layout)
+	return d, errors.Join(err1, err2)
+}
+
+// kernelComponent is the kernel in the bill of materials.
+func (g *Guest) kernelComponent() sbom.Component {
+	src := g.input(sourceInput)
+	c := sbom.Component{Name: "linux", Digest: src.Digest, License: "GPL-2.0-only", Homepage: "https://www.kernel.org/"}
+	if p := src.Package; p != nil {
+		c.Name, c.Version, c.Supplier = p.Name, p.Version, "Debian"
+		c.PURL = "pkg:deb/debian/" + p.Name + "@" + strings.ReplaceAll(p.Version, "+", "%2B") + "?arch=" + p.Arch
+	}
+	return c
+}
+
+// describeImage puts into the manifest what the image step made.
+func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*store.Action, string) manifest.File) error {
+	o, err := a.Output(imageFacts)
+	if err != nil {
+		return err
+	}
+	path, err := g.c.Store.Get(o.Digest)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	m.Image = &manifest.Image{}
+	if err := paper.Decode("image facts", data, &m.Image.ImageLayout); err != nil {
+		return err
+	}
+	m.Image.File = file(a, rootfs.ImageName)
+	m.SBOM = []manifest.SBOM{{File: file(a, rootfs.SBOMName), Format: sbom.Format}}
+	m.Agent.Path, m.Agent.Init = rootfs.AgentPath, g.Recipe.Rootfs.Init
+	m.Root = manifest.Root{Kind: manifest.RootDisk, FileSystem: m.Image.FileSystem}
+	if v := m.Image.Verity; v != nil {
+		m.Root.VerityRootHash = v.RootHash
+	}
+	m.Boot.Disk = g.Recipe.Boot.Disk
+	root, err := rootfs.CommandLine(m.Image.ImageLayout, guestDisks[m.Boot.Disk])
+	if err != nil {
+		return err
+	}
+	m.Boot.CommandLine += " " + root
+	if m.Agent.Init == rootfs.InitSystemd {
+		m.Boot.CommandLine += " systemd.unit=kata-containers.target"
+	}
+	return nil
+}
+
+// guestDisks are the names of the first disk of each kind in a guest.
+var guestDisks = map[string]string{manifest.VirtioBlk: "/dev/vda", manifest.NVDIMM: "/dev/pmem0"}
+
+// fetchDisk brings what the layers of a rootfs are made of into the store.
+func (g *Guest) fetchDisk(ctx context.Context) error {
+	report := progress.Func(func(e progress.Event) {
+		e.Step = "fetch"
+		g.c.Report.Send(e)
+	})
+	job := execute.Job{Report: report}
+	for _, s := range g.lock.Sets {
+		if _, err := g.bringPackages(ctx, s.Inputs, job); err != nil {
+			return err
+		}
+	}
+	for _, in := range g.lock.Inputs {
+		if in.Kind == lock.URL || in.Kind == lock.OCI {
+			if _, err := g.bring(ctx, in, job); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

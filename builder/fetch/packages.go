@@ -1,0 +1,103 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/progress"
+)
+
+// BringPackages puts locked Debian packages into the store, with one run of apt-get for all of a suite: reading the archive's lists takes longer
+// than most downloads. What does not come that way is tried again alone, for the error's sake.
+func (f *Fetcher) BringPackages(ctx context.Context, list []lock.Input, report progress.Func) error {
+	bySuite := map[string][]lock.Input{}
+	for _, in := range list {
+		bySuite[in.Package.Suite] = append(bySuite[in.Package.Suite], in)
+	}
+	for suite, all := range bySuite {
+		if err := f.bringSuite(ctx, suite, all, report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Fetcher) bringSuite(ctx context.Context, suite string, list []lock.Input, report progress.Func) (err error) {
+	dir, remove, err := f.Store.Temp("fetch")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	total := int64(0)
+	byDigest := map[digest.Digest]bool{}
+	var packages []lock.Package
+	for _, in := range list {
+		total += in.Size
+		byDigest[in.Digest] = true
+		packages = append(packages, *in.Package)
+	}
+	stop := watch(dir, total, report)
+	err = f.Apt.FetchAll(ctx, suite, packages, f.Arch, dir)
+	stop()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	// What has arrived counts, whatever else went wrong: its digest says what it is.
+	files, globErr := filepath.Glob(filepath.Join(dir, "*.deb"))
+	if globErr != nil {
+		return globErr
+	}
+	report.Send(progress.Event{Kind: progress.Update, Message: "verify"})
+	for _, file := range files {
+		d, _, err := digest.File(file)
+		if err != nil {
+			return err
+		}
+		if !byDigest[d] {
+			continue // not what was locked: the loop below says which package that is
+		}
+		if _, _, err := f.Store.PutFile(file, d); err != nil {
+			return err
+		}
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	for _, in := range list {
+		if err := f.Bring(ctx, in, report); err != nil {
+			return fmt.Errorf("%s: %w", in.Name, err)
+		}
+	}
+	return nil
+}
+
+// FetchAll downloads packages of a suite into dir, as far as the archive has them. Their digests are the caller's to check.
+func (a *Apt) FetchAll(ctx context.Context, suite string, list []lock.Package, arch, dir string) error {
+	w, err := a.world(ctx, suite, arch)
+	if err != nil {
+		return err
+	}
+	args := []string{"download"}
+	for _, p := range list {
+		args = append(args, p.Name+"="+p.Version)
+	}
+	get := func() error {
+		cmd := w.command(ctx, "apt-get", args...)
+		cmd.Dir = dir
+		return w.finish(cmd)
+	}
+	err = get()
+	if err != nil && ctx.Err() == nil {
+		// The lists may be older than the lock, or not there at all.
+		if err := w.update(ctx); err != nil {
+			return err
+		}
+		err = get()
+	}
+	return err
+}

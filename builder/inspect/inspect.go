@@ -1,0 +1,200 @@
+// Package inspect looks into what katabuild and others build, without mounting, unpacking or booting it: disk images, initrds and kernels.
+//
+// A path comes in; out come facts and, where there are files, a tree whose contents are read from the image. Nothing is changed. The bytes may
+// be anybody's: the readers below it check them.
+package inspect
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/rootfs/erofs"
+	"github.com/katabuild/katabuild/rootfs/partition"
+	"github.com/katabuild/katabuild/rootfs/tree"
+)
+
+// The kinds of things there are.
+const (
+	KindImage  = "image"
+	KindInitrd = "initrd"
+	KindKernel = "kernel"
+)
+
+// Thing is what a file turned out to be.
+type Thing struct {
+	Path   string        `json:"path"`
+	Kind   string        `json:"kind"`
+	Size   int64         `json:"size"`
+	Digest digest.Digest `json:"digest"`
+	Image  *Image        `json:"image,omitempty"`
+	Initrd *Initrd       `json:"initrd,omitempty"`
+	Kernel *Kernel       `json:"kernel,omitempty"`
+
+	// Tree is what an image's first readable file system or an initrd holds; nil for a kernel.
+	Tree *tree.Tree `json:"-"`
+
+	close []func() error
+}
+
+// Image is a disk.
+type Image struct {
+	Layout     string      `json:"layout"`
+	ID         string      `json:"id,omitempty"` // of the partition table
+	Partitions []Partition `json:"partitions"`
+}
+
+// Partition is a part of a disk; of a bare one, all of it.
+type Partition struct {
+	Number     int         `json:"number"` // 0 where there is no table
+	Offset     int64       `json:"offset"` // bytes
+	Size       int64       `json:"size"`   // bytes
+	Type       string      `json:"type,omitempty"`
+	UUID       string      `json:"uuid,omitempty"`
+	Name       string      `json:"name,omitempty"`
+	FileSystem *FileSystem `json:"file_system,omitempty"`
+	// Holds says what else the partition is: "hash tree" when the manifest beside the image says so.
+	Holds string `json:"holds,omitempty"`
+}
+
+// FileSystem is what a superblock says.
+type FileSystem struct {
+	Kind     string   `json:"kind"`
+	UUID     string   `json:"uuid"`
+	Label    string   `json:"label,omitempty"`
+	Size     int64    `json:"size"` // bytes
+	Features []string `json:"features,omitempty"`
+}
+
+// ErrUnknown says that a file is nothing that this package reads.
+var ErrUnknown = errors.New("neither a disk image with erofs or ext4, nor an initrd, nor a kernel")
+
+// Open finds out what a file is. Close it when done. dir is where what must be unpacked goes meanwhile.
+func Open(path, dir string) (_ *Thing, err error) {
+	t := &Thing{Path: path}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	if t.Digest, t.Size, err = digest.File(path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	t.close = append(t.close, f.Close)
+	head := make([]byte, 4096)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	head = head[:n]
+	switch {
+	case bytes.HasPrefix(head, []byte("\x7fELF")), len(head) > bzMagic+4 && string(head[bzMagic:bzMagic+4]) == "HdrS":
+		t.Kind = KindKernel
+		t.Kernel, err = kernelOf(path)
+	case bytes.HasPrefix(head, []byte("070701")), bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		t.Kind = KindInitrd
+		var spool string
+		if spool, err = os.MkdirTemp(dir, "katabuild-inspect-"); err == nil {
+			t.close = append(t.close, func() error { return os.RemoveAll(spool) })
+			t.Initrd, t.Tree, err = initrdOf(path, spool)
+		}
+	default:
+		t.Kind = KindImage
+		err = t.image(f)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return t, nil
+}
+
+// Close ends the reading of contents.
+func (t *Thing) Close() error {
+	var errs []error
+	for _, c := range t.close {
+		errs = append(errs, c())
+	}
+	t.close = nil
+	return errors.Join(errs...)
+}
+
+func (t *Thing) image(f *os.File) error {
+	d, err := partition.Read(f, t.Size)
+	if err != nil {
+		return err
+	}
+	t.Image = &Image{Layout: d.Kind.String(), ID: d.ID}
+	for _, p := range d.Partitions {
+		t.Image.Partitions = append(t.Image.Partitions, Partition{Number: p.Number, Offset: p.Offset, Size: p.Size, Type: p.Type, UUID: p.UUID, Name: p.Name})
+	}
+	if d.Kind == partition.Bare {
+		t.Image.Partitions = []Partition{{Size: t.Size}}
+	}
+	hash := hashArea(t.Path)
+	for i := range t.Image.Partitions {
+		p := &t.Image.Partitions[i]
+		if hash != nil && p.Offset == hash.Offset && d.Kind != partition.Bare {
+			p.Holds = "hash tree"
+			continue
+		}
+		fs, files, err := fileSystem(io.NewSectionReader(f, p.Offset, p.Size), p.Size)
+		if err != nil {
+			return fmt.Errorf("partition %d: %w", p.Number, err)
+		}
+		if p.FileSystem = fs; fs != nil && t.Tree == nil {
+			t.Tree = files
+		}
+	}
+	if t.Tree == nil {
+		return ErrUnknown
+	}
+	return nil
+}
+
+// Magic numbers of superblocks, both 1,024 bytes into a file system. Linux: Documentation/filesystems/erofs.rst, and ext4/globals.rst.
+const (
+	superblock = 1024
+	erofsMagic = 0xe0f5e1e2
+	ext4Magic  = 0xef53
+	ext4At     = superblock + 0x38
+)
+
+// fileSystem opens what lies in a partition; nil where it is none that we read.
+func fileSystem(r io.ReaderAt, size int64) (*FileSystem, *tree.Tree, error) {
+	b := make([]byte, ext4At+2)
+	if _, err := r.ReadAt(b, 0); err != nil {
+		return nil, nil, nil //nolint:nilerr // too small for any
+	}
+	switch {
+	case binary.LittleEndian.Uint32(b[superblock:]) == erofsMagic:
+		i, err := erofs.Open(r, size)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &FileSystem{Kind: "erofs", UUID: uuid(i.UUID), Label: i.Label, Size: i.Size, Features: i.Features}, i.Tree, nil
+	case binary.LittleEndian.Uint16(b[ext4At:]) == ext4Magic:
+		return openExt4(r, size)
+	}
+	return nil, nil, nil
+}
+
+func uuid(u [16]byte) string { return partition.GUID(u).String() }
+
+// hashArea is what the manifest beside an image says of its hash tree; nil where there is no manifest, or it is about something else.
+func hashArea(path string) *manifest.Verity {
+	m, _, err := manifest.Read(filepath.Dir(path), "")
+	if err != nil || m.Image == nil || m.Image.Path != filepath.Base(path) {
+		return nil
+	}
+	return m.Image.Verity
+}

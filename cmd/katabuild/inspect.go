@@ -1,0 +1,304 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/katabuild/katabuild/builder/inspect"
+	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/manifest"
+)
+
+// splitTarget parts FILE:/path. A file whose own name has a colon is given with a path, too.
+func splitTarget(arg string) (file, inside string) {
+	if i := strings.Index(arg, ":/"); i >= 0 {
+		return arg[:i], arg[i+1:]
+	}
+	return arg, "/"
+}
+
+// openThing opens a file, or what holds the files of a guest's folder.
+func (a *app) openThing(name string) (*inspect.Thing, error) {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if fi.IsDir() {
+		m, _, err := manifest.Read(name, "")
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s is a folder without a %s; name a guest's folder, or a file", name, manifest.Name)
+		}
+		if err != nil {
+			return nil, err
+		}
+		name = filepath.Join(name, filepath.FromSlash(inspect.RootFile(m)))
+	}
+	return inspect.Open(name, os.TempDir())
+}
+
+// withTree opens what has files.
+func (a *app) withTree(arg string, f func(t *inspect.Thing, inside string) error) (err error) {
+	name, inside := splitTarget(arg)
+	t, err := a.openThing(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	if t.Tree == nil {
+		return fmt.Errorf("%s is a %s and holds no files; see: katabuild inspect %s", name, t.Kind, name)
+	}
+	return f(t, inside)
+}
+
+func (a *app) inspectCmd() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "inspect FILE|GUEST", Args: cobra.ExactArgs(1), Short: "say what an image, initrd or kernel is",
+		Long: `inspect reads a disk image (partitions, file systems, hash tree), an initrd or a kernel (release, build-id, the
+configuration inside), without mounting or booting it. A guest's folder stands for its image or initrd.`,
+		Example: "  katabuild inspect out/default\n  katabuild inspect out/default/vmlinux",
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.RunE = func(_ *cobra.Command, args []string) (err error) {
+		t, err := a.openThing(args[0])
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, t.Close()) }()
+		if asJSON {
+			e := json.NewEncoder(a.out)
+			e.SetIndent("", "  ")
+			return e.Encode(t)
+		}
+		return a.printThing(t)
+	}
+	return c
+}
+
+func (a *app) printThing(t *inspect.Thing) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	row := func(key string, values ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", key, strings.TrimSpace(fmt.Sprintln(values...)))
+	}
+	row("file", t.Path)
+	row("kind", t.Kind)
+	row("size", t.Size, "bytes")
+	row("digest", t.Digest)
+	switch {
+	case t.Kernel != nil:
+		row("form", t.Kernel.Form)
+		row("release", t.Kernel.Release)
+		row("version", t.Kernel.Version)
+		row("build-id", t.Kernel.BuildID)
+		row("PVH entry", t.Kernel.PVH)
+		row("config", t.Kernel.ConfigDigest, fmt.Sprintf("(%d options are on)", strings.Count(string(t.Kernel.Config), "=y\n")))
+	case t.Initrd != nil:
+		row("compression", t.Initrd.Compression)
+		row("entries", t.Initrd.Entries)
+	case t.Image != nil:
+		row("layout", t.Image.Layout, t.Image.ID)
+		for _, p := range t.Image.Partitions {
+			name := "whole disk"
+			if p.Number > 0 {
+				name = fmt.Sprintf("partition %d", p.Number)
+			}
+			row(name, fmt.Sprintf("%d bytes at %d", p.Size, p.Offset), p.Name, p.Type, p.UUID, p.Holds)
+			if f := p.FileSystem; f != nil {
+				row("", f.Kind, f.UUID, fmt.Sprintf("%q", f.Label), fmt.Sprintf("%d bytes", f.Size), strings.Join(f.Features, " "))
+			}
+		}
+	}
+	return w.Flush()
+}
+
+func (a *app) lsCmd() *cobra.Command {
+	var long, recursive bool
+	c := &cobra.Command{
+		Use: "ls FILE|GUEST[:/PATH]", Args: cobra.ExactArgs(1), Short: "list files in an image or initrd",
+		Example: "  katabuild ls -l out/default:/usr/bin",
+	}
+	c.Flags().BoolVarP(&long, "long", "l", false, "also modes, owners, sizes, times and attributes")
+	c.Flags().BoolVarP(&recursive, "recursive", "R", false, "also what is in folders")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+			err := inspect.List(t.Tree, inside, recursive, func(e inspect.Entry) {
+				name := quoteName(e.Name)
+				if !long {
+					fmt.Fprintln(a.out, name)
+					return
+				}
+				if e.Target != "" {
+					name += " -> " + quoteName(e.Target)
+				}
+				when := time.Unix(e.Time.Sec, int64(e.Time.Nsec)).UTC().Format("2006-01-02 15:04:05")
+				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\t %s %s\n", e.Mode, e.Links, e.UID, e.GID, e.Size, when, name, strings.Join(e.Attributes, " "))
+			})
+			return errors.Join(err, w.Flush())
+		})
+	}
+	return c
+}
+
+// quoteName keeps a name with line breaks or escape sequences from doing anything to a terminal.
+func quoteName(s string) string {
+	for _, r := range s {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' {
+			return fmt.Sprintf("%q", s)
+		}
+	}
+	return s
+}
+
+func (a *app) catCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "cat FILE|GUEST:/PATH", Args: cobra.ExactArgs(1), Short: "print a file in an image or initrd",
+		Example: "  katabuild cat out/default:/etc/os-release",
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.withTree(args[0], func(t *inspect.Thing, inside string) error { return inspect.Cat(t.Tree, inside, a.out) })
+		},
+	}
+}
+
+func (a *app) extractCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "extract FILE|GUEST[:/PATH] TO", Args: cobra.ExactArgs(2), Short: "copy a file or folder out of an image or initrd",
+		Long: `extract writes a file, or a folder with all it holds, to TO, which must not be there yet. Nothing is written outside
+TO, whatever links the image holds. Owners and devices are kept only for root.`,
+		Example: "  katabuild extract out/default:/etc etc",
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
+				leftOut, err := inspect.Extract(t.Tree, inside, args[1])
+				for _, p := range leftOut {
+					fmt.Fprintf(a.err, "left out: %s, which only root can make\n", quoteName(p))
+				}
+				return err
+			})
+		},
+	}
+}
+
+func (a *app) diffCmd() *cobra.Command {
+	var asJSON, times bool
+	c := &cobra.Command{
+		Use: "diff A B", Args: cobra.ExactArgs(2), Short: "say what differs between two guests, images, initrds or kernels",
+		Long: `diff compares two guests' folders (command line, kernel options, packages, files), or two files of the same kind.
+Its exit code is 0 when nothing differs and 3 when something does.`,
+		Example: "  katabuild diff out/tiny out/default\n  katabuild diff a/vmlinux b/vmlinux",
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&times, "times", false, "also compare the times of files")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		changes, err := a.diff(args[0], args[1], times)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			if changes == nil {
+				changes = []inspect.Change{}
+			}
+			e := json.NewEncoder(a.out)
+			e.SetIndent("", "  ")
+			if err := e.Encode(changes); err != nil {
+				return err
+			}
+		} else {
+			for _, ch := range changes {
+				switch {
+				case ch.From == "":
+					fmt.Fprintf(a.out, "+ %s %s: %s\n", ch.What, quoteName(ch.Name), ch.To)
+				case ch.To == "":
+					fmt.Fprintf(a.out, "- %s %s: %s\n", ch.What, quoteName(ch.Name), ch.From)
+				default:
+					fmt.Fprintf(a.out, "~ %s %s: %s => %s\n", ch.What, quoteName(ch.Name), ch.From, ch.To)
+				}
+			}
+		}
+		if len(changes) > 0 {
+			return errVerdict
+		}
+		return nil
+	}
+	return c
+}
+
+func (a *app) diff(x, y string, times bool) (_ []inspect.Change, err error) {
+	guest := func(p string) bool {
+		_, err := os.Stat(path.Join(p, manifest.Name))
+		return err == nil
+	}
+	if guest(x) && guest(y) {
+		return inspect.Guests(x, y, os.TempDir(), times)
+	}
+	t, err := a.openThing(x)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	u, err := a.openThing(y)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, u.Close()) }()
+	return inspect.Diff(t, u, times)
+}
+
+func (a *app) explainCmd() *cobra.Command {
+	var asJSON bool
+	var size string
+	c := &cobra.Command{
+		Use: "explain GUEST|IMAGE[:/PATH]", Args: cobra.ExactArgs(1), Short: "say which package or layer put a file there, and what needs it",
+		Long: `explain looks up a file, or all below a folder, in the bill of materials beside an image: the component it came with,
+that component's licence, and which others depend on it. With --size it draws what takes how much room, as an SVG file.`,
+		Example: "  katabuild explain out/default:/usr/bin/bash\n  katabuild explain out/default --size size.svg",
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().StringVar(&size, "size", "", "draw a treemap of what is below the path into this SVG file")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
+			if size != "" {
+				return atomicfile.With(size, 0o644, func(w io.Writer) error { return inspect.Treemap(w, t.Tree, inside) })
+			}
+			e, err := t.Explain(inside)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(a.out)
+				enc.SetIndent("", "  ")
+				return enc.Encode(e)
+			}
+			fmt.Fprintf(a.out, "%s is a %s of %d bytes", quoteName(e.Path), e.Kind, e.Size)
+			if e.Real != "" {
+				fmt.Fprintf(a.out, " (%s)", quoteName(e.Real))
+			}
+			fmt.Fprintln(a.out)
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			for _, s := range e.By {
+				fmt.Fprintf(w, "  %d bytes\t%s %s\n", s.Size, s.Name, s.Version)
+				if len(e.By) > 1 {
+					continue // of a folder, an overview
+				}
+				if s.License != "" {
+					fmt.Fprintf(w, "  licence\t%s\n", s.License)
+				}
+				if len(s.NeededBy) > 0 {
+					fmt.Fprintf(w, "  needed by\t%s\n", strings.Join(s.NeededBy, ", "))
+				}
+			}
+			return w.Flush()
+		})
+	}
+	return c
+}

@@ -1,0 +1,201 @@
+package rootfs
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/rootfs/erofs"
+	"github.com/katabuild/katabuild/rootfs/partition"
+	"github.com/katabuild/katabuild/rootfs/sbom"
+	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/verity"
+)
+
+// File names of what Image leaves.
+const (
+	ImageName    = "image.img"
+	SBOMName     = "sbom.spdx.json"
+	RootHashName = "root_hash.txt" // the line that Kata's tools read
+)
+
+// The file systems there are.
+const (
+	EROFS = "erofs"
+	Ext4  = "ext4"
+)
+
+// Disk is how the tree becomes an image.
+type Disk struct {
+	FileSystem  string            // EROFS or Ext4
+	Compression erofs.Compression // of EROFS
+	Layout      partition.Kind
+	Verity      bool
+	Label       string
+	FreeSpace   int64 // bytes of Ext4 that stay free
+	Journal     bool  // of Ext4
+	Jobs        int   // never changes the result
+}
+
+// Inputs is what decides the image beside the tree.
+func (d Disk) Inputs() []artifact.Input {
+	return []artifact.Input{
+		{Name: "file system", Value: d.FileSystem}, {Name: "compression", Value: d.Compression.String()}, {Name: "layout", Value: d.Layout.String()},
+		{Name: "verity", Value: fmt.Sprint(d.Verity)}, {Name: "label", Value: d.Label}, {Name: "free space", Value: fmt.Sprint(d.FreeSpace)},
+		{Name: "journal", Value: fmt.Sprint(d.Journal)},
+	}
+}
+
+// Result is what Image made.
+type Result struct {
+	Outputs  []artifact.Output
+	Image    manifest.ImageLayout
+	Warnings []string // what the file system could not say as it was in the tree
+}
+
+// WriteImage makes the tree, writes it as a disk into the folder dir, and its bill of materials beside it. more are components that are not in the
+// tree, such as the kernel.
+func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom.Component) (*Result, error) {
+	t, parts, err := r.Tree(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res := &Result{}
+	path := filepath.Join(dir, ImageName)
+	if err := r.writeDisk(ctx, d, t, path, res); err != nil {
+		return nil, err
+	}
+	res.Outputs = append(res.Outputs, artifact.Output{Name: ImageName, Path: path})
+	if v := res.Image.Verity; v != nil {
+		line := fmt.Sprintf("root_hash=%s,salt=%s,data_blocks=%d,data_block_size=%d,hash_block_size=%d\n", v.RootHash, v.Salt, v.DataBlocks, v.DataBlockSize, v.HashBlockSize)
+		path := filepath.Join(dir, RootHashName)
+		if err := os.WriteFile(path, []byte(line), 0o644); err != nil {
+			return nil, err
+		}
+		res.Outputs = append(res.Outputs, artifact.Output{Name: RootHashName, Path: path})
+	}
+	r.say("bill of materials")
+	doc := sbom.Document{
+		Name: r.Name, Time: r.Time, Creator: "katabuild", Components: append(parts, more...),
+		Digest: digest.Of([]byte("bill of materials of " + r.Name + " " + res.Image.UUID)),
+	}
+	bill := filepath.Join(dir, SBOMName)
+	f, err := os.Create(bill)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(doc.Write(f, t), f.Close()); err != nil {
+		return nil, err
+	}
+	res.Outputs = append(res.Outputs, artifact.Output{Name: SBOMName, Path: bill})
+	return res, nil
+}
+
+func (r Request) say(what string) {
+	r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: what})
+}
+
+func (r Request) writeDisk(ctx context.Context, d Disk, t *tree.Tree, path string, res *Result) (err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+
+	options := partition.Options{DataSize: verity.BlockSize}
+	if d.Layout == partition.GPT {
+		options.Arch = r.Arch.Name
+	}
+	// Where the file system begins does not depend on how long it is.
+	l, err := partition.Plan(d.Layout, options)
+	if err != nil {
+		return err
+	}
+	r.say("file system")
+	var uuid [16]byte
+	at := io.NewOffsetWriter(f, l.Data.Offset)
+	switch d.FileSystem {
+	case EROFS:
+		info, err := erofs.Write(ctx, at, t, erofs.Options{Compression: d.Compression, Label: d.Label, Time: r.Time, Jobs: d.Jobs})
+		if err != nil {
+			return err
+		}
+		options.DataSize, uuid = info.Size, info.UUID
+	case Ext4:
+		return errors.New("TODO-EXT4")
+	default:
+		return fmt.Errorf("unknown file system %q", d.FileSystem)
+	}
+	id := partition.Identity(sha256.Sum256(uuid[:]))
+	if d.Verity {
+		if options.HashSize, err = verity.HashSize(options.DataSize, false); err != nil {
+			return err
+		}
+	}
+	if l, err = partition.Plan(d.Layout, options); err != nil {
+		return err
+	}
+	res.Image = manifest.ImageLayout{
+		Layout: d.Layout.String(), FileSystem: d.FileSystem, UUID: uuidText(uuid), Offset: l.Data.Offset, Length: l.Data.Size,
+	}
+	if d.Verity {
+		r.say("hash tree")
+		salt, _ := verity.Derive(digest.Of(append([]byte("root file system "), uuid[:]...)))
+		p, err := verity.Format(ctx, io.NewSectionReader(f, l.Data.Offset, l.Data.Size), l.Data.Size, f, l.Hash.Offset, verity.Options{Salt: salt, Jobs: d.Jobs})
+		if err != nil {
+			return err
+		}
+		id = partition.Identity(p.RootHash)
+		res.Image.Verity = &manifest.Verity{
+			RootHash: hex.EncodeToString(p.RootHash[:]), Salt: hex.EncodeToString(p.Salt), DataBlocks: p.DataBlocks,
+			DataBlockSize: int64(p.DataBlockSize), HashBlockSize: int64(p.HashBlockSize), Offset: l.Hash.Offset, Length: l.Hash.Size,
+		}
+	}
+	if err := l.Write(f, id); err != nil {
+		return err
+	}
+	return f.Truncate(l.Size)
+}
+
+func uuidText(u [16]byte) string {
+	h := hex.EncodeToString(u[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// CommandLine is what the kernel must be told to mount the root of an image that the guest has as disk, such as /dev/vda.
+func CommandLine(i manifest.ImageLayout, disk string) (string, error) {
+	kind, err := partition.ParseKind(i.Layout)
+	if err != nil {
+		return "", err
+	}
+	l := partition.Layout{Kind: kind, Data: partition.Extent{Offset: i.Offset, Size: i.Length}}
+	if v := i.Verity; v != nil {
+		l.Hash = partition.Extent{Offset: v.Offset, Size: v.Length}
+	}
+	data, hash, at := l.Devices(disk)
+	flags := "ro"
+	if v := i.Verity; v != nil {
+		p := verity.Params{DataBlocks: v.DataBlocks, DataBlockSize: int(v.DataBlockSize), HashBlockSize: int(v.HashBlockSize), HashSize: v.Length}
+		root, err1 := hex.DecodeString(v.RootHash)
+		salt, err2 := hex.DecodeString(v.Salt)
+		if err1 != nil || err2 != nil || len(root) != len(p.RootHash) {
+			return "", fmt.Errorf("hash tree: root hash %q, salt %q", v.RootHash, v.Salt)
+		}
+		p.RootHash, p.Salt = [len(p.RootHash)]byte(root), salt
+		create, err := p.DMModCreate(verity.Devices{Data: data, Hash: hash, HashOffset: at})
+		if err != nil {
+			return "", err
+		}
+		return create + " root=/dev/dm-0 rootfstype=" + i.FileSystem + " " + flags, nil
+	}
+	return "root=" + data + " rootfstype=" + i.FileSystem + " " + flags, nil
+}
