@@ -33,11 +33,11 @@ demo: ## from nothing to a running guest that proves what it is: set up, build, 
 	@sh ci/setup.sh
 	@$(MAKE) --no-print-directory build boot
 
-# lock makes sure there is a lock that the archive can still satisfy. It asks the archive only when there is none.
+# lock makes sure there is a lock that the archive can still satisfy. It asks the archive only when there is none, or the recipe is newer.
 .PHONY: lock
 lock: build
 	@mkdir -p $(OUT)
-	@test -f $(OUT)/$(RECIPE).lock.json || $(KATABUILD) lock recipes/$(RECIPE) --lock $(OUT)/$(RECIPE).lock.json
+	@test $(OUT)/$(RECIPE).lock.json -nt recipes/$(RECIPE)/recipe.yaml || $(KATABUILD) lock recipes/$(RECIPE) --lock $(OUT)/$(RECIPE).lock.json
 
 .PHONY: guest
 guest: lock ## build the guest of RECIPE (default: default) into out/
@@ -55,7 +55,7 @@ check: ## unit tests, formatting and vet: a plain user, offline, within a minute
 
 .PHONY: test
 test: ## install what is missing and run every test but those of test-kernel, test-cross and twice
-	@sh ci/setup.sh
+	@sh ci/setup.sh tests
 	@sh ci/test.sh
 
 .PHONY: test-network

@@ -37,9 +37,13 @@ type Config struct {
 	Offline bool   // never reach a network: what the store lacks is an error
 	Jobs    int    // processes a step may run at once; zero means one a CPU
 	// Archive, when not empty, replaces the host's own Debian archive: a sources.list URI, with apt options for it.
-	Archive     string
-	AptOptions  []string
-	HTTP        *http.Client // nil means the default client
+	Archive    string
+	AptOptions []string
+	HTTP       *http.Client // nil means the default client
+	// HTTPArchive, when not empty, is the address of a Debian archive that is reached without apt; ArchiveKeyring is the file of keys that sign it.
+	HTTPArchive, ArchiveKeyring string
+	// Snapshot is the address of an archive of archives for packages that the archive has dropped; empty is none.
+	Snapshot    string
 	Report      progress.Func
 	Now         func() time.Time // must be set; only locks and expectations see it
 	Go          string           // the Go program, for u-root commands; empty where there is none
@@ -76,10 +80,17 @@ func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fetch.Fetcher{
+	f := &fetch.Fetcher{
 		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, HTTP: c.HTTP,
-		Apt: &fetch.Apt{Dir: filepath.Join(c.Store.Dir(), "apt"), Sources: c.Archive, Options: c.AptOptions},
-	}, nil
+		Apt: &fetch.Apt{Dir: filepath.Join(c.Store.Dir(), "apt"), Sources: c.Archive, Options: c.AptOptions}, Snapshot: c.Snapshot,
+	}
+	if l, err := readLock(c.lockPath()); err == nil {
+		f.SnapshotTime = time.Unix(l.Time, 0)
+	}
+	if c.HTTPArchive != "" {
+		f.Apt = &fetch.HTTP{Base: c.HTTPArchive, Keyring: c.ArchiveKeyring, Dir: filepath.Join(c.Store.Dir(), "archive"), Client: c.HTTP, Now: c.Now}
+	}
+	return f, nil
 }
 
 func readRecipe(path string) (*recipe.Recipe, digest.Digest, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/katabuild/katabuild/builder/execute"
+	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
@@ -146,17 +148,7 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(execute.Job) (r
 		return g.debianLayer(i, l.Debian)
 	case l.Folder != "":
 		in := g.input(folderInput(l.Folder))
-		dir := g.local(in)
-		return same(rootfs.Folder{Path: dir, Digest: in.Digest, Origin: "folder " + l.Folder, Check: func(ctx context.Context) error {
-			got, err := source.TreeDigest(ctx, dir)
-			if err == nil && got != in.Digest {
-				err = &digest.Mismatch{Name: dir, Want: in.Digest, Got: got}
-			}
-			if err != nil {
-				return g.changed(in, err)
-			}
-			return nil
-		}})
+		return same(rootfs.Folder{Path: g.local(in), Digest: in.Digest, Origin: "folder " + l.Folder, Check: func(ctx context.Context) error { return g.checkFolder(ctx, in) }})
 	case l.Tar != "":
 		in := g.input(tarInput(l.Tar))
 		key := rootfs.Tar{Digest: in.Digest, Origin: "tar " + l.Tar}
@@ -200,7 +192,68 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(execute.Job) (r
 			return l, err
 		}, nil
 	}
-	return nil, nil, fmt.Errorf("layer %d of the rootfs: not in this release", i)
+	return g.ociLayer(i, l.OCI)
+}
+
+// ociLayer is a container image.
+func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(execute.Job) (rootfs.Layer, error), error) {
+	var in lock.Input
+	key := rootfs.OCI{Arch: g.arch.Go}
+	switch {
+	case o.Image != "":
+		in, key.Name = g.input(imageInput(o.Image)), o.Image
+		key.Manifest = in.Digest
+	case o.Layout != "":
+		in, key.Name = g.input(folderInput(o.Layout)), o.Layout
+		key.Path = g.local(in)
+		key.Check = func(ctx context.Context) error { return g.checkFolder(ctx, in) }
+	default:
+		in, key.Name = g.input(fileInput(o.Archive)), o.Archive
+		key.Path = g.local(in)
+	}
+	key.Digest = in.Digest
+	return key, func(job execute.Job) (rootfs.Layer, error) {
+		l := key
+		l.Work = filepath.Join(job.Dir, fmt.Sprintf("layers-%d", i))
+		if err := os.Mkdir(l.Work, 0o755); err != nil || l.Path != "" {
+			return l, err
+		}
+		l.Path = filepath.Join(job.Dir, fmt.Sprintf("image-%d", i))
+		if err := os.Mkdir(l.Path, 0o755); err != nil {
+			return nil, err
+		}
+		f, err := g.c.fetcher(g.Recipe)
+		if err != nil {
+			return nil, err
+		}
+		if g.c.Offline {
+			f.Registry = &fetch.Registry{Transport: offline{}}
+		}
+		if err := f.Bring(context.Background(), in, job.Report); err != nil {
+			return nil, err
+		}
+		return l, f.ImageLayout(in, l.Path)
+	}, nil
+}
+
+// offline is a network that is not reached.
+type offline struct{}
+
+func (offline) RoundTrip(r *http.Request) (*http.Response, error) {
+	return nil, fmt.Errorf("%s is not in the store, and --offline forbids fetching it", r.URL.Host)
+}
+
+// checkFolder compares a folder beside the recipe with the lock.
+func (g *Guest) checkFolder(ctx context.Context, in lock.Input) error {
+	dir := g.local(in)
+	got, err := source.TreeDigest(ctx, dir)
+	if err == nil && got != in.Digest {
+		err = &digest.Mismatch{Name: dir, Want: in.Digest, Got: got}
+	}
+	if err != nil {
+		return g.changed(in, err)
+	}
+	return nil
 }
 
 // maxTar bounds what a tar unpacks to, in bytes.
@@ -472,7 +525,11 @@ func (g *Guest) fetchDisk(ctx context.Context) error {
 	}
 	for _, in := range g.lock.Inputs {
 		if in.Kind == lock.URL || in.Kind == lock.OCI {
-			if _, err := g.bring(ctx, in, job); err != nil {
+			f, err := g.c.fetcher(g.Recipe)
+			if err != nil {
+				return err
+			}
+			if err := f.Bring(ctx, in, report); err != nil {
 				return err
 			}
 		}

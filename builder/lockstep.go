@@ -13,6 +13,7 @@ import (
 	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
@@ -67,6 +68,17 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			if t := r.Kernel.Source.Tarball; err == nil && t != nil && w.name == sourceInput && t.SHA256 != "" && in.Digest.Hex() != t.SHA256 {
 				err = &digest.Mismatch{Name: w.where, Want: digest.Digest("sha256:" + t.SHA256), Got: in.Digest}
 			}
+		case lock.OCI:
+			report.Send(progress.Event{Kind: progress.Update, Message: "look up the image " + w.where})
+			a, err := arch.Parse(r.Arch)
+			if err != nil {
+				return nil, false, err
+			}
+			found, err := (&fetch.Registry{}).Resolve(ctx, w.where, a.Go)
+			if err != nil {
+				return nil, false, err
+			}
+			in.Digest, in.Size = found.Digest, found.Size
 		case lock.Tree:
 			report.Send(progress.Event{Kind: progress.Update, Message: "digest the folder " + w.where})
 			in.Digest, err = source.TreeDigest(ctx, filepath.Join(f.Base, filepath.FromSlash(w.where)))

@@ -2,7 +2,7 @@
 # Installs what this host lacks to build, boot and test: Debian packages by apt, and Go where it is missing or too old.
 # Run by `make setup`; it changes nothing where nothing is missing.
 #
-# usage: ci/setup.sh [packages|go]   (both without an argument)
+# usage: ci/setup.sh [packages|go|tests]   (packages and go without an argument; tests also brings what judges our work in tests)
 set -eu
 
 # The one place that pins Go. go.mod asks for at least this minor version.
@@ -33,6 +33,16 @@ ca-certificates:/etc/ssl/certs/ca-certificates.crt
 debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg
 "
 
+# What tests compare our work with: other people's tools for file systems, disks and hash trees.
+JUDGES="
+erofs-utils:/usr/bin/fsck.erofs
+e2fsprogs:/sbin/fsck.ext4
+cryptsetup-bin:/usr/sbin/veritysetup
+gdisk:/usr/sbin/sgdisk
+fdisk:/usr/sbin/sfdisk
+attr:/usr/bin/setfattr
+"
+
 say() { echo "setup: $*" >&2; }
 
 as_root() {
@@ -43,7 +53,7 @@ as_root() {
 
 packages() {
 	missing=
-	for p in $PACKAGES; do
+	for p in $1; do
 		[ -e "${p#*:}" ] || missing="$missing ${p%%:*}"
 	done
 	[ -z "$missing" ] && return 0
@@ -102,9 +112,10 @@ get_go() {
 }
 
 case "${1:-all}" in
-packages) packages ;;
+packages) packages "$PACKAGES" ;;
 go) get_go ;;
 go-path) go_path ;;
-all) packages; get_go ;;
-*) say "usage: ci/setup.sh [packages|go|go-path]"; exit 2 ;;
+all) packages "$PACKAGES"; get_go ;;
+tests) packages "$PACKAGES $JUDGES"; get_go ;;
+*) say "usage: ci/setup.sh [packages|go|go-path|tests]"; exit 2 ;;
 esac

@@ -40,6 +40,7 @@ kernel() {
 
 e2e() {
 	guest
+	make --no-print-directory guest RECIPE=minimal
 	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/rootfs/erofs"
+	"github.com/katabuild/katabuild/rootfs/ext4"
 	"github.com/katabuild/katabuild/rootfs/partition"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
@@ -131,7 +132,11 @@ func (r Request) writeDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 		}
 		options.DataSize, uuid = info.Size, info.UUID
 	case Ext4:
-		return errors.New("TODO-EXT4")
+		info, err := ext4.Write(ctx, at, t, ext4.Options{Label: d.Label, Time: r.Time, FreeSpace: d.FreeSpace, Journal: d.Journal})
+		if err != nil {
+			return err
+		}
+		options.DataSize, uuid, res.Warnings = info.Size, info.UUID, info.Warnings
 	default:
 		return fmt.Errorf("unknown file system %q", d.FileSystem)
 	}

@@ -27,6 +27,8 @@ type Fetcher struct {
 	Base  string // the recipe's folder: local paths are relative to it
 	Arch  string // dpkg's name of the guest's architecture
 	HTTP  *http.Client
+	// Registry is where container images come from; nil is the zero Registry.
+	Registry *Registry
 	// Snapshot is the address of an archive of archives, such as Debian's snapshot service, for packages that Apt has no longer; empty is none.
 	Snapshot string
 	// SnapshotTime is when such packages were there: the lock's time.
@@ -38,6 +40,9 @@ const maxUnlocked = 4 << 30
 
 // Bring puts a locked input into the store unless it is there.
 func (f *Fetcher) Bring(ctx context.Context, in lock.Input, report progress.Func) error {
+	if in.Kind == lock.OCI {
+		return f.bringImage(ctx, in, report) // whose digest is that of a part
+	}
 	if f.Store.Has(in.Digest) {
 		return nil
 	}

@@ -214,15 +214,8 @@ Its exit code is 0 when nothing differs and 3 when something does.`,
 				return err
 			}
 		} else {
-			for _, ch := range changes {
-				switch {
-				case ch.From == "":
-					fmt.Fprintf(a.out, "+ %s %s: %s\n", ch.What, quoteName(ch.Name), ch.To)
-				case ch.To == "":
-					fmt.Fprintf(a.out, "- %s %s: %s\n", ch.What, quoteName(ch.Name), ch.From)
-				default:
-					fmt.Fprintf(a.out, "~ %s %s: %s => %s\n", ch.What, quoteName(ch.Name), ch.From, ch.To)
-				}
+			if err := a.printChanges(changes); err != nil {
+				return err
 			}
 		}
 		if len(changes) > 0 {
@@ -231,6 +224,23 @@ Its exit code is 0 when nothing differs and 3 when something does.`,
 		return nil
 	}
 	return c
+}
+
+func (a *app) printChanges(changes []inspect.Change) error {
+	var errs []error
+	for _, ch := range changes {
+		var err error
+		switch {
+		case ch.From == "":
+			_, err = fmt.Fprintf(a.out, "+ %s %s: %s\n", ch.What, quoteName(ch.Name), ch.To)
+		case ch.To == "":
+			_, err = fmt.Fprintf(a.out, "- %s %s: %s\n", ch.What, quoteName(ch.Name), ch.From)
+		default:
+			_, err = fmt.Fprintf(a.out, "~ %s %s: %s => %s\n", ch.What, quoteName(ch.Name), ch.From, ch.To)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func (a *app) diff(x, y string, times bool) (_ []inspect.Change, err error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -159,13 +160,17 @@ func (a *app) view() (*view.View, error) {
 
 // recipeFlags are the flags of every command that reads a recipe.
 type recipeFlags struct {
-	lock, agent string
-	offline     bool
-	jobs        int
+	lock, agent                string
+	archive, keyring, snapshot string
+	offline                    bool
+	jobs                       int
 }
 
 func (f *recipeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.lock, "lock", "", "path of the lock (default lock.json beside the recipe)")
+	c.Flags().StringVar(&f.archive, "archive", "", "address of a Debian archive to reach without apt (default $KATABUILD_ARCHIVE, else apt and the host's own sources)")
+	c.Flags().StringVar(&f.keyring, "archive-keyring", "", "with --archive: the file of keys that sign it (default that of the package debian-archive-keyring)")
+	c.Flags().StringVar(&f.snapshot, "snapshot", "", "address of an archive of archives, for locked packages that mirrors have dropped (default $KATABUILD_SNAPSHOT)")
 	c.Flags().StringVar(&f.agent, "agent", "", "the agent for recipes that say `builtin` (default $KATABUILD_AGENT, or the one beside katabuild)")
 }
 
@@ -189,7 +194,7 @@ func (a *app) config(f recipeFlags, args []string) (builder.Config, error) {
 	if err != nil {
 		return builder.Config{}, err
 	}
-	return builder.Config{Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
+	return builder.Config{HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), ArchiveKeyring: f.keyring, Snapshot: cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
 		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), GoEnv: os.Environ()}, nil
 }
 

@@ -1,12 +1,18 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/builder"
+	"github.com/katabuild/katabuild/builder/inspect"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
@@ -40,26 +46,38 @@ func readGuest(dir, pin string) (*manifest.Manifest, digest.Digest, error) {
 
 func (a *app) verifyCmd() *cobra.Command {
 	var reportFile, nonce, pin string
-	var asJSON bool
+	var asJSON, keepKernel bool
+	var rebuild string
+	var rf recipeFlags
 	c := &cobra.Command{
 		Use: "verify [GUEST]", Args: cobra.MaximumNArgs(1), Short: "check a guest's files, and a running guest's report, against its manifest",
 		Long: `verify checks every file of a guest (a folder made by "katabuild build", default out/default) against manifest.json,
 and with --report also what a running guest said of itself. Each claim is met or named, with both values.
 
 The result is "intact" when all files are right, "attested" when a report is right too, and "failed" otherwise.
-A report is a statement by the guest: it catches the wrong kernel, agent or command line, not a hostile guest.`,
+A report is a statement by the guest: it catches the wrong kernel, agent or command line, not a hostile guest.
+
+With --rebuild the guest is built once more from its recipe and lock, in a store of its own that has the inputs and
+nothing made of them, and every file is compared; what differs is listed as "katabuild diff" lists it.`,
 		Example: `  katabuild verify out/default
-  katabuild verify out/default --report report.json --nonce 00112233445566778899aabbccddeeff --json`,
+  katabuild verify out/default --report report.json --nonce 00112233445566778899aabbccddeeff --json
+  katabuild verify out/default --rebuild recipes/default --keep-kernel`,
 	}
 	c.Flags().StringVar(&reportFile, "report", "", "a report, as `katabuild boot --report` writes it")
 	c.Flags().StringVar(&nonce, "nonce", "", "the nonce the report must hold, in hexadecimal")
 	c.Flags().StringVar(&pin, "manifest-digest", "", "the digest the manifest must have, from a source you trust")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the verdict as JSON")
-	c.RunE = func(_ *cobra.Command, args []string) error {
+	c.Flags().StringVar(&rebuild, "rebuild", "", "build the guest of this recipe again, and compare")
+	c.Flags().BoolVar(&keepKernel, "keep-kernel", false, "with --rebuild: take the kernel, which takes minutes, from the store")
+	rf.addBuild(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
 		dir := guestDir(args)
 		m, d, err := readGuest(dir, pin)
 		if err != nil {
 			return err
+		}
+		if rebuild != "" {
+			return a.rebuild(c.Context(), rf, rebuild, dir, keepKernel)
 		}
 		v := &verdict.Verdict{Guest: m.Name, Manifest: d}
 		if v.Claims, err = attest.Files(m, dir); err != nil {
@@ -90,6 +108,64 @@ A report is a statement by the guest: it catches the wrong kernel, agent or comm
 		return a.printVerdict(v, asJSON)
 	}
 	return c
+}
+
+// rebuild builds a guest again and says what differs.
+func (a *app) rebuild(ctx context.Context, f recipeFlags, recipe, dir string, keepKernel bool) (err error) {
+	cfg, err := a.config(f, []string{recipe})
+	if err != nil {
+		return err
+	}
+	v, err := a.view()
+	if err != nil {
+		return err
+	}
+	cfg.Report = v.Event
+	temp, remove, err := cfg.RebuildDir()
+	if err != nil {
+		v.Close()
+		return err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	var keep []string
+	if keepKernel {
+		keep = []string{builder.KernelStep}
+	}
+	g, err := builder.Open(ctx, cfg)
+	if err == nil {
+		_, err = g.Rebuild(ctx, nil, keep, temp)
+	}
+	v.Close()
+	if err != nil {
+		return err
+	}
+	again := filepath.Join(temp, "guest")
+	_, want, err1 := readGuest(dir, "")
+	m, got, err2 := readGuest(again, "")
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	claims, err := attest.Files(m, dir)
+	if err != nil {
+		return err
+	}
+	verdictOf := &verdict.Verdict{Guest: m.Name, Manifest: want, Claims: append(claims, verdict.Claim{Name: "manifest", Want: string(want), Got: string(got), Met: want == got})}
+	verdictOf.Judge(false)
+	if verdictOf.Result != verdict.Failed {
+		fmt.Fprintf(a.out, "%s: built again, and every byte is the same\n", m.Name)
+		return nil
+	}
+	if _, err := io.WriteString(a.out, verdictOf.Table()); err != nil {
+		return err
+	}
+	changes, err := inspect.Guests(dir, again, os.TempDir(), true)
+	if err != nil {
+		return err
+	}
+	if err := a.printChanges(changes); err != nil {
+		return err
+	}
+	return errVerdict
 }
 
 func (a *app) printVerdict(v *verdict.Verdict, asJSON bool) error {

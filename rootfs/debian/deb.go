@@ -115,7 +115,9 @@ func readDeb(r *bufio.Reader, dir string) (*Deb, error) {
 			return d, nil
 		}
 		if err == nil {
-			err = member.skip()
+			if err = member.skip(); err != nil && d.Tar != "" {
+				err = errors.Join(err, os.Remove(d.Tar))
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("member %s: %w", name, err)

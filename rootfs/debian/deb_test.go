@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -188,7 +187,7 @@ func TestHostileDebs(t *testing.T) {
 	}
 	for _, how := range []string{"", ".gz", ".xz", ".zst"} {
 		good := hello(t, how)
-		for n := 0; n < len(good)-1; n += 61 {
+		for n := 0; n < len(good)-1; n += 211 {
 			dir := t.TempDir()
 			// A plain tar may lose its trailing zeros; tree.ApplyTar finds what else is missing.
 			if _, err := Unpack(onDisk(t, good[:n]), dir); err == nil {
@@ -246,7 +245,7 @@ func FuzzDeb(f *testing.F) {
 		dir := t.TempDir()
 		d, err := readDeb(bufio.NewReader(bytes.NewReader(data)), dir)
 		left, lerr := os.ReadDir(dir)
-		if lerr != nil || err == nil && (len(left) != 1 || filepath.Join(dir, left[0].Name()) != d.Tar) || err != nil && len(left) > 0 && !errors.Is(err, io.ErrUnexpectedEOF) {
+		if lerr != nil || err == nil && (len(left) != 1 || filepath.Join(dir, left[0].Name()) != d.Tar) || err != nil && len(left) > 0 {
 			t.Errorf("%v left %v, %v", err, left, lerr)
 		}
 	})

@@ -59,6 +59,7 @@ var alternativeList = []alternative{
 	{"vi", "/usr/bin/vi", []string{"/usr/bin/vim.basic", "/usr/bin/vim.tiny"}},
 	{"rmt", "/usr/sbin/rmt", []string{"/usr/sbin/rmt-tar"}},
 	{"nc", "/bin/nc", []string{"/bin/nc.openbsd", "/bin/nc.traditional"}},
+	{"netcat", "/bin/netcat", []string{"/bin/nc.openbsd", "/bin/nc.traditional"}},
 	{"iptables", "/usr/sbin/iptables", []string{"/usr/sbin/iptables-nft", "/usr/sbin/iptables-legacy"}},
 	{"iptables-restore", "/usr/sbin/iptables-restore", []string{"/usr/sbin/iptables-nft-restore", "/usr/sbin/iptables-legacy-restore"}},
 	{"iptables-save", "/usr/sbin/iptables-save", []string{"/usr/sbin/iptables-nft-save", "/usr/sbin/iptables-legacy-save"}},
@@ -66,7 +67,11 @@ var alternativeList = []alternative{
 	{"ip6tables-restore", "/usr/sbin/ip6tables-restore", []string{"/usr/sbin/ip6tables-nft-restore", "/usr/sbin/ip6tables-legacy-restore"}},
 	{"ip6tables-save", "/usr/sbin/ip6tables-save", []string{"/usr/sbin/ip6tables-nft-save", "/usr/sbin/ip6tables-legacy-save"}},
 	{"arptables", "/usr/sbin/arptables", []string{"/usr/sbin/arptables-nft", "/usr/sbin/arptables-legacy"}},
+	{"arptables-restore", "/usr/sbin/arptables-restore", []string{"/usr/sbin/arptables-nft-restore", "/usr/sbin/arptables-legacy-restore"}},
+	{"arptables-save", "/usr/sbin/arptables-save", []string{"/usr/sbin/arptables-nft-save", "/usr/sbin/arptables-legacy-save"}},
 	{"ebtables", "/usr/sbin/ebtables", []string{"/usr/sbin/ebtables-nft", "/usr/sbin/ebtables-legacy"}},
+	{"ebtables-restore", "/usr/sbin/ebtables-restore", []string{"/usr/sbin/ebtables-nft-restore", "/usr/sbin/ebtables-legacy-restore"}},
+	{"ebtables-save", "/usr/sbin/ebtables-save", []string{"/usr/sbin/ebtables-nft-save", "/usr/sbin/ebtables-legacy-save"}},
 }
 
 // effects makes things in a tree, each only where nothing is. After the first error it does nothing more.

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -299,8 +300,6 @@ func Parents(p string) (out []string) {
 	for p = path.Dir(p); p != "/" && p != "."; p = path.Dir(p) {
 		out = append(out, p)
 	}
-	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
-		out[i], out[j] = out[j], out[i]
-	}
+	slices.Reverse(out)
 	return out
 }

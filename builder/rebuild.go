@@ -1,0 +1,74 @@
+package builder
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/store"
+)
+
+// Rebuild builds the wanted steps (nil means the whole guest) again in the folder dir, with a store of its own that has the locked inputs and
+// nothing that was made of them. keep are steps that are not made again but taken from the first store, such as a kernel that takes minutes.
+func (g *Guest) Rebuild(ctx context.Context, wanted, keep []string, dir string) (*Built, error) {
+	s, err := store.Open(filepath.Join(dir, "store"))
+	if err != nil {
+		return nil, err
+	}
+	for _, in := range g.lock.Inputs {
+		if in.Kind == lock.Tree || in.Kind == lock.Local || !g.c.Store.Has(in.Digest) {
+			continue // beside the recipe, or to be fetched again
+		}
+		path, err := g.c.Store.Get(in.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if _, _, err := s.PutFile(path, in.Digest); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range g.tasks {
+		for _, k := range keep {
+			if t.Step.Name != k {
+				continue
+			}
+			if err := copyStep(g.c.Store, s, t.Step.Name, g.Recipe.Name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	c := g.c
+	c.Store = s
+	again, err := Open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return again.Build(ctx, wanted, filepath.Join(dir, "guest"))
+}
+
+// copyStep brings what a step made last into another store. A step that was never made is made there.
+func copyStep(from, to *store.Store, step, guest string) error {
+	a := from.Last(guest, step)
+	if a == nil {
+		return nil
+	}
+	for _, o := range a.Outputs {
+		path, err := from.Get(o.Digest)
+		if err != nil {
+			return err
+		}
+		if _, _, err := to.PutFile(path, o.Digest); err != nil {
+			return err
+		}
+	}
+	return to.PutAction(a)
+}
+
+// RebuildDir makes the folder for a rebuild, in the store's file system, which has room for builds. remove takes it away.
+func (c Config) RebuildDir() (dir string, remove func() error, err error) {
+	if dir, err = os.MkdirTemp(c.Store.Dir(), "rebuild-"); err != nil {
+		return "", nil, err
+	}
+	return dir, func() error { return os.RemoveAll(dir) }, nil
+}
