@@ -8,6 +8,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 // diskGuest builds the minimal guest with other lines in its recipe, all with the same kernel. The lock is that of minimal, or is made anew
@@ -122,6 +123,34 @@ func TestADiskBuiltAgainIsTheSame(t *testing.T) {
 	} {
 		out := diskGuest(t, lines, false)
 		katabuild(t, nil, "verify", out, "--rebuild", filepath.Dir(out), "--lock", abs(t, "out/minimal.lock.json"), "--keep-kernel").want(t, 0, "every byte is the same")
+	}
+}
+
+// TestAPlainUserBuildsTheSameDisk builds a disk as nobody, who has no subordinate numbers and no privileges, on tmpfs and on the disk that holds
+// temporary files.
+func TestAPlainUserBuildsTheSameDisk(t *testing.T) {
+	need(t, root, testenv.Tool("setpriv"))
+	if ids, err := os.ReadFile("/etc/subuid"); err == nil && strings.Contains(string(ids), "nobody:") {
+		t.Error("nobody has subordinate numbers on this host, so this proves less")
+	}
+	want, _, err := manifest.Read(abs(t, "out/minimal"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, parent := range []string{"/dev/shm", ""} {
+		e := newElsewhere(t, parent)
+		data, err := os.ReadFile(abs(t, "out/minimal.lock.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(e.dir, "lock.json"), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		e.handOver(t)
+		finish(t, e.command(nil, []string{"TZ=Asia/Kathmandu"}, "image", "recipes/minimal", "--lock", "lock.json", "--offline", "-o", "out", "-j", "1")).want(t, 0, want.Image.Path)
+		if err := digest.Check(filepath.Join(e.dir, "out", want.Image.Path), want.Image.Digest); err != nil {
+			t.Errorf("below %q: %v", parent, err)
+		}
 	}
 }
 

@@ -289,10 +289,11 @@ type elsewhere struct {
 	user  []string // what comes before a command to run it as that user
 }
 
-func newElsewhere(t *testing.T) elsewhere {
+// newElsewhere makes such a folder below parent, "" for where temporary files go.
+func newElsewhere(t *testing.T, parent string) elsewhere {
 	t.Helper()
 	const nobody = 65534
-	dir, err := os.MkdirTemp("", "katabuild-elsewhere-")
+	dir, err := os.MkdirTemp(parent, "katabuild-elsewhere-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +352,7 @@ func (e elsewhere) command(before []string, env []string, args ...string) *exec.
 // manifest among them.
 func TestKilledBuildsElsewhereEndInTheSameBytes(t *testing.T) {
 	need(t, testenv.Tool("setpriv"), testenv.Tool("sh"))
-	e := newElsewhere(t)
+	e := newElsewhere(t, "")
 	e.handOver(t)
 	out := filepath.Join(e.dir, "a/deeper/out")
 	args := []string{"build", "recipes/tiny", "--lock", "lock.json", "--offline", "--progress", "plain", "-o", out, "-j", "3"}
@@ -437,7 +438,7 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 // TestOfflineAsAPlainUserWithoutANetwork builds from a copy of the store, as nobody, where there is no interface at all.
 func TestOfflineAsAPlainUserWithoutANetwork(t *testing.T) {
 	need(t, testenv.Tool("unshare"), testenv.Tool("setpriv"), root)
-	e := newElsewhere(t)
+	e := newElsewhere(t, "")
 	// A whole build first, as root, so that only the plain user's run counts as offline from the store.
 	katabuild(t, []string{"KATABUILD_STORE=" + e.store.Dir()}, "initrd", "recipes/tiny", "--lock", "out/tiny.lock.json", "-o", filepath.Join(e.dir, "first")).want(t, 0)
 	copyActions(t, e.store)
