@@ -3,6 +3,7 @@ module github.com/katabuild/katabuild
 go 1.26.0
 
 require (
+	github.com/CycloneDX/cyclonedx-go v0.12.0
 	github.com/ProtonMail/go-crypto v1.5.2
 	github.com/cavaliergopher/cpio v1.0.1
 	github.com/containerd/ttrpc v1.2.10

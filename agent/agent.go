@@ -1,8 +1,8 @@
 // Package agent is what runs inside the guest: as PID 1 it prepares the system, then it answers the guest API until it is told to end.
 //
 // In come the kernel command line and requests over vsock; out go answers, one-line messages on the console, and the report of what this
-// guest is. The rooms below it are early (an init's first deeds), reap (the end of children), serve (the API), measure (the report),
-// options (the command line), timeline and fatal. It knows nothing of how guests are built.
+// guest is. The rooms below it are early (an init's first deeds), extension (more read-only disks, on devmapper), reap (the end of children),
+// serve (the API), measure (the report), options (the command line), timeline and fatal. It knows nothing of how guests are built.
 package agent
 
 import (
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/agent/early"
+	"github.com/katabuild/katabuild/agent/extension"
 	"github.com/katabuild/katabuild/agent/fatal"
 	"github.com/katabuild/katabuild/agent/measure"
 	"github.com/katabuild/katabuild/agent/options"
@@ -76,12 +77,21 @@ func Run(ctx context.Context, c Config) error {
 	}
 	testPanic(opts.TestPanic, c.Fatal)
 
+	// Before anything is served, so that nobody meets a guest with half of what it was given. Any error here ends the guest.
+	extensions, err := extension.Mount("/", options.Words(line))
+	if err != nil {
+		return err
+	}
+	if len(extensions) > 0 {
+		c.Timeline.Mark(timeline.Extensions)
+	}
+
 	l, err := serve.Listen(opts.ServerAddr)
 	if err != nil {
 		return err
 	}
 	c.Timeline.Mark(timeline.Listen)
-	guest := &measure.Guest{Version: c.Version, PID1: c.PID1, Timeline: c.Timeline, Root: "/"}
+	guest := &measure.Guest{Version: c.Version, PID1: c.PID1, Timeline: c.Timeline, Root: "/", Extensions: extensions}
 	server, err := serve.New(serve.Agent{Version: c.Version, PID1: c.PID1}, guest, c.Fatal.Guard)
 	if err != nil {
 		return err

@@ -62,6 +62,9 @@ const (
 
 // All lists the steps whose outputs make the guest.
 func (g *Guest) All() []string {
+	if g.Recipe.Extension {
+		return []string{ImageStep}
+	}
 	if g.Recipe.Image != nil {
 		return []string{KernelStep, ImageStep}
 	}
@@ -154,8 +157,10 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 	if err := g.checkLocal(); err != nil {
 		return nil, err
 	}
-	if g.agent, err = g.findAgent(); err != nil {
-		return nil, err
+	if !r.Extension {
+		if g.agent, err = g.findAgent(); err != nil {
+			return nil, err
+		}
 	}
 	if err := g.makeTasks(ctx); err != nil {
 		return nil, err
@@ -232,7 +237,7 @@ func (g *Guest) Plan(wanted []string) []plan.Status {
 
 // Fetch brings the recipe's inputs from the network into the store, and the modules of u-root's commands into Go's own cache.
 func (g *Guest) Fetch(ctx context.Context) error {
-	if g.lock.Find(sourceInput).Kind != lock.Tree {
+	if in := g.lock.Find(sourceInput); in != nil && in.Kind != lock.Tree {
 		if _, err := execute.Run(ctx, g.execution(), g.tasks, []string{SourceStep}); err != nil {
 			return err
 		}
@@ -264,10 +269,11 @@ func (g *Guest) execution() execute.Config {
 type Built struct {
 	Dir      string
 	Files    []manifest.File
-	Manifest digest.Digest // empty unless the whole guest was built
+	Manifest digest.Digest // empty unless a whole guest was built
 }
 
-// Build does the wanted steps (nil means all), puts their files into the folder out and, for a whole guest, the manifest last.
+// Build does the wanted steps (nil means all), puts their files into the folder out and, for a whole guest, the manifest last. An extension has
+// no manifest.
 func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built, error) {
 	whole := wanted == nil
 	if whole {
@@ -275,7 +281,7 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	}
 	for _, w := range wanted {
 		if !slices.ContainsFunc(g.tasks, func(t execute.Task) bool { return t.Step.Name == w }) {
-			return nil, &NoStep{Step: w, Recipe: g.c.Recipe}
+			return nil, &NoStep{Step: w, Recipe: g.c.Recipe, Extension: g.Recipe.Extension}
 		}
 	}
 	done, err := execute.Run(ctx, g.execution(), g.tasks, wanted)
@@ -297,7 +303,7 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 			b.Files = append(b.Files, manifest.File{Path: o.Name, Digest: o.Digest, Size: o.Size})
 		}
 	}
-	if !whole {
+	if !whole || g.Recipe.Extension {
 		return b, nil
 	}
 	m, err := g.manifest(done)
@@ -312,10 +318,16 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	return b, manifest.Write(out, data)
 }
 
-// NoStep says that a guest has no such part.
-type NoStep struct{ Step, Recipe string }
+// NoStep says that a guest, or an extension, has no such part.
+type NoStep struct {
+	Step, Recipe string
+	Extension    bool
+}
 
 func (e *NoStep) Error() string {
+	if e.Extension {
+		return fmt.Sprintf("%s makes an extension, which has no %s; build its image instead", e.Recipe, e.Step)
+	}
 	if e.Step == InitrdStep {
 		return fmt.Sprintf("the guest of %s boots from a disk and has no initrd; build its image instead", e.Recipe)
 	}

@@ -46,7 +46,7 @@ const unpackFormat = "1"
 // tarOutput is the unpack step's output for a package.
 func tarOutput(name string) string { return name + ".tar" }
 
-// diskTasks are the steps of a guest that boots from a disk, but for the kernel's.
+// diskTasks are the steps of a guest that boots from a disk, but for the kernel's, and all steps of an extension.
 func (g *Guest) diskTasks() ([]execute.Task, error) {
 	var tasks []execute.Task
 	var needs []string
@@ -66,11 +66,13 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		}
 		keys.Layers, layers = append(keys.Layers, key), append(layers, open)
 	}
-	fi, err := os.Stat(g.agent.path)
-	if err != nil {
-		return nil, err
+	if !g.Recipe.Extension {
+		fi, err := os.Stat(g.agent.path)
+		if err != nil {
+			return nil, err
+		}
+		keys.Agent = rootfs.Agent{Path: g.agent.path, Digest: g.agent.digest, Size: fi.Size(), Go: g.agent.goVer, Init: g.Recipe.Rootfs.Init}
 	}
-	keys.Agent = rootfs.Agent{Path: g.agent.path, Digest: g.agent.digest, Size: fi.Size(), Go: g.agent.goVer, Init: g.Recipe.Rootfs.Init}
 	request := func(job execute.Job) (rootfs.Request, error) {
 		r := keys
 		r.Progress, r.Layers = job.Report, nil
@@ -87,14 +89,19 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	bill := g.kernelComponent()
-	inputs := append(append(keys.Inputs(), disk.Inputs()...), artifact.Input{Name: "kernel source", Value: string(bill.Digest)})
+	inputs := append(keys.Inputs(), disk.Inputs()...)
+	var more []sbom.Component
+	if !g.Recipe.Extension {
+		bill := g.kernelComponent()
+		more = append(more, bill)
+		inputs = append(inputs, artifact.Input{Name: "kernel source", Value: string(bill.Digest)})
+	}
 	image := execute.Task{Step: plan.New(ImageStep, needs, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
 		r, err := request(job)
 		if err != nil {
 			return nil, err
 		}
-		res, err := r.WriteImage(ctx, disk, job.Dir, []sbom.Component{bill})
+		res, err := r.WriteImage(ctx, disk, job.Dir, more)
 		if err != nil {
 			return nil, err
 		}
@@ -453,7 +460,7 @@ func (g *Guest) features() ([]string, error) {
 // disk is the recipe's image.
 func (g *Guest) disk() (rootfs.Disk, error) {
 	i := g.Recipe.Image
-	d := rootfs.Disk{FileSystem: i.FileSystem, Verity: i.WithVerity(), Label: i.Label, FreeSpace: i.FreeBytes(), Journal: i.Journal, Jobs: g.c.Jobs}
+	d := rootfs.Disk{FileSystem: i.FileSystem, Verity: i.WithVerity(), Label: i.Label, FreeSpace: i.FreeBytes(), Journal: i.Journal, Jobs: g.c.Jobs, CycloneDX: i.CycloneDX}
 	var err1, err2 error
 	d.Compression, err1 = erofs.ParseCompression(i.Compression)
 	d.Layout, err2 = partition.ParseKind(i.Layout)
@@ -491,6 +498,9 @@ func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*
 	}
 	m.Image.File = file(a, rootfs.ImageName)
 	m.SBOM = []manifest.SBOM{{File: file(a, rootfs.SBOMName), Format: sbom.Format}}
+	if g.Recipe.Image.CycloneDX {
+		m.SBOM = append(m.SBOM, manifest.SBOM{File: file(a, rootfs.CycloneDXName), Format: sbom.FormatCycloneDX})
+	}
 	m.Agent.Path, m.Agent.Init = rootfs.AgentPath, g.Recipe.Rootfs.Init
 	m.Root = manifest.Root{Kind: manifest.RootDisk, FileSystem: m.Image.FileSystem}
 	if v := m.Image.Verity; v != nil {

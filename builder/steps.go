@@ -60,6 +60,11 @@ func Vocabulary() (recipe.Vocabulary, error) {
 }
 
 func (g *Guest) makeTasks(ctx context.Context) error {
+	if g.Recipe.Extension {
+		tasks, err := g.diskTasks()
+		g.tasks = append(g.tasks, tasks...)
+		return err
+	}
 	src := g.input(sourceInput)
 	var needs []string
 	if src.Kind != lock.Tree {

@@ -57,6 +57,7 @@ func wishes(r *recipe.Recipe) []wish {
 		add(wish{name: name, kind: kind, where: where})
 	}
 	switch s := r.Kernel.Source; {
+	case r.Extension: // has no kernel
 	case s.Debian != nil:
 		add(wish{name: sourceInput, kind: lock.Debian, deb: s.Debian})
 	case s.Tarball != nil:

@@ -20,7 +20,7 @@ const (
 // AgentPath is where the agent lies in a root file system. Where it is PID 1, /sbin/init leads there.
 const AgentPath = "/usr/bin/kata-agent"
 
-// Agent is the last layer of every root file system: the agent, how it is started, and what the kernel and it need to be there already,
+// Agent is the last layer of every guest's root file system: the agent, how it is started, and what the kernel and it need to be there already,
 // because the root is read-only.
 type Agent struct {
 	Path   string // on the host

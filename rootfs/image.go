@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
@@ -24,9 +25,10 @@ import (
 
 // File names of what Image leaves.
 const (
-	ImageName    = "image.img"
-	SBOMName     = "sbom.spdx.json"
-	RootHashName = "root_hash.txt" // the line that Kata's tools read
+	ImageName     = "image.img"
+	SBOMName      = "sbom.spdx.json"
+	CycloneDXName = "sbom.cdx.json" // where Disk.CycloneDX asks for it
+	RootHashName  = "root_hash.txt" // the line that Kata's tools read
 )
 
 // The file systems there are.
@@ -44,16 +46,21 @@ type Disk struct {
 	Label       string
 	FreeSpace   int64 // bytes of Ext4 that stay free
 	Journal     bool  // of Ext4
+	CycloneDX   bool  // another bill of materials, in CycloneDX
 	Jobs        int   // never changes the result
 }
 
 // Inputs is what decides the image beside the tree.
 func (d Disk) Inputs() []artifact.Input {
-	return []artifact.Input{
+	in := []artifact.Input{
 		{Name: "file system", Value: d.FileSystem}, {Name: "compression", Value: d.Compression.String()}, {Name: "layout", Value: d.Layout.String()},
 		{Name: "verity", Value: fmt.Sprint(d.Verity)}, {Name: "label", Value: d.Label}, {Name: "free space", Value: fmt.Sprint(d.FreeSpace)},
 		{Name: "journal", Value: fmt.Sprint(d.Journal)},
 	}
+	if d.CycloneDX { // only then, so that the keys of guests without it stay what they were
+		in = append(in, artifact.Input{Name: "cyclonedx", Value: "true"})
+	}
+	return in
 }
 
 // Result is what Image made.
@@ -63,7 +70,7 @@ type Result struct {
 	Warnings []string // what the file system could not say as it was in the tree
 }
 
-// WriteImage makes the tree, writes it as a disk into the folder dir, and its bill of materials beside it. more are components that are not in the
+// WriteImage makes the tree, writes it as a disk into the folder dir, and its bills of materials beside it. more are components that are not in the
 // tree, such as the kernel.
 func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom.Component) (*Result, error) {
 	t, parts, err := r.Tree(ctx)
@@ -72,7 +79,7 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 	}
 	res := &Result{}
 	path := filepath.Join(dir, ImageName)
-	if err := r.writeDisk(ctx, d, t, path, res); err != nil {
+	if res.Image, res.Warnings, err = r.WriteDisk(ctx, d, t, path); err != nil {
 		return nil, err
 	}
 	res.Outputs = append(res.Outputs, artifact.Output{Name: ImageName, Path: path})
@@ -89,26 +96,40 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 		Name: r.Name, Time: r.Time, Creator: "katabuild", Components: append(parts, more...),
 		Digest: digest.Of([]byte("bill of materials of " + r.Name + " " + res.Image.UUID)),
 	}
-	bill := filepath.Join(dir, SBOMName)
-	f, err := os.Create(bill)
-	if err != nil {
-		return nil, err
+	bills := []bill{{SBOMName, doc.Write}}
+	if d.CycloneDX {
+		bills = append(bills, bill{CycloneDXName, doc.WriteCycloneDX})
 	}
-	if err := errors.Join(doc.Write(f, t), f.Close()); err != nil {
-		return nil, err
+	for _, b := range bills {
+		path := filepath.Join(dir, b.name)
+		f, err := os.Create(path)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(b.write(f, t), f.Close()); err != nil {
+			return nil, err
+		}
+		res.Outputs = append(res.Outputs, artifact.Output{Name: b.name, Path: path})
 	}
-	res.Outputs = append(res.Outputs, artifact.Output{Name: SBOMName, Path: bill})
 	return res, nil
+}
+
+// bill is one form of the bill of materials.
+type bill struct {
+	name  string
+	write func(io.Writer, *tree.Tree) error
 }
 
 func (r Request) say(what string) {
 	r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: what})
 }
 
-func (r Request) writeDisk(ctx context.Context, d Disk, t *tree.Tree, path string, res *Result) (err error) {
+// WriteDisk is the part of WriteImage that makes the disk, for who has a tree: it uses no layer of the request. The file must not be there yet.
+// The warnings are what the file system could not say as it was in the tree.
+func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path string) (image manifest.ImageLayout, warnings []string, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return err
+		return image, nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 
@@ -119,7 +140,7 @@ func (r Request) writeDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 	// Where the file system begins does not depend on how long it is.
 	l, err := partition.Plan(d.Layout, options)
 	if err != nil {
-		return err
+		return image, nil, err
 	}
 	r.say("file system")
 	var uuid [16]byte
@@ -128,28 +149,28 @@ func (r Request) writeDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 	case EROFS:
 		info, err := erofs.Write(ctx, at, t, erofs.Options{Compression: d.Compression, Label: d.Label, Time: r.Time, Jobs: d.Jobs})
 		if err != nil {
-			return err
+			return image, nil, err
 		}
 		options.DataSize, uuid = info.Size, info.UUID
 	case Ext4:
 		info, err := ext4.Write(ctx, at, t, ext4.Options{Label: d.Label, Time: r.Time, FreeSpace: d.FreeSpace, Journal: d.Journal})
 		if err != nil {
-			return err
+			return image, nil, err
 		}
-		options.DataSize, uuid, res.Warnings = info.Size, info.UUID, info.Warnings
+		options.DataSize, uuid, warnings = info.Size, info.UUID, info.Warnings
 	default:
-		return fmt.Errorf("unknown file system %q", d.FileSystem)
+		return image, nil, fmt.Errorf("unknown file system %q", d.FileSystem)
 	}
 	id := partition.Identity(sha256.Sum256(uuid[:]))
 	if d.Verity {
 		if options.HashSize, err = verity.HashSize(options.DataSize, false); err != nil {
-			return err
+			return image, nil, err
 		}
 	}
 	if l, err = partition.Plan(d.Layout, options); err != nil {
-		return err
+		return image, nil, err
 	}
-	res.Image = manifest.ImageLayout{
+	image = manifest.ImageLayout{
 		Layout: d.Layout.String(), FileSystem: d.FileSystem, UUID: uuidText(uuid), Offset: l.Data.Offset, Length: l.Data.Size,
 	}
 	if d.Verity {
@@ -157,18 +178,18 @@ func (r Request) writeDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 		salt, _ := verity.Derive(digest.Of(append([]byte("root file system "), uuid[:]...)))
 		p, err := verity.Format(ctx, io.NewSectionReader(f, l.Data.Offset, l.Data.Size), l.Data.Size, f, l.Hash.Offset, verity.Options{Salt: salt, Jobs: d.Jobs})
 		if err != nil {
-			return err
+			return image, nil, err
 		}
 		id = partition.Identity(p.RootHash)
-		res.Image.Verity = &manifest.Verity{
+		image.Verity = &manifest.Verity{
 			RootHash: hex.EncodeToString(p.RootHash[:]), Salt: hex.EncodeToString(p.Salt), DataBlocks: p.DataBlocks,
 			DataBlockSize: int64(p.DataBlockSize), HashBlockSize: int64(p.HashBlockSize), Offset: l.Hash.Offset, Length: l.Hash.Size,
 		}
 	}
 	if err := l.Write(f, id); err != nil {
-		return err
+		return image, nil, err
 	}
-	return f.Truncate(l.Size)
+	return image, warnings, f.Truncate(l.Size)
 }
 
 func uuidText(u [16]byte) string {
@@ -201,6 +222,9 @@ func CommandLine(i manifest.ImageLayout, disk string) (string, error) {
 			return "", err
 		}
 		return create + " root=/dev/dm-0 rootfstype=" + i.FileSystem + " " + flags, nil
+	}
+	if strings.HasPrefix(disk, "/dev/pmem") {
+		flags = "rootflags=dax " + flags // files are mapped where they lie; dm-verity, which must look at them first, knows no DAX
 	}
 	return "root=" + data + " rootfstype=" + i.FileSystem + " " + flags, nil
 }

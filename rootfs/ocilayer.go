@@ -39,6 +39,15 @@ func (l OCI) Apply(ctx context.Context, t *tree.Tree, _ tree.Time) ([]sbom.Compo
 	if err != nil {
 		return nil, err
 	}
+	err = img.Tree.Walk(func(_ string, n *tree.Node, first bool) error {
+		if first {
+			n.Origin = "image " + l.Name + ", " + n.Origin
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	c := sbom.Component{Name: l.Name, Digest: l.Digest, Version: string(img.ID)}
 	return []sbom.Component{c}, overlay(t, img.Tree)
 }

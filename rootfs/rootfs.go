@@ -28,7 +28,7 @@ type Request struct {
 	Layers []Layer
 	Remove []string // patterns of paths to take away at the end; see Match
 	Keep   []string // patterns of paths that stay all the same
-	Agent  Agent    // the last layer
+	Agent  Agent    // the last layer; the zero value is none
 	Time   int64    // seconds since 1970, of whatever has no time of its own
 
 	Progress progress.Func
@@ -54,7 +54,10 @@ func (r Request) Inputs() []artifact.Input {
 	for i, p := range r.Keep {
 		in = append(in, artifact.Input{Name: fmt.Sprintf("keep %d", i), Value: p})
 	}
-	return append(in, r.Agent.Inputs()...)
+	if r.Agent != (Agent{}) {
+		in = append(in, r.Agent.Inputs()...)
+	}
+	return in
 }
 
 // Tree makes the root file system, and says what is in it.
@@ -64,8 +67,12 @@ func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error)
 	t.Root().Time = now
 	t.Implied = tree.Node{Mode: 0o755, Time: now}
 	var parts []sbom.Component
-	for i, l := range append(slices.Clone(r.Layers), Layer(r.Agent)) {
-		r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "layers", Current: int64(i), Total: int64(len(r.Layers) + 1), Unit: "layers"})
+	layers := slices.Clone(r.Layers)
+	if r.Agent != (Agent{}) {
+		layers = append(layers, r.Agent)
+	}
+	for i, l := range layers {
+		r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "layers", Current: int64(i), Total: int64(len(layers)), Unit: "layers"})
 		c, err := l.Apply(ctx, t, now)
 		if err != nil {
 			return nil, nil, fmt.Errorf("rootfs: %w", err)

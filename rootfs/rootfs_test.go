@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,22 @@ func TestTheAgentIsTheInitOfAnOtherwiseEmptyRoot(t *testing.T) {
 	}
 	if n, err := tr.Lookup("/dev/console"); err != nil || n.Kind != tree.CharDevice || n.Major != 5 || n.Minor != 1 {
 		t.Errorf("/dev/console: %+v, %v", n, err)
+	}
+}
+
+func TestAnExtensionHasNothingButItsLayers(t *testing.T) {
+	r := Request{Layers: []Layer{Files{text("/tool", "x")}}}
+	var names []string
+	if err := build(t, r).Walk(func(p string, _ *tree.Node, _ bool) error { names = append(names, p); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(names, []string{"/", "/tool"}) {
+		t.Errorf("it has %q", names)
+	}
+	for _, in := range (Request{Arch: x86(t), Layers: r.Layers}).Inputs() {
+		if in.Name == "agent" || in.Name == "init" {
+			t.Errorf("its key has %s %q", in.Name, in.Value)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/katabuild/katabuild/agent/timeline"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/report"
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,8 @@ type Guest struct {
 	PID1     bool   // the agent is the init
 	Timeline *timeline.Timeline
 	Root     string // where proc and sys are found: "/", or a test's folder
+	// Extensions are what the agent has mounted, sorted by name. The report says what is there now.
+	Extensions []extension.Extension
 
 	once   sync.Once // the slow part, done when first asked for: see facts
 	facts  facts
@@ -62,6 +65,10 @@ func (g *Guest) Report(nonce []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	extensions, err := g.extensions()
+	if err != nil {
+		return nil, err
+	}
 	modules, err := g.modules()
 	if err != nil {
 		return nil, err
@@ -75,14 +82,15 @@ func (g *Guest) Report(nonce []byte) ([]byte, error) {
 		who.Kind = strings.TrimSuffix(string(name), "\n")
 	}
 	r := report.Report{
-		Version: report.Version,
-		Nonce:   hex.EncodeToString(nonce),
-		Kernel:  k,
-		Agent:   g.agent(),
-		Init:    who,
-		Root:    root,
-		Modules: modules,
-		End:     report.Done,
+		Version:    report.Version,
+		Nonce:      hex.EncodeToString(nonce),
+		Kernel:     k,
+		Agent:      g.agent(),
+		Init:       who,
+		Root:       root,
+		Extensions: extensions,
+		Modules:    modules,
+		End:        report.Done,
 	}
 	for _, m := range g.Timeline.Moments() {
 		r.Timeline = append(r.Timeline, report.Moment{Name: m.Name, AtNS: int64(m.At)})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/katabuild/katabuild/agent/timeline"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/report"
 )
 
@@ -123,6 +124,19 @@ func TestReportRefusesWhatItCannotRead(t *testing.T) {
 	}
 }
 
+func TestExtensionsAreReadFromWhatIsMounted(t *testing.T) {
+	g := guest(t, nil)
+	g.Extensions = []extension.Extension{{Name: "gpu"}}
+	if _, err := g.Report(nonce); err == nil || !strings.Contains(err.Error(), "extension gpu: nothing is mounted at /run/kata-extensions/gpu") {
+		t.Error(err)
+	}
+	g = guest(t, map[string][]byte{"proc/self/mountinfo": []byte("1 1 0:2 / / rw - rootfs rootfs rw\n2 1 8:1 / /run/kata-extensions/gpu ro - erofs /dev/sda1 ro\n")})
+	g.Extensions = []extension.Extension{{Name: "gpu"}}
+	if _, err := g.Report(nonce); err == nil || !strings.Contains(err.Error(), "extension gpu: what is mounted at /run/kata-extensions/gpu is not behind dm-verity") {
+		t.Error(err)
+	}
+}
+
 func TestMemoryBlocks(t *testing.T) {
 	g := guest(t, nil)
 	if n, err := g.MemoryBlockSize(); err != nil || n != 128<<20 {
@@ -150,12 +164,12 @@ func TestRootMount(t *testing.T) {
 		"a source with a space": {`1 1 0:2 / / rw - virtiofs my\040tag rw` + "\n", mount{"0:2", "virtiofs", "my tag"}},
 		"not one below":         {"1 1 0:2 / / rw - rootfs none rw\n23 1 0:5 / /proc rw - proc proc rw\n", mount{"0:2", "rootfs", "none"}},
 	} {
-		if got, err := rootMount(tc.info); err != nil || got != tc.want {
+		if got, err := mountAt(tc.info, "/"); err != nil || got != tc.want {
 			t.Errorf("%s: got %v, %v", name, got, err)
 		}
 	}
 	for _, info := range []string{"", "1 1 0:2 / /\n", "1 1 0:2 / / rw rootfs none rw\n", "1 1 0:2 / / rw -\n"} {
-		if m, err := rootMount(info); err == nil {
+		if m, err := mountAt(info, "/"); err == nil {
 			t.Errorf("%q: got %v, want an error", info, m)
 		}
 	}

@@ -1,7 +1,6 @@
 package measure
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -14,7 +13,7 @@ func (g *Guest) root() (report.Root, error) {
 	if err != nil {
 		return report.Root{}, fmt.Errorf("root file system: %w", err)
 	}
-	m, err := rootMount(string(b))
+	m, err := mountAt(string(b), "/")
 	if err != nil {
 		return report.Root{}, fmt.Errorf("root file system: %w", err)
 	}
@@ -36,11 +35,36 @@ type mount struct {
 	source     string
 }
 
-var errNoRoot = errors.New("nothing is mounted at / in mountinfo")
+// extensions reads from the running tables what the mounted extensions are.
+func (g *Guest) extensions() ([]report.Extension, error) {
+	if len(g.Extensions) == 0 {
+		return nil, nil
+	}
+	b, err := os.ReadFile(g.path("proc/self/mountinfo"))
+	if err != nil {
+		return nil, fmt.Errorf("extensions: %w", err)
+	}
+	var out []report.Extension
+	for _, e := range g.Extensions {
+		m, err := mountAt(string(b), e.MountPoint())
+		if err != nil {
+			return nil, fmt.Errorf("extension %s: %w", e.Name, err)
+		}
+		v, err := g.verity(m.device)
+		if err != nil {
+			return nil, fmt.Errorf("extension %s: %w", e.Name, err)
+		}
+		if v == nil {
+			return nil, fmt.Errorf("extension %s: what is mounted at %s is not behind dm-verity", e.Name, e.MountPoint())
+		}
+		out = append(out, report.Extension{Name: e.Name, RootHash: v.RootHash, MountPoint: e.MountPoint()})
+	}
+	return out, nil
+}
 
-// rootMount finds what is mounted at /: the last line that says so, as it lies on top. Fields are those of proc(5): the fifth is the mount
+// mountAt finds what is mounted at a path: the last line that says so, as it lies on top. Fields are those of proc(5): the fifth is the mount
 // point, and behind a lone "-" come type and source.
-func rootMount(mountinfo string) (mount, error) {
+func mountAt(mountinfo, path string) (mount, error) {
 	var top mount
 	found := false
 	for line := range strings.Lines(mountinfo) {
@@ -48,7 +72,7 @@ func rootMount(mountinfo string) (mount, error) {
 		if len(f) < 6 {
 			return mount{}, fmt.Errorf("mountinfo line %q: want at least 6 fields", line)
 		}
-		if f[4] != "/" {
+		if unescape(f[4]) != path {
 			continue
 		}
 		i := 6
@@ -61,7 +85,7 @@ func rootMount(mountinfo string) (mount, error) {
 		top, found = mount{f[2], unescape(f[i+1]), unescape(f[i+2])}, true
 	}
 	if !found {
-		return mount{}, errNoRoot
+		return mount{}, fmt.Errorf("nothing is mounted at %s in mountinfo", path)
 	}
 	return top, nil
 }

@@ -26,6 +26,9 @@ const (
 	Ready   = "ready"
 )
 
+// Extensions is when the last extension was mounted, in guests that have any.
+const Extensions = "extensions"
+
 // Moment is a named point on CLOCK_BOOTTIME.
 type Moment struct {
 	Name string

@@ -79,7 +79,8 @@ type Image struct {
 	Verity      *bool  `yaml:"verity"`      // a dm-verity hash tree, and a root behind it; default true
 	Label       string `yaml:"label"`       // of the file system; default the guest's name, cut to 16 bytes
 	FreeSpace   string `yaml:"free_space"`  // of ext4, such as 16MiB
-	Journal     bool   `yaml:"journal"`     // of ext4
+	CycloneDX   bool   `yaml:"cyclonedx"`   // a second bill of materials, in CycloneDX
+	Journal     bool   `yaml:"journal"`     // of ext4; Kata mounts with data=ordered, which needs one even read-only
 }
 
 // The words an image's fields may have, the default first.
@@ -154,9 +155,6 @@ func (r *Recipe) checkDisk(at func(field, msg string) error) error {
 		if _, err := parseMemory(i.FreeSpace); err != nil {
 			return at("image.free_space", "free space"+strings.TrimPrefix(err.Error(), "memory"))
 		}
-	}
-	if i.Journal && i.WithVerity() {
-		return at("image.journal", "a journal is written to, which dm-verity forbids; set verity: false")
 	}
 	if i.Label == "" {
 		i.Label = r.Name[:min(len(r.Name), maxLabel)]

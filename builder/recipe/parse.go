@@ -71,7 +71,8 @@ func Parse(name string, data []byte, v Vocabulary) (*Recipe, error) {
 	if err := yaml.NodeToValue(body, &r, yaml.Strict()); err != nil {
 		return nil, p.yamlError(err)
 	}
-	err = r.check(v, func(field, msg string) error { return p.errorAt(p.find(field), msg) })
+	has := func(field string) bool { return p.at[field] != nil }
+	err = r.check(v, has, func(field, msg string) error { return p.errorAt(p.find(field), msg) })
 	if err != nil {
 		return nil, err
 	}

@@ -26,8 +26,10 @@ type Recipe struct {
 	Version int    `yaml:"version"`
 	Name    string `yaml:"name"` // of the guest: lower-case letters, digits and dashes
 	Arch    string `yaml:"arch"` // default x86_64
-	Kernel  Kernel `yaml:"kernel"`
-	Initrd  Initrd `yaml:"initrd"`
+	// Extension makes no guest but an image that is attached to one: a rootfs, and nothing that boots.
+	Extension bool   `yaml:"extension"`
+	Kernel    Kernel `yaml:"kernel"`
+	Initrd    Initrd `yaml:"initrd"`
 	// Rootfs and Image make a guest that boots from a disk instead of an initrd. They come together.
 	Rootfs *Rootfs `yaml:"rootfs"`
 	Image  *Image  `yaml:"image"`
@@ -143,8 +145,8 @@ func parseMemory(s string) (int, error) {
 	return v * unit, nil
 }
 
-// check fills defaults and finds what is wrong; at turns a field's path into an error at its line.
-func (r *Recipe) check(v Vocabulary, at func(field, msg string) error) error {
+// check fills defaults and finds what is wrong. has says whether a field stands in the text; at turns its path into an error at its line.
+func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field, msg string) error) error {
 	if r.Version != Version {
 		return at("version", fmt.Sprintf("version is %d, this katabuild reads version %d", r.Version, Version))
 	}
@@ -156,6 +158,9 @@ func (r *Recipe) check(v Vocabulary, at func(field, msg string) error) error {
 	}
 	if _, err := arch.Parse(r.Arch); err != nil {
 		return at("arch", err.Error()+didYouMean(r.Arch, arch.Names()))
+	}
+	if r.Extension {
+		return r.checkExtension(has, at)
 	}
 	if err := r.checkKernel(v, at); err != nil {
 		return err

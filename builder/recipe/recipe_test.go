@@ -83,15 +83,67 @@ func TestEmptyRecipesAreRefused(t *testing.T) {
 	}
 }
 
+const goodExtension = `version: 1
+name: gpu
+extension: true
+rootfs:
+  layers:
+    - files:
+        - {path: /bin/tool, text: "x", mode: 0755}
+image:
+  compression: zstd
+`
+
+func TestAnExtensionIsAnImageAndNothingElse(t *testing.T) {
+	r, err := Parse("r.yaml", []byte(goodExtension), vocabulary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := r.Image; i.FileSystem != "erofs" || i.Compression != "zstd" || i.Layout != "mbr" || !i.WithVerity() || i.Label != "gpu" || len(r.LocalFiles()) != 0 {
+		t.Errorf("%+v", i)
+	}
+	for _, c := range []struct{ name, from, to, want string }{
+		{"kernel", "image:", "kernel: {source: {tree: linux}, features: [tiny]}\nimage:", "r.yaml:8:1: an extension has no kernel; it is attached to a guest that has one"},
+		{"empty kernel", "image:", "kernel: {}\nimage:", "r.yaml:8:1: an extension has no kernel"},
+		{"initrd", "image:", "initrd: {compression: none}\nimage:", "r.yaml:8:1: an extension has no initrd"},
+		{"boot", "image:", "boot: {cpus: 2}\nimage:", "r.yaml:8:1: an extension does not boot"},
+		{"agent", "rootfs:", "rootfs:\n  agent: mine", "r.yaml:5:10: an extension has no agent"},
+		{"init", "rootfs:", "rootfs:\n  init: systemd", "r.yaml:5:9: an extension has no init"},
+		{"file system", "compression: zstd", "filesystem: erofs", "r.yaml:9:15: an extension is always erofs"},
+		{"layout", "compression: zstd", "layout: gpt", "r.yaml:9:11: an extension's layout is always mbr"},
+		{"no verity", "compression: zstd", "verity: false", "r.yaml:9:11: an extension always has dm-verity"},
+		{"label", "compression: zstd", "label: x", "r.yaml:9:10: an extension's label is its name"},
+		{"journal", "compression: zstd", "journal: false", "r.yaml:9:12: an extension is read-only"},
+		{"free space", "compression: zstd", "free_space: 1MiB", "r.yaml:9:15: an extension is read-only"},
+		{"compression", "compression: zstd", "compression: zst", "unknown compression \"zst\"; did you mean \"zstd\"?"},
+		{"long name", "name: gpu", "name: abcdefghijk", "r.yaml:2:7: name of an extension \"abcdefghijk\": 11 bytes, want at most 10, as a disk's serial has 20"},
+		{"nothing in it", "  layers:\n    - files:\n        - {path: /bin/tool, text: \"x\", mode: 0755}", "  remove: [/x]", "r.yaml:4:1: an extension without rootfs.layers holds nothing"},
+		{"modules", "- files:\n        - {path: /bin/tool, text: \"x\", mode: 0755}", "- modules: true", "an extension has no kernel whose modules it could hold"},
+		{"not said", "extension: true", "extension: false", "want exactly one of debian, tarball and tree, got 0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := strings.Replace(goodExtension, c.from, c.to, 1)
+			if text == goodExtension {
+				t.Fatalf("%q is not in the sample", c.from)
+			}
+			_, err := Parse("r.yaml", []byte(text), vocabulary)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got  %v\nwant %s", err, c.want)
+			}
+		})
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte(goodExtension))
 	f.Add([]byte("a: &a [*a]"))            // an alias to itself
 	f.Add([]byte("? [a]\n: b"))            // a key that is not text
 	f.Add([]byte("version: 1\nname: |\n")) // an empty block
 	f.Add([]byte("<<: {version: 1}"))      // a merge key
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := Parse("r.yaml", data, vocabulary)
-		if err == nil && (r.Name == "" || r.Boot.MemoryMiB() < 64) {
+		if err == nil && (r.Name == "" || !r.Extension && r.Boot.MemoryMiB() < 64) {
 			t.Errorf("accepted without a name or memory: %q", data)
 		}
 		_ = (&Error{}).Error()

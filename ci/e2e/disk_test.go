@@ -1,10 +1,19 @@
 package e2e
 
 import (
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
@@ -41,15 +50,18 @@ func diskGuest(t *testing.T, lines string, relock bool) string {
 func TestEveryDiskIsAttested(t *testing.T) {
 	need(t)
 	for name, lines := range map[string]string{
-		"erofs gpt virtio-blk microvm":        "rootfs: {}\nboot: {machine: microvm, memory: 128MiB}\n",
-		"erofs zstd mbr virtio-blk q35":       "rootfs: {}\nimage: {compression: zstd, layout: mbr}\nboot: {machine: q35, memory: 128MiB}\n",
-		"erofs lz4hc bare virtio-blk microvm": "rootfs: {}\nimage: {compression: lz4hc, layout: bare}\nboot: {machine: microvm, memory: 128MiB}\n",
-		"erofs deflate without verity":        "rootfs: {}\nimage: {compression: deflate, verity: false}\nboot: {machine: microvm, memory: 128MiB}\n",
-		"erofs mbr-dax nvdimm q35":            "rootfs: {}\nimage: {layout: mbr-dax}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
-		"erofs mbr-dax virtio-blk q35":        "rootfs: {}\nimage: {layout: mbr-dax}\nboot: {machine: q35, memory: 128MiB}\n",
-		"ext4 gpt virtio-blk microvm":         "rootfs: {}\nimage: {filesystem: ext4}\nboot: {machine: microvm, memory: 128MiB}\n",
-		"ext4 mbr-dax nvdimm q35":             "rootfs: {}\nimage: {filesystem: ext4, layout: mbr-dax}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
-		"ext4 with room and a journal":        "rootfs: {}\nimage: {filesystem: ext4, verity: false, journal: true, free_space: 8MiB}\nboot: {machine: q35, memory: 128MiB}\n",
+		"erofs gpt virtio-blk microvm":          "rootfs: {}\nboot: {machine: microvm, memory: 128MiB}\n",
+		"erofs zstd mbr virtio-blk q35":         "rootfs: {}\nimage: {compression: zstd, layout: mbr}\nboot: {machine: q35, memory: 128MiB}\n",
+		"erofs lz4hc bare virtio-blk microvm":   "rootfs: {}\nimage: {compression: lz4hc, layout: bare}\nboot: {machine: microvm, memory: 128MiB}\n",
+		"erofs deflate without verity":          "rootfs: {}\nimage: {compression: deflate, verity: false}\nboot: {machine: microvm, memory: 128MiB}\n",
+		"erofs mbr-dax nvdimm q35":              "rootfs: {}\nimage: {layout: mbr-dax}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
+		"erofs mbr-dax virtio-blk q35":          "rootfs: {}\nimage: {layout: mbr-dax}\nboot: {machine: q35, memory: 128MiB}\n",
+		"ext4 gpt virtio-blk microvm":           "rootfs: {}\nimage: {filesystem: ext4}\nboot: {machine: microvm, memory: 128MiB}\n",
+		"ext4 mbr-dax nvdimm q35":               "rootfs: {}\nimage: {filesystem: ext4, layout: mbr-dax}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
+		"erofs mapped by DAX":                   "rootfs: {}\nimage: {layout: mbr-dax, verity: false}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
+		"ext4 mapped by DAX":                    "rootfs: {}\nimage: {filesystem: ext4, layout: mbr-dax, verity: false}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
+		"ext4 with a journal as Kata mounts it": "rootfs: {}\nimage: {filesystem: ext4, journal: true}\nboot: {memory: 128MiB, command_line: [\"rootflags=data=ordered,errors=remount-ro\"]}\n",
+		"ext4 with room and a journal":          "rootfs: {}\nimage: {filesystem: ext4, verity: false, journal: true, free_space: 8MiB}\nboot: {machine: q35, memory: 128MiB}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			katabuild(t, nil, "boot", diskGuest(t, lines, false)).want(t, 0, "minimal: attested", "root.verity")
@@ -124,6 +136,56 @@ func TestADiskBuiltAgainIsTheSame(t *testing.T) {
 		out := diskGuest(t, lines, false)
 		katabuild(t, nil, "verify", out, "--rebuild", filepath.Dir(out), "--lock", abs(t, "out/minimal.lock.json"), "--keep-kernel").want(t, 0, "every byte is the same")
 	}
+}
+
+// TestAContainerImageBoots serves an image of two layers from a registry on loopback, locks it by its name, and boots a disk of it.
+func TestAContainerImageBoots(t *testing.T) {
+	need(t)
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	ref := strings.TrimPrefix(server.URL, "http://") + "/guest/app:1"
+	img := empty.Image
+	for _, files := range []map[string]string{{"etc/motd": "lower\n", "etc/gone": "lower\n"}, {"etc/motd": "upper\n", "etc/.wh.gone": ""}} {
+		layer, err := crane.Layer(bytesOf(files))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img, err = mutate.AppendLayers(img, layer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img, err := mutate.ConfigFile(img, platform(t, img))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := crane.Push(img, ref, crane.Insecure); err != nil {
+		t.Fatal(err)
+	}
+	out := diskGuest(t, "rootfs:\n  layers:\n    - oci: {image: \""+ref+"\"}\nboot: {memory: 128MiB}\n", true)
+	katabuild(t, nil, "boot", out).want(t, 0, "minimal: attested")
+	katabuild(t, nil, "cat", out+":/etc/motd").want(t, 0, "upper")
+	katabuild(t, nil, "cat", out+":/etc/gone").want(t, 1, "/etc/gone")
+	katabuild(t, nil, "explain", out+":/etc/motd").want(t, 0, ref)
+}
+
+func bytesOf(files map[string]string) map[string][]byte {
+	m := map[string][]byte{}
+	for name, text := range files {
+		m[name] = []byte(text)
+	}
+	return m
+}
+
+// platform is the image's configuration with the guest's architecture in it.
+func platform(t *testing.T, img v1.Image) *v1.ConfigFile {
+	t.Helper()
+	c, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = c.DeepCopy()
+	c.OS, c.Architecture = "linux", "amd64"
+	return c
 }
 
 // TestAPlainUserBuildsTheSameDisk builds a disk as nobody, who has no subordinate numbers and no privileges, on tmpfs and on the disk that holds

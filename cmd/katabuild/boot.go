@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/attest"
@@ -29,7 +30,7 @@ import (
 type bootFlags struct {
 	machine, kernel, accel, pin, reportFile, consoleFile, qemu, hybrid string
 	cpus, memory                                                       int
-	words                                                              []string
+	words, extensions                                                  []string
 	timeout                                                            time.Duration
 	dryRun, asJSON, icount, noSeccomp, keep                            bool
 }
@@ -43,10 +44,14 @@ QEMU, waits until its agent says it is ready, asks it for a report bound to a fr
 report with the manifest. It needs no root, and no module of the host's kernel.
 
 A guest that does not come up is an error that names the stage (vmm, kernel, init, transport, agent), with the last
-lines of its console and QEMU's command line ready to paste.`,
+lines of its console and QEMU's command line ready to paste.
+
+An extension, made by "katabuild image" from a recipe with "extension: true", is one more disk; the guest mounts it at
+/run/kata-extensions/NAME, or ends where it is not what its root_hash.txt says. The verdict has a claim for each.`,
 		Example: `  katabuild boot out/default
   katabuild boot out/default --dry-run
-  katabuild boot out/default --machine q35 --cpus 2 --report report.json`,
+  katabuild boot out/default --machine q35 --cpus 2 --report report.json
+  katabuild boot out/default --extension out/tools --extension gpu=out/drivers`,
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.machine, "machine", "", "QEMU machine, microvm or q35 (default the manifest's)")
@@ -55,6 +60,7 @@ lines of its console and QEMU's command line ready to paste.`,
 	fl.IntVar(&f.cpus, "cpus", 0, "number of CPUs (default the manifest's)")
 	fl.IntVar(&f.memory, "memory", 0, "memory in MiB (default the manifest's)")
 	fl.StringArrayVar(&f.words, "append", nil, "a word to add to the kernel command line; the verdict will name it")
+	fl.StringArrayVar(&f.extensions, "extension", nil, extensionHelp)
 	fl.DurationVar(&f.timeout, "timeout", sandbox.DefaultTimeout, "how long the guest may take to be ready")
 	fl.StringVar(&f.pin, "manifest-digest", "", "the digest the manifest must have, from a source you trust")
 	fl.StringVar(&f.reportFile, "report", "", "also write the report to this file")
@@ -90,6 +96,9 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 	if cfg.Accel, err = accel.ParseWish(f.accel); err != nil {
 		return &usageError{err}
 	}
+	if cfg.Extensions, err = readExtensions(f.extensions); err != nil {
+		return err
+	}
 	if f.dryRun {
 		p, err := sandbox.NewPlan(cfg)
 		if err != nil {
@@ -105,6 +114,30 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 	}
 	defer closeConsole()
 	return a.bootAndJudge(ctx, cfg, f, d)
+}
+
+// extensionHelp is about --extension, of boot and verify.
+var extensionHelp = fmt.Sprintf("an extension, FOLDER or NAME=FOLDER with image.img and root_hash.txt; may be repeated. NAME (default the image's label) has at most %d letters, digits and dashes", extension.MaxName)
+
+func readExtensions(args []string) ([]sandbox.Extension, error) {
+	var out []sandbox.Extension
+	for _, arg := range args {
+		e, err := sandbox.ReadExtension(arg)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// named are the extensions as the guest knows them.
+func named(list []sandbox.Extension) []extension.Extension {
+	var out []extension.Extension
+	for _, e := range list {
+		out = append(out, e.Extension)
+	}
+	return out
 }
 
 // console sends the guest's console where the user wants it.
@@ -175,7 +208,7 @@ func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags,
 	if v.Claims, err = attest.Files(cfg.Manifest, cfg.Dir); err != nil {
 		return err
 	}
-	v.Claims = append(v.Claims, attest.Report(cfg.Manifest, r, nonce)...)
+	v.Claims = append(v.Claims, attest.Report(cfg.Manifest, r, attest.Boot{Nonce: nonce, Extensions: named(cfg.Extensions)})...)
 	v.Judge(true)
 	if f.asJSON {
 		err = a.printOutcome(v, raw, timeline)

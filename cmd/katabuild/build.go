@@ -164,7 +164,10 @@ func (a *app) buildCmd() *cobra.Command {
 		`build makes the guest of a recipe in a folder (default out/NAME): the kernel (bzImage and uncompressed vmlinux),
 its final config and System.map, the initrd with the agent, and manifest.json, which names each by digest and says
 what the running guest must report. Steps whose inputs have not changed are taken from the store; the others run
-side by side. The same recipe, lock and tools give the same bytes on every machine.`, nil)
+side by side. The same recipe, lock and tools give the same bytes on every machine.
+
+Of a recipe with "extension: true" it makes just the image, as "katabuild image" does, and writes no manifest.json: the
+image becomes part of a guest with "katabuild boot --extension".`, nil)
 }
 
 func (a *app) kernelCmd() *cobra.Command {
@@ -185,7 +188,8 @@ func (a *app) imageCmd() *cobra.Command {
 	return a.makeCmd("image", "build only the disk image of a recipe",
 		`image makes the disk of a recipe that has a rootfs: layers of packages, container images, folders and files become a
 tree, the tree a file system (erofs or ext4), and that a disk with its partition table and dm-verity hash tree.
-It needs no root, no loop device and no mkfs. Beside image.img lie the bill of materials and the root hash.`, []string{builder.ImageStep})
+It needs no root, no loop device and no mkfs. Beside image.img lie the bill of materials and the root hash. The image of a
+recipe with "extension: true" is no guest's root but one more read-only disk for "katabuild boot --extension".`, []string{builder.ImageStep})
 }
 
 func (a *app) rootfsCmd() *cobra.Command {

@@ -46,6 +46,7 @@ func readGuest(dir, pin string) (*manifest.Manifest, digest.Digest, error) {
 
 func (a *app) verifyCmd() *cobra.Command {
 	var reportFile, nonce, pin string
+	var extensions []string
 	var asJSON, keepKernel bool
 	var rebuild string
 	var rf recipeFlags
@@ -65,6 +66,7 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 	}
 	c.Flags().StringVar(&reportFile, "report", "", "a report, as `katabuild boot --report` writes it")
 	c.Flags().StringVar(&nonce, "nonce", "", "the nonce the report must hold, in hexadecimal")
+	c.Flags().StringArrayVar(&extensions, "extension", nil, "with --report: "+extensionHelp)
 	c.Flags().StringVar(&pin, "manifest-digest", "", "the digest the manifest must have, from a source you trust")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the verdict as JSON")
 	c.Flags().StringVar(&rebuild, "rebuild", "", "build the guest of this recipe again, and compare")
@@ -83,8 +85,8 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 		if v.Claims, err = attest.Files(m, dir); err != nil {
 			return err
 		}
-		if nonce != "" && reportFile == "" {
-			return &usageError{fmt.Errorf("--nonce goes with --report")}
+		if (nonce != "" || len(extensions) > 0) && reportFile == "" {
+			return &usageError{fmt.Errorf("--nonce and --extension go with --report")}
 		}
 		if reportFile != "" {
 			var n []byte
@@ -102,7 +104,11 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 				return fmt.Errorf("%s: %w", reportFile, err)
 			}
 			v.Report = digest.Of(data)
-			v.Claims = append(v.Claims, attest.Report(m, r, n)...)
+			attached, err := readExtensions(extensions)
+			if err != nil {
+				return err
+			}
+			v.Claims = append(v.Claims, attest.Report(m, r, attest.Boot{Nonce: n, Extensions: named(attached)})...)
 		}
 		v.Judge(reportFile != "")
 		return a.printVerdict(v, asJSON)

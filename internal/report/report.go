@@ -30,15 +30,16 @@ const MaxSize = 1 << 20
 
 // Report is what the guest says.
 type Report struct {
-	Version  int      `json:"version"`
-	Nonce    string   `json:"nonce"` // hexadecimal, as asked
-	Kernel   Kernel   `json:"kernel"`
-	Agent    Agent    `json:"agent"`
-	Init     Init     `json:"init"`
-	Root     Root     `json:"root"`
-	Modules  []string `json:"modules"`  // names in /proc/modules, sorted; empty, not null, when there are none
-	Timeline []Moment `json:"timeline"` // in order of time
-	End      string   `json:"end"`      // always Done
+	Version    int         `json:"version"`
+	Nonce      string      `json:"nonce"` // hexadecimal, as asked
+	Kernel     Kernel      `json:"kernel"`
+	Agent      Agent       `json:"agent"`
+	Init       Init        `json:"init"`
+	Root       Root        `json:"root"`
+	Extensions []Extension `json:"extensions,omitempty"` // sorted by name
+	Modules    []string    `json:"modules"`              // names in /proc/modules, sorted; empty, not null, when there are none
+	Timeline   []Moment    `json:"timeline"`             // in order of time
+	End        string      `json:"end"`                  // always Done
 }
 
 // Kernel is what the running kernel says of itself.
@@ -84,6 +85,13 @@ type Verity struct {
 	RootHash string `json:"root_hash"` // hexadecimal
 }
 
+// Extension is a mounted extension image.
+type Extension struct {
+	Name       string `json:"name"`
+	RootHash   string `json:"root_hash"` // of the running dm-verity table, hexadecimal
+	MountPoint string `json:"mount_point"`
+}
+
 // Moment is a point of the boot on CLOCK_BOOTTIME.
 type Moment struct {
 	Name string `json:"name"`  // kernel, init, mounts, ready, ...
@@ -124,6 +132,14 @@ func (r *Report) check() error {
 	for i := 1; i < len(r.Timeline); i++ {
 		if r.Timeline[i].AtNS < r.Timeline[i-1].AtNS {
 			return fmt.Errorf("timeline: %s comes before %s", r.Timeline[i].Name, r.Timeline[i-1].Name)
+		}
+	}
+	for i, e := range r.Extensions {
+		if _, err := hex.DecodeString(e.RootHash); err != nil || e.RootHash == "" || e.Name == "" {
+			return fmt.Errorf("extension %q: root hash %q: want hexadecimal digits", e.Name, e.RootHash)
+		}
+		if i > 0 && r.Extensions[i-1].Name >= e.Name {
+			return fmt.Errorf("extension %q is not in order, or stands twice", e.Name)
 		}
 	}
 	if r.Modules == nil || r.Timeline == nil || r.Agent.Settings == nil {

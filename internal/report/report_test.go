@@ -25,12 +25,22 @@ func TestTheReportKeepsItsForm(t *testing.T) {
 	papertest.Strict(t, data, func(b []byte) error { _, err := report.Decode(b); return err })
 }
 
+func TestExtensionsAreReadAsStrictly(t *testing.T) {
+	r := papertest.Report()
+	r.Extensions = []report.Extension{{Name: "gpu", RootHash: "ab", MountPoint: "/run/kata-extensions/gpu"}}
+	papertest.Strict(t, encode(t, r), func(b []byte) error { _, err := report.Decode(b); return err })
+}
+
 func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*report.Report){
-		"nonce \"ab\"":           func(r *report.Report) { r.Nonce = "ab" },
-		"nonce \"xyz\"":          func(r *report.Report) { r.Nonce = "xyz" },
-		"did not finish":         func(r *report.Report) { r.End = "" },
-		"comes before":           func(r *report.Report) { r.Timeline[0].AtNS = 1e12 },
+		"nonce \"ab\"":               func(r *report.Report) { r.Nonce = "ab" },
+		"nonce \"xyz\"":              func(r *report.Report) { r.Nonce = "xyz" },
+		"did not finish":             func(r *report.Report) { r.End = "" },
+		"comes before":               func(r *report.Report) { r.Timeline[0].AtNS = 1e12 },
+		"extension \"b\": root hash": func(r *report.Report) { r.Extensions = []report.Extension{{Name: "b", RootHash: "x"}} },
+		"extension \"a\" is not in order": func(r *report.Report) {
+			r.Extensions = []report.Extension{{Name: "b", RootHash: "00"}, {Name: "a", RootHash: "00"}}
+		},
 		"may be empty, not null": func(r *report.Report) { r.Modules = nil },
 	} {
 		r := papertest.Report()

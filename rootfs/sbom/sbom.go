@@ -1,7 +1,7 @@
 // Package sbom writes the software bill of materials of an image: what it is made of, with versions, licences, digests and the files of each.
 //
 // Components come in with the paths they brought; the tree says which of them are still there and what they hold. Out comes an SPDX 2.3
-// document in JSON. It has no time or identifier of its own: the same image has the same bill.
+// document in JSON, and a CycloneDX 1.6 one for who asks. They have no time or identifier of their own: the same image has the same bill.
 package sbom
 
 import (
@@ -11,9 +11,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
@@ -23,8 +25,11 @@ import (
 	"github.com/spdx/tools-golang/spdx/v2/v2_3"
 )
 
-// Format is what the manifest calls the document.
-const Format = "spdx-2.3"
+// What the manifest calls the documents.
+const (
+	Format          = "spdx-2.3"
+	FormatCycloneDX = "cyclonedx-1.6"
+)
 
 // Component is one thing that the image is made of: a package, the kernel, the agent, a layer.
 type Component struct {
@@ -78,10 +83,7 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 	relate("DOCUMENT", common.TypeRelationshipDescribe, "Image")
 
 	ids := map[string]string{} // origin to the package's identifier
-	components := slices.Clone(d.Components)
-	slices.SortFunc(components, func(a, b Component) int {
-		return strings.Compare(a.Name+"\x00"+a.Version+"\x00"+a.Arch+"\x00"+a.Origin, b.Name+"\x00"+b.Version+"\x00"+b.Arch+"\x00"+b.Origin)
-	})
+	components := d.sorted()
 	var extracted extractedLicenses
 	byName := map[string]string{}
 	for i, c := range components {
@@ -120,20 +122,16 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 	}
 	doc.OtherLicenses = extracted.list()
 
-	sums := map[*tree.Node]sum{}
+	sums, err := sumsOf(t)
+	if err != nil {
+		return err
+	}
 	n := 0
-	err := t.Walk(func(p string, node *tree.Node, _ bool) error {
+	err = t.Walk(func(p string, node *tree.Node, _ bool) error {
 		if node.Kind != tree.File {
 			return nil
 		}
-		s, ok := sums[node]
-		if !ok {
-			var err error
-			if s, err = sumOf(node.Content); err != nil {
-				return fmt.Errorf("bill of materials: %s: %w", p, err)
-			}
-			sums[node] = s
-		}
+		s := sums[node]
 		n++
 		id := "File-" + strconv.Itoa(n)
 		doc.Files = append(doc.Files, &v2_3.File{
@@ -155,7 +153,59 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 	return spdxjson.Write(doc, w, spdxjson.Indent(" "), spdxjson.EscapeHTML(false))
 }
 
+// sorted are the components in the order of both documents, which is not the order they were given in.
+func (d Document) sorted() []Component {
+	components := slices.Clone(d.Components)
+	slices.SortFunc(components, func(a, b Component) int {
+		return strings.Compare(a.Name+"\x00"+a.Version+"\x00"+a.Arch+"\x00"+a.Origin, b.Name+"\x00"+b.Version+"\x00"+b.Arch+"\x00"+b.Origin)
+	})
+	return components
+}
+
+// packageID is what both documents call the i-th of the sorted components.
 func packageID(i int, c Component) string { return "Package-" + strconv.Itoa(i) + "-" + idWord(c.Name) }
+
+// sumsOf reads every regular file of the tree once, on all processors: it takes about as long as writing the image.
+func sumsOf(t *tree.Tree) (map[*tree.Node]sum, error) {
+	type file struct {
+		path string
+		node *tree.Node
+		sum  sum
+		err  error
+	}
+	var files []*file
+	err := t.Walk(func(p string, node *tree.Node, first bool) error {
+		if node.Kind == tree.File && first {
+			files = append(files, &file{path: p, node: node})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	next := make(chan *file)
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(files)) {
+		wg.Go(func() {
+			for f := range next {
+				f.sum, f.err = sumOf(f.node.Content)
+			}
+		})
+	}
+	for _, f := range files {
+		next <- f
+	}
+	close(next)
+	wg.Wait()
+	sums := map[*tree.Node]sum{}
+	for _, f := range files {
+		if f.err != nil {
+			return nil, fmt.Errorf("bill of materials: %s: %w", f.path, f.err)
+		}
+		sums[f.node] = f.sum
+	}
+	return sums, nil
+}
 
 func sumOf(c tree.Content) (sum, error) {
 	h1, h256 := sha1.New(), sha256.New()

@@ -11,9 +11,11 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
@@ -39,21 +41,27 @@ func Files(m *manifest.Manifest, dir string) ([]verdict.Claim, error) {
 	return claims, nil
 }
 
-// Report compares a report with the manifest. nonce is the one the guest was asked with; nil leaves that claim out, for reports kept in files.
-func Report(m *manifest.Manifest, r *report.Report, nonce []byte) []verdict.Claim {
+// Boot is what the host did beside what the manifest says. The zero value is what it does for a report that was kept in a file.
+type Boot struct {
+	Nonce      []byte                // the guest was asked with it; nil leaves that claim out
+	Extensions []extension.Extension // attached, in this order
+}
+
+// Report compares a report with the manifest, and with what the host did.
+func Report(m *manifest.Manifest, r *report.Report, b Boot) []verdict.Claim {
 	var claims []verdict.Claim
 	same := func(name, want, got string) {
 		claims = append(claims, verdict.Claim{Name: name, Want: want, Got: got, Met: want == got})
 	}
-	if nonce != nil {
-		same("nonce", hex.EncodeToString(nonce), r.Nonce)
+	if b.Nonce != nil {
+		same("nonce", hex.EncodeToString(b.Nonce), r.Nonce)
 	}
 	same("kernel.release", m.Kernel.Release, r.Kernel.Release)
 	same("kernel.version", m.Kernel.Version, r.Kernel.Version)
 	same("kernel.machine", m.Arch, r.Kernel.Machine)
 	same("kernel.build_id", m.Kernel.BuildID, r.Kernel.BuildID)
 	same("kernel.config", string(m.Kernel.Config.Digest), string(r.Kernel.Config))
-	claims = append(claims, commandLine(m.Boot, r.Kernel.CommandLine))
+	claims = append(claims, commandLine(m.Boot, b.Extensions, r.Kernel.CommandLine))
 	if m.Kernel.Modules == nil {
 		same("kernel.modules", "", strings.Join(r.Modules, " "))
 	}
@@ -70,20 +78,56 @@ func Report(m *manifest.Manifest, r *report.Report, nonce []byte) []verdict.Clai
 		}
 		same("root.verity", m.Root.VerityRootHash, hash)
 	}
+	return append(claims, extensions(b.Extensions, r.Extensions)...)
+}
+
+// extensions has a claim for each extension that the host attached or the guest has.
+func extensions(want []extension.Extension, got []report.Extension) []verdict.Claim {
+	claim := func(name string) verdict.Claim {
+		return verdict.Claim{Name: "extension." + name, Want: "none", Got: "none"}
+	}
+	var claims []verdict.Claim
+	for _, w := range want {
+		c := claim(w.Name)
+		c.Want = w.Params.RootHash
+		for _, g := range got {
+			if g.Name == w.Name {
+				c.Got = g.RootHash
+				if g.MountPoint != w.MountPoint() {
+					c.Got += " at " + g.MountPoint
+				}
+			}
+		}
+		c.Met = c.Got == c.Want
+		claims = append(claims, c)
+	}
+	for _, g := range got {
+		if !slices.ContainsFunc(want, func(w extension.Extension) bool { return w.Name == g.Name }) {
+			c := claim(g.Name)
+			c.Got = g.RootHash
+			claims = append(claims, c)
+		}
+	}
 	return claims
 }
 
-// commandLine accepts the manifest's command line, and the one for TCG whatever the host's clock rate is.
-func commandLine(b manifest.Boot, got string) verdict.Claim {
-	c := verdict.Claim{Name: "kernel.command_line", Want: b.CommandLine, Got: got, Met: got == b.CommandLine}
+// commandLine accepts the manifest's command line, and the one for TCG whatever the host's clock rate is, each with just the words for the
+// extensions behind it.
+func commandLine(b manifest.Boot, attached []extension.Extension, got string) verdict.Claim {
+	words := ""
+	for _, e := range attached {
+		words += " " + e.Word()
+	}
+	want := b.CommandLine + words
+	c := verdict.Claim{Name: "kernel.command_line", Want: want, Got: got, Met: got == want}
 	if b.TCGCommandLine == "" || c.Met {
 		return c
 	}
-	tcg := b.CommandLine + " " + b.TCGCommandLine
+	tcg := b.CommandLine + " " + b.TCGCommandLine + words
 	pattern := strings.ReplaceAll(regexp.QuoteMeta(tcg), regexp.QuoteMeta("{tsc_khz}"), "[0-9]{4,9}")
 	if ok, err := regexp.MatchString("^"+pattern+"$", got); err == nil && ok {
 		return verdict.Claim{Name: c.Name, Want: got, Got: got, Met: true}
 	}
-	c.Want = fmt.Sprintf("%s (and under TCG: %s)", b.CommandLine, b.TCGCommandLine)
+	c.Want = fmt.Sprintf("%s (and under TCG: %s%s)", want, b.TCGCommandLine, words)
 	return c
 }

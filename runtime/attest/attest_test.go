@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/report"
@@ -19,7 +20,7 @@ func unmet(claims []verdict.Claim) []string {
 }
 
 func TestEachDifferenceIsNamedAloneAndByName(t *testing.T) {
-	if u := unmet(Report(papertest.Manifest(), papertest.Report(), papertest.Nonce)); u != nil {
+	if u := unmet(Report(papertest.Manifest(), papertest.Report(), Boot{Nonce: papertest.Nonce})); u != nil {
 		t.Fatalf("the right guest fails: %v", u)
 	}
 	for claim, change := range map[string]func(*report.Report){
@@ -39,7 +40,7 @@ func TestEachDifferenceIsNamedAloneAndByName(t *testing.T) {
 	} {
 		r := papertest.Report()
 		change(r)
-		if u := unmet(Report(papertest.Manifest(), r, papertest.Nonce)); !slices.Equal(u, []string{claim}) {
+		if u := unmet(Report(papertest.Manifest(), r, Boot{Nonce: papertest.Nonce})); !slices.Equal(u, []string{claim}) {
 			t.Errorf("changing %s fails %v", claim, u)
 		}
 	}
@@ -55,13 +56,64 @@ func TestCommandLinesUnderTCG(t *testing.T) {
 		"console=ttyS0xquiet":                                        false,
 		"":                                                           false,
 	} {
-		if c := commandLine(papertest.Manifest().Boot, line); c.Met != met {
+		if c := commandLine(papertest.Manifest().Boot, nil, line); c.Met != met {
 			t.Errorf("%q: met is %v", line, c.Met)
 		}
 	}
 	// A dot in a command line is a dot, not any character.
-	if c := commandLine(manifest.Boot{CommandLine: "a.b", TCGCommandLine: "c"}, "axb c"); c.Met {
+	if c := commandLine(manifest.Boot{CommandLine: "a.b", TCGCommandLine: "c"}, nil, "axb c"); c.Met {
 		t.Error("the command line is taken for a pattern")
+	}
+}
+
+func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
+	one := extension.Extension{Name: "gpu", Params: extension.Params{RootHash: "ab", Salt: "-", DataBlocks: 3, DataBlockSize: 4096, HashBlockSize: 4096}}
+	two := extension.Extension{Name: "net", Params: extension.Params{RootHash: "cd", Salt: "-", DataBlocks: 4, DataBlockSize: 4096, HashBlockSize: 4096}}
+	attached := Boot{Nonce: papertest.Nonce, Extensions: []extension.Extension{two, one}}
+	right := func() *report.Report {
+		r := papertest.Report()
+		r.Kernel.CommandLine += " " + two.Word() + " " + one.Word()
+		r.Extensions = []report.Extension{{Name: "gpu", RootHash: "ab", MountPoint: one.MountPoint()}, {Name: "net", RootHash: "cd", MountPoint: two.MountPoint()}}
+		return r
+	}
+	if u := unmet(Report(papertest.Manifest(), right(), attached)); u != nil {
+		t.Fatalf("the right guest fails: %v", u)
+	}
+	if u := unmet(Report(papertest.Manifest(), right(), Boot{})); !slices.Equal(u, []string{"kernel.command_line", "extension.gpu", "extension.net"}) {
+		t.Errorf("extensions that nobody attached fail %v", u)
+	}
+	for name, c := range map[string]struct {
+		change func(*report.Report)
+		want   []string
+	}{
+		"another root hash":     {func(r *report.Report) { r.Extensions[0].RootHash = "cd" }, []string{"extension.gpu"}},
+		"another mount point":   {func(r *report.Report) { r.Extensions[1].MountPoint = "/x" }, []string{"extension.net"}},
+		"one that is not there": {func(r *report.Report) { r.Extensions = r.Extensions[:1] }, []string{"extension.net"}},
+		"one too many":          {func(r *report.Report) { r.Extensions = append(r.Extensions, report.Extension{Name: "x"}) }, []string{"extension.x"}},
+		"a word too many":       {func(r *report.Report) { r.Kernel.CommandLine += " x" }, []string{"kernel.command_line"}},
+		"a word too few": {func(r *report.Report) {
+			r.Kernel.CommandLine = papertest.Report().Kernel.CommandLine + " " + two.Word()
+		}, []string{"kernel.command_line"}},
+		"another order": {func(r *report.Report) {
+			r.Kernel.CommandLine = papertest.Report().Kernel.CommandLine + " " + one.Word() + " " + two.Word()
+		}, []string{"kernel.command_line"}},
+	} {
+		r := right()
+		c.change(r)
+		if u := unmet(Report(papertest.Manifest(), r, attached)); !slices.Equal(u, c.want) {
+			t.Errorf("%s fails %v, want %v", name, u, c.want)
+		}
+	}
+	b := papertest.Manifest().Boot
+	for line, met := range map[string]bool{
+		b.CommandLine + " tsc_early_khz=2096000 nolapic_timer " + one.Word():          true,
+		b.CommandLine + " " + one.Word() + " tsc_early_khz=2096000 nolapic_timer":     false,
+		b.CommandLine + " tsc_early_khz=2096000 nolapic_timer":                        false,
+		b.CommandLine + " tsc_early_khz=2096000 nolapic_timer " + one.Word() + " x=y": false,
+	} {
+		if c := commandLine(b, []extension.Extension{one}, line); c.Met != met {
+			t.Errorf("under TCG %q: met is %v", line, c.Met)
+		}
 	}
 }
 

@@ -28,16 +28,33 @@ func hostPath(dir string, f manifest.File) string {
 }
 
 // checked copies a file into memory that nobody can change any more, and checks the digest of the copy: what QEMU gets is what was checked.
-func checked(dir string, f manifest.File) (_ *os.File, err error) {
+func checked(dir string, f manifest.File) (*os.File, error) {
 	path := hostPath(dir, f)
-	in, err := os.Open(path)
+	out, got, err := sealed(path, f.Size)
 	if err != nil {
 		return nil, err
+	}
+	if got != f.Digest {
+		got, _, err := digest.File(path) // of all of it, for the message
+		if err == nil {
+			err = &digest.Mismatch{Name: path, Want: f.Digest, Got: got}
+		}
+		return nil, errors.Join(err, out.Close())
+	}
+	return out, nil
+}
+
+// sealed copies a file into memory that nobody can change any more, and digests the copy. Of a file that has more than size bytes it copies one
+// more, which shows in the digest; a negative size is any.
+func sealed(path string, size int64) (_ *os.File, _ digest.Digest, err error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return nil, "", err
 	}
 	defer in.Close()
 	fd, err := unix.MemfdCreate(filepath.Base(path), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
-		return nil, fmt.Errorf("memory for %s: %w", path, err)
+		return nil, "", fmt.Errorf("memory for %s: %w", path, err)
 	}
 	out := os.NewFile(uintptr(fd), path)
 	defer func() {
@@ -45,21 +62,17 @@ func checked(dir string, f manifest.File) (_ *os.File, err error) {
 			err = errors.Join(err, out.Close())
 		}
 	}()
-	sum := digest.New()
-	// One byte more than it should have shows that it has more.
-	if _, err := io.Copy(io.MultiWriter(out, sum), io.LimitReader(in, f.Size+1)); err != nil {
-		return nil, fmt.Errorf("copy %s into memory: %w", path, err)
+	var from io.Reader = in
+	if size >= 0 {
+		from = io.LimitReader(in, size+1)
 	}
-	if got := sum.Digest(); got != f.Digest {
-		got, _, err := digest.File(path) // of all of it, for the message
-		if err != nil {
-			return nil, err
-		}
-		return nil, &digest.Mismatch{Name: path, Want: f.Digest, Got: got}
+	sum := digest.New()
+	if _, err := io.Copy(io.MultiWriter(out, sum), from); err != nil {
+		return nil, "", fmt.Errorf("copy %s into memory: %w", path, err)
 	}
 	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
 	if _, err := unix.FcntlInt(out.Fd(), unix.F_ADD_SEALS, seals); err != nil {
-		return nil, fmt.Errorf("seal the copy of %s: %w", path, err)
+		return nil, "", fmt.Errorf("seal the copy of %s: %w", path, err)
 	}
-	return out, nil
+	return out, sum.Digest(), nil
 }

@@ -50,11 +50,13 @@ type Config struct {
 	MemoryMiB int
 	Kernel    KernelForm
 	Words     []string // appended to the kernel command line
-	Accel     accel.Wish
-	ICount    bool          // for measurements: virtual time, the same on every run; see qemu.Config
-	Timeout   time.Duration // until the agent is ready; zero is DefaultTimeout
-	QEMU      string        // the program; empty is the architecture's, found in $PATH
-	NoSeccomp bool          // for a QEMU that was built without it
+	// Extensions are attached in this order, each with its word on the kernel command line, before Words.
+	Extensions []Extension
+	Accel      accel.Wish
+	ICount     bool          // for measurements: virtual time, the same on every run; see qemu.Config
+	Timeout    time.Duration // until the agent is ready; zero is DefaultTimeout
+	QEMU       string        // the program; empty is the architecture's, found in $PATH
+	NoSeccomp  bool          // for a QEMU that was built without it
 
 	Console io.Writer // gets the console's bytes as they come, unchanged
 	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See vsock.Device.ServeHybrid.
@@ -110,11 +112,14 @@ func newPlan(cfg Config, a arch.Arch, choice accel.Choice, channel vsock.Choice,
 	if m.Image != nil {
 		q.Disks = append(q.Disks, qemu.Disk{Path: hostPath(cfg.Dir, m.Image.File), Size: m.Image.Size, NVDIMM: m.Boot.Disk == manifest.NVDIMM})
 	}
+	extensionWords, err := attach(&q, cfg.Extensions)
+	if err != nil {
+		return nil, err
+	}
 	if q.Binary == "" {
 		q.Binary = a.QEMU
 	}
 	if q.Machine == "" {
-		var err error
 		if q.Machine, err = qemu.ParseMachine(m.Boot.Machine); err != nil {
 			return nil, err
 		}
@@ -145,7 +150,11 @@ func newPlan(cfg Config, a arch.Arch, choice accel.Choice, channel vsock.Choice,
 	default:
 		return nil, fmt.Errorf("unknown kernel form %q", cfg.Kernel)
 	}
-	q.CommandLine = strings.Join(append([]string{CommandLine(m.Boot, choice.Accel, clockKHz)}, cfg.Words...), " ")
+	words := slices.Concat([]string{CommandLine(m.Boot, choice.Accel, clockKHz)}, extensionWords, cfg.Words)
+	q.CommandLine = strings.Join(words, " ")
+	if n := len(q.CommandLine); len(extensionWords) > 0 && n > maxCommandLine {
+		return nil, fmt.Errorf("kernel command line of %d bytes: Linux keeps %d, and %d extensions need %d", n, maxCommandLine, len(extensionWords), len(strings.Join(extensionWords, " ")))
+	}
 	return &Plan{Accel: choice, Vsock: channel, CommandLine: q.CommandLine, QEMU: q}, nil
 }
 

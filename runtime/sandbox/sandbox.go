@@ -124,6 +124,7 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	byFD := func(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
 	q := s.plan.QEMU
+	q.Disks = slices.Clone(q.Disks)
 	kernel, err := checked(cfg.Dir, kernelFile)
 	if err != nil {
 		return err
@@ -141,8 +142,16 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 		if err != nil {
 			return err
 		}
-		q.Disks = slices.Clone(q.Disks)
 		q.Disks[0].Path = byFD(inherit(image))
+	}
+	for i, e := range cfg.Extensions {
+		// Nobody tells the host what an extension must be: the root hash tells the guest. But what QEMU reads does not change any more.
+		image, sum, err := sealed(e.image(), -1)
+		if err != nil {
+			return fmt.Errorf("extension %s: %w", e.Name, err)
+		}
+		s.log.Info("extension", "name", e.Name, "image", sum, "root hash", e.Params.RootHash)
+		q.Disks[len(q.Disks)-len(cfg.Extensions)+i].Path = byFD(inherit(image))
 	}
 	s.progress.event("checked")
 

@@ -37,6 +37,10 @@ func TestArgv(t *testing.T) {
 		"q35-disks": func(c *Config) {
 			c.Machine, c.Disks = Q35, []Disk{{Path: "/tmp/a"}, {Path: "/tmp/b", Serial: "extension-x"}}
 		},
+		"microvm-disk-extension": func(c *Config) {
+			c.Initrd, c.Disks = "", []Disk{{Path: "/proc/self/fd/4"}, {Path: "/proc/self/fd/5", Serial: "extension-tools"}}
+			c.CommandLine += " kata.extension.tools.verity_params=root_hash=ab,salt=-,data_blocks=3,data_block_size=4096,hash_block_size=4096"
+		},
 		"q35-nvdimm": func(c *Config) { c.Machine, c.Disks = Q35, []Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}} },
 		"bare": func(c *Config) {
 			c.Console, c.Monitor, c.Vsock, c.Initrd, c.Name, c.NoSeccomp = Channel{}, Channel{}, Vsock{}, "", "", true

@@ -1,0 +1,132 @@
+package sandbox
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+)
+
+// The files of an extension's folder, as `katabuild image` leaves them.
+const (
+	extensionImage = "image.img"
+	extensionHash  = "root_hash.txt"
+)
+
+// maxHashFile bounds root_hash.txt, in bytes; the longest line there is has 700.
+const maxHashFile = 4096
+
+// maxCommandLine is what Linux keeps of a kernel command line, in bytes without the NUL: COMMAND_LINE_SIZE of x86_64, and no less elsewhere.
+const maxCommandLine = 2047
+
+// Extension is an image that is attached to a guest beside its root.
+type Extension struct {
+	extension.Extension
+	Dir string // with the image and its root hash
+}
+
+// ReadExtension reads the folder of an extension, given as FOLDER or NAME=FOLDER. Without a name it is the label of the image's file system.
+// What the image holds is for the guest to check, against the root hash.
+func ReadExtension(arg string) (Extension, error) {
+	e := Extension{Dir: arg}
+	if name, dir, ok := strings.Cut(arg, "="); ok && !strings.Contains(name, "/") {
+		e.Name, e.Dir = name, dir
+	}
+	line, err := readSmall(filepath.Join(e.Dir, extensionHash), maxHashFile)
+	if err != nil {
+		return e, fmt.Errorf("extension %s: %w", e.Dir, err)
+	}
+	if e.Params, err = extension.ParseParams(strings.TrimSuffix(string(line), "\n")); err != nil {
+		return e, fmt.Errorf("extension %s: %s: %w", e.Dir, extensionHash, err)
+	}
+	if e.Dir != arg {
+		if err := extension.CheckName(e.Name); err != nil {
+			return e, fmt.Errorf("extension %s: %w", arg, err)
+		}
+		return e, nil
+	}
+	if e.Name, err = readLabel(e.image()); err == nil {
+		err = extension.CheckName(e.Name)
+	}
+	if err != nil {
+		return e, fmt.Errorf("extension %s: %w; name it with NAME=FOLDER", e.Dir, err)
+	}
+	return e, nil
+}
+
+func (e Extension) image() string { return filepath.Join(e.Dir, extensionImage) }
+
+func readSmall(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s: more than %d bytes", path, limit)
+	}
+	return b, err
+}
+
+func readLabel(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return label(f)
+}
+
+// Where the label is. The first entry of an MBR's table is at 446, its first sector at 8 in it. Linux, fs/erofs/erofs_fs.h, struct
+// erofs_super_block: at 1024 in the file system, with the magic at 0 and volume_name at 64.
+const (
+	mbrFirstSector = 446 + 8
+	sectorSize     = 512
+	erofsSuper     = 1024
+	erofsMagic     = 0xe0f5e1e2
+	erofsLabel     = 64
+	erofsLabelSize = 16
+)
+
+// label reads the label of the erofs in the first partition of a disk.
+func label(disk io.ReaderAt) (string, error) {
+	var first [4]byte
+	if _, err := disk.ReadAt(first[:], mbrFirstSector); err != nil {
+		return "", fmt.Errorf("partition table: %w", err)
+	}
+	var super [erofsLabel + erofsLabelSize]byte
+	at := int64(binary.LittleEndian.Uint32(first[:]))*sectorSize + erofsSuper
+	if _, err := disk.ReadAt(super[:], at); err != nil {
+		return "", fmt.Errorf("file system at %d: %w", at, err)
+	}
+	if binary.LittleEndian.Uint32(super[:]) != erofsMagic {
+		return "", fmt.Errorf("file system at %d: not erofs", at)
+	}
+	name, _, _ := bytes.Cut(super[erofsLabel:], []byte{0})
+	return string(name), nil
+}
+
+// attach adds the extensions to a machine, and returns their words for the kernel command line.
+func attach(q *qemu.Config, list []Extension) ([]string, error) {
+	var words []string
+	seen := map[string]bool{}
+	for _, e := range list {
+		if err := extension.CheckName(e.Name); err != nil {
+			return nil, err
+		}
+		if seen[e.Name] {
+			return nil, fmt.Errorf("two extensions are called %s; name one with NAME=FOLDER", e.Name)
+		}
+		seen[e.Name] = true
+		q.Disks = append(q.Disks, qemu.Disk{Path: e.image(), Serial: e.Serial()})
+		words = append(words, e.Word())
+	}
+	return words, nil
+}
