@@ -160,7 +160,7 @@ func (a *app) planJSON(guest string, st []plan.Status) error {
 }
 
 func (a *app) buildCmd() *cobra.Command {
-	return a.makeCmd("build", "build a guest: kernel, initrd and manifest.json",
+	return a.makeCmd("build", "build a guest: kernel, disk or initrd, and manifest.json",
 		`build makes the guest of a recipe in a folder (default out/NAME): the kernel (bzImage and uncompressed vmlinux),
 its final config and System.map, the initrd with the agent, and manifest.json, which names each by digest and says
 what the running guest must report. Steps whose inputs have not changed are taken from the store; the others run

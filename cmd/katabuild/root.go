@@ -41,20 +41,21 @@ func (e *usageError) Unwrap() error { return e.err }
 // errVerdict ends a command whose verdict, already printed, is not what the user hopes for.
 var errVerdict = errors.New("the verdict is not attested")
 
-const long = `katabuild turns a recipe into a guest (kernel, initrd) for the lightweight virtual machines
+const long = `katabuild turns a recipe into a guest (kernel, initrd or disk) for the lightweight virtual machines
 that containers run in, boots it, and checks that what came up is what was built.
 
 The way of a guest:
 
   katabuild lock  recipes/default      pin every input by digest
   katabuild plan  recipes/default      see what is done and what is to do, and why
-  katabuild build recipes/default      make out/default: kernel, initrd, manifest.json
+  katabuild build recipes/default      make out/default: kernel, disk, manifest.json
   katabuild boot  out/default          run it, ask it what it is, print the verdict
   katabuild verify out/default         check the files against the manifest
 
 It needs no root, no Docker and no loop devices. "katabuild doctor" says what this host lacks.
 
-Environment: KATABUILD_STORE (folder of the store, as --store), KATABUILD_AGENT (the agent, as --agent).
+Environment: KATABUILD_STORE (folder of the store, as --store), KATABUILD_AGENT (the agent, as --agent),
+KATABUILD_ARCHIVE and KATABUILD_SNAPSHOT (addresses of Debian archives, as --archive and --snapshot).
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the verdict is not attested, 130 interrupted.`
 
 func (a *app) root() *cobra.Command {
