@@ -2,7 +2,6 @@ package builder
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 
 	"github.com/katabuild/katabuild/builder/lock"
@@ -65,10 +64,8 @@ func copyStep(from, to *store.Store, step, guest string) error {
 	return to.PutAction(a)
 }
 
-// RebuildDir makes the folder for a rebuild, in the store's file system, which has room for builds. remove takes it away.
+// RebuildDir makes the folder for a rebuild, in the store's file system, which has room for builds. remove takes it away; what a killed process
+// leaves there goes when the store is opened next.
 func (c Config) RebuildDir() (dir string, remove func() error, err error) {
-	if dir, err = os.MkdirTemp(c.Store.Dir(), "rebuild-"); err != nil {
-		return "", nil, err
-	}
-	return dir, func() error { return os.RemoveAll(dir) }, nil
+	return c.Store.Temp("rebuild")
 }
