@@ -23,9 +23,10 @@ setup: ## install what is missing: Debian packages (as root or with sudo) and Go
 	@sh ci/setup.sh
 
 .PHONY: build
-build: ## build katabuild and the agent into bin/
+build: ## build katabuild, kata-runtime and the agent into bin/
 	@mkdir -p bin
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/katabuild ./cmd/katabuild
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/kata-runtime ./cmd/kata-runtime
 	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
 
 .PHONY: demo
@@ -83,9 +84,13 @@ twice: build ## build the guest of RECIPE twice, in other folders, as other user
 	@sh ci/twice.sh $(RECIPE)
 
 .PHONY: bench
-bench: guest ## measure boot, build and sizes, beside what a user would use instead
+bench: guest bench-images ## measure boot, build and sizes, beside what a user would use instead
 	@KATABUILD_TEST_KERNEL_VMLINUX=$(CURDIR)/$(OUT)/$(RECIPE)/vmlinux $(GO) test -count=1 ./kernel -run '^TestBenchBoot$$' -v | grep '^kernel boot'
 	@$(GO) run ./ci/bench -guest $(OUT)/$(RECIPE)
+
+.PHONY: bench-images
+bench-images: build ## the part of bench that makes disk images, beside mkfs and mmdebstrap (needs Debian's archive and 12 GB of disk)
+	@$(GO) run ./ci/bench images
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)

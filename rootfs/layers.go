@@ -95,7 +95,7 @@ func (l Folder) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.
 	if err := l.Check(ctx); err != nil {
 		return nil, err
 	}
-	from, err := tree.FromDir(l.Path, tree.DirOptions{Owner: &tree.Owner{}, Time: &now, Origin: l.Origin})
+	from, err := tree.FromDir(l.Path, tree.DirOptions{Owner: &tree.Owner{}, Time: &now, Origin: l.Origin, IgnoreHoles: true})
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"io"
 	"runtime"
 	"slices"
@@ -187,8 +188,9 @@ func sumsOf(t *tree.Tree) (map[*tree.Node]sum, error) {
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(files)) {
 		wg.Go(func() {
+			s := newSummer()
 			for f := range next {
-				f.sum, f.err = sumOf(f.node.Content)
+				f.sum, f.err = s.of(f.node.Content)
 			}
 		})
 	}
@@ -207,15 +209,30 @@ func sumsOf(t *tree.Tree) (map[*tree.Node]sum, error) {
 	return sums, nil
 }
 
-func sumOf(c tree.Content) (sum, error) {
-	h1, h256 := sha1.New(), sha256.New()
+// summer makes sums, one after the other, always in the same memory: a buffer a file would be gigabytes of garbage.
+type summer struct {
+	sha1, sha256 hash.Hash
+	both         io.Writer
+	buf          []byte
+}
+
+func newSummer() *summer {
+	s := &summer{sha1: sha1.New(), sha256: sha256.New(), buf: make([]byte, 128<<10)}
+	s.both = io.MultiWriter(s.sha1, s.sha256)
+	return s
+}
+
+func (s *summer) of(c tree.Content) (sum, error) {
+	s.sha1.Reset()
+	s.sha256.Reset()
 	if c != nil {
 		r, err := c.Open()
 		if err != nil {
 			return sum{}, err
 		}
 		defer r.Close()
-		n, err := io.Copy(io.MultiWriter(h1, h256), r)
+		// Only a reader: one that knew how to write itself would bring a buffer of its own.
+		n, err := io.CopyBuffer(s.both, struct{ io.Reader }{r}, s.buf)
 		if err == nil && n != c.Size() {
 			err = fmt.Errorf("%d bytes of %d: %w", n, c.Size(), io.ErrUnexpectedEOF)
 		}
@@ -223,7 +240,7 @@ func sumOf(c tree.Content) (sum, error) {
 			return sum{}, err
 		}
 	}
-	return sum{hex.EncodeToString(h1.Sum(nil)), hex.EncodeToString(h256.Sum(nil))}, nil
+	return sum{hex.EncodeToString(s.sha1.Sum(nil)), hex.EncodeToString(s.sha256.Sum(nil))}, nil
 }
 
 // idWord makes of a name what an SPDX identifier may hold: letters, digits, dots and dashes.

@@ -21,6 +21,9 @@ type DirOptions struct {
 	Time *Time
 	// Origin of every node; its path is appended.
 	Origin string
+	// IgnoreHoles takes holes for zeros. Which holes a file has is the host's file system's business, so a build that must not depend on the host
+	// ignores them.
+	IgnoreHoles bool
 }
 
 // Owner is a user and a group by number.
@@ -54,7 +57,7 @@ func FromDir(dir string, o DirOptions) (*Tree, error) {
 			}
 			links[id] = in
 		}
-		n, err := fromStat(p, &st)
+		n, err := fromStat(p, &st, o.IgnoreHoles)
 		if err != nil {
 			return err
 		}
@@ -75,18 +78,22 @@ func FromDir(dir string, o DirOptions) (*Tree, error) {
 	return t, nil
 }
 
-func fromStat(p string, st *unix.Stat_t) (*Node, error) {
+func fromStat(p string, st *unix.Stat_t, ignoreHoles bool) (*Node, error) {
 	n := &Node{Mode: uint16(st.Mode & PermMask), UID: st.Uid, GID: st.Gid, Time: Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)}}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		n.Kind = Dir
 	case unix.S_IFREG:
 		n.Kind = File
-		ranges, err := dataRanges(p, st.Size)
-		if err != nil {
-			return nil, err
+		c := &Section{Path: p, Length: st.Size}
+		// stat(2) counts blocks of 512 bytes. A file that has as many as its size takes has no holes to look for.
+		if !ignoreHoles && st.Blocks*512 < st.Size {
+			var err error
+			if c.Ranges, err = dataRanges(p, st.Size); err != nil {
+				return nil, err
+			}
 		}
-		n.Content = &Section{Path: p, Length: st.Size, Ranges: ranges}
+		n.Content = c
 	case unix.S_IFLNK:
 		n.Kind = Symlink
 		target, err := os.Readlink(p)
