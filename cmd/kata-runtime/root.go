@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/katabuild/katabuild/runtime/config"
+)
+
+// app is what every command shares: the streams, the environment and the global flags.
+type app struct {
+	out, err io.Writer
+	getenv   func(string) string
+
+	configFile string
+	showPaths  bool
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+func (e *usageError) Unwrap() error { return e.err }
+
+const long = `kata-runtime shows how the runtime makes the virtual machine that a pod runs in.
+
+Its configuration, configuration.toml, has the names, sections, search order, drop-ins and annotations of Kata Containers,
+so that a configuration of Kata's can be used here. What has no effect here is said.
+
+Environment: KATA_CONF_FILE (one of the default paths; as in Kata, no other).
+Exit codes: 0 done, 1 error, 2 wrong usage.`
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use: "kata-runtime", Short: "show how the runtime is configured", Long: long,
+		SilenceUsage: true, SilenceErrors: true, Version: version,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf("; did you mean %q?", near[0])
+		}
+		return &usageError{fmt.Errorf("unknown command %q%s", args[0], hint)}
+	}
+	root.RunE = func(c *cobra.Command, _ []string) error {
+		if a.showPaths {
+			_, err := fmt.Fprintln(a.out, strings.Join(config.Paths(), "\n"))
+			return err
+		}
+		return c.Help()
+	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetVersionTemplate("kata-runtime {{.Version}}\n")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
+	})
+	root.Flags().BoolVar(&a.showPaths, "show-default-config-paths", false, "print where the configuration is looked for, and end")
+	f := root.PersistentFlags()
+	f.StringVar(&a.configFile, "config", "", "the configuration (default: the first of --show-default-config-paths)")
+	f.StringVar(&a.configFile, "kata-config", "", "the same as --config, by Kata's other name")
+	root.AddCommand(a.configCmd(), a.versionCmd())
+	for _, c := range root.Commands() {
+		args := c.Args
+		c.Args = func(c *cobra.Command, got []string) error {
+			if err := args(c, got); err != nil {
+				return &usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
+			}
+			return nil
+		}
+	}
+	return root
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Args: cobra.NoArgs, Short: "print the version",
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(a.out, "kata-runtime %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}

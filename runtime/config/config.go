@@ -1,0 +1,140 @@
+// Package config reads configuration.toml: how the runtime makes the virtual machine that a pod runs in.
+//
+// In come texts, in the order in which they win, and a pod's annotations; out comes a Config that remembers for every value who set it, or
+// errors that a line or an annotation can be blamed for. Names, sections, search order, drop-ins and annotations are those of Kata Containers, so that
+// its configuration can be used here. The package starts nothing and refuses to know whether a path it names exists.
+//
+// docs/formats/configuration.md owns the format.
+package config
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+)
+
+// Config is the effective configuration. Default makes one; the zero value is not one.
+type Config struct {
+	QEMU    QEMU    // [hypervisor.qemu]
+	Agent   Agent   // [agent.kata]
+	Runtime Runtime // [runtime]
+}
+
+// QEMU is the virtual machine.
+type QEMU struct {
+	Guest                string          // folder of a guest, with manifest.json; empty where nobody has set it
+	ValidGuestPaths      []string        // patterns of the guests that an annotation may choose
+	Acceleration         accel.Wish      // never empty
+	Path                 string          // the program; empty is the architecture's, found in $PATH
+	ValidHypervisorPaths []string        // patterns of the programs that an annotation may choose
+	EnableAnnotations    []string        // regular expressions for the whole name behind io.katacontainers.config.hypervisor.
+	MachineType          qemu.Machine    // empty is the manifest's
+	KernelParams         []KernelParam   // joined behind the manifest's command line, in this order
+	DefaultVCPUs         float64         // 0 is the manifest's, below 0 all of the host's; see VCPUs
+	DefaultMemoryMiB     int             // 0 is the manifest's
+	Extensions           []ExtensionDisk // attached in this order
+	EnableDebug          bool            // the guest's console goes to the log
+}
+
+// KernelParam is one text of kernel parameters: the configuration's, or what an annotation adds to it.
+type KernelParam string
+
+// ExtensionDisk is one of guest_extension_images.
+type ExtensionDisk struct {
+	Name string // as extension.CheckName wants it
+	Path string // absolute: the image, or its folder as katabuild makes it
+	// Params is what dm-verity must know. It is nil where Path is a folder, which has them in root_hash.txt.
+	Params *extension.Params
+}
+
+// Agent is what the agent in the guest is told.
+type Agent struct {
+	EnableDebug         bool          // agent.log=debug on the kernel command line
+	DebugConsoleEnabled bool          // agent.debug_console on the kernel command line
+	DialTimeout         time.Duration // from QEMU's start until the agent is ready
+}
+
+// Runtime is what the runtime itself does.
+type Runtime struct {
+	Attestation            Attestation   // never empty
+	EnableDebug            bool          // the runtime logs at level debug
+	CreateContainerTimeout time.Duration // for one container, in a guest that is ready
+}
+
+// Attestation is what happens when a running guest is not the one that its manifest describes.
+type Attestation string
+
+// The answers to a mismatch. There is no zero value: Default says Enforce.
+const (
+	Enforce Attestation = "enforce" // the sandbox does not start
+	Warn    Attestation = "warn"    // the verdict is logged, the sandbox starts
+	Off     Attestation = "off"     // no report is asked for
+)
+
+// ParseAttestation reads an Attestation.
+func ParseAttestation(s string) (Attestation, error) {
+	switch a := Attestation(s); a {
+	case Enforce, Warn, Off:
+		return a, nil
+	}
+	return "", fmt.Errorf("want enforce, warn or off, got %q", s)
+}
+
+// Default is the configuration of an empty file. This is the one place where defaults are.
+func Default() Config {
+	return Config{
+		QEMU:  QEMU{Acceleration: accel.Auto},
+		Agent: Agent{DialTimeout: 60 * time.Second}, // as runtime/sandbox.DefaultTimeout: TCG is slow
+		Runtime: Runtime{
+			Attestation:            Enforce,
+			CreateContainerTimeout: 60 * time.Second,
+		},
+	}
+}
+
+// VCPUs is the number of virtual CPUs for a guest whose manifest says manifest, on a host with host CPUs, and at least 1.
+// A fraction is rounded up; more than the host has is cut to what it has.
+func (q *QEMU) VCPUs(manifest, host int) int {
+	n := q.DefaultVCPUs
+	switch {
+	case n == 0:
+		return max(manifest, 1)
+	case n < 0:
+		return max(host, 1)
+	}
+	whole := int(n)
+	if float64(whole) < n {
+		whole++
+	}
+	return max(min(whole, host), 1)
+}
+
+// Words are what goes behind the manifest's kernel command line, one word each. White space inside double quotes belongs to a word.
+func (c *Config) Words() []string {
+	var out []string
+	for _, p := range c.QEMU.KernelParams {
+		out = append(out, splitWords(string(p))...)
+	}
+	if c.Agent.EnableDebug {
+		out = append(out, "agent.log=debug")
+	}
+	if c.Agent.DebugConsoleEnabled {
+		out = append(out, "agent.debug_console")
+	}
+	return out
+}
+
+// splitWords splits as the kernel does: Linux, lib/cmdline.c, next_arg.
+func splitWords(s string) []string {
+	quoted := false
+	return strings.FieldsFunc(s, func(r rune) bool {
+		if r == '"' {
+			quoted = !quoted
+		}
+		return r == ' ' && !quoted
+	})
+}

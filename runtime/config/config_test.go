@@ -1,0 +1,571 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/golden"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/sandbox"
+)
+
+// files is a Files of path to text; a text that begins with "-> " is a link.
+type files map[string]string
+
+func (f files) Resolve(p string) (string, error) {
+	s, ok := f[p]
+	if s == "denied" {
+		return "", &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrPermission}
+	}
+	if !ok {
+		return "", &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrNotExist}
+	}
+	if to, link := strings.CutPrefix(s, "-> "); link {
+		return f.Resolve(to)
+	}
+	return p, nil
+}
+
+func (f files) ReadFile(p string) ([]byte, error) {
+	if s, ok := f[p]; ok {
+		return []byte(s), nil
+	}
+	return nil, &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}
+}
+
+func (f files) ReadDir(p string) ([]string, error) {
+	var out []string
+	for n := range f {
+		if path.Dir(n) == p {
+			out = append(out, path.Base(n))
+		}
+	}
+	if out == nil {
+		return nil, &fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}
+	}
+	slices.SortFunc(out, func(a, b string) int { return strings.Compare(b, a) }) // Load does not rely on the order
+	return out, nil
+}
+
+const (
+	etc   = "/etc/kata-containers/configuration.toml"
+	share = "/usr/share/defaults/kata-containers/configuration.toml"
+)
+
+// memory is a file that sets default_memory.
+func memory(n int) string { return fmt.Sprintf("[hypervisor.qemu]\ndefault_memory = %d\n", n) }
+
+func TestSearch(t *testing.T) {
+	for name, c := range map[string]struct {
+		files files
+		o     Options
+		want  int    // memory
+		read  string // the last file
+		err   string
+		warn  string
+	}{
+		"/etc goes before /usr/share":                  {files{etc: memory(64), share: memory(128)}, Options{}, 64, etc, "", ""},
+		"/usr/share comes second":                      {files{share: memory(128)}, Options{}, 128, share, "", ""},
+		"a named file goes before all":                 {files{etc: memory(64), "/x.toml": memory(256)}, Options{Path: "/x.toml", Environment: share}, 256, "/x.toml", "", ""},
+		"a named file must be there":                   {files{etc: memory(64)}, Options{Path: "/x.toml"}, 0, "", "configuration /x.toml: ", ""},
+		"the environment chooses among the two":        {files{etc: memory(64), share: memory(128)}, Options{Environment: share}, 128, share, "", ""},
+		"the environment's choice must be there":       {files{etc: memory(64)}, Options{Environment: share}, 0, "", "no configuration", ""},
+		"another path in the environment is warned of": {files{etc: memory(64), "/x.toml": memory(1)}, Options{Environment: "/x.toml"}, 64, etc, "", "KATA_CONF_FILE=/x.toml is ignored"},
+		"none": {files{}, Options{}, 0, "", "there is no " + etc + " and no " + share, ""},
+		"one that cannot be read is not passed over": {files{etc: "denied", share: memory(128)}, Options{}, 0, "", "permission denied", ""},
+		"drop-ins win, the last by byte order most": {files{
+			etc: memory(64), path.Dir(etc) + "/config.d/9": memory(90), path.Dir(etc) + "/config.d/10": memory(100),
+			path.Dir(etc) + "/config.d/.9.swp": "?", path.Dir(share) + "/config.d/99": memory(990),
+		}, Options{}, 90, path.Dir(etc) + "/config.d/9", "", ""},
+		"drop-ins lie beside the file that a link leads to": {files{
+			etc: "-> /opt/kata/c.toml", "/opt/kata/c.toml": memory(64), "/opt/kata/config.d/1": memory(32), path.Dir(etc) + "/config.d/2": memory(16),
+		}, Options{}, 32, "/opt/kata/config.d/1", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.o.Files = c.files
+			l, err := Load(c.o)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Fatalf("error %v, want %q", err, c.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := l.Config.QEMU.DefaultMemoryMiB; got != c.want || l.Files[len(l.Files)-1] != c.read {
+				t.Errorf("memory %d of %v, want %d of %s", got, l.Files, c.want, c.read)
+			}
+			if got := fmt.Sprint(l.Warnings); c.warn == "" && len(l.Warnings) > 0 || !strings.Contains(got, c.warn) {
+				t.Errorf("warnings %s, want %q", got, c.warn)
+			}
+			if from := l.from["hypervisor.qemu.default_memory"]; !reflect.DeepEqual(from, []Place{{File: c.read, Line: 2, Column: 1}}) {
+				t.Errorf("set by %v", from)
+			}
+		})
+	}
+}
+
+func TestHostFilesFollowLinksAndListNames(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"a/config.d/folder", "b"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, s := range map[string]string{"a/c.toml": memory(64), "a/config.d/2": memory(32)} {
+		if err := os.WriteFile(filepath.Join(dir, n), []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("../a/c.toml", filepath.Join(dir, "b/c.toml")); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Load(Options{Path: filepath.Join(dir, "b/c.toml")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Config.QEMU.DefaultMemoryMiB != 32 || !slices.Equal(l.Files, []string{dir + "/a/c.toml", dir + "/a/config.d/2"}) {
+		t.Errorf("memory %d of %v", l.Config.QEMU.DefaultMemoryMiB, l.Files)
+	}
+	big := filepath.Join(dir, "big.toml")
+	if err := os.WriteFile(big, bytes.Repeat([]byte("#\n"), maxSize), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(Options{Path: big}); err == nil || !strings.Contains(err.Error(), "more than the") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func read(t *testing.T, s string, annotations map[string]string) *Loaded {
+	t.Helper()
+	l, err := Read([]Text{{"c.toml", []byte(s)}}, annotations, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+const params = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-,data_blocks=3,data_block_size=4096,hash_block_size=4096"
+
+// everything sets every key to something else than its default.
+const everything = `
+[hypervisor.qemu]
+guest = "/srv/guest"
+valid_guest_paths = ["/srv/*"]
+acceleration = "tcg"
+path = '/opt/qemu'
+valid_hypervisor_paths = ["/opt/*"]
+enable_annotations = ["default_.*", 'path']
+machine_type = "q35"
+default_vcpus = 1.5
+default_memory = 0x200
+kernel_params = 'quiet a="b  c"'
+enable_debug = true
+[[hypervisor.qemu.guest_extension_images]]
+name = "tools"
+path = "/srv/tools"
+[[hypervisor.qemu.guest_extension_images]]
+name = "gpu"
+path = "/srv/gpu.img"
+verity_params = "` + params + `"
+[agent.kata]
+enable_debug = true
+debug_console_enabled = true
+dial_timeout = 5
+[runtime]
+attestation = "warn"
+enable_debug = true
+create_container_timeout = 90
+`
+
+func TestEveryKeyReachesItsField(t *testing.T) {
+	l := read(t, everything, nil)
+	p, err := extension.ParseParams(params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		QEMU: QEMU{
+			Guest: "/srv/guest", ValidGuestPaths: []string{"/srv/*"}, Acceleration: accel.OnlyTCG, Path: "/opt/qemu", ValidHypervisorPaths: []string{"/opt/*"},
+			EnableAnnotations: []string{"default_.*", "path"}, MachineType: qemu.Q35, DefaultVCPUs: 1.5, DefaultMemoryMiB: 512,
+			KernelParams: []KernelParam{`quiet a="b  c"`}, EnableDebug: true,
+			Extensions: []ExtensionDisk{{"tools", "/srv/tools", nil}, {"gpu", "/srv/gpu.img", &p}},
+		},
+		Agent:   Agent{EnableDebug: true, DebugConsoleEnabled: true, DialTimeout: 5 * time.Second},
+		Runtime: Runtime{Attestation: Warn, EnableDebug: true, CreateContainerTimeout: 90 * time.Second},
+	}
+	if !reflect.DeepEqual(l.Config, want) {
+		t.Errorf("got  %+v\nwant %+v", l.Config, want)
+	}
+	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug", "agent.debug_console"}) {
+		t.Errorf("words %q", words)
+	}
+	settings, err := l.Settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, s := range settings {
+		if s.Default() {
+			t.Errorf("%s: everything does not set it", s.Key)
+		}
+		fmt.Fprintf(&b, "%s = %s\n%s\n", s.Key, s.Value, s.JSON)
+	}
+	golden.Check(t, "settings", []byte(b.String()))
+	// What is shown is TOML that says the same.
+	var again strings.Builder
+	for _, s := range settings {
+		fmt.Fprintf(&again, "%s = %s\n", s.Key, s.Value)
+	}
+	if l := read(t, again.String(), nil); !reflect.DeepEqual(l.Config, want) {
+		t.Errorf("read again: %+v", l.Config)
+	}
+}
+
+func TestAnEmptyFileIsTheDefault(t *testing.T) {
+	l := read(t, "", nil)
+	if !reflect.DeepEqual(l.Config, Default()) || len(l.Warnings) > 0 {
+		t.Errorf("%+v, %v", l.Config, l.Warnings)
+	}
+	if Default().Agent.DialTimeout != sandbox.DefaultTimeout {
+		t.Error("dial_timeout is not the sandbox's own default")
+	}
+	for i := range keys {
+		c := Default()
+		if k := &keys[i]; k.check != nil {
+			if err := k.check(&c); err != nil {
+				t.Errorf("default of %s: %v", k, err)
+			}
+		}
+	}
+}
+
+func TestTheTemplateIsCurrentAndSetsNothing(t *testing.T) {
+	tmpl := Template()
+	golden.Check(t, "configuration.toml", tmpl)
+	if l := read(t, string(tmpl), nil); !reflect.DeepEqual(l.Config, Default()) || len(l.Warnings) > 0 {
+		t.Errorf("%+v, %v", l.Config, l.Warnings)
+	}
+	// With every # taken away it says each key's default, or an example that is right.
+	var b strings.Builder
+	n := 0
+	for line := range strings.Lines(string(tmpl)) {
+		if strings.HasPrefix(line, "#") && len(line) > 1 && line[1] >= 'a' && line[1] <= 'z' {
+			line = line[1:]
+			n++
+		}
+		b.WriteString(line)
+	}
+	if n != len(keys) {
+		t.Errorf("%d keys in the template, want %d", n, len(keys))
+	}
+	l := read(t, b.String(), nil)
+	def := Default()
+	for i := range keys {
+		if k := &keys[i]; k.example == "" && toTOML(k.field(&l.Config)) != toTOML(k.field(&def)) {
+			t.Errorf("%s is %s in the template", k, toTOML(k.field(&l.Config)))
+		}
+	}
+}
+
+func TestNoKeyStandsTwice(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range keys {
+		if seen[k.String()] {
+			t.Errorf("%s stands twice", &k)
+		}
+		seen[k.String()] = true
+		if !slices.Contains(sections, k.section) || k.doc == "" {
+			t.Errorf("%s: section or doc", &k)
+		}
+	}
+	for _, i := range Idles() {
+		if seen[i.Key] {
+			t.Errorf("%s stands twice", i.Key)
+		}
+		seen[i.Key] = true
+		if i.Reason == "" {
+			t.Errorf("%s has no reason", i.Key)
+		}
+	}
+}
+
+func TestTheDocumentNamesEveryKeyOfItsSection(t *testing.T) {
+	data, err := os.ReadFile("../../docs/formats/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		_, table, _ := strings.Cut(string(data), "| `["+k.section+"]` |")
+		table, _, _ = strings.Cut(table, "\n\n")
+		row := "\n| `" + k.name + "` |"
+		if k.ours {
+			row = "\n| **`" + k.name + "`** |"
+		}
+		if !strings.Contains(table, row) {
+			t.Errorf("no row of %s", &k)
+		}
+	}
+	for _, i := range Idles() {
+		if _, name, _ := strings.Cut(i.Key, "."); i.Only != "" && !strings.Contains(string(data), "`"+name[strings.LastIndexByte(name, '.')+1:]+"`") {
+			t.Errorf("%s can only be %s, and the document does not say so", i.Key, i.Only)
+		}
+	}
+}
+
+func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
+	q := "[hypervisor.qemu]\n"
+	for name, c := range map[string]struct{ in, want string }{
+		"misspelt key":             {q + "default_vcpu = 1", `c.toml:2:1: unknown key "default_vcpu" in [hypervisor.qemu]; did you mean "default_vcpus"?`},
+		"misspelt key inline":      {"hypervisor = { qemu = { gest = '/g' } }", `c.toml:1:25: unknown key "gest" in [hypervisor.qemu]; did you mean "guest"?`},
+		"misspelt dotted key":      {"agent.kata.enable_debg = true", `c.toml:1:12: unknown key "enable_debg" in [agent.kata]; did you mean "enable_debug"?`},
+		"quoted key, odd letters":  {q + "\t\"dé\" . \"x\" = 1", `c.toml:2:2: unknown key "dé" in [hypervisor.qemu]`},
+		"columns are characters":   {`runtime = { "é" = 1, zz = 3 }`, `c.toml:1:22: unknown key "zz" in [runtime]`},
+		"key in the wrong section": {q + `attestation = "off"`, `c.toml:2:1: unknown key "attestation" in [hypervisor.qemu]; it belongs in [runtime]`},
+		"key in no section":        {`guest = "/g"`, `c.toml:1:1: unknown key "guest"; it belongs in [hypervisor.qemu]`},
+		"misspelt section":         {"[runtme]\nx = 1", `c.toml:1:2: unknown key "runtme"; did you mean "runtime"?`},
+		"misspelt hypervisor":      {"[hypervisor.qmu]", `c.toml:1:13: unknown key "qmu" in [hypervisor]; did you mean "qemu"?`},
+		"section as one name":      {`["hypervisor.qemu"]`, `c.toml:1:2: unknown key "hypervisor.qemu"`},
+		"another hypervisor":       {"[hypervisor.clh]", `c.toml:1:13: hypervisor "clh" is not supported; there is [hypervisor.qemu]`},
+		"section is no table":      {"runtime = 3", `c.toml:1:11: want the table [runtime], got a whole number`},
+		"section is a list":        {"[[runtime]]", `c.toml:1:3: want the table [runtime], got a list`},
+		"group is no table":        {"agent = true", `c.toml:1:9: want tables such as [agent.kata], got true or false`},
+		"hypervisor is no table":   {"[hypervisor]\nqemu = 1", `c.toml:2:8: want the table [hypervisor.qemu], got a whole number`},
+		"no TOML":                  {q + "guest = \n", `c.toml:2:9: `},
+		"key twice":                {q + "guest = '/a'\nguest = '/b'", `c.toml:3:1: `},
+		"table twice":              {"[runtime]\n[runtime]", `c.toml:2:`},
+		"number for text":          {q + "guest = 3", `c.toml:2:9: guest: want text, got a whole number`},
+		"text for number":          {q + `default_memory = "2048"`, `c.toml:2:18: default_memory: want a whole number, got text`},
+		"point in whole number":    {q + "default_memory = 1.5", `c.toml:2:18: default_memory: want a whole number, got a number with a point`},
+		"text for truth":           {"[runtime]\nenable_debug = 'true'", `c.toml:2:16: enable_debug: want true or false, got text`},
+		"text for list":            {q + "enable_annotations = '.*'", `c.toml:2:22: enable_annotations: want a list of texts, got text`},
+		"number in list":           {q + "enable_annotations = ['a', 3]", `c.toml:2:1: enable_annotations: want a list of texts, got one with a whole number`},
+		"table for text":           {q + "guest = { x = 1 }", `c.toml:2:1: guest: want text, got a table`},
+		"date for text":            {q + "guest = 2026-01-01", `c.toml:2:9: guest: want text, got a date or time`},
+		"relative guest":           {q + "guest = 'out/default'", `want an absolute one`},
+		"guest with dots":          {q + "guest = '/a/../b'", `want it as plain as "/b"`},
+		"too little memory":        {q + "default_memory = 15", `15 MiB of memory: want 0 or 16 to 67108864`},
+		"too much memory":          {q + "default_memory = 9223372036854775807", `out of range`},
+		"too many CPUs":            {q + "default_vcpus = 289", `289 virtual CPUs: want at most 288`},
+		"no number of CPUs":        {q + "default_vcpus = nan", `NaN virtual CPUs`},
+		"unknown machine":          {q + "machine_type = 'virt'", `unknown machine "virt" (known: microvm, q35)`},
+		"unknown acceleration":     {q + "acceleration = 'hvf'", `known: auto, kvm, tcg`},
+		"unknown attestation":      {"[runtime]\nattestation = 'no'", `c.toml:2:15: attestation: want enforce, warn or off, got "no"`},
+		"timeout of nothing":       {"[agent.kata]\ndial_timeout = 0", `0 seconds: want 1 to 3600`},
+		"bad regular expression":   {q + "enable_annotations = ['(']", `"(" is no regular expression`},
+		"bad pattern":              {q + "valid_guest_paths = ['/[']", `"/[" is no pattern`},
+		"relative pattern":         {q + "valid_hypervisor_paths = ['*']", `want one of absolute paths`},
+		"line break in parameters": {q + `kernel_params = "a\nb"`, `want printable ASCII`},
+		"open quotation mark":      {q + `kernel_params = 'a="b'`, `not closed`},
+		"words for init":           {q + `kernel_params = 'a -- b'`, `take the words behind it away`},
+		"words of extensions":      {q + `kernel_params = 'a "kata.extension.x.verity_params=y"'`, `use guest_extension_images`},
+		"long parameters":          {q + `kernel_params = '` + strings.Repeat("a", 2047) + `'`, `Linux keeps 2047`},
+		"extension's key":          {q + "guest_extension_images = [{name = 'a', path = '/a', verity_param = ''}]", `image 1: unknown key "verity_param"; did you mean "verity_params"?`},
+		"extension's name":         {q + "guest_extension_images = [{name = 'A', path = '/a'}]", `image 1: `},
+		"extension without path":   {q + "guest_extension_images = [{name = 'a'}]", `a has no path`},
+		"extension twice":          {q + "guest_extension_images = [{name = 'a', path = '/a'}, {name = 'a', path = '/b'}]", `"a" stands twice`},
+		"extension's parameters":   {q + "guest_extension_images = [{name = 'a', path = '/a', verity_params = 'x'}]", `verity_params: `},
+		"promise of protection":    {q + "confidential_guest = true", `c.toml:2:22: confidential_guest can only be false, because confidential guests are not supported`},
+		"another promise":          {"[runtime]\ndisable_guest_seccomp = false", `disable_guest_seccomp can only be true`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Read([]Text{{"c.toml", []byte(c.in)}}, nil, false)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got  %v\nwant %s", err, c.want)
+			}
+			if _, ok := errors.AsType[*Error](err); !ok {
+				t.Errorf("%T is no *Error", err)
+			}
+		})
+	}
+}
+
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
+	_, err := Read([]Text{{"a", []byte("[runtime]\nx1 = 1\nattestation = 2\n")}, {"b", []byte("[runtime")}, {"c", []byte("y = 1")}}, nil, false)
+	for _, want := range []string{"a:2:1: ", "a:3:15: ", "b:1:", "c:1:1: "} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in %v", want, err)
+		}
+	}
+}
+
+func TestLenientWarnsOfUnknownKeysOnly(t *testing.T) {
+	l, err := Read([]Text{{"c", []byte("[new]\na = 1\n[runtime]\nzz = 2\nattestation = 'off'\n")}}, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(l.Warnings); got != `[c:1:2: unknown key "new" c:4:1: unknown key "zz" in [runtime]]` || l.Config.Runtime.Attestation != Off {
+		t.Errorf("%s, %v", got, l.Config.Runtime)
+	}
+	for _, bad := range []string{"[hypervisor.firecracker]", "runtime.attestation = 1", "hypervisor.qemu.sev_snp_guest = true"} {
+		if _, err := Read([]Text{{"c", []byte(bad)}}, nil, true); err == nil {
+			t.Errorf("%s is accepted", bad)
+		}
+	}
+}
+
+// TestKatasOwnDefaultsAreAccepted reads keys and values as Kata 4.1.0 ships them, as far as they are known.
+func TestKatasOwnDefaultsAreAccepted(t *testing.T) {
+	data, err := os.ReadFile("testdata/kata-qemu.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := read(t, string(data), nil)
+	var b strings.Builder
+	for _, w := range l.Warnings {
+		fmt.Fprintln(&b, w)
+	}
+	golden.Check(t, "kata-qemu.warnings", []byte(b.String()))
+}
+
+func TestAnnotations(t *testing.T) {
+	const h, file = AnnotationPrefix + "hypervisor.", `
+[hypervisor.qemu]
+enable_annotations = ["default_.*", "path|guest", "kernel_params", "shared_fs|enable_iommu|.*_hash", "acceleration", "machine_type"]
+valid_guest_paths = ["/srv/guests/*"]
+kernel_params = "a"
+`
+	for name, c := range map[string]struct {
+		in   map[string]string
+		want func(*Config)
+		err  string
+		warn string
+	}{
+		"others are not read":               {map[string]string{"io.kubernetes.x": "y", "io.katacontainers.pkg.oci.bundle_path": "/b"}, func(*Config) {}, "", ""},
+		"a number":                          {map[string]string{h + "default_memory": "512"}, func(c *Config) { c.QEMU.DefaultMemoryMiB = 512 }, "", ""},
+		"a fraction":                        {map[string]string{h + "default_vcpus": "2.5"}, func(c *Config) { c.QEMU.DefaultVCPUs = 2.5 }, "", ""},
+		"words are added":                   {map[string]string{h + "kernel_params": "b c"}, func(c *Config) { c.QEMU.KernelParams = []KernelParam{"a", "b c"} }, "", ""},
+		"a wish":                            {map[string]string{h + "acceleration": "tcg"}, func(c *Config) { c.QEMU.Acceleration = accel.OnlyTCG }, "", ""},
+		"a guest that is listed":            {map[string]string{h + "guest": "/srv/guests/a"}, func(c *Config) { c.QEMU.Guest = "/srv/guests/a" }, "", ""},
+		"a timeout, which needs no list":    {map[string]string{AnnotationPrefix + "runtime.create_container_timeout": "7"}, func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
+		"a key without effect":              {map[string]string{h + "shared_fs": "none"}, func(*Config) {}, "", "annotation " + h + "shared_fs: it has no effect, because no folder"},
+		"an empty hash asks for nothing":    {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "", "has no effect"},
+		"a guest elsewhere":                 {map[string]string{h + "guest": "/srv/other"}, nil, `path "/srv/other" matches none of valid_guest_paths = ["/srv/guests/*"] (c.toml:4:1)`, ""},
+		"a guest by a detour":               {map[string]string{h + "guest": "/srv/guests/../x"}, nil, `as plain as`, ""},
+		"a guest below a listed one":        {map[string]string{h + "guest": "/srv/guests/a/b"}, nil, `matches none`, ""},
+		"no guest":                          {map[string]string{h + "guest": ""}, nil, `matches none`, ""},
+		"a program, where none is listed":   {map[string]string{h + "path": "/bin/sh"}, nil, `matches none of valid_hypervisor_paths = [] (default)`, ""},
+		"not listed":                        {map[string]string{h + "kernel": "/k"}, nil, `not allowed by enable_annotations`, ""},
+		"listed in part only":               {map[string]string{h + "enable_iommu_platform": "true"}, nil, `not allowed by enable_annotations`, ""},
+		"who may annotate":                  {map[string]string{h + "enable_annotations": ".*"}, nil, `only the host's configuration may set hypervisor.qemu.enable_annotations`, ""},
+		"attestation":                       {map[string]string{AnnotationPrefix + "runtime.attestation": "off"}, nil, `only the host's configuration may set runtime.attestation`, ""},
+		"a misspelling":                     {map[string]string{h + "default_vcpu": "1"}, nil, `annotation ` + h + `default_vcpu: unknown key "default_vcpu"; did you mean "default_vcpus"?`, ""},
+		"an unknown group":                  {map[string]string{AnnotationPrefix + "hypervisr.default_vcpus": "1"}, nil, `unknown group "hypervisr"; did you mean "hypervisor"?`, ""},
+		"no number":                         {map[string]string{h + "default_memory": "2G"}, nil, `want a whole number, got "2G"`, ""},
+		"no fraction":                       {map[string]string{h + "default_vcpus": "two"}, nil, `want a number, got "two"`, ""},
+		"out of range":                      {map[string]string{h + "default_memory": "1"}, nil, `1 MiB of memory`, ""},
+		"not a number at all":               {map[string]string{h + "default_vcpus": "NaN"}, nil, `NaN virtual CPUs`, ""},
+		"too many words together":           {map[string]string{h + "kernel_params": strings.Repeat("x", 2045)}, nil, `2048 bytes`, ""},
+		"a policy, which nobody would keep": {map[string]string{AnnotationPrefix + "agent.policy": "cGFja2FnZQ=="}, nil, `because the agent has no policy`, ""},
+		"a hash, which nobody would check":  {map[string]string{h + "kernel_hash": "ab"}, nil, `it can only be ""`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := Read([]Text{{"c.toml", []byte(file)}}, c.in, false)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Fatalf("error %v, want %s", err, c.err)
+				}
+				e, ok := errors.AsType[*AnnotationError](err)
+				if n := slices.Collect(maps.Keys(c.in))[0]; !ok || e.Name != n {
+					t.Errorf("%v does not name %s", err, n)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := read(t, file, nil).Config
+			c.want(&want)
+			if !reflect.DeepEqual(l.Config, want) {
+				t.Errorf("got  %+v\nwant %+v", l.Config, want)
+			}
+			if got := fmt.Sprint(l.Warnings); c.warn == "" && len(l.Warnings) > 0 || !strings.Contains(got, c.warn) {
+				t.Errorf("warnings %s, want %q", got, c.warn)
+			}
+		})
+	}
+}
+
+func TestWithoutAListNoHypervisorAnnotationIsAllowed(t *testing.T) {
+	for i := range keys {
+		k := &keys[i]
+		name := AnnotationPrefix + strings.Split(k.section, ".")[0] + "." + k.name
+		_, err := Read(nil, map[string]string{name: "1"}, false)
+		if k.section == sectionQEMU && err == nil {
+			t.Errorf("%s is allowed", name)
+		}
+	}
+}
+
+func TestTheNumberOfCPUs(t *testing.T) {
+	for _, c := range []struct {
+		wish                 float64
+		manifest, host, want int
+	}{
+		{0, 2, 8, 2}, {0, 0, 8, 1}, {1, 2, 8, 1}, {1.5, 2, 8, 2}, {0.1, 2, 8, 1}, {-1, 2, 8, 8}, {16, 2, 8, 8}, {288, 1, 0, 1}, {math.Nextafter(2, 3), 1, 8, 3},
+	} {
+		q := QEMU{DefaultVCPUs: c.wish}
+		if got := q.VCPUs(c.manifest, c.host); got != c.want {
+			t.Errorf("%v of manifest %d, host %d: %d, want %d", c.wish, c.manifest, c.host, got, c.want)
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(everything), "default_vcpus", "2")
+	f.Add(Template(), "kernel_params", "a")
+	f.Add([]byte("hypervisor = { qemu = { guest = '/a', guest_extension_images = [{name = 'a'}] } }\r\n[runtime]\r\n"), "guest", "/srv/x")
+	f.Add([]byte("a.b.c = [[{x = 1}], [[]]]\n[[a.d]]\n[a.d.e]\n\"\\u0000\" = 1979-05-27T07:32:00Z"), "x", "")
+	f.Fuzz(func(t *testing.T, data []byte, name, value string) {
+		for _, lenient := range []bool{false, true} {
+			l, err := Read([]Text{{"c.toml", data}}, map[string]string{AnnotationPrefix + "hypervisor." + name: value}, lenient)
+			if err != nil {
+				_ = err.Error()
+				continue
+			}
+			settings, err := l.Settings()
+			if err != nil {
+				t.Fatal(err)
+			}
+			// What was accepted can be written, and read as the same.
+			var b bytes.Buffer
+			for _, s := range settings {
+				if s.Key != "hypervisor.qemu.kernel_params" { // the annotation's part becomes one with the file's
+					fmt.Fprintf(&b, "%s = %s\n", s.Key, s.Value)
+				}
+			}
+			again, err := Read([]Text{{"again", b.Bytes()}}, nil, false)
+			if err != nil {
+				t.Fatalf("%s\n%v", b.Bytes(), err)
+			}
+			l.Config.QEMU.KernelParams = nil
+			l2, err := again.Settings()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, s := range settings {
+				if s.Key != "hypervisor.qemu.kernel_params" && l2[i].Value != s.Value {
+					t.Fatalf("%s: %s is read again as %s", s.Key, s.Value, l2[i].Value)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,116 @@
+package config
+
+import "slices"
+
+// idle are keys of Kata's that are accepted and have no effect, each group with the reason.
+//
+// A key whose other values promise protection must not be ignored in silence: harmless is the only value it may have.
+type idle struct {
+	section  string
+	names    []string
+	reason   string // continues "has no effect, because ..."
+	harmless string // "", or the value that asks for nothing: "false", "true" or `""`
+}
+
+var idles = []idle{
+	{sectionQEMU, []string{"kernel", "image", "initrd", "rootfs_type", "firmware", "firmware_volume", "pflashes"},
+		`the manifest of the guest names its files and their digests; set "guest"`, ""},
+	{sectionQEMU, []string{"kernel_verity_params"}, "the guest's manifest has the root hash of its disk", ""},
+	{sectionQEMU, []string{"machine_accelerators", "cpu_features"}, "the machine's options are made by the runtime, for what runs the guest", ""},
+	{sectionQEMU, []string{"seccompsandbox"}, "QEMU always runs in its own seccomp sandbox", ""},
+	{sectionQEMU, []string{"default_bridges", "memory_slots", "default_maxvcpus", "default_maxmemory", "memory_offset", "enable_virtio_mem",
+		"hot_plug_vfio", "cold_plug_vfio", "pcie_root_port", "pcie_switch_port", "enable_vcpus_pinning", "enable_numa", "numa_mapping",
+		"overhead_vcpus", "overhead_memory"},
+		"the size and the devices of the machine are fixed when it starts", ""},
+	{sectionQEMU, []string{"shared_fs", "virtio_fs_daemon", "valid_virtio_fs_daemon_paths", "virtio_fs_cache", "virtio_fs_cache_size",
+		"virtio_fs_queue_size", "virtio_fs_extra_args", "virtio_fs_is_dax", "msize_9p"},
+		"no folder of the host is shared with the guest yet", ""},
+	{sectionQEMU, []string{"disable_block_device_use", "block_device_driver", "block_device_aio", "block_device_cache_set", "block_device_cache_direct",
+		"block_device_cache_noflush", "block_device_logical_sector_size", "block_device_physical_sector_size", "enable_iothreads", "indep_iothreads",
+		"queue_size", "num_queues", "vm_rootfs_driver", "disable_image_nvdimm"},
+		"the guest's manifest says how its disk is attached, and no other disks are attached yet", ""},
+	{sectionQEMU, []string{"enable_vhost_user_store", "vhost_user_store_path", "valid_vhost_user_store_paths", "vhost_user_reconnect_timeout_sec"},
+		"no vhost-user disks are attached", ""},
+	{sectionQEMU, []string{"enable_mem_prealloc", "enable_hugepages", "reclaim_guest_freed_memory", "file_mem_backend", "valid_file_mem_backends",
+		"enable_guest_swap", "guest_swap_path", "guest_swap_size_percent", "guest_swap_create_threshold_secs"},
+		"the guest's memory is ordinary memory of the host, without swap in the guest", ""},
+	{sectionQEMU, []string{"enable_iommu", "enable_iommu_platform"}, "the machine has no IOMMU, as nothing of the host is passed through", ""},
+	{sectionQEMU, []string{"extra_monitor_socket"}, "QEMU's monitor belongs to the runtime alone", ""},
+	{sectionQEMU, []string{"disable_nesting_checks"}, "no device is made another way inside another virtual machine", ""},
+	{sectionQEMU, []string{"disable_vhost_net", "rx_rate_limiter_max_rate", "tx_rate_limiter_max_rate", "network_queues"},
+		"the guest has no network interface yet", ""},
+	{sectionQEMU, []string{"entropy_source", "valid_entropy_sources"}, "the machine has no device for random numbers; the guest's kernel makes its own", ""},
+	{sectionQEMU, []string{"guest_hook_path"}, "the agent runs no hooks", ""},
+	{sectionQEMU, []string{"guest_memory_dump_path", "guest_memory_dump_paging"}, "no dump is written when a guest panics", ""},
+	{sectionQEMU, []string{"use_legacy_serial"}, "the guest's manifest says which console it uses", ""},
+	{sectionQEMU, []string{"default_gpus", "default_gpu_model"}, "the machine has no GPU", ""},
+	{sectionQEMU, []string{"measurement_algo", "snp_guest_policy", "snp_id_block", "snp_id_auth", "tdx_quote_generation_service_socket_port"},
+		"confidential guests are not supported", ""},
+	{sectionQEMU, []string{"confidential_guest", "sev_snp_guest"}, "confidential guests are not supported", "false"},
+	{sectionQEMU, []string{"initdata"}, "confidential guests are not supported", `""`},
+	{sectionQEMU, []string{"rootless"}, "QEMU runs as the user that runs the runtime", "false"},
+	{sectionQEMU, []string{"disable_selinux"}, "the runtime sets no SELinux labels", ""},
+	{sectionQEMU, []string{"disable_guest_selinux"}, "the guests have no SELinux", "true"},
+	{sectionQEMU, []string{"factory"}, "there are no templates of virtual machines", ""},
+
+	{sectionAgent, []string{"enable_tracing"}, "the agent has no tracing", ""},
+	{sectionAgent, []string{"kernel_modules"}, "the agent loads no modules on request", ""},
+	{sectionAgent, []string{"cdh_api_timeout", "launch_process_timeout", "container_pipe_size", "visible_cdi_devices"},
+		"the agent has no such option", ""},
+	{sectionAgent, []string{"mem_agent"}, "the agent does not reclaim memory by itself", ""},
+	{sectionAgent, []string{"server_port", "log_port", "passfd_listener_port"}, "the ports are fixed; docs/formats/vsock.md", ""},
+	{sectionAgent, []string{"dial_timeout_ms", "reconnect_timeout_ms", "health_check_request_timeout_ms"},
+		"the agent says when it is ready, so nobody dials again and again; see dial_timeout", ""},
+	{sectionAgent, []string{"create_container_timeout"}, "it stands in [runtime] here", ""},
+
+	{sectionRuntime, []string{"name", "hypervisor_name", "agent_name"}, "there is one runtime, one hypervisor and one agent", ""},
+	{sectionRuntime, []string{"log_level"}, "enable_debug says it", ""},
+	{sectionRuntime, []string{"internetworking_model", "disable_new_netns", "dan_conf"}, "the guest has no network interface yet", ""},
+	{sectionRuntime, []string{"disable_guest_seccomp"}, "no seccomp profile is sent to the guest yet", "true"},
+	{sectionRuntime, []string{"guest_selinux_label"}, "the guests have no SELinux", `""`},
+	{sectionRuntime, []string{"enable_vcpus_pinning", "sandbox_cgroup_only", "static_sandbox_resource_mgmt"},
+		"the size of the machine is fixed when it starts, and it stays in the cgroup it was started in", ""},
+	{sectionRuntime, []string{"enable_tracing", "jaeger_endpoint", "jaeger_user", "jaeger_password", "enable_pprof"}, "the runtime has no tracing and no profiles", ""},
+	{sectionRuntime, []string{"sandbox_bind_mounts", "disable_guest_empty_dir", "emptydir_mode"}, "no folder of the host is shared with the guest yet", ""},
+	{sectionRuntime, []string{"vfio_mode", "pod_resource_api_sock", "kubelet_root_dir"}, "no device of the host is passed through", ""},
+	{sectionRuntime, []string{"experimental", "experimental_force_guest_pull", "keep_abnormal", "use_passfd_io", "passfd_listener_port"},
+		"the runtime has nothing of that name", ""},
+
+	{sectionFactory, []string{"enable_template", "template_path", "vm_cache_number", "vm_cache_endpoint"}, "there are no templates and no cache of virtual machines", ""},
+}
+
+// podIdles are annotations of Kata's that name no key.
+var podIdles = []idle{
+	{sectionQEMU, []string{"default_max_vcpus", "ctlpath", "jailer_path"}, "the runtime has nothing of that name", ""},
+	{sectionQEMU, []string{"asset_hash_type", "hypervisor_hash", "kernel_hash", "image_hash", "initrd_hash", "firmware_hash", "jailer_hash"},
+		"a guest's files are checked by the digests of its manifest, not by an annotation", `""`},
+	{sectionQEMU, []string{"cc_init_data"}, "confidential guests are not supported", `""`},
+	{sectionAgent, []string{"policy"}, "the agent has no policy", `""`},
+}
+
+func findIdle(list []idle, section, name string) *idle {
+	for i := range list {
+		if list[i].section == section && slices.Contains(list[i].names, name) {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// Idle is a key of Kata's that has no effect.
+type Idle struct {
+	Key    string
+	Reason string // continues "has no effect, because ..."
+	Only   string // in TOML, the only value that is accepted; empty when all are
+}
+
+// Idles lists the keys of Kata's that have no effect.
+func Idles() []Idle {
+	var out []Idle
+	for _, i := range idles {
+		for _, n := range i.names {
+			out = append(out, Idle{i.section + "." + n, i.reason, i.harmless})
+		}
+	}
+	return out
+}
