@@ -34,6 +34,7 @@ type Config struct {
 	Lock    string // path of its lock; empty means lock.json beside the recipe
 	Store   *store.Store
 	Agent   string // the agent that came with katabuild, for the guest's architecture
+	Update  bool   // a lock is made anew: what an old one pins is looked up again
 	Offline bool   // never reach a network: what the store lacks is an error
 	Jobs    int    // processes a step may run at once; zero means one a CPU
 	// Archive, when not empty, replaces the host's own Debian archive: a sources.list URI, with apt options for it.
@@ -336,12 +337,16 @@ func (e *NoStep) Error() string {
 
 // place puts an output at path unless it is there.
 func (g *Guest) place(o store.Output, path string) error {
-	if d, _, err := digest.File(path); err == nil && d == o.Digest {
+	if g.isPlaced(path, o.Digest) {
 		return nil
 	}
 	blob, err := g.c.Store.Get(o.Digest)
 	if err != nil {
 		return err
 	}
-	return copyFile(blob, path)
+	if err := copyFile(blob, path); err != nil {
+		return err
+	}
+	g.rememberPlaced(path, o.Digest)
+	return nil
 }

@@ -21,8 +21,9 @@ import (
 	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
-// MakeLock resolves everything the recipe names to digests and writes the lock. It is the only step that resolves names. When nothing has
-// changed, the old lock stays as it is, its time included.
+// MakeLock resolves what the recipe names to digests and writes the lock. It is the only step that resolves names. What the old lock has an
+// answer for stays pinned, unless Config.Update asks for all anew; files and folders beside the recipe are always looked at. The lock's time
+// stays while the kernel's source does, so that another package in the root file system is not another kernel.
 func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err error) {
 	r, _, err := readRecipe(c.Recipe)
 	if err != nil {
@@ -46,6 +47,10 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			c.Report.Send(e)
 		})
 		in := lock.Input{Name: w.name, Kind: w.kind, Where: w.where}
+		if pinned := pinned(old, w); pinned != nil && !c.Update {
+			l.Inputs = append(l.Inputs, *pinned)
+			continue
+		}
 		switch w.kind {
 		case lock.Debian:
 			report.Send(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " + w.deb.Suite})
@@ -89,6 +94,9 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 		l.Inputs = append(l.Inputs, in)
 	}
 	for _, w := range setWishes(r) {
+		if !c.Update && keepSet(old, w, l) {
+			continue
+		}
 		found, err := c.resolveSet(ctx, f, w, l)
 		if err != nil {
 			return nil, false, fmt.Errorf("%s: %w", w.name, err)
@@ -104,6 +112,9 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 		date = c.Now()
 	}
 	l.Time = date.Unix()
+	if old != nil && old.Name == l.Name && sameSource(old, l) {
+		l.Time = old.Time
+	}
 	if old != nil && old.Name == l.Name {
 		l.Time, old.Time = old.Time, l.Time
 		mine, err1 := l.Encode() // sorts, so that the comparison is of contents
@@ -121,6 +132,39 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 		return nil, false, err
 	}
 	return l, true, atomicfile.Write(path, data, 0o644)
+}
+
+// pinned is the old lock's answer to a wish whose answer lies outside and stays what it is; nil where there is none.
+func pinned(old *lock.Lock, w wish) *lock.Input {
+	if old == nil || w.kind == lock.Local || w.kind == lock.Tree {
+		return nil
+	}
+	if in := old.Find(w.name); w.answers(in) == "" {
+		return in
+	}
+	return nil
+}
+
+// keepSet takes over the packages that an old lock has for the same wish.
+func keepSet(old *lock.Lock, w setWish, l *lock.Lock) bool {
+	if old == nil {
+		return false
+	}
+	s := old.FindSet(w.name)
+	if s == nil || s.Asked != w.asked() {
+		return false
+	}
+	for _, name := range s.Inputs {
+		l.Inputs = append(l.Inputs, *old.Find(name))
+	}
+	l.Sets = append(l.Sets, *s)
+	return true
+}
+
+// sameSource says whether two locks pin the same kernel source, or both none.
+func sameSource(a, b *lock.Lock) bool {
+	x, y := a.Find(sourceInput), b.Find(sourceInput)
+	return x == nil && y == nil || x != nil && y != nil && x.Digest == y.Digest
 }
 
 // resolveSet chooses the packages of a wish, adds them to the lock, and returns the date of the archive's release file.

@@ -89,7 +89,7 @@ func parseShow(out []byte) (*Found, error) {
 }
 
 // ErrGone says that the archive no longer has the locked version.
-var ErrGone = errors.New("the archive no longer has this version; `katabuild lock` takes the present one")
+var ErrGone = errors.New("the archive no longer has this version; `katabuild lock --update` takes the present one")
 
 // Fetch downloads a locked package into dir and returns the file. Its digest is the caller's to check. arch is dpkg's name of the guest.
 func (a *Apt) Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error) {

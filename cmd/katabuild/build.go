@@ -20,21 +20,24 @@ import (
 
 func (a *app) lockCmd() *cobra.Command {
 	var f recipeFlags
+	var update bool
 	c := &cobra.Command{
 		Use: "lock [RECIPE]", Args: cobra.MaximumNArgs(1),
 		Short: "pin every input of a recipe by digest, in lock.json beside it",
 		Long: `lock looks up everything a recipe names (Debian packages, addresses, files beside the recipe), and writes
 lock.json: each input by SHA-256 and size, and where to find it. It is the only command that resolves names.
-Every other command refuses an input whose digest differs, and shows both. When nothing has changed, the lock
-stays as it is, byte for byte.`,
-		Example: "  katabuild lock recipes/default",
+Every other command refuses an input whose digest differs, and shows both. What is pinned stays pinned, so that a change
+of one file or package changes nothing else; --update looks everything up again.`,
+		Example: "  katabuild lock recipes/default\n  katabuild lock recipes/default --update",
 	}
 	f.add(c)
+	c.Flags().BoolVar(&update, "update", false, "look up again what is pinned: newer packages, images and files at addresses")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cfg, err := a.config(f, args)
 		if err != nil {
 			return err
 		}
+		cfg.Update = update
 		v, err := a.view()
 		if err != nil {
 			return err

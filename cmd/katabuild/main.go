@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/katabuild/katabuild/internal/jail"
@@ -15,7 +16,15 @@ import (
 // version is set by -ldflags "-X main.version=...".
 var version = "dev"
 
+// memoryLimit is what the collector tries to keep all memory below, in bytes. It is no hard limit: what is needed is had.
+const memoryLimit = 220 << 20
+
 func main() {
+	// A tree of 60,000 files and its bill of materials take some 150 MB; the collector would let twice that pile up. Whoever sets GOMEMLIMIT knows
+	// better.
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	jail.Main() // does not return in the process that sets up a jail
 	os.Exit(run(os.Args[1:], &app{out: os.Stdout, err: os.Stderr, getenv: os.Getenv}))
 }
