@@ -285,7 +285,11 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 			return nil, &NoStep{Step: w, Recipe: g.c.Recipe, Extension: g.Recipe.Extension}
 		}
 	}
-	done, err := execute.Run(ctx, g.execution(), g.tasks, wanted)
+	how := g.execution()
+	how.Unread = func(step string, o store.Output) bool {
+		return slices.Contains(wanted, step) && g.isPlaced(filepath.Join(out, o.Name), o.Digest)
+	}
+	done, err := execute.Run(ctx, how, g.tasks, wanted)
 	if err != nil {
 		return nil, err
 	}

@@ -1,13 +1,11 @@
 package builder
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 )
@@ -15,15 +13,6 @@ import (
 // What has been put into an output folder is remembered by what the host's file system says of it, so that an unchanged file of hundreds of
 // megabytes is not read again at every build. Whoever writes to a file moves its change time, which no program can set back. It is only about
 // whether to copy again: boot and verify read every byte.
-
-// stamp is what changes when a file does.
-func stamp(path string) (string, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%d:%d %d %d.%09d %d.%09d", st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec), nil
-}
 
 // placedFile is where the store remembers what lies at a path.
 func (g *Guest) placedFile(path string) (string, error) {
@@ -41,7 +30,7 @@ func (g *Guest) isPlaced(path string, d digest.Digest) bool {
 	if err != nil {
 		return false
 	}
-	now, err := stamp(path)
+	now, err := store.Stamp(path)
 	return err == nil && string(data) == string(d)+" "+now+"\n"
 }
 
@@ -51,7 +40,7 @@ func (g *Guest) rememberPlaced(path string, d digest.Digest) {
 	if err != nil {
 		return
 	}
-	now, err := stamp(path)
+	now, err := store.Stamp(path)
 	if err == nil && os.MkdirAll(filepath.Dir(file), 0o755) == nil {
 		_ = atomicfile.Write(file, []byte(strings.Join([]string{string(d), now}, " ")+"\n"), 0o644)
 	}

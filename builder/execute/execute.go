@@ -16,7 +16,6 @@ import (
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/artifact"
-	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
 )
 
@@ -46,6 +45,9 @@ type Config struct {
 	Guest  string // remembers the keys under this name
 	Report progress.Func
 	Now    func() time.Time
+	// Unread says of a wanted step's output that nobody will read it, because it lies where it is wanted already: it need not be verified then.
+	// Nil is never.
+	Unread func(step string, o store.Output) bool
 }
 
 // Failure is a step that failed.
@@ -63,7 +65,7 @@ func (f *Failure) Unwrap() error { return f.Err }
 func Run(ctx context.Context, c Config, tasks []Task, wanted []string) (map[string]*store.Action, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &run{Config: c, ctx: ctx, cancel: cancel, once: map[string]*once{}, known: map[digest.Digest]string{}}
+	r := &run{Config: c, ctx: ctx, cancel: cancel, once: map[string]*once{}}
 	for _, t := range tasks {
 		r.once[t.Name] = &once{task: t}
 	}
@@ -99,26 +101,6 @@ type run struct {
 	ctx    context.Context //nolint:containedctx // the run is one call of Run
 	cancel context.CancelCauseFunc
 	once   map[string]*once
-
-	mu    sync.Mutex
-	known map[digest.Digest]string // blobs that this run has verified, and where they lie
-}
-
-// verified is a blob's path. Within a run its bytes are read through once.
-func (r *run) verified(d digest.Digest) (string, error) {
-	r.mu.Lock()
-	path := r.known[d]
-	r.mu.Unlock()
-	if path != "" {
-		return path, nil
-	}
-	path, err := r.Store.Get(d)
-	if err == nil {
-		r.mu.Lock()
-		r.known[d] = path
-		r.mu.Unlock()
-	}
-	return path, err
 }
 
 func (r *run) get(name string) (*store.Action, error) {
@@ -193,7 +175,10 @@ func (r *run) hit(t Task, report progress.Func) (*store.Action, bool) {
 	}
 	// The bytes are verified now, not when somebody trips over them: a rotten output makes the step run again.
 	for _, o := range a.Outputs {
-		if _, err := r.verified(o.Digest); err != nil {
+		if r.Unread != nil && r.Unread(t.Name, o) && r.Store.Has(o.Digest) {
+			continue
+		}
+		if _, err := r.Store.Get(o.Digest); err != nil {
 			report.Send(progress.Event{Kind: progress.Log, Message: err.Error() + "; building it again"})
 			return nil, false
 		}
@@ -252,7 +237,7 @@ func (r *run) need(step, output string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return r.verified(o.Digest)
+	return r.Store.Get(o.Digest)
 }
 
 // logFile is made at its first line, so that steps which say nothing leave none.

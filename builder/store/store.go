@@ -23,8 +23,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/atomicfile"
@@ -34,8 +37,38 @@ import (
 
 const layout = "1\n"
 
-// Store is one folder. It holds no state in memory: several may be open on one folder.
-type Store struct{ dir string }
+// Store is one folder. Several may be open on one folder: what one holds in memory is only about what it has read itself.
+type Store struct {
+	dir string
+
+	mu   sync.Mutex
+	seen map[digest.Digest]string // stamps of blobs that this Store has written or read through
+}
+
+// Stamp is what changes when anybody writes to a file: where it lies, its size and its times, of which no program can set back the change time.
+func Stamp(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return "", &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	return fmt.Sprintf("%d:%d %d %d.%09d %d.%09d", st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec), nil
+}
+
+// remember notes that a blob is right as it lies there now, if it still is what the caller saw.
+func (s *Store) remember(d digest.Digest, stamp string) {
+	if now, err := Stamp(s.blob(d)); err == nil && (stamp == "" || now == stamp) {
+		s.mu.Lock()
+		s.seen[d] = now
+		s.mu.Unlock()
+	}
+}
+
+// knows says whether this Store has seen the blob with just this stamp.
+func (s *Store) knows(d digest.Digest, stamp string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return stamp != "" && s.seen[d] == stamp
+}
 
 // ErrMissing says that the store does not hold what was asked for.
 var ErrMissing = errors.New("not in the store")
@@ -46,7 +79,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir}
+	s := &Store{dir: dir, seen: map[digest.Digest]string{}}
 	for _, d := range []string{"blobs/sha256", "actions", "last", "locks", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, s.wrap("open", err)
@@ -105,11 +138,17 @@ func (s *Store) Has(d digest.Digest) bool {
 	return err == nil
 }
 
-// Get returns the path of the blob d after reading and verifying it. The file must not be changed. A missing blob is ErrMissing; one that
+// Get returns the path of the blob d after reading and verifying it, once as long as nobody touches it. The file must not be changed. A missing blob is ErrMissing; one that
 // has rotted is set aside as .corrupt and then is ErrMissing too, with a *digest.Mismatch beside it.
 func (s *Store) Get(d digest.Digest) (string, error) {
 	p := s.blob(d)
-	err := digest.Check(p, d)
+	stamp, err := Stamp(p)
+	if err == nil && s.knows(d, stamp) {
+		return p, nil
+	}
+	if err == nil {
+		err = digest.Check(p, d)
+	}
 	var wrong *digest.Mismatch
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -122,6 +161,7 @@ func (s *Store) Get(d digest.Digest) (string, error) {
 	case err != nil:
 		return "", s.wrap("read", err)
 	}
+	s.remember(d, stamp)
 	return p, nil
 }
 
@@ -153,7 +193,18 @@ func (s *Store) PutFile(path string, want digest.Digest) (digest.Digest, int64, 
 		return "", 0, err
 	}
 	defer f.Close()
-	return s.Put(path, f, want)
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || !strings.HasPrefix(path, filepath.Join(s.dir, "tmp")+string(filepath.Separator)) {
+		return s.Put(path, f, want)
+	}
+	// What lies in the store's own temporary folders need not be copied.
+	d, n, err := digest.Reader(f)
+	if err != nil {
+		return "", 0, s.wrap("read", err)
+	}
+	if want != "" && d != want {
+		return "", 0, &digest.Mismatch{Name: path, Want: want, Got: d}
+	}
+	return d, n, s.adopt(f, d)
 }
 
 // Held says whether path is one of the store's own blobs, and which: such a file need not be Put again.
@@ -181,6 +232,7 @@ func (s *Store) adopt(f *os.File, d digest.Digest) error {
 	if err := os.Rename(f.Name(), p); err != nil {
 		return s.wrap("write to", err)
 	}
+	s.remember(d, "")
 	return nil
 }
 
