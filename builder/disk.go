@@ -50,7 +50,7 @@ func tarOutput(name string) string { return name + ".tar" }
 func (g *Guest) diskTasks() ([]execute.Task, error) {
 	var tasks []execute.Task
 	var needs []string
-	var layers []func(execute.Job) (rootfs.Layer, error)
+	var layers []func(context.Context, execute.Job) (rootfs.Layer, error)
 	keys := rootfs.Request{Arch: g.arch, Name: g.Recipe.Name, Time: g.lock.Time, Remove: g.Recipe.Rootfs.Remove, Keep: g.Recipe.Rootfs.Keep}
 	for i, l := range g.Recipe.Rootfs.Layers {
 		if l.Debian != nil {
@@ -73,11 +73,11 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		}
 		keys.Agent = rootfs.Agent{Path: g.agent.path, Digest: g.agent.digest, Size: fi.Size(), Go: g.agent.goVer, Init: g.Recipe.Rootfs.Init}
 	}
-	request := func(job execute.Job) (rootfs.Request, error) {
+	request := func(ctx context.Context, job execute.Job) (rootfs.Request, error) {
 		r := keys
 		r.Progress, r.Layers = job.Report, nil
 		for _, open := range layers {
-			l, err := open(job)
+			l, err := open(ctx, job)
 			if err != nil {
 				return r, err
 			}
@@ -97,7 +97,7 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		inputs = append(inputs, artifact.Input{Name: "kernel source", Value: string(bill.Digest)})
 	}
 	image := execute.Task{Step: plan.New(ImageStep, needs, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
-		r, err := request(job)
+		r, err := request(ctx, job)
 		if err != nil {
 			return nil, err
 		}
@@ -119,7 +119,7 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		return append(res.Outputs, artifact.Output{Name: imageFacts, Path: path}), nil
 	}}
 	tar := execute.Task{Step: plan.New(RootfsStep, needs, keys.Inputs()), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
-		r, err := request(job)
+		r, err := request(ctx, job)
 		if err != nil {
 			return nil, err
 		}
@@ -146,9 +146,9 @@ func writeTar(path string, t *tree.Tree, report progress.Func) error {
 }
 
 // layer makes a layer for keys, which reads nothing, and a way to open it once a step runs.
-func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(execute.Job) (rootfs.Layer, error), error) {
-	same := func(l rootfs.Layer) (rootfs.Layer, func(execute.Job) (rootfs.Layer, error), error) {
-		return l, func(execute.Job) (rootfs.Layer, error) { return l, nil }, nil
+func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
+	same := func(l rootfs.Layer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
+		return l, func(context.Context, execute.Job) (rootfs.Layer, error) { return l, nil }, nil
 	}
 	switch {
 	case l.Debian != nil:
@@ -159,9 +159,9 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(execute.Job) (r
 	case l.Tar != "":
 		in := g.input(tarInput(l.Tar))
 		key := rootfs.Tar{Digest: in.Digest, Origin: "tar " + l.Tar}
-		return key, func(job execute.Job) (rootfs.Layer, error) {
+		return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 			l := key
-			blob, err := g.bringAny(in, job)
+			blob, err := g.bring(ctx, in, job)
 			if err != nil {
 				return nil, err
 			}
@@ -192,7 +192,7 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(execute.Job) (r
 			}
 		}
 		of := rootfs.Tar{Digest: key, Origin: "kernel modules"}
-		return of, func(job execute.Job) (rootfs.Layer, error) {
+		return of, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 			l := of
 			var err error
 			l.Path, err = job.Need(KernelStep, kernel.OutputModules)
@@ -203,7 +203,7 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(execute.Job) (r
 }
 
 // ociLayer is a container image.
-func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(execute.Job) (rootfs.Layer, error), error) {
+func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
 	var in lock.Input
 	key := rootfs.OCI{Arch: g.arch.Go}
 	switch {
@@ -219,7 +219,7 @@ func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(execute.
 		key.Path = g.local(in)
 	}
 	key.Digest = in.Digest
-	return key, func(job execute.Job) (rootfs.Layer, error) {
+	return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 		l := key
 		l.Work = filepath.Join(job.Dir, fmt.Sprintf("layers-%d", i))
 		if err := os.Mkdir(l.Work, 0o755); err != nil || l.Path != "" {
@@ -236,7 +236,7 @@ func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(execute.
 		if g.c.Offline {
 			f.Registry = &fetch.Registry{Transport: offline{}}
 		}
-		if err := f.Bring(context.Background(), in, job.Report); err != nil {
+		if err := f.Bring(ctx, in, job.Report); err != nil {
 			return nil, err
 		}
 		return l, f.ImageLayout(in, l.Path)
@@ -296,11 +296,6 @@ func (g *Guest) files(list []recipe.File) (rootfs.Files, error) {
 		out = append(out, file)
 	}
 	return out, nil
-}
-
-// bringAny is bring from inside a step.
-func (g *Guest) bringAny(in lock.Input, job execute.Job) (string, error) {
-	return g.bring(context.Background(), in, job)
 }
 
 // unpackTask unpacks a layer's packages, each into a tar of its own, so that another list of files or options does not unpack them again.
@@ -386,14 +381,14 @@ func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.J
 }
 
 // debianLayer is the packages of the i-th layer.
-func (g *Guest) debianLayer(i int, d *recipe.DebianLayer) (rootfs.Layer, func(execute.Job) (rootfs.Layer, error), error) {
+func (g *Guest) debianLayer(i int, d *recipe.DebianLayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
 	set := g.lock.FindSet(layerSet(i))
 	key := rootfs.Debian{Rules: append(debian.Exclude(d.Paths.Exclude...), debian.Include(d.Paths.Include...)...)}
 	for _, name := range set.Inputs {
 		in := g.input(name)
 		key.Packages = append(key.Packages, rootfs.DebianPackage{Name: in.Package.Name, Version: in.Package.Version, Arch: in.Package.Arch, Digest: in.Digest})
 	}
-	return key, func(job execute.Job) (rootfs.Layer, error) {
+	return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 		l := key
 		l.Packages = slices.Clone(key.Packages)
 		for j, name := range set.Inputs {

@@ -39,11 +39,12 @@ func (l Agent) Inputs() []artifact.Input {
 func (l Agent) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error) {
 	const origin = "agent"
 	folder := func(path string, mode uint16) error {
-		switch n, err := t.Resolve(path); {
-		case err == nil && n.Kind == tree.Dir:
+		n, err := t.Resolve(path)
+		if err == nil && n.Kind == tree.Dir {
 			return nil
-		case err == nil || !errors.Is(err, fs.ErrNotExist):
-			return errors.Join(err, t.Put(path, &tree.Node{Mode: mode, Time: now, Origin: origin}))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 		return t.Put(path, &tree.Node{Mode: mode, Time: now, Origin: origin})
 	}

@@ -26,7 +26,7 @@ type Request struct {
 	Arch   arch.Arch
 	Name   string // of the guest
 	Layers []Layer
-	Remove []string // patterns of paths to take away at the end; see Match
+	Remove []string // patterns of paths to take away at the end; see tree.Match
 	Keep   []string // patterns of paths that stay all the same
 	Agent  Agent    // the last layer; the zero value is none
 	Time   int64    // seconds since 1970, of whatever has no time of its own
@@ -94,7 +94,7 @@ func (r Request) slim(t *tree.Tree) error {
 		return nil
 	}
 	matches := func(patterns []string, p string) bool {
-		return slices.ContainsFunc(patterns, func(pattern string) bool { return Match(pattern, p) })
+		return slices.ContainsFunc(patterns, func(pattern string) bool { return tree.Match(pattern, p) })
 	}
 	used := make([]bool, len(r.Remove))
 	var gone, kept []string
@@ -102,7 +102,7 @@ func (r Request) slim(t *tree.Tree) error {
 	err := t.Walk(func(p string, n *tree.Node, _ bool) error {
 		hit := hits[path.Dir(p)] && p != "/" // a folder goes with all it holds
 		for i, pattern := range r.Remove {
-			if Match(pattern, p) {
+			if tree.Match(pattern, p) {
 				used[i], hit = true, true
 			}
 		}
@@ -139,30 +139,4 @@ func (r Request) slim(t *tree.Tree) error {
 		}
 	}
 	return nil
-}
-
-// Match says whether a path matches a pattern as those of dpkg's path-exclude: * is any number of characters and ? is one, slashes too; all
-// else is itself.
-func Match(pattern, p string) bool {
-	// Greedy with one step back: a later * makes an earlier one's choice irrelevant.
-	i, j, star, mark := 0, 0, -1, 0
-	for j < len(p) {
-		switch {
-		case i < len(pattern) && pattern[i] == '*':
-			star, mark = i, j
-			i++
-		case i < len(pattern) && (pattern[i] == '?' || pattern[i] == p[j]):
-			i++
-			j++
-		case star >= 0:
-			mark++
-			i, j = star+1, mark
-		default:
-			return false
-		}
-	}
-	for i < len(pattern) && pattern[i] == '*' {
-		i++
-	}
-	return i == len(pattern)
 }

@@ -144,17 +144,3 @@ func TestAccountsAreAddedOnce(t *testing.T) {
 		t.Errorf("shadow has mode %o", n.Mode)
 	}
 }
-
-func TestPatterns(t *testing.T) {
-	for _, c := range []struct {
-		pattern, path string
-		want          bool
-	}{
-		{"/a/*", "/a/b/c", true}, {"/a/*/c", "/a/b/x/c", true}, {"/a/*/c", "/a/c", false}, {"/a?", "/ab", true}, {"/a?", "/a", false},
-		{"*", "/", true}, {"/usr/share/man/*", "/usr/share/man", false}, {"/a*b*c", "/abxbc", true}, {"/a*b*c", "/abxb", false}, {"/a", "/a/b", false},
-	} {
-		if got := Match(c.pattern, c.path); got != c.want {
-			t.Errorf("%s and %s: %v", c.pattern, c.path, got)
-		}
-	}
-}

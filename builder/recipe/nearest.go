@@ -4,18 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/internal/mistake"
 )
 
 // didYouMean is a hint with the word nearest to got, or with all words when they are few and none is near.
 func didYouMean(got string, words []string) string {
-	best, bestDist := "", len(got)/2+2
-	for _, w := range words {
-		if d := distance(strings.ToLower(got), w); d < bestDist {
-			best, bestDist = w, d
-		}
-	}
-	if best != "" {
-		return fmt.Sprintf("; did you mean %q?", best)
+	if near := mistake.Nearest(got, words, len(got)/2+2); near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
 	}
 	if len(words) > 0 && len(words) <= 12 {
 		sorted := slices.Clone(words)
@@ -23,30 +19,4 @@ func didYouMean(got string, words []string) string {
 		return "; known: " + strings.Join(sorted, ", ")
 	}
 	return ""
-}
-
-// distance counts the insertions, deletions, replacements and swaps of neighbours that turn a into b.
-func distance(a, b string) int {
-	x, y := []rune(a), []rune(b)
-	d := make([][]int, len(x)+1)
-	for i := range d {
-		d[i] = make([]int, len(y)+1)
-		d[i][0] = i
-	}
-	for j := range d[0] {
-		d[0][j] = j
-	}
-	for i := 1; i <= len(x); i++ {
-		for j := 1; j <= len(y); j++ {
-			cost := 1
-			if x[i-1] == y[j-1] {
-				cost = 0
-			}
-			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+cost)
-			if i > 1 && j > 1 && x[i-1] == y[j-2] && x[i-2] == y[j-1] {
-				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
-			}
-		}
-	}
-	return d[len(x)][len(y)]
 }

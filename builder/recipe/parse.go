@@ -11,41 +11,15 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/katabuild/katabuild/internal/mistake"
 )
 
 // maxSize bounds a recipe, in bytes; people write a few kilobytes.
 const maxSize = 1 << 20
 
 // Error is a mistake in a recipe, at a place.
-type Error struct {
-	File    string
-	Line    int // from 1
-	Column  int // from 1, in characters
-	Message string
-	Source  string // the line itself
-}
-
-// Error is "file:line:column: message", the line and a caret below the place.
-func (e *Error) Error() string {
-	head := fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
-	if e.Source == "" {
-		return head
-	}
-	n := fmt.Sprintf("%5d", e.Line)
-	// Tabs stay tabs in the caret's line, so that both lines are shown equally wide.
-	pad := strings.Map(func(r rune) rune {
-		if r == '\t' {
-			return r
-		}
-		return ' '
-	}, firstRunes(e.Source, e.Column-1))
-	return fmt.Sprintf("%s\n%s | %s\n%s | %s^", head, n, e.Source, strings.Repeat(" ", len(n)), pad)
-}
-
-func firstRunes(s string, n int) string {
-	r := []rune(s)
-	return string(r[:max(0, min(n, len(r)))])
-}
+type Error = mistake.Error
 
 // Parse reads a recipe strictly. name is shown in errors. Every error is an *Error unless the text is not text at all.
 func Parse(name string, data []byte, v Vocabulary) (*Recipe, error) {

@@ -232,3 +232,61 @@ func TestANewerLayoutIsRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What a step left in the store's own temporary folder becomes a blob by a new name, not by a copy.
+func TestAFileOfTheStoresOwnIsMovedIn(t *testing.T) {
+	s := open(t)
+	tmp, remove, err := s.Temp("step")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := filepath.Join(tmp, "out")
+	if err := os.WriteFile(p, []byte("made"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.PutFile(p, digest.Of([]byte("other"))); err == nil {
+		t.Error("wrong bytes were moved in")
+	}
+	d, n, err := s.PutFile(p, "")
+	if err != nil || d != digest.Of([]byte("made")) || n != 4 {
+		t.Fatal(d, n, err)
+	}
+	blob, err := s.Get(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(blob)
+	if err != nil || !os.SameFile(before, after) || after.Mode().Perm() != 0o444 {
+		t.Errorf("%v, %v", after, err)
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A blob that this Store wrote is trusted until anybody touches it.
+func TestABlobIsReadThroughOnce(t *testing.T) {
+	s := open(t)
+	d := put(t, s, "hello")
+	stamp, err := Stamp(s.blob(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.knows(d, stamp) {
+		t.Error("what was just written is not known")
+	}
+	if err := os.Chmod(s.blob(d), 0o600); err != nil { // moves the change time
+		t.Fatal(err)
+	}
+	now, err := Stamp(s.blob(d))
+	if err != nil || now == stamp || s.knows(d, now) {
+		t.Errorf("a touched blob is still trusted: %s, %v", now, err)
+	}
+	if _, err := s.Get(d); err != nil || !s.knows(d, now) {
+		t.Errorf("a blob that was read through again is not known: %v", err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/config"
 )
 
@@ -39,10 +40,10 @@ Keys of Kata's that have no effect are warnings, with the reason. Keys that nobo
 		for _, s := range annotations {
 			name, value, ok := strings.Cut(s, "=")
 			if !ok || !strings.HasPrefix(name, config.AnnotationPrefix) {
-				return &usageError{fmt.Errorf("--annotation %q: want %s...=VALUE", s, config.AnnotationPrefix)}
+				return &usage.Error{Err: fmt.Errorf("--annotation %q: want %s...=VALUE", s, config.AnnotationPrefix)}
 			}
 			if _, twice := o.Annotations[name]; twice {
-				return &usageError{fmt.Errorf("--annotation %s stands twice", name)}
+				return &usage.Error{Err: fmt.Errorf("--annotation %s stands twice", name)}
 			}
 			o.Annotations[name] = value
 		}

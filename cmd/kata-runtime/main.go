@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/config"
 )
 
@@ -31,7 +32,7 @@ func run(args []string, a *app) int {
 		return 0
 	}
 	fmt.Fprintf(a.err, "kata-runtime: %v\n", err)
-	if _, ok := errors.AsType[*usageError](err); ok {
+	if _, ok := errors.AsType[*usage.Error](err); ok {
 		return exitUsage
 	}
 	if _, ok := errors.AsType[*config.NotFoundError](err); ok {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/config"
 )
 
@@ -20,13 +21,6 @@ type app struct {
 	showPaths  bool
 }
 
-// usageError is a command line that makes no sense.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-
-func (e *usageError) Unwrap() error { return e.err }
-
 const long = `kata-runtime shows how the runtime makes the virtual machine that a pod runs in.
 
 Its configuration, configuration.toml, has the names, sections, search order, drop-ins and annotations of Kata Containers,
@@ -38,18 +32,7 @@ Exit codes: 0 done, 1 error, 2 wrong usage.`
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "kata-runtime", Short: "show how the runtime is configured", Long: long,
-		SilenceUsage: true, SilenceErrors: true, Version: version,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-	}
-	root.Args = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		hint := ""
-		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			hint = fmt.Sprintf("; did you mean %q?", near[0])
-		}
-		return &usageError{fmt.Errorf("unknown command %q%s", args[0], hint)}
+		Version: version,
 	}
 	root.RunE = func(c *cobra.Command, _ []string) error {
 		if a.showPaths {
@@ -58,27 +41,15 @@ func (a *app) root() *cobra.Command {
 		}
 		return c.Help()
 	}
-	root.SuggestionsMinimumDistance = 2
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetVersionTemplate("kata-runtime {{.Version}}\n")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
-	})
 	root.Flags().BoolVar(&a.showPaths, "show-default-config-paths", false, "print where the configuration is looked for, and end")
 	f := root.PersistentFlags()
 	f.StringVar(&a.configFile, "config", "", "the configuration (default: the first of --show-default-config-paths)")
 	f.StringVar(&a.configFile, "kata-config", "", "the same as --config, by Kata's other name")
 	root.AddCommand(a.configCmd(), a.versionCmd())
-	for _, c := range root.Commands() {
-		args := c.Args
-		c.Args = func(c *cobra.Command, got []string) error {
-			if err := args(c, got); err != nil {
-				return &usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
-			}
-			return nil
-		}
-	}
+	usage.Apply(root)
 	return root
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/attest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
@@ -87,14 +88,14 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 	}
 	if f.machine != "" {
 		if cfg.Machine, err = qemu.ParseMachine(f.machine); err != nil {
-			return &usageError{err}
+			return &usage.Error{Err: err}
 		}
 	}
 	if cfg.Kernel, err = sandbox.ParseKernelForm(f.kernel); err != nil {
-		return &usageError{err}
+		return &usage.Error{Err: err}
 	}
 	if cfg.Accel, err = accel.ParseWish(f.accel); err != nil {
-		return &usageError{err}
+		return &usage.Error{Err: err}
 	}
 	if cfg.Extensions, err = readExtensions(f.extensions); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/katabuild/katabuild/internal/jail"
+	"github.com/katabuild/katabuild/internal/usage"
 )
 
 // version is set by -ldflags "-X main.version=...".
@@ -44,7 +45,7 @@ func run(args []string, a *app) int {
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	var usage *usageError
+	var wrong *usage.Error
 	switch {
 	case err == nil:
 		return 0
@@ -53,7 +54,7 @@ func run(args []string, a *app) int {
 	case ctx.Err() != nil:
 		fmt.Fprintln(a.err, "katabuild: interrupted; what was finished is kept, run it again to go on")
 		return exitInterrupted
-	case errors.As(err, &usage):
+	case errors.As(err, &wrong):
 		fmt.Fprintf(a.err, "katabuild: %v\n", err)
 		return exitUsage
 	}

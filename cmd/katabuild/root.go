@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/progress/view"
+	"github.com/katabuild/katabuild/internal/usage"
 )
 
 // app is what every command shares: the streams, the environment and the global flags.
@@ -30,13 +31,6 @@ type app struct {
 	storeDir string
 	progress string
 }
-
-// usageError is a command line that makes no sense.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-
-func (e *usageError) Unwrap() error { return e.err }
 
 // errVerdict ends a command whose verdict, already printed, is not what the user hopes for.
 var errVerdict = errors.New("the verdict is not attested")
@@ -61,27 +55,12 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 3 the verdict is not attested, 130 i
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "katabuild", Short: "build, boot and verify guests for lightweight virtual machines", Long: long,
-		SilenceUsage: true, SilenceErrors: true, Version: version,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-	}
-	root.Args = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		hint := ""
-		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			hint = fmt.Sprintf("; did you mean %q?", near[0])
-		}
-		return &usageError{fmt.Errorf("unknown command %q%s", args[0], hint)}
+		Version: version,
 	}
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
-	root.SuggestionsMinimumDistance = 2
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetVersionTemplate("katabuild {{.Version}}\n")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
-	})
 	f := root.PersistentFlags()
 	f.StringVar(&a.storeDir, "store", "", "folder of the store (default $KATABUILD_STORE, or katabuild in the user's cache folder)")
 	f.StringVar(&a.progress, "progress", view.Auto, "how to show progress: "+strings.Join(view.Styles(), ", "))
@@ -102,25 +81,8 @@ func (a *app) root() *cobra.Command {
 		c.GroupID = "keep"
 		root.AddCommand(c)
 	}
-	for _, c := range root.Commands() {
-		fixUsage(c)
-	}
+	usage.Apply(root)
 	return root
-}
-
-// fixUsage makes wrong numbers of arguments and unknown subcommands usage errors.
-func fixUsage(c *cobra.Command) {
-	if args := c.Args; args != nil {
-		c.Args = func(c *cobra.Command, got []string) error {
-			if err := args(c, got); err != nil {
-				return &usageError{fmt.Errorf("%w; see: %s --help", err, c.CommandPath())}
-			}
-			return nil
-		}
-	}
-	for _, s := range c.Commands() {
-		fixUsage(s)
-	}
 }
 
 func (a *app) openStore() (*store.Store, error) {
@@ -141,7 +103,7 @@ func (a *app) openStore() (*store.Store, error) {
 // view starts the progress view on standard error.
 func (a *app) view() (*view.View, error) {
 	if !slices.Contains(view.Styles(), a.progress) {
-		return nil, &usageError{fmt.Errorf("--progress %q: want one of %s", a.progress, strings.Join(view.Styles(), ", "))}
+		return nil, &usage.Error{Err: fmt.Errorf("--progress %q: want one of %s", a.progress, strings.Join(view.Styles(), ", "))}
 	}
 	o := view.Options{Style: a.progress}
 	if f, ok := a.err.(*os.File); ok {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/usage"
 )
 
 func (a *app) storeCmd() *cobra.Command {
@@ -32,7 +33,7 @@ what was set aside as corrupt, and what killed processes left.`,
 	c.RunE = func(*cobra.Command, []string) error {
 		age, err := parseAge(unused)
 		if err != nil {
-			return &usageError{err}
+			return &usage.Error{Err: err}
 		}
 		s, err := a.openStore()
 		if err != nil {

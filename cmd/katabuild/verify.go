@@ -16,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/attest"
 )
@@ -34,7 +35,7 @@ func readGuest(dir, pin string) (*manifest.Manifest, digest.Digest, error) {
 	if pin != "" {
 		var err error
 		if want, err = digest.Parse(pin); err != nil {
-			return nil, "", &usageError{fmt.Errorf("--manifest-digest: %w", err)}
+			return nil, "", &usage.Error{Err: fmt.Errorf("--manifest-digest: %w", err)}
 		}
 	}
 	m, d, err := manifest.Read(dir, want)
@@ -86,13 +87,13 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 			return err
 		}
 		if (nonce != "" || len(extensions) > 0) && reportFile == "" {
-			return &usageError{fmt.Errorf("--nonce and --extension go with --report")}
+			return &usage.Error{Err: fmt.Errorf("--nonce and --extension go with --report")}
 		}
 		if reportFile != "" {
 			var n []byte
 			if nonce != "" {
 				if n, err = hex.DecodeString(nonce); err != nil {
-					return &usageError{fmt.Errorf("--nonce: %w", err)}
+					return &usage.Error{Err: fmt.Errorf("--nonce: %w", err)}
 				}
 			}
 			data, err := os.ReadFile(reportFile)

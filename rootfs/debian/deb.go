@@ -73,7 +73,7 @@ func openDeb(file, dir string) (*Deb, error) {
 }
 
 // readDeb reads the members in the order deb(5) demands: debian-binary, control.tar, data.tar; names that begin with "_" may stand between.
-// dir is where data.tar goes, "" for nowhere.
+// data.tar goes into the folder dir; where that is empty it is passed over, unread.
 func readDeb(r *bufio.Reader, dir string) (*Deb, error) {
 	magic := make([]byte, len(arMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != arMagic {

@@ -19,6 +19,9 @@ const (
 	gidUTMP   = 43
 )
 
+// homeOfRoot is where the guest's superuser lives. Debian Policy 9.1.1, by the Filesystem Hierarchy Standard 3.0, 3.14.
+const homeOfRoot = "/root"
+
 // effect is something that a maintainer script would have done: from which package's scripts it is known, and what it makes. It makes only
 // what is not there, and only where the package's own files are.
 type effect struct {
@@ -150,7 +153,7 @@ func (e *effects) baseFiles() {
 	if !e.there("/etc/debian_version") {
 		return
 	}
-	for _, c := range [][2]string{{"dot.profile", "/root/.profile"}, {"dot.bashrc", "/root/.bashrc"}, {"profile", "/etc/profile"}, {"motd", "/etc/motd"}} {
+	for _, c := range [][2]string{{"dot.profile", homeOfRoot + "/.profile"}, {"dot.bashrc", homeOfRoot + "/.bashrc"}, {"profile", "/etc/profile"}, {"motd", "/etc/motd"}} {
 		e.copy(from+c[0], c[1])
 	}
 	for _, d := range []string{"/etc/opt", "/media", "/mnt", "/opt", "/srv", "/var/opt", "/usr/local", "/usr/local/bin", "/usr/local/etc", "/usr/local/games", "/usr/local/include",

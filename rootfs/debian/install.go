@@ -16,10 +16,6 @@ type Options struct {
 	Time tree.Time
 	// Paths says what of the packages counts.
 	Paths Rules
-	// Delete are patterns, as in Rules, of what goes again when all is in place.
-	Delete []string
-	// NoDatabase leaves out dpkg's database: neither dpkg nor a scanner then sees what is installed.
-	NoDatabase bool
 }
 
 // Install puts unpacked packages into a tree, then what their maintainer scripts would have made, then dpkg's database. The same packages in
@@ -59,12 +55,6 @@ func Install(t *tree.Tree, debs []*Deb, o Options) error {
 	}
 	if err := e.after(); err != nil {
 		return err
-	}
-	if err := remove(t, o.Delete); err != nil {
-		return err
-	}
-	if o.NoDatabase {
-		return nil
 	}
 	e.name = "dpkg's database"
 	return in.database(e, debs)
@@ -154,26 +144,4 @@ func (d *Deb) replaces(other *Deb) (bool, error) {
 	return slices.ContainsFunc(clauses, func(c Clause) bool {
 		return slices.ContainsFunc(c, func(r Relation) bool { return r.Name == other.Name && r.Holds(other.Version) })
 	}), nil
-}
-
-// remove takes away what patterns match.
-func remove(t *tree.Tree, patterns []string) error {
-	if len(patterns) == 0 {
-		return nil
-	}
-	var gone []string
-	err := t.Walk(func(p string, n *tree.Node, _ bool) error {
-		if p == "/" || !slices.ContainsFunc(patterns, func(pattern string) bool { return match(pattern, p) }) {
-			return nil
-		}
-		gone = append(gone, p)
-		if n.Kind == tree.Dir {
-			return fs.SkipDir
-		}
-		return nil
-	})
-	for _, p := range gone {
-		err = errors.Join(err, t.Remove(p))
-	}
-	return err
 }

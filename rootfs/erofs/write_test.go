@@ -202,9 +202,6 @@ func TestAGivenUUIDIsKept(t *testing.T) {
 
 // The inode of a file with more names than 16 bits count is of the larger form.
 func TestManyLinksAreCounted(t *testing.T) {
-	if testing.Short() {
-		t.Skip("70,000 names")
-	}
 	tr := tree.New()
 	putFile(t, tr, "/f", nil)
 	for i := range 70000 {

@@ -18,11 +18,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
 type item struct {
@@ -234,31 +233,6 @@ func TestGoContainerregistryAgrees(t *testing.T) {
 	var _ v1.Image = img
 }
 
-func squeeze(t testing.TB, how string, data []byte) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	var w io.WriteCloser
-	var err error
-	switch how {
-	case "gzip":
-		w = gzip.NewWriter(&b)
-	case "zstd":
-		w, err = zstd.NewWriter(&b)
-	default:
-		return data
-	}
-	if err == nil {
-		_, err = w.Write(data)
-	}
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
 type object map[string]any
 
 // builder writes a layout by hand, so that it can be wrong.
@@ -303,7 +277,7 @@ func (b *builder) image(arch, how string, layers ...[]byte) object {
 	diffs, list := []string{}, []object{}
 	for _, l := range layers {
 		diffs = append(diffs, string(digest.Of(l)))
-		list = append(list, b.blob("application/vnd.oci.image.layer.v1.tar+"+how, squeeze(b.t, how, l)))
+		list = append(list, b.blob("application/vnd.oci.image.layer.v1.tar+"+how, treetest.Squeeze(b.t, how, l)))
 	}
 	cfg := b.blob("application/vnd.oci.image.config.v1+json", b.json(object{"os": "linux", "architecture": arch, "config": object{"Env": []string{"A=b"}, "User": "1:2"}, "rootfs": object{"type": "layers", "diff_ids": diffs}}))
 	return b.blob("application/vnd.oci.image.manifest.v1+json", b.json(object{"schemaVersion": 2, "config": cfg, "layers": list}))
@@ -396,8 +370,8 @@ func TestFalseImagesAreRefused(t *testing.T) {
 			made(b, b.blob("c", b.json(config)), l)
 		}, "wrong digest"},
 		"something behind the layer": {func(b *builder) {
-			l := b.blob("l", squeeze(t, "zstd", layer))
-			b.write(blobName(digest.Of(squeeze(t, "zstd", layer))), append(squeeze(t, "zstd", layer), squeeze(t, "zstd", nil)...))
+			l := b.blob("l", treetest.Squeeze(t, "zstd", layer))
+			b.write(blobName(digest.Of(treetest.Squeeze(t, "zstd", layer))), append(treetest.Squeeze(t, "zstd", layer), treetest.Squeeze(t, "zstd", nil)...))
 			made(b, b.blob("c", b.json(config)), l)
 		}, "wrong digest"},
 		"another size":    {func(b *builder) { made(b, b.blob("c", b.json(config)), with(b.blob("l", layer), "size", 7)) }, "its descriptor says 7"},
@@ -475,9 +449,9 @@ func TestArchivesOfImages(t *testing.T) {
 		want string
 	}{
 		"a layout":              {tarOf(t, items...), "", "/a:1"},
-		"a layout, compressed":  {squeeze(t, "zstd", tarOf(t, items...)), "", "/a:1"},
+		"a layout, compressed":  {treetest.Squeeze(t, "zstd", tarOf(t, items...)), "", "/a:1"},
 		"saved by docker":       {tarOf(t, docker...), "x:1", "/a:1"},
-		"saved, without a name": {squeeze(t, "gzip", tarOf(t, docker...)), "", "/a:1"},
+		"saved, without a name": {treetest.Squeeze(t, "gzip", tarOf(t, docker...)), "", "/a:1"},
 		"saved, another name":   {tarOf(t, docker...), "x:2", "0 images"},
 		"links in a circle":     {tarOf(t, loop...), "", "no such file"},
 		"another configuration": {bytes.Replace(tarOf(t, docker...), []byte(`"os":"linux"`), []byte(`"os":"Linux"`), 1), "", "wrong digest"},

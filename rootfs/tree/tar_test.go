@@ -15,10 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
-
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/rootfs/tree"
@@ -302,37 +298,10 @@ func TestGNUTarAgrees(t *testing.T) {
 	}
 }
 
-func squeezed(t testing.TB, how string, data []byte) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	var w io.WriteCloser
-	var err error
-	switch how {
-	case "gz":
-		w = gzip.NewWriter(&b)
-	case "xz":
-		w, err = xz.NewWriter(&b)
-	case "zst":
-		w, err = zstd.NewWriter(&b)
-	default:
-		return data
-	}
-	if err == nil {
-		_, err = w.Write(data)
-	}
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
 func TestDecompress(t *testing.T) {
 	data := bytes.Repeat([]byte("hello tar "), 100000)
 	for _, how := range []string{"", "gz", "xz", "zst"} {
-		in := squeezed(t, how, data)
+		in := treetest.Squeeze(t, how, data)
 		p := filepath.Join(t.TempDir(), "plain")
 		d, n, err := tree.Decompress(bytes.NewReader(in), p, int64(len(data)))
 		got, rerr := os.ReadFile(p)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/katabuild/katabuild/internal/mistake"
 )
 
 // maxSize bounds one file, in bytes; Kata's own files have thirty thousand.
@@ -22,40 +24,7 @@ type Text struct {
 }
 
 // Error is a mistake in a file, at a place.
-type Error struct {
-	File    string
-	Line    int // from 1
-	Column  int // from 1, in characters
-	Message string
-	Source  string // the line itself
-}
-
-// Error is "file:line:column: message", the line and a caret below the place.
-func (e *Error) Error() string {
-	head := e.Short()
-	if e.Source == "" {
-		return head
-	}
-	n := fmt.Sprintf("%5d", e.Line)
-	// Tabs stay tabs in the caret's line, so that both lines are shown equally wide.
-	pad := strings.Map(func(r rune) rune {
-		if r == '\t' {
-			return r
-		}
-		return ' '
-	}, firstRunes(e.Source, e.Column-1))
-	return fmt.Sprintf("%s\n%s | %s\n%s | %s^", head, n, e.Source, strings.Repeat(" ", len(n)), pad)
-}
-
-// Short is the first line of Error.
-func (e *Error) Short() string {
-	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
-}
-
-func firstRunes(s string, n int) string {
-	r := []rune(s)
-	return string(r[:max(0, min(n, len(r)))])
-}
+type Error = mistake.Error
 
 // document is one parsed file.
 type document struct {

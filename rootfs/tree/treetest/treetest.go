@@ -3,10 +3,15 @@ package treetest
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -160,4 +165,35 @@ func pattern(n int, seed byte) []byte {
 		b[i] = byte(x >> 32)
 	}
 	return b
+}
+
+// Squeeze compresses data: "gz", "xz" or "zst", and "" not at all. The names of media types, "gzip" and "zstd", and file endings with their dot
+// are understood too.
+func Squeeze(t testing.TB, how string, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	var w io.WriteCloser
+	var err error
+	switch strings.TrimPrefix(how, ".") {
+	case "":
+		return data
+	case "gz", "gzip":
+		w = gzip.NewWriter(&b)
+	case "xz":
+		w, err = xz.NewWriter(&b)
+	case "zst", "zstd":
+		w, err = zstd.NewWriter(&b)
+	default:
+		t.Fatalf("no compression is called %q here", how)
+	}
+	if err == nil {
+		_, err = w.Write(data)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }

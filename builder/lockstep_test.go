@@ -1,0 +1,104 @@
+package builder
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/digest"
+)
+
+// files writes a folder's files.
+func files(t *testing.T, dir string, content map[string]string) {
+	t.Helper()
+	for name, text := range content {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestALockKeepsWhatIsPinned(t *testing.T) {
+	remote := "first"
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(remote)) }))
+	defer server.Close()
+	dir := t.TempDir()
+	files(t, dir, map[string]string{
+		"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: {tree: linux}\n  features: [tiny]\nrootfs:\n  layers:\n    - tar: " + server.URL +
+			"/a.tar\n    - files: [{path: /f, from: f}]\n",
+		"linux/Makefile": "VERSION = 6\n", "f": "one",
+	})
+	s, err := store.Open(filepath.Join(dir, "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Recipe: filepath.Join(dir, "recipe.yaml"), Store: s}
+	now := int64(1700000000)
+	c.Now = func() time.Time { now++; return time.Unix(now, 0) }
+	make1 := func(update bool) (*lock.Lock, bool) {
+		t.Helper()
+		c.Update = update
+		l, changed, err := MakeLock(context.Background(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, changed
+	}
+	tar := func(l *lock.Lock) digest.Digest { return l.Find("tar " + server.URL + "/a.tar").Digest }
+
+	first, changed := make1(false)
+	if !changed || tar(first) != digest.Of([]byte("first")) {
+		t.Fatalf("%v, %+v", changed, first)
+	}
+	remote = "second"
+	if l, changed := make1(false); changed || tar(l) != tar(first) || l.Time != first.Time {
+		t.Errorf("nothing in the recipe changed, the lock did: %+v", l)
+	}
+	files(t, dir, map[string]string{"f": "two"})
+	l, changed := make1(false)
+	if !changed || l.Find("file f").Digest != digest.Of([]byte("two")) || tar(l) != tar(first) || l.Time != first.Time {
+		t.Errorf("a file beside the recipe changed, and not just its pin: %v, %+v", changed, l)
+	}
+	if l, changed = make1(true); !changed || tar(l) != digest.Of([]byte("second")) {
+		t.Errorf("asked for anew: %v, %+v", changed, l)
+	}
+	files(t, dir, map[string]string{"linux/Makefile": "VERSION = 7\n"})
+	if l, changed = make1(false); !changed || l.Time == first.Time {
+		t.Errorf("another kernel source has the time of the old: %+v", l)
+	}
+}
+
+func TestASetOfPackagesIsKeptWhileTheWishStays(t *testing.T) {
+	w := setWishOf([]string{"bash"})
+	d := digest.Of([]byte("deb"))
+	old := &lock.Lock{
+		Inputs: []lock.Input{{Name: "x package bash", Kind: lock.Debian, Digest: d, Package: &lock.Package{Name: "bash"}}},
+		Sets:   []lock.Set{{Name: w.name, Asked: w.asked(), Inputs: []string{"x package bash"}}},
+	}
+	var l lock.Lock
+	if !keepSet(old, w, &l) || len(l.Sets) != 1 || len(l.Inputs) != 1 || l.Inputs[0].Digest != d {
+		t.Errorf("%+v", l)
+	}
+	var other lock.Lock
+	if keepSet(old, setWishOf([]string{"bash", "dash"}), &other) || len(other.Sets) != 0 {
+		t.Errorf("another wish got the old one's packages: %+v", other)
+	}
+	if keepSet(nil, w, &other) {
+		t.Error("no lock kept something")
+	}
+}
+
+func setWishOf(packages []string) setWish {
+	return setWish{"rootfs layer 0", &recipe.DebianLayer{Suite: "trixie", Packages: packages}}
+}
