@@ -84,9 +84,12 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 	}
 	res.Outputs = append(res.Outputs, artifact.Output{Name: ImageName, Path: path})
 	if v := res.Image.Verity; v != nil {
-		line := fmt.Sprintf("root_hash=%s,salt=%s,data_blocks=%d,data_block_size=%d,hash_block_size=%d\n", v.RootHash, v.Salt, v.DataBlocks, v.DataBlockSize, v.HashBlockSize)
+		p, err := parameters(v)
+		if err != nil {
+			return nil, err
+		}
 		path := filepath.Join(dir, RootHashName)
-		if err := os.WriteFile(path, []byte(line), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(p.RootHashLine()+"\n"), 0o644); err != nil {
 			return nil, err
 		}
 		res.Outputs = append(res.Outputs, artifact.Output{Name: RootHashName, Path: path})
@@ -94,8 +97,9 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 	r.say("bill of materials")
 	doc := sbom.Document{
 		Name: r.Name, Time: r.Time, Creator: "katabuild", Components: append(parts, more...),
-		Digest: digest.Of([]byte("bill of materials of " + r.Name + " " + res.Image.UUID)),
 	}
+	// Another kernel source or package is another bill, although the files may be the same.
+	doc.Digest = digest.Of(fmt.Appendf(nil, "bill of materials of %s %s %q", r.Name, res.Image.UUID, doc.Components))
 	bills := []bill{{SBOMName, doc.Write}}
 	if d.CycloneDX {
 		bills = append(bills, bill{CycloneDXName, doc.WriteCycloneDX})
@@ -171,7 +175,7 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 		return image, nil, err
 	}
 	image = manifest.ImageLayout{
-		Layout: d.Layout.String(), FileSystem: d.FileSystem, UUID: uuidText(uuid), Offset: l.Data.Offset, Length: l.Data.Size,
+		Layout: d.Layout.String(), FileSystem: d.FileSystem, UUID: partition.GUID(uuid).String(), Offset: l.Data.Offset, Length: l.Data.Size,
 	}
 	if d.Verity {
 		r.say("hash tree")
@@ -192,9 +196,16 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 	return image, warnings, f.Truncate(l.Size)
 }
 
-func uuidText(u [16]byte) string {
-	h := hex.EncodeToString(u[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+// parameters are the hash tree's, as the manifest has them.
+func parameters(v *manifest.Verity) (verity.Params, error) {
+	p := verity.Params{DataBlocks: v.DataBlocks, DataBlockSize: int(v.DataBlockSize), HashBlockSize: int(v.HashBlockSize), HashSize: v.Length}
+	root, err1 := hex.DecodeString(v.RootHash)
+	salt, err2 := hex.DecodeString(v.Salt)
+	if err1 != nil || err2 != nil || len(root) != len(p.RootHash) {
+		return p, fmt.Errorf("hash tree: root hash %q, salt %q", v.RootHash, v.Salt)
+	}
+	p.RootHash, p.Salt = [len(p.RootHash)]byte(root), salt
+	return p, nil
 }
 
 // CommandLine is what the kernel must be told to mount the root of an image that the guest has as disk, such as /dev/vda.
@@ -210,13 +221,10 @@ func CommandLine(i manifest.ImageLayout, disk string) (string, error) {
 	data, hash, at := l.Devices(disk)
 	flags := "ro"
 	if v := i.Verity; v != nil {
-		p := verity.Params{DataBlocks: v.DataBlocks, DataBlockSize: int(v.DataBlockSize), HashBlockSize: int(v.HashBlockSize), HashSize: v.Length}
-		root, err1 := hex.DecodeString(v.RootHash)
-		salt, err2 := hex.DecodeString(v.Salt)
-		if err1 != nil || err2 != nil || len(root) != len(p.RootHash) {
-			return "", fmt.Errorf("hash tree: root hash %q, salt %q", v.RootHash, v.Salt)
+		p, err := parameters(v)
+		if err != nil {
+			return "", err
 		}
-		p.RootHash, p.Salt = [len(p.RootHash)]byte(root), salt
 		create, err := p.DMModCreate(verity.Devices{Data: data, Hash: hash, HashOffset: at})
 		if err != nil {
 			return "", err

@@ -35,7 +35,7 @@ type Request struct {
 }
 
 // format is part of every key: another number is another output. It grows when this room writes other bytes for the same request.
-const format = "2"
+const format = "3"
 
 // Inputs is everything that decides the tree.
 func (r Request) Inputs() []artifact.Input {
