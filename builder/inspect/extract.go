@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,15 +13,17 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// Extract writes what lies at a path of a tree, and below, into a new folder or file of the host. Nothing is written outside it, whatever links
-// the tree holds. Devices and sockets are left out unless the caller is root, and so are owners. What was left out is returned.
+// Extract writes what a path of a tree leads to, and all below it, into a new folder or file of the host. Nothing is written outside it, whatever
+// links the tree holds. Extended attributes are not copied; owners and devices only where the caller is root. What was left out is returned.
 func Extract(t *tree.Tree, from, to string) (leftOut []string, err error) {
-	from = tree.Clean(from)
-	top, err := t.Lookup(from)
+	top, err := t.Resolve(from)
 	if err != nil {
 		return nil, err
 	}
 	if top.Kind != tree.Dir {
+		if top.Kind != tree.File {
+			return nil, fmt.Errorf("%s is a %v", from, top.Kind)
+		}
 		f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, os.FileMode(top.Mode&0o777))
 		if err != nil {
 			return nil, err
@@ -37,51 +38,53 @@ func Extract(t *tree.Tree, from, to string) (leftOut []string, err error) {
 		return nil, err
 	}
 	defer root.Close()
-	isRoot := os.Geteuid() == 0
-	names := map[*tree.Node]string{}
-	var folders []string
-	err = t.Walk(func(p string, n *tree.Node, first bool) error {
-		if p != from && from != "/" && !strings.HasPrefix(p, from+"/") {
-			return nil
+	x := &extraction{root: root, isRoot: os.Geteuid() == 0, names: map[*tree.Node]string{}}
+	err = errors.Join(x.folder("", top), finish(root, ".", top, x.isRoot))
+	return x.leftOut, err
+}
+
+// extraction is an Extract at work.
+type extraction struct {
+	root    *os.Root
+	isRoot  bool
+	names   map[*tree.Node]string // of what has been written, for its further names
+	leftOut []string
+}
+
+func (x *extraction) folder(prefix string, n *tree.Node) error {
+	for _, name := range n.Names() {
+		if err := x.node(prefix+name, n.Child(name)); err != nil {
+			return err
 		}
-		rel := strings.TrimPrefix(strings.TrimPrefix(p, from), "/")
-		if rel == "" {
-			return nil
-		}
-		if !first && names[n] != "" {
-			return root.Link(names[n], rel)
-		}
-		names[n] = rel
-		switch n.Kind {
-		case tree.Dir:
-			folders = append(folders, p)
-			return root.Mkdir(rel, 0o700)
-		case tree.Symlink:
-			return root.Symlink(n.Target, rel)
-		case tree.File:
-			f, err := root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-			if err != nil {
-				return err
-			}
-			return errors.Join(copyContent(f, n), f.Close(), finish(root, rel, n, isRoot))
-		case tree.FIFO, tree.CharDevice, tree.BlockDevice, tree.Socket:
-			if n.Kind != tree.FIFO && !isRoot {
-				leftOut = append(leftOut, p)
-				return nil
-			}
-			return makeSpecial(root, rel, n, isRoot)
-		}
-		return fmt.Errorf("%s: %v", p, n.Kind)
-	})
-	// Folders last, from the leaves up: writing into them changes their times, and one without w could not be written into.
-	for i := len(folders) - 1; i >= 0 && err == nil; i-- {
-		n, lerr := t.Lookup(folders[i])
-		if lerr != nil {
-			return leftOut, lerr
-		}
-		err = finish(root, strings.TrimPrefix(strings.TrimPrefix(folders[i], from), "/"), n, isRoot)
 	}
-	return leftOut, err
+	return nil
+}
+
+func (x *extraction) node(rel string, n *tree.Node) error {
+	if first := x.names[n]; first != "" {
+		return x.root.Link(first, rel)
+	}
+	switch n.Kind {
+	case tree.Dir:
+		// Mode and time come last: a folder without w could not be written into, and writing changes its time.
+		return errors.Join(x.root.Mkdir(rel, 0o700), x.folder(rel+"/", n), finish(x.root, rel, n, x.isRoot))
+	case tree.Symlink:
+		x.names[n] = rel
+		return x.root.Symlink(n.Target, rel)
+	case tree.File:
+		x.names[n] = rel
+		f, err := x.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		return errors.Join(copyContent(f, n), f.Close(), finish(x.root, rel, n, x.isRoot))
+	}
+	if n.Kind != tree.FIFO && !x.isRoot {
+		x.leftOut = append(x.leftOut, rel)
+		return nil
+	}
+	x.names[n] = rel
+	return makeSpecial(x.root, rel, n, x.isRoot)
 }
 
 func copyContent(w io.Writer, n *tree.Node) error {

@@ -199,6 +199,22 @@ func TestExtractStaysInItsFolder(t *testing.T) {
 	if _, err := Extract(tr, "/etc", to); err == nil {
 		t.Error("what is there was written over")
 	}
+	// A path may lead through links, and end in one.
+	if err := tr.Put("/link", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: "etc"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Link("/etc/motd", "/etc/second"); err != nil {
+		t.Fatal(err)
+	}
+	linked := filepath.Join(t.TempDir(), "linked")
+	if _, err := Extract(tr, "/link", linked); err != nil {
+		t.Fatal(err)
+	}
+	a, err1 := os.Stat(filepath.Join(linked, "motd"))
+	b, err2 := os.Stat(filepath.Join(linked, "second"))
+	if err1 != nil || err2 != nil || !os.SameFile(a, b) {
+		t.Errorf("%v, %v", err1, err2)
+	}
 	single := filepath.Join(t.TempDir(), "motd")
 	if _, err := Extract(tr, "/etc/motd", single); err != nil {
 		t.Error(err)

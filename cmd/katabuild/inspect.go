@@ -175,7 +175,7 @@ func (a *app) extractCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "extract FILE|GUEST[:/PATH] TO", Args: cobra.ExactArgs(2), Short: "copy a file or folder out of an image or initrd",
 		Long: `extract writes a file, or a folder with all it holds, to TO, which must not be there yet. Nothing is written outside
-TO, whatever links the image holds. Owners and devices are kept only for root.`,
+TO, whatever links the image holds. Owners and devices are kept only for root, extended attributes for nobody.`,
 		Example: "  katabuild extract out/default:/etc etc",
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
