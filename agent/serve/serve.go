@@ -55,7 +55,7 @@ func New(a Agent, g Guest, guard func()) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	api := &api{a, g}
+	api := &api{agent: a, guest: g}
 	katapb.RegisterHealthService(s, api)
 	katapb.RegisterAgentServiceService(s, api)
 	reportpb.RegisterReportService(s, api)
@@ -126,6 +126,7 @@ func Announce(ctx context.Context, cid, port uint32, line string) error {
 
 // api implements the services.
 type api struct {
+	unimplemented
 	agent Agent
 	guest Guest
 }

@@ -14,6 +14,8 @@ import (
 
 // guest answers with what a test puts in it.
 type guest struct {
+	katapb.AgentServiceService // nil: a test that calls more than what follows fails
+
 	status  katapb.HealthCheckResponse_ServingStatus
 	details *katapb.GuestDetailsResponse
 	report  []byte

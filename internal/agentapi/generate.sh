@@ -8,7 +8,8 @@ cd "$(dirname "$0")"
 PATH="$PATH:$(go env GOPATH)/bin"
 module=github.com/katabuild/katabuild/internal/agentapi
 protoc -I proto --go_out=. --go_opt=module=$module --go-ttrpc_out=. --go-ttrpc_opt=module=$module \
-	katabuild/agentapi/health.proto katabuild/agentapi/agent.proto katabuild/agentapi/report.proto
+	katabuild/agentapi/types.proto katabuild/agentapi/csi.proto katabuild/agentapi/oci.proto katabuild/agentapi/health.proto \
+	katabuild/agentapi/agent.proto katabuild/agentapi/report.proto
 # The version of whichever protoc ran is noise: it would make `make check` fail on the next Debian.
 sed -i '/^\/\/ \tprotoc  *v/d' katapb/*.pb.go reportpb/*.pb.go
 gofmt -w katapb reportpb
