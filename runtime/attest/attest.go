@@ -45,6 +45,7 @@ func Files(m *manifest.Manifest, dir string) ([]verdict.Claim, error) {
 type Boot struct {
 	Nonce      []byte                // the guest was asked with it; nil leaves that claim out
 	Extensions []extension.Extension // attached, in this order
+	Words      []string              // put behind the kernel command line, because the host was configured to
 }
 
 // Report compares a report with the manifest, and with what the host did.
@@ -61,7 +62,7 @@ func Report(m *manifest.Manifest, r *report.Report, b Boot) []verdict.Claim {
 	same("kernel.machine", m.Arch, r.Kernel.Machine)
 	same("kernel.build_id", m.Kernel.BuildID, r.Kernel.BuildID)
 	same("kernel.config", string(m.Kernel.Config.Digest), string(r.Kernel.Config))
-	claims = append(claims, commandLine(m.Boot, b.Extensions, r.Kernel.CommandLine))
+	claims = append(claims, commandLine(m.Boot, b, r.Kernel.CommandLine))
 	if m.Kernel.Modules == nil {
 		same("kernel.modules", "", strings.Join(r.Modules, " "))
 	}
@@ -112,11 +113,14 @@ func extensions(want []extension.Extension, got []report.Extension) []verdict.Cl
 }
 
 // commandLine accepts the manifest's command line, and the one for TCG whatever the host's clock rate is, each with just the words for the
-// extensions behind it.
-func commandLine(b manifest.Boot, attached []extension.Extension, got string) verdict.Claim {
+// extensions and those of the host behind it.
+func commandLine(b manifest.Boot, host Boot, got string) verdict.Claim {
 	words := ""
-	for _, e := range attached {
+	for _, e := range host.Extensions {
 		words += " " + e.Word()
+	}
+	for _, w := range host.Words {
+		words += " " + w
 	}
 	want := b.CommandLine + words
 	c := verdict.Claim{Name: "kernel.command_line", Want: want, Got: got, Met: got == want}

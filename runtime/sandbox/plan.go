@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,12 +52,16 @@ type Config struct {
 	Kernel    KernelForm
 	Words     []string // appended to the kernel command line
 	// Extensions are attached in this order, each with its word on the kernel command line, before Words.
-	Extensions []Extension
-	Accel      accel.Wish
-	ICount     bool          // for measurements: virtual time, the same on every run; see qemu.Config
-	Timeout    time.Duration // until the agent is ready; zero is DefaultTimeout
-	QEMU       string        // the program; empty is the architecture's, found in $PATH
-	NoSeccomp  bool          // for a QEMU that was built without it
+	Extensions  []Extension
+	FileSystems []qemu.FileSystem
+	NICs        []NIC
+	RootPorts   int  // places for PlugDisk; Q35 only, ignored elsewhere
+	RNG         bool // an entropy device
+	Accel       accel.Wish
+	ICount      bool          // for measurements: virtual time, the same on every run; see qemu.Config
+	Timeout     time.Duration // until the agent is ready; zero is DefaultTimeout
+	QEMU        string        // the program; empty is the architecture's, found in $PATH
+	NoSeccomp   bool          // for a QEMU that was built without it
 
 	Console io.Writer // gets the console's bytes as they come, unchanged
 	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See vsock.Device.ServeHybrid.
@@ -66,6 +71,13 @@ type Config struct {
 	Log     *slog.Logger // nil is silent
 
 	withoutVsock bool // for tests: a guest that finds no vsock device
+}
+
+// NIC is a network interface of the guest.
+type NIC struct {
+	MAC string   // 52:54:00:12:34:56
+	Tap *os.File // an open tap device; it stays the caller's
+	MTU int      // bytes, told to the guest; 0 says nothing
 }
 
 // Plan is what Start will do.
@@ -104,7 +116,7 @@ func newPlan(cfg Config, a arch.Arch, choice accel.Choice, channel vsock.Choice,
 	q := qemu.Config{
 		Binary: cfg.QEMU, Name: "katabuild-" + m.Name, Machine: cfg.Machine, Accel: choice.Accel,
 		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB,
-		ICount: cfg.ICount, NoSeccomp: cfg.NoSeccomp, Console: qemu.Stdio(),
+		ICount: cfg.ICount, NoSeccomp: cfg.NoSeccomp, Console: qemu.Stdio(), FileSystems: cfg.FileSystems, RNG: cfg.RNG,
 	}
 	if m.Initrd != nil {
 		q.Initrd = hostPath(cfg.Dir, m.Initrd.File)
@@ -123,6 +135,12 @@ func newPlan(cfg Config, a arch.Arch, choice accel.Choice, channel vsock.Choice,
 		if q.Machine, err = qemu.ParseMachine(m.Boot.Machine); err != nil {
 			return nil, err
 		}
+	}
+	if q.Machine == qemu.Q35 {
+		q.RootPorts = min(cfg.RootPorts, qemu.MaxRootPorts)
+	}
+	for _, n := range cfg.NICs {
+		q.NICs = append(q.NICs, qemu.NIC{MAC: n.MAC, TapFD: int(n.Tap.Fd()), MTU: n.MTU})
 	}
 	if q.CPUs == 0 {
 		q.CPUs = m.Boot.CPUs

@@ -66,6 +66,12 @@ type Sandbox struct {
 	stop     func() error
 	panicked chan string // has the text of the first kernel panic
 	ready    chan struct{}
+
+	why   sync.Once
+	ended error // guarded by why
+
+	ports   sync.Mutex
+	plugged []bool // root ports that are taken; guarded by ports
 }
 
 // Start boots a guest and returns when its agent is ready. ctx bounds the start only. A guest that does not come up is a *StageError, and
@@ -154,6 +160,14 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 		q.Disks[len(q.Disks)-len(cfg.Extensions)+i].Path = byFD(inherit(image))
 	}
 	s.progress.event("checked")
+	q.NICs = slices.Clone(q.NICs)
+	for i, n := range cfg.NICs {
+		tap, err := duplicate(n.Tap)
+		if err != nil {
+			return err
+		}
+		q.NICs[i].TapFD = inherit(tap)
+	}
 
 	monitor, monitorChild, err := socketPair("monitor")
 	if err != nil {
@@ -183,12 +197,11 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 			return err
 		}
 		s.channel = k
-		// QEMU gets a duplicate, because its ends are closed here and k's is k's.
-		fd, err := unix.FcntlInt(k.File().Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		file, err := duplicate(k.File())
 		if err != nil {
-			return fmt.Errorf("%s: %w", vsock.KernelDevice, err)
+			return err
 		}
-		q.Vsock = qemu.Vsock{KernelFD: inherit(os.NewFile(uintptr(fd), vsock.KernelDevice)), CID: k.CID()}
+		q.Vsock = qemu.Vsock{KernelFD: inherit(file), CID: k.CID()}
 	} else {
 		d := vsock.NewDevice(s.log)
 		s.channel = d
@@ -378,6 +391,17 @@ func (s *Sandbox) Timeline() []Moment { return s.progress.timeline() }
 // Console is the last n lines of the console, cleaned. It works after Stop as well.
 func (s *Sandbox) Console(n int) []string { return s.console.Lines(n) }
 
+// Why is why the guest ended: a *PanicError, QEMU's error, or ErrGuestExited. It is nil while the guest runs.
+func (s *Sandbox) Why() error {
+	select {
+	case <-s.process.Done():
+	default:
+		return nil
+	}
+	s.why.Do(func() { s.ended = s.whyEnded() })
+	return s.ended
+}
+
 // Done is closed when QEMU has ended, by Stop or by itself.
 func (s *Sandbox) Done() <-chan struct{} { return s.process.Done() }
 
@@ -423,6 +447,15 @@ func (s *Sandbox) quit(ctx context.Context) error {
 	default:
 		return errors.New("QEMU has not answered yet")
 	}
+}
+
+// duplicate is another descriptor of f: QEMU's ends are closed once it has them, and f stays whose it is.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // socketPair makes a connection between this process and a child.

@@ -94,6 +94,34 @@ type Disk struct {
 	Serial string // what the guest calls it by; may be empty
 }
 
+// FileSystem is a folder of the host that the guest mounts by its tag.
+type FileSystem struct {
+	Tag      string
+	VirtioFS Channel // to a virtiofsd that serves the folder
+	Path     string  // otherwise QEMU itself serves this folder by 9p, with the files' own owners and modes
+}
+
+// NIC is a network interface of the guest.
+type NIC struct {
+	MAC   string // 52:54:00:12:34:56
+	TapFD int    // the tap device, as inherited file descriptor
+	MTU   int    // bytes, told to the guest; 0 says nothing
+}
+
+// Root ports are the places for devices that are plugged into a running Q35. The first is function 0 of this slot of the root bus, and
+// each slot has eight functions (PCI Local Bus Specification 3.0, 3.2.2.3.4).
+const (
+	rootPortSlot = 0x10
+	functions    = 8
+	// MaxRootPorts leaves the slots below rootPortSlot to what is there from the start, and the last one, 0x1f, to the chip set.
+	MaxRootPorts = (0x1f - rootPortSlot) * functions
+)
+
+// RootPort is the id by which a device is plugged into the i-th root port, and the guest's PCI path of such a device, as the guest API wants it.
+func RootPort(i int) (id, path string) {
+	return fmt.Sprintf("port%d", i), fmt.Sprintf("%02x.%d/00", rootPortSlot+i/functions, i%functions)
+}
+
 // nvdimmAlign is what QEMU wants the size of an NVDIMM's memory to be a multiple of, in bytes; less would be silently unusable in the guest.
 const nvdimmAlign = 2 << 20
 
@@ -108,6 +136,10 @@ type Config struct {
 	Kernel      string // path of a bzImage or of an ELF with a PVH note
 	Initrd      string // may be empty
 	Disks       []Disk // in the order in which the guest numbers them
+	FileSystems []FileSystem
+	NICs        []NIC
+	RootPorts   int    // places for devices that are plugged in later, at most MaxRootPorts; Q35 only
+	RNG         bool   // an entropy device, fed from the host's /dev/urandom
 	CommandLine string // the kernel's
 	Console     Channel
 	Monitor     Channel // QMP
@@ -155,7 +187,7 @@ func (c Config) Argv() []string {
 		}
 		memory += fmt.Sprintf(",slots=%d,maxmem=%dM", slots, room>>20)
 	}
-	if c.Vsock.VhostUser.Set() { // the back end maps the guest's memory
+	if c.sharesMemory() {
 		machine += ",memory-backend=memory"
 		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
 	}
@@ -168,7 +200,7 @@ func (c Config) Argv() []string {
 		cpu = "host"
 	}
 	add("-cpu", cpu, "-smp", strconv.Itoa(c.CPUs), "-m", memory)
-	if c.Machine == MicroVM && (c.Vsock.set() || len(c.Disks) > 0) {
+	if c.Machine == MicroVM && (c.Vsock.set() || c.RNG || len(c.Disks)+len(c.FileSystems)+len(c.NICs) > 0) {
 		add("-global", "virtio-mmio.force-legacy=false")
 	}
 	if c.Console.Set() {
@@ -186,11 +218,68 @@ func (c Config) Argv() []string {
 	for i, d := range c.Disks {
 		add(d.args(i, suffix)...)
 	}
+	for i, f := range c.FileSystems {
+		add(f.args(i, suffix)...)
+	}
+	for i, n := range c.NICs {
+		add(n.args(i, suffix)...)
+	}
+	if c.RNG {
+		add("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng"+suffix+",rng=rng")
+	}
+	for i := range c.RootPorts {
+		id, _ := RootPort(i)
+		port := fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%d,addr=%#x.%d", id, i+1, i+1, rootPortSlot+i/functions, i%functions)
+		if i%functions == 0 && c.RootPorts-i > 1 {
+			port += ",multifunction=on"
+		}
+		add("-device", port)
+	}
 	add("-kernel", c.Kernel)
 	if c.Initrd != "" {
 		add("-initrd", c.Initrd)
 	}
 	return append(a, "-append", c.CommandLine)
+}
+
+// sharesMemory says whether other processes map the guest's memory. It is a memfd then, and never a file in /dev/shm, which may be small.
+func (c Config) sharesMemory() bool {
+	shares := c.Vsock.VhostUser.Set()
+	for _, f := range c.FileSystems {
+		shares = shares || f.VirtioFS.Set()
+	}
+	return shares
+}
+
+// virtioFSQueue is the length of a virtio-fs queue, as virtiofsd's documentation and Kata Containers have it.
+const virtioFSQueue = 1024
+
+// args gives the guest the file system, its i-th.
+func (f FileSystem) args(i int, suffix string) []string {
+	id := fmt.Sprintf("fs%d", i)
+	if f.VirtioFS.Set() {
+		return []string{
+			"-chardev", f.VirtioFS.chardev(id),
+			"-device", fmt.Sprintf("vhost-user-fs%s,chardev=%s,tag=%s,queue-size=%d", suffix, id, escape(f.Tag), virtioFSQueue),
+		}
+	}
+	return []string{
+		"-fsdev", fmt.Sprintf("local,id=%s,path=%s,security_model=passthrough,multidevs=remap", id, escape(f.Path)),
+		"-device", fmt.Sprintf("virtio-9p%s,fsdev=%s,mount_tag=%s", suffix, id, escape(f.Tag)),
+	}
+}
+
+// args gives the guest the interface, its i-th. No option ROM: nobody boots from it.
+func (n NIC) args(i int, suffix string) []string {
+	id := fmt.Sprintf("nic%d", i)
+	device := fmt.Sprintf("virtio-net%s,netdev=%s,mac=%s", suffix, id, n.MAC)
+	if n.MTU > 0 {
+		device += fmt.Sprintf(",host_mtu=%d", n.MTU)
+	}
+	if suffix == "-pci" {
+		device += ",romfile="
+	}
+	return []string{"-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, n.TapFD), "-device", device}
 }
 
 // args gives the guest the disk, its i-th.

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bytes"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -42,6 +43,17 @@ func TestArgv(t *testing.T) {
 			c.CommandLine += " kata.extension.tools.verity_params=root_hash=ab,salt=-,data_blocks=3,data_block_size=4096,hash_block_size=4096"
 		},
 		"q35-nvdimm": func(c *Config) { c.Machine, c.Disks = Q35, []Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}} },
+		"q35-shares": func(c *Config) {
+			c.Machine, c.FileSystems = Q35, []FileSystem{{Tag: "kataShared", VirtioFS: Socket("/run/a,b.sock")}, {Tag: "nine", Path: "/srv/a,b"}}
+		},
+		"microvm-shares-no-vsock": func(c *Config) {
+			c.Vsock, c.FileSystems = Vsock{}, []FileSystem{{Tag: "kataShared", VirtioFS: Inherited(7)}}
+		},
+		"q35-nics-ports": func(c *Config) {
+			c.Machine, c.RNG, c.RootPorts = Q35, true, 9
+			c.NICs = []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6, MTU: 1450}, {MAC: "52:54:00:12:34:57", TapFD: 7}}
+		},
+		"microvm-nic": func(c *Config) { c.Vsock, c.NICs = Vsock{}, []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6}} },
 		"bare": func(c *Config) {
 			c.Console, c.Monitor, c.Vsock, c.Initrd, c.Name, c.NoSeccomp = Channel{}, Channel{}, Vsock{}, "", "", true
 		},
@@ -56,6 +68,14 @@ func TestArgv(t *testing.T) {
 			}
 			golden.Check(t, "argv/"+name, b.Bytes())
 		})
+	}
+}
+
+func TestRootPortsHaveThePathsOfTheirSlots(t *testing.T) {
+	for i, want := range map[int]string{0: "10.0/00", 7: "10.7/00", 8: "11.0/00", MaxRootPorts - 1: "1e.7/00"} {
+		if id, path := RootPort(i); path != want || id != fmt.Sprintf("port%d", i) {
+			t.Errorf("port %d: %s at %s, want %s", i, id, path, want)
+		}
 	}
 }
 
