@@ -56,12 +56,12 @@ func TestCommandLinesUnderTCG(t *testing.T) {
 		"console=ttyS0xquiet":                                        false,
 		"":                                                           false,
 	} {
-		if c := commandLine(papertest.Manifest().Boot, nil, line); c.Met != met {
+		if c := commandLine(papertest.Manifest().Boot, Boot{}, line); c.Met != met {
 			t.Errorf("%q: met is %v", line, c.Met)
 		}
 	}
 	// A dot in a command line is a dot, not any character.
-	if c := commandLine(manifest.Boot{CommandLine: "a.b", TCGCommandLine: "c"}, nil, "axb c"); c.Met {
+	if c := commandLine(manifest.Boot{CommandLine: "a.b", TCGCommandLine: "c"}, Boot{}, "axb c"); c.Met {
 		t.Error("the command line is taken for a pattern")
 	}
 }
@@ -111,8 +111,19 @@ func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
 		b.CommandLine + " tsc_early_khz=2096000 nolapic_timer":                        false,
 		b.CommandLine + " tsc_early_khz=2096000 nolapic_timer " + one.Word() + " x=y": false,
 	} {
-		if c := commandLine(b, []extension.Extension{one}, line); c.Met != met {
+		if c := commandLine(b, Boot{Extensions: []extension.Extension{one}}, line); c.Met != met {
 			t.Errorf("under TCG %q: met is %v", line, c.Met)
+		}
+	}
+	host := Boot{Extensions: []extension.Extension{one}, Words: []string{"agent.log=debug", "x=y"}}
+	for line, met := range map[string]bool{
+		b.CommandLine + " " + one.Word() + " agent.log=debug x=y":   true,
+		b.CommandLine + " " + one.Word() + " x=y agent.log=debug":   false,
+		b.CommandLine + " " + one.Word():                            false,
+		b.CommandLine + " " + one.Word() + " agent.log=debug x=y z": false,
+	} {
+		if c := commandLine(b, host, line); c.Met != met {
+			t.Errorf("with the host's words %q: met is %v", line, c.Met)
 		}
 	}
 }
