@@ -20,11 +20,17 @@ import (
 // Ports on vsock. The agent listens on Port; it connects once to ReadyPort of HostCID as soon as it listens, writes ReadyLine and closes.
 // A host that does not care refuses the connection.
 const (
-	Port      = 1024
-	ReadyPort = 1031
-	HostCID   = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
-	ReadyLine = "ready\n"
+	Port = 1024
+	// StreamsPort is where an agent with StreamsFeature takes connections for standard streams; a process's are named by the ports of the
+	// host's ends. Kata Containers has the same, if asked for.
+	StreamsPort = 1027
+	ReadyPort   = 1031
+	HostCID     = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
+	ReadyLine   = "ready\n"
 )
+
+// StreamsFeature is among an agent's extra features when it listens on StreamsPort.
+const StreamsFeature = "katabuild.streams.v1"
 
 // APIVersion is what Health.Version answers as grpc_version: the version of every Kata Containers release so far.
 const APIVersion = "0.0.1"

@@ -38,7 +38,23 @@ type QEMU struct {
 	DefaultMemoryMiB     int             // 0 is the manifest's
 	Extensions           []ExtensionDisk // attached in this order
 	EnableDebug          bool            // the guest's console goes to the log
+
+	SharedFS                 string   // SharedVirtioFS, Shared9P or SharedNone; never empty
+	VirtioFSDaemon           string   // the program; empty is the first of share.Programs that exists
+	ValidVirtioFSDaemonPaths []string // patterns of the programs that an annotation may choose
+	VirtioFSCache            string   // never, auto or always
+	VirtioFSExtraArgs        []string // handed to virtiofsd as they are
+	Msize9P                  int      // bytes of a 9p message
+	PCIeRootPorts            int      // places for disks that are plugged in later; machine q35 only
+	GuestHookPath            string   // folder in the guest with hooks; empty is none
 }
+
+// What SharedFS may be.
+const (
+	SharedVirtioFS = "virtio-fs"
+	Shared9P       = "virtio-9p"
+	SharedNone     = "none"
+)
 
 // KernelParam is one text of kernel parameters: the configuration's, or what an annotation adds to it.
 type KernelParam string
@@ -63,7 +79,17 @@ type Runtime struct {
 	Attestation            Attestation   // never empty
 	EnableDebug            bool          // the runtime logs at level debug
 	CreateContainerTimeout time.Duration // for one container, in a guest that is ready
+	InternetworkingModel   string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
+	DisableGuestSeccomp    bool          // containers' seccomp profiles are not sent to the guest
+	SandboxBindMounts      []string      // host folders or files, with :ro or :rw, that every container's guest sees
 }
+
+// What InternetworkingModel may be.
+const (
+	NetworkTC      = "tcfilter"
+	NetworkMacvtap = "macvtap"
+	NetworkNone    = "none"
+)
 
 // Attestation is what happens when a running guest is not the one that its manifest describes.
 type Attestation string
@@ -87,11 +113,16 @@ func ParseAttestation(s string) (Attestation, error) {
 // Default is the configuration of an empty file. This is the one place where defaults are.
 func Default() Config {
 	return Config{
-		QEMU:  QEMU{Acceleration: accel.Auto},
+		QEMU: QEMU{
+			Acceleration: accel.Auto, SharedFS: SharedVirtioFS, VirtioFSCache: "auto",
+			Msize9P:       512 << 10, // Kata has 8 KiB; the kernel's own default is 128 KiB, and more is faster
+			PCIeRootPorts: 8,         // one slot of the bus
+		},
 		Agent: Agent{DialTimeout: 60 * time.Second}, // as runtime/sandbox.DefaultTimeout: TCG is slow
 		Runtime: Runtime{
 			Attestation:            Enforce,
 			CreateContainerTimeout: 60 * time.Second,
+			InternetworkingModel:   NetworkTC,
 		},
 	}
 }

@@ -179,6 +179,14 @@ default_vcpus = 1.5
 default_memory = 0x200
 kernel_params = 'quiet a="b  c"'
 enable_debug = true
+shared_fs = "virtio-9p"
+virtio_fs_daemon = "/opt/virtiofsd"
+valid_virtio_fs_daemon_paths = ["/opt/virtio*"]
+virtio_fs_cache = "never"
+virtio_fs_extra_args = ["--thread-pool-size=1"]
+msize_9p = 8192
+pcie_root_port = 2
+guest_hook_path = "/hooks"
 [[hypervisor.qemu.guest_extension_images]]
 name = "tools"
 path = "/srv/tools"
@@ -194,6 +202,9 @@ dial_timeout = 5
 attestation = "warn"
 enable_debug = true
 create_container_timeout = 90
+internetworking_model = "macvtap"
+disable_guest_seccomp = true
+sandbox_bind_mounts = ["/etc/company:ro"]
 `
 
 func TestEveryKeyReachesItsField(t *testing.T) {
@@ -208,9 +219,14 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			EnableAnnotations: []string{"default_.*", "path"}, MachineType: qemu.Q35, DefaultVCPUs: 1.5, DefaultMemoryMiB: 512,
 			KernelParams: []KernelParam{`quiet a="b  c"`}, EnableDebug: true,
 			Extensions: []ExtensionDisk{{"tools", "/srv/tools", nil}, {"gpu", "/srv/gpu.img", &p}},
+			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd", ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
+			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, Msize9P: 8192, PCIeRootPorts: 2, GuestHookPath: "/hooks",
 		},
-		Agent:   Agent{EnableDebug: true, DebugConsoleEnabled: true, DialTimeout: 5 * time.Second},
-		Runtime: Runtime{Attestation: Warn, EnableDebug: true, CreateContainerTimeout: 90 * time.Second},
+		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, DialTimeout: 5 * time.Second},
+		Runtime: Runtime{
+			Attestation: Warn, EnableDebug: true, CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
+			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
+		},
 	}
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)
@@ -384,7 +400,10 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 		"extension twice":          {q + "guest_extension_images = [{name = 'a', path = '/a'}, {name = 'a', path = '/b'}]", `"a" stands twice`},
 		"extension's parameters":   {q + "guest_extension_images = [{name = 'a', path = '/a', verity_params = 'x'}]", `verity_params: `},
 		"promise of protection":    {q + "confidential_guest = true", `c.toml:2:22: confidential_guest can only be false, because confidential guests are not supported`},
-		"another promise":          {"[runtime]\ndisable_guest_seccomp = false", `disable_guest_seccomp can only be true`},
+		"another promise":          {"[runtime]\nguest_selinux_label = 'x'", `guest_selinux_label can only be ""`},
+		"a way of sharing":         {q + "shared_fs = 'virtio-fs-nydus'", `want virtio-fs, virtio-9p or none, got "virtio-fs-nydus"`},
+		"a message too long":       {q + "msize_9p = 2000000", `2000000: want 4096 to 1048576`},
+		"a way of networking":      {"[runtime]\ninternetworking_model = 'l3forwarding'", `want tcfilter, macvtap or none`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Read([]Text{{"c.toml", []byte(c.in)}}, nil, false)
@@ -456,7 +475,8 @@ kernel_params = "a"
 		"a wish":                            {map[string]string{h + "acceleration": "tcg"}, func(c *Config) { c.QEMU.Acceleration = accel.OnlyTCG }, "", ""},
 		"a guest that is listed":            {map[string]string{h + "guest": "/srv/guests/a"}, func(c *Config) { c.QEMU.Guest = "/srv/guests/a" }, "", ""},
 		"a timeout, which needs no list":    {map[string]string{AnnotationPrefix + "runtime.create_container_timeout": "7"}, func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
-		"a key without effect":              {map[string]string{h + "shared_fs": "none"}, func(*Config) {}, "", "annotation " + h + "shared_fs: it has no effect, because no folder"},
+		"a key without effect":              {map[string]string{h + "enable_iommu": "true"}, func(*Config) {}, "", "annotation " + h + "enable_iommu: it has no effect, because the machine has no IOMMU"},
+		"a way of sharing":                  {map[string]string{h + "shared_fs": "none"}, func(c *Config) { c.QEMU.SharedFS = SharedNone }, "", ""},
 		"an empty hash asks for nothing":    {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "", "has no effect"},
 		"a guest elsewhere":                 {map[string]string{h + "guest": "/srv/other"}, nil, `path "/srv/other" matches none of valid_guest_paths = ["/srv/guests/*"] (c.toml:4:1)`, ""},
 		"a guest by a detour":               {map[string]string{h + "guest": "/srv/guests/../x"}, nil, `as plain as`, ""},

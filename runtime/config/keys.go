@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
 // The sections, by the names that stand in square brackets.
@@ -132,6 +135,56 @@ var keys = []key{
 		check: func(c *Config) error { return extensions(c.QEMU.Extensions) },
 	},
 	{
+		section: sectionQEMU, name: "shared_fs", pod: true,
+		doc:   "How containers' files reach the guest: \"virtio-fs\" (by virtiofsd), \"virtio-9p\" (by QEMU; slower, needs no other program)\nor \"none\" (root file systems on block devices, other files are copied).",
+		field: func(c *Config) any { return &c.QEMU.SharedFS },
+		check: func(c *Config) error { return oneOf(c.QEMU.SharedFS, SharedVirtioFS, Shared9P, SharedNone) },
+	},
+	{
+		section: sectionQEMU, name: "virtio_fs_daemon", pod: true, example: `"/usr/libexec/virtiofsd"`,
+		doc:   "The virtiofsd program, QEMU's or its successor. Empty: the first that is found where distributions put it.",
+		field: func(c *Config) any { return &c.QEMU.VirtioFSDaemon },
+		check: func(c *Config) error { return absolute(c.QEMU.VirtioFSDaemon) },
+		valid: func(c *Config) ([]string, string) {
+			return c.QEMU.ValidVirtioFSDaemonPaths, "valid_virtio_fs_daemon_paths"
+		},
+	},
+	{
+		section: sectionQEMU, name: "valid_virtio_fs_daemon_paths", example: `["/usr/libexec/virtiofsd"]`,
+		doc:   "Patterns of the programs that the annotation \"virtio_fs_daemon\" may name. * matches within one name. None: no program.",
+		field: func(c *Config) any { return &c.QEMU.ValidVirtioFSDaemonPaths },
+		check: func(c *Config) error { return patterns(c.QEMU.ValidVirtioFSDaemonPaths) },
+	},
+	{
+		section: sectionQEMU, name: "virtio_fs_cache", pod: true,
+		doc:   "What the guest may remember of shared files: \"never\", \"auto\" (for a second) or \"always\" (nobody else changes them).",
+		field: func(c *Config) any { return &c.QEMU.VirtioFSCache },
+		check: func(c *Config) error { return oneOf(c.QEMU.VirtioFSCache, "never", "none", "auto", "always") },
+	},
+	{
+		section: sectionQEMU, name: "virtio_fs_extra_args", example: `["--thread-pool-size=1"]`,
+		doc:   "Arguments handed to virtiofsd as they are.",
+		field: func(c *Config) any { return &c.QEMU.VirtioFSExtraArgs },
+	},
+	{
+		section: sectionQEMU, name: "msize_9p", pod: true,
+		doc:   "Bytes of a 9p message, 4096 to 1048576.",
+		field: func(c *Config) any { return &c.QEMU.Msize9P },
+		check: func(c *Config) error { return between(c.QEMU.Msize9P, 4096, 1<<20) },
+	},
+	{
+		section: sectionQEMU, name: "pcie_root_port", pod: true,
+		doc:   "Places for disks that are plugged into a running guest, 0 to 120; machine q35 only.",
+		field: func(c *Config) any { return &c.QEMU.PCIeRootPorts },
+		check: func(c *Config) error { return between(c.QEMU.PCIeRootPorts, 0, qemu.MaxRootPorts) },
+	},
+	{
+		section: sectionQEMU, name: "guest_hook_path", pod: true, example: `"/usr/share/oci/hooks"`,
+		doc:   "Folder in the guest with the folders prestart, poststart and poststop, whose programs are run for every container. Empty: none.",
+		field: func(c *Config) any { return &c.QEMU.GuestHookPath },
+		check: func(c *Config) error { return absolute(c.QEMU.GuestHookPath) },
+	},
+	{
 		section: sectionQEMU, name: "enable_debug",
 		doc:   "Put the guest's console into the runtime's log.",
 		field: func(c *Config) any { return &c.QEMU.EnableDebug },
@@ -162,6 +215,24 @@ var keys = []key{
 		field: func(c *Config) any { return &c.Runtime.EnableDebug },
 	},
 	{
+		section: sectionRuntime, name: "internetworking_model", pod: true,
+		doc:   "How the pod's interfaces reach the guest: \"tcfilter\" (a tap joined to each by tc), \"macvtap\" or \"none\".",
+		field: func(c *Config) any { return &c.Runtime.InternetworkingModel },
+		check: func(c *Config) error {
+			return oneOf(c.Runtime.InternetworkingModel, NetworkTC, NetworkMacvtap, NetworkNone)
+		},
+	},
+	{
+		section: sectionRuntime, name: "disable_guest_seccomp", pod: true,
+		doc:   "Do not send containers' seccomp profiles to the guest. Kata's default is true; here the agent needs no library for them.",
+		field: func(c *Config) any { return &c.Runtime.DisableGuestSeccomp },
+	},
+	{
+		section: sectionRuntime, name: "sandbox_bind_mounts", example: `["/etc/company:ro"]`,
+		doc:   "Folders or files of the host that the guest sees at /run/kata-containers/shared/containers/sandbox-mounts/NAME, read-only unless they end in :rw.",
+		field: func(c *Config) any { return &c.Runtime.SandboxBindMounts },
+	},
+	{
 		section: sectionRuntime, name: "create_container_timeout", pod: true,
 		doc:   "Seconds that creating one container may take in a guest that is ready, 1 to 3600.",
 		field: func(c *Config) any { return &c.Runtime.CreateContainerTimeout },
@@ -174,6 +245,20 @@ func findKey(section, name string) *key {
 		if keys[i].section == section && keys[i].name == name {
 			return &keys[i]
 		}
+	}
+	return nil
+}
+
+func oneOf(s string, words ...string) error {
+	if slices.Contains(words, s) {
+		return nil
+	}
+	return fmt.Errorf("want %s or %s, got %q", strings.Join(words[:len(words)-1], ", "), words[len(words)-1], s)
+}
+
+func between(n, low, high int) error {
+	if n < low || n > high {
+		return fmt.Errorf("%d: want %d to %d", n, low, high)
 	}
 	return nil
 }

@@ -28,7 +28,8 @@ const maxCommandLine = 2047
 // Extension is an image that is attached to a guest beside its root.
 type Extension struct {
 	extension.Extension
-	Dir string // with the image and its root hash
+	Dir   string // with the image and its root hash
+	Image string // of the image alone, when it is not in Dir
 }
 
 // ReadExtension reads the folder of an extension, given as FOLDER or NAME=FOLDER. Without a name it is the label of the image's file system.
@@ -60,7 +61,12 @@ func ReadExtension(arg string) (Extension, error) {
 	return e, nil
 }
 
-func (e Extension) image() string { return filepath.Join(e.Dir, extensionImage) }
+func (e Extension) image() string {
+	if e.Image != "" {
+		return e.Image
+	}
+	return filepath.Join(e.Dir, extensionImage)
+}
 
 func readSmall(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)

@@ -75,7 +75,7 @@ func TestExtensionsArePlannedBehindTheRoot(t *testing.T) {
 		return newPlan(cfg, a, accel.Choice{Accel: accel.TCG}, vsock.Choice{}, 2600000)
 	}
 	ext := func(name string) Extension {
-		return Extension{extension.Extension{Name: name, Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: strings.Repeat("cd", 32), DataBlocks: 3, DataBlockSize: 4096, HashBlockSize: 4096}}, "/ext/" + name}
+		return Extension{Extension: extension.Extension{Name: name, Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: strings.Repeat("cd", 32), DataBlocks: 3, DataBlockSize: 4096, HashBlockSize: 4096}}, Dir: "/ext/" + name}
 	}
 	cfg := plain()
 	cfg.Manifest.Initrd, cfg.Manifest.Image = nil, &manifest.Image{File: manifest.File{Path: "image.img", Size: 5}}

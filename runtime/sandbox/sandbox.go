@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
@@ -57,7 +58,7 @@ type Sandbox struct {
 	argv     []string
 	log      *slog.Logger
 	progress *progress
-	process  *qemu.Process
+	process  *child.Process
 	console  *console.Console
 	channel  vsock.Transport
 	wg       sync.WaitGroup
@@ -117,15 +118,15 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	if cfg.Kernel == Image {
 		kernelFile = cfg.Manifest.Kernel.Image
 	}
-	var child []*os.File // QEMU's ends, which are ours to close once it has them
+	var files []*os.File // QEMU's ends, which are ours to close once it has them
 	defer func() {
-		for _, f := range child {
+		for _, f := range files {
 			_ = f.Close() // QEMU has its own, or nobody needs it
 		}
 	}()
 	inherit := func(f *os.File) int {
-		child = append(child, f)
-		return childFDBase + len(child) - 1
+		files = append(files, f)
+		return childFDBase + len(files) - 1
 	}
 	byFD := func(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
@@ -240,7 +241,7 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	s.wg.Go(func() { s.awaitReady(l) })
 
 	s.argv = q.Argv()
-	s.process, err = qemu.Start(s.argv, child)
+	s.process, err = child.Start("QEMU", s.argv, files)
 	if err != nil {
 		close(up)
 		return &StageError{Stage: VMM, Cause: err, Command: s.plan.Command(), Argv: s.argv}

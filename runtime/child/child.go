@@ -1,4 +1,8 @@
-package qemu
+// Package child runs the programs that a sandbox is made of: QEMU, virtiofsd.
+//
+// In come a command line and open files; out comes a Process that dies with the process that started it, and whose first words on standard
+// error are in its errors. It refuses to know what the programs are for.
+package child
 
 import (
 	"context"
@@ -14,14 +18,15 @@ import (
 	"time"
 )
 
-// stderrSize is how much of QEMU's standard error is kept, in bytes: the first of it, where the reason is.
+// stderrSize is how much of standard error is kept, in bytes: the first of it, where the reason is.
 const stderrSize = 16 << 10
 
 // killTime is how long a killed process may take to be gone. Only one stuck in the host's kernel takes longer.
 const killTime = 5 * time.Second
 
-// Process is a running QEMU. It dies with the process that started it, even when that one is killed.
+// Process is a running program. It dies with the process that started it, even when that one is killed.
 type Process struct {
+	name string // for people
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has been waited for
 
@@ -30,21 +35,21 @@ type Process struct {
 	err    error // of waiting
 }
 
-// Start starts argv, which inherits files as descriptors 3 and up; they stay the caller's.
+// Start starts argv, called name in errors, which inherits files as descriptors 3 and up; they stay the caller's.
 // A program that does not exist is a *MissingError.
-func Start(argv []string, files []*os.File) (*Process, error) {
-	p := &Process{cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
+func Start(name string, argv []string, files []*os.File) (*Process, error) {
+	p := &Process{name: name, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
 	p.cmd.ExtraFiles = files
 	p.cmd.Stderr = (*firstBytes)(p)
 	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // messages in one language, and nothing of ours
-	p.cmd.WaitDelay = time.Second                                          // a child of QEMU could keep standard error open
+	p.cmd.WaitDelay = time.Second                                          // a child of its own could keep standard error open
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:   true, // an interrupt on the terminal is ours to handle
 		Pdeathsig: syscall.SIGKILL,
 	}
 	started := make(chan error)
 	go func() {
-		// The death signal comes when the thread that forked ends, so this one stays until QEMU is gone. https://go.dev/issue/27505
+		// The death signal comes when the thread that forked ends, so this one stays until the program is gone. https://go.dev/issue/27505
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := p.cmd.Start()
@@ -62,7 +67,7 @@ func Start(argv []string, files []*os.File) (*Process, error) {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
 			return nil, &MissingError{Program: argv[0]}
 		}
-		return nil, fmt.Errorf("start QEMU: %w", err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	return p, nil
 }
@@ -73,7 +78,7 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// ExitError says how an ended process ended: nil for success. It contains the first of QEMU's standard error.
+// ExitError says how an ended process ended: nil for success. It contains the first of its standard error.
 func (p *Process) ExitError() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -81,12 +86,12 @@ func (p *Process) ExitError() error {
 		return nil
 	}
 	if s := strings.TrimSpace(string(p.stderr)); s != "" {
-		return fmt.Errorf("QEMU: %w: %s", p.err, s)
+		return fmt.Errorf("%s: %w: %s", p.name, p.err, s)
 	}
-	return fmt.Errorf("QEMU: %w", p.err)
+	return fmt.Errorf("%s: %w", p.name, p.err)
 }
 
-// Stderr is the first of what QEMU wrote to its standard error.
+// Stderr is the first of what it wrote to its standard error.
 func (p *Process) Stderr() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,13 +112,13 @@ func (p *Process) Stop(ctx context.Context, quit func(context.Context) error) er
 		return nil
 	}
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill QEMU: %w", err)
+		return fmt.Errorf("kill %s: %w", p.name, err)
 	}
 	select {
 	case <-p.done:
 		return nil
 	case <-time.After(killTime):
-		return fmt.Errorf("QEMU, process %d, is still there %v after SIGKILL", p.PID(), killTime)
+		return fmt.Errorf("%s, process %d, is still there %v after SIGKILL", p.name, p.PID(), killTime)
 	}
 }
 
@@ -136,7 +141,7 @@ func (f *firstBytes) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// packages names the Debian packages of QEMU's programs where they are not qemu-system-<architecture>.
+// packages names the Debian packages of programs.
 var packages = map[string]string{
 	"qemu-system-x86_64":  "qemu-system-x86",
 	"qemu-system-i386":    "qemu-system-x86",
@@ -144,6 +149,7 @@ var packages = map[string]string{
 	"qemu-system-ppc64":   "qemu-system-ppc",
 	"qemu-system-riscv64": "qemu-system-misc",
 	"qemu-system-s390x":   "qemu-system-misc",
+	"virtiofsd":           "virtiofsd, or in Debian 12 qemu-system-common",
 }
 
 // MissingError says that a program is not installed.

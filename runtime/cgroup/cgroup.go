@@ -1,0 +1,227 @@
+// Package cgroup puts a pod's processes on the host under one control group, in every hierarchy of version 1 or the one of version 2.
+//
+// In comes the cgroups path of a container as containerd gives it; out go the folders that were made. It sets no limits: whoever made the parent has
+// done so for the pod. What may not be done is told and lived with, for a pod is better outside its group than not at all.
+package cgroup
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// prefix begins the name of a pod's group, as with Kata Containers.
+const prefix = "kata_"
+
+// Group is where this process has gone. The zero value is nowhere.
+type Group struct {
+	Dirs []string // made, parents first
+	home []place  // where this process was before
+}
+
+// place is a group in one hierarchy.
+type place struct {
+	mount string // of the hierarchy
+	path  string // in it
+}
+
+// Parent is the group that a pod's group belongs in, of the path in a container's specification: /a/b/ID, or in systemd's notation
+// SLICE:PREFIX:NAME. An empty path is the root.
+func Parent(cgroupsPath string) string {
+	if slice, _, ok := strings.Cut(cgroupsPath, ":"); ok {
+		return expandSlice(slice)
+	}
+	p := filepath.Dir(filepath.Join("/", cgroupsPath))
+	return p
+}
+
+// expandSlice is the path of a slice: each dash is a level. systemd.slice(5).
+func expandSlice(slice string) string {
+	name := strings.TrimSuffix(slice, ".slice")
+	if name == "" || name == "-" {
+		return "/"
+	}
+	path := "/"
+	for i, c := range name + "-" {
+		if c == '-' {
+			path = filepath.Join(path, name[:i]+".slice")
+		}
+	}
+	return path
+}
+
+// Join makes the group of the pod id below parent, and moves this process into it, so that its children are born there. It returns what was done,
+// also beside errors.
+func Join(parent, id string) (Group, error) {
+	return join("/proc/self/mountinfo", "/proc/self/cgroup", parent, id)
+}
+
+func join(mountinfo, self, parent, id string) (Group, error) {
+	var g Group
+	places, err := readPlaces(mountinfo, self)
+	if err != nil {
+		return g, fmt.Errorf("control groups: %w", err)
+	}
+	var errs []error
+	for _, p := range places {
+		dir := filepath.Join(p.mount, parent, prefix+id)
+		made, err := mkdirs(p.mount, dir)
+		g.Dirs = append(g.Dirs, made...)
+		if err == nil {
+			err = enter(dir)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("control group: %w", err))
+			continue
+		}
+		g.home = append(g.home, p)
+	}
+	return g, errors.Join(errs...)
+}
+
+// mkdirs makes dir and its parents below mount, and returns those that it made.
+func mkdirs(mount, dir string) ([]string, error) {
+	rel, err := filepath.Rel(mount, dir)
+	if err != nil || !filepath.IsLocal(rel) {
+		return nil, fmt.Errorf("%s is not below %s", dir, mount)
+	}
+	path := mount
+	var made []string
+	for _, name := range strings.Split(rel, "/") {
+		parent := path
+		path = filepath.Join(path, name)
+		switch err := os.Mkdir(path, 0o755); {
+		case err == nil:
+			made = append(made, path)
+			inheritCPUs(parent, path)
+		case !errors.Is(err, fs.ErrExist):
+			return made, err
+		}
+	}
+	return made, nil
+}
+
+// inheritCPUs gives a new group of the version 1 controller cpuset what its parent has; without, nothing can enter it.
+// Linux: Documentation/admin-guide/cgroup-v1/cpusets.rst.
+func inheritCPUs(parent, dir string) {
+	for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
+		have, err := os.ReadFile(filepath.Join(dir, f))
+		if err != nil || strings.TrimSpace(string(have)) != "" {
+			continue
+		}
+		if b, err := os.ReadFile(filepath.Join(parent, f)); err == nil {
+			_ = os.WriteFile(filepath.Join(dir, f), b, 0) // entering fails next, and says so
+		}
+	}
+}
+
+func enter(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+}
+
+// Leave moves this process back to where it was and removes the group. Other processes in it must have ended. Calling it again is a no-op.
+func (g *Group) Leave() error {
+	var errs []error
+	for _, p := range g.home {
+		if err := enter(filepath.Join(p.mount, p.path)); err != nil {
+			errs = append(errs, fmt.Errorf("leave the control group: %w", err))
+		}
+	}
+	errs = append(errs, Remove(g.Dirs))
+	g.Dirs, g.home = nil, nil
+	return errors.Join(errs...)
+}
+
+// Remove removes groups that Join made, whose processes have ended. A parent that others use by now stays.
+func Remove(dirs []string) error {
+	var errs []error
+	for _, d := range slices.Backward(dirs) {
+		err := syscall.Rmdir(d)
+		ours := strings.HasPrefix(filepath.Base(d), prefix)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && ours {
+			errs = append(errs, &os.PathError{Op: "remove the control group", Path: d, Err: err})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// readPlaces says where this process is in every hierarchy that is mounted.
+// Formats: proc_pid_mountinfo(5), proc_pid_cgroup(5).
+func readPlaces(mountinfo, self string) ([]place, error) {
+	paths, err := readSelf(self)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(mountinfo)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []place
+	seen := map[string]bool{}
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		before, after, ok := strings.Cut(s.Text(), " - ")
+		left, right := strings.Fields(before), strings.Fields(after)
+		if !ok || len(left) < 5 || len(right) < 3 {
+			continue
+		}
+		key := ""
+		switch right[0] {
+		case "cgroup":
+			key = hierarchy(strings.Split(right[2], ","), paths)
+		case "cgroup2":
+			// Beside hierarchies of version 1 it has no controllers, and whoever made the parents has not made them here.
+			if len(paths) == 1 {
+				key = ""
+			} else {
+				continue
+			}
+		default:
+			continue
+		}
+		p, ok := paths[key]
+		if !ok || seen[key] || left[3] != "/" {
+			continue
+		}
+		seen[key] = true
+		out = append(out, place{mount: left[4], path: p})
+	}
+	return out, s.Err()
+}
+
+// hierarchy is the key of the hierarchy whose mount has these options.
+func hierarchy(options []string, paths map[string]string) string {
+	for key := range paths {
+		if key == "" {
+			continue
+		}
+		if !slices.ContainsFunc(strings.Split(key, ","), func(c string) bool { return !slices.Contains(options, c) }) {
+			return key
+		}
+	}
+	return "none"
+}
+
+// readSelf reads the paths by the list of controllers, which is empty for version 2.
+func readSelf(file string) (map[string]string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) == 3 {
+			out[f[1]] = f[2]
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,400 @@
+// Package network gives a guest the network of a pod's namespace.
+//
+// In comes the path of a network namespace in which somebody, usually a CNI plug-in, has made interfaces; out come open tap devices for the virtual
+// machine, and what the guest has to be told: addresses, routes, neighbours. Each interface is joined to its tap, so that what arrives at the
+// one leaves by the other. It refuses to know who made the namespace, and changes nothing in it but what Detach and Clean take away.
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Model is how an interface is joined to its tap.
+type Model string
+
+// The models, by Kata's names.
+const (
+	TC      Model = "tcfilter" // a tap beside the interface, and tc sends each one's packets out of the other
+	Macvtap Model = "macvtap"  // a tap on top of the interface
+)
+
+// Options are what Attach is asked for.
+type Options struct {
+	Netns string // path, such as /var/run/netns/NAME
+	Model Model
+	Log   *slog.Logger // nil is silent
+}
+
+// Endpoint is an interface of the namespace and its tap.
+type Endpoint struct {
+	Name string   // of the interface, in the namespace and in the guest
+	MAC  string   // of the guest's
+	MTU  int      // bytes
+	Tap  *os.File // for the virtual machine; closed by Detach
+
+	tap        string // name of the tap
+	link       netlink.Link
+	addresses  []netlink.Addr
+	routes     []*katapb.Route
+	neighbours []*katapb.ARPNeighbor
+}
+
+// Network is what was attached. Its methods may be called from several goroutines.
+type Network struct {
+	o Options
+
+	mu         sync.Mutex // guards what follows
+	endpoints  []*Endpoint
+	routes     []*katapb.Route
+	neighbours []*katapb.ARPNeighbor
+}
+
+// tapPrefix begins the names of taps, by which Clean knows them. The kernel takes names of 15 bytes.
+const tapPrefix = "kbtap"
+
+// Attach joins every interface of the namespace that is up, but the loopback, to a tap. When it fails nothing is changed.
+func Attach(_ context.Context, o Options) (*Network, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Network{o: o}
+	err := inside(o.Netns, func() error { _, err := n.scan(); return err })
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("network of %s: %w", o.Netns, err), n.Detach())
+	}
+	return n, nil
+}
+
+// inside runs f on a thread that is in the network namespace at path. The thread is thrown away where it cannot go back.
+func inside(path string, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		done <- func() error {
+			home, err := os.Open("/proc/thread-self/ns/net")
+			if err != nil {
+				return err
+			}
+			defer home.Close()
+			there, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer there.Close()
+			if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+				return &os.PathError{Op: "enter the network namespace", Path: path, Err: err}
+			}
+			err = f()
+			if e := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); e != nil {
+				return err // the thread ends with this goroutine, as it stays locked
+			}
+			runtime.UnlockOSThread()
+			return err
+		}()
+	}()
+	return <-done
+}
+
+// scan attaches the interfaces that are not yet, and reads routes and neighbours. It says whether anything changed.
+func (n *Network) scan() (bool, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return false, fmt.Errorf("list interfaces: %w", err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	changed := false
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Name, tapPrefix) || l.Type() == "macvtap" || n.has(a.Name) {
+			continue
+		}
+		if !slices.Contains([]string{"veth", "macvlan", "ipvlan", "dummy", "device", "vlan", "bridge"}, l.Type()) {
+			n.o.Log.Warn("an interface of this type is not given to the guest", "name", a.Name, "type", l.Type())
+			continue
+		}
+		e, err := n.attach(l, len(n.endpoints))
+		if err != nil {
+			return changed, fmt.Errorf("interface %s: %w", a.Name, err)
+		}
+		n.endpoints = append(n.endpoints, e)
+		changed = true
+	}
+	return changed, n.readRoutes()
+}
+
+func (n *Network) has(name string) bool {
+	return slices.ContainsFunc(n.endpoints, func(e *Endpoint) bool { return e.Name == name })
+}
+
+func (n *Network) attach(l netlink.Link, index int) (_ *Endpoint, err error) {
+	a := l.Attrs()
+	e := &Endpoint{Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, tap: tapPrefix + strconv.Itoa(index), link: l}
+	if len(a.HardwareAddr) != 6 {
+		return nil, fmt.Errorf("hardware address %q: want six bytes", e.MAC)
+	}
+	addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, x := range addrs {
+		if !x.IP.IsLinkLocalUnicast() { // the guest makes its own
+			e.addresses = append(e.addresses, x)
+		}
+	}
+	if err := e.read(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.detach())
+		}
+	}()
+	if n.o.Model == Macvtap {
+		return e, e.macvtap()
+	}
+	return e, e.tc()
+}
+
+// tc makes a tap and has each interface's packets leave by the other.
+func (e *Endpoint) tc() error {
+	f, err := openTap(e.tap)
+	if err != nil {
+		return err
+	}
+	e.Tap = f
+	tap, err := netlink.LinkByName(e.tap)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", e.tap, err)
+	}
+	if err := netlink.LinkSetMTU(tap, e.MTU); err != nil {
+		return fmt.Errorf("MTU of %s to %d: %w", e.tap, e.MTU, err)
+	}
+	if err := netlink.LinkSetUp(tap); err != nil {
+		return fmt.Errorf("bring up %s: %w", e.tap, err)
+	}
+	if err := redirect(e.link, tap); err != nil {
+		return err
+	}
+	return redirect(tap, e.link)
+}
+
+// openTap makes a tap that exists as long as the file is open somewhere. Linux: Documentation/networking/tuntap.rst.
+func openTap(name string) (*os.File, error) {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	r, err := unix.NewIfreq(name)
+	if err == nil {
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, r)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make the tap %s: %w", name, err), f.Close())
+	}
+	return f, nil
+}
+
+// redirect sends what arrives at one interface out of the other, unchanged. tc-mirred(8).
+func redirect(from, to netlink.Link) error {
+	qdisc := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: from.Attrs().Index, Parent: netlink.HANDLE_INGRESS}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("queue for what arrives at %s: %w", from.Attrs().Name, err)
+	}
+	attrs := netlink.FilterAttrs{
+		LinkIndex: from.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0), Priority: 1, Protocol: unix.ETH_P_ALL,
+	}
+	action := netlink.NewMirredAction(to.Attrs().Index)
+	action.MirredAction = netlink.TCA_EGRESS_REDIR
+	action.ActionAttrs.Action = netlink.TC_ACT_STOLEN
+	err := netlink.FilterAdd(&netlink.MatchAll{FilterAttrs: attrs, Actions: []netlink.Action{action}})
+	if err == nil {
+		return nil
+	}
+	// Kernels without the classifier matchall have u32 nearly always; without a selector it matches all too.
+	if err2 := netlink.FilterAdd(&netlink.U32{FilterAttrs: attrs, Actions: []netlink.Action{action}}); err2 != nil {
+		return fmt.Errorf("redirect %s to %s: by matchall: %w; by u32: %w", from.Attrs().Name, to.Attrs().Name, err, err2)
+	}
+	return nil
+}
+
+// macvtap makes a tap on top of the interface. The guest has the interface's address, so the interface gets another.
+func (e *Endpoint) macvtap() error {
+	a := e.link.Attrs()
+	other := slices.Clone(a.HardwareAddr)
+	other[0] = other[0]&^1 | 2 // unicast, locally administered. IEEE 802, 8.2
+	other[5] ^= 0x5a
+	if err := netlink.LinkSetHardwareAddr(e.link, other); err != nil {
+		return fmt.Errorf("hardware address to %s: %w", other, err)
+	}
+	l := &netlink.Macvtap{Macvlan: netlink.Macvlan{
+		LinkAttrs: netlink.LinkAttrs{Name: e.tap, ParentIndex: a.Index, MTU: e.MTU, HardwareAddr: a.HardwareAddr}, Mode: netlink.MACVLAN_MODE_BRIDGE,
+	}}
+	if err := netlink.LinkAdd(l); err != nil {
+		return fmt.Errorf("make the macvtap %s: %w", e.tap, err)
+	}
+	made, err := netlink.LinkByName(e.tap)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", e.tap, err)
+	}
+	if err := netlink.LinkSetUp(made); err != nil {
+		return fmt.Errorf("bring up %s: %w", e.tap, err)
+	}
+	// The addresses would make the kernel of the host answer for the guest.
+	for _, x := range e.addresses {
+		if err := netlink.AddrDel(e.link, &x); err != nil {
+			return fmt.Errorf("take %s away: %w", x.IPNet, err)
+		}
+	}
+	e.Tap, err = openMacvtap(made.Attrs().Index)
+	return err
+}
+
+// openMacvtap opens a macvtap. Linux: drivers/net/macvtap.c, the device node is called after the interface's index.
+func openMacvtap(index int) (*os.File, error) {
+	f, err := os.OpenFile(fmt.Sprintf("/dev/tap%d", index), os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	r, err := unix.NewIfreq("")
+	if err == nil {
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, r)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("set up %s: %w", f.Name(), err), f.Close())
+	}
+	return f, nil
+}
+
+// detach takes away what attach made. It runs inside the namespace.
+func (e *Endpoint) detach() error {
+	var errs []error
+	if e.Tap != nil {
+		errs = append(errs, e.Tap.Close())
+		e.Tap = nil
+	}
+	return errors.Join(append(errs, clean(e.Name, e.tap))...)
+}
+
+// clean takes the tap away and whatever joined the interface to it.
+func clean(name, tap string) error {
+	var errs []error
+	if l, err := netlink.LinkByName(tap); err == nil {
+		if err := netlink.LinkDel(l); err != nil && !errors.As(err, new(netlink.LinkNotFoundError)) && !errors.Is(err, unix.ENODEV) {
+			// A tap goes by itself when its last file is closed, which QEMU's end may do just now.
+			if _, still := netlink.LinkByName(tap); still == nil {
+				errs = append(errs, fmt.Errorf("remove %s: %w", tap, err))
+			}
+		}
+	}
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return errors.Join(errs...) // whoever made it has taken it away
+	}
+	list, err := netlink.QdiscList(l)
+	if err != nil {
+		return errors.Join(append(errs, fmt.Errorf("list the queues of %s: %w", name, err))...)
+	}
+	for _, q := range list {
+		if q.Type() == "ingress" && q.Attrs().Parent == netlink.HANDLE_INGRESS {
+			if err := netlink.QdiscDel(q); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+				errs = append(errs, fmt.Errorf("remove the queue of %s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Detach takes away everything that Attach and Rescan made. A namespace that is gone has taken it along. Calling it again is a no-op.
+func (n *Network) Detach() error {
+	n.mu.Lock()
+	list := n.endpoints
+	n.endpoints = nil
+	n.mu.Unlock()
+	if len(list) == 0 {
+		return nil
+	}
+	err := inside(n.o.Netns, func() error {
+		var errs []error
+		for _, e := range list {
+			errs = append(errs, e.detach())
+		}
+		return errors.Join(errs...)
+	})
+	for _, e := range list {
+		if e.Tap != nil {
+			_ = e.Tap.Close() // the namespace could not be entered
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) { // not there, or no longer a namespace's file
+		return nil
+	}
+	return err
+}
+
+// Clean takes away what a killed process left in a namespace: links is what Links said. A namespace that is gone is no error.
+func Clean(netns string, links []string) error {
+	if len(links) == 0 {
+		return nil
+	}
+	err := inside(netns, func() error {
+		var errs []error
+		for _, l := range links {
+			name, tap, _ := strings.Cut(l, " ")
+			if !strings.HasPrefix(tap, tapPrefix) {
+				errs = append(errs, fmt.Errorf("%q is not what this package makes", l))
+				continue
+			}
+			errs = append(errs, clean(name, tap))
+		}
+		return errors.Join(errs...)
+	})
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return err
+}
+
+// Links names each interface and its tap, separated by a space, for Clean.
+func (n *Network) Links() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := []string{}
+	for _, e := range n.endpoints {
+		out = append(out, e.Name+" "+e.tap)
+	}
+	return out
+}
+
+// Endpoints are the interfaces in the order in which they were found.
+func (n *Network) Endpoints() []*Endpoint {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.endpoints)
+}
+
+// Rescan attaches interfaces that have come since, and says whether there are any, or whether routes have changed.
+func (n *Network) Rescan(_ context.Context) (changed bool, err error) {
+	err = inside(n.o.Netns, func() (err error) { changed, err = n.scan(); return err })
+	if err != nil {
+		return changed, fmt.Errorf("network of %s: %w", n.o.Netns, err)
+	}
+	return changed, nil
+}

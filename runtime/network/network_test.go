@@ -1,0 +1,245 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// here is the path of the namespace that the test runs in. It is that of a file, because /proc/self is the first thread, which may be elsewhere.
+func here(t *testing.T) string {
+	t.Helper()
+	f, err := os.Open("/proc/thread-self/ns/net")
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	return fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// veth makes a pair as a CNI plug-in does: name is the pod's end, its peer the host's.
+func veth(t *testing.T, name string, addresses ...string) (pod, peer netlink.Link) {
+	t.Helper()
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: 1400}, PeerName: name + "peer"}))
+	pod, err := netlink.LinkByName(name)
+	must(t, err)
+	peer, err = netlink.LinkByName(name + "peer")
+	must(t, err)
+	for _, a := range addresses {
+		x, err := netlink.ParseAddr(a)
+		must(t, err)
+		x.Flags = unix.IFA_F_NODAD
+		must(t, netlink.AddrAdd(pod, x))
+	}
+	must(t, netlink.LinkSetUp(pod))
+	return pod, peer
+}
+
+func TestAGuestGetsThePodsNetwork(t *testing.T) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNET) {
+		return
+	}
+	testenv.Require(t, testenv.Func("/dev/net/tun", func() error { _, err := os.Stat("/dev/net/tun"); return err }))
+	ns := here(t)
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	pod, peer := veth(t, "eth0", "10.88.0.5/16", "fd00:88::5/64")
+	_, gateway, _ := net.ParseCIDR("0.0.0.0/0")
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: pod.Attrs().Index, Dst: gateway, Gw: net.ParseIP("10.88.0.1"), Src: net.ParseIP("10.88.0.5"), MTU: 1300}))
+	_, via, _ := net.ParseCIDR("10.99.0.0/16")
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: pod.Attrs().Index, Dst: via, Scope: netlink.SCOPE_LINK}))
+	mac, _ := net.ParseMAC("0a:58:0a:58:00:01")
+	must(t, netlink.NeighAdd(&netlink.Neigh{LinkIndex: pod.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP("10.88.0.1"), HardwareAddr: mac}))
+
+	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC})
+	must(t, err)
+	e := n.Endpoints()
+	if len(e) != 1 || e[0].Name != "eth0" || e[0].MTU != 1400 || e[0].MAC != pod.Attrs().HardwareAddr.String() {
+		t.Fatalf("endpoints %+v", e)
+	}
+	if l := n.Links(); len(l) != 1 || l[0] != "eth0 kbtap0" {
+		t.Errorf("links %q", l)
+	}
+	i := n.Interfaces()[0]
+	if i.HwAddr != e[0].MAC || i.Mtu != 1400 || i.Type != "veth" || len(i.IPAddresses) != 2 ||
+		i.IPAddresses[0].Address != "10.88.0.5" || i.IPAddresses[0].Mask != "16" ||
+		i.IPAddresses[1].Address != "fd00:88::5" || i.IPAddresses[1].Family != katapb.IPFamily_v6 {
+		t.Errorf("interface %v", i)
+	}
+	routes := n.Routes()
+	if len(routes) != 2 || routes[0].Dest != "10.99.0.0/16" || routes[0].Gateway != "" || routes[0].Scope != uint32(netlink.SCOPE_LINK) ||
+		routes[1].Dest != "" || routes[1].Gateway != "10.88.0.1" || routes[1].Source != "10.88.0.5" || routes[1].Mtu != 1300 {
+		t.Errorf("routes %v", routes)
+	}
+	if x := n.Neighbours(); len(x) != 1 || x[0].Lladdr != "0a:58:0a:58:00:01" || x[0].ToIPAddress.Address != "10.88.0.1" {
+		t.Errorf("neighbours %v", x)
+	}
+
+	// The peer is on the host, which is another namespace.
+	host := newNamespace(t)
+	must(t, netlink.LinkSetNsFd(peer, int(host.Fd())))
+	hostPath := fmt.Sprintf("/proc/self/fd/%d", host.Fd())
+
+	// What arrives at the pod's interface leaves by the tap, and the other way round. The peer is a wire's other end.
+	var wire int
+	must(t, inside(hostPath, func() error {
+		var err error
+		if peer, err = netlink.LinkByName(peer.Attrs().Name); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(peer); err != nil {
+			return err
+		}
+		wire = packetSocket(t, peer.Attrs().Index)
+		return nil
+	}))
+	frame := append(append(append([]byte{}, pod.Attrs().HardwareAddr...), peer.Attrs().HardwareAddr...), 0x88, 0xb5) // IEEE 802: local experiments
+	hello := append(append([]byte{}, frame...), "hello guest, hello guest, hello guest, hello guest"...)
+	must(t, unix.Sendto(wire, hello, 0, &unix.SockaddrLinklayer{Ifindex: peer.Attrs().Index, Halen: 6}))
+	const vnetHeader = 10 // struct virtio_net_hdr of <linux/virtio_net.h>
+	want(t, "at the tap", "hello guest", func(b []byte) (int, error) {
+		fd := int(e[0].Tap.Fd())
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000); err != nil || n == 0 {
+			return 0, fmt.Errorf("nothing comes: %v", err)
+		}
+		return unix.Read(fd, b)
+	})
+	back := append(make([]byte, vnetHeader), peer.Attrs().HardwareAddr...)
+	back = append(append(append(back, pod.Attrs().HardwareAddr...), 0x88, 0xb5), "hello host, hello host, hello host, hello host, hello"...)
+	if _, err := e[0].Tap.Write(back); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "at the wire", "hello host", func(b []byte) (int, error) { return unix.Read(wire, b) })
+
+	// Docker makes interfaces later.
+	if changed, err := n.Rescan(t.Context()); err != nil || changed {
+		t.Errorf("nothing came, changed is %v, %v", changed, err)
+	}
+	_, peer1 := veth(t, "eth1", "10.89.0.5/16")
+	must(t, netlink.LinkSetNsFd(peer1, int(host.Fd())))
+	if changed, err := n.Rescan(t.Context()); err != nil || !changed || len(n.Endpoints()) != 2 || len(n.Interfaces()) != 2 {
+		t.Errorf("an interface came, changed is %v, %v", changed, err)
+	}
+
+	must(t, n.Detach())
+	must(t, n.Detach())
+	links, err := netlink.LinkList()
+	must(t, err)
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, tapPrefix) {
+			t.Errorf("%s is left", l.Attrs().Name)
+		}
+		q, err := netlink.QdiscList(l)
+		must(t, err)
+		for _, x := range q {
+			if x.Type() == "ingress" {
+				t.Errorf("a queue is left at %s", l.Attrs().Name)
+			}
+		}
+	}
+}
+
+// newNamespace makes a network namespace and opens it.
+func newNamespace(t *testing.T) *os.File {
+	t.Helper()
+	type result struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- result{nil, err}
+			return
+		}
+		f, err := os.Open("/proc/thread-self/ns/net")
+		done <- result{f, err}
+	}()
+	r := <-done
+	must(t, r.err)
+	t.Cleanup(func() { r.f.Close() })
+	return r.f
+}
+
+func packetSocket(t *testing.T, index int) int {
+	t.Helper()
+	const all = uint16(unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8) // in network order
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all))
+	must(t, err)
+	must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: index, Protocol: all}))
+	must(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}))
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// want reads until something holds text: kernels send packets of their own too.
+func want(t *testing.T, where, text string, read func([]byte) (int, error)) {
+	t.Helper()
+	b := make([]byte, 2048)
+	for range 50 {
+		n, err := read(b)
+		if err != nil {
+			t.Errorf("%s: %v", where, err)
+			return
+		}
+		if strings.Contains(string(b[:n]), text) {
+			return
+		}
+	}
+	t.Errorf("%s: nobody says %q", where, text)
+}
+
+func TestCleanTakesWhatAKilledOneLeft(t *testing.T) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNET) {
+		return
+	}
+	testenv.Require(t, testenv.Func("/dev/net/tun", func() error { _, err := os.Stat("/dev/net/tun"); return err }))
+	ns := here(t)
+	pod, _ := veth(t, "eth0", "10.88.0.5/16")
+	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC})
+	must(t, err)
+	links := n.Links()
+	must(t, n.Endpoints()[0].Tap.Close()) // as the kernel does for a killed process
+	must(t, Clean(ns, links))
+	must(t, Clean(ns, links))
+	q, err := netlink.QdiscList(pod)
+	must(t, err)
+	for _, x := range q {
+		if x.Type() == "ingress" {
+			t.Error("the queue is left")
+		}
+	}
+	must(t, Clean("/no/such/namespace", links))
+	if err := Clean(ns, []string{"eth0 eth0"}); err == nil {
+		t.Error("an interface that is nobody's tap would be removed")
+	}
+	// And it can be done again.
+	n, err = Attach(t.Context(), Options{Netns: ns, Model: TC})
+	must(t, err)
+	must(t, n.Detach())
+}
+
+func TestANamespaceThatIsNotThereIsNamed(t *testing.T) {
+	_, err := Attach(t.Context(), Options{Netns: "/no/such/namespace", Model: TC})
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "/no/such/namespace") {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,98 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// copyChunk is what one call carries, in bytes, as Kata's hosts do; ttrpc takes 4 MiB.
+const copyChunk = 1 << 20
+
+// maxCopied bounds what is copied for one volume, in bytes: such volumes are configuration, and all of it is the guest's memory.
+const maxCopied = 64 << 20
+
+// copyVolume copies a file or folder of the host into a guest with which nothing is shared.
+func (p *Pod) copyVolume(ctx context.Context, c Container, m specs.Mount) (*specs.Mount, error) {
+	name, err := volumeName(c.ID, m.Source)
+	if err != nil {
+		return nil, err
+	}
+	left := int64(maxCopied)
+	root, err := filepath.EvalSymlinks(m.Source)
+	if err != nil {
+		return nil, err
+	}
+	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		return p.copyFile(ctx, path, filepath.Join(share.GuestPath(name), rel), &left)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("copy %s into the guest: %w", m.Source, err)
+	}
+	m.Type, m.Source, m.Options = "bind", share.GuestPath(name), guestOptions(m.Options)
+	return &m, nil
+}
+
+// copyFile copies one file, folder or symbolic link; others have no meaning in another machine.
+func (p *Pod) copyFile(ctx context.Context, from, to string, left *int64) error {
+	st, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	sys := st.Sys().(*syscall.Stat_t)
+	req := &katapb.CopyFileRequest{Path: to, FileMode: sys.Mode, DirMode: 0o755, Uid: int32(sys.Uid), Gid: int32(sys.Gid)}
+	switch {
+	case st.IsDir():
+		_, err = p.service.CopyFile(ctx, req)
+		return err
+	case st.Mode()&os.ModeSymlink != 0:
+		target, err := os.Readlink(from)
+		if err != nil {
+			return err
+		}
+		req.Data, req.FileSize = []byte(target), int64(len(target))
+		_, err = p.service.CopyFile(ctx, req)
+		return err
+	case !st.Mode().IsRegular():
+		p.log.Warn("not copied into the guest: neither file, folder nor link", "path", from)
+		return nil
+	}
+	if *left -= st.Size(); *left < 0 {
+		return fmt.Errorf("more than %d MiB; share it with virtio-fs, or put it on a block device", maxCopied>>20)
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	req.FileSize = st.Size()
+	b := make([]byte, min(copyChunk, st.Size()))
+	for {
+		n, err := io.ReadFull(f, b[:min(int64(len(b)), req.FileSize-req.Offset)])
+		if err != nil {
+			return fmt.Errorf("%s: %w", from, err) // it became shorter while it was read
+		}
+		req.Data = b[:n]
+		if _, err := p.service.CopyFile(ctx, req); err != nil {
+			return err
+		}
+		if req.Offset += int64(n); req.Offset >= req.FileSize {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,591 @@
+// Package pod is one virtual machine with the containers in it.
+//
+// In come the effective configuration, a container's OCI specification and its root file system; out come running containers, reached through the agent. It
+// puts together what the other rooms of runtime make: the folder that is shared, the network, the sandbox, the verdict. It refuses to know who asks:
+// nothing here speaks to containerd.
+//
+// A pod keeps a record on disk of everything that could outlive it (docs/formats/state.md), so that whoever comes after a killed one can clean up.
+package pod
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/runtime/attest"
+	"github.com/katabuild/katabuild/runtime/cgroup"
+	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/network"
+	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/share"
+)
+
+// Times that bound what should be quick.
+const (
+	reportTime  = 30 * time.Second // for the report; a guest that is ready answers at once
+	requestTime = 60 * time.Second // for a request to the agent that has no time of its own, as Kata's
+	endTime     = 5 * time.Second  // for the guest to end its containers before it is stopped
+	healthEvery = 10 * time.Second // between health checks
+	healthTime  = 30 * time.Second // for the answer to one
+)
+
+// Options are how to start a pod.
+type Options struct {
+	ID     string
+	Config *config.Config
+	Dirs   Dirs
+	// Netns is the path of the pod's network namespace. Empty is a guest without network.
+	Netns    string
+	Cgroup   string // in which the pod's own is made, as cgroup.Parent says; empty makes none
+	Hostname string
+	DNS      []string // lines of resolv.conf, for the guest itself
+	Size     Size     // what the pod's containers may use, on top of what the configuration says
+	Log      *slog.Logger
+	// Shm is the size of the pod's /dev/shm in bytes, 0 is half of the guest's memory.
+	Shm int64
+	// SharedPID: containers share one PID namespace.
+	SharedPID   bool
+	Annotations map[string]string // for the state only
+}
+
+// Dirs are the folders of the host that pods use. The zero value is the default of each.
+type Dirs struct {
+	State string // /run/katabuild: a folder for each pod, with its record and its sockets
+	Share string // /run/kata-containers/shared/sandboxes, Kata's
+}
+
+// The defaults of Dirs.
+const (
+	DefaultState = "/run/katabuild"
+	DefaultShare = "/run/kata-containers/shared/sandboxes"
+)
+
+// WithDefaults fills what is empty.
+func (d Dirs) WithDefaults() Dirs {
+	if d.State == "" {
+		d.State = DefaultState
+	}
+	if d.Share == "" {
+		d.Share = DefaultShare
+	}
+	return d
+}
+
+// Pod is a running guest with its containers. Its methods may be called from several goroutines.
+type Pod struct {
+	id      string
+	cfg     *config.Config
+	dirs    Dirs
+	log     *slog.Logger
+	share   *share.Share // nil where nothing is shared
+	fs      *share.Daemon
+	net     *network.Network // nil without a network
+	cgroup  cgroup.Group
+	vm      *sandbox.Sandbox
+	agent   *ttrpc.Client
+	service katapb.AgentServiceService
+	health  katapb.HealthService
+	streams bool // the agent takes streams on their own connections
+	seccomp bool // the agent can do seccomp
+	shm     bool
+	verdict *verdict.Verdict // nil where none was asked for
+
+	recordMu sync.Mutex // guards record
+	record   Record
+
+	mu         sync.Mutex
+	containers map[string]*container // guarded by mu
+
+	stop    func() error
+	cancel  context.CancelFunc // ends what runs beside
+	wg      sync.WaitGroup
+	sick    chan struct{} // closed when the agent no longer answers
+	sickErr error         // why; set before sick is closed
+}
+
+// Start boots the guest of a pod and gets it ready for containers. When it fails nothing is left.
+func Start(ctx context.Context, o Options) (_ *Pod, err error) {
+	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{}, sick: make(chan struct{})}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	p.stop = sync.OnceValue(p.stopOnce)
+	if err := CheckID(o.ID); err != nil {
+		return nil, err
+	}
+	g, err := readGuest(o.Config)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.begin(o); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.stop())
+		}
+	}()
+	if err := p.joinCgroup(o.Cgroup); err != nil {
+		return nil, err
+	}
+	cfg, err := p.sandboxConfig(ctx, o, g)
+	if err != nil {
+		return nil, err
+	}
+	if p.vm, err = sandbox.Start(ctx, cfg); err != nil {
+		return nil, explain(err)
+	}
+	if err := p.note(func(r *Record) { r.QEMU = processOf(p.vm.PID()); r.Command = p.vm.Argv() }); err != nil {
+		return nil, err
+	}
+	conn, err := p.vm.Dial(ctx, agentapi.Port)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the agent: %w", err)
+	}
+	p.agent = ttrpc.NewClient(conn)
+	p.service, p.health = katapb.NewAgentServiceClient(p.agent), katapb.NewHealthClient(p.agent)
+	if err := p.attest(ctx, g, cfg); err != nil {
+		return nil, err
+	}
+	if err := p.introduce(ctx, o); err != nil {
+		return nil, err
+	}
+	beside, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	p.wg.Go(func() { p.watch(beside) })
+	return p, p.note(func(r *Record) { r.State = Running })
+}
+
+// joinCgroup moves this process, and so all that it starts, into a group of the pod's own.
+func (p *Pod) joinCgroup(parent string) error {
+	if parent == "" {
+		return nil
+	}
+	g, err := cgroup.Join(parent, p.id)
+	if err != nil {
+		p.log.Warn("the pod's processes are not, or not wholly, in a control group of their own", "err", err)
+	}
+	p.cgroup = g
+	return p.note(func(r *Record) { r.Cgroup = append(r.Cgroup, g.Dirs...) })
+}
+
+// guest is what is booted.
+type guest struct {
+	manifest *manifest.Manifest
+	digest   digest.Digest // of the manifest
+	dir      string
+}
+
+func readGuest(c *config.Config) (guest, error) {
+	dir := c.QEMU.Guest
+	if dir == "" {
+		return guest{}, errors.New(`no guest is configured: set "guest" in [hypervisor.qemu] of configuration.toml to the folder that katabuild build made`)
+	}
+	m, d, err := manifest.Read(dir, "")
+	if err != nil {
+		return guest{}, fmt.Errorf("the guest of the configuration: %w", err)
+	}
+	return guest{m, d, dir}, nil
+}
+
+// sandboxConfig makes everything that the machine needs on the host, and says how to start it.
+func (p *Pod) sandboxConfig(ctx context.Context, o Options, g guest) (sandbox.Config, error) {
+	c := o.Config
+	cfg := sandbox.Config{
+		Manifest: g.manifest, Dir: g.dir, Machine: c.QEMU.MachineType, Words: c.Words(), Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
+		QEMU: c.QEMU.Path, RNG: true, RootPorts: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: filepath.Join(p.dir(), vsockSocket),
+		CPUs:      c.QEMU.VCPUs(g.manifest.Boot.CPUs, runtime.NumCPU()),
+		MemoryMiB: c.QEMU.DefaultMemoryMiB,
+	}
+	if cfg.MemoryMiB == 0 {
+		cfg.MemoryMiB = g.manifest.Boot.MemoryMiB
+	}
+	o.Size.add(&cfg, runtime.NumCPU())
+	cfg.Words = append(cfg.Words, streamsWord)
+	if c.QEMU.EnableDebug {
+		cfg.Console = &consoleLog{log: p.log}
+	}
+	var err error
+	if cfg.Extensions, err = extensions(c.QEMU.Extensions); err != nil {
+		return cfg, err
+	}
+	if err := p.startShare(ctx, &cfg); err != nil {
+		return cfg, err
+	}
+	return cfg, p.startNetwork(ctx, o, &cfg)
+}
+
+func extensions(list []config.ExtensionDisk) ([]sandbox.Extension, error) {
+	var out []sandbox.Extension
+	for _, e := range list {
+		if e.Params != nil {
+			out = append(out, sandbox.Extension{Extension: extension.Extension{Name: e.Name, Params: *e.Params}, Image: e.Path})
+			continue
+		}
+		x, err := sandbox.ReadExtension(e.Name + "=" + e.Path)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
+	c := &p.cfg.QEMU
+	if c.SharedFS == config.SharedNone {
+		return nil
+	}
+	var err error
+	if p.share, err = share.New(p.dirs.Share, p.id); err != nil {
+		return err
+	}
+	if err := p.note(func(r *Record) { r.Share = true }); err != nil {
+		return err
+	}
+	f := qemu.FileSystem{Tag: share.Tag}
+	if c.SharedFS == config.Shared9P {
+		f.Path = p.share.Dir()
+	} else {
+		socket := filepath.Join(p.dir(), fsSocket)
+		p.fs, err = share.StartDaemon(ctx, share.DaemonConfig{
+			Program: c.VirtioFSDaemon, Dir: p.share.Dir(), Socket: socket, Cache: c.VirtioFSCache, Extra: c.VirtioFSExtraArgs,
+		})
+		if err != nil {
+			return err
+		}
+		f.VirtioFS = qemu.Socket(socket)
+		if err := p.note(func(r *Record) { r.VirtioFSD = processOf(p.fs.PID()) }); err != nil {
+			return err
+		}
+	}
+	cfg.FileSystems = append(cfg.FileSystems, f)
+	return p.bindForAll()
+}
+
+// bindForAll shares sandbox_bind_mounts.
+func (p *Pod) bindForAll() error {
+	for _, b := range p.cfg.Runtime.SandboxBindMounts {
+		source, mode, _ := strings.Cut(b, ":")
+		if err := p.share.Bind("sandbox", "sandbox-mounts/"+filepath.Base(source), source, mode != "rw"); err != nil {
+			return fmt.Errorf("sandbox_bind_mounts %s: %w", b, err)
+		}
+	}
+	return nil
+}
+
+func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) error {
+	model := p.cfg.Runtime.InternetworkingModel
+	if o.Netns == "" || model == config.NetworkNone {
+		return nil
+	}
+	n, err := network.Attach(ctx, network.Options{Netns: o.Netns, Model: network.Model(model), Log: p.log})
+	if err != nil {
+		return err
+	}
+	p.net = n
+	if err := p.note(func(r *Record) { r.Netns = o.Netns; r.Links = n.Links() }); err != nil {
+		return err
+	}
+	for _, e := range n.Endpoints() {
+		cfg.NICs = append(cfg.NICs, sandbox.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
+	}
+	return nil
+}
+
+// attest asks the guest what it is, and does what the configuration says when it is something else.
+func (p *Pod) attest(ctx context.Context, g guest, cfg sandbox.Config) error {
+	if p.cfg.Runtime.Attestation == config.Off {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, reportTime)
+	defer cancel()
+	nonce := make([]byte, 32)
+	if _, err := rand.Read(nonce); err != nil {
+		return err
+	}
+	conn, err := p.vm.Dial(ctx, agentapi.Port)
+	if err != nil {
+		return fmt.Errorf("ask the guest what it is: %w", err)
+	}
+	client := agentapi.NewClient(conn)
+	defer client.Close() //nolint:errcheck // only read from
+	r, raw, err := client.Report(ctx, nonce)
+	if err != nil {
+		return p.judge(fmt.Errorf("ask the guest what it is: %w", err))
+	}
+	host := attest.Boot{Nonce: nonce, Words: cfg.Words}
+	for _, e := range cfg.Extensions {
+		host.Extensions = append(host.Extensions, e.Extension)
+	}
+	// The files were checked when they were handed to QEMU.
+	v := &verdict.Verdict{Guest: g.manifest.Name, Manifest: g.digest, Report: digest.Of(raw), Claims: attest.Report(g.manifest, r, host)}
+	v.Judge(true)
+	p.verdict = v
+	if err := p.note(func(r *Record) { r.Verdict = v }); err != nil {
+		return err
+	}
+	if v.Result == verdict.Attested {
+		p.log.Info("the guest is what its manifest says", "guest", v.Guest, "claims", len(v.Claims))
+		return nil
+	}
+	return p.judge(&MismatchError{v})
+}
+
+// judge makes an error of what was found, or only tells it.
+func (p *Pod) judge(err error) error {
+	if p.cfg.Runtime.Attestation == config.Warn {
+		p.log.Warn("attestation", "err", err)
+		return nil
+	}
+	return err
+}
+
+// MismatchError says that the guest which came up is not the one that its manifest describes.
+type MismatchError struct{ Verdict *verdict.Verdict }
+
+func (e *MismatchError) Error() string {
+	var unmet []string
+	for _, c := range e.Verdict.Claims {
+		if !c.Met {
+			unmet = append(unmet, fmt.Sprintf("%s is %q, the manifest says %q", c.Name, c.Got, c.Want))
+		}
+	}
+	return fmt.Sprintf("the running guest is not the %s that was built: %s", e.Verdict.Guest, strings.Join(unmet, "; "))
+}
+
+// introduce makes the sandbox in the guest: its network, its shared folder, its name.
+func (p *Pod) introduce(ctx context.Context, o Options) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	d, err := p.service.GetGuestDetails(ctx, &katapb.GuestDetailsRequest{})
+	if err != nil {
+		return fmt.Errorf("details of the guest: %w", err)
+	}
+	p.seccomp = d.GetAgentDetails().GetSupportsSeccomp()
+	p.streams = slices.Contains(d.GetAgentDetails().GetExtraFeatures(), agentapi.StreamsFeature)
+	if p.net != nil {
+		if err := p.configureNetwork(ctx); err != nil {
+			return err
+		}
+	}
+	req := &katapb.CreateSandboxRequest{
+		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, SandboxPidns: o.SharedPID, GuestHookPath: p.cfg.QEMU.GuestHookPath, Storages: p.storages(o),
+	}
+	if _, err := p.service.CreateSandbox(ctx, req); err != nil {
+		return fmt.Errorf("make the sandbox in the guest: %w", err)
+	}
+	return nil
+}
+
+// Where the guest has the pod's /dev/shm, as with Kata Containers.
+const guestShm = "/run/kata-containers/sandbox/shm"
+
+// storages are what the guest mounts for the whole pod.
+func (p *Pod) storages(o Options) []*katapb.Storage {
+	var list []*katapb.Storage
+	switch {
+	case p.fs != nil:
+		list = append(list, &katapb.Storage{Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs", MountPoint: share.GuestDir + "/", Shared: true})
+	case p.share != nil:
+		list = append(list, &katapb.Storage{
+			Driver: "9p", Source: share.Tag, Fstype: "9p", MountPoint: share.GuestDir + "/", Shared: true,
+			Options: []string{"trans=virtio", "version=9p2000.L", "cache=mmap", "nodev", fmt.Sprintf("msize=%d", p.cfg.QEMU.Msize9P)},
+		})
+	}
+	size := ""
+	if o.Shm > 0 {
+		size = fmt.Sprintf("size=%d", o.Shm)
+	}
+	shm := &katapb.Storage{
+		Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: guestShm, Shared: true,
+		Options: []string{"noexec", "nosuid", "nodev", "mode=1777"},
+	}
+	if size != "" {
+		shm.Options = append(shm.Options, size)
+	}
+	return append(list, shm)
+}
+
+func (p *Pod) configureNetwork(ctx context.Context) error {
+	for _, i := range p.net.Interfaces() {
+		if _, err := p.service.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: i}); err != nil {
+			return fmt.Errorf("set up the interface %s in the guest: %w", i.GetName(), err)
+		}
+	}
+	if _, err := p.service.UpdateRoutes(ctx, &katapb.UpdateRoutesRequest{Routes: &katapb.Routes{Routes: p.net.Routes()}}); err != nil {
+		return fmt.Errorf("set up the routes in the guest: %w", err)
+	}
+	if n := p.net.Neighbours(); len(n) > 0 {
+		if _, err := p.service.AddARPNeighbors(ctx, &katapb.AddARPNeighborsRequest{Neighbors: &katapb.ARPNeighbors{ARPNeighbors: n}}); err != nil {
+			return fmt.Errorf("set up the neighbours in the guest: %w", err)
+		}
+	}
+	return nil
+}
+
+// UpdateNetwork looks for interfaces that came into the pod's network namespace after the start, as Docker's do, and tells the guest of them.
+func (p *Pod) UpdateNetwork(ctx context.Context) error {
+	if p.net == nil {
+		return nil
+	}
+	changed, err := p.net.Rescan(ctx)
+	if err != nil || !changed {
+		return err
+	}
+	return p.configureNetwork(ctx)
+}
+
+// watch looks whether the agent still answers.
+func (p *Pod) watch(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.vm.Done():
+			return
+		case <-time.After(healthEvery):
+		}
+		if err := p.checkHealth(ctx); err != nil && ctx.Err() == nil {
+			p.log.Error("the agent does not answer", "err", err)
+			p.sickErr = fmt.Errorf("the agent does not answer any more: %w", err)
+			close(p.sick)
+			return
+		}
+	}
+}
+
+func (p *Pod) checkHealth(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, healthTime)
+	defer cancel()
+	_, err := p.health.Check(ctx, &katapb.CheckRequest{})
+	return err
+}
+
+// Done is closed when the guest has ended.
+func (p *Pod) Done() <-chan struct{} { return p.vm.Done() }
+
+// Sick is closed when the agent no longer answers.
+func (p *Pod) Sick() <-chan struct{} { return p.sick }
+
+// Why is why the guest ended or is of no use any more; nil while it is well.
+func (p *Pod) Why() error {
+	if err := p.vm.Why(); err != nil {
+		return explain(err)
+	}
+	select {
+	case <-p.sick:
+		return p.sickErr
+	default:
+		return nil
+	}
+}
+
+// PID is that of the process on the host which is the pod: QEMU's.
+func (p *Pod) PID() int { return p.vm.PID() }
+
+// Verdict is what attestation said; nil where nobody asked.
+func (p *Pod) Verdict() *verdict.Verdict { return p.verdict }
+
+// Agent is the agent, for calls that this package does not wrap.
+func (p *Pod) Agent() katapb.AgentServiceService { return p.service }
+
+// Dial connects to a port of the guest.
+func (p *Pod) Dial(ctx context.Context, port uint32) (net.Conn, error) { return p.vm.Dial(ctx, port) }
+
+// OOM waits for a container that met its memory limit, and returns its id.
+func (p *Pod) OOM(ctx context.Context) (string, error) {
+	e, err := p.service.GetOOMEvent(ctx, &katapb.GetOOMEventRequest{})
+	return e.GetContainerId(), err
+}
+
+// Stop ends the guest and removes everything of the pod from the host. Calling it again is a no-op.
+func (p *Pod) Stop() error { return p.stop() }
+
+func (p *Pod) stopOnce() error {
+	if p.cancel != nil {
+		p.cancel()
+	}
+	var errs []error
+	if p.agent != nil {
+		// The guest's disks are read-only and its shared files are the host's: nothing is lost when it does not answer.
+		ctx, cancel := context.WithTimeout(context.Background(), endTime)
+		if p.vm.Why() == nil && p.sickErr == nil {
+			if _, err := p.service.DestroySandbox(ctx, &katapb.DestroySandboxRequest{}); err != nil {
+				p.log.Debug("end the sandbox in the guest", "err", err)
+			}
+		}
+		cancel()
+		errs = append(errs, p.agent.Close())
+	}
+	if p.vm != nil {
+		errs = append(errs, p.vm.Stop())
+	}
+	p.wg.Wait()
+	if p.fs != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), endTime)
+		errs = append(errs, p.fs.Stop(ctx))
+		cancel()
+	}
+	if p.net != nil {
+		errs = append(errs, p.net.Detach())
+	}
+	if p.share != nil {
+		errs = append(errs, p.share.Close())
+	}
+	return errors.Join(append(errs, p.cgroup.Leave(), p.end())...)
+}
+
+// explain puts the reason into one line: the console's last words are in the log, where there is room.
+func explain(err error) error {
+	var stage *sandbox.StageError
+	if !errors.As(err, &stage) || len(stage.Console) == 0 {
+		return err
+	}
+	last := stage.Console[max(0, len(stage.Console)-3):]
+	return fmt.Errorf("%w; the guest's last words: %s", err, strings.Join(last, " | "))
+}
+
+// consoleLog puts the guest's console into the log, line by line.
+type consoleLog struct {
+	log  *slog.Logger
+	line []byte
+}
+
+// maxConsoleLine is what is kept of a line without an end, in bytes.
+const maxConsoleLine = 1024
+
+func (c *consoleLog) Write(b []byte) (int, error) {
+	for _, x := range b {
+		if x == '\n' || len(c.line) == maxConsoleLine {
+			if len(c.line) > 0 {
+				c.log.Info("console", "line", strings.TrimRight(string(c.line), "\r"))
+			}
+			c.line = c.line[:0]
+		}
+		if x != '\n' {
+			c.line = append(c.line, x)
+		}
+	}
+	return len(b), nil
+}
+
+var _ io.Writer = (*consoleLog)(nil)

@@ -1,0 +1,332 @@
+package pod
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// inGuest is a container as the guest is asked for it.
+type inGuest struct {
+	spec     *specs.Spec
+	storages []*katapb.Storage
+	devices  []*katapb.Device
+}
+
+// translate makes of a container on the host the one in the guest: what is of the host alone goes, and files of the host become files in the guest.
+func (p *Pod) translate(ctx context.Context, c Container, have *container) (*inGuest, error) {
+	if c.Spec.Process == nil || c.Spec.Linux == nil || c.Spec.Root == nil {
+		return nil, errors.New("the container's config.json lacks process, root or linux")
+	}
+	g := &inGuest{spec: guestSpec(c.Spec, p.seccomp && !p.cfg.Runtime.DisableGuestSeccomp)}
+	if c.Spec.Linux.Seccomp != nil && !p.seccomp && !p.cfg.Runtime.DisableGuestSeccomp {
+		return nil, errors.New("the container has a seccomp profile and the agent cannot do seccomp; set disable_guest_seccomp to run it without")
+	}
+	if err := p.rootfs(ctx, c, have, g); err != nil {
+		return nil, fmt.Errorf("root file system: %w", err)
+	}
+	if err := p.mounts(ctx, c, have, g); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// guestSpec is the part of the specification that needs no file of the host.
+func guestSpec(s *specs.Spec, seccomp bool) *specs.Spec {
+	out := *s
+	out.Hooks = nil // they are programs of the host
+	out.Mounts = nil
+	linux := *s.Linux
+	out.Linux = &linux
+	root := *s.Root
+	out.Root = &root
+	process := *s.Process
+	out.Process = &process
+	process.SelinuxLabel, process.ApparmorProfile, linux.MountLabel = "", "", "" // the guest has neither
+	if !seccomp {
+		linux.Seccomp = nil
+	}
+	linux.IntelRdt = nil
+	linux.CgroupsPath = "" // the agent's to choose: the host's tree is not the guest's
+	// The pod's network is the guest's; its PID, IPC and UTS namespaces are made and shared by the agent.
+	linux.Namespaces = nil
+	for _, n := range s.Linux.Namespaces {
+		switch n.Type {
+		case specs.NetworkNamespace, specs.CgroupNamespace, specs.TimeNamespace, specs.PIDNamespace:
+		default:
+			linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: n.Type})
+		}
+	}
+	if s.Linux.Resources != nil {
+		r := GuestResources(s.Linux.Resources)
+		linux.Resources = r
+	}
+	return &out
+}
+
+// GuestResources is what of a container's resources means something in the guest: numbers of the host's devices, processors and memory nodes do not.
+func GuestResources(r *specs.LinuxResources) *specs.LinuxResources {
+	out := *r
+	out.Devices, out.BlockIO, out.Network, out.Rdma = nil, nil, nil, nil
+	if r.CPU != nil {
+		c := *r.CPU
+		c.Cpus, c.Mems = "", ""
+		out.CPU = &c
+	}
+	return &out
+}
+
+// rootfs brings the container's root into the guest.
+func (p *Pod) rootfs(ctx context.Context, c Container, have *container, g *inGuest) error {
+	if len(c.Rootfs) == 1 {
+		if file, ok := diskOf(c.Rootfs[0]); ok {
+			return p.diskRootfs(ctx, c, have, g, file)
+		}
+	}
+	if p.share == nil {
+		return errors.New("shared_fs is none, and the snapshotter gives no block device; use one that does, or virtio-fs")
+	}
+	name := c.ID + "/rootfs"
+	if len(c.Rootfs) == 0 {
+		path := c.Spec.Root.Path
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(c.Bundle, path)
+		}
+		if err := p.share.Bind(c.ID, name, path, false); err != nil {
+			return err
+		}
+	}
+	for _, m := range c.Rootfs {
+		if err := p.share.Mount(c.ID, name, m); err != nil {
+			return err
+		}
+	}
+	g.spec.Root.Path = share.GuestPath(name)
+	return nil
+}
+
+// diskOf is the block device, or the file of a disk, that a mount is of.
+func diskOf(m share.Mount) (string, bool) {
+	switch m.Type {
+	case "ext4", "xfs", "btrfs", "erofs":
+	default:
+		return "", false
+	}
+	st, err := os.Stat(m.Source)
+	if err != nil {
+		return "", false
+	}
+	block := st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
+	return m.Source, block || st.Mode().IsRegular() && slices.Contains(m.Options, "loop")
+}
+
+// diskRootfs plugs a disk into the guest and has the agent mount it. The host never reads a file system that a container writes.
+func (p *Pod) diskRootfs(ctx context.Context, c Container, have *container, g *inGuest, file string) error {
+	m := c.Rootfs[0]
+	readOnly := slices.Contains(m.Options, "ro")
+	d, err := p.vm.PlugDisk(ctx, file, readOnly)
+	if errors.Is(err, sandbox.ErrNoPlug) && p.share != nil {
+		p.log.Warn("the host mounts the root file system, as the guest cannot take the disk", "container", c.ID, "err", err)
+		return p.share.Mount(c.ID, c.ID+"/rootfs", m)
+	}
+	if err != nil {
+		return err
+	}
+	have.disks = append(have.disks, d)
+	var options []string
+	for _, o := range m.Options {
+		if o != "loop" && !strings.HasPrefix(strings.ToLower(o), "x-") {
+			options = append(options, o)
+		}
+	}
+	if m.Type == "xfs" { // two snapshots of one image have the same UUID
+		options = append(options, "nouuid")
+	}
+	root := share.GuestPath(c.ID + "/rootfs")
+	if p.share != nil { // the shared folder is read-only at its top
+		root = "/run/kata-containers/" + c.ID + "/disk"
+	}
+	g.storages = append(g.storages, &katapb.Storage{Driver: "blk", Source: d.PCIPath, Fstype: m.Type, Options: options, MountPoint: root})
+	g.spec.Root.Path = root
+	return nil
+}
+
+// mounts brings the container's volumes into the guest.
+func (p *Pod) mounts(ctx context.Context, c Container, have *container, g *inGuest) error {
+	for _, m := range c.Spec.Mounts {
+		t, err := p.volume(ctx, c, have, g, m)
+		if err != nil {
+			return fmt.Errorf("mount at %s: %w", m.Destination, err)
+		}
+		if t != nil {
+			g.spec.Mounts = append(g.spec.Mounts, *t)
+		}
+	}
+	return nil
+}
+
+// volume is the mount in the guest, or nil for one that has no use there.
+func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGuest, m specs.Mount) (*specs.Mount, error) {
+	if !isBind(m) {
+		if m.Type == "cgroup" {
+			m.Source = "cgroup"
+		}
+		return &m, nil
+	}
+	switch {
+	case filepath.Clean(m.Destination) == "/dev/shm":
+		return &specs.Mount{Destination: m.Destination, Type: "bind", Source: guestShm, Options: []string{"rbind"}}, nil
+	case hasPrefix(m.Destination, "/proc"), hasPrefix(m.Destination, "/sys"), hasPrefix(m.Destination, "/dev") && !hasPrefix(m.Destination, "/dev/shm") && isDevice(m.Source):
+		p.log.Warn("a mount of the host's has no place in the guest", "container", c.ID, "source", m.Source, "destination", m.Destination)
+		return nil, nil
+	}
+	st, err := os.Stat(m.Source)
+	if err != nil {
+		return nil, err
+	}
+	switch mode := st.Mode(); {
+	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+		return p.diskVolume(ctx, c, have, g, m)
+	case mode&(os.ModeDevice|os.ModeNamedPipe) != 0, mode&os.ModeSocket != 0:
+		p.log.Warn("a socket, pipe or device of the host does not work in the guest; it is left out", "container", c.ID, "source", m.Source)
+		return nil, nil
+	}
+	if ephemeral(m.Source) {
+		return p.ephemeralVolume(g, m)
+	}
+	readOnly := slices.Contains(m.Options, "ro")
+	if p.share == nil {
+		return p.copyVolume(ctx, c, m)
+	}
+	name, err := volumeName(c.ID, m.Source)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.share.Bind(c.ID, name, m.Source, readOnly); err != nil {
+		return nil, err
+	}
+	if watched(st, m.Source) {
+		return p.watchedVolume(c, g, m, name)
+	}
+	m.Type, m.Source = "bind", share.GuestPath(name)
+	m.Options = guestOptions(m.Options)
+	return &m, nil
+}
+
+// guestOptions drops what means nothing inside the guest: propagation between the host and the container.
+func guestOptions(options []string) []string {
+	out := slices.DeleteFunc(slices.Clone(options), func(o string) bool {
+		return slices.Contains([]string{"shared", "rshared", "slave", "rslave"}, o)
+	})
+	if !slices.Contains(out, "bind") && !slices.Contains(out, "rbind") {
+		out = append([]string{"rbind"}, out...)
+	}
+	return out
+}
+
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+func hasPrefix(path, dir string) bool {
+	path = filepath.Clean(path)
+	return path == dir || strings.HasPrefix(path, dir+"/")
+}
+
+func isDevice(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode()&os.ModeDevice != 0
+}
+
+// volumeName is a name in the shared folder that no other volume has.
+func volumeName(id, source string) (string, error) {
+	b := make([]byte, 4)
+	if _, err := rand.Read(b); err != nil {
+		return "", err
+	}
+	base := filepath.Base(source)
+	if base == "/" {
+		base = "root"
+	}
+	return id + "-" + hex.EncodeToString(b) + "-" + base, nil
+}
+
+// kubeletVolumes is how the kubelet calls its volumes' folders: .../pods/UID/volumes/PLUGIN/NAME.
+const (
+	emptyDirPlugin = "kubernetes.io~empty-dir"
+	volumesDir     = "volumes"
+)
+
+// plugin is the kubelet's plug-in that made the volume, or empty.
+func plugin(source string) string {
+	dir := filepath.Dir(filepath.Clean(source))
+	if filepath.Base(filepath.Dir(dir)) != volumesDir {
+		return ""
+	}
+	return filepath.Base(dir)
+}
+
+// tmpfsMagic is TMPFS_MAGIC of <linux/magic.h>.
+const tmpfsMagic = 0x01021994
+
+// ephemeral says whether the volume is an emptyDir in memory: the guest's memory then, as the pod's is.
+func ephemeral(source string) bool {
+	if plugin(source) != emptyDirPlugin {
+		return false
+	}
+	var sf unix.Statfs_t
+	return unix.Statfs(source, &sf) == nil && int64(sf.Type) == tmpfsMagic
+}
+
+func (p *Pod) ephemeralVolume(g *inGuest, m specs.Mount) (*specs.Mount, error) {
+	var sf unix.Statfs_t
+	if err := unix.Statfs(m.Source, &sf); err != nil {
+		return nil, &os.PathError{Op: "statfs", Path: m.Source, Err: err}
+	}
+	at := "/run/kata-containers/sandbox/ephemeral/" + filepath.Base(m.Source)
+	g.storages = append(g.storages, &katapb.Storage{
+		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", MountPoint: at, Shared: true,
+		Options: []string{"mode=1777", fmt.Sprintf("size=%d", sf.Blocks*uint64(sf.Bsize))},
+	})
+	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
+}
+
+// watchedPlugins make volumes whose files change while containers look at them. A guest hears of no change on a shared folder, so its agent
+// looks for changes and copies them.
+var watchedPlugins = []string{"kubernetes.io~configmap", "kubernetes.io~secret", "kubernetes.io~projected", "kubernetes.io~downward-api"}
+
+func watched(st os.FileInfo, source string) bool {
+	return st.IsDir() && slices.Contains(watchedPlugins, plugin(source))
+}
+
+func (p *Pod) watchedVolume(c Container, g *inGuest, m specs.Mount, name string) (*specs.Mount, error) {
+	at := "/run/kata-containers/" + c.ID + "/watchable/" + name
+	g.storages = append(g.storages, &katapb.Storage{
+		Driver: "watchable-bind", Source: share.GuestPath(name), Fstype: "bind", MountPoint: at, Options: guestOptions(m.Options),
+	})
+	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
+}
+
+// diskVolume plugs a block device of the host into the guest.
+func (p *Pod) diskVolume(ctx context.Context, c Container, have *container, g *inGuest, m specs.Mount) (*specs.Mount, error) {
+	d, err := p.vm.PlugDisk(ctx, m.Source, slices.Contains(m.Options, "ro"))
+	if err != nil {
+		return nil, err
+	}
+	have.disks = append(have.disks, d)
+	g.devices = append(g.devices, &katapb.Device{Id: d.PCIPath, Type: "blk", ContainerPath: m.Destination})
+	g.spec.Linux.Devices = append(slices.Clone(g.spec.Linux.Devices), specs.LinuxDevice{Path: m.Destination, Type: "b"})
+	return nil, nil
+}

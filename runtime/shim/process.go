@@ -1,0 +1,150 @@
+package shim
+
+import (
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// phase is how far a process is.
+type phase int
+
+const (
+	created phase = iota
+	started
+	ended
+)
+
+// process is a process as containerd knows it.
+type process struct {
+	id, exec string // of the container, and of the process in it: empty is the first
+	stdio    stdio
+	spec     *specs.Process // of an added process
+	guest    *pod.Process   // nil until it exists
+	files    files
+	ended    chan struct{} // closed at the end
+	output   sync.WaitGroup
+	stdin    sync.Once
+
+	mu       sync.Mutex // guards what follows
+	phase    phase
+	code     int
+	exitedAt time.Time
+}
+
+func newProcess(id, exec string, s stdio) *process {
+	return &process{id: id, exec: exec, stdio: s, ended: make(chan struct{})}
+}
+
+// claim says whether the caller is the one who starts the process.
+func (p *process) claim() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.phase != created {
+		return false
+	}
+	p.phase = started
+	return true
+}
+
+func (p *process) unclaim() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.phase == started {
+		p.phase = created
+	}
+}
+
+func (p *process) state() (phase, int, time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.phase, p.code, p.exitedAt
+}
+
+func (p *process) exit(code int) {
+	p.mu.Lock()
+	p.phase, p.code, p.exitedAt = ended, code, time.Now()
+	p.mu.Unlock()
+	close(p.ended)
+}
+
+// open opens where the process's streams lead on the host.
+func (p *process) open(namespace, id string) (err error) {
+	p.files, err = p.stdio.open(namespace, id)
+	return err
+}
+
+// run has the streams flow between the host and the process.
+func (p *process) run(q *pod.Process, log *slog.Logger) {
+	p.guest = q
+	copyOut := func(to io.WriteCloser, from io.ReadCloser, name string) {
+		if to == nil || from == nil {
+			return
+		}
+		p.output.Go(func() {
+			if _, err := io.CopyBuffer(onlyWriter{to}, onlyReader{from}, make([]byte, copyBuffer)); err != nil {
+				log.Debug("copy output", "container", p.id, "process", p.exec, "stream", name, "err", err)
+			}
+			_ = to.Close()   // the reader sees the end
+			_ = from.Close() // nothing more is read
+		})
+	}
+	copyOut(p.files.stdout, q.Stdout, "stdout")
+	copyOut(p.files.stderr, q.Stderr, "stderr")
+	if p.files.stdin != nil && q.Stdin != nil {
+		go func() {
+			if _, err := io.CopyBuffer(onlyWriter{q.Stdin}, onlyReader{p.files.stdin}, make([]byte, copyBuffer)); err != nil {
+				log.Debug("copy input", "container", p.id, "process", p.exec, "err", err)
+			}
+			p.closeStdin()
+		}()
+	}
+}
+
+// copyBuffer is how much is moved at once, in bytes.
+const copyBuffer = 64 << 10
+
+// onlyReader and onlyWriter hide what io.Copy would use instead of its buffer, for which it would ask the kernel in vain.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
+
+// closeStdin is the end of file for the process. Calling it again is a no-op.
+func (p *process) closeStdin() {
+	p.stdin.Do(func() {
+		if p.files.stdin != nil {
+			_ = p.files.stdin.Close() // only read from
+		}
+		if p.guest != nil {
+			_ = p.guest.CloseStdin() // the process may have ended
+		}
+	})
+}
+
+// outputDone waits until all output has been handed over, for at most d.
+func (p *process) outputDone(d time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		p.output.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(d):
+	}
+}
+
+// close takes the streams away.
+func (p *process) close() {
+	p.outputDone(outputTime)
+	p.closeStdin()
+	if p.guest != nil {
+		_ = p.guest.Close() // a stream cut short on purpose
+	}
+	p.files.close()
+}

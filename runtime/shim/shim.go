@@ -1,0 +1,661 @@
+// Package shim is what containerd sees of a pod: the task service, version 2 and 3, the events, and the program that containerd starts and asks
+// to clean up.
+//
+// In come containerd's calls, out go those of package pod. It knows containerd's rules, that is which call may come in which state, and refuses to know how a
+// virtual machine works. One process serves one pod with all its containers; docs/shim.md has the protocol as seen from here.
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	eventtypes "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/containerd/api/types"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/agentapi/oci"
+	"github.com/katabuild/katabuild/runtime/cgroup"
+	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Options are how to serve.
+type Options struct {
+	ID        string // of the container that the process was started for: the pod's first
+	Namespace string // containerd's
+	Dirs      pod.Dirs
+	Publish   Publish
+	// ConfigFile is who the configuration is read from where the call does not say; empty is the usual places.
+	ConfigFile  string
+	Environment string // the value of KATA_CONF_FILE
+	Log         *slog.Logger
+	// Version of this program, for Connect and the log.
+	Version string
+}
+
+// Service serves one pod. Get one from New.
+type Service struct {
+	o      Options
+	log    *slog.Logger
+	events *publisher
+	end    func() // ends the process that serves
+
+	create sync.Mutex // held while a pod is made: the calls for its containers wait for it
+
+	mu    sync.Mutex // guards what follows
+	pod   *pod.Pod
+	tasks map[string]*task
+}
+
+// New makes a service. end is called when containerd asks for the end of it and nothing is left to serve.
+func New(o Options, end func()) *Service {
+	return &Service{o: o, log: o.Log, events: newPublisher(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{}}
+}
+
+// task is a container as containerd knows it.
+type task struct {
+	id      string
+	bundle  string
+	rootfs  []*types.Mount
+	sandbox bool // the pod lives and dies with it
+	init    *process
+
+	mu     sync.Mutex // guards what follows
+	paused bool
+	execs  map[string]*process
+}
+
+// notFound, and so on, are errors as containerd tells them apart: by code.
+func notFound(format string, a ...any) error {
+	return status.Errorf(codes.NotFound, format, a...)
+}
+
+func precondition(format string, a ...any) error {
+	return status.Errorf(codes.FailedPrecondition, format, a...)
+}
+
+// asStatus keeps the code of an error that has one, and makes one of Unknown of the others: containerd shows the text.
+func asStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if s, ok := status.FromError(err); ok { // looks through what wraps it
+		return status.Error(s.Code(), err.Error())
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+func (s *Service) task(id string) (*task, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.tasks[id]; t != nil {
+		return t, nil
+	}
+	return nil, notFound("no container %s", id)
+}
+
+func (s *Service) process(id, exec string) (*task, *process, error) {
+	t, err := s.task(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if exec == "" {
+		return t, t.init, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.execs[exec]; p != nil {
+		return t, p, nil
+	}
+	return nil, nil, notFound("no process %s in container %s", exec, id)
+}
+
+// pid is what containerd shows as the process of every task: a guest's processes have no number on the host.
+func (s *Service) pid() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pod == nil {
+		return 0
+	}
+	return uint32(s.pod.PID())
+}
+
+// maxSpec bounds config.json, in bytes.
+const maxSpec = 8 << 20
+
+func readSpec(bundle string) (*specs.Spec, error) {
+	path := filepath.Join(bundle, "config.json")
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() > maxSpec {
+		return nil, fmt.Errorf("%s has %d bytes, at most %d are read", path, st.Size(), maxSpec)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(b, &spec); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &spec, nil
+}
+
+// Create makes a container, and before the first of a pod its virtual machine.
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if r.Checkpoint != "" {
+		return nil, status.Error(codes.Unimplemented, "a checkpoint cannot be restored into a virtual machine")
+	}
+	t, err := s.createTask(ctx, r)
+	if err != nil {
+		s.log.Error("create", "container", r.ID, "err", err)
+		return nil, asStatus(err)
+	}
+	s.events.send(topicCreate, &eventtypes.TaskCreate{
+		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: s.pid(),
+		IO: &eventtypes.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+	})
+	go s.await(t, t.init)
+	return &taskapi.CreateTaskResponse{Pid: s.pid()}, nil
+}
+
+func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) (*task, error) {
+	spec, err := readSpec(r.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	kind, _, err := KindOf(spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	s.create.Lock()
+	defer s.create.Unlock()
+	s.mu.Lock()
+	p := s.pod
+	_, exists := s.tasks[r.ID]
+	s.mu.Unlock()
+	if exists {
+		return nil, status.Errorf(codes.AlreadyExists, "container %s exists already", r.ID)
+	}
+	first := p == nil
+	switch {
+	case first && kind == PodContainer:
+		return nil, precondition("container %s belongs to a pod that does not run here", r.ID)
+	case !first && kind != PodContainer:
+		return nil, precondition("this shim serves another pod already")
+	}
+	if first {
+		if p, err = s.startPod(ctx, r, spec, kind); err != nil {
+			return nil, err
+		}
+	}
+	t, err := s.createIn(ctx, p, r, spec)
+	if err != nil {
+		if first {
+			err = errors.Join(err, p.Stop())
+		}
+		return nil, err
+	}
+	t.sandbox = kind != PodContainer
+	s.mu.Lock()
+	s.pod, s.tasks[r.ID] = p, t
+	s.mu.Unlock()
+	if first {
+		go s.watchOOM(p)
+		go s.watchHealth(p)
+	}
+	return t, nil
+}
+
+// startPod boots the virtual machine for the pod that spec is the first container of.
+func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (*pod.Pod, error) {
+	cfg, err := s.loadConfig(r.Options, spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Runtime.EnableDebug {
+		s.log.Debug("configuration", "guest", cfg.QEMU.Guest)
+	}
+	o := pod.Options{
+		ID: r.ID, Config: cfg, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log, Size: podSize(spec, kind), Annotations: spec.Annotations,
+		Shm: shmSize(spec), DNS: dnsOf(spec),
+	}
+	if spec.Linux != nil {
+		if spec.Linux.CgroupsPath != "" {
+			o.Cgroup = cgroup.Parent(spec.Linux.CgroupsPath)
+		}
+		for _, n := range spec.Linux.Namespaces {
+			if n.Type == specs.NetworkNamespace {
+				o.Netns = n.Path
+			}
+		}
+	}
+	p, err := pod.Start(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.pod = p // hooks and events want its process id
+	s.mu.Unlock()
+	if err := runHooks(ctx, spec, r.ID, r.Bundle, p.PID()); err == nil {
+		err = p.UpdateNetwork(ctx) // hooks may have made interfaces
+	}
+	if err != nil {
+		s.mu.Lock()
+		s.pod = nil
+		s.mu.Unlock()
+		return nil, errors.Join(err, p.Stop())
+	}
+	return p, nil
+}
+
+func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec) (*task, error) {
+	c := pod.Container{
+		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: sharesPID(spec),
+		Streams: pod.Streams{Stdin: r.Stdin != "", Stdout: r.Stdout != "", Stderr: r.Stderr != ""},
+	}
+	if spec.Process != nil {
+		spec.Process.Terminal = r.Terminal
+	}
+	for _, m := range r.Rootfs {
+		c.Rootfs = append(c.Rootfs, share.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	init := newProcess(r.ID, "", stdio{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, terminal: r.Terminal})
+	if err := init.open(s.o.Namespace, r.ID); err != nil {
+		return nil, err
+	}
+	q, err := p.Create(ctx, c)
+	if err != nil {
+		init.files.close()
+		return nil, err
+	}
+	init.run(q, s.log)
+	return &task{id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs, init: init, execs: map[string]*process{}}, nil
+}
+
+// await waits for the end of a process and tells containerd of it.
+func (s *Service) await(t *task, p *process) {
+	code, err := p.guest.Wait(context.Background())
+	if err != nil {
+		s.log.Error("the process is lost with its guest", "container", t.id, "process", p.exec, "err", err)
+		code = lostCode
+	}
+	// containerd looks for output when it hears of the end: what came before it should be there.
+	p.outputDone(outputTime)
+	p.exit(code)
+	id := p.exec
+	if id == "" {
+		id = t.id
+	}
+	_, _, exited := p.state()
+	s.events.send(topicExit, &eventtypes.TaskExit{
+		ContainerID: t.id, ID: id, Pid: s.pid(), ExitStatus: uint32(code), ExitedAt: timestamppb.New(exited),
+	})
+}
+
+// lostCode is the exit code of a process whose guest ended under it, as Kata's.
+const lostCode = 255
+
+// outputTime bounds waiting for output before the end of a process is told. A reader that does not read must not keep that.
+const outputTime = 2 * time.Second
+
+// Start lets a container's first process run, or adds a process.
+func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	t, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	guest := s.pod
+	s.mu.Unlock()
+	if !p.claim() {
+		return nil, precondition("process %q of container %s was started already", r.ExecID, r.ID)
+	}
+	if r.ExecID == "" {
+		if err := guest.Start(ctx, t.id); err != nil {
+			p.unclaim()
+			s.log.Error("start", "container", t.id, "err", err)
+			return nil, asStatus(err)
+		}
+		s.events.send(topicStart, &eventtypes.TaskStart{ContainerID: t.id, Pid: s.pid()})
+		return &taskapi.StartResponse{Pid: s.pid()}, nil
+	}
+	if err := p.open(s.o.Namespace, t.id); err != nil {
+		p.unclaim()
+		return nil, asStatus(err)
+	}
+	q, err := guest.Exec(ctx, t.id, r.ExecID, p.spec, p.stdio.streams())
+	if err != nil {
+		p.files.close()
+		p.unclaim()
+		return nil, asStatus(err)
+	}
+	p.run(q, s.log)
+	s.events.send(topicExecStarted, &eventtypes.TaskExecStarted{ContainerID: t.id, ExecID: r.ExecID, Pid: s.pid()})
+	go s.await(t, p)
+	return &taskapi.StartResponse{Pid: s.pid()}, nil
+}
+
+// Exec prepares a process; Start adds it.
+func (s *Service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
+	t, err := s.task(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	var spec specs.Process
+	if err := json.Unmarshal(r.Spec.GetValue(), &spec); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "specification of the process: %v", err)
+	}
+	spec.Terminal = r.Terminal
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.execs[r.ExecID] != nil {
+		return nil, status.Errorf(codes.AlreadyExists, "process %s exists already in container %s", r.ExecID, r.ID)
+	}
+	p := newProcess(t.id, r.ExecID, stdio{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, terminal: r.Terminal})
+	p.spec = &spec
+	t.execs[r.ExecID] = p
+	s.events.send(topicExecAdded, &eventtypes.TaskExecAdded{ContainerID: t.id, ExecID: r.ExecID})
+	return &emptypb.Empty{}, nil
+}
+
+// Delete forgets a process that has ended; with a pod's first container the pod goes.
+func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	t, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	phase, code, exited := p.state()
+	if phase == started {
+		return nil, precondition("process %q of container %s still runs", r.ExecID, r.ID)
+	}
+	resp := &taskapi.DeleteResponse{Pid: s.pid(), ExitStatus: uint32(code), ExitedAt: timestamppb.New(exited)}
+	p.close()
+	if r.ExecID != "" {
+		t.mu.Lock()
+		delete(t.execs, r.ExecID)
+		t.mu.Unlock()
+		return resp, nil
+	}
+	s.mu.Lock()
+	guest := s.pod
+	s.mu.Unlock()
+	if t.sandbox {
+		err = guest.Stop()
+	} else {
+		err = guest.Remove(ctx, t.id)
+	}
+	if err != nil {
+		// Nobody asks again: what is left is left to the end of this process, or to the cleaning up after it.
+		s.log.Error("delete", "container", t.id, "err", err)
+	}
+	if spec, err := readSpec(t.bundle); err == nil {
+		runPoststop(ctx, spec, t.id, t.bundle, s.log)
+	}
+	s.mu.Lock()
+	delete(s.tasks, t.id)
+	s.mu.Unlock()
+	s.events.send(topicDelete, &eventtypes.TaskDelete{
+		ContainerID: t.id, ID: t.id, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
+	})
+	return resp, nil
+}
+
+// State says how a process is.
+func (s *Service) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	t, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	phase, code, exited := p.state()
+	resp := &taskapi.StateResponse{
+		ID: t.id, Bundle: t.bundle, Pid: s.pid(), ExecID: r.ExecID, Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr,
+		Terminal: p.stdio.terminal, Status: tasktypes.Status_CREATED,
+	}
+	switch phase {
+	case started:
+		resp.Status = tasktypes.Status_RUNNING
+		t.mu.Lock()
+		if t.paused {
+			resp.Status = tasktypes.Status_PAUSED
+		}
+		t.mu.Unlock()
+	case ended:
+		resp.Status, resp.ExitStatus, resp.ExitedAt = tasktypes.Status_STOPPED, uint32(code), timestamppb.New(exited)
+	}
+	return resp, nil
+}
+
+// Kill sends a signal.
+func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if phase, _, _ := p.state(); phase == ended || p.guest == nil {
+		return nil, notFound("process %q of container %s does not run", r.ExecID, r.ID)
+	}
+	if err := p.guest.Signal(ctx, r.Signal, r.All); err != nil {
+		return nil, asStatus(err)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Wait returns when a process has ended. It holds nothing that others need.
+func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
+		return nil, asStatus(ctx.Err())
+	}
+	_, code, exited := p.state()
+	return &taskapi.WaitResponse{ExitStatus: uint32(code), ExitedAt: timestamppb.New(exited)}, nil
+}
+
+// Pids lists the processes of a container on the host: there is one.
+func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	if _, err := s.task(r.ID); err != nil {
+		return nil, err
+	}
+	return &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: s.pid()}}}, nil
+}
+
+// ResizePty sets the size of a terminal.
+func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if p.guest == nil {
+		return nil, precondition("process %q of container %s does not run yet", r.ExecID, r.ID)
+	}
+	if err := p.guest.Resize(ctx, r.Height, r.Width); err != nil {
+		return nil, asStatus(err)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// CloseIO closes the standard input of a process.
+func (s *Service) CloseIO(_ context.Context, r *taskapi.CloseIORequest) (*emptypb.Empty, error) {
+	_, p, err := s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.Stdin {
+		p.closeStdin()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// agent is the agent of the pod that a container runs in.
+func (s *Service) agent(id string) (*task, katapb.AgentServiceService, error) {
+	t, err := s.task(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return t, s.pod.Agent(), nil
+}
+
+// Pause freezes a container.
+func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
+	t, agent, err := s.agent(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := agent.PauseContainer(ctx, &katapb.PauseContainerRequest{ContainerId: t.id}); err != nil {
+		return nil, asStatus(err)
+	}
+	t.mu.Lock()
+	t.paused = true
+	t.mu.Unlock()
+	s.events.send(topicPaused, &eventtypes.TaskPaused{ContainerID: t.id})
+	return &emptypb.Empty{}, nil
+}
+
+// Resume lets a frozen container go on.
+func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
+	t, agent, err := s.agent(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := agent.ResumeContainer(ctx, &katapb.ResumeContainerRequest{ContainerId: t.id}); err != nil {
+		return nil, asStatus(err)
+	}
+	t.mu.Lock()
+	t.paused = false
+	t.mu.Unlock()
+	s.events.send(topicResumed, &eventtypes.TaskResumed{ContainerID: t.id})
+	return &emptypb.Empty{}, nil
+}
+
+// Update changes what a container may use.
+func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	t, agent, err := s.agent(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	var resources specs.LinuxResources
+	if err := json.Unmarshal(r.Resources.GetValue(), &resources); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "resources: %v", err)
+	}
+	req := &katapb.UpdateContainerRequest{ContainerId: t.id, Resources: oci.ResourcesToWire(pod.GuestResources(&resources))}
+	if _, err := agent.UpdateContainer(ctx, req); err != nil {
+		return nil, asStatus(err)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Stats says what a container uses, in the form of the host's version of cgroups.
+func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	t, agent, err := s.agent(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	st, err := agent.StatsContainer(ctx, &katapb.StatsContainerRequest{ContainerId: t.id})
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	a, err := metrics(st, hostHasV2("/sys/fs/cgroup"))
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	return &taskapi.StatsResponse{Stats: a}, nil
+}
+
+// Checkpoint is refused.
+func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "a container in a virtual machine cannot be checkpointed")
+}
+
+// Connect says who serves.
+func (s *Service) Connect(context.Context, *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
+	return &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: s.pid(), Version: s.o.Version}, nil
+}
+
+// Shutdown ends the process once it has no containers any more.
+func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	s.mu.Lock()
+	busy := len(s.tasks) > 0
+	p := s.pod
+	s.mu.Unlock()
+	if busy && !r.Now {
+		return &emptypb.Empty{}, nil
+	}
+	if p != nil {
+		if err := p.Stop(); err != nil {
+			s.log.Error("stop the pod", "err", err)
+		}
+	}
+	s.end()
+	return &emptypb.Empty{}, nil
+}
+
+// Close ends the pod and sends what events wait to be sent.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	p := s.pod
+	s.mu.Unlock()
+	var err error
+	if p != nil {
+		err = p.Stop()
+	}
+	s.events.close()
+	return err
+}
+
+// watchOOM tells containerd of containers that met their memory limits.
+func (s *Service) watchOOM(p *pod.Pod) {
+	for {
+		id, err := p.OOM(context.Background())
+		if err != nil {
+			if p.Why() == nil {
+				s.log.Debug("no more events of exhausted memory", "err", err)
+			}
+			return
+		}
+		s.events.send(topicOOM, &eventtypes.TaskOOM{ContainerID: id})
+	}
+}
+
+// watchHealth ends a pod whose agent no longer answers, upon which its processes count as lost.
+func (s *Service) watchHealth(p *pod.Pod) {
+	select {
+	case <-p.Done():
+		if why := p.Why(); why != nil {
+			s.log.Error("the guest has ended", "err", why)
+		}
+	case <-p.Sick():
+		s.log.Error("the guest is given up", "err", p.Why())
+		if err := p.Stop(); err != nil {
+			s.log.Error("stop the pod", "err", err)
+		}
+	}
+}
+
+// any packs a message as containerd's packages do, under its bare name.
+func packAny(name string, value []byte) *anypb.Any { return &anypb.Any{TypeUrl: name, Value: value} }

@@ -1,0 +1,156 @@
+package shim
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
+	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// hostHasV2 says whether the host's cgroups are of version 2 alone, in whose form its containerd expects numbers then.
+func hostHasV2(root string) bool {
+	_, err := os.Stat(filepath.Join(root, "cgroup.controllers"))
+	return err == nil
+}
+
+// metrics packs what a container uses in the form of one version.
+func metrics(r *katapb.StatsContainerResponse, version2 bool) (*anypb.Any, error) {
+	var m proto.Message = metricsV1(r)
+	if version2 {
+		m = metricsV2(r)
+	}
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return packAny(string(m.ProtoReflect().Descriptor().FullName()), b), nil
+}
+
+func metricsV2(r *katapb.StatsContainerResponse) *v2.Metrics {
+	c := r.GetCgroupStats()
+	cpu, mem := c.GetCpuStats(), c.GetMemoryStats()
+	m := &v2.Metrics{
+		Pids: &v2.PidsStat{Current: c.GetPidsStats().GetCurrent(), Limit: c.GetPidsStats().GetLimit()},
+		CPU: &v2.CPUStat{
+			UsageUsec: cpu.GetCpuUsage().GetTotalUsage() / 1000, UserUsec: cpu.GetCpuUsage().GetUsageInUsermode() / 1000,
+			SystemUsec: cpu.GetCpuUsage().GetUsageInKernelmode() / 1000, NrPeriods: cpu.GetThrottlingData().GetPeriods(),
+			NrThrottled: cpu.GetThrottlingData().GetThrottledPeriods(), ThrottledUsec: cpu.GetThrottlingData().GetThrottledTime() / 1000,
+		},
+		Memory: &v2.MemoryStat{}, MemoryEvents: &v2.MemoryEvents{OomKill: mem.GetStats()["oom_kill"]}, Io: &v2.IOStat{},
+	}
+	fill(m.Memory, mem.GetStats(), "")
+	m.Memory.Usage, m.Memory.UsageLimit = mem.GetUsage().GetUsage(), mem.GetUsage().GetLimit()
+	m.Memory.SwapUsage, m.Memory.SwapLimit = mem.GetSwapUsage().GetUsage(), mem.GetSwapUsage().GetLimit()
+	entries := map[[2]uint64]*v2.IOEntry{}
+	entry := func(e *katapb.BlkioStatsEntry) *v2.IOEntry {
+		k := [2]uint64{e.GetMajor(), e.GetMinor()}
+		if entries[k] == nil {
+			entries[k] = &v2.IOEntry{Major: k[0], Minor: k[1]}
+			m.Io.Usage = append(m.Io.Usage, entries[k])
+		}
+		return entries[k]
+	}
+	for _, e := range c.GetBlkioStats().GetIoServiceBytesRecursive() {
+		switch strings.ToLower(e.GetOp()) {
+		case "read":
+			entry(e).Rbytes = e.GetValue()
+		case "write":
+			entry(e).Wbytes = e.GetValue()
+		}
+	}
+	for _, e := range c.GetBlkioStats().GetIoServicedRecursive() {
+		switch strings.ToLower(e.GetOp()) {
+		case "read":
+			entry(e).Rios = e.GetValue()
+		case "write":
+			entry(e).Wios = e.GetValue()
+		}
+	}
+	for size, h := range c.GetHugetlbStats() {
+		m.Hugetlb = append(m.Hugetlb, &v2.HugeTlbStat{Pagesize: size, Current: h.GetUsage(), Max: h.GetMaxUsage(), Failcnt: h.GetFailcnt()})
+	}
+	for _, n := range r.GetNetworkStats() {
+		m.Network = append(m.Network, &v2.NetworkStat{
+			Name: n.GetName(), RxBytes: n.GetRxBytes(), RxPackets: n.GetRxPackets(), RxErrors: n.GetRxErrors(), RxDropped: n.GetRxDropped(),
+			TxBytes: n.GetTxBytes(), TxPackets: n.GetTxPackets(), TxErrors: n.GetTxErrors(), TxDropped: n.GetTxDropped(),
+		})
+	}
+	return m
+}
+
+// fill sets the numbers of a message from a map, by their names with a prefix taken off. The names of version 2 are those of memory.stat.
+func fill(m proto.Message, from map[string]uint64, prefix string) {
+	r := m.ProtoReflect()
+	fields := r.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		name, ok := strings.CutPrefix(string(f.Name()), prefix)
+		if !ok || f.Kind() != protoreflect.Uint64Kind {
+			continue
+		}
+		if v, ok := from[name]; ok {
+			r.Set(f, protoreflect.ValueOfUint64(v))
+		}
+	}
+}
+
+// metricsV1 has version 2's numbers of the guest under version 1's names, where there is one for what they mean.
+func metricsV1(r *katapb.StatsContainerResponse) *v1.Metrics {
+	c := r.GetCgroupStats()
+	cpu, mem := c.GetCpuStats(), c.GetMemoryStats()
+	entry := func(d *katapb.MemoryData) *v1.MemoryEntry {
+		return &v1.MemoryEntry{Limit: d.GetLimit(), Usage: d.GetUsage(), Max: d.GetMaxUsage(), Failcnt: d.GetFailcnt()}
+	}
+	st := mem.GetStats()
+	memory := &v1.MemoryStat{Usage: entry(mem.GetUsage()), Swap: entry(mem.GetSwapUsage()), Kernel: entry(mem.GetKernelUsage()), KernelTCP: &v1.MemoryEntry{}}
+	fill(memory, st, "")
+	fill(memory, st, "total_")
+	// Version 2 calls page cache "file" and anonymous memory "anon". Linux: Documentation/admin-guide/cgroup-v2.rst, memory.stat.
+	memory.Cache, memory.RSS, memory.RSSHuge, memory.MappedFile = mem.GetCache(), st["anon"], st["anon_thp"], st["file_mapped"]
+	if memory.Cache == 0 {
+		memory.Cache = st["file"]
+	}
+	memory.Dirty, memory.Writeback, memory.PgFault, memory.PgMajFault = st["file_dirty"], st["file_writeback"], st["pgfault"], st["pgmajfault"]
+	memory.TotalCache, memory.TotalRSS, memory.TotalRSSHuge, memory.TotalMappedFile = memory.Cache, memory.RSS, memory.RSSHuge, memory.MappedFile
+	memory.TotalDirty, memory.TotalWriteback, memory.TotalPgFault, memory.TotalPgMajFault = memory.Dirty, memory.Writeback, memory.PgFault, memory.PgMajFault
+	m := &v1.Metrics{
+		Pids: &v1.PidsStat{Current: c.GetPidsStats().GetCurrent(), Limit: c.GetPidsStats().GetLimit()},
+		CPU: &v1.CPUStat{
+			Usage: &v1.CPUUsage{
+				Total: cpu.GetCpuUsage().GetTotalUsage(), Kernel: cpu.GetCpuUsage().GetUsageInKernelmode(), User: cpu.GetCpuUsage().GetUsageInUsermode(),
+				PerCPU: cpu.GetCpuUsage().GetPercpuUsage(),
+			},
+			Throttling: &v1.Throttle{
+				Periods: cpu.GetThrottlingData().GetPeriods(), ThrottledPeriods: cpu.GetThrottlingData().GetThrottledPeriods(),
+				ThrottledTime: cpu.GetThrottlingData().GetThrottledTime(),
+			},
+		},
+		Memory: memory, MemoryOomControl: &v1.MemoryOomControl{OomKill: st["oom_kill"]},
+	}
+	blk := func(list []*katapb.BlkioStatsEntry) []*v1.BlkIOEntry {
+		var out []*v1.BlkIOEntry
+		for _, e := range list {
+			out = append(out, &v1.BlkIOEntry{Major: e.GetMajor(), Minor: e.GetMinor(), Op: e.GetOp(), Value: e.GetValue()})
+		}
+		return out
+	}
+	m.Blkio = &v1.BlkIOStat{
+		IoServiceBytesRecursive: blk(c.GetBlkioStats().GetIoServiceBytesRecursive()), IoServicedRecursive: blk(c.GetBlkioStats().GetIoServicedRecursive()),
+	}
+	for size, h := range c.GetHugetlbStats() {
+		m.Hugetlb = append(m.Hugetlb, &v1.HugetlbStat{Pagesize: size, Usage: h.GetUsage(), Max: h.GetMaxUsage(), Failcnt: h.GetFailcnt()})
+	}
+	for _, n := range r.GetNetworkStats() {
+		m.Network = append(m.Network, &v1.NetworkStat{
+			Name: n.GetName(), RxBytes: n.GetRxBytes(), RxPackets: n.GetRxPackets(), RxErrors: n.GetRxErrors(), RxDropped: n.GetRxDropped(),
+			TxBytes: n.GetTxBytes(), TxPackets: n.GetTxPackets(), TxErrors: n.GetTxErrors(), TxDropped: n.GetTxDropped(),
+		})
+	}
+	return m
+}

@@ -1,0 +1,248 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/katabuild/katabuild/runtime/pod"
+	"golang.org/x/sys/unix"
+)
+
+// stdio is where containerd wants a process's streams: paths of FIFOs or files, or addresses file:///PATH, binary:///PROGRAM?args, fifo:///PATH.
+type stdio struct {
+	stdin, stdout, stderr string
+	terminal              bool
+}
+
+func (s stdio) streams() pod.Streams {
+	return pod.Streams{Stdin: s.stdin != "", Stdout: s.stdout != "", Stderr: s.stderr != "" && !s.terminal}
+}
+
+// files are the host's ends of a process's streams. Nil ones lead nowhere.
+type files struct {
+	stdin          io.ReadCloser
+	stdout, stderr io.WriteCloser
+	logger         *logger
+}
+
+func (f *files) close() {
+	for _, c := range []io.Closer{f.stdin, f.stdout, f.stderr} {
+		if c != nil {
+			_ = c.Close() // closed already, or of no use any more
+		}
+	}
+	if f.logger != nil {
+		f.logger.wait()
+	}
+}
+
+// open opens all of them.
+func (s stdio) open(namespace, id string) (_ files, err error) {
+	var f files
+	defer func() {
+		if err != nil {
+			f.close()
+		}
+	}()
+	if s.terminal {
+		s.stderr = "" // a terminal has one stream
+	}
+	if s.stdin != "" {
+		f.stdin = openStdin(s.stdin)
+	}
+	u, err := url.Parse(s.stdout)
+	if err != nil {
+		return f, fmt.Errorf("standard output %q: %w", s.stdout, err)
+	}
+	if u.Scheme == "binary" {
+		f.stdout, f.stderr, f.logger, err = startLogger(u, namespace, id)
+		if s.stderr == "" && f.stderr != nil {
+			_ = f.stderr.Close() // nothing will be written
+			f.stderr = nil
+		}
+		return f, err
+	}
+	if s.stdout != "" {
+		if f.stdout, err = openOutput(s.stdout); err != nil {
+			return f, fmt.Errorf("standard output: %w", err)
+		}
+	}
+	switch {
+	case s.stderr == "":
+	case s.stderr == s.stdout && u.Scheme == "file":
+		f.stderr = &shared{f.stdout} // one file, whose lines do not overwrite each other
+	default:
+		if f.stderr, err = openOutput(s.stderr); err != nil {
+			return f, fmt.Errorf("standard error: %w", err)
+		}
+	}
+	return f, nil
+}
+
+// shared writes to a file that another closes.
+type shared struct{ io.Writer }
+
+func (*shared) Close() error { return nil }
+
+// openOutput opens where output goes. A FIFO is opened for both directions: that never waits for a reader, and a containerd which starts
+// anew finds what was written in between.
+func openOutput(target string) (io.WriteCloser, error) {
+	if p, ok := strings.CutPrefix(target, "file://"); ok {
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			return nil, err
+		}
+		return os.OpenFile(p, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	}
+	p := strings.TrimPrefix(target, "fifo://")
+	st, err := os.Stat(p)
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode()&os.ModeNamedPipe == 0 {
+		return os.OpenFile(p, os.O_WRONLY|os.O_APPEND, 0)
+	}
+	return os.OpenFile(p, os.O_RDWR|unix.O_NONBLOCK, 0)
+}
+
+// lazy is a FIFO that is opened for reading when somebody writes; opened before, it would be at its end.
+type lazy struct {
+	path string
+	once sync.Once
+
+	opened chan struct{} // closed when f and err are set
+	closed chan struct{}
+	f      *os.File
+	err    error
+}
+
+func openStdin(target string) *lazy {
+	return &lazy{path: strings.TrimPrefix(target, "fifo://"), opened: make(chan struct{}), closed: make(chan struct{})}
+}
+
+func (l *lazy) Read(b []byte) (int, error) {
+	l.once.Do(func() {
+		go func() {
+			defer close(l.opened)
+			l.f, l.err = os.OpenFile(l.path, os.O_RDONLY, 0) // waits for a writer
+		}()
+	})
+	select {
+	case <-l.opened:
+	case <-l.closed:
+		return 0, os.ErrClosed
+	}
+	if l.err != nil {
+		return 0, l.err
+	}
+	return l.f.Read(b)
+}
+
+func (l *lazy) Close() error {
+	select {
+	case <-l.closed:
+		return nil
+	default:
+	}
+	close(l.closed)
+	never := false
+	l.once.Do(func() { never = true; close(l.opened) })
+	if never {
+		return nil
+	}
+	// One that still waits for a writer gets one.
+	if w, err := os.OpenFile(l.path, os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
+		_ = w.Close()
+	}
+	select {
+	case <-l.opened:
+		if l.f != nil {
+			return l.f.Close()
+		}
+	case <-time.After(time.Second):
+		return fmt.Errorf("%s cannot be opened to be closed", l.path)
+	}
+	return nil
+}
+
+// logger is a program that takes a container's output. The protocol is that of containerd's logging binaries (core/runtime/v2/README.md, Logging): the
+// container's standard output is its descriptor 3, standard error 4, and it closes 5 when it is ready.
+type logger struct{ cmd *exec.Cmd }
+
+// loggerTime bounds waiting for a logger to be ready, and to end.
+const loggerTime = 10 * time.Second
+
+func startLogger(u *url.URL, namespace, id string) (stdout, stderr io.WriteCloser, _ *logger, err error) {
+	var args []string
+	query := u.Query()
+	for _, k := range slices.Sorted(maps.Keys(query)) {
+		args = append(args, k)
+		if v := query.Get(k); v != "" {
+			args = append(args, v)
+		}
+	}
+	var ours, theirs []*os.File
+	defer func() {
+		for _, f := range theirs {
+			_ = f.Close() // the program has them
+		}
+		if err != nil {
+			for _, f := range ours {
+				_ = f.Close()
+			}
+		}
+	}()
+	for range 3 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if len(ours) < 2 {
+			ours, theirs = append(ours, w), append(theirs, r)
+		} else {
+			ours, theirs = append(ours, r), append(theirs, w)
+		}
+	}
+	cmd := exec.Command(u.Path, args...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CONTAINER_ID=" + id, "CONTAINER_NAMESPACE=" + namespace}
+	cmd.ExtraFiles = theirs
+	if err := cmd.Start(); err != nil {
+		return nil, nil, nil, fmt.Errorf("start the logger %s: %w", u.Path, err)
+	}
+	l := &logger{cmd}
+	for _, f := range theirs {
+		_ = f.Close()
+	}
+	theirs = nil
+	ready := ours[2]
+	defer ready.Close()
+	if err := ready.SetReadDeadline(time.Now().Add(loggerTime)); err != nil {
+		return nil, nil, nil, errors.Join(err, l.kill())
+	}
+	if _, err := ready.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, nil, errors.Join(fmt.Errorf("the logger %s is not ready: %w", u.Path, err), l.kill())
+	}
+	return ours[0], ours[1], l, nil
+}
+
+func (l *logger) kill() error {
+	err := l.cmd.Process.Kill()
+	_ = l.cmd.Wait() // it was killed
+	return err
+}
+
+// wait waits for a logger whose streams have been closed, and ends it when it does not.
+func (l *logger) wait() {
+	timer := time.AfterFunc(loggerTime, func() { _ = l.cmd.Process.Kill() })
+	_ = l.cmd.Wait() // how it ends is its own business
+	timer.Stop()
+}
