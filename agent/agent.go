@@ -2,7 +2,8 @@
 //
 // In come the kernel command line and requests over vsock; out go answers, one-line messages on the console, and the report of what this
 // guest is. The rooms below it are early (an init's first deeds), extension (more read-only disks, on devmapper), reap (the end of children),
-// serve (the API), measure (the report), options (the command line), timeline and fatal. It knows nothing of how guests are built.
+// serve (the API), container, storage and network (what the API asks for), uevent, policy, metrics, measure (the report), options (the command
+// line), timeline and fatal. It knows nothing of how guests are built.
 package agent
 
 import (
@@ -33,6 +34,9 @@ const (
 	readyLine    = "ready\n"
 	readyTimeout = 2 * time.Second
 )
+
+// lastAnswer is how long the answer to the request that ends the agent may take to get out.
+const lastAnswer = 500 * time.Millisecond
 
 // Config is what main knows. Console, Fatal and Timeline are needed.
 type Config struct {
@@ -92,11 +96,18 @@ func Run(ctx context.Context, c Config) error {
 	}
 	c.Timeline.Mark(timeline.Listen)
 	guest := &measure.Guest{Version: c.Version, PID1: c.PID1, Timeline: c.Timeline, Root: "/", Extensions: extensions}
-	server, err := serve.New(serve.Agent{Version: c.Version, PID1: c.PID1}, guest, c.Fatal.Guard)
+	reaper, err := reap.New()
 	if err != nil {
 		return err
 	}
-	reaper, err := reap.New()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	sandbox, err := newSandbox(ctx, c, reaper, log, end)
+	if err != nil {
+		// The guest still says what it is, and why it runs no containers.
+		log.Error("no containers: " + err.Error())
+	}
+	server, err := serve.New(serve.Config{Agent: serve.Agent{Version: c.Version, PID1: c.PID1}, Guest: guest, Sandbox: sandbox, Guard: c.Fatal.Guard})
 	if err != nil {
 		return err
 	}
@@ -117,7 +128,7 @@ func Run(ctx context.Context, c Config) error {
 	select {
 	case <-ctx.Done():
 		log.Info("told to end")
-		return server.Close()
+		return server.Shutdown(lastAnswer)
 	case err := <-ended:
 		return err
 	}

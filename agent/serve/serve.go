@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/ttrpc"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
@@ -18,6 +19,7 @@ import (
 	"github.com/mdlayher/vsock"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // apiVersion is the version of the API, the same in every release of Kata Containers so far.
@@ -45,22 +47,52 @@ var features = []string{"katabuild.report.v1"}
 // Server answers requests. Get one from New.
 type Server struct{ s *ttrpc.Server }
 
-// New makes a server. guard is deferred in every goroutine that runs a request, to turn panics into the end of the guest.
-func New(a Agent, g Guest, guard func()) (*Server, error) {
+// Config is what a server serves.
+type Config struct {
+	Agent Agent
+	Guest Guest
+	// Sandbox is nil for an agent that runs no containers: those calls answer UNIMPLEMENTED.
+	Sandbox *Sandbox
+	// Guard is deferred in every goroutine that runs a request, to turn panics into the end of the guest.
+	Guard func()
+}
+
+// New makes a server.
+func New(c Config) (*Server, error) {
+	var check func(method string, req proto.Message) error
+	if c.Sandbox != nil {
+		check = c.Sandbox.Policy.Check
+	}
 	s, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(
-		func(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-			defer guard()
-			return method(ctx, unmarshal)
+		func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+			defer c.Guard()
+			name, ours := strings.CutPrefix(info.FullMethod, agentService)
+			if check == nil || !ours {
+				return method(ctx, unmarshal)
+			}
+			return method(ctx, func(v any) error {
+				if err := unmarshal(v); err != nil {
+					return err
+				}
+				return check(name, v.(proto.Message))
+			})
 		}))
 	if err != nil {
 		return nil, err
 	}
-	api := &api{agent: a, guest: g}
-	katapb.RegisterHealthService(s, api)
-	katapb.RegisterAgentServiceService(s, api)
-	reportpb.RegisterReportService(s, api)
+	a := &api{agent: c.Agent, guest: c.Guest}
+	katapb.RegisterHealthService(s, a)
+	reportpb.RegisterReportService(s, a)
+	if c.Sandbox == nil {
+		katapb.RegisterAgentServiceService(s, a)
+	} else {
+		katapb.RegisterAgentServiceService(s, &full{api: a, s: *c.Sandbox, ended: make(chan struct{})})
+	}
 	return &Server{s}, nil
 }
+
+// agentService begins the names of the calls that a policy is about.
+const agentService = "/grpc.AgentService/"
 
 // Serve answers on l until Close, and closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
@@ -72,6 +104,16 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // Close ends all connections, and Serve. Calling it again is a no-op.
 func (s *Server) Close() error { return s.s.Close() }
+
+// Shutdown lets requests under way be answered, for at most d, and then ends all connections, and Serve.
+func (s *Server) Shutdown(d time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	if err := s.s.Shutdown(ctx); err != nil {
+		return s.s.Close()
+	}
+	return nil
+}
 
 // Listen opens an address in Kata Containers' notation: vsock://CID:PORT, where CID -1 is any, unix://PATH, or unix://@NAME.
 func Listen(address string) (net.Listener, error) {

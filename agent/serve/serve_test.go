@@ -30,7 +30,7 @@ func start(t *testing.T, g Guest, guard func()) *agentapi.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Agent{Version: "1.2", PID1: true}, g, guard)
+	s, err := New(Config{Agent: Agent{Version: "1.2", PID1: true}, Guest: g, Guard: guard})
 	if err != nil {
 		t.Fatal(err)
 	}

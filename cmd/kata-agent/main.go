@@ -1,6 +1,6 @@
 // Command kata-agent is the agent inside the guest: PID 1 of a small one, a service of a large one.
 //
-// As PID 1 it takes no arguments: the kernel passes it every word of its command line that it does not know itself. Options are read
+// It starts containers by running itself once more; who runs it so is none of people's business. As PID 1 it takes no arguments: the kernel passes it every word of its command line that it does not know itself. Options are read
 // from /proc/cmdline, and for tests from KATA_AGENT_SERVER_ADDR and KATA_AGENT_LOG_LEVEL.
 //
 // The guest's processors may be few and its idle time is worth money: Go shall not look for cgroup limits at start, nor every second.
@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 
 	"github.com/katabuild/katabuild/agent"
+	"github.com/katabuild/katabuild/agent/container"
 	"github.com/katabuild/katabuild/agent/fatal"
 	"github.com/katabuild/katabuild/agent/timeline"
 	"golang.org/x/sys/unix"
@@ -27,6 +28,9 @@ import (
 var version = ""
 
 func main() {
+	if container.IsStage(os.Args) {
+		container.Stage()
+	}
 	boot := timeline.New()
 	pid1 := os.Getpid() == 1
 	if !pid1 && len(os.Args) > 1 {

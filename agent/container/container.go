@@ -1,0 +1,353 @@
+// Package container runs the containers of a guest.
+//
+// In come specifications of the OCI runtime specification whose paths are the guest's; out go processes, their streams and how they end.
+// A container's first process is this program once more, as a stage (package stage): it is cloned into new namespaces, makes mounts,
+// devices and limits, waits for Start and turns into the program. Control groups are those of version 2 (package cgroup). The package
+// refuses to know the guest API and where root file systems come from. Shapes: Container and Process, both from a Runner.
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/katabuild/katabuild/agent/container/cgroup"
+	"github.com/katabuild/katabuild/agent/container/stage"
+	"github.com/katabuild/katabuild/agent/reap"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Reasons why something cannot be done.
+var (
+	ErrNotFound   = errors.New("not found")
+	ErrExists     = errors.New("exists already")
+	ErrState      = errors.New("not in this state")
+	ErrNoTerminal = errors.New("no terminal")
+)
+
+// Config says where containers live. Reaper is needed.
+type Config struct {
+	Root       string // a folder per container is made here, on a tmpfs; "/run/kata-containers" when empty
+	CgroupRoot string // where cgroup2 is mounted; "/sys/fs/cgroup" when empty
+	Reaper     *reap.Reaper
+	Log        *slog.Logger // nil discards
+	Guard      func()       // deferred in each goroutine; nil does nothing
+	Self       string       // the program that calls Stage when IsStage says so; "/proc/self/exe" when empty
+	NoPivot    bool         // the guest's root is an initramfs, which pivot_root(2) cannot replace; found out by itself, too
+}
+
+// leaf is the agent's own control group.
+const leaf = "kata-agent"
+
+// oomBacklog is how many events wait for somebody to read them.
+const oomBacklog = 100
+
+// Runner runs containers. Its methods may be called at the same time.
+type Runner struct {
+	cfg  Config
+	oom  chan string
+	self func() (string, error) // once: the program to execute as a stage
+	ears *ears
+
+	mu         sync.Mutex
+	containers map[string]*Container // guarded by mu; nil while being created
+}
+
+// New prepares control groups and waits for lack of memory in them.
+func New(c Config) (*Runner, error) {
+	if c.Reaper == nil {
+		return nil, errors.New("containers: no reaper")
+	}
+	if c.Root == "" {
+		c.Root = "/run/kata-containers"
+	}
+	if c.CgroupRoot == "" {
+		c.CgroupRoot = "/sys/fs/cgroup"
+	}
+	if c.Self == "" {
+		c.Self = "/proc/self/exe"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Guard == nil {
+		c.Guard = func() {}
+	}
+	if err := os.MkdirAll(c.Root, 0o711); err != nil { // a user of a user namespace has to get through
+		return nil, fmt.Errorf("folder of containers: %w", err)
+	}
+	if err := cgroup.Prepare(c.CgroupRoot, leaf); err != nil {
+		return nil, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs("/", &st); err != nil {
+		return nil, fmt.Errorf("root file system: %w", err)
+	}
+	// The first root of a kernel is a ramfs or tmpfs. <linux/magic.h>
+	c.NoPivot = c.NoPivot || int64(st.Type) == unix.RAMFS_MAGIC || int64(st.Type) == unix.TMPFS_MAGIC && firstRoot()
+	r := &Runner{cfg: c, oom: make(chan string, oomBacklog), containers: map[string]*Container{}}
+	r.self = sync.OnceValues(func() (string, error) { return sealed(c.Self) })
+	var err error
+	if r.ears, err = newEars(); err != nil {
+		return nil, err
+	}
+	r.goes(r.ears.listen)
+	return r, nil
+}
+
+// goes runs f in a goroutine.
+func (r *Runner) goes(f func()) {
+	go func() {
+		defer r.cfg.Guard()
+		f()
+	}()
+}
+
+// OOM tells the containers in which the kernel killed a process for want of memory. The oldest events are dropped when nobody reads.
+func (r *Runner) OOM() <-chan string { return r.oom }
+
+func (r *Runner) lack(id string) {
+	for {
+		select {
+		case r.oom <- id:
+			return
+		default:
+		}
+		select {
+		case <-r.oom:
+		default:
+		}
+	}
+}
+
+// Container finds a container.
+func (r *Runner) Container(id string) (*Container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %q: %w", id, ErrNotFound)
+}
+
+// Containers are all containers, sorted by id.
+func (r *Runner) Containers() []*Container {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*Container
+	for _, c := range r.containers {
+		if c != nil {
+			out = append(out, c)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Container) int { return strings.Compare(a.id, b.id) })
+	return out
+}
+
+// ids become names of folders and control groups.
+var ids = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
+
+// reserved are folders of others beside those of containers.
+var reserved = []string{"shared", "sandbox", "virtual-volumes", "image"}
+
+// State is what a container does.
+type State string
+
+// The states of a container.
+const (
+	StateCreated State = "created"
+	StateRunning State = "running"
+	StatePaused  State = "paused"
+	StateStopped State = "stopped"
+)
+
+// Container is a container from Create to Remove.
+type Container struct {
+	r     *Runner
+	id    string
+	dir   string
+	spec  *specs.Spec
+	group *cgroup.Group
+	init  *Process
+	plan  *blueprint
+
+	op sync.Mutex // one of Start, Remove, Pause, Resume at a time; held while those wait, and by nothing else
+
+	mu      sync.Mutex
+	state   State               // guarded by mu; stopped is told from init
+	procs   map[string]*Process // guarded by mu; by exec id, without init
+	control *control            // guarded by mu; the stage's, until it started
+	kills   uint64              // guarded by mu; how many ends for want of memory were told
+	stopped bool                // guarded by mu; poststop hooks have run
+}
+
+// ID is the container's id.
+func (c *Container) ID() string { return c.id }
+
+// Spec is what the container was made from. It must not be changed.
+func (c *Container) Spec() *specs.Spec { return c.spec }
+
+// Create makes a container whose process waits for Start. Its streams are in use from now on. On an error nothing is left of it, except
+// what the caller made.
+func (r *Runner) Create(ctx context.Context, id string, spec *specs.Spec, stdio Stdio) (_ *Container, err error) {
+	if !ids.MatchString(id) || slices.Contains(reserved, id) {
+		return nil, fmt.Errorf("container %q: not an id", id)
+	}
+	r.mu.Lock()
+	_, there := r.containers[id]
+	if !there {
+		r.containers[id] = nil
+	}
+	r.mu.Unlock()
+	if there {
+		return nil, fmt.Errorf("container %q: %w", id, ErrExists)
+	}
+	c := &Container{r: r, id: id, dir: filepath.Join(r.cfg.Root, id), spec: spec, state: StateCreated, procs: map[string]*Process{}}
+	if err := c.create(ctx, stdio); err != nil {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+		defer cancel()
+		err = fmt.Errorf("create container %s: %w", id, errors.Join(err, c.undo(clean)))
+		r.mu.Lock()
+		delete(r.containers, id)
+		r.mu.Unlock()
+		return nil, err
+	}
+	r.mu.Lock()
+	r.containers[id] = c
+	r.mu.Unlock()
+	return c, nil
+}
+
+func (c *Container) create(ctx context.Context, stdio Stdio) error {
+	var err error
+	if c.plan, err = newBlueprint(c.id, c.dir, c.spec, c.r.cfg.NoPivot); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.dir, 0o711); err != nil {
+		return fmt.Errorf("folder: %w", err)
+	}
+	if err := c.makeGroup(); err != nil {
+		return err
+	}
+	l := launch{plan: &c.plan.stage, clone: c.plan.clone, group: c.group, join: c.plan.join, stdio: stdio, oom: c.plan.oom}
+	if c.plan.user {
+		l.uids, l.gids = c.plan.uids, c.plan.gids
+	}
+	p, ctl, err := c.r.launch(c, l)
+	if err != nil {
+		return err
+	}
+	c.init, c.control = p, ctl
+	for {
+		m, err := ctl.next(ctx)
+		if err != nil {
+			return p.early(ctx, err)
+		}
+		switch m.Kind {
+		case stage.Hooks:
+			s := c.plan.stage.State
+			s.Pid = p.pid
+			for _, h := range c.plan.hooks {
+				if err := c.r.hook(ctx, h, s); err != nil {
+					return err
+				}
+			}
+			if err := ctl.leave(); err != nil {
+				return p.early(ctx, err)
+			}
+		case stage.Terminal:
+			p.io.terminal(ctl.takeFile())
+		case stage.Created:
+			p.io.begin()
+			return nil
+		}
+	}
+}
+
+// makeGroup makes the control group and sets its limits.
+func (c *Container) makeGroup() error {
+	var res *specs.LinuxResources
+	name := ""
+	if l := c.spec.Linux; l != nil {
+		res, name = l.Resources, l.CgroupsPath
+	}
+	files, err := cgroup.Files(res)
+	if err != nil {
+		return err
+	}
+	rules, err := c.rules(res)
+	if err != nil {
+		return err
+	}
+	if c.group, err = cgroup.Make(c.r.cfg.CgroupRoot, cgroup.Path(name, "kata/"+c.id)); err != nil {
+		return err
+	}
+	if err := c.group.Set(files); err != nil {
+		return err
+	}
+	if err := c.group.SetDevices(rules); err != nil {
+		return err
+	}
+	c.r.ears.watch(filepath.Join(c.group.Path, cgroup.EventsFile), c.id, c.lacks)
+	return nil
+}
+
+// rules are the devices that a container may use: the default ones, the specification's, its nodes, and those that are mounted into it.
+func (c *Container) rules(res *specs.LinuxResources) ([]cgroup.Rule, error) {
+	var more []cgroup.Rule
+	allow := func(kind byte, major, minor int64) {
+		more = append(more, cgroup.Rule{Allow: true, Type: kind, Major: major, Minor: minor, Access: "rwm"})
+	}
+	var list []specs.LinuxDeviceCgroup
+	if res != nil {
+		list = res.Devices
+	}
+	if len(list) > 0 {
+		return cgroup.Rules(list, nil)
+	}
+	if c.spec.Linux != nil {
+		for _, d := range c.spec.Linux.Devices {
+			switch d.Type {
+			case "c", "u":
+				allow('c', d.Major, d.Minor)
+			case "b":
+				allow('b', d.Major, d.Minor)
+			}
+		}
+	}
+	for _, m := range c.plan.stage.Mounts {
+		var st unix.Stat_t
+		if !m.Bind || unix.Stat(m.Source, &st) != nil {
+			continue
+		}
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFCHR:
+			allow('c', int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)))
+		case unix.S_IFBLK:
+			allow('b', int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)))
+		}
+	}
+	return cgroup.Rules(nil, more)
+}
+
+// lacks tells of processes killed since it was last called.
+func (c *Container) lacks() {
+	n, err := c.group.OOMKills()
+	c.mu.Lock()
+	more := err == nil && n > c.kills
+	if more {
+		c.kills = n
+	}
+	c.mu.Unlock()
+	if more {
+		c.r.lack(c.id)
+	}
+}

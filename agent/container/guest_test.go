@@ -1,0 +1,822 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/agent/reap"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// guest is the runner under test, on a machine of its own.
+type guest struct {
+	*Runner
+	reaper *reap.Reaper
+	n      int
+}
+
+// buffer is a connection that remembers.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) { b.mu.Lock(); defer b.mu.Unlock(); return b.b.Write(p) }
+func (b *buffer) String() string              { b.mu.Lock(); defer b.mu.Unlock(); return b.b.String() }
+func (b *buffer) Close() error                { return nil }
+
+// usual are the capabilities that engines give.
+var usual = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
+
+// spec is what containerd would ask for.
+func spec(args ...string) *specs.Spec {
+	return &specs.Spec{
+		Version: specs.Version, Root: &specs.Root{Path: "/rootfs"}, Hostname: "pod",
+		Process: &specs.Process{
+			Args: args, Cwd: "/", Env: []string{"PATH=/bin"}, NoNewPrivileges: true,
+			Capabilities: &specs.LinuxCapabilities{Bounding: usual, Effective: usual, Permitted: usual},
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+		},
+		Linux: &specs.Linux{
+			Namespaces:    []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"}},
+			MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/sys/firmware", "/secret", "/nowhere"},
+			ReadonlyPaths: []string{"/proc/sys", "/proc/bus"},
+		},
+	}
+}
+
+func sh(script string) *specs.Spec { return spec("/bin/sh", "-c", script) }
+
+// create makes a container that goes with the test.
+func (g *guest) create(t *testing.T, s *specs.Spec, stdio Stdio) *Container {
+	t.Helper()
+	g.n++
+	c, err := g.Create(t.Context(), fmt.Sprintf("c%d", g.n), s, stdio)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := c.Remove(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// start makes and starts one.
+func (g *guest) start(t *testing.T, s *specs.Spec, stdio Stdio) *Container {
+	t.Helper()
+	c := g.create(t, s, stdio)
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// run runs one to its end and returns both outputs and the exit code.
+func (g *guest) run(t *testing.T, s *specs.Spec) (string, int) {
+	t.Helper()
+	var out buffer
+	c := g.start(t, s, Stdio{Stdout: &out, Stderr: &out})
+	p, _ := c.Process("")
+	return finish(t, p, &out)
+}
+
+func finish(t *testing.T, p *Process, out *buffer) (string, int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	code, err := p.Wait(ctx)
+	if err != nil {
+		t.Fatalf("%v; output %q", err, out)
+	}
+	<-p.Drained()
+	return out.String(), code
+}
+
+// exec runs a script in a container.
+func (g *guest) exec(t *testing.T, c *Container, script string) (string, int) {
+	t.Helper()
+	g.n++
+	var out buffer
+	p, err := c.Exec(t.Context(), fmt.Sprintf("e%d", g.n), &specs.Process{Args: []string{"/bin/sh", "-c", script}, Cwd: "/", Env: []string{"PATH=/bin"}}, Stdio{Stdout: &out, Stderr: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Forget()
+	return finish(t, p, &out)
+}
+
+// expect runs a script that has to print want.
+func (g *guest) expect(t *testing.T, s *specs.Spec, want string) {
+	t.Helper()
+	if got, code := g.run(t, s); strings.TrimSpace(got) != want || code != 0 {
+		t.Errorf("%q printed %q and ended with %d, want %q", s.Process.Args, got, code, want)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	e, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(e)
+}
+
+func TestInGuest(t *testing.T) {
+	testenv.Require(t, testenv.Func("a guest", func() error {
+		if os.Getpid() != 1 {
+			return errors.New("this is none")
+		}
+		return nil
+	}))
+	reaper, err := reap.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go reaper.Run(context.Background())
+	r, err := New(Config{Reaper: reaper})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("root is changed by moving it: %v", r.cfg.NoPivot)
+	g := &guest{Runner: r, reaper: reaper}
+	for _, test := range guestTests {
+		t.Run(test.name, func(t *testing.T) { test.run(t, g) })
+	}
+	if left := g.Containers(); len(left) > 0 {
+		t.Errorf("%d containers are left", len(left))
+	}
+	if e, err := os.ReadDir("/run/kata-containers"); err != nil || len(e) > 0 {
+		t.Errorf("folders left: %v, %v", e, err)
+	}
+}
+
+var guestTests = []struct {
+	name string
+	run  func(*testing.T, *guest)
+}{
+	{"a program prints and ends with its code", func(t *testing.T, g *guest) {
+		if got, code := g.run(t, sh("echo out; echo err >&2; exit 7")); !strings.Contains(got, "out\n") || !strings.Contains(got, "err\n") || code != 7 {
+			t.Error(got, code)
+		}
+	}},
+	{"a created container waits for its start", func(t *testing.T, g *guest) {
+		var out buffer
+		c := g.create(t, sh("echo ran"), Stdio{Stdout: &out})
+		if s := c.State(); s != StateCreated {
+			t.Error(s)
+		}
+		time.Sleep(50 * time.Millisecond)
+		if out.String() != "" {
+			t.Error("it ran already")
+		}
+		if _, err := g.Create(t.Context(), c.id, sh("x"), Stdio{}); !errors.Is(err, ErrExists) {
+			t.Error(err)
+		}
+		if err := c.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p, _ := c.Process(c.id)
+		if got, _ := finish(t, p, &out); got != "ran\n" {
+			t.Error(got)
+		}
+		if s := c.State(); s != StateStopped {
+			t.Error(s)
+		}
+		if err := c.Start(t.Context()); !errors.Is(err, ErrState) {
+			t.Error("a second start:", err)
+		}
+		if _, err := g.Container("nobody"); !errors.Is(err, ErrNotFound) {
+			t.Error(err)
+		}
+	}},
+	{"a container killed before its start cannot be started", func(t *testing.T, g *guest) {
+		c := g.create(t, sh("true"), Stdio{})
+		p, _ := c.Process("")
+		if err := p.Signal(unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code, err := p.Wait(t.Context()); err != nil || code != 137 {
+			t.Error(code, err)
+		}
+		if err := c.Start(t.Context()); err == nil {
+			t.Error("it started")
+		} else {
+			t.Log(err)
+		}
+	}},
+	{"programs that cannot run are named with the reason", func(t *testing.T, g *guest) {
+		for program, want := range map[string]error{
+			"nosuch": os.ErrNotExist, "/no/such": os.ErrNotExist, "/notexec": unix.EACCES, "/garbage": unix.ENOEXEC, "/bin": unix.EISDIR,
+		} {
+			c := g.create(t, spec(program), Stdio{})
+			err := c.Start(t.Context())
+			if !errors.Is(err, want) || !strings.Contains(err.Error(), program) {
+				t.Errorf("%s: %v, want %v", program, err, want)
+			}
+			t.Log(err)
+		}
+	}},
+	{"namespaces are the container's own", func(t *testing.T, g *guest) {
+		got, _ := g.run(t, sh("echo $$; hostname; for n in pid mnt uts ipc cgroup net; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup"))
+		lines := strings.Split(strings.TrimSpace(got), "\n")
+		if len(lines) != 9 || lines[0] != "1" || lines[1] != "pod" || lines[8] != "0::/" {
+			t.Fatalf("%q", lines)
+		}
+		for i, n := range []string{"pid", "mnt", "uts", "ipc", "cgroup"} {
+			own, _ := os.Readlink("/proc/self/ns/" + n)
+			if lines[2+i] == own {
+				t.Errorf("namespace %s is the guest's", n)
+			}
+		}
+		if own, _ := os.Readlink("/proc/self/ns/net"); lines[7] != own {
+			t.Error("the network is not the guest's")
+		}
+	}},
+	{"namespaces are joined by path", func(t *testing.T, g *guest) {
+		first := g.start(t, spec("/bin/sleep", "100"), Stdio{})
+		s := sh("readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts; readlink /proc/self/ns/pid; readlink /proc/self/ns/net")
+		s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "mount"}, {Type: "network"}}
+		want := ""
+		for _, n := range []string{"ipc", "uts", "pid"} {
+			p := fmt.Sprintf("/proc/%d/ns/%s", first.init.pid, n)
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.LinuxNamespaceType(n), Path: p})
+			l, _ := os.Readlink(p)
+			want += l + "\n"
+		}
+		got, _ := g.run(t, s)
+		own, _ := os.Readlink("/proc/self/ns/net")
+		if !strings.HasPrefix(got, want) || strings.Contains(got, own) {
+			t.Errorf("%q, want %q and another network than %s", got, want, own)
+		}
+	}},
+	{"masked and read-only paths are", func(t *testing.T, g *guest) {
+		g.expect(t, sh("ls /secret; wc -c < /proc/kcore; (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused"), "0\nrefused")
+	}},
+	{"a read-only root is, its mounts are not", func(t *testing.T, g *guest) {
+		s := sh("(touch /x) 2>/dev/null || echo refused; touch /dev/shm/x && echo ok")
+		s.Root.Readonly = true
+		g.expect(t, s, "refused\nok")
+		if _, err := os.Stat("/rootfs/x"); err == nil {
+			t.Error("the file is there")
+		}
+	}},
+	{"devices and links are there", func(t *testing.T, g *guest) {
+		s := sh("cd /dev; for d in null zero full random urandom tty extra; do stat -c '%n %F %t:%T %a' $d; done; for l in fd stdin ptmx; do readlink $l; done; head -c 3 zero | wc -c")
+		mode := os.FileMode(0o640)
+		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/extra", Type: "c", Major: 1, Minor: 5, FileMode: &mode}}
+		const f = " character special file "
+		g.expect(t, s, "null"+f+"1:3 666\nzero"+f+"1:5 666\nfull"+f+"1:7 666\nrandom"+f+"1:8 666\nurandom"+f+"1:9 666\ntty"+f+"5:0 666\nextra"+f+"1:5 640\n/proc/self/fd\n/proc/self/fd/0\npts/ptmx\n3")
+	}},
+	{"a device that nobody allowed is refused", func(t *testing.T, g *guest) {
+		s := sh("mknod /tmp/kmsg c 1 11; cat /tmp/kmsg 2>&1 | head -1; rm /tmp/kmsg")
+		if got, _ := g.run(t, s); !strings.Contains(got, "Operation not permitted") {
+			t.Error(got)
+		}
+		all := sh("mknod /tmp/kmsg c 1 11; head -c 1 /tmp/kmsg | wc -c; rm /tmp/kmsg")
+		all.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}}
+		all.Process.Capabilities.Bounding, all.Process.Capabilities.Permitted, all.Process.Capabilities.Effective = allCaps(), allCaps(), allCaps()
+		if got, _ := g.run(t, all); strings.Contains(got, "not permitted") {
+			t.Error("allowed, and refused:", got)
+		}
+	}},
+	{"rights are those asked for", func(t *testing.T, g *guest) {
+		s := sh("grep -E '^(Cap|NoNewPrivs|Groups|Uid|Gid)' /proc/self/status; umask; echo $HOME")
+		mask := uint32(0o027)
+		s.Process.User = specs.User{UID: 1000, GID: 1000, AdditionalGids: []uint32{7, 8}, Umask: &mask}
+		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "CAP_KILL"}, Permitted: []string{"CAP_CHOWN", "CAP_KILL"}, Inheritable: []string{"CAP_KILL"}, Effective: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL"}}
+		got, _ := g.run(t, s)
+		for _, want := range []string{"CapInh:\t0000000000000020", "CapPrm:\t0000000000000020", "CapEff:\t0000000000000020", "CapBnd:\t0000000000000021", "CapAmb:\t0000000000000020", "NoNewPrivs:\t1", "Uid:\t1000\t1000\t1000\t1000", "Gid:\t1000\t1000", "Groups:\t7 8 \n", "\n0027\n", "/home/user\n"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("no %q in %s", want, got)
+			}
+		}
+		s = sh("grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp:)' /proc/self/status")
+		s.Process.NoNewPrivileges = false
+		if got, _ := g.run(t, s); got != "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t0\nSeccomp:\t0\n" {
+			t.Error(got)
+		}
+	}},
+	{"a seccomp filter refuses with its number, with and without no_new_privs", func(t *testing.T, g *guest) {
+		for _, nnp := range []bool{true, false} {
+			errno := uint(unix.ENOTTY)
+			s := sh("mkdir /tmp/d; grep Seccomp: /proc/self/status; grep CapEff /proc/self/status")
+			s.Process.NoNewPrivileges = nnp
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86},
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat", "no_such_call"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+			if got, _ := g.run(t, s); !strings.Contains(got, "Inappropriate ioctl") && !strings.Contains(got, "Not a tty") || !strings.Contains(got, "Seccomp:\t2") || !strings.Contains(got, "00000000a80425fb") {
+				t.Error(nnp, got)
+			}
+		}
+	}},
+	{"a filter that allows a handful of calls still starts the program", func(t *testing.T, g *guest) {
+		s := spec("/bin/true")
+		s.Process.NoNewPrivileges = false
+		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Action: specs.ActAllow,
+			Names: []string{"execve", "capset", "brk", "arch_prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "mprotect", "exit_group", "getuid", "prctl", "newfstatat", "mmap", "munmap"}}}}
+		if got, code := g.run(t, s); code != 0 {
+			t.Error(got, code)
+		}
+	}},
+	{"limits of a process and the score for want of memory", func(t *testing.T, g *guest) {
+		s := sh("ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj")
+		score := 321
+		s.Process.OOMScoreAdj = &score
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 123, Hard: 456}}
+		g.expect(t, s, "123\n456\n321")
+	}},
+	{"sysctls of namespaces, and no others", func(t *testing.T, g *guest) {
+		s := sh("cat /proc/sys/kernel/shmmni /proc/sys/fs/mqueue/msg_max")
+		s.Linux.Sysctl = map[string]string{"kernel.shmmni": "1234", "fs.mqueue.msg_max": "77"}
+		g.expect(t, s, "1234\n77")
+		for _, n := range []string{"kernel.hostname", "vm.overcommit_memory", "kernel.panic", "kernel/panic", "net/../kernel/panic"} {
+			s.Linux.Sysctl = map[string]string{n: "1"}
+			if c, err := g.Create(t.Context(), "bad", s, Stdio{}); err == nil {
+				c.Remove(t.Context())
+				t.Errorf("%s was taken", n)
+			}
+		}
+	}},
+	{"mounts have the options asked for", func(t *testing.T, g *guest) {
+		dir := t.TempDir()
+		os.WriteFile(filepath.Join(dir, "f"), []byte("data"), 0o644)
+		os.Mkdir(filepath.Join(dir, "sub"), 0o755)
+		if err := unix.Mount("tmpfs", filepath.Join(dir, "sub"), "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Unmount(filepath.Join(dir, "sub"), unix.MNT_DETACH)
+		s := sh("cat /m/f /deep/file; (touch /m/x) 2>/dev/null || echo ro; touch /m/sub/x && echo rw; (touch /r/sub/y) 2>/dev/null || echo rro; grep -E ' /(m|m/sub|t) ' /proc/self/mounts")
+		s.Mounts = append(s.Mounts,
+			specs.Mount{Destination: "/m", Type: "bind", Source: dir, Options: []string{"rbind", "ro", "nosuid", "noexec"}},
+			specs.Mount{Destination: "/r", Type: "bind", Source: dir, Options: []string{"rbind", "rro", "rslave"}},
+			specs.Mount{Destination: "/deep/file", Type: "bind", Source: dir + "/f", Options: []string{"bind", "ro"}},
+			specs.Mount{Destination: "/t", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k", "mode=0700", "nodev"}})
+		got, code := g.run(t, s)
+		for _, want := range []string{"datadata", "ro\nrw\nrro\n", "/m tmpfs ro,nosuid,noexec", "/t tmpfs rw,nodev,relatime,size=64k,mode=700"} {
+			if strings.HasPrefix(want, "/m") && r(g) { // the folder is on the initramfs, whose type has another name
+				want = "ro,nosuid,noexec"
+			}
+			if !strings.Contains(got, want) {
+				t.Errorf("no %q in %q, %d", want, got, code)
+			}
+		}
+	}},
+	{"a mount does not leave the root through a link", func(t *testing.T, g *guest) {
+		root := copyRoot(t)
+		victim := t.TempDir()
+		os.Symlink(victim, root+"/out")
+		os.Symlink("../../../../../../.."+victim, root+"/up")
+		os.MkdirAll(root+"/"+victim, 0o755)
+		for _, d := range []string{"/out/x", "/up/y"} {
+			s := sh("mount")
+			s.Root.Path = root
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: d, Type: "tmpfs", Source: "tmpfs"})
+			got, _ := g.run(t, s)
+			if !strings.Contains(got, victim) {
+				t.Errorf("%s: not mounted inside: %s", d, got)
+			}
+		}
+		if e, _ := os.ReadDir(victim); len(e) > 0 {
+			t.Error("the mount point was made outside:", e)
+		}
+		os.Symlink("/tmp", root+"/proc2")
+		s := sh("true")
+		s.Root.Path = root
+		s.Mounts = []specs.Mount{{Destination: "/proc2", Type: "proc", Source: "proc"}}
+		if _, err := g.Create(t.Context(), "link", s, Stdio{}); err == nil || !strings.Contains(err.Error(), "mount /proc2: a symbolic link") {
+			t.Error("proc behind a link:", err)
+		}
+		s.Mounts = []specs.Mount{{Destination: "/x", Type: "nosuchfs", Source: "none"}}
+		if _, err := g.Create(t.Context(), "link", s, Stdio{}); err == nil || !strings.Contains(err.Error(), "mount /x: this kernel has no nosuchfs") {
+			t.Error("an unknown file system:", err)
+		}
+	}},
+	{"a working folder is made, and never outside", func(t *testing.T, g *guest) {
+		s := sh("pwd")
+		s.Process.Cwd = "/tmp/new/folder"
+		g.expect(t, s, "/tmp/new/folder")
+		for fd := 3; fd < 12; fd++ {
+			s.Process.Cwd = fmt.Sprintf("/proc/self/fd/%d", fd)
+			c := g.create(t, s, Stdio{})
+			if err := c.Start(t.Context()); err == nil {
+				t.Errorf("%s was entered", s.Process.Cwd)
+			}
+		}
+	}},
+	{"only the standard streams are open", func(t *testing.T, g *guest) {
+		g.expect(t, spec("/bin/ls", "/proc/self/fd"), "0\n1\n2\n3") // 3 is the folder itself
+	}},
+	{"the stage's program cannot be written to", func(t *testing.T, g *guest) {
+		c := g.create(t, sh("true"), Stdio{})
+		exe := fmt.Sprintf("/proc/%d/exe", c.init.pid)
+		if f, err := os.OpenFile(exe, os.O_WRONLY, 0); err == nil {
+			if _, err := f.Write([]byte("x")); err == nil {
+				t.Error("it was written to")
+			}
+			f.Close()
+		} else {
+			t.Log(err)
+		}
+	}},
+	{"/dev/stdout can be opened by any user", func(t *testing.T, g *guest) {
+		s := sh("echo hello > /dev/stdout; echo there > /proc/self/fd/2")
+		s.Process.User = specs.User{UID: 1000, GID: 1000}
+		if got, code := g.run(t, s); !strings.Contains(got, "hello\n") || !strings.Contains(got, "there\n") || code != 0 {
+			t.Error(got, code)
+		}
+	}},
+	{"streams are served by calls", func(t *testing.T, g *guest) {
+		c := g.start(t, sh("cat; echo err >&2; exit 3"), Stdio{})
+		p := c.init
+		if n, err := p.WriteStdin(t.Context(), []byte("hello")); n != 5 || err != nil {
+			t.Fatal(n, err)
+		}
+		if b, err := p.ReadStdout(t.Context(), 100); string(b) != "hello" || err != nil {
+			t.Error(string(b), err)
+		}
+		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if _, err := p.ReadStdout(short, 100); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		p.CloseStdin()
+		if b, err := p.ReadStdout(t.Context(), 100); len(b) != 0 || err != nil {
+			t.Error(string(b), err)
+		}
+		if b, err := p.ReadStderr(t.Context(), 100); string(b) != "err\n" || err != nil {
+			t.Error(string(b), err)
+		}
+		if code, err := p.Wait(t.Context()); code != 3 || err != nil {
+			t.Error(code, err)
+		}
+	}},
+	{"standard input comes from the host and ends", func(t *testing.T, g *guest) {
+		var out buffer
+		c := g.start(t, sh("wc -c"), Stdio{Stdin: io.NopCloser(strings.NewReader(strings.Repeat("x", 300_000))), Stdout: &out})
+		if got, _ := finish(t, c.init, &out); got != "300000\n" {
+			t.Error(got)
+		}
+	}},
+	{"much output arrives whole", func(t *testing.T, g *guest) {
+		if got, _ := g.run(t, sh("head -c 5000000 /dev/zero")); len(got) != 5000000 {
+			t.Error(len(got))
+		}
+	}},
+	{"a grandchild that keeps the output open is not waited for", func(t *testing.T, g *guest) {
+		s := sh("sleep 100 & echo done")
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == "pid" })
+		began := time.Now()
+		if got, _ := g.run(t, s); got != "done\n" {
+			t.Error(got)
+		}
+		if d := time.Since(began); d > 5*time.Second {
+			t.Error(d)
+		}
+	}},
+	{"a terminal is one", func(t *testing.T, g *guest) {
+		s := sh("tty; stty size; ls -l /dev/console | head -c 1; echo; read x; stty size; echo got $x >/dev/tty; exit 4")
+		s.Process.Terminal = true
+		s.Process.ConsoleSize = &specs.Box{Height: 33, Width: 77}
+		c := g.start(t, s, Stdio{})
+		p := c.init
+		if !p.Terminal() {
+			t.Error("no terminal")
+		}
+		var all strings.Builder
+		until := func(text string) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			for !strings.Contains(all.String(), text) {
+				b, err := p.ReadStdout(ctx, 100)
+				if err != nil || len(b) == 0 {
+					t.Fatalf("%q, %v", all.String(), err)
+				}
+				all.Write(b)
+			}
+		}
+		until("/dev/pts/0\r\n33 77\r\nc\r\n")
+		if err := p.Resize(11, 22); err != nil {
+			t.Error(err)
+		}
+		p.WriteStdin(t.Context(), []byte("word\n"))
+		until("11 22\r\ngot word\r\n")
+		if code, _ := p.Wait(t.Context()); code != 4 {
+			t.Error(code)
+		}
+		if b, err := p.ReadStdout(t.Context(), 10); len(b) > 0 || err != nil {
+			t.Error(string(b), err)
+		}
+		plain := g.start(t, sh("sleep 100"), Stdio{})
+		if err := plain.init.Resize(1, 1); !errors.Is(err, ErrNoTerminal) {
+			t.Error(err)
+		}
+		tty, err := plain.Exec(t.Context(), "tty", &specs.Process{Args: []string{"/bin/tty"}, Cwd: "/", Terminal: true}, Stdio{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := tty.ReadStdout(t.Context(), 100); string(b) != "/dev/pts/0\r\n" {
+			t.Errorf("%q, %v", b, err)
+		}
+	}},
+	{"an exec is in the container, with its rights", func(t *testing.T, g *guest) {
+		s := sh("sleep 100")
+		errno := uint(unix.ENOTTY)
+		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+		c := g.start(t, s, Stdio{})
+		got, code := g.exec(t, c, "hostname; for n in pid mnt uts ipc cgroup; do readlink /proc/self/ns/$n; done; readlink /proc/1/ns/mnt; cat /proc/self/cgroup; grep -E '^(CapEff|NoNewPrivs|Seccomp:)' /proc/self/status; ls /secret; pwd; exit 5")
+		want := "pod\n"
+		for _, n := range []string{"pid", "mnt", "uts", "ipc", "cgroup", "mnt"} {
+			l, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.init.pid, n))
+			want += l + "\n"
+		}
+		want += "0::/\nCapEff:\t00000000a80425fb\nNoNewPrivs:\t1\nSeccomp:\t2\n/\n"
+		if got != want || code != 5 {
+			t.Errorf("%q, %d, want %q", got, code, want)
+		}
+		if _, err := c.Exec(t.Context(), "x", &specs.Process{Args: []string{"nosuch"}, Cwd: "/"}, Stdio{}); !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		} else {
+			t.Log(err)
+		}
+		if _, err := c.Process("x"); !errors.Is(err, ErrNotFound) {
+			t.Error(err)
+		}
+	}},
+	{"signals reach processes, and an init that is deaf to SIGTERM is killed", func(t *testing.T, g *guest) {
+		deaf := g.start(t, spec("/bin/sleep", "100"), Stdio{})
+		deaf.init.Signal(unix.SIGTERM)
+		if code, err := deaf.init.Wait(t.Context()); code != 137 || err != nil {
+			t.Error(code, err)
+		}
+		var out buffer
+		hears := g.start(t, sh("trap 'echo bye; exit 9' TERM; echo ready; while true; do sleep 0.1; done"), Stdio{Stdout: &out})
+		for !strings.Contains(out.String(), "ready") {
+			time.Sleep(10 * time.Millisecond)
+		}
+		hears.init.Signal(unix.SIGTERM)
+		if got, code := finish(t, hears.init, &out); code != 9 || got != "ready\nbye\n" {
+			t.Error(got, code)
+		}
+		all := g.start(t, sh("sleep 100 & sleep 101 & wait"), Stdio{})
+		p, err := all.Exec(t.Context(), "s", &specs.Process{Args: []string{"/bin/sleep", "102"}, Cwd: "/"}, Stdio{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pids, err := all.Pids(); err != nil || len(pids) < 2 || !slices.Contains(pids, p.PID()) {
+			t.Error(pids, err)
+		}
+		all.SignalAll(t.Context(), unix.SIGKILL)
+		if code, _ := p.Wait(t.Context()); code != 137 {
+			t.Error(code)
+		}
+		if code, _ := all.init.Wait(t.Context()); code != 137 {
+			t.Error(code)
+		}
+	}},
+	{"a paused container stands still", func(t *testing.T, g *guest) {
+		var out buffer
+		c := g.start(t, sh("while true; do echo x; sleep 0.01; done"), Stdio{Stdout: &out})
+		if err := c.Pause(t.Context()); err != nil || c.State() != StatePaused {
+			t.Fatal(err, c.State())
+		}
+		time.Sleep(50 * time.Millisecond)
+		before := len(out.String())
+		time.Sleep(200 * time.Millisecond)
+		if after := len(out.String()); after != before {
+			t.Error(before, after)
+		}
+		if _, err := c.Exec(t.Context(), "p", &specs.Process{Args: []string{"true"}, Cwd: "/"}, Stdio{}); !errors.Is(err, ErrState) {
+			t.Error(err)
+		}
+		if err := c.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(5 * time.Second); len(out.String()) == before; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("it does not go on")
+			}
+		}
+		if err := c.Resume(t.Context()); !errors.Is(err, ErrState) {
+			t.Error(err)
+		}
+		if err := c.Pause(t.Context()); err != nil {
+			t.Fatal(err)
+		} // and is removed while it is paused
+	}},
+	{"limits are set, updated and counted", func(t *testing.T, g *guest) {
+		s := sh("while true; do sleep 1; done")
+		n := func(v int64) *int64 { return &v }
+		shares, period := uint64(1024), uint64(100000)
+		s.Linux.CgroupsPath = "/kubepods/pod1/" + "limits"
+		s.Linux.Resources = &specs.LinuxResources{
+			CPU:     &specs.LinuxCPU{Shares: &shares, Quota: n(50000), Period: &period, Cpus: "0"},
+			Memory:  &specs.LinuxMemory{Limit: n(64 << 20), Reservation: n(1 << 20)},
+			Pids:    &specs.LinuxPids{Limit: n(50)},
+			Unified: map[string]string{"memory.high": "60000000"},
+		}
+		c := g.start(t, s, Stdio{})
+		if c.group.Path != "/sys/fs/cgroup/kubepods/pod1/limits" {
+			t.Error(c.group.Path)
+		}
+		check := func(want map[string]string) {
+			t.Helper()
+			for f, w := range want {
+				if b, err := os.ReadFile(filepath.Join(c.group.Path, f)); err != nil || strings.TrimSpace(string(b)) != w {
+					t.Errorf("%s: %q, %v, want %s", f, b, err, w)
+				}
+			}
+		}
+		check(map[string]string{"cpu.weight": "39", "cpu.max": "50000 100000", "cpuset.cpus": "0", "memory.max": "67108864", "memory.low": "1048576", "pids.max": "50", "memory.high": "59998208"})
+		if err := c.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: n(128 << 20)}, Pids: &specs.LinuxPids{Limit: n(-1)}}); err != nil {
+			t.Error(err)
+		}
+		check(map[string]string{"memory.max": "134217728", "pids.max": "max", "cpu.max": "50000 100000"})
+		st, err := c.Stats()
+		if err != nil || st.CPU.Usage == 0 || st.Memory.Usage == 0 || st.Memory.Limit != 128<<20 || st.Pids.Current == 0 || st.Memory.Stat["anon"] == 0 {
+			t.Errorf("%+v, %v", st, err)
+		}
+		if err := c.Update(&specs.LinuxResources{Unified: map[string]string{"nosuch.max": "1"}}); err == nil || !strings.Contains(err.Error(), "controller nosuch") {
+			t.Error(err)
+		}
+	}},
+	{"a limit of processes holds", func(t *testing.T, g *guest) {
+		s := sh("i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done; echo all")
+		limit := int64(20)
+		s.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}
+		if got, code := g.run(t, s); strings.Contains(got, "all") {
+			t.Error(got, code)
+		}
+	}},
+	{"want of memory is told", func(t *testing.T, g *guest) {
+		s := sh("x=$(head -c 60000000 /dev/zero | tail -c 60000000 | wc -c); echo $x; tail -c 60000000 /dev/zero")
+		limit := int64(24 << 20)
+		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+		c := g.start(t, s, Stdio{})
+		select {
+		case id := <-g.OOM():
+			if id != c.id {
+				t.Error(id)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("nothing was told")
+		}
+	}},
+	{"hooks run where and when they should", func(t *testing.T, g *guest) {
+		log := filepath.Join(t.TempDir(), "log")
+		hook := func(word string) []specs.Hook {
+			return []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sh", "-c", "echo " + word + " $(/rootfs/bin/busybox grep -o '\"status\":\"[a-z]*\"') >> " + log}, Env: []string{"PATH=/rootfs/bin"}}}
+		}
+		s := sh("true")
+		s.Hooks = &specs.Hooks{
+			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), CreateContainer: hook("createContainer"), Poststart: hook("poststart"), Poststop: hook("poststop"),
+			StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat > /tmp/state"}, Env: []string{"PATH=/bin"}}},
+		}
+		c, err := g.Create(t.Context(), "hooks", s, Stdio{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(t.Context()); err != nil {
+			t.Error(err)
+		}
+		c.init.Wait(t.Context())
+		if err := c.Remove(t.Context()); err != nil {
+			t.Error(err)
+		}
+		b, _ := os.ReadFile(log)
+		if want := "prestart \"status\":\"creating\"\ncreateRuntime \"status\":\"creating\"\ncreateContainer \"status\":\"creating\"\npoststart \"status\":\"running\"\npoststop \"status\":\"stopped\"\n"; string(b) != want {
+			t.Errorf("%s, want %s", b, want)
+		}
+		if b, err := os.ReadFile("/rootfs/tmp/state"); err != nil || !strings.Contains(string(b), `"status":"created"`) {
+			t.Error(string(b), err)
+		}
+		one := 1
+		for _, bad := range []specs.Hooks{
+			{Prestart: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sh", "-c", "echo no luck; exit 3"}}}},
+			{CreateContainer: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sh", "-c", "echo no luck; exit 3"}}}},
+			{CreateRuntime: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sleep", "100"}, Timeout: &one}}},
+			{CreateContainer: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sleep", "100"}, Timeout: &one}}},
+		} {
+			s.Hooks = &bad
+			if _, err := g.Create(t.Context(), "hooks", s, Stdio{}); err == nil || !strings.Contains(err.Error(), "no luck") && !strings.Contains(err.Error(), "not done after 1s") {
+				t.Error(err)
+			} else {
+				t.Log(err)
+			}
+		}
+	}},
+	{"a user namespace maps its root", func(t *testing.T, g *guest) {
+		s := sh("cat /proc/self/uid_map; id -u; echo > /dev/null && echo null; (mknod /tmp/z c 1 5) 2>/dev/null || echo refused")
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"}, specs.LinuxNamespace{Type: "network"})
+		s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+		s.Linux.GIDMappings = s.Linux.UIDMappings
+		got, code := g.run(t, s)
+		if f := strings.Fields(got); code != 0 || len(f) < 6 || f[1] != "100000" || f[3] != "0" || f[4] != "null" || f[5] != "refused" {
+			t.Error(got, code)
+		}
+	}},
+	{"two hundred execs leave nothing", func(t *testing.T, g *guest) {
+		c := g.start(t, spec("/bin/sleep", "1000"), Stdio{})
+		g.exec(t, c, "true")
+		before := openFiles(t)
+		began := time.Now()
+		for i := range 200 {
+			p, err := c.Exec(t.Context(), strconv.Itoa(i), &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"}, Stdio{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if code, err := p.Wait(t.Context()); code != 0 || err != nil {
+				t.Fatal(code, err)
+			}
+			<-p.Drained()
+			p.Forget()
+		}
+		t.Logf("an exec takes %v", (time.Since(began) / 200).Round(time.Microsecond))
+		time.Sleep(drainTime + 100*time.Millisecond)
+		if after := openFiles(t); after > before+2 {
+			t.Errorf("%d files before, %d after", before, after)
+		}
+		if pids, err := c.Pids(); err != nil || len(pids) != 1 {
+			t.Error(pids, err)
+		}
+	}},
+	{"a container costs a few times a process", func(t *testing.T, g *guest) {
+		const n = 30
+		bare := time.Now()
+		for range n {
+			ch, err := g.reaper.Start(&exec.Cmd{Path: "/rootfs/bin/busybox", Args: []string{"true"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ch.Wait(t.Context())
+		}
+		one := time.Since(bare) / n
+		before := openFiles(t)
+		var create, start, wait, remove time.Duration
+		for i := range n {
+			t0 := time.Now()
+			c, err := g.Create(t.Context(), fmt.Sprintf("fast%d", i), spec("/bin/true"), Stdio{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t1 := time.Now()
+			if err := c.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			t2 := time.Now()
+			c.init.Wait(t.Context())
+			t3 := time.Now()
+			if err := c.Remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			create, start, wait, remove = create+t1.Sub(t0), start+t2.Sub(t1), wait+t3.Sub(t2), remove+time.Since(t3)
+		}
+		r := func(d time.Duration) time.Duration { return (d / n).Round(10 * time.Microsecond) }
+		t.Logf("bare %v; create %v, start %v, wait %v, remove %v: %.1f times", one.Round(10*time.Microsecond), r(create), r(start), r(wait), r(remove),
+			float64(create+start+wait+remove)/n/float64(one))
+		time.Sleep(drainTime + 100*time.Millisecond)
+		if after := openFiles(t); after > before+2 {
+			t.Errorf("%d files before, %d after", before, after)
+		}
+	}},
+}
+
+// r says whether the guest's root is its initramfs.
+func r(g *guest) bool { return g.cfg.NoPivot }
+
+func allCaps() []string { return strings.Split(nameCaps(1<<len(capabilities)-1), ", ") }
+
+// copyRoot is a root file system of the test's own.
+func copyRoot(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "root")
+	if err := os.CopyFS(dir, os.DirFS("/rootfs")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

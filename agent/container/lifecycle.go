@@ -1,0 +1,338 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/katabuild/katabuild/agent/container/cgroup"
+	"github.com/katabuild/katabuild/agent/container/stage"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// cleanTimeout bounds what is done after a failure.
+const cleanTimeout = 10 * time.Second
+
+// errUser: setns(2) refuses user namespaces to programs with threads.
+var errUser = errors.New("a container with a user namespace of its own cannot be joined yet")
+
+// Stats is what a container has used.
+type Stats = cgroup.Stats
+
+// State is what the container does now.
+func (c *Container) State() State {
+	if c.init.ended() {
+		return StateStopped
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+// want returns an error unless the container is in one of the states.
+func (c *Container) want(deed string, states ...State) error {
+	now := c.State()
+	for _, s := range states {
+		if s == now {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s container %s, which is %s: %w", deed, c.id, now, ErrState)
+}
+
+// Start lets the program begin. Once it returns nil, the program has replaced the stage.
+func (c *Container) Start(ctx context.Context) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	if err := c.want("start", StateCreated); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	ctl := c.control
+	c.control = nil
+	c.mu.Unlock()
+	if ctl == nil {
+		return fmt.Errorf("start container %s a second time: %w", c.id, ErrState)
+	}
+	defer ctl.close()
+	if err := ctl.leave(); err != nil {
+		return fmt.Errorf("start container %s: %w", c.id, c.init.early(ctx, err))
+	}
+	if err := c.init.begun(ctx, ctl); err != nil {
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
+	c.mu.Lock()
+	c.state = StateRunning
+	c.mu.Unlock()
+	if h := c.spec.Hooks; h != nil {
+		s := c.plan.stage.State
+		s.Pid, s.Status = c.init.pid, string(StateRunning)
+		for _, hook := range hooks("poststart", h.Poststart) {
+			if err := c.r.hook(ctx, hook, s); err != nil {
+				c.r.cfg.Log.Error(err.Error(), "container", c.id)
+			}
+		}
+	}
+	return nil
+}
+
+// Exec starts another process in a container. What p does not say of rights and limits is as the container's first process has it.
+func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, stdio Stdio) (*Process, error) {
+	fail := func(err error) (*Process, error) {
+		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.id, err)
+	}
+	if execID == "" || p == nil {
+		return fail(errors.New("no id or no process"))
+	}
+	if err := c.want("exec in", StateCreated, StateRunning); err != nil {
+		return nil, err
+	}
+	if c.plan.user {
+		return fail(errUser)
+	}
+	linux := c.spec.Linux
+	if linux == nil {
+		linux = &specs.Linux{}
+	}
+	whole := inherit(*p, c.spec.Process)
+	proc, err := process(&whole, linux)
+	if err != nil {
+		return fail(err)
+	}
+	proc.Personality = c.plan.stage.Process.Personality
+	c.mu.Lock()
+	_, there := c.procs[execID]
+	if !there && execID != c.id {
+		c.procs[execID] = nil
+	}
+	c.mu.Unlock()
+	if there || execID == c.id {
+		return fail(ErrExists)
+	}
+	plan := &stage.Plan{
+		Exec: true, Flags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP, Process: *proc,
+	}
+	out, err := c.exec(ctx, execID, launch{plan: plan, group: c.group, stdio: stdio, into: c.init, oom: whole.OOMScoreAdj})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		delete(c.procs, execID)
+		return fail(err)
+	}
+	c.procs[execID] = out
+	return out, nil
+}
+
+func (c *Container) exec(ctx context.Context, execID string, l launch) (*Process, error) {
+	p, ctl, err := c.r.launch(c, l)
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.close()
+	p.id = execID
+	if err := p.begun(ctx, ctl); err != nil {
+		p.child.Signal(unix.SIGKILL) // ended already, unless ctx ended first
+		p.io.begin()
+		return nil, err
+	}
+	p.io.begin()
+	return p, nil
+}
+
+// inherit fills in what a host leaves out.
+func inherit(p specs.Process, from *specs.Process) specs.Process {
+	if p.Capabilities == nil {
+		p.Capabilities = from.Capabilities
+	}
+	if len(p.Rlimits) == 0 {
+		p.Rlimits = from.Rlimits
+	}
+	if p.OOMScoreAdj == nil {
+		p.OOMScoreAdj = from.OOMScoreAdj
+	}
+	if p.User.Umask == nil {
+		p.User.Umask = from.User.Umask
+	}
+	if p.SelinuxLabel == "" {
+		p.SelinuxLabel = from.SelinuxLabel
+	}
+	if p.Scheduler == nil {
+		p.Scheduler = from.Scheduler
+	}
+	if p.IOPriority == nil {
+		p.IOPriority = from.IOPriority
+	}
+	p.NoNewPrivileges = p.NoNewPrivileges || from.NoNewPrivileges
+	return p
+}
+
+// Process finds a process. "" and the container's id are its first one.
+func (c *Container) Process(execID string) (*Process, error) {
+	if execID == "" || execID == c.id {
+		return c.init, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.procs[execID]; p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("process %q of container %s: %w", execID, c.id, ErrNotFound)
+}
+
+// Pids are the processes in the container, by the guest's numbers.
+func (c *Container) Pids() ([]int, error) {
+	pids, err := c.group.Pids()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return pids, err
+}
+
+// SignalAll signals every process in the container.
+func (c *Container) SignalAll(_ context.Context, sig unix.Signal) error {
+	if sig == unix.SIGKILL {
+		if err := c.group.Kill(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("kill container %s: %w", c.id, err)
+		}
+		return nil
+	}
+	pids, err := c.Pids()
+	if err != nil {
+		return fmt.Errorf("signal container %s: %w", c.id, err)
+	}
+	var errs []error
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+			errs = append(errs, fmt.Errorf("signal process %d of container %s: %w", pid, c.id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Update changes limits. What is not set stays as it is.
+func (c *Container) Update(res *specs.LinuxResources) error {
+	files, err := cgroup.Files(res)
+	if err == nil {
+		err = c.group.Set(files)
+	}
+	if err == nil && res != nil && len(res.Devices) > 0 {
+		var rules []cgroup.Rule
+		if rules, err = c.rules(res); err == nil {
+			err = c.group.SetDevices(rules)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// Stats reads the counters of the control group.
+func (c *Container) Stats() (Stats, error) { return c.group.Stats() }
+
+// Pause stops every process where it is.
+func (c *Container) Pause(ctx context.Context) error {
+	return c.freeze(ctx, "pause", StateRunning, StatePaused)
+}
+
+// Resume lets paused processes go on.
+func (c *Container) Resume(ctx context.Context) error {
+	return c.freeze(ctx, "resume", StatePaused, StateRunning)
+}
+
+func (c *Container) freeze(ctx context.Context, deed string, from, to State) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	if err := c.want(deed, from); err != nil {
+		return err
+	}
+	if err := c.group.Freeze(ctx, to == StatePaused); err != nil {
+		return fmt.Errorf("%s container %s: %w", deed, c.id, err)
+	}
+	c.mu.Lock()
+	c.state = to
+	c.mu.Unlock()
+	return nil
+}
+
+// Remove ends all processes and takes away what Create made. After an error it may be called again.
+func (c *Container) Remove(ctx context.Context) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	if err := c.undo(ctx); err != nil {
+		return fmt.Errorf("remove container %s: %w", c.id, err)
+	}
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	if c.r.containers[c.id] == c {
+		delete(c.r.containers, c.id)
+	}
+	return nil
+}
+
+// undo takes away whatever there is of a container.
+func (c *Container) undo(ctx context.Context) error {
+	c.mu.Lock()
+	ctl := c.control
+	c.control = nil
+	var all []*Process
+	for _, p := range c.procs {
+		if p != nil {
+			all = append(all, p)
+		}
+	}
+	c.mu.Unlock()
+	if ctl != nil {
+		ctl.close()
+	}
+	if c.group != nil {
+		if err := c.SignalAll(ctx, unix.SIGKILL); err != nil {
+			return err
+		}
+	}
+	if c.init != nil {
+		all = append(all, c.init)
+		c.init.child.Signal(unix.SIGKILL) // in case it never got into the group
+	}
+	for _, p := range all {
+		if _, err := p.Wait(ctx); err != nil {
+			return err
+		}
+		p.io.close()
+	}
+	if c.group != nil {
+		c.r.ears.unwatch(c.id)
+		if err := c.group.Empty(ctx); err != nil {
+			return err
+		}
+		if err := c.group.Remove(); err != nil {
+			return err
+		}
+	}
+	if c.init != nil {
+		c.init.closePidfd()
+		c.poststop(ctx)
+	}
+	return removeFolder(c.dir)
+}
+
+// poststop runs the hooks of that name once.
+func (c *Container) poststop(ctx context.Context) {
+	c.mu.Lock()
+	done := c.stopped
+	c.stopped = true
+	c.mu.Unlock()
+	if done || c.spec.Hooks == nil {
+		return
+	}
+	s := c.plan.stage.State
+	s.Status = string(StateStopped)
+	for _, h := range hooks("poststop", c.spec.Hooks.Poststop) {
+		if err := c.r.hook(ctx, h, s); err != nil {
+			c.r.cfg.Log.Error(err.Error(), "container", c.id)
+		}
+	}
+}

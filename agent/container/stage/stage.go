@@ -1,0 +1,209 @@
+package stage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main carries out the plan that this process was started with. It never returns.
+func Main() {
+	runtime.LockOSThread()
+	// Before the first namespace is joined: a process in there could otherwise look into this one, and find the agent's program.
+	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	err := run()
+	var errno syscall.Errno
+	errors.As(err, &errno)
+	tell(Message{Kind: Failed, Text: err.Error(), Errno: int(errno)}, -1)
+	unix.Exit(exitFailed)
+}
+
+// exitFailed is the exit code of a stage whose program could not be started, as shells have it.
+const exitFailed = 127
+
+// run returns only when something is wrong.
+func run() error {
+	for fd := ControlFD; fd <= PidFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	data, err := io.ReadAll(os.NewFile(PlanFD, "plan"))
+	if err != nil {
+		return fmt.Errorf("read the plan: %w", err)
+	}
+	var p Plan
+	if err := json.Unmarshal(data, &p); err != nil {
+		return fmt.Errorf("read the plan: %w", err)
+	}
+	data = nil
+	unix.Close(PlanFD)
+	if err := p.namespaces(); err != nil {
+		return err
+	}
+	if p.AskHooks {
+		if err := ask(Hooks); err != nil {
+			return err
+		}
+	}
+	if _, err := unix.Setsid(); err != nil {
+		return fmt.Errorf("new session: %w", err)
+	}
+	if p.Exec {
+		if p.Process.Terminal {
+			t, err := openTerminal(nil, p.Process)
+			if err != nil {
+				return err
+			}
+			if err := t.take(p.Process); err != nil {
+				return err
+			}
+		}
+		return p.Process.exec()
+	}
+	if err := p.furnish(); err != nil {
+		return err
+	}
+	if err := ask(Created); err != nil {
+		return err
+	}
+	p.State.Status = "created"
+	for _, h := range p.StartHooks {
+		if err := h.run(p.State); err != nil {
+			return err
+		}
+	}
+	return p.Process.exec()
+}
+
+// namespaces joins and makes what the clone of this process did not.
+func (p *Plan) namespaces() error {
+	if p.Exec || p.Unshare != 0 {
+		// A mount namespace is only joined by who shares its working folder with nobody.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare the working folder: %w", err)
+		}
+	}
+	if p.Exec {
+		if err := unix.Setns(PidFD, p.Flags); err != nil {
+			return fmt.Errorf("join the namespaces of the container: %w", err)
+		}
+		unix.Close(PidFD)
+	}
+	if p.Unshare != 0 {
+		if err := unix.Unshare(p.Unshare); err != nil {
+			return fmt.Errorf("make namespaces %#x: %w", p.Unshare, err)
+		}
+	}
+	if p.Offsets != "" {
+		if err := os.WriteFile("/proc/thread-self/timens_offsets", []byte(p.Offsets), 0); err != nil {
+			return fmt.Errorf("set the clocks of the time namespace: %w", err)
+		}
+	}
+	return nil
+}
+
+// furnish makes everything the first process of a container will find.
+func (p *Plan) furnish() error {
+	r, err := p.Root.enter()
+	if err != nil {
+		return err
+	}
+	for _, m := range p.Mounts {
+		if err := r.mount(m); err != nil {
+			return fmt.Errorf("mount %s: %w", m.Name, err)
+		}
+	}
+	if err := r.devices(p.Devices); err != nil {
+		return err
+	}
+	var t *terminal
+	if p.Process.Terminal {
+		if t, err = openTerminal(r, p.Process); err != nil {
+			return err
+		}
+		if p.Console {
+			if err := r.bindFile(t.peer, "dev/console"); err != nil {
+				return fmt.Errorf("mount /dev/console: %w", err)
+			}
+		}
+	}
+	for _, h := range p.CreateHooks {
+		if err := h.run(p.State); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.Sysctls {
+		path := "/proc/sys/" + strings.ReplaceAll(s.Name, ".", "/")
+		if strings.Contains(s.Name, "/") { // the other spelling, for names of interfaces with dots in them
+			path = "/proc/sys/" + s.Name
+		}
+		if err := os.WriteFile(path, []byte(s.Value), 0); err != nil {
+			return fmt.Errorf("sysctl %s=%s: %w", s.Name, s.Value, err)
+		}
+	}
+	if p.Hostname != "" {
+		if err := unix.Sethostname([]byte(p.Hostname)); err != nil {
+			return fmt.Errorf("host name %q: %w", p.Hostname, err)
+		}
+	}
+	if p.Domainname != "" {
+		if err := unix.Setdomainname([]byte(p.Domainname)); err != nil {
+			return fmt.Errorf("domain name %q: %w", p.Domainname, err)
+		}
+	}
+	for _, path := range p.Masked {
+		if err := r.mask(path); err != nil {
+			return fmt.Errorf("mask %s: %w", path, err)
+		}
+	}
+	for _, path := range p.Readonly {
+		if err := r.readonly(path); err != nil {
+			return fmt.Errorf("make %s read-only: %w", path, err)
+		}
+	}
+	if err := r.leave(p.Root); err != nil {
+		return err
+	}
+	if t != nil {
+		return t.take(p.Process)
+	}
+	return nil
+}
+
+// tell sends a message and, if fd is not negative, a file. There is nobody to tell that it did not arrive.
+func tell(m Message, fd int) {
+	b, _ := json.Marshal(m)
+	if len(b) > MaxMessage {
+		m.Text = m.Text[:MaxMessage/8] + "..."
+		b, _ = json.Marshal(m)
+	}
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
+	unix.Sendmsg(ControlFD, b, rights, nil, unix.MSG_NOSIGNAL)
+}
+
+// ask tells and waits for leave to go on.
+func ask(k Kind) error {
+	tell(Message{Kind: k}, -1)
+	var b [16]byte
+	for {
+		n, err := unix.Read(ControlFD, b[:])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return fmt.Errorf("wait for the agent: %w", err)
+		case n == 0:
+			return errors.New("the agent gave this container up")
+		default:
+			return nil
+		}
+	}
+}

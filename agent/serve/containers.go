@@ -1,0 +1,257 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/katabuild/katabuild/agent/container"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/agentapi/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// CreateContainer mounts what the container needs and makes its first process, which waits for StartContainer.
+func (f *full) CreateContainer(ctx context.Context, r *katapb.CreateContainerRequest) (_ *emptypb.Empty, err error) {
+	if _, err := f.s.Containers.Container(r.ContainerId); err == nil {
+		return nil, status.Errorf(codes.AlreadyExists, "container %s exists already", r.ContainerId)
+	}
+	spec, err := oci.FromWire(r.OCI)
+	if err != nil || spec == nil || spec.Process == nil || spec.Root == nil {
+		return nil, status.Errorf(codes.InvalidArgument, "container %s: the specification lacks process or root, or: %v", r.ContainerId, err)
+	}
+	if len(r.SharedMounts) > 0 {
+		return nil, status.Error(codes.Unimplemented, "shared_mounts is not implemented by this agent")
+	}
+	if spec.Linux == nil {
+		spec.Linux = &specs.Linux{}
+	}
+	if err := f.s.Storage.Devices(ctx, r.Devices, spec); err != nil {
+		return nil, coded(err)
+	}
+	if err := f.s.Storage.Add(ctx, r.ContainerId, r.Storages); err != nil {
+		return nil, coded(err)
+	}
+	defer func() {
+		if err != nil {
+			if e := f.s.Storage.Release(r.ContainerId); e != nil {
+				f.s.Log.Error("release storages", "container", r.ContainerId, "err", e)
+			}
+		}
+	}()
+	stdio, err := f.s.Streams.take(ctx, r.StdinPort, r.StdoutPort, r.StderrPort)
+	if err != nil {
+		return nil, coded(err)
+	}
+	first := f.namespaces(spec, r)
+	if spec.Hooks, err = f.hooks(); err != nil {
+		stdio.hangUp()
+		return nil, coded(err)
+	}
+	if _, err := f.s.Containers.Create(ctx, r.ContainerId, spec, stdio.Stdio); err != nil {
+		stdio.hangUp()
+		return nil, coded(err)
+	}
+	if first {
+		f.mu.Lock()
+		f.first = r.ContainerId
+		f.mu.Unlock()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// namespaces gives the container those it shares with the pod, and says whether it is the pod's first.
+func (f *full) namespaces(spec *specs.Spec, r *katapb.CreateContainerRequest) (first bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	set := func(t specs.LinuxNamespaceType, path string) {
+		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == t })
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: path})
+	}
+	for t, key := range map[specs.LinuxNamespaceType]string{specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts"} {
+		if path := f.sharedNS[key]; path != "" {
+			set(t, path)
+		}
+	}
+	// Containers share the guest's network: theirs is the pod's.
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	if !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }) {
+		set(specs.MountNamespace, "")
+	}
+	pid := ""
+	if r.SandboxPidns && f.first != "" {
+		if c, err := f.s.Containers.Container(f.first); err == nil {
+			if p, err := c.Process(""); err == nil {
+				pid = fmt.Sprintf("/proc/%d/ns/pid", p.PID())
+			}
+		}
+	}
+	set(specs.PIDNamespace, pid)
+	spec.Hostname = "" // the pod's, which the shared namespace has
+	if f.sharedNS["uts"] == "" && r.OCI != nil {
+		spec.Hostname = r.OCI.Hostname
+	}
+	return f.first == ""
+}
+
+// StartContainer lets the first process run.
+func (f *full) StartContainer(ctx context.Context, r *katapb.StartContainerRequest) (*emptypb.Empty, error) {
+	c, err := f.s.Containers.Container(r.ContainerId)
+	if err != nil {
+		return nil, coded(err)
+	}
+	return answer(c.Start(ctx))
+}
+
+// RemoveContainer takes a container away with everything it has.
+func (f *full) RemoveContainer(ctx context.Context, r *katapb.RemoveContainerRequest) (*emptypb.Empty, error) {
+	c, err := f.s.Containers.Container(r.ContainerId)
+	if err != nil {
+		return nil, coded(err)
+	}
+	if r.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.Timeout)*time.Second)
+		defer cancel()
+	}
+	if err := c.Remove(ctx); err != nil {
+		return nil, coded(err)
+	}
+	f.mu.Lock()
+	if f.first == r.ContainerId {
+		f.first = ""
+	}
+	f.mu.Unlock()
+	return answer(f.s.Storage.Release(r.ContainerId))
+}
+
+// UpdateContainer changes what a container may use.
+func (f *full) UpdateContainer(_ context.Context, r *katapb.UpdateContainerRequest) (*emptypb.Empty, error) {
+	c, err := f.s.Containers.Container(r.ContainerId)
+	if err != nil {
+		return nil, coded(err)
+	}
+	if r.Resources == nil {
+		return nil, status.Error(codes.InvalidArgument, "update without resources")
+	}
+	return answer(c.Update(oci.ResourcesFromWire(r.Resources)))
+}
+
+// PauseContainer freezes a container.
+func (f *full) PauseContainer(ctx context.Context, r *katapb.PauseContainerRequest) (*emptypb.Empty, error) {
+	c, err := f.s.Containers.Container(r.ContainerId)
+	if err != nil {
+		return nil, coded(err)
+	}
+	return answer(c.Pause(ctx))
+}
+
+// ResumeContainer lets a frozen container go on.
+func (f *full) ResumeContainer(ctx context.Context, r *katapb.ResumeContainerRequest) (*emptypb.Empty, error) {
+	c, err := f.s.Containers.Container(r.ContainerId)
+	if err != nil {
+		return nil, coded(err)
+	}
+	return answer(c.Resume(ctx))
+}
+
+// ExecProcess runs another process in a container.
+func (f *full) ExecProcess(ctx context.Context, r *katapb.ExecProcessRequest) (*emptypb.Empty, error) {
+	c, err := f.s.Containers.Container(r.ContainerId)
+	if err != nil {
+		return nil, coded(err)
+	}
+	p := oci.ProcessFromWire(r.Process)
+	if p == nil || len(p.Args) == 0 || r.ExecId == "" {
+		return nil, status.Error(codes.InvalidArgument, "a process needs exec_id, process and arguments")
+	}
+	stdio, err := f.s.Streams.take(ctx, r.StdinPort, r.StdoutPort, r.StderrPort)
+	if err != nil {
+		return nil, coded(err)
+	}
+	if _, err := c.Exec(ctx, r.ExecId, p, stdio.Stdio); err != nil {
+		stdio.hangUp()
+		return nil, coded(err)
+	}
+	return &emptypb.Empty{}, nil
+}
+
+func (f *full) process(id, exec string) (*container.Container, *container.Process, error) {
+	c, err := f.s.Containers.Container(id)
+	if err != nil {
+		return nil, nil, coded(err)
+	}
+	p, err := c.Process(exec)
+	if err != nil {
+		return nil, nil, coded(err)
+	}
+	return c, p, nil
+}
+
+// SignalProcess sends a signal to a process, or to all of a container where none is named. A process that has ended is no error.
+func (f *full) SignalProcess(ctx context.Context, r *katapb.SignalProcessRequest) (*emptypb.Empty, error) {
+	c, p, err := f.process(r.ContainerId, r.ExecId)
+	if err != nil {
+		return nil, err
+	}
+	if r.Signal > 64 { // _NSIG of Linux
+		return nil, status.Errorf(codes.InvalidArgument, "signal %d: there are 64", r.Signal)
+	}
+	if r.ExecId == "" {
+		err = c.SignalAll(ctx, unix.Signal(r.Signal))
+	} else {
+		err = p.Signal(unix.Signal(r.Signal))
+	}
+	if errors.Is(err, unix.ESRCH) {
+		err = nil
+	}
+	return answer(err)
+}
+
+// WaitProcess waits for the end of a process. Any number may wait; an added process is forgotten when its answer goes out.
+func (f *full) WaitProcess(ctx context.Context, r *katapb.WaitProcessRequest) (*katapb.WaitProcessResponse, error) {
+	_, p, err := f.process(r.ContainerId, r.ExecId)
+	if err != nil {
+		return nil, err
+	}
+	code, err := p.Wait(ctx)
+	if err != nil {
+		return nil, coded(err)
+	}
+	if r.ExecId != "" && r.ExecId != r.ContainerId {
+		p.Forget()
+	}
+	return &katapb.WaitProcessResponse{Status: int32(code)}, nil
+}
+
+// TtyWinResize sets the size of a terminal.
+func (f *full) TtyWinResize(_ context.Context, r *katapb.TtyWinResizeRequest) (*emptypb.Empty, error) {
+	_, p, err := f.process(r.ContainerId, r.ExecId)
+	if err != nil {
+		return nil, err
+	}
+	return answer(p.Resize(uint16(r.Row), uint16(r.Column)))
+}
+
+// StatsContainer says what a container uses.
+func (f *full) StatsContainer(_ context.Context, r *katapb.StatsContainerRequest) (*katapb.StatsContainerResponse, error) {
+	c, err := f.s.Containers.Container(r.ContainerId)
+	if err != nil {
+		return nil, coded(err)
+	}
+	st, err := c.Stats()
+	if err != nil {
+		return nil, coded(err)
+	}
+	resp := &katapb.StatsContainerResponse{CgroupStats: statsToWire(st)}
+	if resp.NetworkStats, err = networkStats(); err != nil {
+		return nil, coded(err)
+	}
+	return resp, nil
+}

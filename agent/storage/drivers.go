@@ -1,0 +1,294 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+)
+
+// request is one mount point to make.
+type request struct {
+	container string
+	driver    driver
+	s         *katapb.Storage   // the first, where there are several
+	layers    []*katapb.Storage // of multiLayer: all that make up the mount
+	at        place
+}
+
+// driver makes a kind of mount. What do does it adds to u, also when it fails.
+type driver struct {
+	name string
+	do   func(ctx context.Context, m *Manager, r request, u *undo) error
+}
+
+// The names of drivers that are spoken of elsewhere.
+const (
+	multiLayer = "erofs.multi-layer"
+	ephemeral  = "ephemeral"
+)
+
+// drivers are all there are. Kata Containers 4.1, Storage.driver; 9p as in its releases before.
+var drivers = []driver{
+	{"9p", mountSource},
+	{"virtio-fs", mountSource},
+	{"bind", mountBind},
+	{"blk", mountBlock},
+	{"blk-ccw", mountBlock},
+	{"mmioblk", mountBlock},
+	{"scsi", mountBlock},
+	{"nvdimm", mountBlock},
+	{ephemeral, mountEphemeral},
+	{"local", makeLocal},
+	{"overlayfs", mountOverlay},
+	{"watchable-bind", mountWatched},
+}
+
+// group makes a request of each storage, and one of all those that make up a multi-layer mount.
+func (m *Manager) group(container string, storages []*katapb.Storage) ([]request, error) {
+	var requests []request
+	for _, s := range storages {
+		at, err := placeIn(m.c.Below, s.GetMountPoint())
+		if err != nil {
+			return nil, fmt.Errorf("storage of driver %s: mount point %w", s.GetDriver(), err)
+		}
+		if at.rest == "." {
+			return nil, fmt.Errorf("storage of driver %s: mount point %s: %w: it is the folder itself", s.GetDriver(), at, ErrOutside)
+		}
+		if isLayer(s) {
+			same := func(r request) bool { return r.layers != nil && r.at == at }
+			if i := slices.IndexFunc(requests, same); i >= 0 {
+				requests[i].layers = append(requests[i].layers, s)
+			} else {
+				requests = append(requests, request{container, driver{multiLayer, mountLayers}, s, []*katapb.Storage{s}, at})
+			}
+			continue
+		}
+		i := slices.IndexFunc(drivers, func(d driver) bool { return d.name == s.GetDriver() })
+		if i < 0 {
+			return nil, fmt.Errorf("storage %s: this agent has no driver %q", at, s.GetDriver())
+		}
+		requests = append(requests, request{container: container, driver: drivers[i], s: s, at: at})
+	}
+	return requests, nil
+}
+
+// mounted mounts source at r.at, a folder, and notes how to take it away.
+func mounted(source, fstype string, at place, h how, u *undo) error {
+	dir, err := at.makeDirs(dirMode, nil)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	if err := mountAt(source, fstype, dir, at.String(), h); err != nil {
+		return err
+	}
+	u.add(at.unmount)
+	return settle(at, h)
+}
+
+// mountSource mounts what needs no device: a tag of the host's, such as kataShared.
+func mountSource(_ context.Context, _ *Manager, r request, u *undo) error {
+	if r.s.Source == "" || r.s.Fstype == "" {
+		return fmt.Errorf("driver %s: want a source and a type of file system", r.driver.name)
+	}
+	if err := mounted(r.s.Source, r.s.Fstype, r.at, parseOptions(r.s.Options), u); err != nil {
+		return err
+	}
+	return own(r.s.FsGroup, r.at)
+}
+
+// mountBind makes a folder or file visible a second time.
+func mountBind(_ context.Context, m *Manager, r request, u *undo) error {
+	h := parseOptions(r.s.Options)
+	h.flags |= unix.MS_BIND
+	if err := m.bind(r.s.Source, r.at, h, u); err != nil {
+		return err
+	}
+	return own(r.s.FsGroup, r.at)
+}
+
+// bind binds a source below one of the known folders.
+func (m *Manager) bind(source string, at place, h how, u *undo) error {
+	src, err := m.source(source)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(src), &st); err != nil {
+		return fmt.Errorf("%s: %w", source, err)
+	}
+	target := at.makeFile
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		target = func() (handle, error) { return at.makeDirs(dirMode, nil) }
+	}
+	t, err := target()
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	if err := mountAt(src.path(), "", t, at.String(), h); err != nil {
+		return err
+	}
+	u.add(at.unmount)
+	return settle(at, h)
+}
+
+// source opens a folder or file that a request names as a source, below the known folders.
+func (m *Manager) source(path string) (handle, error) {
+	p, err := placeIn(m.c.Below, path)
+	if err != nil {
+		return -1, fmt.Errorf("source %w", err)
+	}
+	return p.open(unix.O_PATH)
+}
+
+// makeLocal makes a folder in the guest.
+func makeLocal(_ context.Context, _ *Manager, r request, _ *undo) error {
+	h := parseOptions(r.s.Options)
+	dir, err := r.at.makeDirs(dirMode, nil)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	if err := modeAndGroup(dir, r.at, &h); err != nil {
+		return err
+	}
+	return own(r.s.FsGroup, r.at)
+}
+
+// mountEphemeral mounts memory: a tmpfs, or huge pages.
+func mountEphemeral(_ context.Context, m *Manager, r request, u *undo) error {
+	h := parseOptions(r.s.Options)
+	mode, hasMode := h.take("mode")
+	gid, hasGID := h.take("fsgid")
+	switch r.s.Fstype {
+	case "tmpfs":
+	case "hugetlbfs":
+		if err := m.reserve(h, u); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("driver %s: file system %q: want tmpfs or hugetlbfs", r.driver.name, r.s.Fstype)
+	}
+	source := r.s.Source
+	if source == "" {
+		source = r.s.Fstype
+	}
+	if err := mounted(source, r.s.Fstype, r.at, h, u); err != nil {
+		return err
+	}
+	var again how
+	if hasMode {
+		again.data = append(again.data, "mode="+mode)
+	}
+	if hasGID {
+		again.data = append(again.data, "fsgid="+gid)
+	}
+	top, err := r.at.open(unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer top.close()
+	if err := modeAndGroup(top, r.at, &again); err != nil {
+		return err
+	}
+	return own(r.s.FsGroup, r.at)
+}
+
+// modeAndGroup does what mode=, in octal, and fsgid= ask for. A group's folder hands its group down.
+func modeAndGroup(dir handle, at place, h *how) error {
+	mode, hasMode := h.take("mode")
+	gid, hasGID := h.take("fsgid")
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir), &st); err != nil {
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	bits := st.Mode & 0o7777
+	if hasMode {
+		n, err := strconv.ParseUint(mode, 8, 12)
+		if err != nil {
+			return fmt.Errorf("option mode=%s: want octal digits", mode)
+		}
+		bits = uint32(n)
+	}
+	if hasGID {
+		n, err := strconv.ParseUint(gid, 10, 31)
+		if err != nil {
+			return fmt.Errorf("option fsgid=%s: want the number of a group", gid)
+		}
+		if err := unix.Chown(dir.path(), -1, int(n)); err != nil {
+			return fmt.Errorf("group %d of %s: %w", n, at, err)
+		}
+		bits |= unix.S_ISGID
+	}
+	// After the change of group, which clears bits.
+	if hasMode || hasGID {
+		if err := unix.Chmod(dir.path(), bits); err != nil {
+			return fmt.Errorf("mode %o of %s: %w", bits, at, err)
+		}
+	}
+	return nil
+}
+
+// overlayRW is the option of an overlay that is to be writable: its upper folder is in memory, of the container's own.
+const (
+	overlayRW     = "io.katacontainers.fs-opt.overlay-rw"
+	overlayFolder = "io.katacontainers.volume.overlayfs.create_directory="
+	hostOptions   = "io.katacontainers." // the other words of this kind are for the host's snapshotters
+)
+
+// mountOverlay mounts folders of the guest over each other.
+func mountOverlay(_ context.Context, m *Manager, r request, u *undo) error {
+	for _, o := range r.s.DriverOptions {
+		if folder, ok := strings.CutPrefix(o, overlayFolder); ok {
+			p, err := placeIn(m.c.Below, folder)
+			if err != nil {
+				return err
+			}
+			h, err := p.makeDirs(dirMode, nil)
+			if err != nil {
+				return err
+			}
+			h.close()
+		}
+	}
+	h := parseOptions(r.s.Options)
+	writable := slices.Contains(h.data, overlayRW)
+	h.data = slices.DeleteFunc(h.data, func(w string) bool { return strings.HasPrefix(w, hostOptions) })
+	lower, ok := h.take("lowerdir")
+	if !ok {
+		return fmt.Errorf("driver %s: the options have no lowerdir", r.driver.name)
+	}
+	o := overlay{lower: strings.Split(lower, ":")}
+	o.upper, _ = h.take("upperdir")
+	o.work, _ = h.take("workdir")
+	if writable {
+		mine := place{m.c.Run, r.container}
+		o.upper, o.work = filepath.Join(mine.String(), "upper"), filepath.Join(mine.String(), "work")
+		if err := m.upperFolders(o, 0o755, u); err != nil {
+			return err
+		}
+	}
+	for _, p := range slices.Concat(o.lower, []string{o.upper, o.work}) {
+		if p == "" {
+			continue
+		}
+		f, err := m.source(p)
+		if err != nil {
+			return err
+		}
+		f.close()
+	}
+	if err := o.mount(r.at, h, u); err != nil {
+		return err
+	}
+	return own(r.s.FsGroup, r.at)
+}

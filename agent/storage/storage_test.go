@@ -1,0 +1,861 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/agent/devmapper"
+	"github.com/katabuild/katabuild/agent/uevent"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/testenv"
+)
+
+// insideVariable names the test that this process runs in namespaces of its own.
+const insideVariable = "KATABUILD_TEST_STORAGE_INSIDE"
+
+func namespaces() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+}
+
+// inNamespaces runs the test again as root of user and mount namespaces of its own, and says whether this is that run.
+func inNamespaces(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(insideVariable) == t.Name() {
+		return true
+	}
+	testenv.Require(t, testenv.Func("user-namespaces", func() error {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+		cmd.SysProcAttr = namespaces()
+		return cmd.Run()
+	}))
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), insideVariable+"="+t.Name())
+	cmd.SysProcAttr = namespaces()
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+		t.Errorf("in its namespaces: %v\n%s", err, out)
+	}
+	return false
+}
+
+// manager has a run folder of its own, on a tmpfs, whose mounts end with the process.
+func manager(t *testing.T) (*Manager, string) {
+	t.Helper()
+	run := filepath.Join(t.TempDir(), "run")
+	if err := os.Mkdir(run, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("run", run, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(run, unix.MNT_DETACH) })
+	return New(Config{Run: run, WatchEvery: 10 * time.Millisecond}), run
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// mounts lists what is mounted below dir.
+func mounts(t *testing.T, dir string) []string {
+	t.Helper()
+	points, err := mountPoints(read("/proc/self/mountinfo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, p := range points {
+		if strings.HasPrefix(p, dir+"/") {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func tmpfs(at string, options ...string) *katapb.Storage {
+	return &katapb.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: at, Options: options}
+}
+
+func TestAMountLivesAsLongAsItsUsers(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	shm, own := tmpfs(run+"/sandbox/shm", "size=1m", "mode=1777", "noexec"), tmpfs(run+"/sandbox/ephemeral/own", "size=64k")
+	for _, id := range []string{"one", "two"} {
+		if err := m.Add(t.Context(), id, []*katapb.Storage{shm}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Add(t.Context(), "one", []*katapb.Storage{own, own}); err != nil {
+		t.Fatal(err)
+	}
+	if got := mounts(t, run); len(got) != 2 {
+		t.Fatalf("mounted: %v", got)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(shm.MountPoint, &st); err != nil || int64(st.Blocks)*st.Bsize != 1<<20 || st.Flags&unix.ST_NOEXEC == 0 {
+		t.Errorf("shm has %d blocks, flags %x, %v", st.Blocks, st.Flags, err)
+	}
+	if fi, err := os.Stat(shm.MountPoint); err != nil || fi.Mode().Perm() != 0o777 || fi.Mode()&fs.ModeSticky == 0 {
+		t.Errorf("shm is %v, %v", fi.Mode(), err)
+	}
+	if err := m.Release("one"); err != nil {
+		t.Fatal(err)
+	}
+	if got := mounts(t, run); len(got) != 1 || got[0] != shm.MountPoint {
+		t.Errorf("mounted after the first went: %v", got)
+	}
+	if err := errors.Join(m.Release("two"), m.Release("two"), m.Release("nobody")); err != nil {
+		t.Fatal(err)
+	}
+	if got := mounts(t, run); len(got) != 0 {
+		t.Errorf("mounted after both went: %v", got)
+	}
+	shm.Shared = true
+	if err := errors.Join(m.Add(t.Context(), "sandbox", []*katapb.Storage{shm}), m.Release("sandbox")); err != nil {
+		t.Fatal(err)
+	}
+	if got := mounts(t, run); len(got) != 1 {
+		t.Errorf("a shared mount went with its container: %v", got)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := mounts(t, run); len(got) != 0 {
+		t.Errorf("mounted after the sandbox: %v", got)
+	}
+}
+
+func TestAFailureTakesBackWhatTheCallMounted(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	kept := tmpfs(run + "/kept")
+	if err := m.Add(t.Context(), "one", []*katapb.Storage{kept}); err != nil {
+		t.Fatal(err)
+	}
+	err := m.Add(t.Context(), "one", []*katapb.Storage{kept, tmpfs(run + "/new"), tmpfs(run+"/bad", "no-such-option=1")})
+	if err == nil || !strings.Contains(err.Error(), run+"/bad") || !strings.Contains(err.Error(), "no-such-option") {
+		t.Errorf("got %v", err)
+	}
+	if got := mounts(t, run); len(got) != 1 || got[0] != kept.MountPoint {
+		t.Errorf("mounted: %v", got)
+	}
+	// The mode is looked at after the mount, which must not stay.
+	if err := m.Add(t.Context(), "one", []*katapb.Storage{tmpfs(run+"/bad", "mode=9")}); err == nil {
+		t.Error("mode=9 was taken")
+	}
+	if got := mounts(t, run); len(got) != 1 {
+		t.Errorf("mounted: %v", got)
+	}
+}
+
+func TestManyMayMountAndReleaseAtOnce(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	s := tmpfs(run + "/same")
+	var wait sync.WaitGroup
+	for i := range 16 {
+		wait.Go(func() {
+			id := fmt.Sprintf("c%d", i)
+			for range 20 {
+				if err := m.Add(t.Context(), id, []*katapb.Storage{s}); err != nil {
+					t.Error(err)
+				}
+				if got := len(mounts(t, run)); got != 1 {
+					t.Errorf("%d mounts", got)
+				}
+				if err := m.Release(id); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if got := mounts(t, run); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+func TestNoMountLeavesItsFolder(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	outside := t.TempDir()
+	if err := errors.Join(os.Symlink(outside, run+"/link"), os.Mkdir(run+"/folder", 0o755), os.Symlink("folder", run+"/within")); err != nil {
+		t.Fatal(err)
+	}
+	for name, at := range map[string]string{
+		"another folder":           outside + "/x",
+		"the folder itself":        run,
+		"a way up":                 run + "/../x",
+		"a way up and back":        run + "/../" + filepath.Base(run) + "/x",
+		"nothing":                  "",
+		"a relative path":          "x",
+		"a link out":               run + "/link/x",
+		"a link at the end":        run + "/link",
+		"a link that stays inside": run + "/within/x",
+		"a folder that looks so":   run + "-other/x",
+	} {
+		if err := m.Add(t.Context(), "c", []*katapb.Storage{tmpfs(at)}); !errors.Is(err, ErrOutside) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if e, err := os.ReadDir(outside); err != nil || len(e) != 0 {
+		t.Errorf("made outside: %v, %v", e, err)
+	}
+	for name, s := range map[string]*katapb.Storage{
+		"bind":     {Driver: "bind", Source: run + "/link", MountPoint: run + "/b"},
+		"overlay":  {Driver: "overlayfs", Fstype: "overlay", MountPoint: run + "/b", Options: []string{"lowerdir=" + outside}},
+		"watched":  {Driver: "watchable-bind", Source: outside, MountPoint: run + "/b"},
+		"create":   {Driver: "overlayfs", MountPoint: run + "/b", DriverOptions: []string{overlayFolder + outside + "/y"}, Options: []string{"lowerdir=" + run + "/folder"}},
+		"up there": {Driver: "bind", Source: run + "/../../etc", MountPoint: run + "/b"},
+	} {
+		if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); !errors.Is(err, ErrOutside) {
+			t.Errorf("source of %s: %v", name, err)
+		}
+	}
+	if err := m.Add(t.Context(), "../c", []*katapb.Storage{tmpfs(run + "/c")}); err == nil {
+		t.Error("a container named ../c was taken")
+	}
+	if err := m.Add(t.Context(), "c", []*katapb.Storage{{Driver: "nfs", MountPoint: run + "/c"}}); err == nil || !strings.Contains(err.Error(), `"nfs"`) {
+		t.Errorf("an unknown driver: %v", err)
+	}
+}
+
+func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	write(t, run+"/shared/a/file", "a")
+	write(t, run+"/shared/b/file", "b")
+	write(t, run+"/shared/b/other", "o")
+	add := func(s *katapb.Storage) {
+		t.Helper()
+		if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(&katapb.Storage{Driver: "bind", Source: run + "/shared/a", MountPoint: run + "/bound", Options: []string{"ro", "rprivate"}})
+	add(&katapb.Storage{Driver: "bind", Source: run + "/shared/a/file", MountPoint: run + "/one/file"})
+	if got := read(run+"/bound/file") + read(run+"/one/file"); got != "aa" {
+		t.Errorf("bound: %q", got)
+	}
+	if err := os.WriteFile(run+"/bound/file", nil, 0); !errors.Is(err, unix.EROFS) {
+		t.Errorf("write to a read-only bind: %v", err)
+	}
+	add(&katapb.Storage{Driver: "overlayfs", Fstype: "overlay", MountPoint: run + "/c/rootfs", Options: []string{"lowerdir=" + run + "/shared/a:" + run + "/shared/b", overlayRW}})
+	if got := read(run+"/c/rootfs/file") + read(run+"/c/rootfs/other"); got != "ao" {
+		t.Errorf("overlay: %q", got)
+	}
+	write(t, run+"/c/rootfs/file", "new")
+	if got := read(run+"/shared/a/file") + read(run+"/c/upper/file"); got != "anew" {
+		t.Errorf("after a write: %q", got)
+	}
+	// More folders than the options of mount(2) have room for.
+	var lower []string
+	for i := range 60 {
+		dir := fmt.Sprintf("%s/shared/layer-with-a-name-as-long-as-the-name-of-a-container-usually-is-%03d", run, i)
+		write(t, fmt.Sprintf("%s/%d", dir, i), "x")
+		write(t, dir+"/same", fmt.Sprint(i))
+		lower = append(lower, dir)
+	}
+	add(&katapb.Storage{Driver: "overlayfs", MountPoint: run + "/many", Options: []string{"lowerdir=" + strings.Join(lower, ":"), "nodev"}})
+	if got := read(run+"/many/59") + read(run+"/many/same"); got != "x0" {
+		t.Errorf("an overlay of 60 folders: %q", got)
+	}
+	if err := m.Release("c"); err != nil {
+		t.Fatal(err)
+	}
+	if got := mounts(t, run); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+	if _, err := os.Stat(run + "/c/upper"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what the container wrote is still there: %v", err)
+	}
+	if read(run+"/shared/a/file") != "a" {
+		t.Error("a source went with its mount")
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("never: %s", what)
+}
+
+func TestAWatchedFolderFollowsItsSource(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	src, at := run+"/shared/config", run+"/watched/config"
+	write(t, src+"/..1/key", "old")
+	write(t, src+"/..1/gone", "x")
+	if err := errors.Join(os.Symlink("..1", src+"/..data"), os.Symlink("..data/key", src+"/key")); err != nil {
+		t.Fatal(err)
+	}
+	s := &katapb.Storage{Driver: "watchable-bind", Fstype: "bind", Source: src, MountPoint: at, Options: []string{"bind", "ro"}}
+	if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(at+"/key") + read(at+"/..1/gone"); got != "oldx" {
+		t.Fatalf("copied: %q", got)
+	}
+	// As Kubernetes publishes a change: a new folder, then a link that swaps.
+	write(t, src+"/..2/key", "new")
+	if err := errors.Join(os.Symlink("..2", src+"/..tmp"), os.Rename(src+"/..tmp", src+"/..data"), os.RemoveAll(src+"/..1")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new key", func() bool { return read(at+"/key") == "new" })
+	eventually(t, "the end of the old folder", func() bool { _, err := os.Stat(at + "/..1"); return errors.Is(err, fs.ErrNotExist) })
+	// What was a folder becomes a file.
+	if err := os.RemoveAll(src + "/..2"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, src+"/..2", "file")
+	eventually(t, "a file where a folder was", func() bool { return read(at+"/..2") == "file" })
+	file := &katapb.Storage{Driver: "watchable-bind", Source: src + "/..2", MountPoint: run + "/watched/one"}
+	if err := m.Add(t.Context(), "c", []*katapb.Storage{file}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, src+"/..2", "changed")
+	eventually(t, "a change of a bound file", func() bool { return read(run+"/watched/one") == "changed" })
+	if err := m.Release("c"); err != nil {
+		t.Fatal(err)
+	}
+	if got := mounts(t, run); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+func TestABigFolderIsBoundInstead(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	for i := range maxWatched + 1 {
+		write(t, fmt.Sprintf("%s/shared/many/%d", run, i), "x")
+	}
+	write(t, run+"/shared/big/file", strings.Repeat("x", maxWatchBytes+1))
+	for _, name := range []string{"many", "big"} {
+		if err := m.Add(t.Context(), "c", []*katapb.Storage{{Driver: "watchable-bind", Source: run + "/shared/" + name, MountPoint: run + "/w/" + name}}); err != nil {
+			t.Fatal(err)
+		}
+		write(t, run+"/shared/"+name+"/late", "y")
+		if got := read(run + "/w/" + name + "/late"); got != "y" {
+			t.Errorf("%s is a copy: %q", name, got)
+		}
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAGroupGetsItsVolume(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	write(t, run+"/shared/v/dir/file", "x")
+	if err := errors.Join(os.Symlink("/etc/passwd", run+"/shared/v/link"), os.Chmod(run+"/shared/v/dir/file", 0o700), os.Chmod(run+"/shared/v", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	s := &katapb.Storage{Driver: "bind", Source: run + "/shared/v", MountPoint: run + "/v", FsGroup: &katapb.FSGroup{GroupId: 0, GroupChangePolicy: katapb.FSGroupChangePolicy_OnRootMismatch}}
+	if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]fs.FileMode{"": fs.ModeDir | fs.ModeSetgid | 0o770, "/dir": fs.ModeDir | fs.ModeSetgid | 0o775, "/dir/file": 0o760} {
+		if fi, err := os.Stat(run + "/v" + path); err != nil || fi.Mode() != want {
+			t.Errorf("%q is %v, want %v (%v)", path, fi.Mode(), want, err)
+		}
+	}
+	// With the folder right, what is below it is left alone.
+	if err := errors.Join(m.Release("c"), os.Chmod(run+"/shared/v/dir/file", 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for policy, want := range map[katapb.FSGroupChangePolicy]fs.FileMode{katapb.FSGroupChangePolicy_OnRootMismatch: 0o600} {
+		s.FsGroup.GroupChangePolicy = policy
+		if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(run + "/v/dir/file"); err != nil || fi.Mode() != want {
+			t.Errorf("%s: %v, want %v (%v)", policy, fi.Mode(), want, err)
+		}
+		if err := m.Release("c"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.FsGroup.GroupChangePolicy = katapb.FSGroupChangePolicy_Always
+	if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(run + "/v/dir/file"); err != nil || fi.Mode() != 0o660 {
+		t.Errorf("always: %v (%v)", fi.Mode(), err)
+	}
+}
+
+func TestALocalFolderHasItsModeAndMemoryItsNewSize(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	m, run := manager(t)
+	local := &katapb.Storage{Driver: "local", MountPoint: run + "/shared/containers/s/rootfs/local/x", Options: []string{"mode=0777", "fsgid=0"}}
+	if err := m.Add(t.Context(), "c", []*katapb.Storage{local, tmpfs(run+"/e", "size=1m", "nodev", "nosuid")}); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(local.MountPoint); err != nil || fi.Mode() != fs.ModeDir|fs.ModeSetgid|0o777 {
+		t.Errorf("local is %v, %v", fi.Mode(), err)
+	}
+	if err := m.UpdateEphemeral([]*katapb.Storage{tmpfs(run+"/e", "size=2097152")}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.VolumeStats(run + "/e")
+	if err != nil || got.Usage[0].Total != 2<<20 || got.Usage[0].Unit != katapb.VolumeUsage_BYTES || got.Usage[1].Unit != katapb.VolumeUsage_INODES || got.VolumeCondition.Abnormal {
+		t.Errorf("after the resize: %v, %v", got, err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(run+"/e", &st); err != nil || st.Flags&(unix.ST_NODEV|unix.ST_NOSUID) != unix.ST_NODEV|unix.ST_NOSUID {
+		t.Errorf("a resize changed the flags to %x, %v", st.Flags, err)
+	}
+	for name, s := range map[string]*katapb.Storage{"no size": tmpfs(run + "/e"), "not mounted": tmpfs(run+"/none", "size=1"), "a size that is none": tmpfs(run+"/e", "size=x"), "outside": tmpfs("/tmp", "size=1m"), "another driver": {Driver: "local", MountPoint: run + "/e"}} {
+		if err := m.UpdateEphemeral([]*katapb.Storage{s}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := m.VolumeStats(run + "/none"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("stats of nothing: %v", err)
+	}
+	if _, err := m.VolumeStats("/etc"); !errors.Is(err, ErrOutside) {
+		t.Errorf("stats of /etc: %v", err)
+	}
+	if err := m.StaleMounts(); err != nil {
+		t.Error(err)
+	}
+}
+
+func copyRequest(path string, offset, size int64, data string) *katapb.CopyFileRequest {
+	return &katapb.CopyFileRequest{Path: path, FileSize: size, FileMode: unix.S_IFREG | 0o640, DirMode: 0o750, Uid: int32(os.Getuid()), Gid: int32(os.Getgid()), Offset: offset, Data: []byte(data)}
+}
+
+func TestAFileAppearsWhole(t *testing.T) {
+	run := t.TempDir()
+	m := New(Config{Run: run})
+	path := run + "/shared/containers/a/b/file"
+	write(t, path, "before")
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.CopyFile(copyRequest(path, 0, 6, "abc")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half a file is there: %v", err)
+	}
+	if err := m.CopyFile(copyRequest(path, 3, 6, "def")); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Mode() != 0o640 || read(path) != "abcdef" {
+		t.Errorf("%v, %q, %v", fi.Mode(), read(path), err)
+	}
+	if fi, err := os.Stat(filepath.Dir(path)); err != nil || fi.Mode().Perm() != 0o750 {
+		t.Errorf("its folder is %v, %v", fi.Mode(), err)
+	}
+	// Over an older file, which stays whole until then; and one without bytes.
+	if err := errors.Join(m.CopyFile(copyRequest(path, 0, 4, "ne")), m.CopyFile(copyRequest(path+"-empty", 0, 0, ""))); err != nil {
+		t.Fatal(err)
+	}
+	if read(path) != "abcdef" || read(path+"-empty") != "" {
+		t.Errorf("%q, %q", read(path), read(path+"-empty"))
+	}
+	// Begun anew, then complete.
+	if err := errors.Join(m.CopyFile(copyRequest(path, 0, 4, "NE")), m.CopyFile(copyRequest(path, 2, 4, "W!"))); err != nil || read(path) != "NEW!" {
+		t.Errorf("%q, %v", read(path), err)
+	}
+	link := copyRequest(filepath.Dir(path)+"/link", 0, 0, "../../../../etc/passwd")
+	link.FileMode = unix.S_IFLNK | 0o777
+	folder := copyRequest(filepath.Dir(path)+"/dir", 0, 0, "")
+	folder.FileMode = unix.S_IFDIR | 0o701
+	for range 2 { // again is fine
+		if err := errors.Join(m.CopyFile(link), m.CopyFile(folder)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.Readlink(link.Path); got != string(link.Data) {
+		t.Errorf("link to %q, %v", got, err)
+	}
+	if fi, err := os.Stat(folder.Path); err != nil || fi.Mode() != fs.ModeDir|0o701 {
+		t.Errorf("folder is %v, %v", fi.Mode(), err)
+	}
+	if err := m.CopyFile(copyRequest(path, 0, 90, "unfinished")); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if e, _ := filepath.Glob(filepath.Dir(path) + "/.*"); len(e) != 0 {
+		t.Errorf("left: %v", e)
+	}
+}
+
+func TestWrongChunksAreRefused(t *testing.T) {
+	run := t.TempDir()
+	m := New(Config{Run: run})
+	shared := run + "/shared/containers"
+	outside := t.TempDir()
+	write(t, shared+"/real/file", "x")
+	if err := errors.Join(os.Symlink(outside, shared+"/out"), os.Symlink("real", shared+"/in")); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{
+		"elsewhere": outside + "/x", "another shared folder": run + "/shared/foo", "up": shared + "/../x", "a link out": shared + "/out/x", "a link that stays in": shared + "/in/x",
+		"the folder itself": shared, "relative": "x", "a NUL": shared + "/a\x00b", "a neighbour": shared + "-2/x",
+	} {
+		if err := m.CopyFile(copyRequest(path, 0, 1, "x")); !errors.Is(err, ErrOutside) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if e, _ := os.ReadDir(outside); len(e) != 0 {
+		t.Errorf("written outside: %v", e)
+	}
+	for name, c := range map[string]struct {
+		offset, size int64
+		data         string
+	}{
+		"more than the file": {0, 2, "abc"}, "beyond its end": {2, 2, "a"}, "a negative offset": {-1, 2, "a"}, "a negative size": {0, -1, ""}, "a start that is missing": {1, 2, "a"},
+		"no bytes": {0, 2, ""}, "an offset that overflows": {1 << 62, 1<<63 - 1, "a"},
+	} {
+		if err := m.CopyFile(copyRequest(shared+"/f", c.offset, c.size, c.data)); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	// A hole, or another size half way, ends the file.
+	for _, second := range []*katapb.CopyFileRequest{copyRequest(shared+"/g", 2, 4, "x"), copyRequest(shared+"/g", 1, 5, "x")} {
+		if err := m.CopyFile(copyRequest(shared+"/g", 0, 4, "a")); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.CopyFile(second); err == nil {
+			t.Error("a chunk that does not fit is taken")
+		}
+		if err := m.CopyFile(copyRequest(shared+"/g", 1, 4, "bcd")); err == nil {
+			t.Error("a file with a failed chunk goes on")
+		}
+	}
+	device := copyRequest(shared+"/dev", 0, 0, "")
+	device.FileMode = unix.S_IFCHR | 0o666
+	if err := m.CopyFile(device); err == nil {
+		t.Error("a device is taken")
+	}
+	over := copyRequest(shared+"/real", 0, 1, "x")
+	if err := m.CopyFile(over); err == nil {
+		t.Error("a file replaced a folder")
+	}
+	if e, _ := filepath.Glob(shared + "/.*"); len(e) != 0 {
+		t.Errorf("left: %v", e)
+	}
+	// A link at the path itself is replaced, not followed.
+	if err := m.CopyFile(copyRequest(shared+"/out", 0, 1, "x")); err != nil || read(shared+"/out") != "x" {
+		t.Errorf("%v", err)
+	}
+}
+
+// sysfs makes files below a folder; a value that ends in / is a folder's.
+func sysfs(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for f, text := range files {
+		write(t, filepath.Join(root, f), text)
+	}
+	return root
+}
+
+const pciDisk = "sys/devices/pci0000:00/0000:00:02.0/0000:01:01.0/virtio3/block/vdb/"
+
+func disks(t *testing.T) string {
+	return sysfs(t, map[string]string{
+		"sys/devices/pci0000:00/0000:00:02.0/pci_bus/0000:01/x": "",
+		pciDisk + "dev":                                              "254:16\n",
+		"sys/class/block/vdb/dev":                                    "254:16\n",
+		"sys/class/block/vdb/vdb2/partition":                         "2\n",
+		"sys/class/block/vdb2/dev":                                   "254:18\n",
+		"sys/class/block/pmem1/dev":                                  "259:1\n",
+		"sys/class/block/sda/dev":                                    "8:0\n",
+		"sys/class/block/dasda/dev":                                  "94:0\n",
+		"sys/bus/scsi/devices/2:0:1:3/block/sda/dev":                 "8:0\n",
+		"sys/class/scsi_host/host2/scan":                             "",
+		"sys/devices/css0/0.0.0004/0.0.0005/virtio1/block/dasda/dev": "94:0\n",
+	})
+}
+
+func TestEachDriverFindsItsDisk(t *testing.T) {
+	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}})
+	for _, c := range []struct{ driver, source, name, number string }{
+		{"blk", "02/01", "vdb", "254:16"}, {"blk", "/dev/vdb", "vdb", "254:16"}, {"mmioblk", "/dev/vdb", "vdb", "254:16"}, {"nvdimm", "/dev/pmem1", "pmem1", "259:1"},
+		{"scsi", "1:3", "sda", "8:0"}, {"blk-ccw", "0.0.0005", "dasda", "94:0"},
+	} {
+		d, err := m.disk(t.Context(), c.driver, c.source)
+		if err != nil || d.name != c.name || d.number.String() != c.number {
+			t.Errorf("%s %s: %+v, %v", c.driver, c.source, d, err)
+		}
+	}
+	d, err := m.disk(t.Context(), "blk", "02/01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := m.partition(d, 2); err != nil || p.number.String() != "254:18" {
+		t.Errorf("partition 2: %+v, %v", p, err)
+	}
+	if _, err := m.partition(d, 1); !errors.Is(err, ErrNotFound) {
+		t.Errorf("partition 1: %v", err)
+	}
+	for _, c := range [][2]string{{"blk", "02/02"}, {"mmioblk", "/dev/vdc"}, {"blk-ccw", "0.0.0006"}, {"scsi", "1:4"}} {
+		if _, err := m.disk(t.Context(), c[0], c[1]); !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c[1]) {
+			t.Errorf("%v: %v", c, err)
+		}
+	}
+	if got := read(m.c.Root + "/sys/class/scsi_host/host2/scan"); got != "0 1 4" {
+		t.Errorf("asked the SCSI host for %q", got)
+	}
+	for _, c := range [][2]string{{"blk", "../x"}, {"blk", "/dev/../etc"}, {"mmioblk", "vdb"}, {"scsi", "*:1"}, {"scsi", "1"}, {"blk-ccw", "*"}, {"nvdimm", "/dev/a/b"}, {"floppy", "0"}} {
+		if d, err := m.disk(t.Context(), c[0], c[1]); err == nil || errors.Is(err, ErrTimeout) {
+			t.Errorf("%v: %+v, %v", c, d, err)
+		}
+	}
+}
+
+func TestASpecGetsTheNumbersOfThisGuest(t *testing.T) {
+	n := func(i int64) *int64 { return &i }
+	spec := &specs.Spec{Linux: &specs.Linux{
+		Devices: []specs.LinuxDevice{{Path: "/dev/a", Type: "b", Major: 8, Minor: 0}, {Path: "/dev/b", Type: "b", Major: 8, Minor: 16}, {Path: "/dev/c", Type: "c", Major: 8, Minor: 0}},
+		Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{
+			{Allow: false, Access: "rwm"}, {Allow: true, Type: "b", Major: n(8), Minor: n(0)}, {Allow: true, Type: "b", Major: n(8), Minor: n(16)}, {Allow: true, Type: "c", Major: n(8), Minor: n(0)}, {Type: "b", Major: n(8)},
+		}},
+	}}
+	// The first device gets the number that the second had on the host.
+	err := rewrite(spec, []change{{"/dev/a", devmapper.Device{Major: 8, Minor: 16}}, {"/dev/b", devmapper.Device{Major: 8, Minor: 32}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range spec.Linux.Devices {
+		got = append(got, fmt.Sprintf("%s %d:%d", d.Path, d.Major, d.Minor))
+	}
+	for _, r := range spec.Linux.Resources.Devices {
+		if r.Major != nil && r.Minor != nil {
+			got = append(got, fmt.Sprintf("%s %d:%d", r.Type, *r.Major, *r.Minor))
+		}
+	}
+	want := "/dev/a 8:16, /dev/b 8:32, /dev/c 8:0, b 8:16, b 8:32, c 8:0"
+	if strings.Join(got, ", ") != want {
+		t.Errorf("got  %s\nwant %s", strings.Join(got, ", "), want)
+	}
+	if err := rewrite(spec, []change{{"/dev/none", devmapper.Device{}}}); err == nil {
+		t.Error("a device that the specification lacks is no error")
+	}
+}
+
+func TestDevicesAreCheckedAndWaitedFor(t *testing.T) {
+	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}})
+	for name, d := range map[string]*katapb.Device{
+		"no type": {Id: "02/01"}, "no name": {Type: "blk"}, "an unknown type": {Type: "vfio-ap", Id: "1"}, "VFIO without options": {Type: "vfio-pci-gk", Id: "x"},
+		"VFIO that is no PCI path": {Type: "vfio-pci-gk", Id: "x", Options: []string{"0000:00:01.0=zz"}}, "VFIO that is not there": {Type: "vfio-pci-gk", Id: "x", Options: []string{"0000:00:01.0=05"}},
+	} {
+		if err := m.Devices(t.Context(), []*katapb.Device{d}, &specs.Spec{Linux: &specs.Linux{}}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	there := &katapb.Device{Type: "vfio-pci-gk", Id: "x", Options: []string{"0000:00:01.0=02/01"}}
+	if err := m.Devices(t.Context(), []*katapb.Device{there}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLayersSayWhatTheyAre(t *testing.T) {
+	root := strings.Repeat("ab", 32)
+	l, err := readLayer(&katapb.Storage{Driver: multiLayer, Source: "02", Fstype: "erofs", Options: []string{"ro", "loop", layerMulti, layerLower, layerGPT, layerNumber + "3", layerVerity + "=true",
+		verityOptions + "roothash=" + root, verityOptions + "hashoffset=8192", verityOptions + "no-superblock=true", verityOptions + "salt=00ff"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.driver != "blk" || l.partition != 3 || l.upper || l.how.flags&unix.MS_RDONLY == 0 || len(l.how.data) != 0 {
+		t.Errorf("got %+v", l)
+	}
+	target, err := l.verity.target(devmapper.Device{Major: 254, Minor: 1}, nil)
+	if want := "1 254:1 254:1 4096 4096 2 2 sha256 " + root + " 00ff"; err != nil || target.Params != want || target.Size != 8192 {
+		t.Errorf("table %q of %d bytes, %v", target.Params, target.Size, err)
+	}
+	s := &superblock{hashType: 1, dataBlock: 4096, hashBlock: 4096, dataBlocks: 1, algorithm: "sha256", salt: "00ff"}
+	if target, err = l.verity.target(devmapper.Device{}, s); err != nil || !strings.Contains(target.Params, " 1 3 sha256 ") {
+		t.Errorf("with a superblock: %q, %v", target.Params, err)
+	}
+	s.dataBlocks = 3
+	if _, err = l.verity.target(devmapper.Device{}, s); err == nil {
+		t.Error("a superblock of more data than there is")
+	}
+	good := []string{layerMulti, layerLower, layerVerity, verityOptions + "roothash=" + root, verityOptions + "hashoffset=4096"}
+	if _, err := readLayer(&katapb.Storage{Fstype: "erofs", Options: good}); err != nil {
+		t.Fatal(err)
+	}
+	for name, options := range map[string][]string{
+		"neither upper nor lower": {layerMulti}, "both": {layerUpper, layerLower}, "an unknown word": {layerLower, "X-kata.new"}, "a partition without GPT": {layerLower, layerNumber + "1"},
+		"GPT without a partition": {layerLower, layerGPT}, "verity on what is written": {layerUpper, layerVerity}, "verity that is off": {layerLower, verityOptions + "roothash=" + root},
+		"verity without a hash": {layerLower, layerVerity, verityOptions + "hashoffset=4096"}, "verity without an offset": {layerLower, layerVerity, verityOptions + "roothash=" + root},
+		"an offset between blocks": append(good[:len(good):len(good)], verityOptions+"hashoffset=4095"), "another hash": append(good[:len(good):len(good)], verityOptions+"algorithm=md5"),
+		"words in the salt": append(good[:len(good):len(good)], verityOptions+"salt=00 1 ignore_corruption"),
+	} {
+		if l, err := readLayer(&katapb.Storage{Source: "02", Fstype: "erofs", Options: options}); err == nil {
+			t.Errorf("%s: %+v", name, l)
+		}
+	}
+	up := place{"/run/x", "upper"}
+	for in, want := range map[string]string{"{{ mount 0 }}/upper:0755": "/run/x/upper/upper", "/work": "/run/x/upper/work", "/run/x/upper/deep/er": "/run/x/upper/deep/er", "{{ mount 0 }}/../../etc": "", "{{ mount": ""} {
+		if got, err := folderOf(up, in); (err == nil) != (want != "") || err == nil && got.String() != want {
+			t.Errorf("%s: %s, %v", in, got, err)
+		}
+	}
+}
+
+func verityBlock() []byte {
+	b := make([]byte, superblockSize)
+	copy(b, superblockMagic)
+	binary.LittleEndian.PutUint32(b[offsetVersion:], 1)
+	binary.LittleEndian.PutUint32(b[offsetHashType:], 1)
+	copy(b[offsetAlgorithm:], "sha256")
+	binary.LittleEndian.PutUint32(b[offsetDataBlock:], 4096)
+	binary.LittleEndian.PutUint32(b[offsetHashBlock:], 4096)
+	binary.LittleEndian.PutUint64(b[offsetDataBlocks:], 16)
+	binary.LittleEndian.PutUint16(b[offsetSaltSize:], 2)
+	b[offsetSalt] = 0xab
+	return b
+}
+
+func TestASuperblockIsReadAsVeritysetupWritesIt(t *testing.T) {
+	s, err := parseSuperblock(verityBlock())
+	if err != nil || *s != (superblock{1, 4096, 4096, 16, "sha256", "ab00"}) {
+		t.Errorf("%+v, %v", s, err)
+	}
+	testenv.Require(t, testenv.Tool("veritysetup"))
+	dir := t.TempDir()
+	write(t, dir+"/data", strings.Repeat("x", 8*4096))
+	out, err := exec.Command("veritysetup", "format", "--salt=00ff", "--hash-offset=32768", dir+"/data", dir+"/data").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	b, err := readAt(dir+"/data", 32768, superblockSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err = parseSuperblock(b); err != nil || s.dataBlocks != 8 && s.dataBlocks != 9 || s.salt != "00ff" || s.algorithm != "sha256" {
+		t.Errorf("veritysetup's: %+v, %v", s, err)
+	}
+}
+
+func FuzzParseSuperblock(f *testing.F) {
+	f.Add(verityBlock())
+	f.Add([]byte(superblockMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := parseSuperblock(b)
+		if err == nil && (len(s.salt) > 2*maxSalt || s.dataBlocks < 0 || s.dataBlocks > maxVerityDataBlocks) {
+			t.Fatalf("%+v", s)
+		}
+	})
+}
+
+func FuzzPlaceIn(f *testing.F) {
+	for _, s := range []string{"/run/a", "/run/../a", "/run//a/.", "/runa", "", "/run"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := placeIn([]string{"/run"}, s)
+		if err == nil && (!filepath.IsLocal(p.rest) || p.String() != "/run" && !strings.HasPrefix(p.String(), "/run/")) {
+			t.Fatalf("%q is %+v", s, p)
+		}
+	})
+}
+
+func TestSizesAreRead(t *testing.T) {
+	for in, want := range map[string]int64{"2M": 2 << 20, "2MB": 2 << 20, "1G": 1 << 30, "4096": 4096, "8k": 8 << 10, "1gb": 1 << 30, "x": -1, "": -1, "-1": -1, "99999999999G": -1, "M": -1, "1MM": -1} {
+		got, err := parseSize(in)
+		if (err != nil) != (want < 0) || err == nil && got != want {
+			t.Errorf("%q: %d, %v", in, got, err)
+		}
+	}
+}
+
+func TestHugePagesAreReservedAndGivenBack(t *testing.T) {
+	file := "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+	root := sysfs(t, map[string]string{file: "3\n"})
+	m := New(Config{Root: root, Run: t.TempDir()})
+	var u undo
+	if err := m.reserve(parseOptions([]string{"pagesize=2M", "size=8388608"}), &u); err != nil || read(filepath.Join(root, file)) != "7" {
+		t.Fatalf("%s pages, %v", read(filepath.Join(root, file)), err)
+	}
+	if err := u.run(); err != nil || read(filepath.Join(root, file)) != "3" {
+		t.Errorf("%s pages afterwards, %v", read(filepath.Join(root, file)), err)
+	}
+	for _, o := range []string{"pagesize=2M", "size=1G", "pagesize=1G,size=1G", "pagesize=2M,size=1M"} {
+		if err := m.reserve(parseOptions([]string{o}), &u); err == nil {
+			t.Errorf("%s: no error", o)
+		}
+	}
+}
+
+func TestAFileSystemIsMadeOnlyWithItsProgram(t *testing.T) {
+	m := New(Config{Run: t.TempDir()})
+	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, []string{"encryption_key=ephemeral", createFileSystem}); err == nil || !strings.Contains(err.Error(), "encrypt") {
+		t.Errorf("got %v", err)
+	}
+	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, []string{createFileSystem}); err == nil {
+		t.Error("a file system was made by nothing")
+	}
+	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, nil); err != nil {
+		t.Error(err)
+	}
+}

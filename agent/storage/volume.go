@@ -1,0 +1,147 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+)
+
+// VolumeStats says how full the file system at a path of the guest is: its bytes and its inodes, as the container storage interface counts them.
+func (m *Manager) VolumeStats(path string) (*katapb.VolumeStatsResponse, error) {
+	p, err := placeIn(m.c.Below, path)
+	if err != nil {
+		return nil, fmt.Errorf("volume %w", err)
+	}
+	h, err := p.open(unix.O_PATH)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("volume %s: %w", p, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer h.close()
+	var st unix.Statfs_t
+	if err := unix.Statfs(h.path(), &st); err != nil {
+		return nil, fmt.Errorf("volume %s: %w", p, err)
+	}
+	block := uint64(st.Frsize)
+	if block == 0 {
+		block = uint64(st.Bsize)
+	}
+	return &katapb.VolumeStatsResponse{
+		Usage: []*katapb.VolumeUsage{
+			{Unit: katapb.VolumeUsage_BYTES, Total: st.Blocks * block, Available: st.Bavail * block, Used: (st.Blocks - st.Bfree) * block},
+			{Unit: katapb.VolumeUsage_INODES, Total: st.Files, Available: st.Ffree, Used: st.Files - st.Ffree},
+		},
+		VolumeCondition: &katapb.VolumeCondition{},
+	}, nil
+}
+
+// UpdateEphemeral gives memory file systems that are mounted another size: the host does so when the guest got more memory.
+func (m *Manager) UpdateEphemeral(storages []*katapb.Storage) error {
+	for _, s := range storages {
+		if s.GetDriver() != ephemeral || s.Fstype == "hugetlbfs" {
+			return fmt.Errorf("storage %s: only memory of the driver %s changes its size", s.GetMountPoint(), ephemeral)
+		}
+		p, err := placeIn(m.c.Below, s.GetMountPoint())
+		if err != nil {
+			return fmt.Errorf("mount point %w", err)
+		}
+		size, ok := parseOptions(s.Options).get("size")
+		if !ok {
+			return fmt.Errorf("storage %s: the options have no size", p)
+		}
+		if !strings.HasSuffix(size, "%") {
+			if _, err := parseSize(size); err != nil {
+				return fmt.Errorf("storage %s: size: %w", p, err)
+			}
+		}
+		if err := resize(p, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func resize(p place, size string) error {
+	h, err := p.open(unix.O_PATH | unix.O_DIRECTORY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("storage %s: %w", p, ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	var st unix.Statfs_t
+	if err := unix.Statfs(h.path(), &st); err != nil {
+		return fmt.Errorf("storage %s: %w", p, err)
+	}
+	if st.Type != unix.TMPFS_MAGIC {
+		return fmt.Errorf("storage %s: not a tmpfs", p)
+	}
+	// A remount sets every flag of the mount, so those it has are asked for again.
+	if err := unix.Mount("", h.path(), "", unix.MS_REMOUNT|flagsOf(st), "size="+size); err != nil {
+		return fmt.Errorf("storage %s: size %s: %w", p, size, err)
+	}
+	return nil
+}
+
+// StaleMounts looks at every mount below the shared folder, so that the shared file system lets go of those whose source is gone on the host.
+func (m *Manager) StaleMounts() error {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	points, err := mountPoints(string(text))
+	if err != nil {
+		return err
+	}
+	shared := filepath.Join(m.c.Run, SharedDir) + "/"
+	for _, p := range points {
+		if !strings.HasPrefix(p, shared) {
+			continue
+		}
+		var st unix.Stat_t
+		// The look is the deed; what it finds is of no interest.
+		_ = unix.Stat(p, &st)
+	}
+	return nil
+}
+
+// mountPoints reads the fifth field of each line. Documentation/filesystems/proc.rst, /proc/<pid>/mountinfo.
+func mountPoints(text string) ([]string, error) {
+	const point = 4
+	var points []string
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) <= point {
+			return nil, fmt.Errorf("mountinfo: line %q has no mount point", strings.TrimSpace(line))
+		}
+		points = append(points, unescape(fields[point]))
+	}
+	return points, nil
+}
+
+// unescape reads \ooo, by which the kernel writes spaces, tabs, ends of lines and backslashes.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
