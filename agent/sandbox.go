@@ -43,6 +43,17 @@ func newSandbox(ctx context.Context, c Config, reaper *reap.Reaper, log *slog.Lo
 		})
 		context.AfterFunc(ctx, func() { _ = l.Close() }) // nobody is served any more
 	}
+	forwards, err := serve.Listen(fmt.Sprintf("vsock://-1:%d", agentapi.ForwardPort))
+	if err != nil {
+		log.Info("ports are not forwarded", "err", err)
+	} else {
+		c.Fatal.Go(func() {
+			if err := serve.Forward(ctx, forwards, log); err != nil {
+				log.Error(err.Error())
+			}
+		})
+		context.AfterFunc(ctx, func() { _ = forwards.Close() })
+	}
 	c.Fatal.Go(func() {
 		if err := devices.Run(ctx, nil); err != nil && ctx.Err() == nil {
 			log.Error("hear of devices: " + err.Error()) // waits look by themselves then
@@ -57,6 +68,7 @@ func newSandbox(ctx context.Context, c Config, reaper *reap.Reaper, log *slog.Lo
 		Metrics:    &metrics.Collector{},
 		Policy:     &policy.Policy{},
 		Streams:    streams,
+		Forwards:   forwards != nil,
 		Log:        log,
 		End:        func() { time.AfterFunc(endDelay, end) },
 	}, nil

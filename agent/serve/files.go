@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"slices"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
@@ -28,8 +29,12 @@ func (f *full) GetGuestDetails(ctx context.Context, r *katapb.GuestDetailsReques
 	d.SupportsSeccomp = true
 	d.StorageHandlers = f.s.Storage.Handlers()
 	d.DeviceHandlers = f.s.Storage.DeviceHandlers()
+	d.ExtraFeatures = slices.Clone(d.ExtraFeatures)
 	if f.s.Streams != nil {
-		d.ExtraFeatures = append(d.ExtraFeatures[:len(d.ExtraFeatures):len(d.ExtraFeatures)], agentapi.StreamsFeature)
+		d.ExtraFeatures = append(d.ExtraFeatures, agentapi.StreamsFeature)
+	}
+	if f.s.Forwards {
+		d.ExtraFeatures = append(d.ExtraFeatures, agentapi.ForwardFeature)
 	}
 	return resp, nil
 }

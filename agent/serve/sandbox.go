@@ -28,6 +28,7 @@ type Sandbox struct {
 	Metrics    Metrics
 	Policy     *policy.Policy
 	Streams    *Streams // nil: standard streams go by calls
+	Forwards   bool     // Forward runs
 	Log        *slog.Logger
 	// End is called once the host has destroyed the sandbox and the answer is on its way.
 	End func()

@@ -24,6 +24,10 @@ const (
 	// StreamsPort is where an agent with StreamsFeature takes connections for standard streams; a process's are named by the ports of the
 	// host's ends. Kata Containers has the same, if asked for.
 	StreamsPort = 1027
+	// ForwardPort is where an agent with ForwardFeature connects to TCP ports of its own loopback interface: the host writes the port in decimal
+	// and a line feed, the agent answers ForwardOK, and the stream follows; or it closes.
+	ForwardPort = 1032
+	ForwardOK   = "ok\n"
 	ReadyPort   = 1031
 	HostCID     = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
 	ReadyLine   = "ready\n"
@@ -31,6 +35,9 @@ const (
 
 // StreamsFeature is among an agent's extra features when it listens on StreamsPort.
 const StreamsFeature = "katabuild.streams.v1"
+
+// ForwardFeature is among an agent's extra features when it listens on ForwardPort.
+const ForwardFeature = "katabuild.forward.v1"
 
 // APIVersion is what Health.Version answers as grpc_version: the version of every Kata Containers release so far.
 const APIVersion = "0.0.1"

@@ -62,6 +62,7 @@ type Network struct {
 	endpoints  []*Endpoint
 	routes     []*katapb.Route
 	neighbours []*katapb.ARPNeighbor
+	forwarder  *forwarder // nil unless Forward was called
 }
 
 // tapPrefix begins the names of taps, by which Clean knows them. The kernel takes names of 15 bytes.
@@ -325,9 +326,14 @@ func clean(name, tap string) error {
 // Detach takes away everything that Attach and Rescan made. A namespace that is gone has taken it along. Calling it again is a no-op.
 func (n *Network) Detach() error {
 	n.mu.Lock()
-	list := n.endpoints
-	n.endpoints = nil
+	list, forwarder := n.endpoints, n.forwarder
+	n.endpoints, n.forwarder = nil, nil
 	n.mu.Unlock()
+	if forwarder != nil {
+		if err := forwarder.close(); err != nil {
+			n.o.Log.Debug("end forwarding ports", "err", err)
+		}
+	}
 	if len(list) == 0 {
 		return nil
 	}

@@ -386,6 +386,11 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 		if err := p.configureNetwork(ctx); err != nil {
 			return err
 		}
+		if slices.Contains(d.GetAgentDetails().GetExtraFeatures(), agentapi.ForwardFeature) {
+			if err := p.net.Forward(p.dialLoopback); err != nil {
+				p.log.Warn("ports cannot be forwarded to the pod by localhost", "err", err)
+			}
+		}
 	}
 	req := &katapb.CreateSandboxRequest{
 		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, SandboxPidns: o.SharedPID, GuestHookPath: p.cfg.QEMU.GuestHookPath, Storages: p.storages(o),
@@ -440,6 +445,27 @@ func (p *Pod) configureNetwork(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// dialLoopback connects to a TCP port of the guest's loopback interface.
+func (p *Pod) dialLoopback(ctx context.Context, port uint16) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	c, err := p.vm.Dial(ctx, agentapi.ForwardPort)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	_, err = fmt.Fprintf(c, "%d\n", port)
+	answer := make([]byte, len(agentapi.ForwardOK))
+	if err == nil {
+		_, err = io.ReadFull(c, answer)
+	}
+	if err != nil || string(answer) != agentapi.ForwardOK {
+		return nil, errors.Join(fmt.Errorf("port %d of the guest: nobody listens: %w", port, err), c.Close())
+	}
+	return c, nil
 }
 
 // UpdateNetwork looks for interfaces that came into the pod's network namespace after the start, as Docker's do, and tells the guest of them.
