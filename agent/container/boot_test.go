@@ -42,6 +42,7 @@ func guestMain(m *testing.M) {
 	}
 	early.Run(early.Table(), func(err error) { fmt.Println("guest:", err) })
 	early.Process()
+	os.MkdirAll("/tmp", 0o1777)
 	early.Hostname("")
 	early.LoopbackUp()
 	os.Args = append(os.Args[:1], "-test.v", "-test.run=^TestInGuest", "-test.bench="+os.Getenv("container_bench"), "-test.timeout=4m")
@@ -59,8 +60,10 @@ func moveRoot() error {
 	for _, f := range []func() error{
 		func() error { return os.MkdirAll("/new", 0o755) },
 		func() error { return unix.Mount("tmpfs", "/new", "tmpfs", 0, "mode=0755") },
+		func() error { return unix.Mount("devtmpfs", "/dev", "devtmpfs", 0, "") },
+		func() error { return os.Mkdir("/new/dev", 0o755) },
 		func() error {
-			return exec.Command("/rootfs/bin/busybox", "cp", "-a", "/init", "/rootfs", "/dev", "/new/").Run()
+			return exec.Command("/rootfs/bin/busybox", "cp", "-a", "/init", "/rootfs", "/new/").Run()
 		},
 		func() error { return os.Chdir("/new") },
 		func() error { return unix.Mount(".", "/", "", unix.MS_MOVE, "") },
@@ -142,7 +145,8 @@ func TestContainersInAGuest(t *testing.T) {
 				"-append", "console=ttyS0 quiet panic=-1 rdinit=/init "+inGuest+" "+word+" "+os.Getenv("KATABUILD_TEST_GUEST_WORDS"))
 			out, err := cmd.CombinedOutput()
 			console := strings.ReplaceAll(string(out), "\r", "")
-			if err != nil || !strings.Contains(console, guestDone+"0\n") || !strings.Contains(console, "--- PASS: TestInGuest ") {
+			if err != nil || !strings.Contains(console, guestDone+"0\n") || !strings.Contains(console, "--- PASS: TestInGuest ") ||
+				!strings.Contains(console, fmt.Sprintf("root is changed by moving it: %v", word == "")) {
 				t.Fatalf("%s\n%v\n%s", cmd, err, console)
 			}
 			t.Log(console)

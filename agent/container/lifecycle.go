@@ -82,12 +82,14 @@ func (c *Container) Start(ctx context.Context) error {
 // Exec starts another process in a container. What p does not say of rights and limits is as the container's first process has it.
 func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, stdio Stdio) (*Process, error) {
 	fail := func(err error) (*Process, error) {
+		stdio.close()
 		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.id, err)
 	}
 	if execID == "" || p == nil {
 		return fail(errors.New("no id or no process"))
 	}
 	if err := c.want("exec in", StateCreated, StateRunning); err != nil {
+		stdio.close()
 		return nil, err
 	}
 	if c.plan.user {
@@ -135,7 +137,10 @@ func (c *Container) exec(ctx context.Context, execID string, l launch) (*Process
 	p.id = execID
 	if err := p.begun(ctx, ctl); err != nil {
 		p.child.Signal(unix.SIGKILL) // ended already, unless ctx ended first
-		p.io.begin()
+		c.r.goes(func() {
+			<-p.drained
+			p.io.close()
+		})
 		return nil, err
 	}
 	p.io.begin()

@@ -21,6 +21,19 @@ type Stdio struct {
 	Stdout, Stderr io.WriteCloser
 }
 
+// close closes what there is.
+func (s Stdio) close() {
+	if s.Stdin != nil {
+		s.Stdin.Close()
+	}
+	if s.Stdout != nil {
+		s.Stdout.Close()
+	}
+	if s.Stderr != nil {
+		s.Stderr.Close()
+	}
+}
+
 // streams are the agent's ends of a process's streams.
 type streams struct {
 	r   *Runner
@@ -181,14 +194,7 @@ func (s *streams) close() {
 			o.f.Close()
 		}
 	}
-	if s.host.Stdin != nil {
-		s.host.Stdin.Close()
-	}
-	for _, w := range []io.Closer{s.host.Stdout, s.host.Stderr} {
-		if w, ok := w.(io.WriteCloser); ok && w != nil {
-			w.Close()
-		}
-	}
+	s.host.close()
 }
 
 func (s *streams) closeStdin() error {

@@ -189,6 +189,9 @@ func (g *Group) SetDevices(rules []Rule) error {
 	return nil
 }
 
+// loadTries bounds how often a program is loaded that the kernel says to load again.
+const loadTries = 20
+
 // load gives a program to the kernel.
 func load(p []Insn) (int, error) {
 	code := make([]byte, 0, 8*len(p))
@@ -209,7 +212,14 @@ func load(p []Insn) (int, error) {
 		version, flags uint32
 	}{kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(p)),
 		insns: uint64(uintptr(unsafe.Pointer(&code[0]))), license: uint64(uintptr(unsafe.Pointer(&code[license])))}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	var fd uintptr
+	var errno unix.Errno
+	for range loadTries {
+		// EAGAIN: a signal arrived while the program was verified, such as those by which the Go runtime interrupts threads.
+		if fd, _, errno = unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != unix.EAGAIN {
+			break
+		}
+	}
 	runtime.KeepAlive(code)
 	if errno != 0 {
 		return -1, errno

@@ -207,7 +207,7 @@ func (f fdReader) Read(b []byte) (int, error) {
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // errNotInPath says it in the words that people and tools of the container world look for.
-var errNotInPath = fmt.Errorf("executable file not found in $PATH: %w", os.ErrNotExist)
+var errNotInPath = fmt.Errorf("executable file not found in $PATH: %w", syscall.ENOENT)
 
 // lookUp finds a program as execvp(3) does, with the process's own PATH.
 func lookUp(name string, env []string) (string, error) {

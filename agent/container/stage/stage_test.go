@@ -1,0 +1,111 @@
+package stage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestProgramsAreLookedFor(t *testing.T) {
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"a/tool": 0o755, "b/tool": 0o755, "a/data": 0o644, "b/late": 0o755, "a/late/x": 0o755} {
+		p := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, nil, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := []string{"X=1", "PATH=" + dir + "/a:" + dir + "/b"}
+	for name, want := range map[string]string{"tool": "/a/tool", "late": "/b/late", dir + "/a/tool": "/a/tool"} {
+		if got, err := lookUp(name, env); err != nil || got != dir+want {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
+	}
+	for name, want := range map[string]error{"nothing": syscall.ENOENT, "data": syscall.EACCES, "": syscall.ENOENT, dir + "/a/data": syscall.EACCES, dir + "/a": syscall.EISDIR, dir + "/x/y": syscall.ENOENT} {
+		if _, err := lookUp(name, env); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+	if _, err := lookUp("nothing", env); !strings.Contains(err.Error(), "executable file not found in $PATH") {
+		t.Error(err)
+	}
+}
+
+func TestHomesAreFound(t *testing.T) {
+	const passwd = "root:x:0:0::/root:/bin/sh\nshort:x:1\nodd:x:abc:1::/odd:\nnone:x:2:2:::\nuser:x:1000:1000:,,,:/home/user:\n"
+	for uid, want := range map[uint32]string{0: "/root", 1: "/", 2: "/", 1000: "/home/user", 5: "/"} {
+		if got := homeIn(strings.NewReader(passwd), uid); got != want {
+			t.Errorf("%d: %s, want %s", uid, got, want)
+		}
+	}
+	if got := home(t.TempDir(), 0); got != "/" {
+		t.Error(got)
+	}
+}
+
+func FuzzHome(f *testing.F) {
+	f.Add("root:x:0:0::/root:/bin/sh\n", uint32(0))
+	f.Fuzz(func(t *testing.T, s string, uid uint32) {
+		if homeIn(strings.NewReader(s), uid) == "" {
+			t.Error("no home at all")
+		}
+	})
+}
+
+// TestPathsStayInTheRoom needs no privileges: what is made is folders and files.
+func TestPathsStayInTheRoom(t *testing.T) {
+	outside := t.TempDir()
+	root := t.TempDir()
+	for link, target := range map[string]string{"abs": outside, "up": "../../../../.." + outside, "loop": "loop", "dangling": "nowhere"} {
+		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(root, outside), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &room{fd}
+	for name, want := range map[string]string{
+		"/a/b/c": "/a/b/c", "/abs/x": outside + "/x", "/up/y/z": outside + "/y/z", "../../../d": "/d", "/": "", "/abs/../e": "/e",
+	} {
+		got, err := r.make(name, true)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if p, _ := os.Readlink(fdPath(got)); p != root+want {
+			t.Errorf("%s is %s, want %s", name, p, root+want)
+		}
+		unix.Close(got)
+	}
+	if f, err := r.make("/f/file", false); err != nil {
+		t.Error(err)
+	} else if fi, err := os.Stat(root + "/f/file"); err != nil || !fi.Mode().IsRegular() {
+		t.Error(fi, err)
+	} else {
+		unix.Close(f)
+	}
+	for _, bad := range []string{"/loop/x", "/dangling/x", "/f/file/x"} {
+		if _, err := r.make(bad, true); err == nil {
+			t.Errorf("%s: no error", bad)
+		}
+	}
+	if e, _ := os.ReadDir(outside); len(e) > 0 {
+		t.Error("made outside:", e)
+	}
+}
+
+func TestCapsetHalves(t *testing.T) {
+	c := newCapset(1<<40|1, 1<<33, 2)
+	if c.data[0] != (unix.CapUserData{Effective: 1, Inheritable: 2}) || c.data[1] != (unix.CapUserData{Effective: 1 << 8, Permitted: 2}) {
+		t.Errorf("%+v", c.data)
+	}
+}
