@@ -221,9 +221,6 @@ func (q *Process) begin() {
 func (q *Process) Wait(ctx context.Context) (int, error) {
 	r, err := q.pod.service.WaitProcess(ctx, &katapb.WaitProcessRequest{ContainerId: q.container, ExecId: q.exec})
 	if err != nil {
-		if why := q.pod.Why(); why != nil {
-			return 0, why
-		}
 		return 0, fmt.Errorf("wait for the process: %w", err)
 	}
 	return int(r.GetStatus()), nil

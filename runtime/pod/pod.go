@@ -43,8 +43,6 @@ const (
 	reportTime  = 30 * time.Second // for the report; a guest that is ready answers at once
 	requestTime = 60 * time.Second // for a request to the agent that has no time of its own, as Kata's
 	endTime     = 5 * time.Second  // for the guest to end its containers before it is stopped
-	healthEvery = 10 * time.Second // between health checks
-	healthTime  = 30 * time.Second // for the answer to one
 )
 
 // Options are how to start a pod.
@@ -105,7 +103,7 @@ type Pod struct {
 	health  katapb.HealthService
 	streams bool // the agent takes streams on their own connections
 	seccomp bool // the agent can do seccomp
-	shm     bool
+	pulse   *pulse
 	verdict *verdict.Verdict // nil where none was asked for
 
 	recordMu sync.Mutex // guards record
@@ -123,7 +121,7 @@ type Pod struct {
 
 // Start boots the guest of a pod and gets it ready for containers. When it fails nothing is left.
 func Start(ctx context.Context, o Options) (_ *Pod, err error) {
-	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{}, sick: make(chan struct{})}
+	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{}, sick: make(chan struct{}), pulse: newPulse()}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -160,7 +158,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the agent: %w", err)
 	}
-	p.agent = ttrpc.NewClient(conn)
+	p.agent = ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(p.intercept))
 	p.service, p.health = katapb.NewAgentServiceClient(p.agent), katapb.NewHealthClient(p.agent)
 	if err := p.attest(ctx, g, cfg); err != nil {
 		return nil, err
@@ -478,32 +476,6 @@ func (p *Pod) UpdateNetwork(ctx context.Context) error {
 		return err
 	}
 	return p.configureNetwork(ctx)
-}
-
-// watch looks whether the agent still answers.
-func (p *Pod) watch(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-p.vm.Done():
-			return
-		case <-time.After(healthEvery):
-		}
-		if err := p.checkHealth(ctx); err != nil && ctx.Err() == nil {
-			p.log.Error("the agent does not answer", "err", err)
-			p.sickErr = fmt.Errorf("the agent does not answer any more: %w", err)
-			close(p.sick)
-			return
-		}
-	}
-}
-
-func (p *Pod) checkHealth(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, healthTime)
-	defer cancel()
-	_, err := p.health.Check(ctx, &katapb.CheckRequest{})
-	return err
 }
 
 // Done is closed when the guest has ended.
