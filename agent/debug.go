@@ -3,17 +3,23 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
+	"sync"
 	"time"
 
+	"github.com/katabuild/katabuild/agent/early"
 	"github.com/katabuild/katabuild/agent/reap"
+	"github.com/katabuild/katabuild/agent/serve"
 	"golang.org/x/sys/unix"
 )
 
-// shells are tried in this order: the first that exists is the debug console.
-var shells = []string{"/bin/bash", "/bin/sh", "/bin/gosh"}
+// shells are tried in this order: the first that exists is the debug console. The first of all is in Kata Containers' extension for developers.
+var shells = []string{"/run/kata-extensions/devkit/bin/devkit-sh", "/bin/bash", "/bin/sh", "/bin/gosh"}
 
 // shellPause is the least time between two shells, so that one that fails at once does not take the whole processor.
 const shellPause = time.Second
@@ -44,16 +50,22 @@ func shell(ctx context.Context, r *reap.Reaper) error {
 		return err
 	}
 	defer tty.Close()
-	// The agent keeps the console as its own terminal; the shell takes it over as the leader of a new session.
-	cmd := exec.Command(path)
-	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", tty, tty, tty
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
-	child, err := r.Start(cmd)
+	child, err := startShell(r, path, tty)
 	if err != nil {
 		return err
 	}
 	_, err = child.Wait(ctx)
 	return err
+}
+
+// startShell runs path on a terminal, which it takes over as the leader of a new session; the agent keeps the console as its own.
+func startShell(r *reap.Reaper, path string, tty *os.File) (*reap.Child, error) {
+	cmd := exec.Command(path)
+	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", tty, tty, tty
+	// Not the agent's own environment: the kernel gives PID 1 every word of its command line.
+	cmd.Env = []string{"PATH=" + early.Path, "HOME=/", "TERM=xterm"}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	return r.Start(cmd)
 }
 
 func firstExecutable(paths []string) (string, error) {
@@ -63,4 +75,150 @@ func firstExecutable(paths []string) (string, error) {
 		}
 	}
 	return "", errNoShell
+}
+
+// serveDebugConsole runs a shell on a terminal of its own for each connection to a vsock port, until ctx ends.
+func serveDebugConsole(ctx context.Context, port uint32, r *reap.Reaper, log *slog.Logger) {
+	l, err := serve.Listen(fmt.Sprintf("vsock://-1:%d", port))
+	if err == nil {
+		err = serveShells(ctx, l, r, log)
+	}
+	if err != nil {
+		log.Error("debug console: " + err.Error())
+	}
+}
+
+// Bounds of shells on connections.
+const (
+	maxShells  = 16                     // at once
+	shellTail  = 200 * time.Millisecond // for the last output of a shell that has ended
+	shellGrace = 2 * time.Second        // for a shell to end when its connection has
+)
+
+// serveShells runs a shell for each connection that l accepts, until ctx ends, and then ends them. It closes l.
+func serveShells(ctx context.Context, l net.Listener, r *reap.Reaper, log *slog.Logger) error {
+	defer l.Close()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	room := make(chan struct{}, maxShells)
+	for {
+		c, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = c.Close() // nothing was said on it
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		select {
+		case room <- struct{}{}:
+		default:
+			_, _ = fmt.Fprintf(c, "%sthere are %d shells already\r\n", name, maxShells) // who it is for may be gone
+			_ = c.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-room }()
+			if err := serveShell(ctx, c, r); err != nil {
+				log.Error("debug console: " + err.Error())
+			}
+		})
+	}
+}
+
+// serveShell runs one shell, which ends with the connection. It closes c.
+func serveShell(ctx context.Context, c net.Conn, r *reap.Reaper) error {
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	path, err := firstExecutable(shells)
+	if err != nil {
+		_, _ = fmt.Fprintf(c, "%s%v\r\n", name, err) // who it is for may be gone
+		return err
+	}
+	master, tty, err := openTerminal()
+	if err != nil {
+		return err
+	}
+	defer master.Close()
+	child, err := startShell(r, path, tty)
+	if err := errors.Join(err, tty.Close()); err != nil {
+		return err
+	}
+	ended := make(chan struct{}) // the shell has
+	go func() {
+		_, _ = child.Wait(context.Background()) // fails only when its context ends
+		close(ended)
+	}()
+	output := make(chan struct{}) // all of it is out, or there is nobody for it
+	go func() {
+		defer close(output)
+		_, _ = io.Copy(c, master) // a terminal that nobody holds any more is EIO
+	}()
+	input := make(chan struct{}) // there is no more
+	go func() {
+		defer close(input)
+		_, _ = io.Copy(master, c)
+	}()
+	select {
+	case <-ended:
+		// What it has left behind may hold the terminal open.
+		select {
+		case <-output:
+		case <-time.After(shellTail):
+		}
+		return nil
+	case <-output:
+	case <-input:
+		// The peer may only have ended its own direction: what it has asked for so far gets a while.
+		select {
+		case <-output:
+		case <-ended:
+		case <-time.After(shellGrace):
+		}
+	}
+	// Without its master the terminal hangs up: everything in the foreground, and the shell, get SIGHUP.
+	_ = c.Close()
+	_ = master.Close()
+	select {
+	case <-ended:
+	case <-time.After(shellGrace):
+		if err := child.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return err
+		}
+		<-ended
+	}
+	return nil
+}
+
+// consoleSize is what a terminal has whose real size nobody tells: VT100's.
+var consoleSize = unix.Winsize{Row: 24, Col: 80}
+
+// openTerminal makes a pseudo-terminal: the master, which can be closed while it is read, and the end for a program. pts(4), ioctl_tty(2).
+func openTerminal() (master, tty *os.File, err error) {
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open /dev/ptmx: %w", err)
+	}
+	master = os.NewFile(uintptr(fd), "/dev/ptmx")
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, master.Close())
+		}
+	}()
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return nil, nil, fmt.Errorf("unlock a terminal: %w", err)
+	}
+	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &consoleSize); err != nil {
+		return nil, nil, fmt.Errorf("set a terminal's size: %w", err)
+	}
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return nil, nil, fmt.Errorf("open the other end of a terminal: %w", errno)
+	}
+	return master, os.NewFile(peer, "tty"), nil
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // DefaultServerAddr is where the agent listens unless told otherwise: every CID of this guest, port 1024.
@@ -28,6 +29,13 @@ type Options struct {
 	Panic        bool       // the command line says what the kernel does after a panic
 	TestPanic    string     // where to panic; only binaries built for tests look at it
 
+	// The following are zero unless asked for: then there is none, or the default of whoever needs it.
+	DebugConsolePort  uint32        // with DebugConsole: shells on this vsock port, instead of one on the console
+	LogPort           uint32        // the log, as JSON, on this vsock port
+	StreamsPort       uint32        // of containers' standard streams
+	HotplugTimeout    time.Duration // how long a device may take to appear
+	ContainerPipeSize int           // of the pipes of containers' standard streams, in bytes
+
 	// Complaints are words that could not be used, one sentence each. They never stop the agent.
 	Complaints []string
 	// Later are options of Kata Containers that this agent knows and does not act on.
@@ -36,8 +44,7 @@ type Options struct {
 
 // later holds the options of Kata Containers' agent that have no effect here yet, without their prefix.
 var later = map[string]bool{
-	"devmode": true, "log_vport": true, "trace": true, "debug_console_vport": true, "passfd_listener_port": true,
-	"container_pipe_size": true, "hotplug_timeout": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
+	"devmode": true, "trace": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
 	"launch_process_timeout": true, "visible_cdi_devices": true, "config_file": true, "guest_components_rest_api": true,
 	"guest_components_procs": true, "secure_storage_integrity": true, "https_proxy": true, "no_proxy": true, "mem_agent_enable": true,
 	"mem_agent_memcg_disable": true, "mem_agent_memcg_swap": true, "mem_agent_memcg_swappiness_max": true,
@@ -85,6 +92,18 @@ func Parse(commandLine string) Options {
 				complain("1 or 0")
 			}
 			o.DebugConsole = on
+		case name == "agent.debug_console_vport":
+			number(value, maxPort, &o.DebugConsolePort, complain)
+		case name == "agent.log_vport":
+			number(value, maxPort, &o.LogPort, complain)
+		case name == "agent.passfd_listener_port":
+			number(value, maxPort, &o.StreamsPort, complain)
+		case name == "agent.hotplug_timeout":
+			seconds := int64(o.HotplugTimeout / time.Second)
+			number(value, maxSeconds, &seconds, complain)
+			o.HotplugTimeout = time.Duration(seconds) * time.Second
+		case name == "agent.container_pipe_size":
+			number(value, maxPipeSize, &o.ContainerPipeSize, complain)
 		case name == "agent.test_panic":
 			o.TestPanic = value
 		default:
@@ -155,6 +174,23 @@ func boolean(value string, assigned bool) (on, ok bool) {
 	}
 	on, err := strconv.ParseBool(value)
 	return on, err == nil
+}
+
+// Bounds of numbers.
+const (
+	maxPort     = 1<<32 - 2 // the last is VMADDR_PORT_ANY, <linux/vm_sockets.h>
+	maxSeconds  = 24 * 60 * 60
+	maxPipeSize = 1 << 30 // the kernel's own limit is /proc/sys/fs/pipe-max-size
+)
+
+// number reads a whole number from 0 to most. What is none leaves to as it was, and is complained about.
+func number[T int | int64 | uint32](value string, most uint64, to *T, complain func(want string)) {
+	n, err := strconv.ParseUint(value, 10, 64)
+	if err != nil || n > most {
+		complain(fmt.Sprintf("a whole number from 0 to %d", most))
+		return
+	}
+	*to = T(n)
 }
 
 func level(name string) (slog.Level, bool) {

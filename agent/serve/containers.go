@@ -224,6 +224,11 @@ func (f *full) WaitProcess(ctx context.Context, r *katapb.WaitProcessRequest) (*
 	if err != nil {
 		return nil, coded(err)
 	}
+	select {
+	case <-p.Drained(): // what it wrote is on its way to the host before its end is
+	case <-ctx.Done():
+		return nil, coded(ctx.Err())
+	}
 	if r.ExecId != "" && r.ExecId != r.ContainerId {
 		p.Forget()
 	}

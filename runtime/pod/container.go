@@ -187,12 +187,20 @@ func (p *Pod) newProcess(ctx context.Context, id, exec string, s Streams, termin
 		}
 		return proc, ports, nil
 	}
+	ctx, cancel := p.pulse.context(ctx)
+	defer cancel()
 	for i, want := range []bool{s.Stdin, s.Stdout, s.Stderr} {
 		if !want {
 			continue
 		}
 		conn, err := p.vm.Dial(ctx, agentapi.StreamsPort)
 		if err != nil {
+			switch {
+			case p.vm.Why() != nil:
+				err = explain(p.vm.Why())
+			case ctx.Err() != nil:
+				err = context.Cause(ctx)
+			}
 			return nil, ports, errors.Join(fmt.Errorf("connect a stream to the agent: %w", err), proc.Close())
 		}
 		ports[i] = conn.LocalAddr().(*vsock.Addr).Port

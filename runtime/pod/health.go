@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -110,6 +111,9 @@ func (p *Pod) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Res
 	}
 	err := call(ctx, req, resp)
 	if err == nil {
+		if s := status.FromProto(resp.GetStatus()); s.Code() != codes.OK {
+			return &agentError{s}
+		}
 		return nil
 	}
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
@@ -117,9 +121,6 @@ func (p *Pod) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Res
 	}
 	if why := p.vm.Why(); why != nil { // the connection is gone with the guest
 		return explain(why)
-	}
-	if s, ok := status.FromError(err); ok {
-		return &agentError{s}
 	}
 	return err
 }

@@ -1,0 +1,131 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/sandbox"
+)
+
+func (c *checker) user(context.Context) {
+	if uid := c.system().UID; uid != 0 {
+		c.say(Optional, "user", "run it as root to see what the runtime sees", "user %d, not root: what is said of devices and programs holds for this user", uid)
+		return
+	}
+	c.say(OK, "user", "", "root, as the runtime is")
+}
+
+// configuration says each mistake for itself.
+func (c *checker) configuration(context.Context) {
+	const name = "configuration"
+	switch _, absent := errors.AsType[*config.NotFoundError](c.err); {
+	case absent:
+		c.say(Missing, name, fmt.Sprintf(`make one: kata-runtime config --template > %s, and set "guest"`, config.Paths()[0]), "%v", c.err)
+		return
+	case c.err != nil:
+		for _, err := range flatten(c.err) {
+			if mistake, ok := errors.AsType[*config.Error](err); ok {
+				c.say(Missing, name, "correct it; kata-runtime config shows the line", "%s", mistake.Short())
+				continue
+			}
+			c.say(Missing, name, "correct it", "%v", err)
+		}
+		return
+	case c.loaded == nil:
+		c.say(Missing, name, "", "none was given")
+		return
+	}
+	f := c.say(OK, name, "", "%d files, of which %s is the first", len(c.loaded.Files), c.loaded.Files[0])
+	if len(c.loaded.Files) == 1 {
+		f.Fact = c.loaded.Files[0]
+	}
+	f.Details = c.loaded.Files
+	if n := len(c.loaded.Warnings); n > 0 {
+		f := c.say(Optional, name, "kata-runtime config says more; remove what is not needed", "%d warnings, the first is: %s", n, c.loaded.Warnings[0])
+		if n == 1 {
+			f.Fact = oneLine(c.loaded.Warnings[0].String())
+		}
+		for _, w := range c.loaded.Warnings {
+			f.Details = append(f.Details, oneLine(w.String()))
+		}
+	}
+}
+
+// flatten is the errors that were joined.
+func flatten(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		var out []error
+		for _, e := range j.Unwrap() {
+			out = append(out, flatten(e)...)
+		}
+		return out
+	}
+	return []error{err}
+}
+
+const buildGuest = "build one: katabuild build"
+
+// guestFiles reads the manifest, and every file that it names.
+func (c *checker) guestFiles(context.Context) {
+	const name = "guest"
+	c.arch = hostArch()
+	dir := c.cfg.QEMU.Guest
+	if dir == "" {
+		c.say(Missing, name, `set "guest" in [hypervisor.qemu] to the folder that katabuild build made`, "none is configured")
+		return
+	}
+	m, _, err := manifest.Read(dir, "")
+	if err != nil {
+		wayOut := "build it anew; the folder is not what katabuild build left there"
+		if errors.Is(err, fs.ErrNotExist) {
+			wayOut = buildGuest
+		}
+		c.say(Missing, name, wayOut, "%v", err)
+		return
+	}
+	c.guest = m
+	if a, err := arch.Parse(m.Arch); err != nil {
+		c.say(Missing, name, "build a guest for an architecture that this program knows", "%s: %v", dir, err)
+	} else {
+		c.arch = a
+	}
+	var size int64
+	var wrong int
+	var files []string
+	for _, f := range m.Files() {
+		size += f.Size
+		if err := digest.Check(filepath.Join(dir, filepath.FromSlash(f.Path)), f.Digest); err != nil {
+			wrong++
+			c.say(Missing, "guest file "+f.Path, "copy or build the guest anew", "%v", err)
+			continue
+		}
+		files = append(files, fmt.Sprintf("%s %s", f.Path, f.Digest))
+	}
+	if wrong == 0 {
+		f := c.say(OK, name, "", "%s in %s: %s, kernel %s, %d files of %d MB with the right digests", m.Name, dir, m.Arch, m.Kernel.Release, len(files), size/1e6)
+		f.Details = files
+	}
+}
+
+func (c *checker) extensions(context.Context) {
+	for _, e := range c.cfg.QEMU.Extensions {
+		name := "extension " + e.Name
+		if e.Params == nil {
+			if _, err := sandbox.ReadExtension(e.Name + "=" + e.Path); err != nil {
+				c.say(Missing, name, "build it, or take it out of guest_extension_images", "%v", err)
+				continue
+			}
+		} else if _, _, err := digest.File(e.Path); err != nil {
+			c.say(Missing, name, "build it, or take it out of guest_extension_images", "%v", err)
+			continue
+		}
+		c.say(OK, name, "", "%s; its contents are checked in the guest", e.Path)
+	}
+}

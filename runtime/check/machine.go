@@ -1,0 +1,209 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+)
+
+// qemuVersion is the first line of qemu-system-x86_64 --version.
+var qemuVersion = regexp.MustCompile(`QEMU emulator version (\d+)\.(\d+)(\.\d+)?`)
+
+// minQEMU is the oldest major version with what we ask for: memory-backend= of machines on every architecture came in 5.0, vhost-user-vsock in 5.1,
+// the machine microvm with ACPI in 5.2. QEMU's change logs.
+const minQEMU, minQEMUMinor = 5, 2
+
+func (c *checker) qemu(ctx context.Context) {
+	const name = "QEMU"
+	program := c.cfg.QEMU.Path
+	if program == "" {
+		program = c.arch.QEMU
+	}
+	wayOut := "install it (Debian: " + qemuPackage(c.arch.Name) + "), or name one as path in [hypervisor.qemu]"
+	path, err := c.host.Find(program)
+	if err != nil {
+		c.say(Missing, name, wayOut, "%v", err)
+		return
+	}
+	out, err := c.host.Output(ctx, path, "--version")
+	if err != nil {
+		c.say(Missing, name, wayOut, "%s --version: %v: %.200s", path, err, out)
+		return
+	}
+	v := qemuVersion.FindStringSubmatch(string(out))
+	if v == nil {
+		c.say(Missing, name, wayOut, "%s does not say that it is QEMU: %.100q", path, out)
+		return
+	}
+	major, _ := strconv.Atoi(v[1]) // digits; what is too large is large
+	minor, _ := strconv.Atoi(v[2])
+	version := strings.TrimPrefix(v[0], "QEMU emulator version ")
+	if major < minQEMU || major == minQEMU && minor < minQEMUMinor {
+		c.say(Missing, name, wayOut, "%s is version %s, which is older than %d.%d", path, version, minQEMU, minQEMUMinor)
+		return
+	}
+	lacks := c.lacks(ctx, path)
+	if len(lacks) > 0 {
+		c.say(Missing, name, wayOut, "%s, version %s, has no %s", path, version, strings.Join(lacks, ", no "))
+		return
+	}
+	c.say(OK, name, "", "%s, version %s", path, version)
+}
+
+func qemuPackage(arch string) string {
+	switch arch {
+	case "x86_64":
+		return "qemu-system-x86"
+	case "aarch64":
+		return "qemu-system-arm"
+	}
+	return "qemu-system"
+}
+
+// lacks asks QEMU for the machine and the devices of a pod.
+func (c *checker) lacks(ctx context.Context, path string) []string {
+	machine := c.machine()
+	if machine == "" {
+		return nil // it is the guest's, which is another finding
+	}
+	suffix := "-pci"
+	if machine == qemu.MicroVM {
+		suffix = "-device"
+	}
+	var lacks []string
+	if out, err := c.host.Output(ctx, path, "-machine", "help"); err != nil || !hasWord(out, string(machine)) {
+		lacks = append(lacks, fmt.Sprintf("machine %s", machine))
+	}
+	want := []string{"vhost-user-vsock" + suffix, "virtio-rng" + suffix, "virtio-net" + suffix}
+	switch c.cfg.QEMU.SharedFS {
+	case config.SharedVirtioFS:
+		want = append(want, "vhost-user-fs"+suffix)
+	case config.Shared9P:
+		want = append(want, "virtio-9p"+suffix)
+	}
+	out, err := c.host.Output(ctx, path, "-machine", string(machine), "-device", "help")
+	for _, d := range want {
+		if err != nil || !strings.Contains(string(out), `"`+d+`"`) {
+			lacks = append(lacks, "device "+d)
+		}
+	}
+	return lacks
+}
+
+func hasWord(b []byte, w string) bool { return slices.Contains(strings.Fields(string(b)), w) }
+
+// machine is the configuration's, or the manifest's; empty where neither says.
+func (c *checker) machine() qemu.Machine {
+	if c.cfg.QEMU.MachineType != "" {
+		return c.cfg.QEMU.MachineType
+	}
+	if c.guest == nil {
+		return ""
+	}
+	m, err := qemu.ParseMachine(c.guest.Boot.Machine)
+	if err != nil {
+		return ""
+	}
+	return m
+}
+
+func (c *checker) acceleration(context.Context) {
+	const name = "KVM"
+	choice, err := accel.Choose(c.cfg.QEMU.Acceleration, c.system().Accel)
+	switch {
+	case err != nil:
+		c.say(Missing, name, `set acceleration = "auto" to emulate instead, which is many times slower`, "%v", err)
+		return
+	case choice.Accel == accel.KVM:
+		c.say(OK, name, "", "%s", choice.Reason)
+	case c.cfg.QEMU.Acceleration == accel.OnlyTCG:
+		c.say(Optional, name, `set acceleration = "auto" to use KVM where it works`, "not used: %s", choice.Reason)
+	default:
+		c.say(Optional, name, kvmWayOut(c.system().Accel), "%s; pods run, many times slower", choice.Reason)
+	}
+	c.accel = choice.Accel
+}
+
+func kvmWayOut(f accel.Facts) string {
+	switch {
+	case f.GuestArch != f.HostArch:
+		return "build the guest for " + f.HostArch
+	case errors.Is(f.Open, fs.ErrPermission):
+		return "run it as root"
+	case f.Open != nil:
+		return "switch virtualisation on in the firmware and load the module (modprobe kvm_intel or kvm_amd)"
+	case f.HostArch == "x86_64" && !slices.Contains(f.CPUFlags, "vmx") && !slices.Contains(f.CPUFlags, "svm"):
+		return "switch virtualisation on in the firmware; in a virtual machine, nested virtualisation on its host"
+	}
+	return "see the kernel's log (dmesg | grep kvm)"
+}
+
+func (c *checker) vsock(context.Context) {
+	const device = "/dev/vhost-vsock"
+	if err := c.host.Device(device); err != nil {
+		c.say(Optional, "vhost-vsock", "none needed", "%s; the runtime's own back end is used instead", pathless(device, err))
+		return
+	}
+	c.say(OK, "vhost-vsock", "", "%s opens", device)
+}
+
+func pathless(path string, err error) string {
+	var perr *fs.PathError
+	if errors.As(err, &perr) {
+		err = perr.Err
+	}
+	return fmt.Sprintf("%s: %v", path, err)
+}
+
+func (c *checker) memfd(context.Context) {
+	if err := c.system().Memfd; err != nil {
+		c.say(Missing, "memfd", "use a kernel with CONFIG_MEMFD_CREATE, and a seccomp profile that allows memfd_create", "%v", err)
+		return
+	}
+	c.say(OK, "memfd", "", "memory can be sealed and shared")
+}
+
+// memory compares what is free with one guest.
+func (c *checker) memory(context.Context) {
+	need := c.cfg.QEMU.DefaultMemoryMiB
+	if need == 0 && c.guest != nil {
+		need = c.guest.Boot.MemoryMiB
+	}
+	cpus := 0
+	if c.guest != nil {
+		cpus = c.cfg.QEMU.VCPUs(c.guest.Boot.CPUs, runtime.NumCPU())
+	}
+	b, err := c.host.Read("/proc/meminfo")
+	free, ok := meminfo(b, "MemAvailable")
+	switch {
+	case err != nil:
+		c.say(Optional, "memory", "mount /proc", "%v", err)
+	case !ok:
+		c.say(Optional, "memory", "use Linux 3.14 or newer", "/proc/meminfo has no MemAvailable")
+	case need > 0 && free>>20 < int64(need):
+		c.say(Optional, "memory", "lower default_memory, or end something", "%d MiB are available, fewer than the %d MiB of one guest", free>>20, need)
+	default:
+		c.say(OK, "memory", "", "%d MiB are available; a pod without limits has %d MiB and %d CPUs", free>>20, need, cpus)
+	}
+}
+
+// meminfo is a value of /proc/meminfo, in bytes. proc(5): the unit is KiB.
+func meminfo(b []byte, name string) (int64, bool) {
+	for l := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(l, ":"); ok && k == name {
+			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+			return n << 10, err == nil && n >= 0 && n < 1<<50
+		}
+	}
+	return 0, false
+}
