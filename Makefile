@@ -76,6 +76,10 @@ test-boot: ## tests that boot guests in QEMU
 test-e2e: ## tests of the whole way: tampering, killed builds, full disks, offline
 	@sh ci/test.sh e2e
 
+.PHONY: test-containerd
+test-containerd: ## tests that run containers through containerd 1.6 and 2, in guests (as root, in namespaces of their own)
+	@sh ci/test.sh containerd
+
 .PHONY: test-cross
 test-cross: ## build and vet the agent for every architecture
 	@KATABUILD_TEST_CROSS=1 $(GO) test -count=1 ./cmd/kata-agent

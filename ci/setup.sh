@@ -2,7 +2,7 @@
 # Installs what this host lacks to build, boot and test: Debian packages by apt, and Go where it is missing or too old.
 # Run by `make setup`; it changes nothing where nothing is missing.
 #
-# usage: ci/setup.sh [packages|go|tests]   (packages and go without an argument; tests also brings what judges our work in tests)
+# usage: ci/setup.sh [packages|go|tests]   (packages and go without an argument; tests also brings what judges our work in tests, and a containerd)
 set -eu
 
 # The one place that pins Go. go.mod asks for at least this minor version.
@@ -41,6 +41,17 @@ cryptsetup-bin:/usr/sbin/veritysetup
 gdisk:/usr/sbin/sgdisk
 fdisk:/usr/sbin/sfdisk
 attr:/usr/bin/setfattr
+"
+
+# What runs containers on our runtime in tests: a containerd and the runtime it is compared with, networks, and programs for images.
+CONTAINERS="
+containerd:/usr/bin/containerd
+runc:/usr/sbin/runc
+containernetworking-plugins:/usr/lib/cni/bridge
+iptables:/usr/sbin/iptables
+busybox-static:/bin/busybox
+qemu-system-common:/usr/lib/qemu/virtiofsd
+procps:/usr/bin/pgrep
 "
 
 say() { echo "setup: $*" >&2; }
@@ -116,6 +127,6 @@ packages) packages "$PACKAGES" ;;
 go) get_go ;;
 go-path) go_path ;;
 all) packages "$PACKAGES"; get_go ;;
-tests) packages "$PACKAGES $JUDGES"; get_go ;;
+tests) packages "$PACKAGES $JUDGES $CONTAINERS"; get_go ;;
 *) say "usage: ci/setup.sh [packages|go|go-path|tests]"; exit 2 ;;
 esac

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e]; without an argument, what `make check` checks, the network's, boot and e2e: all but
-# the tests that build more kernels than one (kernel), which take an hour.
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|containerd|kubernetes]; without an argument, what `make check` checks, the network's, boot, e2e and
+# containerd: all but the tests that build more kernels than one (kernel), which take an hour, and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
+# Test programs are run in guests, which have no C library.
+export CGO_ENABLED=0
 go=$(sh ci/setup.sh go-path)
 PATH="$(dirname "$(command -v "$go")"):$PATH"
 export PATH GOTOOLCHAIN=local
@@ -24,17 +26,24 @@ source_deb() {
 	export KATABUILD_TEST_KERNEL_SOURCE
 }
 
+# default_guest builds the guest that containers run in, with the agent and the shim.
+default_guest() {
+	make --no-print-directory guest RECIPE=default
+	KATABUILD_TEST_DEFAULT_VMLINUX="$PWD/$out/default/vmlinux"
+	KATABUILD_TEST_GUEST="$PWD/$out/default"
+	export KATABUILD_TEST_DEFAULT_VMLINUX KATABUILD_TEST_GUEST
+}
+
 boot() {
 	guest
+	default_guest
 	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -p 1 -timeout 20m ./runtime/... ./agent/... ./initrd/... ./kernel
 }
 
 kernel() {
 	guest
 	source_deb
-	make --no-print-directory guest RECIPE=default
-	KATABUILD_TEST_DEFAULT_VMLINUX="$PWD/$out/default/vmlinux"
-	export KATABUILD_TEST_DEFAULT_VMLINUX
+	default_guest
 	KATABUILD_TEST_KERNEL=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -p 1 -timeout 80m ./kernel/... ./ci/e2e
 }
 
@@ -44,15 +53,40 @@ e2e() {
 	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e
 }
 
+# as_root runs a command with root's rights, and keeps the environment.
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -E env "PATH=$PATH" "$@"; fi
+}
+
+containerd() {
+	default_guest
+	KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 30m ./ci/containerd/...
+}
+
+kubernetes() {
+	default_guest
+	KATABUILD_TEST_KUBERNETES=1 as_root "$go" test -count=1 -timeout 60m -run Kubernetes ./ci/containerd
+}
+
 case "${1:-all}" in
 boot) boot ;;
 kernel) kernel ;;
 e2e) e2e ;;
+containerd) containerd ;;
+kubernetes) kubernetes ;;
 all)
 	make --no-print-directory check
 	make --no-print-directory test-network
 	boot
-	e2e
+	# Both wait most of the time, for emulated guests; together they take half as long.
+	default_guest
+	log=$(mktemp)
+	trap 'rm -f "$log"' EXIT
+	e2e >"$log" 2>&1 &
+	e2e=$!
+	containerd
+	wait "$e2e" || { cat "$log"; exit 1; }
+	cat "$log"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e]" >&2; exit 2 ;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e|containerd|kubernetes]" >&2; exit 2 ;;
 esac

@@ -25,7 +25,7 @@ import (
 )
 
 // kernel names the variable that holds the path of an x86_64 kernel for boot tests.
-const kernel = "KATABUILD_TEST_VMLINUX"
+const kernel = "KATABUILD_TEST_DEFAULT_VMLINUX"
 
 // bootTimeout is many times what a boot takes under emulation on a busy machine.
 const bootTimeout = 3 * time.Minute

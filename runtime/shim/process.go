@@ -100,7 +100,7 @@ func (p *process) run(q *pod.Process, log *slog.Logger) {
 			if _, err := io.CopyBuffer(onlyWriter{q.Stdin}, onlyReader{p.files.stdin}, make([]byte, copyBuffer)); err != nil {
 				log.Debug("copy input", "container", p.id, "process", p.exec, "err", err)
 			}
-			p.closeStdin()
+			p.endStdin()
 		}()
 	}
 }
@@ -114,8 +114,15 @@ type (
 	onlyWriter struct{ io.Writer }
 )
 
-// closeStdin is the end of file for the process. Calling it again is a no-op.
+// closeStdin is the end of file for the process, after all that was written. Calling it again is a no-op.
 func (p *process) closeStdin() {
+	if p.files.stdin != nil {
+		p.files.stdin.CloseWrite() // the copy comes to its end, and ends the process's
+	}
+}
+
+// endStdin ends it at once. Calling it again is a no-op.
+func (p *process) endStdin() {
 	p.stdin.Do(func() {
 		if p.files.stdin != nil {
 			_ = p.files.stdin.Close() // only read from
@@ -142,7 +149,7 @@ func (p *process) outputDone(d time.Duration) {
 // close takes the streams away.
 func (p *process) close() {
 	p.outputDone(outputTime)
-	p.closeStdin()
+	p.endStdin()
 	if p.guest != nil {
 		_ = p.guest.Close() // a stream cut short on purpose
 	}

@@ -30,13 +30,16 @@ func (s stdio) streams() pod.Streams {
 
 // files are the host's ends of a process's streams. Nil ones lead nowhere.
 type files struct {
-	stdin          io.ReadCloser
+	stdin          *input
 	stdout, stderr io.WriteCloser
 	logger         *logger
 }
 
 func (f *files) close() {
-	for _, c := range []io.Closer{f.stdin, f.stdout, f.stderr} {
+	if f.stdin != nil {
+		_ = f.stdin.Close() // only read from
+	}
+	for _, c := range []io.Closer{f.stdout, f.stderr} {
 		if c != nil {
 			_ = c.Close() // closed already, or of no use any more
 		}
@@ -58,7 +61,11 @@ func (s stdio) open(namespace, id string) (_ files, err error) {
 		s.stderr = "" // a terminal has one stream
 	}
 	if s.stdin != "" {
-		f.stdin = openStdin(s.stdin)
+		in, err := openInput(s.stdin)
+		if err != nil {
+			return f, fmt.Errorf("standard input: %w", err)
+		}
+		f.stdin = in
 	}
 	u, err := url.Parse(s.stdout)
 	if err != nil {
@@ -114,64 +121,34 @@ func openOutput(target string) (io.WriteCloser, error) {
 	return os.OpenFile(p, os.O_RDWR|unix.O_NONBLOCK, 0)
 }
 
-// lazy is a FIFO that is opened for reading when somebody writes; opened before, it would be at its end.
-type lazy struct {
-	path string
+// input is a FIFO that is read. Its own end for writing keeps it from being at its end while nobody writes: clients come and go, and only the end that
+// containerd asks for is one. What was written before that is still read.
+type input struct {
+	*os.File
+	keep *os.File
 	once sync.Once
-
-	opened chan struct{} // closed when f and err are set
-	closed chan struct{}
-	f      *os.File
-	err    error
 }
 
-func openStdin(target string) *lazy {
-	return &lazy{path: strings.TrimPrefix(target, "fifo://"), opened: make(chan struct{}), closed: make(chan struct{})}
+func openInput(target string) (*input, error) {
+	p := strings.TrimPrefix(target, "fifo://")
+	r, err := os.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	w, err := os.OpenFile(p, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return &input{File: r, keep: w}, nil
 }
 
-func (l *lazy) Read(b []byte) (int, error) {
-	l.once.Do(func() {
-		go func() {
-			defer close(l.opened)
-			l.f, l.err = os.OpenFile(l.path, os.O_RDONLY, 0) // waits for a writer
-		}()
-	})
-	select {
-	case <-l.opened:
-	case <-l.closed:
-		return 0, os.ErrClosed
-	}
-	if l.err != nil {
-		return 0, l.err
-	}
-	return l.f.Read(b)
-}
+// CloseWrite ends the input once all others who write have closed it. Calling it again is a no-op.
+func (i *input) CloseWrite() { i.once.Do(func() { _ = i.keep.Close() }) } // nothing was written to it
 
-func (l *lazy) Close() error {
-	select {
-	case <-l.closed:
-		return nil
-	default:
-	}
-	close(l.closed)
-	never := false
-	l.once.Do(func() { never = true; close(l.opened) })
-	if never {
-		return nil
-	}
-	// One that still waits for a writer gets one.
-	if w, err := os.OpenFile(l.path, os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
-		_ = w.Close()
-	}
-	select {
-	case <-l.opened:
-		if l.f != nil {
-			return l.f.Close()
-		}
-	case <-time.After(time.Second):
-		return fmt.Errorf("%s cannot be opened to be closed", l.path)
-	}
-	return nil
+// Close ends it at once.
+func (i *input) Close() error {
+	i.CloseWrite()
+	return i.File.Close()
 }
 
 // logger is a program that takes a container's output. The protocol is that of containerd's logging binaries (core/runtime/v2/README.md, Logging): the

@@ -1,0 +1,185 @@
+//go:build katabuild_containerd
+
+// Package containerd runs what containerd and Kubernetes expect of a runtime, with real containerds and the runtime that the environment names.
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/ci/containerd/daemon"
+	"github.com/katabuild/katabuild/ci/containerd/image"
+	"github.com/katabuild/katabuild/ci/containerd/nest"
+	"github.com/katabuild/katabuild/internal/testenv"
+)
+
+// house is the repository's root.
+const house = "../.."
+
+// asked is the variable that turns these tests on.
+const asked = "KATABUILD_TEST_CONTAINERD"
+
+// runtimeVariable names the runtime handler to test: "kata", the default, or "runc", which proves the tests.
+const runtimeVariable = "KATABUILD_TEST_RUNTIME"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asked) == "" || os.Getuid() != 0 {
+		os.Exit(m.Run())
+	}
+	os.Exit(nest.Run(m.Run))
+}
+
+var root = testenv.Func("root", func() error {
+	if os.Getuid() != 0 {
+		return errors.New("containerd makes mounts, networks and cgroups, which only root may")
+	}
+	return nil
+})
+
+var images = sync.OnceValues(func() (*image.Set, error) {
+	return image.NewSet(context.Background(), filepath.Join(house, "ci/toolbox"))
+})
+
+// setting is one containerd with the runtime under test.
+type setting struct {
+	*daemon.Daemon
+	dir     string // for files of tests
+	handler string // as CRI names it: "runc" or "kata"
+	kind    string // as ctr names it
+	config  string // the runtime's configuration file
+	images  *image.Set
+}
+
+// guest says whether containers run in a virtual machine, which has its own kernel and cgroup version 2.
+func (s *setting) guest() bool { return s.handler != "runc" }
+
+// onEach runs test with each containerd. Nothing may be left when it ends.
+func onEach(t *testing.T, test func(t *testing.T, s *setting)) {
+	testenv.Require(t, testenv.Asked(asked, "test-containerd"), root, testenv.Tool("containerd"), testenv.Tool("runc"),
+		testenv.Tool("go"), testenv.Tool("ip"), testenv.Tool("iptables"))
+	for _, release := range []string{"1.6", "2"} {
+		t.Run("containerd "+release, func(t *testing.T) { on(t, release, test) })
+	}
+}
+
+func on(t *testing.T, name string, test func(t *testing.T, s *setting)) {
+	set, err := images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := releases[name](t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// t.TempDir is long, and a socket's path may have 107 bytes.
+	dir, err := os.MkdirTemp("", "kbt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := set.WriteHosts(dir + "/certs.d"); err != nil {
+		t.Fatal(err)
+	}
+	s := &setting{dir: dir + "/test", handler: "runc", kind: "io.containerd.runc.v2", images: set}
+	cfg := daemon.Config{Release: release, Dir: dir + "/c", Hosts: dir + "/certs.d", Pause: image.Pause, Bridge: "kb" + strings.ReplaceAll(name, ".", ""), Subnet: "10.88.16"}
+	if h := os.Getenv(runtimeVariable); h != "runc" {
+		cfg.Runtime = kata(t, h, dir)
+		s.handler, s.kind, s.config = cfg.Runtime.Handler, cfg.Runtime.Type, cfg.Runtime.Config
+	}
+	for _, d := range []string{s.dir, cfg.Dir} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := nest.Look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Daemon, err = daemon.Start(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("containerd said at last:\n%s", s.Tail(40))
+			if keep := os.Getenv("KATABUILD_TEST_LOGS"); keep != "" {
+				b, _ := os.ReadFile(s.LogFile())
+				_ = os.WriteFile(filepath.Join(keep, strings.ReplaceAll(t.Name(), "/", "-")+".log"), b, 0o644)
+			}
+		}
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+		left, err := nest.LeftSince(before, 10*time.Second)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, l := range left {
+			t.Errorf("left behind: %s", l)
+		}
+		nest.RemoveCgroups()
+	})
+	test(t, s)
+}
+
+// releases finds or builds each containerd.
+var releases = map[string]func(context.Context) (daemon.Release, error){
+	"1.6": func(ctx context.Context) (daemon.Release, error) { return daemon.Distribution(ctx, "/usr/bin") },
+	"2": func(ctx context.Context) (daemon.Release, error) {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return daemon.Release{}, err
+		}
+		return daemon.Built(ctx, filepath.Join(cache, "katabuild-tools"))
+	},
+}
+
+// kata is our runtime with the default guest, as `make build guest` leave them.
+func kata(t *testing.T, handler, dir string) *daemon.Runtime {
+	t.Helper()
+	if handler == "" {
+		handler = "kata"
+	}
+	bin, err := filepath.Abs(filepath.Join(house, "bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest := os.Getenv("KATABUILD_TEST_GUEST")
+	if guest == "" {
+		guest = filepath.Join(filepath.Dir(bin), "out/default")
+	}
+	testenv.Require(t, testenv.Tool("qemu-system-x86_64"),
+		testenv.Func("containerd-shim-kata-v2", func() error {
+			_, err := os.Stat(filepath.Join(bin, "containerd-shim-kata-v2"))
+			return err
+		}),
+		testenv.Func("guest", func() error {
+			_, err := os.Stat(filepath.Join(guest, "manifest.json"))
+			return err
+		}))
+	file := filepath.Join(dir, "configuration.toml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\n", guest), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return &daemon.Runtime{Handler: handler, Type: "io.containerd.kata.v2", Config: file, Path: bin}
+}
+
+// until polls what until it is true, and fails with what was awaited.
+func until(t testing.TB, patience time.Duration, awaited string, what func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !what(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("awaited for %v: %s", patience, awaited)
+		}
+	}
+}

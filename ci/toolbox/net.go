@@ -1,0 +1,36 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"time"
+)
+
+func serve(args []string) error {
+	if len(args) != 2 {
+		return errors.New("serve wants an address and a text")
+	}
+	return http.ListenAndServe(args[0], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			_, _ = io.Copy(w, r.Body)
+			return
+		}
+		_, _ = io.WriteString(w, args[1])
+	}))
+}
+
+func get(args []string) error {
+	if len(args) != 1 {
+		return errors.New("get wants a URL")
+	}
+	c := http.Client{Timeout: 20 * time.Second}
+	r, err := c.Get(args[0])
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	_, err = io.Copy(os.Stdout, r.Body)
+	return err
+}

@@ -1,0 +1,351 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	eventtypes "github.com/containerd/containerd/api/events"
+	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
+	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
+)
+
+func TestAnnotationsSayWhatAContainerIs(t *testing.T) {
+	for _, c := range []struct {
+		a    map[string]string
+		kind Kind
+		id   string
+		err  string
+	}{
+		{nil, Single, "", ""},
+		{map[string]string{"io.kubernetes.cri.container-type": "sandbox"}, Sandbox, "", ""},
+		{map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "p1"}, PodContainer, "p1", ""},
+		{map[string]string{"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "p2"}, PodContainer, "p2", ""},
+		{map[string]string{"io.kubernetes.docker.type": "podsandbox"}, Sandbox, "", ""},
+		{map[string]string{"io.kubernetes.cri.container-type": "container"}, 0, "", "does not say of which pod"},
+		{map[string]string{"io.kubernetes.cri.container-type": "pod"}, 0, "", `want sandbox or container, got "pod"`},
+	} {
+		kind, id, err := KindOf(c.a)
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%v: %v, want %s", c.a, err, c.err)
+			}
+			continue
+		}
+		if kind != c.kind || id != c.id || err != nil {
+			t.Errorf("%v: %v %q %v", c.a, kind, id, err)
+		}
+	}
+}
+
+func TestAPodIsAsLargeAsItsContainersTogether(t *testing.T) {
+	quota, period, limit := int64(150000), uint64(100000), int64(300<<20+1)
+	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}, Memory: &specs.LinuxMemory{Limit: &limit}}
+	single := &specs.Spec{Linux: &specs.Linux{Resources: r}}
+	if s := podSize(single, Single); s != (pod.Size{MilliCPUs: 1500, MemoryMiB: 301}) {
+		t.Errorf("%+v", s)
+	}
+	cri := &specs.Spec{Linux: &specs.Linux{Resources: r}, Annotations: map[string]string{
+		annotationQuota: "200000", annotationPeriod: "100000", annotationMemory: "1073741824",
+	}}
+	if s := podSize(cri, Sandbox); s != (pod.Size{MilliCPUs: 2000, MemoryMiB: 1024}) {
+		t.Errorf("%+v", s)
+	}
+	if s := podSize(&specs.Spec{Annotations: map[string]string{annotationQuota: "-1", annotationMemory: "x"}}, Sandbox); s != (pod.Size{}) {
+		t.Errorf("nothing said: %+v", s)
+	}
+}
+
+func TestSizesOfTmpfs(t *testing.T) {
+	for s, want := range map[string]int64{"65536k": 64 << 20, "64m": 64 << 20, "1G": 1 << 30, "4096": 4096, "": 0, "50%": 0, "k": 0, "-1k": 0, "99999999999999999999g": 0} {
+		if got := bytesOf(s); got != want {
+			t.Errorf("%q: %d, want %d", s, got, want)
+		}
+	}
+}
+
+func TestTheConfigurationsPathComesWithTheCall(t *testing.T) {
+	b, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: "/etc/x.toml"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"runtimeoptions.v1.Options", "containerd.runtimeoptions.v1.Options"} {
+		if p, err := configPath(&anypb.Any{TypeUrl: name, Value: b}); err != nil || p != "/etc/x.toml" {
+			t.Errorf("%s: %q, %v", name, p, err)
+		}
+	}
+	if p, err := configPath(nil); p != "" || err != nil {
+		t.Error(p, err)
+	}
+	if _, err := configPath(&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: b}); err == nil || !strings.Contains(err.Error(), "containerd.runc.v1.Options") {
+		t.Error(err)
+	}
+	if _, err := configPath(&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}); err == nil {
+		t.Error("bytes that are no message are read")
+	}
+}
+
+func TestOnePodHasOneSocket(t *testing.T) {
+	a := SocketPath("/s", "/run/containerd/containerd.sock", "k8s.io", "p1")
+	if a != SocketPath("/s", "/run/containerd/containerd.sock", "k8s.io", "p1") || len(a) > 107 {
+		t.Error(a)
+	}
+	for _, b := range []string{SocketPath("/s", "/other", "k8s.io", "p1"), SocketPath("/s", "/run/containerd/containerd.sock", "moby", "p1"), SocketPath("/s", "/run/containerd/containerd.sock", "k8s.io", "p2")} {
+		if a == b {
+			t.Error("two pods have one socket")
+		}
+	}
+}
+
+func TestStatisticsHaveTheHostsForm(t *testing.T) {
+	r := &katapb.StatsContainerResponse{
+		CgroupStats: &katapb.CgroupStats{
+			CpuStats: &katapb.CpuStats{CpuUsage: &katapb.CpuUsage{TotalUsage: 5000, UsageInUsermode: 3000}, ThrottlingData: &katapb.ThrottlingData{Periods: 2}},
+			MemoryStats: &katapb.MemoryStats{
+				Usage: &katapb.MemoryData{Usage: 100, Limit: 200}, Cache: 30, Stats: map[string]uint64{"anon": 60, "pgfault": 7, "inactive_file": 8, "oom_kill": 1},
+			},
+			PidsStats: &katapb.PidsStats{Current: 3},
+			BlkioStats: &katapb.BlkioStats{IoServiceBytesRecursive: []*katapb.BlkioStatsEntry{
+				{Major: 254, Op: "Read", Value: 11}, {Major: 254, Op: "Write", Value: 12},
+			}},
+		},
+		NetworkStats: []*katapb.NetworkStats{{Name: "eth0", RxBytes: 9}},
+	}
+	a, err := metrics(r, false)
+	if err != nil || a.TypeUrl != "io.containerd.cgroups.v1.Metrics" {
+		t.Fatal(a.GetTypeUrl(), err)
+	}
+	var one v1.Metrics
+	if err := proto.Unmarshal(a.Value, &one); err != nil {
+		t.Fatal(err)
+	}
+	if one.CPU.Usage.Total != 5000 || one.Memory.Usage.Usage != 100 || one.Memory.Usage.Limit != 200 || one.Memory.RSS != 60 || one.Memory.Cache != 30 ||
+		one.Memory.TotalInactiveFile != 8 || one.Memory.InactiveFile != 8 || one.Memory.PgFault != 7 || one.Pids.Current != 3 || one.MemoryOomControl.OomKill != 1 ||
+		len(one.Blkio.IoServiceBytesRecursive) != 2 || one.Network[0].RxBytes != 9 {
+		t.Errorf("%v", &one)
+	}
+	if a, err = metrics(r, true); err != nil || a.TypeUrl != "io.containerd.cgroups.v2.Metrics" {
+		t.Fatal(a.GetTypeUrl(), err)
+	}
+	var two v2.Metrics
+	if err := proto.Unmarshal(a.Value, &two); err != nil {
+		t.Fatal(err)
+	}
+	if two.CPU.UsageUsec != 5 || two.CPU.UserUsec != 3 || two.CPU.NrPeriods != 2 || two.Memory.Usage != 100 || two.Memory.Anon != 60 || two.Memory.InactiveFile != 8 ||
+		two.Io.Usage[0].Rbytes != 11 || two.Io.Usage[0].Wbytes != 12 || two.MemoryEvents.OomKill != 1 {
+		t.Errorf("%v", &two)
+	}
+}
+
+// fifo makes a FIFO.
+func fifo(t *testing.T, name string) string {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), name)
+	if err := unix.Mkfifo(p, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestOutputWaitsForAReaderAndEnds(t *testing.T) {
+	p := fifo(t, "out")
+	f, err := (stdio{stdout: p}).open("ns", "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.stdout.Write([]byte("before anybody reads")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := os.Open(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	f.close()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "before anybody reads" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestInputEndsWhenContainerdSaysSoAndNotBefore(t *testing.T) {
+	p := fifo(t, "in")
+	f, err := (stdio{stdin: p}).open("ns", "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	go func() { b, _ := io.ReadAll(f.stdin); got <- string(b) }()
+	// One client goes, another comes; the last has written more than was read when the end is asked for.
+	rest := strings.Repeat("x", 40000)
+	var last *os.File
+	for _, s := range []string{"hello, ", rest} {
+		w, err := os.OpenFile(p, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.WriteString(s)
+		if last != nil {
+			last.Close()
+		}
+		last = w
+	}
+	f.stdin.CloseWrite()
+	f.stdin.CloseWrite()
+	last.Close()
+	if s := <-got; s != "hello, "+rest {
+		t.Errorf("%d bytes", len(s))
+	}
+	f.close()
+}
+
+func TestInputThatNobodyWritesCanBeClosed(t *testing.T) {
+	f, err := (stdio{stdin: fifo(t, "in")}).open("ns", "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { _, err := f.stdin.Read(make([]byte, 1)); ended <- err }()
+	time.Sleep(20 * time.Millisecond)
+	if err := f.stdin.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("it reads on")
+	}
+}
+
+func TestALoggerGetsBothStreams(t *testing.T) {
+	testenv.Require(t, testenv.Tool("sh"))
+	dir := t.TempDir()
+	program := filepath.Join(dir, "logger")
+	script := "#!/bin/sh\nexec 5>&-\ncat <&3 >" + dir + "/out\ncat <&4 >" + dir + "/err\necho \"$CONTAINER_ID $CONTAINER_NAMESPACE $*\" >" + dir + "/who\n"
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	u := "binary://" + program + "?b=2&a=1"
+	f, err := (stdio{stdout: u, stderr: u}).open("ns", "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(f.stdout, "to out")
+	io.WriteString(f.stderr, "to err")
+	f.close()
+	for name, want := range map[string]string{"out": "to out", "err": "to err", "who": "c1 ns a 1 b 2\n"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+	if _, err := (stdio{stdout: "binary:///no/such/logger"}).open("ns", "c1"); err == nil || !strings.Contains(err.Error(), "/no/such/logger") {
+		t.Error(err)
+	}
+}
+
+func TestAFileGetsLinesOfBothStreams(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "new", "log")
+	u := "file://" + p
+	f, err := (stdio{stdout: u, stderr: u}).open("ns", "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(f.stdout, "one\n")
+	io.WriteString(f.stderr, "two\n")
+	io.WriteString(f.stdout, "three\n")
+	f.close()
+	if b, err := os.ReadFile(p); err != nil || string(b) != "one\ntwo\nthree\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// containerd takes events, and refuses the first tries.
+type containerd struct {
+	mu     sync.Mutex
+	refuse int
+	topics []string
+}
+
+func (c *containerd) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refuse > 0 {
+		c.refuse--
+		return nil, errors.New("not now")
+	}
+	c.topics = append(c.topics, r.Envelope.Namespace+r.Envelope.Topic+" "+r.Envelope.Event.TypeUrl)
+	return &emptypb.Empty{}, nil
+}
+
+func TestEventsArriveInOrderAlsoWhenContainerdIsNotReady(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &containerd{refuse: 1}
+	eventsapi.RegisterTTRPCEventsService(srv, c)
+	go srv.Serve(t.Context(), l)
+	defer srv.Close()
+	p := newPublisher("ns", Publish{Address: path}, slog.New(slog.DiscardHandler))
+	p.send(topicCreate, &eventtypes.TaskCreate{ContainerID: "c1"})
+	p.send(topicStart, &eventtypes.TaskStart{ContainerID: "c1"})
+	p.close()
+	if got := strings.Join(c.topics, ", "); got != "ns/tasks/create containerd.events.TaskCreate, ns/tasks/start containerd.events.TaskStart" {
+		t.Error(got)
+	}
+}
+
+func TestEventsGoThroughAProgramWhereThereIsNoSocket(t *testing.T) {
+	testenv.Require(t, testenv.Tool("sh"))
+	out := filepath.Join(t.TempDir(), "out")
+	p := newPublisher("ns", Publish{Command: []string{"/bin/sh", "-c", `cat >` + out + `; echo "$@" >>` + out, "sh", "publish"}}, slog.New(slog.DiscardHandler))
+	p.send(topicStart, &eventtypes.TaskStart{ContainerID: "c1", Pid: 7})
+	p.close()
+	b, err := os.ReadFile(out)
+	if err != nil || !strings.HasSuffix(string(b), "publish --topic /tasks/start --namespace ns\n") || !strings.Contains(string(b), "containerd.events.TaskStart") {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestHooksGetTheStateAndTheirErrorsAreNamed(t *testing.T) {
+	testenv.Require(t, testenv.Tool("sh"))
+	out := filepath.Join(t.TempDir(), "out")
+	one := 1
+	spec := &specs.Spec{Hooks: &specs.Hooks{
+		Prestart:      []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat >" + out + "; echo $A >>" + out}, Env: []string{"A=b"}}},
+		CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo the reason >&2; exit 3"}}},
+	}}
+	err := runHooks(t.Context(), spec, "c1", "/b", 42)
+	if err == nil || !strings.Contains(err.Error(), "hook /bin/sh: exit status 3: the reason") {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(out); err != nil || !strings.Contains(string(b), `"pid":42`) || !strings.HasSuffix(string(b), "b\n") {
+		t.Errorf("%q, %v", b, err)
+	}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 60"}, Timeout: &one}}}
+	if err := runHooks(t.Context(), spec, "c1", "/b", 42); err == nil || !strings.Contains(err.Error(), "not done within 1s") {
+		t.Error(err)
+	}
+}
