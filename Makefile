@@ -30,6 +30,16 @@ build: ## build katabuild, kata-runtime, the shim and the agent into bin/
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
 	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
 
+PREFIX ?= /usr/local
+DESTDIR ?=
+.PHONY: install
+install: ## install the runtime and the guest in out/ for containerd on this host (as root): shim, kata-runtime, configuration
+	@test -e $(OUT)/$(RECIPE)/manifest.json || { echo "no guest in $(OUT)/$(RECIPE): run make guest first"; exit 1; }
+	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE) $(DESTDIR)/etc/kata-containers
+	@install -m 0755 bin/containerd-shim-kata-v2 bin/kata-runtime $(DESTDIR)$(PREFIX)/bin
+	@install -m 0644 $(OUT)/$(RECIPE)/* $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE)
+	@test -e $(DESTDIR)/etc/kata-containers/configuration.toml || printf '[hypervisor.qemu]\nguest = "/usr/share/katabuild/guests/$(RECIPE)"\n' > $(DESTDIR)/etc/kata-containers/configuration.toml
+
 .PHONY: demo
 demo: ## from nothing to a running guest that proves what it is: set up, build, boot, verdict
 	@sh ci/setup.sh

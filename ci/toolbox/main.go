@@ -33,6 +33,8 @@ var words = map[string]struct {
 	"shm":      {"shm put KEY TEXT | shm get KEY: a System V shared memory segment", shm},
 	"winsize":  {"winsize: print the terminal's rows and columns, and again after each SIGWINCH", winsize},
 	"spin":     {"spin SECONDS: use one CPU", spin},
+	"disk":     {"disk DIR MIB: microseconds to write, to read, and to look at 300 files", disk},
+	"wire":     {"wire ADDRESS: a TCP server whose connections echo, send or swallow", wire},
 }
 
 func main() {

@@ -27,16 +27,33 @@ var ErrSilent = errors.New("the agent in the guest does not answer")
 
 // pulse knows whether the agent answers.
 type pulse struct {
-	mu     sync.Mutex
-	silent chan struct{} // closed while the agent is silent; guarded by mu
+	mu     sync.Mutex    // guards what follows
+	silent chan struct{} // closed while the agent is silent
+	why    error         // what requests fail with: ErrSilent, unless the pod is lost
+	lost   bool          // for good
 }
 
-func newPulse() *pulse { return &pulse{silent: make(chan struct{})} }
+func newPulse() *pulse { return &pulse{silent: make(chan struct{}), why: ErrSilent} }
 
 // set says how the agent is.
 func (p *pulse) set(answers bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.lost {
+		return
+	}
+	p.setLocked(answers)
+}
+
+// lose has requests fail with why from here on.
+func (p *pulse) lose(why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost, p.why = true, why
+	p.setLocked(false)
+}
+
+func (p *pulse) setLocked(answers bool) {
 	select {
 	case <-p.silent:
 		if answers {
@@ -49,7 +66,7 @@ func (p *pulse) set(answers bool) {
 	}
 }
 
-// context ends with ErrSilent as its cause when the agent is silent.
+// context ends when the agent is silent, with why as its cause.
 func (p *pulse) context(ctx context.Context) (context.Context, context.CancelFunc) {
 	p.mu.Lock()
 	silent := p.silent
@@ -59,7 +76,10 @@ func (p *pulse) context(ctx context.Context) (context.Context, context.CancelFun
 	go func() {
 		select {
 		case <-silent:
-			cancel(ErrSilent)
+			p.mu.Lock()
+			why := p.why
+			p.mu.Unlock()
+			cancel(why)
 		case <-done:
 		}
 	}()
@@ -74,6 +94,8 @@ func (p *Pod) watch(ctx context.Context) {
 			return
 		case <-p.vm.Done():
 			return
+		case <-p.sick:
+			return
 		case <-time.After(healthEvery):
 		}
 		late := time.AfterFunc(silentAfter, func() {
@@ -87,13 +109,54 @@ func (p *Pod) watch(ctx context.Context) {
 			p.pulse.set(true)
 		}
 		if err != nil && ctx.Err() == nil && p.vm.Why() == nil {
-			p.sickErr = fmt.Errorf("%w: %w", ErrSilent, err)
-			p.pulse.set(false)
-			close(p.sick)
+			p.lose(fmt.Errorf("%w: %w", ErrSilent, err))
 			return
 		}
 	}
 }
+
+// lose gives the pod up: why is the first reason given.
+func (p *Pod) lose(why error) {
+	p.lost.Do(func() {
+		p.sickErr = why
+		p.pulse.lose(why)
+		close(p.sick)
+	})
+}
+
+// watchFS gives the pod up when the program that shares its files ends, until ctx does: the guest waits for it in vain, and cannot be given another.
+func (p *Pod) watchFS(ctx context.Context) {
+	select {
+	case <-p.fs.Done():
+	case <-ctx.Done():
+		return
+	}
+	// It ends with QEMU too, whose reason is the better one.
+	select {
+	case <-time.After(fsGrace):
+	case <-ctx.Done():
+		return
+	}
+	p.lose(fsGone(p.fs.ExitError(), strings.TrimSpace(p.fs.Stderr())))
+}
+
+// fsGone is one line of how virtiofsd ended and what it said at last; it talks when nothing is wrong too.
+func fsGone(err error, said string) error {
+	how := "it ended"
+	if err != nil {
+		how = strings.TrimSuffix(err.Error(), ": "+said)
+	}
+	if said != "" {
+		how += "; its last words: " + said[strings.LastIndexByte(said, '\n')+1:]
+	}
+	return fmt.Errorf("the program that serves the pod's files is gone: %s", how)
+}
+
+// endGrace is how much later than the end of the agent's connection QEMU's may be seen.
+const endGrace = time.Second
+
+// fsGrace is how much later than virtiofsd's end QEMU's may be seen.
+const fsGrace = 300 * time.Millisecond
 
 // waits are the calls that take as long as they take: they wait for something in the guest.
 var waits = []string{"/WaitProcess", "/ReadStdout", "/ReadStderr", "/WriteStdin", "/GetOOMEvent", "/Check"}
@@ -118,6 +181,13 @@ func (p *Pod) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Res
 	}
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 		return cause
+	}
+	if errors.Is(err, ttrpc.ErrClosed) {
+		// QEMU's end may be seen a moment after that of its connections, and is the better reason.
+		select {
+		case <-p.vm.Done():
+		case <-time.After(endGrace):
+		}
 	}
 	if why := p.vm.Why(); why != nil { // the connection is gone with the guest
 		return explain(why)

@@ -115,8 +115,9 @@ type Pod struct {
 	stop    func() error
 	cancel  context.CancelFunc // ends what runs beside
 	wg      sync.WaitGroup
-	sick    chan struct{} // closed when the agent no longer answers
+	sick    chan struct{} // closed when the pod is given up
 	sickErr error         // why; set before sick is closed
+	lost    sync.Once     // of lose
 }
 
 // Start boots the guest of a pod and gets it ready for containers. When it fails nothing is left.
@@ -138,9 +139,27 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	}
 	defer func() {
 		if err != nil {
+			select {
+			case <-p.sick:
+				if !errors.Is(err, p.sickErr) {
+					err = fmt.Errorf("%w (%w)", p.sickErr, err)
+				}
+			default:
+			}
 			err = errors.Join(err, p.stop())
 		}
 	}()
+	beside, end := context.WithCancel(context.Background())
+	p.cancel = end
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.wg.Go(func() {
+		select {
+		case <-p.sick:
+			cancel(p.sickErr)
+		case <-ctx.Done():
+		}
+	})
 	if err := p.joinCgroup(o.Cgroup); err != nil {
 		return nil, err
 	}
@@ -148,9 +167,16 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.fs != nil {
+		p.wg.Go(func() { p.watchFS(beside) })
+	}
 	if p.vm, err = sandbox.Start(ctx, cfg); err != nil {
 		return nil, explain(err)
 	}
+	p.wg.Go(func() {
+		<-p.vm.Done()
+		p.pulse.lose(explain(p.vm.Why())) // nobody waits for answers that cannot come
+	})
 	if err := p.note(func(r *Record) { r.QEMU = processOf(p.vm.PID()); r.Command = p.vm.Argv() }); err != nil {
 		return nil, err
 	}
@@ -166,8 +192,6 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if err := p.introduce(ctx, o); err != nil {
 		return nil, err
 	}
-	beside, cancel := context.WithCancel(context.Background())
-	p.cancel = cancel
 	p.wg.Go(func() { p.watch(beside) })
 	return p, p.note(func(r *Record) { r.State = Running })
 }
@@ -177,12 +201,17 @@ func (p *Pod) joinCgroup(parent string) error {
 	if parent == "" {
 		return nil
 	}
+	if dirs, err := cgroup.Dirs(parent, p.id); err == nil { // Join says why not
+		if err := p.note(func(r *Record) { r.Cgroup = append(r.Cgroup, dirs...) }); err != nil {
+			return err
+		}
+	}
 	g, err := cgroup.Join(parent, p.id)
 	if err != nil {
 		p.log.Warn("the pod's processes are not, or not wholly, in a control group of their own", "err", err)
 	}
 	p.cgroup = g
-	return p.note(func(r *Record) { r.Cgroup = append(r.Cgroup, g.Dirs...) })
+	return p.note(func(r *Record) { r.Cgroup = append([]string{}, g.Dirs...) })
 }
 
 // guest is what is booted.
@@ -295,14 +324,14 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 	if o.Netns == "" || model == config.NetworkNone {
 		return nil
 	}
-	n, err := network.Attach(ctx, network.Options{Netns: o.Netns, Model: network.Model(model), Log: p.log})
+	note := func(link string) error {
+		return p.note(func(r *Record) { r.Netns = o.Netns; r.Links = append(r.Links, link) })
+	}
+	n, err := network.Attach(ctx, network.Options{Netns: o.Netns, Model: network.Model(model), Log: p.log, Note: note})
 	if err != nil {
 		return err
 	}
 	p.net = n
-	if err := p.note(func(r *Record) { r.Netns = o.Netns; r.Links = n.Links() }); err != nil {
-		return err
-	}
 	for _, e := range n.Endpoints() {
 		cfg.NICs = append(cfg.NICs, sandbox.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
 	}
@@ -481,7 +510,7 @@ func (p *Pod) UpdateNetwork(ctx context.Context) error {
 // Done is closed when the guest has ended.
 func (p *Pod) Done() <-chan struct{} { return p.vm.Done() }
 
-// Sick is closed when the agent no longer answers.
+// Sick is closed when the pod is of no use any more: its agent does not answer, or its files are gone.
 func (p *Pod) Sick() <-chan struct{} { return p.sick }
 
 // Why is why the guest ended or is of no use any more; nil while it is well.
@@ -526,7 +555,7 @@ func (p *Pod) stopOnce() error {
 	if p.agent != nil {
 		// The guest's disks are read-only and its shared files are the host's: nothing is lost when it does not answer.
 		ctx, cancel := context.WithTimeout(context.Background(), endTime)
-		if p.vm.Why() == nil && p.sickErr == nil {
+		if p.Why() == nil {
 			if _, err := p.service.DestroySandbox(ctx, &katapb.DestroySandboxRequest{}); err != nil {
 				p.log.Debug("end the sandbox in the guest", "err", err)
 			}
@@ -549,7 +578,10 @@ func (p *Pod) stopOnce() error {
 	if p.share != nil {
 		errs = append(errs, p.share.Close())
 	}
-	return errors.Join(append(errs, p.cgroup.Leave(), p.end())...)
+	if err := errors.Join(append(errs, p.cgroup.Leave())...); err != nil {
+		return err // the record stays, for Clean
+	}
+	return p.end()
 }
 
 // explain puts the reason into one line: the console's last words are in the log, where there is room.

@@ -32,7 +32,10 @@ func SizeOf(r *specs.LinuxResources) Size {
 const maxSizeMiB = 1 << 22
 
 func mebibytes(bytes int64) int {
-	mib := (bytes + 1<<20 - 1) >> 20
+	mib := bytes >> 20
+	if bytes&(1<<20-1) != 0 {
+		mib++
+	}
 	if mib > maxSizeMiB {
 		return 0
 	}

@@ -1,0 +1,280 @@
+package pod
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/golden"
+	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func record() *Record {
+	return &Record{
+		Version: RecordVersion, ID: "p1", State: Running, Created: "2026-11-24T12:00:00Z", Guest: "/srv/guest",
+		Shim: HostProcess{10, 100}, QEMU: HostProcess{11, 101}, Command: []string{"qemu-system-x86_64", "-S"}, Netns: "/var/run/netns/x",
+		Links: []string{"eth0 kbtap0"}, Share: true, Cgroup: []string{"/sys/fs/cgroup/kata_p1"}, Containers: []string{"p1"},
+		Verdict:     &verdict.Verdict{Version: 1, Guest: "g", Manifest: digest.Of([]byte("m")), Result: verdict.Attested, Claims: []verdict.Claim{{Name: "init", Want: "a", Got: "a", Met: true}}},
+		Annotations: map[string]string{"a": "b"},
+	}
+}
+
+func TestTheRecordIsCanonical(t *testing.T) {
+	b, err := paper.Encode(record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "state.json", b)
+	got, err := DecodeRecord(b)
+	if err != nil || !reflect.DeepEqual(got, record()) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for what, change := range map[string][2]string{
+		"another version": {`"version": 1`, `"version": 2`}, "an unknown field": {`"netns"`, `"nets"`}, "cut": {"}\n", ""},
+	} {
+		if _, err := DecodeRecord([]byte(strings.Replace(string(b), change[0], change[1], 1))); err == nil {
+			t.Errorf("%s is read", what)
+		}
+	}
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	b, err := paper.Encode(record())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := DecodeRecord(b)
+		if err != nil {
+			return
+		}
+		if again, err := paper.Encode(r); err != nil || string(again) != string(b) {
+			t.Errorf("%q, %v", again, err)
+		}
+	})
+}
+
+func TestIdsThatWouldLeadElsewhereAreRefused(t *testing.T) {
+	for _, id := range []string{"", "a", "..", "../x", "a/b", "-x", "a b", strings.Repeat("a", maxID+1)} {
+		if CheckID(id) == nil {
+			t.Errorf("%q is an id", id)
+		}
+		if err := Clean(Dirs{State: t.TempDir()}, id); err == nil {
+			t.Errorf("%q is cleaned up after", id)
+		}
+	}
+	if err := CheckID(strings.Repeat("0123456789abcdef", 4)); err != nil {
+		t.Error(err)
+	}
+	// The longest socket of the longest id has a path that fits: sun_path of <linux/un.h> has 108 bytes, one of them a NUL.
+	if n := len(VsockSocket(Dirs{}, strings.Repeat("a", maxID))); n > 107 {
+		t.Errorf("a path of %d bytes", n)
+	}
+}
+
+func TestCleanEndsExactlyTheProcessesOfTheRecord(t *testing.T) {
+	testenv.Require(t, testenv.Tool("sleep"))
+	start := func() *exec.Cmd {
+		c := exec.Command("sleep", "600")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+		return c
+	}
+	ours, other := start(), start()
+	ended := make(chan error, 1)
+	go func() { ended <- ours.Wait() }()
+	d := Dirs{State: t.TempDir(), Share: t.TempDir()}
+	r := record()
+	r.QEMU = processOf(ours.Process.Pid)
+	r.VirtioFSD = HostProcess{other.Process.Pid, 1} // its number was another's once
+	r.Netns, r.Cgroup = "", []string{filepath.Join(t.TempDir(), "kata_p1")}
+	b, err := paper.Encode(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(d.State, "p1")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, recordFile), b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := List(d); err != nil || !slices.Equal(ids, []string{"p1"}) {
+		t.Error(ids, err)
+	}
+	if err := Clean(d, "p1"); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the record's process still runs")
+	}
+	if !processOf(other.Process.Pid).Alive() {
+		t.Error("a process that only has the number was killed")
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if err := Clean(d, "p1"); err != nil {
+		t.Error("again:", err)
+	}
+	// One that cannot be read is left for a person.
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, recordFile), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Clean(d, "p1"); err == nil || !strings.Contains(err.Error(), "by hand") {
+		t.Error(err)
+	}
+}
+
+func TestWhatIsOfTheHostAloneStaysThere(t *testing.T) {
+	quota, limit := int64(1), int64(2)
+	s := &specs.Spec{
+		Hostname: "h", Root: &specs.Root{Path: "rootfs", Readonly: true},
+		Process: &specs.Process{Args: []string{"sh"}, SelinuxLabel: "x", ApparmorProfile: "y"},
+		Hooks:   &specs.Hooks{Poststop: []specs.Hook{{Path: "/hook"}}},
+		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc"}},
+		Linux: &specs.Linux{
+			CgroupsPath: "/kubepods/x", MountLabel: "z", Seccomp: &specs.LinuxSeccomp{},
+			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "network", Path: "/n"}, {Type: "ipc", Path: "/i"}, {Type: "mount"}, {Type: "cgroup"}},
+			Resources: &specs.LinuxResources{
+				Devices: []specs.LinuxDeviceCgroup{{}}, CPU: &specs.LinuxCPU{Quota: &quota, Cpus: "0-3", Mems: "0"}, Memory: &specs.LinuxMemory{Limit: &limit},
+				BlockIO: &specs.LinuxBlockIO{}, Network: &specs.LinuxNetwork{},
+			},
+		},
+	}
+	before, _ := json.Marshal(s)
+	g := guestSpec(s, true)
+	if after, _ := json.Marshal(s); string(after) != string(before) {
+		t.Errorf("the caller's specification became %s", after)
+	}
+	b, _ := json.Marshal(g)
+	want := `{"ociVersion":"","process":{"user":{"uid":0,"gid":0},"args":["sh"],"cwd":""},"root":{"path":"rootfs","readonly":true},"hostname":"h",` +
+		`"linux":{"resources":{"memory":{"limit":2},"cpu":{"quota":1}},"namespaces":[{"type":"ipc"},{"type":"mount"}],"seccomp":{"defaultAction":""}}}`
+	if string(b) != want {
+		t.Errorf("%s\nwant %s", b, want)
+	}
+	if guestSpec(s, false).Linux.Seccomp != nil {
+		t.Error("a profile is sent where none is wanted")
+	}
+}
+
+func TestVolumesOfTheKubelet(t *testing.T) {
+	for path, want := range map[string]string{
+		"/var/lib/kubelet/pods/u/volumes/kubernetes.io~configmap/cfg": "kubernetes.io~configmap",
+		"/x/pods/u/volumes/kubernetes.io~empty-dir/tmp/":              "kubernetes.io~empty-dir",
+		"/x/pods/u/volumes/kubernetes.io~configmap":                   "",
+		"/srv/data": "",
+		"/":         "",
+	} {
+		if got := plugin(path); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	for in, want := range map[string]string{"ro rprivate": "rbind ro rprivate", "rbind rslave rw": "rbind rw", "bind": "bind", "": "rbind"} {
+		if got := strings.Join(guestOptions(strings.Fields(in)), " "); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	a, err := volumeName("c1", "/etc/hosts")
+	b, err2 := volumeName("c1", "/etc/hosts")
+	if err != nil || err2 != nil || a == b || !strings.HasPrefix(a, "c1-") || !strings.HasSuffix(a, "-hosts") {
+		t.Error(a, b, err, err2)
+	}
+}
+
+func TestADiskIsNotMountedByTheHost(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		m    share.Mount
+		disk bool
+	}{
+		{share.Mount{Type: "ext4", Source: file, Options: []string{"loop", "ro"}}, true},
+		{share.Mount{Type: "ext4", Source: file}, false},
+		{share.Mount{Type: "overlay", Source: file, Options: []string{"loop"}}, false},
+		{share.Mount{Type: "ext4", Source: file + "x", Options: []string{"loop"}}, false},
+	} {
+		if _, ok := diskOf(c.m); ok != c.disk {
+			t.Errorf("%+v: %v", c.m, ok)
+		}
+	}
+}
+
+func TestAMachineHasRoomForWhatItsContainersMayUse(t *testing.T) {
+	for _, c := range []struct {
+		size     Size
+		cpus, mb int
+	}{{Size{}, 1, 256}, {Size{MilliCPUs: 1, MemoryMiB: 100}, 2, 356}, {Size{MilliCPUs: 2000}, 3, 256}, {Size{MilliCPUs: 64000}, 4, 256}} {
+		cfg := sandbox.Config{CPUs: 1, MemoryMiB: 256}
+		c.size.add(&cfg, 4)
+		if cfg.CPUs != c.cpus || cfg.MemoryMiB != c.mb {
+			t.Errorf("%+v: %d CPUs, %d MiB", c.size, cfg.CPUs, cfg.MemoryMiB)
+		}
+	}
+	huge := int64(9223372036854771712) // what version 1 of control groups says for none
+	if s := SizeOf(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &huge}}); s.MemoryMiB != 0 {
+		t.Errorf("no limit is %d MiB", s.MemoryMiB)
+	}
+}
+
+func TestAPodWithoutAGuestSaysWhatToSet(t *testing.T) {
+	c := config.Default()
+	d := Dirs{State: t.TempDir(), Share: t.TempDir()}
+	if _, err := Start(t.Context(), Options{ID: "p1", Config: &c, Dirs: d}); err == nil || !strings.Contains(err.Error(), `set "guest"`) {
+		t.Error(err)
+	}
+	c.QEMU.Guest = "/no/such/guest"
+	if _, err := Start(t.Context(), Options{ID: "p1", Config: &c, Dirs: d}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "/no/such/guest") {
+		t.Error(err)
+	}
+	if list, err := os.ReadDir(d.State); err != nil || len(list) > 0 {
+		t.Errorf("left: %v, %v", list, err)
+	}
+}
+
+func TestSilenceEndsRequestsAndIsForgiven(t *testing.T) {
+	p := newPulse()
+	ctx, cancel := p.context(t.Context())
+	defer cancel()
+	p.set(false)
+	p.set(false)
+	<-ctx.Done()
+	if ctx2, cancel := p.context(t.Context()); true {
+		defer cancel()
+		select {
+		case <-ctx2.Done():
+		case <-time.After(5 * time.Second):
+			t.Error("a request begins while the agent is silent")
+		}
+	}
+	p.set(true)
+	ctx3, cancel3 := p.context(t.Context())
+	if ctx3.Err() != nil {
+		t.Error(ctx3.Err())
+	}
+	cancel3()
+	cancel3()
+	if s := fmt.Sprint(ErrSilent); !strings.Contains(s, "does not answer") {
+		t.Error(s)
+	}
+}
