@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // prefix begins the name of a pod's group, as with Kata Containers.
@@ -55,6 +56,23 @@ func expandSlice(slice string) string {
 		}
 	}
 	return path
+}
+
+// Dirs are the groups of the pod id that Join would make, without parents: what to remove after a process that was killed while it joined.
+func Dirs(parent, id string) ([]string, error) {
+	return groups("/proc/self/mountinfo", "/proc/self/cgroup", parent, id)
+}
+
+func groups(mountinfo, self, parent, id string) ([]string, error) {
+	places, err := readPlaces(mountinfo, self)
+	if err != nil {
+		return nil, fmt.Errorf("control groups: %w", err)
+	}
+	var out []string
+	for _, p := range places {
+		out = append(out, filepath.Join(p.mount, parent, prefix+id))
+	}
+	return out, nil
 }
 
 // Join makes the group of the pod id below parent, and moves this process into it, so that its children are born there. It returns what was done,
@@ -139,12 +157,23 @@ func (g *Group) Leave() error {
 	return errors.Join(errs...)
 }
 
+// A killed process leaves its group a moment after whoever waits for it has heard of its end, and its own children, as virtiofsd's, later still.
+const (
+	busyTime = 3 * time.Second
+	busyRest = 5 * time.Millisecond
+)
+
 // Remove removes groups that Join made, whose processes have ended. A parent that others use by now stays.
 func Remove(dirs []string) error {
 	var errs []error
+	end := time.Now().Add(busyTime)
 	for _, d := range slices.Backward(dirs) {
 		err := syscall.Rmdir(d)
 		ours := strings.HasPrefix(filepath.Base(d), prefix)
+		for ours && errors.Is(err, syscall.EBUSY) && time.Now().Before(end) {
+			time.Sleep(busyRest)
+			err = syscall.Rmdir(d)
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && ours {
 			errs = append(errs, &os.PathError{Op: "remove the control group", Path: d, Err: err})
 		}

@@ -67,9 +67,16 @@ func TestEveryHierarchyOfVersion1IsJoinedAndLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	before, err := groups(info, self, "/pods", "p1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	g, err := join(info, self, "/pods", "p1")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if all := []string{filepath.Join(dir, "cpu/pods/kata_p1"), filepath.Join(dir, "cpuset/pods/kata_p1"), filepath.Join(dir, "systemd/pods/kata_p1")}; !slices.Equal(before, all) {
+		t.Errorf("known before: %q, want %q", before, all)
 	}
 	for _, h := range []string{"cpuset", "cpu", "systemd"} {
 		if b, err := os.ReadFile(filepath.Join(dir, h, "pods", "kata_p1", "cgroup.procs")); err != nil || string(b) != fmt.Sprint(os.Getpid()) {

@@ -122,7 +122,7 @@ func (c *checker) acceleration(context.Context) {
 	choice, err := accel.Choose(c.cfg.QEMU.Acceleration, c.system().Accel)
 	switch {
 	case err != nil:
-		c.say(Missing, name, `set acceleration = "auto" to emulate instead, which is many times slower`, "%v", err)
+		c.say(Missing, name, kvmWayOut(c.system().Accel)+`, or set acceleration = "auto" to emulate, many times slower`, "%v", err)
 		return
 	case choice.Accel == accel.KVM:
 		c.say(OK, name, "", "%s", choice.Reason)
@@ -192,6 +192,8 @@ func (c *checker) memory(context.Context) {
 		c.say(Optional, "memory", "use Linux 3.14 or newer", "/proc/meminfo has no MemAvailable")
 	case need > 0 && free>>20 < int64(need):
 		c.say(Optional, "memory", "lower default_memory, or end something", "%d MiB are available, fewer than the %d MiB of one guest", free>>20, need)
+	case need == 0:
+		c.say(OK, "memory", "", "%d MiB are available", free>>20)
 	default:
 		c.say(OK, "memory", "", "%d MiB are available; a pod without limits has %d MiB and %d CPUs", free>>20, need, cpus)
 	}

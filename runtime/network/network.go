@@ -38,6 +38,8 @@ type Options struct {
 	Netns string // path, such as /var/run/netns/NAME
 	Model Model
 	Log   *slog.Logger // nil is silent
+	// Note is told of each interface before it is changed, as Links names it, so that Clean finds it whatever happens next. It may be nil.
+	Note func(link string) error
 }
 
 // Endpoint is an interface of the namespace and its tap.
@@ -53,6 +55,9 @@ type Endpoint struct {
 	routes     []*katapb.Route
 	neighbours []*katapb.ARPNeighbor
 }
+
+// String is what Clean knows an endpoint by.
+func (e *Endpoint) String() string { return e.Name + " " + e.tap }
 
 // Network is what was attached. Its methods may be called from several goroutines.
 type Network struct {
@@ -160,6 +165,11 @@ func (n *Network) attach(l netlink.Link, index int) (_ *Endpoint, err error) {
 	}
 	if err := e.read(); err != nil {
 		return nil, err
+	}
+	if n.o.Note != nil {
+		if err := n.o.Note(e.String()); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -384,7 +394,7 @@ func (n *Network) Links() []string {
 	defer n.mu.Unlock()
 	out := []string{}
 	for _, e := range n.endpoints {
-		out = append(out, e.Name+" "+e.tap)
+		out = append(out, e.String())
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -214,9 +215,18 @@ func TestCleanTakesWhatAKilledOneLeft(t *testing.T) {
 	testenv.Require(t, testenv.Func("/dev/net/tun", func() error { _, err := os.Stat("/dev/net/tun"); return err }))
 	ns := here(t)
 	pod, _ := veth(t, "eth0", "10.88.0.5/16")
-	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC})
+	var links []string
+	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC, Note: func(l string) error {
+		if q, err := netlink.QdiscList(pod); err != nil || slices.ContainsFunc(q, func(x netlink.Qdisc) bool { return x.Type() == "ingress" }) {
+			t.Errorf("the interface is changed before it is noted: %v, %v", q, err)
+		}
+		links = append(links, l)
+		return nil
+	}})
 	must(t, err)
-	links := n.Links()
+	if !slices.Equal(links, n.Links()) {
+		t.Errorf("noted %q, want %q", links, n.Links())
+	}
 	must(t, n.Endpoints()[0].Tap.Close()) // as the kernel does for a killed process
 	must(t, Clean(ns, links))
 	must(t, Clean(ns, links))

@@ -124,6 +124,9 @@ func (p *Pod) lose(why error) {
 	})
 }
 
+// GiveUp ends the waiting for an agent that is silent, for when its guest is to end anyway. Sick is closed then.
+func (p *Pod) GiveUp() { p.lose(ErrSilent) }
+
 // watchFS gives the pod up when the program that shares its files ends, until ctx does: the guest waits for it in vain, and cannot be given another.
 func (p *Pod) watchFS(ctx context.Context) {
 	select {

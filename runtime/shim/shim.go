@@ -26,6 +26,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -447,7 +448,7 @@ func (s *Service) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.St
 
 // Kill sends a signal.
 func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empty, error) {
-	_, p, err := s.process(r.ID, r.ExecID)
+	t, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -455,6 +456,15 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		return nil, notFound("process %q of container %s does not run", r.ExecID, r.ID)
 	}
 	if err := p.guest.Signal(ctx, r.Signal, r.All); err != nil {
+		if errors.Is(err, pod.ErrSilent) && t.sandbox && r.ExecID == "" && r.Signal == uint32(unix.SIGKILL) {
+			// Who kills the pod need not wait longer for an agent that hangs.
+			s.log.Warn("the pod is killed although its agent does not answer", "container", t.id)
+			s.mu.Lock()
+			guest := s.pod
+			s.mu.Unlock()
+			guest.GiveUp()
+			return &emptypb.Empty{}, nil
+		}
 		return nil, asStatus(err)
 	}
 	return &emptypb.Empty{}, nil
