@@ -1,5 +1,3 @@
-//go:build katabuild_containerd
-
 // Package containerd runs what containerd and Kubernetes expect of a runtime, with real containerds and the runtime that the environment names.
 package containerd
 

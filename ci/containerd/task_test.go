@@ -1,5 +1,3 @@
-//go:build katabuild_containerd
-
 package containerd
 
 import (

@@ -1,5 +1,3 @@
-//go:build katabuild_containerd
-
 // Package daemon starts a containerd with folders and sockets of its own, and ends it.
 package daemon
 
