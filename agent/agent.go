@@ -80,6 +80,12 @@ func Run(ctx context.Context, c Config) error {
 		log.Error("kernel command line: cgroups of version 1 were asked for; this agent only mounts version 2")
 	}
 	testPanic(opts.TestPanic, c.Fatal)
+	console := log
+	var stream *logStream
+	if opts.LogPort != 0 {
+		stream = newLogStream(c.Version, &level)
+		log = stream.tee(console)
+	}
 
 	// Before anything is served, so that nobody meets a guest with half of what it was given. Any error here ends the guest.
 	extensions, err := extension.Mount("/", options.Words(line))
@@ -102,7 +108,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	sandbox, err := newSandbox(ctx, c, reaper, log, end)
+	sandbox, err := newSandbox(ctx, c, opts, reaper, log, end)
 	if err != nil {
 		// The guest still says what it is, and why it runs no containers.
 		log.Error("no containers: " + err.Error())
@@ -114,6 +120,15 @@ func Run(ctx context.Context, c Config) error {
 	ended := make(chan error, 1)
 	c.Fatal.Go(func() { ended <- server.Serve(ctx, l) })
 	c.Timeline.Mark(timeline.Ready) // from here on the kernel queues connections for us
+	if stream != nil {
+		c.Fatal.Go(func() { serveLog(ctx, opts.LogPort, stream, console) })
+	}
+	switch {
+	case opts.DebugConsole && opts.DebugConsolePort != 0:
+		c.Fatal.Go(func() { serveDebugConsole(ctx, opts.DebugConsolePort, reaper, log) })
+	case opts.DebugConsole:
+		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
+	}
 	if opts.ServerAddr == options.DefaultServerAddr {
 		c.Fatal.Go(func() { announce(ctx, log) })
 	}
@@ -121,10 +136,6 @@ func Run(ctx context.Context, c Config) error {
 	for _, m := range c.Timeline.Moments() {
 		log.Debug("timeline", m.Name, m.At)
 	}
-	if opts.DebugConsole {
-		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
-	}
-
 	select {
 	case <-ctx.Done():
 		log.Info("told to end")

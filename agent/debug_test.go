@@ -69,12 +69,12 @@ func debugShells(t *testing.T) func() net.Conn {
 	}
 }
 
-// until reads until re matches, and returns the first group.
+// until reads until re matches, not a byte more, and returns the first group.
 func until(t *testing.T, c net.Conn, re string) string {
 	t.Helper()
 	want := regexp.MustCompile(re)
 	var got []byte
-	b := make([]byte, 4096)
+	b := make([]byte, 1)
 	for {
 		n, err := c.Read(b)
 		got = append(got, b[:n]...)

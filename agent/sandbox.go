@@ -9,6 +9,7 @@ import (
 	"github.com/katabuild/katabuild/agent/container"
 	"github.com/katabuild/katabuild/agent/metrics"
 	"github.com/katabuild/katabuild/agent/network"
+	"github.com/katabuild/katabuild/agent/options"
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/agent/serve"
@@ -24,14 +25,18 @@ const endDelay = 50 * time.Millisecond
 
 // newSandbox puts together what the API makes containers with. It is nil, with the reason, in a guest that cannot have any, because its kernel lacks
 // something.
-func newSandbox(ctx context.Context, c Config, reaper *reap.Reaper, log *slog.Logger, end func()) (*serve.Sandbox, error) {
-	devices := &uevent.Listener{Root: "/", Log: log}
+func newSandbox(ctx context.Context, c Config, o options.Options, reaper *reap.Reaper, log *slog.Logger, end func()) (*serve.Sandbox, error) {
+	devices := &uevent.Listener{Root: "/", Timeout: o.HotplugTimeout, Log: log}
 	runner, err := container.New(container.Config{Reaper: reaper, Log: log, Guard: c.Fatal.Guard})
 	if err != nil {
 		return nil, err
 	}
 	streams := serve.NewStreams(log)
-	l, err := serve.Listen(fmt.Sprintf("vsock://-1:%d", agentapi.StreamsPort))
+	port := o.StreamsPort
+	if port == 0 {
+		port = agentapi.StreamsPort // a host that has not asked does not connect
+	}
+	l, err := serve.Listen(fmt.Sprintf("vsock://-1:%d", port))
 	if err != nil {
 		log.Info("standard streams go by calls", "err", err)
 		streams = nil

@@ -37,7 +37,7 @@ default_guest() {
 boot() {
 	guest
 	default_guest
-	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -p 1 -timeout 20m ./runtime/... ./agent/... ./initrd/... ./kernel
+	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -p 1 -timeout 20m ./runtime/... ./agent/... ./initrd/... ./kernel ./cmd/kata-runtime
 }
 
 kernel() {

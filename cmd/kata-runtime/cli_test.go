@@ -2,11 +2,17 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/papertest"
 )
 
 func TestMain(m *testing.M) {
@@ -15,14 +21,30 @@ func TestMain(m *testing.M) {
 
 // TestCommandLines runs a script for each word.
 func TestCommandLines(t *testing.T) {
+	docs, err := filepath.Abs("../../docs/kata-runtime.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"code": code},
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("DOCS", docs)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code": code, "guest": guest, "pod": startPod, "documented": documented,
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "pty" {
+				return hasTerminals() == nil, nil
+			}
+			return false, errors.New("unknown condition")
+		},
 		RequireExplicitExec: true,
 	})
 }
 
-// code N COMMAND... runs a command that must end with that exit code.
+// code N COMMAND... runs a command that must end with that exit code; "any" is 0 or 1.
 func code(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: code N COMMAND...")
@@ -34,7 +56,61 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	} else {
 		ts.Check(err)
 	}
+	if args[0] == "any" {
+		if got > 1 {
+			ts.Fatalf("exit code %d, want 0 or 1", got)
+		}
+		return
+	}
 	if want, err := strconv.Atoi(args[0]); err != nil || got != want {
 		ts.Fatalf("exit code %d, want %s", got, args[0])
+	}
+}
+
+// guest DIR writes the guest of papertest.Manifest, and DIR.toml, a configuration that names it.
+func guest(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: guest DIR")
+	}
+	dir := ts.MkAbs(args[0])
+	m := papertest.Manifest()
+	for _, f := range m.Files() {
+		p := filepath.Join(dir, f.Path)
+		ts.Check(os.MkdirAll(filepath.Dir(p), 0o755))
+		ts.Check(os.WriteFile(p, []byte(f.Path), 0o644))
+	}
+	data, err := m.Encode()
+	ts.Check(err)
+	ts.Check(manifest.Write(dir, data))
+	ts.Check(os.WriteFile(dir+".toml", []byte("[hypervisor.qemu]\nguest = \""+dir+"\"\n"), 0o644))
+}
+
+// documented FILE ARGUMENT... runs every kata-runtime command in the code blocks of FILE, with the arguments put before its own. A command may end
+// with 0 or 1, as this host is, and never with a usage error. There must be one of each word.
+func documented(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: documented FILE ARGUMENT...")
+	}
+	block := false
+	words := map[string]bool{}
+	for l := range strings.Lines(ts.ReadFile(args[0])) {
+		l = strings.TrimSpace(l)
+		if strings.HasPrefix(l, "```") {
+			block = !block
+			continue
+		}
+		rest, ok := strings.CutPrefix(l, "kata-runtime ")
+		if !block || !ok {
+			continue
+		}
+		own := strings.Fields(rest)
+		words[own[0]] = true
+		ts.Logf("> %s", l)
+		code(ts, false, append(append([]string{"any", "kata-runtime"}, args[1:]...), own...))
+	}
+	for _, c := range new(app).root().Commands() {
+		if n := c.Name(); n != "help" && n != "completion" && !words[n] {
+			ts.Fatalf("%s has no command with %q", args[0], n)
+		}
 	}
 }

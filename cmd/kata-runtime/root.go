@@ -10,28 +10,32 @@ import (
 
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/pod"
 )
 
 // app is what every command shares: the streams, the environment and the global flags.
 type app struct {
+	in       io.Reader
 	out, err io.Writer
 	getenv   func(string) string
 
 	configFile string
 	showPaths  bool
+	dirs       pod.Dirs
 }
 
-const long = `kata-runtime shows how the runtime makes the virtual machine that a pod runs in.
+const long = `kata-runtime shows how the runtime makes the virtual machine that a pod runs in, whether this host can, and how the pods
+that run are doing.
 
 Its configuration, configuration.toml, has the names, sections, search order, drop-ins and annotations of Kata Containers,
 so that a configuration of Kata's can be used here. What has no effect here is said.
 
 Environment: KATA_CONF_FILE (one of the default paths; as in Kata, no other).
-Exit codes: 0 done, 1 error, 2 wrong usage.`
+Exit codes: 0 done, 1 error, 2 wrong usage; exec with a command: the command's own.`
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use: "kata-runtime", Short: "show how the runtime is configured", Long: long,
+		Use: "kata-runtime", Short: "show how the runtime is configured, and how its pods are", Long: long,
 		Version: version,
 	}
 	root.RunE = func(c *cobra.Command, _ []string) error {
@@ -48,9 +52,15 @@ func (a *app) root() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&a.configFile, "config", "", "the configuration (default: the first of --show-default-config-paths)")
 	f.StringVar(&a.configFile, "kata-config", "", "the same as --config, by Kata's other name")
-	root.AddCommand(a.configCmd(), a.versionCmd())
+	f.StringVar(&a.dirs.State, "root", pod.DefaultState, "`folder` of the pods' records and sockets")
+	root.AddCommand(a.checkCmd(), a.configCmd(), a.envCmd(), a.execCmd(), a.metricsCmd(), a.stateCmd(), a.versionCmd())
 	usage.Apply(root)
 	return root
+}
+
+// load reads the configuration of a pod without annotations.
+func (a *app) load() (*config.Loaded, error) {
+	return config.Load(config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE")})
 }
 
 func (a *app) versionCmd() *cobra.Command {

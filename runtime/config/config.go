@@ -144,6 +144,9 @@ func (q *QEMU) VCPUs(manifest, host int) int {
 	return max(min(whole, host), 1)
 }
 
+// DebugConsolePort is the guest's vsock port where each connection gets a shell, Kata's.
+const DebugConsolePort = 1026
+
 // Words are what goes behind the manifest's kernel command line, one word each. White space inside double quotes belongs to a word.
 func (c *Config) Words() []string {
 	var out []string
@@ -154,7 +157,7 @@ func (c *Config) Words() []string {
 		out = append(out, "agent.log=debug")
 	}
 	if c.Agent.DebugConsoleEnabled {
-		out = append(out, "agent.debug_console")
+		out = append(out, "agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", DebugConsolePort))
 	}
 	return out
 }

@@ -231,7 +231,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)
 	}
-	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug", "agent.debug_console"}) {
+	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug", "agent.debug_console", "agent.debug_console_vport=1026"}) {
 		t.Errorf("words %q", words)
 	}
 	settings, err := l.Settings()

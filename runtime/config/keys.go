@@ -196,7 +196,7 @@ var keys = []key{
 	},
 	{
 		section: sectionAgent, name: "debug_console_enabled",
-		doc:   "Let the agent put a shell on the guest's console (agent.debug_console).",
+		doc:   "Let the agent give a shell to whoever connects to the guest's vsock port 1026, as \"kata-runtime exec\" does.",
 		field: func(c *Config) any { return &c.Agent.DebugConsoleEnabled },
 	},
 	{

@@ -124,6 +124,37 @@ func (p *Pod) lose(why error) {
 	})
 }
 
+// because puts why a pod is of no use any more before an error that follows from it.
+func (p *Pod) because(err error) error {
+	var why error
+	select {
+	case <-p.sick:
+		why = p.sickErr
+	default:
+	}
+	if p.vm != nil {
+		p.graceFor(err)
+		if w := p.vm.Why(); w != nil {
+			why = w
+		}
+	}
+	if why == nil || errors.Is(err, why) {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", explain(why), err)
+}
+
+// graceFor waits a moment for QEMU's end where err says that its connections ended: it may be seen later, and is the better reason.
+func (p *Pod) graceFor(err error) {
+	if !errors.Is(err, ttrpc.ErrClosed) {
+		return
+	}
+	select {
+	case <-p.vm.Done():
+	case <-time.After(endGrace):
+	}
+}
+
 // GiveUp ends the waiting for an agent that is silent, for when its guest is to end anyway. Sick is closed then.
 func (p *Pod) GiveUp() { p.lose(ErrSilent) }
 
@@ -185,13 +216,7 @@ func (p *Pod) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Res
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 		return cause
 	}
-	if errors.Is(err, ttrpc.ErrClosed) {
-		// QEMU's end may be seen a moment after that of its connections, and is the better reason.
-		select {
-		case <-p.vm.Done():
-		case <-time.After(endGrace):
-		}
-	}
+	p.graceFor(err)
 	if why := p.vm.Why(); why != nil { // the connection is gone with the guest
 		return explain(why)
 	}

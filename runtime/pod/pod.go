@@ -139,14 +139,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	}
 	defer func() {
 		if err != nil {
-			select {
-			case <-p.sick:
-				if !errors.Is(err, p.sickErr) {
-					err = fmt.Errorf("%w (%w)", p.sickErr, err)
-				}
-			default:
-			}
-			err = errors.Join(err, p.stop())
+			err = errors.Join(p.because(err), p.stop())
 		}
 	}()
 	beside, end := context.WithCancel(context.Background())

@@ -2,7 +2,8 @@
 //
 // In come a manifest with its files and a Config; out comes a running guest that has said it is ready, or one error that names the stage at which
 // it failed, with the console's last words. It refuses to know what the agent serves: it hands out connections. Every byte that
-// the guest boots has been checked against the manifest, and cannot change between the check and its use.
+// the guest boots has been checked against the manifest, and cannot change between the check and its use: kernel and initrd are copies that nobody can
+// write, and a disk behind dm-verity is refused by the guest itself, block by block, when it changes.
 package sandbox
 
 import (
@@ -22,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
@@ -145,7 +147,11 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 		q.Initrd = byFD(inherit(initrd))
 	}
 	if i := cfg.Manifest.Image; i != nil {
-		image, err := checked(cfg.Dir, i.File)
+		open := checked
+		if i.Verity != nil && cfg.Manifest.Boot.Disk != manifest.NVDIMM {
+			open = checkedInPlace
+		}
+		image, err := open(cfg.Dir, i.File)
 		if err != nil {
 			return err
 		}

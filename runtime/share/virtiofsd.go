@@ -57,6 +57,9 @@ func StartDaemon(ctx context.Context, c DaemonConfig) (*Daemon, error) {
 	defer cancel()
 	// Either prints its help and succeeds; what it prints tells which it is.
 	help, err := exec.CommandContext(ctx, c.Program, "--help").CombinedOutput()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &child.MissingError{Program: c.Program}
+	}
 	if err != nil && len(help) == 0 {
 		return nil, fmt.Errorf("%s --help: %w", c.Program, err)
 	}
