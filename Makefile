@@ -66,7 +66,7 @@ check: ## unit tests, formatting and vet: a plain user, offline, within a minute
 	@$(GO) test ./...
 
 .PHONY: test
-test: ## install what is missing and run every test but those of test-kernel, test-cross and twice
+test: ## install what is missing and run every test but those of test-kernel, test-faults, test-kubernetes, test-cross and twice
 	@sh ci/setup.sh tests
 	@sh ci/test.sh
 
@@ -89,6 +89,18 @@ test-e2e: ## tests of the whole way: tampering, killed builds, full disks, offli
 .PHONY: test-containerd
 test-containerd: ## tests that run containers through containerd 1.6 and 2, in guests (as root, in namespaces of their own)
 	@sh ci/test.sh containerd
+
+.PHONY: test-faults
+test-faults: ## kill QEMU, virtiofsd, the shim and containerd at random moments (KATABUILD_TEST_CYCLES each, 3), and look for leaks (as root)
+	@sh ci/test.sh faults
+
+.PHONY: test-kubernetes
+test-kubernetes: ## build kubelet, kube-apiserver and etcd, and run a pod in a guest (as root; half an hour the first time)
+	@sh ci/test.sh kubernetes
+
+.PHONY: bench-containers
+bench-containers: build ## measure containers, files, network and streams under containerd (as root, with the guest in out/)
+	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m -run '^TestBench$$' -v ./ci/containerd | grep '^bench'
 
 .PHONY: test-cross
 test-cross: ## build and vet the agent for every architecture

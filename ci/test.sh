@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|containerd|kubernetes]; without an argument, what `make check` checks, the network's, boot, e2e and
-# containerd: all but the tests that build more kernels than one (kernel), which take an hour, and Kubernetes, which is built first.
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|containerd|faults|kubernetes]; without an argument, what `make check` checks, the network's, boot, e2e and
+# containerd: all but the tests that build more kernels than one (kernel), which take an hour, those in which machines
+# die (faults), and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
 # Test programs are run in guests, which have no C library.
@@ -63,9 +64,14 @@ containerd() {
 	KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 30m ./ci/containerd/...
 }
 
+faults() {
+	default_guest
+	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 90m -run 'TestFaults|TestCauses|TestLeaks' ./ci/containerd
+}
+
 kubernetes() {
 	default_guest
-	KATABUILD_TEST_KUBERNETES=1 as_root "$go" test -count=1 -timeout 60m -run Kubernetes ./ci/containerd
+	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 60m -run Kubernetes ./ci/containerd
 }
 
 case "${1:-all}" in
@@ -73,6 +79,7 @@ boot) boot ;;
 kernel) kernel ;;
 e2e) e2e ;;
 containerd) containerd ;;
+faults) faults ;;
 kubernetes) kubernetes ;;
 all)
 	make --no-print-directory check
@@ -88,5 +95,5 @@ all)
 	wait "$e2e" || { cat "$log"; exit 1; }
 	cat "$log"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e|containerd|kubernetes]" >&2; exit 2 ;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e|containerd|faults|kubernetes]" >&2; exit 2 ;;
 esac

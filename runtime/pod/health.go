@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -146,7 +147,7 @@ func (p *Pod) because(err error) error {
 
 // graceFor waits a moment for QEMU's end where err says that its connections ended: it may be seen later, and is the better reason.
 func (p *Pod) graceFor(err error) {
-	if !errors.Is(err, ttrpc.ErrClosed) {
+	if _, broken := errors.AsType[*net.OpError](err); !broken && !errors.Is(err, ttrpc.ErrClosed) {
 		return
 	}
 	select {

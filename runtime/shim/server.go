@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
@@ -21,6 +22,9 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	}
 	taskapi.RegisterTTRPCTaskService(srv, s)
 	srv.RegisterService(serviceV3, &ttrpc.ServiceDesc{Methods: s.methods()})
+	looking, stopLooking := context.WithCancel(ctx)
+	defer stopLooking()
+	go s.endIdle(looking, idleLook)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(context.WithoutCancel(ctx), l) }()
 	select {
@@ -38,6 +42,34 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 		}
 		return nil
 	}
+}
+
+// idleLook is how often a shim looks whether there is anything to serve.
+const idleLook = 5 * time.Second
+
+// endIdle ends the process when two looks in a row find no container, and none that is being made. A containerd that was killed after it had started
+// this process knows nothing to ask for; 1.6 never ends it (https://github.com/containerd/containerd/issues/6860).
+func (s *Service) endIdle(ctx context.Context, every time.Duration) {
+	for idle := 0; idle < 2; {
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			return
+		}
+		idle++
+		if !s.create.TryLock() {
+			idle = 0
+			continue
+		}
+		s.mu.Lock()
+		if len(s.tasks) > 0 {
+			idle = 0
+		}
+		s.mu.Unlock()
+		s.create.Unlock()
+	}
+	s.log.Info("nothing is left to serve")
+	s.end()
 }
 
 // method makes a ttrpc method of a call.

@@ -316,6 +316,9 @@ func (s *Service) await(t *task, p *process) {
 // lostCode is the exit code of a process whose guest ended under it, as Kata's.
 const lostCode = 255
 
+// lostTime bounds waiting for the end of a process whose guest has ended.
+const lostTime = 5 * time.Second
+
 // outputTime bounds waiting for output before the end of a process is told. A reader that does not read must not keep that.
 const outputTime = 2 * time.Second
 
@@ -456,12 +459,20 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		return nil, notFound("process %q of container %s does not run", r.ExecID, r.ID)
 	}
 	if err := p.guest.Signal(ctx, r.Signal, r.All); err != nil {
+		s.mu.Lock()
+		guest := s.pod
+		s.mu.Unlock()
+		if guest.Why() != nil && !errors.Is(err, pod.ErrSilent) {
+			// The guest has ended, or is about to be: the process is gone, which is about to be told.
+			select {
+			case <-p.ended:
+			case <-time.After(lostTime):
+			}
+			return nil, notFound("process %q of container %s is lost with its guest: %v", r.ExecID, r.ID, err)
+		}
 		if errors.Is(err, pod.ErrSilent) && t.sandbox && r.ExecID == "" && r.Signal == uint32(unix.SIGKILL) {
 			// Who kills the pod need not wait longer for an agent that hangs.
 			s.log.Warn("the pod is killed although its agent does not answer", "container", t.id)
-			s.mu.Lock()
-			guest := s.pod
-			s.mu.Unlock()
 			guest.GiveUp()
 			return &emptypb.Empty{}, nil
 		}

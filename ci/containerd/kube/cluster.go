@@ -37,7 +37,6 @@ type Config struct {
 	Dir      string // everything is below or mounted from there; it must be empty
 	Socket   string // containerd's
 	Address  string // of the node, which the API server reaches it at
-	Cgroup   string // parent of the pods' cgroups
 }
 
 // Cluster is a running one.
@@ -218,9 +217,9 @@ func (c *Cluster) settings() map[string]any {
 		"authorization":  map[string]any{"mode": "Webhook"},
 		"podLogsDir":     podLogs, "volumePluginDir": c.file("empty"), "resolvConf": c.file("resolv.conf"),
 		// Changes of a ConfigMap are written at the next look at the pod.
-		"syncFrequency": "1s", "nodeStatusUpdateFrequency": "2s", "shutdownGracePeriod": "0s",
+		"syncFrequency": "1s", "nodeStatusUpdateFrequency": "2s",
 		// For a host that is itself a container: cgroup version 1, and no right to make cgroups of quality of service.
-		"cgroupDriver": "cgroupfs", "failCgroupV1": false, "cgroupsPerQOS": false, "enforceNodeAllocatable": []string{}, "cgroupRoot": c.cfg.Cgroup,
+		"cgroupDriver": "cgroupfs", "failCgroupV1": false, "cgroupsPerQOS": false, "enforceNodeAllocatable": []string{},
 		"failSwapOn": false, "localStorageCapacityIsolation": false, "oomScoreAdj": 0,
 		// A full disk is not what is tested.
 		"evictionHard":                map[string]string{"nodefs.available": "0%", "imagefs.available": "0%", "memory.available": "0%", "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%"},
