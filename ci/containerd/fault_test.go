@@ -21,6 +21,7 @@ import (
 
 	"github.com/katabuild/katabuild/ci/containerd/image"
 	"github.com/katabuild/katabuild/ci/containerd/nest"
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 const (

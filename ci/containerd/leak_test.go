@@ -22,6 +22,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 // execsVariable is how many processes TestLeaks adds to a container: 100 by default.
