@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -752,6 +753,98 @@ var guestTests = []struct {
 		got, code := g.run(t, s)
 		if f := strings.Fields(got); code != 0 || len(f) < 6 || f[1] != "100000" || f[3] != "0" || f[4] != "null" || f[5] != "refused" {
 			t.Error(got, code)
+		}
+	}},
+	{"an exec joins a user namespace, also one whose network is another's", func(t *testing.T, g *guest) {
+		for name, network := range map[string]specs.LinuxNamespace{"own": {Type: "network"}, "shared": {Type: "network", Path: "/proc/1/ns/net"}} {
+			// The program is one that nobody in the namespace can read, as are some that drop rights.
+			s := spec("/tmp/busybox", "sleep", "1000")
+			b, err := os.ReadFile("/rootfs/bin/busybox")
+			if err != nil || os.WriteFile("/rootfs/tmp/busybox", b, 0o711) != nil {
+				t.Fatal(err)
+			}
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"}, network)
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+			s.Linux.GIDMappings = s.Linux.UIDMappings
+			if network.Path != "" { // sysfs shows a network, and only its owner mounts it
+				s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "sysfs" || m.Type == "cgroup" })
+			}
+			errno := uint(unix.ENOTTY)
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+			c := g.create(t, s, Stdio{})
+			if got, code := g.exec(t, c, "id -u"); got != "0\n" || code != 0 {
+				t.Errorf("%s: before the start: %q, %d", name, got, code)
+			}
+			if err := c.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got, code := g.exec(t, c, "hostname; id -u; for n in user pid mnt uts ipc cgroup net; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup; grep -E '^(CapEff|NoNewPrivs|Seccomp:)' /proc/self/status; pwd; ls /proc/self/fd | wc -l; head -c 100 /proc/self/uid_map | grep -c 100000; exit 5")
+			want := "pod\n0\n"
+			for _, n := range []string{"user", "pid", "mnt", "uts", "ipc", "cgroup", "net"} {
+				l, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.init.pid, n))
+				want += l + "\n"
+			}
+			want += "0::/\nCapEff:\t00000000a80425fb\nNoNewPrivs:\t1\nSeccomp:\t2\n/\n4\n1\n"
+			if got != want || code != 5 {
+				t.Errorf("%s: %q, %d, want %q", name, got, code, want)
+			}
+			user, err := c.Exec(t.Context(), "user", &specs.Process{Args: []string{"/bin/sleep", "100"}, Cwd: "/", User: specs.User{UID: 1000, GID: 1000}}, Stdio{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if pids, err := c.Pids(); err != nil || !slices.Contains(pids, user.PID()) {
+				t.Error(pids, err)
+			}
+			if st, err := os.Stat(fmt.Sprintf("/proc/%d", user.PID())); err != nil || st.Sys().(*syscall.Stat_t).Uid != 101000 {
+				t.Error(st, err)
+			}
+			user.Signal(unix.SIGTERM)
+			if code, err := user.Wait(t.Context()); code != 143 || err != nil {
+				t.Error(code, err)
+			}
+			tty, err := c.Exec(t.Context(), "tty", &specs.Process{Args: []string{"/bin/tty"}, Cwd: "/", Terminal: true}, Stdio{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := tty.ReadStdout(t.Context(), 100); string(b) != "/dev/pts/0\r\n" {
+				t.Errorf("%q, %v", b, err)
+			}
+			if _, err := c.Exec(t.Context(), "x", &specs.Process{Args: []string{"nosuch"}, Cwd: "/"}, Stdio{}); !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+			time.Sleep(drainTime)
+			before := openFiles(t)
+			began := time.Now()
+			for range 20 {
+				g.exec(t, c, "true")
+			}
+			t.Logf("%s: an exec takes %v", name, (time.Since(began) / 20).Round(time.Microsecond))
+			time.Sleep(drainTime)
+			if after := openFiles(t); after > before+2 {
+				t.Errorf("%d files before, %d after", before, after)
+			}
+			last, err := c.Exec(t.Context(), "last", &specs.Process{Args: []string{"/bin/sleep", "100"}, Cwd: "/"}, Stdio{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.init.Signal(unix.SIGKILL)
+			if code, err := last.Wait(t.Context()); code != 137 || err != nil {
+				t.Error("it outlives its container:", code, err)
+			}
+			if _, err := c.Exec(t.Context(), "late", &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"}, Stdio{}); err == nil {
+				t.Error("an exec in a container that has ended")
+			}
+		}
+	}},
+	{"an exec has the clocks of the container", func(t *testing.T, g *guest) {
+		s := spec("/bin/sleep", "100")
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "time"})
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1000000}}
+		c := g.start(t, s, Stdio{})
+		got, _ := g.exec(t, c, "cat /proc/uptime; readlink /proc/self/ns/time")
+		l, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/time", c.init.pid))
+		if !strings.HasPrefix(got, "1000") || !strings.Contains(got, l) {
+			t.Errorf("%q, want an uptime above 1000000 and %s", got, l)
 		}
 	}},
 	{"two hundred execs leave nothing", func(t *testing.T, g *guest) {

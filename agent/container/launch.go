@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/agent/container/cgroup"
+	"github.com/katabuild/katabuild/agent/container/child"
 	"github.com/katabuild/katabuild/agent/container/stage"
+	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +43,7 @@ type launch struct {
 	group      *cgroup.Group
 	join       []join
 	into       *Process // join the pid namespace of this one, and hand its pidfd over
+	enter      int      // namespaces of into that the stage is started in, as it cannot join them; with the user's all but the mounts
 	uids, gids []specs.LinuxIDMapping
 	stdio      Stdio
 	oom        *int
@@ -153,6 +156,13 @@ func (r *Runner) launch(c *Container, l launch) (_ *Process, _ *control, err err
 		}
 		f := os.NewFile(uintptr(pidfd), "pidfd")
 		defer f.Close()
+		if l.enter&unix.CLONE_NEWUSER != 0 {
+			// Root of a user namespace may not look into every process in it, which joining by pidfd asks for. setns(2).
+			if f, err = mounts(l.into.pid, pidfd); err != nil {
+				return nil, nil, err
+			}
+			defer f.Close()
+		}
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
 	p := &Process{c: c, id: c.id, io: sio, done: make(chan struct{}), drained: make(chan struct{}), pidfd: -1}
@@ -173,11 +183,20 @@ func (r *Runner) launch(c *Container, l launch) (_ *Process, _ *control, err err
 				return fmt.Errorf("join the process namespace of the container: %w", err)
 			}
 		}
-		child, err := r.cfg.Reaper.Start(cmd)
+		var started *reap.Child
+		var err error
+		if l.enter != 0 {
+			c := child.Command{
+				Program: self, Args: cmd.Args, Env: cmd.Env, Files: append(files, cmd.ExtraFiles...), Process: pidfd, Flags: l.enter, Group: group,
+			}
+			started, err = r.cfg.Reaper.StartWith(c.Start)
+		} else {
+			started, err = r.cfg.Reaper.Start(cmd)
+		}
 		if err != nil {
 			return fmt.Errorf("start the stage: %w", err)
 		}
-		p.child, p.pid = child, child.Pid
+		p.child, p.pid = started, started.Pid
 		return nil
 	}
 	if len(l.join) > 0 || pidfd >= 0 {
@@ -192,6 +211,19 @@ func (r *Runner) launch(c *Container, l launch) (_ *Process, _ *control, err err
 	setOOM(p.pid, l.oom)
 	r.goes(p.watch)
 	return p, ours, nil
+}
+
+// mounts opens the mount namespace of the process that has this pidfd.
+func mounts(pid, pidfd int) (*os.File, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		return nil, fmt.Errorf("mounts of the container: %w", err)
+	}
+	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil { // it ended, and its number may be another's
+		f.Close()
+		return nil, fmt.Errorf("mounts of the container: %w", err)
+	}
+	return f, nil
 }
 
 // setOOM sets how likely the kernel kills a process for want of memory; without a wish as likely as any other, whatever the agent's own is.

@@ -16,8 +16,8 @@ import (
 // cleanTimeout bounds what is done after a failure.
 const cleanTimeout = 10 * time.Second
 
-// errUser: setns(2) refuses user namespaces to programs with threads.
-var errUser = errors.New("a container with a user namespace of its own cannot be joined yet")
+// shared are the namespaces that an exec joins beside those of processes, users and time.
+const shared = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
 
 // Stats is what a container has used.
 type Stats = cgroup.Stats
@@ -92,9 +92,6 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 		stdio.close()
 		return nil, err
 	}
-	if c.plan.user {
-		return fail(errUser)
-	}
 	linux := c.spec.Linux
 	if linux == nil {
 		linux = &specs.Linux{}
@@ -114,10 +111,13 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 	if there || execID == c.id {
 		return fail(ErrExists)
 	}
-	plan := &stage.Plan{
-		Exec: true, Flags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP, Process: *proc,
+	plan := &stage.Plan{Exec: true, Flags: shared, Process: *proc}
+	enter := c.plan.stage.Unshare & unix.CLONE_NEWTIME
+	if c.plan.user { // from within, a namespace that is not of this user namespace could not be joined
+		plan.Flags = unix.CLONE_NEWNS
+		enter |= unix.CLONE_NEWUSER | shared&^plan.Flags
 	}
-	out, err := c.exec(ctx, execID, launch{plan: plan, group: c.group, stdio: stdio, into: c.init, oom: whole.OOMScoreAdj})
+	out, err := c.exec(ctx, execID, launch{plan: plan, group: c.group, stdio: stdio, into: c.init, enter: enter, oom: whole.OOMScoreAdj})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

@@ -107,14 +107,27 @@ func (r *Reaper) Start(cmd *exec.Cmd) (*Child, error) {
 			return nil, fmt.Errorf("start %s: %w", cmd.Path, errPipes)
 		}
 	}
+	return r.StartWith(func() (int, error) {
+		if err := cmd.Start(); err != nil {
+			return 0, fmt.Errorf("start %s: %w", cmd.Path, err)
+		}
+		pid := cmd.Process.Pid
+		cmd.Process.Release() // only frees the handle that os keeps
+		return pid, nil
+	})
+}
+
+// StartWith starts a child in another way than os/exec has. No child is collected until start returns; with an error it must have collected
+// whatever it started.
+func (r *Reaper) StartWith(start func() (pid int, err error)) (*Child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	pid, err := start()
+	if err != nil {
+		return nil, err
 	}
-	c := &Child{Pid: cmd.Process.Pid, r: r, done: make(chan struct{})}
+	c := &Child{Pid: pid, r: r, done: make(chan struct{})}
 	r.children[c.Pid] = c
-	cmd.Process.Release() // only frees the handle that os keeps
 	return c, nil
 }
 

@@ -54,6 +54,28 @@ func TestEveryChildIsToldApart(t *testing.T) {
 	wg.Wait()
 }
 
+func TestAChildStartedInAnotherWayIsCollected(t *testing.T) {
+	r := reaper(t)
+	c, err := r.StartWith(func() (int, error) {
+		cmd := exec.Command("/bin/sh", "-c", "exit 9")
+		if err := cmd.Start(); err != nil {
+			return 0, err
+		}
+		defer cmd.Process.Release()
+		time.Sleep(50 * time.Millisecond) // it ends before it is known
+		return cmd.Process.Pid, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := c.Wait(t.Context()); err != nil || e.Code != 9 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if _, err := r.StartWith(func() (int, error) { return 0, unix.EAGAIN }); !errors.Is(err, unix.EAGAIN) {
+		t.Error(err)
+	}
+}
+
 func TestSignalEndsAChild(t *testing.T) {
 	r := reaper(t)
 	c, err := r.Start(exec.Command("sleep", "1000"))

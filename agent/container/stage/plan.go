@@ -21,12 +21,12 @@ const (
 const (
 	ControlFD = 3 // a SEQPACKET socket
 	PlanFD    = 4 // a memfd with the Plan as JSON
-	PidFD     = 5 // a pidfd of the container's first process, for an exec
+	PidFD     = 5 // for an exec: a pidfd of the container's first process, or its mount namespace when that is all there is to join
 )
 
 // Plan is what a stage has to do. The zero values of its parts mean "nothing to do".
 type Plan struct {
-	Exec     bool   // join namespaces of the process behind PidFD
+	Exec     bool   // join namespaces by PidFD
 	Flags    int    // which, as CLONE_NEW flags
 	Unshare  int    // CLONE_NEW flags of namespaces that cannot be made by clone(2)
 	Offsets  string // contents of timens_offsets(5), where a time namespace is new

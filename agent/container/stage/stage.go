@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"runtime"
 	"strings"
 	"syscall"
@@ -101,7 +102,12 @@ func (p *Plan) namespaces() error {
 		}
 	}
 	if p.Offsets != "" {
-		if err := os.WriteFile("/proc/thread-self/timens_offsets", []byte(p.Offsets), 0); err != nil {
+		// Only the folder of a process has this file, but that of a thread can be had by its number too. proc(5).
+		self, err := os.Readlink("/proc/thread-self")
+		if err == nil {
+			err = os.WriteFile("/proc/"+path.Base(self)+"/timens_offsets", []byte(p.Offsets), 0)
+		}
+		if err != nil {
 			return fmt.Errorf("set the clocks of the time namespace: %w", err)
 		}
 	}
