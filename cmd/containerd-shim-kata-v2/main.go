@@ -17,7 +17,6 @@ import (
 	"runtime/debug"
 	"strconv"
 
-	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/shim"
 	"golang.org/x/sys/unix"
 )
@@ -91,7 +90,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	case "start":
 		return start(f, out)
 	case "delete":
-		b, err := shim.Delete(context.Background(), shim.DeleteOptions{ID: f.id, Namespace: f.namespace, Address: f.address, Bundle: f.bundle})
+		b, err := shim.Delete(shim.DeleteOptions{ID: f.id, Namespace: f.namespace, Address: f.address, Bundle: f.bundle})
 		if err == nil {
 			_, err = out.Write(b)
 		}
@@ -152,7 +151,7 @@ func serveContainerd(f flags) error {
 		publish.Command = []string{f.publish, "--address", f.address, "publish"}
 	}
 	s := shim.New(shim.Options{
-		ID: f.id, Namespace: f.namespace, Dirs: pod.Dirs{}, Publish: publish, Environment: os.Getenv("KATA_CONF_FILE"), Log: log, Version: version,
+		Namespace: f.namespace, Publish: publish, Environment: os.Getenv("KATA_CONF_FILE"), Log: log, Version: version,
 	}, stop)
 	log.Debug("serves", "version", version, "bundle", filepath.Base(f.bundle))
 	err = s.Serve(ctx, l)

@@ -22,7 +22,7 @@ import (
 const (
 	Port = 1024
 	// StreamsPort is where an agent with StreamsFeature takes connections for standard streams; a process's are named by the ports of the
-	// host's ends. Kata Containers' has the same, if asked for.
+	// host's ends. Kata Containers' agent has the same, if asked for.
 	StreamsPort = 1027
 	// ForwardPort is where an agent with ForwardFeature connects to TCP ports of its own loopback interface: the host writes the port in decimal
 	// and a line feed, the agent answers ForwardOK, and the stream follows; or it closes.

@@ -54,19 +54,9 @@ func (n *Network) Neighbours() []*katapb.ARPNeighbor {
 	return slices.Clone(n.neighbours)
 }
 
-// readRoutes reads routes and neighbours of the attached interfaces again. It runs inside the namespace with the lock held.
-func (n *Network) readRoutes() error {
-	n.routes, n.neighbours = nil, nil
-	for _, e := range n.endpoints {
-		if n.o.Model != Macvtap { // a macvtap's interface has lost them with its addresses
-			if err := e.read(); err != nil {
-				return err
-			}
-		}
-		n.routes, n.neighbours = append(n.routes, e.routes...), append(n.neighbours, e.neighbours...)
-	}
-	// Routes on the link come first: gateways are reached over them.
-	slices.SortStableFunc(n.routes, func(a, b *katapb.Route) int {
+// sortRoutes puts routes on the link first: gateways are reached over them.
+func sortRoutes(list []*katapb.Route) {
+	slices.SortStableFunc(list, func(a, b *katapb.Route) int {
 		switch {
 		case (a.Gateway == "") == (b.Gateway == ""):
 			return 0
@@ -75,7 +65,6 @@ func (n *Network) readRoutes() error {
 		}
 		return 1
 	})
-	return nil
 }
 
 func route(r netlink.Route, device string) *katapb.Route {
@@ -97,9 +86,8 @@ func route(r netlink.Route, device string) *katapb.Route {
 	return out
 }
 
-// read reads the routes and neighbours of one interface.
+// read reads the routes and neighbours of one interface, as they are before it is changed.
 func (e *Endpoint) read() error {
-	e.routes, e.neighbours = nil, nil
 	index := e.link.Attrs().Index
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: index, Table: unix.RT_TABLE_MAIN},
 		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)

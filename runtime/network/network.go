@@ -38,7 +38,7 @@ type Options struct {
 	Netns string // path, such as /var/run/netns/NAME
 	Model Model
 	Log   *slog.Logger // nil is silent
-	// Note is told of each interface before it is changed, as Links names it, so that Clean finds it whatever happens next. It may be nil.
+	// Note is told of each interface before it is changed, as Clean wants it: its name and its tap's, separated by a space. It may be nil.
 	Note func(link string) error
 }
 
@@ -79,7 +79,7 @@ func Attach(_ context.Context, o Options) (*Network, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	n := &Network{o: o}
-	err := inside(o.Netns, func() error { _, err := n.scan(); return err })
+	err := inside(o.Netns, n.scan)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("network of %s: %w", o.Netns, err), n.Detach())
 	}
@@ -116,18 +116,17 @@ func inside(path string, f func() error) error {
 	return <-done
 }
 
-// scan attaches the interfaces that are not yet, and reads routes and neighbours. It says whether anything changed.
-func (n *Network) scan() (bool, error) {
+// scan attaches the interfaces, and gathers their routes and neighbours.
+func (n *Network) scan() error {
 	links, err := netlink.LinkList()
 	if err != nil {
-		return false, fmt.Errorf("list interfaces: %w", err)
+		return fmt.Errorf("list interfaces: %w", err)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	changed := false
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Name, tapPrefix) || l.Type() == "macvtap" || n.has(a.Name) {
+		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Name, tapPrefix) || l.Type() == "macvtap" {
 			continue
 		}
 		if !slices.Contains([]string{"veth", "macvlan", "ipvlan", "dummy", "device", "vlan", "bridge"}, l.Type()) {
@@ -136,16 +135,13 @@ func (n *Network) scan() (bool, error) {
 		}
 		e, err := n.attach(l, len(n.endpoints))
 		if err != nil {
-			return changed, fmt.Errorf("interface %s: %w", a.Name, err)
+			return fmt.Errorf("interface %s: %w", a.Name, err)
 		}
 		n.endpoints = append(n.endpoints, e)
-		changed = true
+		n.routes, n.neighbours = append(n.routes, e.routes...), append(n.neighbours, e.neighbours...)
 	}
-	return changed, n.readRoutes()
-}
-
-func (n *Network) has(name string) bool {
-	return slices.ContainsFunc(n.endpoints, func(e *Endpoint) bool { return e.Name == name })
+	sortRoutes(n.routes)
+	return nil
 }
 
 func (n *Network) attach(l netlink.Link, index int) (_ *Endpoint, err error) {
@@ -333,7 +329,7 @@ func clean(name, tap string) error {
 	return errors.Join(errs...)
 }
 
-// Detach takes away everything that Attach and Rescan made. A namespace that is gone has taken it along. Calling it again is a no-op.
+// Detach takes away everything that Attach and Forward made. A namespace that is gone has taken it along. Calling it again is a no-op.
 func (n *Network) Detach() error {
 	n.mu.Lock()
 	list, forwarder := n.endpoints, n.forwarder
@@ -365,7 +361,7 @@ func (n *Network) Detach() error {
 	return err
 }
 
-// Clean takes away what a killed process left in a namespace: links is what Links said. A namespace that is gone is no error.
+// Clean takes away what a killed process left in a namespace: links is what Options.Note was told. A namespace that is gone is no error.
 func Clean(netns string, links []string) error {
 	if len(links) == 0 {
 		return nil
@@ -388,29 +384,9 @@ func Clean(netns string, links []string) error {
 	return err
 }
 
-// Links names each interface and its tap, separated by a space, for Clean.
-func (n *Network) Links() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	out := []string{}
-	for _, e := range n.endpoints {
-		out = append(out, e.String())
-	}
-	return out
-}
-
 // Endpoints are the interfaces in the order in which they were found.
 func (n *Network) Endpoints() []*Endpoint {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.endpoints)
-}
-
-// Rescan attaches interfaces that have come since, and says whether there are any, or whether routes have changed.
-func (n *Network) Rescan(_ context.Context) (changed bool, err error) {
-	err = inside(n.o.Netns, func() (err error) { changed, err = n.scan(); return err })
-	if err != nil {
-		return changed, fmt.Errorf("network of %s: %w", n.o.Netns, err)
-	}
-	return changed, nil
 }

@@ -117,9 +117,7 @@ func (p *Pod) Exec(ctx context.Context, id, exec string, spec *specs.Process, s 
 		return nil, err
 	}
 	w := oci.ProcessToWire(spec)
-	if !p.seccomp || p.cfg.Runtime.DisableGuestSeccomp {
-		w.ApparmorProfile = ""
-	}
+	w.SelinuxLabel, w.ApparmorProfile = "", "" // the guest has neither
 	req := &katapb.ExecProcessRequest{
 		ContainerId: id, ExecId: exec, Process: w, StdinPort: ports[0], StdoutPort: ports[1], StderrPort: ports[2],
 	}

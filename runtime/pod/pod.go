@@ -58,10 +58,8 @@ type Options struct {
 	Size     Size     // what the pod's containers may use, on top of what the configuration says
 	Log      *slog.Logger
 	// Shm is the size of the pod's /dev/shm in bytes, 0 is half of the guest's memory.
-	Shm int64
-	// SharedPID: containers share one PID namespace.
-	SharedPID   bool
-	Annotations map[string]string // for the state only
+	Shm         int64
+	Annotations map[string]string // for the record only
 }
 
 // Dirs are the folders of the host that pods use. The zero value is the default of each.
@@ -104,7 +102,6 @@ type Pod struct {
 	streams bool // the agent takes streams on their own connections
 	seccomp bool // the agent can do seccomp
 	pulse   *pulse
-	verdict *verdict.Verdict // nil where none was asked for
 
 	recordMu sync.Mutex // guards record
 	record   Record
@@ -112,17 +109,18 @@ type Pod struct {
 	mu         sync.Mutex
 	containers map[string]*container // guarded by mu
 
-	stop    func() error
-	cancel  context.CancelFunc // ends what runs beside
-	wg      sync.WaitGroup
-	sick    chan struct{} // closed when the pod is given up
-	sickErr error         // why; set before sick is closed
-	lost    sync.Once     // of lose
+	stop     func() error
+	stopping chan struct{}      // closed when Stop begins
+	cancel   context.CancelFunc // ends what runs beside
+	wg       sync.WaitGroup
+	sick     chan struct{} // closed when the pod is given up
+	sickErr  error         // why; set before sick is closed
+	lost     sync.Once     // of lose
 }
 
 // Start boots the guest of a pod and gets it ready for containers. When it fails nothing is left.
 func Start(ctx context.Context, o Options) (_ *Pod, err error) {
-	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{}, sick: make(chan struct{}), pulse: newPulse()}
+	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{}, sick: make(chan struct{}), stopping: make(chan struct{}), pulse: newPulse()}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -359,7 +357,6 @@ func (p *Pod) attest(ctx context.Context, g guest, cfg sandbox.Config) error {
 	// The files were checked when they were handed to QEMU.
 	v := &verdict.Verdict{Guest: g.manifest.Name, Manifest: g.digest, Report: digest.Of(raw), Claims: attest.Report(g.manifest, r, host)}
 	v.Judge(true)
-	p.verdict = v
 	if err := p.note(func(r *Record) { r.Verdict = v }); err != nil {
 		return err
 	}
@@ -413,7 +410,7 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 		}
 	}
 	req := &katapb.CreateSandboxRequest{
-		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, SandboxPidns: o.SharedPID, GuestHookPath: p.cfg.QEMU.GuestHookPath, Storages: p.storages(o),
+		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, GuestHookPath: p.cfg.QEMU.GuestHookPath, Storages: p.storages(o),
 	}
 	if _, err := p.service.CreateSandbox(ctx, req); err != nil {
 		return fmt.Errorf("make the sandbox in the guest: %w", err)
@@ -436,16 +433,12 @@ func (p *Pod) storages(o Options) []*katapb.Storage {
 			Options: []string{"trans=virtio", "version=9p2000.L", "cache=mmap", "nodev", fmt.Sprintf("msize=%d", p.cfg.QEMU.Msize9P)},
 		})
 	}
-	size := ""
-	if o.Shm > 0 {
-		size = fmt.Sprintf("size=%d", o.Shm)
-	}
 	shm := &katapb.Storage{
 		Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: guestShm, Shared: true,
 		Options: []string{"noexec", "nosuid", "nodev", "mode=1777"},
 	}
-	if size != "" {
-		shm.Options = append(shm.Options, size)
+	if o.Shm > 0 {
+		shm.Options = append(shm.Options, fmt.Sprintf("size=%d", o.Shm))
 	}
 	return append(list, shm)
 }
@@ -488,23 +481,14 @@ func (p *Pod) dialLoopback(ctx context.Context, port uint16) (net.Conn, error) {
 	return c, nil
 }
 
-// UpdateNetwork looks for interfaces that came into the pod's network namespace after the start, as Docker's do, and tells the guest of them.
-func (p *Pod) UpdateNetwork(ctx context.Context) error {
-	if p.net == nil {
-		return nil
-	}
-	changed, err := p.net.Rescan(ctx)
-	if err != nil || !changed {
-		return err
-	}
-	return p.configureNetwork(ctx)
-}
-
 // Done is closed when the guest has ended.
 func (p *Pod) Done() <-chan struct{} { return p.vm.Done() }
 
 // Sick is closed when the pod is of no use any more: its agent does not answer, or its files are gone.
 func (p *Pod) Sick() <-chan struct{} { return p.sick }
+
+// Stopping is closed when Stop begins: a guest that ends from there on has been asked to.
+func (p *Pod) Stopping() <-chan struct{} { return p.stopping }
 
 // Why is why the guest ended or is of no use any more; nil while it is well.
 func (p *Pod) Why() error {
@@ -522,14 +506,8 @@ func (p *Pod) Why() error {
 // PID is that of the process on the host which is the pod: QEMU's.
 func (p *Pod) PID() int { return p.vm.PID() }
 
-// Verdict is what attestation said; nil where nobody asked.
-func (p *Pod) Verdict() *verdict.Verdict { return p.verdict }
-
 // Agent is the agent, for calls that this package does not wrap.
 func (p *Pod) Agent() katapb.AgentServiceService { return p.service }
-
-// Dial connects to a port of the guest.
-func (p *Pod) Dial(ctx context.Context, port uint32) (net.Conn, error) { return p.vm.Dial(ctx, port) }
 
 // OOM waits for a container that met its memory limit, and returns its id.
 func (p *Pod) OOM(ctx context.Context) (string, error) {
@@ -541,6 +519,7 @@ func (p *Pod) OOM(ctx context.Context) (string, error) {
 func (p *Pod) Stop() error { return p.stop() }
 
 func (p *Pod) stopOnce() error {
+	close(p.stopping)
 	if p.cancel != nil {
 		p.cancel()
 	}

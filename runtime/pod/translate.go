@@ -295,10 +295,19 @@ func (p *Pod) ephemeralVolume(g *inGuest, m specs.Mount) (*specs.Mount, error) {
 	if err := unix.Statfs(m.Source, &sf); err != nil {
 		return nil, &os.PathError{Op: "statfs", Path: m.Source, Err: err}
 	}
+	var st unix.Stat_t
+	if err := unix.Stat(m.Source, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: m.Source, Err: err}
+	}
+	// Two pods' volumes may have one name, but a guest has one pod; two volumes of a pod may not.
 	at := "/run/kata-containers/sandbox/ephemeral/" + filepath.Base(m.Source)
+	// Mode and group are what the kubelet has made of the pod's fsGroup.
+	options := []string{fmt.Sprintf("size=%d", sf.Blocks*uint64(sf.Bsize)), fmt.Sprintf("mode=%o", st.Mode&0o7777)}
+	if st.Gid != 0 {
+		options = append(options, fmt.Sprintf("fsgid=%d", st.Gid))
+	}
 	g.storages = append(g.storages, &katapb.Storage{
-		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", MountPoint: at, Shared: true,
-		Options: []string{"mode=1777", fmt.Sprintf("size=%d", sf.Blocks*uint64(sf.Bsize))},
+		Driver: "ephemeral", Source: "tmpfs", Fstype: "tmpfs", MountPoint: at, Shared: true, Options: options,
 	})
 	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
 }

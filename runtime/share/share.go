@@ -106,9 +106,6 @@ func (s *Share) place(name string) string {
 // GuestPath is where the guest finds name.
 func GuestPath(name string) string { return GuestDir + "/" + name }
 
-// HostPath is where this process finds name, to write into what is shared.
-func (s *Share) HostPath(name string) string { return s.place(name) }
-
 // Mount mounts fs as name, for owner. Options are those of mount(8) that containerd's snapshotters use.
 func (s *Share) Mount(owner, name string, m Mount) error {
 	target := s.place(name)

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -23,8 +22,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// SocketDir is where shims have their sockets, as containerd's own.
-const SocketDir = "/run/containerd/s"
+// socketDir is where shims have their sockets, as containerd's own.
+const socketDir = "/run/containerd/s"
 
 // socketFD is the descriptor by which the serving process inherits its socket.
 const socketFD = 3
@@ -35,7 +34,6 @@ type StartOptions struct {
 	Namespace  string
 	Address    string // of containerd's gRPC socket
 	Bundle     string
-	SocketDir  string   // empty is SocketDir
 	MaxVersion int      // of the task service that containerd knows; 0 is 2
 	Self       string   // this program
 	Args       []string // for the process that serves
@@ -59,10 +57,7 @@ func Start(o StartOptions) (answer string, err error) {
 	if kind != PodContainer {
 		group = o.ID
 	}
-	if o.SocketDir == "" {
-		o.SocketDir = SocketDir
-	}
-	path := SocketPath(o.SocketDir, o.Address, o.Namespace, group)
+	path := SocketPath(o.Address, o.Namespace, group)
 	address := "unix://" + path
 	if kind == PodContainer {
 		if !answers(path) {
@@ -89,9 +84,9 @@ type bootstrap struct {
 }
 
 // SocketPath is the socket of the shim that serves a group, the same for all its containers. Its length does not depend on that of the names.
-func SocketPath(dir, address, namespace, group string) string {
+func SocketPath(address, namespace, group string) string {
 	sum := sha256.Sum256([]byte(filepath.Join(address, namespace, group)))
-	return filepath.Join(dir, fmt.Sprintf("%x", sum))
+	return filepath.Join(socketDir, fmt.Sprintf("%x", sum))
 }
 
 // answers says whether somebody serves at path.
@@ -194,7 +189,6 @@ type DeleteOptions struct {
 	Namespace string
 	Address   string
 	Bundle    string
-	SocketDir string
 	Dirs      pod.Dirs
 }
 
@@ -203,17 +197,14 @@ const deleteCode = 128 + int(unix.SIGKILL)
 
 // Delete removes what a shim that is gone has left, and returns what containerd wants to read. A container of a pod whose shim still serves
 // is left alone.
-func Delete(_ context.Context, o DeleteOptions) ([]byte, error) {
-	if o.SocketDir == "" {
-		o.SocketDir = SocketDir
-	}
+func Delete(o DeleteOptions) ([]byte, error) {
 	group := o.ID
 	if spec, err := readSpec(o.Bundle); err == nil {
 		if kind, id, err := KindOf(spec.Annotations); err == nil && kind == PodContainer {
 			group = id
 		}
 	}
-	path := SocketPath(o.SocketDir, o.Address, o.Namespace, group)
+	path := SocketPath(o.Address, o.Namespace, group)
 	if !answers(path) {
 		// Also for a container: its pod is dead, and containerd may ask for the pod's cleaning up later or never.
 		if err := pod.Clean(o.Dirs, group); err != nil {

@@ -181,9 +181,6 @@ func (s *Service) loadConfig(options *anypb.Any, annotations map[string]string) 
 	if err != nil {
 		return nil, err
 	}
-	if path == "" {
-		path = s.o.ConfigFile
-	}
 	l, err := config.Load(config.Options{Path: path, Environment: s.o.Environment, Annotations: annotations, Lenient: true})
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)

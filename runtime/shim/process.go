@@ -24,16 +24,17 @@ type process struct {
 	id, exec string // of the container, and of the process in it: empty is the first
 	stdio    stdio
 	spec     *specs.Process // of an added process
-	guest    *pod.Process   // nil until it exists
-	files    files
-	ended    chan struct{} // closed at the end
+	ended    chan struct{}  // closed at the end
 	output   sync.WaitGroup
 	stdin    sync.Once
 
-	mu       sync.Mutex // guards what follows
-	phase    phase
-	code     int
-	exitedAt time.Time
+	mu         sync.Mutex // guards what follows
+	phase      phase
+	code       int
+	exitedAt   time.Time
+	guest      *pod.Process // nil until it exists
+	files      files
+	inputEnded bool // containerd has asked for the end of the input, perhaps before the process exists
 }
 
 func newProcess(id, exec string, s stdio) *process {
@@ -73,14 +74,40 @@ func (p *process) exit(code int) {
 }
 
 // open opens where the process's streams lead on the host.
-func (p *process) open(namespace, id string) (err error) {
-	p.files, err = p.stdio.open(namespace, id)
-	return err
+func (p *process) open(namespace, id string) error {
+	f, err := p.stdio.open(namespace, id)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.files = f
+	p.mu.Unlock()
+	return nil
+}
+
+// running is the process in the guest; nil before it exists.
+func (p *process) running() *pod.Process {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.guest
+}
+
+// host is the host's ends of the streams.
+func (p *process) host() files {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.files
 }
 
 // run has the streams flow between the host and the process.
 func (p *process) run(q *pod.Process, log *slog.Logger) {
+	p.mu.Lock()
 	p.guest = q
+	files, inputEnded := p.files, p.inputEnded
+	p.mu.Unlock()
+	if inputEnded && files.stdin != nil {
+		files.stdin.CloseWrite()
+	}
 	copyOut := func(to io.WriteCloser, from io.ReadCloser, name string) {
 		if to == nil || from == nil {
 			return
@@ -93,11 +120,11 @@ func (p *process) run(q *pod.Process, log *slog.Logger) {
 			_ = from.Close() // nothing more is read
 		})
 	}
-	copyOut(p.files.stdout, q.Stdout, "stdout")
-	copyOut(p.files.stderr, q.Stderr, "stderr")
-	if p.files.stdin != nil && q.Stdin != nil {
+	copyOut(files.stdout, q.Stdout, "stdout")
+	copyOut(files.stderr, q.Stderr, "stderr")
+	if files.stdin != nil && q.Stdin != nil {
 		go func() {
-			if _, err := io.CopyBuffer(onlyWriter{q.Stdin}, onlyReader{p.files.stdin}, make([]byte, copyBuffer)); err != nil {
+			if _, err := io.CopyBuffer(onlyWriter{q.Stdin}, onlyReader{files.stdin}, make([]byte, copyBuffer)); err != nil {
 				log.Debug("copy input", "container", p.id, "process", p.exec, "err", err)
 			}
 			p.endStdin()
@@ -116,19 +143,23 @@ type (
 
 // closeStdin is the end of file for the process, after all that was written. Calling it again is a no-op.
 func (p *process) closeStdin() {
-	if p.files.stdin != nil {
-		p.files.stdin.CloseWrite() // the copy comes to its end, and ends the process's
+	p.mu.Lock()
+	p.inputEnded = true
+	in := p.files.stdin
+	p.mu.Unlock()
+	if in != nil {
+		in.CloseWrite() // the copy comes to its end, and ends the process's
 	}
 }
 
 // endStdin ends it at once. Calling it again is a no-op.
 func (p *process) endStdin() {
 	p.stdin.Do(func() {
-		if p.files.stdin != nil {
-			_ = p.files.stdin.Close() // only read from
+		if in := p.host().stdin; in != nil {
+			_ = in.Close() // only read from
 		}
-		if p.guest != nil {
-			_ = p.guest.CloseStdin() // the process may have ended
+		if q := p.running(); q != nil {
+			_ = q.CloseStdin() // the process may have ended
 		}
 	})
 }
@@ -150,8 +181,9 @@ func (p *process) outputDone(d time.Duration) {
 func (p *process) close() {
 	p.outputDone(outputTime)
 	p.endStdin()
-	if p.guest != nil {
-		_ = p.guest.Close() // a stream cut short on purpose
+	if q := p.running(); q != nil {
+		_ = q.Close() // a stream cut short on purpose
 	}
-	p.files.close()
+	files := p.host()
+	files.close()
 }

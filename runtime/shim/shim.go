@@ -18,7 +18,6 @@ import (
 
 	eventtypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
-	"github.com/containerd/containerd/api/types"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
@@ -36,16 +35,12 @@ import (
 
 // Options are how to serve.
 type Options struct {
-	ID        string // of the container that the process was started for: the pod's first
-	Namespace string // containerd's
-	Dirs      pod.Dirs
-	Publish   Publish
-	// ConfigFile is who the configuration is read from where the call does not say; empty is the usual places.
-	ConfigFile  string
+	Namespace   string // containerd's
+	Dirs        pod.Dirs
+	Publish     Publish
 	Environment string // the value of KATA_CONF_FILE
 	Log         *slog.Logger
-	// Version of this program, for Connect and the log.
-	Version string
+	Version     string // of this program, for Connect
 }
 
 // Service serves one pod. Get one from New.
@@ -71,7 +66,6 @@ func New(o Options, end func()) *Service {
 type task struct {
 	id      string
 	bundle  string
-	rootfs  []*types.Mount
 	sandbox bool // the pod lives and dies with it
 	init    *process
 
@@ -212,13 +206,14 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	t, err := s.createIn(ctx, p, r, spec)
 	if err != nil {
 		if first {
+			s.setPod(nil)
 			err = errors.Join(err, p.Stop())
 		}
 		return nil, err
 	}
 	t.sandbox = kind != PodContainer
 	s.mu.Lock()
-	s.pod, s.tasks[r.ID] = p, t
+	s.tasks[r.ID] = t
 	s.mu.Unlock()
 	if first {
 		go s.watchOOM(p)
@@ -254,19 +249,18 @@ func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	s.pod = p // hooks and events want its process id
-	s.mu.Unlock()
-	if err := runHooks(ctx, spec, r.ID, r.Bundle, p.PID()); err == nil {
-		err = p.UpdateNetwork(ctx) // hooks may have made interfaces
-	}
-	if err != nil {
-		s.mu.Lock()
-		s.pod = nil
-		s.mu.Unlock()
+	s.setPod(p)
+	if err := runHooks(ctx, spec, r.ID, r.Bundle, p.PID()); err != nil {
+		s.setPod(nil)
 		return nil, errors.Join(err, p.Stop())
 	}
 	return p, nil
+}
+
+func (s *Service) setPod(p *pod.Pod) {
+	s.mu.Lock()
+	s.pod = p
+	s.mu.Unlock()
 }
 
 func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec) (*task, error) {
@@ -286,16 +280,16 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 	}
 	q, err := p.Create(ctx, c)
 	if err != nil {
-		init.files.close()
+		init.close()
 		return nil, err
 	}
 	init.run(q, s.log)
-	return &task{id: r.ID, bundle: r.Bundle, rootfs: r.Rootfs, init: init, execs: map[string]*process{}}, nil
+	return &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*process{}}, nil
 }
 
 // await waits for the end of a process and tells containerd of it.
 func (s *Service) await(t *task, p *process) {
-	code, err := p.guest.Wait(context.Background())
+	code, err := p.running().Wait(context.Background())
 	if err != nil {
 		s.log.Error("the process is lost with its guest", "container", t.id, "process", p.exec, "err", err)
 		code = lostCode
@@ -349,7 +343,8 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	}
 	q, err := guest.Exec(ctx, t.id, r.ExecID, p.spec, p.stdio.streams())
 	if err != nil {
-		p.files.close()
+		files := p.host()
+		files.close()
 		p.unclaim()
 		return nil, asStatus(err)
 	}
@@ -455,10 +450,11 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	if err != nil {
 		return nil, err
 	}
-	if phase, _, _ := p.state(); phase == ended || p.guest == nil {
+	q := p.running()
+	if phase, _, _ := p.state(); phase == ended || q == nil {
 		return nil, notFound("process %q of container %s does not run", r.ExecID, r.ID)
 	}
-	if err := p.guest.Signal(ctx, r.Signal, r.All); err != nil {
+	if err := q.Signal(ctx, r.Signal, r.All); err != nil {
 		s.mu.Lock()
 		guest := s.pod
 		s.mu.Unlock()
@@ -510,10 +506,11 @@ func (s *Service) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if p.guest == nil {
+	q := p.running()
+	if q == nil {
 		return nil, precondition("process %q of container %s does not run yet", r.ExecID, r.ID)
 	}
-	if err := p.guest.Resize(ctx, r.Height, r.Width); err != nil {
+	if err := q.Resize(ctx, r.Height, r.Width); err != nil {
 		return nil, asStatus(err)
 	}
 	return &emptypb.Empty{}, nil
@@ -667,8 +664,10 @@ func (s *Service) watchOOM(p *pod.Pod) {
 func (s *Service) watchHealth(p *pod.Pod) {
 	select {
 	case <-p.Done():
-		if why := p.Why(); why != nil {
-			s.log.Error("the guest has ended", "err", why)
+		select {
+		case <-p.Stopping(): // as it was asked to
+		default:
+			s.log.Error("the guest has ended", "err", p.Why())
 		}
 	case <-p.Sick():
 		s.log.Error("the guest is given up", "err", p.Why())
@@ -678,5 +677,5 @@ func (s *Service) watchHealth(p *pod.Pod) {
 	}
 }
 
-// any packs a message as containerd's packages do, under its bare name.
+// packAny packs a message as containerd's packages do, under its bare name.
 func packAny(name string, value []byte) *anypb.Any { return &anypb.Any{TypeUrl: name, Value: value} }

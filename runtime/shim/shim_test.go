@@ -106,11 +106,11 @@ func TestTheConfigurationsPathComesWithTheCall(t *testing.T) {
 }
 
 func TestOnePodHasOneSocket(t *testing.T) {
-	a := SocketPath("/s", "/run/containerd/containerd.sock", "k8s.io", "p1")
-	if a != SocketPath("/s", "/run/containerd/containerd.sock", "k8s.io", "p1") || len(a) > 107 {
+	a := SocketPath("/run/containerd/containerd.sock", "k8s.io", "p1")
+	if a != SocketPath("/run/containerd/containerd.sock", "k8s.io", "p1") || len(a) > 107 {
 		t.Error(a)
 	}
-	for _, b := range []string{SocketPath("/s", "/other", "k8s.io", "p1"), SocketPath("/s", "/run/containerd/containerd.sock", "moby", "p1"), SocketPath("/s", "/run/containerd/containerd.sock", "k8s.io", "p2")} {
+	for _, b := range []string{SocketPath("/other", "k8s.io", "p1"), SocketPath("/run/containerd/containerd.sock", "moby", "p1"), SocketPath("/run/containerd/containerd.sock", "k8s.io", "p2")} {
 		if a == b {
 			t.Error("two pods have one socket")
 		}
@@ -348,4 +348,25 @@ func TestHooksGetTheStateAndTheirErrorsAreNamed(t *testing.T) {
 	if err := runHooks(t.Context(), spec, "c1", "/b", 42); err == nil || !strings.Contains(err.Error(), "not done within 1s") {
 		t.Error(err)
 	}
+}
+
+func TestInputThatEndsBeforeTheProcessExistsEndsIt(t *testing.T) {
+	p := newProcess("c1", "e1", stdio{stdin: fifo(t, "in")})
+	p.closeStdin() // a client whose own input is empty is that fast
+	if err := p.open("ns", "c1"); err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	p.run(&pod.Process{Stdin: w}, slog.New(slog.DiscardHandler))
+	ended := make(chan error, 1)
+	go func() { _, err := io.ReadAll(r); ended <- err }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the process waits for input that never comes")
+	}
+	p.close()
 }
