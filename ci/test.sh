@@ -54,9 +54,9 @@ e2e() {
 	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e
 }
 
-# as_root runs a command with root's rights, and keeps the environment.
+# as_root runs a command with root's rights and home, lest root's files come into the user's caches, and keeps the rest of the environment.
 as_root() {
-	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -E env "PATH=$PATH" "$@"; fi
+	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -E -H env "PATH=$PATH" "$@"; fi
 }
 
 containerd() {
@@ -91,9 +91,14 @@ all)
 	trap 'rm -f "$log"' EXIT
 	e2e >"$log" 2>&1 &
 	e2e=$!
-	containerd
-	wait "$e2e" || { cat "$log"; exit 1; }
+	# Whatever becomes of the one, the other is awaited and heard. In a list with || a function goes on behind what failed in it.
+	set +e
+	(set -e; containerd)
+	status=$?
+	wait "$e2e" || status=1
+	set -e
 	cat "$log"
+	exit "$status"
 	;;
 *) echo "usage: ci/test.sh [boot|kernel|e2e|containerd|faults|kubernetes]" >&2; exit 2 ;;
 esac

@@ -198,6 +198,7 @@ type Container struct {
 	control *control            // guarded by mu; the stage's, until it started
 	kills   uint64              // guarded by mu; how many ends for want of memory were told
 	stopped bool                // guarded by mu; poststop hooks have run
+	going   bool                // guarded by mu; Remove has begun, and nothing is started any more
 }
 
 // ID is the container's id.

@@ -104,10 +104,14 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 	proc.Personality = c.plan.stage.Process.Personality
 	c.mu.Lock()
 	_, there := c.procs[execID]
-	if !there && execID != c.id {
+	going := c.going
+	if !there && !going && execID != c.id {
 		c.procs[execID] = nil
 	}
 	c.mu.Unlock()
+	if going {
+		return fail(errGoing)
+	}
 	if there || execID == c.id {
 		return fail(ErrExists)
 	}
@@ -124,8 +128,25 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 		delete(c.procs, execID)
 		return fail(err)
 	}
+	if c.going { // Remove may have killed what there was before this one was there
+		delete(c.procs, execID)
+		c.abandon(out)
+		return nil, fmt.Errorf("exec %s in container %s: %w", execID, c.id, errGoing)
+	}
 	c.procs[execID] = out
 	return out, nil
+}
+
+// errGoing refuses what comes after Remove has begun.
+var errGoing = fmt.Errorf("the container is being removed: %w", ErrState)
+
+// abandon ends a process that nobody will know.
+func (c *Container) abandon(p *Process) {
+	p.child.Signal(unix.SIGKILL) // it may have ended already
+	c.r.goes(func() {
+		<-p.drained
+		p.io.close()
+	})
 }
 
 func (c *Container) exec(ctx context.Context, execID string, l launch) (*Process, error) {
@@ -136,11 +157,7 @@ func (c *Container) exec(ctx context.Context, execID string, l launch) (*Process
 	defer ctl.close()
 	p.id = execID
 	if err := p.begun(ctx, ctl); err != nil {
-		p.child.Signal(unix.SIGKILL) // ended already, unless ctx ended first
-		c.r.goes(func() {
-			<-p.drained
-			p.io.close()
-		})
+		c.abandon(p)
 		return nil, err
 	}
 	p.io.begin()
@@ -281,6 +298,7 @@ func (c *Container) Remove(ctx context.Context) error {
 // undo takes away whatever there is of a container.
 func (c *Container) undo(ctx context.Context) error {
 	c.mu.Lock()
+	c.going = true
 	ctl := c.control
 	c.control = nil
 	var all []*Process

@@ -1,13 +1,11 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,38 +20,6 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
-
-// insideVariable names the test that this process runs in namespaces of its own.
-const insideVariable = "KATABUILD_TEST_NETWORK_INSIDE"
-
-func namespaces() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-}
-
-// inNamespaces runs the test again in user, mount and network namespaces of its own, and says whether this is that run.
-func inNamespaces(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(insideVariable) == t.Name() {
-		return true
-	}
-	testenv.Require(t, testenv.Func("user-namespaces", func() error {
-		cmd := exec.Command("/proc/self/exe", "-test.run=^$")
-		cmd.SysProcAttr = namespaces()
-		return cmd.Run()
-	}))
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideVariable+"="+t.Name())
-	cmd.SysProcAttr = namespaces()
-	out, err := cmd.CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
-		t.Errorf("in its namespaces: %v\n%s", err, out)
-	}
-	return false
-}
 
 // cable makes two links that end in each other, with hardware addresses 02::1 and 02::2.
 func cable(t *testing.T, a, b string) {
@@ -105,7 +71,7 @@ func state(t *testing.T, n *Network, name string) string {
 }
 
 func TestALinkBecomesWhatTheHostSays(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS|syscall.CLONE_NEWNET) {
 		return
 	}
 	cable(t, "eth5", "eth0")
@@ -176,7 +142,7 @@ func TestALinkBecomesWhatTheHostSays(t *testing.T) {
 }
 
 func TestWhatIsNoInterfaceIsRefused(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS|syscall.CLONE_NEWNET) {
 		return
 	}
 	n := New(Config{Root: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}})
@@ -233,7 +199,7 @@ func routes(t *testing.T, all []*katapb.Route) string {
 }
 
 func TestRoutesAreThoseOfTheLastCall(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS|syscall.CLONE_NEWNET) {
 		return
 	}
 	cable(t, "eth0", "eth1")
@@ -303,7 +269,7 @@ func TestRoutesAreThoseOfTheLastCall(t *testing.T) {
 }
 
 func TestDNSCoversTheFileThatIsThere(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS|syscall.CLONE_NEWNET) {
 		return
 	}
 	dir := t.TempDir()

@@ -30,11 +30,10 @@ type Options struct {
 	TestPanic    string     // where to panic; only binaries built for tests look at it
 
 	// The following are zero unless asked for: then there is none, or the default of whoever needs it.
-	DebugConsolePort  uint32        // with DebugConsole: shells on this vsock port, instead of one on the console
-	LogPort           uint32        // the log, as JSON, on this vsock port
-	StreamsPort       uint32        // of containers' standard streams
-	HotplugTimeout    time.Duration // how long a device may take to appear
-	ContainerPipeSize int           // of the pipes of containers' standard streams, in bytes
+	DebugConsolePort uint32        // with DebugConsole: shells on this vsock port, instead of one on the console
+	LogPort          uint32        // the log, as JSON, on this vsock port
+	StreamsPort      uint32        // of containers' standard streams
+	HotplugTimeout   time.Duration // how long a device may take to appear
 
 	// Complaints are words that could not be used, one sentence each. They never stop the agent.
 	Complaints []string
@@ -44,7 +43,7 @@ type Options struct {
 
 // later holds the options of Kata Containers' agent that have no effect here yet, without their prefix.
 var later = map[string]bool{
-	"devmode": true, "trace": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
+	"container_pipe_size": true, "devmode": true, "trace": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
 	"launch_process_timeout": true, "visible_cdi_devices": true, "config_file": true, "guest_components_rest_api": true,
 	"guest_components_procs": true, "secure_storage_integrity": true, "https_proxy": true, "no_proxy": true, "mem_agent_enable": true,
 	"mem_agent_memcg_disable": true, "mem_agent_memcg_swap": true, "mem_agent_memcg_swappiness_max": true,
@@ -102,8 +101,6 @@ func Parse(commandLine string) Options {
 			seconds := int64(o.HotplugTimeout / time.Second)
 			number(value, maxSeconds, &seconds, complain)
 			o.HotplugTimeout = time.Duration(seconds) * time.Second
-		case name == "agent.container_pipe_size":
-			number(value, maxPipeSize, &o.ContainerPipeSize, complain)
 		case name == "agent.test_panic":
 			o.TestPanic = value
 		default:
@@ -178,9 +175,8 @@ func boolean(value string, assigned bool) (on, ok bool) {
 
 // Bounds of numbers.
 const (
-	maxPort     = 1<<32 - 2 // the last is VMADDR_PORT_ANY, <linux/vm_sockets.h>
-	maxSeconds  = 24 * 60 * 60
-	maxPipeSize = 1 << 30 // the kernel's own limit is /proc/sys/fs/pipe-max-size
+	maxPort    = 1<<32 - 2 // the last is VMADDR_PORT_ANY, <linux/vm_sockets.h>
+	maxSeconds = 24 * 60 * 60
 )
 
 // number reads a whole number from 0 to most. What is none leaves to as it was, and is complained about.

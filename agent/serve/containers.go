@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -23,8 +24,11 @@ func (f *full) CreateContainer(ctx context.Context, r *katapb.CreateContainerReq
 		return nil, status.Errorf(codes.AlreadyExists, "container %s exists already", r.ContainerId)
 	}
 	spec, err := oci.FromWire(r.OCI)
-	if err != nil || spec == nil || spec.Process == nil || spec.Root == nil {
-		return nil, status.Errorf(codes.InvalidArgument, "container %s: the specification lacks process or root, or: %v", r.ContainerId, err)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "container %s: %v", r.ContainerId, err)
+	}
+	if spec == nil || spec.Process == nil || spec.Root == nil {
+		return nil, status.Errorf(codes.InvalidArgument, "container %s: the specification lacks process or root", r.ContainerId)
 	}
 	if len(r.SharedMounts) > 0 {
 		return nil, status.Error(codes.Unimplemented, "shared_mounts is not implemented by this agent")
@@ -214,6 +218,9 @@ func (f *full) SignalProcess(ctx context.Context, r *katapb.SignalProcessRequest
 	return answer(err)
 }
 
+// drainTime bounds waiting for a process's output to be taken by the host.
+const drainTime = 2 * time.Second
+
 // WaitProcess waits for the end of a process. Any number may wait; an added process is forgotten when its answer goes out.
 func (f *full) WaitProcess(ctx context.Context, r *katapb.WaitProcessRequest) (*katapb.WaitProcessResponse, error) {
 	_, p, err := f.process(r.ContainerId, r.ExecId)
@@ -224,13 +231,21 @@ func (f *full) WaitProcess(ctx context.Context, r *katapb.WaitProcessRequest) (*
 	if err != nil {
 		return nil, coded(err)
 	}
+	// What it wrote is on its way to the host before its end is, unless nobody on the host reads it.
+	drained := true
 	select {
-	case <-p.Drained(): // what it wrote is on its way to the host before its end is
+	case <-p.Drained():
+	case <-time.After(drainTime):
+		drained = false
 	case <-ctx.Done():
 		return nil, coded(ctx.Err())
 	}
 	if r.ExecId != "" && r.ExecId != r.ContainerId {
-		p.Forget()
+		if drained {
+			p.Forget()
+		} else {
+			go func() { <-p.Drained(); p.Forget() }()
+		}
 	}
 	return &katapb.WaitProcessResponse{Status: int32(code)}, nil
 }
@@ -240,6 +255,9 @@ func (f *full) TtyWinResize(_ context.Context, r *katapb.TtyWinResizeRequest) (*
 	_, p, err := f.process(r.ContainerId, r.ExecId)
 	if err != nil {
 		return nil, err
+	}
+	if r.Row > math.MaxUint16 || r.Column > math.MaxUint16 {
+		return nil, status.Errorf(codes.InvalidArgument, "a terminal of %d rows and %d columns: at most %d are possible", r.Row, r.Column, math.MaxUint16)
 	}
 	return answer(p.Resize(uint16(r.Row), uint16(r.Column)))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/storage"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -220,42 +222,45 @@ func (f *full) GetDiagnosticData(_ context.Context, r *katapb.GetDiagnosticDataR
 	if path == "" {
 		return nil, status.Errorf(codes.FailedPrecondition, "container %s has no annotation %s", r.ContainerId, terminationAnnotation)
 	}
-	for _, m := range spec.Mounts {
-		if m.Destination == path {
-			b, err := readHead(m.Source, maxTermination)
-			return &katapb.GetDiagnosticDataResponse{Data: string(b)}, coded(err)
-		}
-	}
-	root, err := os.OpenRoot(spec.Root.Path) // nothing in the container leads out of it
-	if err != nil {
-		return nil, coded(err)
-	}
-	defer root.Close()
-	file, err := root.Open(filepath.Join(".", path))
+	file, err := openTermination(spec, path)
 	if err != nil {
 		return nil, coded(fmt.Errorf("termination log: %w", err))
 	}
 	defer file.Close()
-	b := make([]byte, maxTermination)
-	n, err := file.Read(b)
-	if err != nil && n == 0 {
-		return &katapb.GetDiagnosticDataResponse{}, nil // empty
+	text, err := lastWords(file)
+	if err != nil {
+		return nil, coded(fmt.Errorf("termination log: %w", err))
 	}
-	return &katapb.GetDiagnosticDataResponse{Data: string(b[:n])}, nil
+	return &katapb.GetDiagnosticDataResponse{Data: text}, nil
 }
 
-func readHead(path string, n int) ([]byte, error) {
-	file, err := os.Open(path)
+// openTermination opens path as the container has it. Without O_NONBLOCK a pipe that the container put there would hold the call for good.
+func openTermination(spec *specs.Spec, path string) (*os.File, error) {
+	const flags = os.O_RDONLY | unix.O_NONBLOCK
+	for _, m := range spec.Mounts {
+		if m.Destination == path {
+			return os.OpenFile(m.Source, flags, 0)
+		}
+	}
+	root, err := os.OpenRoot(spec.Root.Path) // nothing in the container leads out of it
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
-	b := make([]byte, n)
-	n, err = file.Read(b)
-	if n > 0 {
-		err = nil
+	defer root.Close()
+	return root.OpenFile(filepath.Join(".", path), flags, 0)
+}
+
+// lastWords reads the head of a regular file, which may be empty.
+func lastWords(file *os.File) (string, error) {
+	st, err := file.Stat()
+	if err != nil {
+		return "", err
 	}
-	return b[:n], err
+	if !st.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file", file.Name())
+	}
+	b, err := io.ReadAll(io.LimitReader(file, maxTermination))
+	return string(b), err
 }
 
 // loadModule loads a module of the guest's kernel.

@@ -203,13 +203,14 @@ func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
 	return own(r.s.FsGroup, r.at)
 }
 
-// folderOf is a folder to make on what is written to: PATH, or PATH:MODE, where a path may begin with a placeholder for that mount.
+// folderOf is a folder to make on what is written to: PATH, or PATH:MODE. A path may begin with a reference to that mount in Kata's form,
+// "{{ mount N }}".
 func folderOf(up place, s string) (place, error) {
 	path, _, _ := strings.Cut(s, ":")
 	if strings.HasPrefix(path, "{{") {
 		_, rest, ok := strings.Cut(path, "}}")
 		if !ok {
-			return place{}, fmt.Errorf("option %s%s: its placeholder has no end", layerMkdir, s)
+			return place{}, fmt.Errorf("option %s%s: no }} after its mount reference", layerMkdir, s)
 		}
 		path = rest
 	}

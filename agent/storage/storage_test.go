@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,38 +23,6 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
-
-// insideVariable names the test that this process runs in namespaces of its own.
-const insideVariable = "KATABUILD_TEST_STORAGE_INSIDE"
-
-func namespaces() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-}
-
-// inNamespaces runs the test again as root of user and mount namespaces of its own, and says whether this is that run.
-func inNamespaces(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(insideVariable) == t.Name() {
-		return true
-	}
-	testenv.Require(t, testenv.Func("user-namespaces", func() error {
-		cmd := exec.Command("/proc/self/exe", "-test.run=^$")
-		cmd.SysProcAttr = namespaces()
-		return cmd.Run()
-	}))
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), insideVariable+"="+t.Name())
-	cmd.SysProcAttr = namespaces()
-	out, err := cmd.CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
-		t.Errorf("in its namespaces: %v\n%s", err, out)
-	}
-	return false
-}
 
 // manager has a run folder of its own, on a tmpfs, whose mounts end with the process.
 func manager(t *testing.T) (*Manager, string) {
@@ -113,7 +80,7 @@ func tmpfs(at string, options ...string) *katapb.Storage {
 }
 
 func TestAMountLivesAsLongAsItsUsers(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)
@@ -164,7 +131,7 @@ func TestAMountLivesAsLongAsItsUsers(t *testing.T) {
 }
 
 func TestAFailureTakesBackWhatTheCallMounted(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)
@@ -189,7 +156,7 @@ func TestAFailureTakesBackWhatTheCallMounted(t *testing.T) {
 }
 
 func TestManyMayMountAndReleaseAtOnce(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)
@@ -218,7 +185,7 @@ func TestManyMayMountAndReleaseAtOnce(t *testing.T) {
 }
 
 func TestNoMountLeavesItsFolder(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)
@@ -265,7 +232,7 @@ func TestNoMountLeavesItsFolder(t *testing.T) {
 }
 
 func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)
@@ -332,7 +299,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestAWatchedFolderFollowsItsSource(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)
@@ -377,7 +344,7 @@ func TestAWatchedFolderFollowsItsSource(t *testing.T) {
 }
 
 func TestABigFolderIsBoundInstead(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)
@@ -400,7 +367,7 @@ func TestABigFolderIsBoundInstead(t *testing.T) {
 }
 
 func TestAGroupGetsItsVolume(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)
@@ -443,7 +410,7 @@ func TestAGroupGetsItsVolume(t *testing.T) {
 }
 
 func TestALocalFolderHasItsModeAndMemoryItsNewSize(t *testing.T) {
-	if !inNamespaces(t) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
 		return
 	}
 	m, run := manager(t)

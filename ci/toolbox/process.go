@@ -188,8 +188,8 @@ func fork(args []string) error {
 }
 
 func shm(args []string) error {
-	if len(args) < 2 {
-		return errors.New("shm wants put or get, and a key")
+	if len(args) < 2 || args[0] == "put" && len(args) < 3 {
+		return errors.New("shm wants put, a key and a text, or get and a key")
 	}
 	key, err := number(args, 1)
 	if err != nil {

@@ -288,7 +288,9 @@ func qemuVersion(ctx context.Context, program string) (path, version string, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.WaitDelay = time.Second // for a script whose children keep its output open
+	out, err := cmd.Output()
 	if err != nil {
 		return path, "", fmt.Errorf("%s --version: %w", path, err)
 	}

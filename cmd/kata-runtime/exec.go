@@ -128,7 +128,8 @@ var errLeft = errors.New("left by the key")
 // typeAll types everything that is read.
 func (a *app) typeAll(c io.Writer, raw bool) error {
 	if !raw {
-		if _, err := io.Copy(c, a.in); err != nil {
+		// A shell that has ended reads no more: what it said counts.
+		if _, err := io.Copy(c, a.in); err != nil && !isBroken(err) {
 			return fmt.Errorf("send to the guest: %w", err)
 		}
 		// Not the end of file: before the shell has set up its terminal that key does something else.

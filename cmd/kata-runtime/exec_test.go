@@ -105,6 +105,24 @@ func TestTheKeyLeavesAndTheTerminalIsRestored(t *testing.T) {
 }
 
 // pipe is a connection, both ends.
+func TestAShellThatEndsBeforeItsInputIsNoError(t *testing.T) {
+	for _, cause := range []error{unix.EPIPE, unix.ECONNRESET} {
+		a := &app{in: strings.NewReader("exit\nmore\n")}
+		if err := a.typeAll(broken{cause}, false); err != nil {
+			t.Errorf("%v: %v", cause, err)
+		}
+	}
+	a := &app{in: strings.NewReader("exit\n")}
+	if err := a.typeAll(broken{unix.EIO}, false); !errors.Is(err, unix.EIO) {
+		t.Errorf("%v, want EIO", err)
+	}
+}
+
+// broken is a connection that takes nothing.
+type broken struct{ cause error }
+
+func (b broken) Write([]byte) (int, error) { return 0, b.cause }
+
 func pipe(t *testing.T) (one, other net.Conn) {
 	t.Helper()
 	one, other = net.Pipe()

@@ -42,8 +42,10 @@ func Inside(t *testing.T, flags uintptr) bool {
 	switch {
 	case err != nil:
 		t.Fatalf("inside: %v\n%s", err, out)
-	case strings.Contains(string(out), "--- SKIP: "+t.Name()):
+	case strings.Contains(string(out), "--- SKIP: "+t.Name()+" "):
 		Require(t, Func("user-namespaces", func() error { return errors.New(string(out)) }))
+	case !strings.Contains(string(out), "--- PASS: "+t.Name()+" "):
+		t.Fatalf("inside: the test did not run\n%s", out)
 	}
 	return false
 }

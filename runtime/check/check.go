@@ -65,14 +65,14 @@ func (r *Result) Missing() []string {
 	return out
 }
 
-// Options are what to check. Nil values are this host's.
+// Options are what to check.
 type Options struct {
 	Config    *config.Loaded // nil where it could not be loaded: then the defaults are checked
 	ConfigErr error          // why not
-	Host      Host
+	Host      Host           // nil: This
 }
 
-// checker is what the checks share. guest and machine are set by the first of them.
+// checker is what the checks share. guestFiles sets guest and arch, which come before all that asks for them.
 type checker struct {
 	host     Host
 	cfg      config.Config

@@ -24,7 +24,7 @@ type Host interface {
 	Find(program string) (string, error)
 	// Output is what a program prints, on both streams, and the error of it.
 	Output(ctx context.Context, argv ...string) ([]byte, error)
-	// Read is a small file. A folder is its names, a line each.
+	// Read is a small file.
 	Read(path string) ([]byte, error)
 	// Device opens a device for reading and writing, and closes it. One whose driver is not there is ErrNotLoaded: opening would load its module.
 	Device(path string) error
@@ -66,19 +66,9 @@ func (This) Output(ctx context.Context, argv ...string) ([]byte, error) {
 }
 
 // Read implements Host.
-func (This) Read(path string) (_ []byte, err error) {
+func (This) Read(path string) ([]byte, error) {
 	if st, err := os.Stat(path); err != nil {
 		return nil, err
-	} else if st.IsDir() {
-		entries, err := os.ReadDir(path)
-		if err != nil {
-			return nil, err
-		}
-		var b []byte
-		for _, e := range entries {
-			b = append(append(b, e.Name()...), '\n')
-		}
-		return b, nil
 	} else if !st.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: errors.New("not a regular file")}
 	}

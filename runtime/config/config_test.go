@@ -494,7 +494,7 @@ kernel_params = "a"
 		"out of range":                      {map[string]string{h + "default_memory": "1"}, nil, `1 MiB of memory`, ""},
 		"not a number at all":               {map[string]string{h + "default_vcpus": "NaN"}, nil, `NaN virtual CPUs`, ""},
 		"too many words together":           {map[string]string{h + "kernel_params": strings.Repeat("x", 2045)}, nil, `2048 bytes`, ""},
-		"a policy, which nobody would keep": {map[string]string{AnnotationPrefix + "agent.policy": "cGFja2FnZQ=="}, nil, `because the agent has no policy`, ""},
+		"a policy, which nobody would keep": {map[string]string{AnnotationPrefix + "agent.policy": "cGFja2FnZQ=="}, nil, `because the agent's policy is not Rego`, ""},
 		"a hash, which nobody would check":  {map[string]string{h + "kernel_hash": "ab"}, nil, `it can only be ""`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

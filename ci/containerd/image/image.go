@@ -191,9 +191,6 @@ func (s *Set) serve() error {
 	return nil
 }
 
-// Close ends the registry.
-func (s *Set) Close() error { return s.server.Close() }
-
 // WriteHosts writes below dir what tells containerd that every registry is this one.
 func (s *Set) WriteHosts(dir string) error {
 	d := filepath.Join(dir, "_default")
