@@ -27,7 +27,7 @@ const endDelay = 50 * time.Millisecond
 // something.
 func newSandbox(ctx context.Context, c Config, o options.Options, reaper *reap.Reaper, log *slog.Logger, end func()) (*serve.Sandbox, error) {
 	devices := &uevent.Listener{Root: "/", Timeout: o.HotplugTimeout, Log: log}
-	runner, err := container.New(container.Config{Reaper: reaper, Log: log, Guard: c.Fatal.Guard})
+	runner, err := container.New(container.Config{Reaper: reaper, Log: log, Guard: c.Fatal.Guard, PipeSize: o.PipeSize})
 	if err != nil {
 		return nil, err
 	}

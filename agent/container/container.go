@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/agent/container/cgroup"
 	"github.com/katabuild/katabuild/agent/container/stage"
 	"github.com/katabuild/katabuild/agent/reap"
+	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,7 @@ type Config struct {
 	Log        *slog.Logger // nil discards
 	Guard      func()       // deferred in each goroutine; nil does nothing
 	Self       string       // the program that calls Stage when IsStage says so; "/proc/self/exe" when empty
+	PipeSize   int          // what each pipe of a process's streams holds, in bytes; flow.PipeSize when 0
 	NoPivot    bool         // the guest's root is an initramfs, which pivot_root(2) cannot replace; found out by itself, too
 }
 
@@ -70,6 +72,9 @@ func New(c Config) (*Runner, error) {
 	}
 	if c.CgroupRoot == "" {
 		c.CgroupRoot = "/sys/fs/cgroup"
+	}
+	if c.PipeSize == 0 {
+		c.PipeSize = flow.PipeSize
 	}
 	if c.Self == "" {
 		c.Self = "/proc/self/exe"

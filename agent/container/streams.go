@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/flow"
 )
 
 // Stdio are connections to the host for a process's streams, owned by the runner from Create and Exec on, also when those fail. The
@@ -82,6 +84,7 @@ func newStreams(r *Runner, host Stdio, tty bool) (*streams, []*os.File, error) {
 		}
 		unix.SetNonblock(own, true) // so that reads can be given up
 		mine = append(mine, os.NewFile(uintptr(own), "pipe"))
+		flow.Widen(mine[i], r.cfg.PipeSize)
 		files = append(files, os.NewFile(uintptr(other), "pipe"))
 	}
 	s.in, s.out, s.err = mine[0], newOutlet(mine[1]), newOutlet(mine[2])
@@ -129,30 +132,30 @@ func (s *streams) begin() {
 		}
 		if s.host.Stdin != nil {
 			s.r.goes(func() {
-				io.Copy(onlyWriter{s.in}, s.host.Stdin)
+				flow.Copy(s.in, s.host.Stdin)
 				s.closeStdin()
 			})
 		}
 	})
 }
 
-// onlyWriter keeps io.Copy from splicing, which is not told when a deadline passes.
-type onlyWriter struct{ io.Writer }
+// patient is a writer that takes everything, whether it can be written or not.
+type patient struct {
+	io.Writer
+	deaf bool
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	if !p.deaf {
+		_, err := p.Writer.Write(b)
+		p.deaf = err != nil
+	}
+	return len(b), nil
+}
 
 // pump copies until the end. When the host no longer listens, the process's output is thrown away rather than blocking it.
 func pump(to io.WriteCloser, from *outlet) {
-	b := make([]byte, 32<<10)
-	deaf := false
-	for {
-		n, err := from.read(context.Background(), b)
-		if n > 0 && !deaf {
-			_, werr := to.Write(b[:n])
-			deaf = werr != nil
-		}
-		if err != nil {
-			break
-		}
-	}
+	flow.Copy(&patient{Writer: to}, from)
 	if c, ok := to.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()
 	}
@@ -259,6 +262,9 @@ func (o *outlet) end() {
 	o.over.Store(true)
 	o.f.SetReadDeadline(time.Unix(1, 0))
 }
+
+// Read is read without an end to its patience.
+func (o *outlet) Read(b []byte) (int, error) { return o.read(context.Background(), b) }
 
 // read reads what is there, or waits for it. The end is io.EOF.
 func (o *outlet) read(ctx context.Context, b []byte) (int, error) {

@@ -33,6 +33,7 @@ type Options struct {
 	DebugConsolePort uint32        // with DebugConsole: shells on this vsock port, instead of one on the console
 	LogPort          uint32        // the log, as JSON, on this vsock port
 	StreamsPort      uint32        // of containers' standard streams
+	PipeSize         int           // of each pipe of a process's streams, in bytes
 	HotplugTimeout   time.Duration // how long a device may take to appear
 
 	// Complaints are words that could not be used, one sentence each. They never stop the agent.
@@ -43,7 +44,7 @@ type Options struct {
 
 // later holds the options of Kata Containers' agent that have no effect here yet, without their prefix.
 var later = map[string]bool{
-	"container_pipe_size": true, "devmode": true, "trace": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
+	"devmode": true, "trace": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
 	"launch_process_timeout": true, "visible_cdi_devices": true, "config_file": true, "guest_components_rest_api": true,
 	"guest_components_procs": true, "secure_storage_integrity": true, "https_proxy": true, "no_proxy": true, "mem_agent_enable": true,
 	"mem_agent_memcg_disable": true, "mem_agent_memcg_swap": true, "mem_agent_memcg_swappiness_max": true,
@@ -97,6 +98,8 @@ func Parse(commandLine string) Options {
 			number(value, maxPort, &o.LogPort, complain)
 		case name == "agent.passfd_listener_port":
 			number(value, maxPort, &o.StreamsPort, complain)
+		case name == "agent.container_pipe_size":
+			number(value, maxPipe, &o.PipeSize, complain)
 		case name == "agent.hotplug_timeout":
 			seconds := int64(o.HotplugTimeout / time.Second)
 			number(value, maxSeconds, &seconds, complain)
@@ -177,6 +180,7 @@ func boolean(value string, assigned bool) (on, ok bool) {
 const (
 	maxPort    = 1<<32 - 2 // the last is VMADDR_PORT_ANY, <linux/vm_sockets.h>
 	maxSeconds = 24 * 60 * 60
+	maxPipe    = 1 << 30 // the kernel has its own bound, /proc/sys/fs/pipe-max-size
 )
 
 // number reads a whole number from 0 to most. What is none leaves to as it was, and is complained about.

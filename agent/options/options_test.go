@@ -27,8 +27,9 @@ func TestParse(t *testing.T) {
 		"systemd.unified_cgroup_hierarchy=no":                 func(o *Options) { o.CgroupV1 = true },
 		"systemd.unified_cgroup_hierarchy":                    func(*Options) {},
 		"cgroup_no_v1=all systemd.unified_cgroup_hierarchy=0": func(*Options) {},
-		"agent.cdi_timeout=3 agent.devmode agent.container_pipe_size=65536": func(o *Options) {
-			o.Later = []string{"agent.cdi_timeout=3", "agent.devmode", "agent.container_pipe_size=65536"}
+		"agent.container_pipe_size=65536":                     func(o *Options) { o.PipeSize = 65536 },
+		"agent.cdi_timeout=3 agent.devmode": func(o *Options) {
+			o.Later = []string{"agent.cdi_timeout=3", "agent.devmode"}
 		},
 		"agent.debug_console agent.debug_console_vport=1026":   func(o *Options) { o.DebugConsole, o.DebugConsolePort = true, 1026 },
 		"agent.debug_console_vport=0":                          func(*Options) {},

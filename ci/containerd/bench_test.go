@@ -205,7 +205,7 @@ func benchStreams(t *testing.T, c *client) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const size = 16 << 20
+	const size = 32 << 20
 	mib := strconv.Itoa(size >> 20)
 	var out, in, polledOut, polledIn []float64
 	for i := range benchRuns {

@@ -71,6 +71,7 @@ type ExtensionDisk struct {
 type Agent struct {
 	EnableDebug         bool          // agent.log=debug on the kernel command line
 	DebugConsoleEnabled bool          // agent.debug_console on the kernel command line
+	ContainerPipeSize   int           // agent.container_pipe_size on the kernel command line, in bytes; 0 is the agent's own
 	DialTimeout         time.Duration // from QEMU's start until the agent is ready
 }
 
@@ -158,6 +159,9 @@ func (c *Config) Words() []string {
 	}
 	if c.Agent.DebugConsoleEnabled {
 		out = append(out, "agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", DebugConsolePort))
+	}
+	if n := c.Agent.ContainerPipeSize; n > 0 {
+		out = append(out, fmt.Sprintf("agent.container_pipe_size=%d", n))
 	}
 	return out
 }

@@ -197,6 +197,7 @@ verity_params = "` + params + `"
 [agent.kata]
 enable_debug = true
 debug_console_enabled = true
+container_pipe_size = 65536
 dial_timeout = 5
 [runtime]
 attestation = "warn"
@@ -222,7 +223,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd", ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
 			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, Msize9P: 8192, PCIeRootPorts: 2, GuestHookPath: "/hooks",
 		},
-		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, DialTimeout: 5 * time.Second},
+		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
 			Attestation: Warn, EnableDebug: true, CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
@@ -231,7 +232,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)
 	}
-	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug", "agent.debug_console", "agent.debug_console_vport=1026"}) {
+	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug", "agent.debug_console", "agent.debug_console_vport=1026", "agent.container_pipe_size=65536"}) {
 		t.Errorf("words %q", words)
 	}
 	settings, err := l.Settings()

@@ -53,7 +53,7 @@ var idles = []idle{
 
 	{sectionAgent, []string{"enable_tracing"}, "the agent has no tracing", ""},
 	{sectionAgent, []string{"kernel_modules"}, "the agent loads no modules on request", ""},
-	{sectionAgent, []string{"cdh_api_timeout", "launch_process_timeout", "container_pipe_size", "visible_cdi_devices"},
+	{sectionAgent, []string{"cdh_api_timeout", "launch_process_timeout", "visible_cdi_devices"},
 		"the agent has no such option", ""},
 	{sectionAgent, []string{"mem_agent"}, "the agent does not reclaim memory by itself", ""},
 	{sectionAgent, []string{"server_port", "log_port", "passfd_listener_port"}, "the ports are fixed; docs/formats/vsock.md", ""},

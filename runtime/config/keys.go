@@ -200,6 +200,12 @@ var keys = []key{
 		field: func(c *Config) any { return &c.Agent.DebugConsoleEnabled },
 	},
 	{
+		section: sectionAgent, name: "container_pipe_size",
+		doc:   "Bytes that each pipe of a process's standard streams holds in the guest, 0 to 1073741824; 0 is the agent's own, 262144.",
+		field: func(c *Config) any { return &c.Agent.ContainerPipeSize },
+		check: func(c *Config) error { return between(c.Agent.ContainerPipeSize, 0, 1<<30) },
+	},
+	{
 		section: sectionAgent, name: "dial_timeout",
 		doc:   "Seconds from QEMU's start until the agent must be ready, 1 to 3600.",
 		field: func(c *Config) any { return &c.Agent.DialTimeout },

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -113,7 +114,7 @@ func (p *process) run(q *pod.Process, log *slog.Logger) {
 			return
 		}
 		p.output.Go(func() {
-			if _, err := io.CopyBuffer(onlyWriter{to}, onlyReader{from}, make([]byte, copyBuffer)); err != nil {
+			if err := flow.Copy(to, from); err != nil {
 				log.Debug("copy output", "container", p.id, "process", p.exec, "stream", name, "err", err)
 			}
 			_ = to.Close()   // the reader sees the end
@@ -124,22 +125,13 @@ func (p *process) run(q *pod.Process, log *slog.Logger) {
 	copyOut(files.stderr, q.Stderr, "stderr")
 	if files.stdin != nil && q.Stdin != nil {
 		go func() {
-			if _, err := io.CopyBuffer(onlyWriter{q.Stdin}, onlyReader{files.stdin}, make([]byte, copyBuffer)); err != nil {
+			if err := flow.Copy(q.Stdin, files.stdin); err != nil {
 				log.Debug("copy input", "container", p.id, "process", p.exec, "err", err)
 			}
 			p.endStdin()
 		}()
 	}
 }
-
-// copyBuffer is how much is moved at once, in bytes.
-const copyBuffer = 64 << 10
-
-// onlyReader and onlyWriter hide what io.Copy would use instead of its buffer, for which it would ask the kernel in vain.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)
 
 // closeStdin is the end of file for the process, after all that was written. Calling it again is a no-op.
 func (p *process) closeStdin() {

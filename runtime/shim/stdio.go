@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"golang.org/x/sys/unix"
 )
@@ -118,7 +119,11 @@ func openOutput(target string) (io.WriteCloser, error) {
 	if st.Mode()&os.ModeNamedPipe == 0 {
 		return os.OpenFile(p, os.O_WRONLY|os.O_APPEND, 0)
 	}
-	return os.OpenFile(p, os.O_RDWR|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(p, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err == nil {
+		flow.Widen(f, flow.PipeSize)
+	}
+	return f, err
 }
 
 // input is a FIFO that is read. Its own end for writing keeps it from being at its end while nobody writes: clients come and go, and only the end that
@@ -139,6 +144,7 @@ func openInput(target string) (*input, error) {
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
+	flow.Widen(r, flow.PipeSize)
 	return &input{File: r, keep: w}, nil
 }
 
