@@ -159,5 +159,5 @@ func serveContainerd(f flags) error {
 		log.Error("end", "err", e)
 		err = errors.Join(err, e)
 	}
-	return errors.Join(err, shim.RemoveSocket(f.bundle))
+	return errors.Join(err, l.Remove())
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -167,7 +166,7 @@ func (l *Log) Write(b []byte) (int, error) {
 }
 
 // Inherited is the socket that Start left to the process that serves. It prepares the mount namespace too.
-func Inherited() (net.Listener, error) {
+func Inherited() (*Socket, error) {
 	// Mounts of the host are seen, ours are not seen there, and those who copy this namespace, as virtiofsd does, see ours.
 	// Linux: Documentation/filesystems/sharedsubtree.rst.
 	for _, flags := range []uintptr{unix.MS_SLAVE | unix.MS_REC, unix.MS_SHARED | unix.MS_REC} {
@@ -180,7 +179,38 @@ func Inherited() (net.Listener, error) {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("socket of the shim: %w", err)
 	}
-	return l, nil
+	return newSocket(l)
+}
+
+// Socket is where a shim serves: a file that outlives the listener, and may be replaced by a successor of the same name.
+type Socket struct {
+	net.Listener
+	path string
+	file fs.FileInfo
+}
+
+func newSocket(l net.Listener) (*Socket, error) {
+	path := l.Addr().String()
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("socket of the shim: %w", err), l.Close())
+	}
+	return &Socket{l, path, st}, nil
+}
+
+// Remove removes the file of a shim that ends. That of a successor stays. Whether containerd has removed the bundle meanwhile is no matter.
+func (s *Socket) Remove() error {
+	st, err := os.Lstat(s.path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !(os.SameFile(st, s.file) && changed(st) == changed(s.file)) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // DeleteOptions are what containerd says when it cleans up after a shim that is gone.
@@ -222,20 +252,8 @@ func Delete(o DeleteOptions) ([]byte, error) {
 	return proto.Marshal(&taskapi.DeleteResponse{ExitStatus: uint32(deleteCode), ExitedAt: timestamppb.New(time.Now())})
 }
 
-// RemoveSocket removes the socket of a shim that ends, and the addresses that lead to it.
-func RemoveSocket(bundle string) error {
-	b, err := os.ReadFile(filepath.Join(bundle, addressFile))
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // containerd has removed the bundle already, and the socket
-		}
-		return err
-	}
-	if err := os.Remove(strings.TrimPrefix(string(b), "unix://")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
+// changed is when a file was last changed, which tells it from another one that got its inode number.
+func changed(st fs.FileInfo) syscall.Timespec { return st.Sys().(*syscall.Stat_t).Ctim }
 
 // Info is what containerd asks a runtime for with -info.
 func Info(name, version string) ([]byte, error) {

@@ -1,7 +1,12 @@
 package shim
 
 import (
+	"errors"
+	"io/fs"
 	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -32,5 +37,40 @@ func TestAShimWithoutContainersEnds(t *testing.T) {
 	case <-ended:
 	case <-time.After(10 * time.Second):
 		t.Error("it serves nothing, and does not end")
+	}
+}
+
+func TestAShimRemovesItsSocketAndNoOther(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	listen := func() *Socket {
+		t.Helper()
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		s, err := newSocket(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := listen()
+	first.Close()
+	if err := os.Remove(path); err != nil { // as a successor does
+		t.Fatal(err)
+	}
+	second := listen()
+	if err := first.Remove(); err != nil || !answers(path) {
+		t.Errorf("the successor's is there no more: %v", err)
+	}
+	second.Close()
+	for range 2 {
+		if err := second.Remove(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("its own is still there: %v", err)
+		}
 	}
 }
