@@ -30,6 +30,11 @@ build: ## build katabuild, kata-runtime, the shim and the agent into bin/
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
 	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
 
+.PHONY: agent-rego
+agent-rego: ## build the agent that reads policies in Rego too (25 MB) into bin/
+	@mkdir -p bin
+	@cd cmd/kata-agent-rego && GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o ../../bin/kata-agent-rego-x86_64 .
+
 PREFIX ?= /usr/local
 DESTDIR ?=
 .PHONY: install
@@ -85,6 +90,10 @@ test-boot: ## tests that boot guests in QEMU
 .PHONY: test-e2e
 test-e2e: ## tests of the whole way: tampering, killed builds, full disks, offline
 	@sh ci/test.sh e2e
+
+.PHONY: test-rego
+test-rego: ## tests of the agent with the Rego engine, which is a module of its own
+	@sh ci/test.sh rego
 
 .PHONY: test-containerd
 test-containerd: ## tests that run containers through containerd 1.6 and 2, in guests (as root, in namespaces of their own)

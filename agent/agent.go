@@ -19,6 +19,7 @@ import (
 	"github.com/katabuild/katabuild/agent/fatal"
 	"github.com/katabuild/katabuild/agent/measure"
 	"github.com/katabuild/katabuild/agent/options"
+	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/agent/serve"
 	"github.com/katabuild/katabuild/agent/timeline"
@@ -47,6 +48,8 @@ type Config struct {
 	Console    io.Writer
 	Fatal      *fatal.Handler
 	Timeline   *timeline.Timeline
+	// Rego reads policies in Rego; nil refuses them.
+	Rego func(text string, log *slog.Logger) (policy.Engine, error)
 }
 
 // Run is the life of the agent. It returns nil when ctx ends.
@@ -106,9 +109,13 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	rules, err := newPolicy(c, PolicyFile, log)
+	if err != nil {
+		return err
+	}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	sandbox, err := newSandbox(ctx, c, opts, reaper, log, end)
+	sandbox, err := newSandbox(ctx, c, opts, rules, reaper, log, end)
 	if err != nil {
 		// The guest still says what it is, and why it runs no containers.
 		log.Error("no containers: " + err.Error())

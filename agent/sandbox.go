@@ -25,7 +25,7 @@ const endDelay = 50 * time.Millisecond
 
 // newSandbox puts together what the API makes containers with. It is nil, with the reason, in a guest that cannot have any, because its kernel lacks
 // something.
-func newSandbox(ctx context.Context, c Config, o options.Options, reaper *reap.Reaper, log *slog.Logger, end func()) (*serve.Sandbox, error) {
+func newSandbox(ctx context.Context, c Config, o options.Options, rules *policy.Policy, reaper *reap.Reaper, log *slog.Logger, end func()) (*serve.Sandbox, error) {
 	devices := &uevent.Listener{Root: "/", Timeout: o.HotplugTimeout, Log: log}
 	runner, err := container.New(container.Config{Reaper: reaper, Log: log, Guard: c.Fatal.Guard, PipeSize: o.PipeSize})
 	if err != nil {
@@ -71,7 +71,7 @@ func newSandbox(ctx context.Context, c Config, o options.Options, reaper *reap.R
 		Network:    network.New(network.Config{Devices: devices, Programs: programs, Log: log}),
 		Machine:    machine.Machine{},
 		Metrics:    &metrics.Collector{},
-		Policy:     &policy.Policy{},
+		Policy:     rules,
 		Streams:    streams,
 		Forwards:   forwards != nil,
 		Log:        log,

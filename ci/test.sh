@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|containerd|faults|kubernetes]; without an argument, what `make check` checks, the network's, boot, e2e and
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|kubernetes]; without an argument, what `make check` checks, the network's, boot, e2e and
 # containerd: all but the tests that build more kernels than one (kernel), which take an hour, those in which machines
 # die (faults), and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
@@ -51,6 +51,7 @@ kernel() {
 e2e() {
 	guest
 	make --no-print-directory guest RECIPE=minimal
+	default_guest
 	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e
 }
 
@@ -69,6 +70,10 @@ faults() {
 	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 90m -run 'TestFaults|TestCauses|TestLeaks' ./ci/containerd
 }
 
+rego() {
+	(cd cmd/kata-agent-rego && "$go" vet ./... && "$go" test -count=1 ./...)
+}
+
 kubernetes() {
 	default_guest
 	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 60m -run Kubernetes ./ci/containerd
@@ -77,6 +82,7 @@ kubernetes() {
 case "${1:-all}" in
 boot) boot ;;
 kernel) kernel ;;
+rego) rego ;;
 e2e) e2e ;;
 containerd) containerd ;;
 faults) faults ;;
@@ -84,6 +90,7 @@ kubernetes) kubernetes ;;
 all)
 	make --no-print-directory check
 	make --no-print-directory test-network
+	rego
 	boot
 	# Both wait most of the time, for emulated guests; together they take half as long.
 	default_guest
@@ -100,5 +107,5 @@ all)
 	cat "$log"
 	exit "$status"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e|containerd|faults|kubernetes]" >&2; exit 2 ;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|kubernetes]" >&2; exit 2 ;;
 esac

@@ -7,6 +7,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"sync/atomic"
 
@@ -24,15 +25,25 @@ const setPolicy = "SetPolicy"
 // service is whose calls are checked. Those of health and of the report always pass.
 const service = "AgentService"
 
-// ErrRego says that a policy is written in Rego.
-var ErrRego = errors.New("this policy is written in Rego; the Rego engine is an optional build of its own, which this agent does not have: write the policy as docs/formats/policy.md says")
+// ErrRego says that a policy is written in Rego, which this agent cannot read.
+var ErrRego = errors.New("this policy is written in Rego; the Rego engine is an optional build of its own, kata-agent-rego, which this agent is not: use that, or write the policy as docs/formats/policy.md says")
 
 // rego is how a policy of Kata Containers begins, after comments.
 var rego = regexp.MustCompile(`(?m)^\s*package\s+agent_policy\b`)
 
-// Policy is the one in force. The zero value allows everything. Its methods may be called from several goroutines.
+// Engine is a policy, read. Its methods may be called from several goroutines.
+type Engine interface {
+	// Check says whether the host may make a call, by its method's name and its request, which may be nil.
+	Check(method string, request proto.Message) error
+}
+
+// Policy is the one in force. The zero value allows everything, and does not know Rego. Its methods may be called from several goroutines.
 type Policy struct {
-	rules atomic.Pointer[rules]
+	// Rego reads a policy in Rego. Nil refuses them.
+	Rego func(text string, log *slog.Logger) (Engine, error)
+	Log  *slog.Logger
+
+	engine atomic.Pointer[Engine]
 }
 
 // rules are a policy, read. They never change.
@@ -58,10 +69,15 @@ type condition struct {
 
 // Check says whether the host may make a call, by its method's name and its request. The error has the code PermissionDenied.
 func (p *Policy) Check(method string, request proto.Message) error {
-	r := p.rules.Load()
-	if r == nil {
+	e := p.engine.Load()
+	if e == nil {
 		return nil
 	}
+	return (*e).Check(method, request)
+}
+
+// Check is Engine's.
+func (r *rules) Check(method string, request proto.Message) error {
 	allow, why := r.allow, "no rule allows it"
 	for _, rule := range r.list {
 		if rule.fits(method, request) {
@@ -77,18 +93,28 @@ func (p *Policy) Check(method string, request proto.Message) error {
 
 // Set puts a policy in force, if the one before allows that. A text that is none changes nothing.
 func (p *Policy) Set(text string) error {
-	before := p.rules.Load()
+	before := p.engine.Load()
 	if err := p.Check(setPolicy, &katapb.SetPolicyRequest{Policy: text}); err != nil {
 		return err
 	}
-	r, err := parse(text)
+	e, err := p.read(text)
 	if err != nil {
 		return err
 	}
-	if !p.rules.CompareAndSwap(before, r) {
+	if !p.engine.CompareAndSwap(before, &e) {
 		return errors.New("policy: another one was set meanwhile")
 	}
 	return nil
+}
+
+func (p *Policy) read(text string) (Engine, error) {
+	if !rego.MatchString(text) {
+		return parse(text)
+	}
+	if p.Rego == nil {
+		return nil, ErrRego
+	}
+	return p.Rego(text, p.Log)
 }
 
 func (r rule) fits(method string, request proto.Message) bool {

@@ -172,7 +172,8 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		var p Policy
-		p.rules.Store(r)
+		var e Engine = r
+		p.engine.Store(&e)
 		// Whatever was read, a check ends, and never by a panic.
 		for method, m := range map[string]proto.Message{"ExecProcess": exec("sh"), "CopyFile": &katapb.CopyFileRequest{Path: "x"}, "CreateContainer": &katapb.CreateContainerRequest{}, "SetPolicy": nil} {
 			_ = p.Check(method, m)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,6 +57,7 @@ var taskChecks = []struct {
 	{"an update of the memory limit is seen inside", taskUpdate},
 	{"an OOM is told on the event stream", taskOOM},
 	{"events come in order, and two clients see the end", taskEvents},
+	{"a policy by annotation decides what the agent does", taskPolicy},
 	{"a killed shim leaves nothing", taskShimKilled},
 }
 
@@ -491,6 +493,27 @@ func shims(id string) []int {
 		}
 	}
 	return out
+}
+
+func taskPolicy(t *testing.T, c *client) {
+	if !c.guest() {
+		t.Log("nothing to test: there is no agent")
+		return
+	}
+	annotate := func(policy string) []string {
+		return []string{"--annotation", "io.katacontainers.config.agent.policy=" + base64.StdEncoding.EncodeToString([]byte(policy))}
+	}
+	id := c.detach(t, annotate("katabuild-policy 1\ndefault allow\nallow ExecProcess process.Args=[\"true\"]\ndeny ExecProcess\n"), "toolbox", "pause")
+	if r := c.exec(t, id, "true"); r.code != 0 {
+		t.Errorf("a command that is allowed: %s", r.err)
+	}
+	if r := c.exec(t, id, "id"); r.code == 0 || !strings.Contains(r.err, "ExecProcessRequest is blocked by policy: the rule in line 4 denies it") {
+		t.Errorf("a command that is not: %d, %s", r.code, r.err)
+	}
+	r := c.ctr(t, nil, c.run(c.id(), append(annotate("package agent_policy\n"), "--rm"), "true")...)
+	if r.code == 0 || !strings.Contains(r.err, "policy of the pod: this policy is written in Rego") {
+		t.Errorf("a policy that the agent cannot read: %d, %s", r.code, r.err)
+	}
 }
 
 func taskShimKilled(t *testing.T, c *client) {

@@ -8,6 +8,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"time"
@@ -72,7 +73,17 @@ type Agent struct {
 	EnableDebug         bool          // agent.log=debug on the kernel command line
 	DebugConsoleEnabled bool          // agent.debug_console on the kernel command line
 	ContainerPipeSize   int           // agent.container_pipe_size on the kernel command line, in bytes; 0 is the agent's own
+	Policy              string        // for the agent, in base64; empty is what the guest has
 	DialTimeout         time.Duration // from QEMU's start until the agent is ready
+}
+
+// PolicyText is the policy as the agent wants it; empty is none.
+func (a Agent) PolicyText() (string, error) {
+	b, err := base64.StdEncoding.DecodeString(a.Policy)
+	if err != nil {
+		return "", fmt.Errorf("want a policy in base64: %w", err)
+	}
+	return string(b), nil
 }
 
 // Runtime is what the runtime itself does.

@@ -198,6 +198,7 @@ verity_params = "` + params + `"
 enable_debug = true
 debug_console_enabled = true
 container_pipe_size = 65536
+policy = "cGFja2FnZQ=="
 dial_timeout = 5
 [runtime]
 attestation = "warn"
@@ -223,7 +224,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd", ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
 			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, Msize9P: 8192, PCIeRootPorts: 2, GuestHookPath: "/hooks",
 		},
-		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, DialTimeout: 5 * time.Second},
+		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==", DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
 			Attestation: Warn, EnableDebug: true, CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
@@ -469,34 +470,35 @@ kernel_params = "a"
 		err  string
 		warn string
 	}{
-		"others are not read":               {map[string]string{"io.kubernetes.x": "y", "io.katacontainers.pkg.oci.bundle_path": "/b"}, func(*Config) {}, "", ""},
-		"a number":                          {map[string]string{h + "default_memory": "512"}, func(c *Config) { c.QEMU.DefaultMemoryMiB = 512 }, "", ""},
-		"a fraction":                        {map[string]string{h + "default_vcpus": "2.5"}, func(c *Config) { c.QEMU.DefaultVCPUs = 2.5 }, "", ""},
-		"words are added":                   {map[string]string{h + "kernel_params": "b c"}, func(c *Config) { c.QEMU.KernelParams = []KernelParam{"a", "b c"} }, "", ""},
-		"a wish":                            {map[string]string{h + "acceleration": "tcg"}, func(c *Config) { c.QEMU.Acceleration = accel.OnlyTCG }, "", ""},
-		"a guest that is listed":            {map[string]string{h + "guest": "/srv/guests/a"}, func(c *Config) { c.QEMU.Guest = "/srv/guests/a" }, "", ""},
-		"a timeout, which needs no list":    {map[string]string{AnnotationPrefix + "runtime.create_container_timeout": "7"}, func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
-		"a key without effect":              {map[string]string{h + "enable_iommu": "true"}, func(*Config) {}, "", "annotation " + h + "enable_iommu: it has no effect, because the machine has no IOMMU"},
-		"a way of sharing":                  {map[string]string{h + "shared_fs": "none"}, func(c *Config) { c.QEMU.SharedFS = SharedNone }, "", ""},
-		"an empty hash asks for nothing":    {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "", "has no effect"},
-		"a guest elsewhere":                 {map[string]string{h + "guest": "/srv/other"}, nil, `path "/srv/other" matches none of valid_guest_paths = ["/srv/guests/*"] (c.toml:4:1)`, ""},
-		"a guest by a detour":               {map[string]string{h + "guest": "/srv/guests/../x"}, nil, `as plain as`, ""},
-		"a guest below a listed one":        {map[string]string{h + "guest": "/srv/guests/a/b"}, nil, `matches none`, ""},
-		"no guest":                          {map[string]string{h + "guest": ""}, nil, `matches none`, ""},
-		"a program, where none is listed":   {map[string]string{h + "path": "/bin/sh"}, nil, `matches none of valid_hypervisor_paths = [] (default)`, ""},
-		"not listed":                        {map[string]string{h + "kernel": "/k"}, nil, `not allowed by enable_annotations`, ""},
-		"listed in part only":               {map[string]string{h + "enable_iommu_platform": "true"}, nil, `not allowed by enable_annotations`, ""},
-		"who may annotate":                  {map[string]string{h + "enable_annotations": ".*"}, nil, `only the host's configuration may set hypervisor.qemu.enable_annotations`, ""},
-		"attestation":                       {map[string]string{AnnotationPrefix + "runtime.attestation": "off"}, nil, `only the host's configuration may set runtime.attestation`, ""},
-		"a misspelling":                     {map[string]string{h + "default_vcpu": "1"}, nil, `annotation ` + h + `default_vcpu: unknown key "default_vcpu"; did you mean "default_vcpus"?`, ""},
-		"an unknown group":                  {map[string]string{AnnotationPrefix + "hypervisr.default_vcpus": "1"}, nil, `unknown group "hypervisr"; did you mean "hypervisor"?`, ""},
-		"no number":                         {map[string]string{h + "default_memory": "2G"}, nil, `want a whole number, got "2G"`, ""},
-		"no fraction":                       {map[string]string{h + "default_vcpus": "two"}, nil, `want a number, got "two"`, ""},
-		"out of range":                      {map[string]string{h + "default_memory": "1"}, nil, `1 MiB of memory`, ""},
-		"not a number at all":               {map[string]string{h + "default_vcpus": "NaN"}, nil, `NaN virtual CPUs`, ""},
-		"too many words together":           {map[string]string{h + "kernel_params": strings.Repeat("x", 2045)}, nil, `2048 bytes`, ""},
-		"a policy, which nobody would keep": {map[string]string{AnnotationPrefix + "agent.policy": "cGFja2FnZQ=="}, nil, `because the agent's policy is not Rego`, ""},
-		"a hash, which nobody would check":  {map[string]string{h + "kernel_hash": "ab"}, nil, `it can only be ""`, ""},
+		"others are not read":              {map[string]string{"io.kubernetes.x": "y", "io.katacontainers.pkg.oci.bundle_path": "/b"}, func(*Config) {}, "", ""},
+		"a number":                         {map[string]string{h + "default_memory": "512"}, func(c *Config) { c.QEMU.DefaultMemoryMiB = 512 }, "", ""},
+		"a fraction":                       {map[string]string{h + "default_vcpus": "2.5"}, func(c *Config) { c.QEMU.DefaultVCPUs = 2.5 }, "", ""},
+		"words are added":                  {map[string]string{h + "kernel_params": "b c"}, func(c *Config) { c.QEMU.KernelParams = []KernelParam{"a", "b c"} }, "", ""},
+		"a wish":                           {map[string]string{h + "acceleration": "tcg"}, func(c *Config) { c.QEMU.Acceleration = accel.OnlyTCG }, "", ""},
+		"a guest that is listed":           {map[string]string{h + "guest": "/srv/guests/a"}, func(c *Config) { c.QEMU.Guest = "/srv/guests/a" }, "", ""},
+		"a timeout, which needs no list":   {map[string]string{AnnotationPrefix + "runtime.create_container_timeout": "7"}, func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
+		"a key without effect":             {map[string]string{h + "enable_iommu": "true"}, func(*Config) {}, "", "annotation " + h + "enable_iommu: it has no effect, because the machine has no IOMMU"},
+		"a way of sharing":                 {map[string]string{h + "shared_fs": "none"}, func(c *Config) { c.QEMU.SharedFS = SharedNone }, "", ""},
+		"an empty hash asks for nothing":   {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "", "has no effect"},
+		"a guest elsewhere":                {map[string]string{h + "guest": "/srv/other"}, nil, `path "/srv/other" matches none of valid_guest_paths = ["/srv/guests/*"] (c.toml:4:1)`, ""},
+		"a guest by a detour":              {map[string]string{h + "guest": "/srv/guests/../x"}, nil, `as plain as`, ""},
+		"a guest below a listed one":       {map[string]string{h + "guest": "/srv/guests/a/b"}, nil, `matches none`, ""},
+		"no guest":                         {map[string]string{h + "guest": ""}, nil, `matches none`, ""},
+		"a program, where none is listed":  {map[string]string{h + "path": "/bin/sh"}, nil, `matches none of valid_hypervisor_paths = [] (default)`, ""},
+		"not listed":                       {map[string]string{h + "kernel": "/k"}, nil, `not allowed by enable_annotations`, ""},
+		"listed in part only":              {map[string]string{h + "enable_iommu_platform": "true"}, nil, `not allowed by enable_annotations`, ""},
+		"who may annotate":                 {map[string]string{h + "enable_annotations": ".*"}, nil, `only the host's configuration may set hypervisor.qemu.enable_annotations`, ""},
+		"attestation":                      {map[string]string{AnnotationPrefix + "runtime.attestation": "off"}, nil, `only the host's configuration may set runtime.attestation`, ""},
+		"a misspelling":                    {map[string]string{h + "default_vcpu": "1"}, nil, `annotation ` + h + `default_vcpu: unknown key "default_vcpu"; did you mean "default_vcpus"?`, ""},
+		"an unknown group":                 {map[string]string{AnnotationPrefix + "hypervisr.default_vcpus": "1"}, nil, `unknown group "hypervisr"; did you mean "hypervisor"?`, ""},
+		"no number":                        {map[string]string{h + "default_memory": "2G"}, nil, `want a whole number, got "2G"`, ""},
+		"no fraction":                      {map[string]string{h + "default_vcpus": "two"}, nil, `want a number, got "two"`, ""},
+		"out of range":                     {map[string]string{h + "default_memory": "1"}, nil, `1 MiB of memory`, ""},
+		"not a number at all":              {map[string]string{h + "default_vcpus": "NaN"}, nil, `NaN virtual CPUs`, ""},
+		"too many words together":          {map[string]string{h + "kernel_params": strings.Repeat("x", 2045)}, nil, `2048 bytes`, ""},
+		"a policy":                         {map[string]string{AnnotationPrefix + "agent.policy": "cGFja2FnZQ=="}, func(c *Config) { c.Agent.Policy = "cGFja2FnZQ==" }, "", ""},
+		"a policy that is no base64":       {map[string]string{AnnotationPrefix + "agent.policy": "package"}, nil, `want a policy in base64`, ""},
+		"a hash, which nobody would check": {map[string]string{h + "kernel_hash": "ab"}, nil, `it can only be ""`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := Read([]Text{{"c.toml", []byte(file)}}, c.in, false)

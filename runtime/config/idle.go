@@ -82,7 +82,6 @@ var podIdles = []idle{
 	{sectionQEMU, []string{"asset_hash_type", "hypervisor_hash", "kernel_hash", "image_hash", "initrd_hash", "firmware_hash", "jailer_hash"},
 		"a guest's files are checked by the digests of its manifest, not by an annotation", `""`},
 	{sectionQEMU, []string{"cc_init_data"}, "confidential guests are not supported", `""`},
-	{sectionAgent, []string{"policy"}, "the agent's policy is not Rego, and comes by the guest API alone; docs/formats/policy.md", `""`},
 }
 
 func findIdle(list []idle, section, name string) *idle {

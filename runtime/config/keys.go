@@ -206,6 +206,12 @@ var keys = []key{
 		check: func(c *Config) error { return between(c.Agent.ContainerPipeSize, 0, 1<<30) },
 	},
 	{
+		section: sectionAgent, name: "policy", ours: true, pod: true, example: `"a2F0YWJ1aWxkLXBvbGljeSAxCmRlZmF1bHQgYWxsb3cKZGVueSBFeGVjUHJvY2Vzcwo="`,
+		doc:   "Policy for the guest's agent, in base64: which calls it answers; docs/formats/policy.md. The annotation is Kata's. Empty: what the guest has.",
+		field: func(c *Config) any { return &c.Agent.Policy },
+		check: func(c *Config) error { _, err := c.Agent.PolicyText(); return err },
+	},
+	{
 		section: sectionAgent, name: "dial_timeout",
 		doc:   "Seconds from QEMU's start until the agent must be ready, 1 to 3600.",
 		field: func(c *Config) any { return &c.Agent.DialTimeout },

@@ -393,6 +393,16 @@ func (e *MismatchError) Error() string {
 func (p *Pod) introduce(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
+	// Before anything else, so that it is about all that follows.
+	policy, err := p.cfg.Agent.PolicyText()
+	if err != nil {
+		return err
+	}
+	if policy != "" {
+		if _, err := p.service.SetPolicy(ctx, &katapb.SetPolicyRequest{Policy: policy}); err != nil {
+			return fmt.Errorf("policy of the pod: %w", err)
+		}
+	}
 	d, err := p.service.GetGuestDetails(ctx, &katapb.GuestDetailsRequest{})
 	if err != nil {
 		return fmt.Errorf("details of the guest: %w", err)
