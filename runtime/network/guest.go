@@ -17,15 +17,20 @@ func (n *Network) Interfaces() []*katapb.Interface {
 	defer n.mu.Unlock()
 	var out []*katapb.Interface
 	for _, e := range n.endpoints {
-		i := &katapb.Interface{
-			Device: e.Name, Name: e.Name, Mtu: uint64(e.MTU), HwAddr: e.MAC, Type: e.link.Type(), RawFlags: e.link.Attrs().RawFlags & unix.IFF_NOARP,
-		}
-		for _, a := range e.addresses {
-			i.IPAddresses = append(i.IPAddresses, address(a.IPNet))
-		}
-		out = append(out, i)
+		out = append(out, e.Interface())
 	}
 	return out
+}
+
+// Interface is what the guest has to set up.
+func (e *Endpoint) Interface() *katapb.Interface {
+	i := &katapb.Interface{
+		Device: e.Name, Name: e.Name, Mtu: uint64(e.MTU), HwAddr: e.MAC, Type: e.link.Type(), RawFlags: e.link.Attrs().RawFlags & unix.IFF_NOARP,
+	}
+	for _, a := range e.addresses {
+		i.IPAddresses = append(i.IPAddresses, address(a.IPNet))
+	}
+	return i
 }
 
 func address(a *net.IPNet) *katapb.IPAddress {

@@ -116,7 +116,7 @@ func inside(path string, f func() error) error {
 	return <-done
 }
 
-// scan attaches the interfaces, and gathers their routes and neighbours.
+// scan attaches the interfaces that are not attached yet, and gathers their routes and neighbours.
 func (n *Network) scan() error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -126,6 +126,9 @@ func (n *Network) scan() error {
 	defer n.mu.Unlock()
 	for _, l := range links {
 		a := l.Attrs()
+		if slices.ContainsFunc(n.endpoints, func(e *Endpoint) bool { return e.link.Attrs().Index == a.Index }) {
+			continue
+		}
 		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Name, tapPrefix) || l.Type() == "macvtap" {
 			continue
 		}

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/testenv"
@@ -242,5 +244,60 @@ func TestANamespaceThatIsNotThereIsNamed(t *testing.T) {
 	_, err := Attach(t.Context(), Options{Netns: "/no/such/namespace", Model: TC})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "/no/such/namespace") {
 		t.Error(err)
+	}
+}
+
+func TestAnInterfaceThatComesLaterIsJoinedOnce(t *testing.T) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNET) {
+		return
+	}
+	testenv.Require(t, testenv.Func("/dev/net/tun", func() error { _, err := os.Stat("/dev/net/tun"); return err }))
+	n, err := Attach(t.Context(), Options{Netns: here(t), Model: TC})
+	must(t, err)
+	if e := n.Endpoints(); len(e) != 0 {
+		t.Fatalf("endpoints %+v", e)
+	}
+	plugged := make(chan *Endpoint, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- n.Watch(ctx, func(e *Endpoint) error { plugged <- e; return nil })
+	}()
+	next := func(name string) *Endpoint {
+		t.Helper()
+		select {
+		case e := <-plugged:
+			if e.Name != name {
+				t.Fatalf("%s came, want %s", e.Name, name)
+			}
+			return e
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s did not come", name)
+		}
+		return nil
+	}
+	first, _ := veth(t, "eth0", "10.88.0.5/16", "fd00:88::5/64")
+	if i := next("eth0").Interface(); i.HwAddr != first.Attrs().HardwareAddr.String() || len(i.IPAddresses) != 2 {
+		t.Errorf("interface %v", i)
+	}
+	link, _ := veth(t, "eth1", "10.89.0.5/16", "fd00:89::5/64")
+	if e := next("eth1"); e.tap != "kbtap1" {
+		t.Errorf("its tap is %s", e.tap)
+	}
+	// A change of what is joined is no other interface.
+	must(t, netlink.LinkSetMTU(link, 1300))
+	time.Sleep(3 * quietTime)
+	select {
+	case e := <-plugged:
+		t.Errorf("%s came once more", e.Name)
+	default:
+	}
+	cancel()
+	must(t, <-ended)
+	must(t, n.Detach())
+	for _, tap := range []string{"kbtap0", "kbtap1"} {
+		if _, err := netlink.LinkByName(tap); err == nil {
+			t.Errorf("%s is still there", tap)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
@@ -97,18 +98,26 @@ func (s *Sandbox) freePort(i int) {
 
 // qmp has QEMU carry out one command.
 func (s *Sandbox) qmp(ctx context.Context, name string, arguments map[string]any) error {
-	b, err := json.Marshal(arguments)
-	if err != nil {
-		return fmt.Errorf("qmp %s: %w", name, err)
+	_, err := s.ask(ctx, name, arguments, nil)
+	return err
+}
+
+// ask has QEMU carry out one command, with a file that goes along or nil, and returns what it says.
+func (s *Sandbox) ask(ctx context.Context, name string, arguments map[string]any, file *os.File) (json.RawMessage, error) {
+	var b json.RawMessage
+	if arguments != nil {
+		var err error
+		if b, err = json.Marshal(arguments); err != nil {
+			return nil, fmt.Errorf("qmp %s: %w", name, err)
+		}
 	}
 	select {
 	case c := <-s.monitor:
 		s.monitor <- c // the client takes many callers at once
-		_, err = c.Execute(ctx, qmp.Command{Name: name, Arguments: b})
-		return err
+		return c.Execute(ctx, qmp.Command{Name: name, Arguments: b, File: file})
 	case <-s.process.Done():
-		return fmt.Errorf("qmp %s: QEMU has ended", name)
+		return nil, fmt.Errorf("qmp %s: QEMU has ended", name)
 	case <-ctx.Done():
-		return fmt.Errorf("qmp %s: %w", name, context.Cause(ctx))
+		return nil, fmt.Errorf("qmp %s: %w", name, context.Cause(ctx))
 	}
 }

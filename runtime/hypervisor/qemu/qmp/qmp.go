@@ -14,8 +14,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxLine bounds a line, in bytes. The longest that is of use, the answer to query-qmp-schema, has a quarter of it.
@@ -36,6 +39,8 @@ func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Min
 type Command struct {
 	Name      string
 	Arguments json.RawMessage
+	// File goes along where the connection is a UNIX socket, as getfd and its like want it. It may be nil, and stays the caller's.
+	File *os.File
 }
 
 // Event is something that happened. Data is a JSON object, or nil.
@@ -172,7 +177,7 @@ func (c *Client) Execute(ctx context.Context, cmd Command) (json.RawMessage, err
 	if err != nil {
 		return nil, fmt.Errorf("qmp %s: %w", cmd.Name, err)
 	}
-	if err := c.send(ctx, append(b, '\n')); err != nil {
+	if err := c.send(ctx, append(b, '\n'), cmd.File); err != nil {
 		return nil, fmt.Errorf("qmp %s: %w", cmd.Name, err)
 	}
 	select {
@@ -197,11 +202,27 @@ func (c *Client) Execute(ctx context.Context, cmd Command) (json.RawMessage, err
 }
 
 // send writes one line. A QEMU that does not read ends the connection when ctx does: a line cannot be half sent.
-func (c *Client) send(ctx context.Context, b []byte) error {
+func (c *Client) send(ctx context.Context, b []byte, file *os.File) error {
+	var rights []byte
+	conn, ok := c.conn.(*net.UnixConn)
+	if file != nil {
+		if !ok {
+			return errors.New("a file can only go through a UNIX socket")
+		}
+		rights = unix.UnixRights(int(file.Fd()))
+	}
 	c.write.Lock()
 	defer c.write.Unlock()
 	stop := context.AfterFunc(ctx, func() { c.end(context.Cause(ctx)) })
-	_, err := c.conn.Write(b)
+	var err error
+	if rights != nil {
+		var n int
+		n, _, err = conn.WriteMsgUnix(b, rights, nil)
+		b = b[n:]
+	}
+	if err == nil {
+		_, err = c.conn.Write(b)
+	}
 	if !stop() {
 		return context.Cause(ctx)
 	}
