@@ -104,6 +104,7 @@ func (e *Endpoint) read() error {
 			continue // the guest's kernel makes them from the addresses
 		}
 		e.routes = append(e.routes, route(r, e.Name))
+		e.kept = append(e.kept, r)
 	}
 	neighbours, err := netlink.NeighList(index, netlink.FAMILY_ALL)
 	if err != nil {

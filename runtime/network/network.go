@@ -50,6 +50,8 @@ type Endpoint struct {
 	Tap  *os.File // for the virtual machine; closed by Detach
 
 	tap        string // name of the tap
+	moved      bool   // its address and routes are the guest's, because of macvtap
+	kept       []netlink.Route
 	link       netlink.Link
 	addresses  []netlink.Addr
 	routes     []*katapb.Route
@@ -244,55 +246,6 @@ func redirect(from, to netlink.Link) error {
 	return nil
 }
 
-// macvtap makes a tap on top of the interface. The guest has the interface's address, so the interface gets another.
-func (e *Endpoint) macvtap() error {
-	a := e.link.Attrs()
-	other := slices.Clone(a.HardwareAddr)
-	other[0] = other[0]&^1 | 2 // unicast, locally administered. IEEE 802, 8.2
-	other[5] ^= 0x5a
-	if err := netlink.LinkSetHardwareAddr(e.link, other); err != nil {
-		return fmt.Errorf("hardware address to %s: %w", other, err)
-	}
-	l := &netlink.Macvtap{Macvlan: netlink.Macvlan{
-		LinkAttrs: netlink.LinkAttrs{Name: e.tap, ParentIndex: a.Index, MTU: e.MTU, HardwareAddr: a.HardwareAddr}, Mode: netlink.MACVLAN_MODE_BRIDGE,
-	}}
-	if err := netlink.LinkAdd(l); err != nil {
-		return fmt.Errorf("make the macvtap %s: %w", e.tap, err)
-	}
-	made, err := netlink.LinkByName(e.tap)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", e.tap, err)
-	}
-	if err := netlink.LinkSetUp(made); err != nil {
-		return fmt.Errorf("bring up %s: %w", e.tap, err)
-	}
-	// The addresses would make the kernel of the host answer for the guest.
-	for _, x := range e.addresses {
-		if err := netlink.AddrDel(e.link, &x); err != nil {
-			return fmt.Errorf("take %s away: %w", x.IPNet, err)
-		}
-	}
-	e.Tap, err = openMacvtap(made.Attrs().Index)
-	return err
-}
-
-// openMacvtap opens a macvtap. Linux: drivers/net/macvtap.c, the device node is called after the interface's index.
-func openMacvtap(index int) (*os.File, error) {
-	f, err := os.OpenFile(fmt.Sprintf("/dev/tap%d", index), os.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	r, err := unix.NewIfreq("")
-	if err == nil {
-		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		err = unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, r)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("set up %s: %w", f.Name(), err), f.Close())
-	}
-	return f, nil
-}
-
 // detach takes away what attach made. It runs inside the namespace.
 func (e *Endpoint) detach() error {
 	var errs []error
@@ -300,7 +253,11 @@ func (e *Endpoint) detach() error {
 		errs = append(errs, e.Tap.Close())
 		e.Tap = nil
 	}
-	return errors.Join(append(errs, clean(e.Name, e.tap))...)
+	errs = append(errs, clean(e.Name, e.tap))
+	if e.moved {
+		errs = append(errs, e.restore())
+	}
+	return errors.Join(errs...)
 }
 
 // clean takes the tap away and whatever joined the interface to it.

@@ -301,3 +301,83 @@ func TestAnInterfaceThatComesLaterIsJoinedOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestMacvtapsOfTwoNamespacesAreNotConfused(t *testing.T) {
+	testenv.Require(t, testenv.Func("root", func() error {
+		if os.Getuid() != 0 {
+			return errors.New("makes device nodes, which only root may")
+		}
+		return nil
+	}))
+	first, second := newNamespace(t), newNamespace(t)
+	type pod struct {
+		path      string
+		net       *Network
+		eth, peer netlink.Link
+		wire      int
+	}
+	var pods []*pod
+	for i, f := range []*os.File{first, second} {
+		host := newNamespace(t)
+		p := &pod{path: fmt.Sprintf("/proc/self/fd/%d", f.Fd())}
+		must(t, inside(p.path, func() error {
+			p.eth, p.peer = veth(t, "eth0", fmt.Sprintf("10.88.%d.5/24", i), "fd00:88::5/64")
+			return netlink.LinkSetNsFd(p.peer, int(host.Fd()))
+		}))
+		must(t, inside(fmt.Sprintf("/proc/self/fd/%d", host.Fd()), func() error {
+			peer, err := netlink.LinkByName(p.peer.Attrs().Name)
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetUp(peer); err != nil {
+				return err
+			}
+			p.wire = packetSocket(t, peer.Attrs().Index)
+			return nil
+		}))
+		must(t, inside(p.path, func() error {
+			_, gateway, _ := net.ParseCIDR("0.0.0.0/0")
+			return netlink.RouteAdd(&netlink.Route{LinkIndex: p.eth.Attrs().Index, Dst: gateway, Gw: net.ParseIP(fmt.Sprintf("10.88.%d.1", i))})
+		}))
+		var err error
+		p.net, err = Attach(t.Context(), Options{Netns: p.path, Model: Macvtap})
+		must(t, err)
+		if e := p.net.Endpoints(); len(e) != 1 || e[0].MAC != p.eth.Attrs().HardwareAddr.String() {
+			t.Fatalf("endpoints %+v", e)
+		}
+		pods = append(pods, p)
+	}
+	if a, b := pods[0].eth.Attrs().Index, pods[1].eth.Attrs().Index; a != b {
+		t.Fatalf("interfaces %d and %d have different indexes, so this proves nothing", a, b)
+	}
+	for i, p := range pods {
+		e := p.net.Endpoints()[0]
+		out := append(make([]byte, 10), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+		out = append(append(append(out, p.eth.Attrs().HardwareAddr...), 0x88, 0xb5), fmt.Sprintf("pod %d speaks, pod %d speaks, pod %d speaks, pod %d speaks", i, i, i, i)...)
+		if _, err := e.Tap.Write(out); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "at the wire", fmt.Sprintf("pod %d speaks", i), func(b []byte) (int, error) { return unix.Read(p.wire, b) })
+	}
+	for i, p := range pods {
+		must(t, p.net.Detach())
+		must(t, inside(p.path, func() error {
+			l, err := netlink.LinkByName("eth0")
+			must(t, err)
+			if got := l.Attrs().HardwareAddr.String(); got != p.eth.Attrs().HardwareAddr.String() {
+				t.Errorf("pod %d: the hardware address is %s, want %s", i, got, p.eth.Attrs().HardwareAddr)
+			}
+			addresses, err := netlink.AddrList(l, netlink.FAMILY_V4)
+			must(t, err)
+			routes, err := netlink.RouteList(l, netlink.FAMILY_V4)
+			must(t, err)
+			if len(addresses) != 1 || !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Gw != nil }) {
+				t.Errorf("pod %d: addresses %v, routes %v", i, addresses, routes)
+			}
+			if _, err := netlink.LinkByName("kbtap0"); err == nil {
+				t.Errorf("pod %d: the macvtap is left", i)
+			}
+			return nil
+		}))
+	}
+}
