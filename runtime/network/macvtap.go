@@ -25,9 +25,9 @@ func (e *Endpoint) macvtap() error {
 	if err := netlink.LinkSetHardwareAddr(e.link, other); err != nil {
 		return fmt.Errorf("hardware address to %s: %w", other, err)
 	}
-	l := &netlink.Macvtap{Macvlan: netlink.Macvlan{
-		LinkAttrs: netlink.LinkAttrs{Name: e.tap, ParentIndex: a.Index, MTU: e.MTU, HardwareAddr: a.HardwareAddr}, Mode: netlink.MACVLAN_MODE_BRIDGE,
-	}}
+	attrs := netlink.NewLinkAttrs() // with the kernel's length of the queue: without a queue nothing arrives
+	attrs.Name, attrs.ParentIndex, attrs.MTU, attrs.HardwareAddr = e.tap, a.Index, e.MTU, a.HardwareAddr
+	l := &netlink.Macvtap{Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}}
 	if err := netlink.LinkAdd(l); err != nil {
 		return fmt.Errorf("make the macvtap %s: %w", e.tap, err)
 	}

@@ -358,6 +358,16 @@ func TestMacvtapsOfTwoNamespacesAreNotConfused(t *testing.T) {
 			t.Fatal(err)
 		}
 		want(t, "at the wire", fmt.Sprintf("pod %d speaks", i), func(b []byte) (int, error) { return unix.Read(p.wire, b) })
+		in := append(append([]byte{}, p.eth.Attrs().HardwareAddr...), p.peer.Attrs().HardwareAddr...)
+		in = append(append(in, 0x88, 0xb5), fmt.Sprintf("hello pod %d, hello pod %d, hello pod %d, hello pod %d", i, i, i, i)...)
+		must(t, unix.Sendto(p.wire, in, 0, &unix.SockaddrLinklayer{Ifindex: p.peer.Attrs().Index, Halen: 6}))
+		want(t, "at the macvtap", fmt.Sprintf("hello pod %d", i), func(b []byte) (int, error) {
+			fd := int(e.Tap.Fd())
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000); err != nil || n == 0 {
+				return 0, fmt.Errorf("nothing comes: %v", err)
+			}
+			return unix.Read(fd, b)
+		})
 	}
 	for i, p := range pods {
 		must(t, p.net.Detach())
