@@ -71,7 +71,7 @@ check: ## unit tests, formatting and vet: a plain user, offline, within a minute
 	@$(GO) test ./...
 
 .PHONY: test
-test: ## install what is missing and run every test but those of test-kernel, test-faults, test-kubernetes, test-cross and twice
+test: ## install what is missing and run every test but those of test-kernel, test-faults, test-kubernetes, test-arch, test-cross and twice
 	@sh ci/setup.sh tests
 	@sh ci/test.sh
 
@@ -110,6 +110,11 @@ test-kubernetes: ## build kubelet, kube-apiserver and etcd, and run a pod in a g
 .PHONY: bench-containers
 bench-containers: build ## measure containers, files, network and streams under containerd (as root, with the guest in out/)
 	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m -run '^TestBench$$' -v ./ci/containerd | grep '^bench'
+
+.PHONY: test-arch
+test-arch: ## boot Debian's kernels for every architecture, emulated, with the agent and a container (as root; downloads 300 MB the first time)
+	@sh ci/setup.sh arch
+	@sh ci/test.sh arch
 
 .PHONY: test-cross
 test-cross: ## build and vet the agent for every architecture

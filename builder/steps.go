@@ -46,7 +46,7 @@ type facts struct {
 // Vocabulary is what the crafts can do, for the recipe's reader.
 func Vocabulary() (recipe.Vocabulary, error) {
 	var v recipe.Vocabulary
-	for _, a := range arch.All() {
+	for _, a := range arch.Buildable() {
 		all, err := features.All(a)
 		if err != nil {
 			return v, err

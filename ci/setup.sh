@@ -2,7 +2,8 @@
 # Installs what this host lacks to build, boot and test: Debian packages by apt, and Go where it is missing or too old.
 # Run by `make setup`; it changes nothing where nothing is missing.
 #
-# usage: ci/setup.sh [packages|go|tests]   (packages and go without an argument; tests also brings what judges our work in tests, and a containerd)
+# usage: ci/setup.sh [packages|go|tests|arch]   (packages and go without an argument; tests also brings what judges our work in tests, and a containerd; arch what emulates other
+# architectures)
 set -eu
 
 # The one place that pins Go. go.mod asks for at least this minor version.
@@ -52,6 +53,14 @@ iptables:/usr/sbin/iptables
 busybox-static:/bin/busybox
 qemu-system-common:/usr/lib/qemu/virtiofsd
 procps:/usr/bin/pgrep
+"
+
+# What emulates machines of the other architectures.
+MACHINES="
+qemu-system-arm:/usr/bin/qemu-system-aarch64
+qemu-system-ppc:/usr/bin/qemu-system-ppc64
+qemu-system-misc:/usr/bin/qemu-system-riscv64
+opensbi:/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin
 "
 
 say() { echo "setup: $*" >&2; }
@@ -128,5 +137,6 @@ go) get_go ;;
 go-path) go_path ;;
 all) packages "$PACKAGES"; get_go ;;
 tests) packages "$PACKAGES $JUDGES $CONTAINERS"; get_go ;;
-*) say "usage: ci/setup.sh [packages|go|go-path|tests]"; exit 2 ;;
+arch) packages "$MACHINES" ;;
+*) say "usage: ci/setup.sh [packages|go|go-path|tests|arch]"; exit 2 ;;
 esac

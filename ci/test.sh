@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|kubernetes]; without an argument, what `make check` checks, the network's, boot, e2e and
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|arch|kubernetes]; without an argument, what `make check` checks, the network's, boot, e2e and
 # containerd: all but the tests that build more kernels than one (kernel), which take an hour, those in which machines
-# die (faults), and Kubernetes, which is built first.
+# die (faults), other architectures (arch), which are slow to emulate, and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
 # Test programs are run in guests, which have no C library.
@@ -74,6 +74,10 @@ rego() {
 	(cd cmd/kata-agent-rego && "$go" vet ./... && "$go" test -count=1 ./...)
 }
 
+arch() {
+	KATABUILD_TEST_ARCH=1 as_root "$go" test -count=1 -timeout 30m ./ci/arch
+}
+
 kubernetes() {
 	default_guest
 	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 60m -run Kubernetes ./ci/containerd
@@ -86,6 +90,7 @@ rego) rego ;;
 e2e) e2e ;;
 containerd) containerd ;;
 faults) faults ;;
+arch) arch ;;
 kubernetes) kubernetes ;;
 all)
 	make --no-print-directory check
@@ -107,5 +112,5 @@ all)
 	cat "$log"
 	exit "$status"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|kubernetes]" >&2; exit 2 ;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|arch|kubernetes]" >&2; exit 2 ;;
 esac

@@ -22,8 +22,12 @@ const (
 	forwardTime = 10 * time.Second // to say the port, and to connect to it
 )
 
-// Forward joins the host's connections on l to TCP ports of the guest's loopback interface, until l is closed.
+// maxForwards bounds the connections that are joined at a time, each of which takes some 100 KiB.
+const maxForwards = 256
+
+// Forward joins the host's connections on l to TCP ports of the guest's loopback interface, until l is closed. Those beyond maxForwards are closed at once.
 func Forward(ctx context.Context, l net.Listener, log *slog.Logger) error {
+	places := make(chan struct{}, maxForwards)
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -32,7 +36,15 @@ func Forward(ctx context.Context, l net.Listener, log *slog.Logger) error {
 		if err != nil {
 			return fmt.Errorf("accept a forwarded connection: %w", err)
 		}
+		select {
+		case places <- struct{}{}:
+		default:
+			log.Warn("a connection is not forwarded", "connections", maxForwards)
+			_ = c.Close() // the host sees that it is refused
+			continue
+		}
 		go func() {
+			defer func() { <-places }()
 			if err := forward(ctx, c); err != nil {
 				log.Debug("forward", "err", err)
 			}

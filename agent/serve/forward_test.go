@@ -2,12 +2,15 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestAForwardedConnectionReachesAPort(t *testing.T) {
@@ -55,6 +58,54 @@ func TestAForwardedConnectionReachesAPort(t *testing.T) {
 			t.Errorf("%q: %q, want %q", said, got, want)
 		}
 		c.Close()
+	}
+	l.Close()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestForwardedConnectionsAreBounded(t *testing.T) {
+	l, err := net.Listen("unix", t.TempDir()+"/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- Forward(context.Background(), l, slog.New(slog.DiscardHandler)) }()
+	var conns []net.Conn
+	for range maxForwards + 1 {
+		c, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		conns = append(conns, c)
+	}
+	// Those before it have not said their port yet, and wait.
+	last := conns[maxForwards]
+	if err := last.SetReadDeadline(time.Now().Add(forwardTime / 2)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := last.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("one too many: %v, want the end", err)
+	}
+	conns[0].Close()
+	for end := time.Now().Add(forwardTime / 2); ; time.Sleep(time.Millisecond) {
+		c, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Read(make([]byte, 1))
+		c.Close()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break // it waits for the port, as those before
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after one has ended there is no place: %v", err)
+		}
 	}
 	l.Close()
 	if err := <-ended; err != nil {

@@ -126,7 +126,7 @@ func (m *Manager) disk(ctx context.Context, driver, source string) (disk, error)
 			if _, err := os.Stat(filepath.Join(m.c.Root, "sys/class/block", found[1], "dev")); err != nil {
 				return "", ignore(err, fs.ErrNotExist)
 			}
-			return found[1], nil
+			return live(m.c.Root, found[1]), nil
 		})
 	}
 	if err := b.check(source); err != nil {
@@ -149,12 +149,25 @@ func (m *Manager) disk(ctx context.Context, driver, source string) (disk, error)
 			}
 			for _, n := range names {
 				if _, err := os.Stat(filepath.Join(f, n.Name(), "dev")); err == nil {
-					return n.Name(), nil
+					return live(m.c.Root, n.Name()), nil
 				}
 			}
 		}
 		return "", nil
 	})
+}
+
+// live is the name of a disk, or empty while it cannot be opened: the kernel shows a disk, with its device file, a moment before it can be used, and tells of it
+// by an event a moment after. Linux: block/genhd.c, device_add_disk.
+func live(root, name string) string {
+	fd, err := unix.Open(filepath.Join(root, "dev", name), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == unix.ENXIO {
+		return ""
+	}
+	if err == nil {
+		_ = unix.Close(fd) // nothing was done with it
+	}
+	return name
 }
 
 // await waits for a name in /sys/class/block.
@@ -203,18 +216,21 @@ func (d disk) file() error {
 	return nil
 }
 
-// partition is the n-th partition of a disk. Documentation/ABI/testing/sysfs-block: a folder below the disk's, with its number in it.
-func (m *Manager) partition(d disk, n int) (disk, error) {
-	files, err := filepath.Glob(filepath.Join(m.c.Root, "sys/class/block", d.name, "*/partition"))
-	if err != nil {
-		return disk{}, err
-	}
-	for _, f := range files {
-		if text, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(text)) == strconv.Itoa(n) {
-			return m.known(filepath.Base(filepath.Dir(f)))
+// partition waits for the n-th partition of a disk: the kernel looks for them once the disk can be used. Documentation/ABI/testing/sysfs-block: a folder below the
+// disk's, with its number in it.
+func (m *Manager) partition(ctx context.Context, d disk, n int) (disk, error) {
+	return m.await(ctx, fmt.Sprintf("partition %d of disk %s", n, d.name), func() (string, error) {
+		files, err := filepath.Glob(filepath.Join(m.c.Root, "sys/class/block", d.name, "*/partition"))
+		if err != nil {
+			return "", err
 		}
-	}
-	return disk{}, fmt.Errorf("partition %d of disk %s: %w", n, d.name, ErrNotFound)
+		for _, f := range files {
+			if text, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(text)) == strconv.Itoa(n) {
+				return live(m.c.Root, filepath.Base(filepath.Dir(f))), nil
+			}
+		}
+		return "", nil
+	})
 }
 
 // mountBlock mounts a disk.

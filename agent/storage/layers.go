@@ -225,7 +225,7 @@ func (m *Manager) mountLayer(ctx context.Context, l layer, at place, name string
 		return err
 	}
 	if l.partition > 0 {
-		if d, err = m.partition(d, l.partition); err != nil {
+		if d, err = m.partition(ctx, d, l.partition); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -616,11 +617,33 @@ func TestEachDriverFindsItsDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err := m.partition(d, 2); err != nil || p.number.String() != "254:18" {
+	if p, err := m.partition(t.Context(), d, 2); err != nil || p.number.String() != "254:18" {
 		t.Errorf("partition 2: %+v, %v", p, err)
 	}
-	if _, err := m.partition(d, 1); !errors.Is(err, ErrNotFound) {
+	if _, err := m.partition(t.Context(), d, 1); !errors.Is(err, ErrTimeout) {
 		t.Errorf("partition 1: %v", err)
+	}
+	// The kernel shows a disk before it can be opened: ENXIO, which the file of a UNIX socket gives too.
+	node := filepath.Join(m.c.Root, "dev/vdb")
+	if err := os.MkdirAll(filepath.Dir(node), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// By a relative path, as the address of a socket is short.
+	t.Chdir(filepath.Dir(node))
+	socket, err := net.Listen("unix", "vdb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []string{"02/01", "/dev/vdb"} {
+		if _, err := m.disk(t.Context(), "blk", source); !errors.Is(err, ErrTimeout) {
+			t.Errorf("%s, which cannot be opened yet: %v", source, err)
+		}
+	}
+	if err := socket.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.disk(t.Context(), "blk", "02/01"); err != nil {
+		t.Errorf("it can be opened now: %v", err)
 	}
 	for _, c := range [][2]string{{"blk", "02/02"}, {"mmioblk", "/dev/vdc"}, {"blk-ccw", "0.0.0006"}, {"scsi", "1:4"}} {
 		if _, err := m.disk(t.Context(), c[0], c[1]); !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c[1]) {

@@ -156,8 +156,8 @@ func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field,
 	if r.Arch == "" {
 		r.Arch = "x86_64"
 	}
-	if _, err := arch.Parse(r.Arch); err != nil {
-		return at("arch", err.Error()+didYouMean(r.Arch, arch.Names()))
+	if _, err := arch.ParseBuildable(r.Arch); err != nil {
+		return at("arch", err.Error()+didYouMean(r.Arch, arch.Names(arch.Buildable())))
 	}
 	if r.Extension {
 		return r.checkExtension(has, at)

@@ -68,6 +68,11 @@ func onEach(t *testing.T, test func(t *testing.T, s *setting)) {
 }
 
 func on(t *testing.T, name string, test func(t *testing.T, s *setting)) {
+	onChanged(t, name, func(*daemon.Config) {}, test)
+}
+
+// onChanged runs test with a containerd that is set up otherwise.
+func onChanged(t *testing.T, name string, change func(*daemon.Config), test func(t *testing.T, s *setting)) {
 	set, err := images()
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +105,7 @@ func on(t *testing.T, name string, test func(t *testing.T, s *setting)) {
 			t.Fatal(err)
 		}
 	}
+	change(&cfg)
 	before, err := nest.Look()
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +27,7 @@ import (
 	"github.com/containerd/containerd/api/services/events/v1"
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
@@ -55,6 +58,9 @@ var taskChecks = []struct {
 	{"time stands still while paused", taskPause},
 	{"metrics decode and show memory in use", taskMetrics},
 	{"an update of the memory limit is seen inside", taskUpdate},
+	{"a machine grows with what its container may use", taskGrow},
+	{"an interface that comes later reaches the guest", taskLate},
+	{"an interface is joined by macvtap", taskMacvtap},
 	{"an OOM is told on the event stream", taskOOM},
 	{"events come in order, and two clients see the end", taskEvents},
 	{"a policy by annotation decides what the agent does", taskPolicy},
@@ -372,6 +378,122 @@ func taskUpdate(t *testing.T, c *client) {
 		t.Fatal(err)
 	}
 	equal(t, "limit after the update", limit(), strconv.Itoa(80<<20))
+}
+
+func taskGrow(t *testing.T, c *client) {
+	if !c.guest() {
+		t.Log("nothing to test: containers run on the host")
+		return
+	}
+	c = c.configured(t, "machine_type = \"q35\"\n") // microvm stays as it is
+	id := c.detach(t, nil, "toolbox", "pause")
+	have := func() (mib int) {
+		t.Helper()
+		r := c.exec(t, id, "cat", "/proc/meminfo")
+		var kib int
+		if _, err := fmt.Sscanf(r.out, "MemTotal: %d kB", &kib); err != nil {
+			t.Fatalf("memory: %+v: %v", r, err)
+		}
+		return kib >> 10
+	}
+	before := have()
+	update := func(mib int) error {
+		t.Helper()
+		b, err := json.Marshal(specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(100_000)), Period: new(uint64(100_000))}, Memory: &specs.LinuxMemory{Limit: new(int64(mib) << 20)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", Value: b}
+		_, err = c.Update(c.ctx(t), &tasks.UpdateTaskRequest{ContainerID: id, Resources: a})
+		return err
+	}
+	for _, mib := range []int{300, 700} {
+		if err := update(mib); err != nil {
+			t.Fatal(err)
+		}
+		now := have()
+		// It comes in blocks of 128 MiB, some of which the kernel keeps for itself.
+		if more := now - before; more < mib-30 || more > mib+128 {
+			t.Errorf("the machine has %d MiB more than before, want %d", more, mib)
+		}
+	}
+	if err := update(1 << 21); err == nil || !strings.Contains(err.Error(), "MiB of memory are wanted, and the machine can have") {
+		t.Errorf("an update to 2 TiB: %v", err)
+	}
+	// What was plugged in is of use: with only the old memory this would be killed.
+	if r := c.exec(t, id, "dd", "if=/dev/zero", "of=/dev/null", fmt.Sprintf("bs=%dM", before+100), "count=1"); r.code != 0 {
+		t.Errorf("a buffer larger than the machine was: %d, %s", r.code, r.err)
+	}
+}
+
+// wired is a network namespace with one end of a wire called eth0, once join is called; the other end is in the test's. Both have addresses.
+func wired(t *testing.T, name string) (join func()) {
+	t.Helper()
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+		}
+	}
+	ip("netns", "add", name)
+	t.Cleanup(func() {
+		ip("netns", "delete", name)
+		_ = unix.Unmount("/run/netns", 0) // ip mounts it over itself
+	})
+	return func() {
+		t.Helper()
+		ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+		ip("addr", "add", "192.0.2.129/25", "dev", name)
+		ip("link", "set", name, "up")
+		ip("-n", name, "addr", "add", "192.0.2.130/25", "dev", "eth0")
+		ip("-n", name, "link", "set", "eth0", "up")
+	}
+}
+
+// echoes is whether a container that runs toolbox wire :8300 echoes through its end of the wire.
+func echoes(t *testing.T) {
+	t.Helper()
+	var conn net.Conn
+	until(t, patience, "the container's answer", func() bool {
+		var err error
+		conn, err = net.DialTimeout("tcp", "192.0.2.130:8300", time.Second)
+		return err == nil
+	})
+	defer conn.Close()
+	b := make([]byte, 1)
+	if _, err := conn.Write([]byte("e")); err != nil { // what follows is echoed
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, b); err != nil || b[0] != 'x' {
+		t.Errorf("the echo is %q: %v", b, err)
+	}
+}
+
+func taskLate(t *testing.T, c *client) {
+	if !c.guest() {
+		t.Log("nothing to test: containers run on the host")
+		return
+	}
+	c = c.configured(t, "machine_type = \"q35\"\n") // microvm has no place for it
+	join := wired(t, "kblate")
+	id := c.detach(t, []string{"--with-ns", "network:/run/netns/kblate"}, "toolbox", "wire", ":8300")
+	join()
+	until(t, patience, "the interface in the guest", func() bool { return strings.Contains(c.exec(t, id, "cat", "/proc/net/dev").out, "eth0:") })
+	echoes(t)
+}
+
+func taskMacvtap(t *testing.T, c *client) {
+	if !c.guest() {
+		t.Log("nothing to test: containers run on the host")
+		return
+	}
+	c = c.configured(t, "[runtime]\ninternetworking_model = \"macvtap\"\n")
+	wired(t, "kbmacvtap")()
+	_ = c.detach(t, []string{"--with-ns", "network:/run/netns/kbmacvtap"}, "toolbox", "wire", ":8300")
+	echoes(t)
 }
 
 // eventLog collects the topics of what happens to tasks, in order, each with the container.

@@ -23,6 +23,8 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
@@ -217,12 +219,24 @@ func (a *app) environment(ctx context.Context) environment {
 			}
 		}
 	}
+	plain := cfg.QEMU.Kernel != ""
+	if plain {
+		e.Kernel.Path, e.Image.Path, e.Initrd.Path = cfg.QEMU.Kernel, cfg.QEMU.Image, cfg.QEMU.Initrd
+		if k, err := sandbox.ReadKernel(cfg.QEMU.Kernel); err != nil {
+			problem(err)
+		} else {
+			target = k.Arch
+		}
+	}
 	facts := accel.Probe(target)
 	choice, err := accel.Choose(cfg.QEMU.Acceleration, facts)
 	problem(err)
 	e.Hypervisor = envHypervisor{
 		MachineType: string(cfg.QEMU.MachineType), BlockDeviceDriver: "virtio-blk", EntropySource: "/dev/urandom", SharedFS: cfg.QEMU.SharedFS,
 		VirtioFSDaemon: cfg.QEMU.VirtioFSDaemon, Msize9p: cfg.QEMU.Msize9P, PCIeRootPort: cfg.QEMU.PCIeRootPorts, Debug: cfg.QEMU.EnableDebug, Acceleration: choice.Reason,
+	}
+	if machines := qemu.Machines(target.Name); plain && e.Hypervisor.MachineType == "" && len(machines) > 0 {
+		e.Hypervisor.MachineType = string(machines[0])
 	}
 	if m != nil {
 		if e.Hypervisor.MachineType == "" {

@@ -45,6 +45,9 @@ func (s podState) guest() string {
 	if s.Verdict != nil {
 		return s.Verdict.Guest
 	}
+	if n := len(s.Files); n > 0 { // without a manifest the last is the initrd or the image
+		return filepath.Base(s.Files[n-1].Path)
+	}
 	return filepath.Base(s.Guest)
 }
 

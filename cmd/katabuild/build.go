@@ -248,6 +248,14 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 	return c
 }
 
+// toBuild is what guests are built for on a host when nobody names an architecture: the host's own where that can be built.
+func toBuild(host arch.Arch) arch.Arch {
+	if host.Builds {
+		return host
+	}
+	return arch.Buildable()[0]
+}
+
 func (a *app) featuresCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "features [NAME]", Args: cobra.MaximumNArgs(1), Short: "list the kernel features a recipe can ask for, or the symbols of one and why",
@@ -256,7 +264,7 @@ func (a *app) featuresCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := builder.Features(host)
+			all, err := builder.Features(toBuild(host))
 			if err != nil {
 				return err
 			}

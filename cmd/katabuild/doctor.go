@@ -117,7 +117,7 @@ func (a *app) diagnose(ctx context.Context) ([]finding, error) {
 	}
 
 	kernelTools := finding{Name: "kernel tools", OK: true, Detail: "compiler, linker and the kernel's helpers are there", Without: "katabuild kernel, build (what the store holds still works)"}
-	if missing, err := builder.MissingTools(ctx, host, filepath.SplitList(a.getenv("PATH"))); err != nil {
+	if missing, err := builder.MissingTools(ctx, toBuild(host), filepath.SplitList(a.getenv("PATH"))); err != nil {
 		return nil, err
 	} else if len(missing) > 0 {
 		var names, packages []string

@@ -1,10 +1,12 @@
 // Package arch is the one table of architectures: what each is called by Go, Debian, Linux and QEMU.
 //
-// A new architecture is a new row here, never a switch elsewhere.
+// A new architecture is a new row here, never a switch elsewhere. Guests of every row can be run; Builds says for which of them this project also
+// builds kernels.
 package arch
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -18,25 +20,56 @@ type Arch struct {
 	KernelTarget string // make target of the compressed, bootable kernel
 	KernelImage  string // its path in the build folder
 	QEMU         string // name of the system emulator
-	Machine      string // QEMU machine used when a recipe names none
+	QEMUPackage  string // Debian package that has it
+	Machine      string // QEMU machine used when neither a recipe nor a person names one
 	Console      string // kernel console device on that machine
+	// OpenFlags names the numbers that the kernel has for the flags of open(2), and its byte order. FUSE hands them on as they are, so that a kernel
+	// can only be served by one of the same word. Linux: arch/*/include/uapi/asm/fcntl.h.
+	OpenFlags string
+	Builds    bool // guests for it can be built here, not only run
 }
 
-// All lists every architecture, in the order shown to people.
+// All lists every architecture, in the order shown to people. The console of each is the first serial port of its machine; Linux:
+// Documentation/admin-guide/serial-console.rst and each driver's name for it (8250, amba-pl011, hvc_vio, sclp_tty).
 func All() []Arch {
 	return []Arch{
 		{
 			Name: "x86_64", Go: "amd64", Debian: "amd64", Linux: "x86", CrossPrefix: "x86_64-linux-gnu-",
 			KernelTarget: "bzImage", KernelImage: "arch/x86/boot/bzImage",
-			QEMU: "qemu-system-x86_64", Machine: "microvm", Console: "ttyS0",
+			QEMU: "qemu-system-x86_64", QEMUPackage: "qemu-system-x86", Machine: "microvm", Console: "ttyS0", OpenFlags: "generic", Builds: true,
+		},
+		{
+			Name: "aarch64", Go: "arm64", Debian: "arm64", Linux: "arm64", CrossPrefix: "aarch64-linux-gnu-",
+			KernelTarget: "Image", KernelImage: "arch/arm64/boot/Image",
+			QEMU: "qemu-system-aarch64", QEMUPackage: "qemu-system-arm", Machine: "virt", Console: "ttyAMA0", OpenFlags: "arm64",
+		},
+		{
+			Name: "ppc64le", Go: "ppc64le", Debian: "ppc64el", Linux: "powerpc", CrossPrefix: "powerpc64le-linux-gnu-",
+			KernelTarget: "vmlinux", KernelImage: "vmlinux",
+			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0", OpenFlags: "powerpc",
+		},
+		{
+			Name: "s390x", Go: "s390x", Debian: "s390x", Linux: "s390", CrossPrefix: "s390x-linux-gnu-",
+			KernelTarget: "bzImage", KernelImage: "arch/s390/boot/bzImage",
+			QEMU: "qemu-system-s390x", QEMUPackage: "qemu-system-misc", Machine: "s390-ccw-virtio", Console: "ttysclp0", OpenFlags: "generic, big-endian",
+		},
+		{
+			Name: "riscv64", Go: "riscv64", Debian: "riscv64", Linux: "riscv", CrossPrefix: "riscv64-linux-gnu-",
+			KernelTarget: "Image", KernelImage: "arch/riscv/boot/Image",
+			QEMU: "qemu-system-riscv64", QEMUPackage: "qemu-system-misc", Machine: "virt", Console: "ttyS0", OpenFlags: "generic",
 		},
 	}
 }
 
-// Names lists the names of all architectures.
-func Names() []string {
+// Buildable lists the architectures that guests can be built for.
+func Buildable() []Arch {
+	return slices.DeleteFunc(All(), func(a Arch) bool { return !a.Builds })
+}
+
+// Names lists the names of architectures.
+func Names(list []Arch) []string {
 	var names []string
-	for _, a := range All() {
+	for _, a := range list {
 		names = append(names, a.Name)
 	}
 	return names
@@ -44,12 +77,16 @@ func Names() []string {
 
 // Parse finds an architecture by its name.
 func Parse(name string) (Arch, error) {
-	for _, a := range All() {
-		if a.Name == name {
-			return a, nil
-		}
+	return find(All(), name)
+}
+
+// ParseBuildable is Parse for who builds: an architecture whose guests can only be run is an error that says so.
+func ParseBuildable(name string) (Arch, error) {
+	built := Buildable()
+	if a, err := Parse(name); err == nil && !a.Builds {
+		return Arch{}, fmt.Errorf("guests for the architecture %q can be run, but not built yet (built: %s)", name, strings.Join(Names(built), ", "))
 	}
-	return Arch{}, fmt.Errorf("unknown architecture %q (known: %s)", name, strings.Join(Names(), ", "))
+	return find(built, name)
 }
 
 // FromGo finds an architecture by its GOARCH.
@@ -59,5 +96,12 @@ func FromGo(goarch string) (Arch, error) {
 			return a, nil
 		}
 	}
-	return Arch{}, fmt.Errorf("no guest architecture for GOARCH %q (known: %s)", goarch, strings.Join(Names(), ", "))
+	return Arch{}, fmt.Errorf("no guest architecture for GOARCH %q (known: %s)", goarch, strings.Join(Names(All()), ", "))
+}
+
+func find(list []Arch, name string) (Arch, error) {
+	if i := slices.IndexFunc(list, func(a Arch) bool { return a.Name == name }); i >= 0 {
+		return list[i], nil
+	}
+	return Arch{}, fmt.Errorf("unknown architecture %q (known: %s)", name, strings.Join(Names(list), ", "))
 }

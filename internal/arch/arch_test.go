@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -13,8 +14,29 @@ func TestEveryNameFindsItsRow(t *testing.T) {
 		if b, err := FromGo(a.Go); err != nil || b != a {
 			t.Errorf("%s: %v", a.Go, err)
 		}
+		switch b, err := ParseBuildable(a.Name); {
+		case a.Builds && (err != nil || b != a):
+			t.Errorf("to build, %s: %v", a.Name, err)
+		case !a.Builds && (err == nil || !strings.Contains(err.Error(), "can be run, but not built yet (built: x86_64)")):
+			t.Errorf("to build, %s: %v", a.Name, err)
+		}
 	}
-	if _, err := Parse("vax"); err == nil || !strings.Contains(err.Error(), "x86_64") {
+	if _, err := Parse("vax"); err == nil || !strings.Contains(err.Error(), "x86_64, aarch64") {
 		t.Errorf("an unknown name: %v", err)
+	}
+	if _, err := ParseBuildable("vax"); err == nil || err.Error() != `unknown architecture "vax" (known: x86_64)` {
+		t.Errorf("an unknown name, to build: %v", err)
+	}
+}
+
+func TestEveryRowIsFull(t *testing.T) {
+	for _, a := range All() {
+		all := []string{a.Name, a.Go, a.Debian, a.Linux, a.CrossPrefix, a.KernelTarget, a.KernelImage, a.QEMU, a.QEMUPackage, a.Machine, a.Console, a.OpenFlags}
+		if slices.Contains(all, "") {
+			t.Errorf("%+v", a)
+		}
+	}
+	if names := Names(Buildable()); !slices.Equal(names, []string{"x86_64"}) {
+		t.Errorf("built are %v", names)
 	}
 }

@@ -21,13 +21,15 @@ const (
 	Attested = "attested" // every claim is met, those of the running guest among them
 	Intact   = "intact"   // every claim about files is met; no report was looked at
 	Failed   = "failed"   // at least one claim is not met
+	// Unchecked is the result for a guest without a manifest: there is nothing to compare it with, and nobody has.
+	Unchecked = "unchecked"
 )
 
 // Verdict is the whole answer.
 type Verdict struct {
 	Version  int           `json:"version"`
 	Guest    string        `json:"guest"`
-	Manifest digest.Digest `json:"manifest"`
+	Manifest digest.Digest `json:"manifest,omitempty"` // empty with Unchecked alone
 	Report   digest.Digest `json:"report,omitempty"`
 	Result   string        `json:"result"`
 	Claims   []Claim       `json:"claims"`
@@ -39,6 +41,11 @@ type Claim struct {
 	Want string `json:"want"`
 	Got  string `json:"got"`
 	Met  bool   `json:"met"`
+}
+
+// Nothing is the verdict about a guest of which nobody says what it must be.
+func Nothing(guest string) *Verdict {
+	return &Verdict{Version: Version, Guest: guest, Result: Unchecked, Claims: []Claim{}}
 }
 
 // Judge sets Result from the claims. withReport says whether a guest's report is among them.
@@ -90,6 +97,15 @@ func (v *Verdict) check() error {
 	if v.Version != Version {
 		return fmt.Errorf("version %d, this katabuild reads version %d", v.Version, Version)
 	}
+	if v.Result == Unchecked {
+		if v.Manifest != "" || v.Report != "" || len(v.Claims) > 0 {
+			return errors.New("the result is unchecked, but there is something to check")
+		}
+		return nil
+	}
+	if v.Manifest == "" {
+		return errors.New("no manifest")
+	}
 	if len(v.Claims) == 0 {
 		return errors.New("no claims")
 	}
@@ -114,6 +130,8 @@ func (v *Verdict) Table() string {
 	}
 	_ = w.Flush() // a strings.Builder takes everything
 	switch v.Result {
+	case Unchecked:
+		fmt.Fprintf(&b, "%s: %s, as it has no manifest\n", v.Guest, v.Result)
 	case Failed:
 		fmt.Fprintf(&b, "%s: %s: %s\n", v.Guest, v.Result, strings.Join(v.Unmet(), ", "))
 	default:

@@ -46,6 +46,31 @@ func TestAResultMustFollowFromItsClaims(t *testing.T) {
 	}
 }
 
+func TestOfAGuestWithoutAManifestNothingIsSaid(t *testing.T) {
+	v := verdict.Nothing("kata.img")
+	data, err := v.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "unchecked.json", data)
+	papertest.Strict(t, data, func(b []byte) error { _, err := verdict.Decode(b); return err })
+	if v.Table() != "kata.img: unchecked, as it has no manifest\n" {
+		t.Errorf("%q", v.Table())
+	}
+	for name, change := range map[string]func(*verdict.Verdict){
+		"a manifest":          func(v *verdict.Verdict) { v.Manifest = digest.Of(nil) },
+		"a report":            func(v *verdict.Verdict) { v.Report = digest.Of(nil) },
+		"a claim":             func(v *verdict.Verdict) { v.Claims = sample(true).Claims },
+		"the result attested": func(v *verdict.Verdict) { v.Claims, v.Result = sample(true).Claims, verdict.Intact },
+	} {
+		v := verdict.Nothing("kata.img")
+		change(v)
+		if _, err := v.Encode(); err == nil {
+			t.Errorf("it is a verdict with %s", name)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	data, err := sample(false).Encode()
 	if err != nil {

@@ -78,7 +78,8 @@ type checker struct {
 	cfg      config.Config
 	loaded   *config.Loaded
 	err      error
-	guest    *manifest.Manifest // nil where it cannot be read
+	guest    *manifest.Manifest // nil where it cannot be read, or there is none
+	plain    bool               // the guest has no manifest, and a kernel that can be read
 	arch     arch.Arch          // of the guest; else of the host
 	accel    accel.Accel
 	systems  map[string]System // by architecture: the trial of KVM takes its time

@@ -306,3 +306,49 @@ func FuzzHostTexts(f *testing.F) {
 		}
 	})
 }
+
+func TestAGuestWithoutAManifest(t *testing.T) {
+	dir := t.TempDir()
+	kernel := make([]byte, 64)
+	copy(kernel[56:], "ARM\x64") // the magic of arm64's Image
+	for name, b := range map[string][]byte{"Image": kernel, "initrd": []byte("i"), "text": []byte("x")} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(kernel, initrd, attestation, more string) Result {
+		t.Helper()
+		text := fmt.Sprintf("[hypervisor.qemu]\nkernel = %q\ninitrd = %q\n%s[runtime]\nattestation = %q\n", filepath.Join(dir, kernel), filepath.Join(dir, initrd), more, attestation)
+		l, err := config.Read([]config.Text{{Name: "c.toml", Data: []byte(text)}}, nil, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Files = []string{"c.toml"}
+		f := fits(t)
+		f.programs["qemu-system-aarch64"] = "/bin/a"
+		f.outputs["/bin/a --version"] = f.outputs["/bin/q --version"]
+		f.outputs["/bin/a -machine help"] = "virt QEMU 7.2 ARM Virtual Machine\n"
+		f.outputs["/bin/a -machine virt -device help"] = "name \"vhost-user-fs-pci\"\nname \"vhost-user-vsock-pci\"\nname \"virtio-net-pci\"\nname \"virtio-rng-pci\"\nname \"virtio-9p-pci\"\n"
+		return Run(t.Context(), Options{Config: l, Host: f})
+	}
+	r := run("Image", "initrd", "off", "shared_fs = 'virtio-9p'\n")
+	if s := lines(r); !r.Pods || r.Acceleration != accel.TCG || !strings.Contains(s, "ok guest: arm64 Image for aarch64, ") || !strings.Contains(s, "ok QEMU: /bin/a, version 7.2") ||
+		!strings.Contains(s, "the guest is aarch64 and this host is x86_64") || !strings.Contains(s, "a pod without limits has 2048 MiB and 1 CPUs") {
+		t.Errorf("%v\n%s", r.Pods, s)
+	}
+	for name, tc := range map[string]struct{ kernel, initrd, attestation, more, says string }{
+		"enforce":                        {"Image", "initrd", "enforce", "", `has no manifest to compare it with, and attestation is "enforce"; set attestation`},
+		"a kernel that is none":          {"text", "initrd", "off", "", "missing guest: kernel "},
+		"virtio-fs":                      {"Image", "initrd", "off", "", `virtio-fs cannot serve files of a host that is x86_64 to a guest that is aarch64`},
+		"an initrd that is not there":    {"Image", "none", "off", "", "missing guest: open "},
+		"another architecture's machine": {"Image", "initrd", "off", "machine_type = 'q35'\n", "has no machine q35 for aarch64 guests"},
+		"KVM":                            {"Image", "initrd", "off", "acceleration = 'kvm'\n", "KVM was asked for, but the guest is aarch64"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := run(tc.kernel, tc.initrd, tc.attestation, tc.more)
+			if s := lines(r); r.Pods || !strings.Contains(s, tc.says) {
+				t.Errorf("%v, want %q:\n%s", r.Pods, tc.says, s)
+			}
+		})
+	}
+}

@@ -76,6 +76,10 @@ const buildGuest = "build one: katabuild build"
 func (c *checker) guestFiles(context.Context) {
 	const name = "guest"
 	c.arch = hostArch()
+	if c.cfg.QEMU.Kernel != "" {
+		c.plainGuest()
+		return
+	}
 	dir := c.cfg.QEMU.Guest
 	if dir == "" {
 		c.say(Missing, name, `set "guest" in [hypervisor.qemu] to the folder that katabuild build made`, "none is configured")
@@ -112,6 +116,35 @@ func (c *checker) guestFiles(context.Context) {
 		f := c.say(OK, name, "", "%s in %s: %s, kernel %s, %d files of %d MB with the right digests", m.Name, dir, m.Arch, m.Kernel.Release, len(files), size/1e6)
 		f.Details = files
 	}
+}
+
+// plainGuest reads the files of a guest without a manifest.
+func (c *checker) plainGuest() {
+	const name = "guest"
+	q := &c.cfg.QEMU
+	if c.cfg.Runtime.Attestation == config.Enforce {
+		c.say(Missing, name, `set attestation in [runtime] to "warn" or "off", or "guest" to a folder that katabuild build made`,
+			`%s has no manifest to compare it with, and attestation is "enforce"`, q.Kernel)
+	}
+	k, err := sandbox.ReadKernel(q.Kernel)
+	if err != nil {
+		c.say(Missing, name, "name another kernel in [hypervisor.qemu]", "%v", err)
+		return
+	}
+	c.arch, c.plain = k.Arch, true
+	if host, err := arch.Parse(c.system().Accel.HostArch); err == nil && c.cfg.QEMU.SharedFS == config.SharedVirtioFS {
+		if err := sandbox.ServesFiles(host, k.Arch); err != nil {
+			c.say(Missing, name, `set shared_fs = "virtio-9p" in [hypervisor.qemu]`, "%v", err)
+		}
+	}
+	disk := q.Image + q.Initrd // one of them is empty
+	sum, size, err := digest.File(disk)
+	if err != nil {
+		c.say(Missing, name, "name another image or initrd in [hypervisor.qemu]", "%v", err)
+		return
+	}
+	f := c.say(OK, name, "", "%s for %s, %s, and %s of %d MB, which nobody has described", k.Form, k.Arch.Name, q.Kernel, disk, size/1e6)
+	f.Details = []string{fmt.Sprintf("%s %s", q.Kernel, k.Digest), fmt.Sprintf("%s %s", disk, sum)}
 }
 
 func (c *checker) extensions(context.Context) {

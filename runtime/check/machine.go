@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
@@ -29,7 +31,7 @@ func (c *checker) qemu(ctx context.Context) {
 	if program == "" {
 		program = c.arch.QEMU
 	}
-	wayOut := "install it (Debian: " + qemuPackage(c.arch.Name) + "), or name one as path in [hypervisor.qemu]"
+	wayOut := "install it (Debian: " + qemuPackage(c.arch) + "), or name one as path in [hypervisor.qemu]"
 	path, err := c.host.Find(program)
 	if err != nil {
 		c.say(Missing, name, wayOut, "%v", err)
@@ -60,14 +62,11 @@ func (c *checker) qemu(ctx context.Context) {
 	c.say(OK, name, "", "%s, version %s", path, version)
 }
 
-func qemuPackage(arch string) string {
-	switch arch {
-	case "x86_64":
-		return "qemu-system-x86"
-	case "aarch64":
-		return "qemu-system-arm"
+func qemuPackage(a arch.Arch) string {
+	if a.QEMUPackage == "" {
+		return "qemu-system" // an architecture that the table has not
 	}
-	return "qemu-system"
+	return a.QEMUPackage
 }
 
 // lacks asks QEMU for the machine and the devices of a pod.
@@ -76,15 +75,17 @@ func (c *checker) lacks(ctx context.Context, path string) []string {
 	if machine == "" {
 		return nil // it is the guest's, which is another finding
 	}
-	suffix := "-pci"
-	if machine == qemu.MicroVM {
-		suffix = "-device"
+	a := c.arch
+	if !slices.Contains(qemu.Machines(a.Name), machine) {
+		return []string{fmt.Sprintf("machine %s for %s guests", machine, a.Name)}
 	}
+	has := qemu.Has(a.Name, machine)
+	suffix := has.Bus
 	var lacks []string
 	if out, err := c.host.Output(ctx, path, "-machine", "help"); err != nil || !hasWord(out, string(machine)) {
 		lacks = append(lacks, fmt.Sprintf("machine %s", machine))
 	}
-	want := []string{"vhost-user-vsock" + suffix, "virtio-rng" + suffix, "virtio-net" + suffix}
+	want := []string{has.VhostUserVsock, "virtio-rng" + suffix, "virtio-net" + suffix}
 	switch c.cfg.QEMU.SharedFS {
 	case config.SharedVirtioFS:
 		want = append(want, "vhost-user-fs"+suffix)
@@ -106,6 +107,9 @@ func hasWord(b []byte, w string) bool { return slices.Contains(strings.Fields(st
 func (c *checker) machine() qemu.Machine {
 	if c.cfg.QEMU.MachineType != "" {
 		return c.cfg.QEMU.MachineType
+	}
+	if machines := qemu.Machines(c.arch.Name); c.plain && len(machines) > 0 {
+		return machines[0]
 	}
 	if c.guest == nil {
 		return ""
@@ -182,6 +186,9 @@ func (c *checker) memory(context.Context) {
 	cpus := 0
 	if c.guest != nil {
 		cpus = c.cfg.QEMU.VCPUs(c.guest.Boot.CPUs, runtime.NumCPU())
+	}
+	if c.plain {
+		need, cpus = cmp.Or(need, config.PlainMemoryMiB), c.cfg.QEMU.VCPUs(config.PlainVCPUs, runtime.NumCPU())
 	}
 	b, err := c.host.Read("/proc/meminfo")
 	free, ok := meminfo(b, "MemAvailable")

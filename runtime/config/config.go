@@ -28,6 +28,11 @@ type Config struct {
 // QEMU is the virtual machine.
 type QEMU struct {
 	Guest                string          // folder of a guest, with manifest.json; empty where nobody has set it
+	Kernel               string          // of a guest without a manifest; Guest is empty then
+	Initrd               string          // of such a guest; one of Initrd and Image
+	Image                string          // of such a guest
+	RootfsType           string          // of the image's root: ext4, erofs or xfs; never empty
+	KernelVerityParams   string          // of the image, as extension.ParseParams reads them; empty is none
 	ValidGuestPaths      []string        // patterns of the guests that an annotation may choose
 	Acceleration         accel.Wish      // never empty
 	Path                 string          // the program; empty is the architecture's, found in $PATH
@@ -37,6 +42,9 @@ type QEMU struct {
 	KernelParams         []KernelParam   // joined behind the manifest's command line, in this order
 	DefaultVCPUs         float64         // 0 is the manifest's, below 0 all of the host's; see VCPUs
 	DefaultMemoryMiB     int             // 0 is the manifest's
+	DefaultMaxVCPUs      int             // to which the machine may grow; 0 is the host's
+	DefaultMaxMemoryMiB  int             // likewise
+	MemorySlots          int             // how many times its memory may grow
 	Extensions           []ExtensionDisk // attached in this order
 	EnableDebug          bool            // the guest's console goes to the log
 
@@ -88,12 +96,14 @@ func (a Agent) PolicyText() (string, error) {
 
 // Runtime is what the runtime itself does.
 type Runtime struct {
-	Attestation            Attestation   // never empty
-	EnableDebug            bool          // the runtime logs at level debug
-	CreateContainerTimeout time.Duration // for one container, in a guest that is ready
-	InternetworkingModel   string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
-	DisableGuestSeccomp    bool          // containers' seccomp profiles are not sent to the guest
-	SandboxBindMounts      []string      // host folders or files, with :ro or :rw, that every container's guest sees
+	Attestation Attestation // never empty
+	// StaticSandboxResourceMgmt: the machine does not grow.
+	StaticSandboxResourceMgmt bool
+	EnableDebug               bool          // the runtime logs at level debug
+	CreateContainerTimeout    time.Duration // for one container, in a guest that is ready
+	InternetworkingModel      string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
+	DisableGuestSeccomp       bool          // containers' seccomp profiles are not sent to the guest
+	SandboxBindMounts         []string      // host folders or files, with :ro or :rw, that every container's guest sees
 }
 
 // What InternetworkingModel may be.
@@ -126,9 +136,10 @@ func ParseAttestation(s string) (Attestation, error) {
 func Default() Config {
 	return Config{
 		QEMU: QEMU{
-			Acceleration: accel.Auto, SharedFS: SharedVirtioFS, VirtioFSCache: "auto",
+			Acceleration: accel.Auto, RootfsType: "ext4", SharedFS: SharedVirtioFS, VirtioFSCache: "auto",
 			Msize9P:       512 << 10, // Kata has 8 KiB; the kernel's own default is 128 KiB, and more is faster
 			PCIeRootPorts: 8,         // one slot of the bus
+			MemorySlots:   10,        // as Kata's
 		},
 		Agent: Agent{DialTimeout: 60 * time.Second}, // as runtime/sandbox.DefaultTimeout: TCG is slow
 		Runtime: Runtime{
@@ -139,7 +150,13 @@ func Default() Config {
 	}
 }
 
-// VCPUs is the number of virtual CPUs for a guest whose manifest says manifest, on a host with host CPUs, and at least 1.
+// The defaults for a guest without a manifest, Kata's.
+const (
+	PlainVCPUs     = 1
+	PlainMemoryMiB = 2048
+)
+
+// VCPUs is the number of virtual CPUs for a guest whose manifest says manifest, or PlainVCPUs where it has none, on a host with host CPUs, and at least 1.
 // A fraction is rounded up; more than the host has is cut to what it has.
 func (q *QEMU) VCPUs(manifest, host int) int {
 	n := q.DefaultVCPUs

@@ -169,6 +169,11 @@ const params = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 const everything = `
 [hypervisor.qemu]
 guest = "/srv/guest"
+kernel = ""
+image = ""
+initrd = ""
+rootfs_type = "xfs"
+kernel_verity_params = ""
 valid_guest_paths = ["/srv/*"]
 acceleration = "tcg"
 path = '/opt/qemu'
@@ -177,6 +182,9 @@ enable_annotations = ["default_.*", 'path']
 machine_type = "q35"
 default_vcpus = 1.5
 default_memory = 0x200
+default_maxvcpus = 4
+default_maxmemory = 4096
+memory_slots = 3
 kernel_params = 'quiet a="b  c"'
 enable_debug = true
 shared_fs = "virtio-9p"
@@ -202,6 +210,7 @@ policy = "cGFja2FnZQ=="
 dial_timeout = 5
 [runtime]
 attestation = "warn"
+static_sandbox_resource_mgmt = true
 enable_debug = true
 create_container_timeout = 90
 internetworking_model = "macvtap"
@@ -217,8 +226,8 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 	}
 	want := Config{
 		QEMU: QEMU{
-			Guest: "/srv/guest", ValidGuestPaths: []string{"/srv/*"}, Acceleration: accel.OnlyTCG, Path: "/opt/qemu", ValidHypervisorPaths: []string{"/opt/*"},
-			EnableAnnotations: []string{"default_.*", "path"}, MachineType: qemu.Q35, DefaultVCPUs: 1.5, DefaultMemoryMiB: 512,
+			Guest: "/srv/guest", RootfsType: "xfs", ValidGuestPaths: []string{"/srv/*"}, Acceleration: accel.OnlyTCG, Path: "/opt/qemu", ValidHypervisorPaths: []string{"/opt/*"},
+			EnableAnnotations: []string{"default_.*", "path"}, MachineType: qemu.Q35, DefaultVCPUs: 1.5, DefaultMemoryMiB: 512, DefaultMaxVCPUs: 4, DefaultMaxMemoryMiB: 4096, MemorySlots: 3,
 			KernelParams: []KernelParam{`quiet a="b  c"`}, EnableDebug: true,
 			Extensions: []ExtensionDisk{{"tools", "/srv/tools", nil}, {"gpu", "/srv/gpu.img", &p}},
 			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd", ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
@@ -226,7 +235,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 		},
 		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==", DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
-			Attestation: Warn, EnableDebug: true, CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
+			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true, CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
 		},
 	}
@@ -256,6 +265,52 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 	if l := read(t, again.String(), nil); !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("read again: %+v", l.Config)
 	}
+}
+
+func TestAGuestWithoutAManifest(t *testing.T) {
+	const q = "[hypervisor.qemu]\n"
+	l := read(t, q+"kernel = '/k'\nimage = '/i'\nrootfs_type = 'erofs'\nkernel_verity_params = '"+params+"'\n", nil)
+	if c := l.Config.QEMU; c.Kernel != "/k" || c.Image != "/i" || c.Initrd != "" || c.RootfsType != "erofs" || c.KernelVerityParams != params || c.Guest != "" {
+		t.Errorf("%+v", c)
+	}
+	if c := read(t, q+"kernel = '/k'\ninitrd = '/i'", nil).Config.QEMU; c.Kernel != "/k" || c.Initrd != "/i" || c.RootfsType != "ext4" {
+		t.Errorf("%+v", c)
+	}
+	if c := read(t, q+"kernel = '/k'\nimage = '/i'\n[factory]\n", nil).Config.QEMU; c.VCPUs(PlainVCPUs, 4) != 1 || c.DefaultMemoryMiB != 0 {
+		t.Errorf("%+v", c)
+	}
+	for name, c := range map[string]struct{ text, says string }{
+		"a guest and a kernel":        {"guest = '/g'\nkernel = '/k'\ninitrd = '/i'", `guest (c.toml:2:1) and kernel (c.toml:3:1) are both set`},
+		"a guest and an image":        {"guest = '/g'\nimage = '/i'", `guest (c.toml:2:1) and image (c.toml:3:1) are both set`},
+		"an image and an initrd":      {"kernel = '/k'\nimage = '/i'\ninitrd = '/i'", `image (c.toml:3:1) and initrd (c.toml:4:1) are both set`},
+		"a kernel alone":              {"kernel = '/k'", `kernel (c.toml:2:1) is set, and neither image nor initrd`},
+		"an image alone":              {"image = '/i'", `image (c.toml:2:1) is set without a kernel`},
+		"an initrd alone":             {"initrd = '/i'", `initrd (c.toml:2:1) is set without a kernel`},
+		"dm-verity of an initrd":      {"kernel = '/k'\ninitrd = '/i'\nkernel_verity_params = '" + params + "'", `kernel_verity_params (c.toml:4:1) is for an image`},
+		"dm-verity beside a manifest": {"guest = '/g'\nkernel_verity_params = '" + params + "'", `kernel_verity_params (c.toml:3:1) is set, but guest`},
+		"parameters that are none":    {"kernel_verity_params = 'x'", `kernel_verity_params: `},
+		"another file system":         {"rootfs_type = 'btrfs'", `want ext4, erofs or xfs`},
+		"a relative path":             {"kernel = 'k'", `want an absolute one`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Read([]Text{{"c.toml", []byte(q + c.text + "\n")}}, nil, false)
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q", err, c.says)
+			}
+		})
+	}
+	t.Run("a drop-in can take the kernel back", func(t *testing.T) {
+		l, err := Read([]Text{{"a.toml", []byte(q + "kernel = '/k'\nimage = '/i'\n")}, {"b.toml", []byte(q + "guest = '/g'\nkernel = ''\nimage = ''\n")}}, nil, false)
+		if err != nil || l.Config.QEMU.Guest != "/g" {
+			t.Error(err)
+		}
+	})
+	t.Run("a pod cannot choose it", func(t *testing.T) {
+		_, err := Read([]Text{{"c.toml", []byte(q + "enable_annotations = ['.*']\n")}}, map[string]string{AnnotationPrefix + "hypervisor.kernel": "/k"}, false)
+		if err == nil || !strings.Contains(err.Error(), "only the host's configuration may set hypervisor.qemu.kernel") {
+			t.Error(err)
+		}
+	})
 }
 
 func TestAnEmptyFileIsTheDefault(t *testing.T) {
@@ -384,7 +439,7 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 		"too much memory":          {q + "default_memory = 9223372036854775807", `out of range`},
 		"too many CPUs":            {q + "default_vcpus = 289", `289 virtual CPUs: want at most 288`},
 		"no number of CPUs":        {q + "default_vcpus = nan", `NaN virtual CPUs`},
-		"unknown machine":          {q + "machine_type = 'virt'", `unknown machine "virt" (known: microvm, q35)`},
+		"unknown machine":          {q + "machine_type = 'pc'", `unknown machine "pc" (known: q35, microvm, virt, pseries, s390-ccw-virtio)`},
 		"unknown acceleration":     {q + "acceleration = 'hvf'", `known: auto, kvm, tcg`},
 		"unknown attestation":      {"[runtime]\nattestation = 'no'", `c.toml:2:15: attestation: want enforce, warn or off, got "no"`},
 		"timeout of nothing":       {"[agent.kata]\ndial_timeout = 0", `0 seconds: want 1 to 3600`},
@@ -485,7 +540,7 @@ kernel_params = "a"
 		"a guest below a listed one":       {map[string]string{h + "guest": "/srv/guests/a/b"}, nil, `matches none`, ""},
 		"no guest":                         {map[string]string{h + "guest": ""}, nil, `matches none`, ""},
 		"a program, where none is listed":  {map[string]string{h + "path": "/bin/sh"}, nil, `matches none of valid_hypervisor_paths = [] (default)`, ""},
-		"not listed":                       {map[string]string{h + "kernel": "/k"}, nil, `not allowed by enable_annotations`, ""},
+		"not listed":                       {map[string]string{h + "pcie_root_port": "1"}, nil, `not allowed by enable_annotations`, ""},
 		"listed in part only":              {map[string]string{h + "enable_iommu_platform": "true"}, nil, `not allowed by enable_annotations`, ""},
 		"who may annotate":                 {map[string]string{h + "enable_annotations": ".*"}, nil, `only the host's configuration may set hypervisor.qemu.enable_annotations`, ""},
 		"attestation":                      {map[string]string{AnnotationPrefix + "runtime.attestation": "off"}, nil, `only the host's configuration may set runtime.attestation`, ""},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
@@ -42,21 +43,58 @@ func (k *key) String() string { return k.section + "." + k.name }
 
 // Limits of values. Those of QEMU are of QEMU 7.2, hw/i386/pc_q35.c and hw/i386/microvm.c: max_cpus.
 const (
-	maxVCPUs     = 288
-	minMemoryMiB = 16      // as a manifest wants it
-	maxMemoryMiB = 1 << 26 // 64 TiB
-	maxSeconds   = 3600    // of a timeout
-	maxParams    = 2047    // bytes, what Linux keeps of a command line: COMMAND_LINE_SIZE of x86_64
+	maxVCPUs       = 288
+	minMemoryMiB   = 16      // as a manifest wants it
+	maxMemoryMiB   = 1 << 26 // 64 TiB
+	maxMemorySlots = 256     // QEMU, include/hw/acpi/memory_hotplug.h: ACPI_MAX_RAM_SLOTS
+	maxSeconds     = 3600    // of a timeout
+	maxParams      = 2047    // bytes, what Linux keeps of a command line: COMMAND_LINE_SIZE of x86_64
 )
 
 // keys lists every key that has an effect, in the order in which they are shown.
 var keys = []key{
 	{
 		section: sectionQEMU, name: "guest", ours: true, pod: true, example: `"/usr/share/katabuild/guests/default"`,
-		doc:   "Folder of the guest: manifest.json and the files it names, as katabuild build makes it.\nEvery file is checked against the manifest before it is used. There is no default.",
+		doc:   "Folder of the guest: manifest.json and the files it names, as katabuild build makes it.\nEvery file is checked against the manifest before it is used. There is no default; kernel and image or initrd are the other way.",
 		field: func(c *Config) any { return &c.QEMU.Guest },
 		check: func(c *Config) error { return absolute(c.QEMU.Guest) },
 		valid: func(c *Config) ([]string, string) { return c.QEMU.ValidGuestPaths, "valid_guest_paths" },
+	},
+	{
+		section: sectionQEMU, name: "kernel",
+		doc:   "Kernel of a guest without a manifest, such as Kata's /usr/share/kata-containers/vmlinux.container: an ELF, a bzImage or an Image, plain or packed; its architecture is the guest's.\nNobody says what its files must be: attestation must be \"warn\" or \"off\". Not together with guest.",
+		field: func(c *Config) any { return &c.QEMU.Kernel },
+		check: func(c *Config) error { return absolute(c.QEMU.Kernel) },
+	},
+	{
+		section: sectionQEMU, name: "image",
+		doc:   "Disk image of a guest without a manifest, attached as virtio-blk; its root is the first partition, or all of it where it has none.",
+		field: func(c *Config) any { return &c.QEMU.Image },
+		check: func(c *Config) error { return absolute(c.QEMU.Image) },
+	},
+	{
+		section: sectionQEMU, name: "initrd",
+		doc:   "Initial RAM disk of a guest without a manifest, with the agent as /init. Either image or initrd.",
+		field: func(c *Config) any { return &c.QEMU.Initrd },
+		check: func(c *Config) error { return absolute(c.QEMU.Initrd) },
+	},
+	{
+		section: sectionQEMU, name: "rootfs_type",
+		doc:   "File system of the image's root: \"ext4\", \"erofs\" or \"xfs\".",
+		field: func(c *Config) any { return &c.QEMU.RootfsType },
+		check: func(c *Config) error { return oneOf(c.QEMU.RootfsType, "ext4", "erofs", "xfs") },
+	},
+	{
+		section: sectionQEMU, name: "kernel_verity_params",
+		doc:   "How dm-verity checks the image's root, as the line of root_hash.txt; the hash tree is in the second partition. Empty: it is not checked.",
+		field: func(c *Config) any { return &c.QEMU.KernelVerityParams },
+		check: func(c *Config) error {
+			if c.QEMU.KernelVerityParams == "" {
+				return nil
+			}
+			_, err := extension.ParseParams(c.QEMU.KernelVerityParams)
+			return err
+		},
 	},
 	{
 		section: sectionQEMU, name: "valid_guest_paths", ours: true, example: `["/usr/share/katabuild/guests/*"]`,
@@ -97,12 +135,12 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "machine_type", pod: true, example: `"microvm"`,
-		doc:   "QEMU's machine: \"microvm\" or \"q35\". Empty: what the guest's manifest says.",
+		doc:   "QEMU's machine: \"q35\" or \"microvm\" for x86_64, \"virt\" for aarch64 and riscv64, \"pseries\" for ppc64le, \"s390-ccw-virtio\" for s390x.\nEmpty: what the guest's manifest says, or without one the first of these.",
 		field: func(c *Config) any { return &c.QEMU.MachineType },
 	},
 	{
 		section: sectionQEMU, name: "default_vcpus", pod: true,
-		doc:   "Number of virtual CPUs, up to 288; a fraction is rounded up, more than the host has is cut.\n0: what the guest's manifest says. Negative: all that the host has.",
+		doc:   "Number of virtual CPUs, up to 288; a fraction is rounded up, more than the host has is cut.\n0: what the guest's manifest says, or 1 without one. Negative: all that the host has.",
 		field: func(c *Config) any { return &c.QEMU.DefaultVCPUs },
 		check: func(c *Config) error {
 			if n := c.QEMU.DefaultVCPUs; !(n >= -maxVCPUs && n <= maxVCPUs) {
@@ -112,8 +150,26 @@ var keys = []key{
 		},
 	},
 	{
+		section: sectionQEMU, name: "default_maxvcpus", pod: true,
+		doc:   "Most virtual CPUs that the machine grows to, where it can (q35). 0, and what the host does not have: all that the host has.",
+		field: func(c *Config) any { return &c.QEMU.DefaultMaxVCPUs },
+		check: func(c *Config) error { return between(c.QEMU.DefaultMaxVCPUs, 0, maxVCPUs) },
+	},
+	{
+		section: sectionQEMU, name: "default_maxmemory", pod: true,
+		doc:   "Most memory in MiB that the machine grows to, where it can (q35). 0, and what the host does not have: all that the host has.",
+		field: func(c *Config) any { return &c.QEMU.DefaultMaxMemoryMiB },
+		check: func(c *Config) error { return between(c.QEMU.DefaultMaxMemoryMiB, 0, maxMemoryMiB) },
+	},
+	{
+		section: sectionQEMU, name: "memory_slots", pod: true,
+		doc:   "How many times the machine's memory can grow, 0 to 256. Back ends such as virtiofsd take a few pieces of memory only.",
+		field: func(c *Config) any { return &c.QEMU.MemorySlots },
+		check: func(c *Config) error { return between(c.QEMU.MemorySlots, 0, maxMemorySlots) },
+	},
+	{
 		section: sectionQEMU, name: "default_memory", pod: true,
-		doc:   "Memory of the guest in MiB, 16 to 67108864. 0: what the guest's manifest says.",
+		doc:   "Memory of the guest in MiB, 16 to 67108864. 0: what the guest's manifest says, or 2048 without one.",
 		field: func(c *Config) any { return &c.QEMU.DefaultMemoryMiB },
 		check: func(c *Config) error {
 			if n := c.QEMU.DefaultMemoryMiB; n != 0 && (n < minMemoryMiB || n > maxMemoryMiB) {
@@ -174,7 +230,7 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "pcie_root_port", pod: true,
-		doc:   "Places for disks that are plugged into a running guest, 0 to 120; machine q35 only.",
+		doc:   "Places for disks that are plugged into a running guest, 0 to 120; machines q35 and virt only.",
 		field: func(c *Config) any { return &c.QEMU.PCIeRootPorts },
 		check: func(c *Config) error { return between(c.QEMU.PCIeRootPorts, 0, qemu.MaxRootPorts) },
 	},
@@ -218,8 +274,13 @@ var keys = []key{
 	},
 	{
 		section: sectionRuntime, name: "attestation", ours: true,
-		doc:   "What a guest that is not what its manifest says leads to: \"enforce\" (it does not start), \"warn\" (it is logged)\nor \"off\" (no report is asked for). No annotation can change this.",
+		doc:   "What a guest that is not what its manifest says, or has none, leads to: \"enforce\" (it does not start), \"warn\" (it is logged)\nor \"off\" (no report is asked for). No annotation can change this.",
 		field: func(c *Config) any { return &c.Runtime.Attestation },
+	},
+	{
+		section: sectionRuntime, name: "static_sandbox_resource_mgmt",
+		doc:   "Let the machine stay as large as it was started. Otherwise it grows with its containers, where it can (q35).",
+		field: func(c *Config) any { return &c.Runtime.StaticSandboxResourceMgmt },
 	},
 	{
 		section: sectionRuntime, name: "enable_debug",

@@ -219,6 +219,7 @@ func Read(texts []Text, annotations map[string]string, lenient bool) (*Loaded, e
 		return nil, errors.Join(r.errs...)
 	}
 	r.annotations(annotations)
+	r.oneGuest()
 	if len(r.errs) > 0 {
 		return nil, errors.Join(r.errs...)
 	}
@@ -229,6 +230,33 @@ type reader struct {
 	*Loaded
 	lenient bool
 	errs    []error
+}
+
+// oneGuest refuses a configuration that names two guests, or half of one.
+func (r *reader) oneGuest() {
+	q := &r.Config.QEMU
+	fail := func(format string, args ...any) { r.errs = append(r.errs, fmt.Errorf(format, args...)) }
+	set := func(name string) string { return fmt.Sprintf("%s (%s)", name, r.place(name)) }
+	for _, other := range []struct{ name, value string }{{"kernel", q.Kernel}, {"image", q.Image}, {"initrd", q.Initrd}} {
+		if q.Guest != "" && other.value != "" {
+			fail(`%s and %s are both set, and only one can say what is booted; set the other to ""`, set("guest"), set(other.name))
+			return // once is enough
+		}
+	}
+	switch {
+	case q.Image != "" && q.Initrd != "":
+		fail(`%s and %s are both set, and a guest has one of them; set the other to ""`, set("image"), set("initrd"))
+	case q.Kernel != "" && q.Image == "" && q.Initrd == "":
+		fail("%s is set, and neither image nor initrd", set("kernel"))
+	case q.Kernel == "" && q.Image != "":
+		fail("%s is set without a kernel", set("image"))
+	case q.Kernel == "" && q.Initrd != "":
+		fail("%s is set without a kernel", set("initrd"))
+	case q.KernelVerityParams != "" && q.Initrd != "":
+		fail("%s is for an image, and the guest has %s", set("kernel_verity_params"), set("initrd"))
+	case q.KernelVerityParams != "" && q.Guest != "":
+		fail("%s is set, but %s has the root hash of its disk in its manifest", set("kernel_verity_params"), set("guest"))
+	}
 }
 
 func (r *reader) unknown(e *Error) {

@@ -13,7 +13,6 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
-	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/mdlayher/vsock"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -41,7 +40,8 @@ type Streams struct {
 // container is what the pod knows of one.
 type container struct {
 	id    string
-	disks []*sandbox.PluggedDisk
+	disks []*pluggedDisk
+	binds []*boundVolume
 }
 
 // Process is a process in the guest: a container's first, or one that was added.
@@ -78,6 +78,11 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
 	g, err := p.translate(ctx, c, have)
 	if err != nil {
 		return nil, err
+	}
+	if c.Spec.Linux != nil {
+		if err := p.resize(ctx, c.ID, SizeOf(c.Spec.Linux.Resources)); err != nil {
+			p.log.Warn("the machine is not as large as its containers want it", "container", c.ID, "err", err)
+		}
 	}
 	wire, err := oci.ToWire(g.spec)
 	if err != nil {
@@ -142,24 +147,25 @@ func (p *Pod) Remove(ctx context.Context, id string) error {
 func (p *Pod) forget(ctx context.Context, c *container) error {
 	var errs []error
 	if p.Why() == nil {
-		ctx, cancel := context.WithTimeout(ctx, requestTime)
-		_, err := p.service.RemoveContainer(ctx, &katapb.RemoveContainerRequest{ContainerId: c.id, Timeout: uint32(requestTime / time.Second)})
+		asked, cancel := context.WithTimeout(ctx, requestTime)
+		_, err := p.service.RemoveContainer(asked, &katapb.RemoveContainerRequest{ContainerId: c.id, Timeout: uint32(requestTime / time.Second)})
 		cancel()
 		if err != nil && !IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
 		}
-		for _, d := range c.disks {
-			if err := p.vm.UnplugDisk(ctx, d); err != nil {
-				p.log.Warn("a disk stays plugged in", "container", c.id, "err", err)
-			}
+		if err := p.unplug(ctx, c, 0); err != nil {
+			p.log.Warn("a disk stays plugged in", "container", c.id, "err", err)
 		}
 	}
 	if p.share != nil {
-		errs = append(errs, p.share.Release(c.id))
+		errs = append(errs, p.unbind(c), p.share.Release(c.id))
 	}
 	p.mu.Lock()
 	delete(p.containers, c.id)
 	p.mu.Unlock()
+	p.growth.mu.Lock()
+	delete(p.growth.sizes, c.id)
+	p.growth.mu.Unlock()
 	errs = append(errs, p.note(func(r *Record) {
 		r.Containers = slices.DeleteFunc(r.Containers, func(id string) bool { return id == c.id })
 	}))

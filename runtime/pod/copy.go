@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,16 +18,45 @@ import (
 // copyChunk is what one call carries, in bytes, as Kata's hosts do; ttrpc takes 4 MiB.
 const copyChunk = 1 << 20
 
-// maxCopied bounds what is copied for one volume, in bytes: such volumes are configuration, and all of it is the guest's memory.
-const maxCopied = 64 << 20
+// Bounds of what is copied for one volume: such volumes are configuration, and all of it is the guest's memory, and a call each.
+const (
+	maxCopied      = 64 << 20 // bytes
+	maxCopiedFiles = 4096     // files, folders and links
+)
 
-// copyVolume copies a file or folder of the host into a guest with which nothing is shared.
-func (p *Pod) copyVolume(ctx context.Context, c Container, m specs.Mount) (*specs.Mount, error) {
-	name, err := volumeName(c.ID, m.Source)
-	if err != nil {
-		return nil, err
+// room is what may still be copied for a volume.
+type room struct{ bytes, files int64 }
+
+// take takes room for a file of a size.
+func (r *room) take(size int64) error {
+	r.bytes -= size
+	r.files--
+	switch {
+	case r.bytes < 0:
+		return fmt.Errorf("it has more than %d MiB; share it with virtio-fs, or put it on a block device", maxCopied>>20)
+	case r.files < 0:
+		return fmt.Errorf("it has more than %d files; share it with virtio-fs, or put it on a block device", maxCopiedFiles)
 	}
-	left := int64(maxCopied)
+	return nil
+}
+
+// copyName is what the copy of a file or folder is called: the same for all containers of the pod, so that one which is started again and again does not
+// fill the guest's memory.
+func copyName(source string) string {
+	source = filepath.Clean(source)
+	sum := sha256.Sum256([]byte(source))
+	base := filepath.Base(source)
+	if base == "/" {
+		base = "root"
+	}
+	return fmt.Sprintf("copied-%x-%s", sum[:8], base)
+}
+
+// copyVolume copies a file or folder of the host into a guest with which nothing is shared, as it is now. Changes of the host's come with the next container
+// that has the volume; those of the guest's stay there.
+func (p *Pod) copyVolume(ctx context.Context, m specs.Mount) (*specs.Mount, error) {
+	name := copyName(m.Source)
+	left := room{maxCopied, maxCopiedFiles}
 	root, err := filepath.EvalSymlinks(m.Source)
 	if err != nil {
 		return nil, err
@@ -49,9 +79,16 @@ func (p *Pod) copyVolume(ctx context.Context, c Container, m specs.Mount) (*spec
 }
 
 // copyFile copies one file, folder or symbolic link; others have no meaning in another machine.
-func (p *Pod) copyFile(ctx context.Context, from, to string, left *int64) error {
+func (p *Pod) copyFile(ctx context.Context, from, to string, left *room) error {
 	st, err := os.Lstat(from)
 	if err != nil {
+		return err
+	}
+	size := int64(0)
+	if st.Mode().IsRegular() {
+		size = st.Size()
+	}
+	if err := left.take(size); err != nil {
 		return err
 	}
 	sys := st.Sys().(*syscall.Stat_t)
@@ -71,9 +108,6 @@ func (p *Pod) copyFile(ctx context.Context, from, to string, left *int64) error 
 	case !st.Mode().IsRegular():
 		p.log.Warn("not copied into the guest: neither file, folder nor link", "path", from)
 		return nil
-	}
-	if *left -= st.Size(); *left < 0 {
-		return fmt.Errorf("more than %d MiB; share it with virtio-fs, or put it on a block device", maxCopied>>20)
 	}
 	f, err := os.Open(from)
 	if err != nil {

@@ -102,12 +102,15 @@ type Pod struct {
 	streams bool // the agent takes streams on their own connections
 	seccomp bool // the agent can do seccomp
 	pulse   *pulse
+	growth  growth
 
 	recordMu sync.Mutex // guards record
 	record   Record
 
 	mu         sync.Mutex
 	containers map[string]*container // guarded by mu
+	disks      disks
+	binds      binds
 
 	stop     func() error
 	stopping chan struct{}      // closed when Stop begins
@@ -168,7 +171,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		<-p.vm.Done()
 		p.pulse.lose(explain(p.vm.Why())) // nobody waits for answers that cannot come
 	})
-	if err := p.note(func(r *Record) { r.QEMU = processOf(p.vm.PID()); r.Command = p.vm.Argv() }); err != nil {
+	if err := p.note(func(r *Record) { r.QEMU = processOf(p.vm.PID()); r.Command = p.vm.Argv(); r.Files = p.vm.Files() }); err != nil {
 		return nil, err
 	}
 	conn, err := p.vm.Dial(ctx, agentapi.Port)
@@ -184,6 +187,9 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		return nil, err
 	}
 	p.wg.Go(func() { p.watch(beside) })
+	if p.net != nil {
+		p.wg.Go(func() { p.watchNetwork(beside) })
+	}
 	return p, p.note(func(r *Record) { r.State = Running })
 }
 
@@ -205,38 +211,97 @@ func (p *Pod) joinCgroup(parent string) error {
 	return p.note(func(r *Record) { r.Cgroup = append([]string{}, g.Dirs...) })
 }
 
-// guest is what is booted.
+// guest is what is booted: a manifest with its folder, or plain files.
 type guest struct {
 	manifest *manifest.Manifest
 	digest   digest.Digest // of the manifest
 	dir      string
+	plain    *sandbox.Plain // nil where there is a manifest
 }
 
 func readGuest(c *config.Config) (guest, error) {
+	if c.QEMU.Kernel != "" {
+		return plainGuest(c)
+	}
 	dir := c.QEMU.Guest
 	if dir == "" {
-		return guest{}, errors.New(`no guest is configured: set "guest" in [hypervisor.qemu] of configuration.toml to the folder that katabuild build made`)
+		return guest{}, errors.New(`no guest is configured: set "guest" in [hypervisor.qemu] of configuration.toml to the folder that katabuild build made, or "kernel" and "image" or "initrd" to a guest without a manifest`)
 	}
 	m, d, err := manifest.Read(dir, "")
 	if err != nil {
 		return guest{}, fmt.Errorf("the guest of the configuration: %w", err)
 	}
-	return guest{m, d, dir}, nil
+	return guest{manifest: m, digest: d, dir: dir}, nil
+}
+
+// ErrNothingToCompare says that a guest without a manifest cannot be attested, and attestation is asked for.
+var ErrNothingToCompare = errors.New(`attestation is "enforce", and a guest of kernel and image or initrd has no manifest to compare it with: ` +
+	`set "guest" to a folder that katabuild build made, or attestation to "warn" or "off"`)
+
+// plainGuest is the guest of kernel and image or initrd.
+func plainGuest(c *config.Config) (guest, error) {
+	if c.Runtime.Attestation == config.Enforce {
+		return guest{}, ErrNothingToCompare
+	}
+	q := &c.QEMU
+	p := &sandbox.Plain{Kernel: q.Kernel, Initrd: q.Initrd, Image: q.Image, FileSystem: q.RootfsType}
+	if q.KernelVerityParams != "" {
+		v, err := extension.ParseParams(q.KernelVerityParams)
+		if err != nil {
+			return guest{}, fmt.Errorf("kernel_verity_params: %w", err)
+		}
+		p.Verity = &v
+	}
+	return guest{plain: p}, nil
+}
+
+// cpus and memory are what the guest has when the configuration does not say.
+func (g guest) cpus() int {
+	if g.plain != nil {
+		return config.PlainVCPUs
+	}
+	return g.manifest.Boot.CPUs
+}
+
+func (g guest) memoryMiB() int {
+	if g.plain != nil {
+		return config.PlainMemoryMiB
+	}
+	return g.manifest.Boot.MemoryMiB
+}
+
+// serves asks an agent that does not say by itself that it is ready, Kata's.
+func serves(ctx context.Context, c net.Conn) error {
+	client := ttrpc.NewClient(c)
+	defer client.Close() //nolint:errcheck // its connection is the caller's
+	r, err := katapb.NewHealthClient(client).Check(ctx, &katapb.CheckRequest{})
+	if err != nil {
+		return err
+	}
+	if s := r.GetStatus(); s != katapb.HealthCheckResponse_SERVING {
+		return fmt.Errorf("the agent's health is %s", s)
+	}
+	return nil
 }
 
 // sandboxConfig makes everything that the machine needs on the host, and says how to start it.
 func (p *Pod) sandboxConfig(ctx context.Context, o Options, g guest) (sandbox.Config, error) {
 	c := o.Config
 	cfg := sandbox.Config{
-		Manifest: g.manifest, Dir: g.dir, Machine: c.QEMU.MachineType, Words: c.Words(), Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
+		Manifest: g.manifest, Dir: g.dir, Plain: g.plain, Machine: c.QEMU.MachineType, Words: c.Words(), Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
 		QEMU: c.QEMU.Path, RNG: true, RootPorts: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: filepath.Join(p.dir(), vsockSocket),
-		CPUs:      c.QEMU.VCPUs(g.manifest.Boot.CPUs, runtime.NumCPU()),
+		CPUs:      c.QEMU.VCPUs(g.cpus(), runtime.NumCPU()),
 		MemoryMiB: c.QEMU.DefaultMemoryMiB,
 	}
 	if cfg.MemoryMiB == 0 {
-		cfg.MemoryMiB = g.manifest.Boot.MemoryMiB
+		cfg.MemoryMiB = g.memoryMiB()
 	}
+	if g.plain != nil {
+		cfg.Serves = serves
+	}
+	p.growth.base, p.growth.said = sandbox.Size{CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB}, o.Size
 	o.Size.add(&cfg, runtime.NumCPU())
+	p.maySize(&cfg)
 	cfg.Words = append(cfg.Words, streamsWord)
 	if c.QEMU.EnableDebug {
 		cfg.Console = &consoleLog{log: p.log}
@@ -333,6 +398,11 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 func (p *Pod) attest(ctx context.Context, g guest, cfg sandbox.Config) error {
 	if p.cfg.Runtime.Attestation == config.Off {
 		return nil
+	}
+	if g.plain != nil {
+		v := verdict.Nothing(filepath.Base(g.plain.Initrd + g.plain.Image)) // one of them is empty
+		p.log.Warn("attestation: nothing of the guest was checked, as it has no manifest", "guest", v.Guest, "files", p.vm.Files())
+		return p.note(func(r *Record) { r.Verdict = v })
 	}
 	ctx, cancel := context.WithTimeout(ctx, reportTime)
 	defer cancel()
@@ -459,6 +529,11 @@ func (p *Pod) configureNetwork(ctx context.Context) error {
 			return fmt.Errorf("set up the interface %s in the guest: %w", i.GetName(), err)
 		}
 	}
+	return p.updateRoutes(ctx)
+}
+
+// updateRoutes has the guest know the routes and neighbours that there are now.
+func (p *Pod) updateRoutes(ctx context.Context) error {
 	if _, err := p.service.UpdateRoutes(ctx, &katapb.UpdateRoutesRequest{Routes: &katapb.Routes{Routes: p.net.Routes()}}); err != nil {
 		return fmt.Errorf("set up the routes in the guest: %w", err)
 	}
@@ -535,8 +610,7 @@ func (p *Pod) stopOnce() error {
 	}
 	var errs []error
 	if p.agent != nil {
-		// The guest's disks are read-only and its shared files are the host's: nothing is lost when it does not answer.
-		ctx, cancel := context.WithTimeout(context.Background(), endTime)
+		ctx, cancel := context.WithTimeout(context.Background(), p.endTime())
 		if p.Why() == nil {
 			if _, err := p.service.DestroySandbox(ctx, &katapb.DestroySandboxRequest{}); err != nil {
 				p.log.Debug("end the sandbox in the guest", "err", err)

@@ -1,10 +1,12 @@
 package pod
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/golden"
 	"github.com/katabuild/katabuild/internal/paper"
@@ -21,7 +25,6 @@ import (
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/sandbox"
-	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -200,26 +203,6 @@ func TestVolumesOfTheKubelet(t *testing.T) {
 	}
 }
 
-func TestADiskIsNotMountedByTheHost(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		m    share.Mount
-		disk bool
-	}{
-		{share.Mount{Type: "ext4", Source: file, Options: []string{"loop", "ro"}}, true},
-		{share.Mount{Type: "ext4", Source: file}, false},
-		{share.Mount{Type: "overlay", Source: file, Options: []string{"loop"}}, false},
-		{share.Mount{Type: "ext4", Source: file + "x", Options: []string{"loop"}}, false},
-	} {
-		if _, ok := diskOf(c.m); ok != c.disk {
-			t.Errorf("%+v: %v", c.m, ok)
-		}
-	}
-}
-
 func TestAMachineHasRoomForWhatItsContainersMayUse(t *testing.T) {
 	for _, c := range []struct {
 		size     Size
@@ -276,5 +259,83 @@ func TestSilenceEndsRequestsAndIsForgiven(t *testing.T) {
 	cancel3()
 	if s := fmt.Sprint(ErrSilent); !strings.Contains(s, "does not answer") {
 		t.Error(s)
+	}
+}
+
+func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
+	c := config.Default()
+	c.QEMU.Kernel, c.QEMU.Image, c.QEMU.RootfsType = "/k", "/i", "erofs"
+	c.QEMU.KernelVerityParams = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-,data_blocks=3,data_block_size=4096,hash_block_size=4096"
+	if _, err := readGuest(&c); !errors.Is(err, ErrNothingToCompare) || !strings.Contains(err.Error(), `set "guest"`) {
+		t.Errorf("enforce: %v", err)
+	}
+	state := t.TempDir()
+	if _, err := Start(t.Context(), Options{ID: "pp", Config: &c, Dirs: Dirs{State: state}}); !errors.Is(err, ErrNothingToCompare) {
+		t.Errorf("start: %v", err)
+	}
+	if ids, err := List(Dirs{State: state}); err != nil || len(ids) > 0 {
+		t.Errorf("left over: %v, %v", ids, err)
+	}
+	for _, a := range []config.Attestation{config.Warn, config.Off} {
+		c.Runtime.Attestation = a
+		g, err := readGuest(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := g.plain; p.Kernel != "/k" || p.Image != "/i" || p.FileSystem != "erofs" || p.Verity.DataBlocks != 3 || g.cpus() != 1 || g.memoryMiB() != 2048 {
+			t.Errorf("%+v", g.plain)
+		}
+	}
+}
+
+func TestTheRecordOfAGuestWithoutAManifestHasItsFiles(t *testing.T) {
+	r := record()
+	r.Guest, r.Verdict, r.Files = "", verdict.Nothing("kata.img"), []sandbox.BootedFile{{Path: "/k", Digest: digest.Of([]byte("k"))}, {Path: "/i", Digest: digest.Of([]byte("i"))}}
+	b, err := paper.Encode(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "plain.json", b)
+	if got, err := DecodeRecord(b); err != nil || !reflect.DeepEqual(got, r) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// health is an agent's health service.
+type health struct {
+	katapb.HealthService
+	status katapb.HealthCheckResponse_ServingStatus
+}
+
+func (h health) Check(context.Context, *katapb.CheckRequest) (*katapb.HealthCheckResponse, error) {
+	return &katapb.HealthCheckResponse{Status: h.status}, nil
+}
+
+func TestAnAgentServesWhenItsHealthSaysSo(t *testing.T) {
+	for status, want := range map[katapb.HealthCheckResponse_ServingStatus]bool{katapb.HealthCheckResponse_SERVING: true, katapb.HealthCheckResponse_NOT_SERVING: false} {
+		s, err := ttrpc.NewServer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		katapb.RegisterHealthService(s, health{status: status})
+		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go s.Serve(t.Context(), l) //nolint:errcheck // it ends by Close
+		t.Cleanup(func() { s.Close() })
+		c, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := serves(t.Context(), c); (err == nil) != want {
+			t.Errorf("%s: %v", status, err)
+		}
+	}
+	// Who closes the connection does not serve.
+	a, b := net.Pipe()
+	b.Close()
+	if serves(t.Context(), a) == nil {
+		t.Error("a closed connection serves")
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/network"
+	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"golang.org/x/sys/unix"
 )
@@ -42,22 +43,24 @@ const (
 
 // Record is the paper on disk about a running pod: what it is, and what could outlive it. docs/formats/state.md owns the bytes.
 type Record struct {
-	Version     int               `json:"version"`
-	ID          string            `json:"id"`
-	State       State             `json:"state"`
-	Created     string            `json:"created"` // RFC 3339, UTC
-	Guest       string            `json:"guest"`   // the folder it was booted from
-	Shim        HostProcess       `json:"shim"`
-	QEMU        HostProcess       `json:"qemu"`
-	VirtioFSD   HostProcess       `json:"virtiofsd"`
-	Command     []string          `json:"command"` // QEMU's command line
-	Netns       string            `json:"netns"`   // empty is none
-	Links       []string          `json:"links"`   // made in the network namespace
-	Share       bool              `json:"share"`   // there is a shared folder
-	Cgroup      []string          `json:"cgroup"`  // folders made for the pod
-	Containers  []string          `json:"containers"`
-	Verdict     *verdict.Verdict  `json:"verdict"` // null where the guest was not asked
-	Annotations map[string]string `json:"annotations"`
+	Version    int              `json:"version"`
+	ID         string           `json:"id"`
+	State      State            `json:"state"`
+	Created    string           `json:"created"` // RFC 3339, UTC
+	Guest      string           `json:"guest"`   // the folder it was booted from; empty for a guest without a manifest
+	Shim       HostProcess      `json:"shim"`
+	QEMU       HostProcess      `json:"qemu"`
+	VirtioFSD  HostProcess      `json:"virtiofsd"`
+	Command    []string         `json:"command"` // QEMU's command line
+	Netns      string           `json:"netns"`   // empty is none
+	Links      []string         `json:"links"`   // made in the network namespace
+	Share      bool             `json:"share"`   // there is a shared folder
+	Cgroup     []string         `json:"cgroup"`  // folders made for the pod
+	Containers []string         `json:"containers"`
+	Verdict    *verdict.Verdict `json:"verdict"` // null where the guest was not asked
+	// Files are those that a guest without a manifest was booted from.
+	Files       []sandbox.BootedFile `json:"files,omitempty"`
+	Annotations map[string]string    `json:"annotations"`
 }
 
 // HostProcess is a process that cannot be mistaken for another one which got its number later.

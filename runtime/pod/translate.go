@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -36,6 +35,9 @@ func (p *Pod) translate(ctx context.Context, c Container, have *container) (*inG
 	}
 	if err := p.rootfs(ctx, c, have, g); err != nil {
 		return nil, fmt.Errorf("root file system: %w", err)
+	}
+	if err := p.devices(ctx, c, have, g); err != nil {
+		return nil, err
 	}
 	if err := p.mounts(ctx, c, have, g); err != nil {
 		return nil, err
@@ -88,81 +90,6 @@ func GuestResources(r *specs.LinuxResources) *specs.LinuxResources {
 	return &out
 }
 
-// rootfs brings the container's root into the guest.
-func (p *Pod) rootfs(ctx context.Context, c Container, have *container, g *inGuest) error {
-	if len(c.Rootfs) == 1 {
-		if file, ok := diskOf(c.Rootfs[0]); ok {
-			return p.diskRootfs(ctx, c, have, g, file)
-		}
-	}
-	if p.share == nil {
-		return errors.New("shared_fs is none, and the snapshotter gives no block device; use one that does, or virtio-fs")
-	}
-	name := c.ID + "/rootfs"
-	if len(c.Rootfs) == 0 {
-		path := c.Spec.Root.Path
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(c.Bundle, path)
-		}
-		if err := p.share.Bind(c.ID, name, path, false); err != nil {
-			return err
-		}
-	}
-	for _, m := range c.Rootfs {
-		if err := p.share.Mount(c.ID, name, m); err != nil {
-			return err
-		}
-	}
-	g.spec.Root.Path = share.GuestPath(name)
-	return nil
-}
-
-// diskOf is the block device, or the file of a disk, that a mount is of.
-func diskOf(m share.Mount) (string, bool) {
-	switch m.Type {
-	case "ext4", "xfs", "btrfs", "erofs":
-	default:
-		return "", false
-	}
-	st, err := os.Stat(m.Source)
-	if err != nil {
-		return "", false
-	}
-	block := st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
-	return m.Source, block || st.Mode().IsRegular() && slices.Contains(m.Options, "loop")
-}
-
-// diskRootfs plugs a disk into the guest and has the agent mount it. The host never reads a file system that a container writes.
-func (p *Pod) diskRootfs(ctx context.Context, c Container, have *container, g *inGuest, file string) error {
-	m := c.Rootfs[0]
-	readOnly := slices.Contains(m.Options, "ro")
-	d, err := p.vm.PlugDisk(ctx, file, readOnly)
-	if errors.Is(err, sandbox.ErrNoPlug) && p.share != nil {
-		p.log.Warn("the host mounts the root file system, as the guest cannot take the disk", "container", c.ID, "err", err)
-		return p.share.Mount(c.ID, c.ID+"/rootfs", m)
-	}
-	if err != nil {
-		return err
-	}
-	have.disks = append(have.disks, d)
-	var options []string
-	for _, o := range m.Options {
-		if o != "loop" && !strings.HasPrefix(strings.ToLower(o), "x-") {
-			options = append(options, o)
-		}
-	}
-	if m.Type == "xfs" { // two snapshots of one image have the same UUID
-		options = append(options, "nouuid")
-	}
-	root := share.GuestPath(c.ID + "/rootfs")
-	if p.share != nil { // the shared folder is read-only at its top
-		root = "/run/kata-containers/" + c.ID + "/disk"
-	}
-	g.storages = append(g.storages, &katapb.Storage{Driver: "blk", Source: d.PCIPath, Fstype: m.Type, Options: options, MountPoint: root})
-	g.spec.Root.Path = root
-	return nil
-}
-
 // mounts brings the container's volumes into the guest.
 func (p *Pod) mounts(ctx context.Context, c Container, have *container, g *inGuest) error {
 	for _, m := range c.Spec.Mounts {
@@ -188,7 +115,7 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	switch {
 	case filepath.Clean(m.Destination) == "/dev/shm":
 		return &specs.Mount{Destination: m.Destination, Type: "bind", Source: guestShm, Options: []string{"rbind"}}, nil
-	case hasPrefix(m.Destination, "/proc"), hasPrefix(m.Destination, "/sys"), hasPrefix(m.Destination, "/dev") && !hasPrefix(m.Destination, "/dev/shm") && isDevice(m.Source):
+	case hasPrefix(m.Destination, "/proc"), hasPrefix(m.Destination, "/sys"):
 		p.log.Warn("a mount of the host's has no place in the guest", "container", c.ID, "source", m.Source, "destination", m.Destination)
 		return nil, nil
 	}
@@ -198,7 +125,7 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	}
 	switch mode := st.Mode(); {
 	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
-		return p.diskVolume(ctx, c, have, g, m)
+		return nil, p.diskVolume(ctx, have, g, m)
 	case mode&(os.ModeDevice|os.ModeNamedPipe) != 0, mode&os.ModeSocket != 0:
 		p.log.Warn("a socket, pipe or device of the host does not work in the guest; it is left out", "container", c.ID, "source", m.Source)
 		return nil, nil
@@ -206,15 +133,15 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	if ephemeral(m.Source) {
 		return p.ephemeralVolume(g, m)
 	}
+	if p.share == nil && plugin(m.Source) == emptyDirPlugin {
+		return p.localVolume(g, m)
+	}
 	readOnly := slices.Contains(m.Options, "ro")
 	if p.share == nil {
-		return p.copyVolume(ctx, c, m)
+		return p.copyVolume(ctx, m)
 	}
-	name, err := volumeName(c.ID, m.Source)
+	name, err := p.bind(have, m.Source, st, readOnly)
 	if err != nil {
-		return nil, err
-	}
-	if err := p.share.Bind(c.ID, name, m.Source, readOnly); err != nil {
 		return nil, err
 	}
 	if watched(st, m.Source) {
@@ -243,11 +170,6 @@ func isBind(m specs.Mount) bool {
 func hasPrefix(path, dir string) bool {
 	path = filepath.Clean(path)
 	return path == dir || strings.HasPrefix(path, dir+"/")
-}
-
-func isDevice(path string) bool {
-	st, err := os.Stat(path)
-	return err == nil && st.Mode()&os.ModeDevice != 0
 }
 
 // volumeName is a name in the shared folder that no other volume has.
@@ -312,6 +234,21 @@ func (p *Pod) ephemeralVolume(g *inGuest, m specs.Mount) (*specs.Mount, error) {
 	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
 }
 
+// localVolume is an emptyDir of a pod with which nothing is shared: a folder of the guest's, which all containers of the pod see.
+func (p *Pod) localVolume(g *inGuest, m specs.Mount) (*specs.Mount, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(m.Source, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: m.Source, Err: err}
+	}
+	at := "/run/kata-containers/sandbox/local/" + filepath.Base(m.Source)
+	options := []string{fmt.Sprintf("mode=%o", st.Mode&0o7777)}
+	if st.Gid != 0 {
+		options = append(options, fmt.Sprintf("fsgid=%d", st.Gid))
+	}
+	g.storages = append(g.storages, &katapb.Storage{Driver: "local", Source: "local", Fstype: "local", MountPoint: at, Shared: true, Options: options})
+	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
+}
+
 // watchedPlugins make volumes whose files change while containers look at them. A guest hears of no change on a shared folder, so its agent
 // looks for changes and copies them.
 var watchedPlugins = []string{"kubernetes.io~configmap", "kubernetes.io~secret", "kubernetes.io~projected", "kubernetes.io~downward-api"}
@@ -326,16 +263,4 @@ func (p *Pod) watchedVolume(c Container, g *inGuest, m specs.Mount, name string)
 		Driver: "watchable-bind", Source: share.GuestPath(name), Fstype: "bind", MountPoint: at, Options: guestOptions(m.Options),
 	})
 	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
-}
-
-// diskVolume plugs a block device of the host into the guest.
-func (p *Pod) diskVolume(ctx context.Context, c Container, have *container, g *inGuest, m specs.Mount) (*specs.Mount, error) {
-	d, err := p.vm.PlugDisk(ctx, m.Source, slices.Contains(m.Options, "ro"))
-	if err != nil {
-		return nil, err
-	}
-	have.disks = append(have.disks, d)
-	g.devices = append(g.devices, &katapb.Device{Id: d.PCIPath, Type: "blk", ContainerPath: m.Destination})
-	g.spec.Linux.Devices = append(slices.Clone(g.spec.Linux.Devices), specs.LinuxDevice{Path: m.Destination, Type: "b"})
-	return nil, nil
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
@@ -67,12 +66,12 @@ func TestAnExtensionIsReadFromItsFolder(t *testing.T) {
 }
 
 func TestExtensionsArePlannedBehindTheRoot(t *testing.T) {
-	a, err := arch.Parse("x86_64")
-	if err != nil {
-		t.Fatal(err)
-	}
 	plan := func(cfg Config) (*Plan, error) {
-		return newPlan(cfg, a, accel.Choice{Accel: accel.TCG}, vsock.Choice{}, 2600000)
+		g, err := described(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return newPlan(cfg, g, accel.Choice{Accel: accel.TCG}, vsock.Choice{}, 2600000)
 	}
 	ext := func(name string) Extension {
 		return Extension{Extension: extension.Extension{Name: name, Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: strings.Repeat("cd", 32), DataBlocks: 3, DataBlockSize: 4096, HashBlockSize: 4096}}, Dir: "/ext/" + name}

@@ -23,7 +23,7 @@ func (s *Sandbox) PlugNIC(ctx context.Context, n NIC) (pciPath string, err error
 			s.freePort(port)
 		}
 	}()
-	if _, err := s.ask(ctx, "getfd", map[string]any{"fdname": netdev}, n.Tap); err != nil {
+	if _, err := s.command(ctx, "getfd", map[string]any{"fdname": netdev}, n.Tap); err != nil {
 		return "", err
 	}
 	if err := s.qmp(ctx, "netdev_add", map[string]any{"type": "tap", "id": netdev, "fd": netdev}); err != nil {

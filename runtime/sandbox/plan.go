@@ -1,11 +1,14 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,21 +44,29 @@ func ParseKernelForm(s string) (KernelForm, error) {
 // DefaultTimeout is how long a guest may take to be ready when the Config does not say.
 const DefaultTimeout = 60 * time.Second
 
-// Config is which guest to start, and how. All but the first two fields may be zero: the manifest says the rest.
+// Config is which guest to start, and how. It has a Manifest with its Dir, or Plain; all else may be zero: the manifest says the rest, or for a plain
+// guest Kata's defaults do.
 type Config struct {
 	Manifest *manifest.Manifest
 	Dir      string // with the manifest's files
+	Plain    *Plain
+	// Serves asks whether an agent serves that does not say so by itself, as Kata's. It is called again and again with new connections to AgentPort until
+	// it returns nil or the guest has said that it is ready; the connections are closed for it. Nil: nobody is asked.
+	Serves func(context.Context, net.Conn) error
 
 	Machine   qemu.Machine
 	CPUs      int
 	MemoryMiB int
-	Kernel    KernelForm
-	Words     []string // appended to the kernel command line
+	Kernel    KernelForm // of a manifest
+	Words     []string   // appended to the kernel command line
 	// Extensions are attached in this order, each with its word on the kernel command line, before Words.
 	Extensions  []Extension
 	FileSystems []qemu.FileSystem
 	NICs        []NIC
-	RootPorts   int  // places for PlugDisk; Q35 only, ignored elsewhere
+	RootPorts   int // places for PlugDisk and PlugNIC; ignored where the machine has none
+	// Max is what Grow may make of the machine, with this many pieces of memory; ignored where the machine cannot grow. The zero value is what it starts with.
+	Max         Size
+	MemorySlots int
 	RNG         bool // an entropy device
 	Accel       accel.Wish
 	ICount      bool          // for measurements: virtual time, the same on every run; see qemu.Config
@@ -71,6 +82,7 @@ type Config struct {
 	Log     *slog.Logger // nil is silent
 
 	withoutVsock bool // for tests: a guest that finds no vsock device
+	cpusUnderTCG bool // for tests: processors are plugged in that the guest does not take
 }
 
 // NIC is a network interface of the guest.
@@ -82,12 +94,50 @@ type NIC struct {
 
 // Plan is what Start will do.
 type Plan struct {
+	Arch        arch.Arch // the guest's
 	Accel       accel.Choice
 	Vsock       vsock.Choice
 	CommandLine string // the kernel's
 	// QEMU is the virtual machine with the kernel and the initrd where they lie, its console on standard input and output, and
 	// without monitor and vsock, whose other ends are in this process: a command to try by hand.
 	QEMU qemu.Config
+
+	guest *guest
+}
+
+// guest is what is booted: a manifest's words, or for a plain guest those that stand for them.
+type guest struct {
+	name                  string
+	arch                  arch.Arch
+	kernel, initrd, image string // paths; one of initrd and image is empty
+	imageSize             int64  // of an NVDIMM
+	boot                  manifest.Boot
+	plain                 *KernelFile // nil where there is a manifest
+}
+
+// described is the guest of a manifest.
+func described(cfg Config) (*guest, error) {
+	m := cfg.Manifest
+	a, err := arch.Parse(m.Arch)
+	if err != nil {
+		return nil, err
+	}
+	g := &guest{name: m.Name, arch: a, boot: m.Boot}
+	switch cfg.Kernel {
+	case "", Vmlinux:
+		g.kernel = hostPath(cfg.Dir, m.Kernel.Vmlinux)
+	case Image:
+		g.kernel = hostPath(cfg.Dir, m.Kernel.Image)
+	default:
+		return nil, fmt.Errorf("unknown kernel form %q", cfg.Kernel)
+	}
+	if m.Initrd != nil {
+		g.initrd = hostPath(cfg.Dir, m.Initrd.File)
+	}
+	if m.Image != nil {
+		g.image, g.imageSize = hostPath(cfg.Dir, m.Image.File), m.Image.Size
+	}
+	return g, nil
 }
 
 // Command is QEMU's command line, ready to paste.
@@ -95,60 +145,91 @@ func (p *Plan) Command() string { return qemu.Quote(p.QEMU.Argv()) }
 
 // NewPlan looks at this host and decides. It starts and opens nothing that lasts.
 func NewPlan(cfg Config) (*Plan, error) {
-	if cfg.Manifest == nil {
-		return nil, errors.New("sandbox without a manifest")
+	var g *guest
+	var err error
+	switch {
+	case (cfg.Manifest == nil) == (cfg.Plain == nil):
+		return nil, errors.New("a sandbox wants one of a manifest and plain files")
+	case cfg.Plain != nil:
+		g, err = cfg.Plain.read()
+	default:
+		g, err = described(cfg)
 	}
-	m := cfg.Manifest
-	a, err := arch.Parse(m.Arch)
 	if err != nil {
 		return nil, err
 	}
-	choice, err := accel.Choose(cfg.Accel, accel.Probe(a))
+	choice, err := accel.Choose(cfg.Accel, accel.Probe(g.arch))
 	if err != nil {
 		return nil, err
 	}
-	return newPlan(cfg, a, choice, vsock.Choose(ReadyPort), accel.HostClockKHz())
+	return newPlan(cfg, g, choice, vsock.Choose(ReadyPort), accel.HostClockKHz())
+}
+
+// ServesFiles says why a host cannot serve files to a guest by virtio-fs: FUSE has the byte order and the numbers of the kernel that speaks it, and
+// virtiofsd takes them for its own.
+func ServesFiles(host, guest arch.Arch) error {
+	if host.OpenFlags == guest.OpenFlags {
+		return nil
+	}
+	return fmt.Errorf("virtio-fs cannot serve files of a host that is %s to a guest that is %s, as FUSE has numbers of the architecture's own; share them by virtio-9p", host.Name, guest.Name)
 }
 
 // newPlan is the decision, a pure function of its arguments.
-func newPlan(cfg Config, a arch.Arch, choice accel.Choice, channel vsock.Choice, clockKHz int) (*Plan, error) {
-	m := cfg.Manifest
+func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, clockKHz int) (*Plan, error) {
 	q := qemu.Config{
-		Binary: cfg.QEMU, Name: "katabuild-" + m.Name, Machine: cfg.Machine, Accel: choice.Accel,
-		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB,
+		Binary: cfg.QEMU, Name: "katabuild-" + g.name, Arch: g.arch.Name, Machine: cfg.Machine, Accel: choice.Accel,
+		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Kernel: g.kernel, Initrd: g.initrd,
 		ICount: cfg.ICount, NoSeccomp: cfg.NoSeccomp, Console: qemu.Stdio(), FileSystems: cfg.FileSystems, RNG: cfg.RNG,
 	}
-	if m.Initrd != nil {
-		q.Initrd = hostPath(cfg.Dir, m.Initrd.File)
+	if g.image != "" {
+		q.Disks = append(q.Disks, qemu.Disk{Path: g.image, Size: g.imageSize, NVDIMM: g.boot.Disk == manifest.NVDIMM})
 	}
-	if m.Image != nil {
-		q.Disks = append(q.Disks, qemu.Disk{Path: hostPath(cfg.Dir, m.Image.File), Size: m.Image.Size, NVDIMM: m.Boot.Disk == manifest.NVDIMM})
+	if host, err := arch.FromGo(runtime.GOARCH); err == nil && slices.ContainsFunc(q.FileSystems, func(f qemu.FileSystem) bool { return f.VirtioFS.Set() }) {
+		if err := ServesFiles(host, g.arch); err != nil {
+			return nil, err
+		}
 	}
 	extensionWords, err := attach(&q, cfg.Extensions)
 	if err != nil {
 		return nil, err
 	}
 	if q.Binary == "" {
-		q.Binary = a.QEMU
+		q.Binary = g.arch.QEMU
 	}
 	if q.Machine == "" {
-		if q.Machine, err = qemu.ParseMachine(m.Boot.Machine); err != nil {
+		if q.Machine, err = qemu.ParseMachine(g.boot.Machine); err != nil {
 			return nil, err
 		}
 	}
-	if q.Machine == qemu.Q35 {
+	// A machine that nobody knows is QEMU's to refuse.
+	if _, err := qemu.ParseMachine(string(q.Machine)); err == nil && !slices.Contains(qemu.Machines(g.arch.Name), q.Machine) {
+		return nil, fmt.Errorf("the kernel %s is for %s, which has no machine %s (but %s)", g.kernel, g.arch.Name, q.Machine, list(qemu.Machines(g.arch.Name)))
+	}
+	machine := qemu.Has(g.arch.Name, q.Machine)
+	if machine.RootPorts {
 		q.RootPorts = min(cfg.RootPorts, qemu.MaxRootPorts)
 	}
 	for _, n := range cfg.NICs {
 		q.NICs = append(q.NICs, qemu.NIC{MAC: n.MAC, TapFD: int(n.Tap.Fd()), MTU: n.MTU})
 	}
 	if q.CPUs == 0 {
-		q.CPUs = m.Boot.CPUs
+		q.CPUs = g.boot.CPUs
 	}
 	if q.MemoryMiB == 0 {
-		q.MemoryMiB = m.Boot.MemoryMiB
+		q.MemoryMiB = g.boot.MemoryMiB
 	}
-	if m.Boot.Disk == manifest.NVDIMM && q.Machine != qemu.Q35 {
+	q.MemoryMiB = (q.MemoryMiB + machine.MemoryMiB - 1) / machine.MemoryMiB * machine.MemoryMiB
+	if machine.Grows && !cfg.ICount {
+		// Linux takes a processor that was not there at its start only under a hypervisor that it knows, and TCG is none: Linux 6.12.117,
+		// arch/x86/kernel/acpi/boot.c, acpi_is_processor_usable.
+		if cfg.Max.CPUs > q.CPUs && (q.Accel == accel.KVM || cfg.cpusUnderTCG) {
+			q.MaxCPUs = cfg.Max.CPUs
+		}
+		if cfg.Max.MemoryMiB > q.MemoryMiB && cfg.MemorySlots > 0 {
+			q.MaxMemoryMiB, q.MemorySlots = cfg.Max.MemoryMiB, cfg.MemorySlots
+		}
+	}
+	if g.boot.Disk == manifest.NVDIMM && !machine.NVDIMM {
 		return nil, fmt.Errorf("the guest's root is an NVDIMM, which the machine %s does not have; boot it on %s", q.Machine, qemu.Q35)
 	}
 	if q.CPUs < 1 || q.MemoryMiB < 1 {
@@ -160,20 +241,20 @@ func newPlan(cfg Config, a arch.Arch, choice accel.Choice, channel vsock.Choice,
 		}
 		clockKHz = icountKHz
 	}
-	switch cfg.Kernel {
-	case "", Vmlinux:
-		q.Kernel = hostPath(cfg.Dir, m.Kernel.Vmlinux)
-	case Image:
-		q.Kernel = hostPath(cfg.Dir, m.Kernel.Image)
-	default:
-		return nil, fmt.Errorf("unknown kernel form %q", cfg.Kernel)
-	}
-	words := slices.Concat([]string{CommandLine(m.Boot, choice.Accel, clockKHz)}, extensionWords, cfg.Words)
+	words := slices.Concat([]string{CommandLine(g.boot, choice.Accel, clockKHz)}, extensionWords, cfg.Words)
 	q.CommandLine = strings.Join(words, " ")
 	if n := len(q.CommandLine); len(extensionWords) > 0 && n > maxCommandLine {
 		return nil, fmt.Errorf("kernel command line of %d bytes: Linux keeps %d, and %d extensions need %d", n, maxCommandLine, len(extensionWords), len(strings.Join(extensionWords, " ")))
 	}
-	return &Plan{Accel: choice, Vsock: channel, CommandLine: q.CommandLine, QEMU: q}, nil
+	return &Plan{Arch: g.arch, Accel: choice, Vsock: channel, CommandLine: q.CommandLine, QEMU: q, guest: g}, nil
+}
+
+func list[T ~string](names []T) string {
+	var out []string
+	for _, n := range names {
+		out = append(out, string(n))
+	}
+	return strings.Join(out, ", ")
 }
 
 // icountKHz is the rate of the time stamp counter where QEMU counts instructions: it shows the virtual time in nanoseconds.

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
@@ -54,12 +53,14 @@ func plain() Config {
 }
 
 func TestPlan(t *testing.T) {
-	a, err := arch.Parse("x86_64")
-	if err != nil {
-		t.Fatal(err)
-	}
 	tcg := accel.Choice{Accel: accel.TCG, Reason: "because"}
-	plan := func(cfg Config) (*Plan, error) { return newPlan(cfg, a, tcg, vsock.Choice{}, 2600000) }
+	plan := func(cfg Config) (*Plan, error) {
+		g, err := described(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return newPlan(cfg, g, tcg, vsock.Choice{}, 2600000)
+	}
 
 	t.Run("the manifest says what nobody else does", func(t *testing.T) {
 		p, err := plan(plain())
@@ -113,16 +114,19 @@ func TestFirstMissingStageIsTheOne(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reached []Stage
 		want    Stage
+		foreign bool
 	}{
-		"nothing":                        {nil, VMM},
-		"QEMU alone":                     {[]Stage{VMM}, Kernel},
-		"a driver that came before init": {[]Stage{VMM, Transport}, Init},
-		"init without a driver":          {[]Stage{VMM, Kernel, Init}, Transport},
-		"all but the agent":              {[]Stage{VMM, Kernel, Init, Transport}, Agent},
-		"an agent that printed nothing":  {[]Stage{VMM, Agent}, Init},
+		"nothing":                             {nil, VMM, false},
+		"QEMU alone":                          {[]Stage{VMM}, Kernel, false},
+		"a driver that came before init":      {[]Stage{VMM, Transport}, Init, false},
+		"init without a driver":               {[]Stage{VMM, Kernel, Init}, Transport, false},
+		"all but the agent":                   {[]Stage{VMM, Kernel, Init, Transport}, Agent, false},
+		"an agent that printed nothing":       {[]Stage{VMM, Agent}, Init, false},
+		"another's agent without a driver":    {[]Stage{VMM, Kernel}, Init, true},
+		"another's agent that does not serve": {[]Stage{VMM, Kernel, Transport}, Agent, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &progress{start: time.Now()}
+			p := &progress{start: time.Now(), foreign: tc.foreign}
 			for _, s := range tc.reached {
 				p.reach(s)
 				p.reach(s)

@@ -6,14 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
 )
 
-// unplugTime bounds waiting for the guest to let go of a device. One that does not answer keeps it until the sandbox ends.
-const unplugTime = 5 * time.Second
+// unplugTime bounds waiting for the guest to let go of a device: Linux waits 5 s between a press of the slot's button and its deed (PCI Express Base
+// Specification 5.0, 6.7.1.5), which a guest without ACPI is asked with. One that does not answer keeps the device until the sandbox ends.
+const unplugTime = 15 * time.Second
 
 // ErrNoPlug says that nothing can be plugged into this guest: its machine has no places for devices, or they are all taken.
 var ErrNoPlug = errors.New("no place for another device")
@@ -24,17 +26,32 @@ type PluggedDisk struct {
 	port    int
 }
 
-// PlugDisk gives a running guest a raw disk: a file or a block device of the host. It fails with ErrNoPlug where there is no place.
-func (s *Sandbox) PlugDisk(ctx context.Context, path string, readOnly bool) (*PluggedDisk, error) {
+// Disk is a disk to plug in.
+type Disk struct {
+	Path     string // a file or a block device of the host
+	ReadOnly bool
+	VMDK     bool // the file describes a disk of several files, in VMware's format; else it is the disk
+}
+
+// PlugDisk gives a running guest a disk. It fails with ErrNoPlug where there is no place.
+func (s *Sandbox) PlugDisk(ctx context.Context, d Disk) (*PluggedDisk, error) {
 	port, err := s.takePort()
 	if err != nil {
-		return nil, fmt.Errorf("plug in %s: %w", path, err)
+		return nil, fmt.Errorf("plug in %s: %w", d.Path, err)
 	}
 	id, pciPath := qemu.RootPort(port)
 	node := "plugged-" + id
+	driver := "file"
+	if st, err := os.Stat(d.Path); err == nil && st.Mode()&os.ModeDevice != 0 {
+		driver = "host_device" // QEMU tells the two apart
+	}
+	format := "raw"
+	if d.VMDK {
+		format = "vmdk"
+	}
 	err = s.qmp(ctx, "blockdev-add", map[string]any{
-		"driver": "raw", "node-name": node, "read-only": readOnly,
-		"file": map[string]any{"driver": "file", "filename": path, "read-only": readOnly, "locking": "off"},
+		"driver": format, "node-name": node, "read-only": d.ReadOnly,
+		"file": map[string]any{"driver": driver, "filename": d.Path, "read-only": d.ReadOnly, "locking": "off"},
 	})
 	if err == nil {
 		err = s.qmp(ctx, "device_add", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id, "drive": node})
@@ -44,7 +61,7 @@ func (s *Sandbox) PlugDisk(ctx context.Context, path string, readOnly bool) (*Pl
 	}
 	if err != nil {
 		s.freePort(port)
-		return nil, fmt.Errorf("plug in %s: %w", path, err)
+		return nil, fmt.Errorf("plug in %s: %w", d.Path, err)
 	}
 	return &PluggedDisk{PCIPath: pciPath, port: port}, nil
 }
@@ -60,6 +77,9 @@ func (s *Sandbox) UnplugDisk(ctx context.Context, d *PluggedDisk) error {
 	defer cancel()
 	for {
 		err := s.qmp(ctx, "blockdev-del", map[string]any{"node-name": "plugged-" + id})
+		if refused, ok := errors.AsType[*qmp.Error](err); ok && strings.Contains(refused.Desc, "Failed to find node") { // an answer of before was lost
+			err = nil
+		}
 		if err == nil {
 			s.freePort(d.port)
 			return nil
@@ -98,12 +118,12 @@ func (s *Sandbox) freePort(i int) {
 
 // qmp has QEMU carry out one command.
 func (s *Sandbox) qmp(ctx context.Context, name string, arguments map[string]any) error {
-	_, err := s.ask(ctx, name, arguments, nil)
+	_, err := s.command(ctx, name, arguments, nil)
 	return err
 }
 
-// ask has QEMU carry out one command, with a file that goes along or nil, and returns what it says.
-func (s *Sandbox) ask(ctx context.Context, name string, arguments map[string]any, file *os.File) (json.RawMessage, error) {
+// command has QEMU carry out one command, with a file that goes along or nil, and returns what it says.
+func (s *Sandbox) command(ctx context.Context, name string, arguments map[string]any, file *os.File) (json.RawMessage, error) {
 	var b json.RawMessage
 	if arguments != nil {
 		var err error

@@ -1,9 +1,10 @@
 // Package sandbox boots one guest and keeps it.
 //
 // In come a manifest with its files and a Config; out comes a running guest that has said it is ready, or one error that names the stage at which
-// it failed, with the console's last words. It refuses to know what the agent serves: it hands out connections. Every byte that
-// the guest boots has been checked against the manifest, and cannot change between the check and its use: kernel and initrd are copies that nobody can
-// write, and a disk behind dm-verity is refused by the guest itself, block by block, when it changes.
+// it failed, with the console's last words. It refuses to know what the agent serves: it hands out connections. A guest may also be plain files, of
+// which nobody says what they must be; otherwise every byte that the guest boots has been checked against the manifest, and cannot change
+// between the check and its use: kernel and initrd are copies that nobody can write, and a disk behind dm-verity is refused by the guest itself, block by
+// block, when it changes.
 package sandbox
 
 import (
@@ -23,7 +24,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
@@ -51,6 +51,9 @@ const (
 	lastWords   = 500 * time.Millisecond // for the console's and the monitor's last bytes after QEMU ended
 	readyTime   = 5 * time.Second        // for the ready line once the guest has connected
 	stopTime    = 3 * time.Second        // for QEMU to quit
+	askFirst    = 20 * time.Millisecond  // between two questions whether an agent serves
+	askLast     = 500 * time.Millisecond // it grows up to this
+	askTime     = 3 * time.Second        // for an answer; a connection before the guest's driver runs takes the host's kernel 2 s to give up
 	childFDBase = 3                      // the first file that a child inherits beside its standard ones
 )
 
@@ -69,12 +72,18 @@ type Sandbox struct {
 	stop     func() error
 	panicked chan string // has the text of the first kernel panic
 	ready    chan struct{}
+	isReady  sync.Once // of ready
+	files    []BootedFile
 
 	why   sync.Once
 	ended error // guarded by why
 
 	ports   sync.Mutex
 	plugged []bool // root ports that are taken; guarded by ports
+
+	growing sync.Mutex // held while the machine grows; guards what follows
+	grown   Size       // beyond what it was started with
+	dimms   int        // memory slots that are taken
 }
 
 // Start boots a guest and returns when its agent is ready. ctx bounds the start only. A guest that does not come up is a *StageError, and
@@ -93,7 +102,7 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	defer cancel()
 
 	s := &Sandbox{
-		plan: plan, log: cfg.Log, progress: &progress{start: began, onStage: cfg.OnStage},
+		plan: plan, log: cfg.Log, progress: &progress{start: began, onStage: cfg.OnStage, foreign: cfg.Plain != nil},
 		monitor: make(chan *qmp.Client, 1), panicked: make(chan string, 1), ready: make(chan struct{}),
 	}
 	if s.log == nil {
@@ -116,10 +125,6 @@ func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 
 // launch starts QEMU and everything that listens to it.
 func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
-	kernelFile := cfg.Manifest.Kernel.Vmlinux
-	if cfg.Kernel == Image {
-		kernelFile = cfg.Manifest.Kernel.Image
-	}
 	var files []*os.File // QEMU's ends, which are ours to close once it has them
 	defer func() {
 		for _, f := range files {
@@ -134,28 +139,23 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 
 	q := s.plan.QEMU
 	q.Disks = slices.Clone(q.Disks)
-	kernel, err := checked(cfg.Dir, kernelFile)
+	var from *booted
+	if cfg.Plain != nil {
+		from, err = openPlain(s.plan.guest)
+		s.plan.guest.plain.unpacked = nil // the copy is what is booted
+	} else {
+		from, err = openChecked(cfg)
+	}
 	if err != nil {
 		return err
 	}
-	q.Kernel = byFD(inherit(kernel))
-	if i := cfg.Manifest.Initrd; i != nil {
-		initrd, err := checked(cfg.Dir, i.File)
-		if err != nil {
-			return err
-		}
-		q.Initrd = byFD(inherit(initrd))
+	s.files = from.files
+	q.Kernel = byFD(inherit(from.kernel))
+	if from.initrd != nil {
+		q.Initrd = byFD(inherit(from.initrd))
 	}
-	if i := cfg.Manifest.Image; i != nil {
-		open := checked
-		if i.Verity != nil && cfg.Manifest.Boot.Disk != manifest.NVDIMM {
-			open = checkedInPlace
-		}
-		image, err := open(cfg.Dir, i.File)
-		if err != nil {
-			return err
-		}
-		q.Disks[0].Path = byFD(inherit(image))
+	if from.image != nil {
+		q.Disks[0].Path = byFD(inherit(from.image))
 	}
 	for i, e := range cfg.Extensions {
 		// Nobody tells the host what an extension must be: the root hash tells the guest. But what QEMU reads does not change any more.
@@ -198,7 +198,11 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	})
 
 	up := make(chan struct{})
+	var connected <-chan struct{}
 	if s.plan.Vsock.Kernel {
+		now := make(chan struct{}) // the host's kernel does not say when the guest's driver runs
+		close(now)
+		connected = now
 		k, err := vsock.NewKernel(rand.Reader)
 		if err != nil {
 			return err
@@ -211,7 +215,7 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 		q.Vsock = qemu.Vsock{KernelFD: inherit(file), CID: k.CID()}
 	} else {
 		d := vsock.NewDevice(s.log)
-		s.channel = d
+		s.channel, connected = d, d.Up()
 		conn, deviceChild, err := socketPair("vsock")
 		if err != nil {
 			return err
@@ -245,6 +249,9 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	s.wg.Go(func() { s.awaitReady(l) })
+	if cfg.Serves != nil {
+		s.wg.Go(func() { s.ask(ctx, cfg.Serves, connected, up) })
+	}
 
 	s.argv = q.Argv()
 	s.process, err = child.Start("QEMU", s.argv, files)
@@ -280,6 +287,56 @@ func (s *Sandbox) consoleLine(line string) {
 	}
 }
 
+// serves notes that the agent serves.
+func (s *Sandbox) serves() {
+	s.isReady.Do(func() {
+		s.progress.reach(Agent)
+		close(s.ready)
+	})
+}
+
+// ask asks an agent that does not say by itself that it serves, until it does, ctx ends, or over, the guest's end, is closed. It begins when connected is.
+func (s *Sandbox) ask(ctx context.Context, serves func(context.Context, net.Conn) error, connected, over <-chan struct{}) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.wg.Go(func() {
+		select {
+		case <-over:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	select {
+	case <-connected:
+	case <-ctx.Done():
+		return
+	}
+	for pause := askFirst; ; pause = min(2*pause, askLast) {
+		err := s.askOnce(ctx, serves)
+		if err == nil {
+			s.serves()
+			return
+		}
+		s.log.Debug("the agent does not serve yet", "err", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Sandbox) askOnce(ctx context.Context, serves func(context.Context, net.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	c, err := s.channel.Dial(ctx, AgentPort)
+	if err != nil {
+		return err
+	}
+	err = serves(ctx, c)
+	return errors.Join(err, c.Close())
+}
+
 // awaitReady waits for the agent's word. Whoever else connects is hung up on.
 func (s *Sandbox) awaitReady(l net.Listener) {
 	defer l.Close()
@@ -295,8 +352,7 @@ func (s *Sandbox) awaitReady(l net.Listener) {
 		}
 		_ = c.Close() // nothing was written to it
 		if err == nil && string(line) == readyLine {
-			s.progress.reach(Agent)
-			close(s.ready)
+			s.serves()
 			return
 		}
 		s.log.Warn("guest said something else than ready", "said", console.Clean(line), "err", err)
@@ -385,6 +441,9 @@ func (s *Sandbox) Listen(port uint32) (net.Listener, error) { return s.channel.L
 
 // Plan is what was decided at the start.
 func (s *Sandbox) Plan() *Plan { return s.plan }
+
+// Files are those that a plain guest was booted from; none where there is a manifest.
+func (s *Sandbox) Files() []BootedFile { return s.files }
 
 // Argv is QEMU's command line as it was started.
 func (s *Sandbox) Argv() []string { return s.argv }

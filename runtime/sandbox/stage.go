@@ -78,6 +78,7 @@ var ErrGuestExited = errors.New("the guest ended")
 type progress struct {
 	start   time.Time
 	onStage func(Moment)
+	foreign bool // the agent may be one that says nothing on the console
 
 	mu      sync.Mutex // guards what follows
 	reached [numStages]bool
@@ -124,7 +125,7 @@ func (p *progress) failed() Stage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for s := VMM; s < numStages; s++ {
-		if !p.reached[s] {
+		if !p.reached[s] && !(s == Init && p.foreign && p.reached[Transport]) {
 			return s
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -106,28 +107,31 @@ func (s *Share) place(name string) string {
 // GuestPath is where the guest finds name.
 func GuestPath(name string) string { return GuestDir + "/" + name }
 
-// Mount mounts fs as name, for owner. Options are those of mount(8) that containerd's snapshotters use.
-func (s *Share) Mount(owner, name string, m Mount) error {
+// Mount mounts what a snapshotter gave as name, for owner: mounts over each other, or a chain of them, of which the last is what is seen. Types and
+// options are those of containerd's snapshotters.
+func (s *Share) Mount(owner, name string, list []Mount) error {
 	target := s.place(name)
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
-	flags, data := m.flags()
-	if flags&unix.MS_BIND != 0 {
-		set, err := attributesOf(flags)
-		if err != nil {
-			return fmt.Errorf("mount %s at %s: %q: %w", m.Source, target, m.Options, err)
-		}
-		return s.bind(owner, m.Source, target, set)
+	if IsChain(list) {
+		return s.mountChain(owner, target, list)
 	}
-	if m.Type == "overlay" && len(data) >= maxData {
-		if err := mountLong(m.Source, target, m.Type, flags, data); err != nil {
-			return fmt.Errorf("mount an overlay at %s: %w", target, err)
+	for _, m := range list {
+		if err := s.add(owner, target, m); err != nil {
+			return err
 		}
-		s.remember(owner, target)
-		return nil
 	}
-	return s.mount(owner, m.Source, target, m.Type, flags, data)
+	return nil
+}
+
+// add mounts m at target, and remembers it for owner.
+func (s *Share) add(owner, target string, m Mount) error {
+	if err := m.at(target); err != nil {
+		return err
+	}
+	s.remember(owner, target)
+	return nil
 }
 
 func (s *Share) bind(owner, source, target string, set uint64) error {
@@ -274,6 +278,53 @@ type Mount struct {
 	Options []string
 }
 
+// loopOption asks for a file to be mounted as if it were a disk. mount(8).
+const loopOption = "loop"
+
+// at mounts m at target.
+func (m Mount) at(target string) error {
+	for _, o := range m.Options {
+		switch {
+		case strings.HasPrefix(o, VerityOption):
+			// Refused rather than mounted without: somebody wanted it checked.
+			return fmt.Errorf("mount %s: the guest checks hash trees of layers, the host does not", m.Source)
+		case strings.HasPrefix(o, "uidmap="), strings.HasPrefix(o, "gidmap="):
+			return fmt.Errorf("mount %s: option %s: files of other users' numbers cannot be shared", m.Source, o)
+		}
+	}
+	flags, data := m.flags()
+	switch {
+	case flags&unix.MS_BIND != 0:
+		set, err := attributesOf(flags)
+		if err != nil {
+			return fmt.Errorf("mount %s at %s: %q: %w", m.Source, target, m.Options, err)
+		}
+		return bind(m.Source, target, set)
+	case m.Type == "overlay" && len(data) >= maxData:
+		if err := mountLong(m.Source, target, m.Type, flags, data); err != nil {
+			return fmt.Errorf("mount an overlay at %s: %w", target, err)
+		}
+		return nil
+	}
+	source, err := m.Source, error(unix.ENOTBLK)
+	loop := slices.Contains(m.Options, loopOption)
+	if !loop || m.Type == "erofs" { // which Linux mounts from a file by itself since 6.12, if it is built so
+		err = unix.Mount(source, target, m.Type, flags, data)
+	}
+	if loop && errors.Is(err, unix.ENOTBLK) {
+		var device *os.File
+		if device, err = attachLoop(source, flags&unix.MS_RDONLY != 0); err != nil {
+			return err
+		}
+		defer device.Close()
+		err = unix.Mount(device.Name(), target, m.Type, flags, data)
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s at %s: %w", m.Source, target, err)
+	}
+	return nil
+}
+
 // mountFlags are the words of mount(8) that are flags. The second is whether the word takes the flag away.
 var mountFlags = map[string]struct {
 	flag  uintptr
@@ -300,7 +351,7 @@ func (m Mount) flags() (flags uintptr, data string) {
 			} else {
 				flags |= f.flag
 			}
-		} else if !strings.HasPrefix(strings.ToLower(o), "x-") {
+		} else if o != loopOption && !strings.HasPrefix(strings.ToLower(o), "x-") {
 			rest = append(rest, o)
 		}
 	}

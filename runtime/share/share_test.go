@@ -63,7 +63,7 @@ func TestWhatIsMountedIsSeenByTheGuestAndGoesAgain(t *testing.T) {
 	}
 	write(t, filepath.Join(dir, "low", "a"), "from below")
 	options := []string{"lowerdir=" + filepath.Join(dir, "low"), "upperdir=" + filepath.Join(dir, "up"), "workdir=" + filepath.Join(dir, "work"), "userxattr"}
-	if err := s.Mount("c1", "c1/rootfs", Mount{Type: "overlay", Source: "overlay", Options: options}); err != nil {
+	if err := s.Mount("c1", "c1/rootfs", []Mount{{Type: "overlay", Source: "overlay", Options: options}}); err != nil {
 		t.Fatal(err)
 	}
 	seen := filepath.Join(s.Dir(), "c1", "rootfs")
@@ -182,7 +182,7 @@ func TestAnOverlayOfManyLayersFits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Mount("c", "c/rootfs", Mount{Type: "overlay", Source: "overlay", Options: []string{data}}); err != nil {
+	if err := s.Mount("c", "c/rootfs", []Mount{{Type: "overlay", Source: "overlay", Options: []string{data}}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range []int{0, 50, 99} {

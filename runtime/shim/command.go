@@ -10,14 +10,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types"
 	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/share"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -33,7 +37,7 @@ type StartOptions struct {
 	Namespace  string
 	Address    string // of containerd's gRPC socket
 	Bundle     string
-	MaxVersion int      // of the task service that containerd knows; 0 is 2
+	MaxVersion int      // of the task service that containerd knows; 0 is 2, and the answer is the address alone
 	Self       string   // this program
 	Args       []string // for the process that serves
 	Env        []string // of the process that serves
@@ -68,19 +72,40 @@ func Start(o StartOptions) (answer string, err error) {
 	if err := os.WriteFile(filepath.Join(o.Bundle, addressFile), []byte(address), 0o600); err != nil {
 		return "", err
 	}
-	if o.MaxVersion >= 3 {
-		b, err := json.Marshal(bootstrap{Version: 3, Address: address, Protocol: "ttrpc"})
-		return string(b), err
-	}
-	return address, nil
+	return startAnswer(address, o.MaxVersion)
 }
 
-// bootstrap is the answer that containerd 2 wants: containerd, core/runtime/v2/README.md.
-type bootstrap struct {
-	Version  int    `json:"version"`
-	Address  string `json:"address"`
-	Protocol string `json:"protocol"`
+// startAnswer is what containerd reads of a start: the address alone, or a message for those who say which versions they know.
+func startAnswer(address string, newest int) (string, error) {
+	if newest < 2 {
+		return address, nil
+	}
+	own, err := anypb.New(&types.MountCapabilities{Types: ownMounts, Transforms: share.Transforms})
+	if err != nil {
+		return "", err
+	}
+	b, err := json.Marshal(bootstrap{Version: min(newest, 3), Address: address, Protocol: "ttrpc", Extensions: []bootstrapExtension{{own}}})
+	return string(b), err
 }
+
+// bootstrap is the answer that containerd 2 wants: containerd, api/runtime/bootstrap/v1/bootstrap.proto, in JSON.
+type bootstrap struct {
+	Version    int                  `json:"version"`
+	Address    string               `json:"address"`
+	Protocol   string               `json:"protocol"`
+	Extensions []bootstrapExtension `json:"extensions"` // since 2.4; others do not look
+}
+
+type bootstrapExtension struct {
+	Value *anypb.Any `json:"value"`
+}
+
+// ownMounts are the types of mounts that containerd leaves to us, with share.Transforms: layers become disks of the guest. containerd,
+// docs/shim-capabilities.md.
+var ownMounts = []string{"erofs"}
+
+// allowMounts is the annotation by which containerd 2.2 and 2.3 hear of them: types, and TRANSFORM/*, with commas between.
+const allowMounts = "containerd.io/runtime-allow-mounts"
 
 // SocketPath is the socket of the shim that serves a group, the same for all its containers. Its length does not depend on that of the names.
 func SocketPath(address, namespace, group string) string {
@@ -257,5 +282,11 @@ func changed(st fs.FileInfo) syscall.Timespec { return st.Sys().(*syscall.Stat_t
 
 // Info is what containerd asks a runtime for with -info.
 func Info(name, version string) ([]byte, error) {
-	return proto.Marshal(&types.RuntimeInfo{Name: name, Version: &types.RuntimeVersion{Version: version}})
+	words := slices.Clone(ownMounts)
+	for _, t := range share.Transforms {
+		words = append(words, t+"/*")
+	}
+	return proto.Marshal(&types.RuntimeInfo{
+		Name: name, Version: &types.RuntimeVersion{Version: version}, Annotations: map[string]string{allowMounts: strings.Join(words, ",")},
+	})
 }

@@ -20,7 +20,6 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/internal/agentapi/oci"
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/share"
@@ -573,16 +572,18 @@ func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptyp
 
 // Update changes what a container may use.
 func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
-	t, agent, err := s.agent(r.ID)
+	t, err := s.task(r.ID)
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	p := s.pod
+	s.mu.Unlock()
 	var resources specs.LinuxResources
 	if err := json.Unmarshal(r.Resources.GetValue(), &resources); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "resources: %v", err)
 	}
-	req := &katapb.UpdateContainerRequest{ContainerId: t.id, Resources: oci.ResourcesToWire(pod.GuestResources(&resources))}
-	if _, err := agent.UpdateContainer(ctx, req); err != nil {
+	if err := p.Update(ctx, t.id, &resources); err != nil {
 		return nil, asStatus(err)
 	}
 	return &emptypb.Empty{}, nil

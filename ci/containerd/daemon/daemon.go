@@ -93,6 +93,12 @@ type Config struct {
 	Bridge  string // name of the CNI bridge
 	Subnet  string // three numbers: "10.88.16"
 	Runtime *Runtime
+	// Snapshotter is CRI's; empty is overlayfs.
+	Snapshotter string
+	// Scratch is a file with an empty ext4: the snapshotter blockfile copies it. Empty: there is no such snapshotter. Containerd 2 only.
+	Scratch string
+	// Writable is how much a container of the snapshotter erofs may write, to a disk, as "64MiB"; empty is a folder. Containerd 2 only.
+	Writable string
 }
 
 // MTU is that of pods' interfaces, unlike any default.
@@ -124,8 +130,19 @@ func (c Config) settings() string {
 	p("[grpc]\n  address = %q", c.Dir+"/sock")
 	p("[plugins.'io.containerd.internal.v1.opt']\n  path = %q", c.Dir+"/opt")
 	p("[plugins.'io.containerd.grpc.v1.cri']\n  stream_server_address = '127.0.0.1'\n  stream_server_port = '0'")
+	snapshotter := c.Snapshotter
+	if snapshotter == "" {
+		snapshotter = "overlayfs"
+	}
 	if c.Release.Two() {
-		p("[plugins.'%s']\n  snapshotter = 'overlayfs'", images)
+		if c.Scratch != "" {
+			p("[plugins.'io.containerd.snapshotter.v1.blockfile']\n  scratch_file = %q\n  fs_type = 'ext4'\n  recreate_scratch = true", c.Scratch)
+		}
+		if c.Writable != "" {
+			p("[plugins.'io.containerd.snapshotter.v1.erofs']\n  default_size = %q", c.Writable)
+		}
+		// The other way to pull unpacks for snapshotters that are listed elsewhere.
+		p("[plugins.'%s']\n  snapshotter = %q\n  use_local_image_pull = %v", images, snapshotter, c.Snapshotter != "")
 		p("[plugins.'%s'.pinned_images]\n  sandbox = %q", images, c.Pause)
 		p("[plugins.'%s']", cri)
 	} else {
@@ -143,7 +160,7 @@ func (c Config) settings() string {
 	p("  conf_dir = %q", c.Dir+"/cni")
 	p("[plugins.'%s'.containerd]\n  default_runtime_name = 'runc'", cri)
 	if !c.Release.Two() {
-		p("  snapshotter = 'overlayfs'")
+		p("  snapshotter = %q", snapshotter)
 	}
 	p("[plugins.'%s'.containerd.runtimes.runc]\n  runtime_type = 'io.containerd.runc.v2'", cri)
 	if r := c.Runtime; r != nil {

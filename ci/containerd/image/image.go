@@ -35,6 +35,9 @@ const (
 	Pause = Host + "/pause:1" // the toolbox alone; its entrypoint waits
 	Tools = Host + "/tools:1" // busybox and the toolbox, no entrypoint
 	User  = Host + "/user:1"  // Tools with a user, variables, a working folder, an entrypoint and a volume
+	// Layered is Tools with two layers more: one changes /data/of-image and adds /data/of-layer-1, the next takes /data/of-layer-1 away again and
+	// adds /data/of-layer-2.
+	Layered = Host + "/layered:1"
 )
 
 // busybox is Debian's static one.
@@ -102,14 +105,16 @@ func tree(toolbox []byte) ([]file, error) {
 	return files, nil
 }
 
-func build(files []file, cfg v1.Config) (v1.Image, error) {
-	l, err := layer(files)
-	if err != nil {
-		return nil, err
-	}
-	img, err := mutate.AppendLayers(empty.Image, l)
-	if err != nil {
-		return nil, err
+func build(layers [][]file, cfg v1.Config) (v1.Image, error) {
+	img := empty.Image
+	for _, files := range layers {
+		l, err := layer(files)
+		if err != nil {
+			return nil, err
+		}
+		if img, err = mutate.AppendLayers(img, l); err != nil {
+			return nil, err
+		}
 	}
 	c, err := img.ConfigFile()
 	if err != nil {
@@ -152,18 +157,24 @@ func NewSet(ctx context.Context, dir string) (*Set, error) {
 	env := []string{"PATH=/bin"}
 	s := &Set{images: map[string]v1.Image{}}
 	for _, i := range []struct {
-		name  string
-		files []file
-		cfg   v1.Config
+		name   string
+		files  []file
+		cfg    v1.Config
+		layers [][]file
 	}{
-		{Pause, []file{{name: "toolbox", mode: 0o755, data: toolbox}}, v1.Config{Entrypoint: []string{"/toolbox", "pause"}}},
-		{Tools, files, v1.Config{Env: env}},
+		{Pause, []file{{name: "toolbox", mode: 0o755, data: toolbox}}, v1.Config{Entrypoint: []string{"/toolbox", "pause"}}, nil},
+		{Tools, files, v1.Config{Env: env}, nil},
+		{Layered, files, v1.Config{Env: env}, [][]file{
+			{{name: "data/", mode: 0o755}, {name: "data/of-image", mode: 0o644, data: []byte("changed\n")}, {name: "data/of-layer-1", mode: 0o644, data: []byte("1\n")}},
+			// OCI image-spec, layer.md, "Whiteouts".
+			{{name: "data/", mode: 0o755}, {name: "data/.wh.of-layer-1", mode: 0o644}, {name: "data/of-layer-2", mode: 0o644, data: []byte("2\n")}},
+		}},
 		{User, files, v1.Config{
 			Env: append(slices.Clone(env), "COLOUR=green", "SHAPE=round"), User: "worker", WorkingDir: "/home/worker",
 			Entrypoint: []string{"/bin/toolbox"}, Cmd: []string{"self"}, Volumes: map[string]struct{}{"/data": {}},
-		}},
+		}, nil},
 	} {
-		if s.images[i.name], err = build(i.files, i.cfg); err != nil {
+		if s.images[i.name], err = build(append([][]file{i.files}, i.layers...), i.cfg); err != nil {
 			return nil, fmt.Errorf("image %s: %w", i.name, err)
 		}
 	}

@@ -87,10 +87,10 @@ func Probe(guest arch.Arch) Facts {
 	return f
 }
 
-// virtualisation is the flag of the processor's virtualisation extension, or a word where it has no flag; empty when it is missing.
+// virtualisation is the flag of the processor's virtualisation extension, or the architecture's name where it has no flag; empty when it is missing.
 func (f Facts) virtualisation() string {
 	if f.HostArch != "x86_64" {
-		return "the architecture's"
+		return f.HostArch
 	}
 	for _, flag := range []string{"vmx", "svm"} {
 		if slices.Contains(f.CPUFlags, flag) {
@@ -110,12 +110,20 @@ func Choose(w Wish, f Facts) (Choice, error) {
 		if why != "" {
 			return Choice{}, fmt.Errorf("KVM was asked for, but %s", why)
 		}
-		return Choice{KVM, "KVM, as asked: it ran a trial"}, nil
+		return Choice{KVM, "KVM, as asked: " + f.proof()}, nil
 	}
 	if why != "" {
 		return Choice{TCG, "TCG emulation, because " + why}, nil
 	}
-	return Choice{KVM, fmt.Sprintf("KVM: %s opens and has run instructions (%s)", Device, f.virtualisation())}, nil
+	return Choice{KVM, "KVM: " + f.proof()}, nil
+}
+
+// proof is what speaks for KVM.
+func (f Facts) proof() string {
+	if f.HostArch != "x86_64" {
+		return Device + " opens; there is no trial for " + f.HostArch
+	}
+	return fmt.Sprintf("%s opens and has run instructions (%s)", Device, f.virtualisation())
 }
 
 // withoutKVM is why KVM cannot run the guest, or empty.

@@ -24,8 +24,9 @@ func TestChoose(t *testing.T) {
 		"TCG without the permission":  {with(func(f *Facts) { f.Open = &fs.PathError{Op: "open", Path: Device, Err: fs.ErrPermission} }), TCG, "group kvm"},
 		"TCG without vmx and svm":     {with(func(f *Facts) { f.CPUFlags = []string{"fpu"} }), TCG, "neither vmx nor svm"},
 		"TCG where the trial failed":  {with(func(f *Facts) { f.Trial = errors.New("exit for reason 17") }), TCG, "exit for reason 17"},
+		"TCG for the other way round": {Facts{GuestArch: "x86_64", HostArch: "s390x"}, TCG, "this host is s390x"},
 		"TCG for another guest":       {with(func(f *Facts) { f.GuestArch = "aarch64" }), TCG, "the guest is aarch64"},
-		"KVM elsewhere when it opens": {Facts{GuestArch: "aarch64", HostArch: "aarch64"}, KVM, "opens"},
+		"KVM elsewhere when it opens": {Facts{GuestArch: "aarch64", HostArch: "aarch64"}, KVM, "opens; there is no trial for aarch64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := Choose(Auto, tc.facts)

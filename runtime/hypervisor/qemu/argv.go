@@ -12,24 +12,6 @@ import (
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 )
 
-// Machine is a QEMU machine. The zero value is none.
-type Machine string
-
-// The machines. MicroVM has its devices on virtio-mmio and boots fastest; Q35 is a PC with PCI Express.
-const (
-	MicroVM Machine = "microvm"
-	Q35     Machine = "q35"
-)
-
-// ParseMachine reads a machine's name.
-func ParseMachine(s string) (Machine, error) {
-	switch m := Machine(s); m {
-	case MicroVM, Q35:
-		return m, nil
-	}
-	return "", fmt.Errorf("unknown machine %q (known: microvm, q35)", s)
-}
-
 // Channel is where QEMU's end of a serial port, a monitor or a device's back end leads. The zero value is nowhere.
 type Channel struct {
 	kind channelKind
@@ -108,7 +90,7 @@ type NIC struct {
 	MTU   int    // bytes, told to the guest; 0 says nothing
 }
 
-// Root ports are the places for devices that are plugged into a running Q35. The first is function 0 of this slot of the root bus, and
+// Root ports are the places for devices that are plugged into a running machine with PCI Express. The first is function 0 of this slot of the root bus, and
 // each slot has eight functions (PCI Local Bus Specification 3.0, 3.2.2.3.4).
 const (
 	rootPortSlot = 0x10
@@ -127,25 +109,31 @@ const nvdimmAlign = 2 << 20
 
 // Config is one virtual machine.
 type Config struct {
-	Binary      string // e.g. qemu-system-x86_64
-	Name        string // for people, in the list of processes; may be empty
-	Machine     Machine
-	Accel       accel.Accel
-	CPUs        int
-	MemoryMiB   int
-	Kernel      string // path of a bzImage or of an ELF with a PVH note
-	Initrd      string // may be empty
-	Disks       []Disk // in the order in which the guest numbers them
-	FileSystems []FileSystem
-	NICs        []NIC
-	RootPorts   int    // places for devices that are plugged in later, at most MaxRootPorts; Q35 only
-	RNG         bool   // an entropy device, fed from the host's /dev/urandom
-	CommandLine string // the kernel's
-	Console     Channel
-	Monitor     Channel // QMP
-	Vsock       Vsock
-	ICount      bool // count instructions and let no time pass while waiting: the same virtual times on every run. Needs TCG and one CPU.
-	NoSeccomp   bool // for a QEMU that was built without it
+	Binary    string // e.g. qemu-system-x86_64
+	Name      string // for people, in the list of processes; may be empty
+	Arch      string // of the guest, a name of internal/arch; empty is x86_64
+	Machine   Machine
+	Accel     accel.Accel
+	CPUs      int
+	MemoryMiB int
+	// MaxCPUs, MaxMemoryMiB and MemorySlots leave room for processors and DIMMs that are plugged in later, where the machine can have them: see Abilities.
+	// Zeros leave none.
+	MaxCPUs      int
+	MaxMemoryMiB int
+	MemorySlots  int
+	Kernel       string // path of what the architecture's machines boot, such as a bzImage or an ELF with a PVH note
+	Initrd       string // may be empty
+	Disks        []Disk // in the order in which the guest numbers them
+	FileSystems  []FileSystem
+	NICs         []NIC
+	RootPorts    int    // places for devices that are plugged in later, at most MaxRootPorts; where the machine has them
+	RNG          bool   // an entropy device, fed from the host's /dev/urandom
+	CommandLine  string // the kernel's
+	Console      Channel
+	Monitor      Channel // QMP
+	Vsock        Vsock
+	ICount       bool // count instructions and let no time pass while waiting: the same virtual times on every run. Needs TCG and one CPU.
+	NoSeccomp    bool // for a QEMU that was built without it
 }
 
 // Argv is QEMU's command line.
@@ -159,17 +147,8 @@ func (c Config) Argv() []string {
 	if !c.NoSeccomp {
 		add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	}
-	machine := string(c.Machine) + ",accel=" + string(c.Accel)
-	suffix := "-pci"
-	switch c.Machine {
-	case MicroVM:
-		suffix = "-device"
-		// The timer and the clock stay: without them Linux polls for seconds for what is not there, and may hang in the calibration of the
-		// time stamp counter. The kernel finds its devices by ACPI, and its command line is the manifest's and nothing else.
-		machine += ",acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off"
-	case Q35:
-		machine += ",usb=off,sata=off,smbus=off,vmport=off"
-	}
+	m := find(c.arch(), c.Machine)
+	machine, suffix := m.word(c.Accel), m.bus
 	slots := 0
 	for _, d := range c.Disks {
 		if d.NVDIMM {
@@ -177,17 +156,19 @@ func (c Config) Argv() []string {
 		}
 	}
 	memory := fmt.Sprintf("%dM", c.MemoryMiB)
+	room := int64(max(c.MemoryMiB, c.MaxMemoryMiB)) << 20
 	if slots > 0 {
 		machine += ",nvdimm=on"
-		room := int64(c.MemoryMiB) << 20
 		for _, d := range c.Disks {
 			if d.NVDIMM {
 				room += (d.Size+nvdimmAlign-1)/nvdimmAlign*nvdimmAlign + 1<<30 // QEMU places each at a multiple of 1 GiB where it can
 			}
 		}
+	}
+	if slots += c.MemorySlots; slots > 0 {
 		memory += fmt.Sprintf(",slots=%d,maxmem=%dM", slots, room>>20)
 	}
-	if c.sharesMemory() {
+	if c.SharesMemory() {
 		machine += ",memory-backend=memory"
 		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
 	}
@@ -195,11 +176,15 @@ func (c Config) Argv() []string {
 	if c.ICount {
 		add("-icount", "shift=0,sleep=off")
 	}
-	cpu := "max"
+	cpu := m.cpu
 	if c.Accel == accel.KVM {
 		cpu = "host"
 	}
-	add("-cpu", cpu, "-smp", strconv.Itoa(c.CPUs), "-m", memory)
+	cpus := strconv.Itoa(c.CPUs)
+	if c.MaxCPUs > 0 {
+		cpus += fmt.Sprintf(",maxcpus=%d", c.MaxCPUs)
+	}
+	add("-cpu", cpu, "-smp", cpus, "-m", memory)
 	if c.Machine == MicroVM && (c.Vsock.set() || c.RNG || len(c.Disks)+len(c.FileSystems)+len(c.NICs) > 0) {
 		add("-global", "virtio-mmio.force-legacy=false")
 	}
@@ -211,7 +196,7 @@ func (c Config) Argv() []string {
 	}
 	switch v := c.Vsock; {
 	case v.VhostUser.Set():
-		add("-chardev", v.VhostUser.chardev("vsock"), "-device", "vhost-user-vsock"+suffix+",chardev=vsock")
+		add("-chardev", v.VhostUser.chardev("vsock"), "-device", Has(c.arch(), c.Machine).VhostUserVsock+",chardev=vsock")
 	case v.KernelFD > 0:
 		add("-device", fmt.Sprintf("vhost-vsock%s,guest-cid=%d,vhostfd=%d", suffix, v.CID, v.KernelFD))
 	}
@@ -242,8 +227,15 @@ func (c Config) Argv() []string {
 	return append(a, "-append", c.CommandLine)
 }
 
-// sharesMemory says whether other processes map the guest's memory. It is a memfd then, and never a file in /dev/shm, which may be small.
-func (c Config) sharesMemory() bool {
+func (c Config) arch() string {
+	if c.Arch == "" {
+		return "x86_64"
+	}
+	return c.Arch
+}
+
+// SharesMemory says whether other processes map the guest's memory. It is a memfd then, and never a file in /dev/shm, which may be small.
+func (c Config) SharesMemory() bool {
 	shares := c.Vsock.VhostUser.Set()
 	for _, f := range c.FileSystems {
 		shares = shares || f.VirtioFS.Set()

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/golden"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
@@ -42,6 +44,12 @@ func TestArgv(t *testing.T) {
 			c.Initrd, c.Disks = "", []Disk{{Path: "/proc/self/fd/4"}, {Path: "/proc/self/fd/5", Serial: "extension-tools"}}
 			c.CommandLine += " kata.extension.tools.verity_params=root_hash=ab,salt=-,data_blocks=3,data_block_size=4096,hash_block_size=4096"
 		},
+		"q35-grows": func(c *Config) {
+			c.Machine, c.MaxCPUs, c.MaxMemoryMiB, c.MemorySlots = Q35, 4, 4096, 10
+		},
+		"q35-nvdimm-grows": func(c *Config) {
+			c.Machine, c.Disks, c.MaxMemoryMiB, c.MemorySlots = Q35, []Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}}, 4096, 10
+		},
 		"q35-nvdimm": func(c *Config) { c.Machine, c.Disks = Q35, []Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}} },
 		"q35-shares": func(c *Config) {
 			c.Machine, c.FileSystems = Q35, []FileSystem{{Tag: "kataShared", VirtioFS: Socket("/run/a,b.sock")}, {Tag: "nine", Path: "/srv/a,b"}}
@@ -53,7 +61,19 @@ func TestArgv(t *testing.T) {
 			c.Machine, c.RNG, c.RootPorts = Q35, true, 9
 			c.NICs = []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6, MTU: 1450}, {MAC: "52:54:00:12:34:57", TapFD: 7}}
 		},
-		"microvm-nic": func(c *Config) { c.Vsock, c.NICs = Vsock{}, []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6}} },
+		"microvm-nic":                 func(c *Config) { c.Vsock, c.NICs = Vsock{}, []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6}} },
+		"virt-aarch64-tcg":            func(c *Config) { c.foreign("aarch64", Virt) },
+		"virt-aarch64-kvm-everything": func(c *Config) { c.foreign("aarch64", Virt); c.Accel = accel.KVM; c.everything(2) },
+		"virt-riscv64-tcg":            func(c *Config) { c.foreign("riscv64", Virt) },
+		"virt-riscv64-everything":     func(c *Config) { c.foreign("riscv64", Virt); c.everything(2) },
+		"pseries-tcg":                 func(c *Config) { c.foreign("ppc64le", PSeries) },
+		"pseries-kvm-everything":      func(c *Config) { c.foreign("ppc64le", PSeries); c.Accel = accel.KVM; c.everything(0) },
+		"s390-ccw-virtio-tcg":         func(c *Config) { c.foreign("s390x", S390CCW) },
+		"s390-ccw-virtio-everything":  func(c *Config) { c.foreign("s390x", S390CCW); c.everything(0) },
+		"s390-ccw-virtio-kvm-kernel-vsock": func(c *Config) {
+			c.foreign("s390x", S390CCW)
+			c.Accel, c.Vsock = accel.KVM, Vsock{KernelFD: 5, CID: 77}
+		},
 		"bare": func(c *Config) {
 			c.Console, c.Monitor, c.Vsock, c.Initrd, c.Name, c.NoSeccomp = Channel{}, Channel{}, Vsock{}, "", "", true
 		},
@@ -68,6 +88,64 @@ func TestArgv(t *testing.T) {
 			}
 			golden.Check(t, "argv/"+name, b.Bytes())
 		})
+	}
+}
+
+// foreign makes it a machine of another architecture than x86_64.
+func (c *Config) foreign(arch string, m Machine) {
+	c.Arch, c.Machine, c.Binary, c.Kernel, c.CommandLine = arch, m, "qemu-system-"+arch, "/boot/vmlinuz", "quiet"
+}
+
+// everything gives it a device of each kind.
+func (c *Config) everything(ports int) {
+	c.Disks, c.NICs, c.RNG, c.RootPorts = []Disk{{Path: "/tmp/a", Serial: "root"}}, []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6, MTU: 1450}}, true, ports
+	c.FileSystems = []FileSystem{{Tag: "kataShared", VirtioFS: Socket("/run/s.sock")}, {Tag: "nine", Path: "/srv"}}
+}
+
+func TestMachinesOfEachArchitecture(t *testing.T) {
+	for _, a := range arch.All() {
+		list := Machines(a.Name)
+		if !slices.Contains(list, Machine(a.Machine)) {
+			t.Errorf("%s: its machine %s is none of %v", a.Name, a.Machine, list)
+		}
+		for _, m := range list {
+			if p, err := ParseMachine(string(m)); err != nil || p != m {
+				t.Errorf("%s: %v, %v", m, p, err)
+			}
+		}
+	}
+	if Machines("vax") != nil {
+		t.Error("there are machines for an architecture that is none")
+	}
+	if _, err := ParseMachine("toaster"); err == nil || !strings.Contains(err.Error(), "known: q35, microvm, virt, pseries, s390-ccw-virtio") {
+		t.Errorf("an unknown machine: %v", err)
+	}
+}
+
+func TestQEMUHasTheDevicesThatAreAskedFor(t *testing.T) {
+	for _, a := range arch.All() {
+		for _, m := range Machines(a.Name) {
+			t.Run(a.Name+" "+string(m), func(t *testing.T) {
+				testenv.Require(t, testenv.Tool(a.QEMU))
+				out, err := exec.Command(a.QEMU, "-machine", string(m), "-device", "help").CombinedOutput()
+				if err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				has := Has(a.Name, m)
+				want := []string{has.VhostUserVsock}
+				for _, d := range []string{"vhost-vsock", "vhost-user-fs", "virtio-9p", "virtio-blk", "virtio-net", "virtio-rng"} {
+					want = append(want, d+has.Bus)
+				}
+				if has.RootPorts {
+					want = append(want, "pcie-root-port")
+				}
+				for _, d := range want {
+					if !strings.Contains(string(out), `"`+d+`"`) {
+						t.Errorf("it has no %s", d)
+					}
+				}
+			})
+		}
 	}
 }
 

@@ -1,0 +1,137 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/agentapi/oci"
+	"github.com/katabuild/katabuild/runtime/network"
+	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// growth is what decides how large the machine has to be.
+type growth struct {
+	mu    sync.Mutex      // held while the machine grows; guards what follows
+	base  sandbox.Size    // for the guest itself
+	said  Size            // what the pod was said to need when it started
+	sizes map[string]Size // of its containers
+}
+
+// wanted is the size that all containers fit in. g.mu is held.
+func (g *growth) wanted() sandbox.Size {
+	var sum Size
+	for _, s := range g.sizes {
+		sum.MilliCPUs += s.MilliCPUs
+		sum.MemoryMiB += s.MemoryMiB
+	}
+	cpus := max(sum.MilliCPUs, g.said.MilliCPUs)
+	return sandbox.Size{CPUs: g.base.CPUs + int((cpus+999)/1000), MemoryMiB: g.base.MemoryMiB + max(sum.MemoryMiB, g.said.MemoryMiB)}
+}
+
+// maySize sets how large the machine may become: what the configuration says, and no more than the host has.
+func (p *Pod) maySize(cfg *sandbox.Config) {
+	q := &p.cfg.QEMU
+	if p.cfg.Runtime.StaticSandboxResourceMgmt {
+		return
+	}
+	cfg.Max = sandbox.Size{CPUs: runtime.NumCPU(), MemoryMiB: hostMemoryMiB()}
+	if n := q.DefaultMaxVCPUs; n > 0 {
+		cfg.Max.CPUs = min(n, cfg.Max.CPUs)
+	}
+	if n := q.DefaultMaxMemoryMiB; n > 0 {
+		cfg.Max.MemoryMiB = min(n, cfg.Max.MemoryMiB)
+	}
+	cfg.MemorySlots = q.MemorySlots
+}
+
+// hostMemoryMiB is what the host has, 0 where it does not say.
+func hostMemoryMiB() int {
+	var i unix.Sysinfo_t
+	if err := unix.Sysinfo(&i); err != nil {
+		return 0
+	}
+	return int(uint64(i.Totalram) * uint64(i.Unit) >> 20)
+}
+
+// resize notes what a container may use and makes the machine large enough for all of them. A machine that cannot grow is no error.
+func (p *Pod) resize(ctx context.Context, id string, s Size) error {
+	g := &p.growth
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.sizes == nil {
+		g.sizes = map[string]Size{}
+	}
+	g.sizes[id] = s
+	if p.cfg.Runtime.StaticSandboxResourceMgmt {
+		return nil
+	}
+	want := g.wanted()
+	want.CPUs = min(want.CPUs, runtime.NumCPU()) // more would only take turns
+	before := p.vm.Size()
+	if want.CPUs <= before.CPUs && want.MemoryMiB <= before.MemoryMiB {
+		return nil
+	}
+	now, err := p.vm.Grow(ctx, want)
+	if errors.Is(err, sandbox.ErrNoGrowth) {
+		p.log.Info("the machine stays as it is", "container", id, "err", err)
+		err = nil
+	}
+	if now != before {
+		p.log.Info("the machine grows", "container", id, "cpus", now.CPUs, "memory", fmt.Sprintf("%d MiB", now.MemoryMiB))
+		req := &katapb.OnlineCPUMemRequest{Wait: true, NbCpus: uint32(now.CPUs), CpuOnly: now.MemoryMiB == before.MemoryMiB}
+		if _, e := p.service.OnlineCPUMem(ctx, req); e != nil {
+			err = errors.Join(err, fmt.Errorf("have the guest use %d processors and %d MiB of memory: %w", now.CPUs, now.MemoryMiB, e))
+		}
+	}
+	return err
+}
+
+// Update changes what a container may use.
+func (p *Pod) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	p.growth.mu.Lock()
+	s := p.growth.sizes[id]
+	p.growth.mu.Unlock()
+	if n := SizeOf(r); n != (Size{}) { // what is not said stays
+		if n.MilliCPUs != 0 {
+			s.MilliCPUs = n.MilliCPUs
+		}
+		if n.MemoryMiB != 0 {
+			s.MemoryMiB = n.MemoryMiB
+		}
+	}
+	if err := p.resize(ctx, id, s); err != nil {
+		return err
+	}
+	_, err := p.service.UpdateContainer(ctx, &katapb.UpdateContainerRequest{ContainerId: id, Resources: oci.ResourcesToWire(GuestResources(r))})
+	return err
+}
+
+// watchNetwork gives the guest the interfaces that come after its start.
+func (p *Pod) watchNetwork(ctx context.Context) {
+	err := p.net.Watch(ctx, func(e *network.Endpoint) error {
+		ctx, cancel := context.WithTimeout(ctx, requestTime)
+		defer cancel()
+		path, err := p.vm.PlugNIC(ctx, sandbox.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
+		if err != nil {
+			return err
+		}
+		i := e.Interface()
+		i.DevicePath = path
+		if _, err := p.service.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: i}); err != nil {
+			return fmt.Errorf("set it up in the guest: %w", err)
+		}
+		p.log.Info("an interface came later", "name", e.Name)
+		return p.updateRoutes(ctx)
+	})
+	if err != nil {
+		p.log.Warn("interfaces that come later will not reach the guest", "err", err)
+	}
+}
