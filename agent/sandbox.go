@@ -31,6 +31,7 @@ func newSandbox(ctx context.Context, c Config, o options.Options, rules *policy.
 	if err != nil {
 		return nil, err
 	}
+	context.AfterFunc(ctx, runner.Close)
 	streams := serve.NewStreams(log)
 	port := o.StreamsPort
 	if port == 0 {

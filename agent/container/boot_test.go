@@ -63,7 +63,7 @@ func moveRoot() error {
 		func() error { return unix.Mount("devtmpfs", "/dev", "devtmpfs", 0, "") },
 		func() error { return os.Mkdir("/new/dev", 0o755) },
 		func() error {
-			return exec.Command("/rootfs/bin/busybox", "cp", "-a", "/init", "/rootfs", "/new/").Run()
+			return exec.Command("/rootfs/bin/busybox", "cp", "-a", "/init", "/rootfs", "/ext4.img", "/new/").Run()
 		},
 		func() error { return os.Chdir("/new") },
 		func() error { return unix.Mount(".", "/", "", unix.MS_MOVE, "") },
@@ -120,6 +120,11 @@ func initrd(t testing.TB) string {
 	add("rootfs/notexec", cpio.TypeReg|0o644, []byte("x"))
 	add("rootfs/garbage", cpio.TypeReg|0o755, []byte("\x00\x01garbage"))
 	add("rootfs/secret/file", cpio.TypeReg|0o644, []byte("secret"))
+	disk := filepath.Join(t.TempDir(), "ext4.img")
+	if out, err := exec.Command("mkfs.ext4", "-q", disk, "2m").CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v: %s", err, out)
+	}
+	add("ext4.img", cpio.TypeReg|0o600, read(disk))
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +138,7 @@ func initrd(t testing.TB) string {
 // TestContainersInAGuest runs the tests called TestInGuest inside, as PID 1, once for each way to change the root.
 func TestContainersInAGuest(t *testing.T) {
 	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"),
-		testenv.Tool("qemu-system-x86_64"), testenv.Tool("busybox"))
+		testenv.Tool("qemu-system-x86_64"), testenv.Tool("busybox"), testenv.Tool("mkfs.ext4"))
 	image := initrd(t)
 	for name, word := range map[string]string{"moved over an initramfs": "", "pivoted on a tmpfs": pivotWord} {
 		t.Run(name, func(t *testing.T) {
@@ -146,7 +151,8 @@ func TestContainersInAGuest(t *testing.T) {
 			out, err := cmd.CombinedOutput()
 			console := strings.ReplaceAll(string(out), "\r", "")
 			if err != nil || !strings.Contains(console, guestDone+"0\n") || !strings.Contains(console, "--- PASS: TestInGuest ") ||
-				!strings.Contains(console, fmt.Sprintf("root is changed by moving it: %v", word == "")) {
+				!strings.Contains(console, fmt.Sprintf("root is changed by moving it: %v", word == "")) ||
+				strings.Contains(console, "stages are started ahead") != (word == pivotWord) {
 				t.Fatalf("%s\n%v\n%s", cmd, err, console)
 			}
 			t.Log(console)

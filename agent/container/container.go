@@ -58,6 +58,10 @@ type Runner struct {
 	self func() (string, error) // once: the program to execute as a stage
 	ears *ears
 
+	programs cgroup.Programs
+
+	ahead ahead
+
 	mu         sync.Mutex
 	containers map[string]*Container // guarded by mu; nil while being created
 }
@@ -239,12 +243,16 @@ func (r *Runner) Create(ctx context.Context, id string, spec *specs.Spec, stdio 
 		err = fmt.Errorf("create container %s: %w", id, errors.Join(err, c.undo(clean)))
 		r.mu.Lock()
 		delete(r.containers, id)
+		if len(r.containers) == 0 {
+			r.idle()
+		}
 		r.mu.Unlock()
 		return nil, err
 	}
 	r.mu.Lock()
 	r.containers[id] = c
 	r.mu.Unlock()
+	r.prepare()
 	return c, nil
 }
 
@@ -256,14 +264,34 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 	if err := os.MkdirAll(c.dir, 0o711); err != nil {
 		return fmt.Errorf("folder: %w", err)
 	}
-	if err := c.makeGroup(); err != nil {
+	path := ""
+	if c.spec.Linux != nil {
+		path = c.spec.Linux.CgroupsPath
+	}
+	if c.group, err = cgroup.Make(c.r.cfg.CgroupRoot, cgroup.Path(path, "kata/"+c.id)); err != nil {
 		return err
 	}
-	l := launch{plan: &c.plan.stage, clone: c.plan.clone, group: c.group, join: c.plan.join, stdio: stdio, oom: c.plan.oom}
-	if c.plan.user {
-		l.uids, l.gids = c.plan.uids, c.plan.gids
+	l := launch{plan: &c.plan.stage, clone: c.plan.clone, group: c.group, join: c.plan.join, stdio: stdio, oom: c.plan.oom,
+		uids: c.plan.uids, gids: c.plan.gids, owner: c.plan.owner}
+	l.recruit = c.r.recruit(&l)
+	defer func() {
+		if l.recruit != nil {
+			l.recruit.dismiss()
+		}
+	}()
+	if err := c.limit(); err != nil {
+		return err
 	}
-	p, ctl, err := c.r.launch(c, l)
+	l.trees, err = c.r.makeTrees(c.plan)
+	defer func() {
+		for _, f := range l.trees {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	p, ctl, err := c.r.launch(ctx, c, &l)
 	if err != nil {
 		return err
 	}
@@ -294,12 +322,11 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 	}
 }
 
-// makeGroup makes the control group and sets its limits.
-func (c *Container) makeGroup() error {
+// limit sets the limits of the control group.
+func (c *Container) limit() error {
 	var res *specs.LinuxResources
-	name := ""
 	if l := c.spec.Linux; l != nil {
-		res, name = l.Resources, l.CgroupsPath
+		res = l.Resources
 	}
 	files, err := cgroup.Files(res)
 	if err != nil {
@@ -309,13 +336,10 @@ func (c *Container) makeGroup() error {
 	if err != nil {
 		return err
 	}
-	if c.group, err = cgroup.Make(c.r.cfg.CgroupRoot, cgroup.Path(name, "kata/"+c.id)); err != nil {
-		return err
-	}
 	if err := c.group.Set(files); err != nil {
 		return err
 	}
-	if err := c.group.SetDevices(rules); err != nil {
+	if err := c.group.SetDevices(&c.r.programs, rules); err != nil {
 		return err
 	}
 	c.r.ears.watch(filepath.Join(c.group.Path, cgroup.EventsFile), c.id, c.lacks)

@@ -27,7 +27,7 @@ import (
 // IsStage says whether a program with these arguments was started as a stage, and so shall call Stage before anything else. It may be
 // process 1 then, of a container.
 func IsStage(args []string) bool {
-	return len(args) == 2 && args[0] == stage.Name && args[1] == stage.Word
+	return len(args) == 2 && args[0] == stage.Name && (args[1] == stage.Word || args[1] == stage.WordAhead)
 }
 
 // Stage is the life of such a program. It never returns.
@@ -42,12 +42,18 @@ type launch struct {
 	clone      int
 	group      *cgroup.Group
 	join       []join
-	into       *Process // join the pid namespace of this one, and hand its pidfd over
-	enter      int      // namespaces of into that the stage is started in, as it cannot join them; with the user's all but the mounts
-	uids, gids []specs.LinuxIDMapping
+	into       *Process               // join the pid namespace of this one, and hand its pidfd over
+	enter      int                    // namespaces of into that the stage is started in, as it cannot join them; with the user's all but the mounts
+	uids, gids []specs.LinuxIDMapping // of a new user namespace
+	owner      string                 // the path of a user namespace to join, which then owns all that is made
 	stdio      Stdio
 	oom        *int
+	trees      []*os.File // detached mounts of the plan
+	recruit    *recruit   // the stage to use; nil starts one
 }
+
+// user says whether the process is in a user namespace of its own.
+func (l *launch) user() bool { return len(l.uids) > 0 || l.owner != "" }
 
 // highFD is above all files that a stage is started with, which take the place of whatever has their numbers.
 const highFD = 100
@@ -105,7 +111,48 @@ func firstRoot() bool {
 }
 
 // launch starts a stage. The process is known to the reaper; its control must be read.
-func (r *Runner) launch(c *Container, l launch) (_ *Process, _ *control, err error) {
+func (r *Runner) launch(ctx context.Context, c *Container, l *launch) (*Process, *control, error) {
+	sio, files, err := newStreams(r, l.stdio, l.plan.Process.Terminal)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	started, ctl := r.launchAhead(ctx, l, files)
+	if started == nil {
+		if started, ctl, err = r.launchNow(l, files); err != nil {
+			sio.close()
+			return nil, nil, err
+		}
+		setOOM(started.Pid, l.oom)
+	}
+	p := &Process{c: c, id: c.id, pid: started.Pid, child: started, io: sio, done: make(chan struct{}), drained: make(chan struct{}), pidfd: -1}
+	p.openPidfd()
+	r.goes(p.watch)
+	return p, ctl, nil
+}
+
+// launchAhead uses the stage that was started ahead, if there is one and it can serve. If it cannot be used, for whatever reason, the usual way
+// is open, and says what is wrong if it is not the stage.
+func (r *Runner) launchAhead(ctx context.Context, l *launch, files []*os.File) (*reap.Child, *control) {
+	s := l.recruit
+	l.recruit = nil
+	if s == nil {
+		return nil, nil
+	}
+	if err := s.give(ctx, l, files); err != nil {
+		r.cfg.Log.Warn("a stage that was started ahead is of no use: " + err.Error())
+		s.dismiss()
+		return nil, nil
+	}
+	return s.child, s.ctl
+}
+
+// launchNow starts a stage.
+func (r *Runner) launchNow(l *launch, files []*os.File) (_ *reap.Child, _ *control, err error) {
 	self, err := r.self()
 	if err != nil {
 		return nil, nil, err
@@ -120,18 +167,9 @@ func (r *Runner) launch(c *Container, l launch) (_ *Process, _ *control, err err
 		return nil, nil, err
 	}
 	defer theirs.Close()
-	sio, files, err := newStreams(r, l.stdio, l.plan.Process.Terminal)
-	if err != nil {
-		ours.close()
-		return nil, nil, err
-	}
 	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
 		if err != nil {
 			ours.close()
-			sio.close()
 		}
 	}()
 	group, err := l.group.Open()
@@ -165,7 +203,15 @@ func (r *Runner) launch(c *Container, l launch) (_ *Process, _ *control, err err
 		}
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	p := &Process{c: c, id: c.id, io: sio, done: make(chan struct{}), drained: make(chan struct{}), pidfd: -1}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, l.trees...)
+	var owner *os.File
+	if l.owner != "" {
+		if owner, err = os.Open(l.owner); err != nil {
+			return nil, nil, fmt.Errorf("user namespace: %w", err)
+		}
+		defer owner.Close()
+	}
+	var started *reap.Child
 	start := func() error {
 		for _, j := range l.join {
 			fd, err := unix.Open(j.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -183,20 +229,25 @@ func (r *Runner) launch(c *Container, l launch) (_ *Process, _ *control, err err
 				return fmt.Errorf("join the process namespace of the container: %w", err)
 			}
 		}
-		var started *reap.Child
 		var err error
-		if l.enter != 0 {
+		switch {
+		case owner != nil:
+			c := child.Command{
+				Program: self, Args: cmd.Args, Env: cmd.Env, Files: append(files, cmd.ExtraFiles...), Process: int(owner.Fd()), Flags: unix.CLONE_NEWUSER,
+				New: l.clone, Group: group,
+			}
+			started, err = r.cfg.Reaper.StartWith(c.Start)
+		case l.enter != 0:
 			c := child.Command{
 				Program: self, Args: cmd.Args, Env: cmd.Env, Files: append(files, cmd.ExtraFiles...), Process: pidfd, Flags: l.enter, Group: group,
 			}
 			started, err = r.cfg.Reaper.StartWith(c.Start)
-		} else {
+		default:
 			started, err = r.cfg.Reaper.Start(cmd)
 		}
 		if err != nil {
 			return fmt.Errorf("start the stage: %w", err)
 		}
-		p.child, p.pid = started, started.Pid
 		return nil
 	}
 	if len(l.join) > 0 || pidfd >= 0 {
@@ -207,10 +258,7 @@ func (r *Runner) launch(c *Container, l launch) (_ *Process, _ *control, err err
 	if err != nil {
 		return nil, nil, err
 	}
-	p.openPidfd()
-	setOOM(p.pid, l.oom)
-	r.goes(p.watch)
-	return p, ours, nil
+	return started, ours, nil
 }
 
 // mounts opens the mount namespace of the process that has this pidfd.
@@ -294,6 +342,10 @@ func memfd(p *stage.Plan) (*os.File, error) {
 type control struct {
 	conn *net.UnixConn
 	file *os.File // the last one received, until taken
+
+	unread bool           // the stage ended before it read all that was written to it
+	kept   *stage.Message // what peek has read
+	cause  error          // likewise
 }
 
 func sockets() (*control, *os.File, error) {
@@ -348,8 +400,19 @@ func (e *stageError) Unwrap() error {
 	return e.errno
 }
 
+// peek waits for a message that next will return.
+func (c *control) peek(ctx context.Context) error {
+	m, err := c.next(ctx)
+	c.kept, c.cause = &m, err
+	return err
+}
+
 // next reads a message. io.EOF means that the stage is no more; Failed comes as an error.
 func (c *control) next(ctx context.Context) (stage.Message, error) {
+	if m := c.kept; m != nil {
+		c.kept = nil
+		return *m, c.cause
+	}
 	c.conn.SetReadDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { c.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -360,6 +423,8 @@ func (c *control) next(ctx context.Context) (stage.Message, error) {
 		return stage.Message{}, ctx.Err()
 	}
 	if err != nil || n == 0 {
+		// A socket that is closed with something in it to be read resets the connection. net/unix/af_unix.c, unix_release_sock.
+		c.unread = errors.Is(err, unix.ECONNRESET)
 		return stage.Message{}, io.EOF
 	}
 	if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(messages) > 0 {

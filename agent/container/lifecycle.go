@@ -126,6 +126,9 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 	defer c.mu.Unlock()
 	if err != nil {
 		delete(c.procs, execID)
+		if c.going { // whatever went wrong, that is why
+			return fail(fmt.Errorf("%w (%w)", errGoing, err))
+		}
 		return fail(err)
 	}
 	if c.going { // Remove may have killed what there was before this one was there
@@ -150,7 +153,7 @@ func (c *Container) abandon(p *Process) {
 }
 
 func (c *Container) exec(ctx context.Context, execID string, l launch) (*Process, error) {
-	p, ctl, err := c.r.launch(c, l)
+	p, ctl, err := c.r.launch(ctx, c, &l)
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +246,7 @@ func (c *Container) Update(res *specs.LinuxResources) error {
 	if err == nil && res != nil && len(res.Devices) > 0 {
 		var rules []cgroup.Rule
 		if rules, err = c.rules(res); err == nil {
-			err = c.group.SetDevices(rules)
+			err = c.group.SetDevices(&c.r.programs, rules)
 		}
 	}
 	if err != nil {
@@ -291,6 +294,9 @@ func (c *Container) Remove(ctx context.Context) error {
 	defer c.r.mu.Unlock()
 	if c.r.containers[c.id] == c {
 		delete(c.r.containers, c.id)
+		if len(c.r.containers) == 0 { // also of those being made, which want it themselves
+			c.r.idle()
+		}
 	}
 	return nil
 }

@@ -65,8 +65,6 @@ var propagations = map[string]uint64{
 // refusedOptions cannot be had here, with the reason.
 var refusedOptions = map[string]string{
 	"tmpcopyup": "the folder below is not copied into a tmpfs",
-	"idmap":     "mounts with other owners are not made",
-	"ridmap":    "mounts with other owners are not made",
 }
 
 // mount turns a mount of the specification into one of the plan.
@@ -76,9 +74,6 @@ func mount(m specs.Mount) (stage.Mount, error) {
 	}
 	if m.Destination == "" {
 		return fail("no destination")
-	}
-	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		return fail("mappings of owners: %s", refusedOptions["idmap"])
 	}
 	out := stage.Mount{
 		Name: m.Destination, Destination: path.Clean("/" + m.Destination), Source: m.Source, Type: m.Type,
@@ -97,6 +92,8 @@ func mount(m specs.Mount) (stage.Mount, error) {
 			continue
 		}
 		switch o {
+		case "idmap", "ridmap": // see idmaps
+			continue
 		case "bind", "rbind":
 			out.Bind, out.Recursive = true, out.Recursive || o == "rbind"
 			continue

@@ -27,7 +27,9 @@ type blueprint struct {
 	stage stage.Plan
 	clone int    // namespaces made when the stage is cloned
 	join  []join // namespaces that have a name
-	user  bool   // a new user namespace
+	user  bool   // a user namespace that is not the agent's
+	owner string // its path, where it is not new
+	trees []idmap
 	uids  []specs.LinuxIDMapping
 	gids  []specs.LinuxIDMapping
 	hooks []stage.Hook // prestart and createRuntime
@@ -78,6 +80,9 @@ func newBlueprint(id, bundle string, spec *specs.Spec, noPivot bool) (*blueprint
 		}
 		p.Mounts = append(p.Mounts, s)
 		ownDev = ownDev || s.Destination == "/dev" && s.Bind
+	}
+	if err := b.idmaps(spec.Mounts); err != nil {
+		return nil, err
 	}
 	if !ownDev {
 		list, err := devices(linux.Devices, b.user)
@@ -144,7 +149,7 @@ func (b *blueprint) namespaces(linux *specs.Linux) error {
 			b.clone |= flag
 			b.user = b.user || flag == unix.CLONE_NEWUSER
 		case flag == unix.CLONE_NEWUSER:
-			return fmt.Errorf("user namespace %s: none can be joined by path", n.Path)
+			b.user, b.owner = true, n.Path
 		case flag == unix.CLONE_NEWTIME:
 			return fmt.Errorf("time namespace %s: none can be joined by path", n.Path) // setns(2): not by a program with threads
 		case flag == unix.CLONE_NEWNS:
@@ -156,7 +161,7 @@ func (b *blueprint) namespaces(linux *specs.Linux) error {
 			b.join = append(b.join, join{n.Path, flag})
 		}
 	}
-	if b.user {
+	if b.user && b.owner == "" { // the mappings of one that is there are whoever's who made it
 		b.uids, b.gids = linux.UIDMappings, linux.GIDMappings
 		for _, m := range [][]specs.LinuxIDMapping{b.uids, b.gids} {
 			if !slices.ContainsFunc(m, func(m specs.LinuxIDMapping) bool { return m.ContainerID == 0 && m.Size > 0 }) {

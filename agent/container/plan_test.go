@@ -56,11 +56,57 @@ func TestMountOptions(t *testing.T) {
 		"a relative source": {Destination: "/d", Type: "bind", Source: "s"},
 		"the root":          {Destination: "/..", Type: "tmpfs"},
 		"no destination":    {Type: "tmpfs"},
-		"an id map":         {Destination: "/d", Type: "bind", Source: "/s", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}},
 	} {
 		if _, err := mount(m); err == nil || !strings.HasPrefix(err.Error(), "mount "+m.Destination) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestMountsWithOtherOwners(t *testing.T) {
+	some := []specs.LinuxIDMapping{{HostID: 1000, Size: 10}}
+	own := []specs.LinuxIDMapping{{HostID: 5000, Size: 10}}
+	with := func(m specs.Mount, namespaces ...specs.LinuxNamespace) (*blueprint, error) {
+		s := spec("true")
+		s.Linux.Namespaces = append(s.Linux.Namespaces, namespaces...)
+		s.Linux.UIDMappings, s.Linux.GIDMappings = own, own
+		m.Destination, m.Source = "/d", "/s"
+		s.Mounts = append(s.Mounts, m)
+		return newBlueprint("x", "/x", s, false)
+	}
+	last := len(spec("true").Mounts)
+	for name, tc := range map[string]struct {
+		in   specs.Mount
+		ns   []specs.LinuxNamespace
+		want idmap
+	}{
+		"mappings":                {specs.Mount{Type: "bind", UIDMappings: some, GIDMappings: some}, nil, idmap{uids: some, gids: some}},
+		"mappings and an option":  {specs.Mount{Type: "bind", Options: []string{"ridmap"}, UIDMappings: some, GIDMappings: some}, nil, idmap{recursive: true, uids: some, gids: some}},
+		"those of the container":  {specs.Mount{Type: "bind", Options: []string{"idmap"}}, []specs.LinuxNamespace{{Type: "user"}}, idmap{uids: own, gids: own}},
+		"those of its namespace":  {specs.Mount{Type: "bind", Options: []string{"idmap"}}, []specs.LinuxNamespace{{Type: "user", Path: "/u"}}, idmap{}},
+		"others than its own are": {specs.Mount{Type: "bind", UIDMappings: some, GIDMappings: some}, []specs.LinuxNamespace{{Type: "user"}}, idmap{uids: some, gids: some}},
+	} {
+		tc.want.mount = last
+		b, err := with(tc.in, tc.ns...)
+		if err != nil || !reflect.DeepEqual(b.trees, []idmap{tc.want}) || b.stage.Trees != 1 || b.stage.Mounts[last].Tree != 1 || b.stage.Mounts[0].Tree != 0 {
+			t.Errorf("%s: %+v, %v", name, b, err)
+		}
+	}
+	for name, m := range map[string]specs.Mount{
+		"no bind":         {Type: "tmpfs", Options: []string{"idmap"}, UIDMappings: some, GIDMappings: some},
+		"nobody's":        {Type: "bind", Options: []string{"idmap"}},
+		"only half of it": {Type: "bind", UIDMappings: some},
+	} {
+		if _, err := with(m); err == nil || !strings.HasPrefix(err.Error(), "mount /d: other owners: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	const info = "22 1 0:5 / / rw - rootfs none rw\n30 22 0:20 / /x rw,nosuid shared:1 - virtiofs v rw\n"
+	if got := fileSystemOf(info, 30); got != "virtiofs" {
+		t.Error(got)
+	}
+	if got := fileSystemOf(info, 3); got != "(unknown)" {
+		t.Error(got)
 	}
 }
 
@@ -162,6 +208,7 @@ func FuzzText(f *testing.F) {
 	f.Add("22 1 0:5 / / rw - rootfs none rw\nSigCgt:\t0000000000004000\n", []byte("0123456789abcdef"))
 	f.Fuzz(func(t *testing.T, s string, b []byte) {
 		parseMounts(s)
+		fileSystemOf(s, 22)
 		handlesIn(s, unix.SIGTERM)
 		watches(b)
 	})

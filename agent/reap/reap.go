@@ -141,6 +141,19 @@ func (c *Child) Wait(ctx context.Context) (Exit, error) {
 	}
 }
 
+// Done is closed once the child was collected.
+func (c *Child) Done() <-chan struct{} { return c.done }
+
+// Ended says whether the child was collected.
+func (c *Child) Ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Signal sends s to the child. It returns os.ErrProcessDone once the child was collected.
 func (c *Child) Signal(s unix.Signal) error {
 	c.r.mu.Lock()

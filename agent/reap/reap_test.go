@@ -46,6 +46,9 @@ func TestEveryChildIsToldApart(t *testing.T) {
 					t.Errorf("child %d: %+v, %v", i, e, err)
 				}
 			}
+			if <-c.Done(); !c.Ended() {
+				t.Errorf("child %d has not ended", i)
+			}
 			if err := c.Signal(unix.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
 				t.Errorf("signal to a child that has ended: %v", err)
 			}

@@ -335,6 +335,9 @@ func extensions(list []config.ExtensionDisk) ([]sandbox.Extension, error) {
 func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 	c := &p.cfg.QEMU
 	if c.SharedFS == config.SharedNone {
+		if list := p.cfg.Runtime.SandboxBindMounts; len(list) > 0 {
+			return fmt.Errorf("sandbox_bind_mounts %q cannot be shared, because shared_fs is none", list)
+		}
 		return nil
 	}
 	var err error

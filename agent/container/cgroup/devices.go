@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -158,11 +160,48 @@ func (r Rule) insns() []Insn {
 	return append(head, body...)
 }
 
+// Programs loads programs, and remembers the last one: most containers have the same rules, and the kernel takes its time to verify one.
+// The zero value works. Its methods may be called at the same time.
+type Programs struct {
+	mu   sync.Mutex
+	last []Insn // guarded by mu
+	fd   int    // guarded by mu; of last, where that is not empty
+}
+
+// load returns a file of a program, to be closed by the caller.
+func (p *Programs) load(code []Insn) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Equal(code, p.last) {
+		fd, err := load(code)
+		if err != nil {
+			return -1, err
+		}
+		p.forget()
+		p.last, p.fd = code, fd
+	}
+	return unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
+}
+
+// Forget closes what is remembered.
+func (p *Programs) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forget()
+}
+
+func (p *Programs) forget() {
+	if p.last != nil {
+		unix.Close(p.fd)
+		p.last = nil
+	}
+}
+
 // SetDevices attaches a program with these rules, in the place of an earlier one.
-func (g *Group) SetDevices(rules []Rule) error {
+func (g *Group) SetDevices(p *Programs, rules []Rule) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	prog, err := load(Program(rules))
+	prog, err := p.load(Program(rules))
 	if err != nil {
 		return fmt.Errorf("devices of cgroup %s: load a program: %w", g.Path, err)
 	}

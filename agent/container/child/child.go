@@ -23,8 +23,9 @@ type Command struct {
 	Args    []string
 	Env     []string
 	Files   []*os.File // file i of the child; at most MaxFiles
-	Process int        // pidfd of the process whose namespaces are joined
+	Process int        // pidfd of the process whose namespaces are joined, or a namespace's file where Flags is only one
 	Flags   int        // which, as CLONE_NEW flags; in a user namespace the child is root
+	New     int        // CLONE_NEW flags of namespaces that are made after that, and so belong to the user namespace
 	Group   int        // the folder of its control group, open; negative leaves it in the caller's
 }
 
@@ -40,11 +41,16 @@ const (
 	stepNamespaces
 	stepUser
 	stepRoot
+	stepNew
 	stepExec
 )
 
+// stepSecond is no step: it says the number of the process that the child has made to go on in its place.
+const stepSecond step = 1 << 16
+
 var steps = [...]string{
-	"arrange its files", "change to /", "join namespaces", "join the user namespace", "become root in the user namespace", "execute the program",
+	"arrange its files", "change to /", "join namespaces", "join the user namespace", "become root in the user namespace", "make namespaces",
+	"execute the program",
 }
 
 // cloneArgs is struct clone_args of <linux/sched.h>, in its third version. clone(2).
@@ -61,12 +67,14 @@ const signalSetSize = 8
 // plan is all that the child needs, made before the fork.
 type plan struct {
 	clone      cloneArgs
+	second     cloneArgs // for a process namespace, which only a new process is in
 	files      [MaxFiles]uintptr
 	n          uintptr
 	program    uintptr
 	process    uintptr
 	others     uintptr // namespaces beside the user's
 	user       bool
+	fresh      uintptr // namespaces to make
 	report     uintptr // the pipe's end for what goes wrong
 	argv, envv **byte
 	empty      *byte
@@ -130,6 +138,9 @@ func (c *Command) Start() (pid int, err error) {
 		p.clone.flags |= unix.CLONE_INTO_CGROUP
 		p.clone.cgroup = uint64(c.Group)
 	}
+	p.fresh = uintptr(c.New)
+	// The second process is a child of this one, too, and its end is told in the way of the first. clone(2).
+	p.second = cloneArgs{flags: uint64(c.New) | unix.CLONE_PARENT | unix.CLONE_CLEAR_SIGHAND}
 	runtime.LockOSThread()
 	syscall.ForkLock.Lock()
 	n, errno := fork(p)
@@ -142,30 +153,53 @@ func (c *Command) Start() (pid int, err error) {
 	}
 	unix.Close(int(report)) // so that the pipe ends with the child's
 	opened = slices.DeleteFunc(opened, func(fd int) bool { return fd == int(report) })
-	return n, await(n, pipe[0], c.Program)
+	return await(n, pipe[0], c.Program)
 }
 
-// await reads what went wrong, and collects the child then.
-func await(pid, pipe int, program string) error {
-	var failure [2]uint32
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&failure)), unsafe.Sizeof(failure))
-	n, err := unix.Read(pipe, b)
-	for err == unix.EINTR {
-		n, err = unix.Read(pipe, b)
-	}
-	if n == 0 && err == nil {
-		return nil // the program has the child, or a signal ended it, which is the caller's to see
-	}
-	unix.Kill(pid, unix.SIGKILL)
+// await reads what the child says until its end of the pipe is closed, and returns the number of the process that goes on. If something went
+// wrong, none is left.
+func await(pid, pipe int, program string) (int, error) {
+	var failed error
+	first := 0 // the process that made another in its place, if it did
 	for {
-		if _, err := unix.Wait4(pid, nil, unix.WALL, nil); err != unix.EINTR {
+		var said [2]uint32
+		b := unsafe.Slice((*byte)(unsafe.Pointer(&said)), unsafe.Sizeof(said))
+		n, err := unix.Read(pipe, b)
+		if err == unix.EINTR {
+			continue
+		}
+		if n == 0 && err == nil {
+			break // the program has the child, or a signal ended it, which is the caller's to see
+		}
+		switch {
+		case n != len(b) || int(said[0]) >= len(steps) && step(said[0]) != stepSecond:
+			failed = errors.Join(fmt.Errorf("start %s: what the child says is cut short", program), err)
+		case step(said[0]) == stepSecond:
+			first, pid = pid, int(said[1])
+		default:
+			failed = fmt.Errorf("start %s: %s: %w", program, steps[said[0]], syscall.Errno(said[1]))
+		}
+		if err != nil {
 			break
 		}
 	}
-	if n != len(b) || int(failure[0]) >= len(steps) {
-		return fmt.Errorf("start %s: what the child says is cut short: %w", program, err)
+	if first != 0 {
+		collect(first) // it ends of its own accord
 	}
-	return fmt.Errorf("start %s: %s: %w", program, steps[failure[0]], syscall.Errno(failure[1]))
+	if failed != nil {
+		unix.Kill(pid, unix.SIGKILL)
+		collect(pid)
+		return 0, failed
+	}
+	return pid, nil
+}
+
+func collect(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, unix.WALL, nil); err != unix.EINTR {
+			return
+		}
+	}
 }
 
 // fork returns in the parent only. The child must not run any part of the Go runtime: its locks may be held by threads that it has not.
@@ -214,6 +248,19 @@ func life(p *plan) {
 		}
 		if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0); errno != 0 {
 			fail(p, stepRoot, errno)
+		}
+	}
+	if p.fresh&unix.CLONE_NEWPID != 0 {
+		pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.second)), cloneArgsSize, 0)
+		if errno != 0 {
+			fail(p, stepNew, errno)
+		}
+		if pid != 0 {
+			fail(p, stepSecond, syscall.Errno(pid))
+		}
+	} else if p.fresh != 0 {
+		if _, _, errno := syscall.RawSyscall(unix.SYS_UNSHARE, p.fresh, 0, 0); errno != 0 {
+			fail(p, stepNew, errno)
 		}
 	}
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.none)), 0, signalSetSize, 0, 0)

@@ -49,6 +49,12 @@ func keeper(t *testing.T) (*exec.Cmd, int) {
 // run runs a shell in the namespaces of a keeper and returns what it prints and how it ends.
 func run(t *testing.T, fd, flags int, script string) (string, int) {
 	t.Helper()
+	return runNew(t, fd, flags, 0, script)
+}
+
+// runNew likewise, and in new namespaces beside.
+func runNew(t *testing.T, fd, flags, fresh int, script string) (string, int) {
+	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +65,7 @@ func run(t *testing.T, fd, flags int, script string) (string, int) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	c := Command{Program: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/bin:/bin", "X=y"}, Files: []*os.File{null, w, w}, Process: fd, Flags: flags, Group: -1}
+	c := Command{Program: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/bin:/bin", "X=y"}, Files: []*os.File{null, w, w}, Process: fd, Flags: flags, New: fresh, Group: -1}
 	pid, err := c.Start()
 	w.Close()
 	if err != nil {
@@ -99,6 +105,52 @@ func TestAUserNamespaceIsJoinedByAProgramWithThreads(t *testing.T) {
 		if got != want || code != 7 {
 			t.Errorf("%q, %d, want %q", got, code, want)
 		}
+	}
+}
+
+func TestNamespacesThatAreMadeBelongToTheUserNamespace(t *testing.T) {
+	k, _ := keeper(t)
+	user, err := os.Open("/proc/" + strconv.Itoa(k.Process.Pid) + "/ns/user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer user.Close()
+	own, err := os.Readlink("/proc/self/ns/uts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := os.Readlink("/proc/" + strconv.Itoa(k.Process.Pid) + "/ns/user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for fresh, number := range map[int]bool{unix.CLONE_NEWUTS: false, unix.CLONE_NEWUTS | unix.CLONE_NEWPID: true} {
+		// To set the name asks for rights in the user namespace that the UTS namespace belongs to.
+		got, code := runNew(t, int(user.Fd()), unix.CLONE_NEWUSER, fresh, "readlink /proc/self/ns/user; readlink /proc/self/ns/uts; hostname inside && hostname; echo $$; exit 7")
+		f := strings.Fields(got)
+		if code != 7 || len(f) != 4 || f[0] != theirs || f[1] == own || f[2] != "inside" || (f[3] == "1") != number {
+			t.Errorf("%#x: %q, %d, want %s and another than %s", fresh, got, code, theirs, own)
+		}
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	garbage := t.TempDir() + "/garbage"
+	if err := os.WriteFile(garbage, []byte("\x00garbage"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for fresh, want := range map[int]error{unix.CLONE_NEWPID: unix.ENOEXEC, unix.CLONE_NEWPID | unix.CLONE_THREAD: unix.EINVAL, unix.CLONE_THREAD: unix.EINVAL} {
+		c := Command{Program: garbage, Args: []string{"x"}, Process: int(user.Fd()), Flags: unix.CLONE_NEWUSER, New: fresh, Group: -1}
+		if fresh == unix.CLONE_THREAD {
+			c.New = unix.CLONE_NEWUSER | unix.CLONE_NEWUTS | 1<<62 // no flag of unshare(2)
+		}
+		if _, err := c.Start(); !errors.Is(err, want) {
+			t.Errorf("%#x: %v, want %v", fresh, err, want)
+		}
+	}
+	if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); pid != 0 || err != nil { // there is the keeper
+		t.Errorf("a child is left: %d, %v", pid, err)
 	}
 }
 

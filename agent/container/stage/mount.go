@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -9,9 +10,9 @@ import (
 )
 
 // mount carries out one mount.
-func (r *room) mount(m Mount) error {
+func (r *room) mount(m Mount, trees []int) error {
 	if m.Bind {
-		return r.bind(m)
+		return r.bind(m, trees)
 	}
 	target, err := r.make(m.Destination, true)
 	if err != nil {
@@ -59,14 +60,18 @@ func (r *room) exact(fd int, destination string) error {
 	return nil
 }
 
-func (r *room) bind(m Mount) error {
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	if m.Recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
-	if err != nil {
-		return fmt.Errorf("source %s: %w", m.Source, err)
+func (r *room) bind(m Mount, trees []int) error {
+	tree := -1
+	if m.Tree > 0 {
+		if m.Tree > len(trees) {
+			return errors.New("its tree did not come with the plan")
+		}
+		tree = trees[m.Tree-1]
+	} else {
+		var err error
+		if tree, err = OpenTree(m.Source, m.Recursive); err != nil {
+			return err
+		}
 	}
 	defer unix.Close(tree)
 	if err := setattr(tree, 0, m.Set, m.Clear, 0); err != nil {
@@ -79,6 +84,19 @@ func (r *room) bind(m Mount) error {
 		return err
 	}
 	return r.attach(tree, m.Destination)
+}
+
+// OpenTree makes a detached copy of the mount that a path is on, seen from the path; and of those below, if recursive.
+func OpenTree(source string, recursive bool) (int, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
+	if err != nil {
+		return -1, fmt.Errorf("source %s: %w", source, err)
+	}
+	return tree, nil
 }
 
 // attach puts a tree of mounts at a place in the room.

@@ -17,23 +17,34 @@ const (
 	Word = "init"
 )
 
+// WordAhead is the argv[1] of a stage that is started before there is a plan. It has only ControlFD, and gets a message with files: the plan,
+// the three standard streams, the namespaces of the plan's Join, and its trees.
+const WordAhead = "ahead"
+
+// MaxFiles is how many files such a message can hold. SCM_MAX_FD of <net/scm.h>; unix(7).
+const MaxFiles = 253
+
 // The files that a stage is started with.
 const (
 	ControlFD = 3 // a SEQPACKET socket
 	PlanFD    = 4 // a memfd with the Plan as JSON
 	PidFD     = 5 // for an exec: a pidfd of the container's first process, or its mount namespace when that is all there is to join
+
+	FirstTreeFD = 5 // for a container: the first of the plan's trees
 )
 
 // Plan is what a stage has to do. The zero values of its parts mean "nothing to do".
 type Plan struct {
 	Exec     bool   // join namespaces by PidFD
 	Flags    int    // which, as CLONE_NEW flags
-	Unshare  int    // CLONE_NEW flags of namespaces that cannot be made by clone(2)
+	Join     []Join // namespaces whose files came with the plan
+	Unshare  int    // CLONE_NEW flags of namespaces that clone(2) did not make
 	Offsets  string // contents of timens_offsets(5), where a time namespace is new
 	AskHooks bool   // say Hooks and wait for leave before anything is mounted
 
 	Root       *Root
 	Mounts     []Mount
+	Trees      int // how many detached mounts come with the plan
 	Devices    []Device
 	Console    bool // bind the terminal to /dev/console
 	Masked     []string
@@ -47,6 +58,12 @@ type Plan struct {
 	State       State
 
 	Process Process
+}
+
+// Join is a namespace to join.
+type Join struct {
+	Path string // what errors call it
+	Flag int    // CLONE_NEW
 }
 
 // Root is the root file system.
@@ -70,6 +87,7 @@ type Mount struct {
 	Set, Clear  uint64 // MOUNT_ATTR_ bits for a bind
 	RSet, RClr  uint64 // likewise, for all that is below too
 	Propagation []uint64
+	Tree        int  // for a bind: the number of the tree that is mounted, from 1; else the tree is made from Source
 	Exact       bool // refuse a destination that is reached through a link
 }
 

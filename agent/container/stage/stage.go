@@ -19,7 +19,11 @@ func Main() {
 	runtime.LockOSThread()
 	// Before the first namespace is joined: a process in there could otherwise look into this one, and find the agent's program.
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	err := run()
+	take := start
+	if len(os.Args) > 1 && os.Args[1] == WordAhead {
+		take = wait
+	}
+	err := run(take)
 	var errno syscall.Errno
 	errors.As(err, &errno)
 	tell(Message{Kind: Failed, Text: err.Error(), Errno: int(errno)}, -1)
@@ -29,22 +33,54 @@ func Main() {
 // exitFailed is the exit code of a stage whose program could not be started, as shells have it.
 const exitFailed = 127
 
-// run returns only when something is wrong.
-func run() error {
+// files are the open files that come with a plan.
+type files struct {
+	pid   int   // PidFD, where there is one
+	join  []int // for each of the plan's Join
+	trees []int // for the mounts that have one
+}
+
+// start reads the plan that this process was started with.
+func start() (*Plan, *files, error) {
 	for fd := ControlFD; fd <= PidFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	data, err := io.ReadAll(os.NewFile(PlanFD, "plan"))
+	p, err := read(PlanFD)
 	if err != nil {
-		return fmt.Errorf("read the plan: %w", err)
+		return nil, nil, err
 	}
+	f := &files{pid: PidFD}
+	for i := range p.Trees {
+		f.trees = append(f.trees, FirstTreeFD+i)
+	}
+	return p, f, nil
+}
+
+// read reads and closes the plan.
+func read(fd int) (*Plan, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	data := make([]byte, st.Size)
+	if _, err := io.ReadFull(fdReader(fd), data); err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	unix.Close(fd)
 	var p Plan
 	if err := json.Unmarshal(data, &p); err != nil {
-		return fmt.Errorf("read the plan: %w", err)
+		return nil, fmt.Errorf("read the plan: %w", err)
 	}
-	data = nil
-	unix.Close(PlanFD)
-	if err := p.namespaces(); err != nil {
+	return &p, nil
+}
+
+// run returns only when something is wrong.
+func run(take func() (*Plan, *files, error)) error {
+	p, f, err := take()
+	if err != nil {
+		return err
+	}
+	if err := p.namespaces(f); err != nil {
 		return err
 	}
 	if p.AskHooks {
@@ -67,7 +103,7 @@ func run() error {
 		}
 		return p.Process.exec()
 	}
-	if err := p.furnish(); err != nil {
+	if err := p.furnish(f); err != nil {
 		return err
 	}
 	if err := ask(Created); err != nil {
@@ -83,18 +119,24 @@ func run() error {
 }
 
 // namespaces joins and makes what the clone of this process did not.
-func (p *Plan) namespaces() error {
-	if p.Exec || p.Unshare != 0 {
+func (p *Plan) namespaces(f *files) error {
+	if p.Exec || p.Unshare != 0 || len(p.Join) > 0 {
 		// A mount namespace is only joined by who shares its working folder with nobody.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare the working folder: %w", err)
 		}
 	}
 	if p.Exec {
-		if err := unix.Setns(PidFD, p.Flags); err != nil {
+		if err := unix.Setns(f.pid, p.Flags); err != nil {
 			return fmt.Errorf("join the namespaces of the container: %w", err)
 		}
-		unix.Close(PidFD)
+		unix.Close(f.pid)
+	}
+	for i, j := range p.Join {
+		if err := unix.Setns(f.join[i], j.Flag); err != nil {
+			return fmt.Errorf("join namespace %s: %w", j.Path, err)
+		}
+		unix.Close(f.join[i])
 	}
 	if p.Unshare != 0 {
 		if err := unix.Unshare(p.Unshare); err != nil {
@@ -115,13 +157,13 @@ func (p *Plan) namespaces() error {
 }
 
 // furnish makes everything the first process of a container will find.
-func (p *Plan) furnish() error {
+func (p *Plan) furnish(f *files) error {
 	r, err := p.Root.enter()
 	if err != nil {
 		return err
 	}
 	for _, m := range p.Mounts {
-		if err := r.mount(m); err != nil {
+		if err := r.mount(m, f.trees); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Name, err)
 		}
 	}

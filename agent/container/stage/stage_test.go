@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,6 +45,18 @@ func TestHomesAreFound(t *testing.T) {
 	}
 	if got := home(t.TempDir(), 0); got != "/" {
 		t.Error(got)
+	}
+}
+
+func TestCodeIsFoundInTheAddressSpace(t *testing.T) {
+	const maps = "00400000-00a00000 r-xp 00000000 00:01 1024 /memfd:x (deleted)\n00a00000-00c00000 r--p 00600000 00:01 1024 /memfd:x (deleted)\n" +
+		"00c00000-00c40000 rw-p 00800000 00:01 1024 /memfd:x (deleted)\nc000000000-c000400000 rw-p 00000000 00:00 0\n7ffe0000-7ffe1000 r-xp 00000000 00:00 0 [vdso]\nnonsense\n"
+	if got := constant(maps); !slices.Equal(got, []span{{0x400000, 0xa00000}, {0xa00000, 0xc00000}}) {
+		t.Errorf("%x", got)
+	}
+	own, err := os.ReadFile("/proc/self/maps")
+	if err != nil || len(constant(string(own))) == 0 {
+		t.Errorf("nothing in %s, %v", own, err)
 	}
 }
 
