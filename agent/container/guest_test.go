@@ -225,7 +225,12 @@ func (g *guest) idle(t *testing.T) {
 			return
 		}
 	}
-	t.Errorf("processes are left: %v", left)
+	for _, pid := range left {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		group, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		t.Errorf("a process is left: %d, %q, in %s%s", pid, line, group, status)
+	}
 }
 
 // children are the processes that this one has, dead or alive. /proc/pid/task/tid/children of proc(5) has those of one thread each.
