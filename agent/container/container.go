@@ -251,8 +251,8 @@ func (r *Runner) Create(ctx context.Context, id string, spec *specs.Spec, stdio 
 	}
 	r.mu.Lock()
 	r.containers[id] = c
+	r.prepare() // with mu held, so that whoever removes the last container comes after it
 	r.mu.Unlock()
-	r.prepare()
 	return c, nil
 }
 
