@@ -401,7 +401,7 @@ func checkSharing(t *testing.T, p *pod) {
 	until(t, patience, "a neighbour's server on 127.0.0.1", func() bool {
 		return b.exec(t, "toolbox", "get", "http://127.0.0.1:8123/").out == "from a neighbour"
 	})
-	a.said(t, "toolbox shm put 4711 shared-words; echo in-shm >/dev/shm/file")
+	equal(t, "what its owner says of shared memory", a.said(t, "toolbox shm put 4711 shared-words && echo in-shm >/dev/shm/file"), "")
 	equal(t, "a neighbour's shared memory", b.said(t, "toolbox shm get 4711; cat /dev/shm/file"), "shared-words\nin-shm")
 	if ps := b.said(t, "ps"); strings.Contains(ps, "serve") {
 		t.Errorf("a neighbour's process is seen: %s", ps)

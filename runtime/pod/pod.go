@@ -423,7 +423,7 @@ func (p *Pod) attest(ctx context.Context, g guest, cfg sandbox.Config) error {
 	if err != nil {
 		return p.judge(fmt.Errorf("ask the guest what it is: %w", err))
 	}
-	host := attest.Boot{Nonce: nonce, Words: cfg.Words}
+	host := attest.Boot{Nonce: nonce, Words: p.vm.Plan().Words}
 	for _, e := range cfg.Extensions {
 		host.Extensions = append(host.Extensions, e.Extension)
 	}

@@ -274,6 +274,39 @@ func TestVirtioFSIsForKernelsOfTheSameNumbers(t *testing.T) {
 	}
 }
 
+func TestPagesAreClearedWhereTCGDoesNotSeeWhoWrites(t *testing.T) {
+	kernel := bzImage(0x20f, 1)
+	if runtime.GOARCH == "arm64" { // the host's numbers are the guest's
+		kernel = arm64Kernel
+	}
+	dir := plainFiles(t, kernel)
+	p := &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}
+	virtio, ninep := qemu.FileSystem{Tag: "x", VirtioFS: qemu.Socket("/s")}, qemu.FileSystem{Tag: "x", Path: "/shared"}
+	for name, tc := range map[string]struct {
+		accel accel.Accel
+		fs    qemu.FileSystem
+		words []string
+	}{
+		"virtio-fs and TCG": {accel.TCG, virtio, []string{"init_on_alloc=1", "agent.log=debug"}},
+		"virtio-fs and KVM": {accel.KVM, virtio, []string{"agent.log=debug"}},
+		"virtio-9p and TCG": {accel.TCG, ninep, []string{"agent.log=debug"}},
+	} {
+		g, err := p.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := Config{Plain: p, Words: []string{"agent.log=debug"}, FileSystems: []qemu.FileSystem{tc.fs}}
+		plan, err := newPlan(cfg, g, accel.Choice{Accel: tc.accel}, vsock.Choice{}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line := strings.Join(tc.words, " "); !slices.Equal(plan.Words, tc.words) || !strings.HasSuffix(plan.CommandLine, " "+line) ||
+			strings.Count(plan.CommandLine, "init_on_alloc") != strings.Count(line, "init_on_alloc") {
+			t.Errorf("%s: %q, %s", name, plan.Words, plan.CommandLine)
+		}
+	}
+}
+
 func TestMemoryIsWhatTheMachineTakes(t *testing.T) {
 	dir := plainFiles(t, elfFile(elf.EM_PPC64, binary.LittleEndian, ""))
 	p := &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}

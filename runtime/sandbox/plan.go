@@ -98,6 +98,8 @@ type Plan struct {
 	Accel       accel.Choice
 	Vsock       vsock.Choice
 	CommandLine string // the kernel's
+	// Words are what stands on it behind the guest's own and those of its extensions: what this way to run it wants, and Config.Words.
+	Words []string
 	// QEMU is the virtual machine with the kernel and the initrd where they lie, its console on standard input and output, and
 	// without monitor and vsock, whose other ends are in this process: a command to try by hand.
 	QEMU qemu.Config
@@ -184,9 +186,15 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 	if g.image != "" {
 		q.Disks = append(q.Disks, qemu.Disk{Path: g.image, Size: g.imageSize, NVDIMM: g.boot.Disk == manifest.NVDIMM})
 	}
-	if host, err := arch.FromGo(runtime.GOARCH); err == nil && slices.ContainsFunc(q.FileSystems, func(f qemu.FileSystem) bool { return f.VirtioFS.Set() }) {
-		if err := ServesFiles(host, g.arch); err != nil {
-			return nil, err
+	hostWords := cfg.Words
+	if slices.ContainsFunc(q.FileSystems, func(f qemu.FileSystem) bool { return f.VirtioFS.Set() }) {
+		if host, err := arch.FromGo(runtime.GOARCH); err == nil {
+			if err := ServesFiles(host, g.arch); err != nil {
+				return nil, err
+			}
+		}
+		if q.Accel == accel.TCG {
+			hostWords = slices.Concat([]string{clearWord}, cfg.Words)
 		}
 	}
 	extensionWords, err := attach(&q, cfg.Extensions)
@@ -241,13 +249,20 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 		}
 		clockKHz = icountKHz
 	}
-	words := slices.Concat([]string{CommandLine(g.boot, choice.Accel, clockKHz)}, extensionWords, cfg.Words)
+	words := slices.Concat([]string{CommandLine(g.boot, choice.Accel, clockKHz)}, extensionWords, hostWords)
 	q.CommandLine = strings.Join(words, " ")
 	if n := len(q.CommandLine); len(extensionWords) > 0 && n > maxCommandLine {
 		return nil, fmt.Errorf("kernel command line of %d bytes: Linux keeps %d, and %d extensions need %d", n, maxCommandLine, len(extensionWords), len(strings.Join(extensionWords, " ")))
 	}
-	return &Plan{Arch: g.arch, Accel: choice, Vsock: channel, CommandLine: q.CommandLine, QEMU: q, guest: g}, nil
+	return &Plan{Arch: g.arch, Accel: choice, Vsock: channel, CommandLine: q.CommandLine, Words: hostWords, QEMU: q, guest: g}, nil
 }
+
+// clearWord makes Linux clear each page of memory before it is used for anything. Linux 5.3, Documentation/admin-guide/kernel-parameters.txt.
+//
+// TCG keeps what it has translated of a page of code until somebody writes to that page, and sees only writes of the guest and of QEMU. virtiofsd puts
+// a file's content into a guest's memory behind its back: a page that once held code, and now holds another program, would run as what it held before.
+// When the guest itself writes to the page in between, TCG forgets what it knew. docs/decisions/virtiofs-under-tcg.md.
+const clearWord = "init_on_alloc=1"
 
 func list[T ~string](names []T) string {
 	var out []string
