@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -28,10 +29,42 @@ const asked = "KATABUILD_TEST_CONTAINERD"
 const runtimeVariable = "KATABUILD_TEST_RUNTIME"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asked) == "" || os.Getuid() != 0 {
+	if os.Getenv(asked)+os.Getenv(askedKubernetes) == "" || os.Getuid() != 0 {
 		os.Exit(m.Run())
 	}
+	if !nest.Inside() { // where there is no network to build programs with
+		if err := build(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(nest.Run(m.Run))
+}
+
+// build has the programs built that are not there. Without Go there are none, which the tests say.
+func build(ctx context.Context) error {
+	if _, err := exec.LookPath("go"); err != nil {
+		return nil
+	}
+	start := time.Now()
+	if _, err := releases["2"](ctx); err != nil {
+		return err
+	}
+	if os.Getenv(askedKubernetes) != "" {
+		if _, err := clusterPrograms(ctx); err != nil {
+			return err
+		}
+	}
+	if d := time.Since(start).Round(time.Second); d > 0 {
+		fmt.Fprintf(os.Stderr, "%v to build programs for tests\n", d)
+	}
+	return nil
+}
+
+// tools is where programs for tests are kept.
+func tools() (string, error) {
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "katabuild-tools"), err
 }
 
 var root = testenv.Func("root", func() error {
@@ -140,11 +173,11 @@ func onChanged(t *testing.T, name string, change func(*daemon.Config), test func
 var releases = map[string]func(context.Context) (daemon.Release, error){
 	"1.6": func(ctx context.Context) (daemon.Release, error) { return daemon.Distribution(ctx, "/usr/bin") },
 	"2": func(ctx context.Context) (daemon.Release, error) {
-		cache, err := os.UserCacheDir()
+		dir, err := tools()
 		if err != nil {
 			return daemon.Release{}, err
 		}
-		return daemon.Built(ctx, filepath.Join(cache, "katabuild-tools"))
+		return daemon.Built(ctx, dir)
 	},
 }
 

@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,7 +16,6 @@ import (
 
 	"github.com/katabuild/katabuild/ci/containerd/image"
 	"github.com/katabuild/katabuild/ci/containerd/kube"
-	"github.com/katabuild/katabuild/ci/containerd/nest"
 	"github.com/katabuild/katabuild/ci/containerd/remote"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
@@ -96,22 +92,9 @@ spec:
 func TestKubernetes(t *testing.T) {
 	testenv.Require(t, testenv.Asked(askedKubernetes, "test-kubernetes"), root, testenv.Tool("runc"), testenv.Tool("go"), testenv.Tool("nice"),
 		testenv.Tool("ip"), testenv.Tool("iptables"))
-	cache, err := os.UserCacheDir()
+	programs, err := clusterPrograms(t.Context())
 	if err != nil {
 		t.Fatal(err)
-	}
-	start := time.Now()
-	programs, err := kube.Built(t.Context(), filepath.Join(cache, "katabuild-tools"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !nest.Inside() {
-		if _, err := releases["2"](t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%v for programs", time.Since(start).Round(time.Millisecond))
-		nested(t)
-		return
 	}
 	on(t, "2", func(t *testing.T, s *setting) {
 		k := &kubernetes{setting: s, last: time.Now()}
@@ -140,23 +123,13 @@ func TestKubernetes(t *testing.T) {
 	})
 }
 
-// nested runs this test in a nest, where there is no network to build programs with.
-func nested(t *testing.T) {
-	t.Helper()
-	// Pdeathsig follows the thread that made the child.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestKubernetes$", "-test.v", "-test.timeout=15m")
-	cmd.Env = append(os.Environ(), asked+"=1") // TestMain makes a nest then
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
+// clusterPrograms finds or builds what a cluster runs.
+func clusterPrograms(ctx context.Context) (kube.Programs, error) {
+	dir, err := tools()
 	if err != nil {
-		t.Fatalf("%s: %v", cmd, err)
+		return kube.Programs{}, err
 	}
-	if !strings.Contains(string(out), "--- PASS: TestKubernetes") {
-		t.Fatal("the test did not run in its nest")
-	}
+	return kube.Built(ctx, dir)
 }
 
 // kubernetes is a cluster over a containerd.

@@ -3,6 +3,7 @@ package daemon
 
 import (
 	"context"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"os"
@@ -42,14 +43,30 @@ func Distribution(ctx context.Context, dir string) (Release, error) {
 	return Release{Name: "1.6", Dir: dir}, nil
 }
 
-// Built is containerd Version2 in a folder below cache, built there with Go where it is missing. It takes a minute or three, once.
+// What containerd 2 is built from, and its checksum as a go.sum has it. What it needs in turn is checked against Go's checksum database.
+const (
+	module    = "github.com/containerd/containerd/v2"
+	moduleSum = "h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw="
+)
+
+// check says whether a program is there and was built from Version2.
+func check(program string) error {
+	b, err := buildinfo.ReadFile(program)
+	if err != nil {
+		return fmt.Errorf("%s: %w", program, err)
+	}
+	if b.Main.Path != module || b.Main.Version != "v"+Version2 || b.Main.Sum != moduleSum {
+		return fmt.Errorf("%s was built from %s %s %s, want v%s %s", program, b.Main.Path, b.Main.Version, b.Main.Sum, Version2, moduleSum)
+	}
+	return nil
+}
+
+// Built is containerd Version2 in a folder below cache, built there with Go where it is missing or is not what it should be, for which a
+// network is needed. It takes a minute or three, once.
 func Built(ctx context.Context, cache string) (Release, error) {
 	r := Release{Name: "2", Dir: filepath.Join(cache, "containerd-"+Version2)}
 	programs := []string{"containerd", "ctr", "containerd-shim-runc-v2"}
-	if !slices.ContainsFunc(programs, func(p string) bool {
-		_, err := os.Stat(filepath.Join(r.Dir, p))
-		return err != nil
-	}) {
+	if !slices.ContainsFunc(programs, func(p string) bool { return check(filepath.Join(r.Dir, p)) != nil }) {
 		return r, nil
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
@@ -62,13 +79,18 @@ func Built(ctx context.Context, cache string) (Release, error) {
 	defer os.RemoveAll(t)
 	args := []string{"install", "-trimpath", "-ldflags=-s -w"}
 	for _, p := range programs {
-		args = append(args, "github.com/containerd/containerd/v2/cmd/"+p+"@v"+Version2)
+		args = append(args, module+"/cmd/"+p+"@v"+Version2)
 	}
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = t // outside of any module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOFLAGS=", "GOBIN="+t)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return r, fmt.Errorf("build containerd %s: %w: %s", Version2, err, out)
+	}
+	for _, p := range programs {
+		if err := check(filepath.Join(t, p)); err != nil {
+			return r, err
+		}
 	}
 	if err := os.RemoveAll(r.Dir); err != nil {
 		return r, err
