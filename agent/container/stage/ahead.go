@@ -50,7 +50,7 @@ func rehearse() {
 	p := Plan{
 		Root: &Root{Path: "/"}, Mounts: []Mount{{Name: "x", Propagation: []uint64{1}}}, Devices: []Device{{Path: "x"}}, Masked: []string{"x"},
 		Sysctls: []Sysctl{{Name: "x"}}, Join: []Join{{Path: "x"}}, CreateHooks: []Hook{{Args: []string{"x"}}}, State: State{Annotations: map[string]string{"x": "y"}},
-		Process: Process{Args: []string{"x"}, Groups: []uint32{1}, Umask: &mask, Rlimits: []Rlimit{{}}, Caps: &Caps{}, Filter: make([]unix.SockFilter, 64)},
+		Process: Process{Args: []string{"x"}, Groups: []uint32{1}, Umask: &mask, Rlimits: []Rlimit{{}}, Caps: &Caps{}, Filter: make(Filter, 64)},
 	}
 	if b, err := json.Marshal(p); err == nil {
 		json.Unmarshal(b, &p)

@@ -33,73 +33,74 @@ const (
 	FirstTreeFD = 5 // for a container: the first of the plan's trees
 )
 
-// Plan is what a stage has to do. The zero values of its parts mean "nothing to do".
+// Plan is what a stage has to do. The zero values of its parts mean "nothing to do", and are not written: to read the plan is a good part of
+// what a stage does.
 type Plan struct {
-	Exec     bool   // join namespaces by PidFD
-	Flags    int    // which, as CLONE_NEW flags
-	Join     []Join // namespaces whose files came with the plan
-	Unshare  int    // CLONE_NEW flags of namespaces that clone(2) did not make
-	Offsets  string // contents of timens_offsets(5), where a time namespace is new
-	AskHooks bool   // say Hooks and wait for leave before anything is mounted
+	Exec     bool   `json:",omitzero"` // join namespaces by PidFD
+	Flags    int    `json:",omitzero"` // which, as CLONE_NEW flags
+	Join     []Join `json:",omitzero"` // namespaces whose files came with the plan
+	Unshare  int    `json:",omitzero"` // CLONE_NEW flags of namespaces that clone(2) did not make
+	Offsets  string `json:",omitzero"` // contents of timens_offsets(5), where a time namespace is new
+	AskHooks bool   `json:",omitzero"` // say Hooks and wait for leave before anything is mounted
 
-	Root       *Root
-	Mounts     []Mount
-	Trees      int // how many detached mounts come with the plan
-	Devices    []Device
-	Console    bool // bind the terminal to /dev/console
-	Masked     []string
-	Readonly   []string
-	Sysctls    []Sysctl
-	Hostname   string
-	Domainname string
+	Root       *Root    `json:",omitzero"`
+	Mounts     []Mount  `json:",omitzero"`
+	Trees      int      `json:",omitzero"` // how many detached mounts come with the plan
+	Devices    []Device `json:",omitzero"`
+	Console    bool     `json:",omitzero"` // bind the terminal to /dev/console
+	Masked     []string `json:",omitzero"`
+	Readonly   []string `json:",omitzero"`
+	Sysctls    []Sysctl `json:",omitzero"`
+	Hostname   string   `json:",omitzero"`
+	Domainname string   `json:",omitzero"`
 
-	CreateHooks []Hook // createContainer
-	StartHooks  []Hook // startContainer
-	State       State
+	CreateHooks []Hook `json:",omitzero"` // createContainer
+	StartHooks  []Hook `json:",omitzero"` // startContainer
+	State       State  `json:",omitzero"`
 
-	Process Process
+	Process Process `json:",omitzero"`
 }
 
 // Join is a namespace to join.
 type Join struct {
-	Path string // what errors call it
-	Flag int    // CLONE_NEW
+	Path string `json:",omitzero"` // what errors call it
+	Flag int    `json:",omitzero"` // CLONE_NEW
 }
 
 // Root is the root file system.
 type Root struct {
-	Path        string
-	Readonly    bool
-	Propagation uint64 // MS_ bits for "/" afterwards; 0 leaves it a slave
-	NoPivot     bool   // MS_MOVE and chroot(2) instead of pivot_root(2), which cannot replace an initramfs
+	Path        string `json:",omitzero"`
+	Readonly    bool   `json:",omitzero"`
+	Propagation uint64 `json:",omitzero"` // MS_ bits for "/" afterwards; 0 leaves it a slave
+	NoPivot     bool   `json:",omitzero"` // MS_MOVE and chroot(2) instead of pivot_root(2), which cannot replace an initramfs
 }
 
 // Mount is one mount in the container. Destination is resolved inside the root, following no link out of it.
 type Mount struct {
-	Name        string // what errors call it
-	Destination string
-	Source      string
-	Type        string // empty for a bind
-	Bind        bool
-	Recursive   bool    // the bind takes what is mounted below along
-	Flags       uintptr // MS_ bits for mount(2); none for a bind
-	Data        string
-	Set, Clear  uint64 // MOUNT_ATTR_ bits for a bind
-	RSet, RClr  uint64 // likewise, for all that is below too
-	Propagation []uint64
-	Tree        int  // for a bind: the number of the tree that is mounted, from 1; else the tree is made from Source
-	Exact       bool // refuse a destination that is reached through a link
+	Name        string   `json:",omitzero"` // what errors call it
+	Destination string   `json:",omitzero"`
+	Source      string   `json:",omitzero"`
+	Type        string   `json:",omitzero"` // empty for a bind
+	Bind        bool     `json:",omitzero"`
+	Recursive   bool     `json:",omitzero"` // the bind takes what is mounted below along
+	Flags       uintptr  `json:",omitzero"` // MS_ bits for mount(2); none for a bind
+	Data        string   `json:",omitzero"`
+	Set, Clear  uint64   `json:",omitzero"` // MOUNT_ATTR_ bits for a bind
+	RSet, RClr  uint64   `json:",omitzero"` // likewise, for all that is below too
+	Propagation []uint64 `json:",omitzero"`
+	Tree        int      `json:",omitzero"` // for a bind: the number of the tree that is mounted, from 1; else the tree is made from Source
+	Exact       bool     `json:",omitzero"` // refuse a destination that is reached through a link
 }
 
 // Device is a device node. Bind takes the guest's own node instead of making one, which a user namespace may not.
 type Device struct {
-	Path     string
-	Type     uint32 // S_IFCHR, S_IFBLK or S_IFIFO
-	Major    uint32
-	Minor    uint32
-	Mode     uint32
-	UID, GID uint32
-	Bind     bool
+	Path     string `json:",omitzero"`
+	Type     uint32 `json:",omitzero"` // S_IFCHR, S_IFBLK or S_IFIFO
+	Major    uint32 `json:",omitzero"`
+	Minor    uint32 `json:",omitzero"`
+	Mode     uint32 `json:",omitzero"`
+	UID, GID uint32 `json:",omitzero"`
+	Bind     bool   `json:",omitzero"`
 }
 
 // Sysctl is a file below /proc/sys.
@@ -107,11 +108,11 @@ type Sysctl struct{ Name, Value string }
 
 // Hook is a program to run with the state on its standard input.
 type Hook struct {
-	Kind    string // as in the specification: "createContainer"
-	Path    string
-	Args    []string // with argv[0]
-	Env     []string
-	Timeout time.Duration // zero: as long as it likes
+	Kind    string        `json:",omitzero"` // as in the specification: "createContainer"
+	Path    string        `json:",omitzero"`
+	Args    []string      `json:",omitzero"` // with argv[0]
+	Env     []string      `json:",omitzero"`
+	Timeout time.Duration `json:",omitzero"` // zero: as long as it likes
 }
 
 // State is the state of a container, as the runtime specification lays it out: config.md, "State".
@@ -126,33 +127,33 @@ type State struct {
 
 // Process is what the stage turns into.
 type Process struct {
-	Args     []string
-	Env      []string
-	Cwd      string
-	Terminal bool
-	Rows     uint16
-	Columns  uint16
-	UID      uint32
-	GID      uint32
-	Groups   []uint32
-	Umask    *uint32
-	Rlimits  []Rlimit
-	Caps     *Caps // nil keeps none
-	NoNew    bool
-	Label    string // SELinux label for exec
-	Filter   []unix.SockFilter
-	FFlags   uint // flags for seccomp(2)
+	Args     []string `json:",omitzero"`
+	Env      []string `json:",omitzero"`
+	Cwd      string   `json:",omitzero"`
+	Terminal bool     `json:",omitzero"`
+	Rows     uint16   `json:",omitzero"`
+	Columns  uint16   `json:",omitzero"`
+	UID      uint32   `json:",omitzero"`
+	GID      uint32   `json:",omitzero"`
+	Groups   []uint32 `json:",omitzero"`
+	Umask    *uint32  `json:",omitzero"`
+	Rlimits  []Rlimit `json:",omitzero"`
+	Caps     *Caps    `json:",omitzero"` // nil keeps none
+	NoNew    bool     `json:",omitzero"`
+	Label    string   `json:",omitzero"` // SELinux label for exec
+	Filter   Filter   `json:",omitzero"`
+	FFlags   uint     `json:",omitzero"` // flags for seccomp(2)
 	// SetGroups is false in a user namespace that forbids setgroups(2).
-	SetGroups   bool
-	IOPrio      int // ioprio_set(2) value; 0 leaves it
-	Scheduler   *unix.SchedAttr
-	Personality *uint32
+	SetGroups   bool            `json:",omitzero"`
+	IOPrio      int             `json:",omitzero"` // ioprio_set(2) value; 0 leaves it
+	Scheduler   *unix.SchedAttr `json:",omitzero"`
+	Personality *uint32         `json:",omitzero"`
 }
 
 // Rlimit is a resource limit.
 type Rlimit struct {
-	Resource int
-	Cur, Max uint64
+	Resource int    `json:",omitzero"`
+	Cur, Max uint64 `json:",omitzero"`
 }
 
 // Caps are the five sets, one bit a capability.

@@ -1,9 +1,11 @@
 package stage
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -120,5 +122,58 @@ func TestCapsetHalves(t *testing.T) {
 	c := newCapset(1<<40|1, 1<<33, 2)
 	if c.data[0] != (unix.CapUserData{Effective: 1, Inheritable: 2}) || c.data[1] != (unix.CapUserData{Effective: 1 << 8, Permitted: 2}) {
 		t.Errorf("%+v", c.data)
+	}
+}
+
+// fill gives every part of a value something that is not its zero.
+func fill(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		v.SetInt(-7)
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		v.SetUint(250)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem())
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(v.Index(1))
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(reflect.ValueOf("a"), reflect.ValueOf("b"))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i))
+		}
+	default:
+		panic("a plan with a " + v.Kind().String())
+	}
+}
+
+func TestNothingOfAPlanIsLost(t *testing.T) {
+	var full Plan
+	fill(reflect.ValueOf(&full).Elem())
+	zero := uint32(0)
+	for _, want := range []Plan{{}, full, {Process: Process{Umask: &zero, Groups: []uint32{0}, Caps: &Caps{}}, Root: &Root{}}} {
+		b, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Plan
+		if err := json.Unmarshal(b, &got); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s became %+v", b, got)
+		}
+	}
+	for _, bad := range []string{`{"Process":{"Filter":"AAAA"}}`, `{"Process":{"Filter":"?"}}`} {
+		if err := json.Unmarshal([]byte(bad), &Plan{}); err == nil {
+			t.Errorf("%s was taken", bad)
+		}
 	}
 }
