@@ -104,7 +104,7 @@ test-faults: ## kill QEMU, virtiofsd, the shim and containerd at random moments 
 	@sh ci/test.sh faults
 
 .PHONY: test-kubernetes
-test-kubernetes: ## build kubelet, kube-apiserver and etcd, and run a pod in a guest (as root; half an hour the first time)
+test-kubernetes: ## build kubelet, kube-apiserver and etcd, and run a pod in a guest (as root; some minutes more the first time)
 	@sh ci/test.sh kubernetes
 
 .PHONY: bench-containers
