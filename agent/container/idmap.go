@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 
-	"github.com/katabuild/katabuild/agent/container/stage"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/agent/container/stage"
+	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
 // idmap is that a mount has other owners than its file system says.
@@ -126,20 +126,13 @@ func (r *Runner) mapping(uids, gids []specs.LinuxIDMapping) (*os.File, error) {
 // fileSystem is the name of the file system that a path is on.
 func fileSystem(p string) string {
 	var st unix.Statx_t
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	all, err := mountinfo.Self()
 	if err != nil || unix.Statx(unix.AT_FDCWD, p, 0, unix.STATX_MNT_ID, &st) != nil {
 		return "(unknown)"
 	}
-	return fileSystemOf(string(b), st.Mnt_id)
-}
-
-// fileSystemOf finds the name by the number of a mount, the first field of a line of mountinfo. proc_pid_mountinfo(5).
-func fileSystemOf(mountinfo string, id uint64) string {
-	for line := range strings.Lines(mountinfo) {
-		if number, _, _ := strings.Cut(line, " "); number == strconv.FormatUint(id, 10) {
-			if m := parseMounts(line); len(m) == 1 {
-				return m[0].kind
-			}
+	for _, m := range all {
+		if m.ID == st.Mnt_id {
+			return m.Type
 		}
 	}
 	return "(unknown)"

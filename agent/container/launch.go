@@ -16,12 +16,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
 	"github.com/katabuild/katabuild/agent/container/cgroup"
 	"github.com/katabuild/katabuild/agent/container/child"
 	"github.com/katabuild/katabuild/agent/container/stage"
 	"github.com/katabuild/katabuild/agent/reap"
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
+	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
 // IsStage says whether a program with these arguments was started as a stage, and so shall call Stage before anything else. It may be
@@ -98,13 +100,13 @@ func sealed(self string) (string, error) {
 
 // firstRoot says whether the root is the kernel's first one, which has no device to be mounted from.
 func firstRoot() bool {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	all, err := mountinfo.Self()
 	if err != nil {
 		return false
 	}
-	for _, m := range parseMounts(string(b)) {
-		if m.point == "/" {
-			return m.kind == "rootfs"
+	for _, m := range all {
+		if m.Point == "/" {
+			return m.Type == "rootfs"
 		}
 	}
 	return true // a root that mountinfo does not list
@@ -443,32 +445,14 @@ func (c *control) next(ctx context.Context) (stage.Message, error) {
 	return m, nil
 }
 
-// mountPoint is a line of mountinfo. proc_pid_mountinfo(5).
-type mountPoint struct{ point, kind string }
-
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-
-func parseMounts(s string) []mountPoint {
-	var out []mountPoint
-	for line := range strings.Lines(s) {
-		before, after, ok := strings.Cut(line, " - ")
-		f, k := strings.Fields(before), strings.Fields(after)
-		if ok && len(f) >= 6 && len(k) >= 1 {
-			out = append(out, mountPoint{unescape.Replace(f[4]), k[0]})
-		}
-	}
-	return out
-}
-
 // removeFolder removes a container's folder after unmounting all in it. What cannot be unmounted is not removed from within.
 func removeFolder(dir string) error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.Self()
 	if err != nil {
 		return fmt.Errorf("mounts below %s: %w", dir, err)
 	}
-	mounts := parseMounts(string(b))
 	for i := len(mounts) - 1; i >= 0; i-- { // what was mounted last lies on top
-		if p := mounts[i].point; p == dir || strings.HasPrefix(p, dir+string(filepath.Separator)) {
+		if p := mounts[i].Point; p == dir || strings.HasPrefix(p, dir+string(filepath.Separator)) {
 			if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
 				return fmt.Errorf("unmount %s: %w", p, err)
 			}

@@ -19,11 +19,12 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katabuild/katabuild/agent/timeline"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/report"
-	"golang.org/x/sys/unix"
 )
 
 // maxConfig bounds the unpacked kernel configuration, in bytes; real ones have 300,000.

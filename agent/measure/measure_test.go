@@ -152,25 +152,3 @@ func TestMemoryBlocks(t *testing.T) {
 		t.Error("a size that is no number passes")
 	}
 }
-
-func TestRootMount(t *testing.T) {
-	for name, tc := range map[string]struct {
-		info string
-		want mount
-	}{
-		"an initrd":             {"1 1 0:2 / / rw - rootfs none rw\n", mount{"0:2", "rootfs", "none"}},
-		"a disk, shared":        {"21 1 254:0 / / ro,relatime shared:1 master:2 - ext4 /dev/dm-0 ro\n", mount{"254:0", "ext4", "/dev/dm-0"}},
-		"the one on top":        {"1 1 0:2 / / rw - rootfs none rw\n22 1 8:1 / / ro - erofs /dev/vda1 ro\n", mount{"8:1", "erofs", "/dev/vda1"}},
-		"a source with a space": {`1 1 0:2 / / rw - virtiofs my\040tag rw` + "\n", mount{"0:2", "virtiofs", "my tag"}},
-		"not one below":         {"1 1 0:2 / / rw - rootfs none rw\n23 1 0:5 / /proc rw - proc proc rw\n", mount{"0:2", "rootfs", "none"}},
-	} {
-		if got, err := mountAt(tc.info, "/"); err != nil || got != tc.want {
-			t.Errorf("%s: got %v, %v", name, got, err)
-		}
-	}
-	for _, info := range []string{"", "1 1 0:2 / /\n", "1 1 0:2 / / rw rootfs none rw\n", "1 1 0:2 / / rw -\n"} {
-		if m, err := mountAt(info, "/"); err == nil {
-			t.Errorf("%q: got %v, want an error", info, m)
-		}
-	}
-}

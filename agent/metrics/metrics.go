@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
 // ticks is how many of them the kernel counts in a second for user space: USER_HZ, 100 on every architecture of ours. proc(5).
@@ -96,7 +98,7 @@ func (c *Collector) fileSystems(text string) ([]family, error) {
 		if len(words) < 3 {
 			return nil, fmt.Errorf("line %q: want device, mount point and type", strings.TrimSpace(line))
 		}
-		device, point := unescape(words[0]), unescape(words[1])
+		device, point := mountinfo.Unescape(words[0]), mountinfo.Unescape(words[1])
 		if !strings.HasPrefix(device, "/dev/") && words[2] != "tmpfs" && words[2] != "virtiofs" && words[2] != "overlay" || seen[point] {
 			continue
 		}

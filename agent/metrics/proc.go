@@ -262,19 +262,3 @@ func (*Collector) disks(text string) ([]family, error) {
 	}
 	return []family{f}, nil
 }
-
-// unescape reads \ooo, by which the kernel writes spaces, tabs, ends of lines and backslashes. proc_pid_mounts(5).
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}

@@ -22,6 +22,7 @@ import (
 	"github.com/katabuild/katabuild/agent/devmapper"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -63,14 +64,14 @@ func read(path string) string {
 // mounts lists what is mounted below dir.
 func mounts(t *testing.T, dir string) []string {
 	t.Helper()
-	points, err := mountPoints(read("/proc/self/mountinfo"))
+	all, err := mountinfo.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []string
-	for _, p := range points {
-		if strings.HasPrefix(p, dir+"/") {
-			out = append(out, p)
+	for _, m := range all {
+		if strings.HasPrefix(m.Point, dir+"/") {
+			out = append(out, m.Point)
 		}
 	}
 	return out

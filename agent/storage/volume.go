@@ -4,14 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
 // VolumeStats says how full the file system at a path of the guest is: its bytes and its inodes, as the container storage interface counts them.
@@ -96,52 +95,18 @@ func resize(p place, size string) error {
 
 // StaleMounts looks at every mount below the shared folder, so that the shared file system lets go of those whose source is gone on the host.
 func (m *Manager) StaleMounts() error {
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	points, err := mountPoints(string(text))
+	all, err := mountinfo.Self()
 	if err != nil {
 		return err
 	}
 	shared := filepath.Join(m.c.Run, SharedDir) + "/"
-	for _, p := range points {
-		if !strings.HasPrefix(p, shared) {
+	for _, mount := range all {
+		if !strings.HasPrefix(mount.Point, shared) {
 			continue
 		}
 		var st unix.Stat_t
 		// The look is the deed; what it finds is of no interest.
-		_ = unix.Stat(p, &st)
+		_ = unix.Stat(mount.Point, &st)
 	}
 	return nil
-}
-
-// mountPoints reads the fifth field of each line. Documentation/filesystems/proc.rst, /proc/<pid>/mountinfo.
-func mountPoints(text string) ([]string, error) {
-	const point = 4
-	var points []string
-	for line := range strings.Lines(text) {
-		fields := strings.Fields(line)
-		if len(fields) <= point {
-			return nil, fmt.Errorf("mountinfo: line %q has no mount point", strings.TrimSpace(line))
-		}
-		points = append(points, unescape(fields[point]))
-	}
-	return points, nil
-}
-
-// unescape reads \ooo, by which the kernel writes spaces, tabs, ends of lines and backslashes.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

@@ -5,7 +5,6 @@
 package cgroup
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
 // prefix begins the name of a pod's group, as with Kata Containers.
@@ -63,8 +64,8 @@ func Dirs(parent, id string) ([]string, error) {
 	return groups("/proc/self/mountinfo", "/proc/self/cgroup", parent, id)
 }
 
-func groups(mountinfo, self, parent, id string) ([]string, error) {
-	places, err := readPlaces(mountinfo, self)
+func groups(mounts, self, parent, id string) ([]string, error) {
+	places, err := readPlaces(mounts, self)
 	if err != nil {
 		return nil, fmt.Errorf("control groups: %w", err)
 	}
@@ -81,9 +82,9 @@ func Join(parent, id string) (Group, error) {
 	return join("/proc/self/mountinfo", "/proc/self/cgroup", parent, id)
 }
 
-func join(mountinfo, self, parent, id string) (Group, error) {
+func join(mounts, self, parent, id string) (Group, error) {
 	var g Group
-	places, err := readPlaces(mountinfo, self)
+	places, err := readPlaces(mounts, self)
 	if err != nil {
 		return g, fmt.Errorf("control groups: %w", err)
 	}
@@ -183,29 +184,22 @@ func Remove(dirs []string) error {
 
 // readPlaces says where this process is in every hierarchy that is mounted.
 // Formats: proc_pid_mountinfo(5), proc_pid_cgroup(5).
-func readPlaces(mountinfo, self string) ([]place, error) {
+func readPlaces(mounts, self string) ([]place, error) {
 	paths, err := readSelf(self)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(mountinfo)
+	all, err := mountinfo.File(mounts)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	var out []place
 	seen := map[string]bool{}
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		before, after, ok := strings.Cut(s.Text(), " - ")
-		left, right := strings.Fields(before), strings.Fields(after)
-		if !ok || len(left) < 5 || len(right) < 3 {
-			continue
-		}
+	for _, m := range all {
 		key := ""
-		switch right[0] {
+		switch m.Type {
 		case "cgroup":
-			key = hierarchy(strings.Split(right[2], ","), paths)
+			key = hierarchy(m.Super, paths)
 		case "cgroup2":
 			// Beside hierarchies of version 1 it has no controllers, and whoever made the parents has not made them here.
 			if len(paths) == 1 {
@@ -217,13 +211,13 @@ func readPlaces(mountinfo, self string) ([]place, error) {
 			continue
 		}
 		p, ok := paths[key]
-		if !ok || seen[key] || left[3] != "/" {
+		if !ok || seen[key] || m.Root != "/" {
 			continue
 		}
 		seen[key] = true
-		out = append(out, place{mount: left[4], path: p})
+		out = append(out, place{mount: m.Point, path: p})
 	}
-	return out, s.Err()
+	return out, nil
 }
 
 // hierarchy is the key of the hierarchy whose mount has these options.

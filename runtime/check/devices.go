@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/katabuild/katabuild/runtime/config"
 )
 
@@ -201,19 +202,18 @@ func (c *checker) controlGroups(context.Context) {
 		c.say(Optional, name, "mount /proc", "%v", err)
 		return
 	}
+	all, err := mountinfo.Parse(string(b))
+	if err != nil {
+		c.say(Optional, name, "", "/proc/self/mountinfo: %v", err)
+		return
+	}
 	v1, v2 := 0, ""
-	for l := range strings.Lines(string(b)) {
-		// The file system's type is behind a lone dash; the mount point is the fifth field. proc_pid_mountinfo(5).
-		before, after, ok := strings.Cut(l, " - ")
-		f, g := strings.Fields(before), strings.Fields(after)
-		if !ok || len(f) < 5 || len(g) < 1 {
-			continue
-		}
-		switch g[0] {
+	for _, m := range all {
+		switch m.Type {
 		case "cgroup":
 			v1++
 		case "cgroup2":
-			v2 = f[4]
+			v2 = m.Point
 		}
 	}
 	switch {

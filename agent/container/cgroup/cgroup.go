@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
 // controllers are those that containers use.
@@ -65,7 +67,11 @@ func Prepare(root, leaf string) error {
 // favorMoves lets processes change their group without waiting until every processor has looked away (two to three ticks of the clock), for a
 // slightly dearer fork(2). Linux: Documentation/admin-guide/cgroup-v2.rst, "favordynmods"; before 6.0 there is no such option, and no harm done.
 func favorMoves(root string) error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	all, err := mountinfo.Self()
+	if err != nil {
+		return fmt.Errorf("mount options of cgroups: %w", err)
+	}
+	mount, err := mountinfo.At(all, root)
 	if err != nil {
 		return fmt.Errorf("mount options of cgroups: %w", err)
 	}
@@ -74,7 +80,7 @@ func favorMoves(root string) error {
 		return fmt.Errorf("mount options of cgroups: %w", err)
 	}
 	defer unix.Close(fs)
-	for _, o := range superOptions(string(b), root) { // what is not said again is taken away
+	for _, o := range mount.Super { // what is not said again is taken away
 		if o != "rw" && o != "ro" {
 			if err := unix.FsconfigSetFlag(fs, o); err != nil {
 				return fmt.Errorf("mount option %s of cgroups: %w", o, err)
@@ -88,19 +94,6 @@ func favorMoves(root string) error {
 		return fmt.Errorf("mount option favordynmods of cgroups: %w", err)
 	}
 	return nil
-}
-
-// superOptions are the options of the file system at a mount point, the last field of a line of mountinfo. proc_pid_mountinfo(5).
-func superOptions(mountinfo, point string) []string {
-	var out []string
-	for line := range strings.Lines(mountinfo) {
-		before, after, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
-		f, super := strings.Fields(before), strings.Fields(after)
-		if len(f) > 4 && f[4] == point && len(super) == 3 {
-			out = strings.Split(super[2], ",")
-		}
-	}
-	return out
 }
 
 // enable passes on every controller that dir has. Those that it has not are complained of where they are asked for.

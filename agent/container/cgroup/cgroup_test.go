@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"slices"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -173,21 +172,10 @@ func TestCountersAreRead(t *testing.T) {
 	}
 }
 
-func TestMountOptionsAreThoseOfTheFileSystem(t *testing.T) {
-	const info = "22 1 0:5 / / rw - rootfs none rw\n30 22 0:20 / /sys/fs/cgroup rw,nosuid shared:1 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\nnonsense\n"
-	if got := superOptions(info, "/sys/fs/cgroup"); !slices.Equal(got, []string{"rw", "nsdelegate", "memory_recursiveprot"}) {
-		t.Error(got)
-	}
-	if got := superOptions(info, "/sys"); got != nil {
-		t.Error(got)
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	f.Add("8:0 rbytes=1 wbytes=2\nusage_usec 5\n")
 	f.Fuzz(func(t *testing.T, s string) {
 		parseIO(s)
 		parseKeyed(s)
-		superOptions(s, "/x")
 	})
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
 // variable tells the stages of Run apart.
@@ -167,14 +169,12 @@ func Look() (State, error) {
 		}
 		s.things["process "+pid+": "+strings.ReplaceAll(strings.TrimRight(string(b), "\x00"), "\x00", " ")] = true
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.Self()
 	if err != nil {
 		return s, err
 	}
-	for l := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(l); len(f) > 5 {
-			s.things["mount "+f[4]] = true
-		}
+	for _, m := range mounts {
+		s.things["mount "+m.Point] = true
 	}
 	ns, _ := filepath.Glob("/run/netns/*")
 	for _, n := range ns {
