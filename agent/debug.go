@@ -97,29 +97,16 @@ const (
 
 // serveShells runs a shell for each connection that l accepts, until ctx ends, and then ends them. It closes l.
 func serveShells(ctx context.Context, l net.Listener, r *reap.Reaper, log *slog.Logger) error {
-	defer l.Close()
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	room := make(chan struct{}, maxShells)
-	for {
-		c, err := l.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				_ = c.Close() // nothing was said on it
-			}
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("accept: %w", err)
-		}
+	return accept(ctx, l, func(c net.Conn) {
 		select {
 		case room <- struct{}{}:
 		default:
 			_, _ = fmt.Fprintf(c, "%sthere are %d shells already\r\n", name, maxShells) // who it is for may be gone
 			_ = c.Close()
-			continue
+			return
 		}
 		wg.Go(func() {
 			defer func() { <-room }()
@@ -127,7 +114,7 @@ func serveShells(ctx context.Context, l net.Listener, r *reap.Reaper, log *slog.
 				log.Error("debug console: " + err.Error())
 			}
 		})
-	}
+	})
 }
 
 // serveShell runs one shell, which ends with the connection. It closes c.

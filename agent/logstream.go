@@ -137,22 +137,9 @@ func serveLog(ctx context.Context, port uint32, s *logStream, log *slog.Logger) 
 
 // serve hands the log to the newest connection of l, until ctx ends. It closes l.
 func (s *logStream) serve(ctx context.Context, l net.Listener) error {
-	defer l.Close()
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
 	last := func() {}
 	defer func() { last() }()
-	for {
-		c, err := l.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				_ = c.Close() // nothing was said on it
-			}
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("accept: %w", err)
-		}
+	return accept(ctx, l, func(c net.Conn) {
 		last()
 		mine, cancel := context.WithCancel(ctx)
 		done := make(chan struct{})
@@ -165,7 +152,7 @@ func (s *logStream) serve(ctx context.Context, l net.Listener) error {
 			_ = c.Close() // a newer one has taken over, or the agent ends
 			<-done
 		}
-	}
+	})
 }
 
 // send writes the log to c until ctx or c ends. It closes c.
