@@ -51,6 +51,9 @@ type Service struct {
 
 	create sync.Mutex // held while a pod is made: the calls for its containers wait for it
 
+	ending context.Context // of what is being made: it ends with the process
+	giveUp func()          // ends it
+
 	mu    sync.Mutex // guards what follows
 	pod   *pod.Pod
 	tasks map[string]*task
@@ -58,7 +61,10 @@ type Service struct {
 
 // New makes a service. end is called when containerd asks for the end of it and nothing is left to serve.
 func New(o Options, end func()) *Service {
-	return &Service{o: o, log: o.Log, events: newPublisher(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{}}
+	ending, giveUp := context.WithCancel(context.Background())
+	return &Service{
+		o: o, log: o.Log, events: newPublisher(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{}, ending: ending, giveUp: giveUp,
+	}
 }
 
 // task is a container as containerd knows it.
@@ -172,6 +178,9 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	return &taskapi.CreateTaskResponse{Pid: s.pid()}, nil
 }
 
+// errEnding is for what is asked of a shim that has been told to end, or was being made.
+var errEnding = status.Error(codes.Unavailable, "the shim is being ended")
+
 func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) (*task, error) {
 	spec, err := readSpec(r.Bundle)
 	if err != nil {
@@ -183,6 +192,12 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	}
 	s.create.Lock()
 	defer s.create.Unlock()
+	if s.ending.Err() != nil {
+		return nil, errEnding
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.ending, func() { cancel(errEnding) })()
 	s.mu.Lock()
 	p := s.pod
 	_, exists := s.tasks[r.ID]
@@ -625,6 +640,7 @@ func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*empt
 	if busy && !r.Now {
 		return &emptypb.Empty{}, nil
 	}
+	s.giveUp()
 	if p != nil {
 		if err := p.Stop(); err != nil {
 			s.log.Error("stop the pod", "err", err)
@@ -634,8 +650,11 @@ func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*empt
 	return &emptypb.Empty{}, nil
 }
 
-// Close ends the pod and sends what events wait to be sent.
+// Close ends the pod, also one that is being made, and sends what events wait to be sent.
 func (s *Service) Close() error {
+	s.giveUp()
+	s.create.Lock() // whoever makes a pod takes it down, which this process must not cut short
+	defer s.create.Unlock()
 	s.mu.Lock()
 	p := s.pod
 	s.mu.Unlock()

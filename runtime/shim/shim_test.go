@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,17 +15,23 @@ import (
 	"time"
 
 	eventtypes "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/ttrpc"
-	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/internal/testenv"
-	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/pod"
 
 	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
@@ -369,4 +376,84 @@ func TestInputThatEndsBeforeTheProcessExistsEndsIt(t *testing.T) {
 		t.Error("the process waits for input that never comes")
 	}
 	p.close()
+}
+
+// TestAPodThatIsBeingMadeIsTakenDown has a QEMU that never answers. Whoever ends the shim then must wait for the end of what Create began.
+func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, s *Service){
+		"by containerd": func(t *testing.T, s *Service) {
+			if _, err := s.Shutdown(t.Context(), &taskapi.ShutdownRequest{Now: true}); err != nil {
+				t.Error(err)
+			}
+		},
+		"by a signal": func(*testing.T, *Service) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			m := papertest.Manifest()
+			for _, f := range m.Files() {
+				p := filepath.Join(dir, "guest", f.Path)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(f.Path), 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			data, err := m.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			started := filepath.Join(dir, "started")
+			lines := fmt.Sprintf("[hypervisor.qemu]\nguest = %q\npath = %q\nshared_fs = \"none\"\nacceleration = \"tcg\"\n", dir+"/guest", dir+"/qemu")
+			for p, text := range map[string]string{
+				"qemu": "#!/bin/sh\ntouch " + started + "\nexec sleep 300\n", "configuration.toml": lines,
+				"bundle/config.json": `{"ociVersion": "1.2.0", "process": {"args": ["true"]}}`,
+			} {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755), os.WriteFile(filepath.Join(dir, p), []byte(text), 0o755)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := manifest.Write(dir+"/guest", data); err != nil {
+				t.Fatal(err)
+			}
+			dirs := pod.Dirs{State: filepath.Join(dir, "state"), Share: filepath.Join(dir, "share")}
+			s := New(Options{
+				Namespace: "test", Dirs: dirs, Log: slog.New(slog.DiscardHandler), Publish: Publish{Command: []string{"true"}},
+			}, func() {})
+			options, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: dir + "/configuration.toml"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &taskapi.CreateTaskRequest{ID: "p-1", Bundle: dir + "/bundle", Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: options}}
+			created := make(chan error, 1)
+			go func() {
+				_, err := s.Create(context.Background(), r)
+				created <- err
+			}()
+			for {
+				if _, err := os.Stat(started); err == nil {
+					break
+				}
+				select {
+				case err := <-created:
+					t.Fatal(err)
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+			if ids, err := pod.List(dirs); err != nil || len(ids) != 1 {
+				t.Fatal(ids, err)
+			}
+			end(t, s)
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			if ids, err := pod.List(dirs); err != nil || len(ids) != 0 {
+				t.Errorf("left behind: %q, %v", ids, err)
+			}
+			if err := <-created; err == nil {
+				t.Error("create went well")
+			}
+			if _, err := s.Create(t.Context(), r); status.Code(err) != codes.Unavailable {
+				t.Errorf("create after the end: %v", err)
+			}
+		})
+	}
 }
