@@ -181,8 +181,12 @@ func (c Config) Argv() []string {
 		cpu = "host"
 	}
 	cpus := strconv.Itoa(c.CPUs)
-	if c.MaxCPUs > 0 {
-		cpus += fmt.Sprintf(",maxcpus=%d", c.MaxCPUs)
+	most := c.MaxCPUs
+	if c.Accel == accel.TCG && max(c.CPUs, most) < parallelCPUs {
+		most = parallelCPUs
+	}
+	if most > 0 {
+		cpus += fmt.Sprintf(",maxcpus=%d", most)
 	}
 	add("-cpu", cpu, "-smp", cpus, "-m", memory)
 	if c.Machine == MicroVM && (c.Vsock.set() || c.RNG || len(c.Disks)+len(c.FileSystems)+len(c.NICs) > 0) {
@@ -319,3 +323,8 @@ func quoteWord(w string) string {
 	}
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
+
+// parallelCPUs is how many processors a machine must be able to have for TCG to carry out memory barriers. Without them a back end in another
+// process (virtiofsd, vsock) and the guest miss each other's notifications now and then, and wait for ever. QEMU before 8.1 leaves them out where
+// there can be one processor only: accel/tcg/tcg-accel-ops-mttcg.c, tcg/tcg-op.c; commit c914d46d0a645e7c633292146f4e38c945d4f847 mended it.
+const parallelCPUs = 2
