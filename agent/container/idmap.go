@@ -6,11 +6,10 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
-
 	"github.com/katabuild/katabuild/agent/container/stage"
 	"github.com/katabuild/katabuild/internal/mountinfo"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // idmap is that a mount has other owners than its file system says.

@@ -16,14 +16,13 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
-
 	"github.com/katabuild/katabuild/agent/container/cgroup"
 	"github.com/katabuild/katabuild/agent/container/child"
 	"github.com/katabuild/katabuild/agent/container/stage"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/internal/mountinfo"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // IsStage says whether a program with these arguments was started as a stage, and so shall call Stage before anything else. It may be

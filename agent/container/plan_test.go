@@ -6,10 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/agent/container/stage"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"github.com/katabuild/katabuild/agent/container/stage"
 )
 
 func TestMountOptions(t *testing.T) {

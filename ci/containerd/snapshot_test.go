@@ -261,7 +261,7 @@ func opened(t *testing.T, dir string) []string {
 
 // snapshots is where a snapshotter has its files.
 func (c *client) snapshots(snapshotter string) string {
-	return filepath.Join(filepath.Dir(c.dir), "c/root/io.containerd.snapshotter.v1."+snapshotter, "snapshots")
+	return filepath.Join(filepath.Dir(c.dir), "c", "root", "io.containerd.snapshotter.v1."+snapshotter, "snapshots")
 }
 
 // configure adds lines to the section of QEMU in the runtime's configuration until the test ends. They replace earlier ones of the same key.

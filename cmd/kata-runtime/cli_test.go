@@ -11,7 +11,6 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/papertest"
 )
 
@@ -73,15 +72,7 @@ func guest(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: guest DIR")
 	}
 	dir := ts.MkAbs(args[0])
-	m := papertest.Manifest()
-	for _, f := range m.Files() {
-		p := filepath.Join(dir, f.Path)
-		ts.Check(os.MkdirAll(filepath.Dir(p), 0o755))
-		ts.Check(os.WriteFile(p, []byte(f.Path), 0o644))
-	}
-	data, err := m.Encode()
-	ts.Check(err)
-	ts.Check(manifest.Write(dir, data))
+	ts.Check(papertest.WriteGuest(dir))
 	ts.Check(os.WriteFile(dir+".toml", []byte("[hypervisor.qemu]\nguest = \""+dir+"\"\n"), 0o644))
 }
 

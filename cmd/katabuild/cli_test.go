@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/jail"
-	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -44,16 +43,8 @@ func guest(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: guest DIR")
 	}
 	dir := ts.MkAbs(args[0])
-	m := papertest.Manifest()
-	for _, f := range m.Files() {
-		p := filepath.Join(dir, f.Path)
-		ts.Check(os.MkdirAll(filepath.Dir(p), 0o755))
-		ts.Check(os.WriteFile(p, []byte(f.Path), 0o644))
-	}
-	data, err := m.Encode()
-	ts.Check(err)
-	ts.Check(manifest.Write(dir, data))
-	data, err = papertest.Report().Encode()
+	ts.Check(papertest.WriteGuest(dir))
+	data, err := papertest.Report().Encode()
 	ts.Check(err)
 	ts.Check(os.WriteFile(dir+".report.json", data, 0o644))
 }

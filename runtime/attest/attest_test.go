@@ -130,10 +130,8 @@ func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
 
 func TestFilesAreClaims(t *testing.T) {
 	m, dir := papertest.Manifest(), t.TempDir()
-	for _, f := range m.Files() {
-		if err := os.WriteFile(filepath.Join(dir, f.Path), []byte(f.Path), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	if err := papertest.WriteGuest(dir); err != nil {
+		t.Fatal(err)
 	}
 	claims, err := Files(m, dir)
 	if err != nil || unmet(claims) != nil {

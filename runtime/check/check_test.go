@@ -93,17 +93,7 @@ func fits(t *testing.T) *fake {
 func guest(t *testing.T, more string) (*config.Loaded, string) {
 	t.Helper()
 	dir := t.TempDir()
-	m := papertest.Manifest()
-	for _, f := range m.Files() {
-		if err := os.WriteFile(filepath.Join(dir, f.Path), []byte(f.Path), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b, err := m.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := manifest.Write(dir, b); err != nil {
+	if err := papertest.WriteGuest(dir); err != nil {
 		t.Fatal(err)
 	}
 	l, err := config.Read([]config.Text{{Name: "c.toml", Data: []byte("[hypervisor.qemu]\nguest = \"" + dir + "\"\n" + more)}}, nil, false)

@@ -178,7 +178,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	return &taskapi.CreateTaskResponse{Pid: s.pid()}, nil
 }
 
-// errEnding is for what is asked of a shim that has been told to end, or was being made.
+// errEnding is what a container cannot be made for once the shim has been told to end.
 var errEnding = status.Error(codes.Unavailable, "the shim is being ended")
 
 func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) (*task, error) {

@@ -19,6 +19,10 @@ import (
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -26,12 +30,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
-
-	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/papertest"
-	"github.com/katabuild/katabuild/internal/testenv"
-	"github.com/katabuild/katabuild/runtime/pod"
 
 	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
@@ -390,15 +388,7 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			m := papertest.Manifest()
-			for _, f := range m.Files() {
-				p := filepath.Join(dir, "guest", f.Path)
-				if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(f.Path), 0o644)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			data, err := m.Encode()
-			if err != nil {
+			if err := papertest.WriteGuest(dir + "/guest"); err != nil {
 				t.Fatal(err)
 			}
 			started := filepath.Join(dir, "started")
@@ -410,9 +400,6 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755), os.WriteFile(filepath.Join(dir, p), []byte(text), 0o755)); err != nil {
 					t.Fatal(err)
 				}
-			}
-			if err := manifest.Write(dir+"/guest", data); err != nil {
-				t.Fatal(err)
 			}
 			dirs := pod.Dirs{State: filepath.Join(dir, "state"), Share: filepath.Join(dir, "share")}
 			s := New(Options{

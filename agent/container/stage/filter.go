@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Filter is a program for seccomp(2). In a plan it is one string: the usual profile has hundreds of instructions, and to read them one by one
-// takes longer than all else that a stage does.
+// Filter is a program for seccomp(2). In a plan it is one string: the usual profile has hundreds of instructions, each of which would be an
+// object of its own to read.
 type Filter []unix.SockFilter
 
 // insnSize is the size of struct sock_filter of <linux/filter.h>: code (2 bytes), jt, jf, k (4 bytes).
