@@ -34,6 +34,7 @@ const (
 
 	faultTime = 20 * time.Second // for a client to hear of a fault
 	nameTime  = 10 * time.Second // for an error that names its cause
+	killTime  = 30 * time.Second // for a process to end that was killed
 )
 
 // number reads a variable that is a number.
@@ -548,6 +549,7 @@ func TestCauses(t *testing.T) {
 		}
 		t.Run("a guest that panics ends its tasks", c.panics)
 		t.Run("an agent that does not answer is named", c.hangs)
+		t.Run("a process that outlives its kill takes the guest along", c.outlives)
 		t.Run("a full disk is the container's business", c.full)
 	})
 }
@@ -621,6 +623,38 @@ func (c *client) hangs(t *testing.T) {
 		if took := time.Since(start); took > faultTime {
 			t.Errorf("the removal took %v", took)
 		}
+	})
+	gone(t, before)
+}
+
+// outlives stops virtiofsd, for which a process in the guest's kernel waits whatever signal it gets.
+func (c *client) outlives(t *testing.T) {
+	before, err := nest.Look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("", func(t *testing.T) {
+		id := c.detach(t, nil, "sh", "-c", "while :; do test -e /tmp/no; test -e /tmp/ready || echo >/tmp/ready; done")
+		c.ready(t, id)
+		for _, p := range processes("virtiofsd", "/"+id+"/") {
+			if err := syscall.Kill(p, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Second) // what the guest keeps of a name is good for a second
+		start := time.Now()
+		if r := c.ctr(t, nil, "task", "kill", "-s", "SIGKILL", id); r.code != 0 {
+			t.Error(r.err)
+		}
+		equal(t, "exit code of a task that cannot be killed", c.ended(t, id), 255)
+		if took := time.Since(start); took > killTime+faultTime {
+			t.Errorf("it took %v", took)
+		}
+		r := c.exec(t, id, "true")
+		if r.code == 0 || !strings.Contains(r.err, "SIGKILL") {
+			t.Errorf("exec in a guest that was given up: %+v", r)
+		}
+		t.Logf("exec: %s", strings.TrimSpace(r.err))
 	})
 	gone(t, before)
 }

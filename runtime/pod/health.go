@@ -26,6 +26,9 @@ const (
 // ErrSilent says that the agent does not answer.
 var ErrSilent = errors.New("the agent in the guest does not answer")
 
+// ErrStuck says that a process in the guest does not end although it was killed, as one that waits in the kernel for a device that never answers.
+var ErrStuck = errors.New("a process in the guest outlives SIGKILL")
+
 // pulse knows whether the agent answers.
 type pulse struct {
 	mu     sync.Mutex    // guards what follows
@@ -156,8 +159,8 @@ func (p *Pod) graceFor(err error) {
 	}
 }
 
-// GiveUp ends the waiting for an agent that is silent, for when its guest is to end anyway. Sick is closed then.
-func (p *Pod) GiveUp() { p.lose(ErrSilent) }
+// GiveUp ends the waiting for a guest that is to end anyway: why is what requests fail with from here on. Sick is closed then.
+func (p *Pod) GiveUp(why error) { p.lose(why) }
 
 // watchFS gives the pod up when the program that shares its files ends, until ctx does: the guest waits for it in vain, and cannot be given another.
 func (p *Pod) watchFS(ctx context.Context) {

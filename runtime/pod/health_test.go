@@ -61,7 +61,7 @@ func TestAPodIsLostOnceAndForOneReason(t *testing.T) {
 	p := &Pod{sick: make(chan struct{}), pulse: newPulse()}
 	first := errors.New("first")
 	p.lose(first)
-	p.GiveUp()
+	p.GiveUp(ErrStuck)
 	<-p.Sick()
 	if !errors.Is(p.sickErr, first) {
 		t.Errorf("the reason is %v", p.sickErr)

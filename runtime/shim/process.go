@@ -35,7 +35,8 @@ type process struct {
 	exitedAt   time.Time
 	guest      *pod.Process // nil until it exists
 	files      files
-	inputEnded bool // containerd has asked for the end of the input, perhaps before the process exists
+	killedAt   time.Time // zero before the first SIGKILL
+	inputEnded bool      // containerd has asked for the end of the input, perhaps before the process exists
 }
 
 func newProcess(id, exec string, s stdio) *process {
@@ -72,6 +73,17 @@ func (p *process) exit(code int) {
 	p.phase, p.code, p.exitedAt = ended, code, time.Now()
 	p.mu.Unlock()
 	close(p.ended)
+}
+
+// killed notes that the process is killed now, and returns when it was first, and whether that was before.
+func (p *process) killed(now time.Time) (first time.Time, again bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.killedAt.IsZero() {
+		p.killedAt = now
+		return now, false
+	}
+	return p.killedAt, true
 }
 
 // open opens where the process's streams lead on the host.

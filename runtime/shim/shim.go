@@ -483,12 +483,44 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		if errors.Is(err, pod.ErrSilent) && t.sandbox && r.ExecID == "" && r.Signal == uint32(unix.SIGKILL) {
 			// Who kills the pod need not wait longer for an agent that hangs.
 			s.log.Warn("the pod is killed although its agent does not answer", "container", t.id)
-			guest.GiveUp()
+			guest.GiveUp(pod.ErrSilent)
 			return &emptypb.Empty{}, nil
 		}
 		return nil, asStatus(err)
 	}
+	if r.ExecID == "" && r.Signal == uint32(unix.SIGKILL) {
+		s.insist(t)
+	}
 	return &emptypb.Empty{}, nil
+}
+
+// killTime is how long a container may outlive SIGKILL. A process that waits in the guest's kernel for good is ended by nothing but the guest's end.
+// It is less than the 2 minutes that containerd's CRI waits for the end of a container it has killed, and more than a slow host needs.
+const killTime = 30 * time.Second
+
+// insist sees to it that SIGKILL, which t was just sent, has its effect. The first container of a pod gets killTime: whoever kills it wants the
+// pod's end. For another one, the others of its pod are not ended until it is killed once more after that time, as it is when the pod is stopped.
+func (s *Service) insist(t *task) {
+	s.mu.Lock()
+	guest := s.pod
+	s.mu.Unlock()
+	since, again := t.init.killed(time.Now())
+	giveUp := func() {
+		s.log.Error("the guest is ended, which a killed container outlives", "container", t.id)
+		guest.GiveUp(pod.ErrStuck)
+	}
+	switch {
+	case t.sandbox && !again:
+		go func() {
+			select {
+			case <-t.init.ended:
+			case <-time.After(killTime):
+				giveUp()
+			}
+		}()
+	case !t.sandbox && time.Since(since) >= killTime:
+		giveUp()
+	}
 }
 
 // Wait returns when a process has ended. It holds nothing that others need.

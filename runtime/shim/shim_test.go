@@ -192,6 +192,58 @@ func TestOutputWaitsForAReaderAndEnds(t *testing.T) {
 	}
 }
 
+// TestOutputIsKeptForWhoComesLate ends a process's output, and deletes the process, before anybody has opened the FIFO, as a quick process's may be.
+func TestOutputIsKeptForWhoComesLate(t *testing.T) {
+	for _, text := range []string{"", "words"} {
+		p := fifo(t, "out")
+		f, err := (stdio{stdout: p}).open("ns", "c1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(f.stdout, text); err != nil {
+			t.Fatal(err)
+		}
+		f.close()
+		time.Sleep(50 * time.Millisecond)
+		read := make(chan string, 1)
+		go func() {
+			b, err := os.ReadFile(p)
+			read <- fmt.Sprint(string(b), err)
+		}()
+		select {
+		case got := <-read:
+			if want := fmt.Sprint(text, error(nil)); got != want {
+				t.Errorf("read %q, want %q", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("who reads %q waits for ever", text)
+		}
+		<-f.stdout.(*output).done
+	}
+}
+
+func TestOutputThatNobodyReadsIsGivenUpOnceTheProcessIsDeleted(t *testing.T) {
+	p := fifo(t, "out")
+	o, err := newOutput(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.patience = time.Millisecond
+	if err := o.Close(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-o.done:
+		t.Error("given up before the process was deleted")
+	case <-time.After(50 * time.Millisecond):
+	}
+	o.forget()
+	<-o.done
+	if f, err := os.OpenFile(p, os.O_WRONLY|unix.O_NONBLOCK, 0); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("somebody still reads: %v, %v", f, err)
+	}
+}
+
 func TestInputEndsWhenContainerdSaysSoAndNotBefore(t *testing.T) {
 	p := fifo(t, "in")
 	f, err := (stdio{stdin: p}).open("ns", "c1")

@@ -44,6 +44,9 @@ func (f *files) close() {
 		if c != nil {
 			_ = c.Close() // closed already, or of no use any more
 		}
+		if o, ok := c.(*output); ok {
+			o.forget()
+		}
 	}
 	if f.logger != nil {
 		f.logger.wait()
@@ -102,8 +105,7 @@ type shared struct{ io.Writer }
 
 func (*shared) Close() error { return nil }
 
-// openOutput opens where output goes. A FIFO is opened for both directions: that never waits for a reader, and a containerd which starts
-// anew finds what was written in between.
+// openOutput opens where output goes.
 func openOutput(target string) (io.WriteCloser, error) {
 	if p, ok := strings.CutPrefix(target, "file://"); ok {
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -119,11 +121,86 @@ func openOutput(target string) (io.WriteCloser, error) {
 	if st.Mode()&os.ModeNamedPipe == 0 {
 		return os.OpenFile(p, os.O_WRONLY|os.O_APPEND, 0)
 	}
-	f, err := os.OpenFile(p, os.O_RDWR|unix.O_NONBLOCK, 0)
-	if err == nil {
-		flow.Widen(f, flow.PipeSize)
+	return newOutput(p)
+}
+
+// output is a FIFO that is written. Its own end for reading lets it be opened and written while nobody reads: clients come late, and a containerd that
+// starts anew finds what was written in between. What ends it for good is a reader's having been there after the last was written: a FIFO that nobody
+// has open forgets what is in it, and who opens it then waits for a writer for ever.
+type output struct {
+	*os.File
+	keep      *os.File
+	end       sync.Once
+	forgotten chan struct{} // closed by forget
+	drop      sync.Once
+	patience  time.Duration // after forget
+	done      chan struct{} // closed when nothing is open any more
+}
+
+// readerTime is how long a reader may come for the output of a process that containerd has deleted: its clients open FIFOs beside their requests.
+const readerTime = 10 * time.Second
+
+func newOutput(p string) (*output, error) {
+	r, err := os.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
 	}
-	return f, err
+	w, err := os.OpenFile(p, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	flow.Widen(w, flow.PipeSize)
+	return &output{File: w, keep: r, forgotten: make(chan struct{}), patience: readerTime, done: make(chan struct{})}, nil
+}
+
+// Close is the end of the output. It waits for nothing: where nobody reads yet, the end is kept for who comes. Calling it again is a no-op.
+func (o *output) Close() error {
+	o.end.Do(func() {
+		_ = o.keep.Close() // nothing was read from it
+		if o.isRead() {
+			_ = o.File.Close() // has been written
+			close(o.done)
+			return
+		}
+		go o.handOver()
+	})
+	return nil
+}
+
+// forget says that containerd has deleted the process: a reader that does not come soon never will. Calling it again is a no-op.
+func (o *output) forget() { o.drop.Do(func() { close(o.forgotten) }) }
+
+// handOver waits for a reader.
+func (o *output) handOver() {
+	defer close(o.done)
+	defer o.File.Close()
+	forgotten := o.forgotten
+	var late <-chan time.Time
+	for wait := time.Millisecond; !o.isRead(); wait = min(2*wait, 100*time.Millisecond) {
+		select {
+		case <-time.After(wait):
+		case <-forgotten:
+			forgotten, late = nil, time.After(o.patience)
+		case <-late:
+			return
+		}
+	}
+}
+
+// isRead says whether anybody has the FIFO open for reading. Linux: a pipe without readers polls as POLLERR for who writes (pipe(7), poll(2)).
+func (o *output) isRead() bool {
+	c, err := o.SyscallConn()
+	if err != nil {
+		return true // closed
+	}
+	read := true
+	_ = c.Control(func(fd uintptr) { // fails when it is closed
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		if _, err := unix.Poll(fds, 0); err == nil {
+			read = fds[0].Revents&unix.POLLERR == 0
+		}
+	})
+	return read
 }
 
 // input is a FIFO that is read. Its own end for writing keeps it from being at its end while nobody writes: clients come and go, and only the end that
