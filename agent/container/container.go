@@ -199,6 +199,8 @@ type Container struct {
 	init  *Process
 	plan  *blueprint
 
+	mounts mounts // used by Create, and then by Remove
+
 	op sync.Mutex // one of Start, Remove, Pause, Resume at a time; held while those wait, and by nothing else
 
 	mu      sync.Mutex
@@ -296,6 +298,7 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 		return err
 	}
 	c.init, c.control = p, ctl
+	c.keepMounts(p)
 	for {
 		m, err := ctl.next(ctx)
 		if err != nil {

@@ -197,7 +197,7 @@ func (r *Runner) launchNow(l *launch, files []*os.File) (_ *reap.Child, _ *contr
 		defer f.Close()
 		if l.enter&unix.CLONE_NEWUSER != 0 {
 			// Root of a user namespace may not look into every process in it, which joining by pidfd asks for. setns(2).
-			if f, err = mounts(l.into.pid, pidfd); err != nil {
+			if f, err = openMounts(l.into.pid, pidfd); err != nil {
 				return nil, nil, err
 			}
 			defer f.Close()
@@ -262,8 +262,8 @@ func (r *Runner) launchNow(l *launch, files []*os.File) (_ *reap.Child, _ *contr
 	return started, ours, nil
 }
 
-// mounts opens the mount namespace of the process that has this pidfd.
-func mounts(pid, pidfd int) (*os.File, error) {
+// openMounts opens the mount namespace of the process that has this pidfd.
+func openMounts(pid, pidfd int) (*os.File, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
 	if err != nil {
 		return nil, fmt.Errorf("mounts of the container: %w", err)

@@ -345,6 +345,9 @@ func (c *Container) undo(ctx context.Context) error {
 		c.init.closePidfd()
 		c.poststop(ctx)
 	}
+	if err := c.mounts.drop(ctx, c.r.goes); err != nil {
+		return err
+	}
 	return removeFolder(c.dir)
 }
 

@@ -79,3 +79,12 @@ func RestartOnPanic() error {
 	}
 	return nil
 }
+
+// PanicOnOops makes the kernel panic when it has gone wrong in itself. By default it goes on without what was running then, which in a guest is as
+// a rule something that others wait for, without end and without a cause that the host sees.
+func PanicOnOops() error {
+	if err := os.WriteFile("/proc/sys/kernel/panic_on_oops", []byte("1"), 0); err != nil {
+		return fmt.Errorf("panic when the kernel goes wrong: %w", err)
+	}
+	return nil
+}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,6 +75,7 @@ func TestPods(t *testing.T) {
 		}
 		t.Run("a pod's processes are shared where it asks", func(t *testing.T) { checkSharedPIDs(t, n) })
 		t.Run("a privileged container has every capability", func(t *testing.T) { checkPrivileged(t, n) })
+		t.Run("containers that are killed while they read leave the kernel well", func(t *testing.T) { checkKilled(t, n) })
 		t.Run("a pod lives from run to remove", func(t *testing.T) { checkPod(t, n) })
 	})
 }
@@ -536,6 +538,37 @@ func checkPrivileged(t *testing.T, n *node) {
 	want := uint64(capChown | capNetAdmin | capSysTime | capSysAdmin)
 	equal(t, "capabilities", caps(t, s, "CapEff")&want, want)
 	equal(t, "Seccomp", s.Status["Seccomp"], "0")
+}
+
+// checkKilled ends processes whose files are still being read when their mounts go, and looks whether the kernel complained.
+func checkKilled(t *testing.T, n *node) {
+	cfg := n.podConfig("killed")
+	cfg.Linux.SecurityContext.Privileged = true
+	p := n.run(t, cfg)
+	c := p.start(t, nil, "toolbox", "ahead", "/bin/busybox", "1000")
+	until(t, patience, "a mapped file", func() bool { out, _ := c.logs(t); return out != "" })
+	daemons := processes("virtiofsd", "/"+p.id+"/")
+	signal := func(s syscall.Signal) {
+		for _, pid := range daemons {
+			_ = syscall.Kill(pid, s) // it may have ended, if all went wrong
+		}
+	}
+	signal(syscall.SIGSTOP)
+	time.Sleep(2 * time.Second) // the file is being read from here on
+	time.AfterFunc(time.Second, func() { signal(syscall.SIGCONT) })
+	c.stop(t, 0)
+	if !n.guest() {
+		return // the kernel is the host's, and talks of others
+	}
+	log := p.output(t, security(func(c *cri.LinuxContainerSecurityContext) { c.Privileged = true }), "sh", "-c", "dmesg; cat /proc/sys/kernel/panic_on_oops")
+	if !strings.HasSuffix(log, "\n1\n") {
+		t.Errorf("the guest's kernel goes on when it goes wrong: %q", log[max(0, len(log)-100):])
+	}
+	for l := range strings.Lines(log) {
+		if strings.Contains(l, "Busy inodes") || strings.Contains(l, "WARNING:") || strings.Contains(l, "BUG:") || strings.Contains(l, "Oops:") {
+			t.Errorf("the guest's kernel says %q", l)
+		}
+	}
 }
 
 func checkPod(t *testing.T, n *node) {

@@ -24,6 +24,7 @@ var words = map[string]struct {
 	"serve":    {"serve ADDRESS TEXT: an HTTP server that answers TEXT, or what is posted", serve},
 	"get":      {"get URL: print the body", get},
 	"self":     {"self: print what the kernel says of this process as JSON", self},
+	"ahead":    {"ahead FILE MS: as a program in memory, with no file open, map FILE, say so, have it read after MS milliseconds, and sleep", ahead},
 	"call":     {"call NAME [PATH]: do one system call, print ok or the error's name", call},
 	"eat":      {"eat MIB: allocate and touch memory, say so, and sleep", eat},
 	"spew":     {"spew MIB: write that much, always the same bytes", spew},

@@ -43,6 +43,54 @@ func pause(args []string) error {
 	return nil
 }
 
+func ahead(args []string) error {
+	ms, err := number(args, 1)
+	if err != nil {
+		return err
+	}
+	if len(args) == 2 {
+		return remember("ahead", args[0], args[1], "remembered")
+	}
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return fmt.Errorf("map %s: %w", args[0], err)
+	}
+	if err := errors.Join(f.Close(), ready(nil)); err != nil {
+		return err
+	}
+	time.Sleep(time.Duration(ms) * time.Millisecond)
+	if err := unix.Madvise(b, unix.MADV_WILLNEED); err != nil {
+		return fmt.Errorf("read %s ahead: %w", args[0], err)
+	}
+	time.Sleep(time.Hour)
+	return errors.New("an hour went by")
+}
+
+// remember executes this program anew from a copy in memory.
+func remember(args ...string) error {
+	fd, err := unix.MemfdCreate("toolbox", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("memfd: %w", err)
+	}
+	b, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	copied := os.NewFile(uintptr(fd), "memfd")
+	if _, err := copied.Write(b); err != nil {
+		return err
+	}
+	return unix.Exec(fmt.Sprintf("/proc/self/fd/%d", fd), append([]string{"toolbox"}, args...), os.Environ())
+}
+
 func stubborn(args []string) error {
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	if err := ready(args); err != nil {

@@ -190,13 +190,27 @@ func TestCheckedFileCannotChange(t *testing.T) {
 	}
 }
 
-func TestPanicText(t *testing.T) {
-	for line, want := range map[string]string{
-		"[    2.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000700": "Attempted to kill init! exitcode=0x00000700",
-		"[    2.1] Run /init as init process":                                               "",
+func TestAPanicHasItsReason(t *testing.T) {
+	for _, x := range []struct {
+		lines []string
+		want  string
+	}{
+		{[]string{"[    2.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000700"}, "Attempted to kill init! exitcode=0x00000700"},
+		{[]string{"[    2.1] Run /init as init process"}, ""},
+		{[]string{
+			"[   31.8] Oops: general protection fault, probably for non-canonical address 0xdead000000000145: 0000 [#1] SMP NOPTI",
+			"[   31.8] Workqueue: events virtio_fs_requests_done_work",
+			"[   31.9] Kernel panic - not syncing: Fatal exception",
+		}, "Fatal exception: general protection fault, probably for non-canonical address 0xdead000000000145: 0000 [#1] SMP NOPTI"},
+		{[]string{"[    3.0] Kernel panic - not syncing: Fatal exception in interrupt"}, "Fatal exception in interrupt"},
 	} {
-		if got := panicText(line); got != want {
-			t.Errorf("%q: %q", line, got)
+		var r panicReason
+		got := ""
+		for _, l := range x.lines {
+			got += r.read(l)
+		}
+		if got != x.want {
+			t.Errorf("%q: %q, want %q", x.lines, got, x.want)
 		}
 	}
 }

@@ -70,6 +70,7 @@ type Sandbox struct {
 
 	monitor  chan *qmp.Client // has the client once there is one; whoever takes it puts it back
 	stop     func() error
+	reason   panicReason // used by the console alone
 	panicked chan string // has the text of the first kernel panic
 	ready    chan struct{}
 	isReady  sync.Once // of ready
@@ -279,7 +280,7 @@ func (s *Sandbox) consoleLine(line string) {
 	if strings.Contains(line, initLine) {
 		s.progress.reach(Init)
 	}
-	if text := panicText(line); text != "" {
+	if text := s.reason.read(line); text != "" {
 		select {
 		case s.panicked <- text:
 		default: // the first one is the reason

@@ -154,8 +154,22 @@ func Merge(host []Moment, guest []report.Moment) []Moment {
 	return all
 }
 
-// panicText is the reason in a console line of a kernel panic, or empty.
-func panicText(line string) string {
+// panicReason finds out, line by line of the console, why a kernel panics.
+type panicReason struct {
+	oops string // what went wrong in the kernel
+}
+
+// read returns the reason when line is that of a panic, and else nothing. A panic for an oops does not say which (Linux: make_task_dead and die of
+// an architecture, "Fatal exception"); that has been said before.
+func (r *panicReason) read(line string) string {
+	for _, w := range []string{"Oops: ", "Internal error: ", "BUG: "} {
+		if _, text, ok := strings.Cut(line, w); ok && r.oops == "" {
+			r.oops = strings.TrimSpace(text)
+		}
+	}
 	_, text, _ := strings.Cut(line, "Kernel panic - not syncing: ")
+	if strings.HasPrefix(text, "Fatal exception") && r.oops != "" {
+		text += ": " + r.oops
+	}
 	return text
 }

@@ -137,8 +137,8 @@ type Config struct {
 }
 
 // parallelCPUs is how many processors a machine must be able to have for TCG to carry out memory barriers. Without them a back end in another
-// process (virtiofsd, vsock) and the guest miss each other's notifications now and then, and wait for ever. QEMU before 8.1 leaves them out where
-// there can be one processor only: accel/tcg/tcg-accel-ops-mttcg.c, tcg/tcg-op.c; commit c914d46d0a645e7c633292146f4e38c945d4f847 mended it.
+// process (virtiofsd, vsock) and the guest may miss each other's notifications, and wait for ever. QEMU before 8.1 leaves them out where there
+// can be one processor only: accel/tcg/tcg-accel-ops-mttcg.c, tcg/tcg-op.c; commit c914d46d0a645e7c633292146f4e38c945d4f847 mended it.
 const parallelCPUs = 2
 
 // Argv is QEMU's command line.
