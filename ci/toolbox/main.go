@@ -9,7 +9,10 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // words are what the program can do. Each gets the arguments behind its name.
@@ -111,9 +114,35 @@ func cat([]string) error {
 	return err
 }
 
+// stay keeps this program in memory. Where memory is short, the kernel may else take the program's pages and read them again for ever, instead of
+// giving up.
+func stay() error {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	for l := range strings.Lines(string(maps)) {
+		var start, end uintptr
+		if _, err := fmt.Sscanf(l, "%x-%x", &start, &end); err != nil || !strings.HasSuffix(strings.TrimSpace(l), exe) {
+			continue
+		}
+		if _, _, e := unix.Syscall(unix.SYS_MLOCK, start, end-start, 0); e != 0 {
+			return fmt.Errorf("keep %s in memory: %w", strings.TrimSpace(l), e)
+		}
+	}
+	return nil
+}
+
 func eat(args []string) error {
 	mib, err := number(args, 0)
 	if err != nil {
+		return err
+	}
+	if err := stay(); err != nil {
 		return err
 	}
 	var kept [][]byte

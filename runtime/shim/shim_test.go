@@ -186,9 +186,50 @@ func TestOutputWaitsForAReaderAndEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	f.close()
+	go f.close()
 	if b, err := io.ReadAll(r); err != nil || string(b) != "before anybody reads" {
 		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// TestTheEndOfOutputWaitsForItsReader as the end of the process is told after it.
+func TestTheEndOfOutputWaitsForItsReader(t *testing.T) {
+	for name, x := range map[string]struct {
+		slow  time.Duration
+		reads bool
+	}{"which reads": {time.Hour, true}, "which does not": {100 * time.Millisecond, false}} {
+		t.Run(name, func(t *testing.T) {
+			p := fifo(t, "out")
+			o, err := newOutput(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.slow = x.slow
+			if _, err := io.WriteString(o, "words"); err != nil {
+				t.Fatal(err)
+			}
+			r, err := os.Open(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			closed := make(chan struct{})
+			go func() {
+				_ = o.Close() // never fails
+				close(closed)
+			}()
+			select {
+			case <-closed:
+				t.Error("closed before it was read")
+			case <-time.After(50 * time.Millisecond):
+			}
+			if x.reads {
+				if b, err := io.ReadAll(r); err != nil || string(b) != "words" {
+					t.Errorf("%q, %v", b, err)
+				}
+			}
+			<-closed
+		})
 	}
 }
 

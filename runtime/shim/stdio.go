@@ -133,7 +133,8 @@ type output struct {
 	end       sync.Once
 	forgotten chan struct{} // closed by forget
 	drop      sync.Once
-	patience  time.Duration // after forget
+	slow      time.Duration // for a reader to read to the end
+	patience  time.Duration // for a reader to come, after forget
 	done      chan struct{} // closed when nothing is open any more
 }
 
@@ -150,19 +151,24 @@ func newOutput(p string) (*output, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	flow.Widen(w, flow.PipeSize)
-	return &output{File: w, keep: r, forgotten: make(chan struct{}), patience: readerTime, done: make(chan struct{})}, nil
+	return &output{File: w, keep: r, forgotten: make(chan struct{}), slow: outputTime, patience: readerTime, done: make(chan struct{})}, nil
 }
 
-// Close is the end of the output. It waits for nothing: where nobody reads yet, the end is kept for who comes. Calling it again is a no-op.
+// Close is the end of the output. Where nobody reads yet, it waits for nothing, and the end is kept for who comes. A reader gets some time to read
+// to the end: containerd 1.6.20 forgets what it has not read when it hears that the process has ended. Calling it again is a no-op.
 func (o *output) Close() error {
 	o.end.Do(func() {
 		_ = o.keep.Close() // nothing was read from it
-		if o.isRead() {
-			_ = o.File.Close() // has been written
-			close(o.done)
+		if !o.isRead() {
+			go o.handOver()
 			return
 		}
-		go o.handOver()
+		end := time.Now().Add(o.slow)
+		for wait := time.Millisecond; o.isRead() && o.unread() > 0 && time.Now().Before(end); wait = min(2*wait, 20*time.Millisecond) {
+			time.Sleep(wait)
+		}
+		_ = o.File.Close() // has been written
+		close(o.done)
 	})
 	return nil
 }
@@ -185,6 +191,21 @@ func (o *output) handOver() {
 			return
 		}
 	}
+}
+
+// unread is how many bytes are in the FIFO. pipe(7): FIONREAD, which is TIOCINQ by another name, ioctl_tty(2).
+func (o *output) unread() int {
+	c, err := o.SyscallConn()
+	if err != nil {
+		return 0 // closed
+	}
+	n := 0
+	_ = c.Control(func(fd uintptr) { // fails when it is closed
+		if m, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ); err == nil {
+			n = m
+		}
+	})
+	return n
 }
 
 // isRead says whether anybody has the FIFO open for reading. Linux: a pipe without readers polls as POLLERR for who writes (pipe(7), poll(2)).
