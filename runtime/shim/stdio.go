@@ -142,16 +142,23 @@ type output struct {
 const readerTime = 10 * time.Second
 
 func newOutput(p string) (*output, error) {
-	r, err := os.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	r, w, err := openFIFO(p)
 	if err != nil {
 		return nil, err
 	}
-	w, err := os.OpenFile(p, os.O_WRONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, errors.Join(err, r.Close())
+	return &output{File: w, keep: r, forgotten: make(chan struct{}), slow: outputTime, patience: readerTime, done: make(chan struct{})}, nil
+}
+
+// openFIFO opens both ends, which waits for nobody.
+func openFIFO(p string) (r, w *os.File, err error) {
+	if r, err = os.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		return nil, nil, err
+	}
+	if w, err = os.OpenFile(p, os.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
+		return nil, nil, errors.Join(err, r.Close())
 	}
 	flow.Widen(w, flow.PipeSize)
-	return &output{File: w, keep: r, forgotten: make(chan struct{}), slow: outputTime, patience: readerTime, done: make(chan struct{})}, nil
+	return r, w, nil
 }
 
 // Close is the end of the output. Where nobody reads yet, it waits for nothing, and the end is kept for who comes. A reader gets some time to read
@@ -194,14 +201,9 @@ func (o *output) handOver() {
 }
 
 // unread is how many bytes are in the FIFO. pipe(7): FIONREAD, which is TIOCINQ by another name, ioctl_tty(2).
-func (o *output) unread() int {
-	c, err := o.SyscallConn()
-	if err != nil {
-		return 0 // closed
-	}
-	n := 0
-	_ = c.Control(func(fd uintptr) { // fails when it is closed
-		if m, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ); err == nil {
+func (o *output) unread() (n int) {
+	o.look(func(fd int) {
+		if m, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
 			n = m
 		}
 	})
@@ -210,18 +212,21 @@ func (o *output) unread() int {
 
 // isRead says whether anybody has the FIFO open for reading. Linux: a pipe without readers polls as POLLERR for who writes (pipe(7), poll(2)).
 func (o *output) isRead() bool {
-	c, err := o.SyscallConn()
-	if err != nil {
-		return true // closed
-	}
 	read := true
-	_ = c.Control(func(fd uintptr) { // fails when it is closed
+	o.look(func(fd int) {
 		fds := []unix.PollFd{{Fd: int32(fd)}}
 		if _, err := unix.Poll(fds, 0); err == nil {
 			read = fds[0].Revents&unix.POLLERR == 0
 		}
 	})
 	return read
+}
+
+// look calls f with the descriptor, unless it is closed.
+func (o *output) look(f func(fd int)) {
+	if c, err := o.SyscallConn(); err == nil {
+		_ = c.Control(func(fd uintptr) { f(int(fd)) }) // fails when it is closed
+	}
 }
 
 // input is a FIFO that is read. Its own end for writing keeps it from being at its end while nobody writes: clients come and go, and only the end that
@@ -233,16 +238,10 @@ type input struct {
 }
 
 func openInput(target string) (*input, error) {
-	p := strings.TrimPrefix(target, "fifo://")
-	r, err := os.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	r, w, err := openFIFO(strings.TrimPrefix(target, "fifo://"))
 	if err != nil {
 		return nil, err
 	}
-	w, err := os.OpenFile(p, os.O_WRONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
-	flow.Widen(r, flow.PipeSize)
 	return &input{File: r, keep: w}, nil
 }
 
