@@ -138,7 +138,7 @@ func (p *Pod) because(err error) error {
 	}
 	if p.vm != nil {
 		p.graceFor(err)
-		if w := p.vm.Why(); w != nil {
+		if w := p.vm.Why(); w != nil && !errors.Is(why, ErrStuck) { // for which the guest was ended
 			why = w
 		}
 	}
