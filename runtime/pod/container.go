@@ -201,7 +201,7 @@ func (p *Pod) newProcess(ctx context.Context, id, exec string, s Streams, termin
 		if err != nil {
 			switch {
 			case p.vm.Why() != nil:
-				err = explain(p.vm.Why())
+				err = p.Why()
 			case ctx.Err() != nil:
 				err = context.Cause(ctx)
 			}

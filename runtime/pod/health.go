@@ -130,22 +130,30 @@ func (p *Pod) lose(why error) {
 
 // because puts why a pod is of no use any more before an error that follows from it.
 func (p *Pod) because(err error) error {
-	var why error
-	select {
-	case <-p.sick:
-		why = p.sickErr
-	default:
-	}
 	if p.vm != nil {
 		p.graceFor(err)
-		if w := p.vm.Why(); w != nil && !errors.Is(why, ErrStuck) { // for which the guest was ended
-			why = w
-		}
 	}
+	why := p.reason()
 	if why == nil || errors.Is(err, why) {
 		return err
 	}
 	return fmt.Errorf("%w (%w)", explain(why), err)
+}
+
+// reason is why a pod is of no use any more; nil while it is. QEMU's is the better one of two, unless its end follows from the other.
+func (p *Pod) reason() error {
+	var sick error
+	select {
+	case <-p.sick:
+		sick = p.sickErr
+	default:
+	}
+	if p.vm != nil && !errors.Is(sick, ErrStuck) {
+		if w := p.vm.Why(); w != nil {
+			return w
+		}
+	}
+	return sick
 }
 
 // graceFor waits a moment for QEMU's end where err says that its connections ended: it may be seen later, and is the better reason.

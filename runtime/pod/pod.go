@@ -579,17 +579,7 @@ func (p *Pod) Sick() <-chan struct{} { return p.sick }
 func (p *Pod) Stopping() <-chan struct{} { return p.stopping }
 
 // Why is why the guest ended or is of no use any more; nil while it is well.
-func (p *Pod) Why() error {
-	if err := p.vm.Why(); err != nil {
-		return explain(err)
-	}
-	select {
-	case <-p.sick:
-		return p.sickErr
-	default:
-		return nil
-	}
-}
+func (p *Pod) Why() error { return explain(p.reason()) }
 
 // PID is that of the process on the host which is the pod: QEMU's.
 func (p *Pod) PID() int { return p.vm.PID() }
