@@ -159,8 +159,8 @@ type panicReason struct {
 	oops string // what went wrong in the kernel
 }
 
-// read returns the reason when line is that of a panic, and else nothing. A panic for an oops does not say which (Linux: make_task_dead and die of
-// an architecture, "Fatal exception"); that has been said before.
+// read returns the reason when line is that of a panic, and else nothing. A panic for an oops does not say which, as the oops has been printed
+// before ("Fatal exception"; Linux: oops_end in arch/x86/kernel/dumpstack.c, die of other architectures).
 func (r *panicReason) read(line string) string {
 	for _, w := range []string{"Oops: ", "Internal error: ", "BUG: "} {
 		if _, text, ok := strings.Cut(line, w); ok && r.oops == "" {

@@ -39,8 +39,7 @@ type model struct {
 }
 
 // x86TCG is the processor that TCG emulates. Linux copies and clears memory by "rep movsb" and "rep stosb" where a processor says that it has
-// them fast (ERMS, FSRM), and TCG carries them out a byte at a time: without the claim streams, files and
-// networks are 1.4 to 2.8 times as fast.
+// them fast (ERMS, FSRM), and TCG carries them out a byte at a time: without the claim streams, files and networks are 1.4 to 2.8 times as fast.
 // Linux: arch/x86/lib/copy_user_64.S, clear_page_64.S.
 const x86TCG = "max,-erms,-fsrm"
 
