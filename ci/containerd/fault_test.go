@@ -550,6 +550,7 @@ func TestCauses(t *testing.T) {
 		t.Run("a guest that panics ends its tasks", c.panics)
 		t.Run("an agent that does not answer is named", c.hangs)
 		t.Run("a process that outlives its kill takes the guest along", c.outlives)
+		t.Run("a container that outlives its kill takes the pod along when it is killed once more", c.outlivesTwice)
 		t.Run("a full disk is the container's business", c.full)
 	})
 }
@@ -627,21 +628,29 @@ func (c *client) hangs(t *testing.T) {
 	gone(t, before)
 }
 
-// outlives stops virtiofsd, for which a process in the guest's kernel waits whatever signal it gets.
+// stuck is a program that asks the host for names all the time.
+var stuck = []string{"sh", "-c", "while :; do test -e /tmp/no; test -e /tmp/ready || echo >/tmp/ready; done"}
+
+// freeze stops the virtiofsd of a pod. A program that asks it for something then waits in the guest's kernel, whatever signal it gets.
+func freeze(t *testing.T, id string) {
+	t.Helper()
+	for _, p := range processes("virtiofsd", "/"+id+"/") {
+		if err := syscall.Kill(p, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(2 * time.Second) // what the guest keeps of a name is good for a second
+}
+
 func (c *client) outlives(t *testing.T) {
 	before, err := nest.Look()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Run("", func(t *testing.T) {
-		id := c.detach(t, nil, "sh", "-c", "while :; do test -e /tmp/no; test -e /tmp/ready || echo >/tmp/ready; done")
+		id := c.detach(t, nil, stuck...)
 		c.ready(t, id)
-		for _, p := range processes("virtiofsd", "/"+id+"/") {
-			if err := syscall.Kill(p, syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
-		}
-		time.Sleep(2 * time.Second) // what the guest keeps of a name is good for a second
+		freeze(t, id)
 		start := time.Now()
 		if r := c.ctr(t, nil, "task", "kill", "-s", "SIGKILL", id); r.code != 0 {
 			t.Error(r.err)
@@ -657,6 +666,30 @@ func (c *client) outlives(t *testing.T) {
 		t.Logf("exec: %s", strings.TrimSpace(r.err))
 	})
 	gone(t, before)
+}
+
+func (c *client) outlivesTwice(t *testing.T) {
+	n := newNode(t, c.setting)
+	p := n.run(t, n.podConfig("outlives"))
+	x := p.start(t, nil, stuck...)
+	until(t, patience, "the program", func() bool { return x.exec(t, "test", "-e", "/tmp/ready").code == 0 })
+	freeze(t, p.id)
+	stop := func(patience time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		_, err := p.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: x.id})
+		return err
+	}
+	if err := stop(killTime + 5*time.Second); err == nil {
+		t.Error("the container ended by itself, or took the pod's others along at once")
+	}
+	if len(processes("qemu-system-", "/"+p.id+"/")) == 0 {
+		t.Error("the guest ended before the container was killed once more")
+	}
+	if err := stop(faultTime); err != nil {
+		t.Errorf("stop once more: %v", err)
+	}
+	equal(t, "exit code of a container that cannot be killed", x.status(t).ExitCode, 255)
 }
 
 // full runs a container whose writable layer is a file system of 4 MiB.
