@@ -572,7 +572,7 @@ func (p *Pod) dialLoopback(ctx context.Context, port uint16) (net.Conn, error) {
 // Done is closed when the guest has ended.
 func (p *Pod) Done() <-chan struct{} { return p.vm.Done() }
 
-// Sick is closed when the pod is of no use any more: its agent does not answer, or its files are gone.
+// Sick is closed when the pod is of no use any more: its agent does not answer, its files are gone, or it was given up.
 func (p *Pod) Sick() <-chan struct{} { return p.sick }
 
 // Stopping is closed when Stop begins: a guest that ends from there on has been asked to.

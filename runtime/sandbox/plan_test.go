@@ -201,8 +201,14 @@ func TestAPanicHasItsReason(t *testing.T) {
 			"[   31.8] Oops: general protection fault, probably for non-canonical address 0xdead000000000145: 0000 [#1] SMP NOPTI",
 			"[   31.8] Workqueue: events virtio_fs_requests_done_work",
 			"[   31.9] Kernel panic - not syncing: Fatal exception",
-		}, "Fatal exception: general protection fault, probably for non-canonical address 0xdead000000000145: 0000 [#1] SMP NOPTI"},
-		{[]string{"[    3.0] Kernel panic - not syncing: Fatal exception in interrupt"}, "Fatal exception in interrupt"},
+		}, "Fatal exception: Oops: general protection fault, probably for non-canonical address 0xdead000000000145: 0000 [#1] SMP NOPTI"},
+		{[]string{
+			"[    1.0] DEBUG: of somebody else",
+			"[    3.0] BUG: kernel NULL pointer dereference, address: 0000000000000010",
+			"[    3.0] Oops: 0002 [#1] SMP NOPTI",
+			"[    3.0] Kernel panic - not syncing: Fatal exception in interrupt",
+		}, "Fatal exception in interrupt: BUG: kernel NULL pointer dereference, address: 0000000000000010"},
+		{[]string{"[    1.0] DEBUG: of somebody else", "Kernel panic - not syncing: Fatal exception"}, "Fatal exception"},
 	} {
 		var r panicReason
 		got := ""

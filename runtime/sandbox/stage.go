@@ -159,13 +159,15 @@ type panicReason struct {
 	oops string // what went wrong in the kernel
 }
 
-// read returns the reason when line is that of a panic, and else nothing. A panic for an oops does not say which, as the oops has been printed
-// before ("Fatal exception"; Linux: oops_end in arch/x86/kernel/dumpstack.c, die of other architectures).
+// read returns the reason when line is that of a panic, and else nothing. A panic for an oops does not say which ("Fatal exception"; Linux: oops_end in
+// arch/x86/kernel/dumpstack.c, die of other architectures). That has been printed before, with the number of the oops, and some say more before that.
 func (r *panicReason) read(line string) string {
-	for _, w := range []string{"Oops: ", "Internal error: ", "BUG: "} {
-		if _, text, ok := strings.Cut(line, w); ok && r.oops == "" {
-			r.oops = strings.TrimSpace(text)
-		}
+	message := line
+	if strings.HasPrefix(line, "[") { // the time
+		_, message, _ = strings.Cut(line, "] ")
+	}
+	if r.oops == "" && (strings.HasPrefix(message, "BUG: ") || strings.Contains(message, " [#1]")) {
+		r.oops = message
 	}
 	_, text, _ := strings.Cut(line, "Kernel panic - not syncing: ")
 	if strings.HasPrefix(text, "Fatal exception") && r.oops != "" {
