@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
 	"strings"
+
+	"github.com/katabuild/katabuild/internal/regular"
 )
 
 const prefix = "sha256:"
@@ -64,9 +65,9 @@ func Reader(r io.Reader) (Digest, int64, error) {
 	return w.Digest(), n, err
 }
 
-// File digests the file at path and counts its bytes.
+// File digests the plain file at path and counts its bytes. What is no plain file is a *regular.KindError, and not opened.
 func File(path string) (Digest, int64, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return "", 0, err
 	}
