@@ -118,6 +118,31 @@ func inside(path string, f func() error) error {
 	return <-done
 }
 
+// IsHost says whether the network namespace at path is the host's own: that of process 1, or that of this process. A path may lead there in many ways,
+// so namespaces are compared by device and inode of their files: namespaces(7), "The /proc/pid/ns directory". What Attach does to the interfaces of a
+// namespace must never be done to those of the host, so callers ask first.
+func IsHost(path string) (bool, error) {
+	var there unix.Stat_t
+	if err := unix.Stat(path, &there); err != nil {
+		return false, &os.PathError{Op: "look at the network namespace", Path: path, Err: err}
+	}
+	known := false
+	for _, p := range []string{"/proc/1/ns/net", "/proc/thread-self/ns/net"} {
+		var host unix.Stat_t
+		if unix.Stat(p, &host) != nil {
+			continue // process 1 is hidden from some
+		}
+		known = true
+		if host.Dev == there.Dev && host.Ino == there.Ino {
+			return true, nil
+		}
+	}
+	if !known {
+		return false, errors.New("the host's own network namespace cannot be found in /proc, so that no other can be told from it")
+	}
+	return false, nil
+}
+
 // scan attaches the interfaces that are not attached yet, and gathers their routes and neighbours.
 func (n *Network) scan() error {
 	links, err := netlink.LinkList()

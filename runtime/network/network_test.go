@@ -391,3 +391,31 @@ func TestMacvtapsOfTwoNamespacesAreNotConfused(t *testing.T) {
 		}))
 	}
 }
+
+func TestTheHostsOwnNetworkIsKnownByAnyPath(t *testing.T) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS) { // which plays the host
+		return
+	}
+	dir := t.TempDir()
+	bound, link := dir+"/bound", dir+"/link"
+	must(t, os.WriteFile(bound, nil, 0o600))
+	must(t, unix.Mount("/proc/self/ns/net", bound, "", unix.MS_BIND, ""))
+	must(t, os.Symlink(fmt.Sprintf("/proc/%d/ns/net", os.Getpid()), link))
+	for _, p := range []string{"/proc/self/ns/net", "/proc/thread-self/ns/net", fmt.Sprintf("/proc/%d/ns/net", os.Getpid()), bound, link, here(t)} {
+		if host, err := IsHost(p); !host || err != nil {
+			t.Errorf("%s: %v, %v", p, host, err)
+		}
+	}
+	other := newNamespace(t)
+	must(t, os.WriteFile(dir+"/other", nil, 0o600))
+	must(t, unix.Mount(fmt.Sprintf("/proc/self/fd/%d", other.Fd()), dir+"/other", "", unix.MS_BIND, ""))
+	for _, p := range []string{fmt.Sprintf("/proc/self/fd/%d", other.Fd()), dir + "/other"} {
+		if host, err := IsHost(p); host || err != nil {
+			t.Errorf("%s: %v, %v", p, host, err)
+		}
+	}
+	if _, err := IsHost(dir + "/none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	must(t, errors.Join(unix.Unmount(bound, 0), unix.Unmount(dir+"/other", 0)))
+}

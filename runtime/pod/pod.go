@@ -51,7 +51,9 @@ type Options struct {
 	Config *config.Config
 	Dirs   Dirs
 	// Netns is the path of the pod's network namespace. Empty is a guest without network.
-	Netns    string
+	Netns string
+	// HostNetwork: the pod asks for the host's network, which no guest gets. A Netns that is the host's own says the same.
+	HostNetwork bool
 	Cgroup   string // in which the pod's own is made, as cgroup.Parent says; empty makes none
 	Hostname string
 	DNS      []string // lines of resolv.conf, for the guest itself
@@ -133,6 +135,9 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	}
 	g, err := readGuest(o.Config)
 	if err != nil {
+		return nil, err
+	}
+	if o.Netns, err = p.netns(o); err != nil {
 		return nil, err
 	}
 	if err := p.begin(o); err != nil {
@@ -376,6 +381,29 @@ func (p *Pod) bindForAll() error {
 		}
 	}
 	return nil
+}
+
+// ErrHostNetwork says that a pod asks for the host's network.
+var ErrHostNetwork = errors.New("the host's network is asked for (hostNetwork of a pod, --net=host), and a guest has none but its own: ask for a network " +
+	`of the pod's own, or set internetworking_model to "none" for a pod without a network`)
+
+// netns is the network namespace whose interfaces the guest gets, or empty for none. The host's own is never that.
+func (p *Pod) netns(o Options) (string, error) {
+	host := o.HostNetwork
+	if !host && o.Netns != "" {
+		var err error
+		if host, err = network.IsHost(o.Netns); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case !host:
+		return o.Netns, nil
+	case o.Config.Runtime.InternetworkingModel != config.NetworkNone:
+		return "", ErrHostNetwork
+	}
+	p.log.Warn("the host's network is asked for; the guest has no network at all")
+	return "", nil
 }
 
 func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -337,5 +339,32 @@ func TestAnAgentServesWhenItsHealthSaysSo(t *testing.T) {
 	b.Close()
 	if serves(t.Context(), a) == nil {
 		t.Error("a closed connection serves")
+	}
+}
+
+func TestTheHostsNetworkIsRefusedAndNeverTouched(t *testing.T) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNET) { // which plays the host
+		return
+	}
+	p := &Pod{log: slog.New(slog.DiscardHandler)}
+	tc, none := &config.Config{}, &config.Config{}
+	tc.Runtime.InternetworkingModel, none.Runtime.InternetworkingModel = config.NetworkTC, config.NetworkNone
+	for what, o := range map[string]Options{
+		"absent": {HostNetwork: true}, "by path": {Netns: "/proc/self/ns/net"}, "by number": {Netns: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
+	} {
+		o.Config = tc
+		if ns, err := p.netns(o); !errors.Is(err, ErrHostNetwork) || ns != "" {
+			t.Errorf("%s: %q, %v", what, ns, err)
+		}
+		o.Config = none
+		if ns, err := p.netns(o); err != nil || ns != "" {
+			t.Errorf("%s, without a network: %q, %v", what, ns, err)
+		}
+	}
+	if ns, err := p.netns(Options{Config: tc}); ns != "" || err != nil {
+		t.Errorf("a new namespace: %q, %v", ns, err)
+	}
+	if _, err := p.netns(Options{Config: tc, Netns: t.TempDir() + "/none"}); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
 	}
 }

@@ -82,6 +82,47 @@ func podSize(spec *specs.Spec, kind Kind) pod.Size {
 	return pod.SizeOf(r)
 }
 
+// namespaceOf finds a namespace of a specification.
+func namespaceOf(spec *specs.Spec, kind specs.LinuxNamespaceType) (path string, there bool) {
+	if spec.Linux == nil {
+		return "", false
+	}
+	for _, n := range spec.Linux.Namespaces {
+		if n.Type == kind {
+			return n.Path, true
+		}
+	}
+	return "", false
+}
+
+// netnsOf is the network namespace that a specification names. Empty is one of the container's own, with nothing in it; without any entry the container
+// is in the namespace of whoever runs it: the host's. config-linux.md of the OCI runtime specification, "Namespaces".
+func netnsOf(spec *specs.Spec) (path string, host bool) {
+	path, there := namespaceOf(spec, specs.NetworkNamespace)
+	return path, !there
+}
+
+// ofHost tells which namespaces of the host's a container asks for, besides the network: it gets the guest's.
+func ofHost(spec *specs.Spec) []string {
+	var out []string
+	for _, k := range []struct {
+		kind       specs.LinuxNamespaceType
+		file, what string
+	}{{specs.PIDNamespace, "pid", "processes"}, {specs.IPCNamespace, "ipc", "System V IPC and message queues"}, {specs.UTSNamespace, "uts", "name"}} {
+		path, there := namespaceOf(spec, k.kind)
+		if !there || path != "" && (sameFile(path, "/proc/1/ns/"+k.file) || sameFile(path, "/proc/self/ns/"+k.file)) {
+			out = append(out, "the host's "+k.what+" are asked for, and a guest does not have them: the container has its own, or its pod's")
+		}
+	}
+	return out
+}
+
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
 // sharesPID says whether a container joins the PID namespace of another: its specification names one by path.
 func sharesPID(spec *specs.Spec) bool {
 	if spec.Linux == nil {

@@ -253,12 +253,8 @@ func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 		if spec.Linux.CgroupsPath != "" {
 			o.Cgroup = cgroup.Parent(spec.Linux.CgroupsPath)
 		}
-		for _, n := range spec.Linux.Namespaces {
-			if n.Type == specs.NetworkNamespace {
-				o.Netns = n.Path
-			}
-		}
 	}
+	o.Netns, o.HostNetwork = netnsOf(spec)
 	p, err := pod.Start(ctx, o)
 	if err != nil {
 		return nil, err
@@ -281,6 +277,9 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 	c := pod.Container{
 		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: sharesPID(spec),
 		Streams: pod.Streams{Stdin: r.Stdin != "", Stdout: r.Stdout != "", Stderr: r.Stderr != ""},
+	}
+	for _, w := range ofHost(spec) {
+		s.log.Warn(w, "container", r.ID)
 	}
 	if spec.Process != nil {
 		spec.Process.Terminal = r.Terminal

@@ -81,6 +81,30 @@ func TestAPodIsAsLargeAsItsContainersTogether(t *testing.T) {
 	}
 }
 
+func TestNamespacesOfTheHostAreKnown(t *testing.T) {
+	with := func(list ...specs.LinuxNamespace) *specs.Spec { return &specs.Spec{Linux: &specs.Linux{Namespaces: list}} }
+	own := []specs.LinuxNamespace{{Type: "network", Path: "/run/netns/x"}, {Type: "pid"}, {Type: "ipc"}, {Type: "uts"}}
+	if path, host := netnsOf(with(own...)); path != "/run/netns/x" || host {
+		t.Error(path, host)
+	}
+	if path, host := netnsOf(with(specs.LinuxNamespace{Type: "network"})); path != "" || host {
+		t.Error("a new one:", path, host)
+	}
+	if _, host := netnsOf(with(own[1:]...)); !host {
+		t.Error("without an entry the network is not the host's")
+	}
+	if _, host := netnsOf(&specs.Spec{}); !host {
+		t.Error("without any namespaces the network is not the host's")
+	}
+	if w := ofHost(with(own...)); len(w) > 0 {
+		t.Error(w)
+	}
+	w := ofHost(with(own[0], specs.LinuxNamespace{Type: "pid", Path: "/proc/self/ns/pid"}, own[3]))
+	if len(w) != 2 || !strings.Contains(w[0], "processes") || !strings.Contains(w[1], "System V IPC") {
+		t.Error(w)
+	}
+}
+
 func TestSizesOfTmpfs(t *testing.T) {
 	for s, want := range map[string]int64{"65536k": 64 << 20, "64m": 64 << 20, "1G": 1 << 30, "4096": 4096, "": 0, "50%": 0, "k": 0, "-1k": 0, "99999999999999999999g": 0} {
 		if got := bytesOf(s); got != want {
