@@ -40,10 +40,11 @@ DESTDIR ?=
 .PHONY: install
 install: ## install the runtime and the guest in out/ for containerd on this host (as root): shim, kata-runtime, configuration
 	@test -e $(OUT)/$(RECIPE)/manifest.json || { echo "no guest in $(OUT)/$(RECIPE): run make guest first"; exit 1; }
-	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE) $(DESTDIR)/etc/kata-containers
+	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE) $(DESTDIR)/etc/katabuild
 	@install -m 0755 bin/containerd-shim-kata-v2 bin/kata-runtime $(DESTDIR)$(PREFIX)/bin
+	@ln -sf containerd-shim-kata-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-katabuild-v2
 	@install -m 0644 $(OUT)/$(RECIPE)/* $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE)
-	@test -e $(DESTDIR)/etc/kata-containers/configuration.toml || printf '[hypervisor.qemu]\nguest = "/usr/share/katabuild/guests/$(RECIPE)"\n' > $(DESTDIR)/etc/kata-containers/configuration.toml
+	@test -e $(DESTDIR)/etc/katabuild/configuration.toml || printf '[hypervisor.qemu]\nguest = "/usr/share/katabuild/guests/$(RECIPE)"\n' > $(DESTDIR)/etc/katabuild/configuration.toml
 
 .PHONY: demo
 demo: ## from nothing to a running guest that proves what it is: set up, build, boot, verdict

@@ -175,7 +175,7 @@ func prepare(c Config, log *slog.Logger) (string, error) {
 			complain(err)
 		}
 	}
-	for _, deed := range []func() error{early.PanicOnOops, early.Process, func() error { return early.Hostname("/etc/hostname") }, early.LoopbackUp} {
+	for _, deed := range []func() error{early.PanicOnOops, early.AllowManyFiles, early.Process, func() error { return early.Hostname("/etc/hostname") }, early.LoopbackUp} {
 		if err := deed(); err != nil {
 			complain(err)
 		}

@@ -2,8 +2,11 @@ package container
 
 import (
 	"fmt"
+	"math"
+	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/katabuild/katabuild/agent/container/stage"
@@ -19,7 +22,8 @@ var resources = map[string]int{
 	"RTPRIO": unix.RLIMIT_RTPRIO, "RTTIME": unix.RLIMIT_RTTIME,
 }
 
-func rlimits(list []specs.POSIXRlimit) ([]stage.Rlimit, error) {
+// rlimits turns limits of the specification into those of the plan. files is the most that RLIMIT_NOFILE can be here.
+func rlimits(list []specs.POSIXRlimit, files func() uint64) ([]stage.Rlimit, error) {
 	var out []stage.Rlimit
 	for _, l := range list {
 		n, ok := resources[strings.TrimPrefix(l.Type, "RLIMIT_")]
@@ -32,9 +36,27 @@ func rlimits(list []specs.POSIXRlimit) ([]stage.Rlimit, error) {
 		if l.Soft > l.Hard {
 			return nil, fmt.Errorf("resource limit %s: %d is above the hard limit of %d", l.Type, l.Soft, l.Hard)
 		}
-		out = append(out, stage.Rlimit{Resource: n, Cur: l.Soft, Max: l.Hard})
+		if n == unix.RLIMIT_NOFILE {
+			if most := files(); l.Hard > most {
+				return nil, fmt.Errorf("resource limit %s of %d: the guest's kernel has a bound of %d, fs.nr_open", l.Type, l.Hard, most)
+			}
+		}
+		out = append(out, stage.Rlimit{Name: l.Type, Resource: n, Cur: l.Soft, Max: l.Hard})
 	}
 	return out, nil
+}
+
+// maxFiles is the most that RLIMIT_NOFILE can be. Linux: Documentation/admin-guide/sysctl/fs.rst, nr_open. What cannot be read is left to the kernel.
+func maxFiles() uint64 {
+	b, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return math.MaxUint64
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return math.MaxUint64
+	}
+	return n
 }
 
 // defaultDevices are in every container. config-linux.md, "Default Devices".

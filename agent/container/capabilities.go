@@ -16,12 +16,14 @@ var capabilities = strings.Fields(`
 	SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON
 	BPF CHECKPOINT_RESTORE`)
 
-// caps turns names into sets. Unknown names are an error: a process with fewer rights than asked for fails in odd places.
-func caps(c *specs.LinuxCapabilities) (*stage.Caps, error) {
+// caps turns names into sets. Names that this kernel does not know are left out and returned, sorted: a newer host may know more, and what no kernel
+// here can refuse needs no right. config.md, "Linux Process": a runtime should warn of those.
+func caps(c *specs.LinuxCapabilities) (*stage.Caps, []string, error) {
 	if c == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	var out stage.Caps
+	var unknown []string
 	for _, s := range []struct {
 		names []string
 		to    *uint64
@@ -29,18 +31,20 @@ func caps(c *specs.LinuxCapabilities) (*stage.Caps, error) {
 		for _, n := range s.names {
 			i := slices.Index(capabilities, strings.TrimPrefix(strings.ToUpper(n), "CAP_"))
 			if i < 0 {
-				return nil, fmt.Errorf("capability %q is unknown", n)
+				unknown = append(unknown, n)
+				continue
 			}
 			*s.to |= 1 << i
 		}
 	}
 	// The kernel's own rules, capabilities(7), said before it says EPERM.
 	if bad := out.Effective &^ out.Permitted; bad != 0 {
-		return nil, fmt.Errorf("capability %s is effective, but not permitted", nameCaps(bad))
+		return nil, nil, fmt.Errorf("capability %s is effective, but not permitted", nameCaps(bad))
 	}
 	// A runtime tells callers that ask for ambient capabilities that cannot be by leaving them out: containerd does not keep the sets in step.
 	out.Ambient &= out.Permitted & out.Inheritable
-	return &out, nil
+	slices.Sort(unknown)
+	return &out, slices.Compact(unknown), nil
 }
 
 func nameCaps(set uint64) string {

@@ -263,6 +263,7 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 	if c.plan, err = newBlueprint(c.id, c.dir, c.spec, c.r.cfg.NoPivot); err != nil {
 		return err
 	}
+	c.warn(c.plan.odd)
 	if err := os.MkdirAll(c.dir, 0o711); err != nil {
 		return fmt.Errorf("folder: %w", err)
 	}
@@ -322,6 +323,13 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 			p.io.begin()
 			return nil
 		}
+	}
+}
+
+// warn tells of capabilities that the kernel does not know.
+func (c *Container) warn(capabilities []string) {
+	if len(capabilities) > 0 {
+		c.r.cfg.Log.Warn("capabilities that are unknown here are left out", "container", c.id, "capabilities", capabilities)
 	}
 }
 

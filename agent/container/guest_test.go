@@ -327,17 +327,42 @@ var guestTests = []struct {
 			t.Log(err)
 		}
 	}},
-	{"programs that cannot run are named with the reason", func(t *testing.T, g *guest) {
+	{"programs that cannot run are named with the reason before they are started", func(t *testing.T, g *guest) {
 		for program, want := range map[string]error{
-			"nosuch": os.ErrNotExist, "/no/such": os.ErrNotExist, "/notexec": unix.EACCES, "/garbage": unix.ENOEXEC, "/bin": unix.EISDIR,
+			"nosuch": os.ErrNotExist, "/no/such": os.ErrNotExist, "/notexec": unix.EACCES, "/bin": unix.EISDIR, "bin/../notexec": unix.EACCES,
 		} {
-			c := g.create(t, spec(program), Stdio{})
-			err := c.Start(t.Context())
+			_, err := g.Create(t.Context(), "no-program", spec(program), Stdio{})
 			if !errors.Is(err, want) || !strings.Contains(err.Error(), program) {
 				t.Errorf("%s: %v, want %v", program, err, want)
 			}
 			t.Log(err)
 		}
+		c := g.create(t, spec("/garbage"), Stdio{}) // which nobody but the kernel knows
+		if err := c.Start(t.Context()); !errors.Is(err, unix.ENOEXEC) || !strings.Contains(err.Error(), "/garbage") {
+			t.Error(err)
+		}
+	}},
+	{"programs are looked for with the rights of their user", func(t *testing.T, g *guest) {
+		root := copyRoot(t)
+		if err := errors.Join(os.Mkdir(root+"/own", 0o700), os.Link(root+"/bin/busybox", root+"/own/true"), os.Chmod(root+"/own", 0o710),
+			os.Chown(root+"/own", 0, 2000)); err != nil {
+			t.Fatal(err)
+		}
+		s := spec("/own/true")
+		s.Root.Path = root
+		s.Process.User = specs.User{UID: 1000, GID: 1000}
+		s.Process.Capabilities.Effective = nil
+		if _, err := g.Create(t.Context(), "no-right", s, Stdio{}); !errors.Is(err, unix.EACCES) || !strings.Contains(err.Error(), "/own/true") {
+			t.Error("a folder of others:", err)
+		}
+		s.Process.User.AdditionalGids = []uint32{2000}
+		g.expect(t, s, "")
+		s.Process.User.AdditionalGids = nil
+		s.Process.Capabilities.Effective = []string{"CAP_DAC_OVERRIDE"}
+		g.expect(t, s, "")
+		s.Process.Args = []string{"/bin/sh", "-c", "id -u; id -g; id -G; grep CapEff /proc/self/status"}
+		s.Process.Capabilities = nil
+		g.expect(t, s, "1000\n1000\n1000\nCapEff:\t0000000000000000")
 	}},
 	{"namespaces are the container's own", func(t *testing.T, g *guest) {
 		got, _ := g.run(t, sh("echo $$; hostname; for n in pid mnt uts ipc cgroup net; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup"))
@@ -519,10 +544,58 @@ var guestTests = []struct {
 		g.expect(t, s, "/tmp/new/folder")
 		for fd := 3; fd < 12; fd++ {
 			s.Process.Cwd = fmt.Sprintf("/proc/self/fd/%d", fd)
-			c := g.create(t, s, Stdio{})
-			if err := c.Start(t.Context()); err == nil {
+			if _, err := g.Create(t.Context(), "outside", s, Stdio{}); err == nil {
 				t.Errorf("%s was entered", s.Process.Cwd)
 			}
+		}
+		s = sh("pwd; touch x")
+		s.Root.Path, s.Root.Readonly, s.Process.Cwd = copyRoot(t), true, "/made/before/it"
+		if got, _ := g.run(t, s); !strings.HasPrefix(got, "/made/before/it\n") || !strings.Contains(got, "Read-only file system") {
+			t.Errorf("below a root file system that is read-only: %q", got)
+		}
+		s.Process.Cwd = "/etc/passwd/x"
+		if _, err := g.Create(t.Context(), "no-folder", s, Stdio{}); !errors.Is(err, unix.ENOTDIR) || !strings.Contains(err.Error(), "working folder /etc/passwd/x") {
+			t.Error(err)
+		}
+		// Only the first process has its folder made.
+		c := g.start(t, spec("/bin/sleep", "100"), Stdio{})
+		_, err := c.Exec(t.Context(), "x", &specs.Process{Args: []string{"/bin/true"}, Cwd: "/nodir"}, Stdio{})
+		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "working folder /nodir") {
+			t.Error(err)
+		}
+		if got, code := g.exec(t, c, "ls -d /nodir"); code == 0 {
+			t.Errorf("it was left behind: %q", got)
+		}
+	}},
+	{"a mount behind a link that leads nowhere yet is made inside", func(t *testing.T, g *guest) {
+		s := sh("cat /etc/resolv.conf /run/deep/f; ls /run/t; ls -d /out*; grep -c ' /run/t ' /proc/self/mountinfo")
+		s.Root.Path = copyRoot(t)
+		source := filepath.Join(t.TempDir(), "f")
+		if err := errors.Join(os.WriteFile(source, []byte("seen\n"), 0o644), os.Symlink("../run/systemd/stub.conf", s.Root.Path+"/etc/resolv.conf"),
+			os.Symlink("/first", s.Root.Path+"/second"), os.Symlink("run/deep", s.Root.Path+"/first"), os.Symlink("../../../run/t", s.Root.Path+"/t")); err != nil {
+			t.Fatal(err)
+		}
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/run", Type: "tmpfs"},
+			specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: source, Options: []string{"rbind", "ro"}},
+			specs.Mount{Destination: "/second", Type: "bind", Source: filepath.Dir(source), Options: []string{"rbind"}},
+			specs.Mount{Destination: "/behind", Type: "tmpfs"})
+		if got, _ := g.run(t, s); got != "seen\nseen\nls: /out*: No such file or directory\n1\n" {
+			t.Errorf("%q", got)
+		}
+	}},
+	{"a tmpfs has the mode of the folder below, and its files where asked", func(t *testing.T, g *guest) {
+		s := sh("stat -c '%a %u:%g %n' /d /d/sub /d/sub/f /e /new; cat /d/sub/f; readlink /d/l; touch /d/x; touch /e/x")
+		s.Root.Path = copyRoot(t)
+		d := s.Root.Path + "/d"
+		if err := errors.Join(os.MkdirAll(d+"/sub", 0o755), os.WriteFile(d+"/sub/f", []byte("text\n"), 0o640), os.Chown(d+"/sub/f", 1000, 2000), os.Symlink("x", d+"/l"),
+			os.Chmod(d, 0o751), os.Mkdir(s.Root.Path+"/e", 0o705), os.Chmod(s.Root.Path+"/e", 0o705)); err != nil {
+			t.Fatal(err)
+		}
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/d", Type: "tmpfs", Options: []string{"tmpcopyup", "ro"}},
+			specs.Mount{Destination: "/e", Type: "tmpfs", Source: "tmpfs"}, specs.Mount{Destination: "/new", Type: "tmpfs"})
+		want := "751 0:0 /d\n755 0:0 /d/sub\n640 1000:2000 /d/sub/f\n705 0:0 /e\n1777 0:0 /new\ntext\nx\ntouch: /d/x: Read-only file system\n"
+		if got, _ := g.run(t, s); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}},
 	{"only the standard streams are open", func(t *testing.T, g *guest) {
@@ -664,9 +737,17 @@ var guestTests = []struct {
 			t.Error(err)
 		}
 	}},
-	{"signals reach processes, and an init that is deaf to SIGTERM is killed", func(t *testing.T, g *guest) {
+	{"signals reach processes, and an init that is deaf to SIGTERM is killed by Kata's rule", func(t *testing.T, g *guest) {
 		deaf := g.start(t, spec("/bin/sleep", "100"), Stdio{})
-		deaf.init.Signal(unix.SIGTERM)
+		if err := deaf.init.Signal(unix.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if _, err := deaf.init.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error("SIGTERM ended process 1, which is deaf to it:", err)
+		}
+		cancel()
+		deaf.init.SignalOrKill(unix.SIGTERM)
 		if code, err := deaf.init.Wait(t.Context()); code != 137 || err != nil {
 			t.Error(code, err)
 		}

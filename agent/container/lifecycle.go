@@ -97,10 +97,11 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 		linux = &specs.Linux{}
 	}
 	whole := inherit(*p, c.spec.Process)
-	proc, err := process(&whole, linux)
+	proc, odd, err := process(&whole, linux)
 	if err != nil {
 		return fail(err)
 	}
+	c.warn(odd)
 	proc.Personality = c.plan.stage.Process.Personality
 	c.mu.Lock()
 	_, there := c.procs[execID]

@@ -62,10 +62,8 @@ var propagations = map[string]uint64{
 	"unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
 }
 
-// refusedOptions cannot be had here, with the reason.
-var refusedOptions = map[string]string{
-	"tmpcopyup": "the folder below is not copied into a tmpfs",
-}
+// copyUp asks for a tmpfs that begins with what the folder below holds. config.md, "Linux mount options".
+const copyUp = "tmpcopyup"
 
 // mount turns a mount of the specification into one of the plan.
 func mount(m specs.Mount) (stage.Mount, error) {
@@ -84,15 +82,15 @@ func mount(m specs.Mount) (stage.Mount, error) {
 	}
 	var data []string
 	for _, o := range m.Options {
-		if why, ok := refusedOptions[o]; ok {
-			return fail("option %s: %s", o, why)
-		}
 		if p, ok := propagations[o]; ok {
 			out.Propagation = append(out.Propagation, p)
 			continue
 		}
 		switch o {
 		case "idmap", "ridmap": // see idmaps
+			continue
+		case copyUp:
+			out.CopyUp = out.Type == "tmpfs"
 			continue
 		case "bind", "rbind":
 			out.Bind, out.Recursive = true, out.Recursive || o == "rbind"
@@ -134,6 +132,9 @@ func mount(m specs.Mount) (stage.Mount, error) {
 	if out.Source == "" {
 		out.Source = out.Type
 	}
+	// A tmpfs takes the mode of the folder in whose place it is, where nothing else is said, as with runc.
+	out.AsBelow = out.Type == "tmpfs" && !slices.ContainsFunc(data, func(o string) bool { return strings.HasPrefix(o, "mode=") })
+	out.CopyUp = out.CopyUp && !out.Bind
 	// What is decided by who mounts it and shows the kernel's state must be where it says.
 	out.Exact = slices.Contains([]string{"proc", "sysfs"}, out.Type)
 	return out, nil

@@ -34,6 +34,7 @@ type blueprint struct {
 	gids  []specs.LinuxIDMapping
 	hooks []stage.Hook // prestart and createRuntime
 	oom   *int         // oom_score_adj
+	odd   []string     // capabilities that are unknown here
 }
 
 // join is a namespace at a path.
@@ -109,11 +110,11 @@ func newBlueprint(id, bundle string, spec *specs.Spec, noPivot bool) (*blueprint
 		p.CreateHooks, p.StartHooks = hooks("createContainer", h.CreateContainer), hooks("startContainer", h.StartContainer)
 	}
 	p.AskHooks = len(b.hooks) > 0
-	proc, err := process(spec.Process, linux)
+	proc, odd, err := process(spec.Process, linux)
 	if err != nil {
 		return nil, err
 	}
-	p.Process = *proc
+	p.Process, b.odd = *proc, odd
 	b.oom = spec.Process.OOMScoreAdj
 	if linux.Personality != nil {
 		if p.Process.Personality, err = personality(linux.Personality); err != nil {
@@ -230,14 +231,14 @@ func sysctl(name string, has func(int) bool) error {
 	return fmt.Errorf("sysctl %s: it is the same for the whole guest, and no namespace separates it", name)
 }
 
-// process turns a process of the specification into one of the plan.
-func process(p *specs.Process, linux *specs.Linux) (*stage.Process, error) {
+// process turns a process of the specification into one of the plan. Unknown capabilities are returned, too.
+func process(p *specs.Process, linux *specs.Linux) (_ *stage.Process, unknown []string, _ error) {
 	if len(p.Args) == 0 {
-		return nil, errors.New("the process has no arguments")
+		return nil, nil, errors.New("the process has no arguments")
 	}
 	for i, a := range append(append([]string{p.Cwd}, p.Args...), p.Env...) {
 		if strings.ContainsRune(a, 0) {
-			return nil, fmt.Errorf("the process has a zero byte in its folder, arguments or environment (word %d)", i)
+			return nil, nil, fmt.Errorf("the process has a zero byte in its folder, arguments or environment (word %d)", i)
 		}
 	}
 	out := &stage.Process{
@@ -248,26 +249,26 @@ func process(p *specs.Process, linux *specs.Linux) (*stage.Process, error) {
 		out.Rows, out.Columns = uint16(min(p.ConsoleSize.Height, 1<<16-1)), uint16(min(p.ConsoleSize.Width, 1<<16-1))
 	}
 	var err error
-	if out.Caps, err = caps(p.Capabilities); err != nil {
-		return nil, err
+	if out.Caps, unknown, err = caps(p.Capabilities); err != nil {
+		return nil, nil, err
 	}
-	if out.Rlimits, err = rlimits(p.Rlimits); err != nil {
-		return nil, err
+	if out.Rlimits, err = rlimits(p.Rlimits, maxFiles); err != nil {
+		return nil, nil, err
 	}
 	if linux.Seccomp != nil {
 		if out.Filter, out.FFlags, err = seccomp.Compile(linux.Seccomp); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if p.IOPriority != nil {
 		if out.IOPrio, err = ioPriority(p.IOPriority); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if p.Scheduler != nil {
 		if out.Scheduler, err = scheduler(p.Scheduler); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return out, nil
+	return out, unknown, nil
 }

@@ -20,6 +20,10 @@ func TestMountOptions(t *testing.T) {
 			specs.Mount{Destination: "/d", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "size=1m", "ro", "mode=755", "rw", "nodev"}},
 			stage.Mount{Source: "tmpfs", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "size=1m,mode=755"},
 		},
+		"a tmpfs that begins with what is below": {
+			specs.Mount{Destination: "/d", Type: "tmpfs", Options: []string{"tmpcopyup", "ro"}},
+			stage.Mount{Source: "tmpfs", Type: "tmpfs", Flags: unix.MS_RDONLY, CopyUp: true, AsBelow: true},
+		},
 		"a bind with flags": {
 			specs.Mount{Destination: "/d", Type: "none", Source: "/s", Options: []string{"bind", "ro", "nosuid", "rprivate", "size=1m"}},
 			stage.Mount{Source: "/s", Bind: true, Set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID, Propagation: []uint64{unix.MS_PRIVATE | unix.MS_REC}},
@@ -51,7 +55,6 @@ func TestMountOptions(t *testing.T) {
 		}
 	}
 	for name, m := range map[string]specs.Mount{
-		"tmpcopyup":         {Destination: "/d", Type: "tmpfs", Options: []string{"tmpcopyup"}},
 		"no type":           {Destination: "/d", Source: "/s"},
 		"a relative source": {Destination: "/d", Type: "bind", Source: "s"},
 		"the root":          {Destination: "/..", Type: "tmpfs"},
@@ -113,14 +116,30 @@ func TestCapabilities(t *testing.T) {
 	if len(capabilities) != unix.CAP_LAST_CAP+1 || capabilities[unix.CAP_SYS_ADMIN] != "SYS_ADMIN" || capabilities[unix.CAP_BPF] != "BPF" {
 		t.Error("the names are not in the order of <linux/capability.h>")
 	}
-	got, err := caps(&specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "cap_kill"}, Permitted: []string{"CAP_KILL"}, Effective: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL"}})
-	if want := (&stage.Caps{Bounding: 1 | 1<<unix.CAP_KILL, Permitted: 1 << unix.CAP_KILL, Effective: 1 << unix.CAP_KILL}); err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%+v, %v", got, err)
+	got, unknown, err := caps(&specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "cap_kill"}, Permitted: []string{"CAP_KILL"}, Effective: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL"}})
+	if want := (&stage.Caps{Bounding: 1 | 1<<unix.CAP_KILL, Permitted: 1 << unix.CAP_KILL, Effective: 1 << unix.CAP_KILL}); err != nil || !reflect.DeepEqual(got, want) || len(unknown) > 0 {
+		t.Errorf("%+v, %v, %v", got, unknown, err)
 	}
-	for _, bad := range []specs.LinuxCapabilities{{Bounding: []string{"CAP_X"}}, {Effective: []string{"CAP_KILL"}}} {
-		if _, err := caps(&bad); err == nil {
-			t.Errorf("%+v: no error", bad)
-		}
+	if _, _, err := caps(&specs.LinuxCapabilities{Effective: []string{"CAP_KILL"}}); err == nil {
+		t.Error("effective, and not permitted: no error")
+	}
+	got, unknown, err = caps(&specs.LinuxCapabilities{Bounding: []string{"CAP_X", "CAP_CHOWN", "CAP_FUTURE"}, Permitted: []string{"CAP_X"}})
+	if err != nil || got.Bounding != 1 || got.Permitted != 0 || strings.Join(unknown, " ") != "CAP_FUTURE CAP_X" {
+		t.Errorf("unknown ones: %+v, %v, %v", got, unknown, err)
+	}
+}
+
+func TestLimitsBeyondTheKernelsBoundAreNamed(t *testing.T) {
+	list := []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 1048577}}
+	if _, err := rlimits(list, func() uint64 { return 1048576 }); err == nil || !strings.Contains(err.Error(), "RLIMIT_NOFILE of 1048577") ||
+		!strings.Contains(err.Error(), "bound of 1048576, fs.nr_open") {
+		t.Error(err)
+	}
+	if got, err := rlimits(list, func() uint64 { return 1048577 }); err != nil || len(got) != 1 || got[0].Name != "RLIMIT_NOFILE" {
+		t.Error(got, err)
+	}
+	if n := maxFiles(); n < 1024 {
+		t.Error(n)
 	}
 }
 

@@ -112,16 +112,29 @@ func (p *Process) begun(ctx context.Context, ctl *control) error {
 	}
 }
 
-// Signal sends a signal. Process 1 of a namespace is deaf to SIGTERM unless it handles it, so it gets SIGKILL then, as with Kata.
+// Signal sends a signal. Process 1 of a namespace is deaf to those that it does not handle, but SIGKILL: pid_namespaces(7). One that is not started
+// yet, and so handles nothing, ends by SIGTERM.
 func (p *Process) Signal(sig unix.Signal) error {
 	if p.id == p.c.id && sig == unix.SIGTERM {
 		p.c.mu.Lock()
 		waiting := p.c.state == StateCreated
 		p.c.mu.Unlock()
-		if waiting || !handles(p.pid, sig) {
+		if waiting {
 			sig = unix.SIGKILL
 		}
 	}
+	return p.signal(sig)
+}
+
+// SignalOrKill is Signal with the rule of Kata Containers: a first process that is deaf to SIGTERM gets SIGKILL instead.
+func (p *Process) SignalOrKill(sig unix.Signal) error {
+	if p.id == p.c.id && sig == unix.SIGTERM && !handles(p.pid, sig) {
+		return p.signal(unix.SIGKILL)
+	}
+	return p.Signal(sig)
+}
+
+func (p *Process) signal(sig unix.Signal) error {
 	if err := p.child.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}

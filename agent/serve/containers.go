@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/agent/container"
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -53,7 +54,15 @@ func (f *full) CreateContainer(ctx context.Context, r *katapb.CreateContainerReq
 	if err != nil {
 		return nil, coded(err)
 	}
-	first := f.namespaces(spec, r)
+	first, err := f.namespaces(spec, r)
+	if err != nil {
+		stdio.hangUp()
+		return nil, coded(err)
+	}
+	if err := f.guestDevices(r.ContainerId, spec); err != nil {
+		stdio.hangUp()
+		return nil, coded(err)
+	}
 	if spec.Hooks, err = f.hooks(); err != nil {
 		stdio.hangUp()
 		return nil, coded(err)
@@ -71,7 +80,7 @@ func (f *full) CreateContainer(ctx context.Context, r *katapb.CreateContainerReq
 }
 
 // namespaces gives the container those it shares with the pod, and says whether it is the pod's first.
-func (f *full) namespaces(spec *specs.Spec, r *katapb.CreateContainerRequest) (first bool) {
+func (f *full) namespaces(spec *specs.Spec, r *katapb.CreateContainerRequest) (first bool, _ error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	set := func(t specs.LinuxNamespaceType, path string) {
@@ -90,10 +99,16 @@ func (f *full) namespaces(spec *specs.Spec, r *katapb.CreateContainerRequest) (f
 	}
 	pid := ""
 	if r.SandboxPidns && f.first != "" {
-		if c, err := f.s.Containers.Container(f.first); err == nil {
-			if p, err := c.Process(""); err == nil {
-				pid = fmt.Sprintf("/proc/%d/ns/pid", p.PID())
-			}
+		if p, err := f.processesOf(f.first); err == nil {
+			pid = p
+		}
+	}
+	id := spec.Annotations[agentapi.PIDOf]
+	delete(spec.Annotations, agentapi.PIDOf) // between the host and this agent
+	if id != "" {
+		var err error
+		if pid, err = f.processesOf(id); err != nil {
+			return false, fmt.Errorf("share the processes of another container: %w", err)
 		}
 	}
 	set(specs.PIDNamespace, pid)
@@ -101,7 +116,20 @@ func (f *full) namespaces(spec *specs.Spec, r *katapb.CreateContainerRequest) (f
 	if f.sharedNS["uts"] == "" && r.OCI != nil {
 		spec.Hostname = r.OCI.Hostname
 	}
-	return f.first == ""
+	return f.first == "", nil
+}
+
+// processesOf is the namespace that has the processes of a container.
+func (f *full) processesOf(id string) (string, error) {
+	c, err := f.s.Containers.Container(id)
+	if err != nil {
+		return "", err
+	}
+	p, err := c.Process("")
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", p.PID()), nil
 }
 
 // StartContainer lets the first process run.
@@ -198,19 +226,32 @@ func (f *full) process(id, exec string) (*container.Container, *container.Proces
 	return c, p, nil
 }
 
-// SignalProcess sends a signal to a process, or to all of a container where none is named. A process that has ended is no error.
+// SignalProcess sends a signal to a process, or to all of a container. A process that has ended is no error.
+//
+// Hosts of Kata Containers name no process when they mean the first one, to which its rules apply: SIGKILL is for all, and SIGTERM becomes SIGKILL where the
+// process is deaf to it. A host that names the first process by the container's id means just that, as runc would have it, and agentapi.AllProcesses are
+// all.
 func (f *full) SignalProcess(ctx context.Context, r *katapb.SignalProcessRequest) (*emptypb.Empty, error) {
-	c, p, err := f.process(r.ContainerId, r.ExecId)
+	all := r.ExecId == agentapi.AllProcesses
+	exec := r.ExecId
+	if all {
+		exec = ""
+	}
+	c, p, err := f.process(r.ContainerId, exec)
 	if err != nil {
 		return nil, err
 	}
 	if r.Signal > 64 { // _NSIG of Linux
 		return nil, status.Errorf(codes.InvalidArgument, "signal %d: there are 64", r.Signal)
 	}
-	if r.ExecId == "" {
-		err = c.SignalAll(ctx, unix.Signal(r.Signal))
-	} else {
-		err = p.Signal(unix.Signal(r.Signal))
+	signal := unix.Signal(r.Signal)
+	switch {
+	case all, r.ExecId == "" && signal == unix.SIGKILL:
+		err = c.SignalAll(ctx, signal)
+	case r.ExecId == "":
+		err = p.SignalOrKill(signal)
+	default:
+		err = p.Signal(signal)
 	}
 	if errors.Is(err, unix.ESRCH) {
 		err = nil

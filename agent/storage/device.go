@@ -55,12 +55,7 @@ func (m *Manager) Devices(ctx context.Context, devices []*katapb.Device, spec *s
 		if !slices.ContainsFunc(buses, func(b bus) bool { return b.driver == d.Type }) {
 			return fmt.Errorf("device %s: this agent has no driver %q", d.ContainerPath, d.Type)
 		}
-		// Where a guest's name of the device is known it is in vm_path; else the bus's is in id.
-		source := d.Id
-		if strings.HasPrefix(d.VmPath, "/dev/") || source == "" {
-			source = d.VmPath
-		}
-		found, err := m.disk(ctx, d.Type, source)
+		found, err := m.disk(ctx, d.Type, sourceOf(d))
 		if err != nil {
 			return fmt.Errorf("device %s: %w", d.ContainerPath, err)
 		}
@@ -72,6 +67,16 @@ func (m *Manager) Devices(ctx context.Context, devices []*katapb.Device, spec *s
 		}
 	}
 	return rewrite(spec, changes)
+}
+
+// sourceOf is what a device is found by: its place on the bus, in id. A name in vm_path is a guess of the host's, which does not count every disk of the
+// guest, and is looked at only where nothing else says which device it is: without an id, and on buses that have no places.
+func sourceOf(d *katapb.Device) string {
+	bus := slices.IndexFunc(buses, func(b bus) bool { return b.driver == d.Type })
+	if d.VmPath != "" && (d.Id == "" || bus >= 0 && buses[bus].find == nil) {
+		return d.VmPath
+	}
+	return d.Id
 }
 
 // waitVFIO waits for the PCI devices themselves: what their drivers make of them is known only to who uses them.

@@ -1,4 +1,5 @@
-// Command containerd-shim-kata-v2 is the program that containerd runs for containers with the runtime io.containerd.kata.v2.
+// Command containerd-shim-kata-v2 is the program that containerd runs for containers with the runtime io.containerd.kata.v2, or
+// io.containerd.katabuild.v2 by its other name.
 //
 // People have no use for it. containerd starts it with "start", which leaves a process that serves one pod, with "delete" to clean up, and with -info.
 // Its configuration is that of kata-runtime.
@@ -24,8 +25,20 @@ import (
 // version is set by -ldflags "-X main.version=...".
 var version = "unknown"
 
-// name is the runtime's, by which containerd finds this program.
-const name = "io.containerd.kata.v2"
+// The names of the runtime, by which containerd finds this program, and of the program where it is there by the second.
+const (
+	name         = "io.containerd.kata.v2"
+	ownName      = "io.containerd.katabuild.v2"
+	ownNamesFile = "containerd-shim-katabuild-v2"
+)
+
+// nameOf is the runtime's name for whoever ran this program by that path.
+func nameOf(program string) string {
+	if filepath.Base(program) == ownNamesFile {
+		return ownName
+	}
+	return name
+}
 
 // serve is the action with which "start" runs this program again.
 const serve = "serve"
@@ -70,7 +83,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 		_, err := fmt.Fprintf(out, "containerd-shim-kata-v2:\n  Version:  %s (katabuild)\n", version)
 		return err
 	case f.info:
-		b, err := shim.Info(name, version)
+		b, err := shim.Info(nameOf(os.Args[0]), version)
 		if err == nil {
 			_, err = out.Write(b)
 		}

@@ -39,6 +39,28 @@ const StreamsFeature = "katabuild.streams.v1"
 // ForwardFeature is among an agent's extra features when it listens on ForwardPort.
 const ForwardFeature = "katabuild.forward.v1"
 
+// AllProcesses is the exec_id of SignalProcess for all processes of a container, with agents that have SignalAllFeature. It is no id of a process.
+const AllProcesses = "*"
+
+// SignalAllFeature is among an agent's extra features when it knows AllProcesses, and a signal to a process named by its container's id is sent as it
+// is.
+const SignalAllFeature = "katabuild.signal-all.v1"
+
+// PIDOf is the annotation of a container that names another one of its pod, whose processes it shares. Agents have it that have PIDOfFeature among their
+// extra features.
+const (
+	PIDOf        = "io.katabuild.pid-of"
+	PIDOfFeature = "katabuild.pid-of.v1"
+)
+
+// GuestDevice is the option of a bind whose source is a device of the guest by its name there, /dev/NAME. Where the guest has none of that name, the mount
+// is left out. Agents know it that have GuestDevicesFeature among their extra features; they also give all devices of the guest to a container whose rules
+// allow it to use every device.
+const (
+	GuestDevice         = "x-katabuild.guest-device"
+	GuestDevicesFeature = "katabuild.guest-devices.v1"
+)
+
 // APIVersion is what Health.Version answers as grpc_version: the version of every Kata Containers release so far.
 const APIVersion = "0.0.1"
 

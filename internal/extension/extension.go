@@ -7,6 +7,7 @@ package extension
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -43,7 +44,7 @@ type Params struct {
 	HashBlockSize int64 // bytes
 }
 
-// keys are the fields of the line, in order.
+// keys are the fields of the line, in the order in which String writes them.
 var keys = [...]string{"root_hash", "salt", "data_blocks", "data_block_size", "hash_block_size"}
 
 // String is the line, without a line break.
@@ -51,18 +52,24 @@ func (p Params) String() string {
 	return fmt.Sprintf("root_hash=%s,salt=%s,data_blocks=%d,data_block_size=%d,hash_block_size=%d", p.RootHash, p.Salt, p.DataBlocks, p.DataBlockSize, p.HashBlockSize)
 }
 
-// ParseParams reads what String writes, and nothing else.
+// ParseParams reads such a line, with the fields in any order, as Kata Containers' hosts hand on what they are given. Each field must be there once.
 func ParseParams(line string) (Params, error) {
 	fields := strings.Split(line, ",")
 	if len(fields) != len(keys) {
 		return Params{}, fmt.Errorf("%d fields: want %s", len(fields), strings.Join(keys[:], ", "))
 	}
 	var values [len(keys)]string
-	for i, f := range fields {
-		var ok bool
-		if values[i], ok = strings.CutPrefix(f, keys[i]+"="); !ok {
-			return Params{}, fmt.Errorf("field %q: want %s", f, keys[i])
+	var seen [len(keys)]bool
+	for _, f := range fields {
+		key, value, assigned := strings.Cut(f, "=")
+		i := slices.Index(keys[:], key)
+		switch {
+		case i < 0 || !assigned:
+			return Params{}, fmt.Errorf("field %q: want %s", f, strings.Join(keys[:], ", "))
+		case seen[i]:
+			return Params{}, fmt.Errorf("field %s is there twice", key)
 		}
+		values[i], seen[i] = value, true
 	}
 	p := Params{RootHash: values[0], Salt: values[1]}
 	if n, ok := hexBytes(p.RootHash); !ok || n != digestSize {
@@ -95,8 +102,8 @@ func hexBytes(s string) (n int, ok bool) {
 
 // CheckName says what is wrong with a name.
 func CheckName(name string) error {
-	if name == "" || name[0] == '-' || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return fmt.Errorf("name of an extension %q: want lower-case letters, digits and dashes", name)
+	if name == "" || name[0] == '-' || strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		return fmt.Errorf("name of an extension %q: want letters, digits, dashes and underscores, and no dash at first", name)
 	}
 	if len(name) > MaxName {
 		return fmt.Errorf("name of an extension %q: %d bytes, want at most %d, as a disk's serial has 20 and begins with %q", name, len(name), MaxName, SerialPrefix)

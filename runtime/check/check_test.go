@@ -204,7 +204,7 @@ func TestNothingStopsAtTheFirstProblem(t *testing.T) {
 		t.Error(s)
 	}
 	r = Run(t.Context(), Options{ConfigErr: &config.NotFoundError{Paths: config.Paths()}, Host: h})
-	if !strings.Contains(lines(r), "kata-runtime config --template > /etc/kata-containers/configuration.toml") {
+	if !strings.Contains(lines(r), "kata-runtime config --template > /etc/katabuild/configuration.toml") {
 		t.Error(lines(r))
 	}
 }

@@ -62,6 +62,7 @@ func (f files) ReadDir(p string) ([]string, error) {
 }
 
 const (
+	own   = "/etc/katabuild/configuration.toml"
 	etc   = "/etc/kata-containers/configuration.toml"
 	share = "/usr/share/defaults/kata-containers/configuration.toml"
 )
@@ -78,14 +79,16 @@ func TestSearch(t *testing.T) {
 		err   string
 		warn  string
 	}{
+		"this runtime's own goes before Kata's":        {files{own: memory(32), etc: memory(64), share: memory(128)}, Options{}, 32, own, "", ""},
+		"the environment chooses Kata's":               {files{own: memory(32), etc: memory(64)}, Options{Environment: etc}, 64, etc, "", ""},
 		"/etc goes before /usr/share":                  {files{etc: memory(64), share: memory(128)}, Options{}, 64, etc, "", ""},
 		"/usr/share comes second":                      {files{share: memory(128)}, Options{}, 128, share, "", ""},
 		"a named file goes before all":                 {files{etc: memory(64), "/x.toml": memory(256)}, Options{Path: "/x.toml", Environment: share}, 256, "/x.toml", "", ""},
 		"a named file must be there":                   {files{etc: memory(64)}, Options{Path: "/x.toml"}, 0, "", "configuration /x.toml: ", ""},
-		"the environment chooses among the two":        {files{etc: memory(64), share: memory(128)}, Options{Environment: share}, 128, share, "", ""},
+		"the environment chooses among them":           {files{etc: memory(64), share: memory(128)}, Options{Environment: share}, 128, share, "", ""},
 		"the environment's choice must be there":       {files{etc: memory(64)}, Options{Environment: share}, 0, "", "no configuration", ""},
 		"another path in the environment is warned of": {files{etc: memory(64), "/x.toml": memory(1)}, Options{Environment: "/x.toml"}, 64, etc, "", "KATA_CONF_FILE=/x.toml is ignored"},
-		"none": {files{}, Options{}, 0, "", "there is no " + etc + " and no " + share, ""},
+		"none": {files{}, Options{}, 0, "", "there is no " + own + " and no " + etc + " and no " + share, ""},
 		"one that cannot be read is not passed over": {files{etc: "denied", share: memory(128)}, Options{}, 0, "", "permission denied", ""},
 		"drop-ins win, the last by byte order most": {files{
 			etc: memory(64), path.Dir(etc) + "/config.d/9": memory(90), path.Dir(etc) + "/config.d/10": memory(100),
@@ -452,7 +455,7 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 		"words of extensions":      {q + `kernel_params = 'a "kata.extension.x.verity_params=y"'`, `use guest_extension_images`},
 		"long parameters":          {q + `kernel_params = '` + strings.Repeat("a", 2047) + `'`, `Linux keeps 2047`},
 		"extension's key":          {q + "guest_extension_images = [{name = 'a', path = '/a', verity_param = ''}]", `image 1: unknown key "verity_param"; did you mean "verity_params"?`},
-		"extension's name":         {q + "guest_extension_images = [{name = 'A', path = '/a'}]", `image 1: `},
+		"extension's name":         {q + "guest_extension_images = [{name = 'A.', path = '/a'}]", `image 1: `},
 		"extension without path":   {q + "guest_extension_images = [{name = 'a'}]", `a has no path`},
 		"extension twice":          {q + "guest_extension_images = [{name = 'a', path = '/a'}, {name = 'a', path = '/b'}]", `"a" stands twice`},
 		"extension's parameters":   {q + "guest_extension_images = [{name = 'a', path = '/a', verity_params = 'x'}]", `verity_params: `},

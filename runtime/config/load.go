@@ -16,9 +16,11 @@ import (
 // DropIns is the folder beside a configuration whose files are read after it.
 const DropIns = "config.d"
 
-// Paths lists where a configuration is looked for, the first found wins. The list is the caller's own.
+// Paths lists where a configuration is looked for, the first found wins. The list is the caller's own. The first is of this runtime alone, so that it and
+// Kata Containers' can be on one host.
 func Paths() []string {
 	return []string{
+		"/etc/katabuild/configuration.toml",
 		"/etc/kata-containers/configuration.toml",
 		"/usr/share/defaults/kata-containers/configuration.toml",
 	}

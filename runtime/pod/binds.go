@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+
+	"github.com/katabuild/katabuild/runtime/share"
 )
 
 // binds are the volumes in the shared folder. One that several containers have is there once: the guest then knows that it is one, and what a container
@@ -19,7 +21,7 @@ type binds struct {
 type bindKey struct {
 	path      string
 	dev, node uint64
-	readOnly  bool
+	access    share.Access
 }
 
 // boundVolume is a volume with how often it is in use.
@@ -30,15 +32,15 @@ type boundVolume struct {
 }
 
 // bind has a file or folder of the host in the shared folder for a container, and returns its name there. One that others may write to is not made again for
-// who only reads: the guest sees to that.
-func (p *Pod) bind(have *container, source string, st os.FileInfo, readOnly bool) (string, error) {
+// who only reads: the guest sees to that. If alone, it is made again all the same, because the guest cannot.
+func (p *Pod) bind(have *container, source string, st os.FileInfo, access share.Access, alone bool) (string, error) {
 	sys := st.Sys().(*syscall.Stat_t)
-	key := bindKey{filepath.Clean(source), sys.Dev, sys.Ino, false}
+	key := bindKey{filepath.Clean(source), sys.Dev, sys.Ino, share.Writable}
 	p.binds.mu.Lock()
 	defer p.binds.mu.Unlock()
 	b := p.binds.list[key]
-	if b == nil && readOnly {
-		key.readOnly = true
+	if access != share.Writable && (b == nil || alone) {
+		key.access = access
 		b = p.binds.list[key]
 	}
 	if b == nil {
@@ -46,7 +48,7 @@ func (p *Pod) bind(have *container, source string, st os.FileInfo, readOnly bool
 		if err != nil {
 			return "", err
 		}
-		if err := p.share.Bind(name, name, source, readOnly); err != nil {
+		if err := p.share.Bind(name, name, source, access); err != nil {
 			return "", errors.Join(err, p.share.Release(name))
 		}
 		b = &boundVolume{key: key, name: name}

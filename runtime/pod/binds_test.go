@@ -32,7 +32,11 @@ func TestAVolumeOfSeveralContainersIsSharedOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		name, err := p.bind(c, path, st, readOnly)
+		access := share.Writable
+		if readOnly {
+			access = share.ReadOnly
+		}
+		name, err := p.bind(c, path, st, access, false)
 		if err != nil {
 			t.Fatal(err)
 		}

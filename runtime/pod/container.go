@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -29,7 +30,9 @@ type Container struct {
 	Bundle string // holds Spec.Root.Path where that is relative
 	// SharedPID: the container joins the pod's PID namespace.
 	SharedPID bool
-	Streams   Streams
+	// PIDOf is the container of the pod whose PID namespace this one joins; empty for none.
+	PIDOf   string
+	Streams Streams
 }
 
 // Streams are which standard streams of a process lead to the host. The others lead nowhere.
@@ -84,6 +87,9 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
 			p.log.Warn("the machine is not as large as its containers want it", "container", c.ID, "err", err)
 		}
 	}
+	if err := p.sharePID(g, c); err != nil {
+		return nil, err
+	}
 	wire, err := oci.ToWire(g.spec)
 	if err != nil {
 		return nil, err
@@ -101,6 +107,23 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
 	}
 	proc.begin()
 	return proc, p.note(func(r *Record) { r.Containers = append(r.Containers, c.ID) })
+}
+
+// sharePID has the container join the processes of another one.
+func (p *Pod) sharePID(g *inGuest, c Container) error {
+	g.spec.Annotations = maps.Clone(g.spec.Annotations)
+	delete(g.spec.Annotations, agentapi.PIDOf) // which is ours to say, and not for whoever writes a pod's annotations
+	switch {
+	case c.PIDOf == "":
+		return nil
+	case !p.can.pidOf:
+		return fmt.Errorf("the container shares the processes of %s, which the guest's agent cannot do", c.PIDOf)
+	}
+	if g.spec.Annotations == nil {
+		g.spec.Annotations = map[string]string{}
+	}
+	g.spec.Annotations[agentapi.PIDOf] = c.PIDOf
+	return nil
 }
 
 // Start lets the first process of a container run.
@@ -244,7 +267,10 @@ func (q *Process) Signal(ctx context.Context, signal uint32, all bool) error {
 	defer cancel()
 	exec := q.exec
 	if all {
-		exec = ""
+		exec = "" // the first process alone, for Kata's agent, unless the signal is SIGKILL
+		if q.pod.can.signalAll {
+			exec = agentapi.AllProcesses
+		}
 	}
 	_, err := q.pod.service.SignalProcess(ctx, &katapb.SignalProcessRequest{ContainerId: q.container, ExecId: exec, Signal: signal})
 	if err != nil {

@@ -132,7 +132,11 @@ func (p *Pod) diskVolume(ctx context.Context, have *container, g *inGuest, m spe
 // host's so. Other devices are the guest's own of the same numbers.
 func (p *Pod) devices(ctx context.Context, c Container, have *container, g *inGuest) error {
 	var list []specs.LinuxDevice
+	all := c.Spec.Linux.Resources != nil && usesAll(c.Spec.Linux.Resources) && p.can.guestDevices
 	for _, d := range c.Spec.Linux.Devices {
+		if name, err := deviceName("/", "char", d.Major, d.Minor); all && d.Type == "c" && err == nil && d.Path == "/dev/"+name {
+			continue // privileged: all of the host's are named, and all of the guest's are there, with the numbers they have there
+		}
 		if d.Type == "b" {
 			access, ok := accessTo(c.Spec.Linux.Resources, d)
 			if !ok {
@@ -184,18 +188,27 @@ func free(file string) error {
 
 // blockFile is the device file of a block device below root. Linux: Documentation/ABI/testing/sysfs-dev, and DEVNAME of the device's uevent.
 func blockFile(root string, major, minor int64) (string, error) {
-	b, err := os.ReadFile(filepath.Join(root, fmt.Sprintf("sys/dev/block/%d:%d/uevent", major, minor)))
+	name, err := deviceName(root, "block", major, minor)
 	if err != nil {
-		return "", fmt.Errorf("the host has no block device %d:%d: %w", major, minor, err)
+		return "", err
+	}
+	return filepath.Join(root, "dev", name), nil
+}
+
+// deviceName is the name below /dev of a device of a kind, block or char.
+func deviceName(root, kind string, major, minor int64) (string, error) {
+	b, err := os.ReadFile(filepath.Join(root, fmt.Sprintf("sys/dev/%s/%d:%d/uevent", kind, major, minor)))
+	if err != nil {
+		return "", fmt.Errorf("the host has no %s device %d:%d: %w", kind, major, minor, err)
 	}
 	for l := range strings.Lines(string(b)) {
 		name, ok := strings.CutPrefix(strings.TrimSuffix(l, "\n"), "DEVNAME=")
 		if !ok || !filepath.IsLocal(name) {
 			continue
 		}
-		return filepath.Join(root, "dev", name), nil
+		return name, nil
 	}
-	return "", fmt.Errorf("block device %d:%d of the host has no name", major, minor)
+	return "", fmt.Errorf("%s device %d:%d of the host has no name", kind, major, minor)
 }
 
 // accessTo is what the rules for a container's devices allow it to do with one, of r, w and m: the last that names the device counts. config-linux.md,

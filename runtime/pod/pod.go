@@ -54,11 +54,11 @@ type Options struct {
 	Netns string
 	// HostNetwork: the pod asks for the host's network, which no guest gets. A Netns that is the host's own says the same.
 	HostNetwork bool
-	Cgroup   string // in which the pod's own is made, as cgroup.Parent says; empty makes none
-	Hostname string
-	DNS      []string // lines of resolv.conf, for the guest itself
-	Size     Size     // what the pod's containers may use, on top of what the configuration says
-	Log      *slog.Logger
+	Cgroup      string // in which the pod's own is made, as cgroup.Parent says; empty makes none
+	Hostname    string
+	DNS         []string // lines of resolv.conf, for the guest itself
+	Size        Size     // what the pod's containers may use, on top of what the configuration says
+	Log         *slog.Logger
 	// Shm is the size of the pod's /dev/shm in bytes, 0 is half of the guest's memory.
 	Shm         int64
 	Annotations map[string]string // for the record only
@@ -102,6 +102,7 @@ type Pod struct {
 	service katapb.AgentServiceService
 	health  katapb.HealthService
 	streams bool // the agent takes streams on their own connections
+	can     features
 	seccomp bool // the agent can do seccomp
 	pulse   *pulse
 	growth  growth
@@ -376,7 +377,11 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 func (p *Pod) bindForAll() error {
 	for _, b := range p.cfg.Runtime.SandboxBindMounts {
 		source, mode, _ := strings.Cut(b, ":")
-		if err := p.share.Bind("sandbox", "sandbox-mounts/"+filepath.Base(source), source, mode != "rw"); err != nil {
+		access := share.ReadOnlyAll
+		if mode == "rw" {
+			access = share.Writable
+		}
+		if err := p.share.Bind("sandbox", "sandbox-mounts/"+filepath.Base(source), source, access); err != nil {
 			return fmt.Errorf("sandbox_bind_mounts %s: %w", b, err)
 		}
 	}
@@ -510,6 +515,7 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 	}
 	p.seccomp = d.GetAgentDetails().GetSupportsSeccomp()
 	p.streams = slices.Contains(d.GetAgentDetails().GetExtraFeatures(), agentapi.StreamsFeature)
+	p.can = featuresOf(d.GetAgentDetails().GetExtraFeatures())
 	if p.net != nil {
 		if err := p.configureNetwork(ctx); err != nil {
 			return err
@@ -527,6 +533,18 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 		return fmt.Errorf("make the sandbox in the guest: %w", err)
 	}
 	return nil
+}
+
+// features are what our agent can do and Kata's cannot.
+type features struct {
+	signalAll    bool // a signal goes to all processes of a container, or to the first as it is
+	pidOf        bool // a container shares the processes of any other
+	guestDevices bool // a container has devices of the guest, by their names
+}
+
+func featuresOf(list []string) features {
+	has := func(name string) bool { return slices.Contains(list, name) }
+	return features{has(agentapi.SignalAllFeature), has(agentapi.PIDOfFeature), has(agentapi.GuestDevicesFeature)}
 }
 
 // Where the guest has the pod's /dev/shm, as with Kata Containers.

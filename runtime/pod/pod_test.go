@@ -193,7 +193,7 @@ func TestVolumesOfTheKubelet(t *testing.T) {
 			t.Errorf("%s: %q, want %q", path, got, want)
 		}
 	}
-	for in, want := range map[string]string{"ro rprivate": "rbind ro rprivate", "rbind rslave rw": "rbind rw", "bind": "bind", "": "rbind"} {
+	for in, want := range map[string]string{"ro rprivate": "rbind ro rprivate", "rbind rslave rw": "rbind rslave rw", "rbind rshared": "rbind rslave", "bind shared": "bind slave", "bind": "bind", "": "rbind"} {
 		if got := strings.Join(guestOptions(strings.Fields(in)), " "); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}

@@ -209,7 +209,7 @@ func (p *Pod) sharedRoot(c Container, g *inGuest) error {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(c.Bundle, path)
 	}
-	return p.share.Bind(c.ID, name, path, false)
+	return p.share.Bind(c.ID, name, path, share.Writable)
 }
 
 // diskRoot plugs in the disks of a root file system and has the agent mount them. The host never reads a file system that a container writes.

@@ -10,8 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -73,9 +76,23 @@ func guestSpec(s *specs.Spec, seccomp bool) *specs.Spec {
 	}
 	if s.Linux.Resources != nil {
 		r := GuestResources(s.Linux.Resources)
+		if usesAll(s.Linux.Resources) {
+			r.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "rwm"}} // the guest's
+		}
 		linux.Resources = r
 	}
 	return &out
+}
+
+// usesAll says whether the last rule about all devices allows everything, as for privileged containers.
+func usesAll(r *specs.LinuxResources) bool {
+	all := false
+	for _, d := range r.Devices {
+		if (d.Type == "" || d.Type == "a") && d.Major == nil && d.Minor == nil {
+			all = d.Allow && (d.Access == "" || d.Access == "rwm")
+		}
+	}
+	return all
 }
 
 // GuestResources is what of a container's resources means something in the guest: numbers of the host's devices, processors and memory nodes do not.
@@ -126,6 +143,11 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	switch mode := st.Mode(); {
 	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
 		return nil, p.diskVolume(ctx, have, g, m)
+	case mode&os.ModeCharDevice != 0 && p.can.guestDevices:
+		if t := ownDevice("/", m, st); t != nil {
+			return t, nil
+		}
+		fallthrough
 	case mode&(os.ModeDevice|os.ModeNamedPipe) != 0, mode&os.ModeSocket != 0:
 		p.log.Warn("a socket, pipe or device of the host does not work in the guest; it is left out", "container", c.ID, "source", m.Source)
 		return nil, nil
@@ -136,13 +158,23 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	if p.share == nil && plugin(m.Source) == emptyDirPlugin {
 		return p.localVolume(g, m)
 	}
-	readOnly := slices.Contains(m.Options, "ro")
+	if slices.Contains(m.Options, "rshared") || slices.Contains(m.Options, "shared") {
+		p.log.Warn("what a container mounts in its guest cannot appear on the host; it sees the host's mounts (Bidirectional is as HostToContainer)",
+			"container", c.ID, "source", m.Source)
+	}
 	if p.share == nil {
 		return p.copyVolume(ctx, m)
 	}
-	name, err := p.bind(have, m.Source, st, readOnly)
+	access, alone, err := accessOf(m, st)
 	if err != nil {
 		return nil, err
+	}
+	name, err := p.bind(have, m.Source, st, access, alone)
+	if err != nil {
+		return nil, err
+	}
+	if alone {
+		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "ro" })
 	}
 	if watched(st, m.Source) {
 		return p.watchedVolume(c, g, m, name)
@@ -152,11 +184,62 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	return &m, nil
 }
 
-// guestOptions drops what means nothing inside the guest: propagation between the host and the container.
+// accessOf is what a container may do with a bind. Alone means that the host must see to it, and the guest not: each mount of the host below a shared folder
+// appears in the guest when it is first walked into, with the flags of the one above, so that "ro", which is about the top alone, would be about all.
+// Linux: fs/namespace.c, finish_automount.
+func accessOf(m specs.Mount, st os.FileInfo) (access share.Access, alone bool, err error) {
+	for _, o := range m.Options { // the last one counts
+		switch o {
+		case "ro":
+			access = max(access, share.ReadOnly)
+		case "rro":
+			access = share.ReadOnlyAll
+		case "rw", "rrw":
+			access = share.Writable
+		}
+	}
+	if access != share.ReadOnly || !st.IsDir() {
+		return access, false, nil
+	}
+	alone, err = hasMountsBelow(m.Source)
+	return access, alone, err
+}
+
+// hasMountsBelow says whether something is mounted below a folder.
+func hasMountsBelow(dir string) (bool, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, err
+	}
+	all, err := mountinfo.Self()
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(all, func(m mountinfo.Mount) bool { return m.Point != dir && hasPrefix(m.Point, dir) }), nil
+}
+
+// ownDevice is the mount of a character device of the guest that has the same name as the host's, or nil for one that has no name.
+func ownDevice(root string, m specs.Mount, st os.FileInfo) *specs.Mount {
+	dev := uint64(st.Sys().(*syscall.Stat_t).Rdev)
+	name, err := deviceName(root, "char", int64(unix.Major(dev)), int64(unix.Minor(dev)))
+	if err != nil {
+		return nil
+	}
+	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: "/dev/" + name, Options: append(guestOptions(m.Options), agentapi.GuestDevice)}
+}
+
+// guestOptions drops what means nothing inside the guest: propagation to the host. From the host it is a matter of the shared folder, whose mounts the
+// container's are to receive.
 func guestOptions(options []string) []string {
-	out := slices.DeleteFunc(slices.Clone(options), func(o string) bool {
-		return slices.Contains([]string{"shared", "rshared", "slave", "rslave"}, o)
-	})
+	out := slices.Clone(options)
+	for i, o := range out {
+		switch o {
+		case "shared":
+			out[i] = "slave"
+		case "rshared":
+			out[i] = "rslave"
+		}
+	}
 	if !slices.Contains(out, "bind") && !slices.Contains(out, "rbind") {
 		out = append([]string{"rbind"}, out...)
 	}
@@ -169,7 +252,7 @@ func isBind(m specs.Mount) bool {
 
 func hasPrefix(path, dir string) bool {
 	path = filepath.Clean(path)
-	return path == dir || strings.HasPrefix(path, dir+"/")
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // volumeName is a name in the shared folder that no other volume has.

@@ -54,7 +54,7 @@ func TestAnExtensionIsReadFromItsFolder(t *testing.T) {
 		"no label":             {extensionFolder(t, good, disk("")), "name it with NAME=FOLDER"},
 		"another file system":  {extensionFolder(t, good, make([]byte, 8192)), "not erofs"},
 		"an empty image":       {extensionFolder(t, good, nil), "partition table: EOF"},
-		"a name that is wrong": {"Gpu=" + dir, `name of an extension "Gpu"`},
+		"a name that is wrong": {"g.pu=" + dir, `name of an extension "g.pu"`},
 		"a name that is long":  {"abcdefghijk=" + dir, "11 bytes, want at most 10"},
 		"a hash cut short":     {extensionFolder(t, fmt.Sprintf(hashLine, "ab"), disk("a")), "root_hash.txt: root_hash"},
 		"no end of a hash":     {extensionFolder(t, strings.Repeat("x", maxHashFile+1), disk("a")), "more than 4096 bytes"},

@@ -7,9 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Access is what a guest may do with what is bound.
+type Access int
+
+// The accesses, by the options of mounts that ask for them.
+const (
+	Writable    Access = iota // rw
+	ReadOnly                  // ro: what is mounted below is as it is at the source
+	ReadOnlyAll               // rro: neither can that be written to
+)
+
 // bind mounts a copy of what is at source, with everything below it, at target. It is made ready before it is attached: what receives it by
-// propagation gets a copy of it as it is then, and would not hear of later changes. open_tree(2), mount_setattr(2), move_mount(2).
-func bind(source, target string, set uint64) error {
+// propagation gets a copy of it as it is then, and would not hear of later changes. open_tree(2), mount_setattr(2), move_mount(2). The attributes are
+// those of the top alone, or of what is mounted below too.
+func bind(source, target string, set uint64, below bool) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return &os.PathError{Op: "copy the mounts at", Path: source, Err: err}
@@ -22,7 +33,11 @@ func bind(source, target string, set uint64) error {
 		}
 	}
 	if set != 0 {
-		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: set}); err != nil {
+		flags := uint(unix.AT_EMPTY_PATH)
+		if below {
+			flags |= unix.AT_RECURSIVE
+		}
+		if err := unix.MountSetattr(tree, "", flags, &unix.MountAttr{Attr_set: set}); err != nil {
 			return &os.PathError{Op: "set the attributes of the mount", Path: source, Err: err}
 		}
 	}

@@ -176,9 +176,9 @@ func TestAFullHostIsNamed(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "hosts")
 	write(t, file, "x")
-	err = s.Bind("c1", "c1-hosts", file, false)
+	err = s.Bind("c1", "c1-hosts", file, Writable)
 	for i := 0; err == nil && i < 10; i++ {
-		err = s.Bind("c1", "c1-hosts-"+strconv.Itoa(i), file, false)
+		err = s.Bind("c1", "c1-hosts-"+strconv.Itoa(i), file, Writable)
 	}
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), root) {
 		t.Errorf("a full folder: %v", err)

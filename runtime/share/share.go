@@ -66,7 +66,7 @@ func (s *Share) prepare() error {
 		return err
 	}
 	// virtiofsd makes a mount namespace of its own and lets it receive what is mounted here.
-	return s.bind("", s.mounts(), s.Dir(), unix.MOUNT_ATTR_RDONLY)
+	return s.bind("", s.mounts(), s.Dir(), unix.MOUNT_ATTR_RDONLY, false)
 }
 
 func propagation(path string, flags uintptr) error {
@@ -134,8 +134,8 @@ func (s *Share) add(owner, target string, m Mount) error {
 	return nil
 }
 
-func (s *Share) bind(owner, source, target string, set uint64) error {
-	if err := bind(source, target, set); err != nil {
+func (s *Share) bind(owner, source, target string, set uint64, below bool) error {
+	if err := bind(source, target, set, below); err != nil {
 		return err
 	}
 	s.remember(owner, target)
@@ -143,7 +143,7 @@ func (s *Share) bind(owner, source, target string, set uint64) error {
 }
 
 // Bind makes the file or folder source of the host appear as name, with everything mounted below it, for owner.
-func (s *Share) Bind(owner, name, source string, readOnly bool) error {
+func (s *Share) Bind(owner, name, source string, access Access) error {
 	target := s.place(name)
 	st, err := os.Stat(source)
 	if err != nil {
@@ -164,10 +164,10 @@ func (s *Share) Bind(owner, name, source string, readOnly bool) error {
 		return err
 	}
 	var set uint64
-	if readOnly {
+	if access != Writable {
 		set = unix.MOUNT_ATTR_RDONLY
 	}
-	return s.bind(owner, source, target, set)
+	return s.bind(owner, source, target, set, access == ReadOnlyAll)
 }
 
 // Release takes away everything of owner. Calling it again is a no-op. What is busy disappears when it no longer is.
@@ -299,7 +299,7 @@ func (m Mount) at(target string) error {
 		if err != nil {
 			return fmt.Errorf("mount %s at %s: %q: %w", m.Source, target, m.Options, err)
 		}
-		return bind(m.Source, target, set)
+		return bind(m.Source, target, set, true)
 	case m.Type == "overlay" && len(data) >= maxData:
 		if err := mountLong(m.Source, target, m.Type, flags, data); err != nil {
 			return fmt.Errorf("mount an overlay at %s: %w", target, err)

@@ -74,10 +74,10 @@ func TestWhatIsMountedIsSeenByTheGuestAndGoesAgain(t *testing.T) {
 	// A file, and a folder read-only.
 	write(t, filepath.Join(dir, "hosts"), "127.0.0.1")
 	write(t, filepath.Join(dir, "volume", "x"), "1")
-	if err := s.Bind("c1", "c1-hosts", filepath.Join(dir, "hosts"), false); err != nil {
+	if err := s.Bind("c1", "c1-hosts", filepath.Join(dir, "hosts"), Writable); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Bind("c2", "c2-volume", filepath.Join(dir, "volume"), true); err != nil {
+	if err := s.Bind("c2", "c2-volume", filepath.Join(dir, "volume"), ReadOnlyAll); err != nil {
 		t.Fatal(err)
 	}
 	want(t, filepath.Join(s.Dir(), "c1-hosts"), "127.0.0.1")
@@ -88,6 +88,29 @@ func TestWhatIsMountedIsSeenByTheGuestAndGoesAgain(t *testing.T) {
 	}
 	if err := os.Mkdir(filepath.Join(s.Dir(), "guest-made"), 0o755); !errors.Is(err, unix.EROFS) {
 		t.Errorf("make a folder at the top: %v", err)
+	}
+
+	// What is mounted below a volume can be written to where the volume itself cannot, unless that is asked for.
+	below := filepath.Join(dir, "volume", "below")
+	write(t, filepath.Join(below, "empty"), "")
+	if err := unix.Mount("tmpfs", below, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	for name, access := range map[string]Access{"c2-top": ReadOnly, "c2-all": ReadOnlyAll} {
+		if err := s.Bind("c2-ro", name, filepath.Join(dir, "volume"), access); err != nil {
+			t.Fatal(err)
+		}
+		seen := filepath.Join(s.Dir(), name)
+		if err := os.WriteFile(filepath.Join(seen, "y"), nil, 0o644); !errors.Is(err, unix.EROFS) {
+			t.Errorf("%s: write at the top: %v", name, err)
+		}
+		err := os.WriteFile(filepath.Join(seen, "below", "y"), nil, 0o644)
+		if all := access == ReadOnlyAll; errors.Is(err, unix.EROFS) != all || err != nil && !all {
+			t.Errorf("%s: write below: %v", name, err)
+		}
+	}
+	if err := errors.Join(s.Release("c2-ro"), unix.Unmount(below, 0)); err != nil {
+		t.Fatal(err)
 	}
 
 	// A mount that comes later below a volume is seen too.

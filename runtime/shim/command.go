@@ -286,7 +286,11 @@ func Info(name, version string) ([]byte, error) {
 	for _, t := range share.Transforms {
 		words = append(words, t+"/*")
 	}
+	own, err := packFeatures()
+	if err != nil {
+		return nil, err
+	}
 	return proto.Marshal(&types.RuntimeInfo{
-		Name: name, Version: &types.RuntimeVersion{Version: version}, Annotations: map[string]string{allowMounts: strings.Join(words, ",")},
+		Name: name, Version: &types.RuntimeVersion{Version: version}, Features: own, Annotations: map[string]string{allowMounts: strings.Join(words, ",")},
 	})
 }

@@ -2,11 +2,14 @@ package shim
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -43,5 +46,15 @@ func TestContainerdReadsWhereWeServeAndWhichMountsAreOurs(t *testing.T) {
 	var info types.RuntimeInfo
 	if err := proto.Unmarshal(b, &info); err != nil || info.Annotations["containerd.io/runtime-allow-mounts"] != "erofs,format/*,mkdir/*" || info.Version.Version != "1" {
 		t.Errorf("%v, %v", &info, err)
+	}
+	var f features.Features
+	if err := json.Unmarshal(info.Features.GetValue(), &f); err != nil || info.Features.TypeUrl != "types.containerd.io/opencontainers/runtime-spec/1/features/Features" {
+		t.Fatal(info.Features, err)
+	}
+	if !slices.Contains(f.MountOptions, "rro") || slices.Contains(f.MountOptions, "rshared") || !slices.IsSorted(f.MountOptions) || f.OCIVersionMax != specs.Version {
+		t.Errorf("%+v", f)
+	}
+	if m := f.Linux.MountExtensions; slices.Contains(f.Linux.Namespaces, "user") != *m.IDMap.Enabled || !*f.Linux.Seccomp.Enabled {
+		t.Errorf("%+v", f.Linux) // a user namespace is of no use to a host without mounts that have its owners
 	}
 }

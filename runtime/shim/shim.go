@@ -73,6 +73,7 @@ type task struct {
 	bundle  string
 	sandbox bool // the pod lives and dies with it
 	init    *process
+	stand   *standIn // for its processes on the host; nil for a sandbox, which QEMU is
 
 	mu     sync.Mutex // guards what follows
 	paused bool
@@ -127,7 +128,15 @@ func (s *Service) process(id, exec string) (*task, *process, error) {
 	return nil, nil, notFound("no process %s in container %s", exec, id)
 }
 
-// pid is what containerd shows as the process of every task: a guest's processes have no number on the host.
+// pidOf is what containerd shows as the process of a task: a guest's processes have no number on the host.
+func (s *Service) pidOf(t *task) uint32 {
+	if t.stand != nil {
+		return uint32(t.stand.tid)
+	}
+	return s.pid()
+}
+
+// pid is the process on the host that is the pod.
 func (s *Service) pid() uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,11 +180,11 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, asStatus(err)
 	}
 	s.events.send(topicCreate, &eventtypes.TaskCreate{
-		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: s.pid(),
+		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: s.pidOf(t),
 		IO: &eventtypes.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
 	go s.await(t, t.init)
-	return &taskapi.CreateTaskResponse{Pid: s.pid()}, nil
+	return &taskapi.CreateTaskResponse{Pid: s.pidOf(t)}, nil
 }
 
 // errEnding is what a container cannot be made for once the shim has been told to end.
@@ -217,7 +226,7 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 			return nil, err
 		}
 	}
-	t, err := s.createIn(ctx, p, r, spec)
+	t, err := s.createIn(ctx, p, r, spec, kind)
 	if err != nil {
 		if first {
 			s.setPod(nil)
@@ -225,7 +234,6 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 		}
 		return nil, err
 	}
-	t.sandbox = kind != PodContainer
 	s.mu.Lock()
 	s.tasks[r.ID] = t
 	s.mu.Unlock()
@@ -273,9 +281,10 @@ func (s *Service) setPod(p *pod.Pod) {
 	s.mu.Unlock()
 }
 
-func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec) (*task, error) {
+func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (*task, error) {
+	of := s.pidOwner(spec)
 	c := pod.Container{
-		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: sharesPID(spec),
+		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: of == "" && sharesPID(spec), PIDOf: of,
 		Streams: pod.Streams{Stdin: r.Stdin != "", Stdout: r.Stdout != "", Stderr: r.Stderr != ""},
 	}
 	for _, w := range ofHost(spec) {
@@ -297,7 +306,24 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 		return nil, err
 	}
 	init.run(q, s.log)
-	return &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*process{}}, nil
+	t := &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*process{}, sandbox: kind != PodContainer}
+	if kind == PodContainer {
+		t.stand = newStandIn()
+	}
+	return t, nil
+}
+
+// pidOwner is the container whose processes spec names by the number that we gave it; empty for none.
+func (s *Service) pidOwner(spec *specs.Spec) string {
+	path, _ := namespaceOf(spec, specs.PIDNamespace)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.tasks {
+		if t.stand != nil && path == fmt.Sprintf("/proc/%d/ns/pid", t.stand.tid) {
+			return t.id
+		}
+	}
+	return ""
 }
 
 // await waits for the end of a process and tells containerd of it.
@@ -316,7 +342,7 @@ func (s *Service) await(t *task, p *process) {
 	}
 	_, _, exited := p.state()
 	s.events.send(topicExit, &eventtypes.TaskExit{
-		ContainerID: t.id, ID: id, Pid: s.pid(), ExitStatus: uint32(code), ExitedAt: timestamppb.New(exited),
+		ContainerID: t.id, ID: id, Pid: s.pidOf(t), ExitStatus: uint32(code), ExitedAt: timestamppb.New(exited),
 	})
 }
 
@@ -345,10 +371,13 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		if err := guest.Start(ctx, t.id); err != nil {
 			p.unclaim()
 			s.log.Error("start", "container", t.id, "err", err)
+			if t.sandbox {
+				s.endAfter(t, guest)
+			}
 			return nil, asStatus(err)
 		}
-		s.events.send(topicStart, &eventtypes.TaskStart{ContainerID: t.id, Pid: s.pid()})
-		return &taskapi.StartResponse{Pid: s.pid()}, nil
+		s.events.send(topicStart, &eventtypes.TaskStart{ContainerID: t.id, Pid: s.pidOf(t)})
+		return &taskapi.StartResponse{Pid: s.pidOf(t)}, nil
 	}
 	if err := p.open(s.o.Namespace, t.id); err != nil {
 		p.unclaim()
@@ -362,9 +391,22 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		return nil, asStatus(err)
 	}
 	p.run(q, s.log)
-	s.events.send(topicExecStarted, &eventtypes.TaskExecStarted{ContainerID: t.id, ExecID: r.ExecID, Pid: s.pid()})
+	s.events.send(topicExecStarted, &eventtypes.TaskExecStarted{ContainerID: t.id, ExecID: r.ExecID, Pid: s.pidOf(t)})
 	go s.await(t, p)
-	return &taskapi.StartResponse{Pid: s.pid()}, nil
+	return &taskapi.StartResponse{Pid: s.pidOf(t)}, nil
+}
+
+// endAfter ends the pod whose first container could not be started: whoever asked for it may never ask for anything else, and a machine would be left.
+// Containerd's task stays, as one that has ended, until it is deleted.
+func (s *Service) endAfter(t *task, guest *pod.Pod) {
+	select {
+	case <-t.init.ended: // with its own code
+	case <-guest.Sick():
+	case <-time.After(lostTime):
+	}
+	if err := guest.Stop(); err != nil {
+		s.log.Error("stop the pod", "err", err)
+	}
 }
 
 // Exec prepares a process; Start adds it.
@@ -400,7 +442,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if phase == started {
 		return nil, precondition("process %q of container %s still runs", r.ExecID, r.ID)
 	}
-	resp := &taskapi.DeleteResponse{Pid: s.pid(), ExitStatus: uint32(code), ExitedAt: timestamppb.New(exited)}
+	resp := &taskapi.DeleteResponse{Pid: s.pidOf(t), ExitStatus: uint32(code), ExitedAt: timestamppb.New(exited)}
 	p.close()
 	if r.ExecID != "" {
 		t.mu.Lock()
@@ -426,6 +468,9 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	s.mu.Lock()
 	delete(s.tasks, t.id)
 	s.mu.Unlock()
+	if t.stand != nil {
+		t.stand.end()
+	}
 	s.events.send(topicDelete, &eventtypes.TaskDelete{
 		ContainerID: t.id, ID: t.id, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
 	})
@@ -440,7 +485,7 @@ func (s *Service) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.St
 	}
 	phase, code, exited := p.state()
 	resp := &taskapi.StateResponse{
-		ID: t.id, Bundle: t.bundle, Pid: s.pid(), ExecID: r.ExecID, Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr,
+		ID: t.id, Bundle: t.bundle, Pid: s.pidOf(t), ExecID: r.ExecID, Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr,
 		Terminal: p.stdio.terminal, Status: tasktypes.Status_CREATED,
 	}
 	switch phase {
@@ -539,10 +584,11 @@ func (s *Service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 
 // Pids lists the processes of a container on the host: there is one.
 func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
-	if _, err := s.task(r.ID); err != nil {
+	t, err := s.task(r.ID)
+	if err != nil {
 		return nil, err
 	}
-	return &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: s.pid()}}}, nil
+	return &taskapi.PidsResponse{Processes: []*tasktypes.ProcessInfo{{Pid: s.pidOf(t)}}}, nil
 }
 
 // ResizePty sets the size of a terminal.
@@ -640,6 +686,9 @@ func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.
 	t, agent, err := s.agent(r.ID)
 	if err != nil {
 		return nil, err
+	}
+	if phase, _, _ := t.init.state(); phase == ended {
+		return nil, notFound("container %s has ended, and uses nothing", t.id)
 	}
 	st, err := agent.StatsContainer(ctx, &katapb.StatsContainerRequest{ContainerId: t.id})
 	if err != nil {

@@ -82,7 +82,9 @@ func TestAPodIsAsLargeAsItsContainersTogether(t *testing.T) {
 }
 
 func TestNamespacesOfTheHostAreKnown(t *testing.T) {
-	with := func(list ...specs.LinuxNamespace) *specs.Spec { return &specs.Spec{Linux: &specs.Linux{Namespaces: list}} }
+	with := func(list ...specs.LinuxNamespace) *specs.Spec {
+		return &specs.Spec{Linux: &specs.Linux{Namespaces: list}}
+	}
 	own := []specs.LinuxNamespace{{Type: "network", Path: "/run/netns/x"}, {Type: "pid"}, {Type: "ipc"}, {Type: "uts"}}
 	if path, host := netnsOf(with(own...)); path != "/run/netns/x" || host {
 		t.Error(path, host)
@@ -493,6 +495,73 @@ func TestInputThatEndsBeforeTheProcessExistsEndsIt(t *testing.T) {
 	p.close()
 }
 
+func TestAContainerOnTheHostsNetworkIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(papertest.WriteGuest(dir+"/guest"), os.Mkdir(dir+"/bundle", 0o755), os.WriteFile(dir+"/configuration.toml",
+		fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\npath = %q\nacceleration = \"tcg\"\n", dir+"/guest", dir+"/no-qemu"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	options, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: dir + "/configuration.toml"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, namespaces := range map[string]string{
+		"no namespaces": "", "none of the network": `{"type": "pid"}`, "that of this process": `{"type": "network", "path": "/proc/self/ns/net"}`,
+		"that of a thread": fmt.Sprintf(`{"type": "network", "path": "/proc/%d/task/%d/ns/net"}`, os.Getpid(), os.Getpid()),
+	} {
+		spec := `{"ociVersion": "1.2.0", "root": {"path": "/"}, "process": {"args": ["true"]}, "linux": {"namespaces": [` + namespaces + `]}}`
+		if err := os.WriteFile(dir+"/bundle/config.json", []byte(spec), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s := New(Options{Namespace: "test", Dirs: pod.Dirs{State: dir + "/state", Share: dir + "/share"}, Log: slog.New(slog.DiscardHandler),
+			Publish: Publish{Command: []string{"true"}}}, func() {})
+		_, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "h-1", Bundle: dir + "/bundle", Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: options}})
+		if err == nil || !strings.Contains(err.Error(), "the host's network is asked for") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if list, err := os.ReadDir(dir + "/state"); len(list) > 0 {
+			t.Errorf("%s: left %v, %v", what, list, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestATargetIsKnownByTheNumberItWasGiven(t *testing.T) {
+	a, b := newStandIn(), newStandIn()
+	defer b.end()
+	if a.tid == b.tid {
+		t.Fatal("two containers have one number")
+	}
+	s := &Service{tasks: map[string]*task{"pause": {id: "pause"}, "aa": {id: "aa", stand: a}, "bb": {id: "bb", stand: b}}}
+	with := func(path string) *specs.Spec {
+		return &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: "pid", Path: path}}}}
+	}
+	for path, want := range map[string]string{fmt.Sprintf("/proc/%d/ns/pid", b.tid): "bb", fmt.Sprintf("/proc/%d/ns/pid", a.tid): "aa", "/proc/1/ns/pid": "", "": ""} {
+		if got := s.pidOwner(with(path)); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	if s.pidOf(s.tasks["aa"]) != uint32(a.tid) {
+		t.Error("its number is another")
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", a.tid)); err != nil {
+		t.Error("the host does not know the number:", err)
+	}
+	a.end()
+	a.end()
+	for range 500 {
+		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", a.tid)); err != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if a.tid != os.Getpid() { // the first thread stays
+		t.Error("the thread goes on")
+	}
+}
+
 // TestAPodThatIsBeingMadeIsTakenDown has a QEMU that never answers. Whoever ends the shim then must wait for the end of what Create began.
 func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, s *Service){
@@ -512,7 +581,7 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 			lines := fmt.Sprintf("[hypervisor.qemu]\nguest = %q\npath = %q\nshared_fs = \"none\"\nacceleration = \"tcg\"\n", dir+"/guest", dir+"/qemu")
 			for p, text := range map[string]string{
 				"qemu": "#!/bin/sh\ntouch " + started + "\nexec sleep 300\n", "configuration.toml": lines,
-				"bundle/config.json": `{"ociVersion": "1.2.0", "process": {"args": ["true"]}}`,
+				"bundle/config.json": `{"ociVersion": "1.2.0", "process": {"args": ["true"]}, "linux": {"namespaces": [{"type": "network"}]}}`,
 			} {
 				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755), os.WriteFile(filepath.Join(dir, p), []byte(text), 0o755)); err != nil {
 					t.Fatal(err)

@@ -16,24 +16,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exec turns this process into the program. It returns only when that is not possible.
-func (p *Process) exec() error {
+// find enters the working folder and finds the program, with the rights that it will have. So whoever makes a container hears of a mistake then, and not
+// when it is started.
+func (p *Process) find() (program string, err error) {
 	if len(p.Args) == 0 {
-		return errors.New("start: no program was named")
-	}
-	if err := p.surroundings(); err != nil {
-		return err
+		return "", errors.New("start: no program was named")
 	}
 	if err := p.enterFolder(); err != nil {
+		return "", err
+	}
+	back, err := p.borrow()
+	if err != nil {
+		return "", err
+	}
+	program, err = lookUp(p.Args[0], p.Env)
+	if e := back(); e != nil {
+		return "", e
+	}
+	if err != nil {
+		return "", fmt.Errorf("start %q: %w", p.Args[0], err)
+	}
+	return program, nil
+}
+
+// exec turns this process into the program that find has found. It returns only when that is not possible.
+func (p *Process) exec(program string) error {
+	if err := p.surroundings(); err != nil {
 		return err
 	}
 	env := p.Env
 	if !slices.ContainsFunc(env, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
 		env = append(env, "HOME="+home("/etc/passwd", p.UID))
-	}
-	program, err := lookUp(p.Args[0], env)
-	if err != nil {
-		return fmt.Errorf("start %q: %w", p.Args[0], err)
 	}
 	path0, err := syscall.BytePtrFromString(program)
 	if err != nil {
@@ -79,8 +92,15 @@ func (p *Process) exec() error {
 		}
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path0)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])))
-	if errno == unix.ENOENT {
+	switch errno {
+	case unix.ENOENT:
+		var st unix.Stat_t
+		if unix.Stat(program, &st) == unix.ENOENT {
+			return fmt.Errorf("start %q: %s is gone since the container was made: %w", p.Args[0], program, errno)
+		}
 		return fmt.Errorf("start %q: the interpreter that %s names is not there: %w", p.Args[0], program, errno)
+	case unix.ENOEXEC:
+		return fmt.Errorf("start %q: %s is no program for this machine: %w", p.Args[0], program, errno)
 	}
 	return fmt.Errorf("start %q: %w", p.Args[0], errno)
 }
@@ -113,7 +133,7 @@ func (p *Process) surroundings() error {
 	}
 	for _, l := range p.Rlimits {
 		if err := unix.Prlimit(0, l.Resource, &unix.Rlimit{Cur: l.Cur, Max: l.Max}, nil); err != nil {
-			return fmt.Errorf("resource limit %d of %d, %d: %w", l.Resource, l.Cur, l.Max, err)
+			return fmt.Errorf("resource limit %s of %d, %d: %w", l.Name, l.Cur, l.Max, err)
 		}
 	}
 	if p.Umask != nil {
@@ -127,7 +147,7 @@ func (p *Process) surroundings() error {
 // errOutside: the folder is a file descriptor of the agent, or another way out.
 var errOutside = errors.New("it is outside of the container's root")
 
-// enterFolder makes the working folder if need be, and enters it.
+// enterFolder enters the working folder, which is there: a container's was made with its mounts, and others have to be.
 func (p *Process) enterFolder() error {
 	dir := p.Cwd
 	if dir == "" {
@@ -136,14 +156,7 @@ func (p *Process) enterFolder() error {
 	if !path.IsAbs(dir) {
 		return fmt.Errorf("working folder %q: not an absolute path", dir)
 	}
-	err := unix.Chdir(dir)
-	if err == unix.ENOENT {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("working folder %s: %w", dir, err)
-		}
-		err = unix.Chdir(dir)
-	}
-	if err != nil {
+	if err := unix.Chdir(dir); err != nil {
 		return fmt.Errorf("working folder %s: %w", dir, err)
 	}
 	// getcwd(2): a folder that is not below the root begins with "(unreachable)".
@@ -243,7 +256,7 @@ func lookUp(name string, env []string) (string, error) {
 	return "", found
 }
 
-// executable says in advance, and better, what execve(2) would refuse.
+// executable says in advance, and better, what execve(2) would refuse to whoever has the rights of this thread.
 func executable(p string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(p, &st); err != nil {
@@ -255,5 +268,5 @@ func executable(p string) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG, st.Mode&0o111 == 0:
 		return syscall.EACCES
 	}
-	return nil
+	return unix.Faccessat2(unix.AT_FDCWD, p, unix.X_OK, unix.AT_EACCESS)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,11 @@ import (
 func (r *room) mount(m Mount, trees []int) error {
 	if m.Bind {
 		return r.bind(m, trees)
+	}
+	below, err := r.open(m.Destination)
+	found := err == nil
+	if found {
+		unix.Close(below)
 	}
 	target, err := r.make(m.Destination, true)
 	if err != nil {
@@ -24,13 +30,24 @@ func (r *room) mount(m Mount, trees []int) error {
 			return err
 		}
 	}
-	if err := unix.Mount(m.Source, fdPath(target), m.Type, m.Flags, m.Data); err != nil {
+	data, flags := m.Data, m.Flags
+	if m.AsBelow && found {
+		var st unix.Stat_t
+		if err := unix.Fstat(target, &st); err != nil {
+			return err
+		}
+		data = strings.TrimSuffix(fmt.Sprintf("mode=%04o,%s", st.Mode&0o7777, data), ",")
+	}
+	if m.CopyUp {
+		flags &^= unix.MS_RDONLY // until the copy is there
+	}
+	if err := unix.Mount(m.Source, fdPath(target), m.Type, flags, data); err != nil {
 		if err == unix.ENODEV {
 			return fmt.Errorf("this kernel has no %s: %w", m.Type, err)
 		}
 		return err
 	}
-	if m.RSet|m.RClr == 0 && len(m.Propagation) == 0 {
+	if m.RSet|m.RClr == 0 && len(m.Propagation) == 0 && !m.CopyUp {
 		return nil
 	}
 	top, err := r.open(m.Destination) // target is what lies below
@@ -38,6 +55,16 @@ func (r *room) mount(m Mount, trees []int) error {
 		return err
 	}
 	defer unix.Close(top)
+	if m.CopyUp {
+		if err := copyFolder(target, top); err != nil {
+			return fmt.Errorf("copy what the folder below holds: %w", err)
+		}
+		if m.Flags&unix.MS_RDONLY != 0 {
+			if err := setattr(top, 0, unix.MOUNT_ATTR_RDONLY, 0, 0); err != nil {
+				return fmt.Errorf("make it read-only: %w", err)
+			}
+		}
+	}
 	if err := setattr(top, unix.AT_RECURSIVE, m.RSet, m.RClr, 0); err != nil {
 		return fmt.Errorf("recursive flags: %w", err)
 	}

@@ -90,6 +90,8 @@ type Mount struct {
 	Propagation []uint64 `json:",omitzero"`
 	Tree        int      `json:",omitzero"` // for a bind: the number of the tree that is mounted, from 1; else the tree is made from Source
 	Exact       bool     `json:",omitzero"` // refuse a destination that is reached through a link
+	CopyUp      bool     `json:",omitzero"` // what the folder below holds is copied into the new file system
+	AsBelow     bool     `json:",omitzero"` // the top of the new file system has the mode of the folder below, if that was there
 }
 
 // Device is a device node. Bind takes the guest's own node instead of making one, which a user namespace may not.
@@ -152,6 +154,7 @@ type Process struct {
 
 // Rlimit is a resource limit.
 type Rlimit struct {
+	Name     string `json:",omitzero"` // what errors call it
 	Resource int    `json:",omitzero"`
 	Cur, Max uint64 `json:",omitzero"`
 }

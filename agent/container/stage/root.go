@@ -124,20 +124,23 @@ func openIn(dir int, name string, flags uint64) (int, error) {
 	}
 }
 
-// make opens a path in the room, and makes it where it is missing: folders, and at the end a folder or a file.
+// make opens a path in the room, and makes it where it is missing: folders, and at the end a folder or a file. A link that leads to what is not there
+// yet has that made.
 func (r *room) make(name string, folder bool) (int, error) {
 	fd, err := r.open(name)
 	if err != unix.ENOENT {
 		return fd, err
 	}
+	parts, err := r.resolve(name)
+	if err != nil {
+		return -1, err
+	}
 	dir, err := unix.FcntlInt(uintptr(r.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	parts := strings.Split(strings.Trim(path.Clean("/"+name), "/"), "/")
 	for i, part := range parts {
-		// Always from the root, so that a link on the way is resolved in the room.
-		next, err := r.open(strings.Join(parts[:i+1], "/"))
+		next, err := r.openPlain(parts[:i+1])
 		if err == unix.ENOENT {
 			next, err = makeAt(dir, part, folder || i < len(parts)-1)
 		}
@@ -148,6 +151,91 @@ func (r *room) make(name string, folder bool) (int, error) {
 		dir = next
 	}
 	return dir, nil
+}
+
+// maxLinks is how many symbolic links a path may lead through, as for Linux itself: path_resolution(7).
+const maxLinks = 40
+
+// resolve follows the links of a path that leads to nothing yet, as if what is missing were there, and returns the names from the room's root on.
+// None of these is a link, and none leads out of the room: there, ".." of the root is the root.
+func (r *room) resolve(name string) ([]string, error) {
+	var done []string
+	links := 0
+	rest := strings.Split(path.Clean("/"+name), "/")
+	for len(rest) > 0 {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			done = done[:max(0, len(done)-1)]
+			continue
+		}
+		done = append(done, part)
+		target, err := r.readlink(done)
+		if err != nil {
+			return nil, fmt.Errorf("/%s: %w", strings.Join(done, "/"), err)
+		}
+		if target == "" {
+			continue
+		}
+		if links++; links > maxLinks {
+			return nil, fmt.Errorf("%s: %w", name, unix.ELOOP)
+		}
+		done = done[:len(done)-1]
+		if path.IsAbs(target) {
+			done = nil
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	return done, nil
+}
+
+// readlink is where the last of the names leads, or empty if it is no link or is not there.
+func (r *room) readlink(names []string) (string, error) {
+	fd, err := r.openPlain(names)
+	if err == unix.ENOENT {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return "", err
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf) // readlinkat(2): with an empty path that of the open link itself
+	return string(buf[:max(0, n)]), err
+}
+
+// openPlain opens what names lead to from the room's root on. None may be a link, but the last, which is opened itself.
+func (r *room) openPlain(names []string) (int, error) {
+	for {
+		fd, err := unix.Openat2(r.fd, strings.Join(names, "/"), &unix.OpenHow{
+			Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
+		})
+		if err != unix.EAGAIN && err != unix.EINTR { // EAGAIN: something was renamed meanwhile
+			return fd, err
+		}
+	}
+}
+
+// workingFolder makes the working folder of a container's first process where it is missing: before the root file system becomes read-only.
+func (r *room) workingFolder(name string) error {
+	if name == "" {
+		return nil
+	}
+	fd, err := r.make(name, true)
+	switch err {
+	case nil:
+		return unix.Close(fd)
+	case unix.ELOOP, unix.ENOTDIR, unix.EACCES: // entering it says what is wrong
+		return nil
+	}
+	return fmt.Errorf("working folder %s: %w", name, err)
 }
 
 // makeAt makes one folder or empty file in dir and opens it.
@@ -172,10 +260,10 @@ func makeAt(dir int, name string, folder bool) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		unix.Close(fd)
-		return -1, errDangling
+		return -1, errReplaced
 	}
 	return fd, nil
 }
 
-// errDangling: what a link points to would have to be made, wherever that is.
-var errDangling = errors.New("a symbolic link that leads nowhere is in the way")
+// errReplaced: somebody else puts links where folders are being made.
+var errReplaced = errors.New("a symbolic link took the place of what was being made")

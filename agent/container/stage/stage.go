@@ -101,9 +101,17 @@ func run(take func() (*Plan, *files, error)) error {
 				return err
 			}
 		}
-		return p.Process.exec()
+		program, err := p.Process.find()
+		if err != nil {
+			return err
+		}
+		return p.Process.exec(program)
 	}
 	if err := p.furnish(f); err != nil {
+		return err
+	}
+	program, err := p.Process.find()
+	if err != nil {
 		return err
 	}
 	if err := ask(Created); err != nil {
@@ -115,7 +123,7 @@ func run(take func() (*Plan, *files, error)) error {
 			return err
 		}
 	}
-	return p.Process.exec()
+	return p.Process.exec(program)
 }
 
 // namespaces joins and makes what the clone of this process did not.
@@ -180,6 +188,9 @@ func (p *Plan) furnish(f *files) error {
 				return fmt.Errorf("mount /dev/console: %w", err)
 			}
 		}
+	}
+	if err := r.workingFolder(p.Process.Cwd); err != nil {
+		return err
 	}
 	for _, h := range p.CreateHooks {
 		if err := h.run(p.State); err != nil {

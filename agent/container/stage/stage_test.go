@@ -108,13 +108,105 @@ func TestPathsStayInTheRoom(t *testing.T) {
 	} else {
 		unix.Close(f)
 	}
-	for _, bad := range []string{"/loop/x", "/dangling/x", "/f/file/x"} {
+	for _, bad := range []string{"/loop/x", "/f/file/x"} {
 		if _, err := r.make(bad, true); err == nil {
 			t.Errorf("%s: no error", bad)
 		}
 	}
 	if e, _ := os.ReadDir(outside); len(e) > 0 {
 		t.Error("made outside:", e)
+	}
+}
+
+func TestLinksThatLeadNowhereYetHaveTheirTargetsMade(t *testing.T) {
+	outside, root := t.TempDir(), t.TempDir()
+	if err := os.MkdirAll(root+"/etc/deep/er", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]string{
+		"etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf", "abs": "/run/abs", "out": "../../../../.." + outside + "/x", "outabs": outside + "/y",
+		"one": "two", "two": "./three", "three": "/run/../run/chain", "etc/deep/er/up": "../../../top/../sibling", "folder": "missing/", "loopa": "loopb", "loopb": "loopa/x",
+		"past": "gone/../../../past2", "etc/self": "self",
+	} {
+		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	r := &room{fd}
+	for name, want := range map[string]string{
+		"/etc/resolv.conf": "/run/systemd/resolve/stub-resolv.conf", "/abs": "/run/abs", "/abs2/../abs": "/run/abs", "/out": outside + "/x", "/outabs": outside + "/y",
+		"/one": "/run/chain", "/etc/deep/er/up": "/sibling", "/folder/below/it": "/missing/below/it", "/past": "/past2",
+	} {
+		for _, folder := range []bool{false, true} {
+			got, err := r.make(name, folder)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			var st unix.Stat_t
+			if p, _ := os.Readlink(fdPath(got)); p != root+want {
+				t.Errorf("%s is %s, want %s", name, p, root+want)
+			} else if err := unix.Fstat(got, &st); err != nil || (st.Mode&unix.S_IFMT == unix.S_IFDIR) != folder {
+				t.Errorf("%s: mode %o, %v", name, st.Mode, err)
+			}
+			unix.Close(got)
+			if err := os.Remove(root + want); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, bad := range []string{"/loopa", "/etc/self", "/etc/self/x"} {
+		if _, err := r.make(bad, true); err == nil {
+			t.Errorf("%s: no error", bad)
+		}
+	}
+	if e, _ := os.ReadDir(outside); len(e) > 0 {
+		t.Error("made outside:", e)
+	}
+	// A link that took the place of a folder while its path was being made leads nowhere.
+	if _, err := makeAt(fd, "abs", true); !errors.Is(err, errReplaced) {
+		t.Error(err)
+	}
+}
+
+func TestAFolderIsCopiedWithAllItHolds(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	at := unix.Timespec{Sec: 1000000}
+	if err := errors.Join(os.MkdirAll(from+"/a/b", 0o750), os.WriteFile(from+"/a/b/file", []byte("text"), 0o640), os.WriteFile(from+"/empty", nil, 0o600),
+		os.Symlink("/nowhere", from+"/a/link"), unix.Mkfifo(from+"/pipe", 0o622), os.Chmod(from+"/a", 0o1777|os.ModeSticky), os.Chmod(from+"/pipe", 0o622),
+		unix.UtimesNanoAt(unix.AT_FDCWD, from+"/a/b/file", []unix.Timespec{at, at}, 0)); err != nil {
+		t.Fatal(err)
+	}
+	open := func(p string) int {
+		fd, err := unix.Open(p, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	if err := copyFolder(open(from), open(to)); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"a", "a/b", "a/b/file", "a/link", "empty", "pipe"} {
+		var want, got unix.Stat_t
+		if err := errors.Join(unix.Lstat(from+"/"+n, &want), unix.Lstat(to+"/"+n, &got)); err != nil || got.Mode != want.Mode || got.Uid != want.Uid || got.Gid != want.Gid || got.Mtim != want.Mtim {
+			t.Errorf("%s: %+v, want %+v, %v", n, got, want, err)
+		}
+	}
+	if b, err := os.ReadFile(to + "/a/b/file"); string(b) != "text" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	if l, err := os.Readlink(to + "/a/link"); l != "/nowhere" || err != nil {
+		t.Error(l, err)
+	}
+	if err := copyFolder(open(from), open(to)); !errors.Is(err, os.ErrExist) {
+		t.Error("over what is there:", err)
 	}
 }
 
