@@ -26,6 +26,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/regular"
 )
 
 // Config says what to build, from where, and for whom.
@@ -98,7 +99,7 @@ func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
 }
 
 func readRecipe(path string) (*recipe.Recipe, digest.Digest, error) {
-	data, err := os.ReadFile(path)
+	data, err := regular.ReadFile(path, recipe.MaxSize)
 	if err != nil {
 		return nil, "", err
 	}
@@ -155,7 +156,7 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{Recipe: r, c: c, arch: a, lock: l, recipeDigest: rd, lockDigest: digest.Of(data)}
-	if err := g.checkLocal(); err != nil {
+	if err := g.checkLocal(ctx); err != nil {
 		return nil, err
 	}
 	if !r.Extension {
@@ -170,13 +171,18 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 }
 
 // checkLocal refuses files beside the recipe that are no longer what the lock pinned.
-func (g *Guest) checkLocal() error {
-	for _, in := range g.lock.Inputs {
+func (g *Guest) checkLocal(ctx context.Context) error {
+	for _, w := range wishes(g.Recipe) {
+		in := g.lock.Find(w.name)
 		if in.Kind != lock.Local {
 			continue
 		}
-		if err := digest.Check(g.local(in), in.Digest); err != nil {
-			return g.changed(in, err)
+		got, _, err := fileDigest(ctx, g.local(*in))
+		if err == nil && got != in.Digest {
+			err = &digest.Mismatch{Name: in.Where, Want: in.Digest, Got: got}
+		}
+		if err != nil {
+			return g.Recipe.Blame(w.field, g.changed(*in, inputError(ctx, w, err)))
 		}
 	}
 	return nil
@@ -192,7 +198,7 @@ func (g *Guest) changed(in lock.Input, err error) error {
 	if errors.As(err, &m) {
 		return fmt.Errorf("%s is not what the lock pinned: %w; undo the change, or run: katabuild lock %s", in.Name, err, filepath.Dir(g.c.Recipe))
 	}
-	return fmt.Errorf("%s: %w", in.Name, err)
+	return err
 }
 
 // input is the locked input with this name; fits has made sure it is there.
@@ -288,6 +294,9 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	how := g.execution()
 	how.Unread = func(step string, o store.Output) bool {
 		return slices.Contains(wanted, step) && g.isPlaced(filepath.Join(out, o.Name), o.Digest)
+	}
+	if err := g.checkOut(out); err != nil {
+		return nil, err
 	}
 	done, err := execute.Run(ctx, how, g.tasks, wanted)
 	if err != nil {

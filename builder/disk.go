@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,12 +21,12 @@ import (
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel"
-	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/rootfs"
 	"github.com/katabuild/katabuild/rootfs/debian"
 	"github.com/katabuild/katabuild/rootfs/erofs"
@@ -155,7 +156,25 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 		return g.debianLayer(i, l.Debian)
 	case l.Folder != "":
 		in := g.input(folderInput(l.Folder))
-		return same(rootfs.Folder{Path: g.local(in), Digest: in.Digest, Origin: "folder " + l.Folder, Check: func(ctx context.Context) error { return g.checkFolder(ctx, in) }})
+		key := rootfs.Folder{Digest: in.Digest, Origin: "folder " + l.Folder}
+		return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
+			l := key
+			dir := filepath.Join(job.Dir, fmt.Sprintf("folder-%d", i))
+			err := os.Mkdir(dir, 0o700)
+			if err != nil {
+				return nil, err
+			}
+			// The image is made of the copy that was digested, so whatever happens to the folder meanwhile is in neither or in both.
+			var got digest.Digest
+			l.Entries, got, l.Lost, err = checkout.Copy(ctx, g.local(in), dir)
+			if err == nil && got != in.Digest {
+				err = &digest.Mismatch{Name: in.Where, Want: in.Digest, Got: got}
+			}
+			if err != nil {
+				return nil, g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].folder", i), g.changed(in, fmt.Errorf("%s: %w", in.Name, err)))
+			}
+			return l, nil
+		}, nil
 	case l.Tar != "":
 		in := g.input(tarInput(l.Tar))
 		key := rootfs.Tar{Digest: in.Digest, Origin: "tar " + l.Tar}
@@ -166,23 +185,47 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 				return nil, err
 			}
 			l.Path = filepath.Join(job.Dir, fmt.Sprintf("layer-%d.tar", i))
-			return l, plain(blob, l.Path)
+			return l, g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].tar", i), plain(ctx, in.Where, blob, l.Path))
 		}, nil
 	case l.Files != nil:
 		files, err := g.files(l.Files)
 		if err != nil {
 			return nil, nil, err
 		}
-		return same(files)
+		return files, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
+			opened := slices.Clone(files)
+			for j, f := range l.Files {
+				if f.From == "" {
+					continue
+				}
+				// The store's copy, which nobody changes while the image is written.
+				var err error
+				if opened[j].Source, err = g.bring(ctx, g.input(fileInput(f.From)), job); err != nil {
+					return nil, err
+				}
+			}
+			return opened, nil
+		}, nil
 	case l.Accounts != nil:
 		a := rootfs.Accounts{Origin: "accounts of the recipe"}
-		for _, u := range l.Accounts.Users {
-			a.Users = append(a.Users, rootfs.User{Name: u.Name, UID: u.UID, GID: u.GID, Home: u.Home, Shell: u.Shell})
+		for j, u := range l.Accounts.Users {
+			at := g.Recipe.Place(fmt.Sprintf("rootfs.layers[%d].accounts.users[%d]", i, j))
+			a.Users = append(a.Users, rootfs.User{
+				Name: u.Name, UID: *u.UID, GID: u.GID, Group: u.Group, Home: u.Home, CreateHome: u.CreateHome, Shell: u.Shell, At: at,
+			})
 		}
-		for _, gr := range l.Accounts.Groups {
-			a.Groups = append(a.Groups, rootfs.Group{Name: gr.Name, GID: gr.GID, Members: gr.Members})
+		for j, gr := range l.Accounts.Groups {
+			at := g.Recipe.Place(fmt.Sprintf("rootfs.layers[%d].accounts.groups[%d]", i, j))
+			a.Groups = append(a.Groups, rootfs.Group{Name: gr.Name, GID: gr.GID, Members: gr.Members, At: at})
 		}
 		return same(a)
+	case l.Permissions != nil:
+		var list rootfs.Permissions
+		for j, p := range l.Permissions {
+			at := g.Recipe.Place(fmt.Sprintf("rootfs.layers[%d].permissions[%d]", i, j))
+			list = append(list, rootfs.Permission{Path: p.Path, Mode: p.Bits(), UID: p.UID, GID: p.GID, At: at})
+		}
+		return same(list)
 	case l.Modules:
 		// The key of the kernel's step stands for its modules: equal keys, equal bytes.
 		var key digest.Digest
@@ -205,7 +248,7 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 // ociLayer is a container image.
 func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
 	var in lock.Input
-	key := rootfs.OCI{Arch: g.arch.Go}
+	key := rootfs.OCI{Arch: g.arch.Go, Ref: o.Name, Manifest: digest.Digest(o.Digest), At: strings.TrimSuffix(o.At, "/")}
 	switch {
 	case o.Image != "":
 		in, key.Name = g.input(imageInput(o.Image)), o.Image
@@ -213,14 +256,21 @@ func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.
 	case o.Layout != "":
 		in, key.Name = g.input(folderInput(o.Layout)), o.Layout
 		key.Path = g.local(in)
-		key.Check = func(ctx context.Context) error { return g.checkFolder(ctx, in) }
+		key.Check = func(ctx context.Context) error {
+			return g.checkFolder(ctx, in, fmt.Sprintf("rootfs.layers[%d].oci.layout", i))
+		}
 	default:
 		in, key.Name = g.input(fileInput(o.Archive)), o.Archive
-		key.Path = g.local(in)
 	}
 	key.Digest = in.Digest
 	return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 		l := key
+		if o.Archive != "" {
+			var err error
+			if l.Path, err = g.bring(ctx, in, job); err != nil {
+				return nil, err
+			}
+		}
 		l.Work = filepath.Join(job.Dir, fmt.Sprintf("layers-%d", i))
 		if err := os.Mkdir(l.Work, 0o755); err != nil || l.Path != "" {
 			return l, err
@@ -251,14 +301,13 @@ func (offline) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // checkFolder compares a folder beside the recipe with the lock.
-func (g *Guest) checkFolder(ctx context.Context, in lock.Input) error {
-	dir := g.local(in)
-	got, err := source.TreeDigest(ctx, dir)
+func (g *Guest) checkFolder(ctx context.Context, in lock.Input, field string) error {
+	got, err := checkout.Digest(ctx, g.local(in))
 	if err == nil && got != in.Digest {
-		err = &digest.Mismatch{Name: dir, Want: in.Digest, Got: got}
+		err = &digest.Mismatch{Name: in.Where, Want: in.Digest, Got: got}
 	}
 	if err != nil {
-		return g.changed(in, err)
+		return g.Recipe.Blame(field, g.changed(in, err))
 	}
 	return nil
 }
@@ -266,14 +315,27 @@ func (g *Guest) checkFolder(ctx context.Context, in lock.Input) error {
 // maxTar bounds what a tar unpacks to, in bytes.
 const maxTar = 64 << 30
 
-// plain unpacks a tar's compression, if it has any.
-func plain(from, to string) error {
+// plain unpacks a tar's compression, if it has any. name is the tar's, for people.
+func plain(ctx context.Context, name, from, to string) error {
 	f, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, _, err = tree.Decompress(f, to, maxTar)
+	if err := tree.CheckTar(name, f); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, _, err = tree.Decompress(tree.WithContext(ctx, f), to, maxTar)
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		err = fmt.Errorf("%s ends too early (cut off?): %w", name, err)
+	default:
+		err = fmt.Errorf("unpack %s: %w", name, err)
+	}
 	return err
 }
 
@@ -285,13 +347,13 @@ func (g *Guest) files(list []recipe.File) (rootfs.Files, error) {
 		switch {
 		case f.From != "":
 			in := g.input(fileInput(f.From))
-			file.Source, file.Digest, file.Size = g.local(in), in.Digest, in.Size
+			file.Digest, file.Size = in.Digest, in.Size
 		case f.Link != "":
 			file.Kind, file.Target = tree.Symlink, f.Link
 		case f.Folder:
 			file.Kind = tree.Dir
 		default:
-			file.Data = []byte(f.Text)
+			file.Data = []byte(*f.Text)
 		}
 		out = append(out, file)
 	}

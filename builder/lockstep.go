@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/rootfs/debian"
 )
@@ -56,7 +57,7 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			report.Send(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " + w.deb.Suite})
 			found, err := f.Apt.Resolve(ctx, w.deb.Suite, f.Arch, w.deb.Package)
 			if err != nil {
-				return nil, false, err
+				return nil, false, r.Blame(w.field, err)
 			}
 			in.Package, in.Digest, in.Size = &found.Package, found.Digest, found.Size
 			if found.Date.After(date) {
@@ -69,7 +70,7 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			}
 			in.Digest, in.Size, err = f.Download(ctx, w.where, want, -1, report)
 		case lock.Local:
-			in.Digest, in.Size, err = digest.File(filepath.Join(f.Base, filepath.FromSlash(w.where)))
+			in.Digest, in.Size, err = fileDigest(ctx, filepath.Join(f.Base, filepath.FromSlash(w.where)))
 			if t := r.Kernel.Source.Tarball; err == nil && t != nil && w.name == sourceInput && t.SHA256 != "" && in.Digest.Hex() != t.SHA256 {
 				err = &digest.Mismatch{Name: w.where, Want: digest.Digest("sha256:" + t.SHA256), Got: in.Digest}
 			}
@@ -81,17 +82,25 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			}
 			found, err := (&fetch.Registry{}).Resolve(ctx, w.where, a.Go)
 			if err != nil {
-				return nil, false, err
+				return nil, false, r.Blame(w.field, err)
 			}
 			in.Digest, in.Size = found.Digest, found.Size
 		case lock.Tree:
 			report.Send(progress.Event{Kind: progress.Update, Message: "digest the folder " + w.where})
-			in.Digest, err = source.TreeDigest(ctx, filepath.Join(f.Base, filepath.FromSlash(w.where)))
+			if err = c.checkPlace(w.where, filepath.Join(f.Base, filepath.FromSlash(w.where))); err == nil {
+				in.Digest, err = treeDigest(ctx, w.name, filepath.Join(f.Base, filepath.FromSlash(w.where)))
+			}
+		}
+		if err == nil && w.tar {
+			err = c.checkTar(in, f.Base)
 		}
 		if err != nil {
-			return nil, false, fmt.Errorf("%s: %w", w.name, err)
+			return nil, false, r.Blame(w.field, inputError(ctx, w, err))
 		}
 		l.Inputs = append(l.Inputs, in)
+	}
+	if err := c.checkImages(ctx, r, f.Base); err != nil {
+		return nil, false, err
 	}
 	for _, w := range setWishes(r) {
 		if !c.Update && keepSet(old, w, l) {
@@ -236,20 +245,24 @@ func (c Config) verifySignature(ctx context.Context, r *recipe.Recipe, l *lock.L
 }
 
 func readSignature(sig, ring string) (*source.Signature, error) {
-	s, err := os.ReadFile(sig)
+	const most = 16 << 20 // bytes of a signature or a ring of keys; both have a few thousand
+	s, err := regular.ReadFile(sig, most)
 	if err != nil {
 		return nil, err
 	}
-	k, err := os.ReadFile(ring)
+	k, err := regular.ReadFile(ring, most)
 	if err != nil {
 		return nil, err
 	}
 	return &source.Signature{Data: s, Keyring: k}, nil
 }
 
+// maxLock bounds a lock, in bytes: one with a thousand packages has less than one million.
+const maxLock = 16 << 20
+
 // readLock reads the lock at path; a missing one is fs.ErrNotExist.
 func readLock(path string) (*lock.Lock, error) {
-	data, err := os.ReadFile(path)
+	data, err := regular.ReadFile(path, maxLock)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,10 @@
 package builder
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -29,8 +32,23 @@ func files(t *testing.T, dir string, content map[string]string) {
 	}
 }
 
+// tarOf is a tar with one file.
+func tarOf(t *testing.T, content string) string {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	err := w.WriteHeader(&tar.Header{Name: "f", Size: int64(len(content)), Mode: 0o644})
+	if err == nil {
+		_, err = w.Write([]byte(content))
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 func TestALockKeepsWhatIsPinned(t *testing.T) {
-	remote := "first"
+	remote := tarOf(t, "first")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(remote)) }))
 	defer server.Close()
 	dir := t.TempDir()
@@ -55,22 +73,22 @@ func TestALockKeepsWhatIsPinned(t *testing.T) {
 		}
 		return l, changed
 	}
-	tar := func(l *lock.Lock) digest.Digest { return l.Find("tar " + server.URL + "/a.tar").Digest }
+	pin := func(l *lock.Lock) digest.Digest { return l.Find("tar " + server.URL + "/a.tar").Digest }
 
 	first, changed := make1(false)
-	if !changed || tar(first) != digest.Of([]byte("first")) {
+	if !changed || pin(first) != digest.Of([]byte(tarOf(t, "first"))) {
 		t.Fatalf("%v, %+v", changed, first)
 	}
-	remote = "second"
-	if l, changed := make1(false); changed || tar(l) != tar(first) || l.Time != first.Time {
+	remote = tarOf(t, "second")
+	if l, changed := make1(false); changed || pin(l) != pin(first) || l.Time != first.Time {
 		t.Errorf("nothing in the recipe changed, the lock did: %+v", l)
 	}
 	files(t, dir, map[string]string{"f": "two"})
 	l, changed := make1(false)
-	if !changed || l.Find("file f").Digest != digest.Of([]byte("two")) || tar(l) != tar(first) || l.Time != first.Time {
+	if !changed || l.Find("file f").Digest != digest.Of([]byte("two")) || pin(l) != pin(first) || l.Time != first.Time {
 		t.Errorf("a file beside the recipe changed, and not just its pin: %v, %+v", changed, l)
 	}
-	if l, changed = make1(true); !changed || tar(l) != digest.Of([]byte("second")) {
+	if l, changed = make1(true); !changed || pin(l) != digest.Of([]byte(tarOf(t, "second"))) {
 		t.Errorf("asked for anew: %v, %+v", changed, l)
 	}
 	files(t, dir, map[string]string{"linux/Makefile": "VERSION = 7\n"})

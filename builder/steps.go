@@ -230,17 +230,17 @@ func (g *Guest) initrdTask() (execute.Task, error) {
 		Go: initrd.Go{Path: g.c.Go, Env: g.c.GoEnv},
 	}
 	for _, f := range g.Recipe.Initrd.Files {
-		file := initrd.File{Path: f.Path, Mode: f.FileMode(), UID: f.UID, GID: f.GID}
+		file := initrd.File{Path: f.Path, Mode: new(f.FileMode()), UID: f.UID, GID: f.GID}
 		switch {
 		case f.From != "":
 			in := g.input(fileInput(f.From))
 			file.Source, file.Digest = g.local(in), in.Digest
 		case f.Link != "":
-			file.Kind, file.Target, file.Mode = initrd.Symlink, f.Link, 0
+			file.Kind, file.Target, file.Mode = initrd.Symlink, f.Link, nil
 		case f.Folder:
 			file.Kind = initrd.Dir
 		default:
-			file.Data = []byte(f.Text)
+			file.Data = []byte(*f.Text)
 		}
 		r.Files = append(r.Files, file)
 	}

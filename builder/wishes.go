@@ -16,6 +16,8 @@ type wish struct {
 	kind  string
 	where string // an address or a path relative to the recipe
 	deb   *recipe.Debian
+	field string // of the recipe that asks for it, for errors
+	tar   bool   // it has to be a tar
 }
 
 // Names of inputs that the kernel step looks up.
@@ -49,60 +51,64 @@ func wishes(r *recipe.Recipe) []wish {
 			out = append(out, w)
 		}
 	}
-	file := func(name, where string) {
+	of := func(name, where, field string) wish {
 		kind := lock.Local
 		if recipe.IsURL(where) {
 			kind = lock.URL
 		}
-		add(wish{name: name, kind: kind, where: where})
+		return wish{name: name, kind: kind, where: where, field: field}
 	}
+	file := func(name, where, field string) { add(of(name, where, field)) }
 	switch s := r.Kernel.Source; {
 	case r.Extension: // has no kernel
 	case s.Debian != nil:
-		add(wish{name: sourceInput, kind: lock.Debian, deb: s.Debian})
+		add(wish{name: sourceInput, kind: lock.Debian, deb: s.Debian, field: "kernel.source.debian"})
 	case s.Tarball != nil:
-		file(sourceInput, s.Tarball.From)
+		file(sourceInput, s.Tarball.From, "kernel.source.tarball.from")
 		if s.Tarball.Signature != "" {
-			file(signatureInput, s.Tarball.Signature)
-			file(keyringInput, s.Tarball.Keyring)
+			file(signatureInput, s.Tarball.Signature, "kernel.source.tarball.signature")
+			file(keyringInput, s.Tarball.Keyring, "kernel.source.tarball.keyring")
 		}
 	default:
-		add(wish{name: sourceInput, kind: lock.Tree, where: s.Tree})
+		add(wish{name: sourceInput, kind: lock.Tree, where: s.Tree, field: "kernel.source.tree"})
 	}
-	for _, p := range r.Kernel.Fragments {
-		file(fragmentInput(p), p)
+	for i, p := range r.Kernel.Fragments {
+		file(fragmentInput(p), p, fmt.Sprintf("kernel.fragments[%d]", i))
 	}
-	for _, p := range r.Kernel.Patches {
-		file(patchInput(p), p)
+	for i, p := range r.Kernel.Patches {
+		file(patchInput(p), p, fmt.Sprintf("kernel.patches[%d]", i))
 	}
 	if r.Initrd.Agent != recipe.AgentBuiltin {
-		file(agentInput, r.Initrd.Agent)
+		file(agentInput, r.Initrd.Agent, "initrd.agent")
 	}
-	for _, f := range r.Initrd.Files {
+	for i, f := range r.Initrd.Files {
 		if f.From != "" {
-			file(fileInput(f.From), f.From)
+			file(fileInput(f.From), f.From, fmt.Sprintf("initrd.files[%d].from", i))
 		}
 	}
 	if r.Rootfs != nil {
 		if r.Rootfs.Agent != recipe.AgentBuiltin {
-			file(agentInput, r.Rootfs.Agent)
+			file(agentInput, r.Rootfs.Agent, "rootfs.agent")
 		}
-		for _, l := range r.Rootfs.Layers {
+		for i, l := range r.Rootfs.Layers {
+			field := fmt.Sprintf("rootfs.layers[%d]", i)
 			switch {
 			case l.Tar != "":
-				file(tarInput(l.Tar), l.Tar)
+				w := of(tarInput(l.Tar), l.Tar, field+".tar")
+				w.tar = true
+				add(w)
 			case l.Folder != "":
-				add(wish{name: folderInput(l.Folder), kind: lock.Tree, where: l.Folder})
+				add(wish{name: folderInput(l.Folder), kind: lock.Tree, where: l.Folder, field: field + ".folder"})
 			case l.OCI != nil && l.OCI.Image != "":
-				add(wish{name: imageInput(l.OCI.Image), kind: lock.OCI, where: l.OCI.Image})
+				add(wish{name: imageInput(l.OCI.Image), kind: lock.OCI, where: l.OCI.Image, field: field + ".oci.image"})
 			case l.OCI != nil && l.OCI.Layout != "":
-				add(wish{name: folderInput(l.OCI.Layout), kind: lock.Tree, where: l.OCI.Layout})
+				add(wish{name: folderInput(l.OCI.Layout), kind: lock.Tree, where: l.OCI.Layout, field: field + ".oci.layout"})
 			case l.OCI != nil:
-				file(fileInput(l.OCI.Archive), l.OCI.Archive)
+				file(fileInput(l.OCI.Archive), l.OCI.Archive, field+".oci.archive")
 			}
-			for _, f := range l.Files {
+			for j, f := range l.Files {
 				if f.From != "" {
-					file(fileInput(f.From), f.From)
+					file(fileInput(f.From), f.From, fmt.Sprintf("%s.files[%d].from", field, j))
 				}
 			}
 		}

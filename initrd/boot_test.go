@@ -99,7 +99,7 @@ func TestTheKernelUnpacksEveryKindOfFile(t *testing.T) {
 		t.Run(string(c), func(t *testing.T) {
 			r := request(t)
 			r.Compression, r.Agent = c, Agent{Path: lister, Digest: d}
-			r.Files = append(r.Files, File{Path: "/dev/big", Kind: Char, Major: 4095, Minor: 1<<20 - 1, Mode: 0o4711, UID: 1 << 30})
+			r.Files = append(r.Files, File{Path: "/dev/big", Kind: Char, Major: 4095, Minor: 1<<20 - 1, Mode: new(uint32(0o4711)), UID: 1 << 30})
 			res, _ := built(t, r)
 			var got []string
 			for _, l := range boot(t, res.Path, "", "LIST end") {

@@ -62,9 +62,9 @@ type File struct {
 	Target       string // Symlink: its text; HardLink: the guest path of the file that it is another name of
 	Major, Minor uint32 // Char, Block
 
-	// Mode is permissions with set-uid, set-gid and sticky bits. Zero means 0755 for a folder, 0777 for a symbolic link, 0600 for
+	// Mode is permissions with set-uid, set-gid and sticky bits. Nil means 0755 for a folder, 0777 for a symbolic link, 0600 for
 	// a device or FIFO, 0644 for the rest. A hard link has those of its target.
-	Mode     uint32
+	Mode     *uint32
 	UID, GID uint32
 }
 

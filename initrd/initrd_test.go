@@ -39,12 +39,12 @@ func request(t *testing.T) Request {
 		Arch:  arch.All()[0],
 		Agent: Agent{Path: agent, Digest: digest.Of([]byte("the agent"))},
 		Files: []File{
-			{Path: "/usr/bin/tool", Source: tool, Mode: 0o755, UID: 1, GID: 2},
+			{Path: "/usr/bin/tool", Source: tool, Mode: new(uint32(0o755)), UID: 1, GID: 2},
 			{Path: "/etc/hostname", Data: []byte("guest\n")},
 			{Path: "/bin", Kind: Symlink, Target: "usr/bin"},
 			{Path: "/usr/bin/alias", Kind: HardLink, Target: "/usr/bin/tool"},
 			{Path: "/usr/bin/zlias", Kind: HardLink, Target: "/usr/bin/tool"},
-			{Path: "/run", Kind: Dir, Mode: 0o700},
+			{Path: "/run", Kind: Dir, Mode: new(uint32(0o700))},
 			{Path: "/dev/vda", Kind: Block, Major: 254, Minor: 16},
 			{Path: "/var/pipe", Kind: FIFO},
 		},
@@ -159,6 +159,38 @@ func TestTheZstdProgramReadsIt(t *testing.T) {
 	}
 }
 
+// A mode of no rights at all is a mode, of every kind of file.
+func TestAModeOfZeroIsKept(t *testing.T) {
+	r := request(t)
+	for i := range r.Files {
+		if f := &r.Files[i]; f.Kind != Symlink && f.Kind != HardLink {
+			f.Mode = new(uint32(0))
+		}
+	}
+	_, data := built(t, r)
+	seen := 0
+	for c := cpio.NewReader(bytes.NewReader(data)); ; {
+		h, err := c.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range r.Files {
+			if f.Path == "/"+h.Name && f.Mode != nil {
+				seen++
+				if h.Mode&cpio.PermMask != 0 {
+					t.Errorf("%s has mode %o", h.Name, h.Mode)
+				}
+			}
+		}
+	}
+	if seen != 5 {
+		t.Errorf("%d of them are there", seen)
+	}
+}
+
 func TestBuildChecksDigests(t *testing.T) {
 	for name, change := range map[string]func(*Request){
 		"the agent": func(r *Request) { r.Agent.Digest = digest.Of([]byte("another agent")) },
@@ -190,7 +222,7 @@ func TestBuildRefuses(t *testing.T) {
 		"/etc/hostname: given twice":  func(r *Request) { r.Files[0].Path = "/etc/hostname" },
 		"/bin above it is no folder":  func(r *Request) { r.Files[0].Path = "/bin/tool" },
 		"clean absolute path":         func(r *Request) { r.Files[0].Path = "/a/../b" },
-		"mode 100644":                 func(r *Request) { r.Files[0].Mode = 0o100644 },
+		"mode 100644":                 func(r *Request) { r.Files[0].Mode = new(uint32(0o100644)) },
 		"no such kind":                func(r *Request) { r.Files[7].Kind = "socket" },
 		"has no bytes of its own":     func(r *Request) { r.Files[7].Data = []byte{} },
 		"both a source and data":      func(r *Request) { r.Files[0].Data = []byte{} },
@@ -270,7 +302,7 @@ func TestInputsDecideTheBytes(t *testing.T) {
 		"time":        func(r *Request) { r.Time++ },
 		"compression": func(r *Request) { r.Compression = Zstd },
 		"content":     func(r *Request) { r.Files[1].Data = []byte("x") },
-		"mode":        func(r *Request) { r.Files[1].Mode = 0o600 },
+		"mode":        func(r *Request) { r.Files[1].Mode = new(uint32(0o600)) },
 		"owner":       func(r *Request) { r.Files[1].UID = 5 },
 		"name":        func(r *Request) { r.Files[1].Path = "/etc/hostnam" },
 		"link":        func(r *Request) { r.Files[2].Target = "usr/sbin" },

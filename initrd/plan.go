@@ -24,15 +24,15 @@ func base(a Agent) []File {
 	return []File{
 		{Path: "/dev", Kind: Dir},
 		// The kernel opens it as the first process's standard streams.
-		{Path: "/dev/console", Kind: Char, Major: 5, Minor: 1, Mode: 0o600},
+		{Path: "/dev/console", Kind: Char, Major: 5, Minor: 1, Mode: new(uint32(0o600))},
 		// Go programs open it for streams that are missing, and end if they cannot.
-		{Path: "/dev/null", Kind: Char, Major: 1, Minor: 3, Mode: 0o666},
+		{Path: "/dev/null", Kind: Char, Major: 1, Minor: 3, Mode: new(uint32(0o666))},
 		{Path: "/etc", Kind: Dir},
-		{Path: "/init", Source: a.Path, Digest: a.Digest, Mode: 0o755},
-		{Path: "/proc", Kind: Dir, Mode: 0o555},
+		{Path: "/init", Source: a.Path, Digest: a.Digest, Mode: new(uint32(0o755))},
+		{Path: "/proc", Kind: Dir, Mode: new(uint32(0o555))},
 		{Path: "/run", Kind: Dir},
-		{Path: "/sys", Kind: Dir, Mode: 0o555},
-		{Path: "/tmp", Kind: Dir, Mode: 0o1777},
+		{Path: "/sys", Kind: Dir, Mode: new(uint32(0o555))},
+		{Path: "/tmp", Kind: Dir, Mode: new(uint32(0o1777))},
 	}
 }
 
@@ -151,8 +151,8 @@ func (f File) planned(name string, time int64) planned {
 	case FIFO:
 		kind, mode = cpio.TypeFIFO, 0o600
 	}
-	if f.Mode != 0 {
-		mode = f.Mode
+	if f.Mode != nil {
+		mode = *f.Mode
 	}
 	p.header = cpio.Header{
 		Name: name, Mode: kind | mode, UID: f.UID, GID: f.GID, Time: time, Size: int64(len(p.data)),
@@ -170,8 +170,8 @@ func (f File) check() error {
 	device := f.Kind == Char || f.Kind == Block
 	link := f.Kind == Symlink || f.Kind == HardLink
 	switch {
-	case f.Mode&^cpio.PermMask != 0:
-		return fmt.Errorf("mode %o: want permission bits only", f.Mode)
+	case f.Mode != nil && *f.Mode&^cpio.PermMask != 0:
+		return fmt.Errorf("mode %o: want permission bits only", *f.Mode)
 	case body && f.Kind != Regular:
 		return fmt.Errorf("a %s has no bytes of its own", f.Kind)
 	case f.Source != "" && f.Data != nil:
@@ -182,7 +182,7 @@ func (f File) check() error {
 		return fmt.Errorf("a target belongs to a symlink or a hardlink")
 	case f.Kind == HardLink && !guestPath(f.Target):
 		return fmt.Errorf("target %s: want a clean absolute path below /", f.Target)
-	case f.Kind == HardLink && (f.Mode != 0 || f.UID != 0 || f.GID != 0):
+	case f.Kind == HardLink && (f.Mode != nil || f.UID != 0 || f.GID != 0):
 		return fmt.Errorf("a hard link has the mode and owner of its target")
 	case !device && (f.Major != 0 || f.Minor != 0):
 		return fmt.Errorf("device numbers belong to a char or block device")

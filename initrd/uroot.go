@@ -142,7 +142,7 @@ func urootBuild(ctx context.Context, r Request) ([]File, error) {
 
 // urootFiles is the program and its links under /bin.
 func urootFiles(names []string, bb string, d digest.Digest) []File {
-	files := []File{{Path: "/bin/" + bbName, Source: bb, Digest: d, Mode: 0o755}}
+	files := []File{{Path: "/bin/" + bbName, Source: bb, Digest: d, Mode: new(uint32(0o755))}}
 	for _, c := range names {
 		files = append(files, File{Path: "/bin/" + c, Kind: Symlink, Target: bbName})
 		if c == shell {

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"slices"
+	"path"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
@@ -70,50 +70,85 @@ func (l Files) Apply(_ context.Context, t *tree.Tree, now tree.Time) ([]sbom.Com
 		case f.Kind == tree.File:
 			n.Content = tree.Bytes(f.Data)
 		}
-		if err := t.Put(f.Path, n); err != nil {
+		if behind, err := t.Resolve(f.Path); err == nil && n.Kind == tree.Dir && behind.Kind == tree.Dir {
+			// What the recipe says of a folder holds for the one that a link leads to.
+			behind.Mode, behind.UID, behind.GID, behind.Time, behind.Origin = n.Mode, n.UID, n.GID, n.Time, n.Origin
+			continue
+		}
+		if err := t.Lay(f.Path, n, tree.Layering{}); err != nil {
 			return nil, err
 		}
 	}
 	return nil, nil
 }
 
-// Folder is a folder of the host, with its files owned by root.
+// Folder is a copy of a folder of the host as a checkout makes it (package checkout): its files belong to root, and have mode 0755 where they may be
+// executed and 0644 elsewhere. A folder that is there keeps its mode and its owner.
 type Folder struct {
-	Path   string
-	Digest digest.Digest // as the lock pinned it
-	Origin string
-	Check  func(ctx context.Context) error // compares the folder with the digest, just before it is read
+	Digest  digest.Digest // as the lock pinned it
+	Origin  string
+	Entries []checkout.Entry // with this digest
+	Lost    []string         // what of the folder does not count, for people
 }
 
 // Inputs implements Layer.
 func (l Folder) Inputs() []artifact.Input {
-	return []artifact.Input{{Name: "folder " + l.Origin, Value: string(l.Digest)}}
+	return []artifact.Input{{Name: l.Origin, Value: string(l.Digest)}}
 }
 
 // Apply implements Layer.
 func (l Folder) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error) {
-	if err := l.Check(ctx); err != nil {
-		return nil, err
+	for _, e := range l.Entries {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if e.Name == "." {
+			continue
+		}
+		n := &tree.Node{Mode: 0o755, Time: now, Origin: l.Origin + "/" + e.Name}
+		switch e.Kind {
+		case checkout.Symlink:
+			n.Kind, n.Mode, n.Target = tree.Symlink, 0o777, e.Target
+		case checkout.File, checkout.Executable:
+			n.Kind, n.Content = tree.File, &tree.Section{Path: e.Path, Length: e.Size}
+			if e.Kind == checkout.File {
+				n.Mode = 0o644
+			}
+		}
+		if err := t.Lay("/"+e.Name, n, tree.Layering{KeepFolders: true}); err != nil {
+			return nil, err
+		}
 	}
-	from, err := tree.FromDir(l.Path, tree.DirOptions{Owner: &tree.Owner{}, Time: &now, Origin: l.Origin, IgnoreHoles: true})
-	if err != nil {
-		return nil, err
+	if len(l.Lost) > 0 {
+		t.Remark(fmt.Sprintf("of files in it counts whether they may be executed, and no other right, so these lose what they had: %s; say what the guest "+
+			"needs in a layer permissions", some(l.Lost)))
 	}
-	return nil, overlay(t, from)
+	return nil, nil
 }
 
-// overlay puts everything of one tree over another. The root folder itself stays.
-func overlay(t, from *tree.Tree) error {
+// some is a few of many words, for people.
+func some(words []string) string {
+	const most = 5
+	if len(words) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(words[:most], ", "), len(words)-most)
+	}
+	return strings.Join(words, ", ")
+}
+
+// overlay puts everything of one tree over another, below a folder of it. The root folder itself stays, and so does a link to a folder where from has
+// a folder, but for those in replaces.
+func overlay(ctx context.Context, t, from *tree.Tree, below string, replaces map[string]bool) error {
 	names := map[*tree.Node]string{}
 	return from.Walk(func(p string, n *tree.Node, first bool) error {
-		if p == "/" {
-			return nil
+		at := path.Join("/", below, p)
+		if at == "/" {
+			return ctx.Err()
 		}
 		if !first {
-			return t.Link(names[n], p)
+			return t.LayLink(names[n], at)
 		}
-		names[n] = p
-		return t.Put(p, n.Copy())
+		names[n] = at
+		return errors.Join(ctx.Err(), t.Lay(at, n.Copy(), tree.Layering{ReplaceLinks: replaces[p]}))
 	})
 }
 
@@ -131,109 +166,17 @@ func (l Tar) Inputs() []artifact.Input {
 }
 
 // Apply implements Layer.
-func (l Tar) Apply(_ context.Context, t *tree.Tree, _ tree.Time) ([]sbom.Component, error) {
-	if err := tree.ApplyTar(t, l.Path, tree.TarOptions{Origin: l.Origin}); err != nil {
-		return nil, err
+func (l Tar) Apply(ctx context.Context, t *tree.Tree, _ tree.Time) ([]sbom.Component, error) {
+	going := func(string, *tree.Node) (bool, error) { return true, ctx.Err() }
+	err := tree.ApplyTar(t, l.Path, tree.TarOptions{Origin: l.Origin, Layering: &tree.Layering{}, Keep: going})
+	if e, ok := errors.AsType[*tree.EntryError](err); ok {
+		return nil, fmt.Errorf("%s: entry %q: %w", l.Origin, e.Name, e.Err) // the file is a copy in the store
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.Origin, err)
 	}
 	if l.Component == nil {
 		return nil, nil
 	}
 	return []sbom.Component{*l.Component}, nil
-}
-
-// User is a user to add.
-type User struct {
-	Name     string
-	UID, GID uint32
-	Home     string
-	Shell    string
-}
-
-// Group is a group to add.
-type Group struct {
-	Name    string
-	GID     uint32
-	Members []string
-}
-
-// Accounts are users and groups, added to the files that list them. None has a password.
-type Accounts struct {
-	Users  []User
-	Groups []Group
-	Origin string
-}
-
-// Inputs implements Layer.
-func (l Accounts) Inputs() []artifact.Input {
-	var out []artifact.Input
-	for _, u := range l.Users {
-		out = append(out, artifact.Input{Name: "user " + u.Name, Value: fmt.Sprintf("%d:%d %s %s", u.UID, u.GID, u.Home, u.Shell)})
-	}
-	for _, g := range l.Groups {
-		out = append(out, artifact.Input{Name: "group " + g.Name, Value: fmt.Sprintf("%d %s", g.GID, strings.Join(g.Members, ","))})
-	}
-	return out
-}
-
-// Apply implements Layer. passwd(5), group(5), shadow(5).
-func (l Accounts) Apply(_ context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error) {
-	var passwd, shadow, group []string
-	for _, u := range l.Users {
-		passwd = append(passwd, fmt.Sprintf("%s:x:%d:%d::%s:%s", u.Name, u.UID, u.GID, u.Home, u.Shell))
-		shadow = append(shadow, u.Name+":!:::::::")
-	}
-	for _, g := range l.Groups {
-		group = append(group, fmt.Sprintf("%s:x:%d:%s", g.Name, g.GID, strings.Join(g.Members, ",")))
-	}
-	for _, f := range []struct {
-		path  string
-		mode  uint16
-		lines []string
-	}{{"/etc/passwd", 0o644, passwd}, {"/etc/group", 0o644, group}, {"/etc/shadow", 0o640, shadow}} {
-		if len(f.lines) == 0 {
-			continue
-		}
-		if err := addLines(t, f.path, f.mode, f.lines, l.Origin, now); err != nil {
-			return nil, err
-		}
-	}
-	return nil, nil
-}
-
-// maxAccounts bounds a file of accounts that lines are added to, in bytes.
-const maxAccounts = 1 << 20
-
-// addLines appends lines to a file of accounts; a line for a name that is there already takes its place.
-func addLines(t *tree.Tree, path string, mode uint16, lines []string, origin string, now tree.Time) error {
-	n := &tree.Node{Kind: tree.File, Mode: mode}
-	var present []string
-	old, err := t.Resolve(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return err
-	case old.Kind != tree.File || old.Size() > maxAccounts:
-		return fmt.Errorf("%s is a %v of %d bytes, which no list of accounts is", path, old.Kind, old.Size())
-	default:
-		data, err := tree.ReadAll(old)
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(string(data)) {
-			present = append(present, strings.TrimSuffix(line, "\n"))
-		}
-		n = old.Copy()
-	}
-	name := func(line string) string { s, _, _ := strings.Cut(line, ":"); return s }
-	for _, add := range lines {
-		i := slices.IndexFunc(present, func(l string) bool { return name(l) == name(add) })
-		if i < 0 {
-			present = append(present, add)
-			continue
-		}
-		present[i] = add
-	}
-	n.Content = tree.Bytes([]byte(strings.Join(present, "\n") + "\n"))
-	n.Time, n.Origin = now, origin
-	return t.Put(path, n)
 }

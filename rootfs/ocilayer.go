@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
@@ -17,27 +18,39 @@ type OCI struct {
 	Path   string        // a folder in OCI layout, or an archive
 	// Manifest, when not empty, is the digest of the manifest to take from it.
 	Manifest digest.Digest
+	Ref      string // when not empty, the name under which it stands there
+	At       string // the folder of the guest that it becomes; empty is the root
 	Arch     string // Go's name
 	Work     string // where layers are unpacked to
-	// Check, when not nil, compares what lies at Path with Digest, just before it is read.
+	// Check, when not nil, compares what lies at Path with Digest, once it has been read into Work.
 	Check func(ctx context.Context) error
 }
 
 // Inputs implements Layer.
 func (l OCI) Inputs() []artifact.Input {
-	return []artifact.Input{{Name: "image " + l.Name, Value: string(l.Digest)}}
+	value := string(l.Digest)
+	for _, more := range []string{l.Ref, l.At} {
+		if more != "" || l.At != "" {
+			value += fmt.Sprintf(" %q", more)
+		}
+	}
+	if l.Manifest != "" && l.Manifest != l.Digest {
+		value += " " + string(l.Manifest)
+	}
+	return []artifact.Input{{Name: "image " + l.Name, Value: value}}
 }
 
 // Apply implements Layer.
 func (l OCI) Apply(ctx context.Context, t *tree.Tree, _ tree.Time) ([]sbom.Component, error) {
+	img, err := oci.Load(ctx, l.Path, oci.Options{Arch: l.Arch, Digest: l.Manifest, Ref: l.Ref, Work: l.Work})
 	if l.Check != nil {
-		if err := l.Check(ctx); err != nil {
-			return nil, err
+		// Only now: what was read before it changed is what counts, and what changed before it was read is told as a change.
+		if cerr := l.Check(ctx); cerr != nil {
+			return nil, cerr
 		}
 	}
-	img, err := oci.Load(l.Path, oci.Options{Arch: l.Arch, Digest: l.Manifest, Work: l.Work})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("image %s: %w", l.Name, err)
 	}
 	err = img.Tree.Walk(func(_ string, n *tree.Node, first bool) error {
 		if first {
@@ -48,6 +61,11 @@ func (l OCI) Apply(ctx context.Context, t *tree.Tree, _ tree.Time) ([]sbom.Compo
 	if err != nil {
 		return nil, err
 	}
+	for what, n := range img.Tree.TakeRemarks() {
+		for range n {
+			t.Remark(what)
+		}
+	}
 	c := sbom.Component{Name: l.Name, Digest: l.Digest, Version: string(img.ID)}
-	return []sbom.Component{c}, overlay(t, img.Tree)
+	return []sbom.Component{c}, overlay(ctx, t, img.Tree, l.At, img.Replaces)
 }

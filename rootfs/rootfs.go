@@ -7,6 +7,7 @@ package rootfs
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ type Request struct {
 }
 
 // format is part of every key: another number is another output. It grows when this room writes other bytes for the same request.
-const format = "3"
+const format = "4"
 
 // Inputs is everything that decides the tree.
 func (r Request) Inputs() []artifact.Input {
@@ -73,19 +74,112 @@ func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error)
 	}
 	for i, l := range layers {
 		r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "layers", Current: int64(i), Total: int64(len(layers)), Unit: "layers"})
+		before := paths(t)
 		c, err := l.Apply(ctx, t, now)
 		if err != nil {
 			return nil, nil, fmt.Errorf("rootfs: %w", err)
 		}
 		parts = append(parts, c...)
+		if i < len(r.Layers) {
+			r.remark(i, l, t.TakeRemarks(), before, paths(t))
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
+		}
+	}
+	for _, l := range r.Layers {
+		if a, ok := l.(Accounts); ok {
+			if err := a.present(t); err != nil {
+				return nil, nil, fmt.Errorf("rootfs: %w", err)
+			}
 		}
 	}
 	if err := r.slim(t); err != nil {
 		return nil, nil, err
 	}
 	return t, parts, nil
+}
+
+// there is what a path of a tree is.
+type there struct {
+	node   *tree.Node
+	kind   tree.Kind
+	target string
+}
+
+// paths lists a tree.
+func paths(t *tree.Tree) map[string]there {
+	m := map[string]there{}
+	_ = t.Walk(func(p string, n *tree.Node, _ bool) error { m[p] = there{n, n.Kind, n.Target}; return nil }) // f never fails
+	return m
+}
+
+// What is told of a layer that hides what layers before brought.
+const (
+	manyFiles = 100 // files that it replaces or takes away, from which on their number is told
+	maxTold   = 10  // links and folders that are told one by one
+)
+
+// remark tells people what a layer left out, and what it hides of the layers before: each link or folder that became something else, and how many files
+// it replaces where they are many.
+func (r Request) remark(i int, l Layer, remarks map[string]int, before, after map[string]there) {
+	name := fmt.Sprintf("layer %d", i)
+	if in := l.Inputs(); len(in) > 0 {
+		switch l.(type) {
+		case Folder, Tar, OCI:
+			name += " (" + in[0].Name + ")"
+		}
+	}
+	say := func(format string, a ...any) {
+		r.Progress.Send(progress.Event{Step: step, Kind: progress.Log, Message: name + ": " + fmt.Sprintf(format, a...)})
+	}
+	for _, what := range slices.Sorted(maps.Keys(remarks)) {
+		if n := remarks[what]; n > 1 {
+			say("%s (%d times)", what, n)
+			continue
+		}
+		say("%s", what)
+	}
+	var changed []string
+	replaced, gone := 0, 0
+	for _, p := range slices.Sorted(maps.Keys(before)) {
+		was, is := before[p], after[p]
+		above := path.Dir(p)
+		hidden := above != "/" && before[above].kind == tree.Dir && (after[above].node == nil || after[above].kind != tree.Dir)
+		switch {
+		case is.node == nil:
+			gone++
+			if was.kind != tree.File && !hidden { // what is hidden with its folder is told with it
+				changed = append(changed, fmt.Sprintf("takes away the %v %s", was.kind, was.name(p)))
+			}
+		case was.kind != is.kind && (was.kind == tree.Dir || was.kind == tree.Symlink || is.kind == tree.Dir):
+			changed = append(changed, fmt.Sprintf("replaces the %v %s by a %v", was.kind, was.name(p), is.kind))
+		case was.kind == tree.Symlink && was.target != is.target:
+			changed = append(changed, fmt.Sprintf("replaces the %v %s by one to %s", was.kind, was.name(p), is.target))
+		case was.node != is.node && was.kind == tree.File:
+			replaced++
+		}
+	}
+	for j, c := range changed {
+		if j == maxTold {
+			say("and replaces or takes away %d more links and folders", len(changed)-maxTold)
+			break
+		}
+		say("%s", c)
+	}
+	if replaced >= manyFiles {
+		say("replaces %d files", replaced)
+	}
+	if gone >= manyFiles {
+		say("takes away %d files, links and folders", gone)
+	}
+}
+
+func (t there) name(p string) string {
+	if t.kind == tree.Symlink {
+		return p + " (to " + t.target + ")"
+	}
+	return p
 }
 
 // slim takes away what Remove says and Keep does not.

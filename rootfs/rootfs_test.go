@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -100,6 +101,16 @@ func TestAnAgentThatIsAnotherIsRefused(t *testing.T) {
 	}
 }
 
+// folder is a layer of a folder of the host.
+func folder(t *testing.T, dir string) Folder {
+	t.Helper()
+	entries, sum, lost, err := checkout.Copy(t.Context(), dir, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Folder{Digest: sum, Origin: "folder x", Entries: entries, Lost: lost}
+}
+
 func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "motd"), []byte("folder"), 0o600); err != nil {
@@ -108,7 +119,7 @@ func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 	tr := build(t, Request{
 		Layers: []Layer{
 			Files{text("/motd", "files"), text("/doc/a/copyright", "keep"), text("/doc/a/README", "go"), text("/doc/b/README", "go"), text("/doc-not/x", "stay")},
-			Folder{Path: dir, Origin: "folder x", Check: func(context.Context) error { return nil }},
+			folder(t, dir),
 		},
 		Remove: []string{"/doc"}, Keep: []string{"/doc/*/copyright"}, Agent: agent(t, InitAgent),
 	})
@@ -127,10 +138,10 @@ func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 }
 
 func TestAccountsAreAddedOnce(t *testing.T) {
-	l := Accounts{Users: []User{{Name: "app", UID: 1000, GID: 1000, Home: "/home/app", Shell: "/bin/sh"}}, Groups: []Group{{Name: "app", GID: 1000, Members: []string{"app"}}}}
-	tr := build(t, Request{Layers: []Layer{Files{text("/etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1:1::/:/none\n")}, l, l}, Agent: agent(t, InitAgent)})
+	l := Accounts{Users: []User{{Name: "app", UID: 1000, GID: new(uint32(1000)), Home: "/home/app", Shell: "/bin/sh"}}, Groups: []Group{{Name: "app", GID: new(uint32(1000)), Members: []string{"app"}}}}
+	tr := build(t, Request{Layers: []Layer{Files{text("/etc/passwd", "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\n")}, l, l}, Agent: agent(t, InitAgent)})
 	for p, want := range map[string]string{
-		"/etc/passwd": "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n", "/etc/group": "app:x:1000:app\n", "/etc/shadow": "app:!:::::::\n",
+		"/etc/passwd": "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\napp:x:1000:1000::/home/app:/bin/sh\n", "/etc/group": "app:x:1000:app\n", "/etc/shadow": "app:!:::::::\n",
 	} {
 		n, err := tr.Lookup(p)
 		if err != nil {

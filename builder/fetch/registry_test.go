@@ -136,7 +136,7 @@ func TestImagesComeByName(t *testing.T) {
 	if err := f.ImageLayout(in, dir); err != nil {
 		t.Fatal(err)
 	}
-	img, err := oci.Load(dir, oci.Options{Arch: "amd64", Work: t.TempDir(), Digest: found.Digest})
+	img, err := oci.Load(t.Context(), dir, oci.Options{Arch: "amd64", Work: t.TempDir(), Digest: found.Digest})
 	if err != nil {
 		t.Fatal(err)
 	}

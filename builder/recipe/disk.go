@@ -25,6 +25,25 @@ type Layer struct {
 	Files    []File       `yaml:"files"`    // single files with owner and mode
 	Accounts *Accounts    `yaml:"accounts"` // users and groups
 	Modules  bool         `yaml:"modules"`  // the kernel's loadable modules, where kernel.modules asks for them
+	// Permissions change what layers before brought: modes and owners, and no content.
+	Permissions []Permission `yaml:"permissions"`
+}
+
+// Permission changes the mode or the owner of what is there.
+type Permission struct {
+	Path string  `yaml:"path"` // absolute, in the guest; links in it are followed
+	Mode Octal   `yaml:"mode"`
+	UID  *uint32 `yaml:"uid"`
+	GID  *uint32 `yaml:"gid"`
+}
+
+// Bits is Mode as bits, or nothing where there is none; Parse has checked it.
+func (p Permission) Bits() *uint32 {
+	if p.Mode == "" {
+		return nil
+	}
+	n, _ := p.Mode.bits()
+	return &n
 }
 
 // DebianLayer is packages of Debian's archive with all that they depend on.
@@ -42,11 +61,15 @@ type Paths struct {
 	Include []string `yaml:"include"` // patterns that bring back what Exclude took, as dpkg's path-include
 }
 
-// OCILayer is a container image; exactly one field is set.
+// OCILayer is a container image; exactly one of its first three fields is set.
 type OCILayer struct {
 	Image   string `yaml:"image"`   // a reference to a registry, such as registry.example/name:tag
 	Layout  string `yaml:"layout"`  // a folder in OCI layout, relative to the recipe
 	Archive string `yaml:"archive"` // a tar as docker save or an OCI tool writes it, relative to the recipe
+	// Name and Digest choose an image where Layout or Archive holds several.
+	Name   string `yaml:"name"`   // as the layout's annotations or the archive's tags have it
+	Digest string `yaml:"digest"` // of its manifest or index: sha256:HEX
+	At     string `yaml:"at"`     // the folder of the guest that it becomes; default /
 }
 
 // Accounts are users and groups added to /etc/passwd, /etc/group and /etc/shadow, without passwords.
@@ -57,17 +80,19 @@ type Accounts struct {
 
 // User is one user.
 type User struct {
-	Name  string `yaml:"name"`
-	UID   uint32 `yaml:"uid"`
-	GID   uint32 `yaml:"gid"`
-	Home  string `yaml:"home"`  // default /
-	Shell string `yaml:"shell"` // default /usr/sbin/nologin
+	Name       string  `yaml:"name"`
+	UID        *uint32 `yaml:"uid"`         // needed
+	GID        *uint32 `yaml:"gid"`         // either this
+	Group      string  `yaml:"group"`       // or the name of a group, of the recipe or of a layer before
+	Home       string  `yaml:"home"`        // default /
+	CreateHome bool    `yaml:"create_home"` // make the folder Home, mode 0700, where there is none
+	Shell      string  `yaml:"shell"`       // default /usr/sbin/nologin
 }
 
 // Group is one group.
 type Group struct {
 	Name    string   `yaml:"name"`
-	GID     uint32   `yaml:"gid"`
+	GID     *uint32  `yaml:"gid"` // needed where no layer before has the group
 	Members []string `yaml:"members"`
 }
 
@@ -184,18 +209,23 @@ func (r *Recipe) checkRootfs(at func(field, msg string) error) error {
 			return err
 		}
 	}
+	if err := localPath("rootfs.agent", fs.Agent, at); err != nil {
+		return err
+	}
 	for i := range fs.Layers {
 		if err := r.checkLayer(&fs.Layers[i], fmt.Sprintf("rootfs.layers[%d]", i), at); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.checkAccountsTwice(at)
 }
 
 func checkPatterns(field string, patterns []string, at func(field, msg string) error) error {
 	for i, p := range patterns {
 		if !strings.HasPrefix(p, "/") || strings.ContainsRune(p, 0) {
-			return at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("pattern %q: want one that begins with /, such as /usr/share/doc/**", p))
+			if err := at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("pattern %q: want one that begins with /, such as /usr/share/doc/**", p)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -203,13 +233,13 @@ func checkPatterns(field string, patterns []string, at func(field, msg string) e
 
 func (r *Recipe) checkLayer(l *Layer, field string, at func(field, msg string) error) error {
 	n := 0
-	for _, set := range []bool{l.Debian != nil, l.OCI != nil, l.Tar != "", l.Folder != "", l.Files != nil, l.Accounts != nil, l.Modules} {
+	for _, set := range []bool{l.Debian != nil, l.OCI != nil, l.Tar != "", l.Folder != "", l.Files != nil, l.Accounts != nil, l.Modules, l.Permissions != nil} {
 		if set {
 			n++
 		}
 	}
 	if n != 1 {
-		return at(field, fmt.Sprintf("want exactly one of debian, oci, tar, folder, files, accounts and modules, got %d", n))
+		return at(field, fmt.Sprintf("want exactly one of debian, oci, tar, folder, files, accounts, modules and permissions, got %d", n))
 	}
 	if l.Modules && !r.Kernel.Modules {
 		return at(field, "the kernel is built without modules; set kernel.modules")
@@ -241,29 +271,124 @@ func (r *Recipe) checkLayer(l *Layer, field string, at func(field, msg string) e
 			return err
 		}
 	}
-	if o := l.OCI; o != nil {
-		n := 0
-		for _, s := range []string{o.Image, o.Layout, o.Archive} {
-			if s != "" {
-				n++
-			}
-		}
-		if n != 1 {
-			return at(field+".oci", fmt.Sprintf("want exactly one of image, layout and archive, got %d", n))
+	if err := checkOCI(l.OCI, field+".oci", at); err != nil {
+		return err
+	}
+	for _, p := range []struct{ key, path string }{{"tar", l.Tar}, {"folder", l.Folder}} {
+		if err := localPath(field+"."+p.key, p.path, at); err != nil {
+			return err
 		}
 	}
-	if err := checkFiles(l.Files, field+".files", at); err != nil {
+	if err := r.checkFiles(l.Files, field+".files", at); err != nil {
+		return err
+	}
+	if err := checkPermissions(l.Permissions, field+".permissions", at); err != nil {
 		return err
 	}
 	return checkAccounts(l.Accounts, field+".accounts", at)
+}
+
+func checkOCI(o *OCILayer, field string, at func(field, msg string) error) error {
+	if o == nil {
+		return nil
+	}
+	n := 0
+	for _, s := range []string{o.Image, o.Layout, o.Archive} {
+		if s != "" {
+			n++
+		}
+	}
+	switch why := guestPath(o.At); {
+	case n != 1:
+		return at(field, fmt.Sprintf("want exactly one of image, layout and archive, got %d", n))
+	case o.Image != "" && (o.Name != "" || o.Digest != ""):
+		return at(field, "name and digest choose an image of a layout or an archive; a reference to a registry says both itself, as NAME:TAG or NAME@sha256:HEX")
+	case o.Digest != "" && (len(o.Digest) != 71 || strings.Trim(strings.TrimPrefix(o.Digest, "sha256:"), "0123456789abcdef") != ""):
+		return at(field+".digest", fmt.Sprintf("digest %q: want sha256: and 64 lower-case hexadecimal digits", o.Digest))
+	case o.At != "" && o.At != "/" && why != "":
+		return at(field+".at", fmt.Sprintf("path %q: %s", o.At, why))
+	case IsURL(o.Layout):
+		return at(field+".layout", "a layout is a folder beside the recipe, no address")
+	}
+	for _, p := range []struct{ key, path string }{{"layout", o.Layout}, {"archive", o.Archive}} {
+		if err := localPath(field+"."+p.key, p.path, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPermissions(list []Permission, field string, at func(field, msg string) error) error {
+	for i, p := range list {
+		field := fmt.Sprintf("%s[%d]", field, i)
+		why := guestPath(p.Path)
+		_, err := p.Mode.bits()
+		switch {
+		case why != "" && p.Path != "/":
+			err = at(field, fmt.Sprintf("path %q: %s", p.Path, why))
+		case p.Mode == "" && p.UID == nil && p.GID == nil:
+			err = at(field, fmt.Sprintf("%s: want mode, uid, gid or several of them", p.Path))
+		case p.Mode != "" && err != nil:
+			err = at(field+".mode", err.Error())
+		default:
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkAccountsTwice finds names and numbers that two accounts of the recipe share, whichever layers they stand in.
+func (r *Recipe) checkAccountsTwice(at func(field, msg string) error) error {
+	seen := map[string]string{} // what is taken, to the field that took it
+	take := func(field, what string) error {
+		if first, taken := seen[what]; taken {
+			return at(field, fmt.Sprintf("%s stands twice; the first is at %s", what, r.Place(first)))
+		}
+		seen[what] = field
+		return nil
+	}
+	for i, l := range r.Rootfs.Layers {
+		if l.Accounts == nil {
+			continue
+		}
+		for j, u := range l.Accounts.Users {
+			field := fmt.Sprintf("rootfs.layers[%d].accounts.users[%d]", i, j)
+			if err := take(field, "user "+u.Name); err != nil {
+				return err
+			}
+			if u.UID != nil {
+				if err := take(field, fmt.Sprintf("uid %d", *u.UID)); err != nil {
+					return err
+				}
+			}
+		}
+		for j, g := range l.Accounts.Groups {
+			field := fmt.Sprintf("rootfs.layers[%d].accounts.groups[%d]", i, j)
+			if err := take(field, "group "+g.Name); err != nil {
+				return err
+			}
+			if g.GID != nil {
+				if err := take(field, fmt.Sprintf("gid %d", *g.GID)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func checkAccounts(a *Accounts, field string, at func(field, msg string) error) error {
 	if a == nil {
 		return nil
 	}
+	if len(a.Users)+len(a.Groups) == 0 {
+		return at(field, "neither users nor groups")
+	}
 	name := func(s string) bool {
-		return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == "" && s[0] != '-'
+		return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == "" && s[0] != '-' && (s[0] < '0' || s[0] > '9')
 	}
 	path := func(s string) bool { return strings.HasPrefix(s, "/") && !strings.ContainsAny(s, ":\n\x00") }
 	for i := range a.Users {
@@ -274,13 +399,34 @@ func checkAccounts(a *Accounts, field string, at func(field, msg string) error) 
 		if u.Shell == "" {
 			u.Shell = "/usr/sbin/nologin"
 		}
-		if !name(u.Name) || !path(u.Home) || !path(u.Shell) {
-			return at(fmt.Sprintf("%s.users[%d]", field, i), fmt.Sprintf("user %q: want a lower-case name, and absolute paths without colons", u.Name))
+		var why string
+		switch {
+		case !name(u.Name):
+			why = "want a name of at most 32 lower-case letters, digits, - and _, that does not begin with - or a digit"
+		case !path(u.Home) || !path(u.Shell):
+			why = "want absolute paths without colons as home and shell"
+		case u.UID == nil:
+			why = "no uid: give a number (0 is root; Debian has ordinary users from 1000 on)"
+		case u.GID == nil && u.Group == "":
+			why = "no primary group: give gid a number, or group a name"
+		case u.GID != nil && u.Group != "":
+			why = "both gid and group: want one"
+		case u.Group != "" && !name(u.Group):
+			why = fmt.Sprintf("group %q is no name of a group", u.Group)
+		case u.CreateHome && u.Home == "/":
+			why = "create_home without a home other than /"
+		default:
+			continue
+		}
+		if err := at(fmt.Sprintf("%s.users[%d]", field, i), fmt.Sprintf("user %q: %s", u.Name, why)); err != nil {
+			return err
 		}
 	}
 	for i, g := range a.Groups {
 		if !name(g.Name) || slices.ContainsFunc(g.Members, func(m string) bool { return !name(m) }) {
-			return at(fmt.Sprintf("%s.groups[%d]", field, i), fmt.Sprintf("group %q: want lower-case names", g.Name))
+			if err := at(fmt.Sprintf("%s.groups[%d]", field, i), fmt.Sprintf("group %q: want lower-case names", g.Name)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

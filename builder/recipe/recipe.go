@@ -34,6 +34,8 @@ type Recipe struct {
 	Rootfs *Rootfs `yaml:"rootfs"`
 	Image  *Image  `yaml:"image"`
 	Boot   Boot    `yaml:"boot"`
+
+	at *reader // where each field stands in the text
 }
 
 // Kernel is what to build the kernel from, and what it must be able to do.
@@ -76,18 +78,28 @@ type Initrd struct {
 
 // File is one more entry of the initrd.
 type File struct {
-	Path   string `yaml:"path"`   // absolute, in the guest
-	From   string `yaml:"from"`   // a file relative to the recipe
-	Text   string `yaml:"text"`   // or its content
-	Link   string `yaml:"link"`   // or the target of a symbolic link
-	Folder bool   `yaml:"folder"` // or an empty folder
-	Mode   Octal  `yaml:"mode"`   // default 0644, folders 0755
-	UID    uint32 `yaml:"uid"`
-	GID    uint32 `yaml:"gid"`
+	Path   string  `yaml:"path"`   // absolute, in the guest
+	From   string  `yaml:"from"`   // a file relative to the recipe
+	Text   *string `yaml:"text"`   // or its content, which may be empty
+	Link   string  `yaml:"link"`   // or the target of a symbolic link
+	Folder bool    `yaml:"folder"` // or an empty folder
+	Mode   Octal   `yaml:"mode"`   // default 0644, folders 0755; links have none
+	UID    uint32  `yaml:"uid"`
+	GID    uint32  `yaml:"gid"`
 }
 
-// Octal is octal digits as they stand in the text: 0644 and "0644" are the same, which YAML alone would not say.
+// Octal is octal digits as they stand in the text: 644, 0644, 0o644 and "0644" are the same, which YAML alone would not say.
 type Octal string
+
+// bits is the number that the digits are.
+func (o Octal) bits() (uint32, error) {
+	digits := strings.TrimPrefix(string(o), "0o") // YAML 1.2.2 10.3.2
+	n, err := strconv.ParseUint(digits, 8, 32)
+	if err != nil || n > 0o7777 {
+		return 0, fmt.Errorf("mode %q: want octal digits from 0000 to 7777, such as 0644", string(o))
+	}
+	return uint32(n), nil
+}
 
 // UnmarshalYAML takes the digits as they stand.
 func (o *Octal) UnmarshalYAML(b []byte) error {
@@ -127,8 +139,8 @@ func (b Boot) MemoryMiB() int {
 
 // FileMode is Mode as bits; Parse has checked it.
 func (f File) FileMode() uint32 {
-	n, _ := strconv.ParseUint(string(f.Mode), 8, 12)
-	return uint32(n)
+	n, _ := f.Mode.bits()
+	return n
 }
 
 func parseMemory(s string) (int, error) {
@@ -248,12 +260,34 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 	if !slices.Contains(Compressions(), in.Compression) {
 		return at("initrd.compression", fmt.Sprintf("unknown compression %q", in.Compression)+didYouMean(in.Compression, Compressions()))
 	}
-	if err := checkFiles(in.Files, "initrd.files", at); err != nil {
+	if err := localPath("initrd.agent", in.Agent, at); err != nil {
 		return err
 	}
+	if err := r.checkFiles(in.Files, "initrd.files", at); err != nil {
+		return err
+	}
+	links := map[string]bool{}
+	for _, f := range in.Files {
+		links[f.Path] = f.Link != ""
+	}
 	for i, f := range in.Files {
+		field := fmt.Sprintf("initrd.files[%d]", i)
 		if f.Path == "/init" {
-			return at(fmt.Sprintf("initrd.files[%d]", i), "/init is the agent; set initrd.agent to use another one")
+			if err := at(field, "/init is the agent; set initrd.agent to use another one"); err != nil {
+				return err
+			}
+		}
+		for _, above := range above(f.Path) {
+			switch {
+			case links[above]:
+				if err := at(field, fmt.Sprintf("%s lies below the link %s, which an initrd cannot follow: give the path that the link leads to", f.Path, above)); err != nil {
+					return err
+				}
+			case above == "/init" || above == "/dev/console" || above == "/dev/null":
+				if err := at(field, fmt.Sprintf("%s lies below %s, which is no folder of an initrd", f.Path, above)); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	for i, c := range in.URoot {
@@ -265,36 +299,110 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 }
 
 // checkFiles fills defaults and finds what is wrong with a list of files.
-func checkFiles(files []File, list string, at func(field, msg string) error) error {
-	seen := map[string]bool{}
+func (r *Recipe) checkFiles(files []File, list string, at func(field, msg string) error) error {
+	seen := map[string]int{}
 	for i := range files {
-		f := &files[i]
-		field := fmt.Sprintf("%s[%d]", list, i)
-		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" || strings.ContainsRune(f.Path, 0) {
-			return at(field, fmt.Sprintf("path %q: want a clean absolute path in the guest", f.Path))
+		if err := r.checkFile(&files[i], fmt.Sprintf("%s[%d]", list, i), at); err != nil {
+			return err
 		}
-		if seen[f.Path] {
-			return at(field, fmt.Sprintf("path %q stands twice", f.Path))
+		if j, twice := seen[files[i].Path]; twice {
+			if err := at(fmt.Sprintf("%s[%d]", list, i), fmt.Sprintf("path %q stands twice; the first is at %s", files[i].Path, r.Place(fmt.Sprintf("%s[%d]", list, j)))); err != nil {
+				return err
+			}
+			continue
 		}
-		seen[f.Path] = true
-		kinds := 0
-		for _, set := range []bool{f.From != "", f.Text != "", f.Link != "", f.Folder} {
-			if set {
-				kinds++
+		seen[files[i].Path] = i
+	}
+	for i, f := range files {
+		for _, above := range above(f.Path) {
+			if j, ok := seen[above]; ok && !files[j].Folder && files[j].Link == "" {
+				field := fmt.Sprintf("%s[%d]", list, i)
+				if err := at(field, fmt.Sprintf("%s lies below %s, which is a file (%s)", f.Path, above, r.Place(fmt.Sprintf("%s[%d]", list, j)))); err != nil {
+					return err
+				}
+				break
 			}
 		}
-		if kinds != 1 {
-			return at(field, fmt.Sprintf("%s: want exactly one of from, text, link and folder, got %d", f.Path, kinds))
+	}
+	return nil
+}
+
+func (r *Recipe) checkFile(f *File, field string, at func(field, msg string) error) error {
+	if why := guestPath(f.Path); why != "" {
+		return at(field, fmt.Sprintf("path %q: %s", f.Path, why))
+	}
+	kinds := 0
+	for _, set := range []bool{f.From != "", f.Text != nil, f.Link != "", f.Folder} {
+		if set {
+			kinds++
 		}
-		if f.Mode == "" {
-			f.Mode = "0644"
-			if f.Folder {
-				f.Mode = "0755"
-			}
+	}
+	if kinds != 1 {
+		return at(field, fmt.Sprintf("%s: want exactly one of from, text, link and folder, got %d", f.Path, kinds))
+	}
+	if err := localPath(field+".from", f.From, at); err != nil {
+		return err
+	}
+	if len(f.Link) > maxTarget || strings.ContainsRune(f.Link, 0) {
+		return at(field+".link", fmt.Sprintf("a link to %d bytes: want 1 to %d, without NUL", len(f.Link), maxTarget))
+	}
+	if f.Link != "" && f.Mode != "" {
+		return at(field+".mode", "a link has no mode; what it leads to has")
+	}
+	if f.Mode == "" {
+		f.Mode = "0644"
+		if f.Folder {
+			f.Mode = "0755"
 		}
-		if n, err := strconv.ParseUint(string(f.Mode), 8, 12); err != nil || n > 0o7777 {
-			return at(field+".mode", fmt.Sprintf("mode %q: want octal digits such as 0644", f.Mode))
+	}
+	if _, err := f.Mode.bits(); err != nil {
+		return at(field+".mode", err.Error())
+	}
+	return nil
+}
+
+// Limits of Linux, in bytes. <linux/limits.h>: NAME_MAX, and PATH_MAX without its NUL.
+const (
+	maxComponent = 255
+	maxTarget    = 4095
+)
+
+// guestPath says what is wrong with a path of the guest; "" is nothing.
+func guestPath(p string) string {
+	if !path.IsAbs(p) || path.Clean(p) != p || p == "/" || strings.ContainsRune(p, 0) {
+		return "want a clean absolute path in the guest"
+	}
+	if len(p) > maxTarget {
+		return fmt.Sprintf("%d bytes: Linux has paths of at most %d", len(p), maxTarget)
+	}
+	for part := range strings.SplitSeq(p, "/") {
+		if len(part) > maxComponent {
+			return fmt.Sprintf("a name of %d bytes in it: Linux has names of at most %d", len(part), maxComponent)
 		}
+	}
+	return ""
+}
+
+// above are the paths on the way to a clean absolute one, nearest first, without the root.
+func above(p string) (out []string) {
+	if !path.IsAbs(p) {
+		return nil
+	}
+	for p = path.Dir(p); p != "/"; p = path.Dir(p) {
+		out = append(out, p)
+	}
+	return out
+}
+
+// localPath refuses the path of an input that cannot be one beside the recipe: addresses are no paths.
+func localPath(field, p string, at func(field, msg string) error) error {
+	switch {
+	case IsURL(p) || p == AgentBuiltin || p == "":
+		return nil
+	case path.IsAbs(p):
+		return at(field, fmt.Sprintf("%s is an absolute path: want one relative to the recipe, so that a checkout elsewhere builds the same", p))
+	case strings.ContainsRune(p, 0):
+		return at(field, fmt.Sprintf("path %q has a NUL", p))
 	}
 	return nil
 }

@@ -1,8 +1,10 @@
 package recipe
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 var vocabulary = Vocabulary{Features: []string{"tiny", "default", "vsock", "containers", "virtio"}}
@@ -72,6 +74,122 @@ func TestMistakesAreBlamedOnTheirPlace(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, c.want)
 			}
 		})
+	}
+}
+
+// layers is an extension's recipe with these layers.
+func layers(text string) string {
+	return "version: 1\nname: gpu\nextension: true\nrootfs:\n  layers:\n    - " + strings.ReplaceAll(text, "\n", "\n    - ") + "\n"
+}
+
+func TestMistakesOfLayersAreBlamedOnTheirPlace(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"negative uid", "files: [{path: /a, text: x, uid: -1}]", "r.yaml:6:40: uid is -1: want a number from 0 to 4294967294"},
+		{"largest uid", "files: [{path: /a, text: x, uid: 4294967295}]", "uid is 4294967295: want a number from 0 to 4294967294"},
+		{"huge gid", "files: [{path: /a, text: x, gid: 99999999999999999999}]", "r.yaml:6:40: "},
+		{"mode beyond", "files: [{path: /a, text: x, mode: 10000}]", `mode "10000": want octal digits from 0000 to 7777`},
+		{"mode in letters", "files: [{path: /a, text: x, mode: rwx}]", `r.yaml:6:41: mode "rwx": want octal`},
+		{"mode of a link", "files: [{path: /a, link: x, mode: 0644}]", "r.yaml:6:41: a link has no mode"},
+		{"absolute from", "files: [{path: /a, from: /etc/hostname}]", "r.yaml:6:32: /etc/hostname is an absolute path: want one relative to the recipe"},
+		{"absolute folder", "folder: /srv", "r.yaml:6:15: /srv is an absolute path"},
+		{"absolute tar", "tar: /srv/a.tar", "r.yaml:6:12: /srv/a.tar is an absolute path"},
+		{"absolute layout", "oci: {layout: /srv}", "r.yaml:6:21: /srv is an absolute path"},
+		{"file below a file", "files: [{path: /a, text: x}, {path: /a/b/c, text: x}]", "r.yaml:6:36: /a/b/c lies below /a, which is a file (r.yaml:6)"},
+		{"path twice", "files: [{path: /a, text: x}, {path: /a, text: x}]", `r.yaml:6:36: path "/a" stands twice; the first is at r.yaml:6`},
+		{"long name", "files: [{path: /" + strings.Repeat("x", 256) + ", text: x}]", "a name of 256 bytes in it: Linux has names of at most 255"},
+		{"long path", "files: [{path: " + strings.Repeat("/x", 2048) + ", text: x}]", "4096 bytes: Linux has paths of at most 4095"},
+		{"long link", "files: [{path: /a, link: " + strings.Repeat("x", 4096) + "}]", "a link to 4096 bytes: want 1 to 4095"},
+		{"no uid", "accounts: {users: [{name: app}]}", `r.yaml:6:26: user "app": no uid: give a number`},
+		{"no group", "accounts: {users: [{name: app, uid: 7}]}", "no primary group"},
+		{"two groups", "accounts: {users: [{name: app, uid: 7, gid: 7, group: app}]}", "both gid and group"},
+		{"name twice", "accounts: {users: [{name: a, uid: 7, gid: 7}, {name: a, uid: 8, gid: 8}]}", "r.yaml:6:53: user a stands twice; the first is at r.yaml:6"},
+		{"name twice, in two layers", "accounts: {users: [{name: a, uid: 7, gid: 7}]}\naccounts: {users: [{name: a, uid: 8, gid: 8}]}", "r.yaml:7:26: user a stands twice; the first is at r.yaml:6"},
+		{"uid twice", "accounts: {users: [{name: a, uid: 7, gid: 7}, {name: b, uid: 7, gid: 8}]}", "uid 7 stands twice"},
+		{"group twice", "accounts: {groups: [{name: a, gid: 7}, {name: a, gid: 8}]}", "r.yaml:6:46: group a stands twice"},
+		{"gid twice", "accounts: {groups: [{name: a, gid: 7}, {name: b, gid: 7}]}", "gid 7 stands twice"},
+		{"no accounts", "accounts: {}", "neither users nor groups"},
+		{"name of a registry's image", "oci: {image: x, name: y}", "name and digest choose an image of a layout or an archive"},
+		{"digest of a layout", "oci: {layout: x, digest: y}", `digest "y": want sha256: and 64`},
+		{"image at a relative path", "oci: {layout: x, at: y}", `r.yaml:6:28: path "y": want a clean absolute path`},
+		{"permissions of nothing", "permissions: [{path: /a}]", "/a: want mode, uid, gid or several of them"},
+		{"permissions with another mode", "permissions: [{path: /a, mode: 9}]", `mode "9": want octal`},
+	} {
+		_, err := Parse("r.yaml", []byte(layers(c.text)), vocabulary)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got  %v\nwant %s", c.name, err, c.want)
+		}
+	}
+}
+
+func TestGoodLayersAreTaken(t *testing.T) {
+	r, err := Parse("r.yaml", []byte(layers(`files: [{path: /a, text: ""}, {path: /b, text: x, mode: 0000}, {path: /c, text: x, mode: "0o600"}, {path: /d, text: x, mode: 4755}, {path: /l, link: d}, {path: /l/x, text: x}]
+permissions: [{path: /a, mode: "0", uid: 0}]
+accounts: {users: [{name: a, uid: 0, group: wheel}], groups: [{name: wheel, members: [a]}]}
+oci: {layout: x, name: v1, at: /srv}`)), vocabulary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := r.Rootfs.Layers[0].Files
+	if f[0].Text == nil || *f[0].Text != "" || f[0].FileMode() != 0o644 || f[1].FileMode() != 0 || f[2].FileMode() != 0o600 || f[3].FileMode() != 0o4755 {
+		t.Errorf("%+v", f)
+	}
+	if p := r.Rootfs.Layers[1].Permissions[0]; *p.Bits() != 0 || p.UID == nil || p.GID != nil {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestAllMistakesAreToldInTheOrderOfTheirLines(t *testing.T) {
+	text := strings.NewReplacer("[tiny, vsock]", "[tiny, vsok]", "1GiB", "1GB", "/etc/motd", "motd").Replace(good)
+	_, err := Parse("r.yaml", []byte(text), vocabulary)
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	at := 0
+	for _, want := range []string{"r.yaml:6:20:", "r.yaml:9:", "r.yaml:11:11:"} {
+		i := strings.Index(err.Error(), want)
+		if i < at {
+			t.Errorf("%s is missing, or not in order: %v", want, err)
+		}
+		at = i
+	}
+	_, err = Parse("r.yaml", []byte(strings.Replace(text, "boot:", "boots: {}\nboot:", 1)), vocabulary)
+	if err == nil || !strings.Contains(err.Error(), `unknown key "boots"`) {
+		t.Error(err)
+	}
+}
+
+// Each took the parser minutes or gigabytes.
+func TestHostileTextEndsSoon(t *testing.T) {
+	keys := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "k%d: 1\n", i)
+		}
+		return b.String()
+	}
+	nested := ""
+	for i := range 700 {
+		nested += strings.Repeat("  ", i) + "a:\n"
+	}
+	for name, text := range map[string]string{
+		"lists in lists":              strings.Repeat("[", 450_000),
+		"mappings in mappings":        strings.Repeat("{a: ", 100_000),
+		"entries in entries":          strings.Repeat("- ", 200_000),
+		"blocks in blocks":            nested,
+		"values in values":            strings.Repeat("a: ", 200_000),
+		"keys of keys":                strings.Repeat("? ", 200_000),
+		"many keys":                   keys(80_000),
+		"many anchors":                "z: [" + strings.Repeat("&a 1,", 100_000) + "]",
+		"many quotes":                 strings.Repeat("\"", 500_000),
+		"a text that does not end":    "a: \"" + strings.Repeat("A", 1_000_000),
+		"many lines of text":          "a: |\n" + strings.Repeat("  x\n", 200_000),
+		"many lists, one deeper each": strings.Repeat("[]\n", 300_000),
+	} {
+		began := time.Now()
+		_, err := Parse("r.yaml", []byte(text), vocabulary)
+		if took := time.Since(began); err == nil || took > 5*time.Second || len(err.Error()) > 64<<10 {
+			t.Errorf("%s: %v, %d bytes of errors", name, took, len(fmt.Sprint(err)))
+		}
 	}
 }
 

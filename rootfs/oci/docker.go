@@ -17,7 +17,7 @@ type saved struct {
 }
 
 // loadDocker reads an archive that has no index of the newer kind. It names its configuration by digest, and that its layers, uncompressed.
-func loadDocker(s source, o Options) (*Image, error) {
+func chooseDocker(s source, o Options) (*chosen, error) {
 	data, err := readAll(s, "manifest.json")
 	if err != nil {
 		return nil, fmt.Errorf("neither an image layout nor saved by docker: %w", err)
@@ -26,34 +26,52 @@ func loadDocker(s source, o Options) (*Image, error) {
 	if err := unmarshal("manifest.json", data, &list); err != nil {
 		return nil, err
 	}
-	if o.Ref != "" {
-		list = slices.DeleteFunc(list, func(i saved) bool { return !slices.Contains(i.RepoTags, o.Ref) })
+	var there offer
+	var fit []saved
+	for _, i := range list {
+		sum, err := i.id()
+		if err != nil {
+			return nil, err
+		}
+		there.add(sum, i.RepoTags...)
+		switch {
+		case o.Ref != "" && !slices.ContainsFunc(i.RepoTags, o.called), o.Digest != "" && sum != o.Digest:
+		case slices.ContainsFunc(fit, func(l saved) bool { return l.Config == i.Config }): // another tag of the same image
+		default:
+			fit = append(fit, i)
+		}
 	}
-	if len(list) != 1 {
-		return nil, fmt.Errorf("%d images called %q in it, want one", len(list), o.Ref)
+	switch {
+	case len(fit) == 0 && o.Ref != "":
+		return nil, fmt.Errorf("no image called %q in it; it holds %s", o.Ref, there)
+	case len(fit) == 0 && o.Digest != "":
+		return nil, fmt.Errorf("no image whose configuration has the digest %s in it; it holds %s", o.Digest, there)
+	case len(fit) != 1:
+		return nil, fmt.Errorf("%d images in it, want one: choose it by name or digest; it holds %s", len(fit), there)
 	}
-	if o.Digest != "" {
-		return nil, fmt.Errorf("an archive without manifests: none has the digest %s", o.Digest)
-	}
-	name := list[0].Config
-	// Docker calls it HEX.json, newer ones blobs/sha256/HEX, go-containerregistry sha256:HEX.
-	sum, err := digest.Parse("sha256:" + strings.TrimPrefix(strings.TrimSuffix(path.Base(name), ".json"), "sha256:"))
+	name := fit[0].Config
+	sum, err := fit[0].id()
 	if err != nil {
-		return nil, fmt.Errorf("configuration %q: %w", name, err)
+		return nil, err
 	}
 	cfg, err := config(s, clean(name), descriptor{Digest: string(sum)}, o)
 	if err != nil {
 		return nil, err
 	}
 	var layers []layer
-	for _, l := range list[0].Layers {
+	for _, l := range fit[0].Layers {
 		layers = append(layers, layer{name: clean(l)})
 	}
-	t, err := stack(s, layers, cfg, o)
+	return &chosen{config: cfg, layers: layers, id: sum}, nil
+}
+
+// id is the digest of the image's configuration. Docker calls the file HEX.json, newer ones blobs/sha256/HEX, go-containerregistry sha256:HEX.
+func (i saved) id() (digest.Digest, error) {
+	sum, err := digest.Parse("sha256:" + strings.TrimPrefix(strings.TrimSuffix(path.Base(i.Config), ".json"), "sha256:"))
 	if err != nil {
-		return nil, err
+		return "", fmt.Errorf("configuration %q: %w", i.Config, err)
 	}
-	return &Image{Tree: t, Config: *cfg, ID: sum}, nil
+	return sum, nil
 }
 
 func clean(name string) string { return path.Clean("/" + name)[1:] }

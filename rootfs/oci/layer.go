@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,34 +23,34 @@ type layer struct {
 }
 
 // stack unpacks layers and puts them on each other, the lowest first.
-func stack(s source, layers []layer, c *Config, o Options) (*tree.Tree, error) {
+func stack(ctx context.Context, s source, layers []layer, c *Config, o Options) (t *tree.Tree, replaces map[string]bool, err error) {
 	if len(layers) != len(c.RootFS.DiffIDs) {
-		return nil, fmt.Errorf("%d layers, and %d in the configuration", len(layers), len(c.RootFS.DiffIDs))
+		return nil, nil, fmt.Errorf("%d layers, and %d in the configuration", len(layers), len(c.RootFS.DiffIDs))
 	}
-	t := tree.New()
+	t, replaces = tree.New(), map[string]bool{}
 	done := map[digest.Digest]string{} // unpacked layers by diff id: some images have one several times
 	for i, l := range layers {
 		diff, err := digest.Parse(c.RootFS.DiffIDs[i])
 		if err != nil {
-			return nil, fmt.Errorf("layer %d: diff id: %w", i, err)
+			return nil, nil, fmt.Errorf("layer %d: diff id: %w", i, err)
 		}
 		file := done[diff]
 		if file == "" {
 			file = filepath.Join(o.Work, diff.Hex()+".tar")
-			if err := l.unpack(s, file, diff, o.MaxLayer); err != nil {
-				return nil, fmt.Errorf("layer %d: %w", i, err)
+			if err := l.unpack(ctx, s, file, diff, o.MaxLayer); err != nil {
+				return nil, nil, fmt.Errorf("layer %d: %w", i, err)
 			}
 			done[diff] = file
 		}
-		if err := Apply(t, file, "layer "+diff.Short()); err != nil {
-			return nil, fmt.Errorf("layer %d: %w", i, err)
+		if err := apply(ctx, t, file, "layer "+diff.Short(), replaces); err != nil {
+			return nil, nil, fmt.Errorf("layer %d: %w", i, err)
 		}
 	}
-	return t, nil
+	return t, replaces, nil
 }
 
 // unpack writes the uncompressed layer to a file and checks both digests.
-func (l layer) unpack(s source, file string, diff digest.Digest, limit int64) error {
+func (l layer) unpack(ctx context.Context, s source, file string, diff digest.Digest, limit int64) error {
 	if strings.HasSuffix(l.mediaType, "+encrypted") {
 		return errors.New("it is encrypted")
 	}
@@ -59,7 +60,7 @@ func (l layer) unpack(s source, file string, diff digest.Digest, limit int64) er
 	}
 	defer in.Close()
 	sum := digest.New()
-	stored := &counter{r: io.TeeReader(in, sum)}
+	stored := &counter{r: io.TeeReader(tree.WithContext(ctx, in), sum)}
 	got, _, err := tree.Decompress(stored, file, limit)
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", l.name, err)
@@ -96,19 +97,29 @@ const (
 	opaque   = whiteout + whiteout + ".opq" // in a folder: what it held is gone
 )
 
-// Apply puts an uncompressed layer on a tree. Whiteouts count for what was there before the layer only, wherever in it they stand.
+// apply puts an uncompressed layer on a tree. Whiteouts count for what was there before the layer only, wherever in it they stand. Paths that whiteouts
+// name, and folders that took the place of links, are added to replaces.
 //
 // A name that begins with .wh..wh. is aufs's own business and is left out, with all below it.
-func Apply(t *tree.Tree, file, origin string) error {
-	if err := applyWhiteouts(t, file); err != nil {
-		return err
+func apply(ctx context.Context, t *tree.Tree, file, origin string, replaces map[string]bool) error {
+	err := applyWhiteouts(t, file, replaces)
+	if err == nil {
+		err = applyFiles(ctx, t, file, origin)
 	}
-	return tree.ApplyTar(t, file, tree.TarOptions{Origin: origin, Replace: true, Keep: func(p string, _ *tree.Node) (bool, error) {
-		return !strings.Contains(p, "/"+whiteout), nil
+	if e, ok := errors.AsType[*tree.EntryError](err); ok {
+		return fmt.Errorf("entry %q: %w", e.Name, e.Err) // the file is a temporary one
+	}
+	return err
+}
+
+func applyFiles(ctx context.Context, t *tree.Tree, file, origin string) error {
+	skip := func(p string) bool { return strings.Contains(p, "/"+whiteout) }
+	return tree.ApplyTar(t, file, tree.TarOptions{Origin: origin, Layering: &tree.Layering{ReplaceLinks: true}, Skip: skip, Keep: func(p string, _ *tree.Node) (bool, error) {
+		return !skip(p), ctx.Err()
 	}})
 }
 
-func applyWhiteouts(t *tree.Tree, file string) error {
+func applyWhiteouts(t *tree.Tree, file string, replaces map[string]bool) error {
 	var gone, emptied []string
 	err := tree.TarNames(file, func(p string, k tree.Kind) error {
 		dir, name := path.Split(p)
@@ -121,15 +132,18 @@ func applyWhiteouts(t *tree.Tree, file string) error {
 			// A folder in place of a link, or of anything else, has nothing of what the link led to: that goes before whiteouts are looked
 			// up, or they would be looked up through it.
 			if n, err := t.Lookup(p); err == nil && k == tree.Dir && n.Kind != tree.Dir {
+				replaces[p] = true
 				return t.Remove(p)
 			}
 		case name == opaque:
 			emptied = append(emptied, path.Clean(dir))
+			replaces[path.Clean(dir)] = true
 		case strings.HasPrefix(of, whiteout):
 		case of == "" || of == "." || of == "..":
-			return fmt.Errorf("%s: a whiteout for %q", file, of)
+			return fmt.Errorf("a whiteout for %q", of)
 		default:
 			gone = append(gone, path.Join(dir, of))
+			replaces[path.Join(dir, of)] = true
 		}
 		return nil
 	})

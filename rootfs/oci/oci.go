@@ -7,10 +7,13 @@ package oci
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -26,7 +29,7 @@ type Options struct {
 	Variant string
 	// Ref is the name under which the image stands in the layout, or its tag in Docker's archive; empty is for files that hold one image only.
 	Ref string
-	// Digest, when not empty, is that of the manifest or index to take, and of no other.
+	// Digest, when not empty, is that of the manifest or index to take, and of no other; of the configuration, where there are no manifests.
 	Digest digest.Digest
 	// Work is a folder for uncompressed layers, which the tree's contents point into.
 	Work string
@@ -45,6 +48,9 @@ type Image struct {
 	Config   Config
 	Manifest digest.Digest // "" for Docker's archives without one
 	ID       digest.Digest // of the configuration
+	// Replaces are paths, absolute and clean, where the image wants nothing of what it is put on: a whiteout names them, or they were links that
+	// became folders.
+	Replaces map[string]bool
 }
 
 // Config is how the image wants to be run. Image specification, config.md.
@@ -96,8 +102,8 @@ const (
 )
 
 // Load reads the image at path, a layout's folder or an archive, and stacks its layers.
-func Load(path string, o Options) (*Image, error) {
-	s, err := open(path, o.Work)
+func Load(ctx context.Context, path string, o Options) (*Image, error) {
+	s, err := open(ctx, path, o.Work)
 	if err != nil {
 		return nil, err
 	}
@@ -105,17 +111,55 @@ func Load(path string, o Options) (*Image, error) {
 	if o.MaxLayer == 0 {
 		o.MaxLayer = defaultMaxLayer
 	}
-	img, err := load(s, o)
+	c, err := find(s, o)
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", path, err)
+		return nil, err
 	}
-	return img, nil
+	t, replaces, err := stack(ctx, s, c.layers, c.config, o)
+	if err != nil {
+		return nil, err
+	}
+	return &Image{Tree: t, Config: *c.config, Manifest: c.manifest, ID: c.id, Replaces: replaces}, nil
 }
 
-func load(s source, o Options) (*Image, error) {
+// Check says what would keep Load from finding the image and its layers at path. It unpacks no layer.
+func Check(ctx context.Context, path string, o Options) error {
+	s, err := open(ctx, path, o.Work)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	c, err := find(s, o)
+	if err != nil {
+		return err
+	}
+	if len(c.layers) != len(c.config.RootFS.DiffIDs) {
+		return fmt.Errorf("%d layers, and %d in the configuration", len(c.layers), len(c.config.RootFS.DiffIDs))
+	}
+	for i, l := range c.layers {
+		r, err := s.Open(l.name)
+		if err != nil {
+			return fmt.Errorf("layer %d: %w", i, err)
+		}
+		if err := r.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chosen is the one image that is meant.
+type chosen struct {
+	manifest digest.Digest // "" where there is none
+	id       digest.Digest
+	config   *Config
+	layers   []layer
+}
+
+func find(s source, o Options) (*chosen, error) {
 	data, err := readAll(s, "index.json")
 	if errors.Is(err, errNoFile) {
-		return loadDocker(s, o)
+		return chooseDocker(s, o)
 	}
 	if err != nil {
 		return nil, err
@@ -124,16 +168,7 @@ func load(s source, o Options) (*Image, error) {
 	if err := unmarshal("index.json", data, &top); err != nil {
 		return nil, err
 	}
-	list := top.Manifests
-	if o.Ref != "" {
-		list = slices.DeleteFunc(list, func(d descriptor) bool {
-			return d.Annotations[refName] != o.Ref && d.Annotations[containerdName] != o.Ref
-		})
-		if len(list) == 0 {
-			return nil, fmt.Errorf("no image called %q in it", o.Ref)
-		}
-	}
-	d, m, err := choose(s, list, o, 0)
+	d, m, err := choose(s, top.Manifests, o)
 	if err != nil {
 		return nil, err
 	}
@@ -141,92 +176,201 @@ func load(s source, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	var layers []layer
+	c := &chosen{manifest: digest.Digest(d.Digest), id: digest.Digest(m.Config.Digest), config: cfg}
 	for _, l := range m.Layers {
 		sum, err := l.check()
 		if err != nil {
 			return nil, fmt.Errorf("layer: %w", err)
 		}
-		layers = append(layers, layer{name: blobName(sum), digest: sum, size: l.Size, mediaType: l.MediaType})
+		c.layers = append(c.layers, layer{name: blobName(sum), digest: sum, size: l.Size, mediaType: l.MediaType})
 	}
-	t, err := stack(s, layers, cfg, o)
-	if err != nil {
-		return nil, err
-	}
-	return &Image{Tree: t, Config: *cfg, Manifest: digest.Digest(d.Digest), ID: digest.Digest(m.Config.Digest)}, nil
+	return c, nil
 }
 
-// maxNesting is how deep indexes may lie in indexes: tools write one in the layout's own.
-const maxNesting = 3
+// Bounds of a layout's indexes.
+const (
+	maxNesting = 3       // indexes in indexes: tools write one in the layout's own
+	maxPapers  = 1_000   // indexes, manifests and configurations that are read to find the image
+	maxListed  = 100_000 // descriptors in all indexes together
+)
 
 // choose finds the one manifest for the platform, through indexes.
-func choose(s source, list []descriptor, o Options, depth int) (descriptor, *paper, error) {
-	type found struct {
-		descriptor
-		*paper
-	}
-	var all []found
-	var others []string
-	for _, d := range list {
-		if depth == 0 && o.Digest != "" && d.Digest != string(o.Digest) && len(list) > 1 {
-			continue
+func choose(s source, list []descriptor, o Options) (descriptor, *paper, error) {
+	c := chooser{s: s, o: o, seen: map[string]bool{}}
+	top := list
+	if o.Ref != "" {
+		top = slices.DeleteFunc(slices.Clone(list), func(d descriptor) bool {
+			return !o.called(d.Annotations[refName]) && !o.called(d.Annotations[containerdName])
+		})
+		if len(top) == 0 {
+			return descriptor{}, nil, fmt.Errorf("no image called %q in it; it holds %s", o.Ref, offerOf(list))
 		}
-		if p := d.Platform; p != nil && (p.OS != "linux" || p.Architecture != o.Arch || o.otherVariant(p.Variant)) {
-			others = append(others, p.OS+"/"+p.Architecture)
+	}
+	if err := c.gather(top, 0, o.Digest == ""); err != nil {
+		return descriptor{}, nil, err
+	}
+	switch {
+	case len(c.all) == 1:
+		return c.all[0].descriptor, c.all[0].paper, nil
+	case len(c.all) > 1:
+		var there offer
+		for _, f := range c.all {
+			there.add(digest.Digest(f.Digest), f.Annotations[refName], f.Annotations[containerdName])
+		}
+		return descriptor{}, nil, fmt.Errorf("%d images for linux/%s in it: choose one by name or digest; it holds %s", len(c.all), o.Arch, there)
+	case o.Digest != "" && len(list) == 1:
+		return descriptor{}, nil, &digest.Mismatch{Name: "manifest", Want: o.Digest, Got: digest.Digest(list[0].Digest)}
+	case o.Digest != "":
+		return descriptor{}, nil, fmt.Errorf("no image with the digest %s in it; it holds %s", o.Digest, offerOf(list))
+	case len(c.others) > 0:
+		slices.Sort(c.others)
+		return descriptor{}, nil, fmt.Errorf("no image for linux/%s in it, only for %s", o.Arch, strings.Join(slices.Compact(c.others), ", "))
+	}
+	return descriptor{}, nil, errors.New("no such image in it")
+}
+
+// called says whether a name in a file is the wanted one, also where Docker has written it out in full.
+func (o Options) called(name string) bool {
+	return name != "" && (name == o.Ref || name == "docker.io/"+o.Ref || name == "docker.io/library/"+o.Ref)
+}
+
+// offer is what a file holds, for people to choose from.
+type offer []string
+
+func (l *offer) add(sum digest.Digest, names ...string) {
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "" })
+	if len(names) == 0 {
+		*l = append(*l, string(sum))
+		return
+	}
+	*l = append(*l, fmt.Sprintf("%q (%s)", names, sum))
+}
+
+func offerOf(list []descriptor) (l offer) {
+	for _, d := range list {
+		l.add(digest.Digest(d.Digest), d.Annotations[refName], d.Annotations[containerdName])
+	}
+	return l
+}
+
+func (l offer) String() string {
+	const most = 20
+	switch {
+	case len(l) == 0:
+		return "nothing"
+	case len(l) > most:
+		return strings.Join(l[:most], ", ") + fmt.Sprintf(" and %d more", len(l)-most)
+	}
+	return strings.Join(l, ", ")
+}
+
+// chooser looks through indexes.
+type chooser struct {
+	s      source
+	o      Options
+	seen   map[string]bool // digests of what has been looked at: an index may name one a million times
+	papers int             // that were read
+	listed int
+	all    []found
+	others []string // platforms of what does not fit
+}
+
+type found struct {
+	descriptor
+	*paper
+}
+
+// gather adds the manifests that fit. picked says that what is above them has the wanted digest.
+func (c *chooser) gather(list []descriptor, depth int, picked bool) error {
+	if c.listed += len(list); c.listed > maxListed {
+		return fmt.Errorf("indexes with more than %d images", maxListed)
+	}
+	for _, d := range list {
+		if p := d.Platform; p != nil && (p.OS != "linux" || p.Architecture != c.o.Arch || c.o.otherVariant(p.Variant)) {
+			c.others = append(c.others, p.OS+"/"+p.Architecture)
 			continue
 		}
 		sum, err := d.check()
 		if err != nil {
-			return descriptor{}, nil, err
+			return err
 		}
-		data, err := readBlob(s, sum, d.Size)
-		if err != nil {
-			return descriptor{}, nil, err
+		picked := picked || sum == c.o.Digest
+		if key := fmt.Sprint(sum, picked); c.seen[key] {
+			continue
+		} else {
+			c.seen[key] = true
+		}
+		if depth == 0 && !picked && len(list) > 1 && !c.deep(d) {
+			continue
 		}
 		var p paper
-		if err := unmarshal(string(sum), data, &p); err != nil {
-			return descriptor{}, nil, err
+		if err := c.read(sum, d.Size, &p); err != nil {
+			return err
 		}
 		switch {
 		case p.SchemaVersion != 2:
-			return descriptor{}, nil, fmt.Errorf("%s: schema version %d, want 2", sum, p.SchemaVersion)
+			return fmt.Errorf("%s: schema version %d, want 2", sum, p.SchemaVersion)
 		case p.Config != nil && p.Manifests == nil:
+			if !picked {
+				continue
+			}
 			if d.Platform == nil && len(list) > 1 { // then only the configuration tells images apart
-				if other, err := platform(s, *p.Config); err != nil {
-					return descriptor{}, nil, err
-				} else if other != "linux/"+o.Arch {
-					others = append(others, other)
+				if other, err := c.platform(*p.Config); err != nil {
+					return err
+				} else if other != "linux/"+c.o.Arch {
+					c.others = append(c.others, other)
 					continue
 				}
 			}
-			all = append(all, found{d, &p})
+			if !slices.ContainsFunc(c.all, func(f found) bool { return f.Digest == d.Digest }) {
+				c.all = append(c.all, found{d, &p})
+			}
 		case p.Manifests != nil && p.Config == nil && depth < maxNesting:
-			e, q, err := choose(s, p.Manifests, o, depth+1)
-			if err != nil {
-				return e, q, err
+			if err := c.gather(p.Manifests, depth+1, picked); err != nil {
+				return err
 			}
-			all = append(all, found{e, q})
 		default:
-			return descriptor{}, nil, fmt.Errorf("%s: neither a manifest nor an index, or indexes deeper than %d", sum, maxNesting)
-		}
-		if depth == 0 && o.Digest != "" {
-			if sum != o.Digest && all[len(all)-1].Digest != string(o.Digest) {
-				return descriptor{}, nil, &digest.Mismatch{Name: "manifest", Want: o.Digest, Got: sum}
-			}
+			return fmt.Errorf("%s: neither a manifest nor an index, or indexes deeper than %d", sum, maxNesting)
 		}
 	}
-	slices.SortFunc(all, func(a, b found) int { return strings.Compare(a.Digest, b.Digest) })
-	all = slices.CompactFunc(all, func(a, b found) bool { return a.Digest == b.Digest })
-	switch len(all) {
-	case 0:
-		if len(others) > 0 {
-			return descriptor{}, nil, fmt.Errorf("no image for linux/%s in it, only for %s", o.Arch, strings.Join(others, ", "))
-		}
-		return descriptor{}, nil, errors.New("no such image in it")
-	case 1:
-		return all[0].descriptor, all[0].paper, nil
+	return nil
+}
+
+// deep says whether a descriptor may lead to an index.
+func (c *chooser) deep(d descriptor) bool {
+	return d.MediaType == "" || strings.Contains(d.MediaType, "index") || strings.Contains(d.MediaType, "manifest.list")
+}
+
+// read reads a blob and counts it.
+func (c *chooser) read(sum digest.Digest, size int64, v any) error {
+	if c.papers++; c.papers > maxPapers {
+		return fmt.Errorf("more than %d indexes and manifests have to be read to find the image: choose it by name or digest", maxPapers)
 	}
-	return descriptor{}, nil, fmt.Errorf("%d images for linux/%s in it: give a name, a digest or a variant", len(all), o.Arch)
+	data, err := readBlob(c.s, sum, size)
+	if err != nil {
+		return err
+	}
+	return unmarshal(string(sum), data, v)
+}
+
+// platform is what a configuration says that it is for. What is not the configuration of an image is for nothing.
+func (c *chooser) platform(d descriptor) (string, error) {
+	sum, err := d.check()
+	if err != nil {
+		return "", err
+	}
+	if c.papers++; c.papers > maxPapers {
+		return "", fmt.Errorf("more than %d indexes and manifests have to be read to find the image: choose it by name or digest", maxPapers)
+	}
+	data, err := readBlob(c.s, sum, d.Size)
+	if err != nil {
+		return "", err
+	}
+	var cfg Config
+	if err := unmarshal("configuration", data, &cfg); err != nil {
+		return "something else than an image", nil //nolint:nilerr // such as a signature
+	}
+	return cfg.OS + "/" + cfg.Architecture, nil
 }
 
 // check says what keeps a descriptor from being followed.
@@ -241,24 +385,12 @@ func (d descriptor) check() (digest.Digest, error) {
 	return sum, nil
 }
 
-func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Hex() }
+// blobs is the folder of what is named by its digest.
+const blobs = "blobs/sha256/"
+
+func blobName(d digest.Digest) string { return blobs + d.Hex() }
 
 func (o Options) otherVariant(v string) bool { return o.Variant != "" && v != "" && v != o.Variant }
-
-// platform is what a configuration says that it is for.
-func platform(s source, d descriptor) (string, error) {
-	sum, err := d.check()
-	if err != nil {
-		return "", err
-	}
-	data, err := readBlob(s, sum, d.Size)
-	if err != nil {
-		return "", err
-	}
-	var c Config
-	err = unmarshal("configuration", data, &c)
-	return c.OS + "/" + c.Architecture, err
-}
 
 // config reads and checks a configuration.
 func config(s source, name string, d descriptor, o Options) (*Config, error) {
@@ -321,6 +453,62 @@ func unmarshal(name string, data []byte, v any) error {
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return fmt.Errorf("%s: more than one value", name)
+	}
+	if err := exact(json.NewDecoder(bytes.NewReader(data)), reflect.TypeOf(v).Elem()); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// exact refuses objects whose keys are ours in other letters' case, or twice: encoding/json takes both, and the last wins, so that another reader of
+// the same file would see another image.
+func exact(d *json.Decoder, t reflect.Type) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	var raw json.RawMessage
+	if err := d.Decode(&raw); err != nil {
+		return err
+	}
+	raw = bytes.TrimSpace(raw)
+	isList := t.Kind() == reflect.Slice && bytes.HasPrefix(raw, []byte("["))
+	isObject := t.Kind() == reflect.Struct && bytes.HasPrefix(raw, []byte("{"))
+	if !isList && !isObject {
+		return nil
+	}
+	in := json.NewDecoder(bytes.NewReader(raw))
+	if _, err := in.Token(); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for in.More() {
+		if isList {
+			if err := exact(in, t.Elem()); err != nil {
+				return err
+			}
+			continue
+		}
+		tok, err := in.Token()
+		if err != nil {
+			return err
+		}
+		key, _ := tok.(string)
+		of := reflect.TypeFor[int]() // whose values are not looked into
+		for i := range t.NumField() {
+			f := t.Field(i)
+			want := cmp.Or(f.Tag.Get("json"), f.Name)
+			switch {
+			case key == want && seen[key]:
+				return fmt.Errorf("the key %q stands twice in one object", key)
+			case key == want:
+				seen[key], of = true, f.Type
+			case strings.EqualFold(key, want):
+				return fmt.Errorf("the key %q: want %q, or programs would read different things", key, want)
+			}
+		}
+		if err := exact(in, of); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -129,6 +130,12 @@ func TestLayersAreStacked(t *testing.T) {
 		"a hard link to a lower layer":      {[][]item{{file("a", "1")}, {hard("b", "a")}}, "/a:1 /b=/a"},
 		"a whiteout of one of two names":    {[][]item{{file("a", "1"), hard("b", "a")}, gone("a")}, "/b:1"},
 		"what aufs left":                    {[][]item{{file("a", "1"), file(".wh..wh.plnk/1.2", "x"), file(".wh..wh.aufs", "")}}, "/a:1"},
+		"a whiteout that is a hard link":    {[][]item{{file("d/a", "1"), file("d/b", "1")}, {hard("d/.wh.a", ".wh..wh.plnk/7.1")}}, "/d/ /d/b:1"},
+		"whiteouts that are one file":       {[][]item{{file("d/a", "1"), file("d/b", "1")}, {file("d/.wh.a", ""), hard("d/.wh.b", "d/.wh.a")}}, "/d/"},
+		"a file becomes a folder":           {[][]item{{file("a", "1")}, {file("a/b", "2")}}, "/a/ /a/b:2"},
+		"a file far up becomes a folder":    {[][]item{{file("a", "1")}, {file("a/b/c/d", "2")}}, "/a/ /a/b/ /a/b/c/ /a/b/c/d:2"},
+		"a link to a file becomes a folder": {[][]item{{file("f", "1"), soft("a", "f")}, {file("a/b", "2")}}, "/a/ /a/b:2 /f:1"},
+		"names with dots":                   {[][]item{{{name: "./"}, {name: "./d/"}, file("./d/a", "1")}, gone("./d/a")}, "/d/"},
 		"the same layer twice":              {[][]item{{file("a", "1")}, gone("a"), {file("a", "1")}}, "/a:1"},
 	} {
 		var layers [][]byte
@@ -137,7 +144,7 @@ func TestLayersAreStacked(t *testing.T) {
 		}
 		for _, how := range []string{"", "gzip", "zstd"} {
 			dir := writeLayout(t, how, layers...)
-			img, err := Load(dir, Options{Arch: "amd64", Work: t.TempDir()})
+			img, err := Load(t.Context(), dir, Options{Arch: "amd64", Work: t.TempDir()})
 			if err != nil {
 				t.Errorf("%s, %q: %v", name, how, err)
 				continue
@@ -214,7 +221,7 @@ func TestGoContainerregistryAgrees(t *testing.T) {
 		path, ref string
 		manifest  digest.Digest
 	}{{"layout", "", digest.Digest(want.String())}, {"saved.tar", "example.org/x:1", ""}} {
-		got, err := Load(filepath.Join(dir, c.path), Options{Arch: "amd64", Work: t.TempDir(), Ref: c.ref})
+		got, err := Load(t.Context(), filepath.Join(dir, c.path), Options{Arch: "amd64", Work: t.TempDir(), Ref: c.ref})
 		if err != nil {
 			t.Errorf("%s: %v", c.path, err)
 			continue
@@ -226,7 +233,7 @@ func TestGoContainerregistryAgrees(t *testing.T) {
 			t.Errorf("%s: %+v", c.path, got)
 		}
 	}
-	ours, err := Load(writeLayout(t, "gzip", raw...), Options{Arch: "amd64", Work: t.TempDir()})
+	ours, err := Load(t.Context(), writeLayout(t, "gzip", raw...), Options{Arch: "amd64", Work: t.TempDir()})
 	if err != nil || shape(t, ours.Tree) != shape(t, theirs) {
 		t.Errorf("%v", err)
 	}
@@ -337,10 +344,16 @@ func TestTheRightImageIsChosen(t *testing.T) {
 		{"another digest", b.index(amd), Options{Arch: "amd64", Digest: sum(old)}, "wrong digest"},
 		{"the configuration's architecture", b.index(platform(arm, "amd64", "")), Options{Arch: "amd64"}, "it is for linux/arm64"},
 		{"nothing", b.index(), Options{Arch: "amd64"}, "no such image"},
+		{"names to choose from", b.index(named(amd, "new"), named(old, "old")), Options{Arch: "amd64"}, `choose one by name or digest; it holds ["new"] (` + string(sum(amd)) + `), ["old"] (`},
+		{"names there are", b.index(named(amd, "new")), Options{Arch: "amd64", Ref: "old"}, `it holds ["new"] (` + string(sum(amd))},
+		{"Docker's name in full", b.index(named(amd, "docker.io/library/x:1"), named(old, "old")), Options{Arch: "amd64", Ref: "x:1"}, "/amd64:1"},
+		{"no such digest", b.index(amd, arm), Options{Arch: "amd64", Digest: sum(old)}, "no image with the digest"},
+		{"an index for another one beside ours", b.index(b.blob("application/vnd.oci.image.index.v1+json", b.index(platform(arm, "arm64", ""))), amd), Options{Arch: "amd64"}, "/amd64:1"},
+		{"a signature beside it", b.index(amd, b.blob("s", b.json(object{"schemaVersion": 2, "config": b.blob("t", []byte("text")), "layers": []object{}}))), Options{Arch: "amd64"}, "/amd64:1"},
 	} {
 		b.write("index.json", c.index)
 		c.o.Work = t.TempDir()
-		img, err := Load(b.dir, c.o)
+		img, err := Load(t.Context(), b.dir, c.o)
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -398,6 +411,14 @@ func TestFalseImagesAreRefused(t *testing.T) {
 		"an old schema": {func(b *builder) {
 			b.write("index.json", b.index(b.blob("x", []byte(`{"schemaVersion":1,"config":{}}`))))
 		}, "schema version 1"},
+		"a key in other letters' case": {func(b *builder) {
+			b.write("index.json", append(bytes.TrimSuffix(b.index(), []byte("}")), []byte(`,"Manifests":[]}`)...))
+		}, `the key "Manifests": want "manifests"`},
+		"only a key in other letters' case": {func(b *builder) { b.write("index.json", []byte(`{"schemaVersion":2,"MANIFESTS":[]}`)) }, `the key "MANIFESTS"`},
+		"a key twice":                       {func(b *builder) { b.write("index.json", []byte(`{"schemaVersion":2,"manifests":[],"manifests":[]}`)) }, "stands twice"},
+		"a key twice, further in": {func(b *builder) {
+			b.write("index.json", []byte(`{"schemaVersion":2,"manifests":[{"digest":"x","size":1,"Digest":"y"}]}`))
+		}, `the key "Digest"`},
 		"a huge index":        {func(b *builder) { b.write("index.json", bytes.Repeat([]byte(" "), maxPaper+1)) }, "more than"},
 		"a link out":          {func(b *builder) { os.Symlink("/etc/hostname", filepath.Join(b.dir, "index.json")) }, "index.json"},
 		"a folder for a file": {func(b *builder) { os.Mkdir(filepath.Join(b.dir, "index.json"), 0o755) }, "no regular file"},
@@ -416,7 +437,7 @@ func TestFalseImagesAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBuilder(t)
 			c.make(b)
-			if _, err := Load(b.dir, Options{Arch: "amd64", Work: t.TempDir(), MaxLayer: 1 << 20}); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := Load(t.Context(), b.dir, Options{Arch: "amd64", Work: t.TempDir(), MaxLayer: 1 << 20}); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %s", err, c.want)
 			}
 		})
@@ -452,18 +473,18 @@ func TestArchivesOfImages(t *testing.T) {
 		"a layout, compressed":  {treetest.Squeeze(t, "zstd", tarOf(t, items...)), "", "/a:1"},
 		"saved by docker":       {tarOf(t, docker...), "x:1", "/a:1"},
 		"saved, without a name": {treetest.Squeeze(t, "gzip", tarOf(t, docker...)), "", "/a:1"},
-		"saved, another name":   {tarOf(t, docker...), "x:2", "0 images"},
+		"saved, another name":   {tarOf(t, docker...), "x:2", `it holds ["x:1"]`},
 		"links in a circle":     {tarOf(t, loop...), "", "no such file"},
 		"another configuration": {bytes.Replace(tarOf(t, docker...), []byte(`"os":"linux"`), []byte(`"os":"Linux"`), 1), "", "wrong digest"},
 		"another layer":         {bytes.Replace(tarOf(t, docker...), append([]byte("1"), make([]byte, 511)...), append([]byte("2"), make([]byte, 511)...), 1), "", ""},
 		"rubbish":               {[]byte("rubbish"), "", ""},
-		"nothing":               {nil, "", "neither"},
+		"nothing":               {nil, "", "empty"},
 	} {
 		p := filepath.Join(t.TempDir(), "image")
 		if err := os.WriteFile(p, c.data, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		img, err := Load(p, Options{Arch: "amd64", Work: t.TempDir(), Ref: c.ref})
+		img, err := Load(t.Context(), p, Options{Arch: "amd64", Work: t.TempDir(), Ref: c.ref})
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -472,6 +493,100 @@ func TestArchivesOfImages(t *testing.T) {
 		}
 		if !strings.Contains(got, c.want) || c.want == "" && err == nil {
 			t.Errorf("%s: got %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+func TestLabelsMayDifferInCase(t *testing.T) {
+	var c Config
+	if err := unmarshal("configuration", []byte(`{"config":{"Labels":{"Name":"1","name":"2"}}}`), &c); err != nil || len(c.Config.Labels) != 2 {
+		t.Errorf("%v, %v", c.Config.Labels, err)
+	}
+}
+
+// An index that names one index many times, which names one many times, was read as often as all numbers together say.
+func TestIndexesInIndexesEndSoon(t *testing.T) {
+	b := newBuilder(t)
+	o := b.image("amd64", "gzip", tarOf(t, file("a", "1")))
+	for range 3 {
+		many := make([]object, 2000)
+		for i := range many {
+			many[i] = o
+		}
+		o = b.blob("application/vnd.oci.image.index.v1+json", b.index(many...))
+	}
+	b.write("index.json", b.index(o))
+	began := time.Now()
+	img, err := Load(t.Context(), b.dir, Options{Arch: "amd64", Work: t.TempDir()})
+	if took := time.Since(began); err != nil || took > 10*time.Second {
+		t.Fatalf("%v after %v", err, took)
+	}
+	if got := shape(t, img.Tree); got != "/a:1" {
+		t.Error(got)
+	}
+	var list []object
+	for i := range maxPapers + 1 {
+		list = append(list, b.blob("application/vnd.oci.image.index.v1+json", b.json(object{"schemaVersion": 2, "manifests": []object{}, "n": i})))
+	}
+	b.write("index.json", b.index(list...))
+	if _, err := Load(t.Context(), b.dir, Options{Arch: "amd64", Work: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "have to be read") {
+		t.Error(err)
+	}
+}
+
+func TestSavedImagesAreChosenByTagOrDigest(t *testing.T) {
+	var items []item
+	var papers []string
+	ids := map[string]string{}
+	for _, name := range []string{"a", "b"} {
+		layer := tarOf(t, file(name, "1"))
+		cfg := fmt.Sprintf(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[%q]}}`, digest.Of(layer))
+		id := digest.Of([]byte(cfg)).Hex()
+		ids[name] = id
+		items = append(items, file(name+".tar", string(layer)), file(id+".json", cfg))
+		papers = append(papers, fmt.Sprintf(`{"Config":"%s.json","RepoTags":["%s:1","%s:latest"],"Layers":["%s.tar"]}`, id, name, name, name))
+	}
+	p := filepath.Join(t.TempDir(), "saved.tar")
+	if err := os.WriteFile(p, tarOf(t, append(items, file("manifest.json", "["+strings.Join(papers, ",")+"]"))...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		ref, sum, want string
+	}{
+		{"a:1", "", "/a:1"}, {"b:latest", "", "/b:1"}, {"", "sha256:" + ids["b"], "/b:1"}, {"", "", `2 images in it, want one: choose it by name or digest; it holds ["a:1" "a:latest"]`},
+		{"c:1", "", `no image called "c:1" in it; it holds ["a:1"`}, {"", "sha256:" + strings.Repeat("0", 64), "no image whose configuration has the digest"},
+	} {
+		o := Options{Arch: "amd64", Work: t.TempDir(), Ref: c.ref, Digest: digest.Digest(c.sum)}
+		checked := Check(t.Context(), p, o)
+		img, err := Load(t.Context(), p, o)
+		got := fmt.Sprint(err)
+		if err == nil {
+			got = shape(t, img.Tree)
+		}
+		if !strings.Contains(got, c.want) || (checked == nil) != (err == nil) {
+			t.Errorf("%q %q: got %s, want %s; checked: %v", c.ref, c.sum, got, c.want, checked)
+		}
+	}
+}
+
+func TestWhatTookTheRoomOfALinkIsKnown(t *testing.T) {
+	for name, c := range map[string]struct {
+		layers [][]item
+		want   bool
+	}{
+		"a folder":                           {[][]item{{{name: "lib/"}, file("lib/x", "1")}}, false},
+		"a whiteout and a folder":            {[][]item{{file(".wh.lib", ""), {name: "lib/"}, file("lib/x", "1")}}, true},
+		"an opaque folder":                   {[][]item{{{name: "lib/"}, file("lib/.wh..wh..opq", "")}}, true},
+		"a folder where a layer had a link":  {[][]item{{soft("lib", "usr/lib")}, {{name: "lib/"}}}, true},
+		"a whiteout first, the folder later": {[][]item{{file(".wh.lib", "")}, {{name: "lib/"}}}, true},
+	} {
+		var layers [][]byte
+		for _, l := range c.layers {
+			layers = append(layers, tarOf(t, l...))
+		}
+		img, err := Load(t.Context(), writeLayout(t, "gzip", layers...), Options{Arch: "amd64", Work: t.TempDir()})
+		if err != nil || img.Replaces["/lib"] != c.want {
+			t.Errorf("%s: %v, %v", name, img, err)
 		}
 	}
 }
@@ -487,7 +602,7 @@ func FuzzLayers(f *testing.F) {
 			if err := os.WriteFile(p, data, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if Apply(tr, p, "layer") != nil {
+			if apply(t.Context(), tr, p, "layer", map[string]bool{}) != nil {
 				break
 			}
 		}
@@ -507,6 +622,6 @@ func FuzzImage(f *testing.F) {
 		if err := os.WriteFile(p, data, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = Load(p, Options{Arch: "amd64", Work: t.TempDir(), MaxLayer: 1 << 20})
+		_, _ = Load(t.Context(), p, Options{Arch: "amd64", Work: t.TempDir(), MaxLayer: 1 << 20})
 	})
 }

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +10,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
@@ -23,18 +26,24 @@ type source interface {
 var errNoFile = errors.New("no such file in the image")
 
 // open finds out what is at path. An archive that is compressed is unpacked in the folder work first.
-func open(name, work string) (source, error) {
+func open(ctx context.Context, name, work string) (source, error) {
 	fi, err := os.Stat(name)
 	if err != nil {
 		return nil, err
 	}
 	if fi.IsDir() {
-		r, err := os.OpenRoot(name) // no link in the folder leads out of it
+		r, err := regular.OpenFolder(name) // no link in the folder leads out of it
 		return folder{r}, err
 	}
-	f, err := os.Open(name)
+	f, err := regular.Open(name)
 	if err != nil {
 		return nil, err
+	}
+	if err := tree.CheckTar("it", f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	var magic [512]byte
 	_, err = io.ReadFull(f, magic[:])
@@ -46,9 +55,9 @@ func open(name, work string) (source, error) {
 	}
 	if string(magic[257:262]) != "ustar" { // POSIX.1-2017, pax, "ustar Interchange Format"
 		plain := filepath.Join(work, "image.tar")
-		_, _, err := tree.Decompress(f, plain, defaultMaxLayer)
+		_, _, err := tree.Decompress(tree.WithContext(ctx, f), plain, defaultMaxLayer)
 		if err = errors.Join(err, f.Close()); err != nil {
-			return nil, fmt.Errorf("unpack %s: %w", name, err)
+			return nil, fmt.Errorf("unpack it: %w", err)
 		}
 		if f, err = os.Open(plain); err != nil {
 			return nil, err
@@ -56,28 +65,24 @@ func open(name, work string) (source, error) {
 	}
 	a := &archive{file: f, members: map[string]member{}}
 	if err := a.list(); err != nil {
-		return nil, errors.Join(fmt.Errorf("archive %s: %w", name, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("read the archive: %w", err), f.Close())
 	}
 	return a, nil
 }
 
-type folder struct{ *os.Root }
+type folder struct{ *regular.Folder }
 
 func (f folder) Open(name string) (io.ReadCloser, error) {
-	r, err := f.Root.Open(filepath.FromSlash(name))
+	// What a link leads to may be no part of the folder's digest. Blobs have digests of their own; what names them has not.
+	if fi, err := f.Root().Lstat(name); err == nil && !fi.Mode().IsRegular() && !strings.HasPrefix(name, blobs) {
+		return nil, fmt.Errorf("%s is no regular file", name)
+	}
+	r, err := f.Folder.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%s: %w", name, errNoFile)
 	}
 	if err != nil {
 		return nil, err
-	}
-	// A pipe or a device would make a reader wait.
-	fi, err := r.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", name)
-	}
-	if err != nil {
-		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
 }

@@ -21,10 +21,12 @@ type TarOptions struct {
 	// that gets one more name. It may change what is not yet in the tree, such as an owner, and says whether the entry counts. A folder
 	// that does not count says nothing about what it holds. An error ends the whole.
 	Keep func(p string, n *Node) (bool, error)
-	// Replace is how layers of an image are stacked: an entry takes the place of whatever was there, a file that of a folder and all it
-	// holds, a folder that of a link. Without it the tar is a package, as dpkg unpacks one: a folder where a link to a folder is means the
-	// folder behind the link, which stays as it was, and a file never takes the place of a folder that holds something.
-	Replace bool
+	// Skip, when not nil, says which hard links are left out before it is known what they lead to.
+	Skip func(p string) bool
+	// Layering, when not nil, is how entries are put on what is there; see Tree.Lay. Without it the tar is a package, as dpkg unpacks one: a folder
+	// where a link to a folder is means the folder behind the link, which stays as it was, and a file never takes the place of a folder that
+	// holds something.
+	Layering *Layering
 }
 
 // EntryError is what is wrong with one entry of a tar.
@@ -42,8 +44,9 @@ func (e *EntryError) Unwrap() error { return e.Err }
 const maxEntryPath = 4095
 
 // ApplyTar puts what an uncompressed tar holds into a tree, in the tar's order, whatever was in the tree before. Contents stay in the file,
-// which must not change while the tree is used. POSIX pax, ustar, GNU and v7 headers are read; attributes from SCHILY.xattr records.
-// Sparse files are refused, and so is anything else that would be lost without a word. After an error the tree holds what came before it.
+// which must not change while the tree is used. POSIX pax, ustar, GNU and v7 headers are read; sparse files stay sparse. Attributes are kept, but
+// for those that no Linux guest reads: of them the tree gets a remark. Anything else that would be lost without a word is an error. After
+// an error the tree holds what came before it.
 //
 // POSIX.1-2017, pax, "pax Interchange Format"; GNU tar manual, "Basic Tar Format".
 func ApplyTar(t *Tree, file string, o TarOptions) error {
@@ -82,10 +85,10 @@ func eachEntry(file string, f func(h *tar.Header, offset int64) error) error {
 		}
 		// tar.ErrInsecurePath comes with a good header: a tree has no outside.
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return fmt.Errorf("%s: after entry %q, at byte %d: %w", file, last, pos.at, err)
+			return &EntryError{file, last, fmt.Errorf("what follows it, at byte %d: %w", pos.at, err)}
 		}
 		last = h.Name
-		if h.Typeflag == tar.TypeXGlobalHeader {
+		if h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == typeVolume {
 			continue // a note about the archive, such as the commit that git archive writes
 		}
 		err = nil
@@ -167,7 +170,7 @@ func (u *untar) entry(file string, h *tar.Header, offset int64) error {
 	if h.Typeflag == tar.TypeLink {
 		return u.link(p, h.Linkname)
 	}
-	n, err := nodeOf(h)
+	n, err := nodeOf(h, u.t.Remark)
 	if err != nil {
 		return err
 	}
@@ -192,6 +195,9 @@ func (u *untar) keep(p string, n *Node) (bool, error) {
 }
 
 func (u *untar) put(p string, n *Node) error {
+	if u.o.Layering != nil {
+		return u.t.Lay(p, n, *u.o.Layering)
+	}
 	there, err := u.t.Lookup(p)
 	if errors.Is(err, fs.ErrNotExist) {
 		return u.t.Put(p, n)
@@ -199,12 +205,7 @@ func (u *untar) put(p string, n *Node) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case u.o.Replace && there.Kind == Dir && n.Kind != Dir:
-		if err := u.t.Remove(p); err != nil {
-			return err
-		}
-	case !u.o.Replace && there.Kind == Symlink && n.Kind == Dir:
+	if there.Kind == Symlink && n.Kind == Dir {
 		if behind, err := u.t.Resolve(p); err == nil && behind.Kind == Dir {
 			return nil
 		}
@@ -219,6 +220,12 @@ func (u *untar) link(p, to string) error {
 	}
 	if err == nil && n.Kind == Dir {
 		err = ErrIsDir
+	}
+	if u.o.Skip != nil && u.o.Skip(p) {
+		if err == nil {
+			u.leftOut[p] = n
+		}
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", to, err)
@@ -235,7 +242,7 @@ func (u *untar) link(p, to string) error {
 
 func kindOf(h *tar.Header) (Kind, error) {
 	switch h.Typeflag {
-	case tar.TypeDir:
+	case tar.TypeDir, typeDumpdir:
 		return Dir, nil
 	case tar.TypeReg, tar.TypeCont, tar.TypeLink:
 		return File, nil
@@ -251,8 +258,14 @@ func kindOf(h *tar.Header) (Kind, error) {
 	return 0, fmt.Errorf("type %q is unknown", h.Typeflag)
 }
 
-// nodeOf is an entry's node without its content.
-func nodeOf(h *tar.Header) (*Node, error) {
+// Types of entries that only GNU tar writes. GNU tar manual, "Basic Tar Format" and "Dumpdir".
+const (
+	typeVolume  = 'V' // the name of the volume, which is no file
+	typeDumpdir = 'D' // a folder of an incremental archive; its content lists what it held
+)
+
+// nodeOf is an entry's node without its content. remark is told of attributes that are left out.
+func nodeOf(h *tar.Header, remark func(string)) (*Node, error) {
 	kind, err := kindOf(h)
 	if err != nil {
 		return nil, err
@@ -277,14 +290,7 @@ func nodeOf(h *tar.Header) (*Node, error) {
 		}
 		n.Major, n.Minor = uint32(h.Devmajor), uint32(h.Devminor)
 	}
-	for k, v := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
-			n.SetXattr(name, []byte(v))
-		} else if strings.HasPrefix(k, "SCHILY.acl.") {
-			return nil, fmt.Errorf("an ACL as text in %s: pack the archive with --xattrs instead of --acls", k)
-		}
-	}
-	return n, nil
+	return n, n.setRecords(h.PAXRecords, remark)
 }
 
 // id32 is a user or group number: Linux has 32 bits, of which the largest means "no change".

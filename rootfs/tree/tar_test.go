@@ -140,34 +140,34 @@ func TestHostileTars(t *testing.T) {
 		cause error  // or
 		want  string // what the tree lists, without the root
 	}{
-		"dot dot":                        {items: []item{reg("../../etc/passwd", "x")}, want: "/etc folder\n/etc/passwd file"},
-		"absolute":                       {items: []item{reg("/etc/passwd", "x")}, want: "/etc folder\n/etc/passwd file"},
-		"link to outside, then through":  {items: []item{symlink("out", "/.."), reg("out/x", "x")}, want: "/out symbolic link\n/x file"},
-		"link up, then through":          {items: []item{symlink("out", "../../.."), reg("out/x", "x")}, want: "/out symbolic link\n/x file"},
-		"a link onto itself, through":    {items: []item{symlink("l", "l"), reg("l/x", "x")}, cause: tree.ErrLoop},
-		"hard link to nothing":           {items: []item{hard("h", "nothing")}, cause: fs.ErrNotExist},
-		"hard link outside":              {items: []item{hard("h", "../../../etc/shadow")}, cause: fs.ErrNotExist},
-		"hard link to a folder":          {items: []item{folder("d"), hard("h", "d")}, cause: tree.ErrIsDir},
-		"hard link to the root":          {items: []item{hard("h", "/")}, cause: tree.ErrIsDir},
-		"hard link to itself":            {items: []item{hard("h", "h")}, cause: fs.ErrNotExist},
-		"hard link to its own name":      {items: []item{reg("h", "x"), hard("h", "./h")}, want: "/h file"},
-		"hard link to a link":            {items: []item{symlink("l", "/etc/shadow"), hard("h", "l")}, want: "/h symbolic link\n/l symbolic link"},
-		"a file where a folder is":       {items: []item{reg("d/f", "x"), reg("d", "x")}, cause: tree.ErrIsDir},
-		"a folder where a file is":       {items: []item{reg("d", "x"), folder("d")}, want: "/d folder"},
-		"a file below a file":            {items: []item{reg("f", "x"), reg("f/g", "x")}, cause: tree.ErrNotDir},
-		"a file for the root":            {items: []item{reg("a/..", "x")}, cause: tree.ErrIsDir},
-		"a link for the root":            {items: []item{symlink("..", "x")}, cause: tree.ErrIsDir},
-		"a folder on a link to a folder": {items: []item{folder("usr/lib"), symlink("lib", "usr/lib"), folder("lib"), reg("lib/x", "x")}, want: "/lib symbolic link\n/usr folder\n/usr/lib folder\n/usr/lib/x file"},
-		"a folder on a link to nothing":  {items: []item{symlink("lib", "nothing"), folder("lib"), reg("lib/x", "x")}, want: "/lib folder\n/lib/x file"},
-		"a huge device":                  {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeBlock, Devmajor: 1 << 20}, ""}}, cause: errAny},
-		"a huge owner":                   {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: math.MaxUint32, Format: tar.FormatPAX}, ""}}, cause: errAny},
-		"a negative owner":               {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: -1, Format: tar.FormatGNU}, ""}}, cause: errAny},
-		"a long component":               {items: []item{reg(strings.Repeat("n", 256), "x")}, cause: tree.ErrName},
-		"a long path":                    {items: []item{reg(strings.Repeat("n/", 2048)+"n", "x")}, cause: errAny},
-		"a long link":                    {items: []item{symlink("l", strings.Repeat("n/", 2048))}, cause: errAny},
-		"an empty link":                  {items: []item{symlink("l", "")}, cause: errAny},
-		"a long attribute":               {items: []item{{tar.Header{Name: "f", PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 64<<10+1)}}, ""}}, cause: errAny},
-		"an ACL as text":                 {items: []item{{tar.Header{Name: "f", PAXRecords: map[string]string{"SCHILY.acl.access": "user::rwx"}}, ""}}, cause: errAny},
+		"dot dot":                           {items: []item{reg("../../etc/passwd", "x")}, want: "/etc folder\n/etc/passwd file"},
+		"absolute":                          {items: []item{reg("/etc/passwd", "x")}, want: "/etc folder\n/etc/passwd file"},
+		"link to outside, then through":     {items: []item{symlink("out", "/.."), reg("out/x", "x")}, want: "/out symbolic link\n/x file"},
+		"link up, then through":             {items: []item{symlink("out", "../../.."), reg("out/x", "x")}, want: "/out symbolic link\n/x file"},
+		"a link onto itself, through":       {items: []item{symlink("l", "l"), reg("l/x", "x")}, cause: tree.ErrLoop},
+		"hard link to nothing":              {items: []item{hard("h", "nothing")}, cause: fs.ErrNotExist},
+		"hard link outside":                 {items: []item{hard("h", "../../../etc/shadow")}, cause: fs.ErrNotExist},
+		"hard link to a folder":             {items: []item{folder("d"), hard("h", "d")}, cause: tree.ErrIsDir},
+		"hard link to the root":             {items: []item{hard("h", "/")}, cause: tree.ErrIsDir},
+		"hard link to itself":               {items: []item{hard("h", "h")}, cause: fs.ErrNotExist},
+		"hard link to its own name":         {items: []item{reg("h", "x"), hard("h", "./h")}, want: "/h file"},
+		"hard link to a link":               {items: []item{symlink("l", "/etc/shadow"), hard("h", "l")}, want: "/h symbolic link\n/l symbolic link"},
+		"a file where a folder is":          {items: []item{reg("d/f", "x"), reg("d", "x")}, cause: tree.ErrIsDir},
+		"a folder where a file is":          {items: []item{reg("d", "x"), folder("d")}, want: "/d folder"},
+		"a file below a file":               {items: []item{reg("f", "x"), reg("f/g", "x")}, cause: tree.ErrNotDir},
+		"a file for the root":               {items: []item{reg("a/..", "x")}, cause: tree.ErrIsDir},
+		"a link for the root":               {items: []item{symlink("..", "x")}, cause: tree.ErrIsDir},
+		"a folder on a link to a folder":    {items: []item{folder("usr/lib"), symlink("lib", "usr/lib"), folder("lib"), reg("lib/x", "x")}, want: "/lib symbolic link\n/usr folder\n/usr/lib folder\n/usr/lib/x file"},
+		"a folder on a link to nothing":     {items: []item{symlink("lib", "nothing"), folder("lib"), reg("lib/x", "x")}, want: "/lib folder\n/lib/x file"},
+		"a huge device":                     {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeBlock, Devmajor: 1 << 20}, ""}}, cause: errAny},
+		"a huge owner":                      {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: math.MaxUint32, Format: tar.FormatPAX}, ""}}, cause: errAny},
+		"a negative owner":                  {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: -1, Format: tar.FormatGNU}, ""}}, cause: errAny},
+		"a long component":                  {items: []item{reg(strings.Repeat("n", 256), "x")}, cause: tree.ErrName},
+		"a long path":                       {items: []item{reg(strings.Repeat("n/", 2048)+"n", "x")}, cause: errAny},
+		"a long link":                       {items: []item{symlink("l", strings.Repeat("n/", 2048))}, cause: errAny},
+		"an empty link":                     {items: []item{symlink("l", "")}, cause: errAny},
+		"a long attribute":                  {items: []item{{tar.Header{Name: "f", PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 64<<10+1)}}, ""}}, cause: errAny},
+		"an ACL of a name without a number": {items: []item{{tar.Header{Name: "f", PAXRecords: map[string]string{"SCHILY.acl.access": "user:lisa:rwx"}}, ""}}, cause: errAny},
 	} {
 		tr := tree.New()
 		err := tree.ApplyTar(tr, onDisk(t, tarOf(t, c.items...)), tree.TarOptions{})
@@ -199,7 +199,7 @@ func TestLayersReplaceWhatWasThere(t *testing.T) {
 	first := onDisk(t, tarOf(t, reg("d/f", "f"), reg("d/g", "g"), symlink("l", "d"), hard("hard", "d/f")))
 	second := onDisk(t, tarOf(t, reg("d", "a file now"), folder("l"), reg("l/x", "x")))
 	for _, f := range []string{first, second} {
-		if err := tree.ApplyTar(tr, f, tree.TarOptions{Replace: true}); err != nil {
+		if err := tree.ApplyTar(tr, f, tree.TarOptions{Layering: &tree.Layering{ReplaceLinks: true}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -347,7 +347,11 @@ func FuzzApplyTar(f *testing.F) {
 			tr := tree.New()
 			put(t, tr, "/usr/lib/old", &tree.Node{Kind: tree.File, Mode: 0o600})
 			put(t, tr, "/lib", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: "usr/lib"})
-			return tr, tree.ApplyTar(tr, file, tree.TarOptions{Replace: replace})
+			var o tree.TarOptions
+			if replace {
+				o.Layering = &tree.Layering{}
+			}
+			return tr, tree.ApplyTar(tr, file, o)
 		}
 		a, err := make1()
 		a.Walk(func(p string, n *tree.Node, first bool) error {

@@ -2,10 +2,12 @@ package tree
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
@@ -58,7 +60,11 @@ func Plain(r io.Reader) (io.ReadCloser, error) {
 		return io.NopCloser(x), err
 	case strings.HasPrefix(m, "\x1f\x8b"): // RFC 1952 2.3.1
 		g, err := gzip.NewReader(in)
-		return g, err
+		if err != nil {
+			return nil, err
+		}
+		g.Multistream(false)
+		return &members{g, in}, nil
 	case strings.HasPrefix(m, "\x28\xb5\x2f\xfd"): // RFC 8878 3.1.1
 		// One goroutine: whoever has many archives reads several at once.
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
@@ -68,6 +74,154 @@ func Plain(r io.Reader) (io.ReadCloser, error) {
 		return z.IOReadCloser(), nil
 	}
 	return io.NopCloser(in), nil
+}
+
+// WithContext is r until ctx ends; then reading fails with the cause.
+func WithContext(ctx context.Context, r io.Reader) io.Reader { return &untilDone{ctx, r} }
+
+type untilDone struct {
+	ctx context.Context //nolint:containedctx // the reader lives as long as the work it is read for
+	r   io.Reader
+}
+
+func (u *untilDone) Read(b []byte) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.r.Read(b)
+}
+
+// members reads gzip's members one after another, and takes zeros behind the last for the padding of a tape, as gzip(1) does.
+type members struct {
+	*gzip.Reader
+	in *bufio.Reader
+}
+
+func (m *members) Read(b []byte) (int, error) {
+	for {
+		n, err := m.Reader.Read(b)
+		if n > 0 && err == io.EOF {
+			err = nil // the next read looks for what follows
+		}
+		if err != io.EOF {
+			return n, err
+		}
+		next, err := m.in.Peek(1)
+		if err != nil {
+			return 0, err
+		}
+		if next[0] == 0 {
+			return 0, m.zeros()
+		}
+		if err := m.Reset(m.in); err != nil {
+			return 0, fmt.Errorf("behind the end of the compressed bytes: %w", err)
+		}
+		m.Multistream(false)
+	}
+}
+
+// zeros reads to the end, where nothing else may come.
+func (m *members) zeros() error {
+	for {
+		c, err := m.in.ReadByte()
+		if err != nil {
+			return err
+		}
+		if c != 0 {
+			return errors.New("bytes behind the end of what is compressed")
+		}
+	}
+}
+
+// NotATar says what a file is that should be a tar.
+type NotATar struct {
+	Name string
+	What string // such as "empty", "a zip archive"
+}
+
+func (e *NotATar) Error() string {
+	return fmt.Sprintf("%s is no tar but %s: want a tar, plain or compressed by gzip, xz or zstd", e.Name, e.What)
+}
+
+// CheckTar reads the beginning of a tar, compressed or not, and returns a *NotATar for what is none. name is for people.
+func CheckTar(name string, r io.Reader) error {
+	in := bufio.NewReader(r)
+	head, err := in.Peek(512)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if what := foreign(head); what != "" {
+		return &NotATar{name, what}
+	}
+	plain, err := Plain(in)
+	if err != nil {
+		return &NotATar{name, "damaged: " + err.Error()}
+	}
+	defer plain.Close()
+	block := make([]byte, 512)
+	n, err := io.ReadFull(plain, block)
+	switch {
+	case err == io.EOF && len(head) == 0:
+		return &NotATar{name, "empty"}
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		if what := foreign(block[:n]); what != "" {
+			return &NotATar{name, what}
+		}
+		return &NotATar{name, fmt.Sprintf("%d bytes, which is too short (cut off?)", n)}
+	case err != nil:
+		return &NotATar{name, "damaged: " + err.Error()}
+	}
+	if what := foreign(block); what != "" {
+		return &NotATar{name, "in its compression " + what}
+	}
+	if !isHeader(block) {
+		return &NotATar{name, "something else: its first 512 bytes are no header of a tar"}
+	}
+	return nil
+}
+
+// isHeader says whether a block is a tar's header by its checksum, or the end of an empty tar. POSIX.1-2017, pax, "ustar Interchange Format": the
+// sum of all bytes, those of the checksum itself taken as spaces; old programs summed signed bytes.
+func isHeader(b []byte) bool {
+	sum, signed, any := int64(0), int64(0), false
+	for i, c := range b[:512] {
+		any = any || c != 0
+		if i >= 148 && i < 156 {
+			c = ' '
+		}
+		sum, signed = sum+int64(c), signed+int64(int8(c))
+	}
+	if !any {
+		return true
+	}
+	want, err := strconv.ParseInt(strings.Trim(string(b[148:156]), " \x00"), 8, 64)
+	return err == nil && (want == sum || want == signed)
+}
+
+// foreign knows the beginnings of files that people take for tars; "" is none of them.
+func foreign(head []byte) string {
+	for _, f := range []struct{ magic, what string }{
+		{"BZh", "a file compressed by bzip2, which is not read: pack it again with gzip, xz or zstd"},
+		{"PK\x03\x04", "a zip archive"}, {"7z\xbc\xaf\x27\x1c", "a 7z archive"}, {"Rar!", "a RAR archive"},
+		{"LZIP", "a file compressed by lzip, which is not read: pack it again with gzip, xz or zstd"},
+		{"\x04\x22\x4d\x18", "a file compressed by lz4, which is not read: pack it again with gzip, xz or zstd"},
+		{"\x5d\x00\x00", "a file compressed by lzma, which is not read: pack it again with gzip, xz or zstd"},
+		{"\x1f\x9d", "a file compressed by compress, which is not read: pack it again with gzip, xz or zstd"},
+		{"!<arch>", "an ar archive, such as a Debian package"}, {"070701", "a cpio archive"}, {"070707", "a cpio archive"},
+		{"\x7fELF", "a program"}, {"hsqs", "a SquashFS image"}, {"\xed\xab\xee\xdb", "an RPM package"}, {"{", "JSON text"}, {"%PDF", "a PDF document"},
+		{"version https://git-lfs", "a pointer of Git LFS, whose content was not checked out: run git lfs pull"},
+	} {
+		if strings.HasPrefix(string(head), f.magic) {
+			return f.what
+		}
+	}
+	text := strings.ToLower(strings.TrimLeft(string(head), " \t\r\n\ufeff"))
+	for _, page := range []string{"<!doctype", "<html", "<?xml", "<head"} {
+		if strings.HasPrefix(text, page) {
+			return "a page of the web (an error that a server sent, or a login?)"
+		}
+	}
+	return ""
 }
 
 // maxZstdWindow is the memory a frame may ask for, in bytes: what `zstd --long` makes, the most that decompressors take without being told.

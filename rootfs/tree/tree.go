@@ -150,6 +150,11 @@ func (n *Node) SetXattr(name string, value []byte) {
 	n.Xattrs = slices.Insert(n.Xattrs, i, Xattr{name, value})
 }
 
+// RemoveXattr takes an attribute away, if there is one.
+func (n *Node) RemoveXattr(name string) {
+	n.Xattrs = slices.DeleteFunc(n.Xattrs, func(x Xattr) bool { return x.Name == name })
+}
+
 // Xattr is an attribute's value and whether there is one.
 func (n *Node) Xattr(name string) ([]byte, bool) {
 	for _, x := range n.Xattrs {
@@ -200,7 +205,8 @@ func (n *Node) check() error {
 
 // Tree is a root file system. Not safe for concurrent changes.
 type Tree struct {
-	root *Node
+	root    *Node
+	remarks map[string]int
 	// Implied is what folders are that a path needs and nobody described; their Kind is Dir whatever it says.
 	Implied Node
 }
