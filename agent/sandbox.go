@@ -65,6 +65,9 @@ func newSandbox(ctx context.Context, c Config, o options.Options, rules *policy.
 			log.Error("hear of devices: " + err.Error()) // waits look by themselves then
 		}
 	})
+	if err := network.RemoveDummy(); err != nil {
+		log.Warn(err.Error())
+	}
 	programs := program.Runner{Reaper: reaper}
 	return &serve.Sandbox{
 		Containers: runner,

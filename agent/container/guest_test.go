@@ -572,7 +572,7 @@ var guestTests = []struct {
 		s.Root.Path = copyRoot(t)
 		source := filepath.Join(t.TempDir(), "f")
 		if err := errors.Join(os.WriteFile(source, []byte("seen\n"), 0o644), os.Symlink("../run/systemd/stub.conf", s.Root.Path+"/etc/resolv.conf"),
-			os.Symlink("/first", s.Root.Path+"/second"), os.Symlink("run/deep", s.Root.Path+"/first"), os.Symlink("../../../run/t", s.Root.Path+"/t")); err != nil {
+			os.Symlink("/first", s.Root.Path+"/second"), os.Symlink("run/deep", s.Root.Path+"/first"), os.Symlink("../../../run/t", s.Root.Path+"/behind")); err != nil {
 			t.Fatal(err)
 		}
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/run", Type: "tmpfs"},

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/agent/uevent"
@@ -68,6 +69,33 @@ func New(c Config) *Network {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Network{c: c, set: map[routeKey]bool{}}
+}
+
+// kernelsDummy is the link that Linux makes by itself where dummy links are built in, and their number is not set to 0 on its command line.
+// drivers/net/dummy.c, numdummies.
+const kernelsDummy = "dummy0"
+
+// RemoveDummy takes away the dummy link that the kernel has made and nobody uses: a pod has the links that its host names, and no other.
+func RemoveDummy() error {
+	l, err := netlink.LinkByName(kernelsDummy)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for %s: %w", kernelsDummy, err)
+	}
+	if !unused(l) {
+		return nil
+	}
+	if err := netlink.LinkDel(l); err != nil {
+		return fmt.Errorf("remove %s: %w", kernelsDummy, err)
+	}
+	return nil
+}
+
+// unused says whether a link is a dummy that nobody has taken into use.
+func unused(l netlink.Link) bool {
+	return l.Type() == "dummy" && l.Attrs().RawFlags&unix.IFF_UP == 0 && l.Attrs().MasterIndex == 0
 }
 
 // maxResolv bounds a resolv.conf.

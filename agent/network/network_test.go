@@ -334,3 +334,28 @@ func FuzzReadRoute(f *testing.F) {
 		}
 	})
 }
+
+func TestTheKernelsOwnDummyGoesAndNoOther(t *testing.T) {
+	up, owned := netlink.LinkAttrs{RawFlags: unix.IFF_UP}, netlink.LinkAttrs{MasterIndex: 3}
+	for what, c := range map[string]struct {
+		link netlink.Link
+		want bool
+	}{
+		"as the kernel made it": {&netlink.Dummy{}, true}, "in use": {&netlink.Dummy{LinkAttrs: up}, false}, "of a bridge": {&netlink.Dummy{LinkAttrs: owned}, false},
+		"another kind": {&netlink.Veth{}, false},
+	} {
+		if got := unused(c.link); got != c.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	if !testenv.Inside(t, syscall.CLONE_NEWNET) {
+		return
+	}
+	cable(t, "dummy0", "other") // a pod's interface of that name
+	if err := RemoveDummy(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := netlink.LinkByName("dummy0"); err != nil {
+		t.Error("another kind of that name:", err)
+	}
+}

@@ -245,10 +245,10 @@ func (f *full) SignalProcess(ctx context.Context, r *katapb.SignalProcessRequest
 		return nil, status.Errorf(codes.InvalidArgument, "signal %d: there are 64", r.Signal)
 	}
 	signal := unix.Signal(r.Signal)
-	switch {
-	case all, r.ExecId == "" && signal == unix.SIGKILL:
+	switch rule(r.ExecId, signal) {
+	case toAll:
 		err = c.SignalAll(ctx, signal)
-	case r.ExecId == "":
+	case toFirst:
 		err = p.SignalOrKill(signal)
 	default:
 		err = p.Signal(signal)
@@ -257,6 +257,26 @@ func (f *full) SignalProcess(ctx context.Context, r *katapb.SignalProcessRequest
 		err = nil
 	}
 	return answer(err)
+}
+
+// signalRule is which processes get a signal, and as what.
+type signalRule int
+
+const (
+	toAll   signalRule = iota // of the container
+	toFirst                   // by Kata's rule
+	toOne                     // the one that is named, as it is
+)
+
+// rule is docs/formats/agent-api.md, "Signals".
+func rule(exec string, signal unix.Signal) signalRule {
+	switch {
+	case exec == agentapi.AllProcesses, exec == "" && signal == unix.SIGKILL:
+		return toAll
+	case exec == "":
+		return toFirst
+	}
+	return toOne
 }
 
 // drainTime bounds waiting for a process's output to be taken by the host.

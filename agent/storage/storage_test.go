@@ -692,6 +692,17 @@ func TestASpecGetsTheNumbersOfThisGuest(t *testing.T) {
 	}
 }
 
+func TestADeviceIsFoundByItsPlaceAndNotByAName(t *testing.T) {
+	for _, c := range []struct{ kind, id, path, want string }{
+		{"blk", "02/01", "/dev/vda", "02/01"}, {"blk", "02/01", "", "02/01"}, {"blk", "", "/dev/vdb", "/dev/vdb"}, {"scsi", "0:1", "/dev/sda", "0:1"}, {"scsi", "0:1", "", "0:1"},
+		{"blk-ccw", "0.0.0005", "/dev/vda", "0.0.0005"}, {"mmioblk", "drive-1", "/dev/vdb", "/dev/vdb"}, {"nvdimm", "nv0", "/dev/pmem1", "/dev/pmem1"}, {"mmioblk", "/dev/vdc", "", "/dev/vdc"},
+	} {
+		if got := sourceOf(&katapb.Device{Type: c.kind, Id: c.id, VmPath: c.path}); got != c.want {
+			t.Errorf("%s, id %q, vm_path %q: %q, want %q", c.kind, c.id, c.path, got, c.want)
+		}
+	}
+}
+
 func TestDevicesAreCheckedAndWaitedFor(t *testing.T) {
 	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}})
 	for name, d := range map[string]*katapb.Device{

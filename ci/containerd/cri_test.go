@@ -58,6 +58,9 @@ var checks = []struct {
 	{"a container is started again as a new attempt", checkRestart},
 	{"statistics are of this container", checkStats},
 	{"a container is stopped by its signal, or by force after the grace period", checkStop},
+	{"one that does not handle its signal ends by itself within the grace period", checkDeaf},
+	{"a container shares the processes of its target", checkTarget},
+	{"read-only is about the mount, or about what is below it too", checkBelow},
 	{"the host reaches the pod, and the pod the host", checkNetwork},
 	{"a terminal is a terminal", checkTerminal},
 }
@@ -76,6 +79,7 @@ func TestPods(t *testing.T) {
 		t.Run("a pod's processes are shared where it asks", func(t *testing.T) { checkSharedPIDs(t, n) })
 		t.Run("a privileged container has every capability", func(t *testing.T) { checkPrivileged(t, n) })
 		t.Run("containers that are killed while they read leave the kernel well", func(t *testing.T) { checkKilled(t, n) })
+		t.Run("the host's network is refused and not touched", func(t *testing.T) { checkHostNetwork(t, n) })
 		t.Run("a pod lives from run to remove", func(t *testing.T) { checkPod(t, n) })
 	})
 }
@@ -469,6 +473,7 @@ func checkNetwork(t *testing.T, p *pod) {
 	ip := r.Status.GetNetwork().GetIp()
 	c := p.start(t, nil, "toolbox", "serve", ":8000", "from the pod")
 	equal(t, "interface has the pod's address", strings.Contains(c.said(t, "ip addr show dev eth0"), "inet "+ip+"/24"), true)
+	equal(t, "links", strings.Join(strings.Fields(c.said(t, "ls /sys/class/net")), " "), "eth0 lo")
 	equal(t, "default route", strings.Contains(c.said(t, "ip route"), "default via "+p.Bridge), true)
 	equal(t, "MTU", c.said(t, "cat /sys/class/net/eth0/mtu"), strconv.Itoa(daemon.MTU))
 	client := http.Client{Timeout: 5 * time.Second}
