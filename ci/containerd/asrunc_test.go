@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -155,6 +156,30 @@ func taskCannot(t *testing.T, c *client) {
 		if slices.Contains(strings.Fields(c.ctr(t, nil, "task", "list", "-q").out), id) {
 			t.Errorf("%s: the task cannot be deleted", what)
 		}
+	}
+}
+
+// taskHook has a hook that makes a container's network, as those of engines do: in the namespace of the process whose number it gets.
+func taskHook(t *testing.T, c *client) {
+	const script = `pid=$(sed 's/.*"pid":\([0-9]*\).*/\1/')
+ip link add kbhook type veth peer name eth0 netns $pid
+nsenter --net=/proc/$pid/ns/net ip addr add 10.88.99.2/24 dev eth0
+nsenter --net=/proc/$pid/ns/net ip link set eth0 up`
+	before, err := exec.Command("ip", "-o", "addr").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.ctr(t, nil, c.changed(t, c.id(), func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}}}
+		s.Process.Args = []string{"/bin/busybox", "ip", "-o", "-4", "addr", "show", "dev", "eth0"}
+	})...)
+	if r.code != 0 || !strings.Contains(r.out, "10.88.99.2/24") {
+		t.Errorf("what the hook made is not in the container: %+v", r)
+	}
+	until(t, patience, "the end of the namespace", func() bool { _, err := netlink.LinkByName("kbhook"); return err != nil })
+	after, err := exec.Command("ip", "-o", "addr").Output()
+	if err != nil || string(after) != string(before) {
+		t.Errorf("the host had\n%s\nand has\n%s%v", before, after, err)
 	}
 }
 

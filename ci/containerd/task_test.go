@@ -64,6 +64,7 @@ var taskChecks = []struct {
 	{"an OOM is told on the event stream", taskOOM},
 	{"events come in order, and two clients see the end", taskEvents},
 	{"a policy by annotation decides what the agent does", taskPolicy},
+	{"a network that a hook makes is the container's", taskHook},
 	{"what cannot run is an error that leaves no machine", taskCannot},
 	{"a killed shim leaves nothing", taskShimKilled},
 }

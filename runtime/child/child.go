@@ -11,11 +11,13 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/katabuild/katabuild/runtime/thread"
+	"golang.org/x/sys/unix"
 )
 
 // stderrSize is how much of standard error is kept, in bytes: the first of it, where the reason is.
@@ -38,6 +40,11 @@ type Process struct {
 // Start starts argv, called name in errors, which inherits files as descriptors 3 and up; they stay the caller's.
 // A program that does not exist is a *MissingError.
 func Start(name string, argv []string, files []*os.File) (*Process, error) {
+	return StartIn(name, argv, files, nil)
+}
+
+// StartIn is Start in the network namespace of a file, which stays the caller's. nil is that of this process.
+func StartIn(name string, argv []string, files []*os.File, netns *os.File) (*Process, error) {
 	p := &Process{name: name, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
 	p.cmd.ExtraFiles = files
 	p.cmd.Stderr = (*firstBytes)(p)
@@ -48,11 +55,15 @@ func Start(name string, argv []string, files []*os.File) (*Process, error) {
 		Pdeathsig: syscall.SIGKILL,
 	}
 	started := make(chan error)
-	go func() {
-		// The death signal comes when the thread that forked ends, so this one stays until the program is gone. https://go.dev/issue/27505
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
+	// The death signal comes when the thread that forked ends, so this one stays until the program is gone. https://go.dev/issue/27505
+	thread.Run(func() {
+		err := error(nil)
+		if netns != nil {
+			err = unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = p.cmd.Start()
+		}
 		started <- err
 		if err != nil {
 			return
@@ -62,7 +73,7 @@ func Start(name string, argv []string, files []*os.File) (*Process, error) {
 		p.err = err
 		p.mu.Unlock()
 		close(p.done)
-	}()
+	})
 	if err := <-started; err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
 			return nil, &MissingError{Program: argv[0]}

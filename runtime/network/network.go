@@ -20,6 +20,7 @@ import (
 	"sync"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/thread"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +87,45 @@ func Attach(_ context.Context, o Options) (*Network, error) {
 		return nil, errors.Join(fmt.Errorf("network of %s: %w", o.Netns, err), n.Detach())
 	}
 	return n, nil
+}
+
+// Open opens the network namespace at a path.
+func Open(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET { // ioctl_nsfs(2)
+		return nil, errors.Join(fmt.Errorf("%s is not a network namespace", path), f.Close())
+	}
+	return f, nil
+}
+
+// New makes a network namespace that has nothing but its loopback interface, which is up. It is there as long as the file, or somebody in it.
+func New() (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan result)
+	thread.Run(func() {
+		f, err := func() (*os.File, error) {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return nil, fmt.Errorf("make a network namespace: %w", err)
+			}
+			lo, err := netlink.LinkByName("lo")
+			if err == nil {
+				err = netlink.LinkSetUp(lo)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("bring up lo: %w", err)
+			}
+			return os.Open("/proc/thread-self/ns/net")
+		}()
+		done <- result{f, err}
+	})
+	r := <-done
+	return r.f, r.err
 }
 
 // inside runs f on a thread that is in the network namespace at path. The thread is thrown away where it cannot go back.

@@ -15,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -36,6 +37,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/network"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/thread"
+	"golang.org/x/sys/unix"
 )
 
 // Times that bound what should be quick.
@@ -50,8 +53,10 @@ type Options struct {
 	ID     string
 	Config *config.Config
 	Dirs   Dirs
-	// Netns is the path of the pod's network namespace. Empty is a guest without network.
+	// Netns is the path of the pod's network namespace. Empty is a new one, with nothing in it but what comes later.
 	Netns string
+	// Hooks is called once there is a network namespace, and before the guest looks at it, with the number of a thread that is in it. nil does nothing.
+	Hooks func(ctx context.Context, pid int) error
 	// HostNetwork: the pod asks for the host's network, which no guest gets. A Netns that is the host's own says the same.
 	HostNetwork bool
 	Cgroup      string // in which the pod's own is made, as cgroup.Parent says; empty makes none
@@ -96,6 +101,8 @@ type Pod struct {
 	share   *share.Share // nil where nothing is shared
 	fs      *share.Daemon
 	net     *network.Network // nil without a network
+	netns   *os.File         // the namespace, which QEMU is in too; nil where none could be made
+	stand   *thread.StandIn  // is in it; nil likewise
 	cgroup  cgroup.Group
 	vm      *sandbox.Sandbox
 	agent   *ttrpc.Client
@@ -138,7 +145,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Netns, err = p.netns(o); err != nil {
+	if o.Netns, err = p.ownNetns(o); err != nil {
 		return nil, err
 	}
 	if err := p.begin(o); err != nil {
@@ -392,8 +399,8 @@ func (p *Pod) bindForAll() error {
 var ErrHostNetwork = errors.New("the host's network is asked for (hostNetwork of a pod, --net=host), and a guest has none but its own: ask for a network " +
 	`of the pod's own, or set internetworking_model to "none" for a pod without a network`)
 
-// netns is the network namespace whose interfaces the guest gets, or empty for none. The host's own is never that.
-func (p *Pod) netns(o Options) (string, error) {
+// ownNetns is the network namespace whose interfaces the guest gets, or empty for a new one. The host's own is never that.
+func (p *Pod) ownNetns(o Options) (string, error) {
 	host := o.HostNetwork
 	if !host && o.Netns != "" {
 		var err error
@@ -411,15 +418,73 @@ func (p *Pod) netns(o Options) (string, error) {
 	return "", nil
 }
 
-func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) error {
-	model := p.cfg.Runtime.InternetworkingModel
-	if o.Netns == "" || model == config.NetworkNone {
+// enterNetns opens or makes the pod's network namespace. QEMU is in it, since its number is what others know the pod by: whoever makes interfaces for the pod in
+// /proc/NUMBER/ns/net, as engines and their hooks do, would else make them on the host.
+func (p *Pod) enterNetns(ctx context.Context, o Options) (err error) {
+	if o.Netns != "" {
+		p.netns, err = network.Open(o.Netns)
+	} else if p.netns, err = network.New(); errors.Is(err, unix.EPERM) {
+		p.log.Warn("the pod has no network namespace of its own, as this user may not make one", "err", err)
+		p.netns, err = nil, nil
+	}
+	if err != nil {
+		return err
+	}
+	pid := os.Getpid()
+	if p.netns != nil {
+		if p.stand, err = thread.Stand(p.joinNetns); err != nil {
+			return fmt.Errorf("enter the network namespace of the pod: %w", err)
+		}
+		pid = p.stand.TID
+	}
+	if o.Hooks != nil {
+		return o.Hooks(ctx, pid)
+	}
+	return nil
+}
+
+// joinNetns takes the calling thread into the pod's network namespace.
+func (p *Pod) joinNetns() error { return unix.Setns(int(p.netns.Fd()), unix.CLONE_NEWNET) }
+
+// StandIn is a thread that is in the pod's network namespace, to stand for a container. End ends it.
+func (p *Pod) StandIn() (*thread.StandIn, error) {
+	if p.netns == nil {
+		return thread.Stand(nil)
+	}
+	return thread.Stand(p.joinNetns)
+}
+
+// leaveNetns gives the namespace up. Calling it again is a no-op.
+func (p *Pod) leaveNetns() error {
+	if p.stand != nil {
+		p.stand.End()
+	}
+	if p.netns == nil {
 		return nil
+	}
+	if err := p.netns.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) error {
+	if err := p.enterNetns(ctx, o); err != nil {
+		return err
+	}
+	cfg.Netns = p.netns
+	model := p.cfg.Runtime.InternetworkingModel
+	if p.netns == nil || model == config.NetworkNone {
+		return nil
+	}
+	path := o.Netns
+	if path == "" { // it goes with its last process, and nothing of it is left to clean up
+		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.netns.Fd())
 	}
 	note := func(link string) error {
 		return p.note(func(r *Record) { r.Netns = o.Netns; r.Links = append(r.Links, link) })
 	}
-	n, err := network.Attach(ctx, network.Options{Netns: o.Netns, Model: network.Model(model), Log: p.log, Note: note})
+	n, err := network.Attach(ctx, network.Options{Netns: path, Model: network.Model(model), Log: p.log, Note: note})
 	if err != nil {
 		return err
 	}
@@ -670,6 +735,7 @@ func (p *Pod) stopOnce() error {
 	if p.net != nil {
 		errs = append(errs, p.net.Detach())
 	}
+	errs = append(errs, p.leaveNetns())
 	if p.share != nil {
 		errs = append(errs, p.share.Close())
 	}

@@ -353,18 +353,18 @@ func TestTheHostsNetworkIsRefusedAndNeverTouched(t *testing.T) {
 		"absent": {HostNetwork: true}, "by path": {Netns: "/proc/self/ns/net"}, "by number": {Netns: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
 	} {
 		o.Config = tc
-		if ns, err := p.netns(o); !errors.Is(err, ErrHostNetwork) || ns != "" {
+		if ns, err := p.ownNetns(o); !errors.Is(err, ErrHostNetwork) || ns != "" {
 			t.Errorf("%s: %q, %v", what, ns, err)
 		}
 		o.Config = none
-		if ns, err := p.netns(o); err != nil || ns != "" {
+		if ns, err := p.ownNetns(o); err != nil || ns != "" {
 			t.Errorf("%s, without a network: %q, %v", what, ns, err)
 		}
 	}
-	if ns, err := p.netns(Options{Config: tc}); ns != "" || err != nil {
+	if ns, err := p.ownNetns(Options{Config: tc}); ns != "" || err != nil {
 		t.Errorf("a new namespace: %q, %v", ns, err)
 	}
-	if _, err := p.netns(Options{Config: tc, Netns: t.TempDir() + "/none"}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := p.ownNetns(Options{Config: tc, Netns: t.TempDir() + "/none"}); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }

@@ -75,6 +75,8 @@ type Config struct {
 	NoSeccomp   bool          // for a QEMU that was built without it
 
 	Console io.Writer // gets the console's bytes as they come, unchanged
+	// Netns is the network namespace that QEMU's process is in; nil is this process's. It stays the caller's.
+	Netns *os.File
 	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See vsock.Device.ServeHybrid.
 	Hybrid string
 	// OnStage is told of each stage when the guest reaches it, from several goroutines, never at once. It must not block for long.

@@ -255,7 +255,7 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	}
 
 	s.argv = q.Argv()
-	s.process, err = child.Start("QEMU", s.argv, files)
+	s.process, err = child.StartIn("QEMU", s.argv, files, cfg.Netns)
 	if err != nil {
 		close(up)
 		return &StageError{Stage: VMM, Cause: err, Command: s.plan.Command(), Argv: s.argv}

@@ -23,6 +23,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/thread"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -73,7 +74,7 @@ type task struct {
 	bundle  string
 	sandbox bool // the pod lives and dies with it
 	init    *process
-	stand   *standIn // for its processes on the host; nil for a sandbox, which QEMU is
+	stand   *thread.StandIn // for its processes on the host; nil for a sandbox, which QEMU is
 
 	mu     sync.Mutex // guards what follows
 	paused bool
@@ -131,7 +132,7 @@ func (s *Service) process(id, exec string) (*task, *process, error) {
 // pidOf is what containerd shows as the process of a task: a guest's processes have no number on the host.
 func (s *Service) pidOf(t *task) uint32 {
 	if t.stand != nil {
-		return uint32(t.stand.tid)
+		return uint32(t.stand.TID)
 	}
 	return s.pid()
 }
@@ -263,15 +264,12 @@ func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 		}
 	}
 	o.Netns, o.HostNetwork = netnsOf(spec)
+	o.Hooks = func(ctx context.Context, pid int) error { return runHooks(ctx, spec, r.ID, r.Bundle, pid) }
 	p, err := pod.Start(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	s.setPod(p)
-	if err := runHooks(ctx, spec, r.ID, r.Bundle, p.PID()); err != nil {
-		s.setPod(nil)
-		return nil, errors.Join(err, p.Stop())
-	}
 	return p, nil
 }
 
@@ -281,7 +279,7 @@ func (s *Service) setPod(p *pod.Pod) {
 	s.mu.Unlock()
 }
 
-func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (*task, error) {
+func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (_ *task, err error) {
 	of := s.pidOwner(spec)
 	c := pod.Container{
 		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: of == "" && sharesPID(spec), PIDOf: of,
@@ -296,6 +294,15 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 	for _, m := range r.Rootfs {
 		c.Rootfs = append(c.Rootfs, share.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
 	}
+	stand, err := p.StandIn()
+	if err != nil {
+		return nil, fmt.Errorf("a thread for the container: %w", err)
+	}
+	defer func() {
+		if err != nil || kind != PodContainer {
+			stand.End()
+		}
+	}()
 	init := newProcess(r.ID, "", stdio{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, terminal: r.Terminal})
 	if err := init.open(s.o.Namespace, r.ID); err != nil {
 		return nil, err
@@ -308,7 +315,7 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 	init.run(q, s.log)
 	t := &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*process{}, sandbox: kind != PodContainer}
 	if kind == PodContainer {
-		t.stand = newStandIn()
+		t.stand = stand
 	}
 	return t, nil
 }
@@ -319,7 +326,7 @@ func (s *Service) pidOwner(spec *specs.Spec) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.tasks {
-		if t.stand != nil && path == fmt.Sprintf("/proc/%d/ns/pid", t.stand.tid) {
+		if t.stand != nil && path == fmt.Sprintf("/proc/%d/ns/pid", t.stand.TID) {
 			return t.id
 		}
 	}
@@ -469,7 +476,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	delete(s.tasks, t.id)
 	s.mu.Unlock()
 	if t.stand != nil {
-		t.stand.end()
+		t.stand.End()
 	}
 	s.events.send(topicDelete, &eventtypes.TaskDelete{
 		ContainerID: t.id, ID: t.id, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
