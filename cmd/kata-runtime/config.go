@@ -3,17 +3,21 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/config"
 )
 
 func (a *app) configCmd() *cobra.Command {
 	var asJSON, all, template, lenient bool
+	var kata string
 	var annotations []string
 	c := &cobra.Command{
 		Use: "config", Args: cobra.NoArgs, Short: "show the values in force, and where each was set",
@@ -24,16 +28,30 @@ Keys of Kata's that have no effect are warnings, with the reason. Keys that nobo
 		Example: `  kata-runtime config
   kata-runtime config --config ./configuration.toml --all
   kata-runtime config --annotation io.katacontainers.config.hypervisor.default_memory=512
-  kata-runtime config --template > configuration.toml`,
+  kata-runtime config --template > configuration.toml
+  kata-runtime config --for-kata /usr/share/katabuild/guests/default`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().BoolVar(&all, "all", false, "also what nobody has set")
 	c.Flags().BoolVar(&template, "template", false, "print a configuration that explains every key and sets none, and end")
+	c.Flags().StringVar(&kata, "for-kata", "", "print what Kata Containers' own configuration says for the guest in a `FOLDER`, and end")
 	c.Flags().BoolVar(&lenient, "lenient", false, "warn of keys that nobody knows, instead of refusing them")
 	c.Flags().StringArrayVar(&annotations, "annotation", nil, "`NAME=VALUE` of a pod, as if it were there (repeat)")
 	c.RunE = func(*cobra.Command, []string) error {
 		if template {
 			_, err := a.out.Write(config.Template())
+			return err
+		}
+		if kata != "" {
+			dir, err := filepath.Abs(kata)
+			if err != nil {
+				return err
+			}
+			m, _, err := manifest.Read(dir, "")
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(a.out, forKata(dir, m))
 			return err
 		}
 		o := config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE"), Lenient: lenient, Annotations: map[string]string{}}
