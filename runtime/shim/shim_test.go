@@ -622,3 +622,12 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatHasEndedHasNoStatistics(t *testing.T) {
+	init := newProcess("c1", "", stdio{})
+	init.exit(3)
+	s := &Service{pod: &pod.Pod{}, tasks: map[string]*task{"c1": {id: "c1", init: init}}}
+	if _, err := s.Stats(t.Context(), &taskapi.StatsRequest{ID: "c1"}); status.Code(err) != codes.NotFound {
+		t.Error(err)
+	}
+}
