@@ -23,6 +23,7 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/source"
@@ -162,14 +163,14 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		Time: time.Unix(g.lock.Time, 0).UTC(), Jobs: cmp.Or(g.c.Jobs, runtime.NumCPU()), Toolchain: tools,
 	}
 	for _, p := range g.Recipe.Kernel.Fragments {
-		data, err := os.ReadFile(g.local(g.input(fragmentInput(p))))
+		data, err := g.kernelFile(fragmentInput(p), maxFragment)
 		if err != nil {
 			return execute.Task{}, err
 		}
 		r.Fragments = append(r.Fragments, kernel.Fragment{Name: p, Data: data})
 	}
 	for _, p := range g.Recipe.Kernel.Patches {
-		data, err := os.ReadFile(g.local(g.input(patchInput(p))))
+		data, err := g.kernelFile(patchInput(p), maxPatch)
 		if err != nil {
 			return execute.Task{}, err
 		}
@@ -211,6 +212,21 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		}
 		return append(res.Outputs, artifact.Output{Name: factsOutput, Path: path}), nil
 	}}, nil
+}
+
+// The most that is read of a fragment and of a patch, in bytes: a whole configuration has 0.3 MB, the difference of two releases 100 MB.
+const (
+	maxFragment = 4 << 20
+	maxPatch    = 256 << 20
+)
+
+// kernelFile reads a locked file of the kernel.
+func (g *Guest) kernelFile(name string, limit int64) ([]byte, error) {
+	data, err := regular.ReadFile(g.local(g.input(name)), limit)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return data, nil
 }
 
 func sourceKind(in lock.Input) string {

@@ -18,6 +18,7 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -249,7 +250,7 @@ func writeFile(w *cpio.Writer, f planned) error {
 		_, err := w.Write(f.data)
 		return err
 	}
-	in, err := os.Open(f.source)
+	in, err := regular.Open(f.source)
 	if err != nil {
 		return err
 	}

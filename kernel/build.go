@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,7 +12,9 @@ import (
 
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/patches"
 	"github.com/katabuild/katabuild/kernel/source"
 )
@@ -28,6 +31,13 @@ type build struct {
 	objects       int
 	lastSeen      time.Time
 	cpu           time.Duration
+	binds         []jail.Bind     // what the jail sees of WorkDir
+	left          *regular.Folder // the tree, once foreign programs may have written to it
+}
+
+// show lets the jail see a file or folder of WorkDir, below guestDir.
+func (b *build) show(name string, writable bool) {
+	b.binds = append(b.binds, jail.Bind{Host: filepath.Join(b.WorkDir, name), Jail: guestDir + "/" + name, Writable: writable})
 }
 
 // phase tells whoever watches what happens now.
@@ -70,6 +80,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if err := b.unpack(ctx, res); err != nil {
 		return nil, err
 	}
+	defer b.left.Close()
 	config, err := b.configure(ctx)
 	if err != nil {
 		return nil, err
@@ -98,6 +109,9 @@ func (b *build) unpack(ctx context.Context, res *Result) error {
 	if err != nil {
 		return err
 	}
+	if err := b.open(); err != nil {
+		return err
+	}
 	if b.SourceKind == source.Tree {
 		// Somebody may have built in it, and stale objects would end up in the kernel.
 		if err := b.make(ctx, "mrproper"); err != nil {
@@ -115,9 +129,25 @@ func (b *build) unpack(ctx context.Context, res *Result) error {
 			b.Progress.Send(progress.Event{Step: step, Kind: progress.Log, Message: m.String()})
 		}
 	}
-	b.sourceVersion, err = readSourceVersion(b.tree())
+	b.sourceVersion, err = readSourceVersion(b.left)
 	return err
 }
+
+// open takes hold of the tree that lies in WorkDir. From here on foreign programs may write to it, so that it is read through this handle alone.
+func (b *build) open() (err error) {
+	b.left, err = regular.OpenFolder(b.tree())
+	b.show(treeName, true)
+	return err
+}
+
+// The most that is read of what a build leaves, in bytes. Of Linux 6.12, a configuration has 0.2 MB, the largest Kconfig file 0.1 MB; with everything
+// built in and all debugging information, vmlinux has 1.5 GB, the image 0.2 GB, and System.map 20 MB.
+const (
+	maxText      = 4 << 20
+	maxImage     = 1 << 30
+	maxVmlinux   = 4 << 30
+	maxSystemMap = 256 << 20
+)
 
 // compile runs the long make and collects what it made.
 func (b *build) compile(ctx context.Context, res *Result) error {
@@ -130,51 +160,83 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 		return err
 	}
 	b.phase("collect")
-	release, err := os.ReadFile(filepath.Join(b.tree(), "include/config/kernel.release"))
+	release, err := b.left.ReadFile("include/config/kernel.release", maxRelease)
 	if err != nil {
-		return err
+		return collect(err)
 	}
 	if got := strings.TrimSpace(string(release)); got != b.release {
-		return fmt.Errorf("the kernel calls itself %s instead of %s", got, b.release)
+		return fmt.Errorf("the kernel calls itself %q instead of %s", got, b.release)
 	}
-	image, err := os.ReadFile(filepath.Join(b.tree(), b.Arch.KernelImage))
+	if err := b.leaveFile(res, filepath.Base(b.Arch.KernelImage), b.Arch.KernelImage, maxImage); err != nil {
+		return collect(err)
+	}
+	f, err := b.left.Open("vmlinux")
 	if err != nil {
-		return err
+		return collect(err)
 	}
-	if err := b.leave(res, filepath.Base(b.Arch.KernelImage), image); err != nil {
-		return err
-	}
-	vmlinux, err := readVmlinux(filepath.Join(b.tree(), "vmlinux"))
+	defer f.Close()
+	vmlinux, err := readVmlinux(f)
 	if err != nil {
-		return fmt.Errorf("vmlinux: %w", err)
+		return fmt.Errorf("the kernel's vmlinux: %w", err)
 	}
 	if vmlinux.release != b.release {
-		return fmt.Errorf("vmlinux calls itself %s instead of %s", vmlinux.release, b.release)
+		return fmt.Errorf("vmlinux calls itself %q instead of %s", vmlinux.release, b.release)
 	}
 	res.Version, res.BuildID = vmlinux.version, vmlinux.buildID
 	if err := b.leave(res, OutputVmlinux, vmlinux.packed); err != nil {
 		return err
 	}
-	systemMap, err := os.ReadFile(filepath.Join(b.tree(), "System.map"))
-	if err != nil {
-		return err
-	}
-	if err := b.leave(res, OutputSystemMap, systemMap); err != nil {
-		return err
+	if err := b.leaveFile(res, OutputSystemMap, "System.map", maxSystemMap); err != nil {
+		return collect(err)
 	}
 	if !b.Modules {
 		return nil
 	}
 	b.phase("modules")
-	const root = "modules"
-	if err := b.make(ctx, "INSTALL_MOD_PATH="+guestDir+"/"+root, "INSTALL_MOD_STRIP=1", "modules_install"); err != nil {
+	if err := os.Mkdir(filepath.Join(b.WorkDir, modulesName), 0o755); err != nil {
+		return err
+	}
+	b.show(modulesName, true)
+	if err := b.make(ctx, "INSTALL_MOD_PATH="+guestDir+"/"+modulesName, "INSTALL_MOD_STRIP=1", "modules_install"); err != nil {
 		return err
 	}
 	path := filepath.Join(b.OutDir, OutputModules)
-	if err := packModules(filepath.Join(b.WorkDir, root), path, b.Time); err != nil {
+	if err := packModules(ctx, filepath.Join(b.WorkDir, modulesName), path, b.Time); err != nil {
 		return fmt.Errorf("pack the modules: %w", err)
 	}
 	res.Outputs = append(res.Outputs, artifact.Output{Name: OutputModules, Path: path})
+	return nil
+}
+
+// maxRelease bounds the file with the kernel's release: uname -r has at most 64 bytes. Linux: include/uapi/linux/utsname.h, __NEW_UTS_LEN.
+const maxRelease = 4096
+
+// collect says what could not be read of what a make left.
+func collect(err error) error { return fmt.Errorf("collect what the kernel's make left: %w", err) }
+
+// leaveFile copies an output of at most limit bytes out of the tree.
+func (b *build) leaveFile(res *Result, name, from string, limit int64) error {
+	in, err := b.left.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	path := filepath.Join(b.OutDir, name)
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(out, io.LimitReader(in, limit+1))
+	if err == nil && n > limit {
+		err = &regular.SizeError{Name: from, Limit: limit}
+	}
+	if err == nil {
+		err = out.Chmod(0o644)
+	}
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	res.Outputs = append(res.Outputs, artifact.Output{Name: name, Path: path})
 	return nil
 }
 

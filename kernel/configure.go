@@ -10,10 +10,11 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
-// wishesName is the file of wishes below WorkDir, which the configurator reads.
+// wishesName is the file of wishes below WorkDir, which the configurator reads and no program of the jail can change.
 const wishesName = "wishes.config"
 
 // configure makes the final .config of the tree: everything off that can be, then the wishes, then a local version that names the result.
@@ -32,13 +33,13 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	if err := os.WriteFile(filepath.Join(b.WorkDir, wishesName), list.Bytes(), 0o644); err != nil {
 		return nil, err
 	}
+	b.show(wishesName, false)
 	if err := b.make(ctx, "KCONFIG_ALLCONFIG="+guestDir+"/"+wishesName, "allnoconfig"); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(b.tree(), ".config")
-	before, err := os.ReadFile(path)
+	before, err := b.left.ReadFile(".config", maxText)
 	if err != nil {
-		return nil, err
+		return nil, collect(err)
 	}
 	unnamed := []byte("CONFIG_" + symbolLocalVersion + "=\"\"\n")
 	if bytes.Count(before, unnamed) != 1 {
@@ -46,15 +47,15 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	}
 	name := localVersionPrefix + digest.Of(before).Short()
 	named := bytes.Replace(before, unnamed, []byte("CONFIG_"+symbolLocalVersion+"=\""+name+"\"\n"), 1)
-	if err := os.WriteFile(path, named, 0o644); err != nil {
+	if err := b.left.WriteFile(".config", named, 0o644); err != nil {
 		return nil, err
 	}
 	if err := b.make(ctx, "olddefconfig"); err != nil {
 		return nil, err
 	}
-	final, err := os.ReadFile(path)
+	final, err := b.left.ReadFile(".config", maxText)
 	if err != nil {
-		return nil, err
+		return nil, collect(err)
 	}
 	if err := b.compare(wishes, final); err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 	if len(unmet) == 0 {
 		return nil
 	}
-	tree, err := kconfig.ReadTree(os.DirFS(b.tree()), "Kconfig", map[string]string{"SRCARCH": b.Arch.Linux})
+	tree, err := kconfig.ReadTree(b.left.FS(maxText), "Kconfig", map[string]string{"SRCARCH": b.Arch.Linux})
 	var errs []error
 	for _, u := range unmet {
 		if err == nil {
@@ -91,8 +92,8 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 }
 
 // readSourceVersion reads the version off the tree's Makefile, as the kernel's own make puts it together.
-func readSourceVersion(tree string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(tree, "Makefile"))
+func readSourceVersion(tree *regular.Folder) (string, error) {
+	data, err := tree.ReadFile("Makefile", maxText)
 	if err != nil {
 		return "", err
 	}

@@ -201,3 +201,6 @@ const (
 const treeName = "linux"
 
 func (r Request) tree() string { return filepath.Join(r.WorkDir, treeName) }
+
+// modulesName is the folder below WorkDir that modules are installed into.
+const modulesName = "modules"

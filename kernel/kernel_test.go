@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/patches"
@@ -190,7 +191,12 @@ func TestSourceVersions(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "Makefile"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := readSourceVersion(dir); got != want || (err == nil) != (want != "") {
+		folder, err := regular.OpenFolder(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer folder.Close()
+		if got, err := readSourceVersion(folder); got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v", text, got, err)
 		}
 	}
@@ -213,7 +219,7 @@ func TestModulesArePackedAlikeEverywhere(t *testing.T) {
 		if err := os.Symlink(root, filepath.Join(lib, "build")); err != nil {
 			t.Fatal(err)
 		}
-		if err := packModules(root, out, time.Unix(5, 0)); err != nil {
+		if err := packModules(t.Context(), root, out, time.Unix(5, 0)); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(out)

@@ -14,7 +14,8 @@ import (
 	"github.com/katabuild/katabuild/internal/progress"
 )
 
-// guestDir is where WorkDir lies in the jail, whatever it is called outside.
+// guestDir holds, in the jail, what WorkDir holds outside. The folder itself is nobody's to write: the foreign programs of a tree can change the tree,
+// and the folder that modules are installed into, but not the wishes beside them, nor replace any of the three by a link.
 const guestDir = jail.Home
 
 // builtBy is what the kernel says of who built it and where.
@@ -61,7 +62,7 @@ func (b *build) make(ctx context.Context, args ...string) error {
 	u, err := jail.Command{
 		Args:   argv,
 		Env:    b.environment(),
-		Binds:  []jail.Bind{{Host: b.WorkDir, Jail: guestDir, Writable: true}},
+		Binds:  b.binds,
 		Stdout: w, Stderr: w,
 	}.Run(ctx)
 	b.cpu += u.CPU

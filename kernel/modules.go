@@ -3,6 +3,7 @@ package kernel
 import (
 	"archive/tar"
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,23 +11,44 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/katabuild/katabuild/internal/regular"
+)
+
+// What modules may be: all of Linux 6.12 as modules has 7,000 files, and 10 GB with debugging information.
+const (
+	maxModules       = 16 << 30
+	maxModuleEntries = 100_000
 )
 
 // packModules writes root's lib/modules as a tar whose bytes depend on names, modes and contents alone.
-func packModules(root, out string, t time.Time) error {
+func packModules(ctx context.Context, root, out string, t time.Time) error {
+	left, err := regular.OpenFolder(root)
+	if err != nil {
+		return err
+	}
+	defer left.Close()
 	f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}
 	buf := bufio.NewWriterSize(f, 1<<20)
 	w := tar.NewWriter(buf)
+	var total int64
+	entries := 0
 	err = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		rel, err := filepath.Rel(root, p)
 		if err != nil || rel == "." {
 			return err
+		}
+		if entries++; entries > maxModuleEntries {
+			return fmt.Errorf("more than %d files and folders", maxModuleEntries)
 		}
 		h := &tar.Header{Name: filepath.ToSlash(rel), ModTime: t, Format: tar.FormatPAX, Uname: "root", Gname: "root"}
 		switch {
@@ -38,7 +60,7 @@ func packModules(root, out string, t time.Time) error {
 		case !d.Type().IsRegular():
 			return fmt.Errorf("%s is neither file nor folder", rel)
 		}
-		in, err := os.Open(p)
+		in, err := left.Open(filepath.ToSlash(rel))
 		if err != nil {
 			return err
 		}
@@ -46,6 +68,9 @@ func packModules(root, out string, t time.Time) error {
 		fi, err := in.Stat()
 		if err != nil {
 			return err
+		}
+		if total += fi.Size(); total > maxModules {
+			return fmt.Errorf("more than %d bytes", int64(maxModules))
 		}
 		h.Typeflag, h.Mode, h.Size = tar.TypeReg, 0o644, fi.Size()
 		if err := w.WriteHeader(h); err != nil {

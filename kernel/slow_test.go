@@ -83,8 +83,12 @@ func configureOnly(t *testing.T, tree string, r Request) (*Result, error) {
 	t.Helper()
 	b := &build{Request: r}
 	b.WorkDir = filepath.Dir(tree)
-	var err error
-	if b.sourceVersion, err = readSourceVersion(tree); err != nil {
+	err := b.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.left.Close()
+	if b.sourceVersion, err = readSourceVersion(b.left); err != nil {
 		t.Fatal(err)
 	}
 	config, err := b.configure(t.Context())

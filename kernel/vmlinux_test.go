@@ -65,13 +65,24 @@ var (
 	pvh     = elfNote("Xen", NotePVH, make([]byte, 8))
 )
 
-func TestVmlinuxIsReadAndPacked(t *testing.T) {
+// readVmlinuxBytes reads a vmlinux of these bytes.
+func readVmlinuxBytes(t *testing.T, data []byte) (*vmlinux, error) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "vmlinux")
-	data := makeVmlinux(testBanner, elfNote("Linux", 1, []byte("odd")), pvh, buildID)
 	if err := os.WriteFile(path, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	v, err := readVmlinux(path)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return readVmlinux(f)
+}
+
+func TestVmlinuxIsReadAndPacked(t *testing.T) {
+	data := makeVmlinux(testBanner, elfNote("Linux", 1, []byte("odd")), pvh, buildID)
+	v, err := readVmlinuxBytes(t, data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,27 +131,47 @@ func TestOddVmlinuxIsRefused(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"no PVH note":           {makeVmlinux(testBanner, buildID), "CONFIG_PVH"},
-		"PVH by another vendor": {makeVmlinux(testBanner, elfNote("GNU", NotePVH, nil), buildID), "CONFIG_PVH"},
-		"no build-id":           {makeVmlinux(testBanner, pvh), "no GNU build-id"},
-		"an empty build-id":     {makeVmlinux(testBanner, pvh, elfNote("GNU", NoteBuildID, nil)), "no GNU build-id"},
-		"a note that overflows": {makeVmlinux(testBanner, pvh, []byte("\xff\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00GNU\x00")), "no GNU build-id"},
-		"no banner":             {makeVmlinux("", pvh, buildID), "linux_banner is"},
-		"another banner":        {makeVmlinux("BSD version 5 (x) #1\n", pvh, buildID), "linux_banner is"},
-		"a compressed section":  {compressed, "compressed section"}, // once a nil pointer
-		"nothing":               {nil, "EOF"},
-		"text":                  {bytes.Repeat([]byte("text"), 100), "bad magic"},
-		"cut":                   {good[:len(good)/2], ""},
-		"only a header":         {good[:64], ""},
+		"no PVH note":               {makeVmlinux(testBanner, buildID), "CONFIG_PVH"},
+		"PVH by another vendor":     {makeVmlinux(testBanner, elfNote("GNU", NotePVH, nil), buildID), "CONFIG_PVH"},
+		"no build-id":               {makeVmlinux(testBanner, pvh), "no GNU build-id"},
+		"an empty build-id":         {makeVmlinux(testBanner, pvh, elfNote("GNU", NoteBuildID, nil)), "no GNU build-id"},
+		"a note that overflows":     {makeVmlinux(testBanner, pvh, []byte("\xff\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00GNU\x00")), "no GNU build-id"},
+		"no banner":                 {makeVmlinux("", pvh, buildID), "linux_banner is"},
+		"another banner":            {makeVmlinux("BSD version 5 (x) #1\n", pvh, buildID), "linux_banner is"},
+		"a compressed section":      {compressed, "compressed section"}, // once a nil pointer
+		"nothing":                   {nil, "bad magic"},
+		"segments that overlap":     {manySegments(good, 60), "more bytes than the file has"},
+		"60,000 segments":           {manySegments(good, 60_000), "60000 segments"},
+		"a FIFO's worth of symbols": {hugeSymbols(good), "table of symbols"},
+		"text":                      {bytes.Repeat([]byte("text"), 100), "bad magic"},
+		"cut":                       {good[:len(good)/2], ""},
+		"only a header":             {good[:64], ""},
 	} {
-		path := filepath.Join(t.TempDir(), "vmlinux")
-		if err := os.WriteFile(path, c.data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := readVmlinux(path); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := readVmlinuxBytes(t, c.data); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", name, err, c.want)
 		}
 	}
+}
+
+// manySegments adds program headers that all name the whole file.
+func manySegments(data []byte, n int) []byte {
+	data = append(bytes.Clone(data), make([]byte, -len(data)&7)...)
+	le, at := binary.LittleEndian, uint64(len(data))
+	binary.LittleEndian.PutUint64(data[32:], at)
+	le.PutUint16(data[56:], uint16(n))
+	var b bytes.Buffer
+	for range n {
+		binary.Write(&b, le, elf.Prog64{Type: uint32(elf.PT_LOAD), Vaddr: 0x400000, Filesz: at, Memsz: at, Align: 4096})
+	}
+	return append(data, b.Bytes()...)
+}
+
+// hugeSymbols claims a table of symbols of 1 GiB.
+func hugeSymbols(data []byte) []byte {
+	data = bytes.Clone(data)
+	le := binary.LittleEndian
+	le.PutUint64(data[le.Uint64(data[40:])+2*64+32:], 1<<30)
+	return data
 }
 
 // FuzzVmlinux: a hostile ELF file is refused, or packed into one that loads the same.
@@ -151,11 +182,7 @@ func FuzzVmlinux(f *testing.F) {
 	binary.LittleEndian.PutUint64(good[binary.LittleEndian.Uint64(good[40:])+64+8:], uint64(elf.SHF_COMPRESSED)) // once a nil pointer
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		path := filepath.Join(t.TempDir(), "vmlinux")
-		if err := os.WriteFile(path, data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		v, err := readVmlinux(path)
+		v, err := readVmlinuxBytes(t, data)
 		if err == nil && len(v.packed) > 2*len(data)+(1<<16)*packPage {
 			t.Errorf("%d bytes became %d", len(data), len(v.packed))
 		}

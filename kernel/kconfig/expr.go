@@ -187,10 +187,16 @@ type token struct {
 	text string
 }
 
+// maxTokens bounds one logical line, and with it how deep its expression can nest. The longest of Linux 6.12 has some 300.
+const maxTokens = 10_000
+
 // lex splits a logical line; a comment ends it.
 func lex(line string) ([]token, error) {
 	var out []token
 	for i := 0; i < len(line); {
+		if len(out) > maxTokens {
+			return nil, fmt.Errorf("more than %d words", maxTokens)
+		}
 		c := line[i]
 		switch {
 		case c == ' ' || c == '\t' || c == '\r':

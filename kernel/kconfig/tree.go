@@ -54,6 +54,7 @@ type block struct {
 const (
 	maxFiles   = 20000
 	maxInclude = 50
+	maxTotal   = 64 << 20 // bytes; Linux 6.12 has 5 million
 )
 
 // ReadTree reads root and every Kconfig file it sources from tree. The variables stand for $(NAME), such as SRCARCH.
@@ -89,6 +90,7 @@ type parser struct {
 	vars  map[string]string
 	t     *Tree
 	files int
+	total int
 	block *block
 	def   *definition // what the next properties belong to; nil after menu, choice or comment
 	head  bool        // the next properties belong to block itself
@@ -101,6 +103,9 @@ func (p *parser) file(name string, depth int) error {
 	data, err := fs.ReadFile(p.fsys, name)
 	if err != nil {
 		return err
+	}
+	if p.total += len(data); p.total > maxTotal {
+		return fmt.Errorf("%s: the Kconfig files have more than %d bytes", name, maxTotal)
 	}
 	lines := strings.Split(string(data), "\n")
 	helpIndent := -1 // -1: not in help; -2: help has begun, its indentation is not known yet

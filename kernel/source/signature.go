@@ -5,11 +5,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/katabuild/katabuild/internal/regular"
 )
 
 // Signature is a detached OpenPGP signature and the keys that may have made it, each binary or ASCII-armoured.
@@ -26,7 +27,7 @@ func VerifyTarball(path string, s Signature) error {
 	if err != nil {
 		return fmt.Errorf("keyring: %w", err)
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/therootcompany/xz"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/regular"
 )
 
 // The kinds of sources.
@@ -105,7 +106,7 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 func unpackFile(ctx context.Context, s Source, dir string, o Options) error {
-	f, err := os.Open(s.Path)
+	f, err := regular.Open(s.Path)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/regular"
 )
 
 // leftOut is the one folder of a tree that neither its digest nor its copy contains.
@@ -153,7 +154,7 @@ func copyTree(ctx context.Context, s Source, dir string, o Options) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		in, err := os.Open(filepath.Join(s.Path, filepath.FromSlash(n.name)))
+		in, err := regular.Open(filepath.Join(s.Path, filepath.FromSlash(n.name)))
 		if err != nil {
 			return err
 		}
