@@ -2,15 +2,16 @@ package inspect
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/rootfs/debian"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -23,8 +24,13 @@ type Change struct {
 	To   string `json:"to,omitempty"`
 }
 
+const (
+	maxConfig      = 16 << 20 // bytes of a kernel's configuration; real ones have about 100,000
+	maxShownDigest = 1 << 30  // bytes of a file whose digest is shown where it differs: a sparse one may have any size
+)
+
 // Trees compares two trees name by name. Times count only where times is set: two builds of the same files may have stamped other ones.
-func Trees(a, b *tree.Tree, times bool) ([]Change, error) {
+func Trees(ctx context.Context, a, b *tree.Tree, times bool) ([]Change, error) {
 	list := func(t *tree.Tree) map[string]*tree.Node {
 		m := map[string]*tree.Node{}
 		_ = t.Walk(func(p string, n *tree.Node, _ bool) error { m[p] = n; return nil }) // f never fails
@@ -49,12 +55,18 @@ func Trees(a, b *tree.Tree, times bool) ([]Change, error) {
 		default:
 			from, to := describe(m, times), describe(n, times)
 			if from == to && m.Kind == tree.File {
-				d1, err1 := tree.DigestOf(m.Content)
-				d2, err2 := tree.DigestOf(n.Content)
-				if err := errors.Join(err1, err2); err != nil {
+				same, err := tree.SameContent(ctx, m, n)
+				if err != nil {
 					return nil, fmt.Errorf("%s: %w", p, err)
 				}
-				if d1 != d2 {
+				if !same && m.Size() > maxShownDigest {
+					from += ", other content"
+				} else if !same {
+					d1, err1 := tree.DigestOf(m.Content)
+					d2, err2 := tree.DigestOf(n.Content)
+					if err := errors.Join(err1, err2); err != nil {
+						return nil, fmt.Errorf("%s: %w", p, err)
+					}
 					from, to = from+" sha256:"+d1.Short(), to+" sha256:"+d2.Short()
 				}
 			}
@@ -155,7 +167,7 @@ func packages(t *tree.Tree) (map[string]string, error) {
 }
 
 // Diff compares two files of the same kind.
-func Diff(a, b *Thing, times bool) ([]Change, error) {
+func Diff(ctx context.Context, a, b *Thing, times bool) ([]Change, error) {
 	if a.Kind != b.Kind {
 		return nil, fmt.Errorf("%s is a %s and %s a %s: only likes can be compared", a.Path, a.Kind, b.Path, b.Kind)
 	}
@@ -190,12 +202,12 @@ func Diff(a, b *Thing, times bool) ([]Change, error) {
 		return nil, err
 	}
 	out = append(out, values("package", p, q)...)
-	files, err := Trees(a.Tree, b.Tree, times)
+	files, err := Trees(ctx, a.Tree, b.Tree, times)
 	return append(out, files...), err
 }
 
 // Guests compares two folders with guests: what their manifests say, the kernels' configurations, and what their disks or initrds hold.
-func Guests(a, b, spool string, times bool) ([]Change, error) {
+func Guests(ctx context.Context, a, b, spool string, times bool) ([]Change, error) {
 	m, _, err1 := manifest.Read(a, "")
 	n, _, err2 := manifest.Read(b, "")
 	if err := errors.Join(err1, err2); err != nil {
@@ -217,8 +229,8 @@ func Guests(a, b, spool string, times bool) ([]Change, error) {
 		return f
 	}
 	out := values("guest", facts(m), facts(n))
-	c1, err1 := os.ReadFile(filepath.Join(a, m.Kernel.Config.Path))
-	c2, err2 := os.ReadFile(filepath.Join(b, n.Kernel.Config.Path))
+	c1, err1 := regular.ReadFile(filepath.Join(a, m.Kernel.Config.Path), maxConfig)
+	c2, err2 := regular.ReadFile(filepath.Join(b, n.Kernel.Config.Path), maxConfig)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
@@ -245,7 +257,7 @@ func Guests(a, b, spool string, times bool) ([]Change, error) {
 		return nil, err
 	}
 	out = append(out, values("package", p, q)...)
-	files, err := Trees(x.Tree, y.Tree, times)
+	files, err := Trees(ctx, x.Tree, y.Tree, times)
 	return append(out, files...), err
 }
 

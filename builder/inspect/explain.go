@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/spdx/tools-golang/spdx/v2/common"
 	"github.com/spdx/tools-golang/spdx/v2/v2_3"
 
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/rootfs"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -43,7 +43,7 @@ var ErrNoBill = errors.New("no bill of materials (" + rootfs.SBOMName + ") lies 
 
 // Explain says where what lies at a path comes from, by the bill of materials beside the image.
 func (t *Thing) Explain(at string) (*Explanation, error) {
-	f, err := os.Open(filepath.Join(filepath.Dir(t.Path), rootfs.SBOMName))
+	f, err := regular.Open(filepath.Join(filepath.Dir(t.Path), rootfs.SBOMName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNoBill
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/katabuild/katabuild/initrd/cpio"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
@@ -27,7 +28,7 @@ const maxInitrd = 2 << 30
 
 // initrdOf reads an initrd into a tree. Contents are kept in a temporary file below dir.
 func initrdOf(path, dir string) (*Initrd, *tree.Tree, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}

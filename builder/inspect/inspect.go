@@ -15,6 +15,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/partition"
 	"github.com/katabuild/katabuild/rootfs/tree"
@@ -86,7 +87,7 @@ func Open(path, dir string) (_ *Thing, err error) {
 	if t.Digest, t.Size, err = digest.File(path); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}

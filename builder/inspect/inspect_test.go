@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/katabuild/katabuild/initrd/cpio"
@@ -89,7 +90,7 @@ func TestDiffNamesJustWhatDiffers(t *testing.T) {
 	}
 	n.Content = tree.Bytes([]byte("y"))
 	n.Time.Sec++
-	changes, err := Trees(a, b, false)
+	changes, err := Trees(t.Context(), a, b, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,10 +101,10 @@ func TestDiffNamesJustWhatDiffers(t *testing.T) {
 	if want := []string{"/usr/empty", "/usr/new", "/usr/one"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if c, err := Trees(a, a, true); len(c) != 0 || err != nil {
+	if c, err := Trees(t.Context(), a, a, true); len(c) != 0 || err != nil {
 		t.Errorf("a tree differs from itself: %v, %v", c, err)
 	}
-	if _, err := Diff(open(t, image(t, a)), open(t, initrd(t)), false); err == nil || !strings.Contains(err.Error(), "only likes") {
+	if _, err := Diff(t.Context(), open(t, image(t, a)), open(t, initrd(t)), false); err == nil || !strings.Contains(err.Error(), "only likes") {
 		t.Error(err)
 	}
 }
@@ -180,7 +181,7 @@ func TestExtractStaysInItsFolder(t *testing.T) {
 		}
 	}
 	to := filepath.Join(t.TempDir(), "out")
-	if _, err := Extract(tr, "/etc", to); err != nil {
+	if _, err := Extract(t.Context(), tr, "/etc", to, ExtractOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(filepath.Join(to, "motd"))
@@ -196,7 +197,7 @@ func TestExtractStaysInItsFolder(t *testing.T) {
 	if e, err := os.ReadDir(outside); err != nil || len(e) != 0 {
 		t.Errorf("%v, %v", e, err)
 	}
-	if _, err := Extract(tr, "/etc", to); err == nil {
+	if _, err := Extract(t.Context(), tr, "/etc", to, ExtractOptions{}); err == nil {
 		t.Error("what is there was written over")
 	}
 	// A path may lead through links, and end in one.
@@ -207,7 +208,7 @@ func TestExtractStaysInItsFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	linked := filepath.Join(t.TempDir(), "linked")
-	if _, err := Extract(tr, "/link", linked); err != nil {
+	if _, err := Extract(t.Context(), tr, "/link", linked, ExtractOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	a, err1 := os.Stat(filepath.Join(linked, "motd"))
@@ -216,7 +217,104 @@ func TestExtractStaysInItsFolder(t *testing.T) {
 		t.Errorf("%v, %v", err1, err2)
 	}
 	single := filepath.Join(t.TempDir(), "motd")
-	if _, err := Extract(tr, "/etc/motd", single); err != nil {
+	if _, err := Extract(t.Context(), tr, "/etc/motd", single, ExtractOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// An image of somebody else's gives nobody of the host more than they had.
+func TestExtractLeavesOutWhatGivesRights(t *testing.T) {
+	tr := tree.New()
+	for p, n := range map[string]*tree.Node{
+		"/d":     {Mode: 0o2777},
+		"/d/su":  {Kind: tree.File, Mode: 0o6755, Content: tree.Bytes([]byte("x"))},
+		"/d/mem": {Kind: tree.CharDevice, Mode: 0o666, Major: 1, Minor: 1},
+		"/d/t":   {Mode: 0o1777},
+		"/d/no":  {Kind: tree.File, Mode: 0, Content: tree.Bytes([]byte("y"))},
+	} {
+		if err := tr.Put(p, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, link := range []string{"/d/mem2", "/d/t/mem3"} {
+		if err := tr.Link("/d/mem", link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to := filepath.Join(t.TempDir(), "out")
+	leftOut, err := Extract(t.Context(), tr, "/", to, ExtractOptions{})
+	if err != nil || len(leftOut) != 5 {
+		t.Fatalf("%v, %v", leftOut, err)
+	}
+	for p, want := range map[string]os.FileMode{"": 0o700 | os.ModeDir, "d": 0o777 | os.ModeDir, "d/su": 0o755, "d/t": 0o777 | os.ModeDir | os.ModeSticky, "d/no": 0} {
+		if fi, err := os.Lstat(filepath.Join(to, p)); err != nil || fi.Mode() != want {
+			t.Errorf("%s: %v, %v, want %v", p, fi, err, want)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(to, "d/mem")); !os.IsNotExist(err) {
+		t.Errorf("a device: %v", err)
+	}
+	asked := filepath.Join(t.TempDir(), "out")
+	for _, p := range []string{"/d/mem", "/d/mem2", "/d/t/mem3"} { // not everybody who runs tests may make devices
+		if err := tr.Remove(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leftOut, err = Extract(t.Context(), tr, "/", asked, ExtractOptions{Special: true})
+	if fi, err2 := os.Lstat(filepath.Join(asked, "d/su")); err != nil || err2 != nil || fi.Mode()&os.ModeSetuid == 0 {
+		t.Errorf("asked for: %v, %v, %v, %v", leftOut, fi, err, err2)
+	}
+}
+
+// A file of 1 TiB that holds nothing takes no room and no time, and one that holds too much is not begun.
+func TestExtractAndDiffKeepHolesAndBounds(t *testing.T) {
+	sparse := func(text string) *tree.Tree {
+		tr := tree.New()
+		c := &tree.Sparse{Length: 1 << 40, Pieces: []tree.Piece{{Offset: 1 << 39, Bytes: []byte(text)}}}
+		if err := tr.Put("/d/big", &tree.Node{Kind: tree.File, Mode: 0o644, Content: c}); err != nil {
+			t.Fatal(err)
+		}
+		return tr
+	}
+	to := filepath.Join(t.TempDir(), "out")
+	if _, err := Extract(t.Context(), sparse("here"), "/", to, ExtractOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(filepath.Join(to, "d/big"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var st syscall.Stat_t
+	got := make([]byte, 6)
+	_, err1 := f.ReadAt(got, 1<<39-1)
+	if err := errors.Join(err1, syscall.Fstat(int(f.Fd()), &st)); err != nil || string(got) != "\x00here\x00" || st.Size != 1<<40 || st.Blocks > 1024 {
+		t.Errorf("%q, %d bytes in %d blocks, %v", got, st.Size, st.Blocks, err)
+	}
+	changes, err := Trees(t.Context(), sparse("here"), sparse("hers"), false)
+	if err != nil || len(changes) != 1 || !strings.Contains(changes[0].From, "other content") {
+		t.Errorf("%+v, %v", changes, err)
+	}
+	if changes, err := Trees(t.Context(), sparse("here"), sparse("here"), false); err != nil || len(changes) != 0 {
+		t.Errorf("%+v, %v", changes, err)
+	}
+	small := filepath.Join(t.TempDir(), "small")
+	if _, err := Extract(t.Context(), sparse("here"), "/", small, ExtractOptions{Max: 3}); err == nil || !strings.Contains(err.Error(), "--max") {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(small); !os.IsNotExist(err) {
+		t.Errorf("it was begun: %v", err)
+	}
+}
+
+func TestExtractStopsWhenToldTo(t *testing.T) {
+	tr := tree.New()
+	if err := tr.Put("/f", &tree.Node{Kind: tree.File, Content: tree.Bytes([]byte("x"))}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Extract(ctx, tr, "/", filepath.Join(t.TempDir(), "out"), ExtractOptions{}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -9,12 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
 )
 
@@ -92,7 +92,7 @@ var banner = regexp.MustCompile(`Linux version ([0-9][^ \x00]{0,127}) \([^\n\x00
 
 // kernelOf reads a kernel in either form.
 func kernelOf(path string) (*Kernel, error) {
-	b, err := os.ReadFile(path)
+	b, err := regular.ReadFile(path, maxKernel)
 	if err != nil {
 		return nil, err
 	}

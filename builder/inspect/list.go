@@ -88,5 +88,14 @@ func Cat(t *tree.Tree, at string, w io.Writer) error {
 	if n.Kind != tree.File {
 		return fmt.Errorf("%s is a %v", at, n.Kind)
 	}
-	return copyContent(w, n)
+	if n.Content == nil {
+		return nil
+	}
+	r, err := n.Content.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.CopyN(w, r, n.Size())
+	return err
 }

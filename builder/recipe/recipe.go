@@ -399,6 +399,8 @@ func localPath(field, p string, at func(field, msg string) error) error {
 	switch {
 	case IsURL(p) || p == AgentBuiltin || p == "":
 		return nil
+	case strings.Contains(p, "://"):
+		return at(field, fmt.Sprintf("%s: want a path relative to the recipe, or an address that begins with http:// or https://", p))
 	case path.IsAbs(p):
 		return at(field, fmt.Sprintf("%s is an absolute path: want one relative to the recipe, so that a checkout elsewhere builds the same", p))
 	case strings.ContainsRune(p, 0):

@@ -91,6 +91,7 @@ func TestMistakesOfLayersAreBlamedOnTheirPlace(t *testing.T) {
 		{"mode in letters", "files: [{path: /a, text: x, mode: rwx}]", `r.yaml:6:41: mode "rwx": want octal`},
 		{"mode of a link", "files: [{path: /a, link: x, mode: 0644}]", "r.yaml:6:41: a link has no mode"},
 		{"absolute from", "files: [{path: /a, from: /etc/hostname}]", "r.yaml:6:32: /etc/hostname is an absolute path: want one relative to the recipe"},
+		{"another kind of address", "tar: ftp://127.0.0.1/x", "r.yaml:6:12: ftp://127.0.0.1/x: want a path relative to the recipe, or an address"},
 		{"absolute folder", "folder: /srv", "r.yaml:6:15: /srv is an absolute path"},
 		{"absolute tar", "tar: /srv/a.tar", "r.yaml:6:12: /srv/a.tar is an absolute path"},
 		{"absolute layout", "oci: {layout: /srv}", "r.yaml:6:21: /srv is an absolute path"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -172,22 +174,54 @@ func (a *app) catCmd() *cobra.Command {
 }
 
 func (a *app) extractCmd() *cobra.Command {
-	return &cobra.Command{
+	var o inspect.ExtractOptions
+	most := "16GiB"
+	c := &cobra.Command{
 		Use: "extract FILE|GUEST[:/PATH] TO", Args: cobra.ExactArgs(2), Short: "copy a file or folder out of an image or initrd",
-		Long: `extract writes a file, or a folder with all it holds, to TO, which must not be there yet. Nothing is written outside
-TO, whatever links the image holds. Owners and devices are kept only for root, extended attributes for nobody.`,
+		Long: `extract writes a file, or a folder with all it holds, to TO, which must not be there yet; a folder gets mode 0700.
+Nothing is written outside TO, whatever links the image holds, and holes stay holes. Owners are kept only for root,
+extended attributes for nobody. Set-id bits and devices are left out unless --special asks for them.`,
 		Example: "  katabuild extract out/default:/etc etc",
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
+			var err error
+			if o.Max, err = parseSize(most); err != nil {
+				return fmt.Errorf("--max: %w", err)
+			}
 			return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
-				leftOut, err := inspect.Extract(t.Tree, inside, args[1])
-				for _, p := range leftOut {
-					fmt.Fprintf(a.err, "left out: %s, which only root can make\n", quoteName(p))
+				leftOut, err := inspect.Extract(c.Context(), t.Tree, inside, args[1], o)
+				for i, l := range leftOut {
+					if i == maxLeftOut {
+						fmt.Fprintf(a.err, "left out: and %d more\n", len(leftOut)-i)
+						break
+					}
+					fmt.Fprintf(a.err, "left out: %s of %s\n", l.What, quoteName(l.Path))
 				}
 				return err
 			})
 		},
 	}
+	c.Flags().BoolVar(&o.Special, "special", false, "keep set-id bits, and make devices (as root)")
+	c.Flags().StringVar(&most, "max", most, "write no more than this, holes not counted: a number and MiB or GiB")
+	return c
 }
+
+// parseSize reads a number with MiB or GiB behind it, in bytes.
+func parseSize(s string) (int64, error) {
+	shift := 20
+	digits, ok := strings.CutSuffix(s, "MiB")
+	if !ok {
+		shift = 30
+		digits, ok = strings.CutSuffix(s, "GiB")
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if !ok || err != nil || n < 1 || n > 1<<20 {
+		return 0, fmt.Errorf("%q: want a number from 1 to 1048576 and MiB or GiB, such as 16GiB", s)
+	}
+	return n << shift, nil
+}
+
+// maxLeftOut is how many files are named that extract left something out of.
+const maxLeftOut = 20
 
 func (a *app) diffCmd() *cobra.Command {
 	var asJSON, times bool
@@ -199,8 +233,8 @@ Its exit code is 0 when nothing differs and 3 when something does.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().BoolVar(&times, "times", false, "also compare the times of files")
-	c.RunE = func(_ *cobra.Command, args []string) error {
-		changes, err := a.diff(args[0], args[1], times)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		changes, err := a.diff(c.Context(), args[0], args[1], times)
 		if err != nil {
 			return err
 		}
@@ -243,13 +277,13 @@ func (a *app) printChanges(changes []inspect.Change) error {
 	return errors.Join(errs...)
 }
 
-func (a *app) diff(x, y string, times bool) (_ []inspect.Change, err error) {
+func (a *app) diff(ctx context.Context, x, y string, times bool) (_ []inspect.Change, err error) {
 	guest := func(p string) bool {
 		_, err := os.Stat(path.Join(p, manifest.Name))
 		return err == nil
 	}
 	if guest(x) && guest(y) {
-		return inspect.Guests(x, y, os.TempDir(), times)
+		return inspect.Guests(ctx, x, y, os.TempDir(), times)
 	}
 	t, err := a.openThing(x)
 	if err != nil {
@@ -261,7 +295,7 @@ func (a *app) diff(x, y string, times bool) (_ []inspect.Change, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, u.Close()) }()
-	return inspect.Diff(t, u, times)
+	return inspect.Diff(ctx, t, u, times)
 }
 
 func (a *app) explainCmd() *cobra.Command {

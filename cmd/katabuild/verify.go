@@ -165,7 +165,7 @@ func (a *app) rebuild(ctx context.Context, f recipeFlags, recipe, dir string, ke
 	if _, err := io.WriteString(a.out, verdictOf.Table()); err != nil {
 		return err
 	}
-	changes, err := inspect.Guests(dir, again, os.TempDir(), true)
+	changes, err := inspect.Guests(ctx, dir, again, os.TempDir(), true)
 	if err != nil {
 		return err
 	}

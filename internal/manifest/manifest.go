@@ -6,7 +6,6 @@ package manifest
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/regular"
 )
 
 // Version is the only version this package reads and writes.
@@ -273,15 +273,21 @@ func Write(dir string, data []byte) error {
 	return atomicfile.Write(filepath.Join(dir, Name), data, 0o644)
 }
 
+// Bounds of what Read reads, in bytes: a manifest has a few thousand, the line beside it about 80.
+const (
+	maxSize = 16 << 20
+	maxSum  = 4096
+)
+
 // Read reads the manifest in dir and checks it against the digest beside it, and against want when that is not empty. An altered manifest
 // is a *digest.Mismatch.
 func Read(dir string, want digest.Digest) (*Manifest, digest.Digest, error) {
 	file := filepath.Join(dir, Name)
-	data, err := os.ReadFile(file)
+	data, err := regular.ReadFile(file, maxSize)
 	if err != nil {
 		return nil, "", err
 	}
-	sum, err := os.ReadFile(filepath.Join(dir, SumName))
+	sum, err := regular.ReadFile(filepath.Join(dir, SumName), maxSum)
 	if err != nil {
 		return nil, "", err
 	}

@@ -7,6 +7,7 @@ package tree
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -459,7 +460,7 @@ func Equal(a, b *Tree) (string, error) {
 		}
 		names[m] = n
 		if m.Kind == File && x[i].first {
-			same, err := sameContent(m, n)
+			same, err := SameContent(context.Background(), m, n)
 			if err != nil {
 				return "", fmt.Errorf("%s: %w", p, err)
 			}
