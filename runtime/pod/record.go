@@ -52,7 +52,7 @@ type Record struct {
 	QEMU       HostProcess      `json:"qemu"`
 	VirtioFSD  HostProcess      `json:"virtiofsd"`
 	Command    []string         `json:"command"` // QEMU's command line
-	Netns      string           `json:"netns"`   // empty is none
+	Netns      string           `json:"netns"`   // empty is none, or one that ends with the pod's processes
 	Links      []string         `json:"links"`   // made in the network namespace
 	Share      bool             `json:"share"`   // there is a shared folder
 	Cgroup     []string         `json:"cgroup"`  // folders made for the pod
@@ -142,7 +142,7 @@ func (p HostProcess) kill() error {
 }
 
 // idPattern is what containerd and CRI-O make, and Kata Containers' agent takes.
-var idPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+var idPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // maxID keeps the path of the longest socket within what a UNIX address holds.
 const maxID = 76
@@ -150,7 +150,7 @@ const maxID = 76
 // CheckID refuses an id that cannot be a file's name, or that the agent would not take.
 func CheckID(id string) error {
 	if !idPattern.MatchString(id) {
-		return fmt.Errorf("id %q: want letters, digits, and - _ . behind the first, at least two of them", id)
+		return fmt.Errorf("id %q: want letters, digits, and - _ . behind the first", id)
 	}
 	if len(id) > maxID {
 		return fmt.Errorf("id %q has %d bytes, at most %d are possible", id, len(id), maxID)
