@@ -73,7 +73,8 @@ func (c Config) checkTar(in lock.Input, base string) error {
 	return tree.CheckTar(in.Where, f)
 }
 
-// checkImages finds out, before anything is built, whether the layouts and archives of a recipe hold the images that are meant.
+// checkImages finds out, before anything is built, whether the layouts and archives of a recipe hold the images that
+// are meant.
 func (c Config) checkImages(ctx context.Context, r *recipe.Recipe, base string) error {
 	if r.Rootfs == nil {
 		return nil

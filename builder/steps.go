@@ -28,6 +28,7 @@ import (
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/kernel/toolchain"
+	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
 // factsOutput is the kernel step's output that is for the manifest, not for the user.
@@ -133,6 +134,18 @@ func (g *Guest) bring(ctx context.Context, in lock.Input, job execute.Job) (stri
 	if g.c.Offline && in.Kind != lock.Local {
 		return "", fmt.Errorf("%s (%s) is not in the store %s, and --offline forbids fetching it; run once without --offline, or: katabuild fetch %s",
 			in.Name, in.Digest, g.c.Store.Dir(), filepath.Dir(g.c.Recipe))
+	}
+	if in.Kind == lock.Local {
+		// Read here, so that it ends with the context.
+		file, err := regular.Open(g.local(in))
+		if err != nil {
+			return "", err
+		}
+		_, _, err = g.c.Store.Put(in.Where, tree.WithContext(ctx, file), in.Digest)
+		if err = errors.Join(err, file.Close()); err != nil {
+			return "", g.changed(in, fmt.Errorf("%s: %w", in.Name, err))
+		}
+		return g.c.Store.Get(in.Digest)
 	}
 	f, err := g.c.fetcher(g.Recipe)
 	if err != nil {

@@ -34,8 +34,8 @@ type Group struct {
 	At      string // the recipe's line, for errors
 }
 
-// Accounts are users and groups, added to the files that list them. None has a password. A group that is there gets more members; a user that is there,
-// and a number that another name has, are errors.
+// Accounts are users and groups, added to the files that list them. None has a password. A group that is there gets
+// more members; a user that is there, and a number that another name has, are errors.
 type Accounts struct {
 	Users  []User
 	Groups []Group
@@ -97,7 +97,8 @@ func (l Accounts) Apply(_ context.Context, t *tree.Tree, now tree.Time) ([]sbom.
 	return nil, nil
 }
 
-// present says which account is no longer in the finished tree; a later layer may have brought files of accounts of its own.
+// present says which account is no longer in the finished tree; a later layer may have brought files of accounts of
+// its own.
 func (l Accounts) present(t *tree.Tree) error {
 	passwd, group := accountFile{path: "/etc/passwd", fields: 7}, accountFile{path: "/etc/group", fields: 4}
 	if err := errors.Join(passwd.read(t), group.read(t)); err != nil {

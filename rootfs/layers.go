@@ -10,6 +10,7 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -56,15 +57,15 @@ func (l Files) Inputs() []artifact.Input {
 }
 
 // Apply implements Layer.
-func (l Files) Apply(_ context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error) {
+func (l Files) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error) {
 	for _, f := range l {
 		n := &tree.Node{Kind: f.Kind, Mode: f.Mode, UID: f.UID, GID: f.GID, Time: now, Target: f.Target, Origin: f.Origin}
 		switch {
 		case f.Kind == tree.Symlink:
 			n.Mode = 0o777
 		case f.Kind == tree.File && f.Source != "":
-			if err := digest.Check(f.Source, f.Digest); err != nil {
-				return nil, err
+			if err := check(ctx, f.Source, f.Digest); err != nil {
+				return nil, fmt.Errorf("%s: %w", f.Path, err)
 			}
 			n.Content = &tree.Section{Path: f.Source, Length: f.Size}
 		case f.Kind == tree.File:
@@ -80,6 +81,20 @@ func (l Files) Apply(_ context.Context, t *tree.Tree, now tree.Time) ([]sbom.Com
 		}
 	}
 	return nil, nil
+}
+
+// check is digest.Check that ends with its context.
+func check(ctx context.Context, path string, want digest.Digest) error {
+	f, err := regular.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	got, _, err := digest.Reader(tree.WithContext(ctx, f))
+	if err == nil && got != want {
+		err = &digest.Mismatch{Name: path, Want: want, Got: got}
+	}
+	return err
 }
 
 // Folder is a copy of a folder of the host as a checkout makes it (package checkout): its files belong to root, and have mode 0755 where they may be

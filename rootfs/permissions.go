@@ -33,7 +33,8 @@ func (l Permissions) Inputs() []artifact.Input {
 	return out
 }
 
-// Apply implements Layer. As chown(2) does, a change of the owner takes set-id bits and capabilities away, unless the same entry gives a mode.
+// Apply implements Layer. As chown(2) does, a change of the owner takes set-id bits and capabilities away, unless the
+// same entry gives a mode.
 func (l Permissions) Apply(_ context.Context, t *tree.Tree, _ tree.Time) ([]sbom.Component, error) {
 	for _, p := range l {
 		n, err := t.Resolve(p.Path)

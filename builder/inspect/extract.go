@@ -19,8 +19,8 @@ const DefaultMax = 16 << 30
 
 // ExtractOptions is what of an image may reach the host. The zero value is for images of anybody.
 type ExtractOptions struct {
-	// Special keeps set-id bits, and makes device nodes where the caller is root. An image of somebody else's with either gives the host's
-	// users more than they should have.
+	// Special keeps set-id bits, and makes device nodes where the caller is root. An image of somebody else's with
+	// either gives the host's users more than they should have.
 	Special bool
 	// Max bounds the bytes that are written, holes not counted; zero stands for DefaultMax.
 	Max int64
@@ -88,8 +88,8 @@ func written(n *tree.Node) int64 {
 	return total
 }
 
-// extraction is an Extract at work. Every file is made in its folder, which is held open, by one name that is no path: so
-// nothing that lies in the folder meanwhile is followed.
+// extraction is an Extract at work. Every file is made in its folder, which is held open, by one name that is no path:
+// so nothing that lies in the folder meanwhile is followed.
 type extraction struct {
 	ctx     context.Context //nolint:containedctx // the extraction is one call of Extract
 	o       ExtractOptions

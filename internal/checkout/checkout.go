@@ -1,7 +1,9 @@
-// Package checkout reads a folder as a checkout of it would be: names, kinds, whether a file may be executed, links' targets and contents. Nothing
-// else of a folder counts: git brings no other modes, owners, times or attributes to the next machine.
+// Package checkout reads a folder as a checkout of it would be: names, kinds, whether a file may be executed, links'
+// targets and contents. Nothing else of a folder counts: git brings no other modes, owners, times or attributes to the
+// next machine.
 //
-// What its digest covers is what its copy holds, so that equal digests are equal copies. docs/formats/lock.md owns the rule.
+// What its digest covers is what its copy holds, so that equal digests are equal copies. docs/formats/lock.md owns the
+// rule.
 package checkout
 
 import (
@@ -71,8 +73,9 @@ func Digest(ctx context.Context, path string) (digest.Digest, error) {
 	return sum(list), err
 }
 
-// Copy copies the folder's files into the folder to, which is empty and is changed by nobody else, and returns what the folder holds and the digest
-// over that very copy. lost lists, for people, what did not count although somebody may have meant it: set-id bits, capabilities, ACLs.
+// Copy copies the folder's files into the folder to, which is empty and is changed by nobody else, and returns what
+// the folder holds and the digest over that very copy. lost lists, for people, what did not count although somebody
+// may have meant it: set-id bits, capabilities, ACLs.
 func Copy(ctx context.Context, path, to string) (entries []Entry, d digest.Digest, lost []string, err error) {
 	if entries, err = list(ctx, path); err != nil {
 		return nil, "", nil, err

@@ -7,16 +7,18 @@ import (
 
 // Layering is how Lay puts a node where something else is. The zero value is what layers of a recipe mean.
 type Layering struct {
-	// ReplaceLinks lets a folder take the place of a link to a folder. Without it the link stays, and the folder behind it is the one that is meant.
+	// ReplaceLinks lets a folder take the place of a link to a folder. Without it the link stays, and the folder
+	// behind it is the one that is meant.
 	ReplaceLinks bool
 	// KeepFolders leaves the mode, the owner and the attributes of a folder that is there as they are.
 	KeepFolders bool
 }
 
-// Lay places a node as a later layer does: whatever was there gives way, a folder with all it holds too, but for two. A folder on a folder changes
-// what it is and keeps what it holds. A folder on a link that leads to a folder, or to nothing yet, keeps the link, and the folder that it leads to
-// is left as it is or made: so a layer with lib/ on a tree whose /lib is a link to usr/lib adds to usr/lib. What stands in the way of a folder
-// that the path needs gives way as well.
+// Lay places a node as a later layer does: whatever was there gives way, a folder with all it holds too, but for two.
+// A folder on a folder changes what it is and keeps what it holds. A folder on a link that leads to a folder, or to
+// nothing yet, keeps the link, and the folder that it leads to is left as it is or made: so a layer with lib/ on a
+// tree whose /lib is a link to usr/lib adds to usr/lib. What stands in the way of a folder that the path needs gives
+// way as well.
 func (t *Tree) Lay(p string, n *Node, l Layering) error {
 	if err := t.clearWay(p); err != nil {
 		return err
@@ -61,7 +63,8 @@ func (t *Tree) leads(p string) bool {
 	return err == nil || errors.Is(err, fs.ErrNotExist)
 }
 
-// clearWay takes away what stands where a path needs a folder: anything but folders and links that lead to one or to nothing yet.
+// clearWay takes away what stands where a path needs a folder: anything but folders and links that lead to one or to
+// nothing yet.
 func (t *Tree) clearWay(p string) error {
 	_, _, err := t.walk(split(p), false, false)
 	if !errors.Is(err, ErrNotDir) && !errors.Is(err, ErrLoop) {

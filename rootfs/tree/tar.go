@@ -51,13 +51,13 @@ const maxEntryPath = 4095
 // POSIX.1-2017, pax, "pax Interchange Format"; GNU tar manual, "Basic Tar Format".
 func ApplyTar(t *Tree, file string, o TarOptions) error {
 	u := untar{t: t, o: o, leftOut: map[string]*Node{}}
-	return eachEntry(file, func(h *tar.Header, offset int64) error { return u.entry(file, h, offset) })
+	return eachEntry(file, func(h *tar.Header, c Content) error { return u.entry(h, c) })
 }
 
 // TarNames calls f for each entry of an uncompressed tar in order, with its absolute, clean path. Links and devices are what they are in the
 // tar; nothing is looked up.
 func TarNames(file string, f func(p string, k Kind) error) error {
-	return eachEntry(file, func(h *tar.Header, _ int64) error {
+	return eachEntry(file, func(h *tar.Header, _ Content) error {
 		k, err := kindOf(h)
 		if err != nil {
 			return err
@@ -66,7 +66,8 @@ func TarNames(file string, f func(p string, k Kind) error) error {
 	})
 }
 
-func eachEntry(file string, f func(h *tar.Header, offset int64) error) error {
+// eachEntry calls f for each entry with its content, nil where it has none.
+func eachEntry(file string, f func(h *tar.Header, c Content) error) error {
 	in, err := os.Open(file)
 	if err != nil {
 		return err
@@ -78,7 +79,9 @@ func eachEntry(file string, f func(h *tar.Header, offset int64) error) error {
 	}
 	pos := &position{f: in, size: fi.Size(), buf: make([]byte, 0, 16<<10)}
 	tr := tar.NewReader(pos)
+	sparse := int64(0) // bytes of all sparse files
 	for last := ""; ; {
+		pos.marks = pos.marks[:0]
 		h, err := tr.Next()
 		if err == io.EOF {
 			return nil
@@ -92,16 +95,27 @@ func eachEntry(file string, f func(h *tar.Header, offset int64) error) error {
 			continue // a note about the archive, such as the commit that git archive writes
 		}
 		err = nil
+		var c Content
 		switch {
 		case h.Name == "" || len(h.Name) > maxEntryPath:
 			err = fmt.Errorf("a name of %d bytes: want 1 to %d", len(h.Name), maxEntryPath)
 		case isSparse(h):
-			err = errors.New("a sparse file: pack the archive without --sparse")
+			var ranges []Range
+			if h.Size > maxSparse || sparse+h.Size > maxSparse {
+				err = fmt.Errorf("sparse files of more than %d bytes in one tar", int64(maxSparse))
+			} else if ranges, err = sparseMap(pos, pos.marks, h); err == nil {
+				c = &Spread{Path: file, Offset: pos.at, Length: h.Size, Ranges: ranges}
+				h.Typeflag = tar.TypeReg
+				sparse += h.Size
+			}
 		case h.Typeflag == tar.TypeReg && h.Size > pos.size-pos.at:
 			err = fmt.Errorf("%d bytes, %d are there: %w", h.Size, pos.size-pos.at, io.ErrUnexpectedEOF)
 		}
+		if c == nil && h.Size > 0 && err == nil {
+			c = &Section{Path: file, Offset: pos.at, Length: h.Size}
+		}
 		if err == nil {
-			err = f(h, pos.at)
+			err = f(h, c)
 		}
 		if err != nil {
 			return &EntryError{file, h.Name, err}
@@ -109,8 +123,7 @@ func eachEntry(file string, f func(h *tar.Header, offset int64) error) error {
 	}
 }
 
-// isSparse knows both the old GNU type and the records of GNU's pax formats 0.0, 0.1 and 1.0. archive/tar reads them, but does not say where
-// in the file the pieces lie.
+// isSparse knows both the old GNU type and the records of GNU's pax formats 0.0, 0.1 and 1.0.
 func isSparse(h *tar.Header) bool {
 	if h.Typeflag == tar.TypeGNUSparse {
 		return true
@@ -130,9 +143,13 @@ type position struct {
 	at, size int64
 	buf      []byte // bytes of the file from bufAt on
 	bufAt    int64
+	marks    []int64 // where reads of a whole block began, since it was last emptied
 }
 
 func (p *position) Read(b []byte) (int, error) {
+	if len(b) == blockSize {
+		p.marks = append(p.marks, p.at)
+	}
 	if i := p.at - p.bufAt; i < 0 || i >= int64(len(p.buf)) {
 		n, err := p.f.ReadAt(p.buf[:cap(p.buf)], p.at)
 		if n == 0 && err != nil {
@@ -165,7 +182,7 @@ type untar struct {
 	leftOut map[string]*Node // files that did not count, by path: a link to one of them may
 }
 
-func (u *untar) entry(file string, h *tar.Header, offset int64) error {
+func (u *untar) entry(h *tar.Header, c Content) error {
 	p := Clean(h.Name)
 	if h.Typeflag == tar.TypeLink {
 		return u.link(p, h.Linkname)
@@ -175,8 +192,8 @@ func (u *untar) entry(file string, h *tar.Header, offset int64) error {
 		return err
 	}
 	n.Origin = u.o.Origin
-	if n.Kind == File && h.Size > 0 {
-		n.Content = &Section{Path: file, Offset: offset, Length: h.Size}
+	if n.Kind == File {
+		n.Content = c
 	}
 	if counts, err := u.keep(p, n); !counts {
 		if n.Kind != Dir {

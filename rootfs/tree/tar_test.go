@@ -292,7 +292,7 @@ func TestGNUTarAgrees(t *testing.T) {
 		if b, err := exec.Command("tar", "-C", dir, "--sparse", "--format="+format, "-cf", out, "empty").CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, b)
 		}
-		if err := tree.ApplyTar(tree.New(), out, tree.TarOptions{}); err == nil || !strings.Contains(err.Error(), `entry "empty": a sparse file`) {
+		if err := tree.ApplyTar(tree.New(), out, tree.TarOptions{}); err != nil {
 			t.Errorf("sparse %s: %v", format, err)
 		}
 	}
@@ -358,7 +358,7 @@ func FuzzApplyTar(f *testing.F) {
 			if strings.Contains(p, "..") && strings.Contains("/"+p+"/", "/../") {
 				t.Errorf("%q is in the tree", p)
 			}
-			if n.Content != nil {
+			if n.Size() < 1<<24 && n.Content != nil { // a hole may have any size
 				if _, err := tree.DigestOf(n.Content); err != nil {
 					t.Errorf("%q: %v", p, err)
 				}

@@ -19,8 +19,9 @@ const (
 	aclDefault = "system.posix_acl_default"
 )
 
-// ForLinux says whether a Linux guest can read an attribute of this name from its own disk. xattr(7) has four namespaces, and of "system" a disk holds
-// nothing but ACLs. Other names are those of other systems, such as com.apple.quarantine, or of one file system, such as btrfs.compression.
+// ForLinux says whether a Linux guest can read an attribute of this name from its own disk. xattr(7) has four
+// namespaces, and of "system" a disk holds nothing but ACLs. Other names are those of other systems, such as
+// com.apple.quarantine, or of one file system, such as btrfs.compression.
 func ForLinux(name string) bool {
 	for _, space := range []string{"user.", "trusted.", "security."} {
 		if rest, ok := strings.CutPrefix(name, space); ok && rest != "" {
@@ -75,8 +76,8 @@ func (n *Node) setRecords(records map[string]string, remark func(string)) error 
 	return nil
 }
 
-// knownRecord says whether a record is one that the reader of headers has dealt with, or that says nothing of the file itself.
-// POSIX.1-2017, pax, "pax Extended Header"; star(5); libarchive's tar(5).
+// knownRecord says whether a record is one that the reader of headers has dealt with, or that says nothing of the file
+// itself. POSIX.1-2017, pax, "pax Extended Header"; star(5); libarchive's tar(5).
 func knownRecord(k string) bool {
 	switch k {
 	case "atime", "charset", "comment", "ctime", "gid", "gname", "hdrcharset", "linkpath", "mtime", "path", "size", "uid", "uname",
@@ -114,8 +115,8 @@ type aclEntry struct {
 	id        uint32
 }
 
-// parseACL turns the text of an ACL into what the attribute holds: a version and 8 bytes an entry. It is nil where the ACL says no more than a mode.
-// acl(5), "LONG TEXT FORM"; star adds the number behind a user's or group's name.
+// parseACL turns the text of an ACL into what the attribute holds: a version and 8 bytes an entry. It is nil where the
+// ACL says no more than a mode. acl(5), "LONG TEXT FORM"; star adds the number behind a user's or group's name.
 func parseACL(text string) ([]byte, error) {
 	var list []aclEntry
 	seen := map[aclEntry]bool{}
