@@ -216,7 +216,7 @@ func TestBuildRefuses(t *testing.T) {
 	for want, change := range map[string]func(*Request){
 		"the agent has no digest":     func(r *Request) { r.Agent.Digest = "" },
 		"no such file":                func(r *Request) { r.Files[0].Source += "x" },
-		"is a folder, not a file":       func(r *Request) { r.Files[0].Source = r.OutDir },
+		"is a folder, not a file":     func(r *Request) { r.Files[0].Source = r.OutDir },
 		`compression "lzma"`:          func(r *Request) { r.Compression = "lzma" },
 		"/init: that is the agent":    func(r *Request) { r.Files[1].Path = "/init" },
 		"/etc/hostname: given twice":  func(r *Request) { r.Files[0].Path = "/etc/hostname" },
