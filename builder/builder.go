@@ -87,13 +87,13 @@ func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
 	}
 	f := &fetch.Fetcher{
 		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, HTTP: c.HTTP,
-		Apt: &fetch.Apt{Dir: filepath.Join(c.Store.Dir(), "apt"), Sources: c.Archive, Options: c.AptOptions}, Snapshot: c.Snapshot,
+		Apt: &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions}, Snapshot: c.Snapshot,
 	}
 	if l, err := readLock(c.lockPath()); err == nil {
 		f.SnapshotTime = time.Unix(l.Time, 0)
 	}
 	if c.HTTPArchive != "" {
-		f.Apt = &fetch.HTTP{Base: c.HTTPArchive, Keyring: c.ArchiveKeyring, Dir: filepath.Join(c.Store.Dir(), "archive"), Client: c.HTTP, Now: c.Now}
+		f.Apt = &fetch.HTTP{Base: c.HTTPArchive, Keyring: c.ArchiveKeyring, Dir: c.Store.Private("archive"), Client: c.HTTP, Now: c.Now}
 	}
 	return f, nil
 }
@@ -293,7 +293,7 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	}
 	how := g.execution()
 	how.Unread = func(step string, o store.Output) bool {
-		return slices.Contains(wanted, step) && g.isPlaced(filepath.Join(out, o.Name), o.Digest)
+		return slices.Contains(wanted, step) && g.c.Store.IsPlaced(filepath.Join(out, o.Name), o.Digest)
 	}
 	if err := g.checkOut(out); err != nil {
 		return nil, err
@@ -350,7 +350,7 @@ func (e *NoStep) Error() string {
 
 // place puts an output at path unless it is there.
 func (g *Guest) place(o store.Output, path string) error {
-	if g.isPlaced(path, o.Digest) {
+	if g.c.Store.IsPlaced(path, o.Digest) {
 		return nil
 	}
 	blob, err := g.c.Store.Get(o.Digest)
@@ -360,6 +360,7 @@ func (g *Guest) place(o store.Output, path string) error {
 	if err := copyFile(blob, path); err != nil {
 		return err
 	}
-	g.rememberPlaced(path, o.Digest)
+	// That it cannot be noted costs time at the next build, nothing else.
+	_ = g.c.Store.Placed(path, o.Digest)
 	return nil
 }

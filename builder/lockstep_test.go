@@ -57,7 +57,7 @@ func TestALockKeepsWhatIsPinned(t *testing.T) {
 			"/a.tar\n    - files: [{path: /f, from: f}]\n",
 		"linux/Makefile": "VERSION = 6\n", "f": "one",
 	})
-	s, err := store.Open(filepath.Join(dir, "store"))
+	s, err := store.Open(filepath.Join(dir, "store"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 // Rebuild builds the wanted steps (nil means the whole guest) again in the folder dir, with a store of its own that has the locked inputs and
 // nothing that was made of them. keep are steps that are not made again but taken from the first store, such as a kernel that takes minutes.
 func (g *Guest) Rebuild(ctx context.Context, wanted, keep []string, dir string) (*Built, error) {
-	s, err := store.Open(filepath.Join(dir, "store"))
+	s, err := store.Open(filepath.Join(dir, "store"), store.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -162,7 +162,7 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 	if err != nil {
 		return execute.Task{}, err
 	}
-	tools, err := toolchain.Find(ctx, toolchain.Options{Arch: g.arch, Host: host, Dirs: g.c.ToolFolders, Cache: filepath.Join(g.c.Store.Dir(), "tools")})
+	tools, err := toolchain.Find(ctx, toolchain.Options{Arch: g.arch, Host: host, Dirs: g.c.ToolFolders, Cache: g.c.Store.Private("tools")})
 	if err != nil {
 		return execute.Task{}, err
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -63,6 +62,11 @@ func (f *Failure) Unwrap() error { return f.Err }
 
 // Run does the wanted steps and everything they need, and returns what each wanted step made. The first failure stops the others.
 func Run(ctx context.Context, c Config, tasks []Task, wanted []string) (map[string]*store.Action, error) {
+	unused, err := c.Store.Use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unused()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := &run{Config: c, ctx: ctx, cancel: cancel, once: map[string]*once{}}
@@ -199,11 +203,7 @@ func (r *run) make(t Task, report progress.Func) (_ *store.Action, err error) {
 		return nil, &Failure{Step: t.Name, Err: err}
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	logs := filepath.Join(r.Store.Dir(), "logs")
-	if err := os.MkdirAll(logs, 0o755); err != nil {
-		return nil, &Failure{Step: t.Name, Err: err}
-	}
-	log := &logFile{path: filepath.Join(logs, r.Guest+"-"+t.Name+".log")}
+	log := &logFile{open: func() (*os.File, error) { return r.Store.Log(r.Guest + "-" + t.Name) }}
 	defer log.close()
 	failure := func(err error) error { return &Failure{Step: t.Name, Log: log.used(), Err: err} }
 
@@ -242,7 +242,7 @@ func (r *run) need(step, output string) (string, error) {
 
 // logFile is made at its first line, so that steps which say nothing leave none.
 type logFile struct {
-	path string
+	open func() (*os.File, error)
 	mu   sync.Mutex
 	f    *os.File
 }
@@ -251,7 +251,7 @@ func (l *logFile) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
-		f, err := os.Create(l.path)
+		f, err := l.open()
 		if err != nil {
 			return 0, err
 		}
@@ -266,7 +266,7 @@ func (l *logFile) used() string {
 	if l.f == nil {
 		return ""
 	}
-	return l.path
+	return l.f.Name()
 }
 
 func (l *logFile) close() {

@@ -18,7 +18,7 @@ import (
 
 func config(t *testing.T) Config {
 	t.Helper()
-	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

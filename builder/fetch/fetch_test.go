@@ -19,7 +19,7 @@ import (
 
 func fetcher(t *testing.T) *Fetcher {
 	t.Helper()
-	s, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	s, err := store.Open(filepath.Join(t.TempDir(), "store"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func TestAKeyIsItsNameAndInputsAndNothingElse(t *testing.T) {
 }
 
 func TestAMissSaysWhatChanged(t *testing.T) {
-	s, err := store.Open(filepath.Join(t.TempDir(), "s"))
+	s, err := store.Open(filepath.Join(t.TempDir(), "s"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

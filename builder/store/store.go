@@ -9,8 +9,14 @@
 //	locks/<key>             flock(2) files: one process builds a key at a time
 //	tmp/<random>/           folders of running steps, each held by a flock on tmp/<random>.lock
 //
+//	placed/<digest>         what was last put at a path of an output folder, see Placed
+//	logs/<guest>-<step>.log what foreign programs said
+//
 // Everything appears by rename, so a killed process leaves only tmp folders, which the next Open removes once nobody holds them.
 // Any number of processes may use a store at once.
+//
+// Blobs prove themselves by their names. Records cannot, so each carries its writer's signature, and one whose writer this user does not trust,
+// or that was changed since, is as good as missing. Open refuses a store that other users could write to unless it is told to share it.
 package store
 
 import (
@@ -22,6 +28,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,9 +44,21 @@ import (
 
 const layout = "1\n"
 
+// Options say whose store it is. The zero value is for a private store in which nobody signs: records without a signature are believed.
+type Options struct {
+	// Key signs what this process records. With a key, only records that are signed by it, or by one of Trusted, are believed.
+	Key Key
+	// Trusted are further writers whose records are believed.
+	Trusted []Writer
+	// Shared allows a folder that other users own or may write to. They can then fill it, empty it and hold its locks, but a blob is read only with
+	// the right digest, and a record only with a trusted signature; so a shared store wants a Key.
+	Shared bool
+}
+
 // Store is one folder. Several may be open on one folder: what one holds in memory is only about what it has read itself.
 type Store struct {
 	dir string
+	o   Options
 
 	mu   sync.Mutex
 	seen map[digest.Digest]string // stamps of blobs that this Store has written or read through
@@ -73,20 +92,35 @@ func (s *Store) knows(d digest.Digest, stamp string) bool {
 // ErrMissing says that the store does not hold what was asked for.
 var ErrMissing = errors.New("not in the store")
 
-// Open opens the store in dir, making it when it is not there, and removes what killed processes left behind.
-func Open(dir string) (*Store, error) {
+// Open opens the store in dir, making it when it is not there, and removes what killed processes left behind. A store that other users could
+// have written to is an *Unsafe error, unless it is shared.
+func Open(dir string, o Options) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, seen: map[digest.Digest]string{}}
-	for _, d := range []string{"blobs/sha256", "actions", "last", "locks", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+	// The store itself may be reached through links; what lies in it may not.
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	s := &Store{dir: dir, o: o, seen: map[digest.Digest]string{}}
+	check := checkPrivate
+	if o.Shared {
+		check = checkNoLinks
+	}
+	if err := check(dir); err != nil {
+		return nil, err
+	}
+	for _, d := range folders {
+		if err := os.MkdirAll(filepath.Join(dir, d), s.dirMode()); err != nil {
 			return nil, s.wrap("open", err)
 		}
 	}
+	if err := s.makePrivate(); err != nil {
+		return nil, err
+	}
 	v := filepath.Join(dir, "version")
-	got, err := os.ReadFile(v)
+	got, err := readSmall(v)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := atomicfile.Write(v, []byte(layout), 0o644); err != nil {
@@ -99,6 +133,34 @@ func Open(dir string) (*Store, error) {
 	}
 	s.sweep()
 	return s, nil
+}
+
+// dirMode is what the store's folders are made with: the umask of those who share a store decides who else may write to it.
+func (s *Store) dirMode() fs.FileMode {
+	if s.o.Shared {
+		return 0o777
+	}
+	return 0o755
+}
+
+// maxRecord bounds a record, in bytes: one of a disk with thousands of packages has a few hundred kilobytes.
+const maxRecord = 16 << 20
+
+// readSmall reads a record, which is a regular file of bounded size and no link.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > maxRecord {
+		return nil, fmt.Errorf("%s: want a regular file of at most %d bytes", path, maxRecord)
+	}
+	return io.ReadAll(io.LimitReader(f, maxRecord))
 }
 
 // Dir is the store's folder, absolute.
@@ -147,22 +209,73 @@ func (s *Store) Get(d digest.Digest) (string, error) {
 		return p, nil
 	}
 	if err == nil {
-		err = digest.Check(p, d)
+		err = s.checkBlob(p, d)
+	}
+	var no *Unsafe
+	if errors.As(err, &no) {
+		err = s.own(p, d)
+		stamp = ""
 	}
 	var wrong *digest.Mismatch
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", fmt.Errorf("%s: %w", d, ErrMissing)
-	case errors.As(err, &wrong):
+	case errors.Is(err, errNoBlob), errors.As(err, &wrong):
 		if err := os.Rename(p, p+".corrupt"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", s.wrap("set aside a corrupt blob in", err)
 		}
-		return "", fmt.Errorf("%w (set aside as %s.corrupt): %w", ErrMissing, filepath.Base(p), wrong)
+		return "", fmt.Errorf("%w (set aside as %s.corrupt): %w", ErrMissing, filepath.Base(p), err)
 	case err != nil:
 		return "", s.wrap("read", err)
 	}
 	s.remember(d, stamp)
 	return p, nil
+}
+
+// errNoBlob says that what lies at a blob's place is no regular file.
+var errNoBlob = errors.New("no regular file")
+
+// own replaces the blob at p by a copy of this user's own, after the check that checkBlob makes.
+func (s *Store) own(p string, d digest.Digest) error {
+	f, err := openBlob(p)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, _, err = s.Put(p, f, d)
+	return err
+}
+
+func openBlob(p string) (*os.File, error) {
+	f, err := os.OpenFile(p, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		err = errNoBlob
+	}
+	return f, err
+}
+
+// checkBlob reads the blob at p and returns a *digest.Mismatch unless it is d. A right one that another user could change afterwards is an *Unsafe.
+func (s *Store) checkBlob(p string, d digest.Digest) error {
+	f, err := openBlob(p)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return errNoBlob
+	}
+	got, _, err := digest.Reader(f)
+	if err != nil {
+		return err
+	}
+	if got != d {
+		return &digest.Mismatch{Name: p, Want: d, Got: got}
+	}
+	return ownedBy(p, st.Uid, st.Mode)
 }
 
 // Put adds what r yields. When want is not empty and the bytes have another digest, nothing is added and the error is a *digest.Mismatch
@@ -220,7 +333,7 @@ func (s *Store) Held(path string) (digest.Digest, int64, bool) {
 // adopt moves a written temporary file to its place.
 func (s *Store) adopt(f *os.File, d digest.Digest) error {
 	p := s.blob(d)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(p), s.dirMode()); err != nil {
 		return s.wrap("write to", err)
 	}
 	if err := f.Chmod(0o444); err != nil {
@@ -245,6 +358,8 @@ type Action struct {
 	Outputs   []Output         `json:"outputs"`
 	ElapsedMS int64            `json:"elapsed_ms"` // wall time it took, for expectations only
 	Cost
+	Writer Writer `json:"writer,omitempty"` // whose key Seal was made with; filled in by PutAction
+	Seal   string `json:"seal,omitempty"`   // the writer's Ed25519 signature over the record without it, in hexadecimal digits
 }
 
 // Cost is what making something took, as far as the step counts it. For people and expectations; no key holds it.
@@ -274,21 +389,95 @@ const actionVersion = 1
 
 func (s *Store) action(key digest.Digest) string { return filepath.Join(s.dir, "actions", key.Hex()) }
 
-// Action returns what the step with this key made, or ErrMissing. A record that cannot be read counts as missing: the step runs again.
-// It does not look at the outputs' bytes; Complete does.
+// Distrusted says that a record is whole, but not one that this user believes.
+type Distrusted struct {
+	Key    digest.Digest
+	Writer Writer // who is said to have written it; empty for nobody
+	Forged bool   // it does not carry this writer's signature
+}
+
+func (e *Distrusted) Error() string {
+	switch {
+	case e.Writer == "":
+		return fmt.Sprintf("record %s is not signed", e.Key.Short())
+	case e.Forged:
+		return fmt.Sprintf("record %s was changed, or not written by %s: its signature is wrong", e.Key.Short(), e.Writer.Short())
+	}
+	return fmt.Sprintf("record %s was written by %s, which is not trusted (katabuild store trust %s)", e.Key.Short(), e.Writer.Short(), e.Writer)
+}
+
+// Action returns what the step with this key made, or ErrMissing. A record that cannot be read, or is not to be believed (a *Distrusted beside
+// ErrMissing), counts as missing: the step runs again. It does not look at the outputs' bytes; Complete does.
 func (s *Store) Action(key digest.Digest) (*Action, error) {
-	data, err := os.ReadFile(s.action(key))
+	data, err := readSmall(s.action(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("action %s: %w", key, ErrMissing)
 	}
 	if err != nil {
-		return nil, s.wrap("read", err)
+		return nil, fmt.Errorf("action %s: %w: %w", key, ErrMissing, err)
 	}
 	var a Action
 	if err := paper.Decode("action "+key.Short(), data, &a); err != nil || a.Key != key || a.Version != actionVersion {
 		return nil, fmt.Errorf("action %s: %w (its record is damaged)", key, ErrMissing)
 	}
+	if err := a.check(); err != nil {
+		return nil, fmt.Errorf("action %s: %w: %w", key, ErrMissing, err)
+	}
+	if err := s.believe(&a); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
 	return &a, nil
+}
+
+// check refuses a record that no step writes: outputs are plain files beside each other, each once.
+func (a *Action) check() error {
+	seen := map[string]bool{}
+	for _, o := range a.Outputs {
+		if o.Name == "" || o.Name != filepath.Base(o.Name) || o.Name == "." || o.Name == ".." || strings.ContainsRune(o.Name, 0) {
+			return fmt.Errorf("step %s: output %q: want the name of a file", a.Step, o.Name)
+		}
+		if seen[o.Name] || o.Digest == "" || o.Size < 0 {
+			return fmt.Errorf("step %s: output %q stands there twice, or without digest or size", a.Step, o.Name)
+		}
+		seen[o.Name] = true
+	}
+	return nil
+}
+
+// sealedBytes is what a record's signature is over: all of it but the signature.
+func (a *Action) sealedBytes() ([]byte, error) {
+	b := *a
+	b.Seal = ""
+	return paper.Encode(b)
+}
+
+// The kinds of what a store's writers sign.
+const (
+	recordKind = "record of a step"
+	placedKind = "placed file"
+)
+
+// trusts says whether what w has signed is believed.
+func (s *Store) trusts(w Writer) bool {
+	return w == s.o.Key.Writer() || slices.Contains(s.o.Trusted, w)
+}
+
+// believe is nil for a record that a trusted writer has signed, or for any where this Store signs nothing itself.
+func (s *Store) believe(a *Action) error {
+	if s.o.Key.private == nil {
+		return nil
+	}
+	data, err := a.sealedBytes()
+	if err != nil {
+		return err
+	}
+	if a.Writer == "" || !a.Writer.sealed(recordKind, data, a.Seal) {
+		return &Distrusted{Key: a.Key, Writer: a.Writer, Forged: true}
+	}
+	if !s.trusts(a.Writer) {
+		return &Distrusted{Key: a.Key, Writer: a.Writer}
+	}
+	return nil
 }
 
 // Complete returns the action with this key if the store holds every output, by presence and size; reading them verifies the bytes.
@@ -298,19 +487,26 @@ func (s *Store) Complete(key digest.Digest) (*Action, error) {
 		return nil, err
 	}
 	for _, o := range a.Outputs {
-		fi, err := os.Stat(s.blob(o.Digest))
-		if err != nil || fi.Size() != o.Size {
+		fi, err := os.Lstat(s.blob(o.Digest))
+		if err != nil || !fi.Mode().IsRegular() || fi.Size() != o.Size {
 			return nil, fmt.Errorf("action %s: output %s: %w", key, o.Name, ErrMissing)
 		}
 	}
 	return a, nil
 }
 
-// PutAction records a. Its outputs must be in the store already.
+// PutAction signs and records a. Its outputs must be in the store already.
 func (s *Store) PutAction(a *Action) error {
-	a.Version = actionVersion
-	data, err := paper.Encode(a)
+	a.Version, a.Writer, a.Seal = actionVersion, s.o.Key.Writer(), ""
+	if err := a.check(); err != nil {
+		return err
+	}
+	data, err := a.sealedBytes()
 	if err != nil {
+		return err
+	}
+	a.Seal = s.o.Key.seal(recordKind, data)
+	if data, err = paper.Encode(a); err != nil {
 		return err
 	}
 	if err := atomicfile.Write(s.action(a.Key), data, 0o644); err != nil {
@@ -328,7 +524,7 @@ func (s *Store) Touch(key digest.Digest, now time.Time) {
 // SetLast remembers that guest's step had this key.
 func (s *Store) SetLast(guest, step string, key digest.Digest) error {
 	p := filepath.Join(s.dir, "last", guest, step)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(p), s.dirMode()); err != nil {
 		return s.wrap("write to", err)
 	}
 	if err := atomicfile.Write(p, []byte(key+"\n"), 0o644); err != nil {
@@ -339,7 +535,7 @@ func (s *Store) SetLast(guest, step string, key digest.Digest) error {
 
 // Last is the action guest's step had last, or nil.
 func (s *Store) Last(guest, step string) *Action {
-	data, err := os.ReadFile(filepath.Join(s.dir, "last", guest, step))
+	data, err := readSmall(filepath.Join(s.dir, "last", guest, step))
 	if err != nil {
 		return nil
 	}
@@ -360,7 +556,7 @@ func (s *Store) Lock(key digest.Digest, waiting func()) (unlock func(), err erro
 }
 
 func lockFile(path string, waiting func()) (func(), error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	f, err := openLock(path)
 	if err != nil {
 		return nil, err
 	}
@@ -377,12 +573,22 @@ func lockFile(path string, waiting func()) (func(), error) {
 	}
 	// A sweep may have removed the file between its making and its locking; then the lock holds nothing.
 	mine, err1 := f.Stat()
-	there, err2 := os.Stat(path)
+	there, err2 := os.Lstat(path)
 	if err1 != nil || err2 != nil || !os.SameFile(mine, there) {
 		f.Close()
 		return lockFile(path, waiting)
 	}
 	return func() { f.Close() }, nil
+}
+
+// openLock opens a file to lock. Another user's, in a shared store, can only be read, which is enough on all file systems but NFS.
+func openLock(path string) (*os.File, error) {
+	const flags = unix.O_NOFOLLOW | unix.O_NONBLOCK
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|flags, 0o644)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		f, err = os.OpenFile(path, os.O_RDONLY|flags, 0)
+	}
+	return f, err
 }
 
 func flock(f *os.File, how int) error {
@@ -436,9 +642,12 @@ func removeAll(dir string) error {
 // its locking, and than any single Put.
 const tempGrace = time.Hour
 
-// sweep removes temporary folders and files that nobody holds. Errors are left for gc and verify to show.
+// sweep removes temporary folders and files that nobody holds, and follows no link. Errors are left for gc and verify to show.
 func (s *Store) sweep() {
 	tmp := filepath.Join(s.dir, "tmp")
+	if fi, err := os.Lstat(tmp); err != nil || !fi.IsDir() {
+		return
+	}
 	entries, err := os.ReadDir(tmp)
 	if err != nil {
 		return
@@ -448,7 +657,7 @@ func (s *Store) sweep() {
 		base, isLock := strings.CutSuffix(p, ".lock")
 		switch {
 		case isLock:
-			f, err := os.OpenFile(p, os.O_RDWR|syscall.O_CLOEXEC, 0)
+			f, err := os.OpenFile(p, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 			if err != nil {
 				continue
 			}

@@ -16,7 +16,7 @@ import (
 
 func open(t *testing.T) *Store {
 	t.Helper()
-	s, err := Open(filepath.Join(t.TempDir(), "store"))
+	s, err := Open(filepath.Join(t.TempDir(), "store"), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestARottenBlobIsSetAsideAndMissing(t *testing.T) {
 	if _, err := s.Get(d); err != nil {
 		t.Error(err)
 	}
-	if r, err := s.GC(GCOptions{Now: time.Now()}); err != nil || r.Blobs != 1 {
+	if r, err := s.GC(t.Context(), GCOptions{Now: time.Now()}); err != nil || r.Blobs != 1 {
 		t.Errorf("gc removed %+v, %v; want the one set aside", r, err)
 	}
 }
@@ -124,7 +124,7 @@ func TestGCRemovesOldActionsAndWhatOnlyTheyMade(t *testing.T) {
 		}
 	}
 	s.Touch(digest.Of([]byte("1")), now.Add(-31*24*time.Hour))
-	r, err := s.GC(GCOptions{Now: now, UnusedFor: 30 * 24 * time.Hour})
+	r, err := s.GC(t.Context(), GCOptions{Now: now, UnusedFor: 30 * 24 * time.Hour})
 	if err != nil || r.Actions != 1 || r.Blobs != 1 || r.Bytes != 3 {
 		t.Errorf("gc removed %+v, %v", r, err)
 	}
@@ -153,7 +153,7 @@ func TestOpenSweepsWhatTheDeadLeft(t *testing.T) {
 	if err := os.WriteFile(dead+".lock", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(s.dir); err != nil {
+	if _, err := Open(s.dir, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dead); !os.IsNotExist(err) {
@@ -228,7 +228,7 @@ func TestANewerLayoutIsRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, "version"), []byte("2\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(s.dir); err == nil || !strings.Contains(err.Error(), "--store") {
+	if _, err := Open(s.dir, Options{}); err == nil || !strings.Contains(err.Error(), "--store") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -28,6 +29,7 @@ type Problem struct {
 
 // eachBlob calls do for every file below blobs.
 func (s *Store) eachBlob(do func(path string, size int64, mod time.Time) error) error {
+	// WalkDir follows no links, and Open has seen that the folder is none.
 	return filepath.WalkDir(filepath.Join(s.dir, "blobs/sha256"), func(p string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // another process's gc was faster
@@ -120,10 +122,18 @@ func (s *Store) Verify() ([]Problem, error) {
 			add(p, "is not named by a digest")
 			return nil
 		}
-		err = digest.Check(p, want)
+		err = s.checkBlob(p, want)
 		var wrong *digest.Mismatch
-		if errors.As(err, &wrong) {
+		var no *Unsafe
+		switch {
+		case errors.As(err, &wrong):
 			add(p, "has the digest "+string(wrong.Got))
+			return nil
+		case errors.As(err, &no):
+			add(p, no.Why+"; it is copied when it is used")
+			return nil
+		case errors.Is(err, errNoBlob):
+			add(p, "is no regular file")
 			return nil
 		}
 		if errors.Is(err, fs.ErrNotExist) {
@@ -143,7 +153,12 @@ func (s *Store) Verify() ([]Problem, error) {
 	}
 	for _, k := range keys {
 		a, err := s.Action(k)
-		if err != nil {
+		var no *Distrusted
+		switch {
+		case errors.As(err, &no):
+			add(s.action(k), no.Error()+"; the step will run again")
+			continue
+		case err != nil:
 			add(s.action(k), "cannot be read; the step will run again")
 			continue
 		}
@@ -162,6 +177,8 @@ type GCOptions struct {
 	UnusedFor time.Duration
 	// Now is the present; it must be set.
 	Now time.Time
+	// Waiting, which may be nil, is called once if other processes use the store, for whose end GC waits.
+	Waiting func()
 }
 
 // GCResult is what a gc removed.
@@ -174,9 +191,14 @@ type GCResult struct {
 // blobGrace keeps young blobs that no action names yet: a running step has just put them there.
 const blobGrace = 24 * time.Hour
 
-// GC removes old actions, then blobs that nothing refers to, then what was set aside as corrupt.
-func (s *Store) GC(o GCOptions) (GCResult, error) {
+// GC removes old actions, then blobs that nothing refers to, then what was set aside as corrupt. It waits until nobody uses the store.
+func (s *Store) GC(ctx context.Context, o GCOptions) (GCResult, error) {
 	var r GCResult
+	done, err := s.alone(ctx, o.Waiting)
+	if err != nil {
+		return r, err
+	}
+	defer done()
 	keys, _, err := s.actionKeys()
 	if err != nil {
 		return r, s.wrap("gc", err)

@@ -403,7 +403,7 @@ func (b images) fetched(guest string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := store.Open(b.path("store"))
+	s, err := store.Open(b.path("store"), store.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -104,7 +104,7 @@ func compile(m *manifest.Manifest) error {
 		}
 		dir = filepath.Join(cache, "katabuild")
 	}
-	s, err := store.Open(dir)
+	s, err := store.Open(dir, store.Options{})
 	if err != nil {
 		return err
 	}

@@ -250,9 +250,9 @@ func TestAGuestWithoutInitSaysAtWhichStageItFailed(t *testing.T) {
 }
 
 // seeded makes a store that holds the kernel source of the tiny guest and nothing else.
-func seeded(t *testing.T, dir string) *store.Store {
+func seeded(t *testing.T, dir string, key store.Key) *store.Store {
 	t.Helper()
-	s, err := store.Open(dir)
+	s, err := store.Open(dir, store.Options{Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func seeded(t *testing.T, dir string) *store.Store {
 		}
 		main = filepath.Join(cache, "katabuild")
 	}
-	from, err := store.Open(main)
+	from, err := store.Open(main, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,11 +314,23 @@ func newElsewhere(t *testing.T, parent string) elsewhere {
 	if err := os.WriteFile(filepath.Join(dir, "lock.json"), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	e := elsewhere{dir: dir, store: seeded(t, filepath.Join(dir, "store"))}
+	key, err := store.ReadKey(filepath.Join(dir, keyName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := elsewhere{dir: dir, store: seeded(t, filepath.Join(dir, "store"), key)}
 	if os.Getuid() == 0 {
 		e.user = []string{"setpriv", "--reuid", fmt.Sprint(nobody), "--regid", fmt.Sprint(nobody), "--clear-groups"}
 	}
 	return e
+}
+
+// keyName is the file of the key that signs the records of a store elsewhere: root writes some, the other user believes them.
+const keyName = "store.key"
+
+// env is what sets the store and its key.
+func (e elsewhere) env() []string {
+	return []string{"KATABUILD_STORE=" + e.store.Dir(), "KATABUILD_STORE_KEY=" + filepath.Join(e.dir, keyName)}
 }
 
 // handOver gives all there is to the other user.
@@ -343,7 +355,7 @@ func (e elsewhere) command(before []string, env []string, args ...string) *exec.
 	all := slices.Concat(before, e.user, []string{filepath.Join(e.dir, "bin/katabuild")}, args)
 	cmd := exec.Command(all[0], all[1:]...)
 	cmd.Dir = e.dir
-	cmd.Env = append(os.Environ(), append([]string{"HOME=" + e.dir, "KATABUILD_STORE=" + e.store.Dir()}, env...)...)
+	cmd.Env = append(os.Environ(), slices.Concat([]string{"HOME=" + e.dir}, e.env(), env)...)
 	return cmd
 }
 
@@ -406,7 +418,7 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	s := seeded(t, filepath.Join(dir, "store"))
+	s := seeded(t, filepath.Join(dir, "store"), store.Key{})
 	env := []string{"KATABUILD_STORE=" + s.Dir()}
 	out := filepath.Join(t.TempDir(), "out")
 	args := []string{"--lock", "out/tiny.lock.json", "--offline", "-o", out}
@@ -440,7 +452,7 @@ func TestOfflineAsAPlainUserWithoutANetwork(t *testing.T) {
 	need(t, testenv.Tool("unshare"), testenv.Tool("setpriv"), root)
 	e := newElsewhere(t, "")
 	// A whole build first, as root, so that only the plain user's run counts as offline from the store.
-	katabuild(t, []string{"KATABUILD_STORE=" + e.store.Dir()}, "initrd", "recipes/tiny", "--lock", "out/tiny.lock.json", "-o", filepath.Join(e.dir, "first")).want(t, 0)
+	katabuild(t, e.env(), "initrd", "recipes/tiny", "--lock", "out/tiny.lock.json", "-o", filepath.Join(e.dir, "first")).want(t, 0)
 	copyActions(t, e.store)
 	e.handOver(t)
 	guest := filepath.Join(e.dir, "guest")
@@ -466,7 +478,7 @@ func copyActions(t *testing.T, to *store.Store) {
 		}
 		main = filepath.Join(cache, "katabuild")
 	}
-	from, err := store.Open(main)
+	from, err := store.Open(main, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

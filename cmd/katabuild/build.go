@@ -33,7 +33,7 @@ of one file or package changes nothing else; --update looks everything up again.
 	f.add(c)
 	c.Flags().BoolVar(&update, "update", false, "look up again what is pinned: newer packages, images and files at addresses")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		cfg, err := a.config(f, args)
+		cfg, err := a.config(c.Context(), f, args)
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func (a *app) fetchCmd() *cobra.Command {
 	}
 	f.add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		cfg, err := a.config(f, args)
+		cfg, err := a.config(c.Context(), f, args)
 		if err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ guest was last built with this store; unused steps are needed only by steps that
 	f.add(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print the plan with all inputs as JSON")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		cfg, err := a.config(f, args)
+		cfg, err := a.config(c.Context(), f, args)
 		if err != nil {
 			return err
 		}
@@ -210,7 +210,7 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 	c.Flags().StringVarP(&out, "output", "o", "", "folder for the files (default out/NAME)")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		began := time.Now()
-		cfg, err := a.config(f, args)
+		cfg, err := a.config(c.Context(), f, args)
 		if err != nil {
 			return err
 		}

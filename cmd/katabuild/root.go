@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,8 +29,11 @@ type app struct {
 	out, err io.Writer
 	getenv   func(string) string
 
-	storeDir string
-	progress string
+	storeDir    string
+	storeShared bool
+	progress    string
+	// unused lets a gc go on once the command no longer uses the store; nil before it does.
+	unused func()
 }
 
 // errVerdict ends a command whose verdict, already printed, is not what the user hopes for.
@@ -48,8 +52,9 @@ The way of a guest:
 
 It needs no root, no Docker and no loop devices. "katabuild doctor" says what this host lacks.
 
-Environment: KATABUILD_STORE (folder of the store, as --store), KATABUILD_AGENT (the agent, as --agent),
-KATABUILD_ARCHIVE and KATABUILD_SNAPSHOT (addresses of Debian archives, as --archive and --snapshot).
+Environment: KATABUILD_STORE (folder of the store, as --store), KATABUILD_STORE_SHARED (1 as --store-shared),
+KATABUILD_STORE_KEY (file of the key that signs the store's records; "katabuild help store" says more),
+KATABUILD_AGENT (the agent, as --agent), KATABUILD_ARCHIVE and KATABUILD_SNAPSHOT (addresses of Debian archives, as --archive and --snapshot).
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the verdict is not attested, 130 interrupted.`
 
 func (a *app) root() *cobra.Command {
@@ -63,6 +68,7 @@ func (a *app) root() *cobra.Command {
 	root.SetVersionTemplate("katabuild {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&a.storeDir, "store", "", "folder of the store (default $KATABUILD_STORE, or katabuild in the user's cache folder)")
+	f.BoolVar(&a.storeShared, "store-shared", false, "allow a store that other users own or may write to (default $KATABUILD_STORE_SHARED=1)")
 	f.StringVar(&a.progress, "progress", view.Auto, "how to show progress: "+strings.Join(view.Styles(), ", "))
 	root.AddGroup(&cobra.Group{ID: "build", Title: "Building:"}, &cobra.Group{ID: "run", Title: "Running and checking:"}, &cobra.Group{ID: "look", Title: "Looking inside:"}, &cobra.Group{ID: "keep", Title: "Upkeep:"})
 	for _, c := range []*cobra.Command{a.lockCmd(), a.fetchCmd(), a.planCmd(), a.buildCmd(), a.kernelCmd(), a.initrdCmd(), a.imageCmd(), a.rootfsCmd(), a.featuresCmd()} {
@@ -85,7 +91,28 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
-func (a *app) openStore() (*store.Store, error) {
+// keyName is the file of the key that signs a store's records, and trustedName the one of further writers that are believed.
+const (
+	keyName     = "store.key"
+	trustedName = "store.trusted"
+)
+
+// keyFiles are the file of the user's key, and the list of other writers that the user trusts. Where the user has no folder for configuration, they lie in the store.
+func (a *app) keyFiles(dir string) (key, trusted string) {
+	if k := a.getenv("KATABUILD_STORE_KEY"); k != "" {
+		return k, k + ".trusted"
+	}
+	if c, err := os.UserConfigDir(); err == nil {
+		c = filepath.Join(c, "katabuild")
+		if os.MkdirAll(c, 0o700) == nil {
+			return filepath.Join(c, keyName), filepath.Join(c, trustedName)
+		}
+	}
+	return filepath.Join(dir, keyName), filepath.Join(dir, trustedName)
+}
+
+// storeFolder is the store that the user names, or the one in the user's cache folder.
+func (a *app) storeFolder() (string, error) {
 	dir := a.storeDir
 	if dir == "" {
 		dir = a.getenv("KATABUILD_STORE")
@@ -93,11 +120,43 @@ func (a *app) openStore() (*store.Store, error) {
 	if dir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
-			return nil, fmt.Errorf("no place for the store: %w; name one with --store", err)
+			return "", fmt.Errorf("no place for the store: %w; name one with --store", err)
 		}
 		dir = filepath.Join(cache, "katabuild")
 	}
-	return store.Open(dir)
+	return dir, nil
+}
+
+func (a *app) openStore() (*store.Store, error) {
+	dir, err := a.storeFolder()
+	if err != nil {
+		return nil, err
+	}
+	o := store.Options{Shared: a.storeShared || a.getenv("KATABUILD_STORE_SHARED") == "1"}
+	key, trusted := a.keyFiles(dir)
+	if filepath.Dir(key) == filepath.Clean(dir) {
+		// The store must be made, and be found private, before a key can lie in it.
+		if _, err := store.Open(dir, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.Key, err = store.ReadKey(key); err != nil {
+		return nil, err
+	}
+	if o.Trusted, err = store.ReadTrusted(trusted); err != nil {
+		return nil, err
+	}
+	return store.Open(dir, o)
+}
+
+// useStore opens the store for a command that builds: a gc waits until the process ends.
+func (a *app) useStore(ctx context.Context) (*store.Store, error) {
+	s, err := a.openStore()
+	if err != nil {
+		return nil, err
+	}
+	a.unused, err = s.Use(ctx)
+	return s, err
 }
 
 // view starts the progress view on standard error.
@@ -144,7 +203,7 @@ func (f *recipeFlags) addBuild(c *cobra.Command) {
 }
 
 // config makes the builder's Config for the recipe that the user named, or recipes/default.
-func (a *app) config(f recipeFlags, args []string) (builder.Config, error) {
+func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder.Config, error) {
 	arg := "recipes/default"
 	if len(args) > 0 {
 		arg = args[0]
@@ -153,7 +212,7 @@ func (a *app) config(f recipeFlags, args []string) (builder.Config, error) {
 	if _, err := os.Stat(path); err != nil {
 		return builder.Config{}, fmt.Errorf("recipe: %w; name a folder with a %s, or the file itself", err, recipe.FileName)
 	}
-	s, err := a.openStore()
+	s, err := a.useStore(ctx)
 	if err != nil {
 		return builder.Config{}, err
 	}
@@ -191,6 +250,10 @@ func hintFor(err error) string {
 	var f *execute.Failure
 	if errors.As(err, &f) && f.Log != "" {
 		return "everything it said is in " + f.Log
+	}
+	var unsafe *store.Unsafe
+	if errors.As(err, &unsafe) {
+		return "what lies there could be somebody else's doing: use a store of your own (--store), or, if all who can write to it may, --store-shared"
 	}
 	return ""
 }

@@ -16,9 +16,14 @@ func (a *app) storeCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "store", Short: "look after the store: gc, verify, du",
 		Long: `The store keeps what builds need and make, by digest, and verifies it whenever it is read. It may be deleted at
-any time; it may be shared by any number of katabuild processes.`,
+any time; it may be shared by any number of katabuild processes.
+
+Blobs are named by their digests. Records, which say what a step made, are signed with a key of yours, made at the first use: what
+another wrote, or what was changed, counts as missing, and the step runs again. To share hits with somebody (a CI cache), give each
+other's "katabuild store key" to "katabuild store trust". The key is store.key in the folder katabuild of your configuration folder;
+KATABUILD_STORE_KEY names another file. A store that other users own or may write to needs --store-shared.`,
 	}
-	c.AddCommand(a.gcCmd(), a.storeVerifyCmd(), a.duCmd())
+	c.AddCommand(a.gcCmd(), a.storeVerifyCmd(), a.duCmd(), a.keyCmd(), a.trustCmd())
 	return c
 }
 
@@ -27,10 +32,10 @@ func (a *app) gcCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "gc", Args: cobra.NoArgs, Short: "remove what has not been used for a while",
 		Long: `gc forgets steps that no build has used for --unused-for, then removes every blob that no step made or needs any more,
-what was set aside as corrupt, and what killed processes left.`,
+what was set aside as corrupt, and what killed processes left. It waits until no build uses the store, and builds wait for it.`,
 	}
 	c.Flags().StringVar(&unused, "unused-for", "30d", "age of what may go: a number and d, h or m; 0 removes every step")
-	c.RunE = func(*cobra.Command, []string) error {
+	c.RunE = func(c *cobra.Command, _ []string) error {
 		age, err := parseAge(unused)
 		if err != nil {
 			return &usage.Error{Err: err}
@@ -39,7 +44,8 @@ what was set aside as corrupt, and what killed processes left.`,
 		if err != nil {
 			return err
 		}
-		r, err := s.GC(store.GCOptions{Now: time.Now(), UnusedFor: age})
+		waiting := func() { fmt.Fprintln(a.err, "waiting for the builds that use the store") }
+		r, err := s.GC(c.Context(), store.GCOptions{Now: time.Now(), UnusedFor: age, Waiting: waiting})
 		if err != nil {
 			return err
 		}
@@ -110,6 +116,56 @@ func (a *app) duCmd() *cobra.Command {
 				fmt.Fprintf(a.out, "%d blobs set aside as corrupt\n", u.Corrupt)
 			}
 			return nil
+		},
+	}
+}
+
+func (a *app) keyCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "key", Args: cobra.NoArgs, Short: "print the public key that your records are signed with",
+		RunE: func(*cobra.Command, []string) error {
+			dir, err := a.storeFolder()
+			if err != nil {
+				return err
+			}
+			file, _ := a.keyFiles(dir)
+			k, err := store.ReadKey(file)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(a.out, k.Writer())
+			return nil
+		},
+	}
+}
+
+func (a *app) trustCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "trust [KEY [NAME]]", Args: cobra.RangeArgs(0, 2), Short: "believe another writer's records, or list whose are believed",
+		Long: `trust adds a writer's public key, as "katabuild store key" prints it for them, to the list of those whose records you believe.
+NAME is for you. Without arguments it prints the list. To take a writer out, remove the line from the file that it names.`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := a.storeFolder()
+			if err != nil {
+				return err
+			}
+			_, file := a.keyFiles(dir)
+			if len(args) == 0 {
+				list, err := store.ReadTrusted(file)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(a.out, "%d writers besides you, listed in %s\n", len(list), file)
+				for _, w := range list {
+					fmt.Fprintln(a.out, w)
+				}
+				return nil
+			}
+			w, err := store.ParseWriter(args[0])
+			if err != nil {
+				return &usage.Error{Err: err}
+			}
+			return store.Trust(file, w, strings.Join(args[1:], " "))
 		},
 	}
 }

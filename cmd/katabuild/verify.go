@@ -119,7 +119,7 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 
 // rebuild builds a guest again and says what differs.
 func (a *app) rebuild(ctx context.Context, f recipeFlags, recipe, dir string, keepKernel bool) (err error) {
-	cfg, err := a.config(f, []string{recipe})
+	cfg, err := a.config(ctx, f, []string{recipe})
 	if err != nil {
 		return err
 	}
