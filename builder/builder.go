@@ -44,6 +44,8 @@ type Config struct {
 	HTTP       *http.Client // nil means the default client
 	// HTTPArchive, when not empty, is the address of a Debian archive that is reached without apt; ArchiveKeyring is the file of keys that sign it.
 	HTTPArchive, ArchiveKeyring string
+	// Registries says how registries of container images are reached.
+	Registries fetch.Access
 	// Snapshot is the address of an archive of archives for packages that the archive has dropped; empty is none.
 	Snapshot    string
 	Report      progress.Func
@@ -88,6 +90,7 @@ func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
 	f := &fetch.Fetcher{
 		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, HTTP: c.HTTP,
 		Apt: &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions}, Snapshot: c.Snapshot,
+		Registry: &fetch.Registry{Access: c.Registries},
 	}
 	if l, err := readLock(c.lockPath()); err == nil {
 		f.SnapshotTime = time.Unix(l.Time, 0)

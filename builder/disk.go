@@ -15,7 +15,6 @@ import (
 	"sync"
 
 	"github.com/katabuild/katabuild/builder/execute"
-	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
@@ -284,7 +283,7 @@ func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.
 			return nil, err
 		}
 		if g.c.Offline {
-			f.Registry = &fetch.Registry{Transport: offline{}}
+			f.Registry.Transport = offline{}
 		}
 		if err := f.Bring(ctx, in, job.Report); err != nil {
 			return nil, err

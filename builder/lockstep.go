@@ -80,7 +80,7 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			if err != nil {
 				return nil, false, err
 			}
-			found, err := (&fetch.Registry{}).Resolve(ctx, w.where, a.Go)
+			found, err := f.Registry.Resolve(ctx, w.where, a.Go)
 			if err != nil {
 				return nil, false, r.Blame(w.field, err)
 			}

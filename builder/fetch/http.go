@@ -32,7 +32,7 @@ type HTTP struct {
 	Keyring string
 	// Dir keeps package lists, and the newest date of each suite, between runs.
 	Dir string
-	// Client makes requests; nil is http.DefaultClient. Whatever it says, redirects lead to http and https only, and never from https to http.
+	// Client makes requests; nil is one with deadlines. Whatever it says, redirects never lead to another scheme.
 	Client *http.Client
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -310,10 +310,13 @@ func (h *HTTP) get(ctx context.Context, below string) (io.ReadCloser, error) {
 	return nil, errors.Join(fmt.Errorf("%s: %w", addr, err), resp.Body.Close())
 }
 
-// carefulClient is c with rules for redirects.
+// defaultTransport is shared, so that connections are used again.
+var defaultTransport = &Patient{}
+
+// carefulClient is c, or a client with deadlines where c is nil, with rules for redirects.
 func carefulClient(c *http.Client) *http.Client {
 	if c == nil {
-		c = http.DefaultClient
+		c = &http.Client{Transport: defaultTransport}
 	}
 	careful := *c
 	careful.CheckRedirect = func(to *http.Request, via []*http.Request) error {
@@ -321,8 +324,8 @@ func carefulClient(c *http.Client) *http.Client {
 		switch {
 		case len(via) >= maxRedirect:
 			return fmt.Errorf("more than %d redirects", maxRedirect)
-		case to.URL.Scheme != "https" && (to.URL.Scheme != "http" || from.Scheme == "https"):
-			return fmt.Errorf("redirect from %s to %s", from.Scheme, to.URL.Scheme)
+		case to.URL.Scheme != from.Scheme:
+			return fmt.Errorf("redirect from %s to %s; where that is right, name the address that it leads to: %s", from.Scheme, to.URL.Scheme, to.URL)
 		}
 		return nil
 	}

@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -24,10 +24,13 @@ import (
 
 // Registry reaches registries of container images. The zero value reaches them as nobody.
 type Registry struct {
-	// Transport makes requests; nil is the library's own. Whatever it is, plain HTTP goes to this host only.
+	Access
+	// Transport makes requests; nil is one that Access decides about. It is for those who reach no network.
 	Transport http.RoundTripper
-	// Keychain knows passwords; nil knows none.
-	Keychain authn.Keychain
+
+	once sync.Once
+	keys *keychain
+	way  http.RoundTripper
 }
 
 // FoundImage is an image as a registry has it now.
@@ -48,7 +51,15 @@ func (r *Registry) Resolve(ctx context.Context, image, arch string) (*FoundImage
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", image, err)
 	}
-	img, err := remote.Image(ref, append(r.options(ctx), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: arch}))...)
+	var img v1.Image
+	err = r.anywhere(ctx, ref.Context(), func(repo name.Repository, o []remote.Option) (err error) {
+		var at name.Reference = repo.Tag(ref.Identifier())
+		if _, byDigest := ref.(name.Digest); byDigest {
+			at = repo.Digest(ref.Identifier())
+		}
+		img, err = remote.Image(at, append(o, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: arch}))...)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", image, err)
 	}
@@ -75,22 +86,38 @@ func (r *Registry) Resolve(ctx context.Context, image, arch string) (*FoundImage
 	return f, nil
 }
 
-func (r *Registry) options(ctx context.Context) []remote.Option {
-	t := r.Transport
-	if t == nil {
-		t = remote.DefaultTransport
+// anywhere calls ask for each place where a repository is looked for, until one has an answer. Every refusal is in the error.
+func (r *Registry) anywhere(ctx context.Context, repo name.Repository, ask func(name.Repository, []remote.Option) error) error {
+	r.once.Do(func() {
+		r.keys = &keychain{a: &r.Access}
+		if r.way = r.Transport; r.way == nil {
+			r.way = &hosts{a: &r.Access}
+		}
+	})
+	places, err := r.places(repo)
+	if err != nil {
+		return err
 	}
-	o := []remote.Option{remote.WithContext(ctx), remote.WithTransport(plainAtHome{t})}
-	if r.Keychain != nil {
-		o = append(o, remote.WithAuthFromKeychain(r.Keychain))
+	o := []remote.Option{remote.WithContext(ctx), remote.WithTransport(r.way), remote.WithAuthFromKeychain(r.keys)}
+	var errs []error
+	for _, p := range places {
+		err := ask(p, slices.Clone(o))
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		errs = append(errs, r.keys.explain(p.RegistryStr(), err))
 	}
-	return o
+	return errors.Join(errs...)
 }
 
 // manifest fetches the manifest with a digest.
 func (r *Registry) manifest(ctx context.Context, repo name.Repository, want digest.Digest) ([]byte, error) {
-	// The library checks the digest; so does the store.
-	d, err := remote.Get(repo.Digest(string(want)), r.options(ctx)...)
+	var d *remote.Descriptor
+	err := r.anywhere(ctx, repo, func(repo name.Repository, o []remote.Option) (err error) {
+		// The library checks the digest; so does the store.
+		d, err = remote.Get(repo.Digest(string(want)), o...)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -101,12 +128,15 @@ func (r *Registry) manifest(ctx context.Context, repo name.Repository, want dige
 }
 
 // blob begins to read a blob.
-func (r *Registry) blob(ctx context.Context, repo name.Repository, d digest.Digest) (io.ReadCloser, error) {
-	l, err := remote.Layer(repo.Digest(string(d)), r.options(ctx)...)
-	if err != nil {
-		return nil, err
-	}
-	return l.Compressed()
+func (r *Registry) blob(ctx context.Context, repo name.Repository, d digest.Digest) (body io.ReadCloser, err error) {
+	err = r.anywhere(ctx, repo, func(repo name.Repository, o []remote.Option) error {
+		l, err := remote.Layer(repo.Digest(string(d)), o...)
+		if err == nil {
+			body, err = l.Compressed()
+		}
+		return err
+	})
+	return body, err
 }
 
 // blobsOf lists what a manifest names: its configuration, then its layers. OCI image specification, manifest.md.
@@ -135,19 +165,6 @@ func blobsOf(manifest []byte) ([]listed, error) {
 		out = append(out, listed{d.Digest, d.Size})
 	}
 	return out, nil
-}
-
-// plainAtHome lets plain HTTP reach this host only: whoever sits on the way could see passwords, and the library tries plain HTTP for more
-// addresses than that.
-type plainAtHome struct{ next http.RoundTripper }
-
-func (p plainAtHome) RoundTrip(r *http.Request) (*http.Response, error) {
-	host := r.URL.Hostname()
-	ip := net.ParseIP(host)
-	if r.URL.Scheme != "https" && (r.URL.Scheme != "http" || host != "localhost" && (ip == nil || !ip.IsLoopback())) {
-		return nil, fmt.Errorf("%s to %s: a registry elsewhere is reached by https only", r.URL.Scheme, r.URL.Host)
-	}
-	return p.next.RoundTrip(r)
 }
 
 // bringImage puts an image's manifest, configuration and layers into the store, each by its digest, as far as they are not there. Images

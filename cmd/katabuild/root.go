@@ -18,6 +18,7 @@ import (
 
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/execute"
+	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/progress/view"
@@ -184,8 +185,54 @@ func (a *app) view() (*view.View, error) {
 type recipeFlags struct {
 	lock, agent                string
 	archive, keyring, snapshot string
+	registry                   registryFlags
 	offline                    bool
 	jobs                       int
+}
+
+// registryFlags say how registries of container images are reached.
+type registryFlags struct{ auth, authorities, mirrors, insecure []string }
+
+func (f *registryFlags) add(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.auth, "registry-auth", nil, "`file` of credentials for registries, asked before docker's and podman's own (repeatable)")
+	c.Flags().StringArrayVar(&f.authorities, "registry-ca", nil, "`file` of certificate authorities to believe beside the host's, in PEM form (repeatable)")
+	c.Flags().StringArrayVar(&f.mirrors, "registry-mirror", nil, "`HOST=PLACE`: ask PLACE, HOST[:PORT][/PREFIX], before the registry HOST (repeatable)")
+	c.Flags().StringArrayVar(&f.insecure, "registry-insecure", nil, "registry, `HOST[:PORT]`, that may be reached by plain HTTP or with any certificate (repeatable)")
+}
+
+// access is what the flags say, with the places where docker's and podman's logins and certificates are.
+func (f *registryFlags) access(getenv func(string) string) (fetch.Access, error) {
+	a := fetch.Access{Authorities: f.authorities, Insecure: f.insecure, Mirrors: map[string][]string{}}
+	for _, m := range f.mirrors {
+		host, place, ok := strings.Cut(m, "=")
+		if !ok || host == "" || place == "" || strings.Contains(place, "://") {
+			return a, &usage.Error{Err: fmt.Errorf("--registry-mirror %q: want HOST=PLACE, such as docker.io=mirror.example:5000/hub", m)}
+		}
+		if host == "docker.io" {
+			host = "index.docker.io" // by which references name it
+		}
+		a.Mirrors[host] = append(a.Mirrors[host], place)
+	}
+	a.AuthFiles = append(a.AuthFiles, f.auth...)
+	a.CertFolders = []string{"/etc/containers/certs.d", "/etc/docker/certs.d"}
+	// containers-auth.json(5), and docker login.
+	add := func(env string, path ...string) {
+		if env != "" {
+			a.AuthFiles = append(a.AuthFiles, filepath.Join(append([]string{env}, path...)...))
+		}
+	}
+	add(getenv("REGISTRY_AUTH_FILE"))
+	add(getenv("DOCKER_CONFIG"), "config.json")
+	add(getenv("XDG_RUNTIME_DIR"), "containers", "auth.json")
+	add(fmt.Sprintf("/run/containers/%d/auth.json", os.Geteuid()))
+	if c, err := os.UserConfigDir(); err == nil {
+		add(c, "containers", "auth.json")
+		a.CertFolders = append([]string{filepath.Join(c, "containers", "certs.d")}, a.CertFolders...)
+	}
+	if h, err := os.UserHomeDir(); err == nil {
+		add(h, ".docker", "config.json")
+	}
+	return a, nil
 }
 
 func (f *recipeFlags) add(c *cobra.Command) {
@@ -193,6 +240,7 @@ func (f *recipeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.archive, "archive", "", "address of a Debian archive to reach without apt (default $KATABUILD_ARCHIVE, else apt and the host's own sources)")
 	c.Flags().StringVar(&f.keyring, "archive-keyring", "", "with --archive: the file of keys that sign it (default that of the package debian-archive-keyring)")
 	c.Flags().StringVar(&f.snapshot, "snapshot", "", "address of an archive of archives, for locked packages that mirrors have dropped (default $KATABUILD_SNAPSHOT)")
+	f.registry.add(c)
 	c.Flags().StringVar(&f.agent, "agent", "", "the agent for recipes that say `builtin` (default $KATABUILD_AGENT, or the one beside katabuild)")
 }
 
@@ -212,12 +260,20 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 	if _, err := os.Stat(path); err != nil {
 		return builder.Config{}, fmt.Errorf("recipe: %w; name a folder with a %s, or the file itself", err, recipe.FileName)
 	}
+	access, err := f.registry.access(a.getenv)
+	if err != nil {
+		return builder.Config{}, err
+	}
 	s, err := a.useStore(ctx)
 	if err != nil {
 		return builder.Config{}, err
 	}
-	return builder.Config{HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), ArchiveKeyring: f.keyring, Snapshot: cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
-		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), GoEnv: os.Environ()}, nil
+	return builder.Config{
+		Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
+		HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), ArchiveKeyring: f.keyring,
+		Snapshot: cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Registries: access,
+		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), GoEnv: os.Environ(),
+	}, nil
 }
 
 // agentPath is the agent the user names, or the one that came with this program.
