@@ -35,7 +35,8 @@ type Config struct {
 	Lock    string // path of its lock; empty means lock.json beside the recipe
 	Store   *store.Store
 	Agent   string // the agent that came with katabuild, for the guest's architecture
-	Update  bool   // a lock is made anew: what an old one pins is looked up again
+	Update  Update // what a lock looks up again although an old one pins it
+	Dry     bool   // a lock is made, and not written
 	Offline bool   // never reach a network: what the store lacks is an error
 	Jobs    int    // processes a step may run at once; zero means one a CPU
 	// Archive, when not empty, replaces the host's own Debian archive: a sources.list URI, with apt options for it.
@@ -43,7 +44,8 @@ type Config struct {
 	AptOptions []string
 	HTTP       *http.Client // nil means the default client
 	// HTTPArchive, when not empty, is the address of a Debian archive that is reached without apt; ArchiveKeyring is the file of keys that sign it.
-	HTTPArchive, ArchiveKeyring string
+	// SecurityArchive is the address of its security updates; empty is debian-security beside it.
+	HTTPArchive, SecurityArchive, ArchiveKeyring string
 	// Registries says how registries of container images are reached.
 	Registries fetch.Access
 	// Snapshot is the address of an archive of archives for packages that the archive has dropped; empty is none.
@@ -96,7 +98,23 @@ func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
 		f.SnapshotTime = time.Unix(l.Time, 0)
 	}
 	if c.HTTPArchive != "" {
-		f.Apt = &fetch.HTTP{Base: c.HTTPArchive, Keyring: c.ArchiveKeyring, Dir: c.Store.Private("archive"), Client: c.HTTP, Now: c.Now}
+		f.Apt = &fetch.HTTP{Base: c.HTTPArchive, Security: c.SecurityArchive, Keyring: c.ArchiveKeyring, Dir: c.Store.Private("archive"), Client: c.HTTP, Now: c.Now}
+	}
+	if r.Rootfs == nil {
+		return f, nil
+	}
+	f.Own = map[string]fetch.Archive{}
+	for _, l := range r.Rootfs.Layers {
+		if l.Debian == nil {
+			continue
+		}
+		for _, a := range l.Debian.Archives {
+			own, err := c.ownArchive(context.Background(), f, a)
+			if err != nil {
+				return nil, fmt.Errorf("archive %s: %w", a.Name, err)
+			}
+			f.Own[a.Name] = own.archive
+		}
 	}
 	return f, nil
 }

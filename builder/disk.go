@@ -37,8 +37,10 @@ import (
 // imageFacts is the image step's output that is for the manifest, not for the user.
 const imageFacts = "image.json"
 
-// unpackStep is the name of the step that unpacks the packages of the recipe's i-th layer.
-func unpackStep(i int) string { return fmt.Sprintf("unpack-%d", i) }
+// unpackStep is the name of the step that unpacks the packages of a layer: of what it asks for, so that a layer in front of it changes nothing.
+func unpackStep(d *recipe.DebianLayer) string {
+	return "unpack-" + strings.TrimPrefix(setName(d), "debian packages ")
+}
 
 // unpackFormat is part of every unpack step's key.
 const unpackFormat = "1"
@@ -53,8 +55,8 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 	var layers []func(context.Context, execute.Job) (rootfs.Layer, error)
 	keys := rootfs.Request{Arch: g.arch, Name: g.Recipe.Name, Time: g.lock.Time, Remove: g.Recipe.Rootfs.Remove, Keep: g.Recipe.Rootfs.Keep}
 	for i, l := range g.Recipe.Rootfs.Layers {
-		if l.Debian != nil {
-			t := g.unpackTask(i)
+		if l.Debian != nil && !slices.Contains(needs, unpackStep(l.Debian)) {
+			t := g.unpackTask(l.Debian)
 			tasks, needs = append(tasks, t), append(needs, t.Step.Name)
 		}
 		if l.Modules {
@@ -152,7 +154,7 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 	}
 	switch {
 	case l.Debian != nil:
-		return g.debianLayer(i, l.Debian)
+		return g.debianLayer(l.Debian)
 	case l.Folder != "":
 		in := g.input(folderInput(l.Folder))
 		key := rootfs.Folder{Digest: in.Digest, Origin: "folder " + l.Folder}
@@ -360,14 +362,14 @@ func (g *Guest) files(list []recipe.File) (rootfs.Files, error) {
 }
 
 // unpackTask unpacks a layer's packages, each into a tar of its own, so that another list of files or options does not unpack them again.
-func (g *Guest) unpackTask(i int) execute.Task {
-	set := g.lock.FindSet(layerSet(i))
+func (g *Guest) unpackTask(d *recipe.DebianLayer) execute.Task {
+	set := g.lock.FindSet(setName(d))
 	inputs := []artifact.Input{{Name: "unpack format", Value: unpackFormat}}
 	for _, name := range set.Inputs {
 		in := g.input(name)
 		inputs = append(inputs, artifact.Input{Name: "package " + in.Package.Name, Value: string(in.Digest)})
 	}
-	return execute.Task{Step: plan.New(unpackStep(i), nil, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+	return execute.Task{Step: plan.New(unpackStep(d), nil, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
 		debs, err := g.bringPackages(ctx, set.Inputs, job)
 		if err != nil {
 			return nil, err
@@ -383,12 +385,12 @@ func (g *Guest) unpackTask(i int) execute.Task {
 				for j := range next {
 					in := g.input(set.Inputs[j])
 					dir := filepath.Join(job.Dir, in.Package.Name)
-					var d *debian.Deb
+					var deb *debian.Deb
 					if errs[j] = os.Mkdir(dir, 0o755); errs[j] == nil {
-						d, errs[j] = debian.Unpack(debs[j], dir)
+						deb, errs[j] = debian.Unpack(debs[j], dir)
 					}
 					if errs[j] == nil {
-						outputs[j] = artifact.Output{Name: tarOutput(in.Package.Name), Path: d.Tar}
+						outputs[j] = artifact.Output{Name: tarOutput(in.Package.Name), Path: deb.Tar}
 					}
 					mu.Lock()
 					done++
@@ -413,9 +415,17 @@ func (g *Guest) unpackTask(i int) execute.Task {
 func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.Job) ([]string, error) {
 	var missing []lock.Input
 	for _, name := range names {
-		if in := g.input(name); !g.c.Store.Has(in.Digest) {
-			missing = append(missing, in)
+		in := g.input(name)
+		if g.c.Store.Has(in.Digest) {
+			continue
 		}
+		if in.Kind == lock.Local {
+			if _, _, err := g.c.Store.PutFile(g.local(in), in.Digest); err != nil {
+				return nil, g.changed(in, err)
+			}
+			continue
+		}
+		missing = append(missing, in)
 	}
 	if len(missing) > 0 {
 		if g.c.Offline {
@@ -441,13 +451,16 @@ func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.J
 	return paths, nil
 }
 
-// debianLayer is the packages of the i-th layer.
-func (g *Guest) debianLayer(i int, d *recipe.DebianLayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
-	set := g.lock.FindSet(layerSet(i))
+// debianLayer is the packages of a layer.
+func (g *Guest) debianLayer(d *recipe.DebianLayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
+	set := g.lock.FindSet(setName(d))
 	key := rootfs.Debian{Rules: append(debian.Exclude(d.Paths.Exclude...), debian.Include(d.Paths.Include...)...)}
 	for _, name := range set.Inputs {
 		in := g.input(name)
-		key.Packages = append(key.Packages, rootfs.DebianPackage{Name: in.Package.Name, Version: in.Package.Version, Arch: in.Package.Arch, Digest: in.Digest})
+		key.Packages = append(key.Packages, rootfs.DebianPackage{
+			Name: in.Package.Name, Version: in.Package.Version, Arch: in.Package.Arch, Digest: in.Digest,
+			Foreign: in.Kind != lock.Debian || in.Package.Archive != "",
+		})
 	}
 	return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 		l := key
@@ -458,7 +471,7 @@ func (g *Guest) debianLayer(i int, d *recipe.DebianLayer) (rootfs.Layer, func(co
 			if p.Path, err = g.c.Store.Get(g.input(name).Digest); err != nil {
 				return nil, err
 			}
-			if p.Tar, err = job.Need(unpackStep(i), tarOutput(p.Name)); err != nil {
+			if p.Tar, err = job.Need(unpackStep(d), tarOutput(p.Name)); err != nil {
 				return nil, err
 			}
 		}

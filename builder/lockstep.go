@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/katabuild/katabuild/builder/fetch"
@@ -22,13 +22,20 @@ import (
 	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
+// Locked is what MakeLock made.
+type Locked struct {
+	Lock    *lock.Lock
+	Old     *lock.Lock // the lock that was there; nil where there was none that could be read
+	Changed bool       // whether they differ
+}
+
 // MakeLock resolves what the recipe names to digests and writes the lock. It is the only step that resolves names. What the old lock has an
-// answer for stays pinned, unless Config.Update asks for all anew; files and folders beside the recipe are always looked at. The lock's time
+// answer for stays pinned, unless Config.Update asks for it anew; files and folders beside the recipe are always looked at. The lock's time
 // stays while the kernel's source does, so that another package in the root file system is not another kernel.
-func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err error) {
+func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 	r, _, err := readRecipe(c.Recipe)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	path := c.lockPath()
 	old, err := readLock(path)
@@ -38,9 +45,12 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 	}
 	f, err := c.fetcher(r)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	l = &lock.Lock{Version: lock.Version, Name: r.Name, Inputs: []lock.Input{}}
+	if err := c.Update.check(old); err != nil {
+		return nil, err
+	}
+	l := &lock.Lock{Version: lock.Version, Name: r.Name, Inputs: []lock.Input{}}
 	var date time.Time
 	for _, w := range wishes(r) {
 		report := progress.Func(func(e progress.Event) {
@@ -48,16 +58,16 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			c.Report.Send(e)
 		})
 		in := lock.Input{Name: w.name, Kind: w.kind, Where: w.where}
-		if pinned := pinned(old, w); pinned != nil && !c.Update {
+		if pinned := pinned(old, w); pinned != nil && !c.Update.renews(pinned) {
 			l.Inputs = append(l.Inputs, *pinned)
 			continue
 		}
 		switch w.kind {
 		case lock.Debian:
-			report.Send(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " + w.deb.Suite})
-			found, err := f.Apt.Resolve(ctx, w.deb.Suite, f.Arch, w.deb.Package)
+			report.Send(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " + strings.Join(w.deb.Suites, ", ")})
+			found, err := newestOf(ctx, f, w.deb)
 			if err != nil {
-				return nil, false, r.Blame(w.field, err)
+				return nil, r.Blame(w.field, err)
 			}
 			in.Package, in.Digest, in.Size = &found.Package, found.Digest, found.Size
 			if found.Date.After(date) {
@@ -78,11 +88,11 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			report.Send(progress.Event{Kind: progress.Update, Message: "look up the image " + w.where})
 			a, err := arch.Parse(r.Arch)
 			if err != nil {
-				return nil, false, err
+				return nil, err
 			}
 			found, err := f.Registry.Resolve(ctx, w.where, a.Go)
 			if err != nil {
-				return nil, false, r.Blame(w.field, err)
+				return nil, r.Blame(w.field, err)
 			}
 			in.Digest, in.Size = found.Digest, found.Size
 		case lock.Tree:
@@ -95,27 +105,28 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 			err = c.checkTar(in, f.Base)
 		}
 		if err != nil {
-			return nil, false, r.Blame(w.field, inputError(ctx, w, err))
+			return nil, r.Blame(w.field, inputError(ctx, w, err))
 		}
 		l.Inputs = append(l.Inputs, in)
 	}
 	if err := c.checkImages(ctx, r, f.Base); err != nil {
-		return nil, false, err
+		return nil, err
 	}
+	sets := setMaker{c: c, r: r, f: f, old: old, lock: l}
 	for _, w := range setWishes(r) {
-		if !c.Update && keepSet(old, w, l) {
+		if sets.keep(w) {
 			continue
 		}
-		found, err := c.resolveSet(ctx, f, w, l)
+		found, err := sets.make(ctx, w)
 		if err != nil {
-			return nil, false, fmt.Errorf("%s: %w", w.name, err)
+			return nil, r.Blame(w.field, err)
 		}
 		if found.After(date) {
 			date = found
 		}
 	}
 	if err := c.verifySignature(ctx, r, l); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if date.IsZero() {
 		date = c.Now()
@@ -124,23 +135,46 @@ func MakeLock(ctx context.Context, c Config) (l *lock.Lock, changed bool, err er
 	if old != nil && old.Name == l.Name && sameSource(old, l) {
 		l.Time = old.Time
 	}
-	if old != nil && old.Name == l.Name {
-		l.Time, old.Time = old.Time, l.Time
-		mine, err1 := l.Encode() // sorts, so that the comparison is of contents
-		if err1 != nil {
-			return nil, false, err1
-		}
-		if reflect.DeepEqual(old.Inputs, l.Inputs) && reflect.DeepEqual(old.Sets, l.Sets) {
-			present, err := os.ReadFile(path)
-			return l, false, errors.Join(err, sameOrWrite(path, present, mine))
-		}
-		l.Time, old.Time = old.Time, l.Time
-	}
-	data, err := l.Encode()
+	data, err := l.Encode() // sorts, so that what differs are contents
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	return l, true, atomicfile.Write(path, data, 0o644)
+	if old != nil && old.Name == l.Name && reflect.DeepEqual(old.Inputs, l.Inputs) && reflect.DeepEqual(old.Sets, l.Sets) {
+		return &Locked{Lock: l, Old: old}, nil // the old one was read strictly: equal contents are equal bytes
+	}
+	if c.Dry {
+		return &Locked{l, old, true}, nil
+	}
+	return &Locked{l, old, true}, atomicfile.Write(path, data, 0o644)
+}
+
+// newestOf looks a package up in several suites: the newest version counts, of the first suite that has it.
+func newestOf(ctx context.Context, f *fetch.Fetcher, d *recipe.Debian) (*fetch.Found, error) {
+	var best *fetch.Found
+	var none error
+	var date time.Time
+	for _, suite := range d.Suites {
+		found, err := f.Apt.Resolve(ctx, suite, f.Arch, d.Package)
+		var no *fetch.NoPackage
+		if errors.As(err, &no) {
+			none = errors.Join(none, err) // another suite may have it
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if found.Date.After(date) {
+			date = found.Date
+		}
+		if best == nil || debian.Version(found.Package.Version).Compare(debian.Version(best.Package.Version)) > 0 {
+			best = found
+		}
+	}
+	if best == nil {
+		return nil, none
+	}
+	best.Date = date
+	return best, nil
 }
 
 // pinned is the old lock's answer to a wish whose answer lies outside and stays what it is; nil where there is none.
@@ -154,60 +188,10 @@ func pinned(old *lock.Lock, w wish) *lock.Input {
 	return nil
 }
 
-// keepSet takes over the packages that an old lock has for the same wish.
-func keepSet(old *lock.Lock, w setWish, l *lock.Lock) bool {
-	if old == nil {
-		return false
-	}
-	s := old.FindSet(w.name)
-	if s == nil || s.Asked != w.asked() {
-		return false
-	}
-	for _, name := range s.Inputs {
-		l.Inputs = append(l.Inputs, *old.Find(name))
-	}
-	l.Sets = append(l.Sets, *s)
-	return true
-}
-
 // sameSource says whether two locks pin the same kernel source, or both none.
 func sameSource(a, b *lock.Lock) bool {
 	x, y := a.Find(sourceInput), b.Find(sourceInput)
 	return x == nil && y == nil || x != nil && y != nil && x.Digest == y.Digest
-}
-
-// resolveSet chooses the packages of a wish, adds them to the lock, and returns the date of the archive's release file.
-func (c Config) resolveSet(ctx context.Context, f *fetch.Fetcher, w setWish, l *lock.Lock) (time.Time, error) {
-	c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update, Message: "choose packages of Debian " + w.deb.Suite})
-	r, date, err := f.Apt.Index(ctx, w.deb.Suite, f.Arch)
-	if err != nil {
-		return date, err
-	}
-	index := debian.NewIndex(f.Arch)
-	if err := errors.Join(index.Read(r), r.Close()); err != nil {
-		return date, err
-	}
-	chosen, err := debian.Resolve(index, debian.Wish{Packages: w.deb.Packages, Recommends: w.deb.Recommends, Exclude: w.deb.Exclude})
-	if err != nil {
-		return date, err
-	}
-	set := lock.Set{Name: w.name, Asked: w.asked(), Inputs: []string{}}
-	for _, p := range chosen {
-		name := packageInput(w.name, p.Name)
-		l.Inputs = append(l.Inputs, lock.Input{Name: name, Kind: lock.Debian, Digest: p.Digest, Size: p.Size, Package: &lock.Package{
-			Suite: w.deb.Suite, Name: p.Name, Version: string(p.Version), Arch: p.Arch, Filename: p.Filename,
-		}})
-		set.Inputs = append(set.Inputs, name)
-	}
-	l.Sets = append(l.Sets, set)
-	return date, nil
-}
-
-func sameOrWrite(path string, present, want []byte) error {
-	if string(present) == string(want) {
-		return nil
-	}
-	return atomicfile.Write(path, want, 0o644)
 }
 
 // verifySignature checks a tarball's OpenPGP signature, so that a lock never pins source nobody signed.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/builder/lock"
-	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/digest"
 )
@@ -66,12 +65,12 @@ func TestALockKeepsWhatIsPinned(t *testing.T) {
 	c.Now = func() time.Time { now++; return time.Unix(now, 0) }
 	make1 := func(update bool) (*lock.Lock, bool) {
 		t.Helper()
-		c.Update = update
-		l, changed, err := MakeLock(context.Background(), c)
+		c.Update.All = update
+		l, err := MakeLock(context.Background(), c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return l, changed
+		return l.Lock, l.Changed
 	}
 	pin := func(l *lock.Lock) digest.Digest { return l.Find("tar " + server.URL + "/a.tar").Digest }
 
@@ -95,28 +94,4 @@ func TestALockKeepsWhatIsPinned(t *testing.T) {
 	if l, changed = make1(false); !changed || l.Time == first.Time {
 		t.Errorf("another kernel source has the time of the old: %+v", l)
 	}
-}
-
-func TestASetOfPackagesIsKeptWhileTheWishStays(t *testing.T) {
-	w := setWishOf([]string{"bash"})
-	d := digest.Of([]byte("deb"))
-	old := &lock.Lock{
-		Inputs: []lock.Input{{Name: "x package bash", Kind: lock.Debian, Digest: d, Package: &lock.Package{Name: "bash"}}},
-		Sets:   []lock.Set{{Name: w.name, Asked: w.asked(), Inputs: []string{"x package bash"}}},
-	}
-	var l lock.Lock
-	if !keepSet(old, w, &l) || len(l.Sets) != 1 || len(l.Inputs) != 1 || l.Inputs[0].Digest != d {
-		t.Errorf("%+v", l)
-	}
-	var other lock.Lock
-	if keepSet(old, setWishOf([]string{"bash", "dash"}), &other) || len(other.Sets) != 0 {
-		t.Errorf("another wish got the old one's packages: %+v", other)
-	}
-	if keepSet(nil, w, &other) {
-		t.Error("no lock kept something")
-	}
-}
-
-func setWishOf(packages []string) setWish {
-	return setWish{"rootfs layer 0", &recipe.DebianLayer{Suite: "trixie", Packages: packages}}
 }

@@ -3,11 +3,14 @@ package builder
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
 // wish is one input a recipe asks for, before it is pinned.
@@ -34,12 +37,17 @@ func fileInput(from string) string     { return "file " + from }
 func tarInput(path string) string      { return "tar " + path }
 func folderInput(path string) string   { return "folder " + path }
 func imageInput(ref string) string     { return "oci image " + ref }
+func debInput(path string) string      { return "deb " + path }
+func archiveInput(path string) string  { return "archive file " + path }
 
-// layerSet is the lock's name for the packages of the recipe's i-th layer.
-func layerSet(i int) string { return fmt.Sprintf("rootfs layer %d", i) }
-
-// packageInput is the lock's name for a package of a set.
-func packageInput(set, name string) string { return set + " package " + name }
+// packageInput is the lock's name for a package of an archive: whichever layer asks for it, it is the same.
+func packageInput(p *debian.Package) string {
+	name := fmt.Sprintf("debian package %s %s %s", p.Name, p.Version, p.Arch)
+	if p.Source.Archive != "" {
+		name += " of " + p.Source.Archive
+	}
+	return name
+}
 
 // wishes lists every input of a recipe, each once.
 func wishes(r *recipe.Recipe) []wish {
@@ -92,6 +100,18 @@ func wishes(r *recipe.Recipe) []wish {
 		}
 		for i, l := range r.Rootfs.Layers {
 			field := fmt.Sprintf("rootfs.layers[%d]", i)
+			if d := l.Debian; d != nil {
+				for j, p := range d.Debs {
+					file(debInput(p), p, fmt.Sprintf("%s.debian.debs[%d]", field, j))
+				}
+				for j, a := range d.Archives {
+					for _, f := range [][2]string{{a.Keyring, "keyring"}, {a.Sources, "sources"}} {
+						if f[0] != "" {
+							file(archiveInput(f[0]), f[0], fmt.Sprintf("%s.debian.archives[%d].%s", field, j, f[1]))
+						}
+					}
+				}
+			}
 			switch {
 			case l.Tar != "":
 				w := of(tarInput(l.Tar), l.Tar, field+".tar")
@@ -118,22 +138,53 @@ func wishes(r *recipe.Recipe) []wish {
 
 // setWish is a wish for packages with all they depend on.
 type setWish struct {
-	name string
-	deb  *recipe.DebianLayer
+	name  string // the set's in the lock: what is asked for, so that a layer in front of it changes nothing
+	field string // of the recipe, for people
+	deb   *recipe.DebianLayer
 }
 
 // asked is the digest over what decides the packages: not over which of their files are unpacked.
-func (w setWish) asked() digest.Digest {
-	return digest.Of(fmt.Appendf(nil, "%s %q %v %q", w.deb.Suite, w.deb.Packages, w.deb.Recommends, w.deb.Exclude))
+func asked(d *recipe.DebianLayer) (digest.Digest, error) {
+	data, err := paper.Encode(struct {
+		Suites     []string         `json:"suites"`
+		Components []string         `json:"components"`
+		Archives   []recipe.Archive `json:"archives"`
+		Debs       []string         `json:"debs"`
+		Packages   []string         `json:"packages"`
+		Recommends bool             `json:"recommends"`
+		Exclude    []string         `json:"exclude"`
+	}{d.Suites, d.Components, d.Archives, d.Debs, d.Packages, d.Recommends, d.Exclude})
+	return digest.Of(data), err
 }
 
-// setWishes lists every set of packages of a recipe.
+// setName is the lock's name of the packages that a layer asks for.
+func setName(d *recipe.DebianLayer) string {
+	key, err := asked(d)
+	if err != nil {
+		panic(err) // strings, numbers and lists of them always encode
+	}
+	return "debian packages " + key.Short()
+}
+
+func (w setWish) asked() digest.Digest {
+	key, err := asked(w.deb)
+	if err != nil {
+		panic(err) // as above
+	}
+	return key
+}
+
+// setWishes lists every set of packages of a recipe, each once.
 func setWishes(r *recipe.Recipe) []setWish {
 	var out []setWish
 	if r.Rootfs != nil {
 		for i, l := range r.Rootfs.Layers {
-			if l.Debian != nil {
-				out = append(out, setWish{layerSet(i), l.Debian})
+			if l.Debian == nil {
+				continue
+			}
+			name := setName(l.Debian)
+			if !slices.ContainsFunc(out, func(w setWish) bool { return w.name == name }) {
+				out = append(out, setWish{name, fmt.Sprintf("rootfs.layers[%d].debian", i), l.Debian})
 			}
 		}
 	}
@@ -147,8 +198,9 @@ func (w wish) answers(in *lock.Input) string {
 		return "the lock does not hold it"
 	case in.Kind != w.kind:
 		return fmt.Sprintf("the recipe wants it of kind %s, the lock holds kind %s", w.kind, in.Kind)
-	case w.deb != nil && (in.Package.Name != w.deb.Package || in.Package.Suite != w.deb.Suite):
-		return fmt.Sprintf("the recipe wants package %s from %s, the lock holds %s from %s", w.deb.Package, w.deb.Suite, in.Package.Name, in.Package.Suite)
+	case w.deb != nil && (in.Package.Name != w.deb.Package || !slices.Contains(w.deb.Suites, in.Package.Suite)):
+		return fmt.Sprintf("the recipe wants package %s from %s, the lock holds %s from %s",
+			w.deb.Package, strings.Join(w.deb.Suites, ", "), in.Package.Name, in.Package.Suite)
 	case w.deb == nil && in.Where != w.where:
 		return fmt.Sprintf("the recipe wants %s, the lock holds %s", w.where, in.Where)
 	}
@@ -183,7 +235,7 @@ func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
 	for _, w := range sets {
 		s := l.FindSet(w.name)
 		if s == nil || s.Asked != w.asked() {
-			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.name, strings.Join(w.deb.Packages, " ")))
+			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.field, strings.Join(w.deb.Packages, " ")))
 		}
 		for _, name := range s.Inputs {
 			asked[name] = true

@@ -3,7 +3,6 @@ package rootfs
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -23,6 +22,7 @@ type Debian struct {
 // DebianPackage is one package.
 type DebianPackage struct {
 	Name, Version, Arch string
+	Foreign             bool          // it comes from elsewhere than Debian's archive
 	Digest              digest.Digest // of the .deb
 	Path                string        // of the .deb
 	Tar                 string        // what it installs, uncompressed, as debian.Unpack leaves it
@@ -51,11 +51,15 @@ func (l Debian) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.
 		}
 		d.Tar = p.Tar
 		debs = append(debs, d)
-		// https://github.com/package-url/purl-spec, type deb: a version's special characters are percent-encoded.
-		purl := "pkg:deb/debian/" + p.Name + "@" + strings.ReplaceAll(url.PathEscape(p.Version), "+", "%2B") + "?arch=" + p.Arch
-		parts = append(parts, sbom.Component{
-			Name: p.Name, Version: p.Version, Arch: p.Arch, PURL: purl, Digest: p.Digest, Supplier: "Debian", Homepage: d.Control.Get("Homepage"), Origin: d.String(),
-		})
+		c := sbom.Component{
+			Name: p.Name, Version: p.Version, Arch: p.Arch, PURL: debPURL("debian", p.Name, p.Version, p.Arch), Digest: p.Digest, Supplier: "Debian",
+			Homepage: d.Control.Get("Homepage"), Origin: d.String(),
+		}
+		if p.Foreign {
+			// Debian's advisories have nothing to say of it.
+			c.PURL, c.Supplier = strings.Replace(c.PURL, "pkg:deb/debian/", "pkg:generic/", 1), ""
+		}
+		parts = append(parts, c)
 	}
 	if err := addNeeds(parts, debs); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/rootfs/debian"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -36,7 +38,7 @@ type Request struct {
 }
 
 // format is part of every key: another number is another output. It grows when this room writes other bytes for the same request.
-const format = "4"
+const format = "5"
 
 // Inputs is everything that decides the tree.
 func (r Request) Inputs() []artifact.Input {
@@ -75,9 +77,19 @@ func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error)
 	for i, l := range layers {
 		r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "layers", Current: int64(i), Total: int64(len(layers)), Unit: "layers"})
 		before := paths(t)
+		database, err := debian.ReadDatabase(t)
+		if err != nil {
+			return nil, nil, fmt.Errorf("rootfs: %w", err)
+		}
 		c, err := l.Apply(ctx, t, now)
 		if err != nil {
 			return nil, nil, fmt.Errorf("rootfs: %w", err)
+		}
+		// An image, a tar or a folder may bring a database of its own, that knows nothing of what was there.
+		if _, is := l.(Debian); !is && len(database) > 0 {
+			if err := debian.KeepInstalled(t, database, now); err != nil {
+				return nil, nil, fmt.Errorf("rootfs: %w", err)
+			}
 		}
 		parts = append(parts, c...)
 		if i < len(r.Layers) {
@@ -93,6 +105,10 @@ func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error)
 				return nil, nil, fmt.Errorf("rootfs: %w", err)
 			}
 		}
+	}
+	parts, err := installed(t, parts)
+	if err != nil {
+		return nil, nil, fmt.Errorf("rootfs: %w", err)
 	}
 	if err := r.slim(t); err != nil {
 		return nil, nil, err
@@ -180,6 +196,69 @@ func (t there) name(p string) string {
 		return p + " (to " + t.target + ")"
 	}
 	return p
+}
+
+// installed makes the bill say of packages what dpkg's database says: each once, in the version that is there, also those that came with an image.
+func installed(t *tree.Tree, parts []sbom.Component) ([]sbom.Component, error) {
+	db, err := debian.ReadDatabase(t)
+	if err != nil {
+		return nil, err
+	}
+	type key struct{ name, version, arch string }
+	left := map[key]debian.Installed{}
+	for _, p := range db {
+		if p.Whole {
+			left[key{p.Name, p.Version, p.Arch}] = p
+		}
+	}
+	var out []sbom.Component
+	for _, c := range parts {
+		k := key{c.Name, c.Version, c.Arch}
+		if c.Arch == "" { // no package
+			out = append(out, c)
+		} else if _, ok := left[k]; ok {
+			out = append(out, c)
+			delete(left, k)
+		}
+	}
+	vendor := osID(t)
+	for _, p := range left {
+		out = append(out, sbom.Component{
+			Name: p.Name, Version: p.Version, Arch: p.Arch, PURL: debPURL(vendor, p.Name, p.Version, p.Arch), Homepage: p.Control.Get("Homepage"),
+		})
+	}
+	return out, nil
+}
+
+// maxOSRelease bounds the file that names the operating system, in bytes.
+const maxOSRelease = 64 << 10
+
+// osID is the distribution that a tree says it is, in the word that package URLs have for it too. os-release(5).
+func osID(t *tree.Tree) string {
+	n, err := t.Resolve("/etc/os-release")
+	if err != nil || n.Kind != tree.File || n.Size() > maxOSRelease {
+		return "debian"
+	}
+	data, err := tree.ReadAll(n)
+	if err != nil {
+		return "debian"
+	}
+	for line := range strings.Lines(string(data)) {
+		id, ok := strings.CutPrefix(strings.TrimSpace(line), "ID=")
+		if id = strings.Trim(id, `"'`); ok && id != "" && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == "" {
+			return id
+		}
+	}
+	return "debian"
+}
+
+// debPURL is a package's URL. https://github.com/package-url/purl-spec, type deb: a version's special characters are percent-encoded.
+func debPURL(vendor, name, version, arch string) string {
+	s := "pkg:deb/" + vendor + "/" + name + "@" + strings.ReplaceAll(url.PathEscape(version), "+", "%2B")
+	if arch != "" {
+		s += "?arch=" + arch
+	}
+	return s
 }
 
 // slim takes away what Remove says and Keep does not.

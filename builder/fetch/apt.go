@@ -9,13 +9,17 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
 // Apt reaches Debian's archive through the host's apt-get: its mirrors, proxies and keys, but with state folders of our own, so it needs no
@@ -42,7 +46,7 @@ type Found struct {
 
 // Resolve asks for the newest version of a package in a suite. arch is dpkg's name.
 func (a *Apt) Resolve(ctx context.Context, suite, arch, pkg string) (*Found, error) {
-	w, err := a.world(ctx, suite, arch)
+	w, err := a.world(ctx, Section{Suite: suite}, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -50,6 +54,11 @@ func (a *Apt) Resolve(ctx context.Context, suite, arch, pkg string) (*Found, err
 		return nil, err
 	}
 	out, err := w.run(ctx, "apt-cache", "show", "--no-all-versions", pkg)
+	if err != nil && ctx.Err() == nil {
+		if none := a.noPackage(ctx, suite, arch, pkg); none != nil {
+			return nil, none
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("package %s in Debian %s: %w", pkg, suite, err)
 	}
@@ -58,8 +67,34 @@ func (a *Apt) Resolve(ctx context.Context, suite, arch, pkg string) (*Found, err
 		return nil, fmt.Errorf("package %s in Debian %s: %w", pkg, suite, err)
 	}
 	f.Package.Suite = suite
-	f.Date, err = w.releaseDate()
+	rel, err := w.release()
+	f.Date = rel.Date
 	return f, err
+}
+
+// NoPackage says that a suite has no package of a name.
+type NoPackage struct{ Package, Suite, Arch, Nearest string }
+
+func (e *NoPackage) Error() string {
+	s := fmt.Sprintf("package %s in Debian %s: there is none for %s", e.Package, e.Suite, e.Arch)
+	if e.Nearest != "" {
+		s += fmt.Sprintf("; did you mean %s?", e.Nearest)
+	}
+	return s
+}
+
+// noPackage is a *NoPackage if the suite's list does not have the package, and nil otherwise, also when the list cannot be read.
+func (a *Apt) noPackage(ctx context.Context, suite, arch, pkg string) error {
+	r, _, err := a.Index(ctx, Section{Suite: suite}, arch)
+	if err != nil {
+		return nil
+	}
+	defer r.Close() //nolint:errcheck // only read from
+	x := debian.NewIndex(arch)
+	if err := x.Read(r, debian.Source{}); err != nil || x.Find(pkg) != nil {
+		return nil
+	}
+	return &NoPackage{pkg, suite, arch, x.Nearest(pkg)}
 }
 
 // parseShow reads one stanza of apt-cache show.
@@ -93,7 +128,7 @@ var ErrGone = errors.New("the archive no longer has this version; `katabuild loc
 
 // Fetch downloads a locked package into dir and returns the file. Its digest is the caller's to check. arch is dpkg's name of the guest.
 func (a *Apt) Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error) {
-	w, err := a.world(ctx, p.Suite, arch)
+	w, err := a.world(ctx, SectionOf(p), arch)
 	if err != nil {
 		return "", err
 	}
@@ -122,17 +157,26 @@ func (a *Apt) Fetch(ctx context.Context, p lock.Package, arch, dir string) (stri
 	return debs[0], nil
 }
 
-// world is a private apt for one suite and architecture.
+// world is a private apt for one section and architecture.
 type world struct {
 	dir     string
 	options []string
 }
 
-func (a *Apt) world(ctx context.Context, suite, arch string) (*world, error) {
+func (a *Apt) world(ctx context.Context, s Section, arch string) (*world, error) {
+	for _, w := range []string{s.Suite, s.component()} {
+		if err := oneWord(w); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return nil, fmt.Errorf("Debian's archive is reached through apt-get, which this host lacks: %w", err) //nolint:staticcheck // a name begins the sentence
 	}
-	dir, err := filepath.Abs(filepath.Join(a.Dir, suite+"-"+arch))
+	name := s.Suite + "-" + arch
+	if s.component() != mainComponent {
+		name += "-" + s.Component
+	}
+	dir, err := filepath.Abs(filepath.Join(a.Dir, name))
 	if err != nil {
 		return nil, err
 	}
@@ -142,13 +186,16 @@ func (a *Apt) world(ctx context.Context, suite, arch string) (*world, error) {
 		}
 	}
 	uri, signed := a.Sources, ""
+	if beside, ok := besideArchive(uri); ok && IsSecurity(s.Suite) {
+		uri = beside
+	}
 	if uri == "" {
-		if uri, err = hostArchive(ctx); err != nil {
+		if uri, err = hostArchive(ctx, s.Suite); err != nil {
 			return nil, err
 		}
 		signed = " [signed-by=" + keyring + "]"
 	}
-	list := fmt.Sprintf("deb%s %s %s main\n", signed, uri, suite)
+	list := fmt.Sprintf("deb%s %s %s %s\n", signed, uri, s.Suite, s.component())
 	for name, data := range map[string]string{"sources.list": list, "status": ""} {
 		p := filepath.Join(dir, name)
 		if old, err := os.ReadFile(p); err == nil && string(old) == data {
@@ -179,27 +226,78 @@ func (a *Apt) world(ctx context.Context, suite, arch string) (*world, error) {
 	return w, nil
 }
 
-// hostArchive finds the address of Debian's archive among the host's own sources.
-func hostArchive(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI) $(COMPONENT)").Output()
+// hostSuite is a suite that the host's own apt knows, and the address of its archive.
+type hostSuite struct{ uri, suite string }
+
+// releaseURI is a line of `apt-get update --print-uris` for a release file: 'URI/dists/SUITE/InRelease' FILE SIZE.
+var releaseURI = regexp.MustCompile(`(?m)^'(.+)/dists/(.+)/(?:In)?Release(?:\.gpg)?' `)
+
+// hostArchive finds the address of Debian's archive for a suite among the host's own sources. It asks apt what an update would fetch, which works
+// without any package lists, in whatever form the sources are written.
+func hostArchive(ctx context.Context, suite string) (string, error) {
+	cmd := exec.CommandContext(ctx, "apt-get", "update", "--print-uris")
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	out, err := cmd.Output()
 	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+		}
 		return "", fmt.Errorf("the host's apt sources: %w", err)
 	}
-	if uri := pickArchive(string(out)); uri != "" {
+	var host []hostSuite
+	for _, m := range releaseURI.FindAllStringSubmatch(string(out), -1) {
+		host = append(host, hostSuite{m[1], m[2]})
+	}
+	if uri := pickArchive(host, suite); uri != "" {
 		return uri, nil
 	}
-	return "", errors.New("none of the host's apt sources is Debian's archive (an address that ends in /debian); add one, or use a tarball as source")
+	return "", &NoArchive{Suite: suite}
 }
 
-// pickArchive prefers the first main archive: mirrors keep Debian's own folder name.
-func pickArchive(targets string) string {
-	for line := range strings.SplitSeq(targets, "\n") {
-		f := strings.Fields(line)
-		if len(f) == 3 && f[0] == "Packages" && f[2] == "main" && strings.HasSuffix(strings.TrimRight(f[1], "/"), "/debian") {
-			return f[1]
+// NoArchive says that the host's apt does not know where Debian's archive is.
+type NoArchive struct{ Suite string }
+
+func (e *NoArchive) Error() string {
+	return fmt.Sprintf("none of the host's apt sources is Debian's archive with %s; name one with --archive ADDRESS (such as that of a mirror), "+
+		"and with --archive-keyring FILE the keys that sign it where they are not Debian's own, or use a tarball as source", e.Suite)
+}
+
+// releases are names of Debian's releases: an archive under another name than Debian's that has one of them is taken for a mirror of it. Its
+// signature says in the end whether it is.
+var releases = []string{
+	"oldstable", "stable", "testing", "unstable", "sid", "experimental", "bullseye", "bookworm", "trixie", "forky", "duke",
+}
+
+// pickArchive prefers the archive that has the suite already, then one under Debian's own name, then any with a release of Debian's. Security
+// updates, which have an archive of their own, are looked for beside the archive where the host names none.
+func pickArchive(host []hostSuite, suite string) string {
+	security := IsSecurity(suite)
+	want := archiveName
+	if security {
+		want = securityName
+	}
+	named := func(h hostSuite) bool { return path.Base(strings.TrimRight(h.uri, "/")) == want }
+	release := func(h hostSuite) bool {
+		name, _, _ := strings.Cut(strings.ReplaceAll(h.suite, "/", "-"), "-")
+		return slices.Contains(releases, name) && IsSecurity(h.suite) == security
+	}
+	for _, fits := range []func(hostSuite) bool{
+		func(h hostSuite) bool { return h.suite == suite && named(h) }, named,
+		func(h hostSuite) bool { return h.suite == suite && release(h) }, release,
+	} {
+		if i := slices.IndexFunc(host, fits); i >= 0 {
+			return host[i].uri
 		}
 	}
-	return ""
+	if !security {
+		return ""
+	}
+	beside, ok := besideArchive(pickArchive(host, strings.TrimSuffix(strings.TrimSuffix(suite, "-security"), "/updates")))
+	if !ok {
+		return ""
+	}
+	return beside
 }
 
 func (w *world) command(ctx context.Context, name string, args ...string) *exec.Cmd {
@@ -249,25 +347,26 @@ func (w *world) update(ctx context.Context) error {
 		return nil
 	}
 	// A host's hooks after an update may need root and fail; what counts is that there are signed lists now.
-	if _, derr := w.releaseDate(); derr == nil && strings.Contains(err.Error(), "Invoke") {
+	if _, derr := w.release(); derr == nil && strings.Contains(err.Error(), "Invoke") {
 		return nil
 	}
 	return fmt.Errorf("Debian's package lists: %w", err) //nolint:staticcheck // a name begins the sentence
 }
 
-func (w *world) releaseDate() (time.Time, error) {
+// release reads the suite's release file among the lists.
+func (w *world) release() (Release, error) {
 	files, err := filepath.Glob(filepath.Join(w.dir, "state/lists/*_InRelease"))
 	if err != nil || len(files) == 0 {
-		return time.Time{}, fmt.Errorf("no release file below %s: %w", w.dir, fs.ErrNotExist)
+		return Release{}, fmt.Errorf("no release file below %s: %w", w.dir, fs.ErrNotExist)
 	}
 	data, err := os.ReadFile(files[0])
 	if err != nil {
-		return time.Time{}, err
+		return Release{}, err
 	}
-	for line := range strings.SplitSeq(string(data), "\n") {
-		if v, ok := strings.CutPrefix(line, "Date: "); ok {
-			return time.Parse(time.RFC1123, v)
-		}
+	// apt has checked the signature around it.
+	rel, err := parseRelease(data)
+	if err != nil {
+		return Release{}, fmt.Errorf("release file %s: %w", files[0], err)
 	}
-	return time.Time{}, fmt.Errorf("release file %s has no date", files[0])
+	return rel.Release, nil
 }

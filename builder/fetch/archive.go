@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
 // Archive is Debian's archive, or one like it. suite is its name for a release, arch dpkg's name of an architecture. What Index and Resolve say
@@ -20,13 +22,80 @@ import (
 type Archive interface {
 	// Resolve asks for the newest version of a package.
 	Resolve(ctx context.Context, suite, arch, pkg string) (*Found, error)
-	// Index gives the present Packages file, uncompressed, and the date of the suite's release file. The caller reads to the end, where an
-	// error may still say that the file is not the signed one, and closes it.
-	Index(ctx context.Context, suite, arch string) (io.ReadCloser, time.Time, error)
+	// Index gives the present Packages file of a section, uncompressed, and what the suite's release file says. The caller reads to the end, where
+	// an error may still say that the file is not the signed one, and closes it.
+	Index(ctx context.Context, s Section, arch string) (io.ReadCloser, Release, error)
 	// Fetch downloads a package into dir, and nothing else, and returns the file. ErrGone is that the archive has it no longer.
 	Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error)
-	// FetchAll downloads packages of a suite into dir. After an error some may be there.
-	FetchAll(ctx context.Context, suite string, list []lock.Package, arch, dir string) error
+	// FetchAll downloads packages of one section into dir. After an error some may be there.
+	FetchAll(ctx context.Context, s Section, list []lock.Package, arch, dir string) error
+}
+
+// Section is a part of a suite that has a list of packages of its own.
+type Section struct {
+	Suite     string
+	Component string // such as main, contrib or non-free-firmware; "" is main
+}
+
+func (s Section) component() string { return cmp.Or(s.Component, mainComponent) }
+
+func (s Section) String() string {
+	if s.component() == mainComponent {
+		return s.Suite
+	}
+	return s.Suite + " " + s.Component
+}
+
+// mainComponent is the component of Debian that is free software and depends on nothing else.
+const mainComponent = "main"
+
+// SectionOf is where a locked package stands. Its file name says which component it is of: pool/COMPONENT/…, and in the archive of security
+// updates pool/updates/COMPONENT/….
+func SectionOf(p lock.Package) Section {
+	f := strings.Split(p.Filename, "/")
+	i := 1
+	if len(f) > 2 && f[1] == "updates" {
+		i = 2
+	}
+	if len(f) <= i || f[0] != "pool" || f[i] == mainComponent {
+		return Section{Suite: p.Suite}
+	}
+	return Section{p.Suite, f[i]}
+}
+
+// Release is what counts of a suite's release file for those who choose packages.
+type Release struct {
+	Date time.Time
+	// NotAutomatic and ButAutomaticUpgrades say that nothing is to be taken from the suite unless it is asked for, as backports do.
+	NotAutomatic, ButAutomaticUpgrades bool
+}
+
+// Pin is the priority of the suite's packages where nobody has set one.
+func (r Release) Pin() int {
+	switch {
+	case !r.NotAutomatic:
+		return debian.PinDefault
+	case r.ButAutomaticUpgrades:
+		return debian.PinUpgrades
+	}
+	return debian.PinNotAutomatic
+}
+
+// IsSecurity says whether a suite's name is that of one with security updates, which Debian keeps in an archive of their own.
+func IsSecurity(suite string) bool {
+	return strings.HasSuffix(suite, "-security") || strings.HasSuffix(suite, "/updates")
+}
+
+// The names of Debian's archives on its mirrors.
+const (
+	archiveName  = "debian"
+	securityName = "debian-security"
+)
+
+// besideArchive is the address where a mirror of Debian's archive has the security updates, and whether there is one.
+func besideArchive(uri string) (string, bool) {
+	base, ok := strings.CutSuffix(strings.TrimRight(uri, "/"), "/"+archiveName)
+	return base + "/" + securityName, ok
 }
 
 var (
@@ -38,28 +107,28 @@ var (
 const aptHelper = "/usr/lib/apt/apt-helper"
 
 // Index implements Archive.
-func (a *Apt) Index(ctx context.Context, suite, arch string) (io.ReadCloser, time.Time, error) {
-	w, err := a.world(ctx, suite, arch)
+func (a *Apt) Index(ctx context.Context, s Section, arch string) (io.ReadCloser, Release, error) {
+	w, err := a.world(ctx, s, arch)
 	if err != nil {
-		return nil, time.Time{}, err
+		return nil, Release{}, err
 	}
 	if err := w.update(ctx); err != nil {
-		return nil, time.Time{}, err
+		return nil, Release{}, err
 	}
-	date, err := w.releaseDate()
+	rel, err := w.release()
 	if err != nil {
-		return nil, time.Time{}, err
+		return nil, Release{}, err
 	}
 	out, err := w.run(ctx, "apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages")
 	if err != nil {
-		return nil, time.Time{}, err
+		return nil, Release{}, err
 	}
 	files := strings.Fields(string(out))
 	if len(files) != 1 {
-		return nil, time.Time{}, fmt.Errorf("apt's lists of %s for %s: %d files, want 1", suite, arch, len(files))
+		return nil, Release{}, fmt.Errorf("apt's lists of %s for %s: %d files, want 1", s, arch, len(files))
 	}
 	r, err := startReading(w, w.command(ctx, aptHelper, "cat-file", files[0]))
-	return r, date, err
+	return r, rel, err
 }
 
 // reading is what a running program says. The end is only an end if the program ends well.
@@ -113,7 +182,11 @@ func (f *Fetcher) fromSnapshot(ctx context.Context, in lock.Input, report progre
 	var err error
 	for _, at := range []time.Time{f.SnapshotTime.Add(snapshotDelay), f.SnapshotTime} {
 		var addr string
-		addr, err = url.JoinPath(f.Snapshot, "archive/debian", at.UTC().Format("20060102T150405Z"), in.Package.Filename)
+		name := archiveName
+		if IsSecurity(in.Package.Suite) {
+			name = securityName
+		}
+		addr, err = url.JoinPath(f.Snapshot, "archive", name, at.UTC().Format("20060102T150405Z"), in.Package.Filename)
 		if err != nil {
 			return err
 		}

@@ -43,7 +43,7 @@ func TestARealDebian(t *testing.T) {
 	read := func(a Archive) *debian.Index {
 		t.Helper()
 		stop := start(fmt.Sprintf("index by %T", a))
-		r, date, err := a.Index(ctx, "trixie", "amd64")
+		r, rel, err := a.Index(ctx, Section{Suite: "trixie"}, "amd64")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,22 +51,22 @@ func TestARealDebian(t *testing.T) {
 		defer r.Close()
 		stop = start("parse")
 		x := debian.NewIndex("amd64")
-		if err := x.Read(r); err != nil {
+		if err := x.Read(r, debian.Source{}); err != nil {
 			t.Fatal(err)
 		}
 		stop()
-		if x.Len() < 50000 || date.IsZero() {
-			t.Errorf("%d packages of %v", x.Len(), date)
+		if x.Len() < 50000 || rel.Date.IsZero() {
+			t.Errorf("%d packages of %v", x.Len(), rel.Date)
 		}
 		return x
 	}
 	x := read(apt)
-	uri, err := hostArchive(ctx)
+	uri, err := hostArchive(ctx, "trixie")
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := read(&HTTP{Base: uri, Dir: t.TempDir()})
-	w, err := apt.world(ctx, "trixie", "amd64")
+	w, err := apt.world(ctx, Section{Suite: "trixie"}, "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestARealDebian(t *testing.T) {
 	}
 	dir := t.TempDir()
 	stop := start(fmt.Sprintf("download %d packages, %d MB", len(list), size>>20))
-	if err := apt.FetchAll(ctx, "trixie", list, "amd64", dir); err != nil {
+	if err := apt.FetchAll(ctx, Section{Suite: "trixie"}, list, "amd64", dir); err != nil {
 		t.Fatal(err)
 	}
 	stop()

@@ -23,10 +23,12 @@ import (
 // Fetcher knows where inputs come from.
 type Fetcher struct {
 	Store *store.Store
-	Apt   Archive
-	Base  string // the recipe's folder: local paths are relative to it
-	Arch  string // dpkg's name of the guest's architecture
-	HTTP  *http.Client
+	Apt   Archive // Debian's own
+	// Own are the recipe's archives by their names.
+	Own  map[string]Archive
+	Base string // the recipe's folder: local paths are relative to it
+	Arch string // dpkg's name of the guest's architecture
+	HTTP *http.Client
 	// Registry is where container images come from; nil is the zero Registry.
 	Registry *Registry
 	// Snapshot is the address of an archive of archives, such as Debian's snapshot service, for packages that Apt has no longer; empty is none.
@@ -59,6 +61,17 @@ func (f *Fetcher) Bring(ctx context.Context, in lock.Input, report progress.Func
 	return fmt.Errorf("input %s: kind %s is not fetched", in.Name, in.Kind)
 }
 
+// archive is the archive of a name; "" is Debian's own.
+func (f *Fetcher) archive(name string) (Archive, error) {
+	if name == "" {
+		return f.Apt, nil
+	}
+	if a := f.Own[name]; a != nil {
+		return a, nil
+	}
+	return nil, fmt.Errorf("the recipe names no archive %q", name)
+}
+
 func (f *Fetcher) bringDebian(ctx context.Context, in lock.Input, report progress.Func) error {
 	dir, remove, err := f.Store.Temp("fetch")
 	if err != nil {
@@ -66,9 +79,14 @@ func (f *Fetcher) bringDebian(ctx context.Context, in lock.Input, report progres
 	}
 	defer remove() //nolint:errcheck // what stays is swept by the next Open
 	stop := watch(dir, in.Size, report)
-	file, err := f.Apt.Fetch(ctx, *in.Package, f.Arch, dir)
+	a, err := f.archive(in.Package.Archive)
+	if err != nil {
+		stop()
+		return err
+	}
+	file, err := a.Fetch(ctx, *in.Package, f.Arch, dir)
 	stop()
-	if errors.Is(err, ErrGone) && f.Snapshot != "" {
+	if errors.Is(err, ErrGone) && f.Snapshot != "" && in.Package.Archive == "" {
 		if serr := f.fromSnapshot(ctx, in, report); serr != nil {
 			return errors.Join(err, serr)
 		}

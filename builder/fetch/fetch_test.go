@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -73,12 +74,64 @@ func TestAChangedLocalFileIsRefused(t *testing.T) {
 }
 
 func TestTheArchiveIsPickedFromTheHostsSources(t *testing.T) {
-	got := pickArchive("DEP-11 http://a/debian/ main\nPackages http://s/debian-security/ main\nPackages http://x/debian/ contrib\nPackages http://m/debian/ main\n")
-	if got != "http://m/debian/" {
-		t.Errorf("got %q", got)
+	debianHost := []hostSuite{
+		{"https://vendor/apt", "stable"}, {"http://m/debian", "bookworm"}, {"http://m/debian/", "bookworm-updates"}, {"http://s/debian-security", "bookworm-security"},
 	}
-	if got := pickArchive("Packages http://archive/ubuntu/ main\n"); got != "" {
-		t.Errorf("got %q from a host without Debian's archive", got)
+	for _, c := range []struct {
+		name  string
+		host  []hostSuite
+		suite string
+		want  string
+	}{
+		{"the suite is there", debianHost, "bookworm", "http://m/debian"},
+		{"another suite of the same archive", debianHost, "trixie", "http://m/debian"},
+		{"security updates of another suite", debianHost, "trixie-security", "http://s/debian-security"},
+		{"security updates beside the archive", debianHost[1:3], "trixie-security", "http://m/debian-security"},
+		{"old name of security updates", debianHost, "buster/updates", "http://s/debian-security"},
+		{"a mirror under another name", []hostSuite{{"https://r/artifactory/deb-remote", "bookworm"}}, "trixie", "https://r/artifactory/deb-remote"},
+		{"its security updates under another name", []hostSuite{{"https://r/deb-remote", "bookworm"}, {"https://r/sec-remote", "bookworm-security"}},
+			"trixie-security", "https://r/sec-remote"},
+		{"it says not where its security updates are", []hostSuite{{"https://r/deb-remote", "bookworm"}}, "trixie-security", ""},
+		{"a vendor's archive is none", []hostSuite{{"https://vendor/apt", "nodistro"}}, "trixie", ""},
+		{"Ubuntu's is none", []hostSuite{{"http://archive/ubuntu", "noble"}, {"http://security/ubuntu", "noble-security"}}, "trixie", ""},
+		{"Ubuntu's has no security updates of Debian's", []hostSuite{{"http://archive/ubuntu", "noble"}, {"http://security/ubuntu", "noble-security"}},
+			"trixie-security", ""},
+		{"the snapshot's", []hostSuite{{"http://snap/archive/debian/20250520T000000Z", "bookworm"}}, "bookworm", "http://snap/archive/debian/20250520T000000Z"},
+	} {
+		if got := pickArchive(c.host, c.suite); strings.TrimRight(got, "/") != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// aptWith sets the host's apt up with sources of its own, without package lists.
+func aptWith(t *testing.T, sources string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{"lists/partial", "parts", "cache/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := fmt.Sprintf("Dir::State::lists \"%s/lists\"; Dir::Etc::sourcelist \"/dev/null\"; Dir::Etc::sourceparts \"%[1]s/parts\"; Dir::Cache \"%[1]s/cache\";", dir)
+	for name, text := range map[string]string{"apt.conf": conf, "parts/case.sources": sources} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("APT_CONFIG", filepath.Join(dir, "apt.conf"))
+}
+
+func TestAHostWithoutPackageListsKnowsItsArchive(t *testing.T) {
+	testenv.Require(t, testenv.Tool("apt-get"))
+	aptWith(t, "Types: deb\nURIs: http://127.0.0.1:1/debian\nSuites: bookworm\nComponents: main\n")
+	if got, err := hostArchive(t.Context(), "trixie"); err != nil || got != "http://127.0.0.1:1/debian" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	aptWith(t, "Types: deb\nURIs: http://127.0.0.1:1/ubuntu\nSuites: noble\nComponents: main\n")
+	var none *NoArchive
+	if got, err := hostArchive(t.Context(), "trixie"); !errors.As(err, &none) || !strings.Contains(err.Error(), "--archive ADDRESS") {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
 

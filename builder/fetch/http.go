@@ -28,8 +28,12 @@ import (
 type HTTP struct {
 	// Base is the archive's address, above "dists" and "pool".
 	Base string
-	// Keyring is a file of OpenPGP keys, binary or armoured; empty is that of the host's package debian-archive-keyring.
+	// Security is the address of the archive of security updates; empty is debian-security beside a Base that ends in debian, else Base itself.
+	Security string
+	// Keyring is a file of OpenPGP keys, binary or armoured; empty is that of the host's package debian-archive-keyring. Keys, if there are any, are
+	// the bytes of such a file, and count instead.
 	Keyring string
+	Keys    []byte
 	// Dir keeps package lists, and the newest date of each suite, between runs.
 	Dir string
 	// Client makes requests; nil is one with deadlines. Whatever it says, redirects never lead to another scheme.
@@ -60,36 +64,42 @@ var errNotFound = errors.New("not found")
 
 // Resolve implements Archive.
 func (h *HTTP) Resolve(ctx context.Context, suite, arch, pkg string) (*Found, error) {
-	r, date, err := h.Index(ctx, suite, arch)
+	r, rel, err := h.Index(ctx, Section{Suite: suite}, arch)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	x := debian.NewIndex(arch)
-	if err := x.Read(r); err != nil {
+	if err := x.Read(r, debian.Source{}); err != nil {
 		return nil, err
 	}
 	p := x.Find(pkg)
 	if p == nil {
-		return nil, fmt.Errorf("package %s in Debian %s: there is none for %s", pkg, suite, arch)
+		return nil, &NoPackage{pkg, suite, arch, x.Nearest(pkg)}
 	}
-	return &Found{Digest: p.Digest, Size: p.Size, Date: date,
+	return &Found{Digest: p.Digest, Size: p.Size, Date: rel.Date,
 		Package: lock.Package{Suite: suite, Name: p.Name, Version: string(p.Version), Arch: p.Arch, Filename: p.Filename}}, nil
 }
 
 // Index implements Archive.
-func (h *HTTP) Index(ctx context.Context, suite, arch string) (io.ReadCloser, time.Time, error) {
-	if err := oneWord(suite); err != nil {
-		return nil, time.Time{}, err
+func (h *HTTP) Index(ctx context.Context, s Section, arch string) (io.ReadCloser, Release, error) {
+	if err := checkSuite(s.Suite); err != nil {
+		return nil, Release{}, err
 	}
-	rel, err := h.release(ctx, suite)
+	if err := oneWord(s.component()); err != nil {
+		return nil, Release{}, err
+	}
+	rel, err := h.release(ctx, s.Suite)
 	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("release file of %s at %s: %w", suite, h.Base, err)
+		return nil, Release{}, fmt.Errorf("release file of %s at %s: %w", s.Suite, h.base(s.Suite), err)
 	}
-	name := "main/binary-" + arch + "/Packages"
+	name := s.component() + "/binary-" + arch + "/Packages"
+	if isFlat(s.Suite) {
+		name = "Packages"
+	}
 	plain, ok := rel.files[name]
 	if !ok {
-		return nil, time.Time{}, fmt.Errorf("Debian %s has no packages for %s", suite, arch) //nolint:staticcheck // a name begins the sentence
+		return nil, Release{}, fmt.Errorf("%s at %s has no packages for %s", s, h.base(s.Suite), arch)
 	}
 	for _, ext := range []string{".xz", ".gz", ""} {
 		f, ok := rel.files[name+ext]
@@ -97,28 +107,68 @@ func (h *HTTP) Index(ctx context.Context, suite, arch string) (io.ReadCloser, ti
 			continue
 		}
 		if f.size > maxLists || plain.size > maxLists {
-			return nil, time.Time{}, fmt.Errorf("%s of %d bytes: want at most %d", name+ext, f.size, maxLists)
+			return nil, Release{}, fmt.Errorf("%s of %d bytes: want at most %d", name+ext, f.size, maxLists)
 		}
-		file, err := h.list(ctx, suite, name+ext, f, rel.byHash)
+		file, err := h.list(ctx, s.Suite, name+ext, f, rel.byHash)
 		if errors.Is(err, errNotFound) {
 			continue // an archive need not have every file that it lists
 		}
 		if err != nil {
-			return nil, time.Time{}, err
+			return nil, Release{}, err
 		}
 		r, err := openChecked(file, plain)
-		return r, rel.date, err
+		return r, rel.Release, err
 	}
-	return nil, time.Time{}, fmt.Errorf("%s of Debian %s: %w", name, suite, errNotFound)
+	return nil, Release{}, fmt.Errorf("%s of %s at %s: %w", name, s.Suite, h.base(s.Suite), errNotFound)
+}
+
+// base is the address of the archive that has a suite.
+func (h *HTTP) base(suite string) string {
+	switch beside, ok := besideArchive(h.Base); {
+	case !IsSecurity(suite):
+		return h.Base
+	case h.Security != "":
+		return h.Security
+	case ok:
+		return beside
+	}
+	return h.Base
+}
+
+// isFlat says whether a suite is the path of a folder that has a list and packages itself. sources.list(5): such a path ends in a slash.
+func isFlat(suite string) bool { return strings.HasSuffix(suite, "/") }
+
+// below is the folder of a suite's release file and lists, below the archive's address.
+func below(suite string) string {
+	if isFlat(suite) {
+		return path.Clean(suite)
+	}
+	return "dists/" + suite
+}
+
+// checkSuite keeps a suite's name to what cannot climb out of a path.
+func checkSuite(suite string) error {
+	for i, w := range strings.Split(strings.TrimSuffix(suite, "/"), "/") {
+		if i == 0 && w == "." && isFlat(suite) {
+			continue
+		}
+		if err := oneWord(w); err != nil {
+			return fmt.Errorf("%q is no name of a suite", suite)
+		}
+	}
+	return nil
 }
 
 // release fetches and checks a suite's InRelease.
 func (h *HTTP) release(ctx context.Context, suite string) (*release, error) {
-	keys, err := os.ReadFile(cmp.Or(h.Keyring, keyring))
-	if err != nil {
-		return nil, fmt.Errorf("keyring: %w", err)
+	keys := h.Keys
+	if len(keys) == 0 {
+		var err error
+		if keys, err = os.ReadFile(cmp.Or(h.Keyring, keyring)); err != nil {
+			return nil, fmt.Errorf("keyring: %w", err)
+		}
 	}
-	body, err := h.get(ctx, "dists/"+suite+"/InRelease")
+	body, err := h.get(ctx, suite, path.Join(below(suite), "InRelease"))
 	if err != nil {
 		return nil, err
 	}
@@ -143,19 +193,19 @@ func (h *HTTP) release(ctx context.Context, suite string) (*release, error) {
 		return nil, err
 	}
 	switch {
-	case !slices.Contains(rel.names, suite):
+	case !isFlat(suite) && !slices.Contains(rel.names, suite):
 		return nil, fmt.Errorf("it is of %s", strings.Join(rel.names, ", "))
 	case !rel.validUntil.IsZero() && now.After(rel.validUntil):
 		return nil, fmt.Errorf("%w, since %s", ErrExpired, rel.validUntil.Format(time.RFC3339))
-	case rel.date.After(now.Add(clockSkew)):
-		return nil, fmt.Errorf("it is of %s, which is yet to come: does the clock go wrong?", rel.date.Format(time.RFC3339))
+	case rel.Date.After(now.Add(clockSkew)):
+		return nil, fmt.Errorf("it is of %s, which is yet to come: does the clock go wrong?", rel.Date.Format(time.RFC3339))
 	}
-	return rel, h.remember(suite, rel.date)
+	return rel, h.remember(suite, rel.Date)
 }
 
 // remember refuses a date older than the newest seen, and keeps a newer one.
 func (h *HTTP) remember(suite string, date time.Time) error {
-	p := filepath.Join(h.Dir, suite+".date")
+	p := filepath.Join(h.Dir, strings.ReplaceAll(strings.TrimSuffix(suite, "/"), "/", "_")+".date")
 	old, err := os.ReadFile(p)
 	if err == nil {
 		seen, err := time.Parse(time.RFC3339, strings.TrimSpace(string(old)))
@@ -182,15 +232,14 @@ func (h *HTTP) list(ctx context.Context, suite, name string, want listed, byHash
 	if digest.Check(file, want.digest) == nil {
 		return file, nil
 	}
-	below := "dists/" + suite + "/"
-	addrs := []string{below + name}
+	addrs := []string{path.Join(below(suite), name)}
 	if byHash {
 		// Under its digest a list stays for a while when the archive changes meanwhile.
-		addrs = []string{below + path.Dir(name) + "/by-hash/SHA256/" + want.digest.Hex(), below + name}
+		addrs = []string{path.Join(below(suite), path.Dir(name), "by-hash/SHA256", want.digest.Hex()), addrs[0]}
 	}
 	var err error
 	for _, addr := range addrs {
-		if err = h.download(ctx, addr, file, want.size); err == nil {
+		if err = h.download(ctx, suite, addr, file, want.size); err == nil {
 			return file, digest.Check(file, want.digest)
 		}
 		if !errors.Is(err, errNotFound) {
@@ -240,7 +289,7 @@ func (c *checked) Close() error { return errors.Join(c.plain.Close(), c.file.Clo
 // Fetch implements Archive.
 func (h *HTTP) Fetch(ctx context.Context, p lock.Package, _, dir string) (string, error) {
 	file := filepath.Join(dir, path.Base(p.Filename))
-	err := h.download(ctx, p.Filename, file, maxPackage)
+	err := h.download(ctx, p.Suite, p.Filename, file, maxPackage)
 	if errors.Is(err, errNotFound) {
 		err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, ErrGone)
 	}
@@ -248,7 +297,7 @@ func (h *HTTP) Fetch(ctx context.Context, p lock.Package, _, dir string) (string
 }
 
 // FetchAll implements Archive.
-func (h *HTTP) FetchAll(ctx context.Context, _ string, list []lock.Package, arch, dir string) error {
+func (h *HTTP) FetchAll(ctx context.Context, _ Section, list []lock.Package, arch, dir string) error {
 	var errs []error
 	for _, p := range list {
 		if _, err := h.Fetch(ctx, p, arch, dir); err != nil {
@@ -261,9 +310,9 @@ func (h *HTTP) FetchAll(ctx context.Context, _ string, list []lock.Package, arch
 	return errors.Join(errs...)
 }
 
-// download puts at most limit bytes at a path below the base into a file, whole or not at all.
-func (h *HTTP) download(ctx context.Context, below, file string, limit int64) error {
-	body, err := h.get(ctx, below)
+// download puts at most limit bytes at a path below a suite's archive into a file, whole or not at all.
+func (h *HTTP) download(ctx context.Context, suite, below, file string, limit int64) error {
+	body, err := h.get(ctx, suite, below)
 	if err != nil {
 		return err
 	}
@@ -280,14 +329,14 @@ func (h *HTTP) download(ctx context.Context, below, file string, limit int64) er
 	})
 }
 
-// get begins to read what is at a path below the base. A missing one is errNotFound.
-func (h *HTTP) get(ctx context.Context, below string) (io.ReadCloser, error) {
+// get begins to read what is at a path below a suite's archive. A missing one is errNotFound.
+func (h *HTTP) get(ctx context.Context, suite, below string) (io.ReadCloser, error) {
 	if !fs.ValidPath(below) {
 		return nil, fmt.Errorf("path %q is none below an archive", below)
 	}
-	base, err := url.Parse(h.Base)
+	base, err := url.Parse(h.base(suite))
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" {
-		return nil, fmt.Errorf("address %q: want http:// or https://", h.Base)
+		return nil, fmt.Errorf("address %q: want http:// or https://", h.base(suite))
 	}
 	addr := base.JoinPath(below).String()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr, nil)
@@ -335,7 +384,7 @@ func carefulClient(c *http.Client) *http.Client {
 // oneWord keeps a suite's name to what cannot climb out of a path.
 func oneWord(s string) error {
 	if s == "" || s[0] == '.' || strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != "" {
-		return fmt.Errorf("%q is no name of a suite", s)
+		return fmt.Errorf("%q is no name of a suite or component", s)
 	}
 	return nil
 }

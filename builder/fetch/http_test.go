@@ -167,7 +167,7 @@ func TestAnArchiveIsReadWithoutApt(t *testing.T) {
 		if got := strings.Join(a.asked, " "); got != "dists/trixie/InRelease" {
 			t.Errorf("a list that is there was fetched again: %s", got)
 		}
-		if _, _, err := h.Index(t.Context(), "trixie", "s390x"); err == nil || !strings.Contains(err.Error(), "no packages for s390x") {
+		if _, _, err := h.Index(t.Context(), Section{Suite: "trixie"}, "s390x"); err == nil || !strings.Contains(err.Error(), "no packages for s390x") {
 			t.Errorf("got %v", err)
 		}
 		f := fetcher(t)
@@ -226,8 +226,8 @@ func TestFalseArchivesAreRefused(t *testing.T) {
 		})
 	}
 	h := newArchive(t).serve(t, good)
-	for _, suite := range []string{"", "..", "a/b", "../x", "a b"} {
-		if _, _, err := h.Index(t.Context(), suite, "amd64"); err == nil || !strings.Contains(err.Error(), "no name of a suite") {
+	for _, suite := range []string{"", "..", "a/../b", "../x", "a b"} {
+		if _, _, err := h.Index(t.Context(), Section{Suite: suite}, "amd64"); err == nil || !strings.Contains(err.Error(), "no name of a suite") {
 			t.Errorf("suite %q: %v", suite, err)
 		}
 	}
@@ -325,7 +325,7 @@ func TestRedirectsLeadToHTTPOnly(t *testing.T) {
 	defer tls.Close()
 	for target, ok := range map[string]bool{srv.URL + "/end": true, "file:///etc/passwd": false, "ftp://127.0.0.1/x": false, srv.URL + "/again": false} {
 		to = target
-		body, err := (&HTTP{Base: srv.URL}).get(t.Context(), "begin")
+		body, err := (&HTTP{Base: srv.URL}).get(t.Context(), "trixie", "begin")
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", target, err)
 		}
@@ -333,7 +333,7 @@ func TestRedirectsLeadToHTTPOnly(t *testing.T) {
 			body.Close()
 		}
 	}
-	if _, err := (&HTTP{Base: tls.URL, Client: tls.Client()}).get(t.Context(), "begin"); err == nil || !strings.Contains(err.Error(), "redirect from https to http") {
+	if _, err := (&HTTP{Base: tls.URL, Client: tls.Client()}).get(t.Context(), "trixie", "begin"); err == nil || !strings.Contains(err.Error(), "redirect from https to http") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -12,22 +12,41 @@ import (
 	"github.com/katabuild/katabuild/internal/progress"
 )
 
-// BringPackages puts locked Debian packages into the store, with one run of apt-get for all of a suite: reading the archive's lists takes longer
+// BringPackages puts locked Debian packages into the store, with one run of apt-get for all of a section: reading the archive's lists takes longer
 // than most downloads. What does not come that way is tried again alone, for the error's sake.
 func (f *Fetcher) BringPackages(ctx context.Context, list []lock.Input, report progress.Func) error {
-	bySuite := map[string][]lock.Input{}
-	for _, in := range list {
-		bySuite[in.Package.Suite] = append(bySuite[in.Package.Suite], in)
+	type place struct {
+		archive string
+		section Section
 	}
-	for suite, all := range bySuite {
-		if err := f.bringSuite(ctx, suite, all, report); err != nil {
+	at := map[place][]lock.Input{}
+	var places []place
+	for _, in := range list {
+		if in.Kind != lock.Debian {
+			if err := f.Bring(ctx, in, report); err != nil {
+				return fmt.Errorf("%s: %w", in.Name, err)
+			}
+			continue
+		}
+		p := place{in.Package.Archive, SectionOf(*in.Package)}
+		if at[p] == nil {
+			places = append(places, p)
+		}
+		at[p] = append(at[p], in)
+	}
+	for _, p := range places {
+		if err := f.bringSection(ctx, p.archive, p.section, at[p], report); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *Fetcher) bringSuite(ctx context.Context, suite string, list []lock.Input, report progress.Func) (err error) {
+func (f *Fetcher) bringSection(ctx context.Context, name string, s Section, list []lock.Input, report progress.Func) (err error) {
+	a, err := f.archive(name)
+	if err != nil {
+		return err
+	}
 	dir, remove, err := f.Store.Temp("fetch")
 	if err != nil {
 		return err
@@ -42,7 +61,7 @@ func (f *Fetcher) bringSuite(ctx context.Context, suite string, list []lock.Inpu
 		packages = append(packages, *in.Package)
 	}
 	stop := watch(dir, total, report)
-	err = f.Apt.FetchAll(ctx, suite, packages, f.Arch, dir)
+	err = a.FetchAll(ctx, s, packages, f.Arch, dir)
 	stop()
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -76,9 +95,9 @@ func (f *Fetcher) bringSuite(ctx context.Context, suite string, list []lock.Inpu
 	return nil
 }
 
-// FetchAll downloads packages of a suite into dir, as far as the archive has them. Their digests are the caller's to check.
-func (a *Apt) FetchAll(ctx context.Context, suite string, list []lock.Package, arch, dir string) error {
-	w, err := a.world(ctx, suite, arch)
+// FetchAll downloads packages of a section into dir, as far as the archive has them. Their digests are the caller's to check.
+func (a *Apt) FetchAll(ctx context.Context, s Section, list []lock.Package, arch, dir string) error {
+	w, err := a.world(ctx, s, arch)
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,8 @@ import (
 
 // release is what counts of a suite's release file. https://wiki.debian.org/DebianRepository/Format, "Release files".
 type release struct {
-	names      []string // by which the suite goes: Suite and Codename
-	date       time.Time
+	Release
+	names      []string  // by which the suite goes: Suite and Codename
 	validUntil time.Time // zero where it says nothing
 	byHash     bool      // files are also there under their digest
 	files      map[string]listed
@@ -112,9 +112,13 @@ func parseRelease(data []byte) (*release, error) {
 		case "Suite", "Codename":
 			r.names = append(r.names, value)
 		case "Date":
-			r.date, err = parseDate(value)
+			r.Date, err = parseDate(value)
 		case "Valid-Until":
 			r.validUntil, err = parseDate(value)
+		case "NotAutomatic":
+			r.NotAutomatic = value == "yes"
+		case "ButAutomaticUpgrades":
+			r.ButAutomaticUpgrades = value == "yes"
 		case "Acquire-By-Hash":
 			r.byHash = value == "yes"
 		}
@@ -125,7 +129,7 @@ func parseRelease(data []byte) (*release, error) {
 	if err := sc.Err(); err != nil {
 		return nil, err
 	}
-	if r.date.IsZero() {
+	if r.Date.IsZero() {
 		return nil, errors.New("no date")
 	}
 	return r, nil

@@ -60,8 +60,9 @@ type Input struct {
 	Package *Package `json:"package,omitempty"` // of kind debian
 }
 
-// Package is where a Debian package stands in the archive.
+// Package is where a Debian package stands in the archive. Of a single .deb file only name, version and architecture are known.
 type Package struct {
+	Archive  string `json:"archive,omitempty"` // the recipe's name of one of its own archives; "" is Debian's
 	Suite    string `json:"suite"`
 	Name     string `json:"name"`
 	Version  string `json:"version"`
@@ -126,8 +127,8 @@ func (l *Lock) check() error {
 			return fmt.Errorf("set %q does not say what was asked for, or what it became", s.Name)
 		}
 		for _, name := range s.Inputs {
-			if in := l.Find(name); in == nil || in.Kind != Debian {
-				return fmt.Errorf("set %q: no Debian input %q", s.Name, name)
+			if in := l.Find(name); in == nil || in.Package == nil {
+				return fmt.Errorf("set %q: no package %q", s.Name, name)
 			}
 		}
 	}
@@ -147,21 +148,32 @@ func (in *Input) check() error {
 	if in.Digest == "" || in.Size < 0 {
 		return errors.New("no digest or a negative size")
 	}
-	if (in.Kind == Debian) != (in.Package != nil) {
-		return errors.New("a package and the kind debian go together")
+	if in.Kind == Debian && in.Package == nil || in.Kind != Debian && in.Kind != Local && in.Kind != URL && in.Package != nil {
+		return errors.New("a package goes with the kind debian, or a file")
 	}
-	switch in.Kind {
-	case Debian:
-		p := in.Package
+	if p := in.Package; p != nil {
+		if in.Kind != Debian && (p.Archive != "" || p.Suite != "" || p.Filename != "") {
+			return errors.New("a file stands in no archive")
+		}
 		// Filename ends up in addresses, the others in apt's arguments: nothing in them may climb or look like an option.
-		if path.IsAbs(p.Filename) || path.Clean(p.Filename) != p.Filename || strings.HasPrefix(p.Filename, "..") {
+		if in.Kind == Debian && (path.IsAbs(p.Filename) || path.Clean(p.Filename) != p.Filename || strings.HasPrefix(p.Filename, "..")) {
 			return fmt.Errorf("file name %q leaves the archive", p.Filename)
 		}
-		for _, w := range []string{p.Suite, p.Name, p.Version, p.Arch} {
+		words := []string{p.Name, p.Version, p.Arch}
+		if in.Kind == Debian {
+			words = append(words, p.Suite)
+		}
+		if p.Archive != "" {
+			words = append(words, p.Archive)
+		}
+		for _, w := range words {
 			if w == "" || w[0] == '-' || strings.ContainsAny(w, " \t\n\"'\\;|&$`<>") {
 				return fmt.Errorf("%q is no suite, package, version or architecture", w)
 			}
 		}
+	}
+	switch in.Kind {
+	case Debian:
 	case URL, Local, Tree, OCI:
 		if in.Where == "" {
 			return errors.New("does not say where to find it")

@@ -46,15 +46,6 @@ func (p Permission) Bits() *uint32 {
 	return &n
 }
 
-// DebianLayer is packages of Debian's archive with all that they depend on.
-type DebianLayer struct {
-	Suite      string   `yaml:"suite"` // default trixie
-	Packages   []string `yaml:"packages"`
-	Recommends bool     `yaml:"recommends"` // also what packages recommend
-	Exclude    []string `yaml:"exclude"`    // packages to do without, although something depends on them
-	Paths      Paths    `yaml:"paths"`
-}
-
 // Paths says which of the packages' files are unpacked at all.
 type Paths struct {
 	Exclude []string `yaml:"exclude"` // patterns, as dpkg's path-exclude
@@ -244,32 +235,8 @@ func (r *Recipe) checkLayer(l *Layer, field string, at func(field, msg string) e
 	if l.Modules && !r.Kernel.Modules {
 		return at(field, "the kernel is built without modules; set kernel.modules")
 	}
-	if d := l.Debian; d != nil {
-		if d.Suite == "" {
-			d.Suite = "trixie"
-		}
-		if !word(d.Suite) {
-			return at(field+".debian.suite", fmt.Sprintf("suite %q is not one word", d.Suite))
-		}
-		if len(d.Packages) == 0 {
-			return at(field+".debian", "no packages")
-		}
-		for _, list := range []struct {
-			name  string
-			words []string
-		}{{"packages", d.Packages}, {"exclude", d.Exclude}} {
-			for i, p := range list.words {
-				if !word(p) {
-					return at(fmt.Sprintf("%s.debian.%s[%d]", field, list.name, i), fmt.Sprintf("%q is no name of a package", p))
-				}
-			}
-		}
-		if err := checkPatterns(field+".debian.paths.exclude", d.Paths.Exclude, at); err != nil {
-			return err
-		}
-		if err := checkPatterns(field+".debian.paths.include", d.Paths.Include, at); err != nil {
-			return err
-		}
+	if err := l.Debian.check(field+".debian", at); err != nil {
+		return err
 	}
 	if err := checkOCI(l.OCI, field+".oci", at); err != nil {
 		return err

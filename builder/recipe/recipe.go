@@ -56,8 +56,9 @@ type Source struct {
 
 // Debian is a package of Debian's archive.
 type Debian struct {
-	Package string `yaml:"package"`
-	Suite   string `yaml:"suite"` // default trixie
+	Package string   `yaml:"package"`
+	Suite   string   `yaml:"suite"`  // default trixie
+	Suites  []string `yaml:"suites"` // or several, of which the newest version counts
 }
 
 // Tarball is a kernel.org release.
@@ -191,14 +192,11 @@ func (r *Recipe) checkKernel(v Vocabulary, at func(field, msg string) error) err
 	n := 0
 	if s.Debian != nil {
 		n++
-		if s.Debian.Suite == "" {
-			s.Debian.Suite = "trixie"
+		if err := suitesOf(&s.Debian.Suite, &s.Debian.Suites, "kernel.source.debian", at); err != nil {
+			return err
 		}
 		if !word(s.Debian.Package) {
 			return at("kernel.source.debian", "no package name, such as package: linux-source-6.12")
-		}
-		if !word(s.Debian.Suite) {
-			return at("kernel.source.debian.suite", fmt.Sprintf("suite %q is not one word", s.Debian.Suite))
 		}
 	}
 	if t := s.Tarball; t != nil {

@@ -77,7 +77,7 @@ func download(t *testing.T, a arch.Arch, dir string) []string {
 		}
 		list, err := kernelPackages(t.Context(), apt, suite, a)
 		if err == nil {
-			err = apt.FetchAll(t.Context(), suite, list, a.Debian, debs)
+			err = apt.FetchAll(t.Context(), fetch.Section{Suite: suite}, list, a.Debian, debs)
 		}
 		files, _ := filepath.Glob(filepath.Join(debs, "*.deb")) // the pattern is right
 		if err == nil && len(files) == len(list) {
@@ -92,7 +92,7 @@ func download(t *testing.T, a arch.Arch, dir string) []string {
 
 // kernelPackages follows the dependencies of the package that stands for the newest kernel, as far as they are parts of it.
 func kernelPackages(ctx context.Context, apt *fetch.Apt, suite string, a arch.Arch) ([]lock.Package, error) {
-	index, _, err := apt.Index(ctx, suite, a.Debian)
+	index, _, err := apt.Index(ctx, fetch.Section{Suite: suite}, a.Debian)
 	if err != nil {
 		return nil, err
 	}

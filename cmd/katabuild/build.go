@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -13,56 +14,114 @@ import (
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/plan"
+	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/usage"
 )
 
 func (a *app) lockCmd() *cobra.Command {
 	var f recipeFlags
-	var update bool
+	var update []string
+	var diff bool
 	c := &cobra.Command{
-		Use: "lock [RECIPE]", Args: cobra.MaximumNArgs(1),
+		Use: "lock [RECIPE] | lock --update [NAME...] [RECIPE]", Args: cobra.ArbitraryArgs,
 		Short: "pin every input of a recipe by digest, in lock.json beside it",
 		Long: `lock looks up everything a recipe names (Debian packages, addresses, files beside the recipe), and writes
 lock.json: each input by SHA-256 and size, and where to find it. It is the only command that resolves names.
 Every other command refuses an input whose digest differs, and shows both. What is pinned stays pinned, so that a change
-of one file or package changes nothing else; --update looks everything up again.`,
-		Example: "  katabuild lock recipes/default\n  katabuild lock recipes/default --update",
+of one file, package or layer changes nothing else. --update looks everything up again; with NAMEs (of packages, images, or
+inputs as the lock calls them) only those, and what they need to be newer. --diff says what would change, with versions and
+which are security updates, and writes nothing.`,
+		Example: "  katabuild lock recipes/default\n  katabuild lock --update --diff recipes/default\n  katabuild lock --update openssl recipes/default",
 	}
 	f.add(c)
-	c.Flags().BoolVar(&update, "update", false, "look up again what is pinned: newer packages, images and files at addresses")
+	c.Flags().StringArrayVar(&update, "update", nil, "look up again what is pinned: everything, or `NAME` (repeatable)")
+	c.Flags().Lookup("update").NoOptDefVal = updateAll
+	c.Flags().BoolVar(&diff, "diff", false, "say what would change, and write nothing")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		u, args, err := parseUpdate(update, args)
+		if err != nil {
+			return err
+		}
 		cfg, err := a.config(c.Context(), f, args)
 		if err != nil {
 			return err
 		}
-		cfg.Update = update
+		cfg.Update, cfg.Dry = u, diff
 		v, err := a.view()
 		if err != nil {
 			return err
 		}
 		cfg.Report = v.Event
-		l, changed, err := builder.MakeLock(c.Context(), cfg)
+		l, err := builder.MakeLock(c.Context(), cfg)
 		v.Close()
 		if err != nil {
 			return err
 		}
-		what := "unchanged"
-		if changed {
-			what = "written"
+		a.printLock(l, diff)
+		return nil
+	}
+	return c
+}
+
+// updateAll is the value of --update without one. No input is called so.
+const updateAll = "*"
+
+// parseUpdate tells the names to renew from the recipe: `lock --update`, `lock --update RECIPE`, `lock --update NAME... [RECIPE]` and
+// `lock --update=NAME [RECIPE]`.
+func parseUpdate(update, args []string) (builder.Update, []string, error) {
+	if update == nil {
+		if len(args) > 1 {
+			return builder.Update{}, nil, &usage.Error{Err: fmt.Errorf("%d recipes; want one", len(args))}
 		}
-		for _, in := range l.Inputs {
+		return builder.Update{}, args, nil
+	}
+	isRecipe := func(s string) bool {
+		_, err := os.Stat(recipe.Find(s))
+		return err == nil
+	}
+	var u builder.Update
+	names := args
+	args = nil
+	if n := len(names); n > 0 && isRecipe(names[n-1]) {
+		names, args = names[:n-1], names[n-1:]
+	}
+	u.Names = append(u.Names, names...)
+	for _, n := range update {
+		if n != updateAll {
+			u.Names = append(u.Names, n)
+		}
+	}
+	u.All = len(u.Names) == 0
+	return u, args, nil
+}
+
+// printLock says what is locked, or, for a diff, only what differs from the lock that was there.
+func (a *app) printLock(l *builder.Locked, diff bool) {
+	what := "unchanged"
+	if l.Changed {
+		what = "written"
+	}
+	if !diff {
+		for _, in := range l.Lock.Inputs {
 			name := in.Where
 			if in.Kind == lock.Debian {
 				name = in.Package.Name + " " + in.Package.Version + " (" + in.Package.Suite + ")"
 			}
 			fmt.Fprintf(a.out, "%s: %s %s\n", in.Name, name, in.Digest)
 		}
-		fmt.Fprintf(a.out, "lock of %s: %s, %d inputs, time %s\n", l.Name, what, len(l.Inputs), time.Unix(l.Time, 0).UTC().Format(time.RFC3339))
-		return nil
+	} else if l.Changed {
+		what = "would change; not written"
 	}
-	return c
+	// The first lock is all new, which the list above says already.
+	if l.Old != nil || diff {
+		for _, c := range lock.Diff(l.Old, l.Lock) {
+			fmt.Fprintln(a.out, c)
+		}
+	}
+	fmt.Fprintf(a.out, "lock of %s: %s, %d inputs, time %s\n", l.Lock.Name, what, len(l.Lock.Inputs), time.Unix(l.Lock.Time, 0).UTC().Format(time.RFC3339))
 }
 
 func (a *app) fetchCmd() *cobra.Command {

@@ -185,6 +185,7 @@ func (a *app) view() (*view.View, error) {
 type recipeFlags struct {
 	lock, agent                string
 	archive, keyring, snapshot string
+	security                   string
 	registry                   registryFlags
 	offline                    bool
 	jobs                       int
@@ -238,6 +239,7 @@ func (f *registryFlags) access(getenv func(string) string) (fetch.Access, error)
 func (f *recipeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.lock, "lock", "", "path of the lock (default lock.json beside the recipe)")
 	c.Flags().StringVar(&f.archive, "archive", "", "address of a Debian archive to reach without apt (default $KATABUILD_ARCHIVE, else apt and the host's own sources)")
+	c.Flags().StringVar(&f.security, "security-archive", "", "with --archive: address of its security updates (default debian-security beside it)")
 	c.Flags().StringVar(&f.keyring, "archive-keyring", "", "with --archive: the file of keys that sign it (default that of the package debian-archive-keyring)")
 	c.Flags().StringVar(&f.snapshot, "snapshot", "", "address of an archive of archives, for locked packages that mirrors have dropped (default $KATABUILD_SNAPSHOT)")
 	f.registry.add(c)
@@ -270,7 +272,7 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 	}
 	return builder.Config{
 		Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
-		HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), ArchiveKeyring: f.keyring,
+		HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), SecurityArchive: f.security, ArchiveKeyring: f.keyring,
 		Snapshot: cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Registries: access,
 		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), GoEnv: os.Environ(),
 	}, nil

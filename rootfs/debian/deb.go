@@ -3,6 +3,7 @@ package debian
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,23 @@ type Deb struct {
 }
 
 func (d *Deb) String() string { return "package " + d.Name + " " + string(d.Version) }
+
+// Package is what a list would say of the package. Where it is, its size and its digest are the caller's to fill in.
+func (d *Deb) Package() (*Package, error) {
+	c := d.Control
+	p := &Package{
+		Name: d.Name, Version: d.Version, Arch: d.Arch, Essential: c.Get("Essential") == "yes", Priority: c.Get("Priority"), MultiArch: c.Get("Multi-Arch"),
+		PreDepends: c.Get("Pre-Depends"), Depends: c.Get("Depends"), Recommends: c.Get("Recommends"), Provides: c.Get("Provides"),
+		Conflicts: c.Get("Conflicts"), Breaks: c.Get("Breaks"),
+	}
+	if s := c.Get("Installed-Size"); s != "" {
+		var err error
+		if p.InstalledSize, err = strconv.ParseInt(s, 10, 64); err != nil {
+			return nil, fmt.Errorf("%s: Installed-Size %q", d, s)
+		}
+	}
+	return p, cmp.Or(checkName(p.Name), p.Version.Check(), checkArch(p.Arch))
+}
 
 // The parts of an ar archive, which a .deb is: a magic line, then members, each with a header and padded to an even length. deb(5); ar.h of
 // the GNU C library.

@@ -28,9 +28,20 @@ func (c Control) Get(name string) string {
 	return ""
 }
 
+// maxFields bounds the fields of a stanza: Get looks through them, and the largest of Debian's has some thirty.
+const maxFields = 1000
+
 // ParseControl reads one stanza.
 func ParseControl(data []byte) (Control, error) {
 	var c Control
+	seen := map[string]bool{}
+	var value strings.Builder // of the last field, which may go over many lines
+	end := func() {
+		if len(c) > 0 {
+			c[len(c)-1].Value = value.String()
+		}
+		value.Reset()
+	}
 	for line := range bytes.SplitSeq(bytes.Trim(data, "\n"), []byte("\n")) {
 		s := strings.TrimRight(string(line), " \t\r")
 		switch {
@@ -42,18 +53,25 @@ func ParseControl(data []byte) (Control, error) {
 			if len(c) == 0 {
 				return nil, errors.New("a continuation line without a field")
 			}
-			c[len(c)-1].Value += "\n" + s
+			value.WriteString("\n" + s)
 		default:
-			name, value, ok := strings.Cut(s, ":")
+			name, first, ok := strings.Cut(s, ":")
 			if !ok || name == "" || strings.ContainsAny(name, " \t\x00") {
 				return nil, fmt.Errorf("line %.40q is no field", s)
 			}
-			if c.Get(name) != "" {
+			if seen[strings.ToLower(name)] {
 				return nil, fmt.Errorf("field %s stands twice", name)
 			}
-			c = append(c, Field{name, strings.TrimLeft(value, " \t")})
+			seen[strings.ToLower(name)] = true
+			if len(c) == maxFields {
+				return nil, fmt.Errorf("more than %d fields", maxFields)
+			}
+			end()
+			c = append(c, Field{Name: name})
+			value.WriteString(strings.TrimLeft(first, " \t"))
 		}
 	}
+	end()
 	if len(c) == 0 {
 		return nil, errors.New("no field at all")
 	}

@@ -319,3 +319,16 @@ func (e *effects) copy(from, to string) {
 		e.put(to, &tree.Node{Kind: tree.File, Mode: n.Mode, Content: n.Content})
 	}
 }
+
+// set makes a file, or replaces the one that is there.
+func (e *effects) set(p string, data []byte) {
+	e.remove(p)
+	e.write(p, data, 0o644, 0)
+}
+
+// remove takes a file away, if it is there.
+func (e *effects) remove(p string) {
+	if e.err == nil && e.there(p) {
+		e.fail(p, e.t.Remove(p))
+	}
+}

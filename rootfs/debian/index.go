@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/mistake"
 )
 
 // Package is what a Packages file says of a package, as far as choosing and fetching it needs. Relations are unread: most packages are never
@@ -30,12 +32,30 @@ type Package struct {
 	Size          int64  // of the .deb, in bytes
 	InstalledSize int64  // in KiB
 	Digest        digest.Digest
+
+	Source Source // the list that it stands in
 }
 
-// Index is package lists of one architecture: of each package the newest version.
+// Source is where a list of packages comes from.
+type Source struct {
+	Archive string // the name that the recipe gives an archive; "" is Debian's own
+	Suite   string
+	// Pin is its priority: of two versions of a package the one of the list with the higher priority counts, then the newer. apt_preferences(5).
+	Pin int
+}
+
+// Priorities of lists that nobody has set. apt_preferences(5), "APT's Default Priority Assignments".
+const (
+	PinDefault      = 500
+	PinNotAutomatic = 1   // a release file with NotAutomatic, such as that of experimental
+	PinUpgrades     = 100 // and ButAutomaticUpgrades, such as those of backports
+)
+
+// Index is package lists of one architecture: of each package the version that counts, and the others.
 type Index struct {
 	arch     string // dpkg's name
 	packages map[string]*Package
+	others   map[string][]*Package  // versions that do not count, unless somebody asks for one
 	provides map[string][]provision // by virtual name; built on first use
 }
 
@@ -46,7 +66,9 @@ type provision struct {
 }
 
 // NewIndex is an empty index for dpkg's name of an architecture.
-func NewIndex(arch string) *Index { return &Index{arch: arch, packages: map[string]*Package{}} }
+func NewIndex(arch string) *Index {
+	return &Index{arch: arch, packages: map[string]*Package{}, others: map[string][]*Package{}}
+}
 
 // Len is how many packages there are.
 func (x *Index) Len() int { return len(x.packages) }
@@ -57,19 +79,65 @@ func (x *Index) Find(name string) *Package { return x.packages[name] }
 // maxLine bounds a line of a Packages file: the longest of Debian's has 60 KB.
 const maxLine = 1 << 20
 
-// Read adds a Packages file. Packages of other architectures are left out; of two versions the newer stays, of two equal ones the first.
-func (x *Index) Read(r io.Reader) error {
-	x.provides = nil
-	err := ParsePackages(r, func(p *Package) error {
-		if p.Arch != x.arch && p.Arch != "all" {
-			return nil
-		}
-		if old := x.packages[p.Name]; old == nil || p.Version.Compare(old.Version) > 0 {
-			x.packages[p.Name] = p
+// Read adds a Packages file. Packages of other architectures are left out; of two versions the one with the higher priority counts, then the
+// newer, of two equal ones the first.
+func (x *Index) Read(r io.Reader, from Source) error {
+	return ParsePackages(r, func(p *Package) error {
+		if p.Arch == x.arch || p.Arch == "all" {
+			p.Source = from
+			x.Add(p)
 		}
 		return nil
 	})
-	return err
+}
+
+// Add adds a package as Read does.
+func (x *Index) Add(p *Package) {
+	x.provides = nil
+	old := x.packages[p.Name]
+	switch {
+	case old == nil:
+		x.packages[p.Name] = p
+	case cmp.Or(cmp.Compare(p.Source.Pin, old.Source.Pin), p.Version.Compare(old.Version)) > 0:
+		x.packages[p.Name] = p
+		x.others[p.Name] = append(x.others[p.Name], old)
+	case p.Digest != old.Digest:
+		x.others[p.Name] = append(x.others[p.Name], p)
+	}
+}
+
+// Choose makes a version of a package the one that counts: the first for which is says true, in the order of priority and version. It says
+// whether there is one.
+func (x *Index) Choose(name string, is func(*Package) bool) bool {
+	for _, p := range x.Versions(name) {
+		if !is(p) {
+			continue
+		}
+		if old := x.packages[name]; old != p {
+			x.others[name] = append(slices.DeleteFunc(x.others[name], func(o *Package) bool { return o == p }), old)
+			x.packages[name] = p
+			x.provides = nil
+		}
+		return true
+	}
+	return false
+}
+
+// Versions are all versions of a package, the one that counts first, then by priority and version.
+func (x *Index) Versions(name string) []*Package {
+	if x.packages[name] == nil {
+		return nil
+	}
+	others := slices.Clone(x.others[name])
+	slices.SortStableFunc(others, func(a, b *Package) int {
+		return -cmp.Or(cmp.Compare(a.Source.Pin, b.Source.Pin), a.Version.Compare(b.Version))
+	})
+	return append([]*Package{x.packages[name]}, others...)
+}
+
+// Nearest is the name of a package, or of what one provides, that a misspelt name was probably meant to be; empty where none is near.
+func (x *Index) Nearest(name string) string {
+	return mistake.Nearest(name, slices.Sorted(maps.Keys(x.packages)), len(name)/3+2)
 }
 
 // ParsePackages calls f for each stanza of a Packages file, in its order. A stanza without a name, version, architecture, file name, size or

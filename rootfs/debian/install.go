@@ -45,6 +45,22 @@ func Install(t *tree.Tree, debs []*Deb, o Options) error {
 	t.Implied = tree.Node{Mode: 0o755, Time: o.Time, Origin: "a folder nobody describes"}
 	in := &installer{t: t, o: o, owner: map[*tree.Node]*Deb{}}
 	e := &effects{t: t, time: o.Time}
+	before, err := ReadDatabase(t)
+	if err != nil {
+		return err
+	}
+	var former []formerVersion
+	for _, p := range before {
+		if slices.ContainsFunc(debs, func(d *Deb) bool {
+			return p.same(Installed{Name: d.Name, Arch: d.Arch}) && p.Version != string(d.Version)
+		}) {
+			paths, err := pathsOf(t, p)
+			if err != nil {
+				return err
+			}
+			former = append(former, formerVersion{p, paths})
+		}
+	}
 	if err := e.before(debs); err != nil {
 		return err
 	}
@@ -53,11 +69,14 @@ func Install(t *tree.Tree, debs []*Deb, o Options) error {
 			return fmt.Errorf("install %s: %w", d, err)
 		}
 	}
+	if err := in.supersede(former, before); err != nil {
+		return err
+	}
 	if err := e.after(); err != nil {
 		return err
 	}
 	e.name = "dpkg's database"
-	return in.database(e, debs)
+	return in.database(e, debs, before)
 }
 
 type installer struct {

@@ -24,6 +24,7 @@ type UnmetError struct {
 	Chain []string // who needs whom: a wanted package first, the one whose need is not met last
 	Need  string   // what that one needs, or is
 	Why   string
+	Names []string // of packages whose versions have a say in it: the chain, those that could meet the need, those in the way
 }
 
 func (e *UnmetError) Error() string {
@@ -66,6 +67,9 @@ type resolver struct {
 func Resolve(x *Index, w Wish) ([]*Package, error) {
 	r := &resolver{x: x, exclude: map[string]bool{}, chosen: map[string]*choice{}, provided: map[string][]*choice{}}
 	for _, name := range w.Exclude {
+		if x.packages[name] == nil {
+			return nil, &UnmetError{Need: name, Why: "excluded, but " + r.unknown(name)}
+		}
 		r.exclude[name] = true
 	}
 	var first []*Package
@@ -102,6 +106,14 @@ func sortPackages(l []*Package) {
 	slices.SortFunc(l, func(a, b *Package) int { return strings.Compare(a.Name, b.Name) })
 }
 
+// unknown says that there is no package of a name, and which was probably meant.
+func (r *resolver) unknown(name string) string {
+	if near := r.x.Nearest(name); near != "" {
+		return fmt.Sprintf("there is no such package; did you mean %s?", near)
+	}
+	return "there is no such package"
+}
+
 // wanted is the package that a wish means by a name.
 func (r *resolver) wanted(name string) (*Package, error) {
 	if r.exclude[name] {
@@ -116,7 +128,7 @@ func (r *resolver) wanted(name string) (*Package, error) {
 	}
 	switch len(by) {
 	case 0:
-		return nil, &UnmetError{Need: name, Why: "there is no such package"}
+		return nil, &UnmetError{Need: name, Why: r.unknown(name)}
 	case 1:
 		return by[0], nil
 	}
@@ -170,7 +182,7 @@ func (r *resolver) meet(n need, now bool) error {
 	case len(can) == 0 && slices.ContainsFunc(n.Clause, func(a Relation) bool { return r.exclude[a.Name] }):
 		return nil
 	case len(can) == 0:
-		return &UnmetError{n.by.chain(), n.Clause.String(), r.why(n.Clause)}
+		return &UnmetError{Chain: n.by.chain(), Need: n.Clause.String(), Why: r.why(n.Clause), Names: r.involved(n.by, n.Clause)}
 	case len(can) > 1 && !now:
 		r.open = append(r.open, n)
 		return nil
@@ -228,6 +240,32 @@ func (r *resolver) candidates(c Clause) (out []*Package, err error) {
 		}
 	}
 	return out, nil
+}
+
+// involved are the packages whose versions decide whether a clause can be met.
+func (r *resolver) involved(by *choice, c Clause) []string {
+	names := by.chain()
+	for _, a := range c {
+		names = append(names, a.Name)
+		list, _ := r.x.providers(a)
+		if p := r.x.packages[a.Name]; p != nil {
+			list = append(list, p)
+		}
+		for _, p := range list {
+			names = append(names, p.Name)
+			with, err := newChoice(p, nil)
+			if err != nil {
+				continue
+			}
+			for _, d := range r.chosen {
+				if d.Name != p.Name && (with.hits(d) || d.hits(with)) {
+					names = append(names, d.Name)
+				}
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // why explains a clause without candidates.
@@ -314,7 +352,7 @@ func (r *resolver) choose(p *Package, by *choice, asked Clause) error {
 	if with, err := r.conflict(p); err != nil {
 		return err
 	} else if with != "" {
-		return &UnmetError{by.chain(), asked.String(), with}
+		return &UnmetError{Chain: by.chain(), Need: asked.String(), Why: with, Names: append(r.involved(by, asked), p.Name)}
 	}
 	c, err := newChoice(p, by)
 	if err != nil {
@@ -352,7 +390,7 @@ func (c *choice) chain() (out []string) {
 func Satisfied(list []*Package, arch string) error {
 	x := NewIndex(arch)
 	for _, p := range list {
-		x.packages[p.Name] = p
+		x.Add(p)
 	}
 	var errs []error
 	for _, p := range list {
@@ -372,7 +410,7 @@ func Satisfied(list []*Package, arch string) error {
 					met = met || (q != nil && a.Holds(q.Version) || len(by) > 0) && (a.Arch == "" || a.Arch == "any" || a.Arch == arch)
 				}
 				if !met {
-					errs = append(errs, &UnmetError{[]string{p.Name}, c.String(), "not in the list"})
+					errs = append(errs, &UnmetError{Chain: []string{p.Name}, Need: c.String(), Why: "not in the list"})
 				}
 			}
 		}

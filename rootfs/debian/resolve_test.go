@@ -27,7 +27,7 @@ func stanzas(lines ...string) string {
 func index(t testing.TB, lines ...string) *Index {
 	t.Helper()
 	x := NewIndex("amd64")
-	if err := x.Read(strings.NewReader(stanzas(lines...))); err != nil {
+	if err := x.Read(strings.NewReader(stanzas(lines...)), Source{}); err != nil {
 		t.Fatal(err)
 	}
 	return x
@@ -40,7 +40,7 @@ func TestPackagesAreRead(t *testing.T) {
 	if got := x.Find("aa"); !reflect.DeepEqual(got, want) || x.Len() != 2 {
 		t.Errorf("got %+v of %d, want %+v", got, x.Len(), want)
 	}
-	if err := x.Read(strings.NewReader(strings.TrimRight(stanzas("aa 2 amd64"), "\n"))); err != nil || x.Find("aa").Version != "2" {
+	if err := x.Read(strings.NewReader(strings.TrimRight(stanzas("aa 2 amd64"), "\n")), Source{}); err != nil || x.Find("aa").Version != "2" {
 		t.Errorf("a second list, without an end of line: %v, %+v", err, x.Find("aa"))
 	}
 	one := stanzas("aa 1 amd64")
@@ -58,7 +58,7 @@ func TestPackagesAreRead(t *testing.T) {
 		"no field":          "rubbish\n" + one,
 		"a long line":       "X: " + strings.Repeat("x", maxLine) + "\n" + one,
 	} {
-		if err := NewIndex("amd64").Read(strings.NewReader(s)); err == nil {
+		if err := NewIndex("amd64").Read(strings.NewReader(s), Source{}); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -174,7 +174,7 @@ func FuzzPackages(f *testing.F) {
 	f.Add(stanzas("aa 1 amd64; Depends: aa; Conflicts: aa; Breaks: aa", "bb 1 all; Pre-Depends: aa:any"))
 	f.Fuzz(func(t *testing.T, s string) {
 		x := NewIndex("amd64")
-		if err := x.Read(strings.NewReader(s)); err != nil {
+		if err := x.Read(strings.NewReader(s), Source{}); err != nil {
 			return
 		}
 		var all []string
