@@ -207,6 +207,9 @@ func (a *Apt) world(ctx context.Context, s Section, arch string) (*world, error)
 	}
 	w := &world{dir: dir, options: []string{
 		"Dir::State=" + filepath.Join(dir, "state"),
+		// Each by itself: a host's settings of these win over what is said of the folder above.
+		"Dir::State::lists=" + filepath.Join(dir, "state/lists"),
+		"Dir::Cache::archives=" + filepath.Join(dir, "cache/archives"),
 		"Dir::State::status=" + filepath.Join(dir, "status"),
 		"Dir::Cache=" + filepath.Join(dir, "cache"),
 		"Dir::Etc::sourcelist=" + filepath.Join(dir, "sources.list"),

@@ -39,6 +39,7 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/owned"
 	"github.com/katabuild/katabuild/internal/paper"
 )
 
@@ -211,7 +212,7 @@ func (s *Store) Get(d digest.Digest) (string, error) {
 	if err == nil {
 		err = s.checkBlob(p, d)
 	}
-	var no *Unsafe
+	var no *owned.Unsafe
 	if errors.As(err, &no) {
 		err = s.own(p, d)
 		stamp = ""
@@ -254,7 +255,7 @@ func openBlob(p string) (*os.File, error) {
 	return f, err
 }
 
-// checkBlob reads the blob at p and returns a *digest.Mismatch unless it is d. A right one that another user could change afterwards is an *Unsafe.
+// checkBlob reads the blob at p and returns a *digest.Mismatch unless it is d. A right one that another user could change afterwards is an *owned.Unsafe.
 func (s *Store) checkBlob(p string, d digest.Digest) error {
 	f, err := openBlob(p)
 	if err != nil {
@@ -275,7 +276,7 @@ func (s *Store) checkBlob(p string, d digest.Digest) error {
 	if got != d {
 		return &digest.Mismatch{Name: p, Want: d, Got: got}
 	}
-	return ownedBy(p, st.Uid, st.Mode)
+	return owned.By(p, st.Uid, st.Mode)
 }
 
 // Put adds what r yields. When want is not empty and the bytes have another digest, nothing is added and the error is a *digest.Mismatch

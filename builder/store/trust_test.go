@@ -178,7 +178,7 @@ func TestAStoreThatOthersCanWriteToIsRefusedUnlessItIsShared(t *testing.T) {
 		{"group may write", "mode 0775", func(dir string) error { return os.Chmod(dir, 0o775) }},
 		{"all may write to its records", "mode 0777", func(dir string) error { return os.Chmod(filepath.Join(dir, "actions"), 0o777) }},
 		{"its blobs lie elsewhere", "symbolic link", func(dir string) error { return elsewhere(dir, "blobs") }},
-		{"a folder above is everybody's", "another store", func(dir string) error { return os.Chmod(filepath.Dir(dir), 0o777) }},
+		{"a folder above is everybody's", "something else in the place", func(dir string) error { return os.Chmod(filepath.Dir(dir), 0o777) }},
 		{"another user's", "belongs to user 65534", func(dir string) error { return os.Chown(dir, 65534, 65534) }},
 		{"another user's records", "belongs to user 65534", func(dir string) error { return os.Chown(filepath.Join(dir, "actions"), 65534, 65534) }},
 	} {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/owned"
 )
 
 // Usage is what a store holds.
@@ -124,7 +125,7 @@ func (s *Store) Verify() ([]Problem, error) {
 		}
 		err = s.checkBlob(p, want)
 		var wrong *digest.Mismatch
-		var no *Unsafe
+		var no *owned.Unsafe
 		switch {
 		case errors.As(err, &wrong):
 			add(p, "has the digest "+string(wrong.Got))

@@ -205,7 +205,7 @@ func kata(t *testing.T, handler, dir string) *daemon.Runtime {
 			return err
 		}))
 	file := filepath.Join(dir, "configuration.toml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\n", guest), 0o644); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\n[agent.kata]\nenable_annotations = [\"policy\"]\n", guest), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return &daemon.Runtime{Handler: handler, Type: "io.containerd.kata.v2", Config: file, Path: bin}

@@ -82,6 +82,7 @@ type Agent struct {
 	DebugConsoleEnabled bool          // agent.debug_console on the kernel command line
 	ContainerPipeSize   int           // agent.container_pipe_size on the kernel command line, in bytes; 0 is the agent's own
 	Policy              string        // for the agent, in base64; empty is what the guest has
+	EnableAnnotations   []string      // regular expressions for the whole name behind io.katacontainers.config.agent.
 	DialTimeout         time.Duration // from QEMU's start until the agent is ready
 }
 
@@ -103,6 +104,7 @@ type Runtime struct {
 	CreateContainerTimeout    time.Duration // for one container, in a guest that is ready
 	InternetworkingModel      string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
 	DisableGuestSeccomp       bool          // containers' seccomp profiles are not sent to the guest
+	EnableAnnotations         []string      // regular expressions for the whole name behind io.katacontainers.config.runtime.
 	SandboxBindMounts         []string      // host folders or files, with :ro or :rw, that every container's guest sees
 }
 

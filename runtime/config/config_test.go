@@ -11,13 +11,16 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/golden"
+	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/sandbox"
@@ -210,9 +213,11 @@ enable_debug = true
 debug_console_enabled = true
 container_pipe_size = 65536
 policy = "cGFja2FnZQ=="
+enable_annotations = ["policy"]
 dial_timeout = 5
 [runtime]
 attestation = "warn"
+enable_annotations = ["create_container_timeout"]
 static_sandbox_resource_mgmt = true
 enable_debug = true
 create_container_timeout = 90
@@ -236,10 +241,10 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd", ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
 			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, Msize9P: 8192, PCIeRootPorts: 2, GuestHookPath: "/hooks",
 		},
-		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==", DialTimeout: 5 * time.Second},
+		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==", EnableAnnotations: []string{"policy"}, DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
 			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true, CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
-			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
+			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"}, EnableAnnotations: []string{"create_container_timeout"},
 		},
 	}
 	if !reflect.DeepEqual(l.Config, want) {
@@ -521,6 +526,10 @@ func TestAnnotations(t *testing.T) {
 enable_annotations = ["default_.*", "path|guest", "kernel_params", "shared_fs|enable_iommu|.*_hash", "acceleration", "machine_type"]
 valid_guest_paths = ["/srv/guests/*"]
 kernel_params = "a"
+[agent.kata]
+enable_annotations = ["policy"]
+[runtime]
+enable_annotations = ["create_container_timeout"]
 `
 	for name, c := range map[string]struct {
 		in   map[string]string
@@ -534,7 +543,7 @@ kernel_params = "a"
 		"words are added":                  {map[string]string{h + "kernel_params": "b c"}, func(c *Config) { c.QEMU.KernelParams = []KernelParam{"a", "b c"} }, "", ""},
 		"a wish":                           {map[string]string{h + "acceleration": "tcg"}, func(c *Config) { c.QEMU.Acceleration = accel.OnlyTCG }, "", ""},
 		"a guest that is listed":           {map[string]string{h + "guest": "/srv/guests/a"}, func(c *Config) { c.QEMU.Guest = "/srv/guests/a" }, "", ""},
-		"a timeout, which needs no list":   {map[string]string{AnnotationPrefix + "runtime.create_container_timeout": "7"}, func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
+		"a timeout":                        {map[string]string{AnnotationPrefix + "runtime.create_container_timeout": "7"}, func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
 		"a key without effect":             {map[string]string{h + "enable_iommu": "true"}, func(*Config) {}, "", "annotation " + h + "enable_iommu: it has no effect, because the machine has no IOMMU"},
 		"a way of sharing":                 {map[string]string{h + "shared_fs": "none"}, func(c *Config) { c.QEMU.SharedFS = SharedNone }, "", ""},
 		"an empty hash asks for nothing":   {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "", "has no effect"},
@@ -545,6 +554,8 @@ kernel_params = "a"
 		"a program, where none is listed":  {map[string]string{h + "path": "/bin/sh"}, nil, `matches none of valid_hypervisor_paths = [] (default)`, ""},
 		"not listed":                       {map[string]string{h + "pcie_root_port": "1"}, nil, `not allowed by enable_annotations`, ""},
 		"listed in part only":              {map[string]string{h + "enable_iommu_platform": "true"}, nil, `not allowed by enable_annotations`, ""},
+		"seccomp, which is not listed":     {map[string]string{AnnotationPrefix + "runtime.disable_guest_seccomp": "true"}, nil, `not allowed by enable_annotations = ["create_container_timeout"] in [runtime] (c.toml:9:1)`, ""},
+		"who may annotate the agent":       {map[string]string{AnnotationPrefix + "agent.enable_annotations": ".*"}, nil, `only the host's configuration may set agent.kata.enable_annotations`, ""},
 		"who may annotate":                 {map[string]string{h + "enable_annotations": ".*"}, nil, `only the host's configuration may set hypervisor.qemu.enable_annotations`, ""},
 		"attestation":                      {map[string]string{AnnotationPrefix + "runtime.attestation": "off"}, nil, `only the host's configuration may set runtime.attestation`, ""},
 		"a misspelling":                    {map[string]string{h + "default_vcpu": "1"}, nil, `annotation ` + h + `default_vcpu: unknown key "default_vcpu"; did you mean "default_vcpus"?`, ""},
@@ -585,14 +596,87 @@ kernel_params = "a"
 	}
 }
 
-func TestWithoutAListNoHypervisorAnnotationIsAllowed(t *testing.T) {
+// TestThePageSaysWhoMaySetWhat walks all keys: nothing is for pods unless the configuration names it, and what the page does not call a pod's never is.
+func TestThePageSaysWhoMaySetWhat(t *testing.T) {
+	page, err := os.ReadFile("../../docs/formats/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const named = "[hypervisor.qemu]\nenable_annotations = ['.*']\n[agent.kata]\nenable_annotations = ['.*']\n[runtime]\nenable_annotations = ['.*']\n"
 	for i := range keys {
 		k := &keys[i]
-		name := AnnotationPrefix + strings.Split(k.section, ".")[0] + "." + k.name
-		_, err := Read(nil, map[string]string{name: "1"}, false)
-		if k.section == sectionQEMU && err == nil {
-			t.Errorf("%s is allowed", name)
+		if k.section == sectionFactory {
+			continue
 		}
+		row := regexp.MustCompile("(?m)^\\| [*]*`" + k.name + "`[*]* \\|([^|]*)\\|([^|]*)\\|([^|]*)\\|")
+		var says []string
+		part := string(page)
+		part = part[strings.Index(part, "| `["+k.section+"]` |"):]
+		if m := row.FindStringSubmatch(part); m == nil {
+			t.Errorf("the page has no row for %s", k)
+			continue
+		} else {
+			says = m
+		}
+		if pod := strings.TrimSpace(says[3]) == "yes"; pod != k.pod {
+			t.Errorf("%s: the page says pod %q", k, strings.TrimSpace(says[3]))
+		}
+		name := AnnotationPrefix + strings.Split(k.section, ".")[0] + "." + k.name
+		for _, value := range []string{"1", "true", "x", ""} {
+			if _, err := Read(nil, map[string]string{name: value}, false); err == nil {
+				t.Errorf("%s=%s is allowed though nobody named it", name, value)
+			}
+			_, err := Read([]Text{{"c.toml", []byte(named)}}, map[string]string{name: value}, false)
+			only := err != nil && strings.Contains(err.Error(), "only the host's configuration may set")
+			if only == k.pod {
+				t.Errorf("%s=%s, named: %v", name, value, err)
+			}
+		}
+	}
+}
+
+func TestFilesOfOthersAreNotRead(t *testing.T) {
+	asRoot := testenv.Func("root", func() error {
+		if os.Geteuid() != 0 {
+			return errors.New("this user is not root")
+		}
+		return nil
+	})
+	for _, c := range []struct {
+		name, want string
+		root       bool
+		spoil      func(dir string) error
+	}{
+		{"as it should be", "", false, func(string) error { return nil }},
+		{"everybody may write it", "c.toml has mode 0666: other users may write to it", false, func(dir string) error { return os.Chmod(dir+"/c.toml", 0o666) }},
+		{"its group may write it", "mode 0664", false, func(dir string) error { return os.Chmod(dir+"/c.toml", 0o664) }},
+		{"everybody may write a drop-in", "90-x has mode 0646", false, func(dir string) error { return os.Chmod(dir+"/config.d/90-x", 0o646) }},
+		{"everybody may add a drop-in", "config.d has mode 0777", false, func(dir string) error { return os.Chmod(dir+"/config.d", 0o777) }},
+		{"everybody may replace it", "has mode 0777", false, func(dir string) error { return os.Chmod(dir, 0o777) }},
+		{"it is another user's", "c.toml belongs to user 65534", true, func(dir string) error { return os.Chown(dir+"/c.toml", 65534, 65534) }},
+		{"a drop-in is another user's", "90-x belongs to user 65534", true, func(dir string) error { return os.Chown(dir+"/config.d/90-x", 65534, 65534) }},
+		{"a link to another user's", "belongs to user 65534", true, func(dir string) error {
+			return errors.Join(os.Rename(dir+"/c.toml", dir+"/x"), os.Chown(dir+"/x", 65534, 65534), os.Symlink("x", dir+"/c.toml"))
+		}},
+		{"a FIFO", "is no regular file", false, func(dir string) error {
+			return errors.Join(os.Remove(dir+"/c.toml"), syscall.Mkfifo(dir+"/c.toml", 0o600))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.root {
+				testenv.Require(t, asRoot)
+			}
+			dir := t.TempDir()
+			err := errors.Join(os.Mkdir(dir+"/config.d", 0o755), os.WriteFile(dir+"/c.toml", []byte("[runtime]\n"), 0o644),
+				os.WriteFile(dir+"/config.d/90-x", []byte("[runtime]\nenable_debug = true\n"), 0o644), c.spoil(dir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = Load(Options{Path: dir + "/c.toml"})
+			if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
 	}
 }
 

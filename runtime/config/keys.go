@@ -124,14 +124,7 @@ var keys = []key{
 		section: sectionQEMU, name: "enable_annotations", example: `["default_vcpus", "default_memory"]`,
 		doc:   "Regular expressions for the names behind io.katacontainers.config.hypervisor. that a pod's annotations may have.\nOne must match the whole name. Who may set kernel_params controls the guest's command line.",
 		field: func(c *Config) any { return &c.QEMU.EnableAnnotations },
-		check: func(c *Config) error {
-			for _, e := range c.QEMU.EnableAnnotations {
-				if _, err := regexp.Compile(e); err != nil {
-					return fmt.Errorf("%q is no regular expression: %w", e, err)
-				}
-			}
-			return nil
-		},
+		check: func(c *Config) error { return expressions(c.QEMU.EnableAnnotations) },
 	},
 	{
 		section: sectionQEMU, name: "machine_type", pod: true, example: `"microvm"`,
@@ -268,6 +261,12 @@ var keys = []key{
 		check: func(c *Config) error { _, err := c.Agent.PolicyText(); return err },
 	},
 	{
+		section: sectionAgent, name: "enable_annotations", ours: true, example: `["policy"]`,
+		doc:   "Regular expressions for the names behind io.katacontainers.config.agent. that a pod's annotations may have.\nWho may set policy takes the place of the policy that is set here.",
+		field: func(c *Config) any { return &c.Agent.EnableAnnotations },
+		check: func(c *Config) error { return expressions(c.Agent.EnableAnnotations) },
+	},
+	{
 		section: sectionAgent, name: "dial_timeout",
 		doc:   "Seconds from QEMU's start until the agent must be ready, 1 to 3600.",
 		field: func(c *Config) any { return &c.Agent.DialTimeout },
@@ -276,6 +275,12 @@ var keys = []key{
 		section: sectionRuntime, name: "attestation", ours: true,
 		doc:   "What a guest that is not what its manifest says, or has none, leads to: \"enforce\" (it does not start), \"warn\" (it is logged)\nor \"off\" (no report is asked for). No annotation can change this.",
 		field: func(c *Config) any { return &c.Runtime.Attestation },
+	},
+	{
+		section: sectionRuntime, name: "enable_annotations", ours: true, example: `["create_container_timeout"]`,
+		doc:   "Regular expressions for the names behind io.katacontainers.config.runtime. that a pod's annotations may have.\nWho may set disable_guest_seccomp takes away the profiles that others demand.",
+		field: func(c *Config) any { return &c.Runtime.EnableAnnotations },
+		check: func(c *Config) error { return expressions(c.Runtime.EnableAnnotations) },
 	},
 	{
 		section: sectionRuntime, name: "static_sandbox_resource_mgmt",
@@ -332,6 +337,16 @@ func oneOf(s string, words ...string) error {
 func between(n, low, high int) error {
 	if n < low || n > high {
 		return fmt.Errorf("%d: want %d to %d", n, low, high)
+	}
+	return nil
+}
+
+// expressions refuses what is no regular expression.
+func expressions(list []string) error {
+	for _, e := range list {
+		if _, err := regexp.Compile(e); err != nil {
+			return fmt.Errorf("%q is no regular expression: %w", e, err)
+		}
 	}
 	return nil
 }

@@ -433,9 +433,9 @@ func (r *reader) annotation(whole, value string) string {
 	if k != nil && !k.pod {
 		return fmt.Sprintf("only the host's configuration may set %s", k)
 	}
-	// Only names of the hypervisor's group are listed, as in Kata.
-	if section == sectionQEMU && !r.enabled(name) {
-		return fmt.Sprintf("not allowed by enable_annotations = %s (%s)", toTOML(&r.Config.QEMU.EnableAnnotations), r.place("enable_annotations"))
+	// What has no effect cannot weaken anything; of the hypervisor's group it must be listed all the same, as in Kata.
+	if list := r.enabledIn(section); (k != nil || section == sectionQEMU) && !matches(*list, name) {
+		return fmt.Sprintf("not allowed by enable_annotations = %s in [%s] (%s)", toTOML(list), section, r.placeIn(section, "enable_annotations"))
 	}
 	if i != nil {
 		if i.harmless != "" && !isHarmless(value, i.harmless) {
@@ -472,16 +472,31 @@ func (r *reader) annotation(whole, value string) string {
 	return ""
 }
 
-func (r *reader) enabled(name string) bool {
-	return slices.ContainsFunc(r.Config.QEMU.EnableAnnotations, func(e string) bool {
+// enabledIn is the list of a section's names that annotations may have.
+func (r *reader) enabledIn(section string) *[]string {
+	switch section {
+	case sectionAgent:
+		return &r.Config.Agent.EnableAnnotations
+	case sectionRuntime:
+		return &r.Config.Runtime.EnableAnnotations
+	}
+	return &r.Config.QEMU.EnableAnnotations
+}
+
+// matches says whether one of the expressions is for the whole name.
+func matches(list []string, name string) bool {
+	return slices.ContainsFunc(list, func(e string) bool {
 		re, err := regexp.Compile(`^(?:` + e + `)$`)
 		return err == nil && re.MatchString(name)
 	})
 }
 
 // place is where a key of the hypervisor was set.
-func (r *reader) place(name string) Place {
-	if p := r.from[sectionQEMU+"."+name]; len(p) > 0 {
+func (r *reader) place(name string) Place { return r.placeIn(sectionQEMU, name) }
+
+// placeIn is where a key was set.
+func (r *reader) placeIn(section, name string) Place {
+	if p := r.from[section+"."+name]; len(p) > 0 {
 		return p[0]
 	}
 	return Place{}

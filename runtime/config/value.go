@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -11,7 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/owned"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
@@ -339,13 +343,37 @@ type Files interface {
 type Host struct{}
 
 // ReadFile is os.ReadFile for files of at most the size a configuration may have; one byte more tells that there is more.
+// A file that another user than this one or root could have written is an *owned.Unsafe: what stands in it is run as root.
 func (Host) ReadFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	if err := errors.Join(owned.By(path, st.Uid, st.Mode), safeFolder(filepath.Dir(path)), owned.Above(path)); err != nil {
+		return nil, err
+	}
 	return readLimited(f, maxSize+1)
+}
+
+// safeFolder refuses a folder in which another user could put one file in the place of another. Where the sticky bit keeps them from that, as in /tmp, the
+// file's own owner decides.
+func safeFolder(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if st.Mode&unix.S_ISVTX != 0 && (st.Uid == 0 || int(st.Uid) == os.Geteuid()) {
+		return nil
+	}
+	return owned.By(dir, st.Uid, st.Mode)
 }
 
 // ReadDir implements Files.
