@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -75,6 +74,12 @@ func parse(text string) (*rules, error) {
 		if s := strings.TrimSpace(r.source); s == "" || strings.HasPrefix(s, "#") {
 			continue
 		}
+		if r.source[0] == ' ' {
+			if err := more(out, r, methods); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		if !begun {
 			if r.source != header {
 				return nil, r.bad("want %q first", header)
@@ -96,14 +101,14 @@ func parse(text string) (*rules, error) {
 			if r.skip(len(what)); r.at < len(r.source) {
 				return nil, r.bad("want nothing more in this line")
 			}
-			hasDefault, out.allow = true, what == "allow"
+			hasDefault, out.allow, out.ended = true, what == "allow", true
 		case "allow", "deny":
 			rule, err := r.rule(methods)
 			if err != nil {
 				return nil, err
 			}
 			rule.allow = verb == "allow"
-			out.list = append(out.list, rule)
+			out.list, out.ended = append(out.list, rule), false
 		default:
 			r.at = 0
 			return nil, r.bad("want allow, deny or default")
@@ -118,7 +123,30 @@ func parse(text string) (*rules, error) {
 	return out, nil
 }
 
-// rule reads METHOD, and FIELD=VALUE as often as there are.
+// more reads a line that begins with a space: it goes on with the rule before it.
+func more(out *rules, r *reader, methods protoreflect.MethodDescriptors) error {
+	if len(out.list) == 0 || out.ended {
+		return r.bad("a line that begins with a space goes on with a rule, and there is none before it")
+	}
+	last := &out.list[len(out.list)-1]
+	r.skip(0)
+	rest, err := r.conditions(methods.ByName(protoreflect.Name(last.method)).Input())
+	if err != nil {
+		return err
+	}
+	if last.open {
+		return r.bad("%q ends a rule", open)
+	}
+	last.conditions = append(last.conditions, rest.conditions...)
+	last.open = rest.open
+	last.close()
+	return nil
+}
+
+// open ends a rule whose call may also have fields that the rule does not name.
+const open = "..."
+
+// rule reads METHOD, and conditions as often as there are.
 func (r *reader) rule(methods protoreflect.MethodDescriptors) (rule, error) {
 	word := r.word()
 	method := methods.ByName(protoreflect.Name(word))
@@ -131,8 +159,20 @@ func (r *reader) rule(methods protoreflect.MethodDescriptors) (rule, error) {
 	}
 	out := rule{line: r.line, method: word}
 	r.skip(len(word))
+	rest, err := r.conditions(method.Input())
+	out.conditions, out.open = rest.conditions, rest.open
+	out.close()
+	return out, err
+}
+
+// conditions reads what stands behind a call, to the end of the line.
+func (r *reader) conditions(m protoreflect.MessageDescriptor) (out rule, err error) {
 	for r.at < len(r.source) {
-		c, err := r.condition(method.Input())
+		if r.source[r.at:] == open {
+			out.open = true
+			return out, nil
+		}
+		c, err := r.condition(m)
 		if err != nil {
 			return rule{}, err
 		}
@@ -141,43 +181,66 @@ func (r *reader) rule(methods protoreflect.MethodDescriptors) (rule, error) {
 	return out, nil
 }
 
-// condition reads FIELD.FIELD=VALUE.
+// close says which fields the conditions name. A rule without any, or one that ends in "...", is for the call whatever else it says.
+func (r *rule) close() {
+	if r.named = nil; r.open || len(r.conditions) == 0 {
+		return
+	}
+	r.named = &named{}
+	for _, c := range r.conditions {
+		r.named.add(c.path)
+	}
+}
+
+// condition reads PATH=VALUE, PATH~EXPRESSION or PATH=*.
 func (r *reader) condition(m protoreflect.MessageDescriptor) (condition, error) {
-	path, _, ok := strings.Cut(r.source[r.at:], "=")
-	if !ok || strings.Contains(path, " ") {
+	end := strings.IndexAny(r.source[r.at:], "=~ ")
+	if end < 0 || r.source[r.at+end] == ' ' {
 		return condition{}, r.bad("want FIELD=VALUE")
 	}
+	sign := r.source[r.at+end]
 	var c condition
-	words := strings.Split(path, ".")
+	words := strings.Split(r.source[r.at:r.at+end], ".")
 	for i, w := range words {
 		if m == nil {
 			return condition{}, r.bad("the field before %q has no fields", clip(w))
 		}
-		f := m.Fields().ByName(protoreflect.Name(w))
+		name, each := strings.CutSuffix(w, "[]")
+		f := m.Fields().ByName(protoreflect.Name(name))
 		if f == nil {
-			var names []string
-			for i := range m.Fields().Len() {
-				names = append(names, string(m.Fields().Get(i).Name()))
-			}
-			return condition{}, r.bad("%s has no field %q%s", m.Name(), clip(w), hint(w, names))
+			return condition{}, r.bad("%s has no field %q%s", m.Name(), clip(name), hint(name, fieldNames(m)))
 		}
-		if i < len(words)-1 && (f.IsList() || f.IsMap()) {
-			return condition{}, r.bad("field %q is a list: a rule sees only fields of single messages", w)
+		many := f.IsList() || f.IsMap()
+		switch {
+		case each && !many:
+			return condition{}, r.bad("field %q is no list", name)
+		case i < len(words)-1 && f.IsMap():
+			return condition{}, r.bad("field %q is a map: its entries are strings, such as \"KEY=VALUE\"", name)
+		case i < len(words)-1 && many && !each:
+			return condition{}, r.bad("field %q is a list: %s[] means each of its elements", name, name)
 		}
-		c.path = append(c.path, f)
+		c.path = append(c.path, step{f, each})
 		if m = nil; f.Kind() == protoreflect.MessageKind && !f.IsMap() {
 			m = f.Message()
 		}
 		r.at += len(w) + 1 // the dot, or the sign
 	}
-	value, err := r.value()
-	if err != nil {
-		return condition{}, err
+	var value json.RawMessage
+	if sign == '=' && (r.source[r.at:] == "*" || strings.HasPrefix(r.source[r.at:], "* ")) {
+		r.skip(1)
+	} else {
+		var err error
+		if value, err = r.value(); err != nil {
+			return condition{}, err
+		}
 	}
-	if err := c.take(value); err != nil {
-		return condition{}, r.bad("field %q: %v", path, err)
+	var err error
+	if c.test, err = testFor(c.path[len(c.path)-1], value, sign == '~'); err != nil {
+		return condition{}, r.bad("field %q: %v", pathText(c.path), err)
 	}
-	r.skip(len(value))
+	if value != nil {
+		r.skip(len(value))
+	}
 	return c, nil
 }
 
@@ -196,76 +259,6 @@ func (r *reader) value() (json.RawMessage, error) {
 		return nil, r.bad("want a value as in JSON, and a space after it")
 	}
 	return v, nil
-}
-
-// take makes a value one of the last field's kind.
-func (c *condition) take(raw json.RawMessage) error {
-	f := c.path[len(c.path)-1]
-	if f.IsMap() || f.Kind() == protoreflect.MessageKind || f.Kind() == protoreflect.BytesKind || f.Kind() == protoreflect.EnumKind || f.IsList() && f.Kind() != protoreflect.StringKind {
-		return fmt.Errorf("a rule sees only strings, numbers, true or false, and lists of strings")
-	}
-	if f.IsList() {
-		if raw[0] != '[' {
-			return fmt.Errorf("want a list of strings")
-		}
-		var words []*string
-		if err := json.Unmarshal(raw, &words); err != nil {
-			return err
-		}
-		for _, w := range words {
-			if w == nil {
-				return fmt.Errorf("want a list of strings")
-			}
-			c.list = append(c.list, *w)
-		}
-		return nil
-	}
-	switch f.Kind() {
-	case protoreflect.StringKind:
-		if raw[0] != '"' {
-			return fmt.Errorf("want a string")
-		}
-		var s string
-		err := json.Unmarshal(raw, &s)
-		c.want = protoreflect.ValueOfString(s)
-		return err
-	case protoreflect.BoolKind:
-		switch string(raw) {
-		case "true", "false":
-			c.want = protoreflect.ValueOfBool(raw[0] == 't')
-			return nil
-		}
-		return fmt.Errorf("want true or false")
-	}
-	return c.number(string(raw), f.Kind())
-}
-
-func (c *condition) number(s string, k protoreflect.Kind) error {
-	var err error
-	switch k {
-	case protoreflect.Uint32Kind:
-		var n uint64
-		n, err = strconv.ParseUint(s, 10, 32)
-		c.want = protoreflect.ValueOfUint32(uint32(n))
-	case protoreflect.Uint64Kind:
-		var n uint64
-		n, err = strconv.ParseUint(s, 10, 64)
-		c.want = protoreflect.ValueOfUint64(n)
-	case protoreflect.Int32Kind:
-		var n int64
-		n, err = strconv.ParseInt(s, 10, 32)
-		c.want = protoreflect.ValueOfInt32(int32(n))
-	case protoreflect.Int64Kind:
-		var n int64
-		n, err = strconv.ParseInt(s, 10, 64)
-		c.want = protoreflect.ValueOfInt64(n)
-	default:
-		return fmt.Errorf("a rule does not see fields of kind %s", k)
-	}
-	if err != nil {
-		return fmt.Errorf("want a number of kind %s", k)
-	}
-	return nil
 }
 
 // hint names the word that was probably meant.

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
@@ -50,21 +49,17 @@ type Policy struct {
 type rules struct {
 	allow bool // what no rule fits
 	list  []rule
+	ended bool // while it is read: what stands last is no rule
 }
 
-// rule is one line.
+// rule is one line, and those that go on with it.
 type rule struct {
 	line       int
 	allow      bool
 	method     string
 	conditions []condition
-}
-
-// condition is a field that must have a value.
-type condition struct {
-	path []protoreflect.FieldDescriptor
-	want protoreflect.Value // of a single field
-	list []string           // of a repeated one
+	open       bool   // other fields may be anything
+	named      *named // those that a call may have; nil where it may have any
 }
 
 // Check says whether the host may make a call, by its method's name and its request. The error has the code PermissionDenied.
@@ -78,11 +73,16 @@ func (p *Policy) Check(method string, request proto.Message) error {
 
 // Check is Engine's.
 func (r *rules) Check(method string, request proto.Message) error {
+	request = plain(request)
 	allow, why := r.allow, "no rule allows it"
 	for _, rule := range r.list {
-		if rule.fits(method, request) {
+		fits, unnamed := rule.fits(method, request)
+		if fits {
 			allow, why = rule.allow, fmt.Sprintf("the rule in line %d denies it", rule.line)
 			break
+		}
+		if unnamed != "" {
+			why = fmt.Sprintf("no rule allows it; the one in line %d would, but does not name %s", rule.line, unnamed)
 		}
 	}
 	if allow {
@@ -117,41 +117,39 @@ func (p *Policy) read(text string) (Engine, error) {
 	return p.Rego(text, p.Log)
 }
 
-func (r rule) fits(method string, request proto.Message) bool {
-	if r.method != method {
-		return false
+// plain is a request in which the first process of a container goes by one name. The agent takes the container's own id for it too.
+func plain(request proto.Message) proto.Message {
+	if request == nil || !request.ProtoReflect().IsValid() {
+		return request
 	}
-	for _, c := range r.conditions {
-		if request == nil || !c.holds(request.ProtoReflect()) {
-			return false
-		}
+	m := request.ProtoReflect()
+	c, e := m.Descriptor().Fields().ByName("container_id"), m.Descriptor().Fields().ByName("exec_id")
+	if c == nil || e == nil || m.Get(e).String() == "" || m.Get(e).String() != m.Get(c).String() {
+		return request
 	}
-	return true
+	request = proto.Clone(request)
+	request.ProtoReflect().Clear(e)
+	return request
 }
 
-// holds follows the path. What a request does not have is empty, as on the wire.
-func (c condition) holds(m protoreflect.Message) bool {
-	for _, f := range c.path[:len(c.path)-1] {
-		if m.Descriptor() != f.Parent() {
-			return false // a request of another method
-		}
-		m = m.Get(f).Message()
+// fits says whether a rule is for a call. One that allows is only for calls whose fields it all names: unnamed is one that it does not, where nothing
+// else is in the way. One that denies is for them whatever else they say.
+func (r rule) fits(method string, request proto.Message) (fits bool, unnamed string) {
+	if r.method != method {
+		return false, ""
 	}
-	last := c.path[len(c.path)-1]
-	if m.Descriptor() != last.Parent() {
-		return false
+	if len(r.conditions) > 0 && request == nil {
+		return false, ""
 	}
-	if !last.IsList() {
-		return m.Get(last).Equal(c.want)
-	}
-	list := m.Get(last).List()
-	if list.Len() != len(c.list) {
-		return false
-	}
-	for i, want := range c.list {
-		if list.Get(i).String() != want {
-			return false
+	for _, c := range r.conditions {
+		if !c.holds(request.ProtoReflect()) {
+			return false, ""
 		}
 	}
-	return true
+	if r.allow && r.named != nil {
+		if unnamed = r.named.unnamed(request.ProtoReflect()); unnamed != "" {
+			return false, unnamed
+		}
+	}
+	return true, ""
 }

@@ -627,7 +627,7 @@ func taskPolicy(t *testing.T, c *client) {
 	annotate := func(policy string) []string {
 		return []string{"--annotation", "io.katacontainers.config.agent.policy=" + base64.StdEncoding.EncodeToString([]byte(policy))}
 	}
-	id := c.detach(t, annotate("katabuild-policy 1\ndefault allow\nallow ExecProcess process.Args=[\"true\"]\ndeny ExecProcess\n"), "toolbox", "pause")
+	id := c.detach(t, annotate("katabuild-policy 1\ndefault allow\nallow ExecProcess process.Args=[\"true\"] ...\ndeny ExecProcess\n"), "toolbox", "pause")
 	if r := c.exec(t, id, "true"); r.code != 0 {
 		t.Errorf("a command that is allowed: %s", r.err)
 	}
