@@ -122,8 +122,8 @@ func TestSeveralSuitesAndTheirPriorities(t *testing.T) {
 	}
 	for _, c := range []struct{ name, layer, want string }{
 		{"a version that is not there", "debian: {suites: [trixie, trixie-security], packages: [lib=9]}",
-			"recipe.yaml:6:64: package lib: there is no version 9; there is 1.0-1+deb13u1 in trixie-security, 1.0-1 in trixie"},
-		{"a typo", "debian: {packages: [ap]}", "recipe.yaml:6:28: ap: there is no such package; did you mean app?"},
+			"recipe.yaml:6:62: package lib: there is no version 9; there is 1.0-1+deb13u1 in trixie-security, 1.0-1 in trixie"},
+		{"a typo", "debian: {packages: [ap]}", "recipe.yaml:6:27: ap: there is no such package; did you mean app?"},
 		{"a typo of what is excluded", "debian: {packages: [app], exclude: [libb]}", "libb: excluded, but there is no such package; did you mean lib?"},
 		{"a suite that is not there", "debian: {suites: [trixie, forky], packages: [app]}", "dists/forky/InRelease: not found"},
 		{"a component that is not there", "debian: {components: [contrib], packages: [app]}", "trixie contrib at "},
