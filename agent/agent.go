@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"time"
 
@@ -103,6 +104,8 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	ports := takePorts(opts, console)
+	defer ports.close()
 	c.Timeline.Mark(timeline.Listen)
 	guest := &measure.Guest{Version: c.Version, PID1: c.PID1, Timeline: c.Timeline, Root: "/", Extensions: extensions}
 	reaper, err := reap.New()
@@ -127,13 +130,15 @@ func Run(ctx context.Context, c Config) error {
 	ended := make(chan error, 1)
 	c.Fatal.Go(func() { ended <- server.Serve(ctx, l) })
 	c.Timeline.Mark(timeline.Ready) // from here on the kernel queues connections for us
-	if stream != nil {
-		c.Fatal.Go(func() { serveLog(ctx, opts.LogPort, stream, console) })
+	if ports.log != nil {
+		c.Fatal.Go(func() { serveOn(ctx, "log on vsock", ports.log, console, stream.serve) })
 	}
 	switch {
-	case opts.DebugConsole && opts.DebugConsolePort != 0:
-		c.Fatal.Go(func() { serveDebugConsole(ctx, opts.DebugConsolePort, reaper, log) })
-	case opts.DebugConsole:
+	case ports.console != nil:
+		c.Fatal.Go(func() {
+			serveOn(ctx, "debug console", ports.console, log, func(ctx context.Context, l net.Listener) error { return serveShells(ctx, l, reaper, log) })
+		})
+	case opts.DebugConsole && opts.DebugConsolePort == 0:
 		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
 	}
 	if opts.ServerAddr == options.DefaultServerAddr {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/katabuild/katabuild/agent/early"
 	"github.com/katabuild/katabuild/agent/reap"
-	"github.com/katabuild/katabuild/agent/serve"
 	"golang.org/x/sys/unix"
 )
 
@@ -75,17 +74,6 @@ func firstExecutable(paths []string) (string, error) {
 		}
 	}
 	return "", errNoShell
-}
-
-// serveDebugConsole runs a shell on a terminal of its own for each connection to a vsock port, until ctx ends.
-func serveDebugConsole(ctx context.Context, port uint32, r *reap.Reaper, log *slog.Logger) {
-	l, err := serve.Listen(fmt.Sprintf("vsock://-1:%d", port))
-	if err == nil {
-		err = serveShells(ctx, l, r, log)
-	}
-	if err != nil {
-		log.Error("debug console: " + err.Error())
-	}
 }
 
 // Bounds of shells on connections.

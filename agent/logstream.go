@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/agent/options"
-	"github.com/katabuild/katabuild/agent/serve"
 )
 
 // Bounds of what is kept of the log until somebody takes it; then the oldest goes.
@@ -122,17 +121,6 @@ func (s *logStream) take() [][]byte {
 	}
 	s.lines, s.bytes, s.lost = nil, 0, 0
 	return lines
-}
-
-// serveLog serves the stream on a vsock port until ctx ends. It logs to the console only, for who else would read it.
-func serveLog(ctx context.Context, port uint32, s *logStream, log *slog.Logger) {
-	l, err := serve.Listen(fmt.Sprintf("vsock://-1:%d", port))
-	if err == nil {
-		err = s.serve(ctx, l)
-	}
-	if err != nil {
-		log.Error("log on vsock: " + err.Error())
-	}
 }
 
 // serve hands the log to the newest connection of l, until ctx ends. It closes l.

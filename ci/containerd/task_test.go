@@ -66,6 +66,7 @@ var taskChecks = []struct {
 	{"a policy by annotation decides what the agent does", taskPolicy},
 	{"a network that a hook makes is the container's", taskHook},
 	{"what cannot run is an error that leaves no machine", taskCannot},
+	{"no container has the agent's vsock ports", taskVsockPorts},
 	{"a killed shim leaves nothing", taskShimKilled},
 }
 
@@ -637,6 +638,18 @@ func taskPolicy(t *testing.T, c *client) {
 	r := c.ctr(t, nil, c.run(c.id(), append(annotate("package agent_policy\n"), "--rm"), "true")...)
 	if r.code == 0 || !strings.Contains(r.err, "policy of the pod: this policy is written in Rego") {
 		t.Errorf("a policy that the agent cannot read: %d, %s", r.code, r.err)
+	}
+}
+
+func taskVsockPorts(t *testing.T, c *client) {
+	if !c.guest() {
+		t.Log("nothing to test: there is no agent")
+		return
+	}
+	r := c.ctr(t, nil, c.run(c.id(), []string{"--rm"}, "toolbox", "vsock", "1024", "1025", "1026", "1027", "1032", "5000")...)
+	const used = " address already in use\n"
+	if want := "1024" + used + "1025" + used + "1026" + used + "1027" + used + "1032" + used + "5000 ok\n"; r.code != 0 || r.out != want {
+		t.Errorf("%d, %s\ngot\n%s\nwant\n%s", r.code, r.err, r.out, want)
 	}
 }
 

@@ -38,6 +38,7 @@ var words = map[string]struct {
 	"winsize":  {"winsize: print the terminal's rows and columns, and again after each SIGWINCH", winsize},
 	"spin":     {"spin SECONDS: use one CPU", spin},
 	"disk":     {"disk DIR MIB: microseconds to write, to read, and to look at 300 files", disk},
+	"vsock":    {"vsock PORT...: listen on each of the guest's vsock ports, print what came of it", vsockPorts},
 	"wire":     {"wire ADDRESS: a TCP server whose connections echo, send or swallow", wire},
 }
 

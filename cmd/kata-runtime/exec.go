@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -64,6 +65,10 @@ exit code is that of kata-runtime; both streams come as one, and standard input 
 				return &usage.Error{Err: err}
 			}
 		}
+		// Whoever answers on the port of a console that nobody has turned on is not the agent.
+		if r, err := a.record(args[0]); err == nil && consoleOff(r.Command, port) {
+			return &refusedError{id: args[0], port: port, console: true}
+		}
 		conn, err := a.dial(c.Context(), args[0], port)
 		if e, ok := errors.AsType[*refusedError](err); ok {
 			e.console = true
@@ -85,6 +90,25 @@ exit code is that of kata-runtime; both streams come as one, and standard input 
 		return err
 	}
 	return c
+}
+
+// consoleOff says whether QEMU's command line gives the guest a kernel command line without the debug console on a port.
+func consoleOff(command []string, port uint32) bool {
+	i := slices.Index(command, "-append")
+	if i < 0 || i+1 >= len(command) {
+		return false // nobody knows
+	}
+	on, at := false, uint64(0)
+	for w := range strings.FieldsSeq(command[i+1]) {
+		name, value, has := strings.Cut(w, "=")
+		switch name {
+		case "agent.debug_console":
+			on = !has || value == "1" || value == "true"
+		case "agent.debug_console_vport":
+			at, _ = strconv.ParseUint(value, 10, 32)
+		}
+	}
+	return !on || at != uint64(port)
 }
 
 // interact joins the streams and the shell until one of them ends.
