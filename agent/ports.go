@@ -13,8 +13,8 @@ import (
 	"github.com/katabuild/katabuild/agent/serve"
 )
 
-// hostPorts are the vsock ports of the guest that a host's tools take for the agent's own: the log's and the debug console's, as Kata Containers has
-// them. docs/formats/vsock.md.
+// hostPorts are the vsock ports of the guest that a host's tools take for the agent's own: the log's and the debug
+// console's, as Kata Containers has them. docs/formats/vsock.md.
 var hostPorts = []uint32{guestLogPort, guestConsolePort}
 
 const (
@@ -22,14 +22,15 @@ const (
 	guestConsolePort = 1026
 )
 
-// ports are those of the agent's beside the API's. All are taken before there is any container: a container that had one would be met by whoever looks
-// for the agent there.
+// ports are those of the agent's beside the API's. All are taken before there is any container: a container that had
+// one would be met by whoever looks for the agent there.
 type ports struct {
 	log, console net.Listener // nil where nobody is to be served
 	held         []int        // sockets that only keep a port: who connects is refused
 }
 
-// takePorts takes the ports that are served, and holds the others. What fails is told: a guest without vsock has no ports to lose.
+// takePorts takes the ports that are served, and holds the others. What fails is told: a guest without vsock has no
+// ports to lose.
 func takePorts(o options.Options, log *slog.Logger) *ports {
 	p := &ports{}
 	listen := func(what string, port uint32) net.Listener {

@@ -31,14 +31,16 @@ import (
 
 // Config says what to build, from where, and for whom.
 type Config struct {
-	Recipe  string // path of the recipe file
-	Lock    string // path of its lock; empty means lock.json beside the recipe
-	Store   *store.Store
-	Agent   string // the agent that came with katabuild, for the guest's architecture
-	Update  Update // what a lock looks up again although an old one pins it
-	Dry     bool   // a lock is made, and not written
-	Offline bool   // never reach a network: what the store lacks is an error
-	Jobs    int    // processes a step may run at once; zero means one a CPU
+	Recipe string // path of the recipe file
+	Lock   string // path of its lock; empty means lock.json beside the recipe
+	Store  *store.Store
+	Agent  string // the agent that came with katabuild, for the guest's architecture
+	Update Update // what a lock looks up again although an old one pins it
+	Dry    bool   // a lock is made, and not written
+	// RegoAgent is the one that reads policies in Rego too, for recipes that ask for it.
+	RegoAgent string
+	Offline   bool // never reach a network: what the store lacks is an error
+	Jobs      int  // processes a step may run at once; zero means one a CPU
 	// Archive, when not empty, replaces the host's own Debian archive: a sources.list URI, with apt options for it.
 	Archive    string
 	AptOptions []string
@@ -227,14 +229,21 @@ func (g *Guest) input(name string) lock.Input { return *g.lock.Find(name) }
 
 func (g *Guest) findAgent() (agentFile, error) {
 	var f agentFile
-	if g.Recipe.Initrd.Agent != recipe.AgentBuiltin || g.Recipe.Rootfs != nil && g.Recipe.Rootfs.Agent != recipe.AgentBuiltin {
+	asked := g.Recipe.Initrd.Agent
+	if g.Recipe.Rootfs != nil {
+		asked = g.Recipe.Rootfs.Agent
+	}
+	if !recipe.OwnAgent(asked) {
 		in := g.input(agentInput)
 		f.path, f.digest = g.local(in), in.Digest
 	} else {
-		f.path = g.c.Agent
+		wayOut := "`make build`, or name one with --agent"
+		if f.path = g.c.Agent; asked == recipe.AgentRego {
+			f.path, wayOut = g.c.RegoAgent, "`make agent-rego`"
+		}
 		d, _, err := digest.File(f.path)
 		if err != nil {
-			return f, fmt.Errorf("the agent that comes with katabuild: %w; build it with `make build`, or name one with --agent", err)
+			return f, fmt.Errorf("the agent that comes with katabuild: %w; build it with %s", err, wayOut)
 		}
 		f.digest = d
 	}

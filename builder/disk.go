@@ -37,7 +37,8 @@ import (
 // imageFacts is the image step's output that is for the manifest, not for the user.
 const imageFacts = "image.json"
 
-// unpackStep is the name of the step that unpacks the packages of a layer: of what it asks for, so that a layer in front of it changes nothing.
+// unpackStep is the name of the step that unpacks the packages of a layer: of what it asks for, so that a layer in
+// front of it changes nothing.
 func unpackStep(d *recipe.DebianLayer) string {
 	return "unpack-" + strings.TrimPrefix(setName(d), "debian packages ")
 }

@@ -29,9 +29,10 @@ type Locked struct {
 	Changed bool       // whether they differ
 }
 
-// MakeLock resolves what the recipe names to digests and writes the lock. It is the only step that resolves names. What the old lock has an
-// answer for stays pinned, unless Config.Update asks for it anew; files and folders beside the recipe are always looked at. The lock's time
-// stays while the kernel's source does, so that another package in the root file system is not another kernel.
+// MakeLock resolves what the recipe names to digests and writes the lock. It is the only step that resolves names. What
+// the old lock has an answer for stays pinned, unless Config.Update asks for it anew; files and folders beside the
+// recipe are always looked at. The lock's time stays while the kernel's source does, so that another package in the
+// root file system is not another kernel.
 func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 	r, _, err := readRecipe(c.Recipe)
 	if err != nil {

@@ -263,7 +263,8 @@ func (m *setMaker) index(ctx context.Context, w setWish) (*debian.Index, time.Ti
 // pinFile is the priority of single files: whoever names one wants it.
 const pinFile = 1 << 30
 
-// addDebs adds the single files of a wish to the lists, and returns the inputs they are, by the names of their packages.
+// addDebs adds the single files of a wish to the lists, and returns the inputs they are, by the names of their
+// packages.
 func (m *setMaker) addDebs(ctx context.Context, x *debian.Index, w setWish) (map[string]string, error) {
 	out := map[string]string{}
 	for _, file := range w.deb.Debs {
@@ -322,8 +323,8 @@ func (m *setMaker) pins(firm map[string]bool) map[string]lock.Input {
 	return out
 }
 
-// resolve chooses packages, in the old lock's versions where they are to be had and the wish can come true with them. What stands in the way of that
-// is renewed too.
+// resolve chooses packages, in the old lock's versions where they are to be had and the wish can come true with them.
+// What stands in the way of that is renewed too.
 func (m *setMaker) resolve(x *debian.Index, wish debian.Wish, firm map[string]bool) ([]*debian.Package, error) {
 	pins := m.pins(firm)
 	newest := map[string]*debian.Package{}
@@ -360,7 +361,8 @@ func (m *setMaker) resolve(x *debian.Index, wish debian.Wish, firm map[string]bo
 	}
 }
 
-// pin makes a locked version the one that counts, and says whether it can. One that no list has any more is read from the store.
+// pin makes a locked version the one that counts, and says whether it can. One that no list has any more is read from
+// the store.
 func (m *setMaker) pin(x *debian.Index, in lock.Input) bool {
 	is := func(p *debian.Package) bool { return p.Digest == in.Digest }
 	if x.Choose(in.Package.Name, is) {

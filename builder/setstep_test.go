@@ -347,7 +347,8 @@ func (w *workshop) rootfsFiles(t *testing.T) map[string]string {
 	}
 }
 
-// TestOneDatabaseForAllLayers: whichever layers brought packages, in whatever order, dpkg and the bill of materials say the same, each package once.
+// TestOneDatabaseForAllLayers: whichever layers brought packages, in whatever order, dpkg and the bill of materials say
+// the same, each package once.
 func TestOneDatabaseForAllLayers(t *testing.T) {
 	testenv.Require(t, testenv.Tool("dpkg-query"))
 	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""), pkg("trixie", "side", "1-1", "Depends: lib\n"),

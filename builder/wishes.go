@@ -86,7 +86,7 @@ func wishes(r *recipe.Recipe) []wish {
 	for i, p := range r.Kernel.Patches {
 		file(patchInput(p), p, fmt.Sprintf("kernel.patches[%d]", i))
 	}
-	if r.Initrd.Agent != recipe.AgentBuiltin {
+	if !recipe.OwnAgent(r.Initrd.Agent) {
 		file(agentInput, r.Initrd.Agent, "initrd.agent")
 	}
 	for i, f := range r.Initrd.Files {
@@ -95,7 +95,7 @@ func wishes(r *recipe.Recipe) []wish {
 		}
 	}
 	if r.Rootfs != nil {
-		if r.Rootfs.Agent != recipe.AgentBuiltin {
+		if !recipe.OwnAgent(r.Rootfs.Agent) {
 			file(agentInput, r.Rootfs.Agent, "rootfs.agent")
 		}
 		for i, l := range r.Rootfs.Layers {

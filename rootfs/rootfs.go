@@ -198,7 +198,8 @@ func (t there) name(p string) string {
 	return p
 }
 
-// installed makes the bill say of packages what dpkg's database says: each once, in the version that is there, also those that came with an image.
+// installed makes the bill say of packages what dpkg's database says: each once, in the version that is there, also
+// those that came with an image.
 func installed(t *tree.Tree, parts []sbom.Component) ([]sbom.Component, error) {
 	db, err := debian.ReadDatabase(t)
 	if err != nil {
@@ -252,7 +253,8 @@ func osID(t *tree.Tree) string {
 	return "debian"
 }
 
-// debPURL is a package's URL. https://github.com/package-url/purl-spec, type deb: a version's special characters are percent-encoded.
+// debPURL is a package's URL. https://github.com/package-url/purl-spec, type deb: a version's special characters are
+// percent-encoded.
 func debPURL(vendor, name, version, arch string) string {
 	s := "pkg:deb/" + vendor + "/" + name + "@" + strings.ReplaceAll(url.PathEscape(version), "+", "%2B")
 	if arch != "" {

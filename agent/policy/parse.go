@@ -181,7 +181,8 @@ func (r *reader) conditions(m protoreflect.MessageDescriptor) (out rule, err err
 	return out, nil
 }
 
-// close says which fields the conditions name. A rule without any, or one that ends in "...", is for the call whatever else it says.
+// close says which fields the conditions name. A rule without any, or one that ends in "...", is for the call whatever
+// else it says.
 func (r *rule) close() {
 	if r.named = nil; r.open || len(r.conditions) == 0 {
 		return

@@ -117,7 +117,8 @@ func (p *Policy) read(text string) (Engine, error) {
 	return p.Rego(text, p.Log)
 }
 
-// plain is a request in which the first process of a container goes by one name. The agent takes the container's own id for it too.
+// plain is a request in which the first process of a container goes by one name. The agent takes the container's own id
+// for it too.
 func plain(request proto.Message) proto.Message {
 	if request == nil || !request.ProtoReflect().IsValid() {
 		return request
@@ -132,8 +133,8 @@ func plain(request proto.Message) proto.Message {
 	return request
 }
 
-// fits says whether a rule is for a call. One that allows is only for calls whose fields it all names: unnamed is one that it does not, where nothing
-// else is in the way. One that denies is for them whatever else they say.
+// fits says whether a rule is for a call. One that allows is only for calls whose fields it all names: unnamed is one
+// that it does not, where nothing else is in the way. One that denies is for them whatever else they say.
 func (r rule) fits(method string, request proto.Message) (fits bool, unnamed string) {
 	if r.method != method {
 		return false, ""

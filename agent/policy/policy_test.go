@@ -267,7 +267,8 @@ func TestThePagesExampleDeniesWhatItClaims(t *testing.T) {
 	}
 }
 
-// TestEachFieldOfEachCallIsSeen changes every field of every request, one at a time: a rule that does not name it does not let it pass.
+// TestEachFieldOfEachCallIsSeen changes every field of every request, one at a time: a rule that does not name it does
+// not let it pass.
 func TestEachFieldOfEachCallIsSeen(t *testing.T) {
 	methods := katapb.File_katabuild_agentapi_agent_proto.Services().ByName(service).Methods()
 	changed := 0

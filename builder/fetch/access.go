@@ -23,18 +23,19 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// Access says how registries are reached. The zero value reaches them as nobody, by https with the host's certificate authorities.
+// Access says how registries are reached. The zero value reaches them as nobody, by https with the host's certificate
+// authorities.
 type Access struct {
-	// AuthFiles hold credentials, or name the helper programs that do, as docker's config.json and podman's auth.json. The first that knows a
-	// registry counts; files that are not there know none.
+	// AuthFiles hold credentials, or name the helper programs that do, as docker's config.json and podman's auth.json.
+	// The first that knows a registry counts; files that are not there know none.
 	AuthFiles []string
-	// CertFolders hold, for a registry, a folder HOST or HOST:PORT with the authorities *.crt and clients' *.cert and *.key, as docker's and
-	// podman's certs.d.
+	// CertFolders hold, for a registry, a folder HOST or HOST:PORT with the authorities *.crt and clients' *.cert and
+	// *.key, as docker's and podman's certs.d.
 	CertFolders []string
 	// Authorities are files of certificates in PEM form that are believed beside the host's own, for every registry.
 	Authorities []string
-	// Mirrors are, by a registry's host, places that are asked before it: HOST[:PORT][/PREFIX]. What they send has the digest that the registry's
-	// name was locked to, but a mirror may answer what a tag means.
+	// Mirrors are, by a registry's host, places that are asked before it: HOST[:PORT][/PREFIX]. What they send has the
+	// digest that the registry's name was locked to, but a mirror may answer what a tag means.
 	Mirrors map[string][]string
 	// Insecure are registries, HOST[:PORT], that may be reached by plain HTTP and whose certificates are not checked.
 	Insecure []string
@@ -134,8 +135,8 @@ func readAuth(file string) (*configfile.ConfigFile, error) {
 	return config.LoadFromReader(f)
 }
 
-// authKeys are the names under which credentials for a repository may stand, the nearest first: podman knows namespaces of a registry
-// (containers-auth.json(5)), docker only registries, and its own by an address.
+// authKeys are the names under which credentials for a repository may stand, the nearest first: podman knows namespaces
+// of a registry (containers-auth.json(5)), docker only registries, and its own by an address.
 func authKeys(of authn.Resource) []string {
 	var keys []string
 	for s := of.String(); s != "" && strings.Contains(s, "/"); s = s[:strings.LastIndexByte(s, '/')] {
@@ -149,8 +150,8 @@ func authKeys(of authn.Resource) []string {
 	return keys
 }
 
-// otherNamespace says whether a key is podman's for a part of a registry. docker's library would take it for the whole of it, as it takes docker's
-// own keys, which are addresses that end in the version of a protocol.
+// otherNamespace says whether a key is podman's for a part of a registry. docker's library would take it for the whole
+// of it, as it takes docker's own keys, which are addresses that end in the version of a protocol.
 func otherNamespace(key string) bool {
 	_, path, ok := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://"), "/")
 	path = strings.Trim(path, "/")
@@ -187,8 +188,9 @@ func (a *Access) repository(host, path string) (name.Repository, error) {
 	return name.NewRepository(host+"/"+path, o...)
 }
 
-// hosts is a transport that knows each registry's certificates. Plain HTTP goes to this host and to those named insecure only: whoever sits on
-// the way could see passwords, and the registry library tries plain HTTP for more addresses than that.
+// hosts is a transport that knows each registry's certificates. Plain HTTP goes to this host and to those named
+// insecure only: whoever sits on the way could see passwords, and the registry library tries plain HTTP for more
+// addresses than that.
 type hosts struct {
 	a *Access
 

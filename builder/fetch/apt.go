@@ -83,7 +83,8 @@ func (e *NoPackage) Error() string {
 	return s
 }
 
-// noPackage is a *NoPackage if the suite's list does not have the package, and nil otherwise, also when the list cannot be read.
+// noPackage is a *NoPackage if the suite's list does not have the package, and nil otherwise, also when the list cannot
+// be read.
 func (a *Apt) noPackage(ctx context.Context, suite, arch, pkg string) error {
 	r, _, err := a.Index(ctx, Section{Suite: suite}, arch)
 	if err != nil {
@@ -235,8 +236,8 @@ type hostSuite struct{ uri, suite string }
 // releaseURI is a line of `apt-get update --print-uris` for a release file: 'URI/dists/SUITE/InRelease' FILE SIZE.
 var releaseURI = regexp.MustCompile(`(?m)^'(.+)/dists/(.+)/(?:In)?Release(?:\.gpg)?' `)
 
-// hostArchive finds the address of Debian's archive for a suite among the host's own sources. It asks apt what an update would fetch, which works
-// without any package lists, in whatever form the sources are written.
+// hostArchive finds the address of Debian's archive for a suite among the host's own sources. It asks apt what an
+// update would fetch, which works without any package lists, in whatever form the sources are written.
 func hostArchive(ctx context.Context, suite string) (string, error) {
 	cmd := exec.CommandContext(ctx, "apt-get", "update", "--print-uris")
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
@@ -266,14 +267,15 @@ func (e *NoArchive) Error() string {
 		"and with --archive-keyring FILE the keys that sign it where they are not Debian's own, or use a tarball as source", e.Suite)
 }
 
-// releases are names of Debian's releases: an archive under another name than Debian's that has one of them is taken for a mirror of it. Its
-// signature says in the end whether it is.
+// releases are names of Debian's releases: an archive under another name than Debian's that has one of them is taken
+// for a mirror of it. Its signature says in the end whether it is.
 var releases = []string{
 	"oldstable", "stable", "testing", "unstable", "sid", "experimental", "bullseye", "bookworm", "trixie", "forky", "duke",
 }
 
-// pickArchive prefers the archive that has the suite already, then one under Debian's own name, then any with a release of Debian's. Security
-// updates, which have an archive of their own, are looked for beside the archive where the host names none.
+// pickArchive prefers the archive that has the suite already, then one under Debian's own name, then any with a release
+// of Debian's. Security updates, which have an archive of their own, are looked for beside the archive where the host
+// names none.
 func pickArchive(host []hostSuite, suite string) string {
 	security := IsSecurity(suite)
 	want := archiveName

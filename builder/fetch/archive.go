@@ -22,8 +22,8 @@ import (
 type Archive interface {
 	// Resolve asks for the newest version of a package.
 	Resolve(ctx context.Context, suite, arch, pkg string) (*Found, error)
-	// Index gives the present Packages file of a section, uncompressed, and what the suite's release file says. The caller reads to the end, where
-	// an error may still say that the file is not the signed one, and closes it.
+	// Index gives the present Packages file of a section, uncompressed, and what the suite's release file says. The
+	// caller reads to the end, where an error may still say that the file is not the signed one, and closes it.
 	Index(ctx context.Context, s Section, arch string) (io.ReadCloser, Release, error)
 	// Fetch downloads a package into dir, and nothing else, and returns the file. ErrGone is that the archive has it no longer.
 	Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error)
@@ -49,8 +49,8 @@ func (s Section) String() string {
 // mainComponent is the component of Debian that is free software and depends on nothing else.
 const mainComponent = "main"
 
-// SectionOf is where a locked package stands. Its file name says which component it is of: pool/COMPONENT/…, and in the archive of security
-// updates pool/updates/COMPONENT/….
+// SectionOf is where a locked package stands. Its file name says which component it is of: pool/COMPONENT/…, and in the
+// archive of security updates pool/updates/COMPONENT/….
 func SectionOf(p lock.Package) Section {
 	f := strings.Split(p.Filename, "/")
 	i := 1
@@ -66,7 +66,8 @@ func SectionOf(p lock.Package) Section {
 // Release is what counts of a suite's release file for those who choose packages.
 type Release struct {
 	Date time.Time
-	// NotAutomatic and ButAutomaticUpgrades say that nothing is to be taken from the suite unless it is asked for, as backports do.
+	// NotAutomatic and ButAutomaticUpgrades say that nothing is to be taken from the suite unless it is asked for, as
+	// backports do.
 	NotAutomatic, ButAutomaticUpgrades bool
 }
 
@@ -81,7 +82,8 @@ func (r Release) Pin() int {
 	return debian.PinNotAutomatic
 }
 
-// IsSecurity says whether a suite's name is that of one with security updates, which Debian keeps in an archive of their own.
+// IsSecurity says whether a suite's name is that of one with security updates, which Debian keeps in an archive of
+// their own.
 func IsSecurity(suite string) bool {
 	return strings.HasSuffix(suite, "-security") || strings.HasSuffix(suite, "/updates")
 }

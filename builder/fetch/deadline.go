@@ -11,12 +11,14 @@ import (
 	"time"
 )
 
-// Deadlines bound how long a server may keep a request waiting. Zero fields mean the defaults, which let the slowest usable link through.
+// Deadlines bound how long a server may keep a request waiting. Zero fields mean the defaults, which let the slowest
+// usable link through.
 type Deadlines struct {
 	Connect time.Duration // until there is a connection, TLS included where the transport is ours; 10 s
 	Header  time.Duration // from the beginning, connecting included, to the end of the answer's header; 20 s
 	Stall   time.Duration // for the next MinBytes of the body; 15 s
-	// MinBytes is how many bytes of the body must arrive in Stall; 1 KiB. A server that sends a byte now and then is as good as silent.
+	// MinBytes is how many bytes of the body must arrive in Stall; 1 KiB. A server that sends a byte now and then is as
+	// good as silent.
 	MinBytes int64
 }
 
@@ -39,8 +41,8 @@ func (d Deadlines) orDefault() Deadlines {
 // maxHeader bounds the header of an answer, in bytes.
 const maxHeader = 1 << 20
 
-// NewTransport is the transport that everything is fetched with unless a test brings one: the host's proxies, deadlines, and bytes as the server
-// sends them, without unpacking what was packed for the way only.
+// NewTransport is the transport that everything is fetched with unless a test brings one: the host's proxies,
+// deadlines, and bytes as the server sends them, without unpacking what was packed for the way only.
 func NewTransport(d Deadlines) *http.Transport {
 	d = d.orDefault()
 	return &http.Transport{
@@ -99,7 +101,8 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// patientBody cancels the request when too little of the body arrives. Only the time spent waiting counts, not what the reader takes for itself.
+// patientBody cancels the request when too little of the body arrives. Only the time spent waiting counts, not what the
+// reader takes for itself.
 type patientBody struct {
 	body    io.ReadCloser
 	ctx     context.Context //nolint:containedctx // the request's, which Read may have to end

@@ -28,10 +28,11 @@ import (
 type HTTP struct {
 	// Base is the archive's address, above "dists" and "pool".
 	Base string
-	// Security is the address of the archive of security updates; empty is debian-security beside a Base that ends in debian, else Base itself.
+	// Security is the address of the archive of security updates; empty is debian-security beside a Base that ends in
+	// debian, else Base itself.
 	Security string
-	// Keyring is a file of OpenPGP keys, binary or armoured; empty is that of the host's package debian-archive-keyring. Keys, if there are any, are
-	// the bytes of such a file, and count instead.
+	// Keyring is a file of OpenPGP keys, binary or armoured; empty is that of the host's package
+	// debian-archive-keyring. Keys, if there are any, are the bytes of such a file, and count instead.
 	Keyring string
 	Keys    []byte
 	// Dir keeps package lists, and the newest date of each suite, between runs.
@@ -135,7 +136,8 @@ func (h *HTTP) base(suite string) string {
 	return h.Base
 }
 
-// isFlat says whether a suite is the path of a folder that has a list and packages itself. sources.list(5): such a path ends in a slash.
+// isFlat says whether a suite is the path of a folder that has a list and packages itself. sources.list(5): such a path
+// ends in a slash.
 func isFlat(suite string) bool { return strings.HasSuffix(suite, "/") }
 
 // below is the folder of a suite's release file and lists, below the archive's address.

@@ -12,8 +12,9 @@ import (
 	"github.com/katabuild/katabuild/internal/progress"
 )
 
-// BringPackages puts locked Debian packages into the store, with one run of apt-get for all of a section: reading the archive's lists takes longer
-// than most downloads. What does not come that way is tried again alone, for the error's sake.
+// BringPackages puts locked Debian packages into the store, with one run of apt-get for all of a section: reading the
+// archive's lists takes longer than most downloads. What does not come that way is tried again alone, for the error's
+// sake.
 func (f *Fetcher) BringPackages(ctx context.Context, list []lock.Input, report progress.Func) error {
 	type place struct {
 		archive string
@@ -95,7 +96,8 @@ func (f *Fetcher) bringSection(ctx context.Context, name string, s Section, list
 	return nil
 }
 
-// FetchAll downloads packages of a section into dir, as far as the archive has them. Their digests are the caller's to check.
+// FetchAll downloads packages of a section into dir, as far as the archive has them. Their digests are the caller's to
+// check.
 func (a *Apt) FetchAll(ctx context.Context, s Section, list []lock.Package, arch, dir string) error {
 	w, err := a.world(ctx, s, arch)
 	if err != nil {

@@ -86,7 +86,8 @@ func (r *Registry) Resolve(ctx context.Context, image, arch string) (*FoundImage
 	return f, nil
 }
 
-// anywhere calls ask for each place where a repository is looked for, until one has an answer. Every refusal is in the error.
+// anywhere calls ask for each place where a repository is looked for, until one has an answer. Every refusal is in the
+// error.
 func (r *Registry) anywhere(ctx context.Context, repo name.Repository, ask func(name.Repository, []remote.Option) error) error {
 	r.once.Do(func() {
 		r.keys = &keychain{a: &r.Access}

@@ -105,7 +105,8 @@ func packages(l *Lock) map[string]entry {
 	return out
 }
 
-// security says whether an input comes from a suite of security updates. Debian calls them SUITE-security, and called them SUITE/updates.
+// security says whether an input comes from a suite of security updates. Debian calls them SUITE-security, and called
+// them SUITE/updates.
 func security(in Input) bool {
 	return in.Package != nil && (strings.HasSuffix(in.Package.Suite, "-security") || strings.HasSuffix(in.Package.Suite, "/updates"))
 }

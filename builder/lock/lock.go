@@ -60,7 +60,8 @@ type Input struct {
 	Package *Package `json:"package,omitempty"` // of kind debian
 }
 
-// Package is where a Debian package stands in the archive. Of a single .deb file only name, version and architecture are known.
+// Package is where a Debian package stands in the archive. Of a single .deb file only name, version and architecture
+// are known.
 type Package struct {
 	Archive  string `json:"archive,omitempty"` // the recipe's name of one of its own archives; "" is Debian's
 	Suite    string `json:"suite"`

@@ -78,7 +78,8 @@ func suitesOf(one *string, many *[]string, field string, at func(field, msg stri
 	return nil
 }
 
-// suite says whether a name may be one of a suite: words between slashes, as in buster/updates, or ./ for a folder with a list.
+// suite says whether a name may be one of a suite: words between slashes, as in buster/updates, or ./ for a folder with
+// a list.
 func suite(s string) bool {
 	for i, w := range strings.Split(strings.TrimSuffix(s, "/"), "/") {
 		if !word(w) || strings.HasPrefix(w, ".") && !(i == 0 && w == "." && strings.HasSuffix(s, "/")) {

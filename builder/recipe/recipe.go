@@ -129,8 +129,14 @@ func Machines() []string { return []string{"microvm", "q35"} }
 // Compressions lists what an initrd may be compressed with.
 func Compressions() []string { return []string{"zstd", "none"} }
 
-// AgentBuiltin asks for the agent that came with this katabuild.
-const AgentBuiltin = "builtin"
+// AgentBuiltin asks for the agent that came with this katabuild, AgentRego for the one that reads policies in Rego too.
+const (
+	AgentBuiltin = "builtin"
+	AgentRego    = "rego"
+)
+
+// OwnAgent says whether an agent came with this katabuild, and is no file beside the recipe.
+func OwnAgent(name string) bool { return name == AgentBuiltin || name == AgentRego }
 
 // MemoryMiB is Memory in MiB; Parse has checked it.
 func (b Boot) MemoryMiB() int {
@@ -395,7 +401,7 @@ func above(p string) (out []string) {
 // localPath refuses the path of an input that cannot be one beside the recipe: addresses are no paths.
 func localPath(field, p string, at func(field, msg string) error) error {
 	switch {
-	case IsURL(p) || p == AgentBuiltin || p == "":
+	case IsURL(p) || OwnAgent(p) || p == "":
 		return nil
 	case strings.Contains(p, "://"):
 		return at(field, fmt.Sprintf("%s: want a path relative to the recipe, or an address that begins with http:// or https://", p))
@@ -471,14 +477,14 @@ func (r *Recipe) LocalFiles() []string {
 	for _, p := range r.Kernel.Patches {
 		add(p)
 	}
-	if r.Initrd.Agent != AgentBuiltin {
+	if !OwnAgent(r.Initrd.Agent) {
 		add(r.Initrd.Agent)
 	}
 	for _, f := range r.Initrd.Files {
 		add(f.From)
 	}
 	if r.Rootfs != nil {
-		if r.Rootfs.Agent != AgentBuiltin {
+		if !OwnAgent(r.Rootfs.Agent) {
 			add(r.Rootfs.Agent)
 		}
 		for _, l := range r.Rootfs.Layers {

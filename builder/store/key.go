@@ -71,8 +71,9 @@ func (w Writer) sealed(kind string, data []byte, seal string) bool {
 // keyFileMax bounds what is read of a key or trust file, in bytes: a key is 65, a trusted writer a line.
 const keyFileMax = 64 << 10
 
-// ReadKey reads the key in the file at path, and draws one and writes it there, with its folder, where there is none. The file holds the key's
-// seed as 64 hexadecimal digits. It must be this user's and nobody else's to read: whoever has it can write records that this user believes.
+// ReadKey reads the key in the file at path, and draws one and writes it there, with its folder, where there is none.
+// The file holds the key's seed as 64 hexadecimal digits. It must be this user's and nobody else's to read: whoever has
+// it can write records that this user believes.
 func ReadKey(path string) (Key, error) {
 	text, err := readOwn(path, 0o077)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -117,8 +118,8 @@ func makeKey(path string) error {
 	return nil
 }
 
-// ReadTrusted reads the writers that a file lists, one a line, with whatever name stands behind. No file lists none. Lines that begin with # are
-// comments. The file must be this user's, and nobody else's to write.
+// ReadTrusted reads the writers that a file lists, one a line, with whatever name stands behind. No file lists none.
+// Lines that begin with # are comments. The file must be this user's, and nobody else's to write.
 func ReadTrusted(path string) ([]Writer, error) {
 	text, err := readOwn(path, 0o022)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -144,7 +145,8 @@ func ReadTrusted(path string) ([]Writer, error) {
 	return out, nil
 }
 
-// Trust adds a writer to the file at path, with a name for people, which may be empty. One that is listed already stays as it is.
+// Trust adds a writer to the file at path, with a name for people, which may be empty. One that is listed already stays
+// as it is.
 func Trust(path string, w Writer, name string) error {
 	if strings.ContainsAny(name, "\n\r") {
 		return fmt.Errorf("name of a writer %q: want one line", name)

@@ -9,9 +9,10 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 )
 
-// What has been put into an output folder is remembered by what the host's file system says of it, so that an unchanged file of hundreds of
-// megabytes is not read again at every build. Whoever writes to a file moves its change time, which no program can set back. It is only about
-// whether to copy again: boot and verify read every byte. The note is signed like a record: a forged one would let a changed output pass.
+// What has been put into an output folder is remembered by what the host's file system says of it, so that an unchanged
+// file of hundreds of megabytes is not read again at every build. Whoever writes to a file moves its change time, which
+// no program can set back. It is only about whether to copy again: boot and verify read every byte. The note is signed
+// like a record: a forged one would let a changed output pass.
 
 // placedFile is where the store remembers what lies at path, which is absolute.
 func (s *Store) placedFile(path string) string {

@@ -55,8 +55,8 @@ func checkNoLinks(dir string) error {
 	return nil
 }
 
-// Private is a folder for what only this user's own programs may have written, such as package lists: DIR/name in a private store, one of this
-// user's own in a shared one.
+// Private is a folder for what only this user's own programs may have written, such as package lists: DIR/name in a
+// private store, one of this user's own in a shared one.
 func (s *Store) Private(name string) string {
 	if !s.o.Shared {
 		return filepath.Join(s.dir, name)

@@ -12,11 +12,12 @@
 //	placed/<digest>         what was last put at a path of an output folder, see Placed
 //	logs/<guest>-<step>.log what foreign programs said
 //
-// Everything appears by rename, so a killed process leaves only tmp folders, which the next Open removes once nobody holds them.
-// Any number of processes may use a store at once.
+// Everything appears by rename, so a killed process leaves only tmp folders, which the next Open removes once nobody
+// holds them. Any number of processes may use a store at once.
 //
-// Blobs prove themselves by their names. Records cannot, so each carries its writer's signature, and one whose writer this user does not trust,
-// or that was changed since, is as good as missing. Open refuses a store that other users could write to unless it is told to share it.
+// Blobs prove themselves by their names. Records cannot, so each carries its writer's signature, and one whose writer
+// this user does not trust, or that was changed since, is as good as missing. Open refuses a store that other users
+// could write to unless it is told to share it.
 package store
 
 import (
@@ -45,14 +46,17 @@ import (
 
 const layout = "1\n"
 
-// Options say whose store it is. The zero value is for a private store in which nobody signs: records without a signature are believed.
+// Options say whose store it is. The zero value is for a private store in which nobody signs: records without a
+// signature are believed.
 type Options struct {
-	// Key signs what this process records. With a key, only records that are signed by it, or by one of Trusted, are believed.
+	// Key signs what this process records. With a key, only records that are signed by it, or by one of Trusted, are
+	// believed.
 	Key Key
 	// Trusted are further writers whose records are believed.
 	Trusted []Writer
-	// Shared allows a folder that other users own or may write to. They can then fill it, empty it and hold its locks, but a blob is read only with
-	// the right digest, and a record only with a trusted signature; so a shared store wants a Key.
+	// Shared allows a folder that other users own or may write to. They can then fill it, empty it and hold its locks,
+	// but a blob is read only with the right digest, and a record only with a trusted signature; so a shared store
+	// wants a Key.
 	Shared bool
 }
 
@@ -93,8 +97,8 @@ func (s *Store) knows(d digest.Digest, stamp string) bool {
 // ErrMissing says that the store does not hold what was asked for.
 var ErrMissing = errors.New("not in the store")
 
-// Open opens the store in dir, making it when it is not there, and removes what killed processes left behind. A store that other users could
-// have written to is an *Unsafe error, unless it is shared.
+// Open opens the store in dir, making it when it is not there, and removes what killed processes left behind. A store
+// that other users could have written to is an *Unsafe error, unless it is shared.
 func Open(dir string, o Options) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -136,7 +140,8 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// dirMode is what the store's folders are made with: the umask of those who share a store decides who else may write to it.
+// dirMode is what the store's folders are made with: the umask of those who share a store decides who else may write to
+// it.
 func (s *Store) dirMode() fs.FileMode {
 	if s.o.Shared {
 		return 0o777
@@ -255,7 +260,8 @@ func openBlob(p string) (*os.File, error) {
 	return f, err
 }
 
-// checkBlob reads the blob at p and returns a *digest.Mismatch unless it is d. A right one that another user could change afterwards is an *owned.Unsafe.
+// checkBlob reads the blob at p and returns a *digest.Mismatch unless it is d. A right one that another user could
+// change afterwards is an *owned.Unsafe.
 func (s *Store) checkBlob(p string, d digest.Digest) error {
 	f, err := openBlob(p)
 	if err != nil {
@@ -407,8 +413,9 @@ func (e *Distrusted) Error() string {
 	return fmt.Sprintf("record %s was written by %s, which is not trusted (katabuild store trust %s)", e.Key.Short(), e.Writer.Short(), e.Writer)
 }
 
-// Action returns what the step with this key made, or ErrMissing. A record that cannot be read, or is not to be believed (a *Distrusted beside
-// ErrMissing), counts as missing: the step runs again. It does not look at the outputs' bytes; Complete does.
+// Action returns what the step with this key made, or ErrMissing. A record that cannot be read, or is not to be
+// believed (a *Distrusted beside ErrMissing), counts as missing: the step runs again. It does not look at the outputs'
+// bytes; Complete does.
 func (s *Store) Action(key digest.Digest) (*Action, error) {
 	data, err := readSmall(s.action(key))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -582,7 +589,8 @@ func lockFile(path string, waiting func()) (func(), error) {
 	return func() { f.Close() }, nil
 }
 
-// openLock opens a file to lock. Another user's, in a shared store, can only be read, which is enough on all file systems but NFS.
+// openLock opens a file to lock. Another user's, in a shared store, can only be read, which is enough on all file
+// systems but NFS.
 func openLock(path string) (*os.File, error) {
 	const flags = unix.O_NOFOLLOW | unix.O_NONBLOCK
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|flags, 0o644)
@@ -643,7 +651,8 @@ func removeAll(dir string) error {
 // its locking, and than any single Put.
 const tempGrace = time.Hour
 
-// sweep removes temporary folders and files that nobody holds, and follows no link. Errors are left for gc and verify to show.
+// sweep removes temporary folders and files that nobody holds, and follows no link. Errors are left for gc and verify
+// to show.
 func (s *Store) sweep() {
 	tmp := filepath.Join(s.dir, "tmp")
 	if fi, err := os.Lstat(tmp); err != nil || !fi.IsDir() {

@@ -192,7 +192,8 @@ type GCResult struct {
 // blobGrace keeps young blobs that no action names yet: a running step has just put them there.
 const blobGrace = 24 * time.Hour
 
-// GC removes old actions, then blobs that nothing refers to, then what was set aside as corrupt. It waits until nobody uses the store.
+// GC removes old actions, then blobs that nothing refers to, then what was set aside as corrupt. It waits until nobody
+// uses the store.
 func (s *Store) GC(ctx context.Context, o GCOptions) (GCResult, error) {
 	var r GCResult
 	done, err := s.alone(ctx, o.Waiting)

@@ -15,8 +15,8 @@ import (
 // usersLock is the flock(2) file that everybody who reads or writes blobs holds shared, and a gc alone.
 const usersLock = "users"
 
-// Use keeps a gc of any process from removing anything until done is called. Uses do not exclude each other. A store that cannot be written to and
-// has no lock yet is used without one: nobody can remove anything from it either.
+// Use keeps a gc of any process from removing anything until done is called. Uses do not exclude each other. A store
+// that cannot be written to and has no lock yet is used without one: nobody can remove anything from it either.
 func (s *Store) Use(ctx context.Context) (done func(), err error) {
 	f, err := openLock(filepath.Join(s.dir, "locks", usersLock))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {

@@ -325,7 +325,8 @@ func newElsewhere(t *testing.T, parent string) elsewhere {
 	return e
 }
 
-// keyName is the file of the key that signs the records of a store elsewhere: root writes some, the other user believes them.
+// keyName is the file of the key that signs the records of a store elsewhere: root writes some, the other user believes
+// them.
 const keyName = "store.key"
 
 // env is what sets the store and its key.

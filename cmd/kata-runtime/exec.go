@@ -92,7 +92,8 @@ exit code is that of kata-runtime; both streams come as one, and standard input 
 	return c
 }
 
-// consoleOff says whether QEMU's command line gives the guest a kernel command line without the debug console on a port.
+// consoleOff says whether QEMU's command line gives the guest a kernel command line without the debug console on a
+// port.
 func consoleOff(command []string, port uint32) bool {
 	i := slices.Index(command, "-append")
 	if i < 0 || i+1 >= len(command) {

@@ -69,8 +69,8 @@ which are security updates, and writes nothing.`,
 // updateAll is the value of --update without one. No input is called so.
 const updateAll = "*"
 
-// parseUpdate tells the names to renew from the recipe: `lock --update`, `lock --update RECIPE`, `lock --update NAME... [RECIPE]` and
-// `lock --update=NAME [RECIPE]`.
+// parseUpdate tells the names to renew from the recipe: `lock --update`, `lock --update RECIPE`, `lock --update NAME...
+// [RECIPE]` and `lock --update=NAME [RECIPE]`.
 func parseUpdate(update, args []string) (builder.Update, []string, error) {
 	if update == nil {
 		if len(args) > 1 {

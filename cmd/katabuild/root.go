@@ -92,13 +92,15 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
-// keyName is the file of the key that signs a store's records, and trustedName the one of further writers that are believed.
+// keyName is the file of the key that signs a store's records, and trustedName the one of further writers that are
+// believed.
 const (
 	keyName     = "store.key"
 	trustedName = "store.trusted"
 )
 
-// keyFiles are the file of the user's key, and the list of other writers that the user trusts. Where the user has no folder for configuration, they lie in the store.
+// keyFiles are the file of the user's key, and the list of other writers that the user trusts. Where the user has no
+// folder for configuration, they lie in the store.
 func (a *app) keyFiles(dir string) (key, trusted string) {
 	if k := a.getenv("KATABUILD_STORE_KEY"); k != "" {
 		return k, k + ".trusted"
@@ -271,7 +273,7 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 		return builder.Config{}, err
 	}
 	return builder.Config{
-		Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
+		Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent), RegoAgent: besideUs("kata-agent-rego-x86_64"), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
 		HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), SecurityArchive: f.security, ArchiveKeyring: f.keyring,
 		Snapshot: cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Registries: access,
 		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), GoEnv: os.Environ(),

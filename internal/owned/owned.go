@@ -1,4 +1,5 @@
-// Package owned tells whether files that a program believes could have been written by somebody else than its user and root.
+// Package owned tells whether files that a program believes could have been written by somebody else than its user and
+// root.
 package owned
 
 import (
@@ -19,7 +20,8 @@ type Unsafe struct {
 
 func (e *Unsafe) Error() string { return e.Path + " " + e.Why }
 
-// By refuses what another user than this one or root owns, or what its group or everybody may write to. path is for the error.
+// By refuses what another user than this one or root owns, or what its group or everybody may write to. path is for the
+// error.
 func By(path string, uid, mode uint32) error {
 	switch {
 	case int(uid) != os.Geteuid() && uid != 0:
@@ -49,8 +51,8 @@ func Folder(path string) error {
 	return &Unsafe{path, "is no folder"}
 }
 
-// Above refuses a path that somebody else could put another file or folder at: one below a folder in which everybody may rename what is there. In a
-// folder with the sticky bit, such as /tmp, only an entry's owner may. path is absolute.
+// Above refuses a path that somebody else could put another file or folder at: one below a folder in which everybody
+// may rename what is there. In a folder with the sticky bit, such as /tmp, only an entry's owner may. path is absolute.
 func Above(path string) error {
 	for d := filepath.Dir(path); ; d = filepath.Dir(d) {
 		var st unix.Stat_t

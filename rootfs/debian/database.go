@@ -40,7 +40,8 @@ type Database []Installed
 // maxStatus bounds a database, in bytes. One of 5,000 packages has 6 MB.
 const maxStatus = 64 << 20
 
-// ReadDatabase reads dpkg's status file and what images without dpkg have in its place. A tree without either has an empty database.
+// ReadDatabase reads dpkg's status file and what images without dpkg have in its place. A tree without either has an
+// empty database.
 func ReadDatabase(t *tree.Tree) (Database, error) {
 	files := []string{statusFile}
 	if d, err := t.Resolve(statusFolder); err == nil && d.Kind == tree.Dir {
@@ -110,14 +111,14 @@ func (db Database) with(list Database) Database {
 	return out
 }
 
-// same says whether two packages cannot be installed at once: they have one name, and are not of different architectures. A package may become one
-// for all architectures, or cease to be. dpkg(1), "Multi-Arch: same".
+// same says whether two packages cannot be installed at once: they have one name, and are not of different
+// architectures. A package may become one for all architectures, or cease to be. dpkg(1), "Multi-Arch: same".
 func (p Installed) same(q Installed) bool {
 	return p.Name == q.Name && (p.Arch == q.Arch || p.Arch == "all" || q.Arch == "all" || p.Arch == "" || q.Arch == "")
 }
 
-// KeepInstalled puts packages back into a tree's database that another layer has hidden by bringing a database of its own: their files are still there.
-// What the tree's own database says of a package counts.
+// KeepInstalled puts packages back into a tree's database that another layer has hidden by bringing a database of its
+// own: their files are still there. What the tree's own database says of a package counts.
 func KeepInstalled(t *tree.Tree, before Database, now tree.Time) error {
 	after, err := ReadDatabase(t)
 	if err != nil {
@@ -130,7 +131,8 @@ func KeepInstalled(t *tree.Tree, before Database, now tree.Time) error {
 	return all.write(&effects{t: t, time: now, name: "dpkg's database"})
 }
 
-// write makes the status file of a database, and takes away the files of the status folder whose packages stand in it now.
+// write makes the status file of a database, and takes away the files of the status folder whose packages stand in it
+// now.
 func (db Database) write(e *effects) error {
 	var b bytes.Buffer
 	for _, p := range db {
@@ -160,8 +162,8 @@ func (db Database) write(e *effects) error {
 	return e.err
 }
 
-// database writes what dpkg(1) remembers of installed packages: the status file, and for each package what it has, by name and by checksum. What was
-// installed before stays in it, but for packages of which there is another version now.
+// database writes what dpkg(1) remembers of installed packages: the status file, and for each package what it has, by
+// name and by checksum. What was installed before stays in it, but for packages of which there is another version now.
 // Scripts are not among it, nor triggers: a package that dpkg removes or replaces later goes without them.
 func (in *installer) database(e *effects, debs []*Deb, before Database) error {
 	for _, d := range []string{"/info", "/updates", "/triggers", "/alternatives", "/parts"} {
@@ -228,8 +230,8 @@ func pathsOf(t *tree.Tree, p Installed) ([]string, error) {
 	return strings.Fields(strings.ReplaceAll(string(data), "\n/.\n", "\n")), err
 }
 
-// supersede takes away what former versions of packages have left: files that no package has any more, and folders that became empty by that.
-// Configuration files stay, as with dpkg(1).
+// supersede takes away what former versions of packages have left: files that no package has any more, and folders that
+// became empty by that. Configuration files stay, as with dpkg(1).
 func (in *installer) supersede(former []formerVersion, before Database) error {
 	if len(former) == 0 {
 		return nil

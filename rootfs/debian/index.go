@@ -40,7 +40,8 @@ type Package struct {
 type Source struct {
 	Archive string // the name that the recipe gives an archive; "" is Debian's own
 	Suite   string
-	// Pin is its priority: of two versions of a package the one of the list with the higher priority counts, then the newer. apt_preferences(5).
+	// Pin is its priority: of two versions of a package the one of the list with the higher priority counts, then the
+	// newer. apt_preferences(5).
 	Pin int
 }
 
@@ -79,8 +80,8 @@ func (x *Index) Find(name string) *Package { return x.packages[name] }
 // maxLine bounds a line of a Packages file: the longest of Debian's has 60 KB.
 const maxLine = 1 << 20
 
-// Read adds a Packages file. Packages of other architectures are left out; of two versions the one with the higher priority counts, then the
-// newer, of two equal ones the first.
+// Read adds a Packages file. Packages of other architectures are left out; of two versions the one with the higher
+// priority counts, then the newer, of two equal ones the first.
 func (x *Index) Read(r io.Reader, from Source) error {
 	return ParsePackages(r, func(p *Package) error {
 		if p.Arch == x.arch || p.Arch == "all" {
@@ -106,8 +107,8 @@ func (x *Index) Add(p *Package) {
 	}
 }
 
-// Choose makes a version of a package the one that counts: the first for which is says true, in the order of priority and version. It says
-// whether there is one.
+// Choose makes a version of a package the one that counts: the first for which is says true, in the order of priority
+// and version. It says whether there is one.
 func (x *Index) Choose(name string, is func(*Package) bool) bool {
 	for _, p := range x.Versions(name) {
 		if !is(p) {
@@ -135,7 +136,8 @@ func (x *Index) Versions(name string) []*Package {
 	return append([]*Package{x.packages[name]}, others...)
 }
 
-// Nearest is the name of a package, or of what one provides, that a misspelt name was probably meant to be; empty where none is near.
+// Nearest is the name of a package, or of what one provides, that a misspelt name was probably meant to be; empty where
+// none is near.
 func (x *Index) Nearest(name string) string {
 	return mistake.Nearest(name, slices.Sorted(maps.Keys(x.packages)), len(name)/3+2)
 }

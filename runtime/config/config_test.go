@@ -596,7 +596,8 @@ enable_annotations = ["create_container_timeout"]
 	}
 }
 
-// TestThePageSaysWhoMaySetWhat walks all keys: nothing is for pods unless the configuration names it, and what the page does not call a pod's never is.
+// TestThePageSaysWhoMaySetWhat walks all keys: nothing is for pods unless the configuration names it, and what the page
+// does not call a pod's never is.
 func TestThePageSaysWhoMaySetWhat(t *testing.T) {
 	page, err := os.ReadFile("../../docs/formats/configuration.md")
 	if err != nil {

@@ -342,8 +342,9 @@ type Files interface {
 // Host is the files of this host.
 type Host struct{}
 
-// ReadFile is os.ReadFile for files of at most the size a configuration may have; one byte more tells that there is more.
-// A file that another user than this one or root could have written is an *owned.Unsafe: what stands in it is run as root.
+// ReadFile is os.ReadFile for files of at most the size a configuration may have; one byte more tells that there is
+// more. A file that another user than this one or root could have written is an *owned.Unsafe: what stands in it is run
+// as root.
 func (Host) ReadFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -363,8 +364,8 @@ func (Host) ReadFile(path string) ([]byte, error) {
 	return readLimited(f, maxSize+1)
 }
 
-// safeFolder refuses a folder in which another user could put one file in the place of another. Where the sticky bit keeps them from that, as in /tmp, the
-// file's own owner decides.
+// safeFolder refuses a folder in which another user could put one file in the place of another. Where the sticky bit
+// keeps them from that, as in /tmp, the file's own owner decides.
 func safeFolder(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {

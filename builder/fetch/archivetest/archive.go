@@ -1,5 +1,5 @@
-// Package archivetest serves a small archive of Debian packages on loopback, signed with a key of its own. The packages are real .deb files that
-// dpkg-deb reads.
+// Package archivetest serves a small archive of Debian packages on loopback, signed with a key of its own. The packages
+// are real .deb files that dpkg-deb reads.
 package archivetest
 
 import (
