@@ -85,3 +85,38 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestALockMayHoldSingleFilesAndOwnArchives(t *testing.T) {
+	d := digest.Of([]byte("x"))
+	one := func(in Input) error {
+		in.Name, in.Digest = "x", d
+		l := &Lock{Version: Version, Name: "x", Inputs: []Input{in}, Sets: []Set{{Name: "s", Asked: d, Inputs: []string{"x"}}}}
+		data, err := l.Encode()
+		if err == nil {
+			_, err = Decode(data)
+		}
+		return err
+	}
+	deb := Package{Name: "app", Version: "1", Arch: "all"}
+	there := Package{Archive: "own", Suite: "stable", Name: "app", Version: "1", Arch: "all", Filename: "app.deb"}
+	climbs, option := there, there
+	climbs.Filename, option.Archive = "../app.deb", "-o"
+	for _, c := range []struct {
+		name, want string
+		in         Input
+	}{
+		{"a file", "", Input{Kind: Local, Where: "app.deb", Package: &deb}},
+		{"a file at an address", "", Input{Kind: URL, Where: "https://x/app.deb", Package: &deb}},
+		{"a package of an archive of its own", "", Input{Kind: Debian, Package: &there}},
+		{"a file in an archive", "stands in no archive", Input{Kind: Local, Where: "app.deb", Package: &there}},
+		{"a package of no suite", `"" is no suite`, Input{Kind: Debian, Package: &Package{Name: "app", Version: "1", Arch: "all", Filename: "x"}}},
+		{"a file that climbs", "leaves the archive", Input{Kind: Debian, Package: &climbs}},
+		{"an archive that is an option", "is no suite", Input{Kind: Debian, Package: &option}},
+		{"a folder that is a package", "a package goes with", Input{Kind: Tree, Where: "x", Package: &deb}},
+		{"a package that is none", `no package "x"`, Input{Kind: Local, Where: "x"}},
+	} {
+		if err := one(c.in); (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
+		}
+	}
+}
