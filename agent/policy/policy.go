@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
@@ -118,14 +119,18 @@ func (p *Policy) read(text string) (Engine, error) {
 }
 
 // plain is a request in which the first process of a container goes by one name. The agent takes the container's own id
-// for it too.
+// for it too, and a signal to all processes is one to
+// the first.
 func plain(request proto.Message) proto.Message {
 	if request == nil || !request.ProtoReflect().IsValid() {
 		return request
 	}
 	m := request.ProtoReflect()
 	c, e := m.Descriptor().Fields().ByName("container_id"), m.Descriptor().Fields().ByName("exec_id")
-	if c == nil || e == nil || m.Get(e).String() == "" || m.Get(e).String() != m.Get(c).String() {
+	if c == nil || e == nil {
+		return request
+	}
+	if id := m.Get(e).String(); id == "" || id != m.Get(c).String() && id != agentapi.AllProcesses {
 		return request
 	}
 	request = proto.Clone(request)

@@ -255,6 +255,7 @@ func TestThePagesExampleDeniesWhatItClaims(t *testing.T) {
 	}{
 		"signal 9 to the first process":               {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", Signal: 9}, false},
 		"signal 9 to the first process by its own id": {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "c", Signal: 9}, false},
+		"signal 9 to all":                             {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "*", Signal: 9}, false},
 		"signal 9 to another":                         {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "e", Signal: 9}, true},
 		"an added process":                            {"ExecProcess", exec("sh"), false},
 		"another policy":                              {"SetPolicy", &katapb.SetPolicyRequest{Policy: "x"}, false},

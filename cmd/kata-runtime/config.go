@@ -51,7 +51,10 @@ Keys of Kata's that have no effect are warnings, with the reason. Keys that nobo
 			if err != nil {
 				return err
 			}
-			_, err = io.WriteString(a.out, forKata(dir, m))
+			text, err := forKata(dir, m)
+			if err == nil {
+				_, err = io.WriteString(a.out, text)
+			}
 			return err
 		}
 		o := config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE"), Lenient: lenient, Annotations: map[string]string{}}

@@ -10,7 +10,11 @@ import (
 )
 
 // forKata is what Kata Containers' own configuration has to say for a guest in a folder, whose path is absolute.
-func forKata(dir string, m *manifest.Manifest) string {
+func forKata(dir string, m *manifest.Manifest) (string, error) {
+	if m.Image != nil && m.Image.Layout == "bare" {
+		return "", fmt.Errorf("the image of guest %s has no partition table, and Kata Containers looks for the root in the first partition; "+
+			"build it with image.layout gpt or mbr-dax", m.Name)
+	}
 	var b strings.Builder
 	p := func(key string, value any) { fmt.Fprintf(&b, "%s = %v\n", key, value) }
 	file := func(f manifest.File) string { return quoted(filepath.Join(dir, filepath.FromSlash(f.Path))) }
@@ -29,7 +33,7 @@ func forKata(dir string, m *manifest.Manifest) string {
 		p("kernel_verity_params", quoted(params))
 		p("disable_image_nvdimm", i.Layout != "mbr-dax")
 	}
-	return b.String()
+	return b.String(), nil
 }
 
 // quoted is a basic string of TOML.

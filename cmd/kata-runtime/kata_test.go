@@ -20,7 +20,10 @@ func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 	initrd := papertest.Manifest()
 	initrd.Image, initrd.Initrd = nil, &manifest.Initrd{File: manifest.File{Path: "initrd.img"}}
 	read := func(m *manifest.Manifest) (config.QEMU, string) {
-		text := forKata(`/srv/my "guests"\x`, m)
+		text, err := forKata(`/srv/my "guests"\x`, m)
+		if err != nil {
+			t.Fatal(err)
+		}
 		file := t.TempDir() + "/configuration.toml"
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -41,6 +44,10 @@ func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 	disk.Image.Layout, disk.Image.Verity = "mbr-dax", nil
 	if q, text := read(disk); q.KernelVerityParams != "" || !strings.Contains(text, "disable_image_nvdimm = false\n") {
 		t.Error(text)
+	}
+	disk.Image.Layout = "bare"
+	if _, err := forKata("/x", disk); err == nil || !strings.Contains(err.Error(), "gpt or mbr-dax") {
+		t.Errorf("a disk without partitions: %v", err)
 	}
 	if q, text := read(initrd); q.Initrd != `/srv/my "guests"\x/initrd.img` || q.Image != "" {
 		t.Error(text)

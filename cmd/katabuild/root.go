@@ -76,7 +76,7 @@ func (a *app) root() *cobra.Command {
 		c.GroupID = "build"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.bootCmd(), a.verifyCmd(), a.kataConfigCmd()} {
+	for _, c := range []*cobra.Command{a.bootCmd(), a.verifyCmd()} {
 		c.GroupID = "run"
 		root.AddCommand(c)
 	}
