@@ -1,18 +1,20 @@
 // Package jail runs one foreign program where it sees neither the network, nor the machine's paths, nor other processes.
 //
 // The program gets user, mount, pid, ipc, uts and network namespaces of its own, a root folder with the machine's /usr, /bin, /sbin,
-// /lib* and /etc read-only, a small /dev, a fresh /proc and /tmp, and the folders its Command binds. It works for a plain user and
+// /lib* read-only, of /etc only what the dynamic linker and compilers read, a small /dev, a fresh /proc and /tmp, and the folders its Command binds. It works for a plain user and
 // needs no privilege; for root it is no weaker, since inside all capabilities are gone. It refuses to know what it runs.
 //
 // The jail is this same executable run again: every main, and every TestMain of a package that runs jails, calls Main first.
 package jail
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,6 +53,35 @@ type Command struct {
 	Binds  []Bind    // in order; a later one may lie inside an earlier one
 	Stdout io.Writer // nil drops it
 	Stderr io.Writer // nil drops it; may be the same writer as Stdout
+	Limits Limits
+}
+
+// Limits bound what a program can take of the machine. A zero field stands for a bound that is generous for a kernel's build.
+type Limits struct {
+	Processes int           // at once, threads too; 0 stands for 16,384
+	Memory    int64         // bytes of address space of each process, at least 2 GiB, which the jail itself needs; 0 stands for 32 GiB
+	File      int64         // bytes of each file; 0 stands for 16 GiB
+	Disk      int64         // bytes by which all writable binds together may grow; 0 stands for 64 GiB
+	Temporary int64         // bytes in /tmp, which is memory; 0 stands for 4 GiB
+	Time      time.Duration // 0 stands for six hours
+}
+
+// filled is l with its defaults.
+func (l Limits) filled() Limits {
+	return Limits{
+		Processes: cmp.Or(l.Processes, 16_384), Memory: max(2<<30, cmp.Or(l.Memory, 32<<30)), File: cmp.Or(l.File, 16<<30), Disk: cmp.Or(l.Disk, 64<<30),
+		Temporary: cmp.Or(l.Temporary, 4<<30), Time: cmp.Or(l.Time, 6*time.Hour),
+	}
+}
+
+// LimitError says that a program was ended because it took more than its Limits allow.
+type LimitError struct {
+	Args []string
+	What string
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("%s: ended, because it %s", strings.Join(e.Args, " "), e.What)
 }
 
 // Usage is what the program and all its children used.
@@ -81,10 +112,11 @@ const stageName = "katabuild-jail-stage"
 
 // spec is what the parent tells the stage, as JSON on file descriptor 3.
 type spec struct {
-	Args  []string
-	Dir   string
-	Env   []string
-	Binds []Bind
+	Args   []string
+	Dir    string
+	Env    []string
+	Binds  []Bind
+	Limits Limits
 }
 
 // outcome is what the stage tells the parent, as JSON on file descriptor 4.
@@ -112,7 +144,7 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 	if c.Stderr == nil {
 		c.Stderr = io.Discard
 	}
-	s := spec{Args: c.Args, Dir: c.Dir, Env: mergeEnv(baseEnv(), c.Env)}
+	s := spec{Args: c.Args, Dir: c.Dir, Env: mergeEnv(baseEnv(), c.Env), Limits: c.Limits.filled()}
 	if s.Dir == "" {
 		s.Dir = "/"
 	}
@@ -144,6 +176,14 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 	defer outRead.Close()
 	defer outWrite.Close()
 
+	outer := ctx
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	deadline := time.AfterFunc(s.Limits.Time, func() {
+		end(&LimitError{c.Args, fmt.Sprintf("took more than %v", s.Limits.Time)})
+	})
+	defer deadline.Stop()
+
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = []string{stageName}
 	cmd.Env = []string{}
@@ -172,19 +212,32 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 		specWrite.Write(data) // when it fails the stage has died, which the outcome shows
 		specWrite.Close()
 	}()
+	go s.watchDisk(ctx, func() {
+		end(&LimitError{c.Args, fmt.Sprintf("wrote more than %d bytes to disk", s.Limits.Disk)})
+	})
 	report, readErr := io.ReadAll(io.LimitReader(outRead, 1<<20))
 	waitErr := cmd.Wait()
 	usage := Usage{Wall: time.Since(start)}
 	if st := cmd.ProcessState; st != nil {
 		usage.CPU = st.UserTime() + st.SystemTime()
 	}
+	if outer.Err() != nil {
+		return usage, outer.Err()
+	}
 	if ctx.Err() != nil {
-		return usage, ctx.Err()
+		return usage, context.Cause(ctx)
 	}
 	var out outcome
+	var status syscall.WaitStatus
+	if st := cmd.ProcessState; st != nil {
+		status, _ = st.Sys().(syscall.WaitStatus)
+	}
 	switch err := json.Unmarshal(report, &out); {
 	case readErr != nil:
 		return usage, fmt.Errorf("jail: %w", readErr)
+	case err != nil && status.Signaled():
+		return usage, fmt.Errorf("jail: %s: its process 1 was ended by signal %d (%v), which none of its programs can send",
+			strings.Join(c.Args, " "), int(status.Signal()), status.Signal())
 	case err != nil && waitErr != nil:
 		return usage, fmt.Errorf("jail: the stage died: %w (does main call jail.Main first?)", waitErr)
 	case err != nil:
@@ -197,6 +250,61 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 		return usage, &ExitError{Args: c.Args, Code: out.Code}
 	}
 	return usage, nil
+}
+
+// watchDisk calls full once the writable binds have grown by more than they may. The size of a tree is asked for only while its file system has less
+// room than at the start by as much, since that is a hundred times quicker to ask.
+func (s spec) watchDisk(ctx context.Context, full func()) {
+	used := func() (sum int64) {
+		for _, b := range s.Binds {
+			if b.Writable {
+				sum += usedBytes(ctx, b.Host)
+			}
+		}
+		return sum
+	}
+	free := func() (least int64) {
+		for _, b := range s.Binds {
+			var st syscall.Statfs_t
+			if b.Writable && syscall.Statfs(b.Host, &st) == nil {
+				least += int64(st.Bfree) * int64(st.Bsize)
+			}
+		}
+		return least
+	}
+	before, room := used(), free()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if room-free() >= s.Limits.Disk && used()-before > s.Limits.Disk {
+				full()
+				return
+			}
+		}
+	}
+}
+
+// usedBytes is what a tree takes of its disk; what goes away meanwhile does not count.
+func usedBytes(ctx context.Context, dir string) (sum int64) {
+	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return fs.SkipAll
+		}
+		if err != nil {
+			return nil
+		}
+		if fi, err := d.Info(); err == nil {
+			if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+				sum += st.Blocks * 512 // stat(2): the unit whatever the file system's block
+			}
+		}
+		return nil
+	})
+	return sum
 }
 
 // Check runs nothing but /bin/true in a jail and returns why that does not work on this machine.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -21,13 +22,15 @@ func Main() {
 	}
 	// Bounding set, securebits and no_new_privs belong to a thread: the one that forks the program.
 	runtime.LockOSThread()
+	// Whatever a program of the jail sends to process 1 is taken and dropped. Ignored signals would stay ignored in the programs.
+	signal.Notify(make(chan os.Signal, 1))
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
 	out := stage(os.NewFile(3, "spec"))
 	report := os.NewFile(4, "outcome")
 	json.NewEncoder(report).Encode(out) // a parent that is gone has killed us already
 	report.Close()
-	os.Exit(0)
+	unix.Exit(0) // not os.Exit, which lets the runtime write what it likes to the program's standard error
 }
 
 // stage is the life of process 1 in the jail: make the room, start the program, bury the dead until the program is among them.
@@ -43,7 +46,7 @@ func stage(r io.Reader) outcome {
 	if err != nil {
 		return outcome{Error: err.Error()}
 	}
-	if err := dropPrivileges(); err != nil {
+	if err := errors.Join(dropPrivileges(), s.Limits.set(), seccomp()); err != nil {
 		return outcome{Error: err.Error()}
 	}
 	pid, err := syscall.ForkExec(program, s.Args, &syscall.ProcAttr{
@@ -66,6 +69,39 @@ func stage(r io.Reader) outcome {
 		default:
 			return outcome{Code: ws.ExitStatus()}
 		}
+	}
+}
+
+// set applies the limits that the kernel keeps for each process.
+func (l Limits) set() error {
+	for _, r := range []struct {
+		which int
+		most  uint64
+	}{
+		{unix.RLIMIT_NPROC, uint64(l.Processes)}, {unix.RLIMIT_AS, uint64(l.Memory)}, {unix.RLIMIT_FSIZE, uint64(l.File)}, {unix.RLIMIT_CORE, 0},
+	} {
+		var now unix.Rlimit
+		if err := unix.Getrlimit(r.which, &now); err != nil {
+			return fmt.Errorf("read a limit: %w", err)
+		}
+		most := min(r.most, now.Max)
+		if err := unix.Setrlimit(r.which, &unix.Rlimit{Cur: most, Max: most}); err != nil {
+			return fmt.Errorf("set a limit: %w", err)
+		}
+	}
+	return nil
+}
+
+// etc lists what of /etc the jail shows: what the dynamic linker reads, and where Debian's links to compilers lead. None of it is secret.
+func etc() []string {
+	return []string{"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives"}
+}
+
+// madeUp are the files of /etc that the jail has of its own: one user, who is root and nobody.
+func madeUp() map[string]string {
+	return map[string]string{
+		"/etc/passwd": "root:x:0:0:katabuild:" + Home + ":/bin/sh\n", "/etc/group": "root:x:0:\n", "/etc/hosts": "127.0.0.1 localhost\n",
+		"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 	}
 }
 
@@ -103,6 +139,11 @@ const (
 
 // enter replaces everything this process sees of the machine.
 func enter(s spec) error {
+	// A session of keys of its own. Where a container forbids it, the filter of calls still stands.
+	_, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("leave the caller's keys: %w", err)
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -123,7 +164,7 @@ func enter(s spec) error {
 		return nil
 	}
 	libs, _ := filepath.Glob("/lib*") // the pattern is well-formed
-	for _, p := range append([]string{"/usr", "/bin", "/sbin", "/etc"}, libs...) {
+	for _, p := range append([]string{"/usr", "/bin", "/sbin"}, libs...) {
 		fi, err := os.Lstat(p)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
@@ -139,8 +180,22 @@ func enter(s spec) error {
 			}
 		}
 	}
+	for _, p := range etc() {
+		if err := take(p, p, attrReadOnly); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
 	for _, d := range []string{"null", "zero", "full", "random", "urandom"} {
 		if err := take("/dev/"+d, "/dev/"+d, attrDevice); err != nil {
+			return err
+		}
+	}
+	// These files list the keys of everybody with this user's number.
+	for _, p := range []string{"/proc/keys", "/proc/key-users"} {
+		if _, err := os.Lstat(p); err != nil {
+			continue
+		}
+		if err := take("/dev/null", p, attrDevice); err != nil {
 			return err
 		}
 	}
@@ -164,8 +219,13 @@ func enter(s spec) error {
 			return err
 		}
 	}
-	for _, dir := range []string{"/dev", "/proc", "/tmp", Home} {
+	for _, dir := range []string{"/dev", "/proc", "/tmp", "/etc", Home} {
 		if err := os.MkdirAll(newRoot+dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for name, text := range madeUp() {
+		if err := os.WriteFile(newRoot+name, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
@@ -178,13 +238,13 @@ func enter(s spec) error {
 	}
 	// The kernel lets a user namespace mount a fresh proc only while it sees one that nothing covers.
 	// It is read-only because the files under /proc/sys ask for user 0 of the machine, not for a capability, and root is that user here.
-	err := unix.Mount("proc", newRoot+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
+	err = unix.Mount("proc", newRoot+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
 	if err != nil {
 		if err := take("/proc", "/proc", attrReadOnly|unix.MOUNT_ATTR_NOEXEC); err != nil {
 			return err
 		}
 	}
-	if err := unix.Mount("tmp", newRoot+"/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
+	if err := unix.Mount("tmp", newRoot+"/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", s.Limits.Temporary)); err != nil {
 		return fmt.Errorf("mount /tmp: %w", err)
 	}
 	for _, m := range mounts {
@@ -219,33 +279,51 @@ func enter(s spec) error {
 
 // place puts a held tree into the new root.
 func (m mount) place() error {
-	target := newRoot + m.target
-	if m.dir {
-		if err := os.MkdirAll(target, 0o755); err != nil {
-			return err
-		}
-	} else {
-		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-			return err
-		}
-		f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o644)
-		if err != nil {
-			return err
-		}
-		f.Close()
+	at, err := m.point()
+	if err != nil {
+		return fmt.Errorf("make room at %s: %w", m.target, err)
 	}
+	defer unix.Close(at)
 	// mount_setattr is Linux 5.12; before it a whole tree cannot be made read-only in one go.
-	err := unix.MountSetattr(m.fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: m.attr})
+	err = unix.MountSetattr(m.fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: m.attr})
 	if errors.Is(err, unix.ENOSYS) {
 		return errors.New("the jail needs Linux 5.12 or later (mount_setattr)")
 	}
 	if err != nil {
 		return fmt.Errorf("set the mount flags of %s: %w", m.name, err)
 	}
-	if err := unix.MoveMount(m.fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := unix.MoveMount(m.fd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("bind %s at %s: %w", m.name, m.target, err)
 	}
 	return unix.Close(m.fd)
+}
+
+// point opens the place a tree is put at, and makes what is missing of it. It may lie in a tree that foreign programs wrote, so no link is followed.
+func (m mount) point() (int, error) {
+	at, err := unix.Open(newRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	names := strings.Split(strings.TrimPrefix(m.target, "/"), "/")
+	for i, name := range names {
+		flags := unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
+		if i < len(names)-1 || m.dir {
+			flags |= unix.O_DIRECTORY
+			err = unix.Mkdirat(at, name, 0o755)
+		} else {
+			err = unix.Mknodat(at, name, unix.S_IFREG|0o644, 0)
+		}
+		next, openErr := unix.Openat(at, name, flags, 0)
+		unix.Close(at)
+		if openErr != nil { // the first error says why it is missing, unless it is there
+			if err != nil && !errors.Is(err, unix.EEXIST) {
+				return -1, err
+			}
+			return -1, openErr
+		}
+		at = next
+	}
+	return at, nil
 }
 
 // The securebits that make user 0 an ordinary user for good.

@@ -1,0 +1,197 @@
+package jail
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/testenv"
+)
+
+// probeArg makes this executable try, inside a jail, what the jail's walls forbid.
+const probeArg = "jail-test-probe"
+
+// probe makes system calls and prints the answer of each.
+func probe() {
+	runtime.LockOSThread()
+	say := func(name string, err error) { fmt.Printf("%s: %v\n", name, err) }
+	call := func(name string, nr uintptr, args ...uintptr) {
+		args = append(args, 0, 0, 0)
+		_, _, e := unix.RawSyscall(nr, args[0], args[1], args[2])
+		say(name, e)
+	}
+	for _, family := range []int{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK, unix.AF_ALG, unix.AF_PACKET} {
+		fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
+		if err == nil {
+			unix.Close(fd)
+		}
+		say(fmt.Sprintf("family %d", family), err)
+	}
+	call("keyctl", unix.SYS_KEYCTL, 0, ^uintptr(2)) // KEYCTL_GET_KEYRING_ID of the session
+	call("add_key", unix.SYS_ADD_KEY)
+	call("request_key", unix.SYS_REQUEST_KEY)
+	call("unshare", unix.SYS_UNSHARE, unix.CLONE_FS)
+	call("clone", unix.SYS_CLONE, unix.CLONE_NEWUSER|unix.CLONE_THREAD) // the kernel itself would answer EINVAL
+	call("clone3", unix.SYS_CLONE3)
+	call("bpf", unix.SYS_BPF)
+	call("io_uring", unix.SYS_IO_URING_SETUP)
+	call("userfaultfd", unix.SYS_USERFAULTFD, 1<<30)
+	call("perf", unix.SYS_PERF_EVENT_OPEN)
+	call("ptrace", unix.SYS_PTRACE, unix.PTRACE_TRACEME)
+	call("setns", unix.SYS_SETNS)
+	call("handle", unix.SYS_OPEN_BY_HANDLE_AT)
+	call("module", unix.SYS_FINIT_MODULE)
+	call("kexec", unix.SYS_KEXEC_LOAD)
+	call("mount", unix.SYS_MOUNT)
+	call("x32", 0x40000000|unix.SYS_GETPID)
+}
+
+func TestSystemCallsThatLeaveTheJailAreRefused(t *testing.T) {
+	testenv.Require(t, userNamespaces)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	_, err = Command{Args: []string{"/probe", probeArg}, Binds: []Bind{{Host: self, Jail: "/probe"}}, Stdout: &out, Stderr: &out}.Run(t.Context())
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	want := map[string]string{"family 1": "<nil>", "family 2": "<nil>", "clone3": "function not implemented"}
+	for line := range strings.Lines(out.String()) {
+		name, got, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		expect := "operation not permitted"
+		if strings.HasPrefix(name, "family") {
+			expect = "address family not supported by protocol"
+		}
+		if w, ok := want[name]; ok {
+			expect = w
+		}
+		if name == "family 10" { // the machine may have no IPv6
+			continue
+		}
+		if got != expect {
+			t.Errorf("%s: %s, want %s", name, got, expect)
+		}
+	}
+	if n := strings.Count(out.String(), "\n"); n != 24 {
+		t.Errorf("%d answers:\n%s", n, out.String())
+	}
+}
+
+func TestOnlyWhatCompilersNeedOfEtcIsShown(t *testing.T) {
+	out := mustSh(t, "ls /etc; cat /etc/passwd; find /etc -type f ! -perm -o=r")
+	for _, name := range []string{"shadow", "ssl", "ssh", "apt", "hostname", "machine-id", "gshadow"} {
+		if strings.Contains(out, name) {
+			t.Errorf("%s is in the jail's /etc:\n%s", name, out)
+		}
+	}
+	if !strings.Contains(out, "root:x:0:0:katabuild:/build:/bin/sh") {
+		t.Errorf("got %s", out)
+	}
+}
+
+func TestTheCallersKeysAreHidden(t *testing.T) {
+	testenv.Require(t, userNamespaces, testenv.Func("keys", func() error {
+		_, err := os.Stat("/proc/keys")
+		return err
+	}))
+	runtime.LockOSThread() // keys belong to a thread, and the jail is started from this one
+	defer runtime.UnlockOSThread()
+	id, err := unix.AddKey("user", "katabuild-jail-test", []byte("secret"), unix.KEY_SPEC_PROCESS_KEYRING)
+	if err != nil {
+		t.Skipf("needs keys: %v", err)
+	}
+	defer unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0)
+	if _, err := unix.KeyctlInt(unix.KEYCTL_LINK, id, unix.KEY_SPEC_SESSION_KEYRING, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_SESSION_KEYRING, 0, 0)
+	if out := mustSh(t, "cat /proc/keys"); strings.Contains(out, "katabuild-jail-test") {
+		t.Errorf("the jail sees the caller's keys:\n%s", out)
+	}
+}
+
+func TestNoSignalOfAProgramEndsTheJail(t *testing.T) {
+	out := mustSh(t, "for s in TERM INT HUP QUIT USR1 USR2 ABRT SEGV BUS ILL ALRM PIPE TRAP SYS KILL STOP; do kill -$s 1; done; sleep 0.1; echo alive")
+	if out != "alive\n" {
+		t.Errorf("got %q", out)
+	}
+	if out := mustSh(t, "sed -n 's/^SigIgn:[^0-9a-f]*//p' /proc/self/status"); strings.Trim(out, "0\n") != "" {
+		t.Errorf("programs start with signals ignored: %s", out)
+	}
+}
+
+func TestLimitsEndAProgram(t *testing.T) {
+	testenv.Require(t, userNamespaces)
+	for name, c := range map[string]struct {
+		limits Limits
+		script string
+		want   string
+	}{
+		"time":   {Limits{Time: 300 * time.Millisecond}, "sleep 60", "took more than 300ms"},
+		"disk":   {Limits{Disk: 4 << 20}, "i=0; while :; do head -c 1000000 /dev/urandom > /build/f$i; i=$((i+1)); done", "bytes to disk"},
+		"file":   {Limits{File: 1 << 20}, "head -c 3000000 /dev/zero > /build/f", ""},
+		"memory": {Limits{Memory: 2 << 30}, "dd if=/dev/zero of=/dev/null bs=3G count=1", ""},
+		"tmp":    {Limits{Temporary: 1 << 20}, "head -c 3000000 /dev/zero > /tmp/f", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			var out bytes.Buffer
+			_, err := Command{
+				Args: []string{"sh", "-c", c.script}, Limits: c.limits, Stdout: nil, Stderr: &out,
+				Binds: []Bind{{Host: t.TempDir(), Jail: "/build", Writable: true}},
+			}.Run(ctx)
+			var limit *LimitError
+			var exit *ExitError
+			switch {
+			case errors.Is(err, context.DeadlineExceeded), c.want == "" && !errors.As(err, &exit),
+				c.want != "" && (!errors.As(err, &limit) || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("got %v, want %s\n%s", err, c.want, out.String())
+			}
+		})
+	}
+}
+
+func TestAPlaceForABindFollowsNoLink(t *testing.T) {
+	testenv.Require(t, userNamespaces)
+	hostile, outside, more := t.TempDir(), t.TempDir(), t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(hostile, "way")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Command{Args: []string{"true"}, Binds: []Bind{{Host: hostile, Jail: "/build", Writable: true}, {Host: more, Jail: "/build/way/in"}}}.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "/build/way/in") {
+		t.Errorf("got %v", err)
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {
+		t.Errorf("outside: %v, %v", left, err)
+	}
+}
+
+func TestAReadOnlyBindIsSoBelowToo(t *testing.T) {
+	testenv.Require(t, userNamespaces, testenv.Func("root", func() error {
+		if os.Geteuid() != 0 {
+			return errors.New("mounting needs root")
+		}
+		return nil
+	}))
+	dir := t.TempDir()
+	below := filepath.Join(dir, "below")
+	if err := errors.Join(os.Mkdir(below, 0o777), unix.Mount("test", below, "tmpfs", 0, "mode=777")); err != nil {
+		t.Skipf("needs mounts: %v", err)
+	}
+	defer unix.Unmount(below, unix.MNT_DETACH)
+	if out, err := sh(t, "echo x > /seen/below/f", Bind{Host: dir, Jail: "/seen"}); err == nil {
+		t.Errorf("wrote to a mount below a read-only bind: %s", out)
+	}
+}
