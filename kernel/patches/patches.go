@@ -1,12 +1,15 @@
 // Package patches applies unified diffs to a source tree, strictly: every line of context must be there.
 //
-// A hunk may have moved by whole lines when its place is still unmistakable, and that is reported; no line of context is ever ignored.
+// A patch may be compressed. A hunk may have moved by whole lines when its place is still unmistakable, and that is reported; no line of context is ever ignored.
 package patches
 
 import (
 	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -14,6 +17,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/therootcompany/xz"
 )
 
 // Patch is one patch file.
@@ -83,7 +90,11 @@ func Parse(p Patch) error {
 }
 
 func parse(p Patch) ([]fileDiff, error) {
-	lines := strings.SplitAfter(string(p.Data), "\n")
+	data, err := plain(p.Data)
+	if err != nil {
+		return nil, fmt.Errorf("patch %s: %w", p.Name, err)
+	}
+	lines := strings.SplitAfter(string(data), "\n")
 	if n := len(lines); lines[n-1] == "" {
 		lines = lines[:n-1]
 	}
@@ -136,6 +147,11 @@ func parse(p Patch) ([]fileDiff, error) {
 				diffs = append(diffs, fileDiff{line: i + 1})
 				cur = &diffs[len(diffs)-1]
 				cur.old, cur.new = old, new
+				if m := hunkHead.FindStringSubmatch(next(lines, i+2)); m != nil && isEpoch(line) && m[1] == "0" && m[2] == "0" {
+					cur.old = ""
+				} else if m != nil && isEpoch(lines[i+1]) && m[3] == "0" && m[4] == "0" {
+					cur.new = ""
+				}
 			} else if old != cur.old || new != cur.new {
 				return fail(i, "the names %q and %q contradict the diff --git line", old, new)
 			}
@@ -148,12 +164,12 @@ func parse(p Patch) ([]fileDiff, error) {
 			if cur == nil {
 				return fail(i, "a hunk without a file")
 			}
-			h, next, why := parseHunk(lines, i)
+			h, after, why := parseHunk(lines, i)
 			if why != "" {
-				return fail(next, "%s", why)
+				return fail(after, "%s", why)
 			}
 			cur.hunks = append(cur.hunks, h)
-			i = next
+			i = after
 		default:
 			i++
 		}
@@ -178,6 +194,63 @@ func parse(p Patch) ([]fileDiff, error) {
 		}
 	}
 	return diffs, nil
+}
+
+// next is line i, or nothing behind the last.
+func next(lines []string, i int) string {
+	if i < len(lines) {
+		return lines[i]
+	}
+	return ""
+}
+
+// isEpoch says whether the time behind a file's name is the first second of 1970, by which `diff -N` says that the file is not there.
+// GNU diffutils manual, "Detailed Description of Unified Format".
+func isEpoch(line string) bool {
+	_, stamp, _ := strings.Cut(strings.TrimRight(line, "\r\n"), "\t")
+	for _, layout := range []string{"2006-01-02 15:04:05 -0700", time.ANSIC} {
+		if t, err := time.Parse(layout, strings.TrimSpace(stamp)); err == nil {
+			return t.Unix() == 0
+		}
+	}
+	return false
+}
+
+// maxPlain bounds what a compressed patch unpacks to, in bytes.
+const maxPlain = 256 << 20
+
+// plain is the text of a patch: unpacked where it is compressed with gzip, xz, zstd or bzip2, and with Unix ends of lines where every line has the
+// other ones. A patch to a file with such ends of its own has lines of both kinds, and stays as it is.
+func plain(data []byte) ([]byte, error) {
+	var r io.Reader
+	var err error
+	switch in := bytes.NewReader(data); {
+	case bytes.HasPrefix(data, []byte("\x1f\x8b")):
+		r, err = gzip.NewReader(in)
+	case bytes.HasPrefix(data, []byte("\xfd7zXZ\x00")):
+		r, err = xz.NewReader(in, xz.DefaultDictMax)
+	case bytes.HasPrefix(data, []byte("BZh")):
+		r = bzip2.NewReader(in)
+	case bytes.HasPrefix(data, []byte("\x28\xb5\x2f\xfd")):
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPlain)); err == nil {
+			defer z.Close()
+			r = z
+		}
+	}
+	if err == nil && r != nil {
+		data, err = io.ReadAll(io.LimitReader(r, maxPlain+1))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decompress it: %w", err)
+	}
+	if len(data) > maxPlain {
+		return nil, fmt.Errorf("it unpacks to more than %d bytes", maxPlain)
+	}
+	if n := bytes.Count(data, []byte("\r\n")); n > 0 && n == bytes.Count(data, []byte("\n")) {
+		data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
+	}
+	return data, nil
 }
 
 func (d *fileDiff) name() string {
@@ -315,6 +388,12 @@ func (d *fileDiff) apply(root *os.Root, patch string) ([]Moved, error) {
 	}
 	var data []byte
 	mode := fs.FileMode(0o644)
+	// A diff without times can only say so that it makes a file.
+	if d.old == d.new && len(d.hunks) == 1 && d.hunks[0].oldStart == 0 {
+		if _, err := root.Lstat(d.new); errors.Is(err, fs.ErrNotExist) {
+			d.old = ""
+		}
+	}
 	if d.old == "" {
 		if _, err := root.Lstat(d.new); err == nil {
 			return fail(0, d.line, "is new in the patch but exists")

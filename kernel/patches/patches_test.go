@@ -1,10 +1,14 @@
 package patches
 
 import (
+	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -218,4 +222,66 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("outside is now %v (%v)", entries, err)
 		}
 	})
+}
+
+func TestForeignFormsOfPatchesApply(t *testing.T) {
+	const epoch = "\t1970-01-01 01:00:00.000000000 +0100"
+	const now = "\t2024-05-01 12:00:00.000000000 +0200"
+	text := head + "@@ -1 +1 @@\n-a\n+b\n"
+	for name, c := range map[string]struct {
+		patch string
+		after map[string]string
+	}{
+		"ends of lines of DOS": {strings.ReplaceAll("diff --git a/f b/f\n"+text, "\n", "\r\n"), map[string]string{"f": "b\n", "g": "x\n"}},
+		"diff -urN makes a file": {"diff -urN a/n b/n\n--- a/n" + epoch + "\n+++ b/n" + now + "\n@@ -0,0 +1 @@\n+n\n",
+			map[string]string{"f": "a\n", "g": "x\n", "n": "n\n"}},
+		"diff -urN removes a file":       {"--- a/g" + now + "\n+++ b/g" + epoch + "\n@@ -1 +0,0 @@\n-x\n", map[string]string{"f": "a\n"}},
+		"a file is made without a time":  {"--- a/n\n+++ b/n\n@@ -0,0 +1 @@\n+n\n", map[string]string{"f": "a\n", "g": "x\n", "n": "n\n"}},
+		"a time of another zone is none": {"--- a/g" + now + "\n+++ b/g\t1970-01-01 00:00:00.000000000 +0100\n@@ -1 +0,0 @@\n-x\n", map[string]string{"f": "a\n", "g": ""}},
+		"gzip":                           {compressed(t, "gzip", text), map[string]string{"f": "b\n", "g": "x\n"}},
+		"xz":                             {compressed(t, "xz", text), map[string]string{"f": "b\n", "g": "x\n"}},
+		"zstd":                           {compressed(t, "zstd", text), map[string]string{"f": "b\n", "g": "x\n"}},
+		"bzip2":                          {compressed(t, "bzip2", text), map[string]string{"f": "b\n", "g": "x\n"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.patch == "" {
+				t.Skip("needs the program that compresses")
+			}
+			dir := tree(t, map[string]string{"f": "a\n", "g": "x\n"})
+			if _, err := Apply(dir, Patch{"p", []byte(c.patch)}); err != nil {
+				t.Fatal(err)
+			}
+			if got := contents(t, dir); !maps.Equal(got, c.after) {
+				t.Errorf("got %q, want %q", got, c.after)
+			}
+		})
+	}
+}
+
+// compressed is text as a program compresses it; "" where there is none.
+func compressed(t *testing.T, program, text string) string {
+	cmd := exec.Command(program, "-c")
+	cmd.Stdin = strings.NewReader(text)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Logf("%s: %v", program, err)
+		return ""
+	}
+	return string(out)
+}
+
+func TestACompressedPatchIsBounded(t *testing.T) {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	zeros := make([]byte, 1<<20)
+	for range maxPlain>>20 + 1 {
+		z.Write(zeros)
+	}
+	z.Close()
+	if err := Parse(Patch{"p.gz", b.Bytes()}); err == nil || !strings.Contains(err.Error(), "unpacks to more than") {
+		t.Errorf("got %v", err)
+	}
+	if err := Parse(Patch{"p.gz", b.Bytes()[:100]}); err == nil || !strings.Contains(err.Error(), "p.gz: decompress it") {
+		t.Errorf("got %v", err)
+	}
 }
