@@ -447,12 +447,11 @@ func (r *Recipe) checkBoot(at func(field, msg string) error) error {
 	case b.Disk == "nvdimm" && b.Machine != "q35":
 		return at("boot.disk", "only the machine q35 has NVDIMMs")
 	}
-	for i, w := range b.CommandLine {
-		if w == "" || strings.ContainsAny(w, " \t\n\x00\"") {
-			return at(fmt.Sprintf("boot.command_line[%d]", i), fmt.Sprintf("%q: want one word without quotes", w))
-		}
+	a, err := arch.Parse(r.Arch)
+	if err != nil {
+		return nil // told with arch
 	}
-	return nil
+	return checkCommandLine(b.CommandLine, a, at)
 }
 
 // IsURL tells an address from a file name.

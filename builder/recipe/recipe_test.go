@@ -36,6 +36,13 @@ func TestParseFillsDefaults(t *testing.T) {
 	}
 }
 
+func TestQuotedWordsOfTheCommandLineAreTaken(t *testing.T) {
+	r, err := Parse("r.yaml", []byte(strings.Replace(good, "memory: 1GiB", `command_line: ['dyndbg="file drivers/virtio/* +p"', "a-b=c"]`, 1)), vocabulary)
+	if err != nil || r.Boot.CommandLine[0] != `dyndbg="file drivers/virtio/* +p"` {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestMistakesAreBlamedOnTheirPlace(t *testing.T) {
 	for _, c := range []struct{ name, from, to, want string }{
 		{"unknown key", "  features:", "  featurs:", "r.yaml:6:3: unknown key \"featurs\" in kernel; did you mean \"features\"?\n    6 |   featurs: [tiny, vsock]\n      |   ^"},
@@ -51,6 +58,13 @@ func TestMistakesAreBlamedOnTheirPlace(t *testing.T) {
 		{"repeated feature", "[tiny, vsock]", "[tiny, tiny]", "feature \"tiny\" stands twice"},
 		{"future version", "version: 1", "version: 2", "r.yaml:1:10: version is 2, this katabuild reads version 1"},
 		{"bad memory", "1GiB", "1GB", "r.yaml:11:11: memory \"1GB\": want a number and MiB or GiB"},
+		{"two words", "memory: 1GiB", "command_line: [a b]", "want one word; a value with spaces stands in quotes"},
+		{"an open quote", "memory: 1GiB", "command_line: ['a=\"b']", "r.yaml:11:"},
+		{"words for init", "memory: 1GiB", "command_line: [\"--\", a]", "what stands behind it is for init"},
+		{"a word of the boot", "memory: 1GiB", "command_line: [a, root=/dev/vdb]", "the boot says where the root is"},
+		{"a quoted word of the boot", "memory: 1GiB", "command_line: ['\"init=/x\"']", "the boot says which program is the first"},
+		{"a word of the command line twice", "memory: 1GiB", "command_line: [a, b, a]", "\"a\" stands twice; the first is boot.command_line[0]"},
+		{"a long command line", "memory: 1GiB", "command_line: [\"a=" + strings.Repeat("x", 1300) + "\"]", "at most 1279 are left"},
 		{"too little memory", "1GiB", "1MiB", "too little to boot in"},
 		{"two sources", "debian: {package: linux-source-6.12}", "debian: {package: linux-source-6.12}\n    tree: linux", "want exactly one of debian, tarball and tree, got 2"},
 		{"unsigned address", "debian: {package: linux-source-6.12}", "tarball: {from: \"http://127.0.0.1/x.tar.xz\"}", "needs sha256, signature or both"},

@@ -26,7 +26,10 @@ type Arch struct {
 	// OpenFlags names the numbers that the kernel has for the flags of open(2), and its byte order. FUSE hands them on as they are, so that a kernel
 	// can only be served by one of the same word. Linux: arch/*/include/uapi/asm/fcntl.h.
 	OpenFlags string
-	Builds    bool // guests for it can be built here, not only run
+	// CommandLine is how many bytes the kernel keeps of its command line, with the NUL behind it: COMMAND_LINE_SIZE. Linux 6.12: arch/x86/include/asm/setup.h,
+	// arch/arm64, powerpc and riscv/include/uapi/asm/setup.h; for s390 the default of CONFIG_COMMAND_LINE_SIZE, arch/s390/Kconfig.
+	CommandLine int
+	Builds      bool // guests for it can be built here, not only run
 }
 
 // All lists every architecture, in the order shown to people. The console of each is the first serial port of its machine; Linux:
@@ -36,27 +39,27 @@ func All() []Arch {
 		{
 			Name: "x86_64", Go: "amd64", Debian: "amd64", Linux: "x86", CrossPrefix: "x86_64-linux-gnu-",
 			KernelTarget: "bzImage", KernelImage: "arch/x86/boot/bzImage",
-			QEMU: "qemu-system-x86_64", QEMUPackage: "qemu-system-x86", Machine: "microvm", Console: "ttyS0", OpenFlags: "generic", Builds: true,
+			QEMU: "qemu-system-x86_64", QEMUPackage: "qemu-system-x86", Machine: "microvm", Console: "ttyS0", OpenFlags: "generic", CommandLine: 2048, Builds: true,
 		},
 		{
 			Name: "aarch64", Go: "arm64", Debian: "arm64", Linux: "arm64", CrossPrefix: "aarch64-linux-gnu-",
 			KernelTarget: "Image", KernelImage: "arch/arm64/boot/Image",
-			QEMU: "qemu-system-aarch64", QEMUPackage: "qemu-system-arm", Machine: "virt", Console: "ttyAMA0", OpenFlags: "arm64",
+			QEMU: "qemu-system-aarch64", QEMUPackage: "qemu-system-arm", Machine: "virt", Console: "ttyAMA0", OpenFlags: "arm64", CommandLine: 2048,
 		},
 		{
 			Name: "ppc64le", Go: "ppc64le", Debian: "ppc64el", Linux: "powerpc", CrossPrefix: "powerpc64le-linux-gnu-",
 			KernelTarget: "vmlinux", KernelImage: "vmlinux",
-			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0", OpenFlags: "powerpc",
+			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0", OpenFlags: "powerpc", CommandLine: 2048,
 		},
 		{
 			Name: "s390x", Go: "s390x", Debian: "s390x", Linux: "s390", CrossPrefix: "s390x-linux-gnu-",
 			KernelTarget: "bzImage", KernelImage: "arch/s390/boot/bzImage",
-			QEMU: "qemu-system-s390x", QEMUPackage: "qemu-system-misc", Machine: "s390-ccw-virtio", Console: "ttysclp0", OpenFlags: "generic, big-endian",
+			QEMU: "qemu-system-s390x", QEMUPackage: "qemu-system-misc", Machine: "s390-ccw-virtio", Console: "ttysclp0", OpenFlags: "generic, big-endian", CommandLine: 4096,
 		},
 		{
 			Name: "riscv64", Go: "riscv64", Debian: "riscv64", Linux: "riscv", CrossPrefix: "riscv64-linux-gnu-",
 			KernelTarget: "Image", KernelImage: "arch/riscv/boot/Image",
-			QEMU: "qemu-system-riscv64", QEMUPackage: "qemu-system-misc", Machine: "virt", Console: "ttyS0", OpenFlags: "generic",
+			QEMU: "qemu-system-riscv64", QEMUPackage: "qemu-system-misc", Machine: "virt", Console: "ttyS0", OpenFlags: "generic", CommandLine: 1024,
 		},
 	}
 }
