@@ -208,8 +208,11 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 	return nil
 }
 
-// maxRelease bounds the file with the kernel's release: uname -r has at most 64 bytes. Linux: include/uapi/linux/utsname.h, __NEW_UTS_LEN.
-const maxRelease = 4096
+// uname -r has at most 64 bytes (Linux: include/uapi/linux/utsname.h, __NEW_UTS_LEN); maxRelease bounds the files it is made of.
+const (
+	maxReleaseName = 64
+	maxRelease     = 4096
+)
 
 // collect says what could not be read of what a make left.
 func collect(err error) error { return fmt.Errorf("collect what the kernel's make left: %w", err) }

@@ -63,7 +63,14 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	if !bytes.Equal(final, named) {
 		return nil, errors.New("the configurator changed the configuration on its second run, so the local version does not name it")
 	}
-	b.release = b.sourceVersion + name
+	files, err := b.localVersions()
+	if err != nil {
+		return nil, err
+	}
+	if b.release = b.sourceVersion + files + name; len(b.release) > maxReleaseName || strings.ContainsAny(files, " \t\n\"/") {
+		return nil, fmt.Errorf("the kernel would call itself %q: want at most %d bytes without spaces, quotes and slashes; its tree has files called localversion*",
+			b.release, maxReleaseName)
+	}
 	return final, nil
 }
 

@@ -178,8 +178,8 @@ func (r Request) Wishes() ([]kconfig.Wish, error) {
 		all = append(all, parsed.Wishes...)
 	}
 	for _, w := range all {
-		if w.Symbol == symbolLocalVersion || w.Symbol == symbolLocalVersionAuto {
-			return nil, fmt.Errorf("%s:%d: CONFIG_%s cannot be asked for: it carries the digest of the configuration", w.File, w.Line, w.Symbol)
+		if why := refusal(w); why != "" {
+			return nil, fmt.Errorf("%s:%d: CONFIG_%s cannot be asked for: %s", w.File, w.Line, w.Symbol, why)
 		}
 	}
 	merged, conflicts := kconfig.Merge(all)

@@ -1,0 +1,55 @@
+package kernel
+
+import (
+	"io/fs"
+	"strings"
+
+	"github.com/katabuild/katabuild/kernel/kconfig"
+)
+
+// refusal says why an option cannot be asked for, with the way out, or nothing where it can. What is refused lets the kernel's make draw something at
+// random, read something of the machine that the lock does not hold, or makes the kernel's own command line another than the one that is attested.
+// Linux 6.12: certs/Makefile, scripts/gcc-plugins/Kconfig, security/Kconfig.hardening, usr/Makefile, drivers/base/firmware_loader/builtin/Makefile.
+func refusal(w kconfig.Wish) string {
+	switch {
+	case w.Symbol == symbolLocalVersion || w.Symbol == symbolLocalVersionAuto:
+		return "it carries the digest of the configuration"
+	case w.Value == "n" || w.Value == `""`:
+		return ""
+	}
+	switch w.Symbol {
+	case "CMDLINE_BOOL", "CMDLINE", "CMDLINE_OVERRIDE", "CMDLINE_EXTEND", "CMDLINE_FORCE":
+		return "the guest's command line would not be the one that is attested; say its words in boot.command_line"
+	case "MODULE_SIG", "MODULE_SIG_ALL", "MODULE_SIG_FORCE", "MODULE_SIG_KEY":
+		return "the kernel's make draws the key at random, so no two kernels would be alike; leave it out: the guest's root is checked by its digest or dm-verity, modules with it"
+	case "RANDSTRUCT_FULL", "RANDSTRUCT_PERFORMANCE", "GCC_PLUGIN_RANDSTRUCT":
+		return "the kernel's make draws the seed at random, so no two kernels would be alike; leave it out"
+	case "GCC_PLUGIN_LATENT_ENTROPY":
+		return "the compiler's plugin puts random numbers into the kernel, so no two kernels would be alike; leave it out"
+	case "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "EXTRA_FIRMWARE", "EXTRA_FIRMWARE_DIR", "INITRAMFS_SOURCE", "SYSTEM_BLACKLIST_HASH_LIST":
+		return "it names a file of the machine, which the lock does not hold; add the file to the tree by a patch, or leave it out"
+	}
+	return ""
+}
+
+// localVersions is what files called localversion* at the top of a tree add to its version: PREEMPT_RT's patch and linux-next bring one.
+// Linux: scripts/setlocalversion, collect_files.
+func (b *build) localVersions() (string, error) {
+	entries, err := fs.ReadDir(b.left.Root().FS(), ".")
+	if err != nil {
+		return "", err
+	}
+	all := ""
+	for _, e := range entries { // sorted, as the shell sorts them in the C locale
+		name := e.Name()
+		if !strings.HasPrefix(name, "localversion") || strings.Contains(name, "~") {
+			continue
+		}
+		data, err := b.left.ReadFile(name, maxRelease)
+		if err != nil {
+			return "", err
+		}
+		all += strings.TrimRight(string(data), "\n")
+	}
+	return all, nil
+}

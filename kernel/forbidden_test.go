@@ -1,0 +1,54 @@
+package kernel
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/kernel/source"
+)
+
+func TestWhatMakesKernelsDifferIsRefusedWhereItIsAsked(t *testing.T) {
+	for line, want := range map[string]string{
+		"CONFIG_MODULE_SIG=y": "draws the key at random", "CONFIG_MODULE_SIG_KEY=\"certs/signing_key.pem\"": "draws the key at random",
+		"CONFIG_RANDSTRUCT_FULL=y": "draws the seed at random", "CONFIG_GCC_PLUGIN_LATENT_ENTROPY=y": "random numbers",
+		"CONFIG_SYSTEM_TRUSTED_KEYS=\"/etc/key.pem\"": "a file of the machine", "CONFIG_EXTRA_FIRMWARE=\"x.bin\"": "a file of the machine",
+		"CONFIG_INITRAMFS_SOURCE=\"/root\"": "a file of the machine", "CONFIG_CMDLINE_BOOL=y": "boot.command_line",
+		"CONFIG_CMDLINE=\"quiet\"": "boot.command_line", "CONFIG_LOCALVERSION=\"x\"": "carries the digest",
+	} {
+		r := request(t)
+		r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# why\n" + line + "\n")}}
+		if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(), "my.config:2: ") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", line, err, want)
+		}
+	}
+	r := request(t)
+	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# CONFIG_MODULE_SIG is not set\nCONFIG_SYSTEM_TRUSTED_KEYS=\"\"\n# CONFIG_CMDLINE_BOOL is not set\n")}}
+	if _, err := r.Wishes(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTheTreesOwnLocalVersionIsTaken configures a made-up tree that never gets as far as a compiler.
+func TestTheTreesOwnLocalVersionIsTaken(t *testing.T) {
+	for text, want := range map[string]string{"-rt1\n": "6.12.1-rt1-kb-", "": "6.12.1-kb-", "-two words\n": "", strings.Repeat("x", 60): ""} {
+		r := madeUp(t, obedient)
+		if err := errors.Join(os.WriteFile(r.Source+"/localversion-rt", []byte(text), 0o644), os.WriteFile(r.Source+"/localversion~", []byte("no"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if r.SourceDigest, err = source.TreeDigest(t.Context(), r.Source); err != nil {
+			t.Fatal(err)
+		}
+		r.OnlyConfig = true
+		res, err := Build(t.Context(), r)
+		switch {
+		case want == "" && (err == nil || !strings.Contains(err.Error(), "localversion")):
+			t.Errorf("%q: got %v", text, err)
+		case want != "" && (err != nil || !strings.HasPrefix(res.Release, want) || len(res.Release) != len(want)+len(digest.Of(nil).Short())):
+			t.Errorf("%q: got %+v, %v", text, res, err)
+		}
+	}
+}
