@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/internal/usage"
@@ -38,10 +39,35 @@ const (
 	exitInterrupted = 130 // ended by Ctrl-C, as shells expect
 )
 
+const interrupted = "katabuild: interrupted; what was finished is kept, run it again to go on"
+
+// patience is how long an interrupted command may take to put its things away.
+const patience = 1500 * time.Millisecond
+
+// insist ends the process when a command does not end by itself after an interrupt: a read of many gigabytes, or a
+// compression, may take longer than anybody waits. Nothing is lost by that, since files appear whole or not at all, and
+// the next command sweeps what lies about.
+func (a *app) insist(ctx context.Context, ended <-chan struct{}) {
+	select {
+	case <-ended:
+		return
+	case <-ctx.Done():
+	}
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		fmt.Fprintln(a.err, interrupted)
+		os.Exit(exitInterrupted)
+	}
+}
+
 // run does what args ask for and returns the exit code.
 func run(args []string, a *app) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	ended := make(chan struct{})
+	defer close(ended)
+	go a.insist(ctx, ended)
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -52,7 +78,7 @@ func run(args []string, a *app) int {
 	case errors.Is(err, errVerdict):
 		return exitVerdict
 	case ctx.Err() != nil:
-		fmt.Fprintln(a.err, "katabuild: interrupted; what was finished is kept, run it again to go on")
+		fmt.Fprintln(a.err, interrupted)
 		return exitInterrupted
 	case errors.As(err, &wrong):
 		fmt.Fprintf(a.err, "katabuild: %v\n", err)
