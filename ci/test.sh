@@ -67,7 +67,7 @@ containerd() {
 
 faults() {
 	default_guest
-	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 90m -run 'TestFaults|TestCauses|TestLeaks' ./ci/containerd
+	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 90m -run 'TestFaults|TestCauses|TestLeaks|TestSoak' ./ci/containerd
 }
 
 rego() {
