@@ -27,6 +27,7 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
+	"github.com/katabuild/katabuild/kernel"
 )
 
 // Config says what to build, from where, and for whom.
@@ -146,6 +147,7 @@ type Guest struct {
 	agent        agentFile
 	tools        []manifest.Tool
 	tasks        []execute.Task
+	overrides    []kernel.Overridden
 }
 
 type agentFile struct {
@@ -270,6 +272,15 @@ func (g *Guest) Plan(wanted []string) []plan.Status {
 		steps[i] = t.Step
 	}
 	return plan.Check(g.c.Store, g.Recipe.Name, steps, wanted)
+}
+
+// Overrides says, one line each, which options the recipe decides against its kernel's features.
+func (g *Guest) Overrides() []string {
+	var out []string
+	for _, o := range g.overrides {
+		out = append(out, o.String())
+	}
+	return out
 }
 
 // Fetch brings the recipe's inputs from the network into the store, and the modules of u-root's commands into Go's own cache.

@@ -26,6 +26,7 @@ import (
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/kernel/toolchain"
 	"github.com/katabuild/katabuild/rootfs/tree"
@@ -188,6 +189,13 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 			return execute.Task{}, err
 		}
 		r.Patches = append(r.Patches, kernel.Patch{Name: p, Data: data})
+	}
+	for i, o := range g.Recipe.Kernel.Override {
+		file, line := g.Recipe.Line(fmt.Sprintf("kernel.override[%d].option", i))
+		r.Overrides = append(r.Overrides, kernel.Override{Option: o.Option, Value: kconfig.Value(o.Value), Reason: o.Reason, File: file, Line: line})
+	}
+	if g.overrides, err = r.Overridden(); err != nil {
+		return execute.Task{}, err
 	}
 	inputs, err := r.Inputs()
 	if err != nil {

@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
+	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
@@ -25,9 +27,21 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	over, err := b.Overridden()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range over {
+		b.tell(o.String())
+	}
+	// Of two that cannot both be, the configurator keeps what it reads last.
 	var list bytes.Buffer
-	for _, w := range wishes {
-		fmt.Fprintln(&list, w.Setting())
+	for _, preferences := range []bool{true, false} {
+		for _, w := range wishes {
+			if w.Preference == preferences {
+				fmt.Fprintln(&list, w.Setting())
+			}
+		}
 	}
 	fmt.Fprintf(&list, "CONFIG_%s=\"\"\n# CONFIG_%s is not set\n", symbolLocalVersion, symbolLocalVersionAuto)
 	if err := os.WriteFile(filepath.Join(b.WorkDir, wishesName), list.Bytes(), 0o644); err != nil {
@@ -88,14 +102,30 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 	var errs []error
 	for _, u := range unmet {
 		if err == nil {
-			u.Why = tree.Explain(u.Wish, final)
+			u.Why = tree.Explain(u.Wish, final, wishes)
 		}
-		errs = append(errs, u)
+		if u.Wish.Preference {
+			b.tell("gave way: " + u.Error())
+			continue
+		}
+		var e error = u
+		if features.Owns(u.Wish.File) {
+			e = fmt.Errorf("%w; to do without it: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in the recipe", u, u.Wish.Symbol, overrideValue(u.Got))
+		}
+		errs = append(errs, e)
 	}
-	if err != nil {
+	if err != nil && len(errs) > 0 {
 		errs = append(errs, fmt.Errorf("cannot say why: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// tell leaves a line in the build's log.
+func (b *build) tell(s string) {
+	b.Progress.Send(progress.Event{Step: step, Kind: progress.Log, Message: s})
+	if b.Log != nil {
+		fmt.Fprintf(b.Log, "katabuild: %s\n", s)
+	}
 }
 
 // readSourceVersion reads the version off the tree's Makefile, as the kernel's own make puts it together.

@@ -48,6 +48,15 @@ type Fragment struct {
 // Patch is one patch file, applied in the order of the request.
 type Patch = patches.Patch
 
+// Override is a value that takes the place of what the features wish of an option.
+type Override struct {
+	Option string // with CONFIG_
+	Value  kconfig.Value
+	Reason string
+	File   string // where it stands, for error messages
+	Line   int
+}
+
 // Request is one kernel to build.
 type Request struct {
 	Arch         arch.Arch
@@ -56,6 +65,7 @@ type Request struct {
 	SourceDigest digest.Digest // of the file, or TreeDigest of the folder; checked while unpacking
 	Features     []string      // names that Features lists; what they require comes along
 	Fragments    []Fragment
+	Overrides    []Override
 	Patches      []Patch
 	Modules      bool      // build modules and pack them
 	Time         time.Time // stamped into the kernel
@@ -102,8 +112,6 @@ func (r Request) check() error {
 		return fmt.Errorf("kernel: source kind %q (known: %s)", r.SourceKind, strings.Join(source.Kinds(), ", "))
 	case r.SourceDigest == "":
 		return errors.New("kernel: the source has no digest")
-	case len(r.Features) == 0:
-		return errors.New("kernel: no features")
 	case r.Time.IsZero():
 		return errors.New("kernel: no time")
 	case len(r.Toolchain.Tools) == 0:
@@ -112,6 +120,12 @@ func (r Request) check() error {
 	for i, f := range r.Fragments {
 		if f.Name == "" || slices.ContainsFunc(r.Fragments[:i], func(g Fragment) bool { return g.Name == f.Name }) {
 			return fmt.Errorf("kernel: fragment %d has no name of its own (%q)", i+1, f.Name)
+		}
+	}
+	for i, o := range r.Overrides {
+		_, value, ok, err := kconfig.ParseLine(o.Option + "=" + string(o.Value))
+		if err != nil || !ok || value != o.Value || slices.ContainsFunc(r.Overrides[:i], func(p Override) bool { return p.Option == o.Option }) {
+			return fmt.Errorf("kernel: override %d (%s=%s) is none, or the second for its option", i+1, o.Option, o.Value)
 		}
 	}
 	return nil
@@ -151,6 +165,9 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 	for _, f := range r.Fragments {
 		in = append(in, artifact.Input{Name: "fragment " + f.Name, Value: string(digest.Of(f.Data))})
 	}
+	for _, o := range r.Overrides {
+		in = append(in, artifact.Input{Name: "override " + o.Option, Value: string(o.Value)})
+	}
 	for i, p := range r.Patches {
 		in = append(in, artifact.Input{Name: fmt.Sprintf("patch %d", i+1), Value: string(digest.Of(p.Data))})
 	}
@@ -160,34 +177,91 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 	return in, nil
 }
 
-// Wishes lists every option asked for, sorted by symbol. Wishes that contradict each other are one error, a *kconfig.Conflict for each.
+// Overridden is an override with what it takes the place of.
+type Overridden struct {
+	Override
+	Wishes []kconfig.Wish // of features, none of which has the override's value; may be empty
+}
+
+// String is one line for people.
+func (o Overridden) String() string {
+	s := fmt.Sprintf("%s=%s by %s:%d (%q)", o.Option, o.Value, o.File, o.Line, o.Reason)
+	if len(o.Wishes) == 0 {
+		return "override " + s + ": no feature wishes otherwise"
+	}
+	for i, w := range o.Wishes {
+		s += []string{", against ", " and "}[min(i, 1)] + fmt.Sprintf("%s at %s:%d (%q)", w.Setting(), w.File, w.Line, w.Reason)
+	}
+	return "override " + s
+}
+
+// Wishes lists every option asked for, sorted by symbol, with preferences that no other wish for their symbol has replaced. Wishes that contradict
+// each other are one error, a *kconfig.Conflict for each.
 func (r Request) Wishes() ([]kconfig.Wish, error) {
+	all, _, err := r.settle()
+	return all, err
+}
+
+// Overridden lists what the request's overrides change, in their order.
+func (r Request) Overridden() ([]Overridden, error) {
+	_, over, err := r.settle()
+	return over, err
+}
+
+func (r Request) settle() ([]kconfig.Wish, []Overridden, error) {
 	fs, err := r.features()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var all []kconfig.Wish
 	for _, f := range fs {
 		all = append(all, f.Fragment.Wishes...)
 	}
+	var over []Overridden
+	for _, o := range r.Overrides {
+		w := kconfig.Wish{Symbol: strings.TrimPrefix(o.Option, "CONFIG_"), Value: o.Value, File: o.File, Line: o.Line, Reason: o.Reason}
+		taken := Overridden{Override: o}
+		all = slices.DeleteFunc(all, func(f kconfig.Wish) bool {
+			if f.Symbol == w.Symbol && f.Value != w.Value {
+				taken.Wishes = append(taken.Wishes, f)
+			}
+			return f.Symbol == w.Symbol
+		})
+		all = append(all, w)
+		over = append(over, taken)
+	}
+	ours := len(all) // what comes behind is of fragments
 	for _, f := range r.Fragments {
 		parsed, err := features.Parse(f.Name, f.Data)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		all = append(all, parsed.Wishes...)
 	}
 	for _, w := range all {
 		if why := refusal(w); why != "" {
-			return nil, fmt.Errorf("%s:%d: CONFIG_%s cannot be asked for: %s", w.File, w.Line, w.Symbol, why)
+			return nil, nil, fmt.Errorf("%s:%d: CONFIG_%s cannot be asked for: %s", w.File, w.Line, w.Symbol, why)
 		}
 	}
 	merged, conflicts := kconfig.Merge(all)
 	var errs []error
 	for _, c := range conflicts {
-		errs = append(errs, c)
+		var e error = c
+		if slices.Contains(all[:ours-len(over)], c.First) && slices.Contains(all[ours:], c.Second) {
+			e = fmt.Errorf("%w; leave the line out, or put the feature's wish aside: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in the recipe",
+				c, c.Second.Symbol, overrideValue(c.Second.Value))
+		}
+		errs = append(errs, e)
 	}
-	return merged, errors.Join(errs...)
+	return merged, over, errors.Join(errs...)
+}
+
+// overrideValue writes a value as a recipe does: a string there has quotes of YAML around its own.
+func overrideValue(v kconfig.Value) string {
+	if strings.HasPrefix(string(v), `"`) {
+		return "'" + strings.ReplaceAll(string(v), "'", "''") + "'"
+	}
+	return string(v)
 }
 
 // The local version is ours: it lets uname -r prove the configuration.

@@ -59,6 +59,8 @@ func TestWhatDecidesBytesIsAnInput(t *testing.T) {
 		"fragment": func(r *Request) {
 			r.Fragments = []Fragment{{Name: "user.config", Data: []byte("# CONFIG_FHANDLE is not set\n")}}
 		},
+		"override":         func(r *Request) { r.Overrides = []Override{{Option: "CONFIG_NET", Value: "n"}} },
+		"no features":      func(r *Request) { r.Features = nil },
 		"fewer fragments":  func(r *Request) { r.Fragments = nil },
 		"another fragment": func(r *Request) { r.Fragments = append(slices.Clone(r.Fragments), Fragment{Name: "more.config"}) },
 		"patch": func(r *Request) {
@@ -88,6 +90,11 @@ func TestWhatDecidesBytesIsAnInput(t *testing.T) {
 }
 
 func TestWhatDecidesNoByteIsNoInput(t *testing.T) {
+	request := func(t *testing.T) Request {
+		r := request(t)
+		r.Overrides = []Override{{Option: "CONFIG_NET", Value: "y"}}
+		return r
+	}
 	base := mustInputs(t, request(t))
 	for name, change := range map[string]func(*Request){
 		"path of the source": func(r *Request) { r.Source = "/b/other.tar" },
@@ -98,6 +105,9 @@ func TestWhatDecidesNoByteIsNoInput(t *testing.T) {
 		"where a tool is": func(r *Request) {
 			r.Toolchain.Tools = slices.Clone(r.Toolchain.Tools)
 			r.Toolchain.Tools[0].Path = "/opt/gcc"
+		},
+		"an override's reason and place": func(r *Request) {
+			r.Overrides = []Override{{Option: "CONFIG_NET", Value: "y", Reason: "because", File: "recipe.yaml", Line: 7}}
 		},
 		"jobs":          func(r *Request) { r.Jobs = 7 },
 		"objects":       func(r *Request) { r.Objects = 7 },
@@ -116,10 +126,14 @@ func TestWhatDecidesNoByteIsNoInput(t *testing.T) {
 
 func TestIncompleteRequestsAreRefused(t *testing.T) {
 	for want, change := range map[string]func(*Request){
-		"no architecture":                    func(r *Request) { r.Arch.Name = "" },
-		"source kind \"zip\"":                func(r *Request) { r.SourceKind = "zip" },
-		"the source has no digest":           func(r *Request) { r.SourceDigest = "" },
-		"no features":                        func(r *Request) { r.Features = nil },
+		"no architecture":                     func(r *Request) { r.Arch.Name = "" },
+		"source kind \"zip\"":                 func(r *Request) { r.SourceKind = "zip" },
+		"the source has no digest":            func(r *Request) { r.SourceDigest = "" },
+		"override 1 (CONFIG_A=maybe) is none": func(r *Request) { r.Overrides = []Override{{Option: "CONFIG_A", Value: "maybe"}} },
+		"override 1 (A=y) is none":            func(r *Request) { r.Overrides = []Override{{Option: "A", Value: "y"}} },
+		"override 2 (CONFIG_A=n) is none, or the second": func(r *Request) {
+			r.Overrides = []Override{{Option: "CONFIG_A", Value: "y"}, {Option: "CONFIG_A", Value: "n"}}
+		},
 		"no time":                            func(r *Request) { r.Time = time.Time{} },
 		"no tool-chain":                      func(r *Request) { r.Toolchain.Tools = nil },
 		"unknown kernel feature \"vsocket\"": func(r *Request) { r.Features = []string{"vsocket"} },
@@ -148,6 +162,8 @@ func TestContradictionsAreFoundBeforeAnythingIsUnpacked(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	for _, want := range []string{"a.config:1: CONFIG_VSOCKETS=n contradicts CONFIG_VSOCKETS=y at kernel/features/vsock.config:",
+		"(\"The agent's API listens there.\")",
+		"leave the line out, or put the feature's wish aside: kernel.override: [{option: CONFIG_VSOCKETS, value: n, reason: ...}] in the recipe",
 		"c.config:2: CONFIG_X=m contradicts CONFIG_X=y at b.config:1"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v\nwant %s", err, want)
@@ -250,4 +266,80 @@ func TestModulesArePackedAlikeEverywhere(t *testing.T) {
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
+}
+
+func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
+	find := func(r Request, symbol string) kconfig.Wish {
+		t.Helper()
+		ws, err := r.Wishes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(ws, func(w kconfig.Wish) bool { return w.Symbol == symbol })
+		if i < 0 {
+			t.Fatalf("nobody wishes %s", symbol)
+		}
+		return ws[i]
+	}
+	r := request(t)
+	if w := find(r, "NET"); w.Value != "y" || w.Preference {
+		t.Fatalf("%+v", w)
+	}
+	r.Overrides = []Override{
+		{Option: "CONFIG_NET", Value: "n", Reason: "no network", File: "recipe.yaml", Line: 7},
+		{Option: "CONFIG_SYSFS", Value: "y", File: "recipe.yaml", Line: 8},
+		{Option: "CONFIG_FHANDLE", Value: "y", File: "recipe.yaml", Line: 9}, // no feature of the set has it, a fragment does
+	}
+	if w := find(r, "NET"); w != (kconfig.Wish{Symbol: "NET", Value: "n", Reason: "no network", File: "recipe.yaml", Line: 7}) {
+		t.Errorf("%+v", w)
+	}
+	over, err := r.Overridden()
+	if err != nil || len(over) != 3 {
+		t.Fatal(over, err)
+	}
+	want := `override CONFIG_NET=n by recipe.yaml:7 ("no network"), against CONFIG_NET=y at kernel/features/core.config:`
+	if got := over[0].String(); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, `("Networking at large: even init's own loopback needs it.")`) {
+		t.Errorf("got  %s\nwant %s...", got, want)
+	}
+	if got := over[1].String(); !strings.HasSuffix(got, "no feature wishes otherwise") {
+		t.Error(got)
+	}
+	// The user's own two lines still contradict each other.
+	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("CONFIG_NET=y\n")}}
+	if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(), "my.config:1: CONFIG_NET=y contradicts CONFIG_NET=n at recipe.yaml:7") ||
+		strings.Contains(err.Error(), "leave the line out") {
+		t.Errorf("got %v", err)
+	}
+	// What cannot be asked for cannot be had by an override either.
+	r.Overrides = []Override{{Option: "CONFIG_MODULE_SIG", Value: "y", File: "recipe.yaml", Line: 7}}
+	if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(), "recipe.yaml:7: CONFIG_MODULE_SIG cannot be asked for") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAFragmentReplacesAPreference(t *testing.T) {
+	r := request(t)
+	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# CONFIG_UNWINDER_GUESS is not set\n")}}
+	ws, err := r.Wishes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range ws {
+		if w.Symbol == "UNWINDER_GUESS" && w.File != "my.config" {
+			t.Errorf("%+v", w)
+		}
+		if w.Symbol == "CC_OPTIMIZE_FOR_SIZE" && !w.Preference {
+			t.Errorf("%+v", w)
+		}
+	}
+}
+
+func TestAKernelOfFragmentsAlone(t *testing.T) {
+	r := request(t)
+	r.Features = nil
+	ws, err := r.Wishes()
+	if err != nil || len(ws) != 1 || ws[0].Symbol != "FHANDLE" {
+		t.Errorf("%v, %v", ws, err)
+	}
+	mustInputs(t, r)
 }

@@ -147,3 +147,82 @@ func TestConfigurationOnTheRealTree(t *testing.T) {
 		})
 	}
 }
+
+// TestOptionsBesideOursOnTheRealTree asks Linux whether a line of a developer's own fits to the sets, and what is said where it does not.
+func TestOptionsBesideOursOnTheRealTree(t *testing.T) {
+	r := slowRequest(t, features.Tiny)
+	r.OnlyConfig = true
+	if _, err := Build(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	tree := r.tree()
+	for _, c := range []struct {
+		fragment       string
+		tiny, standard string // what is said on the set tiny and on default; empty where it is taken
+	}{
+		{"SLUB_DEBUG=y", "", ""},
+		{"SLUB_DEBUG=y SLUB_DEBUG_ON=y", "", ""},
+		{"SLUB_DEBUG=y KASAN=y", "", "KASAN (user.config:2) is y, which VMAP_STACK (kernel/features/hardening.config:9) excludes"},
+		{"SLUB_DEBUG=y KASAN=y KASAN_VMALLOC=y", "", ""},
+		{"DEBUG_KERNEL=y PAGE_OWNER=y", "", ""},
+		{"KFENCE=y", "", ""},
+		{"DEBUG_KERNEL=y DEBUG_INFO_DWARF5=y", "", ""},
+		{"DEBUG_KERNEL=y DEBUG_INFO_DWARF5=y BPF_SYSCALL=y DEBUG_INFO_BTF=y", "PAHOLE_VERSION", "PAHOLE_VERSION"},
+		{"DEBUG_KERNEL=y PROVE_LOCKING=y", "", ""},
+		{"UBSAN=y", "", ""},
+		{"DEBUG_KERNEL=y KCSAN=y", "", ""},
+		{"FTRACE=y FUNCTION_TRACER=y", "", ""},
+		{"DEBUG_KERNEL=y KGDB=y", "", ""},
+		{"KPROBES=y", "", ""},
+		{"DEBUG_FS=y", "", ""},
+		{"PERF_EVENTS=y", "", ""},
+		{"DEBUG_FS=y GCOV_KERNEL=y", "", ""},
+		{"DYNAMIC_DEBUG=y", "", ""},
+		{"MAGIC_SYSRQ=y", "", ""},
+		{"DEBUG_KERNEL=y DEBUG_KMEMLEAK=y", "", ""},
+		{"DEBUG_KERNEL=y DEBUG_VM=y", "", ""},
+		{"DEBUG_FS=y SCHED_DEBUG=y", "", ""},
+		// What ours only prefer gives way.
+		{"UNWINDER_ORC=y", "", ""},
+		{"UNWINDER_FRAME_POINTER=y", "", ""},
+		{"UNWINDER_GUESS=n", "", ""},
+		{"CC_OPTIMIZE_FOR_PERFORMANCE=y", "", ""},
+		{"KERNEL_XZ=y", "", ""},
+		{"HZ_PERIODIC=y", "", ""},
+		{"NO_HZ_FULL=y", "", ""},
+		{"PREEMPT_RT=y", "", "PREEMPT_RT (user.config:1) is y, which TRANSPARENT_HUGEPAGE (kernel/features/"},
+	} {
+		for set, want := range map[string]string{features.Tiny: c.tiny, features.Default: c.standard} {
+			t.Run(c.fragment+" on "+set, func(t *testing.T) {
+				r := r
+				r.Features = []string{set}
+				text := "CONFIG_" + strings.ReplaceAll(c.fragment, " ", "\nCONFIG_") + "\n"
+				r.Fragments = []Fragment{{Name: "user.config", Data: []byte(text)}}
+				_, err := configureOnly(t, tree, r)
+				if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+					t.Errorf("got  %v\nwant %s", err, want)
+				}
+			})
+		}
+	}
+	t.Run("an override", func(t *testing.T) {
+		r := r
+		r.Overrides = []Override{{Option: "CONFIG_INET", Value: "n", Reason: "sockets of the host alone", File: "recipe.yaml", Line: 7}}
+		if _, err := configureOnly(t, tree, r); err != nil {
+			t.Error(err)
+		}
+		r.Overrides[0].Option = "CONFIG_NET"
+		_, err := configureOnly(t, tree, r)
+		want := "NET is n (recipe.yaml:7), which UNIX (kernel/features/core.config:"
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+	})
+	t.Run("no features", func(t *testing.T) {
+		r := r
+		r.Features, r.Fragments = nil, []Fragment{{Name: "user.config", Data: []byte("CONFIG_64BIT=y\n")}}
+		if _, err := configureOnly(t, tree, r); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -133,11 +133,20 @@ func (r *Recipe) Blame(field string, err error) error {
 
 // Place is a field's file and line for people, such as "recipe.yaml:12".
 func (r *Recipe) Place(field string) string {
-	if r.at == nil {
+	file, line := r.Line(field)
+	if file == "" {
 		return ""
 	}
+	return fmt.Sprintf("%s:%d", file, line)
+}
+
+// Line is the file and the line of a field.
+func (r *Recipe) Line(field string) (file string, line int) {
+	if r.at == nil {
+		return "", 0
+	}
 	e := r.at.place(r.at.find(field), "")
-	return fmt.Sprintf("%s:%d", e.File, e.Line)
+	return e.File, e.Line
 }
 
 func documents(f *ast.File) int {
@@ -306,7 +315,10 @@ func (p *reader) walkScalar(n ast.Node, t reflect.Type, field string) {
 		got = "a " + n.Type().String()
 	}
 	want := kindWord(t)
-	if got != want && (t != reflect.TypeFor[Octal]() || got != "a whole number") {
+	if got != want && ((t != reflect.TypeFor[Octal]() && t != reflect.TypeFor[OptionValue]()) || got != "a whole number") {
+		if t == reflect.TypeFor[OptionValue]() {
+			want = "y, m, n, a whole number or text"
+		}
 		p.mistake(n.GetToken(), fmt.Sprintf("want %s, got %s", want, got))
 		return
 	}

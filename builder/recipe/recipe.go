@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/goccy/go-yaml"
 
 	"github.com/katabuild/katabuild/internal/arch"
 )
@@ -45,7 +48,43 @@ type Kernel struct {
 	Fragments []string `yaml:"fragments"` // files beside the recipe, in the form of a feature
 	Patches   []string `yaml:"patches"`   // files beside the recipe, applied in this order
 	Modules   bool     `yaml:"modules"`   // also build and pack loadable modules
+
+	Override []Override `yaml:"override"` // options whose value takes the place of what the features wish
 }
+
+// Override is one option of the kernel that the recipe decides against its features.
+type Override struct {
+	Option string      `yaml:"option"` // with CONFIG_
+	Value  OptionValue `yaml:"value"`
+	Reason string      `yaml:"reason"`
+}
+
+// OptionValue is the value of a kernel option as a .config spells it: y, m, n, a decimal or 0x number, or a string in double quotes. In the text of a
+// recipe y, m, n and numbers may stand in quotes or not, and any other text is a string.
+type OptionValue string
+
+// UnmarshalYAML takes numbers as they stand.
+func (v *OptionValue) UnmarshalYAML(b []byte) error {
+	s := strings.TrimSpace(string(b))
+	if strings.HasPrefix(s, `"`) || strings.HasPrefix(s, "'") {
+		if err := yaml.Unmarshal(b, &s); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s == "y", s == "m", s == "n", optionNumber.MatchString(s), len(s) >= 2 && strings.HasPrefix(s, `"`) && strings.HasSuffix(s, `"`):
+	default:
+		s = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+	}
+	*v = OptionValue(s)
+	return nil
+}
+
+var (
+	optionNumber = regexp.MustCompile(`^(-?[0-9]+|0x[0-9a-fA-F]+)$`)
+	optionName   = regexp.MustCompile(`^CONFIG_[A-Za-z0-9_]+$`)
+	optionText   = regexp.MustCompile(`^"([^"\\\n\r\x00]|\\[^\n\r\x00])*"$`)
+)
 
 // Source is where kernel source comes from; exactly one field is set.
 type Source struct {
@@ -181,7 +220,7 @@ func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field,
 	if r.Extension {
 		return r.checkExtension(has, at)
 	}
-	if err := r.checkKernel(v, at); err != nil {
+	if err := r.checkKernel(v, has, at); err != nil {
 		return err
 	}
 	if err := r.checkInitrd(v, at); err != nil {
@@ -193,7 +232,7 @@ func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field,
 	return r.checkBoot(at)
 }
 
-func (r *Recipe) checkKernel(v Vocabulary, at func(field, msg string) error) error {
+func (r *Recipe) checkKernel(v Vocabulary, has func(field string) bool, at func(field, msg string) error) error {
 	s := &r.Kernel.Source
 	n := 0
 	if s.Debian != nil {
@@ -226,8 +265,8 @@ func (r *Recipe) checkKernel(v Vocabulary, at func(field, msg string) error) err
 	if n != 1 {
 		return at("kernel.source", fmt.Sprintf("want exactly one of debian, tarball and tree, got %d", n))
 	}
-	if len(r.Kernel.Features) == 0 {
-		return at("kernel", "no features: a kernel without any cannot boot (try features: [tiny])")
+	if len(r.Kernel.Features) == 0 && !has("kernel.features") {
+		return at("kernel", "no features: a kernel without any cannot boot (try features: [tiny]; features: [] leaves all to the fragments)")
 	}
 	seen := map[string]bool{}
 	for i, f := range r.Kernel.Features {
@@ -248,6 +287,32 @@ func (r *Recipe) checkKernel(v Vocabulary, at func(field, msg string) error) err
 	for i, p := range r.Kernel.Patches {
 		if p == "" {
 			return at(fmt.Sprintf("kernel.patches[%d]", i), "an empty file name")
+		}
+	}
+	return r.checkOverrides(at)
+}
+
+func (r *Recipe) checkOverrides(at func(field, msg string) error) error {
+	first := map[string]int{}
+	for i, o := range r.Kernel.Override {
+		field, wrong := fmt.Sprintf("kernel.override[%d]", i), ""
+		j, twice := first[o.Option]
+		switch first[o.Option] = i; {
+		case !optionName.MatchString(o.Option):
+			field, wrong = field+".option", fmt.Sprintf("option %q: want the name of a kernel option, such as CONFIG_NET", o.Option)
+		case twice:
+			field, wrong = field+".option", fmt.Sprintf("%s stands twice; the first is kernel.override[%d]", o.Option, j)
+		case o.Value == "":
+			wrong = "no value: want y, m, n, a decimal or 0x number, or a string"
+		case strings.HasPrefix(string(o.Value), `"`) && !optionText.MatchString(string(o.Value)):
+			field, wrong = field+".value", fmt.Sprintf("value %s: want a string of one line, with \\ before \" and \\", o.Value)
+		case strings.TrimSpace(o.Reason) == "" || strings.ContainsAny(o.Reason, "\n\r"):
+			wrong = "no reason, or one of several lines: whoever reads the recipe wants to know why it goes against its features"
+		}
+		if wrong != "" {
+			if err := at(field, wrong); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

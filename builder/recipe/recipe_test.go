@@ -43,6 +43,36 @@ func TestQuotedWordsOfTheCommandLineAreTaken(t *testing.T) {
 	}
 }
 
+func TestOverridesAreTakenAsAConfigSpellsThem(t *testing.T) {
+	for text, want := range map[string]string{
+		"y": "y", "n": "n", "m": "m", `"y"`: "y", "'n'": "n", "7": "7", "-1": "-1", "0x1F": "0x1F", `"0x1f"`: "0x1f", "010": "010",
+		`"some text"`: `"some text"`, "plain": `"plain"`, `'"own quotes"'`: `"own quotes"`, `""`: `""`, `'a"b\c'`: `"a\"b\\c"`,
+	} {
+		r, err := Parse("r.yaml", []byte(strings.Replace(good, "initrd:", "  override: [{option: CONFIG_A_1, value: "+text+", reason: because}]\ninitrd:", 1)), vocabulary)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := r.Kernel.Override[0]; got != (Override{"CONFIG_A_1", OptionValue(want), "because"}) {
+			t.Errorf("%s: got %+v, want %s", text, got, want)
+		}
+		if file, line := r.Line("kernel.override[0].option"); file != "r.yaml" || line != 7 {
+			t.Errorf("at %s:%d", file, line)
+		}
+	}
+}
+
+func TestAKernelMayHaveNoFeatures(t *testing.T) {
+	r, err := Parse("r.yaml", []byte(strings.Replace(good, "[tiny, vsock]", "[]", 1)), vocabulary)
+	if err != nil || len(r.Kernel.Features) != 0 {
+		t.Errorf("%v", err)
+	}
+	_, err = Parse("r.yaml", []byte(strings.Replace(good, "features: [tiny, vsock]", "modules: false", 1)), vocabulary)
+	if err == nil || !strings.Contains(err.Error(), "features: [] leaves all to the fragments") {
+		t.Errorf("no key at all: %v", err)
+	}
+}
+
 func TestMistakesAreBlamedOnTheirPlace(t *testing.T) {
 	for _, c := range []struct{ name, from, to, want string }{
 		{"unknown key", "  features:", "  featurs:", "r.yaml:6:3: unknown key \"featurs\" in kernel; did you mean \"features\"?\n    6 |   featurs: [tiny, vsock]\n      |   ^"},
@@ -76,6 +106,13 @@ func TestMistakesAreBlamedOnTheirPlace(t *testing.T) {
 		{"option as a package", "linux-source-6.12}", "-o}", "no package name"},
 		{"two documents", "version: 1", "a: 1\n---\nversion: 1", "want one YAML document, got 2"},
 		{"broken YAML", "[tiny, vsock]", "[tiny, vsock", "r.yaml:7:1: ',' or ']' must be specified"},
+		{"override of no option", "initrd:", "  override: [{option: NET, value: n, reason: r}]\ninitrd:", "r.yaml:7:23: option \"NET\": want the name of a kernel option"},
+		{"override without a reason", "initrd:", "  override: [{option: CONFIG_NET, value: n}]\ninitrd:", "r.yaml:7:14: no reason"},
+		{"override without a value", "initrd:", "  override: [{option: CONFIG_NET, reason: r}]\ninitrd:", "r.yaml:7:14: no value: want y, m, n"},
+		{"override with true", "initrd:", "  override: [{option: CONFIG_NET, value: true, reason: r}]\ninitrd:", "want y, m, n, a whole number or text, got true or false"},
+		{"override twice", "initrd:", "  override: [{option: CONFIG_A, value: n, reason: r}, {option: CONFIG_A, value: y, reason: r}]\ninitrd:", "CONFIG_A stands twice; the first is kernel.override[0]"},
+		{"override of two lines", "initrd:", "  override: [{option: CONFIG_A, value: \"a\\nb\", reason: r}]\ninitrd:", "want a string of one line"},
+		{"unknown key of an override", "initrd:", "  override: [{option: CONFIG_A, valeu: n, reason: r}]\ninitrd:", "did you mean \"value\"?"},
 		{"unknown machine", "memory: 1GiB", "machine: q36", "unknown machine \"q36\"; did you mean \"q35\"?"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

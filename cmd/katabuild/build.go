@@ -184,7 +184,13 @@ guest was last built with this store; unused steps are needed only by steps that
 				fmt.Fprintf(w, "\t\t  %s\n", why)
 			}
 		}
-		return w.Flush()
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		for _, o := range g.Overrides() {
+			fmt.Fprintf(a.out, "kernel: %s\n", o)
+		}
+		return nil
 	}
 	return c
 }

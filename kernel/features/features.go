@@ -29,6 +29,9 @@ var files embed.FS
 // folder is what the embedded files are called towards people: it is where they lie in the repository.
 const folder = "kernel/features"
 
+// Owns says whether a file that a wish names is one of the features'.
+func Owns(file string) bool { return strings.HasPrefix(file, folder+"/") }
+
 // Feature is one thing to ask for by name.
 type Feature struct {
 	Name     string
@@ -168,6 +171,7 @@ func Parse(name string, data []byte) (Fragment, error) {
 type header struct {
 	purpose  string
 	requires []string
+	prefers  []string // symbols of the file that give way
 }
 
 const headerMark = "#:"
@@ -221,7 +225,13 @@ func parse(name string, data []byte, reasons bool) (header, []kconfig.Wish, erro
 		}
 		at[symbol] = n
 		inGroup = true
-		wishes = append(wishes, kconfig.Wish{Symbol: symbol, Value: value, File: name, Line: n, Reason: strings.Join(reason, " ")})
+		wishes = append(wishes, kconfig.Wish{Symbol: symbol, Value: value, File: name, Line: n, Reason: strings.Join(reason, " "),
+			Preference: slices.Contains(head.prefers, symbol)})
+	}
+	for _, s := range head.prefers {
+		if at[s] == 0 {
+			return fail("prefers: the file does not set CONFIG_%s", s)
+		}
 	}
 	return head, wishes, nil
 }
@@ -239,16 +249,20 @@ func (h *header) set(rest string) error {
 			return fmt.Errorf("a second purpose")
 		}
 		h.purpose = value
-	case "requires":
+	case "requires", "prefers":
+		list := &h.requires
+		if key == "prefers" {
+			list = &h.prefers
+		}
 		for name := range strings.SplitSeq(value, ",") {
 			name = strings.TrimSpace(name)
-			if name == "" || slices.Contains(h.requires, name) {
-				return fmt.Errorf("requires: an empty name, or %q twice", name)
+			if name == "" || slices.Contains(*list, name) {
+				return fmt.Errorf("%s: an empty name, or %q twice", key, name)
 			}
-			h.requires = append(h.requires, name)
+			*list = append(*list, name)
 		}
 	default:
-		return fmt.Errorf("unknown header %q (known: purpose, requires)", key)
+		return fmt.Errorf("unknown header %q (known: prefers, purpose, requires)", key)
 	}
 	return nil
 }

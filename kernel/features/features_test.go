@@ -152,6 +152,8 @@ func TestFragmentErrorsAreLocated(t *testing.T) {
 		"#: purpose: a\n#: purpose: b\n":        "f:2: a second purpose",
 		"#: requires: a,,b\n":                   "f:1: requires: an empty name",
 		"#: requires: a, a\n":                   `f:1: requires: an empty name, or "a" twice`,
+		"#: prefers: A, A\n":                    `f:1: prefers: an empty name, or "A" twice`,
+		"#: prefers: A\n# why\nCONFIG_B=y\n":    "f:3: prefers: the file does not set CONFIG_A",
 		"#: author: me\n":                       `f:1: unknown header "author"`,
 		"#: purpose\n":                          "f:1: ",
 		"# why\nCONFIG_A=maybe\n":               "f:2: ",
@@ -170,14 +172,14 @@ func TestFragmentErrorsAreLocated(t *testing.T) {
 }
 
 func TestAReasonCoversItsGroup(t *testing.T) {
-	_, ws, err := parse("f", []byte("# one\n# and two\nCONFIG_A=y\nCONFIG_B=7\n# three\nCONFIG_C=\"x\"\n"), true)
+	_, ws, err := parse("f", []byte("#: prefers: B\n# one\n# and two\nCONFIG_A=y\nCONFIG_B=7\n# three\nCONFIG_C=\"x\"\n"), true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []kconfig.Wish{
-		{Symbol: "A", Value: "y", File: "f", Line: 3, Reason: "one and two"},
-		{Symbol: "B", Value: "7", File: "f", Line: 4, Reason: "one and two"},
-		{Symbol: "C", Value: `"x"`, File: "f", Line: 6, Reason: "three"},
+		{Symbol: "A", Value: "y", File: "f", Line: 4, Reason: "one and two"},
+		{Symbol: "B", Value: "7", File: "f", Line: 5, Reason: "one and two", Preference: true},
+		{Symbol: "C", Value: `"x"`, File: "f", Line: 7, Reason: "three"},
 	}
 	if !slices.Equal(ws, want) {
 		t.Errorf("got %v", ws)

@@ -135,6 +135,8 @@ type Wish struct {
 	File   string // the fragment, as shown to people
 	Line   int
 	Reason string // why it is wanted; may be empty
+	// Preference makes it give way to every other wish: to one for the same symbol, and to those whose consequences exclude it.
+	Preference bool
 }
 
 func (w Wish) where() string { return fmt.Sprintf("%s:%d", w.File, w.Line) }
@@ -151,16 +153,30 @@ func (w Wish) Setting() string {
 type Conflict struct{ First, Second Wish }
 
 func (c *Conflict) Error() string {
-	return fmt.Sprintf("%s: %s%s=%s contradicts %s%s=%s at %s", c.Second.where(), prefix, c.Second.Symbol, c.Second.Value,
+	s := fmt.Sprintf("%s: %s%s=%s contradicts %s%s=%s at %s", c.Second.where(), prefix, c.Second.Symbol, c.Second.Value,
 		prefix, c.First.Symbol, c.First.Value, c.First.where())
+	if c.First.Reason != "" {
+		s += fmt.Sprintf(" (%q)", c.First.Reason)
+	}
+	return s
 }
 
-// Merge makes one list, sorted by symbol, of wishes that agree; it names every pair that does not.
+// Merge makes one list, sorted by symbol, of wishes that agree; it names every pair that does not. A preference is left out where there is a wish
+// for its symbol that is none.
 func Merge(wishes []Wish) ([]Wish, []*Conflict) {
+	firm := map[string]bool{}
+	for _, w := range wishes {
+		if !w.Preference {
+			firm[w.Symbol] = true
+		}
+	}
 	first := map[string]Wish{}
 	var conflicts []*Conflict
 	var merged []Wish
 	for _, w := range wishes {
+		if w.Preference && firm[w.Symbol] {
+			continue
+		}
 		f, ok := first[w.Symbol]
 		if !ok {
 			first[w.Symbol] = w
@@ -195,7 +211,7 @@ func (u *Unmet) Error() string {
 	return s
 }
 
-// Compare finds the wishes that the final configuration does not fulfil, in the order of the wishes.
+// Compare finds the wishes that the final configuration does not fulfil, preferences among them, in the order of the wishes.
 func Compare(wishes []Wish, final *Config) []*Unmet {
 	var unmet []*Unmet
 	for _, w := range wishes {

@@ -6,9 +6,17 @@ import (
 	"strings"
 )
 
-// Explain says in one line why the wish did not come true in the final configuration. It is for people, and honest about what only the
-// kernel's own configurator knows.
-func (t *Tree) Explain(w Wish, final *Config) string {
+// Explain says in one line why the wish did not come true in the final configuration, and which of all wishes stands against it. It is for people,
+// and honest about what only the kernel's own configurator knows.
+func (t *Tree) Explain(w Wish, final *Config, all []Wish) string {
+	s := t.explain(w, final)
+	if chain := t.chain(w, final, all); chain != "" {
+		s += "; " + chain
+	}
+	return s
+}
+
+func (t *Tree) explain(w Wish, final *Config) string {
 	defs := t.symbols[w.Symbol]
 	if len(defs) == 0 {
 		s := fmt.Sprintf("%s: no such symbol in this tree", w.Symbol)

@@ -107,7 +107,7 @@ func TestUnmetWishesAreExplained(t *testing.T) {
 				t.Fatalf("unmet: %v", unmet)
 			}
 			u := unmet[0]
-			u.Why = tree.Explain(u.Wish, final)
+			u.Why = tree.Explain(u.Wish, final, nil)
 			want := "user.config:12: asked for CONFIG_" + c.symbol + "=" + string(c.asked) + ", " + c.want
 			if u.Error() != want {
 				t.Errorf("got  %s\nwant %s", u, want)
@@ -160,10 +160,10 @@ func TestConditionalDependencies(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := wish("f", 1, "A", "y")
-	if got, want := tree.Explain(w, config(t, "C=y")), "A: depends on !C || B (C is y, B is n)"; got != want {
+	if got, want := tree.Explain(w, config(t, "C=y"), nil), "A: depends on !C || B (C is y, B is n)"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if got := tree.Explain(w, config(t, "")); strings.Contains(got, "depends") {
+	if got := tree.Explain(w, config(t, ""), nil); strings.Contains(got, "depends") {
 		t.Errorf("the condition does not hold, yet %s", got)
 	}
 }
@@ -232,5 +232,83 @@ func TestNearestName(t *testing.T) {
 		if got := Nearest(s, names); got != want {
 			t.Errorf("nearest to %q is %q, want %q", s, got, want)
 		}
+	}
+}
+
+func TestTheWishThatStandsAgainstAnotherIsNamed(t *testing.T) {
+	tree, err := ReadTree(fstest.MapFS{"Kconfig": {Data: []byte(`
+config SLUB_DEBUG
+	bool "a"
+	select MIDDLE
+config MIDDLE
+	bool
+	select STACKDEPOT
+config STACKDEPOT
+	bool
+config GUESS
+	bool "b"
+	depends on !STACKDEPOT && NET
+config VMAP
+	bool "c"
+	depends on !KASAN || KASAN_VMALLOC
+config KASAN
+	bool "d"
+config NET
+	bool "e"
+config INET
+	bool "f"
+	depends on NET
+config TCP
+	bool "g"
+	depends on INET
+choice
+	prompt "h"
+config ONE
+	bool "1"
+config TWO
+	bool "2"
+endchoice
+`)}}, "Kconfig", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, final, by string
+		value           Value
+		symbol          string
+		asked           Value
+		want            string
+	}{
+		{"by selecting what it excludes", "SLUB_DEBUG=y MIDDLE=y STACKDEPOT=y NET=y", "SLUB_DEBUG", "y", "GUESS", "y",
+			"GUESS: depends on !STACKDEPOT (STACKDEPOT is y); SLUB_DEBUG (my.config:1) selects MIDDLE, which selects STACKDEPOT, which GUESS (core.config:55) excludes"},
+		{"itself", "KASAN=y", "KASAN", "y", "VMAP", "y", "KASAN (my.config:1) is y, which VMAP (core.config:55) excludes"},
+		{"what it needs is off", "", "NET", "n", "GUESS", "y", "NET is n (my.config:1), which GUESS (core.config:55) needs"},
+		{"what that needs is off", "", "NET", "n", "TCP", "y", "NET is n (my.config:1), which INET needs, which TCP (core.config:55) needs"},
+		{"by selecting it", "SLUB_DEBUG=y MIDDLE=y STACKDEPOT=y", "SLUB_DEBUG", "y", "STACKDEPOT", "n",
+			"; SLUB_DEBUG (my.config:1) selects MIDDLE, which selects STACKDEPOT"},
+		{"another of a choice", "TWO=y", "TWO", "y", "ONE", "y", "TWO (my.config:1) excludes ONE (core.config:55)"},
+		{"one that has nothing to do with it", "", "KASAN", "n", "GUESS", "y", "GUESS: depends on NET (is n)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := wish("core.config", 55, c.symbol, c.asked)
+			got := tree.Explain(w, config(t, c.final), []Wish{wish("my.config", 1, c.by, c.value), w})
+			if !strings.HasSuffix(got, c.want) {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAPreferenceGivesWay(t *testing.T) {
+	weak := Wish{Symbol: "A", Value: "y", File: "core.config", Line: 1, Preference: true}
+	other := Wish{Symbol: "B", Value: "y", File: "core.config", Line: 2, Preference: true}
+	for _, order := range [][]Wish{{weak, other, wish("f", 1, "A", "n")}, {wish("f", 1, "A", "n"), weak, other}} {
+		got, conflicts := Merge(order)
+		if len(conflicts) > 0 || len(got) != 2 || got[0].File != "f" || got[1] != other {
+			t.Errorf("%v %v", got, conflicts)
+		}
+	}
+	if _, conflicts := Merge([]Wish{weak, {Symbol: "A", Value: "n", Preference: true}}); len(conflicts) != 1 {
+		t.Errorf("two preferences that differ: %v", conflicts)
 	}
 }

@@ -72,8 +72,12 @@ func FuzzKconfig(f *testing.F) {
 		if !validValue(value) {
 			value = "y"
 		}
+		var others []Wish
+		for i, s := range tree.Symbols() {
+			others = append(others, Wish{Symbol: s, Value: []Value{"y", "n"}[i%2], File: "f", Line: i})
+		}
 		for _, v := range []Value{Value(value), "n", "m", "1", `""`} {
-			if s := tree.Explain(Wish{Symbol: symbol, Value: v}, c); s == "" || strings.Contains(s, "\n") {
+			if s := tree.Explain(Wish{Symbol: symbol, Value: v}, c, others); s == "" || strings.Contains(s, "\n") {
 				t.Errorf("%s=%s: explained as %q", symbol, v, s)
 			}
 		}
