@@ -285,6 +285,9 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 	if err := c.limit(); err != nil {
 		return err
 	}
+	if err := c.plan.settle(); err != nil {
+		return err
+	}
 	l.trees, err = c.r.makeTrees(c.plan)
 	defer func() {
 		for _, f := range l.trees {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/katabuild/katabuild/agent/container/stage"
@@ -12,11 +14,117 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// idmap is that a mount has other owners than its file system says.
+// idmap is a mount that the agent makes for a stage: one that has other owners than its file system says, or one that
+// only the owner of a namespace may make.
 type idmap struct {
 	mount      int  // index among the plan's mounts
 	recursive  bool // also what is mounted below
 	uids, gids []specs.LinuxIDMapping
+	fs         string // the type of a file system that shows a namespace; empty for a bind
+	attr       int    // of its mount, MOUNT_ATTR_ bits
+	in         join   // the namespace that it shows, unless that is the agent's
+}
+
+// views are file systems that show a namespace, and may only be mounted by whoever owns that. namespaces(7), sysfs(5),
+// mq_overview(7).
+var views = map[string]int{"sysfs": unix.CLONE_NEWNET, "mqueue": unix.CLONE_NEWIPC}
+
+// lend finds the mounts that a stage in a user namespace may not make, because what they show belongs to the pod: the
+// agent makes them.
+func (b *blueprint) lend() {
+	if !b.user {
+		return
+	}
+	for i := range b.stage.Mounts {
+		m := &b.stage.Mounts[i]
+		flag, ok := views[m.Type]
+		if !ok || m.Bind || b.clone&flag != 0 {
+			continue
+		}
+		out := idmap{mount: i, fs: m.Type, attr: int(m.Flags & (unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC))}
+		for _, j := range b.join {
+			if j.flag == flag {
+				out.in = j
+			}
+		}
+		b.trees = append(b.trees, out)
+		m.Bind, m.Type, m.Source, m.Flags, m.Data = true, "", out.fs, 0, ""
+		m.Tree, b.stage.Trees = len(b.trees), len(b.trees)
+	}
+}
+
+// view mounts a file system that shows a namespace, at no place yet. fsopen(2), fsmount(2).
+func (t idmap) view() (fd int, err error) {
+	err = within(t.in, func() error {
+		fs, err := unix.Fsopen(t.fs, unix.FSOPEN_CLOEXEC)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fs)
+		if err := unix.FsconfigCreate(fs); err != nil {
+			return err
+		}
+		fd, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, t.attr)
+		return err
+	})
+	return fd, err
+}
+
+// within does something in a namespace; the zero join is the agent's own.
+func within(j join, do func() error) error {
+	if j.path == "" {
+		return do()
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with this goroutine
+		fd, err := unix.Open(j.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = errors.Join(unix.Setns(fd, j.flag), unix.Close(fd))
+		}
+		if err != nil {
+			err = fmt.Errorf("join namespace %s: %w", j.path, err)
+		} else {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// settle sets what a stage in a user namespace may not, because it belongs to the pod: sysctls of its network and its
+// IPC.
+func (b *blueprint) settle() error {
+	for _, s := range b.sysctls {
+		file := s.Path()
+		var in join
+		for _, j := range b.join {
+			if j.flag == sysctlNamespace(s.Name) {
+				in = j
+			}
+		}
+		// O_TRUNC says nothing to such a file, and one that is not there must not be made.
+		err := within(in, func() error {
+			f, err := os.OpenFile(file, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString(s.Value)
+			return errors.Join(err, f.Close())
+		})
+		if err != nil {
+			return fmt.Errorf("sysctl %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// sysctlNamespace is the kind of namespace that a sysctl belongs to.
+func sysctlNamespace(name string) int {
+	if dotted := strings.ReplaceAll(name, "/", "."); strings.HasPrefix(dotted, "net.") {
+		return unix.CLONE_NEWNET
+	}
+	return unix.CLONE_NEWIPC
 }
 
 // maxTrees is how many mounts of a container can have other owners. Their files have to stay below highFD, and within child.MaxFiles.
@@ -64,6 +172,14 @@ func (r *Runner) makeTrees(b *blueprint) (out []*os.File, err error) {
 	}()
 	for _, t := range b.trees {
 		m := b.stage.Mounts[t.mount]
+		if t.fs != "" {
+			fd, err := t.view()
+			if err != nil {
+				return out, fmt.Errorf("mount %s: %s of the pod: %w", m.Name, t.fs, err)
+			}
+			out = append(out, os.NewFile(uintptr(fd), t.fs))
+			continue
+		}
 		fail := func(err error) ([]*os.File, error) { return out, fmt.Errorf("mount %s: other owners: %w", m.Name, err) }
 		key := fmt.Sprint(t.uids, t.gids)
 		if owners[key] == nil {

@@ -35,6 +35,8 @@ type blueprint struct {
 	hooks []stage.Hook // prestart and createRuntime
 	oom   *int         // oom_score_adj
 	odd   []string     // capabilities that are unknown here
+	// sysctls are set by the agent, because the stage may not.
+	sysctls []stage.Sysctl
 }
 
 // join is a namespace at a path.
@@ -85,6 +87,7 @@ func newBlueprint(id, bundle string, spec *specs.Spec, noPivot bool) (*blueprint
 	if err := b.idmaps(spec.Mounts); err != nil {
 		return nil, err
 	}
+	b.lend()
 	if !ownDev {
 		list, err := devices(linux.Devices, b.user)
 		if err != nil {
@@ -98,12 +101,20 @@ func newBlueprint(id, bundle string, spec *specs.Spec, noPivot bool) (*blueprint
 		if err := sysctl(name, b.has); err != nil {
 			return nil, err
 		}
-		p.Sysctls = append(p.Sysctls, stage.Sysctl{Name: name, Value: linux.Sysctl[name]})
+		s := stage.Sysctl{Name: name, Value: linux.Sysctl[name]}
+		if b.user && b.clone&sysctlNamespace(name) == 0 {
+			b.sysctls = append(b.sysctls, s)
+			continue
+		}
+		p.Sysctls = append(p.Sysctls, s)
 	}
 	// With a namespace by path, the name is whoever's who made it; the specification may still name it.
 	p.Hostname, p.Domainname = spec.Hostname, spec.Domainname
 	if spec.Hostname+spec.Domainname != "" && !b.has(unix.CLONE_NEWUTS) {
 		return nil, fmt.Errorf("host name %q: without a UTS namespace it would be the guest's", spec.Hostname)
+	}
+	if b.user && b.clone&unix.CLONE_NEWUTS == 0 {
+		p.Hostname, p.Domainname = "", "" // the pod has its name, and a user namespace may not change it
 	}
 	if h := spec.Hooks; h != nil {
 		b.hooks = append(hooks("prestart", h.Prestart), hooks("createRuntime", h.CreateRuntime)...)

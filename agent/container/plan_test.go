@@ -3,6 +3,7 @@ package container
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,7 +92,7 @@ func TestMountsWithOtherOwners(t *testing.T) {
 	} {
 		tc.want.mount = last
 		b, err := with(tc.in, tc.ns...)
-		if err != nil || !reflect.DeepEqual(b.trees, []idmap{tc.want}) || b.stage.Trees != 1 || b.stage.Mounts[last].Tree != 1 || b.stage.Mounts[0].Tree != 0 {
+		if err != nil || len(b.trees) < 1 || !reflect.DeepEqual(b.trees[0], tc.want) || b.stage.Trees != len(b.trees) || b.stage.Mounts[last].Tree != 1 || b.stage.Mounts[0].Tree != 0 {
 			t.Errorf("%s: %+v, %v", name, b, err)
 		}
 	}
@@ -245,5 +246,33 @@ func TestIDsAreNamesOfFolders(t *testing.T) {
 		if got := validID(id); got != want {
 			t.Errorf("%q: %v", id, got)
 		}
+	}
+}
+
+func TestTheAgentMountsWhatShowsThePod(t *testing.T) {
+	s := spec("true")
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"}, specs.LinuxNamespace{Type: "network", Path: "/n"})
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 5000, Size: 10}}
+	s.Linux.GIDMappings = s.Linux.UIDMappings
+	s.Linux.Sysctl = map[string]string{"net.core.somaxconn": "7"}
+	s.Mounts = append(s.Mounts, specs.Mount{Type: "sysfs", Source: "sysfs", Destination: "/sys2", Options: []string{"ro", "nosuid"}})
+	last := len(s.Mounts) - 1
+	b, err := newBlueprint("x", "/x", s, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := b.stage.Mounts[last].Tree
+	if tree == 0 || len(b.stage.Sysctls) > 0 || len(b.sysctls) != 1 {
+		t.Fatalf("%+v", b)
+	}
+	want := idmap{mount: last, fs: "sysfs", attr: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID, in: join{flag: unix.CLONE_NEWNET, path: "/n"}}
+	if got := b.trees[tree-1]; !reflect.DeepEqual(got, want) || !b.stage.Mounts[last].Bind {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	// Without a user namespace the container does all this itself.
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == "user" })
+	s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil
+	if b, err = newBlueprint("x", "/x", s, false); err != nil || len(b.trees)+len(b.sysctls) > 0 || len(b.stage.Sysctls) != 1 {
+		t.Errorf("without: %+v, %v", b, err)
 	}
 }

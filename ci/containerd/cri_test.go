@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -78,6 +80,7 @@ func TestPods(t *testing.T) {
 		}
 		t.Run("a pod's processes are shared where it asks", func(t *testing.T) { checkSharedPIDs(t, n) })
 		t.Run("a privileged container has every capability", func(t *testing.T) { checkPrivileged(t, n) })
+		t.Run("a pod has users of its own where it asks", func(t *testing.T) { checkUsers(t, n) })
 		t.Run("containers that are killed while they read leave the kernel well", func(t *testing.T) { checkKilled(t, n) })
 		t.Run("the host's network is refused and not touched", func(t *testing.T) { checkHostNetwork(t, n) })
 		t.Run("a pod lives from run to remove", func(t *testing.T) { checkPod(t, n) })
@@ -543,6 +546,83 @@ func checkPrivileged(t *testing.T, n *node) {
 	want := uint64(capChown | capNetAdmin | capSysTime | capSysAdmin)
 	equal(t, "capabilities", caps(t, s, "CapEff")&want, want)
 	equal(t, "Seccomp", s.Status["Seccomp"], "0")
+}
+
+// checkUsers starts a pod with hostUsers: false. containerd knows of them since version 2.
+func checkUsers(t *testing.T, n *node) {
+	if !n.Release.Two() {
+		return
+	}
+	const first, size = 1 << 16, 1 << 16
+	ids := []*cri.IDMapping{{HostId: first, ContainerId: 0, Length: size}}
+	users := &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
+	cfg := n.podConfig("users")
+	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
+	cfg.Linux.Sysctls = map[string]string{"net.core.somaxconn": "1234", "kernel.msgmax": "16384"}
+	configured(t, n)
+	plain := *n.setting
+	plain.handler += daemon.PlainSuffix
+	n = &node{&plain, n.RuntimeServiceClient, n.images}
+	p := n.run(t, cfg)
+	volume := filepath.Join(n.dir, "users")
+	if err := os.Mkdir(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := p.start(t, func(c *cri.ContainerConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
+		c.Mounts = []*cri.Mount{{HostPath: volume, ContainerPath: "/v", UidMappings: ids, GidMappings: ids}}
+	}, "sh", "-c", `id -u; cat /proc/self/uid_map; echo x >/f && stat -c %u:%g /f /bin /v
+chown 7:8 /f && su -s /bin/sh nobody -c true; cat /proc/sys/net/core/somaxconn /proc/sys/kernel/msgmax; hostname
+touch /v/a && chown 1000:1000 /v/a && stat -c %u:%g /v/a /f; mount -t tmpfs x /tmp 2>&1; toolbox pause`)
+	want := []string{"0", fmt.Sprintf("0 %d %d", first, size), "0:0", "0:0", "0:0", "1234", "16384", "users", "1000:1000", "7:8"}
+	var out string
+	until(t, patience, "what the container sees", func() bool { out, _ = c.logs(t); return strings.Contains(out, "mount:") })
+	var got []string
+	for line := range strings.Lines(out) {
+		got = append(got, strings.Join(strings.Fields(line), " "))
+	}
+	if len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	// On the host it is a user that nobody else has, and a volume's owners are what they are in the container.
+	st, err := os.Stat(filepath.Join(volume, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := st.Sys().(*syscall.Stat_t); s.Uid != 1000 || s.Gid != 1000 {
+		t.Errorf("a file made in the volume is of %d:%d", s.Uid, s.Gid)
+	}
+	r, err := p.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"id", "-u"}, Timeout: 20})
+	if err != nil || strings.TrimSpace(string(r.Stdout)) != "0" {
+		t.Errorf("exec: %v, %v", r, err)
+	}
+}
+
+// configured has the runtime's configuration where it is looked for when nothing else says where. Only these tests see
+// it there.
+func configured(t *testing.T, n *node) {
+	dir := filepath.Join(n.dir, "etc")
+	mount := func(what, where, kind, data string) {
+		t.Helper()
+		if err := unix.Mount(what, where, kind, 0, data); err != nil {
+			t.Fatalf("mount %s: %v", where, err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(where, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mount("tmpfs", dir, "tmpfs", "")
+	b, err := os.ReadFile(n.config)
+	if err = errors.Join(err, os.Mkdir(dir+"/work", 0o755), os.MkdirAll(dir+"/upper/katabuild", 0o755),
+		os.WriteFile(dir+"/upper/katabuild/configuration.toml", b, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	mount("overlay", "/etc", "overlay", "lowerdir=/etc,upperdir="+dir+"/upper,workdir="+dir+"/work")
 }
 
 // checkKilled ends processes whose files are still being read when their mounts go, and looks whether the kernel complained.

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -22,6 +23,7 @@ type bindKey struct {
 	path      string
 	dev, node uint64
 	access    share.Access
+	owners    string // by which its files are seen, as text
 }
 
 // boundVolume is a volume with how often it is in use.
@@ -33,9 +35,11 @@ type boundVolume struct {
 
 // bind has a file or folder of the host in the shared folder for a container, and returns its name there. One that others may write to is not made again for
 // who only reads: the guest sees to that. If alone, it is made again all the same, because the guest cannot.
-func (p *Pod) bind(have *container, source string, st os.FileInfo, access share.Access, alone bool) (string, error) {
+func (p *Pod) bind(
+	have *container, source string, st os.FileInfo, access share.Access, alone bool, owners share.Owners,
+) (string, error) {
 	sys := st.Sys().(*syscall.Stat_t)
-	key := bindKey{filepath.Clean(source), sys.Dev, sys.Ino, share.Writable}
+	key := bindKey{filepath.Clean(source), sys.Dev, sys.Ino, share.Writable, fmt.Sprint(owners)}
 	p.binds.mu.Lock()
 	defer p.binds.mu.Unlock()
 	b := p.binds.list[key]
@@ -48,7 +52,7 @@ func (p *Pod) bind(have *container, source string, st os.FileInfo, access share.
 		if err != nil {
 			return "", err
 		}
-		if err := p.share.Bind(name, name, source, access); err != nil {
+		if err := p.share.Bind(name, name, source, access, owners); err != nil {
 			return "", errors.Join(err, p.share.Release(name))
 		}
 		b = &boundVolume{key: key, name: name}

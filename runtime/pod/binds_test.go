@@ -36,7 +36,7 @@ func TestAVolumeOfSeveralContainersIsSharedOnce(t *testing.T) {
 		if readOnly {
 			access = share.ReadOnly
 		}
-		name, err := p.bind(c, path, st, access, false)
+		name, err := p.bind(c, path, st, access, false, share.Owners{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -120,6 +120,7 @@ type Pod struct {
 	mu         sync.Mutex
 	containers map[string]*container // guarded by mu
 	disks      disks
+	users      users
 	binds      binds
 
 	stop     func() error
@@ -388,7 +389,7 @@ func (p *Pod) bindForAll() error {
 		if mode == "rw" {
 			access = share.Writable
 		}
-		if err := p.share.Bind("sandbox", "sandbox-mounts/"+filepath.Base(source), source, access); err != nil {
+		if err := p.share.Bind("sandbox", "sandbox-mounts/"+filepath.Base(source), source, access, share.Owners{}); err != nil {
 			return fmt.Errorf("sandbox_bind_mounts %s: %w", b, err)
 		}
 	}

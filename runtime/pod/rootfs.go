@@ -109,7 +109,7 @@ func planOverlay(options []string, of func(point string) (rootDisk, error), shar
 		case "workdir":
 			work = value
 		case "uidmap", "gidmap":
-			return rootPlan{}, fmt.Errorf("option %s: layers with other users' numbers do not work in a guest", o)
+			return rootPlan{}, fmt.Errorf("%w: its layers show other owners", errHostMounts)
 		}
 	}
 	point, isUpper := strings.CutSuffix(upper, "/upper") // the names that the agent uses too
@@ -209,7 +209,7 @@ func (p *Pod) sharedRoot(c Container, g *inGuest) error {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(c.Bundle, path)
 	}
-	return p.share.Bind(c.ID, name, path, share.Writable)
+	return p.share.Bind(c.ID, name, path, share.Writable, share.Owners{})
 }
 
 // diskRoot plugs in the disks of a root file system and has the agent mount them. The host never reads a file system that a container writes.

@@ -143,7 +143,6 @@ func TestLayersBecomeDisksWhereTheSnapshotterAllows(t *testing.T) {
 	good := erofs(t, d, true, "top", "base")
 	for what, change := range map[string]func(m []share.Mount){
 		"a layer that is not there":     func(m []share.Mount) { m[3].Options[4] = "lowerdir={{ overlay 1 7 }}" },
-		"users' numbers":                func(m []share.Mount) { m[3].Options = append(m[3].Options, "uidmap=0:1:2") },
 		"no layers":                     func(m []share.Mount) { m[3].Options = m[3].Options[:4] },
 		"a disk to write to, read-only": func(m []share.Mount) { m[0].Options = []string{"ro", "loop"} },
 		"a file system to make":         func(m []share.Mount) { m[3].Type = "format/mkfs/overlay" },
@@ -156,6 +155,12 @@ func TestLayersBecomeDisksWhereTheSnapshotterAllows(t *testing.T) {
 		if p, err := planRoot(m, true); err == nil || errors.Is(err, errHostMounts) {
 			t.Errorf("%s: %q, %v", what, sketch(p), err)
 		}
+	}
+	// Layers that show other owners are the host's to mount.
+	m := slices.Clone(good)
+	m[3].Options = append(slices.Clone(m[3].Options), "uidmap=0:1:2", "gidmap=0:1:2")
+	if p, err := planRoot(m, true); !errors.Is(err, errHostMounts) {
+		t.Errorf("other owners: %q, %v", sketch(p), err)
 	}
 }
 

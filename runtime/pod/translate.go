@@ -33,6 +33,9 @@ func (p *Pod) translate(ctx context.Context, c Container, have *container) (*inG
 		return nil, errors.New("the container's config.json lacks process, root or linux")
 	}
 	g := &inGuest{spec: guestSpec(c.Spec, p.seccomp && !p.cfg.Runtime.DisableGuestSeccomp)}
+	if err := p.users.of(c.Spec, g.spec); err != nil {
+		return nil, err
+	}
 	if c.Spec.Linux.Seccomp != nil && !p.seccomp && !p.cfg.Runtime.DisableGuestSeccomp {
 		return nil, errors.New("the container has a seccomp profile and the agent cannot do seccomp; set disable_guest_seccomp to run it without")
 	}
@@ -169,9 +172,14 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	if err != nil {
 		return nil, err
 	}
-	name, err := p.bind(have, m.Source, st, access, alone)
+	owners := ownersOf(m, c.Spec)
+	name, err := p.bind(have, m.Source, st, access, alone, owners)
 	if err != nil {
 		return nil, err
+	}
+	if owners.Set() { // the host has seen to it
+		m.UIDMappings, m.GIDMappings = nil, nil
+		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "idmap" || o == "ridmap" })
 	}
 	if alone {
 		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "ro" })

@@ -20,7 +20,7 @@ const (
 // bind mounts a copy of what is at source, with everything below it, at target. It is made ready before it is attached: what receives it by
 // propagation gets a copy of it as it is then, and would not hear of later changes. open_tree(2), mount_setattr(2), move_mount(2). The attributes are
 // those of the top alone, or of what is mounted below too.
-func bind(source, target string, set uint64, below bool) error {
+func bind(source, target string, set uint64, below bool, owners Owners) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return &os.PathError{Op: "copy the mounts at", Path: source, Err: err}
@@ -40,6 +40,9 @@ func bind(source, target string, set uint64, below bool) error {
 		if err := unix.MountSetattr(tree, "", flags, &unix.MountAttr{Attr_set: set}); err != nil {
 			return &os.PathError{Op: "set the attributes of the mount", Path: source, Err: err}
 		}
+	}
+	if err := owners.apply(tree, source, true); err != nil {
+		return err
 	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return &os.LinkError{Op: "mount", Old: source, New: target, Err: err}

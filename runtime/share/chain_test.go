@@ -107,7 +107,7 @@ func TestAChainIsMountedAndLeavesOnlyItsLast(t *testing.T) {
 	if err := s.Mount("d", "d/rootfs", broken); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
-	for option, says := range map[string]string{VerityOption + "/x": "hash trees", "uidmap=0:1:1": "users' numbers"} {
+	for option, says := range map[string]string{VerityOption + "/x": "hash trees", "uidmap=0:1:1": "only go together"} {
 		m := []Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + dir + "/top:" + dir + "/base", option}}}
 		if err := s.Mount("d", "d/rootfs", m); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", option, err)
@@ -176,9 +176,9 @@ func TestAFullHostIsNamed(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "hosts")
 	write(t, file, "x")
-	err = s.Bind("c1", "c1-hosts", file, Writable)
+	err = s.Bind("c1", "c1-hosts", file, Writable, Owners{})
 	for i := 0; err == nil && i < 10; i++ {
-		err = s.Bind("c1", "c1-hosts-"+strconv.Itoa(i), file, Writable)
+		err = s.Bind("c1", "c1-hosts-"+strconv.Itoa(i), file, Writable, Owners{})
 	}
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), root) {
 		t.Errorf("a full folder: %v", err)

@@ -66,7 +66,7 @@ func (s *Share) prepare() error {
 		return err
 	}
 	// virtiofsd makes a mount namespace of its own and lets it receive what is mounted here.
-	return s.bind("", s.mounts(), s.Dir(), unix.MOUNT_ATTR_RDONLY, false)
+	return s.bind("", s.mounts(), s.Dir(), unix.MOUNT_ATTR_RDONLY, false, Owners{})
 }
 
 func propagation(path string, flags uintptr) error {
@@ -127,23 +127,28 @@ func (s *Share) Mount(owner, name string, list []Mount) error {
 
 // add mounts m at target, and remembers it for owner.
 func (s *Share) add(owner, target string, m Mount) error {
-	if err := m.at(target); err != nil {
+	m, done, err := s.mapped(m)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(m.at(target), done()); err != nil {
 		return err
 	}
 	s.remember(owner, target)
 	return nil
 }
 
-func (s *Share) bind(owner, source, target string, set uint64, below bool) error {
-	if err := bind(source, target, set, below); err != nil {
+func (s *Share) bind(owner, source, target string, set uint64, below bool, owners Owners) error {
+	if err := bind(source, target, set, below, owners); err != nil {
 		return err
 	}
 	s.remember(owner, target)
 	return nil
 }
 
-// Bind makes the file or folder source of the host appear as name, with everything mounted below it, for owner.
-func (s *Share) Bind(owner, name, source string, access Access) error {
+// Bind makes the file or folder source of the host appear as name, with everything mounted below it, for owner. owners
+// are those of the files as the guest sees them.
+func (s *Share) Bind(owner, name, source string, access Access, owners Owners) error {
 	target := s.place(name)
 	st, err := os.Stat(source)
 	if err != nil {
@@ -167,7 +172,7 @@ func (s *Share) Bind(owner, name, source string, access Access) error {
 	if access != Writable {
 		set = unix.MOUNT_ATTR_RDONLY
 	}
-	return s.bind(owner, source, target, set, access == ReadOnlyAll)
+	return s.bind(owner, source, target, set, access == ReadOnlyAll, owners)
 }
 
 // Release takes away everything of owner. Calling it again is a no-op. What is busy disappears when it no longer is.
@@ -288,8 +293,6 @@ func (m Mount) at(target string) error {
 		case strings.HasPrefix(o, VerityOption):
 			// Refused rather than mounted without: somebody wanted it checked.
 			return fmt.Errorf("mount %s: the guest checks hash trees of layers, the host does not", m.Source)
-		case strings.HasPrefix(o, "uidmap="), strings.HasPrefix(o, "gidmap="):
-			return fmt.Errorf("mount %s: option %s: files of other users' numbers cannot be shared", m.Source, o)
 		}
 	}
 	flags, data := m.flags()
@@ -299,7 +302,7 @@ func (m Mount) at(target string) error {
 		if err != nil {
 			return fmt.Errorf("mount %s at %s: %q: %w", m.Source, target, m.Options, err)
 		}
-		return bind(m.Source, target, set, true)
+		return bind(m.Source, target, set, true, Owners{})
 	case m.Type == "overlay" && len(data) >= maxData:
 		if err := mountLong(m.Source, target, m.Type, flags, data); err != nil {
 			return fmt.Errorf("mount an overlay at %s: %w", target, err)

@@ -74,10 +74,10 @@ func TestWhatIsMountedIsSeenByTheGuestAndGoesAgain(t *testing.T) {
 	// A file, and a folder read-only.
 	write(t, filepath.Join(dir, "hosts"), "127.0.0.1")
 	write(t, filepath.Join(dir, "volume", "x"), "1")
-	if err := s.Bind("c1", "c1-hosts", filepath.Join(dir, "hosts"), Writable); err != nil {
+	if err := s.Bind("c1", "c1-hosts", filepath.Join(dir, "hosts"), Writable, Owners{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Bind("c2", "c2-volume", filepath.Join(dir, "volume"), ReadOnlyAll); err != nil {
+	if err := s.Bind("c2", "c2-volume", filepath.Join(dir, "volume"), ReadOnlyAll, Owners{}); err != nil {
 		t.Fatal(err)
 	}
 	want(t, filepath.Join(s.Dir(), "c1-hosts"), "127.0.0.1")
@@ -97,7 +97,7 @@ func TestWhatIsMountedIsSeenByTheGuestAndGoesAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, access := range map[string]Access{"c2-top": ReadOnly, "c2-all": ReadOnlyAll} {
-		if err := s.Bind("c2-ro", name, filepath.Join(dir, "volume"), access); err != nil {
+		if err := s.Bind("c2-ro", name, filepath.Join(dir, "volume"), access, Owners{}); err != nil {
 			t.Fatal(err)
 		}
 		seen := filepath.Join(s.Dir(), name)

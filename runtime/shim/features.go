@@ -29,14 +29,14 @@ func ownFeatures() features.Features {
 		Hooks:        []string{"prestart", "createRuntime", "poststop"}, // on the host; the others have their place in the guest's hook path
 		MountOptions: mountOptions,
 		Linux: &features.Linux{
-			Namespaces: []string{"cgroup", "ipc", "mount", "network", "pid", "uts"},
+			Namespaces: []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
 			Cgroup:     &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &no}, // of the host; a guest has version 2
 			Seccomp:    &features.Seccomp{Enabled: &yes},
 			Apparmor:   &features.Apparmor{Enabled: &no},
 			Selinux:    &features.Selinux{Enabled: &no},
 			IntelRdt:   &features.IntelRdt{Enabled: &no},
-			// The host's layers and volumes keep the owners they have.
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			// The host shows its layers and volumes to a guest with the owners that a user namespace has for them.
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 		},
 	}
 }

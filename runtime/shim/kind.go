@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	runc "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/pod"
@@ -201,10 +202,23 @@ func dnsOf(spec *specs.Spec) []string {
 // optionsSuffix ends the name of the message in which containerd hands over the path of the configuration: it stood in another package before 2.0.
 const optionsSuffix = "runtimeoptions.v1.Options"
 
+// runcOptions ends the name of the message for runc. containerd 2 hands it to any runtime, for the owner of a
+// container's pipes where a user namespace has numbers of its own: the pipes are there before a shim opens them.
+const runcOptions = "containerd.runc.v1.Options"
+
 // configPath is the path of the configuration in a call's options, or empty.
 func configPath(options *anypb.Any) (string, error) {
 	if options == nil || len(options.Value) == 0 {
 		return "", nil
+	}
+	if strings.HasSuffix(options.TypeUrl, runcOptions) {
+		var o runc.Options
+		if err := proto.Unmarshal(options.Value, &o); err == nil {
+			o.IoUid, o.IoGid = 0, 0
+			if proto.Equal(&o, &runc.Options{}) {
+				return "", nil
+			}
+		}
 	}
 	if !strings.HasSuffix(options.TypeUrl, optionsSuffix) {
 		return "", fmt.Errorf("options of type %s: this runtime takes %s, with config_path", options.TypeUrl, optionsSuffix)

@@ -17,6 +17,7 @@ import (
 	eventtypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
+	runc "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/ttrpc"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
@@ -131,6 +132,20 @@ func TestTheConfigurationsPathComesWithTheCall(t *testing.T) {
 	}
 	if _, err := configPath(&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: b}); err == nil || !strings.Contains(err.Error(), "containerd.runc.v1.Options") {
 		t.Error(err)
+	}
+	b, err = proto.Marshal(&runc.Options{IoUid: 65536, IoGid: 65536})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := configPath(&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: b}); p != "" || err != nil {
+		t.Errorf("owners of pipes: %q, %v", p, err)
+	}
+	b, err = proto.Marshal(&runc.Options{SystemdCgroup: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := configPath(&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: b}); err == nil {
+		t.Error("what is for runc is taken for nothing")
 	}
 	if _, err := configPath(&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte{0xff}}); err == nil {
 		t.Error("bytes that are no message are read")

@@ -110,6 +110,17 @@ func (r *room) bind(m Mount, trees []int) error {
 	if err := propagate(tree, m.Propagation); err != nil {
 		return err
 	}
+	if m.Exact {
+		target, err := r.make(m.Destination, true)
+		if err != nil {
+			return err
+		}
+		err = r.exact(target, m.Destination)
+		unix.Close(target)
+		if err != nil {
+			return err
+		}
+	}
 	return r.attach(tree, m.Destination)
 }
 

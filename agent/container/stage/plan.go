@@ -6,6 +6,7 @@
 package stage
 
 import (
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -107,6 +108,14 @@ type Device struct {
 
 // Sysctl is a file below /proc/sys.
 type Sysctl struct{ Name, Value string }
+
+// Path is the file. A name with slashes is the other spelling, for names of interfaces with dots in them.
+func (s Sysctl) Path() string {
+	if strings.Contains(s.Name, "/") {
+		return "/proc/sys/" + s.Name
+	}
+	return "/proc/sys/" + strings.ReplaceAll(s.Name, ".", "/")
+}
 
 // Hook is a program to run with the state on its standard input.
 type Hook struct {

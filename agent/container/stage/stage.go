@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -198,11 +197,7 @@ func (p *Plan) furnish(f *files) error {
 		}
 	}
 	for _, s := range p.Sysctls {
-		path := "/proc/sys/" + strings.ReplaceAll(s.Name, ".", "/")
-		if strings.Contains(s.Name, "/") { // the other spelling, for names of interfaces with dots in them
-			path = "/proc/sys/" + s.Name
-		}
-		if err := os.WriteFile(path, []byte(s.Value), 0); err != nil {
+		if err := os.WriteFile(s.Path(), []byte(s.Value), 0); err != nil {
 			return fmt.Errorf("sysctl %s=%s: %w", s.Name, s.Value, err)
 		}
 	}

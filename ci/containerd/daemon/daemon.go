@@ -123,6 +123,10 @@ type Config struct {
 	Writable string
 }
 
+// PlainSuffix follows a handler's name where containerd has no options for it. containerd 2 starts no container with
+// users of its own for any other, unless it is runc.
+const PlainSuffix = "-plain"
+
 // MTU is that of pods' interfaces, unlike any default.
 const MTU = 1400
 
@@ -188,6 +192,8 @@ func (c Config) settings() string {
 	if r := c.Runtime; r != nil {
 		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q\n  privileged_without_host_devices = true", cri, r.Handler, r.Type)
 		p("  pod_annotations = ['io.katacontainers.*']\n  container_annotations = ['io.katacontainers.*']")
+		// The same, and its configuration is where the environment says.
+		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q", cri, r.Handler+PlainSuffix, r.Type)
 		if r.Config != "" {
 			p("[plugins.'%s'.containerd.runtimes.%s.options]\n  ConfigPath = %q", cri, r.Handler, r.Config)
 		}
