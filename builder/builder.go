@@ -148,6 +148,7 @@ type Guest struct {
 	tools        []manifest.Tool
 	tasks        []execute.Task
 	overrides    []kernel.Overridden
+	kernel       kernel.Request // without what a step gives it
 }
 
 type agentFile struct {

@@ -190,6 +190,7 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		}
 		r.Patches = append(r.Patches, kernel.Patch{Name: p, Data: data})
 	}
+	defer func() { g.kernel = r }()
 	for i, o := range g.Recipe.Kernel.Override {
 		file, line := g.Recipe.Line(fmt.Sprintf("kernel.override[%d].option", i))
 		r.Overrides = append(r.Overrides, kernel.Override{Option: o.Option, Value: kconfig.Value(o.Value), Reason: o.Reason, File: file, Line: line})
@@ -233,6 +234,61 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		}
 		return append(res.Outputs, artifact.Output{Name: factsOutput, Path: path}), nil
 	}}, nil
+}
+
+// Configured is a kernel's configuration without the kernel.
+type Configured struct {
+	Path    string
+	Release string   // what uname -r would be; empty where the configuration is not what was asked for
+	GaveWay []string // what the features prefer and did not get, a line each
+}
+
+// Configure makes the kernel's configuration and nothing else, and puts it into the folder out. Wishes that did not come true are an error beside it.
+func (g *Guest) Configure(ctx context.Context, out string) (_ *Configured, err error) {
+	if g.Recipe.Extension {
+		return nil, &NoStep{Step: KernelStep, Recipe: g.c.Recipe, Extension: true}
+	}
+	if err := g.checkOut(out); err != nil {
+		return nil, err
+	}
+	r := g.kernel
+	r.OnlyConfig, r.Progress = true, g.c.Report
+	if src := g.input(sourceInput); src.Kind == lock.Tree {
+		r.Source = g.local(src)
+	} else {
+		done, err := execute.Run(ctx, g.execution(), g.tasks, []string{SourceStep})
+		if err != nil {
+			return nil, err
+		}
+		blob, err := done[SourceStep].Output(sourceOutput)
+		if err != nil {
+			return nil, err
+		}
+		if r.Source, err = g.c.Store.Get(blob.Digest); err != nil {
+			return nil, err
+		}
+	}
+	work, remove, err := g.c.Store.Temp("config")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	r.WorkDir, r.OutDir = filepath.Join(work, "work"), filepath.Join(work, "out")
+	if err := os.Mkdir(r.OutDir, 0o755); err != nil {
+		return nil, err
+	}
+	res, unmet := kernel.Build(ctx, r)
+	if res == nil {
+		return nil, g.changed(g.input(sourceInput), unmet)
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return nil, err
+	}
+	c := &Configured{Path: filepath.Join(out, kernel.OutputConfig), Release: res.Release}
+	for _, u := range res.GaveWay {
+		c.GaveWay = append(c.GaveWay, u.Error())
+	}
+	return c, errors.Join(unmet, copyFile(res.Outputs[0].Path, c.Path))
 }
 
 // The most that is read of a fragment and of a patch, in bytes: a whole configuration has 0.3 MB, the difference of two releases 100 MB.

@@ -15,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
+	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/patches"
 	"github.com/katabuild/katabuild/kernel/source"
 )
@@ -31,6 +32,7 @@ type build struct {
 	objects       int
 	lastSeen      time.Time
 	cpu           time.Duration
+	gaveWay       []*kconfig.Unmet
 	binds         []jail.Bind     // what the jail sees of WorkDir
 	left          *regular.Folder // the tree, once foreign programs may have written to it
 }
@@ -51,7 +53,8 @@ func (b *build) phase(name string) {
 
 // Build builds the kernel. It reports phases as updates of the step "kernel"; Start and Done are its caller's to send.
 // A *digest.Mismatch is another source than promised, a *patches.Error a patch that does not fit, a *kconfig.Unmet and a *kconfig.Conflict
-// (found with errors.As) a wish that cannot be had, a *MakeError a compiler that is unhappy.
+// (found with errors.As) a wish that cannot be had, a *MakeError a compiler that is unhappy. With OnlyConfig a wish that did not come true is an error
+// beside the result, so that whoever asked can look at the configuration.
 func Build(ctx context.Context, r Request) (*Result, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -82,6 +85,11 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	}
 	defer b.left.Close()
 	config, err := b.configure(ctx)
+	res.GaveWay = b.gaveWay
+	if b.OnlyConfig && config != nil {
+		res.Release, res.SourceVersion, res.ConfigDigest = b.release, b.sourceVersion, digest.Of(config)
+		return res, errors.Join(err, b.leave(res, OutputConfig, config))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +97,8 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	if err := b.leave(res, OutputConfig, config); err != nil {
 		return nil, err
 	}
-	if !r.OnlyConfig {
-		if err := b.compile(ctx, res); err != nil {
-			return nil, err
-		}
+	if err := b.compile(ctx, res); err != nil {
+		return nil, err
 	}
 	res.Objects, res.CPU = b.objects, b.cpu
 	return res, nil
@@ -101,7 +107,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 func (b *build) unpack(ctx context.Context, res *Result) error {
 	b.phase("unpack")
 	err := source.Unpack(ctx, source.Source{Kind: b.SourceKind, Path: b.Source, Digest: b.SourceDigest}, b.tree(), source.Options{
-		Time: b.Time,
+		Time: b.Time, Skip: b.skip(),
 		Progress: func(done, total int64) {
 			b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "unpack", Current: done, Total: total, Unit: "bytes"})
 		},
@@ -131,6 +137,28 @@ func (b *build) unpack(ctx context.Context, res *Result) error {
 	}
 	b.sourceVersion, err = readSourceVersion(b.left)
 	return err
+}
+
+// skip is what need not be written of a tree to configure it: sources that no configurator reads. Patches may change any file.
+func (b *build) skip() func(name string) bool {
+	if !b.OnlyConfig || len(b.Patches) > 0 {
+		return nil
+	}
+	return func(name string) bool {
+		top, _, _ := strings.Cut(name, "/")
+		switch top {
+		case "Documentation", "drivers", "sound", "fs", "net", "samples", "lib", "mm", "crypto", "kernel", "arch":
+		default:
+			return false
+		}
+		switch filepath.Ext(name) {
+		case ".c", ".rst", ".dts", ".dtsi", ".yaml", ".json", ".txt":
+			return true
+		case ".h", ".S":
+			return top != "arch"
+		}
+		return false
+	}
 }
 
 // open takes hold of the tree that lies in WorkDir. From here on foreign programs may write to it, so that it is read through this handle alone.

@@ -20,7 +20,7 @@ import (
 const wishesName = "wishes.config"
 
 // configure makes the final .config of the tree: everything off that can be, then the wishes, then a local version that names the result.
-// It returns the file's bytes.
+// It returns the file's bytes, also beside the error of wishes that did not come true.
 func (b *build) configure(ctx context.Context) ([]byte, error) {
 	b.phase("configure")
 	wishes, err := b.Wishes()
@@ -72,7 +72,7 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 		return nil, collect(err)
 	}
 	if err := b.compare(wishes, final); err != nil {
-		return nil, err
+		return final, err
 	}
 	if !bytes.Equal(final, named) {
 		return nil, errors.New("the configurator changed the configuration on its second run, so the local version does not name it")
@@ -95,7 +95,8 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 		return err
 	}
 	unmet := kconfig.Compare(wishes, final)
-	if len(unmet) == 0 {
+	uninvited := uninvited(final)
+	if len(unmet) == 0 && len(uninvited) == 0 {
 		return nil
 	}
 	tree, err := kconfig.ReadTree(b.left.FS(maxText), "Kconfig", map[string]string{"SRCARCH": b.Arch.Linux})
@@ -105,6 +106,7 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 			u.Why = tree.Explain(u.Wish, final, wishes)
 		}
 		if u.Wish.Preference {
+			b.gaveWay = append(b.gaveWay, u)
 			b.tell("gave way: " + u.Error())
 			continue
 		}
@@ -113,6 +115,13 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 			e = fmt.Errorf("%w; to do without it: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in the recipe", u, u.Wish.Symbol, overrideValue(u.Got))
 		}
 		errs = append(errs, e)
+	}
+	for _, w := range uninvited {
+		why := w.Symbol
+		if err == nil {
+			why = tree.Explain(kconfig.Wish{Symbol: w.Symbol, Value: kconfig.No}, final, wishes)
+		}
+		errs = append(errs, fmt.Errorf("CONFIG_%s=%s came into the configuration although nobody asked for it (%s): %s", w.Symbol, w.Value, why, refusal(w)))
 	}
 	if err != nil && len(errs) > 0 {
 		errs = append(errs, fmt.Errorf("cannot say why: %w", err))

@@ -23,13 +23,25 @@ func refusal(w kconfig.Wish) string {
 	case "MODULE_SIG", "MODULE_SIG_ALL", "MODULE_SIG_FORCE", "MODULE_SIG_KEY":
 		return "the kernel's make draws the key at random, so no two kernels would be alike; leave it out: the guest's root is checked by its digest or dm-verity, modules with it"
 	case "RANDSTRUCT_FULL", "RANDSTRUCT_PERFORMANCE", "GCC_PLUGIN_RANDSTRUCT":
-		return "the kernel's make draws the seed at random, so no two kernels would be alike; leave it out"
+		return "the kernel's make draws the seed at random, and GCC's headers for plugins are none of the tools that a key holds, so no two kernels would be alike; leave it out"
 	case "GCC_PLUGIN_LATENT_ENTROPY":
 		return "the compiler's plugin puts random numbers into the kernel, so no two kernels would be alike; leave it out"
 	case "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "EXTRA_FIRMWARE", "EXTRA_FIRMWARE_DIR", "INITRAMFS_SOURCE", "SYSTEM_BLACKLIST_HASH_LIST":
 		return "it names a file of the machine, which the lock does not hold; add the file to the tree by a patch, or leave it out"
 	}
 	return ""
+}
+
+// uninvited lists what a default or another option switched on in the final configuration, and nobody could have asked for.
+func uninvited(final *kconfig.Config) []kconfig.Wish {
+	var out []kconfig.Wish
+	for _, s := range final.Symbols() {
+		w := kconfig.Wish{Symbol: s, Value: final.Get(s)}
+		if s != symbolLocalVersion && s != symbolLocalVersionAuto && refusal(w) != "" {
+			out = append(out, w)
+		}
+	}
+	return out
 }
 
 // localVersions is what files called localversion* at the top of a tree add to its version: PREEMPT_RT's patch and linux-next bring one.

@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -50,5 +51,43 @@ func TestTheTreesOwnLocalVersionIsTaken(t *testing.T) {
 		case want != "" && (err != nil || !strings.HasPrefix(res.Release, want) || len(res.Release) != len(want)+len(digest.Of(nil).Short())):
 			t.Errorf("%q: got %+v, %v", text, res, err)
 		}
+	}
+}
+
+// TestWhatIsRefusedDoesNotComeByItself has a configurator switch on what nobody asked for, as a default or a selection does.
+func TestWhatIsRefusedDoesNotComeByItself(t *testing.T) {
+	for _, line := range []string{"CONFIG_MODULE_SIG=y", "CONFIG_RANDSTRUCT_FULL=y", `CONFIG_INITRAMFS_SOURCE="/etc"`, "CONFIG_CMDLINE_BOOL=y"} {
+		r := madeUp(t, strings.Replace(obedient, "$(KCONFIG_ALLCONFIG) .config", "$(KCONFIG_ALLCONFIG) .config; echo '"+line+"' >> .config", 1))
+		_, err := Build(t.Context(), r)
+		if want := line + " came into the configuration although nobody asked for it"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+	}
+	for _, line := range []string{"CONFIG_MODULE_SIG_KEY=\"\"", "CONFIG_SYSTEM_TRUSTED_KEYS=\"\"", "# CONFIG_MODULE_SIG is not set", "CONFIG_RANDSTRUCT_NONE=y"} {
+		r := madeUp(t, strings.Replace(obedient, "$(KCONFIG_ALLCONFIG) .config", "$(KCONFIG_ALLCONFIG) .config; echo '"+line+"' >> .config", 1))
+		r.OnlyConfig = true
+		if _, err := Build(t.Context(), r); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
+func TestAConfigurationAloneIsLeftBesideItsErrors(t *testing.T) {
+	r := madeUp(t, strings.Replace(obedient, "cp $(KCONFIG_ALLCONFIG) .config", "grep -v 'CONFIG_NET=\\|UNWINDER_GUESS' $(KCONFIG_ALLCONFIG) > .config", 1))
+	r.OnlyConfig = true
+	res, err := Build(t.Context(), r)
+	if err == nil || !strings.Contains(err.Error(), "asked for CONFIG_NET=y, got n") || strings.Contains(err.Error(), "GUESS") ||
+		!strings.Contains(err.Error(), "to do without it: kernel.override: [{option: CONFIG_NET, value: n, reason: ...}]") {
+		t.Errorf("got %v", err)
+	}
+	if res == nil || len(res.Outputs) != 1 || len(res.GaveWay) != 1 || res.GaveWay[0].Wish.Symbol != "UNWINDER_GUESS" {
+		t.Fatalf("%+v", res)
+	}
+	if _, err := os.Stat(res.Outputs[0].Path); err != nil {
+		t.Error(err)
+	}
+	r.OnlyConfig, r.WorkDir = false, filepath.Join(t.TempDir(), "work")
+	if res, err := Build(t.Context(), r); res != nil || err == nil {
+		t.Errorf("a whole build: %+v, %v", res, err)
 	}
 }

@@ -90,8 +90,9 @@ type Result struct {
 	SourceVersion string // version of the source, such as 6.12.117
 	ConfigDigest  digest.Digest
 	Outputs       []artifact.Output
-	Moved         []string // hunks of patches that applied at another line, for people
-	Objects       int      // files compiled and assembled
+	GaveWay       []*kconfig.Unmet // preferences of features that another wish excluded
+	Moved         []string         // hunks of patches that applied at another line, for people
+	Objects       int              // files compiled and assembled
 	CPU           time.Duration
 }
 

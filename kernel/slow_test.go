@@ -95,7 +95,7 @@ func configureOnly(t *testing.T, tree string, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Release: b.release, SourceVersion: b.sourceVersion, ConfigDigest: digest.Of(config)}, nil
+	return &Result{GaveWay: b.gaveWay, Release: b.release, SourceVersion: b.sourceVersion, ConfigDigest: digest.Of(config)}, nil
 }
 
 // TestConfigurationOnTheRealTree asks Linux itself about every feature and about wishes it cannot fulfil.

@@ -243,7 +243,10 @@ func (a *app) kernelCmd() *cobra.Command {
 		`kernel builds the kernel of a recipe: bzImage, vmlinux (uncompressed, with a PVH entry), config, System.map, and
 modules.tar when the recipe asks for modules. Options are asked for by feature ("katabuild features" lists them);
 after the last olddefconfig every wish is compared with the result, and one that did not come true is an error that
-names the fragment's line and the unmet dependency.`, []string{builder.KernelStep})
+names the fragment's line and the unmet dependency.
+
+With --config-only it makes just the configuration, in seconds and without the store's help, leaves it as DIR/config, and
+lists every option that was asked for and is otherwise; it fails where one of them is more than a preference.`, []string{builder.KernelStep})
 }
 
 func (a *app) initrdCmd() *cobra.Command {
@@ -273,6 +276,10 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 		Example: fmt.Sprintf("  katabuild %s recipes/default -o out/default", name)}
 	f.addBuild(c)
 	c.Flags().StringVarP(&out, "output", "o", "", "folder for the files (default out/NAME)")
+	onlyConfig := false
+	if name == builder.KernelStep {
+		c.Flags().BoolVar(&onlyConfig, "config-only", false, "make the kernel's configuration and nothing else")
+	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		began := time.Now()
 		cfg, err := a.config(c.Context(), f, args)
@@ -291,6 +298,25 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 		}
 		if out == "" {
 			out = filepath.Join("out", g.Recipe.Name)
+		}
+		if onlyConfig {
+			conf, err := g.Configure(c.Context(), out)
+			v.Close()
+			if conf == nil {
+				return err
+			}
+			for _, o := range g.Overrides() {
+				fmt.Fprintln(a.out, o)
+			}
+			for _, s := range conf.GaveWay {
+				fmt.Fprintf(a.out, "gave way: %s\n", s)
+			}
+			fmt.Fprintf(a.out, "%s", conf.Path)
+			if conf.Release != "" {
+				fmt.Fprintf(a.out, "\tof %s", conf.Release)
+			}
+			fmt.Fprintln(a.out)
+			return err
 		}
 		b, err := g.Build(c.Context(), wanted, out)
 		v.Close()

@@ -46,6 +46,7 @@ type Source struct {
 type Options struct {
 	Time     time.Time               // modification time of everything unpacked
 	Progress func(done, total int64) // bytes of the source; may be nil
+	Skip     func(name string) bool  // files that are read and not written, by their name in the tree; may be nil
 	limit    int64                   // bytes unpacked; 0 stands for maxBytes
 }
 
@@ -376,12 +377,13 @@ type writer struct {
 	folders map[string]bool // made, and not symbolic links
 	order   []string
 	taken   map[string]bool // every other name
+	skipped map[string]bool // those of taken that were not written
 	written int64
 	buf     []byte
 }
 
 func newWriter(dir string, o Options) *writer {
-	return &writer{dir: dir, o: o, folders: map[string]bool{}, taken: map[string]bool{}, buf: make([]byte, 256<<10)}
+	return &writer{dir: dir, o: o, folders: map[string]bool{}, taken: map[string]bool{}, skipped: map[string]bool{}, buf: make([]byte, 256<<10)}
 }
 
 func (w *writer) host(name string) string { return filepath.Join(w.dir, filepath.FromSlash(name)) }
@@ -428,6 +430,11 @@ func (w *writer) file(e entry, r io.Reader) error {
 	if err := w.take(e.name); err != nil {
 		return err
 	}
+	if w.o.Skip != nil && w.o.Skip(e.name) {
+		w.skipped[e.name] = true
+		_, err := io.Copy(io.Discard, r)
+		return err
+	}
 	mode := os.FileMode(0o644)
 	if e.executable {
 		mode = 0o755
@@ -469,6 +476,10 @@ func (w *writer) link(name, target string) error {
 	}
 	if err := w.take(name); err != nil {
 		return err
+	}
+	if w.skipped[target] {
+		w.skipped[name] = true
+		return nil
 	}
 	return os.Link(w.host(target), w.host(name))
 }

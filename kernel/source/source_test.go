@@ -371,3 +371,22 @@ func FuzzDeb(f *testing.F) {
 		}
 	})
 }
+
+func TestSkippedFilesAreReadAndNotWritten(t *testing.T) {
+	data := tarball(t, kernelTree(item{name: "linux/drivers/a.c", text: "a"}, item{name: "linux/drivers/Kconfig", text: "b"},
+		item{name: "linux/drivers/b.c", kind: tar.TypeLink, link: "linux/drivers/a.c"})...)
+	path := filepath.Join(t.TempDir(), "linux.tar")
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "tree")
+	err := Unpack(t.Context(), Source{Kind: Tarball, Path: path, Digest: digest.Of(data)}, dir,
+		Options{Skip: func(name string) bool { return strings.HasSuffix(name, ".c") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "drivers"))
+	if err != nil || len(entries) != 1 || entries[0].Name() != "Kconfig" {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
