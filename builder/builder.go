@@ -132,7 +132,10 @@ func readRecipe(path string) (*recipe.Recipe, digest.Digest, error) {
 		return nil, "", err
 	}
 	r, err := recipe.Parse(path, data, v)
-	return r, digest.Of(data), err
+	if err != nil {
+		return nil, "", err
+	}
+	return r, digest.Of(data), checkLine(r)
 }
 
 // Guest is a recipe with its lock and its steps, ready to plan or build.

@@ -583,10 +583,13 @@ func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*
 	}
 	m.Boot.CommandLine += " " + root
 	if m.Agent.Init == rootfs.InitSystemd {
-		m.Boot.CommandLine += " systemd.unit=kata-containers.target"
+		m.Boot.CommandLine += " " + systemdWord
 	}
 	return nil
 }
+
+// systemdWord makes systemd start what a guest of ours needs.
+const systemdWord = "systemd.unit=kata-containers.target"
 
 // guestDisks are the names of the first disk of each kind in a guest.
 var guestDisks = map[string]string{manifest.VirtioBlk: "/dev/vda", manifest.NVDIMM: "/dev/pmem0"}

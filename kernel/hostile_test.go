@@ -100,3 +100,48 @@ func TestATreeThatLeavesLinksReachesNothingOutside(t *testing.T) {
 		})
 	}
 }
+
+// TestACancelledMakeEndsAtOnce has each make of a build ignore every signal, in processes of sessions of their own.
+func TestACancelledMakeEndsAtOnce(t *testing.T) {
+	const stubborn = "\t@trap '' INT TERM HUP QUIT; setsid sh -c 'trap \"\" INT TERM HUP; while :; do echo >> beat; sleep 0.02; done' & sleep 60; sleep 60\n"
+	for name, rules := range map[string]string{
+		"unpack":    "mrproper:\n" + stubborn,
+		"configure": "mrproper:\n\t@true\nallnoconfig:\n" + stubborn,
+		"compile":   obedient + "bzImage vmlinux:\n" + stubborn,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := madeUp(t, rules)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			beat := filepath.Join(r.tree(), "beat")
+			size := func() int64 {
+				fi, err := os.Stat(beat)
+				if err != nil {
+					return 0
+				}
+				return fi.Size()
+			}
+			var ended time.Time
+			go func() {
+				for ctx.Err() == nil && size() == 0 {
+					time.Sleep(10 * time.Millisecond)
+				}
+				ended = time.Now()
+				cancel()
+			}()
+			_, err := Build(ctx, r)
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("got %v", err)
+			}
+			if took := time.Since(ended); took > 2*time.Second {
+				t.Errorf("took %v to end", took)
+			}
+			before := size()
+			time.Sleep(200 * time.Millisecond)
+			if after := size(); after != before || before == 0 {
+				t.Errorf("a process of the jail is still alive: %d bytes, then %d", before, after)
+			}
+		})
+	}
+}

@@ -3,18 +3,12 @@ package recipe
 import (
 	"fmt"
 	"strings"
-
-	"github.com/katabuild/katabuild/internal/arch"
 )
-
-// bootReserve is how many bytes of the command line are left for what a boot adds: the console, the clock's rate under TCG, the disk's dm-verity table
-// (some 350 bytes), and what the runtime tells the agent.
-const bootReserve = 768
 
 // bootWord says why a recipe cannot say a word of the command line, or nothing where it can.
 func bootWord(name string) string {
 	switch name {
-	case "root", "rootfstype", "rootflags", "ro", "rw", "dm-mod.create":
+	case "root", "rootfstype", "ro", "rw", "dm-mod.create":
 		return "the boot says where the root is, from rootfs and image"
 	case "init", "rdinit", "initrd", "noinitrd":
 		return "the boot says which program is the first, from initrd or rootfs.init"
@@ -24,12 +18,10 @@ func bootWord(name string) string {
 	return ""
 }
 
-// checkCommandLine finds what is wrong with the words of boot.command_line.
-func checkCommandLine(words []string, a arch.Arch, at func(field, msg string) error) error {
+// checkCommandLine finds what is wrong with the words of boot.command_line, each by itself. What they are beside the boot's own is for the builder.
+func checkCommandLine(words []string, at func(field, msg string) error) error {
 	first := map[string]int{}
-	total := 0
 	for i, w := range words {
-		total += len(w) + 1
 		wrong := ""
 		name, _, _ := strings.Cut(strings.ReplaceAll(w, `"`, ""), "=")
 		switch j, twice := first[w]; {
@@ -52,11 +44,6 @@ func checkCommandLine(words []string, a arch.Arch, at func(field, msg string) er
 				return err
 			}
 		}
-	}
-	// The kernel keeps a NUL behind the line.
-	if most := a.CommandLine - 1 - bootReserve; a.CommandLine > 0 && total > most {
-		return at("boot.command_line", fmt.Sprintf("its words have %d bytes; a kernel for %s takes a command line of %d, of which the boot needs up to %d: at most %d are left",
-			total, a.Name, a.CommandLine-1, bootReserve, most))
 	}
 	return nil
 }

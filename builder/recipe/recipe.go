@@ -512,11 +512,7 @@ func (r *Recipe) checkBoot(at func(field, msg string) error) error {
 	case b.Disk == "nvdimm" && b.Machine != "q35":
 		return at("boot.disk", "only the machine q35 has NVDIMMs")
 	}
-	a, err := arch.Parse(r.Arch)
-	if err != nil {
-		return nil // told with arch
-	}
-	return checkCommandLine(b.CommandLine, a, at)
+	return checkCommandLine(b.CommandLine, at)
 }
 
 // IsURL tells an address from a file name.

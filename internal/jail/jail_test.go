@@ -233,12 +233,12 @@ func TestWorksForAPlainUser(t *testing.T) {
 	if err := os.WriteFile(exe, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run", "Interface|Environment|Outside|Hidden|Capabilities|ExitCode|Cancel|Outlives", "-test.v")
+	cmd := exec.Command(exe, "-test.run", "Interface|Environment|Outside|Hidden|Capabilities|ExitCode|Cancel|Outlives|Flood", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir, testenv.Variable+"=user-namespaces")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, NoSetGroups: true}}
 	out, err := cmd.CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestCannotWriteOutside")) {
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestCannotWriteOutside")) || !bytes.Contains(out, []byte("--- PASS: TestTheProcessLimitEndsAFlood")) {
 		t.Errorf("as user 65534: %v\n%s", err, out)
 	}
 }

@@ -205,3 +205,78 @@ func TestAReadOnlyBindIsSoBelowToo(t *testing.T) {
 		t.Errorf("wrote to a mount below a read-only bind: %s", out)
 	}
 }
+
+// TestTheProcessLimitEndsAFlood counts as a plain user: the kernel does not count root's (Linux: kernel/fork.c, copy_process). TestWorksForAPlainUser
+// runs it as one where this test is root's.
+func TestTheProcessLimitEndsAFlood(t *testing.T) {
+	testenv.Require(t, userNamespaces)
+	if os.Geteuid() == 0 {
+		return
+	}
+	var out bytes.Buffer
+	_, err := Command{
+		Args: []string{"sh", "-c", "i=0; while [ $i -lt 200 ]; do sleep 5 & i=$((i+1)); done; echo all 200"}, Limits: Limits{Processes: 50}, Stdout: &out, Stderr: &out,
+	}.Run(t.Context())
+	if exit := (*ExitError)(nil); !errors.As(err, &exit) || !strings.Contains(strings.ToLower(out.String()), "fork") || strings.Contains(out.String(), "all 200") {
+		t.Errorf("got %v\n%s", err, out.String())
+	}
+}
+
+// TestTheCallersSessionOfKeysIsLeft counts who holds the caller's session keyring: no program of a jail does, each of which would hold one reference.
+// Some threads of the jail's own process 1 do.
+func TestTheCallersSessionOfKeysIsLeft(t *testing.T) {
+	testenv.Require(t, userNamespaces, testenv.Func("keys", func() error {
+		_, err := os.Stat("/proc/keys")
+		return err
+	}))
+	runtime.LockOSThread() // not unlocked: the thread ends with its keyring
+	const name, programs = "katabuild-jail-test-session", 40
+	ring, err := unix.KeyctlJoinSessionKeyring(name)
+	if err != nil {
+		t.Skipf("needs keys: %v", err)
+	}
+	holders := func() (n int) {
+		data, err := os.ReadFile("/proc/keys")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			// The columns: serial number, flags, references. proc_keys(5)
+			if f := strings.Fields(line); len(f) > 2 && f[0] == fmt.Sprintf("%08x", uint32(ring)) {
+				fmt.Sscan(f[2], &n)
+			}
+		}
+		return n
+	}
+	before := holders()
+	if before == 0 {
+		t.Fatal("the keyring is not there")
+	}
+	ready, seen := make(chan bool), -1
+	ctx, cancel := context.WithCancel(t.Context())
+	watched := make(chan bool)
+	go func() {
+		defer close(watched)
+		defer cancel()
+		<-ready
+		for range 100 { // the kernel lets go a little later
+			if seen = holders(); seen < before+programs {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	_, err = Command{Args: []string{"sh", "-c", fmt.Sprintf("for i in $(seq %d); do sleep 60 & done; echo; wait", programs)}, Stdout: writerFunc(func(p []byte) (int, error) { close(ready); return len(p), nil })}.Run(ctx)
+	if !errors.Is(err, context.Canceled) {
+		close(ready)
+		t.Error(err)
+	}
+	<-watched
+	if seen >= before+programs {
+		t.Errorf("%d references to the caller's session keyring, %d before the jail", seen, before)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

@@ -148,3 +148,19 @@ func TestFilesAreClaims(t *testing.T) {
 		t.Fatal(unmet(claims), err)
 	}
 }
+
+func TestQuotedWordsOfTheCommandLineAreComparedAsTheyStand(t *testing.T) {
+	b := manifest.Boot{CommandLine: `quiet dyndbg="file drivers/virtio/* +p" a`, TCGCommandLine: "tsc_early_khz={tsc_khz}"}
+	for line, met := range map[string]bool{
+		b.CommandLine:                                true,
+		b.CommandLine + " tsc_early_khz=2096000":     true,
+		`quiet dyndbg="file drivers/virtio/*" +p a`:  false,
+		`quiet dyndbg="file drivers/virtio/*  +p" a`: false,
+		`quiet dyndbg=file drivers/virtio/* +p a`:    false,
+		`quiet "dyndbg=file drivers/virtio/* +p" a`:  false,
+	} {
+		if c := commandLine(b, Boot{}, line); c.Met != met {
+			t.Errorf("%s: %+v", line, c)
+		}
+	}
+}

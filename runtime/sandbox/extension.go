@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
@@ -22,8 +23,13 @@ const (
 // maxHashFile bounds root_hash.txt, in bytes; the longest line there is has 700.
 const maxHashFile = 4096
 
-// maxCommandLine is what Linux keeps of a kernel command line, in bytes without the NUL: COMMAND_LINE_SIZE of x86_64, and no less elsewhere.
-const maxCommandLine = 2047
+// maxCommandLine is what Linux keeps of a kernel command line, in bytes without the NUL.
+func maxCommandLine(a arch.Arch) int {
+	if a.CommandLine == 0 {
+		return 2047 // of most architectures
+	}
+	return a.CommandLine - 1
+}
 
 // Extension is an image that is attached to a guest beside its root.
 type Extension struct {

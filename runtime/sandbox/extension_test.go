@@ -98,7 +98,7 @@ func TestExtensionsArePlannedBehindTheRoot(t *testing.T) {
 	for i := range 10 {
 		cfg.Extensions = append(cfg.Extensions, ext(fmt.Sprint("e", i)))
 	}
-	if _, err := plan(cfg); err == nil || !strings.Contains(err.Error(), "Linux keeps 2047, and 10 extensions need") {
+	if _, err := plan(cfg); err == nil || !strings.Contains(err.Error(), "Linux keeps 2047; 10 extensions need") {
 		t.Error(err)
 	}
 }

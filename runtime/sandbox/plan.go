@@ -253,8 +253,9 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 	}
 	words := slices.Concat([]string{CommandLine(g.boot, choice.Accel, clockKHz)}, extensionWords, hostWords)
 	q.CommandLine = strings.Join(words, " ")
-	if n := len(q.CommandLine); len(extensionWords) > 0 && n > maxCommandLine {
-		return nil, fmt.Errorf("kernel command line of %d bytes: Linux keeps %d, and %d extensions need %d", n, maxCommandLine, len(extensionWords), len(strings.Join(extensionWords, " ")))
+	if n, most := len(q.CommandLine), maxCommandLine(g.arch); n > most {
+		return nil, fmt.Errorf("kernel command line of %d bytes: Linux keeps %d; %d extensions need %d of them, and what this host adds %d", n, most,
+			len(extensionWords), len(strings.Join(extensionWords, " ")), len(strings.Join(hostWords, " ")))
 	}
 	return &Plan{Arch: g.arch, Accel: choice, Vsock: channel, CommandLine: q.CommandLine, Words: hostWords, QEMU: q, guest: g}, nil
 }
