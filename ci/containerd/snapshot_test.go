@@ -275,7 +275,7 @@ func (s *setting) configure(t *testing.T, lines ...string) {
 	for _, l := range lines {
 		key, _, _ := strings.Cut(l, " = ")
 		kept := slices.DeleteFunc(strings.SplitAfter(text, "\n"), func(old string) bool { return strings.HasPrefix(old, key+" = ") })
-		text = strings.Join(kept, "") + l + "\n"
+		text = strings.Replace(strings.Join(kept, ""), "[hypervisor.qemu]\n", "[hypervisor.qemu]\n"+l+"\n", 1)
 	}
 	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)

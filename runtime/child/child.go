@@ -28,42 +28,35 @@ const killTime = 5 * time.Second
 
 // Process is a running program. It dies with the process that started it, even when that one is killed.
 type Process struct {
-	name string // for people
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has been waited for
+	name    string // for people
+	cmd     *exec.Cmd
+	missing []string
+	done    chan struct{} // closed when it has been waited for
 
 	mu     sync.Mutex // guards what follows
 	stderr []byte
 	err    error // of waiting
 }
 
+// Options say where a program runs. The zero value is as this process does.
+type Options struct {
+	Netns *os.File // the network namespace; nil is that of this process. It stays the caller's.
+	Walls *Walls   // nil are none
+}
+
 // Start starts argv, called name in errors, which inherits files as descriptors 3 and up; they stay the caller's.
 // A program that does not exist is a *MissingError.
 func Start(name string, argv []string, files []*os.File) (*Process, error) {
-	return StartIn(name, argv, files, nil)
+	return StartIn(name, argv, files, Options{})
 }
 
-// StartIn is Start in the network namespace of a file, which stays the caller's. nil is that of this process.
-func StartIn(name string, argv []string, files []*os.File, netns *os.File) (*Process, error) {
-	p := &Process{name: name, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
-	p.cmd.ExtraFiles = files
-	p.cmd.Stderr = (*firstBytes)(p)
-	p.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // messages in one language, and nothing of ours
-	p.cmd.WaitDelay = time.Second                                          // a child of its own could keep standard error open
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true, // an interrupt on the terminal is ours to handle
-		Pdeathsig: syscall.SIGKILL,
-	}
+// StartIn is Start with options.
+func StartIn(name string, argv []string, files []*os.File, o Options) (*Process, error) {
+	p := &Process{name: name, done: make(chan struct{})}
 	started := make(chan error)
 	// The death signal comes when the thread that forked ends, so this one stays until the program is gone. https://go.dev/issue/27505
 	thread.Run(func() {
-		err := error(nil)
-		if netns != nil {
-			err = unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = p.cmd.Start()
-		}
+		err := p.start(argv, files, o)
 		started <- err
 		if err != nil {
 			return
@@ -82,6 +75,55 @@ func StartIn(name string, argv []string, files []*os.File, netns *os.File) (*Pro
 	}
 	return p, nil
 }
+
+// start starts the program from the calling thread, which it takes to where the program is to be.
+func (p *Process) start(argv []string, files []*os.File, o Options) error {
+	p.cmd = p.command(argv, files)
+	if p.cmd.Err != nil {
+		return p.cmd.Err
+	}
+	if o.Netns != nil {
+		if err := unix.Setns(int(o.Netns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+	}
+	if !o.Walls.needed() {
+		return p.cmd.Start()
+	}
+	if _, err := os.Stat(p.cmd.Path); err != nil {
+		return err
+	}
+	p.missing = o.Walls.build(p.cmd)
+	err := p.cmd.Start()
+	if err == nil || p.cmd.SysProcAttr.Cloneflags == 0 || !refused(err) {
+		return err
+	}
+	again := p.command(argv, files)
+	again.Path, again.Dir, again.Err = p.cmd.Path, p.cmd.Dir, nil
+	again.SysProcAttr.Credential = p.cmd.SysProcAttr.Credential
+	p.cmd = again
+	if again.Start() != nil {
+		return err
+	}
+	p.missing = append(p.missing, fmt.Sprintf("a process namespace of its own: %v", err))
+	return nil
+}
+
+func (p *Process) command(argv []string, files []*os.File) *exec.Cmd {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.ExtraFiles = files
+	cmd.Stderr = (*firstBytes)(p)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // messages in one language, and nothing of ours
+	cmd.WaitDelay = time.Second                                          // a child of its own could keep standard error open
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid:   true, // an interrupt on the terminal is ours to handle
+		Pdeathsig: syscall.SIGKILL,
+	}
+	return cmd
+}
+
+// Missing are the walls that this host did not let us build, each with the reason, for people.
+func (p *Process) Missing() []string { return p.missing }
 
 // PID is the process's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }

@@ -5,14 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
+
+	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
 // A pack is one disk that has all lower layers of an image, for a guest without a place for each: every partition is a layer. The tables of partitions are
-// ours, the partitions are the layers' files, and a description tells QEMU what follows what.
+// ours, the partitions are the layers' files, and QEMU is told what follows what.
 
 // Sizes of a table of partitions. UEFI Specification 2.10, 5.3.1 to 5.3.3.
 const (
@@ -101,40 +103,27 @@ func packID(n uint64) []byte {
 	return b
 }
 
-// describePack is the description of a disk in parts, each a file beside it with a size in bytes. VMware Virtual Disk Format 5.0, "The Descriptor File": QEMU
-// reads it, and knows no other format for a disk of several files.
-func describePack(names []string, sizes []int64) string {
-	var b strings.Builder
-	b.WriteString("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n\n# Extent description\n")
-	for i, n := range names {
-		fmt.Fprintf(&b, "RW %d FLAT \"%s\" 0\n", sizes[i]/sectorSize, n)
-	}
-	b.WriteString("\n# The Disk Data Base\n#DDB\n\nddb.adapterType = \"ide\"\nddb.geometry.cylinders = \"1\"\nddb.geometry.heads = \"1\"\nddb.geometry.sectors = \"1\"\n")
-	return b.String()
-}
+// packFile is the first part of a pack in its folder, and what tells it from other disks.
+const packFile = "head"
 
-// packFile is what the description of a pack is called in its folder.
-const packFile = "pack.vmdk"
-
-// pack makes the disk of layers in a new folder dir, and returns its description's path. Layers are files or block devices that are not written to.
+// pack makes the disk of layers in a new folder dir, and returns the path of its first part; packParts has all. Layers are files that are not written to.
+// QEMU can have a disk of several files as open ones, but not one of several devices.
 func pack(dir string, layers []string) (string, error) {
-	names, sizes := []string{"head"}, []int64{packBegin}
-	for i, l := range layers {
-		f, err := os.Open(l)
+	var sizes []int64
+	for _, l := range layers {
+		st, err := os.Stat(l)
 		if err != nil {
 			return "", err
 		}
-		size, err := f.Seek(0, 2) // of devices too
-		if err := errors.Join(err, f.Close()); err != nil {
-			return "", err
+		if !st.Mode().IsRegular() {
+			return "", fmt.Errorf("%w: %s is no file", errNoPack, l)
 		}
-		names, sizes = append(names, strconv.Itoa(i+1)), append(sizes, size)
+		sizes = append(sizes, st.Size())
 	}
-	head, tail, err := packTables(sizes[1:])
+	head, tail, err := packTables(sizes)
 	if err != nil {
 		return "", err
 	}
-	names, sizes = append(names, "tail"), append(sizes, int64(len(tail)))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
 	}
@@ -143,13 +132,33 @@ func pack(dir string, layers []string) (string, error) {
 		os.WriteFile(filepath.Join(dir, "tail"), tail, 0o600),
 	}
 	for i, l := range layers {
-		// By links, so that no character of a path means anything to the description.
 		errs = append(errs, os.Symlink(l, filepath.Join(dir, strconv.Itoa(i+1))))
 	}
-	file := filepath.Join(dir, packFile)
-	errs = append(errs, os.WriteFile(file, []byte(describePack(names, sizes)), 0o600))
 	if err := errors.Join(errs...); err != nil {
 		return "", errors.Join(fmt.Errorf("one disk of %d layers: %w", len(layers), err), os.RemoveAll(dir))
 	}
-	return file, nil
+	return filepath.Join(dir, packFile), nil
+}
+
+// packParts are the parts of the pack whose first one is file.
+func packParts(file string) ([]sandbox.Part, error) {
+	names := []string{packFile}
+	dir := filepath.Dir(file)
+	for i := 1; i <= gptEntries; i++ {
+		name := strconv.Itoa(i)
+		if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		names = append(names, name)
+	}
+	var out []sandbox.Part
+	for _, n := range append(names, "tail") {
+		path := filepath.Join(dir, n)
+		st, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sandbox.Part{Path: path, Size: st.Size()})
+	}
+	return out, nil
 }

@@ -14,28 +14,23 @@ import (
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
-// assemble puts the parts of a pack together, as its description says.
+// assemble puts the parts of a pack together.
 func assemble(t *testing.T, file string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(file)
+	parts, err := packParts(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []byte
-	for l := range strings.Lines(string(b)) {
-		var sectors, offset int64
-		var name string
-		if n, _ := fmt.Sscanf(l, "RW %d FLAT %q %d", &sectors, &name, &offset); n != 3 {
-			continue
-		}
-		part, err := os.ReadFile(filepath.Join(filepath.Dir(file), name))
+	for _, p := range parts {
+		b, err := os.ReadFile(p.Path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if int64(len(part)) != sectors*512 {
-			t.Errorf("%s has %d bytes, the description says %d sectors", name, len(part), sectors)
+		if int64(len(b)) != p.Size {
+			t.Errorf("%s has %d bytes, and is said to have %d", p.Path, len(b), p.Size)
 		}
-		out = append(out, part...)
+		out = append(out, b...)
 	}
 	return out
 }
@@ -80,6 +75,9 @@ func TestAPackIsADiskWithAPartitionForEachLayer(t *testing.T) {
 		if _, _, err := packTables(sizes); !errors.Is(err, errNoPack) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+	if _, err := pack(filepath.Join(dir, "device"), []string{"/dev/null"}); !errors.Is(err, errNoPack) {
+		t.Errorf("a device: %v", err)
 	}
 	if _, err := pack(filepath.Join(dir, "none"), []string{dir + "/nothing"}); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)

@@ -222,7 +222,13 @@ func (p *Pod) diskRoot(ctx context.Context, c Container, have *container, g *inG
 		if err != nil {
 			return err
 		}
-		plugged, err := p.plug(ctx, have, sandbox.Disk{Path: d.file, ReadOnly: d.readOnly, VMDK: d.partition > 0})
+		disk := sandbox.Disk{Path: d.file, ReadOnly: d.readOnly}
+		if d.partition > 0 {
+			if disk.Parts, err = packParts(d.file); err != nil {
+				return err
+			}
+		}
+		plugged, err := p.plug(ctx, have, disk)
 		if err != nil {
 			if errors.Is(err, sandbox.ErrNoPlug) { // the host will use them
 				err = errors.Join(fmt.Errorf("disk %d of %d: %w", len(storages)+1, len(plan.disks), err), p.unplug(ctx, have, begin))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
+	"golang.org/x/sys/unix"
 )
 
 // unplugTime bounds waiting for the guest to let go of a device: Linux waits 5 s between a press of the slot's button and its deed (PCI Express Base
@@ -24,46 +25,146 @@ var ErrNoPlug = errors.New("no place for another device")
 type PluggedDisk struct {
 	PCIPath string // where the guest finds it, as the guest API wants it
 	port    int
+	sets    []int // of QEMU's descriptors, which are the disk's
 }
 
 // Disk is a disk to plug in.
 type Disk struct {
 	Path     string // a file or a block device of the host
 	ReadOnly bool
-	VMDK     bool // the file describes a disk of several files, in VMware's format; else it is the disk
+	// Parts are files that are the disk one after the other, and read-only. None: Path is the disk, and otherwise a name for it.
+	Parts []Part
 }
 
-// PlugDisk gives a running guest a disk. It fails with ErrNoPlug where there is no place.
-func (s *Sandbox) PlugDisk(ctx context.Context, d Disk) (*PluggedDisk, error) {
+// Part is a piece of a disk.
+type Part struct {
+	Path string // a file of the host
+	Size int64  // bytes, a multiple of 512
+}
+
+// PlugDisk gives a running guest a disk. It fails with ErrNoPlug where there is no place. QEMU gets the files open, since it has not the rights to open them.
+func (s *Sandbox) PlugDisk(ctx context.Context, d Disk) (_ *PluggedDisk, err error) {
 	port, err := s.takePort()
 	if err != nil {
 		return nil, fmt.Errorf("plug in %s: %w", d.Path, err)
 	}
 	id, pciPath := qemu.RootPort(port)
-	node := "plugged-" + id
-	driver := "file"
-	if st, err := os.Stat(d.Path); err == nil && st.Mode()&os.ModeDevice != 0 {
-		driver = "host_device" // QEMU tells the two apart
-	}
-	format := "raw"
-	if d.VMDK {
-		format = "vmdk"
-	}
-	err = s.qmp(ctx, "blockdev-add", map[string]any{
-		"driver": format, "node-name": node, "read-only": d.ReadOnly,
-		"file": map[string]any{"driver": driver, "filename": d.Path, "read-only": d.ReadOnly, "locking": "off"},
-	})
-	if err == nil {
-		err = s.qmp(ctx, "device_add", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id, "drive": node})
+	plugged := &PluggedDisk{PCIPath: pciPath, port: port}
+	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.qmp(ctx, "blockdev-del", map[string]any{"node-name": node}))
+			err = errors.Join(fmt.Errorf("plug in %s: %w", d.Path, err), s.takeBack(ctx, plugged))
+			s.freePort(port)
 		}
+	}()
+	node := "plugged-" + id
+	var format string
+	var file map[string]any
+	if len(d.Parts) > 0 {
+		format = "vmdk"
+		file, err = s.handParts(ctx, plugged, d.Parts)
+	} else {
+		format = "raw"
+		file, err = s.handFile(ctx, plugged, d.Path, d.ReadOnly)
 	}
 	if err != nil {
-		s.freePort(port)
-		return nil, fmt.Errorf("plug in %s: %w", d.Path, err)
+		return nil, err
 	}
-	return &PluggedDisk{PCIPath: pciPath, port: port}, nil
+	if err := s.qmp(ctx, "blockdev-add", map[string]any{"driver": format, "node-name": node, "read-only": d.ReadOnly, "file": file}); err != nil {
+		return nil, err
+	}
+	if err := s.qmp(ctx, "device_add", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id, "drive": node}); err != nil {
+		return nil, errors.Join(err, s.qmp(ctx, "blockdev-del", map[string]any{"node-name": node}))
+	}
+	return plugged, nil
+}
+
+// handFile opens a file, gives it to QEMU for a disk, and returns QEMU's options for it.
+func (s *Sandbox) handFile(ctx context.Context, d *PluggedDisk, path string, readOnly bool) (map[string]any, error) {
+	flags := os.O_RDWR
+	if readOnly {
+		flags = os.O_RDONLY
+	}
+	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	driver := "file"
+	switch m := st.Mode(); {
+	case m.IsRegular():
+	case m&os.ModeDevice != 0 && m&os.ModeCharDevice == 0:
+		driver = "host_device" // QEMU tells the two apart
+	default:
+		return nil, fmt.Errorf("%s: neither a block device nor a file", path)
+	}
+	name, err := s.hand(ctx, d, f)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"driver": driver, "filename": name, "read-only": readOnly, "locking": "off"}, nil
+}
+
+// hand gives QEMU an open file for a disk, and returns by which name QEMU has it. QEMU: qapi/misc.json, add-fd.
+func (s *Sandbox) hand(ctx context.Context, d *PluggedDisk, f *os.File) (string, error) {
+	answer, err := s.command(ctx, "add-fd", nil, f)
+	if err != nil {
+		return "", err
+	}
+	var set struct {
+		ID *int `json:"fdset-id"`
+	}
+	if err := json.Unmarshal(answer, &set); err != nil || set.ID == nil {
+		return "", errors.Join(fmt.Errorf("qmp add-fd: QEMU's answer names no set"), err)
+	}
+	d.sets = append(d.sets, *set.ID)
+	return qemu.InheritedFile(*set.ID), nil
+}
+
+// takeBack has QEMU close the files of a disk that is not there any more.
+func (s *Sandbox) takeBack(ctx context.Context, d *PluggedDisk) error {
+	var errs []error
+	for _, id := range d.sets {
+		errs = append(errs, s.qmp(ctx, "remove-fd", map[string]any{"fdset-id": id}))
+	}
+	d.sets = nil
+	return errors.Join(errs...)
+}
+
+// handParts opens the files that are a disk one after the other, gives them to QEMU, and returns QEMU's options for the file that tells their order.
+func (s *Sandbox) handParts(ctx context.Context, d *PluggedDisk, parts []Part) (map[string]any, error) {
+	var names []string
+	for _, p := range parts {
+		options, err := s.handFile(ctx, d, p.Path, true)
+		if err != nil {
+			return nil, err
+		}
+		if options["driver"] != "file" {
+			return nil, fmt.Errorf("%s: no file", p.Path)
+		}
+		names = append(names, options["filename"].(string))
+	}
+	written, _, err := sealedFrom("disk.vmdk", strings.NewReader(describe(names, parts)))
+	if err != nil {
+		return nil, err
+	}
+	defer written.Close()
+	return s.handFile(ctx, d, fmt.Sprintf("/proc/self/fd/%d", written.Fd()), true)
+}
+
+// describe is the description of a disk in parts, by the names that QEMU has for them. VMware Virtual Disk Format 5.0, "The Descriptor File": QEMU
+// reads it, and knows no other format for a disk of several files.
+func describe(names []string, parts []Part) string {
+	var b strings.Builder
+	b.WriteString("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n\n# Extent description\n")
+	for i, n := range names {
+		fmt.Fprintf(&b, "RW %d FLAT \"%s\" 0\n", parts[i].Size/sectorSize, n)
+	}
+	b.WriteString("\n# The Disk Data Base\n#DDB\n\nddb.adapterType = \"ide\"\nddb.geometry.cylinders = \"1\"\nddb.geometry.heads = \"1\"\nddb.geometry.sectors = \"1\"\n")
+	return b.String()
 }
 
 // UnplugDisk takes a disk away. The guest must not use it any more. Where the guest does not let go of it in time, its place stays taken.
@@ -82,7 +183,7 @@ func (s *Sandbox) UnplugDisk(ctx context.Context, d *PluggedDisk) error {
 		}
 		if err == nil {
 			s.freePort(d.port)
-			return nil
+			return s.takeBack(ctx, d)
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):

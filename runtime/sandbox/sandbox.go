@@ -156,7 +156,13 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 		q.Initrd = byFD(inherit(from.initrd))
 	}
 	if from.image != nil {
-		q.Disks[0].Path = byFD(inherit(from.image))
+		fd := inherit(from.image)
+		q.Disks[0].Path = byFD(fd)
+		if flags, err := unix.FcntlInt(from.image.Fd(), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE == unix.O_RDONLY && !q.Disks[0].NVDIMM {
+			// The file itself: QEMU's user may not be one who may open it. What is sealed is everybody's.
+			q.Inherited = append(q.Inherited, fd)
+			q.Disks[0].Path = qemu.InheritedFile(fd)
+		}
 	}
 	for i, e := range cfg.Extensions {
 		// Nobody tells the host what an extension must be: the root hash tells the guest. But what QEMU reads does not change any more.
@@ -168,6 +174,17 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 		q.Disks[len(q.Disks)-len(cfg.Extensions)+i].Path = byFD(inherit(image))
 	}
 	s.progress.event("checked")
+	q.FileSystems = slices.Clone(q.FileSystems)
+	for i := range q.FileSystems {
+		f := &q.FileSystems[i]
+		if path := f.VirtioFS.SocketPath(); path != "" {
+			conn, err := connect(path) // which QEMU's user could not
+			if err != nil {
+				return err
+			}
+			f.VirtioFS = qemu.Inherited(inherit(conn))
+		}
+	}
 	q.NICs = slices.Clone(q.NICs)
 	for i, n := range cfg.NICs {
 		tap, err := duplicate(n.Tap)
@@ -255,10 +272,13 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	}
 
 	s.argv = q.Argv()
-	s.process, err = child.StartIn("QEMU", s.argv, files, cfg.Netns)
+	s.process, err = child.StartIn("QEMU", s.argv, files, child.Options{Netns: cfg.Netns, Walls: walls(q)})
 	if err != nil {
 		close(up)
 		return &StageError{Stage: VMM, Cause: err, Command: s.plan.Command(), Argv: s.argv}
+	}
+	for _, m := range s.process.Missing() {
+		s.log.Warn("QEMU lacks " + m)
 	}
 	s.wg.Go(func() {
 		<-s.process.Done()
@@ -523,6 +543,19 @@ func duplicate(f *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
 	}
 	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// connect connects to a UNIX socket for a child.
+func connect(path string) (*os.File, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	f, err := conn.File()
+	if err := errors.Join(err, conn.Close()); err != nil {
+		return nil, fmt.Errorf("connection to %s: %w", path, err)
+	}
+	return f, nil
 }
 
 // socketPair makes a connection between this process and a child.

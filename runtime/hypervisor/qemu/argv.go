@@ -41,6 +41,18 @@ func Socket(path string) Channel { return Channel{kind: toSocket, path: path} }
 // Inherited is a connected socket that QEMU inherits as file descriptor fd.
 func Inherited(fd int) Channel { return Channel{kind: toFD, fd: fd} }
 
+// SocketPath is the path of Socket, and empty for other channels.
+func (c Channel) SocketPath() string {
+	if c.kind != toSocket {
+		return ""
+	}
+	return c.path
+}
+
+// InheritedFile is by which path QEMU has an open file of Config.Inherited, just as it was opened and whoever may open it again.
+// QEMU: docs/interop/qemu-qmp-ref, add-fd.
+func InheritedFile(fd int) string { return fmt.Sprintf("/dev/fdset/%d", fd) }
+
 // Set says whether the channel leads anywhere.
 func (c Channel) Set() bool { return c.kind != nowhere }
 
@@ -126,6 +138,7 @@ type Config struct {
 	Disks        []Disk // in the order in which the guest numbers them
 	FileSystems  []FileSystem
 	NICs         []NIC
+	Inherited    []int  // file descriptors that have an InheritedFile
 	RootPorts    int    // places for devices that are plugged in later, at most MaxRootPorts; where the machine has them
 	RNG          bool   // an entropy device, fed from the host's /dev/urandom
 	CommandLine  string // the kernel's
@@ -140,6 +153,10 @@ type Config struct {
 // process (virtiofsd, vsock) and the guest may miss each other's notifications, and wait for ever. QEMU before 8.1 leaves them out where there
 // can be one processor only: accel/tcg/tcg-accel-ops-mttcg.c, tcg/tcg-op.c; commit c914d46d0a645e7c633292146f4e38c945d4f847 mended it.
 const parallelCPUs = 2
+
+// TranslationMiB is how much memory TCG may fill with translated code, in MiB, whatever the guest's size. QEMU itself would take up to an eighth of the host's
+// memory, at most 1 GiB, and its own notes of each piece with it. When it is full all is forgotten and translated anew. docs/security.md has what was measured.
+const TranslationMiB = 128
 
 // Argv is QEMU's command line.
 func (c Config) Argv() []string {
@@ -178,6 +195,9 @@ func (c Config) Argv() []string {
 		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
 	}
 	add("-machine", machine)
+	if c.Accel == accel.TCG {
+		add("-accel", fmt.Sprintf("tcg,tb-size=%d", TranslationMiB))
+	}
 	if c.ICount {
 		add("-icount", "shift=0,sleep=off")
 	}
@@ -208,6 +228,9 @@ func (c Config) Argv() []string {
 		add("-chardev", v.VhostUser.chardev("vsock"), "-device", Has(c.arch(), c.Machine).VhostUserVsock+",chardev=vsock")
 	case v.KernelFD > 0:
 		add("-device", fmt.Sprintf("vhost-vsock%s,guest-cid=%d,vhostfd=%d", suffix, v.CID, v.KernelFD))
+	}
+	for _, fd := range c.Inherited {
+		add("-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, fd))
 	}
 	for i, d := range c.Disks {
 		add(d.args(i, suffix)...)

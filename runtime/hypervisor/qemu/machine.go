@@ -130,7 +130,10 @@ type Abilities struct {
 
 // word is the value of -machine, without what memory and disks want of it.
 func (m model) word(a accel.Accel) string {
-	words := []string{string(m.machine), "accel=" + string(a)}
+	words := []string{string(m.machine)}
+	if a != accel.TCG { // Argv has it where it has options
+		words = append(words, "accel="+string(a))
+	}
 	more := m.tcg
 	if a == accel.KVM {
 		more = m.kvm
