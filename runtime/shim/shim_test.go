@@ -569,6 +569,21 @@ func TestATargetIsKnownByTheNumberItWasGiven(t *testing.T) {
 	}
 }
 
+// hasProcess says whether there is a process with this command line, in which a zero byte ends each word. proc(5).
+func hasProcess(t *testing.T, line string) bool {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && string(b) == line {
+			return true
+		}
+	}
+	return false
+}
+
 // TestAPodThatIsBeingMadeIsTakenDown has a QEMU that never answers. Whoever ends the shim then must wait for the end of what Create began.
 func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, s *Service){
@@ -584,10 +599,10 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 			if err := papertest.WriteGuest(dir + "/guest"); err != nil {
 				t.Fatal(err)
 			}
-			started := filepath.Join(dir, "started")
+			runs := fmt.Sprintf("sleep\x00300.%d\x00", time.Now().UnixNano()) // a QEMU that root starts can write no file
 			lines := fmt.Sprintf("[hypervisor.qemu]\nguest = %q\npath = %q\nshared_fs = \"none\"\nacceleration = \"tcg\"\n", dir+"/guest", dir+"/qemu")
 			for p, text := range map[string]string{
-				"qemu": "#!/bin/sh\ntouch " + started + "\nexec sleep 300\n", "configuration.toml": lines,
+				"qemu": "#!/bin/sh\nexec " + strings.TrimSpace(strings.ReplaceAll(runs, "\x00", " ")) + "\n", "configuration.toml": lines,
 				"bundle/config.json": `{"ociVersion": "1.2.0", "process": {"args": ["true"]}, "linux": {"namespaces": [{"type": "network"}]}}`,
 			} {
 				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755), os.WriteFile(filepath.Join(dir, p), []byte(text), 0o755)); err != nil {
@@ -609,7 +624,7 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 				created <- err
 			}()
 			for {
-				if _, err := os.Stat(started); err == nil {
+				if hasProcess(t, runs) {
 					break
 				}
 				select {
