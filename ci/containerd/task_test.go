@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -67,6 +68,7 @@ var taskChecks = []struct {
 	{"a network that a hook makes is the container's", taskHook},
 	{"what cannot run is an error that leaves no machine", taskCannot},
 	{"no container has the agent's vsock ports", taskVsockPorts},
+	{"QEMU has nothing of root's but what 9p wants", taskWalls},
 	{"a killed shim leaves nothing", taskShimKilled},
 }
 
@@ -689,5 +691,48 @@ func taskShimKilled(t *testing.T, c *client) {
 	left, err := nest.LeftSince(before, 30*time.Second)
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
+	}
+}
+
+// taskWalls looks at the QEMU of a container: by virtio-fs it has no rights at all, and by 9p those to make files of others.
+func taskWalls(t *testing.T, c *client) {
+	if !c.guest() {
+		t.Log("nothing to test: there is no machine")
+		return
+	}
+	const none = "0000000000000000"
+	for kind, capabilities := range map[string]string{"virtio-fs": none, "virtio-9p": "000000008800001b"} {
+		c = c.configured(t, fmt.Sprintf("shared_fs = %q\n", kind)) // which also counts on
+		id := c.detach(t, nil, "toolbox", "pause")
+		r := c.exec(t, id, "sh", "-c", "mkdir /w && echo words >/w/f && chown 7:8 /w/f && chmod 0640 /w/f && stat -c '%u %g %a' /w/f && cat /w/f")
+		if r.code != 0 || r.out != "7 8 640\nwords\n" {
+			t.Errorf("%s: files of others: %d, %q, %s", kind, r.code, r.out, r.err)
+		}
+		pid := ""
+		for l := range strings.Lines(c.ctr(t, nil, "task", "list").out) {
+			if f := strings.Fields(l); len(f) > 1 && f[0] == id {
+				pid = f[1]
+			}
+		}
+		b, err := os.ReadFile("/proc/" + pid + "/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := map[string]string{}
+		for l := range strings.Lines(string(b)) {
+			k, v, _ := strings.Cut(l, ":")
+			have[k] = strings.Join(strings.Fields(v), " ")
+		}
+		if root := have["Uid"] == "0 0 0 0"; root != (kind == "virtio-9p") {
+			t.Errorf("%s: QEMU's user is %s", kind, have["Uid"])
+		}
+		for field, want := range map[string]string{"CapPrm": capabilities, "CapEff": capabilities, "CapBnd": capabilities, "CapInh": none, "NoNewPrivs": "1", "Seccomp": "2"} {
+			equal(t, kind+": QEMU's "+field, have[field], want)
+		}
+		for _, path := range []string{"/etc/passwd", "/root", "/home", "/var", "/sys", "/run/containerd", "/run/katabuild"} {
+			if _, err := os.Lstat("/proc/" + pid + "/root" + path); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: QEMU sees %s: %v", kind, path, err)
+			}
+		}
 	}
 }

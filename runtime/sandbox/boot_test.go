@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +25,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
@@ -528,5 +531,84 @@ func TestChangedFilesAreRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestQEMUHasNothingOfRoots looks at a QEMU that root has started, from outside.
+func TestQEMUHasNothingOfRoots(t *testing.T) {
+	testenv.Require(t, testenv.Func("root", func() error {
+		if os.Geteuid() != 0 {
+			return errors.New("walls are for a QEMU that root starts")
+		}
+		return nil
+	}))
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, bytes.Repeat([]byte("secret "), 1<<17), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(t, "serve")
+	cfg.Machine, cfg.RootPorts = qemu.Q35, 1
+	s := boot(t, cfg)
+	proc := fmt.Sprintf("/proc/%d/", s.PID())
+	b, err := os.ReadFile(proc + "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]string{}
+	for l := range strings.Lines(string(b)) {
+		k, v, _ := strings.Cut(l, ":")
+		have[k] = strings.Join(strings.Fields(v), " ")
+	}
+	id, _, _ := strings.Cut(have["Uid"], " ")
+	n, err := strconv.Atoi(id)
+	if err != nil || n < child.FirstUser || n >= child.FirstUser+1<<22 {
+		t.Errorf("its user is %s", have["Uid"])
+	}
+	own := strings.Join([]string{id, id, id, id}, " ")
+	const none = "0000000000000000"
+	for field, want := range map[string]string{
+		"Uid": own, "Gid": own, "Groups": "", "CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none, "NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if have[field] != want {
+			t.Errorf("%s is %q, want %q", field, have[field], want)
+		}
+	}
+	for _, kind := range []string{"mnt", "pid", "ipc"} {
+		its, err := os.Readlink(proc + "ns/" + kind)
+		ours, err2 := os.Readlink("/proc/self/ns/" + kind)
+		if err := errors.Join(err, err2); err != nil || its == ours {
+			t.Errorf("it is in the host's namespace %s: %v", kind, err)
+		}
+	}
+	for _, path := range []string{"/etc/passwd", "/root", "/home", "/var", "/run", "/sys", "/tmp", "/dev/kmsg", "/dev/net", "/proc/sys", secret} {
+		if _, err := os.Lstat(proc + "root" + path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("it sees %s: %v", path, err)
+		}
+	}
+	// A file that is for root alone is a disk all the same, and QEMU lets go of it.
+	opened := func() (n int) {
+		links, err := filepath.Glob(proc + "fd/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range links {
+			if to, err := os.Readlink(l); err == nil && to == secret {
+				n++
+			}
+		}
+		return n
+	}
+	d, err := s.PlugDisk(t.Context(), Disk{Path: secret, ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if opened() == 0 {
+		t.Error("QEMU does not have the disk open")
+	}
+	if _, err := s.PlugDisk(t.Context(), Disk{Path: secret}); !errors.Is(err, ErrNoPlug) {
+		t.Errorf("a second disk in one place: %v", err)
+	}
+	if err := s.takeBack(t.Context(), d); err != nil {
+		t.Error(err)
 	}
 }
