@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ func TestALockKeepsWhatIsPinned(t *testing.T) {
 	files(t, dir, map[string]string{
 		"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: {tree: linux}\n  features: [tiny]\nrootfs:\n  layers:\n    - tar: " + server.URL +
 			"/a.tar\n    - files: [{path: /f, from: f}]\n",
-		"linux/Makefile": "VERSION = 6\n", "f": "one",
+		"linux/Makefile": "VERSION = 6\n", "linux/Kconfig": "", "f": "one",
 	})
 	s, err := store.Open(filepath.Join(dir, "store"), store.Options{})
 	if err != nil {
@@ -93,5 +94,32 @@ func TestALockKeepsWhatIsPinned(t *testing.T) {
 	files(t, dir, map[string]string{"linux/Makefile": "VERSION = 7\n"})
 	if l, changed = make1(false); !changed || l.Time == first.Time {
 		t.Errorf("another kernel source has the time of the old: %+v", l)
+	}
+}
+
+// TestAKernelSourceThatIsNoneIsToldWhenItIsLocked names the recipe's line and what the file is instead.
+func TestAKernelSourceThatIsNoneIsToldWhenItIsLocked(t *testing.T) {
+	tarball, folder := "{tarball: {from: src}}", "{tree: src}"
+	for name, c := range map[string]struct {
+		source, file, want string
+	}{
+		"a page":             {tarball, "<!DOCTYPE html><html>404</html>\n", "src is no tar but"},
+		"a zip":              {tarball, "PK\x03\x04" + strings.Repeat("x", 600), "src is no tar but"},
+		"bzip2":              {tarball, "BZh91AY&SY" + strings.Repeat("x", 600), "src is no tar but"},
+		"nothing":            {tarball, "", "src is no tar but empty"},
+		"the half of an xz":  {tarball, "\xfd7zXZ\x00\x00\x04", "src is no tar but"},
+		"a file as a folder": {folder, "x", "src is no folder"},
+	} {
+		dir := t.TempDir()
+		files(t, dir, map[string]string{"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: " + c.source + "\n  features: [tiny]\n", "src": c.file})
+		s, err := store.Open(filepath.Join(t.TempDir(), "store"), store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		recipe := filepath.Join(dir, "recipe.yaml")
+		_, err = MakeLock(t.Context(), Config{Recipe: recipe, Store: s, Now: time.Now})
+		if err == nil || !strings.HasPrefix(err.Error(), recipe+":4:") || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "store") {
+			t.Errorf("%s: got %v, want %s", name, err, c.want)
+		}
 	}
 }

@@ -172,7 +172,7 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		return execute.Task{}, err
 	}
 	r := kernel.Request{
-		Arch: g.arch, SourceKind: sourceKind(src), SourceDigest: src.Digest,
+		Arch: g.arch, SourceKind: sourceKind(src), SourceName: src.Where, SourceDigest: src.Digest,
 		Features: asked, Modules: g.Recipe.Kernel.Modules,
 		Time: time.Unix(g.lock.Time, 0).UTC(), Jobs: cmp.Or(g.c.Jobs, runtime.NumCPU()), Toolchain: tools,
 	}

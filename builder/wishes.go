@@ -72,7 +72,9 @@ func wishes(r *recipe.Recipe) []wish {
 	case s.Debian != nil:
 		add(wish{name: sourceInput, kind: lock.Debian, deb: s.Debian, field: "kernel.source.debian"})
 	case s.Tarball != nil:
-		file(sourceInput, s.Tarball.From, "kernel.source.tarball.from")
+		w := of(sourceInput, s.Tarball.From, "kernel.source.tarball.from")
+		w.tar = true
+		add(w)
 		if s.Tarball.Signature != "" {
 			file(signatureInput, s.Tarball.Signature, "kernel.source.tarball.signature")
 			file(keyringInput, s.Tarball.Keyring, "kernel.source.tarball.keyring")

@@ -106,7 +106,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 
 func (b *build) unpack(ctx context.Context, res *Result) error {
 	b.phase("unpack")
-	err := source.Unpack(ctx, source.Source{Kind: b.SourceKind, Path: b.Source, Digest: b.SourceDigest}, b.tree(), source.Options{
+	err := source.Unpack(ctx, source.Source{Kind: b.SourceKind, Path: b.Source, Name: b.SourceName, Digest: b.SourceDigest}, b.tree(), source.Options{
 		Time: b.Time, Skip: b.skip(),
 		Progress: func(done, total int64) {
 			b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "unpack", Current: done, Total: total, Unit: "bytes"})

@@ -62,6 +62,7 @@ type Request struct {
 	Arch         arch.Arch
 	SourceKind   string        // source.Debian, source.Tarball or source.Tree
 	Source       string        // path of the package, tarball or folder
+	SourceName   string        // what people call it, for errors; may be empty
 	SourceDigest digest.Digest // of the file, or TreeDigest of the folder; checked while unpacking
 	Features     []string      // names that Features lists; what they require comes along
 	Fragments    []Fragment

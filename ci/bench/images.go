@@ -138,8 +138,10 @@ func (b images) guest(name, layers, image string) error {
 	if err := os.MkdirAll(b.path(name, "linux"), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(b.path(name, "linux", "Makefile"), []byte("VERSION = 6\n"), 0o644); err != nil {
-		return err
+	for file, text := range map[string]string{"Makefile": "VERSION = 6\n", "Kconfig": ""} {
+		if err := os.WriteFile(b.path(name, "linux", file), []byte(text), 0o644); err != nil {
+			return err
+		}
 	}
 	text := "version: 1\nname: " + name + "\nkernel:\n  source: {tree: linux}\n  features: [tiny]\nrootfs:\n  layers:\n" + layers + "image: {" + image + "}\n"
 	return os.WriteFile(b.path(name, "recipe.yaml"), []byte(text), 0o644)

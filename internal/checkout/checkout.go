@@ -63,6 +63,12 @@ func Folder(path string) (string, error) {
 	return real, nil
 }
 
+// List lists what a folder holds, in lexical order and without the digests of files. Links in the folder are not followed; path may be one.
+func List(ctx context.Context, path string) ([]Entry, error) { return list(ctx, path) }
+
+// Sum is the digest of a folder whose entries are listed and whose files have their digests.
+func Sum(list []Entry) digest.Digest { return sum(list) }
+
 // Digest is the folder's digest. Links in the folder are not followed; path may be one.
 func Digest(ctx context.Context, path string) (digest.Digest, error) {
 	list, err := list(ctx, path)
@@ -132,7 +138,7 @@ func list(ctx context.Context, path string) ([]Entry, error) {
 		case m.IsDir():
 			e.Kind = Dir
 		case m.IsRegular():
-			e.Kind = File
+			e.Kind, e.Size = File, fi.Size()
 			if m&0o111 != 0 {
 				e.Kind = Executable
 			}

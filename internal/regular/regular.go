@@ -145,7 +145,7 @@ func (d *Folder) Open(name string) (*os.File, error) {
 		if fi, statErr := d.root.Stat(name); statErr == nil && fi.Mode()&fs.ModeSocket != 0 {
 			return nil, &KindError{name, "a socket"}
 		}
-		return nil, err
+		return nil, d.blameLink(name, err)
 	}
 	fi, err := f.Stat()
 	if err != nil {
@@ -155,6 +155,19 @@ func (d *Folder) Open(name string) (*os.File, error) {
 		return nil, errors.Join(&KindError{name, kind}, f.Close())
 	}
 	return f, nil
+}
+
+// blameLink says of an error which link on the way to a name leads out of the folder or to nothing.
+func (d *Folder) blameLink(name string, err error) error {
+	for i := 1; i <= len(name); i++ {
+		if i < len(name) && name[i] != '/' {
+			continue
+		}
+		if target, linkErr := d.root.Readlink(name[:i]); linkErr == nil {
+			return fmt.Errorf("%s is a link to %q, which leads out of its folder or to nothing: %w", name[:i], target, err)
+		}
+	}
+	return err
 }
 
 // ReadFile reads a plain file below the folder, which Open opens. A *SizeError says that it has more than limit bytes.

@@ -39,6 +39,7 @@ func Kinds() []string { return []string{Debian, Tarball, Tree} }
 type Source struct {
 	Kind   string
 	Path   string
+	Name   string        // what people call it, for errors; the path's last element when empty
 	Digest digest.Digest // of the file, or TreeDigest of the folder; checked while it is read
 }
 
@@ -74,9 +75,9 @@ func Unpack(ctx context.Context, s Source, dir string, o Options) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []string{"Makefile", "Kconfig"} {
+	for _, f := range tops {
 		if fi, err := os.Lstat(filepath.Join(dir, f)); err != nil || !fi.Mode().IsRegular() {
-			return fmt.Errorf("%s holds no kernel source: no %s at its top", s.Path, f)
+			return fmt.Errorf("%s holds no kernel source: no %s at its top", s.name(), f)
 		}
 	}
 	return nil
@@ -123,14 +124,17 @@ func unpackFile(ctx context.Context, s Source, dir string, o Options) error {
 	} else {
 		err = untar(in, dir, o)
 	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("its end is missing, or it is no such archive: %w", err)
+	}
 	if err != nil {
-		return fmt.Errorf("unpack %s: %w", s.Path, err)
+		return fmt.Errorf("unpack %s: %w", s.name(), err)
 	}
 	if _, err := io.Copy(io.Discard, in); err != nil {
-		return fmt.Errorf("read %s: %w", s.Path, err)
+		return fmt.Errorf("read %s: %w", s.name(), err)
 	}
 	if got := c.sum.Digest(); got != s.Digest {
-		return &digest.Mismatch{Name: s.Path, Want: s.Digest, Got: got}
+		return &digest.Mismatch{Name: s.name(), Want: s.Digest, Got: got}
 	}
 	return nil
 }
@@ -458,11 +462,8 @@ func (w *writer) file(e entry, r io.Reader) error {
 }
 
 func (w *writer) symlink(name, target string) error {
-	if path.IsAbs(target) {
-		return fmt.Errorf("symbolic link to the absolute path %q", target)
-	}
-	if to := path.Join(path.Dir(name), target); to == ".." || strings.HasPrefix(to, "../") {
-		return fmt.Errorf("symbolic link to %q, which lies outside", target)
+	if err := inside(name, target); err != nil {
+		return err
 	}
 	if err := w.take(name); err != nil {
 		return err

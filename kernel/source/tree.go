@@ -2,175 +2,128 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
+	"path"
 	"path/filepath"
-	"runtime"
-	"sync"
+	"strings"
 
+	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/regular"
 )
 
-// leftOut is the one folder of a tree that neither its digest nor its copy contains.
-const leftOut = ".git"
+// tops are the files that every kernel tree has at its top.
+var tops = [...]string{"Makefile", "Kconfig"}
 
-// node is one file, folder or link of a tree.
-type node struct {
-	name   string // relative, slashes; "." is the tree itself
-	kind   byte   // 'd' folder, 'f' file, 'x' executable file, 'l' symbolic link
-	target string // of a link
-	size   int64
-	sum    digest.Digest // of a file
-}
-
-// list walks a tree in lexical order.
-func list(dir string) ([]node, error) {
-	var nodes []node
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
-		}
-		rel = filepath.ToSlash(rel)
-		if rel == leftOut {
-			if d.IsDir() {
-				return fs.SkipDir
+// checkTree says why a folder is no kernel tree that can be copied, or nothing where it is one.
+func checkTree(entries []checkout.Entry) error {
+	kinds := map[string]byte{}
+	for _, e := range entries {
+		kinds[e.Name] = e.Kind
+		if e.Kind == checkout.Symlink {
+			if err := inside(e.Name, e.Target); err != nil {
+				return fmt.Errorf("%s is a %w; take it away, or put a copy in its place", e.Name, err)
 			}
-			return nil // the pointer file of a git worktree
 		}
-		fi, err := d.Info()
-		if err != nil {
-			return err
-		}
-		n := node{name: rel, size: fi.Size()}
-		switch m := fi.Mode(); {
-		case m.IsDir():
-			n.kind = 'd'
-		case m.IsRegular() && m&0o111 != 0:
-			n.kind = 'x'
-		case m.IsRegular():
-			n.kind = 'f'
-		case m&fs.ModeSymlink != 0:
-			n.kind = 'l'
-			if n.target, err = os.Readlink(p); err != nil {
-				return err
-			}
+	}
+	for _, name := range tops {
+		switch k := kinds[name]; k {
+		case checkout.File, checkout.Executable:
+		case 0:
+			return fmt.Errorf("it is no kernel tree: no %s at its top", name)
 		default:
-			return fmt.Errorf("%s is neither file, folder nor link", p)
+			return fmt.Errorf("it is no kernel tree: %s at its top is no file", name)
 		}
-		nodes = append(nodes, n)
-		return nil
-	})
-	return nodes, err
-}
-
-// sum digests a list whose files have their digests.
-func sum(nodes []node) digest.Digest {
-	w := digest.New()
-	for _, n := range nodes {
-		fmt.Fprintf(w, "%c %q %q %s\n", n.kind, n.name, n.target, n.sum)
 	}
-	return w.Digest()
+	return nil
 }
 
-// TreeDigest names a folder by the names, kinds, execute bits, link targets and contents of all it holds but .git. It does not depend on
-// owners, times or the umask.
+// inside says why a symbolic link would lead out of the tree that it is part of.
+func inside(name, target string) error {
+	if path.IsAbs(target) {
+		return fmt.Errorf("symbolic link to the absolute path %q", target)
+	}
+	if to := path.Join(path.Dir(name), target); to == ".." || strings.HasPrefix(to, "../") {
+		return fmt.Errorf("symbolic link to %q, which lies outside", target)
+	}
+	return nil
+}
+
+// TreeDigest is the digest of a folder with a kernel tree by the rule of internal/checkout. What is no kernel tree is an error. dir may be a link to it.
 func TreeDigest(ctx context.Context, dir string) (digest.Digest, error) {
-	nodes, err := list(dir)
+	entries, err := checkout.List(ctx, dir)
+	if err == nil {
+		err = checkTree(entries)
+	}
 	if err != nil {
 		return "", err
 	}
-	err = each(ctx, nodes, func(n *node) error {
-		var err error
-		n.sum, _, err = digest.File(filepath.Join(dir, filepath.FromSlash(n.name)))
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	return sum(nodes), nil
-}
-
-// each calls f for every regular file, on as many goroutines as there are processors, and returns the first error.
-func each(ctx context.Context, nodes []node, f func(*node) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	work := make(chan *node)
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for n := range work {
-				if ctx.Err() != nil {
-					continue
-				}
-				if err := f(n); err != nil {
-					cancel(err)
-				}
-			}
-		})
-	}
-	for i := range nodes {
-		if nodes[i].kind == 'f' || nodes[i].kind == 'x' {
-			work <- &nodes[i]
-		}
-	}
-	close(work)
-	wg.Wait()
-	return context.Cause(ctx)
+	return checkout.Digest(ctx, dir)
 }
 
 // copyTree copies a tree and digests what it copied.
 func copyTree(ctx context.Context, s Source, dir string, o Options) error {
-	nodes, err := list(s.Path)
+	entries, err := checkout.List(ctx, s.Path)
 	if err != nil {
 		return err
 	}
+	if err := checkTree(entries); err != nil {
+		return fmt.Errorf("%s: %w", s.name(), err)
+	}
 	w := newWriter(dir, o)
 	var total, done int64
-	for _, n := range nodes {
-		switch n.kind {
-		case 'd':
-			err = w.mkdir(n.name)
-		case 'l':
-			err = w.symlink(n.name, n.target)
+	for _, e := range entries {
+		switch e.Kind {
+		case checkout.Dir:
+			err = w.mkdir(e.Name)
+		case checkout.Symlink:
+			err = w.symlink(e.Name, e.Target)
 		default:
-			total += n.size
+			total += e.Size
 		}
 		if err != nil {
-			return fmt.Errorf("copy %s: %w", n.name, err)
+			return fmt.Errorf("copy %s: %w", e.Name, err)
 		}
 	}
-	for i := range nodes {
-		n := &nodes[i]
-		if n.kind != 'f' && n.kind != 'x' {
+	for i := range entries {
+		e := &entries[i]
+		if e.Kind != checkout.File && e.Kind != checkout.Executable {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		in, err := regular.Open(filepath.Join(s.Path, filepath.FromSlash(n.name)))
+		in, err := regular.Open(e.Path)
 		if err != nil {
 			return err
 		}
-		h := digest.New()
-		err = w.file(entry{name: n.name, executable: n.kind == 'x'}, io.TeeReader(in, h))
-		in.Close()
-		if err != nil {
-			return fmt.Errorf("copy %s: %w", n.name, err)
+		h, n := digest.New(), &size{}
+		err = w.file(entry{name: e.Name, executable: e.Kind == checkout.Executable}, io.TeeReader(in, io.MultiWriter(h, n)))
+		if err = errors.Join(err, in.Close()); err != nil {
+			return fmt.Errorf("copy %s: %w", e.Name, err)
 		}
-		n.sum = h.Digest()
-		if done += n.size; o.Progress != nil && i%256 == 0 {
-			o.Progress(done, total)
+		e.Sum = h.Digest()
+		if done += n.bytes; o.Progress != nil && i%256 == 0 {
+			o.Progress(done, max(total, done))
 		}
 	}
-	if got := sum(nodes); got != s.Digest {
-		return &digest.Mismatch{Name: s.Path, Want: s.Digest, Got: got}
+	if got := checkout.Sum(entries); got != s.Digest {
+		return &digest.Mismatch{Name: s.name(), Want: s.Digest, Got: got}
 	}
 	return w.finish()
+}
+
+// size counts what is written to it.
+type size struct{ bytes int64 }
+
+func (s *size) Write(p []byte) (int, error) { s.bytes += int64(len(p)); return len(p), nil }
+
+// name is what people call the source.
+func (s Source) name() string {
+	if s.Name != "" {
+		return s.Name
+	}
+	return filepath.Base(s.Path)
 }

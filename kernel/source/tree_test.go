@@ -111,6 +111,49 @@ func TestTreesAreCopied(t *testing.T) {
 	}
 }
 
+// TestATreeMayBeALink is about /usr/src/linux, which leads to another tree after each update.
+func TestATreeMayBeALink(t *testing.T) {
+	from := makeTree(t)
+	want := mustDigest(t, from)
+	link := filepath.Join(t.TempDir(), "linux")
+	if err := os.Symlink(from, link); err != nil {
+		t.Fatal(err)
+	}
+	if got := mustDigest(t, link); got != want {
+		t.Errorf("the link has the digest %s, the tree %s", got, want)
+	}
+	to := filepath.Join(t.TempDir(), "linux")
+	if err := Unpack(t.Context(), Source{Kind: Tree, Path: link, Digest: want}, to, Options{Time: time.Unix(5, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := mustDigest(t, to); got != want {
+		t.Errorf("the copy is %s, want %s", got, want)
+	}
+}
+
+// TestAReadOnlyTreeIsCopied also stands for trees of another user.
+func TestAReadOnlyTreeIsCopied(t *testing.T) {
+	from := makeTree(t)
+	want := mustDigest(t, from)
+	for _, p := range []string{"Makefile", "a/f", "a", "."} {
+		mode := os.FileMode(0o444)
+		if p == "a" || p == "." {
+			mode = 0o555
+			defer os.Chmod(filepath.Join(from, p), 0o755)
+		}
+		if err := os.Chmod(filepath.Join(from, p), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to := filepath.Join(t.TempDir(), "linux")
+	if err := Unpack(t.Context(), Source{Kind: Tree, Path: from, Digest: want}, to, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(to, "a/more"), nil, 0o644); err != nil {
+		t.Errorf("the copy is read-only: %v", err)
+	}
+}
+
 func TestOddTreesAreRefused(t *testing.T) {
 	pipe, link := makeTree(t), makeTree(t)
 	if err := syscall.Mkfifo(filepath.Join(pipe, "pipe"), 0o644); err != nil {
@@ -122,10 +165,28 @@ func TestOddTreesAreRefused(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(link, "passwd")); err != nil {
 		t.Fatal(err)
 	}
-	d := mustDigest(t, link)
-	err := Unpack(t.Context(), Source{Kind: Tree, Path: link, Digest: d}, filepath.Join(t.TempDir(), "linux"), Options{})
-	if err == nil || !strings.Contains(err.Error(), "absolute") {
+	const want = `passwd is a symbolic link to the absolute path "/etc/passwd"; take it away`
+	if _, err := TreeDigest(t.Context(), link); err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("a link out of the tree: %v", err)
+	}
+	err := Unpack(t.Context(), Source{Kind: Tree, Path: link, Name: "linux"}, filepath.Join(t.TempDir(), "linux"), Options{})
+	if err == nil || !strings.HasPrefix(err.Error(), "linux: "+want) {
+		t.Errorf("a link out of the tree: %v", err)
+	}
+	for _, name := range []string{"Makefile", "Kconfig"} {
+		dir := makeTree(t)
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := TreeDigest(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "no "+name+" at its top") {
+			t.Errorf("no %s: %v", name, err)
+		}
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := TreeDigest(t.Context(), dir); err == nil || !strings.Contains(err.Error(), name+" at its top is no file") {
+			t.Errorf("a folder as %s: %v", name, err)
+		}
 	}
 	if _, err := TreeDigest(t.Context(), filepath.Join(link, "missing")); !os.IsNotExist(err) {
 		t.Errorf("no tree: %v", err)
