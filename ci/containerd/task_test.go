@@ -69,6 +69,7 @@ var taskChecks = []struct {
 	{"what cannot run is an error that leaves no machine", taskCannot},
 	{"no container has the agent's vsock ports", taskVsockPorts},
 	{"QEMU has nothing of root's but what 9p wants", taskWalls},
+	{"a limit of the host's that is too small for the machine is told", taskHostMemory},
 	{"a killed shim leaves nothing", taskShimKilled},
 }
 
@@ -735,4 +736,39 @@ func taskWalls(t *testing.T, c *client) {
 			}
 		}
 	}
+}
+
+// taskHostMemory has a control group on the host that is too small for a machine: at its start, or once its container takes what it was promised.
+func taskHostMemory(t *testing.T, c *client) {
+	if _, err := os.Stat("/sys/fs/cgroup/memory"); err != nil || !c.guest() {
+		t.Log("nothing to test: the limit is one of cgroups of version 1, and of a machine's")
+		return
+	}
+	name := "/" + c.namespace + "-small"
+	dir := "/sys/fs/cgroup/memory" + name
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		until(t, patience, "the end of the group "+dir, func() bool { err := os.Remove(dir); return err == nil || errors.Is(err, fs.ErrNotExist) })
+	})
+	group := []string{"--cgroup", name + "/x"}
+	limit := func(mib int) {
+		t.Helper()
+		if err := os.WriteFile(dir+"/memory.limit_in_bytes", []byte(strconv.Itoa(mib<<20)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(100)
+	r := c.ctr(t, nil, c.run(c.id(), append(group, "--rm"), "true")...)
+	if r.code == 0 || !strings.Contains(r.err, "the host had no more memory for the pod") {
+		t.Errorf("a machine that cannot come up: %d, %s", r.code, r.err)
+	}
+	limit(600)
+	l := c.subscribe(t)
+	id := c.detach(t, group, "toolbox", "pause")
+	limit(280)                                 // a guest of 256 MiB had no need of more yet
+	_ = c.exec(t, id, "toolbox", "eat", "200") // it ends with the machine
+	equal(t, "exit code of a task whose machine the host ended", c.ended(t, id), 255)
+	until(t, 30*time.Second, "the event /tasks/oom", func() bool { return slices.Contains(l.of(id), "/tasks/oom") })
 }

@@ -145,6 +145,36 @@ func enter(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
 }
 
+// OOMKills is how many processes of the group the host has ended because the group, or one it is in, had no memory left.
+// Linux: Documentation/admin-guide/cgroup-v1/memory.rst, "OOM Control", and cgroup-v2.rst, memory.events.
+func (g *Group) OOMKills() int {
+	sum := 0
+	for _, d := range g.Dirs {
+		if !strings.HasPrefix(filepath.Base(d), prefix) {
+			continue
+		}
+		for _, f := range []string{"memory.oom_control", "memory.events"} {
+			b, err := os.ReadFile(filepath.Join(d, f))
+			if err == nil {
+				sum += oomKills(string(b))
+			}
+		}
+	}
+	return sum
+}
+
+// oomKills reads the number of either file; what is none counts nothing.
+func oomKills(text string) int {
+	for l := range strings.Lines(text) {
+		if f := strings.Fields(l); len(f) == 2 && f[0] == "oom_kill" {
+			if n, err := strconv.Atoi(f[1]); err == nil {
+				return n
+			}
+		}
+	}
+	return 0
+}
+
 // Leave moves this process back to where it was and removes the group. Other processes in it must have ended. Calling it again is a no-op.
 func (g *Group) Leave() error {
 	var errs []error

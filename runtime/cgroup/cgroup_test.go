@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -144,5 +145,24 @@ func TestAParentThatOthersUseStays(t *testing.T) {
 	}
 	if err := Remove([]string{filepath.Join(dir, "a/kata_y")}); err == nil {
 		t.Error("a group of ours that cannot be removed is no error")
+	}
+}
+
+func TestOOMKillsAreCounted(t *testing.T) {
+	dir := t.TempDir()
+	own, parent := filepath.Join(dir, "kata_a"), filepath.Join(dir, "parent")
+	for d, text := range map[string]string{own: "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", parent: "oom_kill 7\n"} {
+		if err := errors.Join(os.Mkdir(d, 0o755), os.WriteFile(filepath.Join(d, "memory.oom_control"), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := Group{Dirs: []string{parent, own, filepath.Join(dir, "kata_none")}}
+	if n := g.OOMKills(); n != 2 {
+		t.Errorf("%d kills, want 2", n)
+	}
+	for text, want := range map[string]int{"": 0, "low 0\nmax 9\noom 3\noom_kill 1\noom_group_kill 4\n": 1, "oom_kill x\n": 0, "oom_kill": 0} {
+		if n := oomKills(text); n != want {
+			t.Errorf("%q: %d", text, n)
+		}
 	}
 }

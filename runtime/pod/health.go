@@ -150,10 +150,23 @@ func (p *Pod) reason() error {
 	}
 	if p.vm != nil && !errors.Is(sick, ErrStuck) {
 		if w := p.vm.Why(); w != nil {
-			return w
+			p.starved.Do(func() { p.ended = p.outOfMemory(w) })
+			return p.ended
 		}
 	}
 	return sick
+}
+
+// ErrOutOfMemory says that the host ended processes of a pod, since its control group had no memory left.
+var ErrOutOfMemory = errors.New("the host had no more memory for the pod: its control group's limit has to hold the guest's memory and what QEMU, " +
+	"virtiofsd and the shim need themselves")
+
+// outOfMemory puts that reason before what followed from it.
+func (p *Pod) outOfMemory(err error) error {
+	if err == nil || p.cgroup.OOMKills() == 0 {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", ErrOutOfMemory, err)
 }
 
 // graceFor waits a moment for QEMU's end where err says that its connections ended: it may be seen later, and is the better reason.

@@ -130,6 +130,8 @@ type Pod struct {
 	sick     chan struct{} // closed when the pod is given up
 	sickErr  error         // why; set before sick is closed
 	lost     sync.Once     // of lose
+	starved  sync.Once     // of ended
+	ended    error         // why QEMU ended; guarded by starved
 }
 
 // Start boots the guest of a pod and gets it ready for containers. When it fails nothing is left.
@@ -179,11 +181,11 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		p.wg.Go(func() { p.watchFS(beside) })
 	}
 	if p.vm, err = sandbox.Start(ctx, cfg); err != nil {
-		return nil, explain(err)
+		return nil, p.outOfMemory(explain(err))
 	}
 	p.wg.Go(func() {
 		<-p.vm.Done()
-		p.pulse.lose(explain(p.vm.Why())) // nobody waits for answers that cannot come
+		p.pulse.lose(explain(p.reason())) // nobody waits for answers that cannot come
 	})
 	if err := p.note(func(r *Record) { r.QEMU = processOf(p.vm.PID()); r.Command = p.vm.Argv(); r.Files = p.vm.Files() }); err != nil {
 		return nil, err

@@ -11,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -767,6 +769,13 @@ func (s *Service) watchOOM(p *pod.Pod) {
 	}
 }
 
+// ids are those of all tasks, in order.
+func (s *Service) ids() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.tasks))
+}
+
 // watchHealth ends a pod whose agent no longer answers, upon which its processes count as lost.
 func (s *Service) watchHealth(p *pod.Pod) {
 	select {
@@ -774,7 +783,13 @@ func (s *Service) watchHealth(p *pod.Pod) {
 		select {
 		case <-p.Stopping(): // as it was asked to
 		default:
-			s.log.Error("the guest has ended", "err", p.Why())
+			why := p.Why()
+			s.log.Error("the guest has ended", "err", why)
+			if errors.Is(why, pod.ErrOutOfMemory) { // all of the pod's containers met its limit
+				for _, id := range s.ids() {
+					s.events.send(topicOOM, &eventtypes.TaskOOM{ContainerID: id})
+				}
+			}
 		}
 	case <-p.Sick():
 		s.log.Error("the guest is given up", "err", p.Why())
