@@ -16,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 )
@@ -28,6 +29,8 @@ type fake struct {
 	files    map[string]string
 	devices  map[string]error
 	system   System
+	missing  []string // walls
+	behind   error    // of running QEMU behind them
 }
 
 func (f *fake) Find(p string) (string, error) {
@@ -59,6 +62,8 @@ func (f *fake) Device(p string) error {
 	}
 	return err
 }
+
+func (f *fake) Behind(*child.Walls, ...string) ([]string, error) { return f.missing, f.behind }
 
 func (f *fake) System(a arch.Arch) System {
 	s := f.system
@@ -138,24 +143,26 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 		also  string // anywhere
 		pods  bool
 	}{
-		"no QEMU":                       {"", func(h *fake) { delete(h.programs, "qemu-system-x86_64") }, "missing QEMU: qemu-system-x86_64: not found", "Debian: qemu-system-x86", false},
-		"an old QEMU":                   {"", func(h *fake) { h.outputs["/bin/q --version"] = "QEMU emulator version 4.2.1" }, "missing QEMU: /bin/q is version 4.2.1, which is older", "", false},
-		"something else":                {"", func(h *fake) { h.outputs["/bin/q --version"] = "bash\x1b[2J" }, "missing QEMU: /bin/q does not say", `bash\x1b[2J`, false},
-		"a QEMU without the machine":    {"", func(h *fake) { h.outputs["/bin/q -machine help"] = "pc\n" }, "missing QEMU: /bin/q, version 7.2.22, has no machine microvm", "", false},
-		"a QEMU without a device":       {"", func(h *fake) { h.outputs["/bin/q -machine microvm -device help"] = "" }, "missing QEMU: /bin/q, version 7.2.22, has no device vhost-user-vsock-device, no device", "", false},
-		"no /dev/kvm":                   {"", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }), "optional KVM: TCG emulation, because the host has no /dev/kvm; pods run", "modprobe", true},
-		"KVM that failed its trial":     {"", kvm(func(f *accel.Facts) { f.Trial = errors.New("exit 17") }), "optional KVM: TCG", "exit 17", true},
-		"no vmx":                        {"", kvm(func(f *accel.Facts) { f.CPUFlags = nil }), "optional KVM: TCG", "nested", true},
-		"KVM and nothing else":          {"acceleration = \"kvm\"\n", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }), "missing KVM: KVM was asked for, but", "acceleration", false},
-		"TCG as asked":                  {"acceleration = \"tcg\"\n", func(*fake) {}, "optional KVM: not used", "", true},
-		"no vhost-vsock":                {"", func(h *fake) { h.devices["/dev/vhost-vsock"] = notExist("/dev/vhost-vsock") }, "optional vhost-vsock: /dev/vhost-vsock: file does not exist; the runtime's own back end", "", true},
-		"no virtiofsd":                  {"", func(h *fake) { h.system.VirtioFSD = "" }, "missing virtiofsd: not found", "Debian", false},
-		"no virtiofsd, and none needed": {"shared_fs = \"virtio-9p\"\n", func(h *fake) { h.system.VirtioFSD = "" }, "optional virtiofsd: not found", "", true},
-		"no tun":                        {"", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "missing tun: /dev/net/tun: file does not exist", "modprobe tun", false},
-		"no tun, and no network":        {"[runtime]\ninternetworking_model = \"none\"\n", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "optional tun", "", true},
-		"a tun that nobody has loaded":  {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded; h.files["/proc/modules"] += "tun 1 0\n" }, "ok tun", "", true},
-		"a tun that nobody can load":    {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded }, "missing tun: /dev/net/tun: its driver is not loaded", "", false},
-		"u32 where matchall is absent":  {"", func(h *fake) { delete(h.files, "/proc/modules") }, "ok traffic control: cls_u32 is a module that is loaded when needed", "", true},
+		"no QEMU":                               {"", func(h *fake) { delete(h.programs, "qemu-system-x86_64") }, "missing QEMU: qemu-system-x86_64: not found", "Debian: qemu-system-x86", false},
+		"a QEMU that does not run behind walls": {"", func(h *fake) { h.behind = errors.New("no libfoo") }, "missing walls of QEMU: /bin/q does not run behind them: no libfoo", "security.md", false},
+		"a QEMU without a wall":                 {"", func(h *fake) { h.missing = []string{"a", "b"} }, "optional walls of QEMU: QEMU lacks a; b", "", true},
+		"an old QEMU":                           {"", func(h *fake) { h.outputs["/bin/q --version"] = "QEMU emulator version 4.2.1" }, "missing QEMU: /bin/q is version 4.2.1, which is older", "", false},
+		"something else":                        {"", func(h *fake) { h.outputs["/bin/q --version"] = "bash\x1b[2J" }, "missing QEMU: /bin/q does not say", `bash\x1b[2J`, false},
+		"a QEMU without the machine":            {"", func(h *fake) { h.outputs["/bin/q -machine help"] = "pc\n" }, "missing QEMU: /bin/q, version 7.2.22, has no machine microvm", "", false},
+		"a QEMU without a device":               {"", func(h *fake) { h.outputs["/bin/q -machine microvm -device help"] = "" }, "missing QEMU: /bin/q, version 7.2.22, has no device vhost-user-vsock-device, no device", "", false},
+		"no /dev/kvm":                           {"", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }), "optional KVM: TCG emulation, because the host has no /dev/kvm; pods run", "modprobe", true},
+		"KVM that failed its trial":             {"", kvm(func(f *accel.Facts) { f.Trial = errors.New("exit 17") }), "optional KVM: TCG", "exit 17", true},
+		"no vmx":                                {"", kvm(func(f *accel.Facts) { f.CPUFlags = nil }), "optional KVM: TCG", "nested", true},
+		"KVM and nothing else":                  {"acceleration = \"kvm\"\n", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }), "missing KVM: KVM was asked for, but", "acceleration", false},
+		"TCG as asked":                          {"acceleration = \"tcg\"\n", func(*fake) {}, "optional KVM: not used", "", true},
+		"no vhost-vsock":                        {"", func(h *fake) { h.devices["/dev/vhost-vsock"] = notExist("/dev/vhost-vsock") }, "optional vhost-vsock: /dev/vhost-vsock: file does not exist; the runtime's own back end", "", true},
+		"no virtiofsd":                          {"", func(h *fake) { h.system.VirtioFSD = "" }, "missing virtiofsd: not found", "Debian", false},
+		"no virtiofsd, and none needed":         {"shared_fs = \"virtio-9p\"\n", func(h *fake) { h.system.VirtioFSD = "" }, "optional virtiofsd: not found", "", true},
+		"no tun":                                {"", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "missing tun: /dev/net/tun: file does not exist", "modprobe tun", false},
+		"no tun, and no network":                {"[runtime]\ninternetworking_model = \"none\"\n", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "optional tun", "", true},
+		"a tun that nobody has loaded":          {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded; h.files["/proc/modules"] += "tun 1 0\n" }, "ok tun", "", true},
+		"a tun that nobody can load":            {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded }, "missing tun: /dev/net/tun: its driver is not loaded", "", false},
+		"u32 where matchall is absent":          {"", func(h *fake) { delete(h.files, "/proc/modules") }, "ok traffic control: cls_u32 is a module that is loaded when needed", "", true},
 		"no classifier": {"", func(h *fake) {
 			delete(h.files, "/proc/modules")
 			h.files["/lib/modules/6/modules.dep"] = "a/act_mirred.ko:\n"

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/share"
 	"golang.org/x/sys/unix"
@@ -28,6 +29,8 @@ type Host interface {
 	Read(path string) ([]byte, error)
 	// Device opens a device for reading and writing, and closes it. One whose driver is not there is ErrNotLoaded: opening would load its module.
 	Device(path string) error
+	// Behind runs a program behind the walls that QEMU has, until it ends, and says which of them could not be built.
+	Behind(walls *child.Walls, argv ...string) ([]string, error)
 	// System are the facts that need system calls.
 	System(guest arch.Arch) System
 }
@@ -97,6 +100,20 @@ func (This) Device(path string) error {
 		return err
 	}
 	return f.Close()
+}
+
+// Behind implements Host.
+func (This) Behind(walls *child.Walls, argv ...string) ([]string, error) {
+	p, err := child.StartIn("QEMU", argv, nil, child.Options{Walls: walls})
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(programTime):
+		return p.Missing(), errors.Join(fmt.Errorf("%s does not end", argv[0]), p.Stop(context.Background(), nil))
+	}
+	return p.Missing(), p.ExitError()
 }
 
 // System implements Host.

@@ -16,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
 // qemuVersion is the first line of qemu-system-x86_64 --version.
@@ -60,6 +61,32 @@ func (c *checker) qemu(ctx context.Context) {
 		return
 	}
 	c.say(OK, name, "", "%s, version %s", path, version)
+	c.walls(path)
+}
+
+// walls says what a guest that has taken over QEMU would find missing between itself and the host.
+func (c *checker) walls(program string) {
+	const name = "walls of QEMU"
+	if c.system().UID != 0 {
+		return // there are none, and what this user may not do is told elsewhere
+	}
+	q := qemu.Config{}
+	if choice, err := accel.Choose(c.cfg.QEMU.Acceleration, c.system().Accel); err == nil {
+		q.Accel = choice.Accel
+	}
+	if c.cfg.QEMU.SharedFS == config.Shared9P {
+		q.FileSystems = []qemu.FileSystem{{}}
+	}
+	w := sandbox.Walls(q)
+	missing, err := c.host.Behind(w, program, "--version")
+	switch {
+	case err != nil:
+		c.say(Missing, name, "see docs/security.md: all that QEMU needs has to be below /usr, or beside its program", "%s does not run behind them: %v", program, err)
+	case len(missing) > 0:
+		c.say(Optional, name, "see docs/security.md", "QEMU lacks %s", strings.Join(missing, "; "))
+	default:
+		c.say(OK, name, "", "a user of its own, no capabilities, namespaces")
+	}
 }
 
 func qemuPackage(a arch.Arch) string {

@@ -272,7 +272,7 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	}
 
 	s.argv = q.Argv()
-	s.process, err = child.StartIn("QEMU", s.argv, files, child.Options{Netns: cfg.Netns, Walls: walls(q)})
+	s.process, err = child.StartIn("QEMU", s.argv, files, child.Options{Netns: cfg.Netns, Walls: Walls(q)})
 	if err != nil {
 		close(up)
 		return &StageError{Stage: VMM, Cause: err, Command: s.plan.Command(), Argv: s.argv}

@@ -11,8 +11,8 @@ import (
 // and modes that the guest says. capabilities(7).
 var ninePRights = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD, unix.CAP_SETFCAP}
 
-// walls are those of a QEMU. All that it needs of the host comes as open files, but what is named here.
-func walls(q qemu.Config) *child.Walls {
+// Walls are those of a QEMU that root starts. All that it needs of the host comes as open files, but what is named here.
+func Walls(q qemu.Config) *child.Walls {
 	w := &child.Walls{}
 	if q.Accel == accel.KVM {
 		w.Devices = append(w.Devices, accel.Device)
