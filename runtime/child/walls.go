@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,6 +91,10 @@ func (w *Walls) build(cmd *exec.Cmd) (missing []string) {
 	}
 	// A user namespace may have no say over groups; user_namespaces(7). Where the user is new, they must not stay.
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(user), Gid: uint32(user), Groups: groups, NoSetGroups: user == 0}
+	// What whoever started this process left open is not for the program. The files of this process are all marked so already.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		lacks("a bound of open files: %v", err)
+	}
 	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWIPC
 	return missing
 }

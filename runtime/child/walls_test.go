@@ -113,8 +113,14 @@ func TestAProgramBehindWallsIsNobodyAndSeesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.SysvShmCtl(memory, unix.IPC_RMID, nil) //nolint:errcheck // best effort
+	defer unix.SysvShmCtl(memory, unix.IPC_RMID, nil)         //nolint:errcheck // best effort
+	leaked, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0) // without O_CLOEXEC, as those of whoever started us
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(leaked) //nolint:errcheck // only read from
 	p, out := behind(t, &Walls{}, `
+		echo files: $(ls -l /proc/self/fd)
 		echo root: /*
 		echo etc: $(ls -A /etc)
 		echo dev: $(ls -A /dev)
@@ -156,6 +162,9 @@ func TestAProgramBehindWallsIsNobodyAndSeesNothing(t *testing.T) {
 		if !strings.Contains(links+"/usr /dev /proc /etc /nix /gnu ", d+" ") {
 			t.Errorf("it sees %s", d)
 		}
+	}
+	if strings.Contains(out, "/passwd") {
+		t.Error("it has a file that was left open")
 	}
 	if strings.Contains(out, "SEES") {
 		t.Error("it sees a process of the host")
