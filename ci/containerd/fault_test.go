@@ -95,7 +95,7 @@ var victims = []struct {
 	name string
 	find func(id string) []int // nil is containerd itself
 }{
-	{"QEMU", func(id string) []int { return processes("qemu-system-", "/"+id+"/") }},
+	{"QEMU", func(id string) []int { return processes("qemu-system-", "-"+id+"\x00") }},
 	{"shim", func(id string) []int { return processes("containerd-shim-", "\x00-id\x00"+id+"\x00", "\x00serve\x00") }},
 	{"virtiofsd", func(id string) []int { return processes("virtiofsd", "/"+id+"/") }},
 	{"containerd", nil},
@@ -585,7 +585,7 @@ func (c *client) panics(t *testing.T) {
 		broken := make(chan result, 1)
 		go func() { broken <- c.exec(t, id, "sh", "-c", "echo 2 >/proc/sys/vm/panic_on_oom && toolbox eat 64") }()
 		// An emulated guest may take its time to run out of memory.
-		until(t, patience, "the panic", func() bool { return len(processes("qemu-system-", "/"+id+"/")) == 0 })
+		until(t, patience, "the panic", func() bool { return len(processes("qemu-system-", "-"+id+"\x00")) == 0 })
 		start := time.Now()
 		equal(t, "exit code of a task whose guest is gone", c.ended(t, id), 255)
 		if took := time.Since(start); took > faultTime {
@@ -608,7 +608,7 @@ func (c *client) hangs(t *testing.T) {
 	}
 	t.Run("", func(t *testing.T) {
 		id := c.detach(t, nil, "toolbox", "pause")
-		for _, p := range processes("qemu-system-", "/"+id+"/") {
+		for _, p := range processes("qemu-system-", "-"+id+"\x00") {
 			if err := syscall.Kill(p, syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
@@ -683,7 +683,7 @@ func (c *client) outlivesTwice(t *testing.T) {
 	if err := stop(killTime + 5*time.Second); err == nil {
 		t.Error("the container ended by itself, or took the pod's others along at once")
 	}
-	if len(processes("qemu-system-", "/"+p.id+"/")) == 0 {
+	if len(processes("qemu-system-", "-"+p.id+"\x00")) == 0 {
 		t.Error("the guest ended before the container was killed once more")
 	}
 	if err := stop(faultTime); err != nil {

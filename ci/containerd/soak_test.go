@@ -86,7 +86,7 @@ func TestSoak(t *testing.T) {
 				most.rssKiB = max(most.rssKiB, statusOf(t, pid[0], "VmRSS"))
 				most.ownKiB = max(most.ownKiB, statusOf(t, pid[0], "RssAnon"))
 			}
-			for _, pid := range processes("qemu-system-", "/"+id+"/") {
+			for _, pid := range processes("qemu-system-", "-"+id+"\x00") {
 				machines = max(machines, statusOf(t, pid, "VmRSS"))
 			}
 		}

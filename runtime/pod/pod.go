@@ -304,7 +304,7 @@ func serves(ctx context.Context, c net.Conn) error {
 func (p *Pod) sandboxConfig(ctx context.Context, o Options, g guest) (sandbox.Config, error) {
 	c := o.Config
 	cfg := sandbox.Config{
-		Manifest: g.manifest, Dir: g.dir, Plain: g.plain, Machine: c.QEMU.MachineType, Words: c.Words(), Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
+		ID: p.id, Manifest: g.manifest, Dir: g.dir, Plain: g.plain, Machine: c.QEMU.MachineType, Words: c.Words(), Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
 		QEMU: c.QEMU.Path, RNG: true, RootPorts: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: filepath.Join(p.dir(), vsockSocket),
 		CPUs:      c.QEMU.VCPUs(g.cpus(), runtime.NumCPU()),
 		MemoryMiB: c.QEMU.DefaultMemoryMiB,

@@ -54,6 +54,7 @@ type Config struct {
 	// it returns nil or the guest has said that it is ready; the connections are closed for it. Nil: nobody is asked.
 	Serves func(context.Context, net.Conn) error
 
+	ID        string // of what the guest is for, in QEMU's name among the processes; may be empty
 	Machine   qemu.Machine
 	CPUs      int
 	MemoryMiB int
@@ -184,6 +185,9 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 		Binary: cfg.QEMU, Name: "katabuild-" + g.name, Arch: g.arch.Name, Machine: cfg.Machine, Accel: choice.Accel,
 		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Kernel: g.kernel, Initrd: g.initrd,
 		ICount: cfg.ICount, NoSeccomp: cfg.NoSeccomp, Console: qemu.Stdio(), FileSystems: cfg.FileSystems, RNG: cfg.RNG,
+	}
+	if cfg.ID != "" {
+		q.Name += "-" + cfg.ID
 	}
 	if g.image != "" {
 		q.Disks = append(q.Disks, qemu.Disk{Path: g.image, Size: g.imageSize, NVDIMM: g.boot.Disk == manifest.NVDIMM})
