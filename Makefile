@@ -112,6 +112,10 @@ test-kubernetes: ## build kubelet, kube-apiserver and etcd, and run a pod in a g
 bench-containers: build ## measure containers, files, network and streams under containerd (as root, with the guest in out/)
 	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m -run '^TestBench$$' -v ./ci/containerd | grep '^bench'
 
+.PHONY: files-table
+files-table: build ## try operations on files under runc and by every way into a guest, and write the table of docs/files.md (as root, with the guest in out/)
+	@KATABUILD_TEST_FILES=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m -run '^TestFilesTable$$' ./ci/containerd
+
 .PHONY: test-arch
 test-arch: ## boot Debian's kernels for every architecture, emulated, with the agent and a container (as root; downloads 300 MB the first time)
 	@sh ci/setup.sh arch

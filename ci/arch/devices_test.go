@@ -37,7 +37,12 @@ func virtioFS(t *testing.T, a arch.Arch, dir string) *qemu.FileSystem {
 		return nil
 	}
 	socket := filepath.Join(t.TempDir(), "fs.sock")
-	d, err := share.StartDaemon(t.Context(), share.DaemonConfig{Dir: dir, Socket: socket})
+	program, err := share.FindProgram(t.Context())
+	if err != nil {
+		t.Logf("no virtio-fs: %v", err)
+		return nil
+	}
+	d, err := share.StartDaemon(share.DaemonConfig{Program: program, Dir: dir, Socket: socket})
 	if err != nil {
 		t.Logf("no virtio-fs: %v", err)
 		return nil

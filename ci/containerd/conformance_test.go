@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,8 @@ import (
 	"github.com/katabuild/katabuild/ci/containerd/daemon"
 	"github.com/katabuild/katabuild/ci/containerd/image"
 	"github.com/katabuild/katabuild/ci/containerd/nest"
+	"github.com/katabuild/katabuild/ci/containerd/virtiofsd"
+	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -52,6 +55,11 @@ func build(ctx context.Context) error {
 	}
 	if os.Getenv(askedKubernetes) != "" {
 		if _, err := clusterPrograms(ctx); err != nil {
+			return err
+		}
+	}
+	if os.Getenv(runtimeVariable) != "runc" {
+		if _, err := fileServer(ctx); err != nil {
 			return err
 		}
 	}
@@ -181,6 +189,19 @@ var releases = map[string]func(context.Context) (daemon.Release, error){
 	},
 }
 
+// fileServer finds or brings the virtiofsd that pods have.
+func fileServer(ctx context.Context) (string, error) {
+	a, err := arch.FromGo(runtime.GOARCH)
+	if err != nil {
+		return "", err
+	}
+	dir, err := tools()
+	if err != nil {
+		return "", err
+	}
+	return virtiofsd.Rust(ctx, dir, a)
+}
+
 // kata is our runtime with the default guest, as `make build guest` leave them.
 func kata(t *testing.T, handler, dir string) *daemon.Runtime {
 	t.Helper()
@@ -204,8 +225,13 @@ func kata(t *testing.T, handler, dir string) *daemon.Runtime {
 			_, err := os.Stat(filepath.Join(guest, "manifest.json"))
 			return err
 		}))
+	fsd, err := fileServer(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join(dir, "configuration.toml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\n[agent.kata]\nenable_annotations = [\"policy\"]\n", guest), 0o644); err != nil {
+	text := fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\nvirtio_fs_daemon = %q\n[agent.kata]\nenable_annotations = [\"policy\"]\n", guest, fsd)
+	if err := os.WriteFile(file, text, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return &daemon.Runtime{Handler: handler, Type: "io.containerd.kata.v2", Config: file, Path: bin}

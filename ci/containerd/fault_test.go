@@ -509,6 +509,13 @@ func (c *client) configured(t *testing.T, lines string) *client {
 	if !strings.Contains(lines, "guest = ") {
 		lines = fmt.Sprintf("guest = %q\n", guestOf(t, c)) + lines
 	}
+	if !strings.Contains(lines, "virtio_fs_daemon = ") {
+		program, err := fileServer(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = fmt.Sprintf("virtio_fs_daemon = %q\n", program) + lines
+	}
 	other := *c
 	s := *c.setting
 	other.setting = &s

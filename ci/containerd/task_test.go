@@ -66,6 +66,7 @@ var taskChecks = []struct {
 	{"events come in order, and two clients see the end", taskEvents},
 	{"a policy by annotation decides what the agent does", taskPolicy},
 	{"a network that a hook makes is the container's", taskHook},
+	{"operations on files do what docs/files.md says", taskFiles},
 	{"what cannot run is an error that leaves no machine", taskCannot},
 	{"no container has the agent's vsock ports", taskVsockPorts},
 	{"QEMU has nothing of root's but what 9p wants", taskWalls},
@@ -75,18 +76,25 @@ var taskChecks = []struct {
 
 func TestTasks(t *testing.T) {
 	onEach(t, func(t *testing.T, s *setting) {
-		c := &client{setting: s, TasksClient: tasks.NewTasksClient(s.Conn), namespace: nest.Name() + "-ctr-" + s.Release.Name}
-		archive := filepath.Join(s.dir, "tools.tar")
-		if err := s.images.Save(image.Tools, archive); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := s.Ctr(c.namespace, "images", "import", archive).CombinedOutput(); err != nil {
-			t.Fatalf("ctr images import: %v: %s", err, out)
-		}
+		c := newClient(t, s)
 		for _, k := range taskChecks {
 			t.Run(k.name, func(t *testing.T) { k.run(t, c) })
 		}
 	})
+}
+
+// newClient is a client whose namespace has the image of tools.
+func newClient(t *testing.T, s *setting) *client {
+	t.Helper()
+	c := &client{setting: s, TasksClient: tasks.NewTasksClient(s.Conn), namespace: nest.Name() + "-ctr-" + s.Release.Name}
+	archive := filepath.Join(s.dir, "tools.tar")
+	if err := s.images.Save(image.Tools, archive); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.Ctr(c.namespace, "images", "import", archive).CombinedOutput(); err != nil {
+		t.Fatalf("ctr images import: %v: %s", err, out)
+	}
+	return c
 }
 
 func (c *client) ctx(t *testing.T) context.Context {

@@ -39,6 +39,8 @@ var words = map[string]struct {
 	"spin":     {"spin SECONDS: use one CPU", spin},
 	"disk":     {"disk DIR MIB: microseconds to write, to read, and to look at 300 files", disk},
 	"vsock":    {"vsock PORT...: listen on each of the guest's vsock ports, print what came of it", vsockPorts},
+	"fileops":  {"fileops DIR [NAME...]: try operations on files in a folder; print each one's name and what came of it", fileops},
+	"fileop":   {"fileop WORD PATH: do one of them as this process, print the number of the error", fileop},
 	"wire":     {"wire ADDRESS: a TCP server whose connections echo, send or swallow", wire},
 }
 

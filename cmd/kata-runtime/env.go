@@ -246,7 +246,8 @@ func (a *app) environment(ctx context.Context) environment {
 		e.Kernel.Parameters = strings.Join(words, " ")
 	}
 	if e.Hypervisor.VirtioFSDaemon == "" && cfg.QEMU.SharedFS == config.SharedVirtioFS {
-		e.Hypervisor.VirtioFSDaemon, err = share.FindProgram()
+		found, err := share.FindProgram(ctx)
+		e.Hypervisor.VirtioFSDaemon = found.Path
 		problem(err)
 	}
 	program := cfg.QEMU.Path

@@ -78,6 +78,8 @@ func fits(t *testing.T) *fake {
 		t:        t,
 		programs: map[string]string{"qemu-system-x86_64": "/bin/q", "/usr/libexec/virtiofsd": "/usr/libexec/virtiofsd"},
 		outputs: map[string]string{
+			"/usr/libexec/virtiofsd --help":        "--shared-dir <SHARED_DIR>\n--posix-acl\n",
+			"/usr/libexec/virtiofsd --version":     "virtiofsd 1.13.2\n",
 			"/bin/q --version":                     "QEMU emulator version 7.2.22 (Debian)\nCopyright\n",
 			"/bin/q -machine help":                 "Supported machines are:\nmicrovm              microvm (i386)\nq35                  Standard PC\n",
 			"/bin/q -machine microvm -device help": "name \"vhost-user-fs-device\", bus virtio-bus\nname \"vhost-user-vsock-device\", bus virtio-bus\nname \"virtio-net-device\"\nname \"virtio-rng-device\"\nname \"virtio-9p-device\"\n",
@@ -156,13 +158,18 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 		"KVM and nothing else":                  {"acceleration = \"kvm\"\n", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }), "missing KVM: KVM was asked for, but", "acceleration", false},
 		"TCG as asked":                          {"acceleration = \"tcg\"\n", func(*fake) {}, "optional KVM: not used", "", true},
 		"no vhost-vsock":                        {"", func(h *fake) { h.devices["/dev/vhost-vsock"] = notExist("/dev/vhost-vsock") }, "optional vhost-vsock: /dev/vhost-vsock: file does not exist; the runtime's own back end", "", true},
-		"no virtiofsd":                          {"", func(h *fake) { h.system.VirtioFSD = "" }, "missing virtiofsd: not found", "Debian", false},
-		"no virtiofsd, and none needed":         {"shared_fs = \"virtio-9p\"\n", func(h *fake) { h.system.VirtioFSD = "" }, "optional virtiofsd: not found", "", true},
-		"no tun":                                {"", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "missing tun: /dev/net/tun: file does not exist", "modprobe tun", false},
-		"no tun, and no network":                {"[runtime]\ninternetworking_model = \"none\"\n", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "optional tun", "", true},
-		"a tun that nobody has loaded":          {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded; h.files["/proc/modules"] += "tun 1 0\n" }, "ok tun", "", true},
-		"a tun that nobody can load":            {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded }, "missing tun: /dev/net/tun: its driver is not loaded", "", false},
-		"u32 where matchall is absent":          {"", func(h *fake) { delete(h.files, "/proc/modules") }, "ok traffic control: cls_u32 is a module that is loaded when needed", "", true},
+		"a virtiofsd in C": {"", func(h *fake) {
+			h.outputs["/usr/libexec/virtiofsd --help"] = "-o posix_acl"
+			h.outputs["/usr/libexec/virtiofsd --version"] = "virtiofsd version 7.2.22 (Debian)\n"
+		}, "optional shared files: 3 limits by virtio-fs", "ok virtiofsd: /usr/libexec/virtiofsd (QEMU's own in C, 7.2.22)", true},
+		"files by 9p":                   {"shared_fs = \"virtio-9p\"\n", func(*fake) {}, "optional shared files: 3 limits by virtio-9p", "", true},
+		"no virtiofsd":                  {"", func(h *fake) { h.system.VirtioFSD = "" }, "missing virtiofsd: not found", "Debian", false},
+		"no virtiofsd, and none needed": {"shared_fs = \"virtio-9p\"\n", func(h *fake) { h.system.VirtioFSD = "" }, "optional virtiofsd: not found", "", true},
+		"no tun":                        {"", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "missing tun: /dev/net/tun: file does not exist", "modprobe tun", false},
+		"no tun, and no network":        {"[runtime]\ninternetworking_model = \"none\"\n", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "optional tun", "", true},
+		"a tun that nobody has loaded":  {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded; h.files["/proc/modules"] += "tun 1 0\n" }, "ok tun", "", true},
+		"a tun that nobody can load":    {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded }, "missing tun: /dev/net/tun: its driver is not loaded", "", false},
+		"u32 where matchall is absent":  {"", func(h *fake) { delete(h.files, "/proc/modules") }, "ok traffic control: cls_u32 is a module that is loaded when needed", "", true},
 		"no classifier": {"", func(h *fake) {
 			delete(h.files, "/proc/modules")
 			h.files["/lib/modules/6/modules.dep"] = "a/act_mirred.ko:\n"

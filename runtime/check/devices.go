@@ -13,14 +13,17 @@ import (
 
 	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/share"
 )
 
-func (c *checker) sharedFiles(context.Context) {
+func (c *checker) sharedFiles(ctx context.Context) {
 	const name = "virtiofsd"
 	needed := c.cfg.QEMU.SharedFS == config.SharedVirtioFS
 	state := Optional
 	if needed {
 		state = Missing
+	} else {
+		defer c.fileLimits(share.Program{})
 	}
 	program := c.cfg.QEMU.VirtioFSDaemon
 	if program == "" {
@@ -39,7 +42,36 @@ func (c *checker) sharedFiles(context.Context) {
 		c.say(state, name, wayOut, "%v; shared_fs is %s", err, c.cfg.QEMU.SharedFS)
 		return
 	}
-	c.say(OK, name, "", "%s", found)
+	help, err1 := c.host.Output(ctx, found, "--help")
+	version, err2 := c.host.Output(ctx, found, "--version")
+	if err := errors.Join(err1, err2); err != nil && len(help) == 0 {
+		c.say(state, name, wayOut, "%s: %v; shared_fs is %s", found, err, c.cfg.QEMU.SharedFS)
+		return
+	}
+	c.say(OK, name, "", "%s", share.Identify(found, help, version))
+	if needed {
+		c.fileLimits(share.Identify(found, help, version))
+	}
+}
+
+// fileLimits tells what programs cannot have of shared files.
+func (c *checker) fileLimits(p share.Program) {
+	const name = "shared files"
+	var limits []string
+	wayOut := ""
+	switch c.cfg.QEMU.SharedFS {
+	case config.SharedVirtioFS:
+		if limits = p.Limits(); !p.Rust {
+			wayOut = "install the virtiofsd in Rust, version 1.13 or later (Debian 13: virtiofsd)"
+		}
+	case config.Shared9P:
+		limits, wayOut = share.Limits9P, `set shared_fs = "virtio-fs"`
+	}
+	if len(limits) == 0 {
+		return
+	}
+	f := c.say(Optional, name, wayOut, "%d limits by %s, in docs/files.md; pods run", len(limits), c.cfg.QEMU.SharedFS)
+	f.Details = limits
 }
 
 func (c *checker) tun(context.Context) {

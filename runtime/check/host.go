@@ -128,7 +128,9 @@ func (This) System(guest arch.Arch) System {
 	if err := unix.Uname(&u); err == nil {
 		s.Release = unix.ByteSliceToString(u.Release[:])
 	}
-	s.VirtioFSD, _ = share.FindProgram() // that there is none is the answer
+	if p, err := share.FindProgram(context.Background()); err == nil { // that there is none is the answer
+		s.VirtioFSD = p.Path
+	}
 	return s
 }
 

@@ -191,7 +191,7 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_daemon", pod: true, example: `"/usr/libexec/virtiofsd"`,
-		doc:   "The virtiofsd program, QEMU's or its successor. Empty: the first that is found where distributions put it.",
+		doc:   "The virtiofsd program, QEMU's own in C or its successor in Rust. Empty: the first in Rust where distributions put it, or else the first in C.",
 		field: func(c *Config) any { return &c.QEMU.VirtioFSDaemon },
 		check: func(c *Config) error { return absolute(c.QEMU.VirtioFSDaemon) },
 		valid: func(c *Config) ([]string, string) {

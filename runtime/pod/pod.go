@@ -368,8 +368,12 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 		f.Path = p.share.Dir()
 	} else {
 		socket := filepath.Join(p.dir(), fsSocket)
-		p.fs, err = share.StartDaemon(ctx, share.DaemonConfig{
-			Program: c.VirtioFSDaemon, Dir: p.share.Dir(), Socket: socket, Cache: c.VirtioFSCache, Extra: c.VirtioFSExtraArgs,
+		program, err := p.program(ctx)
+		if err != nil {
+			return err
+		}
+		p.fs, err = share.StartDaemon(share.DaemonConfig{
+			Program: program, Dir: p.share.Dir(), Socket: socket, Cache: c.VirtioFSCache, Extra: c.VirtioFSExtraArgs,
 		})
 		if err != nil {
 			return err
@@ -381,6 +385,22 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 	}
 	cfg.FileSystems = append(cfg.FileSystems, f)
 	return p.bindForAll()
+}
+
+// program is the virtiofsd to start. The log is told what cannot be had of it.
+func (p *Pod) program(ctx context.Context) (share.Program, error) {
+	ask := share.FindProgram
+	if path := p.cfg.QEMU.VirtioFSDaemon; path != "" {
+		ask = func(ctx context.Context) (share.Program, error) { return share.Ask(ctx, path) }
+	}
+	program, err := ask(ctx)
+	if err != nil {
+		return program, err
+	}
+	for _, l := range program.Limits() {
+		p.log.Warn("a limit of shared files: "+l, "virtiofsd", program.String())
+	}
+	return program, nil
 }
 
 // bindForAll shares sandbox_bind_mounts.

@@ -234,13 +234,59 @@ func TestMountOptions(t *testing.T) {
 }
 
 func TestEachVirtiofsdGetsItsOwnOptions(t *testing.T) {
-	c := DaemonConfig{Program: "/v", Dir: "/d", Cache: "never", Extra: []string{"--x"}}
-	for rust, w := range map[bool]string{
-		true:  "/v --fd=3 --shared-dir=/d --cache=never --announce-submounts --xattr --x",
-		false: "/v --fd=3 -f -o source=/d -o cache=none -o announce_submounts -o xattr --x",
+	for _, tc := range []struct {
+		p    Program
+		want string
+	}{
+		{Program{"/v", true, "1.13.2", true, true}, "/v --fd=3 --shared-dir=/d --cache=never --announce-submounts --xattr --posix-acl --killpriv-v2 --x"},
+		{Program{"/v", true, "1.0", false, false}, "/v --fd=3 --shared-dir=/d --cache=never --announce-submounts --xattr --x"},
+		{Program{"/v", false, "7.2", true, false}, "/v --fd=3 -f -o source=/d -o cache=none -o announce_submounts -o xattr -o posix_acl --x"},
+		{Program{"/v", false, "5.2", false, false}, "/v --fd=3 -f -o source=/d -o cache=none -o announce_submounts -o xattr --x"},
 	} {
-		if got := strings.Join(c.argv(rust), " "); got != w {
-			t.Errorf("rust %v: %s, want %s", rust, got, w)
+		c := DaemonConfig{Program: tc.p, Dir: "/d", Cache: "never", Extra: []string{"--x"}}
+		if got := strings.Join(c.argv(), " "); got != tc.want {
+			t.Errorf("%v: %s, want %s", tc.p, got, tc.want)
+		}
+	}
+}
+
+func TestProgramsSayWhatTheyAre(t *testing.T) {
+	for _, tc := range []struct {
+		help, version, want string
+		limits              int
+	}{
+		{"--shared-dir <SHARED_DIR>\n --posix-acl\n", "virtiofsd 1.13.2\n", "/v (in Rust, 1.13.2)", 0},
+		{"--shared-dir <SHARED_DIR>\n --posix-acl\n", "virtiofsd backend 1.4.0\n", "/v (in Rust, 1.4.0)", 1},
+		{"--shared-dir <SHARED_DIR>", "", "/v (in Rust)", 1},
+		{"-o posix_acl/no_posix_acl", "virtiofsd version 7.2.22 (Debian 1:7.2)\nCopyright", "/v (QEMU's own in C, 7.2.22)", 3},
+		{"", "", "/v (QEMU's own in C)", 4},
+	} {
+		p := Identify("/v", []byte(tc.help), []byte(tc.version))
+		if p.String() != tc.want || len(p.Limits()) != tc.limits {
+			t.Errorf("%q: %v, %q; want %s and %d limits", tc.version, p, p.Limits(), tc.want, tc.limits)
+		}
+	}
+}
+
+// The one in Rust is taken, wherever it lies, and is not asked for where another one is named.
+func TestTheProgramInRustIsPreferred(t *testing.T) {
+	dir := t.TempDir()
+	script := func(name, help string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("#!/bin/sh\necho 'virtiofsd "+help+"'\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	c, rust := script("c", "version 7.2"), script("rust", "1.13.2 --shared-dir")
+	missing := filepath.Join(dir, "missing")
+	for _, tc := range []struct {
+		list []string
+		want string
+	}{{[]string{missing, c, rust}, rust}, {[]string{rust, c}, rust}, {[]string{missing, c}, c}, {[]string{missing}, ""}} {
+		p, err := firstOf(t.Context(), tc.list)
+		if p.Path != tc.want || (err != nil) != (tc.want == "") {
+			t.Errorf("%q: %v, %v", tc.list, p, err)
 		}
 	}
 }

@@ -127,9 +127,10 @@ func build(layers [][]file, cfg v1.Config) (v1.Image, error) {
 
 // Set is all images and the registry that serves them.
 type Set struct {
-	images map[string]v1.Image
-	server *http.Server
-	addr   string
+	Toolbox []byte // the program
+	images  map[string]v1.Image
+	server  *http.Server
+	addr    string
 }
 
 // NewSet builds the toolbox from its source in dir, makes the images and serves them on loopback until Close.
@@ -155,7 +156,7 @@ func NewSet(ctx context.Context, dir string) (*Set, error) {
 		return nil, err
 	}
 	env := []string{"PATH=/bin"}
-	s := &Set{images: map[string]v1.Image{}}
+	s := &Set{Toolbox: toolbox, images: map[string]v1.Image{}}
 	for _, i := range []struct {
 		name   string
 		files  []file
