@@ -198,6 +198,7 @@ type Container struct {
 	group *cgroup.Group
 	init  *Process
 	plan  *blueprint
+	locks []foreign // whose locks are refused; not changed after creation
 
 	mounts mounts // used by Create, and then by Remove
 
@@ -264,6 +265,9 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 		return err
 	}
 	c.warn(c.plan.odd)
+	if err := c.refuseLocks(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(c.dir, 0o711); err != nil {
 		return fmt.Errorf("folder: %w", err)
 	}

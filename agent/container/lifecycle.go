@@ -102,7 +102,7 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 		return fail(err)
 	}
 	c.warn(odd)
-	proc.Personality = c.plan.stage.Process.Personality
+	proc.Personality, proc.Locks = c.plan.stage.Process.Personality, c.plan.stage.Process.Locks
 	c.mu.Lock()
 	_, there := c.procs[execID]
 	going := c.going

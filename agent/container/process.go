@@ -103,6 +103,10 @@ func (p *Process) begun(ctx context.Context, ctl *control) error {
 			announced = true
 		case err == nil && m.Kind == stage.Terminal:
 			p.io.terminal(ctl.takeFile())
+		case err == nil && m.Kind == stage.Locks:
+			if f := ctl.takeFile(); f != nil {
+				p.c.r.goes(func() { p.c.answerLocks(f) })
+			}
 		case err == nil:
 		case errors.Is(err, io.EOF) && announced:
 			return nil // exec has closed the socket

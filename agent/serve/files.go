@@ -30,7 +30,7 @@ func (f *full) GetGuestDetails(ctx context.Context, r *katapb.GuestDetailsReques
 	d.StorageHandlers = f.s.Storage.Handlers()
 	d.DeviceHandlers = f.s.Storage.DeviceHandlers()
 	d.ExtraFeatures = slices.Clone(d.ExtraFeatures)
-	d.ExtraFeatures = append(d.ExtraFeatures, agentapi.SignalAllFeature, agentapi.PIDOfFeature, agentapi.GuestDevicesFeature)
+	d.ExtraFeatures = append(d.ExtraFeatures, agentapi.SignalAllFeature, agentapi.PIDOfFeature, agentapi.GuestDevicesFeature, agentapi.ForeignLocksFeature)
 	if f.s.Streams != nil {
 		d.ExtraFeatures = append(d.ExtraFeatures, agentapi.StreamsFeature)
 	}

@@ -131,6 +131,49 @@ func taskFiles(t *testing.T, c *client) {
 	}
 }
 
+// taskLocks has two pods with one volume. The locks are the first one's, and refused to the second, which has those on its other files.
+func taskLocks(t *testing.T, c *client) {
+	if !c.Release.Two() || !c.guest() {
+		return // as with taskFiles; runc's containers have one kernel
+	}
+	tools := filepath.Join(t.TempDir(), "toolbox")
+	if err := os.WriteFile(tools, c.images.Toolbox, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	run := func(id string, flags []string, script string) result {
+		args := slices.DeleteFunc(c.changed(t, id, func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v", Type: "bind", Source: dir, Options: []string{"rbind", "rw"}},
+				specs.Mount{Destination: "/toolbox", Type: "bind", Source: tools, Options: []string{"rbind", "ro"}})
+			s.Process.Args = []string{"/bin/sh", "-c", script}
+		}), func(a string) bool { return a == "--rm" })
+		return c.ctr(t, nil, slices.Insert(args, 1, flags...)...)
+	}
+	const try = "for f in /v/f /tmp/f; do : >>$f; for k in flock posix ofd; do echo -n \"$(/toolbox fileop $k $f) \"; done; done"
+	const granted, refused = "0 0 0 ", "37 37 37 " // ENOLCK
+	first := c.id()
+	if r := run(first, []string{"-d"}, "("+try+") >/v/said; mv /v/said /v/first; exec /toolbox pause"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	stop := func() {
+		_ = c.ctr(t, nil, "task", "kill", "-s", "SIGKILL", first) // it may have ended
+		until(t, patience, "the end of the first pod", func() bool {
+			_ = c.ctr(t, nil, "task", "delete", first)
+			return !slices.Contains(strings.Fields(c.ctr(t, nil, "task", "list", "-q").out), first)
+		})
+	}
+	defer stop()
+	until(t, patience, "the first pod's locks", func() bool { _, err := os.Stat(dir + "/first"); return err == nil })
+	b, err := os.ReadFile(dir + "/first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "locks of the first pod", string(b), granted+granted)
+	equal(t, "locks of the second pod", run(c.id(), []string{"--rm"}, try).out, refused+granted)
+	stop()
+	equal(t, "locks of a pod that is alone", run(c.id(), []string{"--rm"}, try).out, granted+granted)
+}
+
 // TestFilesTable makes the table anew.
 func TestFilesTable(t *testing.T) {
 	testenv.Require(t, testenv.Asked("KATABUILD_TEST_FILES", "files-table"), root, testenv.Tool("containerd"), testenv.Tool("runc"))

@@ -67,6 +67,7 @@ var taskChecks = []struct {
 	{"a policy by annotation decides what the agent does", taskPolicy},
 	{"a network that a hook makes is the container's", taskHook},
 	{"operations on files do what docs/files.md says", taskFiles},
+	{"locks that another pod has are refused", taskLocks},
 	{"what cannot run is an error that leaves no machine", taskCannot},
 	{"no container has the agent's vsock ports", taskVsockPorts},
 	{"QEMU has nothing of root's but what 9p wants", taskWalls},

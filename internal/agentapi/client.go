@@ -61,6 +61,13 @@ const (
 	GuestDevicesFeature = "katabuild.guest-devices.v1"
 )
 
+// ForeignLocks is the option of a bind of a shared folder or file whose locks are another pod's: flock(2) and fcntl(2) are to refuse them with ENOLCK. Agents know
+// it that have ForeignLocksFeature among their extra features.
+const (
+	ForeignLocks        = "x-katabuild.foreign-locks"
+	ForeignLocksFeature = "katabuild.foreign-locks.v1"
+)
+
 // APIVersion is what Health.Version answers as grpc_version: the version of every Kata Containers release so far.
 const APIVersion = "0.0.1"
 

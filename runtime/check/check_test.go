@@ -161,8 +161,8 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 		"a virtiofsd in C": {"", func(h *fake) {
 			h.outputs["/usr/libexec/virtiofsd --help"] = "-o posix_acl"
 			h.outputs["/usr/libexec/virtiofsd --version"] = "virtiofsd version 7.2.22 (Debian)\n"
-		}, "optional shared files: 3 limits by virtio-fs", "ok virtiofsd: /usr/libexec/virtiofsd (QEMU's own in C, 7.2.22)", true},
-		"files by 9p":                   {"shared_fs = \"virtio-9p\"\n", func(*fake) {}, "optional shared files: 3 limits by virtio-9p", "", true},
+		}, "optional shared files: 4 limits by virtio-fs", "ok virtiofsd: /usr/libexec/virtiofsd (QEMU's own in C, 7.2.22)", true},
+		"files by 9p":                   {"shared_fs = \"virtio-9p\"\n", func(*fake) {}, "optional shared files: 4 limits by virtio-9p", "", true},
 		"no virtiofsd":                  {"", func(h *fake) { h.system.VirtioFSD = "" }, "missing virtiofsd: not found", "Debian", false},
 		"no virtiofsd, and none needed": {"shared_fs = \"virtio-9p\"\n", func(h *fake) { h.system.VirtioFSD = "" }, "optional virtiofsd: not found", "", true},
 		"no tun":                        {"", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "missing tun: /dev/net/tun: file does not exist", "modprobe tun", false},

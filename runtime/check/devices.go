@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/mountinfo"
@@ -67,10 +68,15 @@ func (c *checker) fileLimits(p share.Program) {
 	case config.Shared9P:
 		limits, wayOut = share.Limits9P, `set shared_fs = "virtio-fs"`
 	}
+	state := Optional
 	if len(limits) == 0 {
+		state = OK
+	}
+	if c.cfg.QEMU.SharedFS == config.SharedNone {
 		return
 	}
-	f := c.say(Optional, name, wayOut, "%d limits by %s, in docs/files.md; pods run", len(limits), c.cfg.QEMU.SharedFS)
+	limits = append(slices.Clone(limits), share.LimitOfLocks)
+	f := c.say(state, name, wayOut, "%d limits by %s, in docs/files.md; pods run", len(limits), c.cfg.QEMU.SharedFS)
 	f.Details = limits
 }
 

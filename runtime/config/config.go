@@ -53,6 +53,7 @@ type QEMU struct {
 	ValidVirtioFSDaemonPaths []string // patterns of the programs that an annotation may choose
 	VirtioFSCache            string   // never, auto or always
 	VirtioFSExtraArgs        []string // handed to virtiofsd as they are
+	ForeignLocks             string   // LocksRefused or LocksGranted
 	Msize9P                  int      // bytes of a 9p message
 	PCIeRootPorts            int      // places for disks that are plugged in later; machine q35 only
 	GuestHookPath            string   // folder in the guest with hooks; empty is none
@@ -63,6 +64,12 @@ const (
 	SharedVirtioFS = "virtio-fs"
 	Shared9P       = "virtio-9p"
 	SharedNone     = "none"
+)
+
+// What becomes of the locks of programs on a volume that another pod of the host had first.
+const (
+	LocksRefused = "refuse" // with ENOLCK
+	LocksGranted = "grant"  // they hold within the pod alone
 )
 
 // KernelParam is one text of kernel parameters: the configuration's, or what an annotation adds to it.
@@ -138,7 +145,7 @@ func ParseAttestation(s string) (Attestation, error) {
 func Default() Config {
 	return Config{
 		QEMU: QEMU{
-			Acceleration: accel.Auto, RootfsType: "ext4", SharedFS: SharedVirtioFS, VirtioFSCache: "auto",
+			Acceleration: accel.Auto, RootfsType: "ext4", SharedFS: SharedVirtioFS, VirtioFSCache: "auto", ForeignLocks: LocksRefused,
 			Msize9P:       512 << 10, // Kata has 8 KiB; the kernel's own default is 128 KiB, and more is faster
 			PCIeRootPorts: 8,         // one slot of the bus
 			MemorySlots:   10,        // as Kata's

@@ -198,6 +198,7 @@ virtio_fs_daemon = "/opt/virtiofsd"
 valid_virtio_fs_daemon_paths = ["/opt/virtio*"]
 virtio_fs_cache = "never"
 virtio_fs_extra_args = ["--thread-pool-size=1"]
+foreign_locks = "grant"
 msize_9p = 8192
 pcie_root_port = 2
 guest_hook_path = "/hooks"
@@ -239,7 +240,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			KernelParams: []KernelParam{`quiet a="b  c"`}, EnableDebug: true,
 			Extensions: []ExtensionDisk{{"tools", "/srv/tools", nil}, {"gpu", "/srv/gpu.img", &p}},
 			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd", ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
-			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, Msize9P: 8192, PCIeRootPorts: 2, GuestHookPath: "/hooks",
+			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, ForeignLocks: LocksGranted, Msize9P: 8192, PCIeRootPorts: 2, GuestHookPath: "/hooks",
 		},
 		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==", EnableAnnotations: []string{"policy"}, DialTimeout: 5 * time.Second},
 		Runtime: Runtime{

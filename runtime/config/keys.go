@@ -216,6 +216,12 @@ var keys = []key{
 		field: func(c *Config) any { return &c.QEMU.VirtioFSExtraArgs },
 	},
 	{
+		section: sectionQEMU, name: "foreign_locks", pod: true,
+		doc:   "What becomes of flock and fcntl locks on a volume of the host that another pod may write to and had first: \"refuse\" (ENOLCK)\nor \"grant\" (they hold within the pod alone).",
+		field: func(c *Config) any { return &c.QEMU.ForeignLocks },
+		check: func(c *Config) error { return oneOf(c.QEMU.ForeignLocks, LocksRefused, LocksGranted) },
+	},
+	{
 		section: sectionQEMU, name: "msize_9p", pod: true,
 		doc:   "Bytes of a 9p message, 4096 to 1048576.",
 		field: func(c *Config) any { return &c.QEMU.Msize9P },

@@ -98,7 +98,8 @@ type Pod struct {
 	cfg     *config.Config
 	dirs    Dirs
 	log     *slog.Logger
-	share   *share.Share // nil where nothing is shared
+	share   *share.Share  // nil where nothing is shared
+	claims  *share.Claims // likewise, and where foreign locks are granted
 	fs      *share.Daemon
 	net     *network.Network // nil without a network
 	netns   *os.File         // the namespace, which QEMU is in too; nil where none could be made
@@ -348,6 +349,9 @@ func extensions(list []config.ExtensionDisk) ([]sandbox.Extension, error) {
 	return out, nil
 }
 
+// claimsSuffix makes of the folder of pods the file of their claims on volumes, beside it.
+const claimsSuffix = ".claims"
+
 func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 	c := &p.cfg.QEMU
 	if c.SharedFS == config.SharedNone {
@@ -362,6 +366,11 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 	}
 	if err := p.note(func(r *Record) { r.Share = true }); err != nil {
 		return err
+	}
+	if c.ForeignLocks == config.LocksRefused {
+		if p.claims, err = share.NewClaims(p.dirs.State + claimsSuffix); err != nil {
+			return err
+		}
 	}
 	f := qemu.FileSystem{Tag: share.Tag}
 	if c.SharedFS == config.Shared9P {
@@ -628,11 +637,12 @@ type features struct {
 	signalAll    bool // a signal goes to all processes of a container, or to the first as it is
 	pidOf        bool // a container shares the processes of any other
 	guestDevices bool // a container has devices of the guest, by their names
+	foreignLocks bool // locks on a mount can be refused
 }
 
 func featuresOf(list []string) features {
 	has := func(name string) bool { return slices.Contains(list, name) }
-	return features{has(agentapi.SignalAllFeature), has(agentapi.PIDOfFeature), has(agentapi.GuestDevicesFeature)}
+	return features{has(agentapi.SignalAllFeature), has(agentapi.PIDOfFeature), has(agentapi.GuestDevicesFeature), has(agentapi.ForeignLocksFeature)}
 }
 
 // Where the guest has the pod's /dev/shm, as with Kata Containers.
@@ -761,6 +771,9 @@ func (p *Pod) stopOnce() error {
 	errs = append(errs, p.leaveNetns())
 	if p.share != nil {
 		errs = append(errs, p.share.Close())
+	}
+	if p.claims != nil {
+		errs = append(errs, p.claims.Close())
 	}
 	if err := errors.Join(append(errs, p.cgroup.Leave())...); err != nil {
 		return err // the record stays, for Clean

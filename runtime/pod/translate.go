@@ -187,9 +187,33 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	if watched(st, m.Source) {
 		return p.watchedVolume(c, g, m, name)
 	}
+	foreign, err := p.foreignLocks(c, m.Source, access)
+	if err != nil {
+		return nil, err
+	}
 	m.Type, m.Source = "bind", share.GuestPath(name)
 	m.Options = guestOptions(m.Options)
+	if foreign {
+		m.Options = append(m.Options, agentapi.ForeignLocks)
+	}
 	return &m, nil
+}
+
+// foreignLocks says whether locks of programs on a volume are to be refused, as they would not exclude the other pod that has it.
+func (p *Pod) foreignLocks(c Container, source string, access share.Access) (bool, error) {
+	if p.claims == nil {
+		return false, nil
+	}
+	foreign, err := p.claims.Claim(source, access)
+	if err != nil || !foreign {
+		return false, err
+	}
+	if !p.can.foreignLocks {
+		p.log.Warn("another pod has the volume too; locks of one do not exclude the other, and the guest's agent cannot refuse them", "container", c.ID, "source", source)
+		return false, nil
+	}
+	p.log.Warn(`another pod has the volume too; locks on its files are refused with ENOLCK here (foreign_locks = "grant" grants them)`, "container", c.ID, "source", source)
+	return true, nil
 }
 
 // accessOf is what a container may do with a bind. Alone means that the host must see to it, and the guest not: each mount of the host below a shared folder

@@ -125,6 +125,9 @@ func (p Program) Limits() []string {
 	return nil
 }
 
+// LimitOfLocks is what is so whoever serves the files.
+const LimitOfLocks = "locks of programs do not exclude the host's own programs, containers that are not in a guest, and other hosts; between pods see foreign_locks"
+
 // Limits9P is likewise for files that QEMU serves by 9p.
 var Limits9P = []string{
 	"what is written through a shared mapping of a file that was opened with O_APPEND is appended to the file, and lost where it belongs",

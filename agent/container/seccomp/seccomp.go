@@ -95,6 +95,33 @@ func compile(s *specs.LinuxSeccomp, machines []machine) ([]unix.SockFilter, uint
 	return p.code, bits, nil
 }
 
+// The commands of fcntl(2) that are about locks and leases: F_GETLK, F_SETLK, F_SETLKW, on 32-bit machines F_GETLK64, F_SETLK64, F_SETLKW64, and for open file
+// descriptions F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW; F_SETLEASE. <asm-generic/fcntl.h>, <linux/fcntl.h>.
+var lockCommands = []uint64{5, 6, 7, 12, 13, 14, 36, 37, 38, 1024}
+
+// Locks makes a program that has a listener decide about calls that take locks on files, on all machines of the kernel, and allows all others.
+func Locks() ([]unix.SockFilter, error) {
+	s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"flock"}, Action: specs.ActNotify}}}
+	for _, c := range lockCommands {
+		s.Syscalls = append(s.Syscalls, specs.LinuxSyscall{
+			Names: []string{"fcntl", "fcntl64"}, Action: specs.ActNotify, Args: []specs.LinuxSeccompArg{{Index: 1, Value: 0xffffffff, ValueTwo: c, Op: specs.OpMaskedEqual}},
+		})
+	}
+	var p program
+	p.load(offArch)
+	for _, m := range machines {
+		body, err := m.compileWith(s, unix.SECCOMP_RET_ALLOW, func(specs.LinuxSeccompAction, *uint) (uint32, error) { return unix.SECCOMP_RET_USER_NOTIF, nil })
+		if err != nil {
+			return nil, err
+		}
+		p.jump(jumpEqual, m.audit, 1, 0)
+		p.add(unix.BPF_JMP|unix.BPF_JA, uint32(len(body)))
+		p.code = append(p.code, body...)
+	}
+	p.ret(unix.SECCOMP_RET_ALLOW)
+	return p.code, nil
+}
+
 // action is what a filter returns.
 func action(a specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 	n := uint(unix.EPERM)
@@ -139,6 +166,10 @@ type span struct {
 
 // compile makes the part of the program for one machine.
 func (m machine) compile(s *specs.LinuxSeccomp, other uint32) ([]unix.SockFilter, error) {
+	return m.compileWith(s, other, action)
+}
+
+func (m machine) compileWith(s *specs.LinuxSeccomp, other uint32, action func(specs.LinuxSeccompAction, *uint) (uint32, error)) ([]unix.SockFilter, error) {
 	numbers := m.numbers()
 	rules := map[uint32][]rule{}
 	var newest uint32

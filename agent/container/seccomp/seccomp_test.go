@@ -227,3 +227,31 @@ func FuzzCompile(f *testing.F) {
 		}
 	})
 }
+
+func TestLocksAreAskedAbout(t *testing.T) {
+	code, err := Locks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := vm(t, code)
+	for _, m := range machines {
+		numbers := m.numbers()
+		ask := func(name string, args ...uint64) bool {
+			n, ok := numbers[name]
+			return ok && run(m, n, args...) == unix.SECCOMP_RET_USER_NOTIF
+		}
+		for _, cmd := range []uint64{unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_SETLK, unix.F_OFD_SETLKW, unix.F_SETLEASE, unix.F_SETLK | 1<<40} {
+			if !ask("fcntl", 3, cmd) {
+				t.Errorf("%s: fcntl %#x is not asked about", m.name, cmd)
+			}
+		}
+		for _, cmd := range []uint64{unix.F_GETFL, unix.F_SETFL, unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_ADD_SEALS} {
+			if ask("fcntl", 3, cmd) {
+				t.Errorf("%s: fcntl %#x is asked about", m.name, cmd)
+			}
+		}
+		if !ask("flock", 3, unix.LOCK_EX) || ask("read", 3) || ask("openat", 3) {
+			t.Errorf("%s: want flock to be asked about, and nothing else", m.name)
+		}
+	}
+}

@@ -134,7 +134,7 @@ func (p *Process) credentials() (*capset, error) {
 	}
 	final := newCapset(caps.Effective, caps.Permitted, caps.Inheritable)
 	now := final
-	if len(p.Filter) > 0 && !p.NoNew {
+	if len(p.Filter)+len(p.Locks) > 0 && !p.NoNew {
 		now = newCapset(caps.Effective|sysAdmin, caps.Permitted|sysAdmin, caps.Inheritable)
 	}
 	if errno := now.set(); errno != 0 {

@@ -78,17 +78,23 @@ func (p *Process) exec(program string) error {
 			return fmt.Errorf("no_new_privs: %w", err)
 		}
 	}
+	if len(p.Locks) > 0 {
+		listener, err := p.Locks.install(unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+		if err != nil {
+			return fmt.Errorf("filter of locks on files: %w", err)
+		}
+		tell(Message{Kind: Locks}, listener) // it is closed when the program begins
+	}
 	tell(Message{Kind: Exec}, -1)
 	// From here on the filter may refuse whatever the Go runtime would like to call, so nothing is called but what has to be: capset, execve.
 	if len(p.Filter) > 0 {
-		prog := unix.SockFprog{Len: uint16(len(p.Filter)), Filter: &p.Filter[0]}
-		if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(p.FFlags), uintptr(unsafe.Pointer(&prog))); errno != 0 {
-			return fmt.Errorf("seccomp filter of %d instructions: %w", len(p.Filter), errno)
+		if _, err := p.Filter.install(p.FFlags); err != nil {
+			return fmt.Errorf("seccomp filter of %d instructions: %w", len(p.Filter), err)
 		}
-		if final != nil {
-			if errno := final.set(); errno != 0 {
-				return fmt.Errorf("capabilities behind the seccomp filter: %w", errno)
-			}
+	}
+	if len(p.Filter)+len(p.Locks) > 0 && final != nil {
+		if errno := final.set(); errno != 0 {
+			return fmt.Errorf("capabilities behind the seccomp filter: %w", errno)
 		}
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path0)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])))
@@ -103,6 +109,16 @@ func (p *Process) exec(program string) error {
 		return fmt.Errorf("start %q: %s is no program for this machine: %w", p.Args[0], program, errno)
 	}
 	return fmt.Errorf("start %q: %w", p.Args[0], errno)
+}
+
+// install has the kernel filter the calls of this thread. With SECCOMP_FILTER_FLAG_NEW_LISTENER it returns the listener. It calls nothing else.
+func (f Filter) install(flags uint) (int, error) {
+	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
+	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
 }
 
 // surroundings sets what needs privileges and is no credential.

@@ -154,6 +154,7 @@ type Process struct {
 	Label    string   `json:",omitzero"` // SELinux label for exec
 	Filter   Filter   `json:",omitzero"`
 	FFlags   uint     `json:",omitzero"` // flags for seccomp(2)
+	Locks    Filter   `json:",omitzero"` // whose listener is the agent, which answers about locks on files
 	// SetGroups is false in a user namespace that forbids setgroups(2).
 	SetGroups   bool            `json:",omitzero"`
 	IOPrio      int             `json:",omitzero"` // ioprio_set(2) value; 0 leaves it
@@ -179,6 +180,7 @@ const (
 	Hooks    Kind = "hooks"    // namespaces are there, nothing is mounted; an answer is waited for
 	Terminal Kind = "terminal" // carries the master of the terminal
 	Created  Kind = "created"  // all is ready; an answer is waited for
+	Locks    Kind = "locks"    // carries the listener of the plan's Locks
 	Exec     Kind = "exec"     // the program is started next
 	Failed   Kind = "failed"
 )
