@@ -117,7 +117,7 @@ func TestAnExtensionThatIsNotWhatItsHostSaysEndsTheGuest(t *testing.T) {
 		refused(t, guest, []string{"--extension", edit(t, blocks, fmt.Sprintf("data_blocks=%d", n-1))}, "extension hello: its file system has ")
 	})
 	t.Run("parameters that the host does not read", func(t *testing.T) {
-		katabuild(t, nil, "boot", guest, "--extension", edit(t, "salt=", "slat=")).want(t, 1, "root_hash.txt", "want salt")
+		katabuild(t, nil, "boot", guest, "--extension", edit(t, "salt=", "slat=")).want(t, 1, "root_hash.txt", "slat=", "want root_hash, salt")
 	})
 	t.Run("parameters twice", func(t *testing.T) {
 		refused(t, guest, []string{"--extension", ext, "--append", word}, "extension hello: the kernel command line has its parameters twice")
