@@ -42,6 +42,7 @@ cryptsetup-bin:/usr/sbin/veritysetup
 gdisk:/usr/sbin/sgdisk
 fdisk:/usr/sbin/sfdisk
 attr:/usr/bin/setfattr
+bzip2:/bin/bzip2
 "
 
 # What runs containers on our runtime in tests: a containerd and the runtime it is compared with, networks, and programs for images.
