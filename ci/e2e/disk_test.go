@@ -102,8 +102,8 @@ func TestOneFlippedBitOfADiskIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, at := range map[string]int64{
-		// The first block is read by whoever mounts the file system; the tree's last block is its lowest level.
-		"data": m.Image.Offset + 8, "hash tree": m.Image.Verity.Offset + 100, "end of the hash tree": m.Image.Verity.Offset + m.Image.Verity.Length - 4096 + 8,
+		// The agent's pages are in the middle of the file system; the tree's last block is its lowest level.
+		"first block": m.Image.Offset + 8, "data": m.Image.Offset + m.Image.Length/2, "hash tree": m.Image.Verity.Offset + 100, "end of the hash tree": m.Image.Verity.Offset + m.Image.Verity.Length - 4096 + 8,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := clone(t, out)

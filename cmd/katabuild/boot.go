@@ -191,6 +191,7 @@ func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags,
 	}
 	r, raw, err := askReport(ctx, s, nonce)
 	if err != nil {
+		a.tellConsole(s.Console(consoleLines))
 		return fmt.Errorf("the guest runs, but: %w", err)
 	}
 	timeline := sandbox.Merge(s.Timeline(), r.Timeline)
@@ -288,12 +289,22 @@ func (a *app) explainBoot(err error) {
 		return
 	}
 	if len(st.Console) > 0 {
-		fmt.Fprintln(a.err, "the console's last lines:")
-		for _, l := range st.Console {
-			_, _ = io.WriteString(a.err, "  | "+l+"\n")
-		}
+		a.tellConsole(st.Console)
 	} else {
 		fmt.Fprintln(a.err, "the console stayed silent; --append loglevel=7 makes the kernel talk")
 	}
 	fmt.Fprintf(a.err, "to try it by hand:\n%s\n", strings.TrimSpace(st.Command))
+}
+
+// consoleLines is how much of the console is told of a guest that runs and cannot report.
+const consoleLines = 20
+
+func (a *app) tellConsole(lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintln(a.err, "the console's last lines:")
+	for _, l := range lines {
+		_, _ = io.WriteString(a.err, "  | "+l+"\n")
+	}
 }
