@@ -24,7 +24,7 @@ func (t *Tree) chain(w Wish, c *Config, all []Wish) string {
 	for _, d := range t.symbols[w.Symbol] {
 		conditions := unmet(append(d.allDepends(), d.allVisible()...), c, triM)
 		for _, e := range conditions {
-			on, off := e.against(c)
+			on, off := e.against(c, true)
 			for _, s := range on {
 				if why := t.whyOn(s, c, asked); why != "" {
 					return why + " " + subject + " excludes"
@@ -47,36 +47,23 @@ func (t *Tree) chain(w Wish, c *Config, all []Wish) string {
 	return ""
 }
 
-// against lists the symbols of an unmet condition that are on where it wants them off, and off where it wants them on.
-func (e *expr) against(c *Config) (on, off []string) {
+// against lists the symbols that keep an expression from what it is wanted to be: those that are on and should be off, and
+// those that are off and should be on.
+func (e *expr) against(c *Config, wanted bool) (on, off []string) {
 	switch e.op {
 	case opWord:
-		if len(e.symbols()) == 1 && tri(c.Get(e.word)) < triY {
+		switch v := tri(c.Get(e.word)); {
+		case len(e.symbols()) != 1:
+		case wanted && v < triY:
 			off = append(off, e.word)
-		}
-	case opNot:
-		on, off = e.args[0].againstOff(c)
-	case opAnd, opOr:
-		for _, a := range e.args {
-			x, y := a.against(c)
-			on, off = append(on, x...), append(off, y...)
-		}
-	}
-	return on, off
-}
-
-// againstOff is against for an expression that is wanted off.
-func (e *expr) againstOff(c *Config) (on, off []string) {
-	switch e.op {
-	case opWord:
-		if len(e.symbols()) == 1 && tri(c.Get(e.word)) > triN {
+		case !wanted && v > triN:
 			on = append(on, e.word)
 		}
 	case opNot:
-		on, off = e.args[0].against(c)
+		return e.args[0].against(c, !wanted)
 	case opAnd, opOr:
 		for _, a := range e.args {
-			x, y := a.againstOff(c)
+			x, y := a.against(c, wanted)
 			on, off = append(on, x...), append(off, y...)
 		}
 	}
@@ -122,7 +109,7 @@ func (t *Tree) whyOff(symbol string, c *Config, asked map[string]Wish) string {
 		var needs []string
 		for _, d := range t.symbols[s] {
 			for _, e := range unmet(d.allDepends(), c, triM) {
-				_, off := e.against(c)
+				_, off := e.against(c, true)
 				needs = append(needs, off...)
 			}
 		}
