@@ -26,8 +26,10 @@ setup: ## install what is missing: Debian packages (as root or with sudo) and Go
 build: ## build katabuild, kata-runtime, the shim and the agent into bin/
 	@mkdir -p bin
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/katabuild ./cmd/katabuild
-	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/kata-runtime ./cmd/kata-runtime
-	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
+		-o bin/kata-runtime ./cmd/kata-runtime
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
+		-o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
 	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
 
 .PHONY: agent-rego
@@ -38,24 +40,28 @@ agent-rego: ## build the agent that reads policies in Rego too (25 MB) into bin/
 PREFIX ?= /usr/local
 DESTDIR ?=
 .PHONY: install
-install: ## install the runtime and the guest in out/ for containerd on this host (as root): shim, kata-runtime, configuration
+install: ## install shim, kata-runtime, configuration and the guest in out/ for containerd on this host (as root)
 	@test -e $(OUT)/$(RECIPE)/manifest.json || { echo "no guest in $(OUT)/$(RECIPE): run make guest first"; exit 1; }
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE) $(DESTDIR)/etc/katabuild
 	@install -m 0755 bin/containerd-shim-kata-v2 bin/kata-runtime $(DESTDIR)$(PREFIX)/bin
 	@ln -sf containerd-shim-kata-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-katabuild-v2
 	@install -m 0644 $(OUT)/$(RECIPE)/* $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE)
-	@test -e $(DESTDIR)/etc/katabuild/configuration.toml || printf '[hypervisor.qemu]\nguest = "/usr/share/katabuild/guests/$(RECIPE)"\n' > $(DESTDIR)/etc/katabuild/configuration.toml
+	@test -e $(DESTDIR)/etc/katabuild/configuration.toml || \
+		printf '[hypervisor.qemu]\nguest = "/usr/share/katabuild/guests/$(RECIPE)"\n' > \
+		$(DESTDIR)/etc/katabuild/configuration.toml
 
 .PHONY: demo
 demo: ## from nothing to a running guest that proves what it is: set up, build, boot, verdict
 	@sh ci/setup.sh
 	@$(MAKE) --no-print-directory build boot
 
-# lock makes sure there is a lock that the archive can still satisfy. It asks the archive only when there is none, or the recipe is newer.
+# lock makes sure there is a lock that the archive can still satisfy. It asks the archive only when there is none, or
+# the recipe is newer.
 .PHONY: lock
 lock: build
 	@mkdir -p $(OUT)
-	@test $(OUT)/$(RECIPE).lock.json -nt recipes/$(RECIPE)/recipe.yaml || $(KATABUILD) lock recipes/$(RECIPE) --lock $(OUT)/$(RECIPE).lock.json
+	@test $(OUT)/$(RECIPE).lock.json -nt recipes/$(RECIPE)/recipe.yaml || \
+		$(KATABUILD) lock recipes/$(RECIPE) --lock $(OUT)/$(RECIPE).lock.json
 
 .PHONY: guest
 guest: lock ## build the guest of RECIPE (default: default) into out/
@@ -72,7 +78,7 @@ check: ## unit tests, formatting and vet: a plain user, offline, within a minute
 	@$(GO) test ./...
 
 .PHONY: test
-test: ## install what is missing and run every test but those of test-kernel, test-faults, test-kubernetes, test-arch, test-cross and twice
+test: ## install what is missing, run every test but those of test-kernel, -faults, -kubernetes, -arch, -cross, twice
 	@sh ci/setup.sh tests
 	@sh ci/test.sh
 
@@ -97,27 +103,29 @@ test-rego: ## tests of the agent with the Rego engine, which is a module of its 
 	@sh ci/test.sh rego
 
 .PHONY: test-containerd
-test-containerd: ## tests that run containers through containerd 1.6 and 2, in guests (as root, in namespaces of their own)
+test-containerd: ## tests that run containers in guests, by containerd 1.6 and 2 (as root, in own namespaces)
 	@sh ci/test.sh containerd
 
 .PHONY: test-faults
-test-faults: ## kill QEMU, virtiofsd, the shim and containerd at random moments (KATABUILD_TEST_CYCLES each, 3), and look for leaks (as root)
+test-faults: ## kill QEMU, virtiofsd, shim and containerd (KATABUILD_TEST_CYCLES each, 3), and look for leaks (as root)
 	@sh ci/test.sh faults
 
 .PHONY: test-kubernetes
-test-kubernetes: ## build kubelet, kube-apiserver and etcd, and run a pod in a guest (as root; some minutes more the first time)
+test-kubernetes: ## run a pod of Kubernetes, whose parts are built first, in a guest (as root; minutes the first time)
 	@sh ci/test.sh kubernetes
 
 .PHONY: bench-containers
-bench-containers: build ## measure containers, files, network and streams under containerd (as root, with the guest in out/)
-	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m -run '^TestBench$$' -v ./ci/containerd | grep '^bench'
+bench-containers: build ## measure containers, files, network and streams (as root, with the guest in out/)
+	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \
+		-run '^TestBench$$' -v ./ci/containerd | grep '^bench'
 
 .PHONY: files-table
-files-table: build ## try operations on files under runc and by every way into a guest, and write the table of docs/files.md (as root, with the guest in out/)
-	@KATABUILD_TEST_FILES=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m -run '^TestFilesTable$$' ./ci/containerd
+files-table: build ## write the table of docs/files.md: operations on files under runc and in guests (as root)
+	@KATABUILD_TEST_FILES=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \
+		-run '^TestFilesTable$$' ./ci/containerd
 
 .PHONY: test-arch
-test-arch: ## boot Debian's kernels for every architecture, emulated, with the agent and a container (as root; downloads 300 MB the first time)
+test-arch: ## run a container with Debian's kernel for every architecture, emulated (as root; 300 MB the first time)
 	@sh ci/setup.sh arch
 	@sh ci/test.sh arch
 
@@ -131,11 +139,12 @@ twice: build ## build the guest of RECIPE twice, in other folders, as other user
 
 .PHONY: bench
 bench: guest bench-images ## measure boot, build and sizes, beside what a user would use instead
-	@KATABUILD_TEST_KERNEL_VMLINUX=$(CURDIR)/$(OUT)/$(RECIPE)/vmlinux $(GO) test -count=1 ./kernel -run '^TestBenchBoot$$' -v | grep '^kernel boot'
+	@KATABUILD_TEST_KERNEL_VMLINUX=$(CURDIR)/$(OUT)/$(RECIPE)/vmlinux \
+		$(GO) test -count=1 ./kernel -run '^TestBenchBoot$$' -v | grep '^kernel boot'
 	@$(GO) run ./ci/bench -guest $(OUT)/$(RECIPE)
 
 .PHONY: bench-images
-bench-images: build ## the part of bench that makes disk images, beside mkfs and mmdebstrap (needs Debian's archive and 12 GB of disk)
+bench-images: build ## measure making disk images, beside mkfs and mmdebstrap (needs Debian's archive and 12 GB of disk)
 	@$(GO) run ./ci/bench images
 
 .PHONY: fuzz

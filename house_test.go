@@ -23,15 +23,18 @@ var doors = []struct {
 	reason string
 }{
 	{"internal", nil, "papers and small tools know no room, so that every room can use them"},
-	{"kernel", []string{"internal"}, "a craft knows neither its neighbours nor who calls it, so that it can be tested and replaced alone"},
+	{"kernel", []string{"internal"}, "a craft knows neither its neighbours nor who calls it, so that it can be " +
+		"tested and replaced alone"},
 	{"initrd", []string{"internal"}, "a craft knows neither its neighbours nor who calls it"},
 	{"rootfs", []string{"internal"}, "a craft knows neither its neighbours nor who calls it"},
 	{"builder", []string{"internal", "kernel", "initrd", "rootfs"}, "the foreman is the only one who calls the crafts"},
 	{"runtime", []string{"internal"}, "the host side meets a guest through its manifest, whoever built it"},
 	{"agent", []string{"internal"}, "the agent is small and must build for every guest without the builder"},
 	{"releases", []string{"internal"}, "a release is papers about artefacts, whoever made them"},
-	{"cmd", []string{"internal", "builder", "runtime", "agent", "releases"}, "commands call rooms, never a craft behind the foreman's back"},
-	{"ci", []string{"internal", "builder", "runtime", "agent", "releases", "kernel", "initrd", "rootfs"}, "tests of the whole house may look anywhere"},
+	{"cmd", []string{"internal", "builder", "runtime", "agent", "releases"},
+		"commands call rooms, never a craft behind the foreman's back"},
+	{"ci", []string{"internal", "builder", "runtime", "agent", "releases", "kernel", "initrd", "rootfs"},
+		"tests of the whole house may look anywhere"},
 }
 
 type source struct {
@@ -49,7 +52,8 @@ func sources(t *testing.T) []source {
 		}
 		n := e.Name()
 		if e.IsDir() {
-			if p != "." && (strings.HasPrefix(n, ".") || strings.HasPrefix(n, "_") || n == "testdata" || n == "out" || n == "bin") {
+			if p != "." && (strings.HasPrefix(n, ".") || strings.HasPrefix(n, "_") || n == "testdata" || n == "out" ||
+				n == "bin") {
 				return filepath.SkipDir
 			}
 			// A module of its own keeps its own rules.
@@ -107,7 +111,8 @@ func TestEveryImportGoesThroughADoor(t *testing.T) {
 			}
 			to := room(rest)
 			if to != from && !slices.Contains(doors[i].may, to) {
-				t.Errorf("%s/%s imports %s: %s may not import %s, because %s", s.dir, s.name, rest, from, to, doors[i].reason)
+				t.Errorf("%s/%s imports %s: %s may not import %s, because %s", s.dir, s.name, rest, from, to,
+					doors[i].reason)
 			}
 			if to == from && from == "cmd" && !strings.HasPrefix(rest, s.dir+"/") {
 				t.Errorf("%s/%s imports %s: nobody imports a command", s.dir, s.name, rest)
@@ -138,17 +143,20 @@ func TestNobodyRegistersItselfInInit(t *testing.T) {
 		}
 		for _, d := range s.file.Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == "init" {
-				t.Errorf("%s/%s has an init function: what runs before main cannot be seen or tested; keep a visible list", s.dir, s.name)
+				t.Errorf("%s/%s has an init function: what runs before main cannot be seen or tested; keep a "+
+					"visible list", s.dir, s.name)
 			}
 		}
 	}
 }
 
 func TestOnlyCommandsReadTheEnvironmentAndExit(t *testing.T) {
-	// internal/testenv and internal/golden each read one variable; internal/jail is a re-executed stage; the agent is PID 1.
+	// internal/testenv and internal/golden each read one variable; internal/jail is a re-executed stage; the agent is
+	// PID 1.
 	allowed := []string{"cmd", "internal/testenv", "internal/golden", "internal/jail", "ci"}
 	for _, s := range sources(t) {
-		if strings.HasSuffix(s.name, "_test.go") || slices.ContainsFunc(allowed, func(a string) bool { return s.dir == a || strings.HasPrefix(s.dir, a+"/") }) {
+		if strings.HasSuffix(s.name, "_test.go") || slices.ContainsFunc(allowed,
+			func(a string) bool { return s.dir == a || strings.HasPrefix(s.dir, a+"/") }) {
 			continue
 		}
 		ast.Inspect(s.file, func(n ast.Node) bool {
@@ -156,8 +164,10 @@ func TestOnlyCommandsReadTheEnvironmentAndExit(t *testing.T) {
 			if !ok {
 				return true
 			}
-			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "os" && slices.Contains([]string{"Getenv", "LookupEnv", "Exit"}, sel.Sel.Name) {
-				t.Errorf("%s/%s calls os.%s: only commands read the environment or exit, so that rooms depend on their arguments alone", s.dir, s.name, sel.Sel.Name)
+			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "os" &&
+				slices.Contains([]string{"Getenv", "LookupEnv", "Exit"}, sel.Sel.Name) {
+				t.Errorf("%s/%s calls os.%s: only commands read the environment or exit, so that rooms depend on "+
+					"their arguments alone", s.dir, s.name, sel.Sel.Name)
 			}
 			return true
 		})
@@ -165,7 +175,8 @@ func TestOnlyCommandsReadTheEnvironmentAndExit(t *testing.T) {
 }
 
 func TestEveryRoomIsThere(t *testing.T) {
-	for _, r := range []string{"builder", "recipes", "kernel", "rootfs", "initrd", "runtime", "agent", "releases", "ci", "docs", "cmd", "internal"} {
+	for _, r := range []string{"builder", "recipes", "kernel", "rootfs", "initrd", "runtime", "agent", "releases",
+		"ci", "docs", "cmd", "internal"} {
 		if fi, err := os.Stat(r); err != nil || !fi.IsDir() {
 			t.Errorf("no room %s: the top-level folders are fixed", r)
 		}

@@ -1,9 +1,11 @@
-// Package agent is what runs inside the guest: as PID 1 it prepares the system, then it answers the guest API until it is told to end.
+// Package agent is what runs inside the guest: as PID 1 it prepares the system, then it answers the guest API until it
+// is told to end.
 //
-// In come the kernel command line and requests over vsock; out go answers, one-line messages on the console, and the report of what this
-// guest is. The rooms below it are early (an init's first deeds), extension (more read-only disks, on devmapper), reap (the end of children),
-// serve (the API), container, storage and network (what the API asks for), uevent, policy, metrics, measure (the report), options (the command
-// line), timeline and fatal. It knows nothing of how guests are built.
+// In come the kernel command line and requests over vsock; out go answers, one-line messages on the console, and the
+// report of what this guest is. The rooms below it are early (an init's first deeds), extension (more read-only disks,
+// on devmapper), reap (the end of children), serve (the API), container, storage and network (what the API asks for),
+// uevent, policy, metrics, measure (the report), options (the command line), timeline and fatal. It knows nothing of
+// how guests are built.
 package agent
 
 import (
@@ -91,7 +93,8 @@ func Run(ctx context.Context, c Config) error {
 		log = stream.tee(console)
 	}
 
-	// Before anything is served, so that nobody meets a guest with half of what it was given. Any error here ends the guest.
+	// Before anything is served, so that nobody meets a guest with half of what it was given. Any error here ends the
+	// guest.
 	extensions, err := extension.Mount("/", options.Words(line))
 	if err != nil {
 		return err
@@ -123,7 +126,8 @@ func Run(ctx context.Context, c Config) error {
 		// The guest still says what it is, and why it runs no containers.
 		log.Error("no containers: " + err.Error())
 	}
-	server, err := serve.New(serve.Config{Agent: serve.Agent{Version: c.Version, PID1: c.PID1}, Guest: guest, Sandbox: sandbox, Guard: c.Fatal.Guard})
+	server, err := serve.New(serve.Config{Agent: serve.Agent{Version: c.Version, PID1: c.PID1}, Guest: guest,
+		Sandbox: sandbox, Guard: c.Fatal.Guard})
 	if err != nil {
 		return err
 	}
@@ -136,7 +140,10 @@ func Run(ctx context.Context, c Config) error {
 	switch {
 	case ports.console != nil:
 		c.Fatal.Go(func() {
-			serveOn(ctx, "debug console", ports.console, log, func(ctx context.Context, l net.Listener) error { return serveShells(ctx, l, reaper, log) })
+			serveOn(ctx, "debug console", ports.console, log, func(ctx context.Context,
+				l net.Listener) error {
+				return serveShells(ctx, l, reaper, log)
+			})
 		})
 	case opts.DebugConsole && opts.DebugConsolePort == 0:
 		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
@@ -180,7 +187,8 @@ func prepare(c Config, log *slog.Logger) (string, error) {
 			complain(err)
 		}
 	}
-	for _, deed := range []func() error{early.PanicOnOops, early.AllowManyFiles, early.Process, func() error { return early.Hostname("/etc/hostname") }, early.LoopbackUp} {
+	for _, deed := range []func() error{early.PanicOnOops, early.AllowManyFiles, early.Process,
+		func() error { return early.Hostname("/etc/hostname") }, early.LoopbackUp} {
 		if err := deed(); err != nil {
 			complain(err)
 		}

@@ -29,7 +29,8 @@ func TestAgentServesUntilToldToEnd(t *testing.T) {
 	h := &fatal.Handler{Say: func(m string) { ended <- errors.New(m) }, End: func() {}}
 	go func() {
 		ended <- Run(ctx, Config{
-			Version: "t", ServerAddr: "unix://" + socket, LogLevel: "critical", Console: io.Discard, Fatal: h, Timeline: timeline.New(),
+			Version: "t", ServerAddr: "unix://" + socket, LogLevel: "critical", Console: io.Discard, Fatal: h,
+			Timeline: timeline.New(),
 		})
 	}()
 	var conn net.Conn

@@ -24,7 +24,8 @@ const bootTimeout = 3 * time.Minute
 func pack(t *testing.T, dir string) string {
 	t.Helper()
 	agent := filepath.Join(dir, "agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags=katabuild_test", "-ldflags=-s -w", "-o", agent, "../cmd/kata-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags=katabuild_test", "-ldflags=-s -w", "-o", agent,
+		"../cmd/kata-agent")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
 	if b, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", cmd, err, b)
@@ -35,7 +36,8 @@ func pack(t *testing.T, dir string) string {
 	}
 	var b bytes.Buffer
 	w := cpio.NewWriter(&b)
-	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755, Size: int64(len(data))}); err != nil {
+	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755,
+		Size: int64(len(data))}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Write(data); err != nil {
@@ -51,10 +53,11 @@ func pack(t *testing.T, dir string) string {
 	return initrd
 }
 
-// Each way in which the agent can die ends the guest by itself, with the reason on the console. Without panic= on the command line, a
-// kernel would stand still after PID 1 ends, had the agent not told it otherwise.
+// Each way in which the agent can die ends the guest by itself, with the reason on the console. Without panic= on the
+// command line, a kernel would stand still after PID 1 ends, had the agent not told it otherwise.
 func TestWhateverEndsTheAgentEndsTheGuest(t *testing.T) {
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel), testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"))
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel),
+		testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"))
 	initrd := pack(t, t.TempDir())
 	for how, want := range map[string]string{
 		"agent.test_panic=main":      "katabuild-agent: panic: runtime error: index out of range [4] with length 0",
@@ -66,7 +69,8 @@ func TestWhateverEndsTheAgentEndsTheGuest(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256",
+			cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m",
+				"256",
 				"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 				"-kernel", os.Getenv(kernel), "-initrd", initrd, "-append", "console=ttyS0 quiet "+how)
 			out, err := cmd.CombinedOutput()

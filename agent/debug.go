@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shells are tried in this order: the first that exists is the debug console. The first of all is in Kata Containers' extension for developers.
+// shells are tried in this order: the first that exists is the debug console. The first of all is in Kata Containers'
+// extension for developers.
 var shells = []string{"/run/kata-extensions/devkit/bin/devkit-sh", "/bin/bash", "/bin/sh", "/bin/gosh"}
 
 // shellPause is the least time between two shells, so that one that fails at once does not take the whole processor.
@@ -57,7 +58,8 @@ func shell(ctx context.Context, r *reap.Reaper) error {
 	return err
 }
 
-// startShell runs path on a terminal, which it takes over as the leader of a new session; the agent keeps the console as its own.
+// startShell runs path on a terminal, which it takes over as the leader of a new session; the agent keeps the console
+// as its own.
 func startShell(r *reap.Reaper, path string, tty *os.File) (*reap.Child, error) {
 	cmd := exec.Command(path)
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", tty, tty, tty
@@ -173,7 +175,8 @@ func serveShell(ctx context.Context, c net.Conn, r *reap.Reaper) error {
 // consoleSize is what a terminal has whose real size nobody tells: VT100's.
 var consoleSize = unix.Winsize{Row: 24, Col: 80}
 
-// openTerminal makes a pseudo-terminal: the master, which can be closed while it is read, and the end for a program. pts(4), ioctl_tty(2).
+// openTerminal makes a pseudo-terminal: the master, which can be closed while it is read, and the end for a program.
+// pts(4), ioctl_tty(2).
 func openTerminal() (master, tty *os.File, err error) {
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -191,7 +194,8 @@ func openTerminal() (master, tty *os.File, err error) {
 	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &consoleSize); err != nil {
 		return nil, nil, fmt.Errorf("set a terminal's size: %w", err)
 	}
-	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER,
+		unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if errno != 0 {
 		return nil, nil, fmt.Errorf("open the other end of a terminal: %w", errno)
 	}

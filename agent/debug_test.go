@@ -18,17 +18,19 @@ import (
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
-// debugShells serves shells of this machine on a UNIX socket, and returns how to connect. No test here may wait for a child in another way.
+// debugShells serves shells of this machine on a UNIX socket, and returns how to connect. No test here may wait for a
+// child in another way.
 func debugShells(t *testing.T) func() net.Conn {
 	t.Helper()
-	testenv.Require(t, testenv.Func("shell", func() error { _, err := firstExecutable(shells); return err }), testenv.Func("ptmx", func() error {
-		m, tty, err := openTerminal()
-		if err != nil {
-			return err
-		}
-		m.Close()
-		return tty.Close()
-	}))
+	testenv.Require(t, testenv.Func("shell", func() error { _, err := firstExecutable(shells); return err }),
+		testenv.Func("ptmx", func() error {
+			m, tty, err := openTerminal()
+			if err != nil {
+				return err
+			}
+			m.Close()
+			return tty.Close()
+		}))
 	r, err := reap.New()
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +118,8 @@ func TestEachConnectionHasAShellOnATerminalOfItsOwn(t *testing.T) {
 		t.Errorf("the terminal's size is %q", s)
 	}
 	say(t, b, "echo tt''y=$(tty)=\n")
-	if one, other := until(t, a, `tty=(.*?)=`), until(t, b, `tty=(.*?)=`); one == other || !strings.HasPrefix(one, "/dev/pts/") {
+	if one, other := until(t, a, `tty=(.*?)=`), until(t, b, `tty=(.*?)=`); one == other ||
+		!strings.HasPrefix(one, "/dev/pts/") {
 		t.Errorf("terminals %q and %q", one, other)
 	}
 	say(t, a, "sleep 1000 & echo by''e; exit\n") // what still holds the terminal does not hold the connection
@@ -164,7 +167,8 @@ func TestTheDebugConsoleIsBounded(t *testing.T) {
 		until(t, c, `here=(1)=`)
 	}
 	got, err := io.ReadAll(dial())
-	if want := fmt.Sprintf("there are %d shells already", maxShells); err != nil || !strings.Contains(string(got), want) {
+	if want := fmt.Sprintf("there are %d shells already", maxShells); err != nil || !strings.Contains(string(got),
+		want) {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
 }

@@ -24,8 +24,8 @@ const (
 // logWriteTime is how long whoever takes the log may not read before it is given up.
 const logWriteTime = 10 * time.Second
 
-// logStream hands the log to whoever connects, a JSON object a line. One reader has it at a time, and the newest wins. Nobody who logs waits for a
-// reader: lines wait, and when there are too many the oldest are lost and counted.
+// logStream hands the log to whoever connects, a JSON object a line. One reader has it at a time, and the newest wins.
+// Nobody who logs waits for a reader: lines wait, and when there are too many the oldest are lost and counted.
 type logStream struct {
 	base slog.Handler // writes JSON into the stream
 
@@ -40,8 +40,10 @@ type logStream struct {
 func newLogStream(version string, level slog.Leveler) *logStream {
 	s := &logStream{wake: make(chan struct{}, 1)}
 	// The names are those of Kata Containers' agent, so that its log parser can read it.
-	s.base = slog.NewJSONHandler(logLines{s}, &slog.HandlerOptions{Level: level, ReplaceAttr: replaceLogAttr}).WithAttrs([]slog.Attr{
-		slog.String("name", "kata-agent"), slog.String("source", "agent"), slog.String("version", version), slog.String("pid", strconv.Itoa(os.Getpid())),
+	s.base = slog.NewJSONHandler(logLines{s}, &slog.HandlerOptions{Level: level,
+		ReplaceAttr: replaceLogAttr}).WithAttrs([]slog.Attr{
+		slog.String("name", "kata-agent"), slog.String("source", "agent"), slog.String("version", version),
+		slog.String("pid", strconv.Itoa(os.Getpid())),
 	})
 	return s
 }
@@ -117,7 +119,9 @@ func (s *logStream) take() [][]byte {
 	defer s.mu.Unlock()
 	lines := s.lines
 	if s.lost > 0 {
-		lines = append([][]byte{fmt.Appendf(nil, `{"msg":"%d lines of the log were lost","level":"WARN","name":"kata-agent","source":"agent"}`+"\n", s.lost)}, lines...)
+		lines = append([][]byte{fmt.Appendf(
+			nil, `{"msg":"%d lines of the log were lost","level":"WARN","name":"kata-agent","source":"agent"}`+"\n",
+			s.lost)}, lines...)
 	}
 	s.lines, s.bytes, s.lost = nil, 0, 0
 	return lines

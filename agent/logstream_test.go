@@ -75,7 +75,8 @@ func TestTheLogIsJSONForWhoConnectsLast(t *testing.T) {
 	}
 	delete(m, "ts")
 	delete(m, "pid")
-	want := map[string]any{"level": "ERRO", "msg": "before anybody came", "name": "kata-agent", "source": "agent", "version": "7", "path": "a b", "n": 3.0}
+	want := map[string]any{"level": "ERRO", "msg": "before anybody came", "name": "kata-agent", "source": "agent",
+		"version": "7", "path": "a b", "n": 3.0}
 	for k, v := range want {
 		if m[k] != v {
 			t.Errorf("%s is %v, want %v", k, m[k], v)
@@ -96,8 +97,9 @@ func TestTheLogIsJSONForWhoConnectsLast(t *testing.T) {
 	if m := record(t, bufio.NewReader(second)); m["msg"] != "later" || m["level"] != "CRIT" {
 		t.Errorf("%v", m)
 	}
-	if want := "katabuild-agent: before anybody came path=\"a b\" n=3\nkatabuild-agent: critical: later\n"; console.String() != want {
-		t.Errorf("the console has %q, want %q", console.String(), want)
+	text := "katabuild-agent: before anybody came path=\"a b\" n=3\nkatabuild-agent: critical: later\n"
+	if console.String() != text {
+		t.Errorf("the console has %q, want %q", console.String(), text)
 	}
 }
 

@@ -82,7 +82,8 @@ func (p *ports) close() {
 }
 
 // serveOn runs a server on a listener, and tells what goes wrong.
-func serveOn(ctx context.Context, what string, l net.Listener, log *slog.Logger, run func(context.Context, net.Listener) error) {
+func serveOn(ctx context.Context, what string, l net.Listener, log *slog.Logger, run func(context.Context,
+	net.Listener) error) {
 	if err := run(ctx, l); err != nil {
 		log.Error(what + ": " + err.Error())
 	}

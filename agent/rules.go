@@ -10,10 +10,12 @@ import (
 	"github.com/katabuild/katabuild/agent/policy"
 )
 
-// PolicyFile is the policy that is in force before a host brings another one, where the guest has it. The path is Kata Containers'.
+// PolicyFile is the policy that is in force before a host brings another one, where the guest has it. The path is Kata
+// Containers'.
 const PolicyFile = "/etc/kata-opa/default-policy.rego"
 
-// newPolicy is the policy of a guest with this file. A policy that cannot be read ends the guest: it was put there so that not everything is allowed.
+// newPolicy is the policy of a guest with this file. A policy that cannot be read ends the guest: it was put there so
+// that not everything is allowed.
 func newPolicy(c Config, file string, log *slog.Logger) (*policy.Policy, error) {
 	p := &policy.Policy{Rego: c.Rego, Log: log}
 	text, err := os.ReadFile(file)

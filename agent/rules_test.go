@@ -39,7 +39,8 @@ func TestThePolicyOfTheGuestIsInForce(t *testing.T) {
 		t.Errorf("what it allows: %v", err)
 	}
 	write("package agent_policy\n")
-	if _, err := newPolicy(Config{}, file, nil); !errors.Is(err, policy.ErrRego) || !strings.Contains(err.Error(), file) {
+	if _, err := newPolicy(Config{}, file, nil); !errors.Is(err, policy.ErrRego) || !strings.Contains(err.Error(),
+		file) {
 		t.Errorf("a policy that this agent cannot read: %v", err)
 	}
 	if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {

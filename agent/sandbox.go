@@ -23,9 +23,10 @@ import (
 // endDelay lets the answer to DestroySandbox get out before the agent ends.
 const endDelay = 50 * time.Millisecond
 
-// newSandbox puts together what the API makes containers with. It is nil, with the reason, in a guest that cannot have any, because its kernel lacks
-// something.
-func newSandbox(ctx context.Context, c Config, o options.Options, rules *policy.Policy, reaper *reap.Reaper, log *slog.Logger, end func()) (*serve.Sandbox, error) {
+// newSandbox puts together what the API makes containers with. It is nil, with the reason, in a guest that cannot have
+// any, because its kernel lacks something.
+func newSandbox(ctx context.Context, c Config, o options.Options, rules *policy.Policy, reaper *reap.Reaper,
+	log *slog.Logger, end func()) (*serve.Sandbox, error) {
 	devices := &uevent.Listener{Root: "/", Timeout: o.HotplugTimeout, Log: log}
 	runner, err := container.New(container.Config{Reaper: reaper, Log: log, Guard: c.Fatal.Guard, PipeSize: o.PipeSize})
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 	"github.com/katabuild/katabuild/agent/fatal"
 )
 
-// testPanic ends the agent in the way that agent.test_panic names, so that a test can see how each way looks from the host.
+// testPanic ends the agent in the way that agent.test_panic names, so that a test can see how each way looks from the
+// host.
 func testPanic(how string, f *fatal.Handler) {
 	switch how {
 	case "main":

@@ -1,6 +1,8 @@
-// Package builder is the foreman: it turns a recipe into a guest by way of lock, plan and execute, and is the only room that calls the crafts.
+// Package builder is the foreman: it turns a recipe into a guest by way of lock, plan and execute, and is the only room
+// that calls the crafts.
 //
-// In comes a Config, out go a lock, a plan, or a folder with the guest's files and its manifest. It does not boot anything.
+// In comes a Config, out go a lock, a plan, or a folder with the guest's files and its manifest. It does not boot
+// anything.
 package builder
 
 import (
@@ -46,8 +48,9 @@ type Config struct {
 	Archive    string
 	AptOptions []string
 	HTTP       *http.Client // nil means the default client
-	// HTTPArchive, when not empty, is the address of a Debian archive that is reached without apt; ArchiveKeyring is the file of keys that sign it.
-	// SecurityArchive is the address of its security updates; empty is debian-security beside it.
+	// HTTPArchive, when not empty, is the address of a Debian archive that is reached without apt; ArchiveKeyring is
+	// the file of keys that sign it. SecurityArchive is the address of its security updates; empty is debian-security
+	// beside it.
 	HTTPArchive, SecurityArchive, ArchiveKeyring string
 	// Registries says how registries of container images are reached.
 	Registries fetch.Access
@@ -101,7 +104,8 @@ func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
 		f.SnapshotTime = time.Unix(l.Time, 0)
 	}
 	if c.HTTPArchive != "" {
-		f.Apt = &fetch.HTTP{Base: c.HTTPArchive, Security: c.SecurityArchive, Keyring: c.ArchiveKeyring, Dir: c.Store.Private("archive"), Client: c.HTTP, Now: c.Now}
+		f.Apt = &fetch.HTTP{Base: c.HTTPArchive, Security: c.SecurityArchive, Keyring: c.ArchiveKeyring,
+			Dir: c.Store.Private("archive"), Client: c.HTTP, Now: c.Now}
 	}
 	if r.Rootfs == nil {
 		return f, nil
@@ -225,7 +229,8 @@ func (g *Guest) local(in lock.Input) string {
 func (g *Guest) changed(in lock.Input, err error) error {
 	var m *digest.Mismatch
 	if errors.As(err, &m) {
-		return fmt.Errorf("%s is not what the lock pinned: %w; undo the change, or run: katabuild lock %s", in.Name, err, filepath.Dir(g.c.Recipe))
+		return fmt.Errorf("%s is not what the lock pinned: %w; undo the change, or run: katabuild lock %s", in.Name,
+			err, filepath.Dir(g.c.Recipe))
 	}
 	return err
 }
@@ -260,7 +265,8 @@ func (g *Guest) findAgent() (agentFile, error) {
 	f.goVer = bi.GoVersion
 	for _, s := range bi.Settings {
 		if s.Key == "GOARCH" && s.Value != g.arch.Go {
-			return f, fmt.Errorf("agent %s: built for %s, the guest is %s (%s)", f.path, s.Value, g.arch.Name, g.arch.Go)
+			return f, fmt.Errorf("agent %s: built for %s, the guest is %s (%s)", f.path, s.Value, g.arch.Name,
+				g.arch.Go)
 		}
 	}
 	return f, nil
@@ -287,7 +293,8 @@ func (g *Guest) Overrides() []string {
 	return out
 }
 
-// Fetch brings the recipe's inputs from the network into the store, and the modules of u-root's commands into Go's own cache.
+// Fetch brings the recipe's inputs from the network into the store, and the modules of u-root's commands into Go's own
+// cache.
 func (g *Guest) Fetch(ctx context.Context) error {
 	if in := g.lock.Find(sourceInput); in != nil && in.Kind != lock.Tree {
 		if _, err := execute.Run(ctx, g.execution(), g.tasks, []string{SourceStep}); err != nil {
@@ -324,8 +331,8 @@ type Built struct {
 	Manifest digest.Digest // empty unless a whole guest was built
 }
 
-// Build does the wanted steps (nil means all), puts their files into the folder out and, for a whole guest, the manifest last. An extension has
-// no manifest.
+// Build does the wanted steps (nil means all), puts their files into the folder out and, for a whole guest, the
+// manifest last. An extension has no manifest.
 func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built, error) {
 	whole := wanted == nil
 	if whole {

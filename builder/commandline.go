@@ -15,7 +15,8 @@ import (
 // clearWord is what a host that emulates the processor adds for files shared by virtiofsd; runtime/sandbox says why.
 const clearWord = "init_on_alloc=1"
 
-// longestLine is the longest command line that a boot of the recipe makes without words of the host's own: numbers and digests are as long as they get.
+// longestLine is the longest command line that a boot of the recipe makes without words of the host's own: numbers and
+// digests are as long as they get.
 func longestLine(r *recipe.Recipe, a arch.Arch) (string, error) {
 	line, tcg := kernel.CommandLine(a, r.Boot.Machine)
 	for _, w := range r.Boot.CommandLine {
@@ -26,7 +27,8 @@ func longestLine(r *recipe.Recipe, a arch.Arch) (string, error) {
 		l := manifest.ImageLayout{Layout: i.Layout, FileSystem: i.FileSystem, Offset: block, Length: size}
 		if i.WithVerity() {
 			hex := strings.Repeat("f", 64)
-			l.Verity = &manifest.Verity{RootHash: hex, Salt: hex, DataBlocks: size / block, DataBlockSize: block, HashBlockSize: block, Offset: size + block, Length: size}
+			l.Verity = &manifest.Verity{RootHash: hex, Salt: hex, DataBlocks: size / block, DataBlockSize: block,
+				HashBlockSize: block, Offset: size + block, Length: size}
 		}
 		root, err := rootfs.CommandLine(l, guestDisks[r.Boot.Disk])
 		if err != nil {
@@ -63,7 +65,8 @@ func checkLine(r *recipe.Recipe) error {
 		name, _, _ := strings.Cut(strings.ReplaceAll(w, `"`, ""), "=")
 		if ours := own[name]; ours != "" {
 			errs = append(errs, r.Blame(fmt.Sprintf("boot.command_line[%d]", i),
-				fmt.Errorf("%q: the boot says %s itself; leave it out, or add it to one boot with `katabuild boot --append`", w, ours)))
+				fmt.Errorf("%q: the boot says %s itself; leave it out, or add it to one boot with `katabuild boot "+
+					"--append`", w, ours)))
 		}
 	}
 	longest, err := longestLine(r, a)
@@ -73,8 +76,10 @@ func checkLine(r *recipe.Recipe) error {
 	// The kernel keeps a NUL behind the line.
 	if most := a.CommandLine - 1; a.CommandLine > 0 && len(longest) > most {
 		own := len(strings.Join(r.Boot.CommandLine, " "))
-		errs = append(errs, r.Blame("boot.command_line", fmt.Errorf("its words have %d bytes, and this guest's boot adds up to %d; a kernel for %s keeps %d: at most %d are left",
-			own, len(longest)-own, a.Name, most, max(0, most-len(longest)+own))))
+		errs = append(errs, r.Blame("boot.command_line",
+			fmt.Errorf("its words have %d bytes, and this guest's boot adds up to %d; a kernel for %s keeps %d: at "+
+				"most %d are left",
+				own, len(longest)-own, a.Name, most, max(0, most-len(longest)+own))))
 	}
 	return errors.Join(errs...)
 }

@@ -15,7 +15,8 @@ func lineRecipe(t *testing.T, more, words string) (*recipe.Recipe, arch.Arch) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := "version: 1\nname: a\nkernel: {source: {tree: linux}, features: [tiny]}\n" + more + "\nboot: {command_line: [" + words + "]}\n"
+	text := "version: 1\nname: a\nkernel: {source: {tree: linux}, features: [tiny]}\n" + more +
+		"\nboot: {command_line: [" + words + "]}\n"
 	r, err := recipe.Parse("r.yaml", []byte(text), v)
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +29,8 @@ func lineRecipe(t *testing.T, more, words string) (*recipe.Recipe, arch.Arch) {
 }
 
 func TestTheCommandLineIsMeasuredAsTheBootMakesIt(t *testing.T) {
-	for _, more := range []string{"", "rootfs: {}\nimage: {verity: false}", "rootfs: {}\nimage: {}", "rootfs: {init: systemd}\nimage: {layout: bare}"} {
+	for _, more := range []string{"", "rootfs: {}\nimage: {verity: false}", "rootfs: {}\nimage: {}",
+		"rootfs: {init: systemd}\nimage: {layout: bare}"} {
 		r, a := lineRecipe(t, more, "")
 		own, err := longestLine(r, a)
 		if err != nil {
@@ -40,8 +42,10 @@ func TestTheCommandLineIsMeasuredAsTheBootMakesIt(t *testing.T) {
 			t.Errorf("%s: a word that just fits: %v", more, checkLine(r))
 		}
 		r, _ = lineRecipe(t, more, word(left+1))
-		want := fmt.Sprintf("its words have %d bytes, and this guest's boot adds up to %d; a kernel for x86_64 keeps 2047: at most %d are left", left+1, len(own)+1, left)
-		if err := checkLine(r); err == nil || !strings.HasPrefix(err.Error(), "r.yaml:") || !strings.Contains(err.Error(), want) {
+		want := fmt.Sprintf("its words have %d bytes, and this guest's boot adds up to %d; a kernel for x86_64 "+
+			"keeps 2047: at most %d are left", left+1, len(own)+1, left)
+		if err := checkLine(r); err == nil || !strings.HasPrefix(err.Error(), "r.yaml:") ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got  %v\nwant %s", more, err, want)
 		}
 		if strings.Contains(more, "systemd") && !strings.Contains(own, " root=/dev/dm-0 ") {
@@ -52,10 +56,12 @@ func TestTheCommandLineIsMeasuredAsTheBootMakesIt(t *testing.T) {
 
 func TestWordsOfTheBootAreToldAtTheirLine(t *testing.T) {
 	for word, ours := range map[string]string{
-		"quiet": "quiet", "panic=5": "panic=-1", "reboot=k": "reboot=t", `'"panic=5"'`: "panic=-1", "tsc=unstable": "tsc=reliable", "no_timer_check": "no_timer_check",
+		"quiet": "quiet", "panic=5": "panic=-1", "reboot=k": "reboot=t", `'"panic=5"'`: "panic=-1",
+		"tsc=unstable": "tsc=reliable", "no_timer_check": "no_timer_check",
 	} {
 		r, _ := lineRecipe(t, "", "a, "+word)
-		if err := checkLine(r); err == nil || !strings.HasPrefix(err.Error(), "r.yaml:5:") || !strings.Contains(err.Error(), "the boot says "+ours+" itself") {
+		if err := checkLine(r); err == nil || !strings.HasPrefix(err.Error(), "r.yaml:5:") ||
+			!strings.Contains(err.Error(), "the boot says "+ours+" itself") {
 			t.Errorf("%s: got %v", word, err)
 		}
 	}

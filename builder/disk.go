@@ -54,7 +54,8 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 	var tasks []execute.Task
 	var needs []string
 	var layers []func(context.Context, execute.Job) (rootfs.Layer, error)
-	keys := rootfs.Request{Arch: g.arch, Name: g.Recipe.Name, Time: g.lock.Time, Remove: g.Recipe.Rootfs.Remove, Keep: g.Recipe.Rootfs.Keep}
+	keys := rootfs.Request{Arch: g.arch, Name: g.Recipe.Name, Time: g.lock.Time, Remove: g.Recipe.Rootfs.Remove,
+		Keep: g.Recipe.Rootfs.Keep}
 	for i, l := range g.Recipe.Rootfs.Layers {
 		if l.Debian != nil && !slices.Contains(needs, unpackStep(l.Debian)) {
 			t := g.unpackTask(l.Debian)
@@ -74,7 +75,8 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		if err != nil {
 			return nil, err
 		}
-		keys.Agent = rootfs.Agent{Path: g.agent.path, Digest: g.agent.digest, Size: fi.Size(), Go: g.agent.goVer, Init: g.Recipe.Rootfs.Init}
+		keys.Agent = rootfs.Agent{Path: g.agent.path, Digest: g.agent.digest, Size: fi.Size(), Go: g.agent.goVer,
+			Init: g.Recipe.Rootfs.Init}
 	}
 	request := func(ctx context.Context, job execute.Job) (rootfs.Request, error) {
 		r := keys
@@ -99,7 +101,8 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		more = append(more, bill)
 		inputs = append(inputs, artifact.Input{Name: "kernel source", Value: string(bill.Digest)})
 	}
-	image := execute.Task{Step: plan.New(ImageStep, needs, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+	image := execute.Task{Step: plan.New(ImageStep, needs, inputs), Run: func(ctx context.Context,
+		job execute.Job) ([]artifact.Output, error) {
 		r, err := request(ctx, job)
 		if err != nil {
 			return nil, err
@@ -121,7 +124,8 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		}
 		return append(res.Outputs, artifact.Output{Name: imageFacts, Path: path}), nil
 	}}
-	tar := execute.Task{Step: plan.New(RootfsStep, needs, keys.Inputs()), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+	tar := execute.Task{Step: plan.New(RootfsStep, needs, keys.Inputs()), Run: func(ctx context.Context,
+		job execute.Job) ([]artifact.Output, error) {
 		r, err := request(ctx, job)
 		if err != nil {
 			return nil, err
@@ -149,7 +153,8 @@ func writeTar(path string, t *tree.Tree, report progress.Func) error {
 }
 
 // layer makes a layer for keys, which reads nothing, and a way to open it once a step runs.
-func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
+func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error),
+	error) {
 	same := func(l rootfs.Layer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
 		return l, func(context.Context, execute.Job) (rootfs.Layer, error) { return l, nil }, nil
 	}
@@ -166,14 +171,16 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 			if err != nil {
 				return nil, err
 			}
-			// The image is made of the copy that was digested, so whatever happens to the folder meanwhile is in neither or in both.
+			// The image is made of the copy that was digested, so whatever happens to the folder meanwhile is in
+			// neither or in both.
 			var got digest.Digest
 			l.Entries, got, l.Lost, err = checkout.Copy(ctx, g.local(in), dir)
 			if err == nil && got != in.Digest {
 				err = &digest.Mismatch{Name: in.Where, Want: in.Digest, Got: got}
 			}
 			if err != nil {
-				return nil, g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].folder", i), g.changed(in, fmt.Errorf("%s: %w", in.Name, err)))
+				return nil, g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].folder", i),
+					g.changed(in, fmt.Errorf("%s: %w", in.Name, err)))
 			}
 			return l, nil
 		}, nil
@@ -213,7 +220,8 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 		for j, u := range l.Accounts.Users {
 			at := g.Recipe.Place(fmt.Sprintf("rootfs.layers[%d].accounts.users[%d]", i, j))
 			a.Users = append(a.Users, rootfs.User{
-				Name: u.Name, UID: *u.UID, GID: u.GID, Group: u.Group, Home: u.Home, CreateHome: u.CreateHome, Shell: u.Shell, At: at,
+				Name: u.Name, UID: *u.UID, GID: u.GID, Group: u.Group, Home: u.Home, CreateHome: u.CreateHome,
+				Shell: u.Shell, At: at,
 			})
 		}
 		for j, gr := range l.Accounts.Groups {
@@ -248,9 +256,11 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 }
 
 // ociLayer is a container image.
-func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
+func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer,
+	error), error) {
 	var in lock.Input
-	key := rootfs.OCI{Arch: g.arch.Go, Ref: o.Name, Manifest: digest.Digest(o.Digest), At: strings.TrimSuffix(o.At, "/")}
+	key := rootfs.OCI{Arch: g.arch.Go, Ref: o.Name, Manifest: digest.Digest(o.Digest), At: strings.TrimSuffix(o.At,
+		"/")}
 	switch {
 	case o.Image != "":
 		in, key.Name = g.input(imageInput(o.Image)), o.Image
@@ -345,7 +355,8 @@ func plain(ctx context.Context, name, from, to string) error {
 func (g *Guest) files(list []recipe.File) (rootfs.Files, error) {
 	var out rootfs.Files
 	for _, f := range list {
-		file := rootfs.File{Path: f.Path, Kind: tree.File, Mode: uint16(f.FileMode()), UID: f.UID, GID: f.GID, Origin: "file " + f.Path + " of the recipe"}
+		file := rootfs.File{Path: f.Path, Kind: tree.File, Mode: uint16(f.FileMode()), UID: f.UID, GID: f.GID,
+			Origin: "file " + f.Path + " of the recipe"}
 		switch {
 		case f.From != "":
 			in := g.input(fileInput(f.From))
@@ -362,7 +373,8 @@ func (g *Guest) files(list []recipe.File) (rootfs.Files, error) {
 	return out, nil
 }
 
-// unpackTask unpacks a layer's packages, each into a tar of its own, so that another list of files or options does not unpack them again.
+// unpackTask unpacks a layer's packages, each into a tar of its own, so that another list of files or options does not
+// unpack them again.
 func (g *Guest) unpackTask(d *recipe.DebianLayer) execute.Task {
 	set := g.lock.FindSet(setName(d))
 	inputs := []artifact.Input{{Name: "unpack format", Value: unpackFormat}}
@@ -370,7 +382,8 @@ func (g *Guest) unpackTask(d *recipe.DebianLayer) execute.Task {
 		in := g.input(name)
 		inputs = append(inputs, artifact.Input{Name: "package " + in.Package.Name, Value: string(in.Digest)})
 	}
-	return execute.Task{Step: plan.New(unpackStep(d), nil, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+	return execute.Task{Step: plan.New(unpackStep(d), nil, inputs), Run: func(ctx context.Context,
+		job execute.Job) ([]artifact.Output, error) {
 		debs, err := g.bringPackages(ctx, set.Inputs, job)
 		if err != nil {
 			return nil, err
@@ -395,7 +408,8 @@ func (g *Guest) unpackTask(d *recipe.DebianLayer) execute.Task {
 					}
 					mu.Lock()
 					done++
-					job.Report.Send(progress.Event{Kind: progress.Update, Message: "unpack", Current: int64(done), Total: int64(len(debs)), Unit: "packages"})
+					job.Report.Send(progress.Event{Kind: progress.Update, Message: "unpack", Current: int64(done),
+						Total: int64(len(debs)), Unit: "packages"})
 					mu.Unlock()
 				}
 			})
@@ -430,7 +444,9 @@ func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.J
 	}
 	if len(missing) > 0 {
 		if g.c.Offline {
-			return nil, fmt.Errorf("%d packages, %s among them, are not in the store %s, and --offline forbids fetching them; run once without --offline, or: katabuild fetch %s",
+			return nil, fmt.Errorf(
+				"%d packages, %s among them, are not in the store %s, and --offline forbids fetching them; run once "+
+					"without --offline, or: katabuild fetch %s",
 				len(missing), missing[0].Package.Name, g.c.Store.Dir(), filepath.Dir(g.c.Recipe))
 		}
 		f, err := g.c.fetcher(g.Recipe)
@@ -453,7 +469,8 @@ func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.J
 }
 
 // debianLayer is the packages of a layer.
-func (g *Guest) debianLayer(d *recipe.DebianLayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
+func (g *Guest) debianLayer(d *recipe.DebianLayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer,
+	error), error) {
 	set := g.lock.FindSet(setName(d))
 	key := rootfs.Debian{Rules: append(debian.Exclude(d.Paths.Exclude...), debian.Include(d.Paths.Include...)...)}
 	for _, name := range set.Inputs {
@@ -530,7 +547,8 @@ func (g *Guest) features() ([]string, error) {
 // disk is the recipe's image.
 func (g *Guest) disk() (rootfs.Disk, error) {
 	i := g.Recipe.Image
-	d := rootfs.Disk{FileSystem: i.FileSystem, Verity: i.WithVerity(), Label: i.Label, FreeSpace: i.FreeBytes(), Journal: i.Journal, Jobs: g.c.Jobs, CycloneDX: i.CycloneDX}
+	d := rootfs.Disk{FileSystem: i.FileSystem, Verity: i.WithVerity(), Label: i.Label, FreeSpace: i.FreeBytes(),
+		Journal: i.Journal, Jobs: g.c.Jobs, CycloneDX: i.CycloneDX}
 	var err1, err2 error
 	d.Compression, err1 = erofs.ParseCompression(i.Compression)
 	d.Layout, err2 = partition.ParseKind(i.Layout)
@@ -549,7 +567,8 @@ func (g *Guest) kernelComponent() sbom.Component {
 }
 
 // describeImage puts into the manifest what the image step made.
-func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*store.Action, string) manifest.File) error {
+func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*store.Action,
+	string) manifest.File) error {
 	o, err := a.Output(imageFacts)
 	if err != nil {
 		return err

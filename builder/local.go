@@ -108,9 +108,12 @@ func (c Config) checkPlace(name, path string) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []struct{ what, path string }{{"the recipe", c.Recipe}, {"the recipe's lock", c.lockPath()}, {"the store", c.Store.Dir()}} {
+	for _, f := range []struct{ what, path string }{{"the recipe", c.Recipe}, {"the recipe's lock", c.lockPath()},
+		{"the store", c.Store.Dir()}} {
 		if inside(dir, f.path) {
-			return fmt.Errorf("the folder %s holds %s itself, which would be part of the guest and change with every lock: put the guest's files into a folder of their own",
+			return fmt.Errorf(
+				"the folder %s holds %s itself, which would be part of the guest and change with every lock: put "+
+					"the guest's files into a folder of their own",
 				name, f.what)
 		}
 	}
@@ -128,7 +131,9 @@ func (g *Guest) checkOut(out string) error {
 			return err
 		}
 		if inside(dir, out) {
-			return fmt.Errorf("the output folder %s lies in the folder %s, which is an input of the guest: choose another one with -o", out, in.Where)
+			return fmt.Errorf(
+				"the output folder %s lies in the folder %s, which is an input of the guest: choose another one "+
+					"with -o", out, in.Where)
 		}
 	}
 	return nil

@@ -65,7 +65,8 @@ func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 		}
 		switch w.kind {
 		case lock.Debian:
-			report.Send(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " + strings.Join(w.deb.Suites, ", ")})
+			report.Send(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " +
+				strings.Join(w.deb.Suites, ", ")})
 			found, err := newestOf(ctx, f, w.deb)
 			if err != nil {
 				return nil, r.Blame(w.field, err)
@@ -82,7 +83,8 @@ func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 			in.Digest, in.Size, err = f.Download(ctx, w.where, want, -1, report)
 		case lock.Local:
 			in.Digest, in.Size, err = fileDigest(ctx, filepath.Join(f.Base, filepath.FromSlash(w.where)))
-			if t := r.Kernel.Source.Tarball; err == nil && t != nil && w.name == sourceInput && t.SHA256 != "" && in.Digest.Hex() != t.SHA256 {
+			if t := r.Kernel.Source.Tarball; err == nil && t != nil && w.name == sourceInput && t.SHA256 != "" &&
+				in.Digest.Hex() != t.SHA256 {
 				err = &digest.Mismatch{Name: w.where, Want: digest.Digest("sha256:" + t.SHA256), Got: in.Digest}
 			}
 		case lock.OCI:
@@ -140,7 +142,8 @@ func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old != nil && old.Name == l.Name && reflect.DeepEqual(old.Inputs, l.Inputs) && reflect.DeepEqual(old.Sets, l.Sets) {
+	if old != nil && old.Name == l.Name && reflect.DeepEqual(old.Inputs, l.Inputs) && reflect.DeepEqual(old.Sets,
+		l.Sets) {
 		return &Locked{Lock: l, Old: old}, nil // the old one was read strictly: equal contents are equal bytes
 	}
 	if c.Dry {
@@ -221,7 +224,8 @@ func (c Config) verifySignature(ctx context.Context, r *recipe.Recipe, l *lock.L
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update, Message: "verify the signature of " + filepath.Base(t.From)})
+	c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update,
+		Message: "verify the signature of " + filepath.Base(t.From)})
 	s, err := readSignature(sig, ring)
 	if err != nil {
 		return err

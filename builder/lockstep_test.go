@@ -49,11 +49,15 @@ func tarOf(t *testing.T, content string) string {
 
 func TestALockKeepsWhatIsPinned(t *testing.T) {
 	remote := tarOf(t, "first")
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(remote)) }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.Write([]byte(remote))
+	}))
 	defer server.Close()
 	dir := t.TempDir()
 	files(t, dir, map[string]string{
-		"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: {tree: linux}\n  features: [tiny]\nrootfs:\n  layers:\n    - tar: " + server.URL +
+		"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: {tree: linux}\n  features: [tiny]\nrootfs:\n  " +
+			"layers:\n    - tar: " + server.URL +
 			"/a.tar\n    - files: [{path: /f, from: f}]\n",
 		"linux/Makefile": "VERSION = 6\n", "linux/Kconfig": "", "f": "one",
 	})
@@ -111,14 +115,16 @@ func TestAKernelSourceThatIsNoneIsToldWhenItIsLocked(t *testing.T) {
 		"a file as a folder": {folder, "x", "src is no folder"},
 	} {
 		dir := t.TempDir()
-		files(t, dir, map[string]string{"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: " + c.source + "\n  features: [tiny]\n", "src": c.file})
+		files(t, dir, map[string]string{"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: " + c.source +
+			"\n  features: [tiny]\n", "src": c.file})
 		s, err := store.Open(filepath.Join(t.TempDir(), "store"), store.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		recipe := filepath.Join(dir, "recipe.yaml")
 		_, err = MakeLock(t.Context(), Config{Recipe: recipe, Store: s, Now: time.Now})
-		if err == nil || !strings.HasPrefix(err.Error(), recipe+":4:") || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "store") {
+		if err == nil || !strings.HasPrefix(err.Error(), recipe+":4:") || !strings.Contains(err.Error(), c.want) ||
+			strings.Contains(err.Error(), "store") {
 			t.Errorf("%s: got %v, want %s", name, err, c.want)
 		}
 	}

@@ -8,8 +8,9 @@ import (
 	"github.com/katabuild/katabuild/builder/store"
 )
 
-// Rebuild builds the wanted steps (nil means the whole guest) again in the folder dir, with a store of its own that has the locked inputs and
-// nothing that was made of them. keep are steps that are not made again but taken from the first store, such as a kernel that takes minutes.
+// Rebuild builds the wanted steps (nil means the whole guest) again in the folder dir, with a store of its own that has
+// the locked inputs and nothing that was made of them. keep are steps that are not made again but taken from the first
+// store, such as a kernel that takes minutes.
 func (g *Guest) Rebuild(ctx context.Context, wanted, keep []string, dir string) (*Built, error) {
 	s, err := store.Open(filepath.Join(dir, "store"), store.Options{})
 	if err != nil {
@@ -64,8 +65,8 @@ func copyStep(from, to *store.Store, step, guest string) error {
 	return to.PutAction(a)
 }
 
-// RebuildDir makes the folder for a rebuild, in the store's file system, which has room for builds. remove takes it away; what a killed process
-// leaves there goes when the store is opened next.
+// RebuildDir makes the folder for a rebuild, in the store's file system, which has room for builds. remove takes it
+// away; what a killed process leaves there goes when the store is opened next.
 func (c Config) RebuildDir() (dir string, remove func() error, err error) {
 	return c.Store.Temp("rebuild")
 }

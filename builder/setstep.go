@@ -118,7 +118,8 @@ func (m *setMaker) keep(w setWish) bool {
 func (m *setMaker) add(in lock.Input) error {
 	if there := m.lock.Find(in.Name); there != nil {
 		if there.Digest != in.Digest {
-			return fmt.Errorf("%s: two archives have it with different bytes, %s and %s", in.Name, there.Digest, in.Digest)
+			return fmt.Errorf("%s: two archives have it with different bytes, %s and %s", in.Name, there.Digest,
+				in.Digest)
 		}
 		return nil
 	}
@@ -128,7 +129,8 @@ func (m *setMaker) add(in lock.Input) error {
 
 // make chooses the packages of a wish, adds them to the lock, and returns the date of the newest release file.
 func (m *setMaker) make(ctx context.Context, w setWish) (time.Time, error) {
-	m.c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update, Message: "choose packages of Debian " + strings.Join(w.deb.Suites, ", ")})
+	m.c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update,
+		Message: "choose packages of Debian " + strings.Join(w.deb.Suites, ", ")})
 	x, date, err := m.index(ctx, w)
 	if err != nil {
 		return date, err
@@ -163,9 +165,11 @@ func (m *setMaker) make(ctx context.Context, w setWish) (time.Time, error) {
 			set.Inputs = append(set.Inputs, in)
 			continue
 		}
-		in := lock.Input{Name: packageInput(p), Kind: lock.Debian, Digest: p.Digest, Size: p.Size, Package: &lock.Package{
-			Archive: p.Source.Archive, Suite: p.Source.Suite, Name: p.Name, Version: string(p.Version), Arch: p.Arch, Filename: path.Clean(p.Filename),
-		}}
+		in := lock.Input{Name: packageInput(p), Kind: lock.Debian, Digest: p.Digest, Size: p.Size,
+			Package: &lock.Package{
+				Archive: p.Source.Archive, Suite: p.Source.Suite, Name: p.Name, Version: string(p.Version),
+				Arch: p.Arch, Filename: path.Clean(p.Filename),
+			}}
 		if err := m.add(in); err != nil {
 			return date, err
 		}
@@ -230,7 +234,8 @@ func (m *setMaker) index(ctx context.Context, w setWish) (*debian.Index, time.Ti
 	var lists []list
 	for _, suite := range w.deb.Suites {
 		for _, component := range w.deb.Components {
-			lists = append(lists, list{m.f.Apt, fetch.Section{Suite: suite, Component: component}, debian.Source{Suite: suite}})
+			lists = append(lists, list{m.f.Apt, fetch.Section{Suite: suite, Component: component},
+				debian.Source{Suite: suite}})
 		}
 	}
 	for _, a := range w.deb.Archives {
@@ -332,7 +337,8 @@ func (m *setMaker) resolve(x *debian.Index, wish debian.Wish, firm map[string]bo
 		newest[name] = x.Find(name)
 		if !m.pin(x, in) {
 			m.c.Report.Send(progress.Event{Step: "lock", Kind: progress.Log, Message: fmt.Sprintf(
-				"%s %s is in no archive any more, and not in the store; the present version is taken", name, in.Package.Version)})
+				"%s %s is in no archive any more, and not in the store; the present version is taken", name,
+				in.Package.Version)})
 			delete(pins, name)
 		}
 	}
@@ -419,7 +425,8 @@ func (c Config) ownArchive(ctx context.Context, f *fetch.Fetcher, a recipe.Archi
 		return nil, err
 	}
 	out := &ownArchive{archive: &fetch.HTTP{
-		Base: src.Address, Security: src.Address, Keys: src.Keys, Dir: c.Store.Private(filepath.Join("archives", digest.Of([]byte(src.Address)).Short())),
+		Base: src.Address, Security: src.Address, Keys: src.Keys,
+		Dir:    c.Store.Private(filepath.Join("archives", digest.Of([]byte(src.Address)).Short())),
 		Client: c.HTTP, Now: c.Now,
 	}}
 	for _, suite := range src.Suites {

@@ -38,7 +38,8 @@ func newWorkshop(t *testing.T, packages ...archivetest.Package) *workshop {
 	}
 	a := archivetest.New(t)
 	a.Add(t, packages...)
-	w := &workshop{archive: a, dir: dir, Config: Config{Recipe: filepath.Join(dir, "recipe.yaml"), Store: s, HTTPArchive: a.URL, ArchiveKeyring: a.Keyring}}
+	w := &workshop{archive: a, dir: dir, Config: Config{Recipe: filepath.Join(dir, "recipe.yaml"), Store: s,
+		HTTPArchive: a.URL, ArchiveKeyring: a.Keyring}}
 	w.Now = func() time.Time { return a.Date.Add(time.Hour) }
 	return w
 }
@@ -90,7 +91,8 @@ func (w *workshop) build(t *testing.T) *Built {
 }
 
 func pkg(suite, name, version, control string) archivetest.Package {
-	return archivetest.Package{Suite: suite, Name: name, Version: version, Control: control, Files: map[string]string{"/usr/share/" + name: version}}
+	return archivetest.Package{Suite: suite, Name: name, Version: version, Control: control,
+		Files: map[string]string{"/usr/share/" + name: version}}
 }
 
 func TestSeveralSuitesAndTheirPriorities(t *testing.T) {
@@ -104,12 +106,17 @@ func TestSeveralSuitesAndTheirPriorities(t *testing.T) {
 	w.archive.Flag("experimental", "NotAutomatic: yes\n")
 	for _, c := range []struct{ name, layer, want string }{
 		{"one suite", "debian: {packages: [app]}", "app=1.0-1 lib=1.0-1"},
-		{"security updates count", "debian: {suites: [trixie, trixie-security, trixie-updates], packages: [app, tz]}", "app=1.0-1 lib=1.0-1+deb13u1 tz=2026b"},
-		{"the order of suites does not", "debian: {suites: [trixie-security, trixie], packages: [app]}", "app=1.0-1 lib=1.0-1+deb13u1"},
-		{"backports wait to be asked", "debian: {suites: [trixie, trixie-backports, experimental], packages: [app]}", "app=1.0-1 lib=1.0-1"},
-		{"a package of a suite", "debian: {suites: [trixie, trixie-backports, experimental], packages: [app/trixie-backports]}", "app=2.0-1~bpo lib=1.0-1"},
+		{"security updates count", "debian: {suites: [trixie, trixie-security, trixie-updates], packages: [app, tz]}",
+			"app=1.0-1 lib=1.0-1+deb13u1 tz=2026b"},
+		{"the order of suites does not", "debian: {suites: [trixie-security, trixie], packages: [app]}",
+			"app=1.0-1 lib=1.0-1+deb13u1"},
+		{"backports wait to be asked", "debian: {suites: [trixie, trixie-backports, experimental], packages: [app]}",
+			"app=1.0-1 lib=1.0-1"},
+		{"a package of a suite", "debian: {suites: [trixie, trixie-backports, experimental], packages: " +
+			"[app/trixie-backports]}", "app=2.0-1~bpo lib=1.0-1"},
 		{"a version", "debian: {suites: [trixie, experimental], packages: [app=3.0-1]}", "app=3.0-1"},
-		{"an older version than the newest", "debian: {suites: [trixie, trixie-security], packages: [app, lib=1.0-1]}", "app=1.0-1 lib=1.0-1"},
+		{"an older version than the newest",
+			"debian: {suites: [trixie, trixie-security], packages: [app, lib=1.0-1]}", "app=1.0-1 lib=1.0-1"},
 		{"another component", "debian: {components: [main, non-free-firmware], packages: [firmware]}", "firmware=5-1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -122,10 +129,13 @@ func TestSeveralSuitesAndTheirPriorities(t *testing.T) {
 	}
 	for _, c := range []struct{ name, layer, want string }{
 		{"a version that is not there", "debian: {suites: [trixie, trixie-security], packages: [lib=9]}",
-			"recipe.yaml:6:62: package lib: there is no version 9; there is 1.0-1+deb13u1 in trixie-security, 1.0-1 in trixie"},
+			"recipe.yaml:6:62: package lib: there is no version 9; there is 1.0-1+deb13u1 in trixie-security, 1.0-1 " +
+				"in trixie"},
 		{"a typo", "debian: {packages: [ap]}", "recipe.yaml:6:27: ap: there is no such package; did you mean app?"},
-		{"a typo of what is excluded", "debian: {packages: [app], exclude: [libb]}", "libb: excluded, but there is no such package; did you mean lib?"},
-		{"a suite that is not there", "debian: {suites: [trixie, forky], packages: [app]}", "dists/forky/InRelease: not found"},
+		{"a typo of what is excluded", "debian: {packages: [app], exclude: [libb]}",
+			"libb: excluded, but there is no such package; did you mean lib?"},
+		{"a suite that is not there", "debian: {suites: [trixie, forky], packages: [app]}",
+			"dists/forky/InRelease: not found"},
 		{"a component that is not there", "debian: {components: [contrib], packages: [app]}", "trixie contrib at "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -138,14 +148,16 @@ func TestSeveralSuitesAndTheirPriorities(t *testing.T) {
 }
 
 func TestWhatIsPinnedStaysPinnedWhenOtherThingsChange(t *testing.T) {
-	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""), pkg("trixie", "more", "1-1", "Depends: lib\n"),
+	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""),
+		pkg("trixie", "more", "1-1", "Depends: lib\n"),
 		pkg("trixie", "side", "1-1", ""))
 	w.recipe(t, "debian: {packages: [app]}", "debian: {packages: [side]}")
 	got, first := w.lock(t, Update{})
 	if strings.Join(got, " ") != "app=1-1 lib=1-1 side=1-1" {
 		t.Fatal(got)
 	}
-	w.archive.Add(t, pkg("trixie", "app", "2-1", "Depends: lib\n"), pkg("trixie", "lib", "2-1", ""), pkg("trixie", "side", "2-1", ""))
+	w.archive.Add(t, pkg("trixie", "app", "2-1", "Depends: lib\n"), pkg("trixie", "lib", "2-1", ""),
+		pkg("trixie", "side", "2-1", ""))
 	step := func(name, want string, u Update, layers ...string) *Locked {
 		t.Helper()
 		w.recipe(t, layers...)
@@ -155,27 +167,35 @@ func TestWhatIsPinnedStaysPinnedWhenOtherThingsChange(t *testing.T) {
 		}
 		return l
 	}
-	if l := step("nothing", "app=1-1 lib=1-1 side=1-1", Update{}, "debian: {packages: [app]}", "debian: {packages: [side]}"); l.Changed {
+	if l := step("nothing", "app=1-1 lib=1-1 side=1-1", Update{}, "debian: {packages: [app]}",
+		"debian: {packages: [side]}"); l.Changed {
 		t.Error("the lock changed though the recipe did not")
 	}
 	l := step("a layer in front, another order", "app=1-1 lib=1-1 side=1-1", Update{},
 		"files: [{path: /a, text: x}]", "debian: {packages: [side]}", "debian: {packages: [app]}")
-	if l.Changed || !slices.EqualFunc(l.Lock.Sets, first.Lock.Sets, func(a, b lock.Set) bool { return a.Name == b.Name && a.Asked == b.Asked }) {
+	if l.Changed || !slices.EqualFunc(l.Lock.Sets, first.Lock.Sets,
+		func(a, b lock.Set) bool { return a.Name == b.Name && a.Asked == b.Asked }) {
 		t.Errorf("sets are named by position: %+v", l.Lock.Sets)
 	}
-	step("a package joins", "app=1-1 lib=1-1 more=1-1 side=1-1", Update{}, "debian: {packages: [app, more]}", "debian: {packages: [side]}")
-	step("one is renewed", "app=1-1 lib=1-1 more=1-1 side=2-1", Update{Names: []string{"side"}}, "debian: {packages: [app, more]}", "debian: {packages: [side]}")
-	step("all are", "app=2-1 lib=2-1 more=1-1 side=2-1", Update{All: true}, "debian: {packages: [app, more]}", "debian: {packages: [side]}")
-	if _, err := w.try(Update{Names: []string{"sida"}}); err == nil || !strings.Contains(err.Error(), `nothing called "sida" to renew; did you mean "side"?`) {
+	step("a package joins", "app=1-1 lib=1-1 more=1-1 side=1-1", Update{}, "debian: {packages: [app, more]}",
+		"debian: {packages: [side]}")
+	step("one is renewed", "app=1-1 lib=1-1 more=1-1 side=2-1", Update{Names: []string{"side"}},
+		"debian: {packages: [app, more]}", "debian: {packages: [side]}")
+	step("all are", "app=2-1 lib=2-1 more=1-1 side=2-1", Update{All: true}, "debian: {packages: [app, more]}",
+		"debian: {packages: [side]}")
+	if _, err := w.try(Update{Names: []string{"sida"}}); err == nil || !strings.Contains(err.Error(),
+		`nothing called "sida" to renew; did you mean "side"?`) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestAPinGivesWayToWhatIsAskedFor(t *testing.T) {
-	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""), pkg("trixie", "other", "1-1", ""))
+	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""),
+		pkg("trixie", "other", "1-1", ""))
 	w.recipe(t, "debian: {packages: [app, other]}")
 	w.lock(t, Update{})
-	w.archive.Add(t, pkg("trixie", "app", "2-1", "Depends: lib (>= 2)\n"), pkg("trixie", "lib", "2-1", "Breaks: app (<< 2)\n"), pkg("trixie", "other", "2-1", ""))
+	w.archive.Add(t, pkg("trixie", "app", "2-1", "Depends: lib (>= 2)\n"), pkg("trixie", "lib", "2-1",
+		"Breaks: app (<< 2)\n"), pkg("trixie", "other", "2-1", ""))
 	// The new app needs the new lib, which is pinned to the old; other has nothing to do with it.
 	if got, _ := w.lock(t, Update{Names: []string{"app"}}); strings.Join(got, " ") != "app=2-1 lib=2-1 other=1-1" {
 		t.Errorf("got %s", got)
@@ -183,7 +203,8 @@ func TestAPinGivesWayToWhatIsAskedFor(t *testing.T) {
 }
 
 func TestALockedVersionThatTheArchiveDroppedIsKeptFromTheStore(t *testing.T) {
-	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""), pkg("trixie", "more", "1-1", ""))
+	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""),
+		pkg("trixie", "more", "1-1", ""))
 	w.recipe(t, "debian: {packages: [app]}")
 	w.lock(t, Update{})
 	w.build(t)
@@ -197,7 +218,8 @@ func TestALockedVersionThatTheArchiveDroppedIsKeptFromTheStore(t *testing.T) {
 }
 
 func TestALockSaysInWordsWhatChanges(t *testing.T) {
-	w := newWorkshop(t, pkg("trixie", "app", "1-1", ""), pkg("trixie", "lib", "1-1", ""), pkg("trixie", "old", "1-1", ""), pkg("trixie", "new", "1-1", ""))
+	w := newWorkshop(t, pkg("trixie", "app", "1-1", ""), pkg("trixie", "lib", "1-1", ""), pkg("trixie", "old", "1-1",
+		""), pkg("trixie", "new", "1-1", ""))
 	w.recipe(t, "debian: {suites: [trixie, trixie-security], packages: [app, lib, old]}")
 	w.archive.Add(t, pkg("trixie-security", "unrelated", "1-1", ""))
 	w.lock(t, Update{})
@@ -239,13 +261,16 @@ func TestOwnArchivesAndSingleFiles(t *testing.T) {
 	}
 	files(t, w.dir, map[string]string{
 		"own.asc": string(own.Key(t)), "mine.deb": string(deb),
-		"own.sources": "Types: deb\nURIs: " + own.URL + "\nSuites: stable\nComponents: main\nSigned-By:\n" + indented.String(),
+		"own.sources": "Types: deb\nURIs: " + own.URL + "\nSuites: stable\nComponents: main\nSigned-By:\n" +
+			indented.String(),
 	})
 	archive := "{name: own, address: '" + own.URL + "', suite: stable, keyring: own.asc"
 	for _, c := range []struct{ name, layer, want string }{
 		{"a package of it", "debian: {packages: [tool], archives: [" + archive + "}]}", "lib=9-1 tool=1-1"},
-		{"with less priority", "debian: {packages: [tool], archives: [" + archive + ", priority: 400}]}", "lib=1-1 tool=1-1"},
-		{"as a file of sources", "debian: {packages: [tool], archives: [{name: own, sources: own.sources}]}", "lib=9-1 tool=1-1"},
+		{"with less priority", "debian: {packages: [tool], archives: [" + archive + ", priority: 400}]}",
+			"lib=1-1 tool=1-1"},
+		{"as a file of sources", "debian: {packages: [tool], archives: [{name: own, sources: own.sources}]}",
+			"lib=9-1 tool=1-1"},
 		{"a single file", "debian: {debs: [mine.deb]}", "mine=1-1 lib=1-1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -263,7 +288,8 @@ func TestOwnArchivesAndSingleFiles(t *testing.T) {
 	w.recipe(t, "debian: {debs: [mine.deb]}")
 	w.lock(t, Update{All: true})
 	files(t, w.dir, map[string]string{"mine.deb": string(archivetest.Deb(t, pkg("", "mine", "2-1", "")))})
-	if _, err := Open(t.Context(), w.Config); err == nil || !strings.Contains(err.Error(), "deb mine.deb is not what the lock pinned") {
+	if _, err := Open(t.Context(), w.Config); err == nil || !strings.Contains(err.Error(),
+		"deb mine.deb is not what the lock pinned") {
 		t.Errorf("a file that changed after the lock: %v", err)
 	}
 	if got, _ := w.lock(t, Update{}); strings.Join(got, " ") != "mine=2-1" {
@@ -291,11 +317,14 @@ func (w *workshop) baseImage(t *testing.T) {
 	tw := tar.NewWriter(f)
 	for _, e := range [][2]string{
 		{"var/lib/dpkg/status", stanza("base", "1-1", ok) + "\n" + stanza("lib", "0-1", ok)},
-		{"var/lib/dpkg/info/lib.list", "/usr\n/usr/share\n/usr/share/lib\n/usr/share/lib-of-old\n/usr/share/old\n/usr/share/old/file\n"},
-		{"var/lib/dpkg/status.d/tzdata", stanza("tzdata", "2026a", "")}, {"var/lib/dpkg/status.d/tzdata.md5sums", "0  x\n"},
+		{"var/lib/dpkg/info/lib.list", "/usr\n/usr/share\n/usr/share/lib\n/usr/share/lib-of-old\n/usr/share/old\n/" +
+			"usr/share/old/file\n"},
+		{"var/lib/dpkg/status.d/tzdata", stanza("tzdata", "2026a", "")}, {"var/lib/dpkg/status.d/tzdata.md5sums",
+			"0  x\n"},
 		{"usr/share/lib", "0-1"}, {"usr/share/lib-of-old", "x"}, {"usr/share/old/file", "x"}, {"usr/share/base", "1-1"},
 	} {
-		if err := tw.WriteHeader(&tar.Header{Name: e[0], Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(e[1]))}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Name: e[0], Typeflag: tar.TypeReg, Mode: 0o644,
+			Size: int64(len(e[1]))}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.WriteString(tw, e[1]); err != nil {
@@ -351,10 +380,12 @@ func (w *workshop) rootfsFiles(t *testing.T) map[string]string {
 // the same, each package once.
 func TestOneDatabaseForAllLayers(t *testing.T) {
 	testenv.Require(t, testenv.Tool("dpkg-query"))
-	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""), pkg("trixie", "side", "1-1", "Depends: lib\n"),
+	w := newWorkshop(t, pkg("trixie", "app", "1-1", "Depends: lib\n"), pkg("trixie", "lib", "1-1", ""),
+		pkg("trixie", "side", "1-1", "Depends: lib\n"),
 		pkg("trixie-security", "lib", "1-1+deb13u1", ""))
 	w.baseImage(t)
-	const image, app, side = "tar: base.tar", "debian: {packages: [app]}", "debian: {suites: [trixie, trixie-security], packages: [side]}"
+	const image, app, side = "tar: base.tar", "debian: {packages: [app]}",
+		"debian: {suites: [trixie, trixie-security], packages: [side]}"
 	for _, c := range []struct {
 		name   string
 		layers []string
@@ -376,7 +407,8 @@ func TestOneDatabaseForAllLayers(t *testing.T) {
 					files(t, admin, map[string]string{rel: text})
 				}
 			}
-			out, err := exec.Command("dpkg-query", "--admindir", admin, "-W", "-f", "${Package}=${Version} ${db:Status-Abbrev}\n").CombinedOutput()
+			out, err := exec.Command("dpkg-query", "--admindir", admin, "-W", "-f",
+				"${Package}=${Version} ${db:Status-Abbrev}\n").CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
@@ -403,7 +435,8 @@ func TestOneDatabaseForAllLayers(t *testing.T) {
 			}
 			var billed []string
 			for _, p := range doc.Packages {
-				if len(p.PackageExternalReferences) > 0 && p.PackageExternalReferences[0].RefType == common.TypePackageManagerPURL {
+				if len(p.PackageExternalReferences) > 0 &&
+					p.PackageExternalReferences[0].RefType == common.TypePackageManagerPURL {
 					billed = append(billed, p.PackageName+"="+p.PackageVersion)
 				}
 			}

@@ -133,7 +133,9 @@ func (g *Guest) bring(ctx context.Context, in lock.Input, job execute.Job) (stri
 		return path, err
 	}
 	if g.c.Offline && in.Kind != lock.Local {
-		return "", fmt.Errorf("%s (%s) is not in the store %s, and --offline forbids fetching it; run once without --offline, or: katabuild fetch %s",
+		return "", fmt.Errorf(
+			"%s (%s) is not in the store %s, and --offline forbids fetching it; run once without --offline, or: "+
+				"katabuild fetch %s",
 			in.Name, in.Digest, g.c.Store.Dir(), filepath.Dir(g.c.Recipe))
 	}
 	if in.Kind == lock.Local {
@@ -163,7 +165,8 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 	if err != nil {
 		return execute.Task{}, err
 	}
-	tools, err := toolchain.Find(ctx, toolchain.Options{Arch: g.arch, Host: host, Dirs: g.c.ToolFolders, Cache: g.c.Store.Private("tools")})
+	tools, err := toolchain.Find(ctx, toolchain.Options{Arch: g.arch, Host: host, Dirs: g.c.ToolFolders,
+		Cache: g.c.Store.Private("tools")})
 	if err != nil {
 		return execute.Task{}, err
 	}
@@ -193,7 +196,8 @@ func (g *Guest) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 	defer func() { g.kernel = r }()
 	for i, o := range g.Recipe.Kernel.Override {
 		file, line := g.Recipe.Line(fmt.Sprintf("kernel.override[%d].option", i))
-		r.Overrides = append(r.Overrides, kernel.Override{Option: o.Option, Value: kconfig.Value(o.Value), Reason: o.Reason, File: file, Line: line})
+		r.Overrides = append(r.Overrides, kernel.Override{Option: o.Option, Value: kconfig.Value(o.Value),
+			Reason: o.Reason, File: file, Line: line})
 	}
 	if g.overrides, err = r.Overridden(); err != nil {
 		return execute.Task{}, err
@@ -243,7 +247,8 @@ type Configured struct {
 	GaveWay []string // what the features prefer and did not get, a line each
 }
 
-// Configure makes the kernel's configuration and nothing else, and puts it into the folder out. Wishes that did not come true are an error beside it.
+// Configure makes the kernel's configuration and nothing else, and puts it into the folder out. Wishes that did not
+// come true are an error beside it.
 func (g *Guest) Configure(ctx context.Context, out string) (_ *Configured, err error) {
 	if g.Recipe.Extension {
 		return nil, &NoStep{Step: KernelStep, Recipe: g.c.Recipe, Extension: true}
@@ -291,7 +296,8 @@ func (g *Guest) Configure(ctx context.Context, out string) (_ *Configured, err e
 	return c, errors.Join(unmet, copyFile(res.Outputs[0].Path, c.Path))
 }
 
-// The most that is read of a fragment and of a patch, in bytes: a whole configuration has 0.3 MB, the difference of two releases 100 MB.
+// The most that is read of a fragment and of a patch, in bytes: a whole configuration has 0.3 MB, the difference of two
+// releases 100 MB.
 const (
 	maxFragment = 4 << 20
 	maxPatch    = 256 << 20
@@ -341,13 +347,15 @@ func (g *Guest) initrdTask() (execute.Task, error) {
 	if err != nil {
 		return execute.Task{}, err
 	}
-	return execute.Task{Step: plan.New(InitrdStep, nil, inputs), Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+	return execute.Task{Step: plan.New(InitrdStep, nil, inputs), Run: func(ctx context.Context,
+		job execute.Job) ([]artifact.Output, error) {
 		r := r
 		r.OutDir, r.WorkDir, r.Progress = filepath.Join(job.Dir, "out"), filepath.Join(job.Dir, "work"), job.Report
 		if err := errors.Join(os.Mkdir(r.WorkDir, 0o755), os.Mkdir(r.OutDir, 0o755)); err != nil {
 			return nil, err
 		}
-		// The commands' modules come from a network, or from Go's own cache; Go checks them against the digests that katabuild carries.
+		// The commands' modules come from a network, or from Go's own cache; Go checks them against the digests that
+		// katabuild carries.
 		if len(r.URoot) > 0 && !g.c.Offline {
 			job.Report.Send(progress.Event{Kind: progress.Update, Message: "fetch u-root"})
 			if err := initrd.FetchURoot(ctx, r.Go, r.WorkDir); err != nil {
@@ -389,11 +397,14 @@ func (g *Guest) manifest(done map[string]*store.Action) (*manifest.Manifest, err
 	}
 	src := g.input(sourceInput)
 	m := &manifest.Manifest{
-		Version: manifest.Version, Name: g.Recipe.Name, Arch: g.arch.Name, Time: g.lock.Time, Recipe: g.recipeDigest, Lock: g.lockDigest,
+		Version: manifest.Version, Name: g.Recipe.Name, Arch: g.arch.Name, Time: g.lock.Time, Recipe: g.recipeDigest,
+		Lock: g.lockDigest,
 		Kernel: manifest.Kernel{
 			Release: f.Release, Version: f.Version, BuildID: f.BuildID, Toolchain: g.tools,
-			Source: manifest.Source{Kind: sourceKind(src), Name: filepath.Base(src.Where), Version: f.SourceVersion, Digest: src.Digest},
-			Image:  file(k, filepath.Base(g.arch.KernelImage)), Vmlinux: file(k, kernel.OutputVmlinux), Config: file(k, kernel.OutputConfig), SystemMap: file(k, kernel.OutputSystemMap),
+			Source: manifest.Source{Kind: sourceKind(src), Name: filepath.Base(src.Where), Version: f.SourceVersion,
+				Digest: src.Digest},
+			Image: file(k, filepath.Base(g.arch.KernelImage)), Vmlinux: file(k, kernel.OutputVmlinux),
+			Config: file(k, kernel.OutputConfig), SystemMap: file(k, kernel.OutputSystemMap),
 		},
 		Agent: manifest.Agent{Path: "/init", Digest: g.agent.digest, Go: g.agent.goVer, Init: "agent"},
 		Root:  manifest.Root{Kind: manifest.RootInitrd},
@@ -423,7 +434,8 @@ func (g *Guest) boot() manifest.Boot {
 	for _, w := range b.CommandLine {
 		line += " " + w
 	}
-	return manifest.Boot{Machine: b.Machine, CPUs: b.CPUs, MemoryMiB: b.MemoryMiB(), CommandLine: line, TCGCommandLine: tcg}
+	return manifest.Boot{Machine: b.Machine, CPUs: b.CPUs, MemoryMiB: b.MemoryMiB(), CommandLine: line,
+		TCGCommandLine: tcg}
 }
 
 func copyFile(from, to string) error {

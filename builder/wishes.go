@@ -122,9 +122,11 @@ func wishes(r *recipe.Recipe) []wish {
 			case l.Folder != "":
 				add(wish{name: folderInput(l.Folder), kind: lock.Tree, where: l.Folder, field: field + ".folder"})
 			case l.OCI != nil && l.OCI.Image != "":
-				add(wish{name: imageInput(l.OCI.Image), kind: lock.OCI, where: l.OCI.Image, field: field + ".oci.image"})
+				add(wish{name: imageInput(l.OCI.Image), kind: lock.OCI, where: l.OCI.Image,
+					field: field + ".oci.image"})
 			case l.OCI != nil && l.OCI.Layout != "":
-				add(wish{name: folderInput(l.OCI.Layout), kind: lock.Tree, where: l.OCI.Layout, field: field + ".oci.layout"})
+				add(wish{name: folderInput(l.OCI.Layout), kind: lock.Tree, where: l.OCI.Layout,
+					field: field + ".oci.layout"})
 			case l.OCI != nil:
 				file(fileInput(l.OCI.Archive), l.OCI.Archive, field+".oci.archive")
 			}
@@ -237,7 +239,8 @@ func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
 	for _, w := range sets {
 		s := l.FindSet(w.name)
 		if s == nil || s.Asked != w.asked() {
-			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.field, strings.Join(w.deb.Packages, " ")))
+			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.field,
+				strings.Join(w.deb.Packages, " ")))
 		}
 		for _, name := range s.Inputs {
 			asked[name] = true

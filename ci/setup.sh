@@ -2,7 +2,8 @@
 # Installs what this host lacks to build, boot and test: Debian packages by apt, and Go where it is missing or too old.
 # Run by `make setup`; it changes nothing where nothing is missing.
 #
-# usage: ci/setup.sh [packages|go|tests|arch]   (packages and go without an argument; tests also brings what judges our work in tests, and a containerd; arch what emulates other
+# usage: ci/setup.sh [packages|go|tests|arch]   (packages and go without an argument; tests also brings what judges our
+# work in tests, and a containerd; arch what emulates other
 # architectures)
 set -eu
 
@@ -45,7 +46,8 @@ attr:/usr/bin/setfattr
 bzip2:/bin/bzip2
 "
 
-# What runs containers on our runtime in tests: a containerd and the runtime it is compared with, networks, and programs for images.
+# What runs containers on our runtime in tests: a containerd and the runtime it is compared with, networks, and programs
+# for images.
 CONTAINERS="
 containerd:/usr/bin/containerd
 runc:/usr/sbin/runc
@@ -104,7 +106,8 @@ go_path() {
 	echo go
 }
 
-# get_go unpacks Debian trixie's Go without installing it, and lets that fetch the pinned tool-chain as a Go module: signed packages and the
+# get_go unpacks Debian trixie's Go without installing it, and lets that fetch the pinned tool-chain as a Go module:
+# signed packages and the
 # module checksum database vouch for it, and no root is needed.
 get_go() {
 	[ "$(go_path)" != go ] && return 0
@@ -114,17 +117,20 @@ get_go() {
 	trap 'rm -rf "$t"' EXIT
 	mkdir -p "$t/state/lists/partial" "$t/cache/archives/partial" "$t/parts"
 	: >"$t/status"
-	uri=$(apt-get indextargets --format '$(CREATED_BY) $(REPO_URI)' | sed -n 's|^Packages \(.*/debian/*\)$|\1|p' | head -n 1)
+	uri=$(apt-get indextargets --format '$(CREATED_BY) $(REPO_URI)' |
+		sed -n 's|^Packages \(.*/debian/*\)$|\1|p' | head -n 1)
 	[ -n "$uri" ] || { say "no Debian archive among the host's apt sources; install Go $GO_VERSION by hand"; exit 1; }
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri trixie main" >"$t/sources.list"
-	o="-o Dir::State=$t/state -o Dir::State::status=$t/status -o Dir::Cache=$t/cache -o Dir::Etc::sourcelist=$t/sources.list"
+	o="-o Dir::State=$t/state -o Dir::State::status=$t/status -o Dir::Cache=$t/cache"
+	o="$o -o Dir::Etc::sourcelist=$t/sources.list"
 	o="$o -o Dir::Etc::sourceparts=$t/parts -o Acquire::Languages=none -o APT::Sandbox::User="
 	# shellcheck disable=SC2086 # options are words
 	apt-get $o update -qq >/dev/null 2>&1 || true
 	# shellcheck disable=SC2086
 	(cd "$t" && apt-get $o download golang-1.24-go golang-1.24-src >/dev/null)
 	for d in "$t"/*.deb; do dpkg-deb -x "$d" "$t/tree"; done
-	GOROOT="$t/tree/usr/lib/go-1.24" GOTOOLCHAIN="go$GO_VERSION" GOFLAGS= GOMODCACHE="$t/mod" "$t/tree/usr/lib/go-1.24/bin/go" version >&2
+	GOROOT="$t/tree/usr/lib/go-1.24" GOTOOLCHAIN="go$GO_VERSION" GOFLAGS= GOMODCACHE="$t/mod" \
+		"$t/tree/usr/lib/go-1.24/bin/go" version >&2
 	chmod -R u+w "$t/mod"
 	mkdir -p "$(cache)"
 	rm -rf "$(cache)/$GO_VERSION"

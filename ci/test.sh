@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|arch|kubernetes]; without an argument, what `make check` checks, the network's, boot, e2e and
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|arch|kubernetes]; without an argument, what
+# `make check` checks, the network's, boot, e2e and
 # containerd: all but the tests that build more kernels than one (kernel), which take an hour, those in which machines
 # die (faults), other architectures (arch), which are slow to emulate, and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
@@ -38,7 +39,8 @@ default_guest() {
 boot() {
 	guest
 	default_guest
-	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -p 1 -timeout 20m ./runtime/... ./agent/... ./initrd/... ./kernel ./cmd/kata-runtime
+	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -p 1 -timeout 20m \
+		./runtime/... ./agent/... ./initrd/... ./kernel ./cmd/kata-runtime
 }
 
 kernel() {
@@ -55,7 +57,8 @@ e2e() {
 	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e
 }
 
-# as_root runs a command with root's rights and home, lest root's files come into the user's caches, and keeps the rest of the environment.
+# as_root runs a command with root's rights and home, lest root's files come into the user's caches, and keeps the rest
+# of the environment.
 as_root() {
 	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -E -H env "PATH=$PATH" "$@"; fi
 }
@@ -67,7 +70,8 @@ containerd() {
 
 faults() {
 	default_guest
-	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 90m -run 'TestFaults|TestCauses|TestLeaks|TestSoak' ./ci/containerd
+	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 90m \
+		-run 'TestFaults|TestCauses|TestLeaks|TestSoak' ./ci/containerd
 }
 
 rego() {
@@ -80,7 +84,8 @@ arch() {
 
 kubernetes() {
 	default_guest
-	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 60m -run Kubernetes ./ci/containerd
+	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 60m \
+		-run Kubernetes ./ci/containerd
 }
 
 case "${1:-all}" in
@@ -103,7 +108,9 @@ all)
 	trap 'rm -f "$log"' EXIT
 	e2e >"$log" 2>&1 &
 	e2e=$!
-	# Whatever becomes of the one, the other is awaited and heard. In a list with || a function goes on behind what failed in it.
+	# Whatever becomes of the one, the other is awaited and heard. In a list with || a function
+	# goes on behind what failed
+	# in it.
 	set +e
 	(set -e; containerd)
 	status=$?

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds a guest twice from nothing: other folder, store, umask, time zone, language, home, number of jobs and, as root, another user.
+# Builds a guest twice from nothing: other folder, store, umask, time zone, language, home, number of jobs and, as root,
+# another user.
 # Every file must be the same, the manifest among them. usage: ci/twice.sh RECIPE
 set -eu
 recipe=${1:-tiny}
@@ -14,7 +15,8 @@ for d in "$t/a" "$t/b/deeper/still"; do
 done
 run() { # folder, then what to put before katabuild
 	d=$1; shift
-	(cd "$d" && "$@" bin/katabuild build "recipes/$recipe" --lock lock.json --store "$d/store" -o "$d/out" --progress plain -j "$jobs")
+	(cd "$d" && "$@" bin/katabuild build "recipes/$recipe" --lock lock.json --store "$d/store" \
+		-o "$d/out" --progress plain -j "$jobs")
 }
 umask 022
 jobs=1

@@ -33,7 +33,8 @@ func boot(t *testing.T, initrd, appended, end string, talks ...talk) []string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
-		"-kernel", os.Getenv(kernel), "-initrd", initrd, "-append", "console=ttyS0 rdinit=/init panic=-1 quiet "+appended)
+		"-kernel", os.Getenv(kernel), "-initrd", initrd, "-append",
+		"console=ttyS0 rdinit=/init panic=-1 quiet "+appended)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +89,8 @@ func goBuild(t *testing.T, out string, args ...string) {
 }
 
 func TestTheKernelUnpacksEveryKindOfFile(t *testing.T) {
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel), testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"))
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel),
+		testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"))
 	lister := filepath.Join(t.TempDir(), "lister")
 	goBuild(t, lister, "./testdata/lister")
 	d, _, err := digest.File(lister)
@@ -99,11 +101,14 @@ func TestTheKernelUnpacksEveryKindOfFile(t *testing.T) {
 		t.Run(string(c), func(t *testing.T) {
 			r := request(t)
 			r.Compression, r.Agent = c, Agent{Path: lister, Digest: d}
-			r.Files = append(r.Files, File{Path: "/dev/big", Kind: Char, Major: 4095, Minor: 1<<20 - 1, Mode: new(uint32(0o4711)), UID: 1 << 30})
+			r.Files = append(r.Files, File{Path: "/dev/big", Kind: Char, Major: 4095, Minor: 1<<20 - 1,
+				Mode: new(uint32(0o4711)), UID: 1 << 30})
 			res, _ := built(t, r)
 			var got []string
 			for _, l := range boot(t, res.Path, "", "LIST end") {
-				if l, ok := strings.CutPrefix(l, "LIST "); ok && !strings.Contains(l, " / ") && !strings.Contains(l, " /root ") { // the kernel's own
+				// the kernel's own
+				if l, ok := strings.CutPrefix(l, "LIST "); ok && !strings.Contains(l, " / ") &&
+					!strings.Contains(l, " /root ") {
 					got = append(got, l)
 				}
 			}

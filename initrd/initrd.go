@@ -1,8 +1,8 @@
-// Package initrd makes the initial RAM disk of a guest: one static init, the folders and device nodes it starts with, a few files, and,
-// when asked for, a set of shell commands.
+// Package initrd makes the initial RAM disk of a guest: one static init, the folders and device nodes it starts with, a
+// few files, and, when asked for, a set of shell commands.
 //
-// In comes a Request; out goes one file, whose bytes depend on nothing that Request.Inputs does not list. The package does not know what
-// the init does, and takes no file but those it is told of.
+// In comes a Request; out goes one file, whose bytes depend on nothing that Request.Inputs does not list. The package
+// does not know what the init does, and takes no file but those it is told of.
 package initrd
 
 import (
@@ -63,8 +63,8 @@ type File struct {
 	Target       string // Symlink: its text; HardLink: the guest path of the file that it is another name of
 	Major, Minor uint32 // Char, Block
 
-	// Mode is permissions with set-uid, set-gid and sticky bits. Nil means 0755 for a folder, 0777 for a symbolic link, 0600 for
-	// a device or FIFO, 0644 for the rest. A hard link has those of its target.
+	// Mode is permissions with set-uid, set-gid and sticky bits. Nil means 0755 for a folder, 0777 for a symbolic link,
+	// 0600 for a device or FIFO, 0644 for the rest. A hard link has those of its target.
 	Mode     *uint32
 	UID, GID uint32
 }
@@ -79,9 +79,11 @@ type Agent struct {
 type Request struct {
 	Arch  arch.Arch
 	Agent Agent
-	// Files are added to, or take the place of, the folders and devices that every initrd has. Missing parents are made, mode 0755.
+	// Files are added to, or take the place of, the folders and devices that every initrd has. Missing parents are
+	// made, mode 0755.
 	Files []File
-	// URoot lists commands of u-root to build, such as "gosh" and "ls", and put under /bin. They need Go, and FetchURoot before.
+	// URoot lists commands of u-root to build, such as "gosh" and "ls", and put under /bin. They need Go, and
+	// FetchURoot before.
 	URoot       []string
 	Go          Go
 	Time        int64       // seconds since 1970, of every file
@@ -181,7 +183,8 @@ func (r Request) Build(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Progress.Send(progress.Event{Step: "initrd", Kind: progress.Update, Message: "write", Total: int64(len(files)), Unit: "files"})
+	r.Progress.Send(progress.Event{Step: "initrd", Kind: progress.Update, Message: "write", Total: int64(len(files)),
+		Unit: "files"})
 	res := &Result{Path: filepath.Join(r.OutDir, Name), Files: len(files)}
 	temporary, err := os.CreateTemp(r.OutDir, "."+Name+"-*")
 	if err != nil {
@@ -211,9 +214,11 @@ func (r Request) write(ctx context.Context, w io.Writer, files []planned, res *R
 	packed := w
 	end := func() error { return nil }
 	if r.compression() == Zstd {
-		// One goroutine and fixed settings: the same bytes on every machine, for one version of the library (go.mod pins it). The window
-		// bounds the memory the guest needs to unpack. No checksum: the host checks the digest of the whole file before it boots.
-		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstdLevel), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow),
+		// One goroutine and fixed settings: the same bytes on every machine, for one version of the library (go.mod
+		// pins it). The window bounds the memory the guest needs to unpack. No checksum: the host checks the digest of
+		// the whole file before it boots.
+		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstdLevel), zstd.WithEncoderConcurrency(1),
+			zstd.WithWindowSize(zstdWindow),
 			zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(false))
 		if err != nil {
 			return err

@@ -287,8 +287,9 @@ func TestInputsDecideTheBytes(t *testing.T) {
 		t.Errorf("the same request elsewhere: %s\n%s", base, other)
 	}
 	for name, want := range map[string]string{
-		"file /etc/hostname":  "mode 100644 owner 0:0 " + string(digest.Of([]byte("guest\n"))),
-		"file /usr/bin/zlias": "hard link to /usr/bin/tool " + string(digest.Of([]byte("a tool"))), // the last name carries the bytes
+		"file /etc/hostname": "mode 100644 owner 0:0 " + string(digest.Of([]byte("guest\n"))),
+		// the last name carries the bytes
+		"file /usr/bin/zlias": "hard link to /usr/bin/tool " + string(digest.Of([]byte("a tool"))),
 		"file /bin":           "mode 120777 owner 0:0 to usr/bin",
 		"file /dev/vda":       "mode 60600 owner 0:0 device 254:16",
 	} {

@@ -79,8 +79,8 @@ func (r Request) plan() ([]planned, error) {
 	return order(files, r.Time)
 }
 
-// order sorts the files by name, so that folders come before what is in them, and numbers their inodes. Names of one file get the same
-// number, and its bytes come with the last of them.
+// order sorts the files by name, so that folders come before what is in them, and numbers their inodes. Names of one
+// file get the same number, and its bytes come with the last of them.
 func order(files map[string]File, time int64) ([]planned, error) {
 	names := make([]string, 0, len(files))
 	for name := range files {
@@ -95,8 +95,11 @@ func order(files map[string]File, time int64) ([]planned, error) {
 		if f.Kind == HardLink {
 			target = f.Target[1:]
 			t, ok := files[target]
-			if !ok || t.Kind == HardLink || t.Kind == Dir || t.Kind == Symlink { // the kernel copies symbolic links instead of linking them
-				return nil, fmt.Errorf("initrd: file %s: a hard link to %s, which is no file, device or FIFO of this initrd", f.Path, f.Target)
+			// the kernel copies symbolic links instead of linking them
+			if !ok || t.Kind == HardLink || t.Kind == Dir || t.Kind == Symlink {
+				return nil, fmt.Errorf(
+					"initrd: file %s: a hard link to %s, which is no file, device or FIFO of this initrd", f.Path,
+					f.Target)
 			}
 			f = t
 		}

@@ -33,8 +33,8 @@ const (
 	bbPackage   = "src/bb.u-root.com/bb" // where makebb puts the merged program, below its output folder
 	bbName      = "bb"                   // its name in the guest
 	shell       = "gosh"                 // u-root's shell; /bin/sh leads to it
-	// urootTags picks, of the line editors that gosh can have, the one that works on a serial line: its default asks the terminal what it
-	// is and waits for an answer.
+	// urootTags picks, of the line editors that gosh can have, the one that works on a serial line: its default asks
+	// the terminal what it is and waits for an answer.
 	urootTags = "goshliner"
 )
 
@@ -42,8 +42,8 @@ const (
 type Go struct {
 	// Path of the go program. Empty means that this machine has none.
 	Path string
-	// Env is the environment to run it in: HOME, PATH, GOPROXY, GOCACHE and so on. Whatever in it could change what is built is set
-	// aside.
+	// Env is the environment to run it in: HOME, PATH, GOPROXY, GOCACHE and so on. Whatever in it could change what is
+	// built is set aside.
 	Env []string
 }
 
@@ -62,8 +62,8 @@ func Commands() []string {
 	return names
 }
 
-// FetchURoot brings the modules that URoot needs into Go's module cache, where Build finds them. It is all that uses a network here. Only
-// what go.sum.txt lists by digest is accepted.
+// FetchURoot brings the modules that URoot needs into Go's module cache, where Build finds them. It is all that uses a
+// network here. Only what go.sum.txt lists by digest is accepted.
 func FetchURoot(ctx context.Context, g Go, workDir string) error {
 	dir, err := urootModule(workDir)
 	if err != nil {
@@ -83,7 +83,8 @@ func urootInputs(r Request) ([]artifact.Input, error) {
 	}
 	return []artifact.Input{
 		{Name: "u-root commands", Value: strings.Join(sorted(r.URoot), " ") + " (" + urootTags + ")"},
-		{Name: "u-root modules", Value: string(digest.Of(slices.Concat(urootMod, []byte{0}, urootSum, []byte{0}, urootTools)))},
+		{Name: "u-root modules", Value: string(digest.Of(slices.Concat(urootMod, []byte{0}, urootSum, []byte{0},
+			urootTools)))},
 		{Name: "tool go", Value: strings.TrimSpace(string(version))},
 	}, nil
 }
@@ -112,7 +113,8 @@ func urootBuild(ctx context.Context, r Request) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	makebbPath, generated, bb := filepath.Join(dir, "makebb"), filepath.Join(dir, "generated"), filepath.Join(dir, bbName)
+	makebbPath, generated, bb := filepath.Join(dir, "makebb"), filepath.Join(dir, "generated"),
+		filepath.Join(dir, bbName)
 	if err := r.Go.run(ctx, dir, []string{"GOPROXY=off"}, "build", "-o", makebbPath, makebb); err != nil {
 		return nil, fmt.Errorf("%w (were its modules fetched?)", err)
 	}
@@ -130,7 +132,8 @@ func urootBuild(ctx context.Context, r Request) ([]File, error) {
 	}
 	// Without modules, as the generated tree is a GOPATH. Paths, version control and build ids stay out of the binary.
 	target = append(target, "GO111MODULE=off", "GOFLAGS=", "GOPATH="+generated)
-	if err := r.Go.run(ctx, filepath.Join(generated, bbPackage), target, "build", "-tags", urootTags, "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", bb, "."); err != nil {
+	if err := r.Go.run(ctx, filepath.Join(generated, bbPackage), target, "build", "-tags", urootTags, "-trimpath",
+		"-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", bb, "."); err != nil {
 		return nil, err
 	}
 	d, _, err := digest.File(bb)
@@ -172,9 +175,11 @@ func urootModule(workDir string) (string, error) {
 	return dir, nil
 }
 
-// deciding are the variables of the environment that change what Go builds; ours take their place. GOENV is a file of such variables.
+// deciding are the variables of the environment that change what Go builds; ours take their place. GOENV is a file of
+// such variables.
 var deciding = []string{
-	"CGO_ENABLED=0", "GOENV=off", "GOEXPERIMENT=", "GOFLAGS=-mod=readonly", "GOTOOLCHAIN=local", "GOWORK=off", "GO111MODULE=on", "GODEBUG=",
+	"CGO_ENABLED=0", "GOENV=off", "GOEXPERIMENT=", "GOFLAGS=-mod=readonly", "GOTOOLCHAIN=local", "GOWORK=off",
+	"GO111MODULE=on", "GODEBUG=",
 	"GOAMD64=v1", "GOARM64=v8.0", "GOPPC64=power8", "GORISCV64=rva20u64", "GOFIPS140=off", "GOOS=", "GOARCH=",
 }
 

@@ -75,7 +75,8 @@ func TestURootEnvironmentSetsAsideWhatDecides(t *testing.T) {
 		last[name] = value
 	}
 	for name, want := range map[string]string{
-		"PATH": "/opt/go/bin:/bin", "GOAMD64": "v1", "GOFLAGS": "-mod=readonly", "GOPROXY": "p", "HOME": "/h", "GOARCH": "arm64", "CGO_ENABLED": "0",
+		"PATH": "/opt/go/bin:/bin", "GOAMD64": "v1", "GOFLAGS": "-mod=readonly", "GOPROXY": "p", "HOME": "/h",
+		"GOARCH": "arm64", "CGO_ENABLED": "0",
 	} {
 		if last[name] != want {
 			t.Errorf("%s=%s, want %s", name, last[name], want)
@@ -123,10 +124,12 @@ func TestURootBuiltTwiceElsewhereIsTheSame(t *testing.T) {
 }
 
 func TestTheDebugConsoleRunsCommands(t *testing.T) {
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel), testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"))
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel),
+		testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"))
 	res, _ := built(t, shellRequest(t))
 	// The shell's prompt comes first; what is typed before it is lost.
-	lines := boot(t, res.Path, "agent.debug_console", "$ done", talk{"$ ", "echo $((40+2)) files: && ls /bin && mount && echo ended\n"}, talk{"ended\r\n$ ", "done\n"})
+	lines := boot(t, res.Path, "agent.debug_console", "$ done",
+		talk{"$ ", "echo $((40+2)) files: && ls /bin && mount && echo ended\n"}, talk{"ended\r\n$ ", "done\n"})
 	console := strings.Join(lines, "\n")
 	for _, want := range []string{"42 files:\n", "\ndmesg\ngosh\nip\n", "cgroup2"} {
 		if !strings.Contains(console, want) {

@@ -79,19 +79,24 @@ func bootAll(t *testing.T, res *Result) {
 			if err != nil {
 				t.Fatalf("%v\n%s", err, got.Console)
 			}
-			if got.Release != res.Release || got.Version != res.Version || got.BuildID != res.BuildID || got.Config != res.ConfigDigest {
-				t.Errorf("the kernel says\n%s %q\nbuild-id %s\nconfig %s\nand was built as\n%s %q\nbuild-id %s\nconfig %s",
-					got.Release, got.Version, got.BuildID, got.Config, res.Release, res.Version, res.BuildID, res.ConfigDigest)
+			if got.Release != res.Release || got.Version != res.Version || got.BuildID != res.BuildID ||
+				got.Config != res.ConfigDigest {
+				t.Errorf("the kernel says\n%s %q\nbuild-id %s\nconfig %s\nand was built as\n%s %q\nbuild-id "+
+					"%s\nconfig %s",
+					got.Release, got.Version, got.BuildID, got.Config, res.Release, res.Version, res.BuildID,
+					res.ConfigDigest)
 			}
 			if got.CPUs != max(1, m.CPUs) || !got.VSock {
 				t.Errorf("%d processors, vsock %v", got.CPUs, got.VSock)
 			}
-			t.Logf("init after %.3f s of virtual time (the kernel believes %.3f s)", float64(got.Ticks)/1e9, got.BootTime.Seconds())
+			t.Logf("init after %.3f s of virtual time (the kernel believes %.3f s)", float64(got.Ticks)/1e9,
+				got.BootTime.Seconds())
 		})
 	}
 }
 
-// TestDefaultHasWhatContainersNeed boots the default kernel that KATABUILD_TEST_DEFAULT_VMLINUX names, and has its init use what containers use.
+// TestDefaultHasWhatContainersNeed boots the default kernel that KATABUILD_TEST_DEFAULT_VMLINUX names, and has its init
+// use what containers use.
 func TestDefaultHasWhatContainersNeed(t *testing.T) {
 	testenv.Require(t, testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"))
 	line, _ := CommandLine(x86(t), "q35") // q35 has timers to measure the clock with
@@ -119,8 +124,8 @@ func TestDefaultHasWhatContainersNeed(t *testing.T) {
 	t.Logf("%d parts", len(got.Parts))
 }
 
-// TestBenchBoot prints how long the kernel named by KATABUILD_TEST_KERNEL_VMLINUX takes until init, in virtual time and, as a median of
-// ten, in wall time. KATABUILD_TEST_TSC_KHZ is the rate of the machine's time-stamp counter.
+// TestBenchBoot prints how long the kernel named by KATABUILD_TEST_KERNEL_VMLINUX takes until init, in virtual time
+// and, as a median of ten, in wall time. KATABUILD_TEST_TSC_KHZ is the rate of the machine's time-stamp counter.
 func TestBenchBoot(t *testing.T) {
 	testenv.Require(t, testenv.File("KATABUILD_TEST_KERNEL_VMLINUX"))
 	initrd := initrdFile(t)
@@ -132,7 +137,8 @@ func TestBenchBoot(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, r.Console)
 		}
-		fmt.Printf("kernel boot %s: %.3f s of virtual time to init, %.3f s by the kernel's clock\n", machine, float64(r.Ticks)/1e9, r.BootTime.Seconds())
+		fmt.Printf("kernel boot %s: %.3f s of virtual time to init, %.3f s by the kernel's clock\n", machine,
+			float64(r.Ticks)/1e9, r.BootTime.Seconds())
 		if khz == "" {
 			continue
 		}
@@ -146,7 +152,8 @@ func TestBenchBoot(t *testing.T) {
 			walls = append(walls, r.Wall)
 		}
 		slices.Sort(walls)
-		fmt.Printf("kernel boot %s: %.0f ms from starting QEMU to init's first line (median of %d, least %.0f)\n", machine,
+		fmt.Printf("kernel boot %s: %.0f ms from starting QEMU to init's first line (median of %d, least %.0f)\n",
+			machine,
 			float64(walls[len(walls)/2].Milliseconds()), len(walls), float64(walls[0].Milliseconds()))
 	}
 }

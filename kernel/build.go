@@ -39,7 +39,8 @@ type build struct {
 
 // show lets the jail see a file or folder of WorkDir, below guestDir.
 func (b *build) show(name string, writable bool) {
-	b.binds = append(b.binds, jail.Bind{Host: filepath.Join(b.WorkDir, name), Jail: guestDir + "/" + name, Writable: writable})
+	b.binds = append(b.binds, jail.Bind{Host: filepath.Join(b.WorkDir, name), Jail: guestDir + "/" + name,
+		Writable: writable})
 }
 
 // phase tells whoever watches what happens now.
@@ -52,9 +53,10 @@ func (b *build) phase(name string) {
 }
 
 // Build builds the kernel. It reports phases as updates of the step "kernel"; Start and Done are its caller's to send.
-// A *digest.Mismatch is another source than promised, a *patches.Error a patch that does not fit, a *kconfig.Unmet and a *kconfig.Conflict
-// (found with errors.As) a wish that cannot be had, a *MakeError a compiler that is unhappy. With OnlyConfig a wish that did not come true is an error
-// beside the result, so that whoever asked can look at the configuration.
+// A *digest.Mismatch is another source than promised, a *patches.Error a patch that does not fit, a *kconfig.Unmet and
+// a *kconfig.Conflict (found with errors.As) a wish that cannot be had, a *MakeError a compiler that is unhappy. With
+// OnlyConfig a wish that did not come true is an error beside the result, so that whoever asked can look at the
+// configuration.
 func Build(ctx context.Context, r Request) (*Result, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -106,10 +108,12 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 
 func (b *build) unpack(ctx context.Context, res *Result) error {
 	b.phase("unpack")
-	err := source.Unpack(ctx, source.Source{Kind: b.SourceKind, Path: b.Source, Name: b.SourceName, Digest: b.SourceDigest}, b.tree(), source.Options{
+	err := source.Unpack(ctx, source.Source{Kind: b.SourceKind, Path: b.Source, Name: b.SourceName,
+		Digest: b.SourceDigest}, b.tree(), source.Options{
 		Time: b.Time, Skip: b.skip(),
 		Progress: func(done, total int64) {
-			b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "unpack", Current: done, Total: total, Unit: "bytes"})
+			b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "unpack", Current: done,
+				Total: total, Unit: "bytes"})
 		},
 	})
 	if err != nil {
@@ -139,7 +143,8 @@ func (b *build) unpack(ctx context.Context, res *Result) error {
 	return err
 }
 
-// skip is what need not be written of a tree to configure it: sources that no configurator reads. Patches may change any file.
+// skip is what need not be written of a tree to configure it: sources that no configurator reads. Patches may change
+// any file.
 func (b *build) skip() func(name string) bool {
 	if !b.OnlyConfig || len(b.Patches) > 0 {
 		return nil
@@ -161,15 +166,17 @@ func (b *build) skip() func(name string) bool {
 	}
 }
 
-// open takes hold of the tree that lies in WorkDir. From here on foreign programs may write to it, so that it is read through this handle alone.
+// open takes hold of the tree that lies in WorkDir. From here on foreign programs may write to it, so that it is read
+// through this handle alone.
 func (b *build) open() (err error) {
 	b.left, err = regular.OpenFolder(b.tree())
 	b.show(treeName, true)
 	return err
 }
 
-// The most that is read of what a build leaves, in bytes. Of Linux 6.12, a configuration has 0.2 MB, the largest Kconfig file 0.1 MB; with everything
-// built in and all debugging information, vmlinux has 1.5 GB, the image 0.2 GB, and System.map 20 MB.
+// The most that is read of what a build leaves, in bytes. Of Linux 6.12, a configuration has 0.2 MB, the largest
+// Kconfig file 0.1 MB; with everything built in and all debugging information, vmlinux has 1.5 GB, the image 0.2 GB,
+// and System.map 20 MB.
 const (
 	maxText      = 4 << 20
 	maxImage     = 1 << 30
@@ -225,7 +232,8 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 		return err
 	}
 	b.show(modulesName, true)
-	if err := b.make(ctx, "INSTALL_MOD_PATH="+guestDir+"/"+modulesName, "INSTALL_MOD_STRIP=1", "modules_install"); err != nil {
+	if err := b.make(ctx, "INSTALL_MOD_PATH="+guestDir+"/"+modulesName, "INSTALL_MOD_STRIP=1",
+		"modules_install"); err != nil {
 		return err
 	}
 	path := filepath.Join(b.OutDir, OutputModules)
@@ -236,7 +244,8 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 	return nil
 }
 
-// uname -r has at most 64 bytes (Linux: include/uapi/linux/utsname.h, __NEW_UTS_LEN); maxRelease bounds the files it is made of.
+// uname -r has at most 64 bytes (Linux: include/uapi/linux/utsname.h, __NEW_UTS_LEN); maxRelease bounds the files it is
+// made of.
 const (
 	maxReleaseName = 64
 	maxRelease     = 4096

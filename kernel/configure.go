@@ -19,8 +19,8 @@ import (
 // wishesName is the file of wishes below WorkDir, which the configurator reads and no program of the jail can change.
 const wishesName = "wishes.config"
 
-// configure makes the final .config of the tree: everything off that can be, then the wishes, then a local version that names the result.
-// It returns the file's bytes, also beside the error of wishes that did not come true.
+// configure makes the final .config of the tree: everything off that can be, then the wishes, then a local version that
+// names the result. It returns the file's bytes, also beside the error of wishes that did not come true.
 func (b *build) configure(ctx context.Context) ([]byte, error) {
 	b.phase("configure")
 	wishes, err := b.Wishes()
@@ -75,14 +75,18 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 		return final, err
 	}
 	if !bytes.Equal(final, named) {
-		return nil, errors.New("the configurator changed the configuration on its second run, so the local version does not name it")
+		return nil, errors.New(
+			"the configurator changed the configuration on its second run, so the local version does not name it")
 	}
 	files, err := b.localVersions()
 	if err != nil {
 		return nil, err
 	}
-	if b.release = b.sourceVersion + files + name; len(b.release) > maxReleaseName || strings.ContainsAny(files, " \t\n\"/") {
-		return nil, fmt.Errorf("the kernel would call itself %q: want at most %d bytes without spaces, quotes and slashes; its tree has files called localversion*",
+	if b.release = b.sourceVersion + files + name; len(b.release) > maxReleaseName || strings.ContainsAny(files,
+		" \t\n\"/") {
+		return nil, fmt.Errorf(
+			"the kernel would call itself %q: want at most %d bytes without spaces, quotes and slashes; its tree "+
+				"has files called localversion*",
 			b.release, maxReleaseName)
 	}
 	return final, nil
@@ -112,7 +116,8 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 		}
 		var e error = u
 		if features.Owns(u.Wish.File) {
-			e = fmt.Errorf("%w; to do without it: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in the recipe", u, u.Wish.Symbol, overrideValue(u.Got))
+			e = fmt.Errorf("%w; to do without it: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in "+
+				"the recipe", u, u.Wish.Symbol, overrideValue(u.Got))
 		}
 		errs = append(errs, e)
 	}
@@ -121,7 +126,9 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 		if err == nil {
 			why = tree.Explain(kconfig.Wish{Symbol: w.Symbol, Value: kconfig.No}, final, wishes)
 		}
-		errs = append(errs, fmt.Errorf("CONFIG_%s=%s came into the configuration although nobody asked for it (%s): %s", w.Symbol, w.Value, why, refusal(w)))
+		errs = append(errs, fmt.Errorf(
+			"CONFIG_%s=%s came into the configuration although nobody asked for it (%s): %s", w.Symbol, w.Value, why,
+			refusal(w)))
 	}
 	if err != nil && len(errs) > 0 {
 		errs = append(errs, fmt.Errorf("cannot say why: %w", err))

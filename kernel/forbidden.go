@@ -7,9 +7,10 @@ import (
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
-// refusal says why an option cannot be asked for, with the way out, or nothing where it can. What is refused lets the kernel's make draw something at
-// random, read something of the machine that the lock does not hold, or makes the kernel's own command line another than the one that is attested.
-// Linux 6.12: certs/Makefile, scripts/gcc-plugins/Kconfig, security/Kconfig.hardening, usr/Makefile, drivers/base/firmware_loader/builtin/Makefile.
+// refusal says why an option cannot be asked for, with the way out, or nothing where it can. What is refused lets the
+// kernel's make draw something at random, read something of the machine that the lock does not hold, or makes the
+// kernel's own command line another than the one that is attested. Linux 6.12: certs/Makefile,
+// scripts/gcc-plugins/Kconfig, security/Kconfig.hardening, usr/Makefile, drivers/base/firmware_loader/builtin/Makefile.
 func refusal(w kconfig.Wish) string {
 	switch {
 	case w.Symbol == symbolLocalVersion || w.Symbol == symbolLocalVersionAuto:
@@ -21,18 +22,24 @@ func refusal(w kconfig.Wish) string {
 	case "CMDLINE_BOOL", "CMDLINE", "CMDLINE_OVERRIDE", "CMDLINE_EXTEND", "CMDLINE_FORCE":
 		return "the guest's command line would not be the one that is attested; say its words in boot.command_line"
 	case "MODULE_SIG", "MODULE_SIG_ALL", "MODULE_SIG_FORCE", "MODULE_SIG_KEY":
-		return "the kernel's make draws the key at random, so no two kernels would be alike; leave it out: the guest's root is checked by its digest or dm-verity, modules with it"
+		return "the kernel's make draws the key at random, so no two kernels would be alike; leave it out: the " +
+			"guest's root is checked by its digest or dm-verity, modules with it"
 	case "RANDSTRUCT_FULL", "RANDSTRUCT_PERFORMANCE", "GCC_PLUGIN_RANDSTRUCT":
-		return "the kernel's make draws the seed at random, and GCC's headers for plugins are none of the tools that a key holds, so no two kernels would be alike; leave it out"
+		return "the kernel's make draws the seed at random, and GCC's headers for plugins are none of the tools " +
+			"that a key holds, so no two kernels would be alike; leave it out"
 	case "GCC_PLUGIN_LATENT_ENTROPY":
-		return "the compiler's plugin puts random numbers into the kernel, so no two kernels would be alike; leave it out"
-	case "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "EXTRA_FIRMWARE", "EXTRA_FIRMWARE_DIR", "INITRAMFS_SOURCE", "SYSTEM_BLACKLIST_HASH_LIST":
-		return "it names a file of the machine, which the lock does not hold; add the file to the tree by a patch, or leave it out"
+		return "the compiler's plugin puts random numbers into the kernel, so no two kernels would be alike; " +
+			"leave it out"
+	case "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "EXTRA_FIRMWARE", "EXTRA_FIRMWARE_DIR", "INITRAMFS_SOURCE",
+		"SYSTEM_BLACKLIST_HASH_LIST":
+		return "it names a file of the machine, which the lock does not hold; add the file to the tree by a patch, " +
+			"or leave it out"
 	}
 	return ""
 }
 
-// uninvited lists what a default or another option switched on in the final configuration, and nobody could have asked for.
+// uninvited lists what a default or another option switched on in the final configuration, and nobody could have asked
+// for.
 func uninvited(final *kconfig.Config) []kconfig.Wish {
 	var out []kconfig.Wish
 	for _, s := range final.Symbols() {
@@ -44,8 +51,8 @@ func uninvited(final *kconfig.Config) []kconfig.Wish {
 	return out
 }
 
-// localVersions is what files called localversion* at the top of a tree add to its version: PREEMPT_RT's patch and linux-next bring one.
-// Linux: scripts/setlocalversion, collect_files.
+// localVersions is what files called localversion* at the top of a tree add to its version: PREEMPT_RT's patch and
+// linux-next bring one. Linux: scripts/setlocalversion, collect_files.
 func (b *build) localVersions() (string, error) {
 	entries, err := fs.ReadDir(b.left.Root().FS(), ".")
 	if err != nil {

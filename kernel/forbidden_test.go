@@ -13,20 +13,27 @@ import (
 
 func TestWhatMakesKernelsDifferIsRefusedWhereItIsAsked(t *testing.T) {
 	for line, want := range map[string]string{
-		"CONFIG_MODULE_SIG=y": "draws the key at random", "CONFIG_MODULE_SIG_KEY=\"certs/signing_key.pem\"": "draws the key at random",
-		"CONFIG_RANDSTRUCT_FULL=y": "draws the seed at random", "CONFIG_GCC_PLUGIN_LATENT_ENTROPY=y": "random numbers",
-		"CONFIG_SYSTEM_TRUSTED_KEYS=\"/etc/key.pem\"": "a file of the machine", "CONFIG_EXTRA_FIRMWARE=\"x.bin\"": "a file of the machine",
-		"CONFIG_INITRAMFS_SOURCE=\"/root\"": "a file of the machine", "CONFIG_CMDLINE_BOOL=y": "boot.command_line",
-		"CONFIG_CMDLINE=\"quiet\"": "boot.command_line", "CONFIG_LOCALVERSION=\"x\"": "carries the digest",
+		"CONFIG_MODULE_SIG=y":                             "draws the key at random",
+		"CONFIG_MODULE_SIG_KEY=\"certs/signing_key.pem\"": "draws the key at random",
+		"CONFIG_RANDSTRUCT_FULL=y":                        "draws the seed at random",
+		"CONFIG_GCC_PLUGIN_LATENT_ENTROPY=y":              "random numbers",
+		"CONFIG_SYSTEM_TRUSTED_KEYS=\"/etc/key.pem\"":     "a file of the machine",
+		"CONFIG_EXTRA_FIRMWARE=\"x.bin\"":                 "a file of the machine",
+		"CONFIG_INITRAMFS_SOURCE=\"/root\"":               "a file of the machine",
+		"CONFIG_CMDLINE_BOOL=y":                           "boot.command_line",
+		"CONFIG_CMDLINE=\"quiet\"":                        "boot.command_line",
+		"CONFIG_LOCALVERSION=\"x\"":                       "carries the digest",
 	} {
 		r := request(t)
 		r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# why\n" + line + "\n")}}
-		if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(), "my.config:2: ") || !strings.Contains(err.Error(), want) {
+		if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(), "my.config:2: ") ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", line, err, want)
 		}
 	}
 	r := request(t)
-	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# CONFIG_MODULE_SIG is not set\nCONFIG_SYSTEM_TRUSTED_KEYS=\"\"\n# CONFIG_CMDLINE_BOOL is not set\n")}}
+	r.Fragments = []Fragment{{Name: "my.config", Data: []byte(
+		"# CONFIG_MODULE_SIG is not set\nCONFIG_SYSTEM_TRUSTED_KEYS=\"\"\n# CONFIG_CMDLINE_BOOL is not set\n")}}
 	if _, err := r.Wishes(); err != nil {
 		t.Error(err)
 	}
@@ -34,9 +41,11 @@ func TestWhatMakesKernelsDifferIsRefusedWhereItIsAsked(t *testing.T) {
 
 // TestTheTreesOwnLocalVersionIsTaken configures a made-up tree that never gets as far as a compiler.
 func TestTheTreesOwnLocalVersionIsTaken(t *testing.T) {
-	for text, want := range map[string]string{"-rt1\n": "6.12.1-rt1-kb-", "": "6.12.1-kb-", "-two words\n": "", strings.Repeat("x", 60): ""} {
+	for text, want := range map[string]string{"-rt1\n": "6.12.1-rt1-kb-", "": "6.12.1-kb-", "-two words\n": "",
+		strings.Repeat("x", 60): ""} {
 		r := madeUp(t, obedient)
-		if err := errors.Join(os.WriteFile(r.Source+"/localversion-rt", []byte(text), 0o644), os.WriteFile(r.Source+"/localversion~", []byte("no"), 0o644)); err != nil {
+		if err := errors.Join(os.WriteFile(r.Source+"/localversion-rt", []byte(text), 0o644),
+			os.WriteFile(r.Source+"/localversion~", []byte("no"), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 		var err error
@@ -48,23 +57,30 @@ func TestTheTreesOwnLocalVersionIsTaken(t *testing.T) {
 		switch {
 		case want == "" && (err == nil || !strings.Contains(err.Error(), "localversion")):
 			t.Errorf("%q: got %v", text, err)
-		case want != "" && (err != nil || !strings.HasPrefix(res.Release, want) || len(res.Release) != len(want)+len(digest.Of(nil).Short())):
+		case want != "" && (err != nil || !strings.HasPrefix(res.Release, want) ||
+			len(res.Release) != len(want)+len(digest.Of(nil).Short())):
 			t.Errorf("%q: got %+v, %v", text, res, err)
 		}
 	}
 }
 
-// TestWhatIsRefusedDoesNotComeByItself has a configurator switch on what nobody asked for, as a default or a selection does.
+// TestWhatIsRefusedDoesNotComeByItself has a configurator switch on what nobody asked for, as a default or a selection
+// does.
 func TestWhatIsRefusedDoesNotComeByItself(t *testing.T) {
-	for _, line := range []string{"CONFIG_MODULE_SIG=y", "CONFIG_RANDSTRUCT_FULL=y", `CONFIG_INITRAMFS_SOURCE="/etc"`, "CONFIG_CMDLINE_BOOL=y"} {
-		r := madeUp(t, strings.Replace(obedient, "$(KCONFIG_ALLCONFIG) .config", "$(KCONFIG_ALLCONFIG) .config; echo '"+line+"' >> .config", 1))
+	for _, line := range []string{"CONFIG_MODULE_SIG=y", "CONFIG_RANDSTRUCT_FULL=y", `CONFIG_INITRAMFS_SOURCE="/etc"`,
+		"CONFIG_CMDLINE_BOOL=y"} {
+		r := madeUp(t, strings.Replace(obedient, "$(KCONFIG_ALLCONFIG) .config",
+			"$(KCONFIG_ALLCONFIG) .config; echo '"+line+"' >> .config", 1))
 		_, err := Build(t.Context(), r)
-		if want := line + " came into the configuration although nobody asked for it"; err == nil || !strings.Contains(err.Error(), want) {
+		if want := line + " came into the configuration although nobody asked for it"; err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("got  %v\nwant %s", err, want)
 		}
 	}
-	for _, line := range []string{"CONFIG_MODULE_SIG_KEY=\"\"", "CONFIG_SYSTEM_TRUSTED_KEYS=\"\"", "# CONFIG_MODULE_SIG is not set", "CONFIG_RANDSTRUCT_NONE=y"} {
-		r := madeUp(t, strings.Replace(obedient, "$(KCONFIG_ALLCONFIG) .config", "$(KCONFIG_ALLCONFIG) .config; echo '"+line+"' >> .config", 1))
+	for _, line := range []string{"CONFIG_MODULE_SIG_KEY=\"\"", "CONFIG_SYSTEM_TRUSTED_KEYS=\"\"",
+		"# CONFIG_MODULE_SIG is not set", "CONFIG_RANDSTRUCT_NONE=y"} {
+		r := madeUp(t, strings.Replace(obedient, "$(KCONFIG_ALLCONFIG) .config",
+			"$(KCONFIG_ALLCONFIG) .config; echo '"+line+"' >> .config", 1))
 		r.OnlyConfig = true
 		if _, err := Build(t.Context(), r); err != nil {
 			t.Errorf("%s: %v", line, err)
@@ -73,11 +89,14 @@ func TestWhatIsRefusedDoesNotComeByItself(t *testing.T) {
 }
 
 func TestAConfigurationAloneIsLeftBesideItsErrors(t *testing.T) {
-	r := madeUp(t, strings.Replace(obedient, "cp $(KCONFIG_ALLCONFIG) .config", "grep -v 'CONFIG_NET=\\|UNWINDER_GUESS' $(KCONFIG_ALLCONFIG) > .config", 1))
+	r := madeUp(t, strings.Replace(obedient, "cp $(KCONFIG_ALLCONFIG) .config",
+		"grep -v 'CONFIG_NET=\\|UNWINDER_GUESS' $(KCONFIG_ALLCONFIG) > .config", 1))
 	r.OnlyConfig = true
 	res, err := Build(t.Context(), r)
-	if err == nil || !strings.Contains(err.Error(), "asked for CONFIG_NET=y, got n") || strings.Contains(err.Error(), "GUESS") ||
-		!strings.Contains(err.Error(), "to do without it: kernel.override: [{option: CONFIG_NET, value: n, reason: ...}]") {
+	if err == nil || !strings.Contains(err.Error(), "asked for CONFIG_NET=y, got n") || strings.Contains(err.Error(),
+		"GUESS") ||
+		!strings.Contains(err.Error(), "to do without it: kernel.override: [{option: CONFIG_NET, value: n, "+
+			"reason: ...}]") {
 		t.Errorf("got %v", err)
 	}
 	if res == nil || len(res.Outputs) != 1 || len(res.GaveWay) != 1 || res.GaveWay[0].Wish.Symbol != "UNWINDER_GUESS" {

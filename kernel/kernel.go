@@ -1,9 +1,10 @@
-// Package kernel is the craft of the guest's kernel: real source and a list of features in; bzImage, vmlinux, .config, System.map and
-// modules out.
+// Package kernel is the craft of the guest's kernel: real source and a list of features in; bzImage, vmlinux, .config,
+// System.map and modules out.
 //
-// The same Request gives the same bytes on every machine: what decides them is what Inputs lists. The kernel's own make runs in a jail
-// without network or privileges. Every option asked for is compared with the final .config, and one that did not come true is an error
-// that says who asked, where, and why it cannot be. This room does not know recipes, stores or guests.
+// The same Request gives the same bytes on every machine: what decides them is what Inputs lists. The kernel's own make
+// runs in a jail without network or privileges. Every option asked for is compared with the final .config, and one that
+// did not come true is an error that says who asked, where, and why it cannot be. This room does not know recipes,
+// stores or guests.
 package kernel
 
 import (
@@ -109,7 +110,8 @@ func (r Request) check() error {
 	case r.Arch.Name == "":
 		return errors.New("kernel: no architecture")
 	case !r.Arch.Builds:
-		return fmt.Errorf("kernel: none for %s is built yet (built: %s)", r.Arch.Name, strings.Join(arch.Names(arch.Buildable()), ", "))
+		return fmt.Errorf("kernel: none for %s is built yet (built: %s)", r.Arch.Name,
+			strings.Join(arch.Names(arch.Buildable()), ", "))
 	case !slices.Contains(source.Kinds(), r.SourceKind):
 		return fmt.Errorf("kernel: source kind %q (known: %s)", r.SourceKind, strings.Join(source.Kinds(), ", "))
 	case r.SourceDigest == "":
@@ -126,8 +128,10 @@ func (r Request) check() error {
 	}
 	for i, o := range r.Overrides {
 		_, value, ok, err := kconfig.ParseLine(o.Option + "=" + string(o.Value))
-		if err != nil || !ok || value != o.Value || slices.ContainsFunc(r.Overrides[:i], func(p Override) bool { return p.Option == o.Option }) {
-			return fmt.Errorf("kernel: override %d (%s=%s) is none, or the second for its option", i+1, o.Option, o.Value)
+		if err != nil || !ok || value != o.Value || slices.ContainsFunc(r.Overrides[:i],
+			func(p Override) bool { return p.Option == o.Option }) {
+			return fmt.Errorf("kernel: override %d (%s=%s) is none, or the second for its option", i+1, o.Option,
+				o.Value)
 		}
 	}
 	return nil
@@ -192,13 +196,14 @@ func (o Overridden) String() string {
 		return "override " + s + ": no feature wishes otherwise"
 	}
 	for i, w := range o.Wishes {
-		s += []string{", against ", " and "}[min(i, 1)] + fmt.Sprintf("%s at %s:%d (%q)", w.Setting(), w.File, w.Line, w.Reason)
+		s += []string{", against ", " and "}[min(i, 1)] + fmt.Sprintf("%s at %s:%d (%q)", w.Setting(), w.File, w.Line,
+			w.Reason)
 	}
 	return "override " + s
 }
 
-// Wishes lists every option asked for, sorted by symbol, with preferences that no other wish for their symbol has replaced. Wishes that contradict
-// each other are one error, a *kconfig.Conflict for each.
+// Wishes lists every option asked for, sorted by symbol, with preferences that no other wish for their symbol has
+// replaced. Wishes that contradict each other are one error, a *kconfig.Conflict for each.
 func (r Request) Wishes() ([]kconfig.Wish, error) {
 	all, _, err := r.settle()
 	return all, err
@@ -221,7 +226,8 @@ func (r Request) settle() ([]kconfig.Wish, []Overridden, error) {
 	}
 	var over []Overridden
 	for _, o := range r.Overrides {
-		w := kconfig.Wish{Symbol: strings.TrimPrefix(o.Option, "CONFIG_"), Value: o.Value, File: o.File, Line: o.Line, Reason: o.Reason}
+		w := kconfig.Wish{Symbol: strings.TrimPrefix(o.Option, "CONFIG_"), Value: o.Value, File: o.File, Line: o.Line,
+			Reason: o.Reason}
 		taken := Overridden{Override: o}
 		all = slices.DeleteFunc(all, func(f kconfig.Wish) bool {
 			if f.Symbol == w.Symbol && f.Value != w.Value {
@@ -250,7 +256,8 @@ func (r Request) settle() ([]kconfig.Wish, []Overridden, error) {
 	for _, c := range conflicts {
 		var e error = c
 		if slices.Contains(all[:ours-len(over)], c.First) && slices.Contains(all[ours:], c.Second) {
-			e = fmt.Errorf("%w; leave the line out, or put the feature's wish aside: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in the recipe",
+			e = fmt.Errorf("%w; leave the line out, or put the feature's wish aside: kernel.override: [{option: "+
+				"CONFIG_%s, value: %s, reason: ...}] in the recipe",
 				c, c.Second.Symbol, overrideValue(c.Second.Value))
 		}
 		errs = append(errs, e)

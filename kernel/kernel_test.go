@@ -28,11 +28,13 @@ import (
 // request is a whole request that nobody builds.
 func request(t testing.TB) Request {
 	return Request{
-		Arch: x86(t), SourceKind: source.Tarball, Source: "/a/linux.tar", SourceDigest: digest.Of([]byte("source")), Features: []string{features.Tiny},
+		Arch: x86(t), SourceKind: source.Tarball, Source: "/a/linux.tar", SourceDigest: digest.Of([]byte("source")),
+		Features:  []string{features.Tiny},
 		Fragments: []Fragment{{Name: "user.config", Data: []byte("CONFIG_FHANDLE=y\n")}},
 		Patches:   []Patch{{Name: "a.patch", Data: []byte("a")}, {Name: "b.patch", Data: []byte("b")}},
 		Time:      time.Unix(1_700_000_000, 0),
-		Toolchain: toolchain.Toolchain{Tools: []toolchain.Tool{{Name: "gcc", Version: "gcc 14", Digest: digest.Of([]byte("gcc")), Path: "/usr/bin/gcc"}}},
+		Toolchain: toolchain.Toolchain{Tools: []toolchain.Tool{{Name: "gcc", Version: "gcc 14",
+			Digest: digest.Of([]byte("gcc")), Path: "/usr/bin/gcc"}}},
 	}
 }
 
@@ -59,10 +61,13 @@ func TestWhatDecidesBytesIsAnInput(t *testing.T) {
 		"fragment": func(r *Request) {
 			r.Fragments = []Fragment{{Name: "user.config", Data: []byte("# CONFIG_FHANDLE is not set\n")}}
 		},
-		"override":         func(r *Request) { r.Overrides = []Override{{Option: "CONFIG_NET", Value: "n"}} },
-		"no features":      func(r *Request) { r.Features = nil },
-		"fewer fragments":  func(r *Request) { r.Fragments = nil },
-		"another fragment": func(r *Request) { r.Fragments = append(slices.Clone(r.Fragments), Fragment{Name: "more.config"}) },
+		"override":        func(r *Request) { r.Overrides = []Override{{Option: "CONFIG_NET", Value: "n"}} },
+		"no features":     func(r *Request) { r.Features = nil },
+		"fewer fragments": func(r *Request) { r.Fragments = nil },
+		"another fragment": func(r *Request) {
+			r.Fragments = append(slices.Clone(r.Fragments),
+				Fragment{Name: "more.config"})
+		},
 		"patch": func(r *Request) {
 			r.Patches = []Patch{{Name: "a.patch", Data: []byte("a")}, {Name: "b.patch", Data: []byte("c")}}
 		},
@@ -101,13 +106,17 @@ func TestWhatDecidesNoByteIsNoInput(t *testing.T) {
 		"time zone":          func(r *Request) { r.Time = r.Time.In(time.FixedZone("x", 3600)) },
 		"order of features":  func(r *Request) { r.Features = []string{"vsock", features.Tiny} },
 		"a feature twice":    func(r *Request) { r.Features = []string{features.Tiny, features.Tiny} },
-		"a patch's name":     func(r *Request) { r.Patches = []Patch{{Name: "x", Data: []byte("a")}, {Name: "y", Data: []byte("b")}} },
+		"a patch's name": func(r *Request) {
+			r.Patches = []Patch{{Name: "x", Data: []byte("a")},
+				{Name: "y", Data: []byte("b")}}
+		},
 		"where a tool is": func(r *Request) {
 			r.Toolchain.Tools = slices.Clone(r.Toolchain.Tools)
 			r.Toolchain.Tools[0].Path = "/opt/gcc"
 		},
 		"an override's reason and place": func(r *Request) {
-			r.Overrides = []Override{{Option: "CONFIG_NET", Value: "y", Reason: "because", File: "recipe.yaml", Line: 7}}
+			r.Overrides = []Override{{Option: "CONFIG_NET", Value: "y", Reason: "because", File: "recipe.yaml",
+				Line: 7}}
 		},
 		"jobs":          func(r *Request) { r.Jobs = 7 },
 		"objects":       func(r *Request) { r.Objects = 7 },
@@ -126,11 +135,14 @@ func TestWhatDecidesNoByteIsNoInput(t *testing.T) {
 
 func TestIncompleteRequestsAreRefused(t *testing.T) {
 	for want, change := range map[string]func(*Request){
-		"no architecture":                     func(r *Request) { r.Arch.Name = "" },
-		"source kind \"zip\"":                 func(r *Request) { r.SourceKind = "zip" },
-		"the source has no digest":            func(r *Request) { r.SourceDigest = "" },
-		"override 1 (CONFIG_A=maybe) is none": func(r *Request) { r.Overrides = []Override{{Option: "CONFIG_A", Value: "maybe"}} },
-		"override 1 (A=y) is none":            func(r *Request) { r.Overrides = []Override{{Option: "A", Value: "y"}} },
+		"no architecture":          func(r *Request) { r.Arch.Name = "" },
+		"source kind \"zip\"":      func(r *Request) { r.SourceKind = "zip" },
+		"the source has no digest": func(r *Request) { r.SourceDigest = "" },
+		"override 1 (CONFIG_A=maybe) is none": func(r *Request) {
+			r.Overrides = []Override{{Option: "CONFIG_A",
+				Value: "maybe"}}
+		},
+		"override 1 (A=y) is none": func(r *Request) { r.Overrides = []Override{{Option: "A", Value: "y"}} },
 		"override 2 (CONFIG_A=n) is none, or the second": func(r *Request) {
 			r.Overrides = []Override{{Option: "CONFIG_A", Value: "y"}, {Option: "CONFIG_A", Value: "n"}}
 		},
@@ -155,22 +167,26 @@ func TestContradictionsAreFoundBeforeAnythingIsUnpacked(t *testing.T) {
 	r := request(t)
 	r.WorkDir, r.OutDir = filepath.Join(t.TempDir(), "w"), filepath.Join(t.TempDir(), "o")
 	r.Patches = nil
-	r.Fragments = []Fragment{{"a.config", []byte("# CONFIG_VSOCKETS is not set\n")}, {"b.config", []byte("CONFIG_X=y\n")}, {"c.config", []byte("\nCONFIG_X=m\n")}}
+	r.Fragments = []Fragment{{"a.config", []byte("# CONFIG_VSOCKETS is not set\n")},
+		{"b.config", []byte("CONFIG_X=y\n")}, {"c.config", []byte("\nCONFIG_X=m\n")}}
 	_, err := Build(t.Context(), r)
 	var c *kconfig.Conflict
 	if !errors.As(err, &c) {
 		t.Fatalf("got %v", err)
 	}
-	for _, want := range []string{"a.config:1: CONFIG_VSOCKETS=n contradicts CONFIG_VSOCKETS=y at kernel/features/vsock.config:",
+	for _, want := range []string{"a.config:1: CONFIG_VSOCKETS=n contradicts CONFIG_VSOCKETS=y at " +
+		"kernel/features/vsock.config:",
 		"(\"The agent's API listens there.\")",
-		"leave the line out, or put the feature's wish aside: kernel.override: [{option: CONFIG_VSOCKETS, value: n, reason: ...}] in the recipe",
+		"leave the line out, or put the feature's wish aside: kernel.override: [{option: CONFIG_VSOCKETS, value: n, " +
+			"reason: ...}] in the recipe",
 		"c.config:2: CONFIG_X=m contradicts CONFIG_X=y at b.config:1"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v\nwant %s", err, want)
 		}
 	}
 	r.Fragments = []Fragment{{"a.config", []byte("CONFIG_LOCALVERSION=\"-mine\"\n")}}
-	if _, err := Build(t.Context(), r); err == nil || !strings.Contains(err.Error(), "a.config:1: CONFIG_LOCALVERSION cannot be asked for") {
+	if _, err := Build(t.Context(), r); err == nil || !strings.Contains(err.Error(),
+		"a.config:1: CONFIG_LOCALVERSION cannot be asked for") {
 		t.Errorf("got %v", err)
 	}
 	r.Fragments, r.Patches = nil, []Patch{{Name: "p.patch", Data: []byte("rubbish\n")}}
@@ -262,7 +278,8 @@ func TestModulesArePackedAlikeEverywhere(t *testing.T) {
 		}
 		names = append(names, h.Name)
 	}
-	want := "lib/ lib/modules/ lib/modules/6.12/ lib/modules/6.12/kernel/ lib/modules/6.12/kernel/a.ko lib/modules/6.12/kernel/b.ko lib/modules/6.12/modules.dep"
+	want := "lib/ lib/modules/ lib/modules/6.12/ lib/modules/6.12/kernel/ lib/modules/6.12/kernel/a.ko " +
+		"lib/modules/6.12/kernel/b.ko lib/modules/6.12/modules.dep"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
@@ -288,9 +305,11 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 	r.Overrides = []Override{
 		{Option: "CONFIG_NET", Value: "n", Reason: "no network", File: "recipe.yaml", Line: 7},
 		{Option: "CONFIG_SYSFS", Value: "y", File: "recipe.yaml", Line: 8},
-		{Option: "CONFIG_FHANDLE", Value: "y", File: "recipe.yaml", Line: 9}, // no feature of the set has it, a fragment does
+		// no feature of the set has it, a fragment does
+		{Option: "CONFIG_FHANDLE", Value: "y", File: "recipe.yaml", Line: 9},
 	}
-	if w := find(r, "NET"); w != (kconfig.Wish{Symbol: "NET", Value: "n", Reason: "no network", File: "recipe.yaml", Line: 7}) {
+	if w := find(r, "NET"); w != (kconfig.Wish{Symbol: "NET", Value: "n", Reason: "no network", File: "recipe.yaml",
+		Line: 7}) {
 		t.Errorf("%+v", w)
 	}
 	over, err := r.Overridden()
@@ -298,7 +317,8 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 		t.Fatal(over, err)
 	}
 	want := `override CONFIG_NET=n by recipe.yaml:7 ("no network"), against CONFIG_NET=y at kernel/features/core.config:`
-	if got := over[0].String(); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, `("Networking at large: even init's own loopback needs it.")`) {
+	if got := over[0].String(); !strings.HasPrefix(got, want) ||
+		!strings.HasSuffix(got, `("Networking at large: even init's own loopback needs it.")`) {
 		t.Errorf("got  %s\nwant %s...", got, want)
 	}
 	if got := over[1].String(); !strings.HasSuffix(got, "no feature wishes otherwise") {
@@ -306,13 +326,15 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 	}
 	// The user's own two lines still contradict each other.
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("CONFIG_NET=y\n")}}
-	if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(), "my.config:1: CONFIG_NET=y contradicts CONFIG_NET=n at recipe.yaml:7") ||
+	if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(),
+		"my.config:1: CONFIG_NET=y contradicts CONFIG_NET=n at recipe.yaml:7") ||
 		strings.Contains(err.Error(), "leave the line out") {
 		t.Errorf("got %v", err)
 	}
 	// What cannot be asked for cannot be had by an override either.
 	r.Overrides = []Override{{Option: "CONFIG_MODULE_SIG", Value: "y", File: "recipe.yaml", Line: 7}}
-	if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(), "recipe.yaml:7: CONFIG_MODULE_SIG cannot be asked for") {
+	if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(),
+		"recipe.yaml:7: CONFIG_MODULE_SIG cannot be asked for") {
 		t.Errorf("got %v", err)
 	}
 }

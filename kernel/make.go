@@ -14,8 +14,9 @@ import (
 	"github.com/katabuild/katabuild/internal/progress"
 )
 
-// guestDir holds, in the jail, what WorkDir holds outside. The folder itself is nobody's to write: the foreign programs of a tree can change the tree,
-// and the folder that modules are installed into, but not the wishes beside them, nor replace any of the three by a link.
+// guestDir holds, in the jail, what WorkDir holds outside. The folder itself is nobody's to write: the foreign programs
+// of a tree can change the tree, and the folder that modules are installed into, but not the wishes beside them, nor
+// replace any of the three by a link.
 const guestDir = jail.Home
 
 // builtBy is what the kernel says of who built it and where.
@@ -32,8 +33,8 @@ func (r Request) environment() []string {
 		"KBUILD_BUILD_USER=" + builtBy,
 		"KBUILD_BUILD_HOST=" + builtBy,
 		"KBUILD_BUILD_VERSION=1",
-		// No byte depends on this one. The compiler's heap in huge pages spares it page faults and 6 % of its processor time.
-		// glibc 2.35 or later; others ignore it.
+		// No byte depends on this one. The compiler's heap in huge pages spares it page faults and 6 % of its processor
+		// time. glibc 2.35 or later; others ignore it.
 		"GLIBC_TUNABLES=glibc.malloc.hugetlb=1",
 	}
 }
@@ -41,7 +42,8 @@ func (r Request) environment() []string {
 // makeArgs is the command line of one make.
 func (r Request) makeArgs(args ...string) []string {
 	jobs := max(1, r.Jobs)
-	all := []string{"make", "-C", guestDir + "/" + treeName, "-j" + strconv.Itoa(jobs), "--no-print-directory", "ARCH=" + r.Arch.Linux}
+	all := []string{"make", "-C", guestDir + "/" + treeName, "-j" + strconv.Itoa(jobs), "--no-print-directory",
+		"ARCH=" + r.Arch.Linux}
 	if jobs > 1 {
 		all = append(all, "--output-sync=target") // an error's lines stay together
 	}
@@ -50,7 +52,8 @@ func (r Request) makeArgs(args ...string) []string {
 	}
 	// The build's own programs live for minutes: compiling them faster saves more than it costs.
 	all = append(all, "HOSTCFLAGS=-O1")
-	// What the configuration would otherwise ask the machine for, and write its version down: programs that no tool-chain of ours has.
+	// What the configuration would otherwise ask the machine for, and write its version down: programs that no
+	// tool-chain of ours has.
 	all = append(all, "PAHOLE=none", "RUSTC=none", "BINDGEN=none")
 	return append(all, args...)
 }
@@ -81,7 +84,8 @@ func (b *build) seen(verb, name string) {
 	case "CC", "AS", "HOSTCC", "HOSTLD", "CC [M]":
 		b.objects++
 	case "LD", "OBJCOPY", "KSYMS", "BUILD", "SORTTAB", "ZSTD22", "MODPOST":
-		// Not the small images that are built into it, such as the vDSO. What comes after vmlinux is little: it stays "link" to the end.
+		// Not the small images that are built into it, such as the vDSO. What comes after vmlinux is little: it stays
+		// "link" to the end.
 		if strings.HasPrefix(name, "vmlinux") || strings.HasPrefix(name, ".tmp_vmlinux") {
 			b.phase("link")
 		}
@@ -95,7 +99,8 @@ func (b *build) seen(verb, name string) {
 	}
 	if now := time.Now(); b.current == "compile" && now.Sub(b.lastSeen) > 100*time.Millisecond {
 		b.lastSeen = now
-		b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "compile", Current: int64(b.objects), Total: total, Unit: "objects"})
+		b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "compile",
+			Current: int64(b.objects), Total: total, Unit: "objects"})
 	}
 }
 
@@ -121,7 +126,8 @@ func (e *MakeError) Error() string {
 
 func (e *MakeError) Unwrap() error { return e.Err }
 
-// watcher reads what make says: it passes all of it to the log, counts, and remembers the first lines that look like an error.
+// watcher reads what make says: it passes all of it to the log, counts, and remembers the first lines that look like an
+// error.
 type watcher struct {
 	log     io.Writer
 	seen    func(verb, name string)
@@ -182,7 +188,8 @@ func (w *watcher) line(s string) {
 
 func isError(s string) bool {
 	l := strings.ToLower(s)
-	return strings.Contains(l, "error:") || strings.Contains(l, "error 1") || strings.Contains(l, "undefined reference") ||
+	return strings.Contains(l, "error:") || strings.Contains(l, "error 1") ||
+		strings.Contains(l, "undefined reference") ||
 		strings.Contains(s, "***") || strings.Contains(l, "no such file") || strings.Contains(l, "not found")
 }
 

@@ -49,7 +49,8 @@ func findTools(t testing.TB) toolchain.Toolchain {
 	t.Helper()
 	var tc toolchain.Toolchain
 	testenv.Require(t, testenv.Func("toolchain", func() (err error) {
-		tc, err = toolchain.Find(context.Background(), toolchain.Options{Arch: x86(t), Host: x86(t), Dirs: strings.Split(jail.Path, ":")})
+		tc, err = toolchain.Find(context.Background(), toolchain.Options{Arch: x86(t), Host: x86(t),
+			Dirs: strings.Split(jail.Path, ":")})
 		return err
 	}))
 	return tc
@@ -95,7 +96,8 @@ func configureOnly(t *testing.T, tree string, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{GaveWay: b.gaveWay, Release: b.release, SourceVersion: b.sourceVersion, ConfigDigest: digest.Of(config)}, nil
+	return &Result{GaveWay: b.gaveWay, Release: b.release, SourceVersion: b.sourceVersion,
+		ConfigDigest: digest.Of(config)}, nil
 }
 
 // TestConfigurationOnTheRealTree asks Linux itself about every feature and about wishes it cannot fulfil.
@@ -125,8 +127,11 @@ func TestConfigurationOnTheRealTree(t *testing.T) {
 		})
 	}
 	for _, c := range []struct{ name, fragment, want string }{
-		{"unmet dependency", "CONFIG_VIRTIO_FS=y\n", "user.config:1: asked for CONFIG_VIRTIO_FS=y, got n: VIRTIO_FS: depends on FUSE_FS (is n)"},
-		{"unknown symbol", "\nCONFIG_VIRTIO_MIMO=y\n", "user.config:2: asked for CONFIG_VIRTIO_MIMO=y, got n: VIRTIO_MIMO: no such symbol in this tree; the nearest is VIRTIO_MMIO"},
+		{"unmet dependency", "CONFIG_VIRTIO_FS=y\n",
+			"user.config:1: asked for CONFIG_VIRTIO_FS=y, got n: VIRTIO_FS: depends on FUSE_FS (is n)"},
+		{"unknown symbol", "\nCONFIG_VIRTIO_MIMO=y\n",
+			"user.config:2: asked for CONFIG_VIRTIO_MIMO=y, got n: VIRTIO_MIMO: no such symbol in this tree; the " +
+				"nearest is VIRTIO_MMIO"},
 		{"selected", "# CONFIG_KERNFS is not set\n", "KERNFS: selected by"},
 		{"module without modules", "CONFIG_CRAMFS=m\nCONFIG_MISC_FILESYSTEMS=y\n", "MODULES is n"},
 		{"range", "CONFIG_LOG_BUF_SHIFT=99\n", "must lie between 12 and 25"},
@@ -148,7 +153,8 @@ func TestConfigurationOnTheRealTree(t *testing.T) {
 	}
 }
 
-// TestOptionsBesideOursOnTheRealTree asks Linux whether a line of a developer's own fits to the sets, and what is said where it does not.
+// TestOptionsBesideOursOnTheRealTree asks Linux whether a line of a developer's own fits to the sets, and what is said
+// where it does not.
 func TestOptionsBesideOursOnTheRealTree(t *testing.T) {
 	r := slowRequest(t, features.Tiny)
 	r.OnlyConfig = true
@@ -162,7 +168,8 @@ func TestOptionsBesideOursOnTheRealTree(t *testing.T) {
 	}{
 		{"SLUB_DEBUG=y", "", ""},
 		{"SLUB_DEBUG=y SLUB_DEBUG_ON=y", "", ""},
-		{"SLUB_DEBUG=y KASAN=y", "", "KASAN (user.config:2) is y, which VMAP_STACK (kernel/features/hardening.config:9) excludes"},
+		{"SLUB_DEBUG=y KASAN=y", "", "KASAN (user.config:2) is y, which VMAP_STACK " +
+			"(kernel/features/hardening.config:9) excludes"},
 		{"SLUB_DEBUG=y KASAN=y KASAN_VMALLOC=y", "", ""},
 		{"DEBUG_KERNEL=y PAGE_OWNER=y", "", ""},
 		{"KFENCE=y", "", ""},
@@ -207,7 +214,8 @@ func TestOptionsBesideOursOnTheRealTree(t *testing.T) {
 	}
 	t.Run("an override", func(t *testing.T) {
 		r := r
-		r.Overrides = []Override{{Option: "CONFIG_INET", Value: "n", Reason: "sockets of the host alone", File: "recipe.yaml", Line: 7}}
+		r.Overrides = []Override{{Option: "CONFIG_INET", Value: "n", Reason: "sockets of the host alone",
+			File: "recipe.yaml", Line: 7}}
 		if _, err := configureOnly(t, tree, r); err != nil {
 			t.Error(err)
 		}

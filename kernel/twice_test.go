@@ -64,12 +64,14 @@ func (c child) build() (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	tc, err := toolchain.Find(context.Background(), toolchain.Options{Arch: a, Host: a, Dirs: strings.Split(jail.Path, ":")})
+	tc, err := toolchain.Find(context.Background(), toolchain.Options{Arch: a, Host: a, Dirs: strings.Split(jail.Path,
+		":")})
 	if err != nil {
 		return nil, err
 	}
 	r := Request{
-		Arch: a, SourceKind: source.Debian, Source: c.Source, SourceDigest: c.Digest, Features: []string{features.Tiny}, Modules: c.Modules,
+		Arch: a, SourceKind: source.Debian, Source: c.Source, SourceDigest: c.Digest,
+		Features: []string{features.Tiny}, Modules: c.Modules,
 		Time: time.Unix(1_700_000_000, 0), Toolchain: tc, Jobs: c.Jobs, WorkDir: c.WorkDir, OutDir: c.OutDir,
 	}
 	if c.Fragment != nil {
@@ -111,7 +113,8 @@ func (c child) run(t *testing.T) (*Result, map[string][]byte) {
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = top, bytes.NewReader(in), &out, &errs
 	cmd.Env = append(os.Environ(), twiceVariable+"=1", "TZ="+c.timeZone, "HOME="+c.home, "TMPDIR="+top)
 	if c.user != 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.user, Gid: c.user, NoSetGroups: true}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.user, Gid: c.user,
+			NoSetGroups: true}}
 	}
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v: %s", err, &errs)
@@ -129,8 +132,8 @@ func (c child) run(t *testing.T) (*Result, map[string][]byte) {
 	return res, outputs
 }
 
-// TestTwoBuildsGiveTheSameBytes builds the tiny kernel twice, elsewhere, with another umask, time zone and number of jobs and, where root
-// runs the test, as another user. A third build, with a patch and a module, must differ.
+// TestTwoBuildsGiveTheSameBytes builds the tiny kernel twice, elsewhere, with another umask, time zone and number of
+// jobs and, where root runs the test, as another user. A third build, with a patch and a module, must differ.
 func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
 	r := slowRequest(t, features.Tiny)
 	// The package as another user can read it.
@@ -143,7 +146,8 @@ func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(deb)
-	c := child{Source: deb, Digest: r.SourceDigest, Jobs: r.Jobs, Umask: 0o022, WorkDir: "a", timeZone: "UTC", home: "/"}
+	c := child{Source: deb, Digest: r.SourceDigest, Jobs: r.Jobs, Umask: 0o022, WorkDir: "a", timeZone: "UTC",
+		home: "/"}
 	first, outputs := c.run(t)
 	names := []string{"System.map", "bzImage", "config", "vmlinux"}
 	for _, n := range names {
@@ -167,11 +171,13 @@ func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
 	}
 
 	v := strings.SplitN(first.SourceVersion, ".", 3)
-	c.Patch = fmt.Appendf(nil, "--- a/Makefile\n+++ b/Makefile\n@@ -2,4 +2,4 @@\n VERSION = %s\n PATCHLEVEL = %s\n SUBLEVEL = %s\n-EXTRAVERSION =\n+EXTRAVERSION = -patched\n",
+	c.Patch = fmt.Appendf(nil, "--- a/Makefile\n+++ b/Makefile\n@@ -2,4 +2,4 @@\n VERSION = %s\n PATCHLEVEL = %s\n "+
+		"SUBLEVEL = %s\n-EXTRAVERSION =\n+EXTRAVERSION = -patched\n",
 		v[0], v[1], v[2])
 	c.Modules, c.Fragment = true, []byte("CONFIG_CRC7=m\n")
 	third, other := c.run(t)
-	if !strings.HasPrefix(third.Release, first.SourceVersion+"-patched-kb-") || third.BuildID == first.BuildID || bytes.Equal(other["vmlinux"], outputs["vmlinux"]) {
+	if !strings.HasPrefix(third.Release, first.SourceVersion+"-patched-kb-") || third.BuildID == first.BuildID ||
+		bytes.Equal(other["vmlinux"], outputs["vmlinux"]) {
 		t.Errorf("the patch and the module change nothing: %+v", third)
 	}
 	var modules []string

@@ -83,8 +83,10 @@ func banner(f *elf.File) (release, version string, err error) {
 		if s.Flags&elf.SHF_COMPRESSED != 0 || s.Size > maxSymbols {
 			return "", "", fmt.Errorf("the table of symbols is compressed, or has more than %d bytes", maxSymbols)
 		}
-		if int(s.Link) >= len(f.Sections) || f.Sections[s.Link].Flags&elf.SHF_COMPRESSED != 0 || f.Sections[s.Link].Size > 2*maxSymbols {
-			return "", "", fmt.Errorf("the names of the symbols are missing, compressed, or have more than %d bytes", 2*maxSymbols)
+		if int(s.Link) >= len(f.Sections) || f.Sections[s.Link].Flags&elf.SHF_COMPRESSED != 0 ||
+			f.Sections[s.Link].Size > 2*maxSymbols {
+			return "", "", fmt.Errorf("the names of the symbols are missing, compressed, or have more than %d bytes",
+				2*maxSymbols)
 		}
 	}
 	syms, err := f.Symbols()
@@ -141,7 +143,8 @@ func Notes(f *elf.File) []Note {
 			if end > uint64(len(b)) {
 				break
 			}
-			all = append(all, Note{strings.TrimRight(string(b[12:12+nameLen]), "\x00"), kind, b[descAt : descAt+descLen]})
+			all = append(all, Note{strings.TrimRight(string(b[12:12+nameLen]), "\x00"), kind,
+				b[descAt : descAt+descLen]})
 			b = b[end:]
 		}
 	}
@@ -156,8 +159,8 @@ const (
 	packPage = 4096
 )
 
-// What a kernel's ELF file may have. Linux 6.12 for x86_64 has 5 segments and some 80 sections; with everything built in, 100 MB are loaded, and a
-// million symbols have 24 bytes each.
+// What a kernel's ELF file may have. Linux 6.12 for x86_64 has 5 segments and some 80 sections; with everything built
+// in, 100 MB are loaded, and a million symbols have 24 bytes each.
 const (
 	maxSegments = 64
 	maxSections = 4096
@@ -165,11 +168,13 @@ const (
 	maxSymbols  = 64 << 20
 )
 
-// pack rewrites an ELF executable so that it holds its segments and nothing else: no sections, no symbols, and no more padding than keeps
-// offsets and addresses equal modulo a page. Linkers align the kernel's segments in the file to 2 MiB, which is megabytes of zeros that
-// would be read, digested and copied at every boot. The bytes in memory stay the same.
+// pack rewrites an ELF executable so that it holds its segments and nothing else: no sections, no symbols, and no more
+// padding than keeps offsets and addresses equal modulo a page. Linkers align the kernel's segments in the file to 2
+// MiB, which is megabytes of zeros that would be read, digested and copied at every boot. The bytes in memory stay the
+// same.
 //
-// The file comes from foreign programs: what is read and written is at most what the file has, whatever its headers say.
+// The file comes from foreign programs: what is read and written is at most what the file has, whatever its headers
+// say.
 func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
 	le := binary.LittleEndian
 	head := make([]byte, ehdrSize)
@@ -188,7 +193,8 @@ func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
 		return nil, errors.New("malformed program headers")
 	}
 	if phnum > maxSegments || shnum == 0 || shnum > maxSections {
-		return nil, fmt.Errorf("%d segments and %d sections, want at most %d and 1 to %d", phnum, shnum, maxSegments, maxSections)
+		return nil, fmt.Errorf("%d segments and %d sections, want at most %d and 1 to %d", phnum, shnum, maxSegments,
+			maxSections)
 	}
 	headers := make([]byte, phnum*phdrSize)
 	if _, err := file.ReadAt(headers, int64(phoff)); err != nil && phnum > 0 {

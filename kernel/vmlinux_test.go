@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-const testBanner = "Linux version 6.12.117-kb-0123 (katabuild@katabuild) (gcc (Debian) 14, GNU ld) #1 Tue Nov 14 22:13:20 UTC 2023\n\x00"
+const testBanner = "Linux version 6.12.117-kb-0123 (katabuild@katabuild) (gcc (Debian) 14, GNU ld) #1 Tue Nov 14 " +
+	"22:13:20 UTC 2023\n\x00"
 
 func elfNote(name string, kind uint32, desc []byte) []byte {
 	pad := func(b []byte) []byte { return append(b, make([]byte, -len(b)&3)...) }
@@ -20,7 +21,8 @@ func elfNote(name string, kind uint32, desc []byte) []byte {
 	return pad(append(pad(append(b, name+"\x00"...)), desc...))
 }
 
-// makeVmlinux is an ELF file like a kernel: one loaded segment with the banner and the notes, a symbol for the banner, much padding.
+// makeVmlinux is an ELF file like a kernel: one loaded segment with the banner and the notes, a symbol for the banner,
+// much padding.
 func makeVmlinux(banner string, notes ...[]byte) []byte {
 	return makeVmlinuxAt(0x20000, banner, notes...)
 }
@@ -39,10 +41,13 @@ func makeVmlinuxAt(at int, banner string, notes ...[]byte) []byte {
 	strAt := symAt + 48
 	shstrAt := strAt + uint64(len(names))
 	shAt := (shstrAt + uint64(len(secs)) + 7) &^ 7
-	put(elf.Header64{Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64,
+	put(elf.Header64{Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: uint16(elf.ET_EXEC),
+		Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64,
 		Shoff: shAt, Ehsize: 64, Phentsize: 56, Phnum: 2, Shentsize: 64, Shnum: 5, Shstrndx: 4})
-	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Off: uint64(at), Vaddr: base, Paddr: 0x1000000, Filesz: uint64(len(body)), Memsz: uint64(len(body)) + 4096, Align: 2 << 20})
-	put(elf.Prog64{Type: uint32(elf.PT_NOTE), Off: uint64(at + noteAt), Vaddr: base + uint64(noteAt), Filesz: uint64(len(body) - noteAt), Align: 4})
+	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Off: uint64(at), Vaddr: base, Paddr: 0x1000000,
+		Filesz: uint64(len(body)), Memsz: uint64(len(body)) + 4096, Align: 2 << 20})
+	put(elf.Prog64{Type: uint32(elf.PT_NOTE), Off: uint64(at + noteAt), Vaddr: base + uint64(noteAt),
+		Filesz: uint64(len(body) - noteAt), Align: 4})
 	fill := func(to uint64) { b.Write(make([]byte, to-uint64(b.Len()))) }
 	fill(uint64(at))
 	b.Write(body)
@@ -131,11 +136,13 @@ func TestOddVmlinuxIsRefused(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"no PVH note":               {makeVmlinux(testBanner, buildID), "CONFIG_PVH"},
-		"PVH by another vendor":     {makeVmlinux(testBanner, elfNote("GNU", NotePVH, nil), buildID), "CONFIG_PVH"},
-		"no build-id":               {makeVmlinux(testBanner, pvh), "no GNU build-id"},
-		"an empty build-id":         {makeVmlinux(testBanner, pvh, elfNote("GNU", NoteBuildID, nil)), "no GNU build-id"},
-		"a note that overflows":     {makeVmlinux(testBanner, pvh, []byte("\xff\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00GNU\x00")), "no GNU build-id"},
+		"no PVH note":           {makeVmlinux(testBanner, buildID), "CONFIG_PVH"},
+		"PVH by another vendor": {makeVmlinux(testBanner, elfNote("GNU", NotePVH, nil), buildID), "CONFIG_PVH"},
+		"no build-id":           {makeVmlinux(testBanner, pvh), "no GNU build-id"},
+		"an empty build-id": {makeVmlinux(testBanner, pvh, elfNote("GNU", NoteBuildID, nil)),
+			"no GNU build-id"},
+		"a note that overflows": {makeVmlinux(testBanner, pvh,
+			[]byte("\xff\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00GNU\x00")), "no GNU build-id"},
 		"no banner":                 {makeVmlinux("", pvh, buildID), "linux_banner is"},
 		"another banner":            {makeVmlinux("BSD version 5 (x) #1\n", pvh, buildID), "linux_banner is"},
 		"a compressed section":      {compressed, "compressed section"}, // once a nil pointer
@@ -179,7 +186,8 @@ func FuzzVmlinux(f *testing.F) {
 	f.Add(makeVmlinuxAt(0x200, testBanner, pvh, buildID)[:0x100])
 	good := makeVmlinuxAt(0x200, testBanner, pvh, buildID)
 	f.Add(good)
-	binary.LittleEndian.PutUint64(good[binary.LittleEndian.Uint64(good[40:])+64+8:], uint64(elf.SHF_COMPRESSED)) // once a nil pointer
+	// once a nil pointer
+	binary.LittleEndian.PutUint64(good[binary.LittleEndian.Uint64(good[40:])+64+8:], uint64(elf.SHF_COMPRESSED))
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		v, err := readVmlinuxBytes(t, data)

@@ -57,7 +57,8 @@ func (l Accounts) Inputs() []artifact.Input {
 		out = append(out, artifact.Input{Name: "user " + u.Name, Value: v})
 	}
 	for _, g := range l.Groups {
-		out = append(out, artifact.Input{Name: "group " + g.Name, Value: fmt.Sprintf("%s %s", number(g.GID), strings.Join(g.Members, ","))})
+		out = append(out, artifact.Input{Name: "group " + g.Name, Value: fmt.Sprintf("%s %s", number(g.GID),
+			strings.Join(g.Members, ","))})
 	}
 	return out
 }
@@ -112,7 +113,8 @@ func (l Accounts) present(t *tree.Tree) error {
 	}
 	for _, g := range l.Groups {
 		i := group.find(0, g.Name)
-		if i < 0 || slices.ContainsFunc(g.Members, func(m string) bool { return !slices.Contains(strings.Split(group.rows[i][3], ","), m) }) {
+		if i < 0 || slices.ContainsFunc(g.Members,
+			func(m string) bool { return !slices.Contains(strings.Split(group.rows[i][3], ","), m) }) {
 			return fmt.Errorf(lost, g.At, "group", g.Name, group.path)
 		}
 	}
@@ -135,7 +137,8 @@ func (g Group) add(group, gshadow *accountFile) error {
 		}
 		i = len(group.rows) - 1
 	} else if g.GID != nil && group.rows[i][2] != number(g.GID) {
-		return fmt.Errorf("a layer before has it with gid %s, and the recipe says %d: leave the gid out to add members to it", group.rows[i][2], *g.GID)
+		return fmt.Errorf("a layer before has it with gid %s, and the recipe says %d: leave the gid out to add "+
+			"members to it", group.rows[i][2], *g.GID)
 	}
 	group.addMembers(i, g.Members)
 	if j := gshadow.find(0, g.Name); j >= 0 {
@@ -165,7 +168,8 @@ func (u User) add(passwd, group, shadow *accountFile) (uint32, error) {
 		if there[2] == uid && there[3] == gid && there[5] == u.Home && there[6] == u.Shell {
 			return uint32(n), nil
 		}
-		return 0, fmt.Errorf("a layer before has a user of this name, uid %s, gid %s, home %s: leave it out of the recipe, or give another name", there[2], there[3], there[5])
+		return 0, fmt.Errorf("a layer before has a user of this name, uid %s, gid %s, home %s: leave it out of the "+
+			"recipe, or give another name", there[2], there[3], there[5])
 	}
 	if i := passwd.find(2, uid); i >= 0 {
 		return 0, fmt.Errorf("its uid %s is already that of the user %s", uid, passwd.rows[i][0])
@@ -189,7 +193,8 @@ func (u User) home(t *tree.Tree, gid uint32, origin string, now tree.Time) error
 	case n.Kind != tree.Dir:
 		return fmt.Errorf("its home %s is there, as a %v", u.Home, n.Kind)
 	case n.UID != u.UID:
-		return fmt.Errorf("its home %s is there and belongs to uid %d: leave create_home out, or change the owner in a layer permissions", u.Home, n.UID)
+		return fmt.Errorf("its home %s is there and belongs to uid %d: leave create_home out, or change the owner "+
+			"in a layer permissions", u.Home, n.UID)
 	}
 	return nil
 }

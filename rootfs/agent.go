@@ -20,8 +20,8 @@ const (
 // AgentPath is where the agent lies in a root file system. Where it is PID 1, /sbin/init leads there.
 const AgentPath = "/usr/bin/kata-agent"
 
-// Agent is the last layer of every guest's root file system: the agent, how it is started, and what the kernel and it need to be there already,
-// because the root is read-only.
+// Agent is the last layer of every guest's root file system: the agent, how it is started, and what the kernel and it
+// need to be there already, because the root is read-only.
 type Agent struct {
 	Path   string // on the host
 	Digest digest.Digest
@@ -52,7 +52,8 @@ func (l Agent) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.C
 		path string
 		mode uint16
 	}{
-		{"/dev", 0o755}, {"/etc", 0o755}, {"/proc", 0o555}, {"/run", 0o755}, {"/sys", 0o555}, {"/tmp", 0o1777}, {"/usr/bin", 0o755},
+		{"/dev", 0o755}, {"/etc", 0o755}, {"/proc", 0o555}, {"/run", 0o755}, {"/sys", 0o555}, {"/tmp", 0o1777},
+		{"/usr/bin", 0o755},
 		{"/usr/sbin", 0o755}, {"/var", 0o755}, {"/mnt", 0o755},
 	} {
 		if err := folder(f.path, f.mode); err != nil {
@@ -63,7 +64,8 @@ func (l Agent) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.C
 		// Where /sbin is missing, there is no distribution whose way of laying out folders would differ.
 		for _, d := range []string{"bin", "sbin"} {
 			if _, err := t.Lookup("/" + d); errors.Is(err, fs.ErrNotExist) {
-				if err := t.Put("/"+d, &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: "usr/" + d, Time: now, Origin: origin}); err != nil {
+				if err := t.Put("/"+d, &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: "usr/" + d, Time: now,
+					Origin: origin}); err != nil {
 					return nil, err
 				}
 			}
@@ -83,8 +85,10 @@ func (l Agent) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.C
 		files = append(files, File{Path: "/sbin/init", Kind: tree.Symlink, Target: AgentPath, Origin: origin})
 	case InitSystemd:
 		files = append(files,
-			File{Path: "/usr/lib/systemd/system/kata-agent.service", Kind: tree.File, Mode: 0o644, Data: []byte(agentService), Origin: origin},
-			File{Path: "/usr/lib/systemd/system/kata-containers.target", Kind: tree.File, Mode: 0o644, Data: []byte(agentTarget), Origin: origin})
+			File{Path: "/usr/lib/systemd/system/kata-agent.service", Kind: tree.File, Mode: 0o644,
+				Data: []byte(agentService), Origin: origin},
+			File{Path: "/usr/lib/systemd/system/kata-containers.target", Kind: tree.File, Mode: 0o644,
+				Data: []byte(agentTarget), Origin: origin})
 	}
 	if _, err := files.Apply(ctx, t, now); err != nil {
 		return nil, err
@@ -95,12 +99,14 @@ func (l Agent) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.C
 		mode         uint16
 		major, minor uint32 // Linux: Documentation/admin-guide/devices.txt
 	}{{"/dev/console", 0o600, 5, 1}, {"/dev/null", 0o666, 1, 3}} {
-		if err := t.Put(d.path, &tree.Node{Kind: tree.CharDevice, Mode: d.mode, Major: d.major, Minor: d.minor, Time: now, Origin: origin}); err != nil {
+		if err := t.Put(d.path, &tree.Node{Kind: tree.CharDevice, Mode: d.mode, Major: d.major, Minor: d.minor,
+			Time: now, Origin: origin}); err != nil {
 			return nil, err
 		}
 	}
 	return []sbom.Component{{
-		Name: "kata-agent", Version: "katabuild", PURL: "pkg:golang/github.com/katabuild/katabuild#cmd/kata-agent", Digest: l.Digest, Origin: origin,
+		Name: "kata-agent", Version: "katabuild", PURL: "pkg:golang/github.com/katabuild/katabuild#cmd/kata-agent",
+		Digest: l.Digest, Origin: origin,
 		License: "Apache-2.0",
 	}}, nil
 }

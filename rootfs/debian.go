@@ -52,7 +52,8 @@ func (l Debian) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.
 		d.Tar = p.Tar
 		debs = append(debs, d)
 		c := sbom.Component{
-			Name: p.Name, Version: p.Version, Arch: p.Arch, PURL: debPURL("debian", p.Name, p.Version, p.Arch), Digest: p.Digest, Supplier: "Debian",
+			Name: p.Name, Version: p.Version, Arch: p.Arch, PURL: debPURL("debian", p.Name, p.Version, p.Arch),
+			Digest: p.Digest, Supplier: "Debian",
 			Homepage: d.Control.Get("Homepage"), Origin: d.String(),
 		}
 		if p.Foreign {
@@ -67,7 +68,8 @@ func (l Debian) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.
 	return parts, debian.Install(t, debs, debian.Options{Time: now, Paths: l.Rules})
 }
 
-// addNeeds says of each package which of the others it depends on: every one that meets an alternative, by name or by what it provides.
+// addNeeds says of each package which of the others it depends on: every one that meets an alternative, by name or by
+// what it provides.
 func addNeeds(parts []sbom.Component, debs []*debian.Deb) error {
 	meets := map[string][]string{} // a name that is asked for, to the packages that have it or provide it
 	for _, d := range debs {

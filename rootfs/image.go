@@ -53,8 +53,10 @@ type Disk struct {
 // Inputs is what decides the image beside the tree.
 func (d Disk) Inputs() []artifact.Input {
 	in := []artifact.Input{
-		{Name: "file system", Value: d.FileSystem}, {Name: "compression", Value: d.Compression.String()}, {Name: "layout", Value: d.Layout.String()},
-		{Name: "verity", Value: fmt.Sprint(d.Verity)}, {Name: "label", Value: d.Label}, {Name: "free space", Value: fmt.Sprint(d.FreeSpace)},
+		{Name: "file system", Value: d.FileSystem}, {Name: "compression", Value: d.Compression.String()},
+		{Name: "layout", Value: d.Layout.String()},
+		{Name: "verity", Value: fmt.Sprint(d.Verity)}, {Name: "label", Value: d.Label},
+		{Name: "free space", Value: fmt.Sprint(d.FreeSpace)},
 		{Name: "journal", Value: fmt.Sprint(d.Journal)},
 	}
 	if d.CycloneDX { // only then, so that the keys of guests without it stay what they were
@@ -70,8 +72,8 @@ type Result struct {
 	Warnings []string // what the file system could not say as it was in the tree
 }
 
-// WriteImage makes the tree, writes it as a disk into the folder dir, and its bills of materials beside it. more are components that are not in the
-// tree, such as the kernel.
+// WriteImage makes the tree, writes it as a disk into the folder dir, and its bills of materials beside it. more are
+// components that are not in the tree, such as the kernel.
 func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom.Component) (*Result, error) {
 	t, parts, err := r.Tree(ctx)
 	if err != nil {
@@ -128,9 +130,10 @@ func (r Request) say(what string) {
 	r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: what})
 }
 
-// WriteDisk is the part of WriteImage that makes the disk, for who has a tree: it uses no layer of the request. The file must not be there yet.
-// The warnings are what the file system could not say as it was in the tree.
-func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path string) (image manifest.ImageLayout, warnings []string, err error) {
+// WriteDisk is the part of WriteImage that makes the disk, for who has a tree: it uses no layer of the request. The
+// file must not be there yet. The warnings are what the file system could not say as it was in the tree.
+func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path string) (image manifest.ImageLayout,
+	warnings []string, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return image, nil, err
@@ -151,13 +154,15 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 	at := io.NewOffsetWriter(f, l.Data.Offset)
 	switch d.FileSystem {
 	case EROFS:
-		info, err := erofs.Write(ctx, at, t, erofs.Options{Compression: d.Compression, Label: d.Label, Time: r.Time, Jobs: d.Jobs})
+		info, err := erofs.Write(ctx, at, t, erofs.Options{Compression: d.Compression, Label: d.Label, Time: r.Time,
+			Jobs: d.Jobs})
 		if err != nil {
 			return image, nil, err
 		}
 		options.DataSize, uuid = info.Size, info.UUID
 	case Ext4:
-		info, err := ext4.Write(ctx, at, t, ext4.Options{Label: d.Label, Time: r.Time, FreeSpace: d.FreeSpace, Journal: d.Journal})
+		info, err := ext4.Write(ctx, at, t, ext4.Options{Label: d.Label, Time: r.Time, FreeSpace: d.FreeSpace,
+			Journal: d.Journal})
 		if err != nil {
 			return image, nil, err
 		}
@@ -175,19 +180,22 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 		return image, nil, err
 	}
 	image = manifest.ImageLayout{
-		Layout: d.Layout.String(), FileSystem: d.FileSystem, UUID: partition.GUID(uuid).String(), Offset: l.Data.Offset, Length: l.Data.Size,
+		Layout: d.Layout.String(), FileSystem: d.FileSystem, UUID: partition.GUID(uuid).String(),
+		Offset: l.Data.Offset, Length: l.Data.Size,
 	}
 	if d.Verity {
 		r.say("hash tree")
 		salt, _ := verity.Derive(digest.Of(append([]byte("root file system "), uuid[:]...)))
-		p, err := verity.Format(ctx, io.NewSectionReader(f, l.Data.Offset, l.Data.Size), l.Data.Size, f, l.Hash.Offset, verity.Options{Salt: salt, Jobs: d.Jobs})
+		p, err := verity.Format(ctx, io.NewSectionReader(f, l.Data.Offset, l.Data.Size), l.Data.Size, f,
+			l.Hash.Offset, verity.Options{Salt: salt, Jobs: d.Jobs})
 		if err != nil {
 			return image, nil, err
 		}
 		id = partition.Identity(p.RootHash)
 		image.Verity = &manifest.Verity{
 			RootHash: hex.EncodeToString(p.RootHash[:]), Salt: hex.EncodeToString(p.Salt), DataBlocks: p.DataBlocks,
-			DataBlockSize: int64(p.DataBlockSize), HashBlockSize: int64(p.HashBlockSize), Offset: l.Hash.Offset, Length: l.Hash.Size,
+			DataBlockSize: int64(p.DataBlockSize), HashBlockSize: int64(p.HashBlockSize), Offset: l.Hash.Offset,
+			Length: l.Hash.Size,
 		}
 	}
 	if err := l.Write(f, id); err != nil {
@@ -198,7 +206,8 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 
 // parameters are the hash tree's, as the manifest has them.
 func parameters(v *manifest.Verity) (verity.Params, error) {
-	p := verity.Params{DataBlocks: v.DataBlocks, DataBlockSize: int(v.DataBlockSize), HashBlockSize: int(v.HashBlockSize), HashSize: v.Length}
+	p := verity.Params{DataBlocks: v.DataBlocks, DataBlockSize: int(v.DataBlockSize),
+		HashBlockSize: int(v.HashBlockSize), HashSize: v.Length}
 	root, err1 := hex.DecodeString(v.RootHash)
 	salt, err2 := hex.DecodeString(v.Salt)
 	if err1 != nil || err2 != nil || len(root) != len(p.RootHash) {
@@ -208,7 +217,8 @@ func parameters(v *manifest.Verity) (verity.Params, error) {
 	return p, nil
 }
 
-// CommandLine is what the kernel must be told to mount the root of an image that the guest has as disk, such as /dev/vda.
+// CommandLine is what the kernel must be told to mount the root of an image that the guest has as disk, such as
+// /dev/vda.
 func CommandLine(i manifest.ImageLayout, disk string) (string, error) {
 	kind, err := partition.ParseKind(i.Layout)
 	if err != nil {
@@ -232,7 +242,8 @@ func CommandLine(i manifest.ImageLayout, disk string) (string, error) {
 		return create + " root=/dev/dm-0 rootfstype=" + i.FileSystem + " " + flags, nil
 	}
 	if strings.HasPrefix(disk, "/dev/pmem") {
-		flags = "rootflags=dax " + flags // files are mapped where they lie; dm-verity, which must look at them first, knows no DAX
+		// files are mapped where they lie; dm-verity, which must look at them first, knows no DAX
+		flags = "rootflags=dax " + flags
 	}
 	return "root=" + data + " rootfstype=" + i.FileSystem + " " + flags, nil
 }

@@ -46,7 +46,8 @@ func TestACycloneDXBillIsThereWhereItIsAskedForAndTheSameEachTime(t *testing.T) 
 // The keys of guests that were built before there was this choice stay what they were.
 func TestAChoiceThatIsNotMadeIsNotInTheKey(t *testing.T) {
 	without, with := Disk{}.Inputs(), Disk{CycloneDX: true}.Inputs()
-	if len(with) != len(without)+1 || !slices.Equal(with[:len(without)], without) || with[len(without)].Name != "cyclonedx" {
+	if len(with) != len(without)+1 || !slices.Equal(with[:len(without)], without) ||
+		with[len(without)].Name != "cyclonedx" {
 		t.Errorf("%+v and %+v", without, with)
 	}
 }

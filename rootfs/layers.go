@@ -19,7 +19,8 @@ import (
 type Layer interface {
 	// Inputs is what decides the layer's files. It does no work.
 	Inputs() []artifact.Input
-	// Apply puts the files into a tree, over what is there, and says what came in. Files that had no time of their own get that of the build.
+	// Apply puts the files into a tree, over what is there, and says what came in. Files that had no time of their own
+	// get that of the build.
 	Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error)
 }
 
@@ -51,7 +52,8 @@ func (l Files) Inputs() []artifact.Input {
 		case f.Kind == tree.File && f.Source == "":
 			what = string(digest.Of(f.Data))
 		}
-		out = append(out, artifact.Input{Name: "file " + f.Path, Value: fmt.Sprintf("%v %04o %d:%d %s", f.Kind, f.Mode, f.UID, f.GID, what)})
+		out = append(out, artifact.Input{Name: "file " + f.Path, Value: fmt.Sprintf("%v %04o %d:%d %s", f.Kind,
+			f.Mode, f.UID, f.GID, what)})
 	}
 	return out
 }
@@ -59,7 +61,8 @@ func (l Files) Inputs() []artifact.Input {
 // Apply implements Layer.
 func (l Files) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error) {
 	for _, f := range l {
-		n := &tree.Node{Kind: f.Kind, Mode: f.Mode, UID: f.UID, GID: f.GID, Time: now, Target: f.Target, Origin: f.Origin}
+		n := &tree.Node{Kind: f.Kind, Mode: f.Mode, UID: f.UID, GID: f.GID, Time: now, Target: f.Target,
+			Origin: f.Origin}
 		switch {
 		case f.Kind == tree.Symlink:
 			n.Mode = 0o777
@@ -97,8 +100,8 @@ func check(ctx context.Context, path string, want digest.Digest) error {
 	return err
 }
 
-// Folder is a copy of a folder of the host as a checkout makes it (package checkout): its files belong to root, and have mode 0755 where they may be
-// executed and 0644 elsewhere. A folder that is there keeps its mode and its owner.
+// Folder is a copy of a folder of the host as a checkout makes it (package checkout): its files belong to root, and
+// have mode 0755 where they may be executed and 0644 elsewhere. A folder that is there keeps its mode and its owner.
 type Folder struct {
 	Digest  digest.Digest // as the lock pinned it
 	Origin  string
@@ -135,7 +138,8 @@ func (l Folder) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.
 		}
 	}
 	if len(l.Lost) > 0 {
-		t.Remark(fmt.Sprintf("of files in it counts whether they may be executed, and no other right, so these lose what they had: %s; say what the guest "+
+		t.Remark(fmt.Sprintf("of files in it counts whether they may be executed, and no other right, so these lose "+
+			"what they had: %s; say what the guest "+
 			"needs in a layer permissions", some(l.Lost)))
 	}
 	return nil, nil
@@ -150,8 +154,8 @@ func some(words []string) string {
 	return strings.Join(words, ", ")
 }
 
-// overlay puts everything of one tree over another, below a folder of it. The root folder itself stays, and so does a link to a folder where from has
-// a folder, but for those in replaces.
+// overlay puts everything of one tree over another, below a folder of it. The root folder itself stays, and so does a
+// link to a folder where from has a folder, but for those in replaces.
 func overlay(ctx context.Context, t, from *tree.Tree, below string, replaces map[string]bool) error {
 	names := map[*tree.Node]string{}
 	return from.Walk(func(p string, n *tree.Node, first bool) error {

@@ -27,7 +27,8 @@ func told(t *testing.T, r Request) (*tree.Tree, string, error) {
 
 // merged is a tree whose /lib is a link, as Debian's is.
 func merged() Files {
-	return Files{text("/usr/lib/old", "x"), {Path: "/lib", Kind: tree.Symlink, Target: "usr/lib"}, {Path: "/root", Kind: tree.Dir, Mode: 0o700}}
+	return Files{text("/usr/lib/old", "x"), {Path: "/lib", Kind: tree.Symlink, Target: "usr/lib"},
+		{Path: "/root", Kind: tree.Dir, Mode: 0o700}}
 }
 
 func TestAFolderOnALinkAddsToWhereItLeads(t *testing.T) {
@@ -68,14 +69,21 @@ func TestWhatALayerHidesIsTold(t *testing.T) {
 		layers []Layer
 		want   string
 	}{
-		"a link by a file":    {[]Layer{merged(), Files{text("/lib", "x")}}, "layer 1: replaces the symbolic link /lib (to usr/lib) by a file"},
-		"a link by another":   {[]Layer{merged(), Files{{Path: "/lib", Kind: tree.Symlink, Target: "opt"}}}, "layer 1: replaces the symbolic link /lib (to usr/lib) by one to opt"},
-		"a folder by a link":  {[]Layer{merged(), Files{{Path: "/usr", Kind: tree.Symlink, Target: "opt"}}}, "layer 1: replaces the folder /usr by a symbolic link"},
-		"a file by a folder":  {[]Layer{merged(), Files{text("/usr/lib/old/x", "x")}}, "layer 1: replaces the file /usr/lib/old by a folder"},
-		"many files":          {[]Layer{many, many}, fmt.Sprintf("layer 1: replaces %d files", manyFiles)},
-		"a folder with many":  {[]Layer{many, Files{text("/many", "x")}}, fmt.Sprintf("layer 1: replaces the folder /many by a file\nlayer 1: takes away %d files, links and folders", manyFiles)},
-		"a file by a file":    {[]Layer{merged(), Files{text("/usr/lib/old", "y")}}, ""},
-		"set-id bits of one":  {[]Layer{Folder{Lost: []string{"bin/tool (set-id bits)"}, Origin: "folder f"}}, "layer 0 (folder f): of files in it counts"},
+		"a link by a file": {[]Layer{merged(), Files{text("/lib", "x")}},
+			"layer 1: replaces the symbolic link /lib (to usr/lib) by a file"},
+		"a link by another": {[]Layer{merged(), Files{{Path: "/lib", Kind: tree.Symlink, Target: "opt"}}},
+			"layer 1: replaces the symbolic link /lib (to usr/lib) by one to opt"},
+		"a folder by a link": {[]Layer{merged(), Files{{Path: "/usr", Kind: tree.Symlink, Target: "opt"}}},
+			"layer 1: replaces the folder /usr by a symbolic link"},
+		"a file by a folder": {[]Layer{merged(), Files{text("/usr/lib/old/x", "x")}},
+			"layer 1: replaces the file /usr/lib/old by a folder"},
+		"many files": {[]Layer{many, many}, fmt.Sprintf("layer 1: replaces %d files", manyFiles)},
+		"a folder with many": {[]Layer{many, Files{text("/many", "x")}},
+			fmt.Sprintf("layer 1: replaces the folder /many by a file\nlayer 1: takes away %d files, links and "+
+				"folders", manyFiles)},
+		"a file by a file": {[]Layer{merged(), Files{text("/usr/lib/old", "y")}}, ""},
+		"set-id bits of one": {[]Layer{Folder{Lost: []string{"bin/tool (set-id bits)"}, Origin: "folder f"}},
+			"layer 0 (folder f): of files in it counts"},
 		"nothing is replaced": {[]Layer{merged(), Files{text("/usr/lib/new", "y")}}, ""},
 	} {
 		_, said, err := told(t, Request{Layers: c.layers})
@@ -97,15 +105,18 @@ func debianAccounts() Files {
 
 func TestAccountsAreMergedWithThoseThatAreThere(t *testing.T) {
 	l := Accounts{
-		Users:  []User{{Name: "app", UID: 1000, Group: "disk", Home: "/home/app", CreateHome: true, Shell: "/bin/sh", At: "r.yaml:7"}},
-		Groups: []Group{{Name: "kvm", Members: []string{"app", "qemu"}, At: "r.yaml:8"}, {Name: "own", GID: num(2000), At: "r.yaml:9"}},
+		Users: []User{{Name: "app", UID: 1000, Group: "disk", Home: "/home/app", CreateHome: true, Shell: "/bin/sh",
+			At: "r.yaml:7"}},
+		Groups: []Group{{Name: "kvm", Members: []string{"app", "qemu"}, At: "r.yaml:8"}, {Name: "own", GID: num(2000),
+			At: "r.yaml:9"}},
 	}
 	tr, _, err := told(t, Request{Layers: []Layer{debianAccounts(), l}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for p, want := range map[string]string{
-		"/etc/passwd":  "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\napp:x:1000:6::/home/app:/bin/sh\n",
+		"/etc/passwd": "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\napp:x:" +
+			"1000:6::/home/app:/bin/sh\n",
 		"/etc/group":   "root:x:0:\ndisk:x:6:\nkvm:x:103:qemu,app\nown:x:2000:\n",
 		"/etc/gshadow": "disk:*::\nkvm:!::qemu,app\nown:!::\n",
 		"/etc/shadow":  "app:!:::::::\n",
@@ -133,13 +144,20 @@ func TestAccountsThatDoNotFitAreToldAtTheirLine(t *testing.T) {
 		layers []Layer
 		want   string
 	}{
-		"a user that is there":        {[]Layer{debianAccounts(), user(User{Name: "daemon", UID: 5, GID: num(5)})}, "r.yaml:7: user daemon: a layer before has a user of this name, uid 1, gid 1"},
-		"a uid that is there":         {[]Layer{debianAccounts(), user(User{Name: "app", UID: 1, GID: num(5)})}, "r.yaml:7: user app: its uid 1 is already that of the user daemon"},
-		"a group with another number": {[]Layer{debianAccounts(), group(Group{Name: "kvm", GID: num(7)})}, "r.yaml:7: group kvm: a layer before has it with gid 103, and the recipe says 7"},
-		"a gid that is there":         {[]Layer{debianAccounts(), group(Group{Name: "own", GID: num(6)})}, "r.yaml:7: group own: its gid 6 is already that of the group disk"},
-		"a group of nowhere":          {[]Layer{debianAccounts(), group(Group{Name: "own"})}, "r.yaml:7: group own: no layer before has it: give it a gid"},
-		"a primary group of nowhere":  {[]Layer{debianAccounts(), user(User{Name: "app", UID: 9, Group: "own"})}, "r.yaml:7: user app: its group own is neither in the recipe nor in a layer before"},
-		"a layer that comes later":    {[]Layer{user(User{Name: "app", UID: 9, GID: num(9)}), debianAccounts()}, "r.yaml:7: user app is lost: a later layer brought its own /etc/passwd"},
+		"a user that is there": {[]Layer{debianAccounts(), user(User{Name: "daemon", UID: 5, GID: num(5)})},
+			"r.yaml:7: user daemon: a layer before has a user of this name, uid 1, gid 1"},
+		"a uid that is there": {[]Layer{debianAccounts(), user(User{Name: "app", UID: 1, GID: num(5)})},
+			"r.yaml:7: user app: its uid 1 is already that of the user daemon"},
+		"a group with another number": {[]Layer{debianAccounts(), group(Group{Name: "kvm", GID: num(7)})},
+			"r.yaml:7: group kvm: a layer before has it with gid 103, and the recipe says 7"},
+		"a gid that is there": {[]Layer{debianAccounts(), group(Group{Name: "own", GID: num(6)})},
+			"r.yaml:7: group own: its gid 6 is already that of the group disk"},
+		"a group of nowhere": {[]Layer{debianAccounts(), group(Group{Name: "own"})},
+			"r.yaml:7: group own: no layer before has it: give it a gid"},
+		"a primary group of nowhere": {[]Layer{debianAccounts(), user(User{Name: "app", UID: 9, Group: "own"})},
+			"r.yaml:7: user app: its group own is neither in the recipe nor in a layer before"},
+		"a layer that comes later": {[]Layer{user(User{Name: "app", UID: 9, GID: num(9)}), debianAccounts()},
+			"r.yaml:7: user app is lost: a later layer brought its own /etc/passwd"},
 	} {
 		if _, _, err := told(t, Request{Layers: c.layers}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", name, err, c.want)
@@ -148,8 +166,10 @@ func TestAccountsThatDoNotFitAreToldAtTheirLine(t *testing.T) {
 }
 
 func TestPermissionsChangeWhatIsThere(t *testing.T) {
-	base := Files{{Path: "/bin/tool", Kind: tree.File, Mode: 0o4755, Data: []byte("x")}, {Path: "/sbin", Kind: tree.Symlink, Target: "bin"}}
-	tr, said, err := told(t, Request{Layers: []Layer{base, Permissions{{Path: "/sbin/tool", UID: num(7)}, {Path: "/bin", Mode: num(0)}, {Path: "/", Mode: num(0o711), GID: num(5)}}}})
+	base := Files{{Path: "/bin/tool", Kind: tree.File, Mode: 0o4755, Data: []byte("x")},
+		{Path: "/sbin", Kind: tree.Symlink, Target: "bin"}}
+	tr, said, err := told(t, Request{Layers: []Layer{base, Permissions{{Path: "/sbin/tool", UID: num(7)},
+		{Path: "/bin", Mode: num(0)}, {Path: "/", Mode: num(0o711), GID: num(5)}}}})
 	if err != nil || said != "" {
 		t.Fatalf("%v, %s", err, said)
 	}
@@ -162,7 +182,9 @@ func TestPermissionsChangeWhatIsThere(t *testing.T) {
 	if n := tr.Root(); n.Mode != 0o711 || n.GID != 5 {
 		t.Errorf("%+v", n)
 	}
-	if _, _, err := told(t, Request{Layers: []Layer{base, Permissions{{Path: "/no", Mode: num(0), At: "r.yaml:9"}}}}); err == nil || !strings.Contains(err.Error(), "r.yaml:9: permissions") {
+	if _, _, err := told(t, Request{Layers: []Layer{base,
+		Permissions{{Path: "/no", Mode: num(0), At: "r.yaml:9"}}}}); err == nil || !strings.Contains(err.Error(),
+		"r.yaml:9: permissions") {
 		t.Error(err)
 	}
 }

@@ -44,7 +44,8 @@ func (l OCI) Inputs() []artifact.Input {
 func (l OCI) Apply(ctx context.Context, t *tree.Tree, _ tree.Time) ([]sbom.Component, error) {
 	img, err := oci.Load(ctx, l.Path, oci.Options{Arch: l.Arch, Digest: l.Manifest, Ref: l.Ref, Work: l.Work})
 	if l.Check != nil {
-		// Only now: what was read before it changed is what counts, and what changed before it was read is told as a change.
+		// Only now: what was read before it changed is what counts, and what changed before it was read is told as a
+		// change.
 		if cerr := l.Check(ctx); cerr != nil {
 			return nil, cerr
 		}

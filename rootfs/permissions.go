@@ -28,7 +28,8 @@ func (l Permissions) Inputs() []artifact.Input {
 		if p.Mode != nil {
 			mode = fmt.Sprintf("%04o", *p.Mode)
 		}
-		out = append(out, artifact.Input{Name: "permissions of " + p.Path, Value: fmt.Sprintf("%s %s:%s", mode, number(p.UID), number(p.GID))})
+		out = append(out, artifact.Input{Name: "permissions of " + p.Path, Value: fmt.Sprintf("%s %s:%s", mode,
+			number(p.UID), number(p.GID))})
 	}
 	return out
 }

@@ -1,7 +1,9 @@
-// Package rootfs makes a root file system and a disk of it: without root, loop devices, mounts or any program of the host.
+// Package rootfs makes a root file system and a disk of it: without root, loop devices, mounts or any program of the
+// host.
 //
-// Layers come in: packages, images, folders, files, the agent. Out come a tree, and an image of it with its tables and its hash tree, whose
-// bytes depend on nothing but the request. It knows no store, no network and no virtual machine. The sub-packages own the formats.
+// Layers come in: packages, images, folders, files, the agent. Out come a tree, and an image of it with its tables and
+// its hash tree, whose bytes depend on nothing but the request. It knows no store, no network and no virtual machine.
+// The sub-packages own the formats.
 package rootfs
 
 import (
@@ -37,13 +39,15 @@ type Request struct {
 	Progress progress.Func
 }
 
-// format is part of every key: another number is another output. It grows when this room writes other bytes for the same request.
+// format is part of every key: another number is another output. It grows when this room writes other bytes for the
+// same request.
 const format = "5"
 
 // Inputs is everything that decides the tree.
 func (r Request) Inputs() []artifact.Input {
 	in := []artifact.Input{
-		{Name: "rootfs format", Value: format}, {Name: "arch", Value: r.Arch.Name}, {Name: "time", Value: fmt.Sprint(r.Time)},
+		{Name: "rootfs format", Value: format}, {Name: "arch", Value: r.Arch.Name},
+		{Name: "time", Value: fmt.Sprint(r.Time)},
 	}
 	for i, l := range r.Layers {
 		for _, one := range l.Inputs() {
@@ -75,7 +79,8 @@ func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error)
 		layers = append(layers, r.Agent)
 	}
 	for i, l := range layers {
-		r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "layers", Current: int64(i), Total: int64(len(layers)), Unit: "layers"})
+		r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "layers", Current: int64(i),
+			Total: int64(len(layers)), Unit: "layers"})
 		before := paths(t)
 		database, err := debian.ReadDatabase(t)
 		if err != nil {
@@ -126,7 +131,8 @@ type there struct {
 // paths lists a tree.
 func paths(t *tree.Tree) map[string]there {
 	m := map[string]there{}
-	_ = t.Walk(func(p string, n *tree.Node, _ bool) error { m[p] = there{n, n.Kind, n.Target}; return nil }) // f never fails
+	// f never fails
+	_ = t.Walk(func(p string, n *tree.Node, _ bool) error { m[p] = there{n, n.Kind, n.Target}; return nil })
 	return m
 }
 
@@ -136,8 +142,8 @@ const (
 	maxTold   = 10  // links and folders that are told one by one
 )
 
-// remark tells people what a layer left out, and what it hides of the layers before: each link or folder that became something else, and how many files
-// it replaces where they are many.
+// remark tells people what a layer left out, and what it hides of the layers before: each link or folder that became
+// something else, and how many files it replaces where they are many.
 func (r Request) remark(i int, l Layer, remarks map[string]int, before, after map[string]there) {
 	name := fmt.Sprintf("layer %d", i)
 	if in := l.Inputs(); len(in) > 0 {
@@ -147,7 +153,8 @@ func (r Request) remark(i int, l Layer, remarks map[string]int, before, after ma
 		}
 	}
 	say := func(format string, a ...any) {
-		r.Progress.Send(progress.Event{Step: step, Kind: progress.Log, Message: name + ": " + fmt.Sprintf(format, a...)})
+		r.Progress.Send(progress.Event{Step: step, Kind: progress.Log, Message: name + ": " + fmt.Sprintf(format,
+			a...)})
 	}
 	for _, what := range slices.Sorted(maps.Keys(remarks)) {
 		if n := remarks[what]; n > 1 {
@@ -161,7 +168,8 @@ func (r Request) remark(i int, l Layer, remarks map[string]int, before, after ma
 	for _, p := range slices.Sorted(maps.Keys(before)) {
 		was, is := before[p], after[p]
 		above := path.Dir(p)
-		hidden := above != "/" && before[above].kind == tree.Dir && (after[above].node == nil || after[above].kind != tree.Dir)
+		hidden := above != "/" && before[above].kind == tree.Dir && (after[above].node == nil ||
+			after[above].kind != tree.Dir)
 		switch {
 		case is.node == nil:
 			gone++
@@ -225,7 +233,8 @@ func installed(t *tree.Tree, parts []sbom.Component) ([]sbom.Component, error) {
 	vendor := osID(t)
 	for _, p := range left {
 		out = append(out, sbom.Component{
-			Name: p.Name, Version: p.Version, Arch: p.Arch, PURL: debPURL(vendor, p.Name, p.Version, p.Arch), Homepage: p.Control.Get("Homepage"),
+			Name: p.Name, Version: p.Version, Arch: p.Arch, PURL: debPURL(vendor, p.Name, p.Version, p.Arch),
+			Homepage: p.Control.Get("Homepage"),
 		})
 	}
 	return out, nil
@@ -246,7 +255,8 @@ func osID(t *tree.Tree) string {
 	}
 	for line := range strings.Lines(string(data)) {
 		id, ok := strings.CutPrefix(strings.TrimSpace(line), "ID=")
-		if id = strings.Trim(id, `"'`); ok && id != "" && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == "" {
+		if id = strings.Trim(id, `"'`); ok && id != "" &&
+			strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == "" {
 			return id
 		}
 	}
@@ -306,7 +316,8 @@ func (r Request) slim(t *tree.Tree) error {
 		if err != nil {
 			return err
 		}
-		if n.Kind == tree.Dir && (n.Len() > 0 || slices.ContainsFunc(kept, func(k string) bool { return strings.HasPrefix(k, p+"/") })) {
+		if n.Kind == tree.Dir && (n.Len() > 0 || slices.ContainsFunc(kept,
+			func(k string) bool { return strings.HasPrefix(k, p+"/") })) {
 			continue
 		}
 		if err := t.Remove(p); err != nil {

@@ -65,7 +65,11 @@ func TestTheAgentIsTheInitOfAnOtherwiseEmptyRoot(t *testing.T) {
 func TestAnExtensionHasNothingButItsLayers(t *testing.T) {
 	r := Request{Layers: []Layer{Files{text("/tool", "x")}}}
 	var names []string
-	if err := build(t, r).Walk(func(p string, _ *tree.Node, _ bool) error { names = append(names, p); return nil }); err != nil {
+	if err := build(t, r).Walk(func(p string, _ *tree.Node, _ bool) error {
+		names = append(names,
+			p)
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(names, []string{"/", "/tool"}) {
@@ -96,7 +100,8 @@ func TestSystemdStartsTheAgentAsAService(t *testing.T) {
 func TestAnAgentThatIsAnotherIsRefused(t *testing.T) {
 	a := agent(t, InitAgent)
 	a.Digest = digest.Of([]byte("another"))
-	if _, _, err := (Request{Arch: x86(t), Agent: a}).Tree(context.Background()); err == nil || !strings.Contains(err.Error(), "wrong digest") {
+	if _, _, err := (Request{Arch: x86(t), Agent: a}).Tree(context.Background()); err == nil ||
+		!strings.Contains(err.Error(), "wrong digest") {
 		t.Error(err)
 	}
 }
@@ -118,7 +123,8 @@ func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 	}
 	tr := build(t, Request{
 		Layers: []Layer{
-			Files{text("/motd", "files"), text("/doc/a/copyright", "keep"), text("/doc/a/README", "go"), text("/doc/b/README", "go"), text("/doc-not/x", "stay")},
+			Files{text("/motd", "files"), text("/doc/a/copyright", "keep"), text("/doc/a/README", "go"),
+				text("/doc/b/README", "go"), text("/doc-not/x", "stay")},
 			folder(t, dir),
 		},
 		Remove: []string{"/doc"}, Keep: []string{"/doc/*/copyright"}, Agent: agent(t, InitAgent),
@@ -126,7 +132,8 @@ func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 	if n, err := tr.Lookup("/motd"); err != nil || n.Size() != 6 || n.UID != 0 || n.Origin != "folder x/motd" {
 		t.Errorf("motd: %+v, %v", n, err)
 	}
-	for p, want := range map[string]bool{"/doc/a/copyright": true, "/doc/a/README": false, "/doc/b": false, "/doc-not/x": true} {
+	for p, want := range map[string]bool{"/doc/a/copyright": true, "/doc/a/README": false, "/doc/b": false,
+		"/doc-not/x": true} {
 		if _, err := tr.Lookup(p); (err == nil) != want {
 			t.Errorf("%s: %v", p, err)
 		}
@@ -138,10 +145,13 @@ func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 }
 
 func TestAccountsAreAddedOnce(t *testing.T) {
-	l := Accounts{Users: []User{{Name: "app", UID: 1000, GID: new(uint32(1000)), Home: "/home/app", Shell: "/bin/sh"}}, Groups: []Group{{Name: "app", GID: new(uint32(1000)), Members: []string{"app"}}}}
-	tr := build(t, Request{Layers: []Layer{Files{text("/etc/passwd", "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\n")}, l, l}, Agent: agent(t, InitAgent)})
+	l := Accounts{Users: []User{{Name: "app", UID: 1000, GID: new(uint32(1000)), Home: "/home/app",
+		Shell: "/bin/sh"}}, Groups: []Group{{Name: "app", GID: new(uint32(1000)), Members: []string{"app"}}}}
+	tr := build(t, Request{Layers: []Layer{Files{text("/etc/passwd",
+		"root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\n")}, l, l}, Agent: agent(t, InitAgent)})
 	for p, want := range map[string]string{
-		"/etc/passwd": "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\napp:x:1000:1000::/home/app:/bin/sh\n", "/etc/group": "app:x:1000:app\n", "/etc/shadow": "app:!:::::::\n",
+		"/etc/passwd": "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\napp:x:1000:1000::/home/app:/bin/sh\n",
+		"/etc/group":  "app:x:1000:app\n", "/etc/shadow": "app:!:::::::\n",
 	} {
 		n, err := tr.Lookup(p)
 		if err != nil {

@@ -15,14 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// aheadDelay is how long after a container was made the next stage is started, so that it does not compete with the one just made.
+// aheadDelay is how long after a container was made the next stage is started, so that it does not compete with the one
+// just made.
 const aheadDelay = 100 * time.Millisecond
 
-// aheadScore makes the kernel take a stage that does nothing before anything else when memory is short. oom_score_adj of proc(5).
+// aheadScore makes the kernel take a stage that does nothing before anything else when memory is short. oom_score_adj
+// of proc(5).
 const aheadScore = 1000
 
-// spare is a stage that was started ahead of its plan: process 1 of a new namespace, and otherwise still where the agent is. It ends when
-// the agent's end of its socket is closed, by whatever means.
+// spare is a stage that was started ahead of its plan: process 1 of a new namespace, and otherwise still where the
+// agent is. It ends when the agent's end of its socket is closed, by whatever means.
 type spare struct {
 	child *reap.Child
 	ctl   *control
@@ -108,15 +110,16 @@ func (a *ahead) drop(forGood bool) {
 	}
 }
 
-// Close ends what runs for no container: the stage that waits for the next one, and the watch for want of memory. Containers stay as they
-// are, and others can still be made. Calling it again is a no-op.
+// Close ends what runs for no container: the stage that waits for the next one, and the watch for want of memory.
+// Containers stay as they are, and others can still be made. Calling it again is a no-op.
 func (r *Runner) Close() {
 	r.ahead.drop(true)
 	r.programs.Forget()
 	r.ears.f.Close()
 }
 
-// idle gives up what is kept for the next container, when there is none left. Call it with mu held, so that the next one comes after it.
+// idle gives up what is kept for the next container, when there is none left. Call it with mu held, so that the next
+// one comes after it.
 func (r *Runner) idle() {
 	r.ahead.drop(false)
 	r.programs.Forget()
@@ -149,7 +152,8 @@ func (r *Runner) idleStage(attr *syscall.SysProcAttr) (*spare, error) {
 	}
 	defer theirs.Close()
 	cmd := &exec.Cmd{
-		Path: self, Args: []string{stage.Name, stage.WordAhead}, Env: stageEnvironment, Dir: "/", ExtraFiles: []*os.File{theirs}, SysProcAttr: attr,
+		Path: self, Args: []string{stage.Name, stage.WordAhead}, Env: stageEnvironment, Dir: "/",
+		ExtraFiles: []*os.File{theirs}, SysProcAttr: attr,
 	}
 	child, err := r.cfg.Reaper.Start(cmd)
 	if err != nil {
@@ -161,8 +165,8 @@ func (r *Runner) idleStage(attr *syscall.SysProcAttr) (*spare, error) {
 	return &spare{child, ours}, nil
 }
 
-// recruit is a stage that was started ahead, on its way into a control group. To get there takes a while, mostly without work: the kernel waits
-// until no processor looks at what changes.
+// recruit is a stage that was started ahead, on its way into a control group. To get there takes a while, mostly
+// without work: the kernel waits until no processor looks at what changes.
 type recruit struct {
 	*spare
 	arrived chan error // has one, and is closed then
@@ -192,12 +196,14 @@ func (s *recruit) dismiss() {
 	<-s.child.Done()
 }
 
-// fits says whether a stage that was started ahead can serve: one whose process namespace is new, and not that of another user.
+// fits says whether a stage that was started ahead can serve: one whose process namespace is new, and not that of
+// another user.
 func (l *launch) fits() bool {
 	return l.into == nil && !l.user() && l.clone&unix.CLONE_NEWPID != 0
 }
 
-// give hands a stage its plan, after it is where all that it does from now on counts. What the stage says to it is kept for the next reader.
+// give hands a stage its plan, after it is where all that it does from now on counts. What the stage says to it is kept
+// for the next reader.
 func (s *recruit) give(ctx context.Context, l *launch, streams []*os.File) error {
 	p := *l.plan
 	p.Unshare |= l.clone &^ unix.CLONE_NEWPID

@@ -14,11 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// resources of setrlimit(2), whose numbers are the same on all machines this project builds for. <asm-generic/resource.h>.
+// resources of setrlimit(2), whose numbers are the same on all machines this project builds for.
+// <asm-generic/resource.h>.
 var resources = map[string]int{
-	"CPU": unix.RLIMIT_CPU, "FSIZE": unix.RLIMIT_FSIZE, "DATA": unix.RLIMIT_DATA, "STACK": unix.RLIMIT_STACK, "CORE": unix.RLIMIT_CORE,
-	"RSS": unix.RLIMIT_RSS, "NPROC": unix.RLIMIT_NPROC, "NOFILE": unix.RLIMIT_NOFILE, "MEMLOCK": unix.RLIMIT_MEMLOCK, "AS": unix.RLIMIT_AS,
-	"LOCKS": unix.RLIMIT_LOCKS, "SIGPENDING": unix.RLIMIT_SIGPENDING, "MSGQUEUE": unix.RLIMIT_MSGQUEUE, "NICE": unix.RLIMIT_NICE,
+	"CPU": unix.RLIMIT_CPU, "FSIZE": unix.RLIMIT_FSIZE, "DATA": unix.RLIMIT_DATA, "STACK": unix.RLIMIT_STACK,
+	"CORE": unix.RLIMIT_CORE,
+	"RSS":  unix.RLIMIT_RSS, "NPROC": unix.RLIMIT_NPROC, "NOFILE": unix.RLIMIT_NOFILE, "MEMLOCK": unix.RLIMIT_MEMLOCK,
+	"AS":    unix.RLIMIT_AS,
+	"LOCKS": unix.RLIMIT_LOCKS, "SIGPENDING": unix.RLIMIT_SIGPENDING, "MSGQUEUE": unix.RLIMIT_MSGQUEUE,
+	"NICE":   unix.RLIMIT_NICE,
 	"RTPRIO": unix.RLIMIT_RTPRIO, "RTTIME": unix.RLIMIT_RTTIME,
 }
 
@@ -38,7 +42,8 @@ func rlimits(list []specs.POSIXRlimit, files func() uint64) ([]stage.Rlimit, err
 		}
 		if n == unix.RLIMIT_NOFILE {
 			if most := files(); l.Hard > most {
-				return nil, fmt.Errorf("resource limit %s of %d: the guest's kernel has a bound of %d, fs.nr_open", l.Type, l.Hard, most)
+				return nil, fmt.Errorf("resource limit %s of %d: the guest's kernel has a bound of %d, fs.nr_open",
+					l.Type, l.Hard, most)
 			}
 		}
 		out = append(out, stage.Rlimit{Name: l.Type, Resource: n, Cur: l.Soft, Max: l.Hard})
@@ -46,7 +51,8 @@ func rlimits(list []specs.POSIXRlimit, files func() uint64) ([]stage.Rlimit, err
 	return out, nil
 }
 
-// maxFiles is the most that RLIMIT_NOFILE can be. Linux: Documentation/admin-guide/sysctl/fs.rst, nr_open. What cannot be read is left to the kernel.
+// maxFiles is the most that RLIMIT_NOFILE can be. Linux: Documentation/admin-guide/sysctl/fs.rst, nr_open. What cannot
+// be read is left to the kernel.
 func maxFiles() uint64 {
 	b, err := os.ReadFile("/proc/sys/fs/nr_open")
 	if err != nil {
@@ -66,7 +72,8 @@ func defaultDevices() []stage.Device {
 		name         string
 		major, minor uint32
 	}{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}} {
-		out = append(out, stage.Device{Path: "/dev/" + d.name, Type: unix.S_IFCHR, Major: d.major, Minor: d.minor, Mode: 0o666})
+		out = append(out, stage.Device{Path: "/dev/" + d.name, Type: unix.S_IFCHR, Major: d.major, Minor: d.minor,
+			Mode: 0o666})
 	}
 	return out
 }
@@ -115,7 +122,8 @@ func devices(list []specs.LinuxDevice, bind bool) ([]stage.Device, error) {
 
 // ioPriority makes the value of ioprio_set(2): three bits of class above 13 of priority.
 func ioPriority(p *specs.LinuxIOPriority) (int, error) {
-	class := slices.Index([]specs.IOPriorityClass{"", specs.IOPRIO_CLASS_RT, specs.IOPRIO_CLASS_BE, specs.IOPRIO_CLASS_IDLE}, p.Class)
+	class := slices.Index([]specs.IOPriorityClass{"", specs.IOPRIO_CLASS_RT, specs.IOPRIO_CLASS_BE,
+		specs.IOPRIO_CLASS_IDLE}, p.Class)
 	if class < 1 {
 		return 0, fmt.Errorf("I/O priority class %q is unknown", p.Class)
 	}
@@ -127,8 +135,9 @@ func ioPriority(p *specs.LinuxIOPriority) (int, error) {
 
 // policies of sched_setattr(2) and their numbers.
 var policies = map[specs.LinuxSchedulerPolicy]uint32{
-	specs.SchedOther: unix.SCHED_NORMAL, specs.SchedFIFO: unix.SCHED_FIFO, specs.SchedRR: unix.SCHED_RR, specs.SchedBatch: unix.SCHED_BATCH,
-	specs.SchedIdle: unix.SCHED_IDLE, specs.SchedDeadline: unix.SCHED_DEADLINE,
+	specs.SchedOther: unix.SCHED_NORMAL, specs.SchedFIFO: unix.SCHED_FIFO, specs.SchedRR: unix.SCHED_RR,
+	specs.SchedBatch: unix.SCHED_BATCH,
+	specs.SchedIdle:  unix.SCHED_IDLE, specs.SchedDeadline: unix.SCHED_DEADLINE,
 }
 
 var schedulerFlags = map[specs.LinuxSchedulerFlag]uint64{
@@ -144,7 +153,8 @@ func scheduler(s *specs.Scheduler) (*unix.SchedAttr, error) {
 		return nil, fmt.Errorf("scheduler policy %q is unknown", s.Policy)
 	}
 	out := &unix.SchedAttr{
-		Size: unix.SizeofSchedAttr, Policy: policy, Nice: s.Nice, Priority: uint32(s.Priority), Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
+		Size: unix.SizeofSchedAttr, Policy: policy, Nice: s.Nice, Priority: uint32(s.Priority), Runtime: s.Runtime,
+		Deadline: s.Deadline, Period: s.Period,
 	}
 	for _, f := range s.Flags {
 		bit, ok := schedulerFlags[f]

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inGuest is the word on the kernel command line that makes this test program an init, and pivotWord the one for a root to be pivoted.
+// inGuest is the word on the kernel command line that makes this test program an init, and pivotWord the one for a root
+// to be pivoted.
 const (
 	inGuest   = "container_test=1"
 	pivotWord = "container_root=tmpfs"
@@ -45,7 +46,8 @@ func guestMain(m *testing.M) {
 	os.MkdirAll("/tmp", 0o1777)
 	early.Hostname("")
 	early.LoopbackUp()
-	os.Args = append(os.Args[:1], "-test.v", "-test.run=^TestInGuest", "-test.bench="+os.Getenv("container_bench"), "-test.timeout=4m")
+	os.Args = append(os.Args[:1], "-test.v", "-test.run=^TestInGuest", "-test.bench="+os.Getenv("container_bench"),
+		"-test.timeout=4m")
 	if r := os.Getenv("container_run"); r != "" {
 		os.Args = append(os.Args, "-test.run=^TestInGuest/"+r)
 	}
@@ -103,7 +105,8 @@ func initrd(t testing.TB) string {
 		}
 		return data
 	}
-	for _, d := range []string{"dev", "rootfs", "rootfs/bin", "rootfs/etc", "rootfs/proc", "rootfs/sys", "rootfs/dev", "rootfs/secret"} {
+	for _, d := range []string{"dev", "rootfs", "rootfs/bin", "rootfs/etc", "rootfs/proc", "rootfs/sys", "rootfs/dev",
+		"rootfs/secret"} {
 		add(d, cpio.TypeDir|0o755, nil)
 	}
 	add("rootfs/tmp", cpio.TypeDir|0o1777, nil)
@@ -113,10 +116,13 @@ func initrd(t testing.TB) string {
 		t.Fatal(err)
 	}
 	add("rootfs/bin/busybox", cpio.TypeReg|0o755, read(busybox))
-	for _, n := range []string{"sh", "true", "cat", "sleep", "echo", "id", "ls", "mount", "stat", "dd", "tty", "stty", "kill", "grep", "readlink", "hostname", "mkdir", "env", "head", "tail", "ps", "wc", "chmod", "touch", "rm", "mknod"} {
+	for _, n := range []string{"sh", "true", "cat", "sleep", "echo", "id", "ls", "mount", "stat", "dd", "tty", "stty",
+		"kill", "grep", "readlink", "hostname", "mkdir", "env", "head", "tail", "ps", "wc", "chmod", "touch", "rm",
+		"mknod"} {
 		add("rootfs/bin/"+n, cpio.TypeSymlink|0o777, []byte("busybox"))
 	}
-	add("rootfs/etc/passwd", cpio.TypeReg|0o644, []byte("root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"))
+	add("rootfs/etc/passwd", cpio.TypeReg|0o644, []byte(
+		"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"))
 	add("rootfs/notexec", cpio.TypeReg|0o644, []byte("x"))
 	add("rootfs/garbage", cpio.TypeReg|0o755, []byte("\x00\x01garbage"))
 	add("rootfs/secret/file", cpio.TypeReg|0o644, []byte("secret"))
@@ -137,20 +143,24 @@ func initrd(t testing.TB) string {
 
 // TestContainersInAGuest runs the tests called TestInGuest inside, as PID 1, once for each way to change the root.
 func TestContainersInAGuest(t *testing.T) {
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"),
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"),
+		testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"),
 		testenv.Tool("qemu-system-x86_64"), testenv.Tool("busybox"), testenv.Tool("mkfs.ext4"))
 	image := initrd(t)
 	for name, word := range map[string]string{"moved over an initramfs": "", "pivoted on a tmpfs": pivotWord} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "1024",
+			cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m",
+				"1024",
 				"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 				"-kernel", os.Getenv("KATABUILD_TEST_DEFAULT_VMLINUX"), "-initrd", image,
-				"-append", "console=ttyS0 quiet panic=-1 rdinit=/init "+inGuest+" "+word+" "+os.Getenv("KATABUILD_TEST_GUEST_WORDS"))
+				"-append", "console=ttyS0 quiet panic=-1 rdinit=/init "+inGuest+" "+word+" "+os.Getenv(
+					"KATABUILD_TEST_GUEST_WORDS"))
 			out, err := cmd.CombinedOutput()
 			console := strings.ReplaceAll(string(out), "\r", "")
-			if err != nil || !strings.Contains(console, guestDone+"0\n") || !strings.Contains(console, "--- PASS: TestInGuest ") ||
+			if err != nil || !strings.Contains(console, guestDone+"0\n") || !strings.Contains(console,
+				"--- PASS: TestInGuest ") ||
 				!strings.Contains(console, fmt.Sprintf("root is changed by moving it: %v", word == "")) ||
 				strings.Contains(console, "stages are started ahead") != (word == pivotWord) {
 				t.Fatalf("%s\n%v\n%s", cmd, err, console)

@@ -16,8 +16,9 @@ var capabilities = strings.Fields(`
 	SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON
 	BPF CHECKPOINT_RESTORE`)
 
-// caps turns names into sets. Names that this kernel does not know are left out and returned, sorted: a newer host may know more, and what no kernel
-// here can refuse needs no right. config.md, "Linux Process": a runtime should warn of those.
+// caps turns names into sets. Names that this kernel does not know are left out and returned, sorted: a newer host may
+// know more, and what no kernel here can refuse needs no right. config.md, "Linux Process": a runtime should warn of
+// those.
 func caps(c *specs.LinuxCapabilities) (*stage.Caps, []string, error) {
 	if c == nil {
 		return nil, nil, nil
@@ -27,7 +28,8 @@ func caps(c *specs.LinuxCapabilities) (*stage.Caps, []string, error) {
 	for _, s := range []struct {
 		names []string
 		to    *uint64
-	}{{c.Bounding, &out.Bounding}, {c.Effective, &out.Effective}, {c.Permitted, &out.Permitted}, {c.Inheritable, &out.Inheritable}, {c.Ambient, &out.Ambient}} {
+	}{{c.Bounding, &out.Bounding}, {c.Effective, &out.Effective}, {c.Permitted, &out.Permitted},
+		{c.Inheritable, &out.Inheritable}, {c.Ambient, &out.Ambient}} {
 		for _, n := range s.names {
 			i := slices.Index(capabilities, strings.TrimPrefix(strings.ToUpper(n), "CAP_"))
 			if i < 0 {
@@ -41,7 +43,8 @@ func caps(c *specs.LinuxCapabilities) (*stage.Caps, []string, error) {
 	if bad := out.Effective &^ out.Permitted; bad != 0 {
 		return nil, nil, fmt.Errorf("capability %s is effective, but not permitted", nameCaps(bad))
 	}
-	// A runtime tells callers that ask for ambient capabilities that cannot be by leaving them out: containerd does not keep the sets in step.
+	// A runtime tells callers that ask for ambient capabilities that cannot be by leaving them out: containerd does not
+	// keep the sets in step.
 	out.Ambient &= out.Permitted & out.Inheritable
 	slices.Sort(unknown)
 	return &out, slices.Compact(unknown), nil

@@ -1,9 +1,10 @@
 // Package container runs the containers of a guest.
 //
-// In come specifications of the OCI runtime specification whose paths are the guest's; out go processes, their streams and how they end.
-// A container's first process is this program once more, as a stage (package stage): it is cloned into new namespaces, makes mounts,
-// devices and limits, waits for Start and turns into the program. Control groups are those of version 2 (package cgroup). The package
-// refuses to know the guest API and where root file systems come from. Shapes: Container and Process, both from a Runner.
+// In come specifications of the OCI runtime specification whose paths are the guest's; out go processes, their streams
+// and how they end. A container's first process is this program once more, as a stage (package stage): it is cloned
+// into new namespaces, makes mounts, devices and limits, waits for Start and turns into the program. Control groups are
+// those of version 2 (package cgroup). The package refuses to know the guest API and where root file systems come from.
+// Shapes: Container and Process, both from a Runner.
 package container
 
 import (
@@ -42,7 +43,8 @@ type Config struct {
 	Guard      func()       // deferred in each goroutine; nil does nothing
 	Self       string       // the program that calls Stage when IsStage says so; "/proc/self/exe" when empty
 	PipeSize   int          // what each pipe of a process's streams holds, in bytes; flow.PipeSize when 0
-	NoPivot    bool         // the guest's root is an initramfs, which pivot_root(2) cannot replace; found out by itself, too
+	// the guest's root is an initramfs, which pivot_root(2) cannot replace; found out by itself, too
+	NoPivot bool
 }
 
 // leaf is the agent's own control group.
@@ -119,7 +121,8 @@ func (r *Runner) goes(f func()) {
 	}()
 }
 
-// OOM tells the containers in which the kernel killed a process for want of memory. The oldest events are dropped when nobody reads.
+// OOM tells the containers in which the kernel killed a process for want of memory. The oldest events are dropped when
+// nobody reads.
 func (r *Runner) OOM() <-chan string { return r.oom }
 
 func (r *Runner) lack(id string) {
@@ -163,8 +166,8 @@ func (r *Runner) Containers() []*Container {
 // maxID is the longest name a file can have. NAME_MAX of <linux/limits.h>.
 const maxID = 255
 
-// validID says whether an id can be the name of a folder and a control group. No regular expression: to compile one costs every stage more
-// than all that it does.
+// validID says whether an id can be the name of a folder and a control group. No regular expression: to compile one
+// costs every stage more than all that it does.
 func validID(id string) bool {
 	for i, r := range []byte(id) {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
@@ -219,8 +222,8 @@ func (c *Container) ID() string { return c.id }
 // Spec is what the container was made from. It must not be changed.
 func (c *Container) Spec() *specs.Spec { return c.spec }
 
-// Create makes a container whose process waits for Start. Its streams are in use from now on. On an error nothing is left of it, except
-// what the caller made.
+// Create makes a container whose process waits for Start. Its streams are in use from now on. On an error nothing is
+// left of it, except what the caller made.
 func (r *Runner) Create(ctx context.Context, id string, spec *specs.Spec, stdio Stdio) (*Container, error) {
 	if !validID(id) {
 		stdio.close()
@@ -236,7 +239,8 @@ func (r *Runner) Create(ctx context.Context, id string, spec *specs.Spec, stdio 
 		stdio.close()
 		return nil, fmt.Errorf("container %q: %w", id, ErrExists)
 	}
-	c := &Container{r: r, id: id, dir: filepath.Join(r.cfg.Root, id), spec: spec, state: StateCreated, procs: map[string]*Process{}}
+	c := &Container{r: r, id: id, dir: filepath.Join(r.cfg.Root, id), spec: spec, state: StateCreated,
+		procs: map[string]*Process{}}
 	if err := c.create(ctx, stdio); err != nil {
 		if c.init == nil {
 			stdio.close()
@@ -278,7 +282,8 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 	if c.group, err = cgroup.Make(c.r.cfg.CgroupRoot, cgroup.Path(path, "kata/"+c.id)); err != nil {
 		return err
 	}
-	l := launch{plan: &c.plan.stage, clone: c.plan.clone, group: c.group, join: c.plan.join, stdio: stdio, oom: c.plan.oom,
+	l := launch{plan: &c.plan.stage, clone: c.plan.clone, group: c.group, join: c.plan.join, stdio: stdio,
+		oom:  c.plan.oom,
 		uids: c.plan.uids, gids: c.plan.gids, owner: c.plan.owner}
 	l.recruit = c.r.recruit(&l)
 	defer func() {
@@ -336,7 +341,8 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 // warn tells of capabilities that the kernel does not know.
 func (c *Container) warn(capabilities []string) {
 	if len(capabilities) > 0 {
-		c.r.cfg.Log.Warn("capabilities that are unknown here are left out", "container", c.id, "capabilities", capabilities)
+		c.r.cfg.Log.Warn("capabilities that are unknown here are left out", "container", c.id, "capabilities",
+			capabilities)
 	}
 }
 
@@ -364,7 +370,8 @@ func (c *Container) limit() error {
 	return nil
 }
 
-// rules are the devices that a container may use: the default ones, the specification's, its nodes, and those that are mounted into it.
+// rules are the devices that a container may use: the default ones, the specification's, its nodes, and those that are
+// mounted into it.
 func (c *Container) rules(res *specs.LinuxResources) ([]cgroup.Rule, error) {
 	var more []cgroup.Rule
 	allow := func(kind byte, major, minor int64) {

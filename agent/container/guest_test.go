@@ -42,7 +42,9 @@ func (b *buffer) String() string              { b.mu.Lock(); defer b.mu.Unlock()
 func (b *buffer) Close() error                { return nil }
 
 // usual are the capabilities that engines give.
-var usual = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
+var usual = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
+	"CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+	"CAP_AUDIT_WRITE"}
 
 // spec is what containerd would ask for.
 func spec(args ...string) *specs.Spec {
@@ -54,16 +56,23 @@ func spec(args ...string) *specs.Spec {
 		},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
-			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime",
+				"mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec",
+				"newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev",
+				"mode=1777", "size=65536k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec",
+				"nodev"}},
 			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
-			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec",
+				"nodev", "relatime", "ro"}},
 		},
 		Linux: &specs.Linux{
-			Namespaces:    []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"}},
-			MaskedPaths:   []string{"/proc/kcore", "/proc/version", "/proc/keys", "/sys/firmware", "/secret", "/nowhere"},
+			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"},
+				{Type: "cgroup"}},
+			MaskedPaths: []string{"/proc/kcore", "/proc/version", "/proc/keys", "/sys/firmware", "/secret",
+				"/nowhere"},
 			ReadonlyPaths: []string{"/proc/sys", "/proc/bus"},
 		},
 	}
@@ -134,7 +143,8 @@ func (g *guest) exec(t *testing.T, c *Container, script string) (string, int) {
 	t.Helper()
 	g.n++
 	var out buffer
-	p, err := c.Exec(t.Context(), fmt.Sprintf("e%d", g.n), &specs.Process{Args: []string{"/bin/sh", "-c", script}, Cwd: "/", Env: []string{"PATH=/bin"}}, Stdio{Stdout: &out, Stderr: &out})
+	p, err := c.Exec(t.Context(), fmt.Sprintf("e%d", g.n), &specs.Process{Args: []string{"/bin/sh", "-c", script},
+		Cwd: "/", Env: []string{"PATH=/bin"}}, Stdio{Stdout: &out, Stderr: &out})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +184,8 @@ func TestInGuest(t *testing.T) {
 	}
 	t.Logf("root is changed by moving it: %v", r.cfg.NoPivot)
 	g := &guest{Runner: r, reaper: reaper}
-	if b, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !strings.Contains(string(b), " - cgroup2 cgroup2 rw,nsdelegate,favordynmods\n") {
+	if b, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !strings.Contains(string(b),
+		" - cgroup2 cgroup2 rw,nsdelegate,favordynmods\n") {
 		t.Errorf("options of cgroups: %v\n%s", err, b)
 	}
 	r.self() // the copy of the program stays open
@@ -233,7 +244,8 @@ func (g *guest) idle(t *testing.T) {
 	}
 }
 
-// children are the processes that this one has, dead or alive. /proc/pid/task/tid/children of proc(5) has those of one thread each.
+// children are the processes that this one has, dead or alive. /proc/pid/task/tid/children of proc(5) has those of one
+// thread each.
 func children(t *testing.T) []int {
 	t.Helper()
 	files, err := filepath.Glob("/proc/self/task/*/children")
@@ -260,7 +272,8 @@ var guestTests = []struct {
 	run  func(*testing.T, *guest)
 }{
 	{"a program prints and ends with its code", func(t *testing.T, g *guest) {
-		if got, code := g.run(t, sh("echo out; echo err >&2; exit 7")); !strings.Contains(got, "out\n") || !strings.Contains(got, "err\n") || code != 7 {
+		if got, code := g.run(t, sh("echo out; echo err >&2; exit 7")); !strings.Contains(got, "out\n") ||
+			!strings.Contains(got, "err\n") || code != 7 {
 			t.Error(got, code)
 		}
 	}},
@@ -329,7 +342,8 @@ var guestTests = []struct {
 	}},
 	{"programs that cannot run are named with the reason before they are started", func(t *testing.T, g *guest) {
 		for program, want := range map[string]error{
-			"nosuch": os.ErrNotExist, "/no/such": os.ErrNotExist, "/notexec": unix.EACCES, "/bin": unix.EISDIR, "bin/../notexec": unix.EACCES,
+			"nosuch": os.ErrNotExist, "/no/such": os.ErrNotExist, "/notexec": unix.EACCES, "/bin": unix.EISDIR,
+			"bin/../notexec": unix.EACCES,
 		} {
 			_, err := g.Create(t.Context(), "no-program", spec(program), Stdio{})
 			if !errors.Is(err, want) || !strings.Contains(err.Error(), program) {
@@ -344,7 +358,8 @@ var guestTests = []struct {
 	}},
 	{"programs are looked for with the rights of their user", func(t *testing.T, g *guest) {
 		root := copyRoot(t)
-		if err := errors.Join(os.Mkdir(root+"/own", 0o700), os.Link(root+"/bin/busybox", root+"/own/true"), os.Chmod(root+"/own", 0o710),
+		if err := errors.Join(os.Mkdir(root+"/own", 0o700), os.Link(root+"/bin/busybox", root+"/own/true"),
+			os.Chmod(root+"/own", 0o710),
 			os.Chown(root+"/own", 0, 2000)); err != nil {
 			t.Fatal(err)
 		}
@@ -352,7 +367,8 @@ var guestTests = []struct {
 		s.Root.Path = root
 		s.Process.User = specs.User{UID: 1000, GID: 1000}
 		s.Process.Capabilities.Effective = nil
-		if _, err := g.Create(t.Context(), "no-right", s, Stdio{}); !errors.Is(err, unix.EACCES) || !strings.Contains(err.Error(), "/own/true") {
+		if _, err := g.Create(t.Context(), "no-right", s, Stdio{}); !errors.Is(err, unix.EACCES) ||
+			!strings.Contains(err.Error(), "/own/true") {
 			t.Error("a folder of others:", err)
 		}
 		s.Process.User.AdditionalGids = []uint32{2000}
@@ -365,7 +381,9 @@ var guestTests = []struct {
 		g.expect(t, s, "1000\n1000\n1000\nCapEff:\t0000000000000000")
 	}},
 	{"namespaces are the container's own", func(t *testing.T, g *guest) {
-		got, _ := g.run(t, sh("echo $$; hostname; for n in pid mnt uts ipc cgroup net; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup"))
+		got, _ := g.run(t, sh(
+			"echo $$; hostname; for n in pid mnt uts ipc cgroup net; do readlink /proc/self/ns/$n; done; cat "+
+				"/proc/self/cgroup"))
 		lines := strings.Split(strings.TrimSpace(got), "\n")
 		if len(lines) != 9 || lines[0] != "1" || lines[1] != "pod" || lines[8] != "0::/" {
 			t.Fatalf("%q", lines)
@@ -382,12 +400,14 @@ var guestTests = []struct {
 	}},
 	{"namespaces are joined by path", func(t *testing.T, g *guest) {
 		first := g.start(t, spec("/bin/sleep", "100"), Stdio{})
-		s := sh("readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts; readlink /proc/self/ns/pid; readlink /proc/self/ns/net")
+		s := sh("readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts; readlink /proc/self/ns/pid; readlink " +
+			"/proc/self/ns/net")
 		s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "mount"}, {Type: "network"}}
 		want := ""
 		for _, n := range []string{"ipc", "uts", "pid"} {
 			p := fmt.Sprintf("/proc/%d/ns/%s", first.init.pid, n)
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.LinuxNamespaceType(n), Path: p})
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.LinuxNamespaceType(n),
+				Path: p})
 			l, _ := os.Readlink(p)
 			want += l + "\n"
 		}
@@ -398,7 +418,8 @@ var guestTests = []struct {
 		}
 	}},
 	{"masked and read-only paths are", func(t *testing.T, g *guest) {
-		g.expect(t, sh("ls /secret; wc -c < /proc/version; (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo refused"), "0\nrefused")
+		g.expect(t, sh("ls /secret; wc -c < /proc/version; (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo "+
+			"refused"), "0\nrefused")
 	}},
 	{"a read-only root is, its mounts are not", func(t *testing.T, g *guest) {
 		s := sh("(touch /x) 2>/dev/null || echo refused; touch /dev/shm/x && echo ok")
@@ -409,11 +430,13 @@ var guestTests = []struct {
 		}
 	}},
 	{"devices and links are there", func(t *testing.T, g *guest) {
-		s := sh("cd /dev; for d in null zero full random urandom tty extra; do stat -c '%n %F %t:%T %a' $d; done; for l in fd stdin ptmx; do readlink $l; done; head -c 3 zero | wc -c")
+		s := sh("cd /dev; for d in null zero full random urandom tty extra; do stat -c '%n %F %t:%T %a' $d; done; " +
+			"for l in fd stdin ptmx; do readlink $l; done; head -c 3 zero | wc -c")
 		mode := os.FileMode(0o640)
 		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/extra", Type: "c", Major: 1, Minor: 5, FileMode: &mode}}
 		const f = " character special file "
-		g.expect(t, s, "null"+f+"1:3 666\nzero"+f+"1:5 666\nfull"+f+"1:7 666\nrandom"+f+"1:8 666\nurandom"+f+"1:9 666\ntty"+f+"5:0 666\nextra"+f+"1:5 640\n/proc/self/fd\n/proc/self/fd/0\npts/ptmx\n3")
+		g.expect(t, s, "null"+f+"1:3 666\nzero"+f+"1:5 666\nfull"+f+"1:7 666\nrandom"+f+"1:8 666\nurandom"+f+
+			"1:9 666\ntty"+f+"5:0 666\nextra"+f+"1:5 640\n/proc/self/fd\n/proc/self/fd/0\npts/ptmx\n3")
 	}},
 	{"a device that nobody allowed is refused", func(t *testing.T, g *guest) {
 		s := sh("mknod /tmp/kmsg c 1 11; cat /tmp/kmsg 2>&1 | head -1; rm /tmp/kmsg")
@@ -422,7 +445,8 @@ var guestTests = []struct {
 		}
 		all := sh("mknod /tmp/kmsg c 1 11; head -c 1 /tmp/kmsg | wc -c; rm /tmp/kmsg")
 		all.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}}
-		all.Process.Capabilities.Bounding, all.Process.Capabilities.Permitted, all.Process.Capabilities.Effective = allCaps(), allCaps(), allCaps()
+		all.Process.Capabilities.Bounding, all.Process.Capabilities.Permitted,
+			all.Process.Capabilities.Effective = allCaps(), allCaps(), allCaps()
 		if got, _ := g.run(t, all); strings.Contains(got, "not permitted") {
 			t.Error("allowed, and refused:", got)
 		}
@@ -431,16 +455,21 @@ var guestTests = []struct {
 		s := sh("grep -E '^(Cap|NoNewPrivs|Groups|Uid|Gid)' /proc/self/status; umask; echo $HOME")
 		mask := uint32(0o027)
 		s.Process.User = specs.User{UID: 1000, GID: 1000, AdditionalGids: []uint32{7, 8}, Umask: &mask}
-		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "CAP_KILL"}, Permitted: []string{"CAP_CHOWN", "CAP_KILL"}, Inheritable: []string{"CAP_KILL"}, Effective: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL"}}
+		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "CAP_KILL"},
+			Permitted: []string{"CAP_CHOWN", "CAP_KILL"}, Inheritable: []string{"CAP_KILL"},
+			Effective: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL"}}
 		got, _ := g.run(t, s)
-		for _, want := range []string{"CapInh:\t0000000000000020", "CapPrm:\t0000000000000020", "CapEff:\t0000000000000020", "CapBnd:\t0000000000000021", "CapAmb:\t0000000000000020", "NoNewPrivs:\t1", "Uid:\t1000\t1000\t1000\t1000", "Gid:\t1000\t1000", "Groups:\t7 8 \n", "\n0027\n", "/home/user\n"} {
+		for _, want := range []string{"CapInh:\t0000000000000020", "CapPrm:\t0000000000000020",
+			"CapEff:\t0000000000000020", "CapBnd:\t0000000000000021", "CapAmb:\t0000000000000020", "NoNewPrivs:\t1",
+			"Uid:\t1000\t1000\t1000\t1000", "Gid:\t1000\t1000", "Groups:\t7 8 \n", "\n0027\n", "/home/user\n"} {
 			if !strings.Contains(got, want) {
 				t.Errorf("no %q in %s", want, got)
 			}
 		}
 		s = sh("grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp:)' /proc/self/status")
 		s.Process.NoNewPrivileges = false
-		if got, _ := g.run(t, s); got != "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t0\nSeccomp:\t0\n" {
+		if got, _ := g.run(t, s); got != "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:"+
+			"\t0\nSeccomp:\t0\n" {
 			t.Error(got)
 		}
 	}},
@@ -449,9 +478,13 @@ var guestTests = []struct {
 			errno := uint(unix.ENOTTY)
 			s := sh("mkdir /tmp/d; grep Seccomp: /proc/self/status; grep CapEff /proc/self/status")
 			s.Process.NoNewPrivileges = nnp
-			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86},
-				Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat", "no_such_call"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
-			if got, _ := g.run(t, s); !strings.Contains(got, "Inappropriate ioctl") && !strings.Contains(got, "Not a tty") || !strings.Contains(got, "Seccomp:\t2") || !strings.Contains(got, "00000000a80425fb") {
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+				Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86},
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat", "no_such_call"},
+					Action: specs.ActErrno, ErrnoRet: &errno}}}
+			if got, _ := g.run(t, s); !strings.Contains(got, "Inappropriate ioctl") &&
+				!strings.Contains(got, "Not a tty") || !strings.Contains(got, "Seccomp:\t2") ||
+				!strings.Contains(got, "00000000a80425fb") {
 				t.Error(nnp, got)
 			}
 		}
@@ -459,8 +492,11 @@ var guestTests = []struct {
 	{"a filter that allows a handful of calls still starts the program", func(t *testing.T, g *guest) {
 		s := spec("/bin/true")
 		s.Process.NoNewPrivileges = false
-		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Action: specs.ActAllow,
-			Names: []string{"execve", "capset", "brk", "arch_prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "readlink", "readlinkat", "getrandom", "mprotect", "exit_group", "getuid", "prctl", "newfstatat", "mmap", "munmap"}}}}
+		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActErrno,
+			Syscalls: []specs.LinuxSyscall{{Action: specs.ActAllow,
+				Names: []string{"execve", "capset", "brk", "arch_prctl", "set_tid_address", "set_robust_list", "rseq",
+					"prlimit64", "readlink", "readlinkat", "getrandom", "mprotect", "exit_group", "getuid", "prctl",
+					"newfstatat", "mmap", "munmap"}}}}
 		if got, code := g.run(t, s); code != 0 {
 			t.Error(got, code)
 		}
@@ -476,7 +512,8 @@ var guestTests = []struct {
 		s := sh("cat /proc/sys/kernel/shmmni /proc/sys/fs/mqueue/msg_max")
 		s.Linux.Sysctl = map[string]string{"kernel.shmmni": "1234", "fs.mqueue.msg_max": "77"}
 		g.expect(t, s, "1234\n77")
-		for _, n := range []string{"kernel.hostname", "vm.overcommit_memory", "kernel.panic", "kernel/panic", "net/../kernel/panic"} {
+		for _, n := range []string{"kernel.hostname", "vm.overcommit_memory", "kernel.panic", "kernel/panic",
+			"net/../kernel/panic"} {
 			s.Linux.Sysctl = map[string]string{n: "1"}
 			if c, err := g.Create(t.Context(), "bad", s, Stdio{}); err == nil {
 				c.Remove(t.Context())
@@ -492,14 +529,18 @@ var guestTests = []struct {
 			t.Fatal(err)
 		}
 		defer unix.Unmount(filepath.Join(dir, "sub"), unix.MNT_DETACH)
-		s := sh("cat /m/f /deep/file; (touch /m/x) 2>/dev/null || echo ro; touch /m/sub/x && echo rw; (touch /r/sub/y) 2>/dev/null || echo rro; grep -E ' /(m|m/sub|t) ' /proc/self/mounts")
+		s := sh("cat /m/f /deep/file; (touch /m/x) 2>/dev/null || echo ro; touch /m/sub/x && echo rw; (touch " +
+			"/r/sub/y) 2>/dev/null || echo rro; grep -E ' /(m|m/sub|t) ' /proc/self/mounts")
 		s.Mounts = append(s.Mounts,
-			specs.Mount{Destination: "/m", Type: "bind", Source: dir, Options: []string{"rbind", "ro", "nosuid", "noexec"}},
+			specs.Mount{Destination: "/m", Type: "bind", Source: dir, Options: []string{"rbind", "ro", "nosuid",
+				"noexec"}},
 			specs.Mount{Destination: "/r", Type: "bind", Source: dir, Options: []string{"rbind", "rro", "rslave"}},
 			specs.Mount{Destination: "/deep/file", Type: "bind", Source: dir + "/f", Options: []string{"bind", "ro"}},
-			specs.Mount{Destination: "/t", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k", "mode=0700", "nodev"}})
+			specs.Mount{Destination: "/t", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k", "mode=0700",
+				"nodev"}})
 		got, code := g.run(t, s)
-		for _, want := range []string{"datadata", "ro\nrw\nrro\n", "/m tmpfs ro,nosuid,noexec", "/t tmpfs rw,nodev,relatime,size=64k,mode=700"} {
+		for _, want := range []string{"datadata", "ro\nrw\nrro\n", "/m tmpfs ro,nosuid,noexec",
+			"/t tmpfs rw,nodev,relatime,size=64k,mode=700"} {
 			if strings.HasPrefix(want, "/m") && r(g) { // the folder is on the initramfs, whose type has another name
 				want = "ro,nosuid,noexec"
 			}
@@ -530,11 +571,13 @@ var guestTests = []struct {
 		s := sh("true")
 		s.Root.Path = root
 		s.Mounts = []specs.Mount{{Destination: "/proc2", Type: "proc", Source: "proc"}}
-		if _, err := g.Create(t.Context(), "link", s, Stdio{}); err == nil || !strings.Contains(err.Error(), "mount /proc2: a symbolic link") {
+		if _, err := g.Create(t.Context(), "link", s, Stdio{}); err == nil || !strings.Contains(err.Error(),
+			"mount /proc2: a symbolic link") {
 			t.Error("proc behind a link:", err)
 		}
 		s.Mounts = []specs.Mount{{Destination: "/x", Type: "nosuchfs", Source: "none"}}
-		if _, err := g.Create(t.Context(), "link", s, Stdio{}); err == nil || !strings.Contains(err.Error(), "mount /x: this kernel has no nosuchfs") {
+		if _, err := g.Create(t.Context(), "link", s, Stdio{}); err == nil || !strings.Contains(err.Error(),
+			"mount /x: this kernel has no nosuchfs") {
 			t.Error("an unknown file system:", err)
 		}
 	}},
@@ -550,11 +593,13 @@ var guestTests = []struct {
 		}
 		s = sh("pwd; touch x")
 		s.Root.Path, s.Root.Readonly, s.Process.Cwd = copyRoot(t), true, "/made/before/it"
-		if got, _ := g.run(t, s); !strings.HasPrefix(got, "/made/before/it\n") || !strings.Contains(got, "Read-only file system") {
+		if got, _ := g.run(t, s); !strings.HasPrefix(got, "/made/before/it\n") ||
+			!strings.Contains(got, "Read-only file system") {
 			t.Errorf("below a root file system that is read-only: %q", got)
 		}
 		s.Process.Cwd = "/etc/passwd/x"
-		if _, err := g.Create(t.Context(), "no-folder", s, Stdio{}); !errors.Is(err, unix.ENOTDIR) || !strings.Contains(err.Error(), "working folder /etc/passwd/x") {
+		if _, err := g.Create(t.Context(), "no-folder", s, Stdio{}); !errors.Is(err, unix.ENOTDIR) ||
+			!strings.Contains(err.Error(), "working folder /etc/passwd/x") {
 			t.Error(err)
 		}
 		// Only the first process has its folder made.
@@ -571,12 +616,15 @@ var guestTests = []struct {
 		s := sh("cat /etc/resolv.conf /run/deep/f; ls /run/t; ls -d /out*; grep -c ' /run/t ' /proc/self/mountinfo")
 		s.Root.Path = copyRoot(t)
 		source := filepath.Join(t.TempDir(), "f")
-		if err := errors.Join(os.WriteFile(source, []byte("seen\n"), 0o644), os.Symlink("../run/systemd/stub.conf", s.Root.Path+"/etc/resolv.conf"),
-			os.Symlink("/first", s.Root.Path+"/second"), os.Symlink("run/deep", s.Root.Path+"/first"), os.Symlink("../../../run/t", s.Root.Path+"/behind")); err != nil {
+		if err := errors.Join(os.WriteFile(source, []byte("seen\n"), 0o644), os.Symlink("../run/systemd/stub.conf",
+			s.Root.Path+"/etc/resolv.conf"),
+			os.Symlink("/first", s.Root.Path+"/second"), os.Symlink("run/deep", s.Root.Path+"/first"),
+			os.Symlink("../../../run/t", s.Root.Path+"/behind")); err != nil {
 			t.Fatal(err)
 		}
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/run", Type: "tmpfs"},
-			specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: source, Options: []string{"rbind", "ro"}},
+			specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: source, Options: []string{"rbind",
+				"ro"}},
 			specs.Mount{Destination: "/second", Type: "bind", Source: filepath.Dir(source), Options: []string{"rbind"}},
 			specs.Mount{Destination: "/behind", Type: "tmpfs"})
 		if got, _ := g.run(t, s); got != "seen\nseen\nls: /out*: No such file or directory\n1\n" {
@@ -587,13 +635,16 @@ var guestTests = []struct {
 		s := sh("stat -c '%a %u:%g %n' /d /d/sub /d/sub/f /e /new; cat /d/sub/f; readlink /d/l; touch /d/x; touch /e/x")
 		s.Root.Path = copyRoot(t)
 		d := s.Root.Path + "/d"
-		if err := errors.Join(os.MkdirAll(d+"/sub", 0o755), os.WriteFile(d+"/sub/f", []byte("text\n"), 0o640), os.Chown(d+"/sub/f", 1000, 2000), os.Symlink("x", d+"/l"),
+		if err := errors.Join(os.MkdirAll(d+"/sub", 0o755), os.WriteFile(d+"/sub/f", []byte("text\n"), 0o640),
+			os.Chown(d+"/sub/f", 1000, 2000), os.Symlink("x", d+"/l"),
 			os.Chmod(d, 0o751), os.Mkdir(s.Root.Path+"/e", 0o705), os.Chmod(s.Root.Path+"/e", 0o705)); err != nil {
 			t.Fatal(err)
 		}
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/d", Type: "tmpfs", Options: []string{"tmpcopyup", "ro"}},
-			specs.Mount{Destination: "/e", Type: "tmpfs", Source: "tmpfs"}, specs.Mount{Destination: "/new", Type: "tmpfs"})
-		want := "751 0:0 /d\n755 0:0 /d/sub\n640 1000:2000 /d/sub/f\n705 0:0 /e\n1777 0:0 /new\ntext\nx\ntouch: /d/x: Read-only file system\n"
+			specs.Mount{Destination: "/e", Type: "tmpfs", Source: "tmpfs"}, specs.Mount{Destination: "/new",
+				Type: "tmpfs"})
+		want := "751 0:0 /d\n755 0:0 /d/sub\n640 1000:2000 /d/sub/f\n705 0:0 /e\n1777 0:0 /new\ntext\nx\ntouch: " +
+			"/d/x: Read-only file system\n"
 		if got, _ := g.run(t, s); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
@@ -616,7 +667,8 @@ var guestTests = []struct {
 	{"/dev/stdout can be opened by any user", func(t *testing.T, g *guest) {
 		s := sh("echo hello > /dev/stdout; echo there > /proc/self/fd/2")
 		s.Process.User = specs.User{UID: 1000, GID: 1000}
-		if got, code := g.run(t, s); !strings.Contains(got, "hello\n") || !strings.Contains(got, "there\n") || code != 0 {
+		if got, code := g.run(t, s); !strings.Contains(got, "hello\n") || !strings.Contains(got, "there\n") ||
+			code != 0 {
 			t.Error(got, code)
 		}
 	}},
@@ -647,7 +699,8 @@ var guestTests = []struct {
 	}},
 	{"standard input comes from the host and ends", func(t *testing.T, g *guest) {
 		var out buffer
-		c := g.start(t, sh("wc -c"), Stdio{Stdin: io.NopCloser(strings.NewReader(strings.Repeat("x", 300_000))), Stdout: &out})
+		c := g.start(t, sh("wc -c"), Stdio{Stdin: io.NopCloser(strings.NewReader(strings.Repeat("x", 300_000))),
+			Stdout: &out})
 		if got, _ := finish(t, c.init, &out); got != "300000\n" {
 			t.Error(got)
 		}
@@ -659,7 +712,8 @@ var guestTests = []struct {
 	}},
 	{"a grandchild that keeps the output open is not waited for", func(t *testing.T, g *guest) {
 		s := sh("sleep 100 & echo done")
-		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == "pid" })
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces,
+			func(n specs.LinuxNamespace) bool { return n.Type == "pid" })
 		began := time.Now()
 		if got, _ := g.run(t, s); got != "done\n" {
 			t.Error(got)
@@ -669,7 +723,8 @@ var guestTests = []struct {
 		}
 	}},
 	{"a terminal is one", func(t *testing.T, g *guest) {
-		s := sh("tty; stty size; ls -l /dev/console | head -c 1; echo; read x; stty size; echo got $x >/dev/tty; exit 4")
+		s := sh("tty; stty size; ls -l /dev/console | head -c 1; echo; read x; stty size; echo got $x " +
+			">/dev/tty; exit 4")
 		s.Process.Terminal = true
 		s.Process.ConsoleSize = &specs.Box{Height: 33, Width: 77}
 		c := g.start(t, s, Stdio{})
@@ -705,7 +760,8 @@ var guestTests = []struct {
 		if err := plain.init.Resize(1, 1); !errors.Is(err, ErrNoTerminal) {
 			t.Error(err)
 		}
-		tty, err := plain.Exec(t.Context(), "tty", &specs.Process{Args: []string{"/bin/tty"}, Cwd: "/", Terminal: true}, Stdio{})
+		tty, err := plain.Exec(t.Context(), "tty", &specs.Process{Args: []string{"/bin/tty"}, Cwd: "/",
+			Terminal: true}, Stdio{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -716,9 +772,12 @@ var guestTests = []struct {
 	{"an exec is in the container, with its rights", func(t *testing.T, g *guest) {
 		s := sh("sleep 100")
 		errno := uint(unix.ENOTTY)
-		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
 		c := g.start(t, s, Stdio{})
-		got, code := g.exec(t, c, "hostname; for n in pid mnt uts ipc cgroup; do readlink /proc/self/ns/$n; done; readlink /proc/1/ns/mnt; cat /proc/self/cgroup; grep -E '^(CapEff|NoNewPrivs|Seccomp:)' /proc/self/status; ls /secret; pwd; exit 5")
+		got, code := g.exec(t, c, "hostname; for n in pid mnt uts ipc cgroup; do readlink /proc/self/ns/$n; done; "+
+			"readlink /proc/1/ns/mnt; cat /proc/self/cgroup; grep -E '^(CapEff|NoNewPrivs|Seccomp:)' "+
+			"/proc/self/status; ls /secret; pwd; exit 5")
 		want := "pod\n"
 		for _, n := range []string{"pid", "mnt", "uts", "ipc", "cgroup", "mnt"} {
 			l, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.init.pid, n))
@@ -728,7 +787,8 @@ var guestTests = []struct {
 		if got != want || code != 5 {
 			t.Errorf("%q, %d, want %q", got, code, want)
 		}
-		if _, err := c.Exec(t.Context(), "x", &specs.Process{Args: []string{"nosuch"}, Cwd: "/"}, Stdio{}); !errors.Is(err, os.ErrNotExist) {
+		if _, err := c.Exec(t.Context(), "x", &specs.Process{Args: []string{"nosuch"}, Cwd: "/"},
+			Stdio{}); !errors.Is(err, os.ErrNotExist) {
 			t.Error(err)
 		} else {
 			t.Log(err)
@@ -737,45 +797,47 @@ var guestTests = []struct {
 			t.Error(err)
 		}
 	}},
-	{"signals reach processes, and an init that is deaf to SIGTERM is killed by Kata's rule", func(t *testing.T, g *guest) {
-		deaf := g.start(t, spec("/bin/sleep", "100"), Stdio{})
-		if err := deaf.init.Signal(unix.SIGTERM); err != nil {
-			t.Error(err)
-		}
-		short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		if _, err := deaf.init.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
-			t.Error("SIGTERM ended process 1, which is deaf to it:", err)
-		}
-		cancel()
-		deaf.init.SignalOrKill(unix.SIGTERM)
-		if code, err := deaf.init.Wait(t.Context()); code != 137 || err != nil {
-			t.Error(code, err)
-		}
-		var out buffer
-		hears := g.start(t, sh("trap 'echo bye; exit 9' TERM; echo ready; while true; do sleep 0.1; done"), Stdio{Stdout: &out})
-		for !strings.Contains(out.String(), "ready") {
-			time.Sleep(10 * time.Millisecond)
-		}
-		hears.init.Signal(unix.SIGTERM)
-		if got, code := finish(t, hears.init, &out); code != 9 || got != "ready\nbye\n" {
-			t.Error(got, code)
-		}
-		all := g.start(t, sh("sleep 100 & sleep 101 & wait"), Stdio{})
-		p, err := all.Exec(t.Context(), "s", &specs.Process{Args: []string{"/bin/sleep", "102"}, Cwd: "/"}, Stdio{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if pids, err := all.Pids(); err != nil || len(pids) < 2 || !slices.Contains(pids, p.PID()) {
-			t.Error(pids, err)
-		}
-		all.SignalAll(t.Context(), unix.SIGKILL)
-		if code, _ := p.Wait(t.Context()); code != 137 {
-			t.Error(code)
-		}
-		if code, _ := all.init.Wait(t.Context()); code != 137 {
-			t.Error(code)
-		}
-	}},
+	{"signals reach processes, and an init that is deaf to SIGTERM is killed by Kata's rule",
+		func(t *testing.T, g *guest) {
+			deaf := g.start(t, spec("/bin/sleep", "100"), Stdio{})
+			if err := deaf.init.Signal(unix.SIGTERM); err != nil {
+				t.Error(err)
+			}
+			short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			if _, err := deaf.init.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error("SIGTERM ended process 1, which is deaf to it:", err)
+			}
+			cancel()
+			deaf.init.SignalOrKill(unix.SIGTERM)
+			if code, err := deaf.init.Wait(t.Context()); code != 137 || err != nil {
+				t.Error(code, err)
+			}
+			var out buffer
+			hears := g.start(t, sh("trap 'echo bye; exit 9' TERM; echo ready; while true; do sleep 0.1; done"),
+				Stdio{Stdout: &out})
+			for !strings.Contains(out.String(), "ready") {
+				time.Sleep(10 * time.Millisecond)
+			}
+			hears.init.Signal(unix.SIGTERM)
+			if got, code := finish(t, hears.init, &out); code != 9 || got != "ready\nbye\n" {
+				t.Error(got, code)
+			}
+			all := g.start(t, sh("sleep 100 & sleep 101 & wait"), Stdio{})
+			p, err := all.Exec(t.Context(), "s", &specs.Process{Args: []string{"/bin/sleep", "102"}, Cwd: "/"}, Stdio{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if pids, err := all.Pids(); err != nil || len(pids) < 2 || !slices.Contains(pids, p.PID()) {
+				t.Error(pids, err)
+			}
+			all.SignalAll(t.Context(), unix.SIGKILL)
+			if code, _ := p.Wait(t.Context()); code != 137 {
+				t.Error(code)
+			}
+			if code, _ := all.init.Wait(t.Context()); code != 137 {
+				t.Error(code)
+			}
+		}},
 	{"a paused container stands still", func(t *testing.T, g *guest) {
 		var out buffer
 		c := g.start(t, sh("while true; do echo x; sleep 0.01; done"), Stdio{Stdout: &out})
@@ -788,7 +850,8 @@ var guestTests = []struct {
 		if after := len(out.String()); after != before {
 			t.Error(before, after)
 		}
-		if _, err := c.Exec(t.Context(), "p", &specs.Process{Args: []string{"true"}, Cwd: "/"}, Stdio{}); !errors.Is(err, ErrState) {
+		if _, err := c.Exec(t.Context(), "p", &specs.Process{Args: []string{"true"}, Cwd: "/"},
+			Stdio{}); !errors.Is(err, ErrState) {
 			t.Error(err)
 		}
 		if err := c.Resume(t.Context()); err != nil {
@@ -824,21 +887,26 @@ var guestTests = []struct {
 		check := func(want map[string]string) {
 			t.Helper()
 			for f, w := range want {
-				if b, err := os.ReadFile(filepath.Join(c.group.Path, f)); err != nil || strings.TrimSpace(string(b)) != w {
+				if b, err := os.ReadFile(filepath.Join(c.group.Path, f)); err != nil ||
+					strings.TrimSpace(string(b)) != w {
 					t.Errorf("%s: %q, %v, want %s", f, b, err, w)
 				}
 			}
 		}
-		check(map[string]string{"cpu.weight": "39", "cpu.max": "50000 100000", "cpuset.cpus": "0", "memory.max": "67108864", "memory.low": "1048576", "pids.max": "50", "memory.high": "59998208"})
-		if err := c.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: n(128 << 20)}, Pids: &specs.LinuxPids{Limit: n(-1)}}); err != nil {
+		check(map[string]string{"cpu.weight": "39", "cpu.max": "50000 100000", "cpuset.cpus": "0",
+			"memory.max": "67108864", "memory.low": "1048576", "pids.max": "50", "memory.high": "59998208"})
+		if err := c.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: n(128 << 20)},
+			Pids: &specs.LinuxPids{Limit: n(-1)}}); err != nil {
 			t.Error(err)
 		}
 		check(map[string]string{"memory.max": "134217728", "pids.max": "max", "cpu.max": "50000 100000"})
 		st, err := c.Stats()
-		if err != nil || st.CPU.Usage == 0 || st.Memory.Usage == 0 || st.Memory.Limit != 128<<20 || st.Pids.Current == 0 || st.Memory.Stat["anon"] == 0 {
+		if err != nil || st.CPU.Usage == 0 || st.Memory.Usage == 0 || st.Memory.Limit != 128<<20 ||
+			st.Pids.Current == 0 || st.Memory.Stat["anon"] == 0 {
 			t.Errorf("%+v, %v", st, err)
 		}
-		if err := c.Update(&specs.LinuxResources{Unified: map[string]string{"nosuch.max": "1"}}); err == nil || !strings.Contains(err.Error(), "controller nosuch") {
+		if err := c.Update(&specs.LinuxResources{Unified: map[string]string{"nosuch.max": "1"}}); err == nil ||
+			!strings.Contains(err.Error(), "controller nosuch") {
 			t.Error(err)
 		}
 	}},
@@ -867,12 +935,16 @@ var guestTests = []struct {
 	{"hooks run where and when they should", func(t *testing.T, g *guest) {
 		log := filepath.Join(t.TempDir(), "log")
 		hook := func(word string) []specs.Hook {
-			return []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sh", "-c", "echo " + word + " $(/rootfs/bin/busybox grep -o '\"status\":\"[a-z]*\"') >> " + log}, Env: []string{"PATH=/rootfs/bin"}}}
+			return []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sh", "-c",
+				"echo " + word + " $(/rootfs/bin/busybox grep -o '\"status\":\"[a-z]*\"') >> " + log},
+				Env: []string{"PATH=/rootfs/bin"}}}
 		}
 		s := sh("true")
 		s.Hooks = &specs.Hooks{
-			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), CreateContainer: hook("createContainer"), Poststart: hook("poststart"), Poststop: hook("poststop"),
-			StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat > /tmp/state"}, Env: []string{"PATH=/bin"}}},
+			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"),
+			CreateContainer: hook("createContainer"), Poststart: hook("poststart"), Poststop: hook("poststop"),
+			StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat > /tmp/state"},
+				Env: []string{"PATH=/bin"}}},
 		}
 		c, err := g.Create(t.Context(), "hooks", s, Stdio{})
 		if err != nil {
@@ -886,21 +958,27 @@ var guestTests = []struct {
 			t.Error(err)
 		}
 		b, _ := os.ReadFile(log)
-		if want := "prestart \"status\":\"creating\"\ncreateRuntime \"status\":\"creating\"\ncreateContainer \"status\":\"creating\"\npoststart \"status\":\"running\"\npoststop \"status\":\"stopped\"\n"; string(b) != want {
+		if want := "prestart \"status\":\"creating\"\ncreateRuntime \"status\":\"creating\"\ncreateContainer " +
+			"\"status\":\"creating\"\npoststart \"status\":\"running\"\npoststop \"status\":\"stopped\"\n"; string(
+			b) != want {
 			t.Errorf("%s, want %s", b, want)
 		}
-		if b, err := os.ReadFile("/rootfs/tmp/state"); err != nil || !strings.Contains(string(b), `"status":"created"`) {
+		if b, err := os.ReadFile("/rootfs/tmp/state"); err != nil || !strings.Contains(string(b),
+			`"status":"created"`) {
 			t.Error(string(b), err)
 		}
 		one := 1
 		for _, bad := range []specs.Hooks{
 			{Prestart: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sh", "-c", "echo no luck; exit 3"}}}},
-			{CreateContainer: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sh", "-c", "echo no luck; exit 3"}}}},
+			{CreateContainer: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sh", "-c",
+				"echo no luck; exit 3"}}}},
 			{CreateRuntime: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sleep", "100"}, Timeout: &one}}},
-			{CreateContainer: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sleep", "100"}, Timeout: &one}}},
+			{CreateContainer: []specs.Hook{{Path: "/rootfs/bin/busybox", Args: []string{"sleep", "100"},
+				Timeout: &one}}},
 		} {
 			s.Hooks = &bad
-			if _, err := g.Create(t.Context(), "hooks", s, Stdio{}); err == nil || !strings.Contains(err.Error(), "no luck") && !strings.Contains(err.Error(), "not done after 1s") {
+			if _, err := g.Create(t.Context(), "hooks", s, Stdio{}); err == nil || !strings.Contains(err.Error(),
+				"no luck") && !strings.Contains(err.Error(), "not done after 1s") {
 				t.Error(err)
 			} else {
 				t.Log(err)
@@ -908,17 +986,21 @@ var guestTests = []struct {
 		}
 	}},
 	{"a user namespace maps its root", func(t *testing.T, g *guest) {
-		s := sh("cat /proc/self/uid_map; id -u; echo > /dev/null && echo null; (mknod /tmp/z c 1 5) 2>/dev/null || echo refused")
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"}, specs.LinuxNamespace{Type: "network"})
+		s := sh("cat /proc/self/uid_map; id -u; echo > /dev/null && echo null; (mknod /tmp/z c 1 5) 2>/dev/null || " +
+			"echo refused")
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"},
+			specs.LinuxNamespace{Type: "network"})
 		s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 		s.Linux.GIDMappings = s.Linux.UIDMappings
 		got, code := g.run(t, s)
-		if f := strings.Fields(got); code != 0 || len(f) < 6 || f[1] != "100000" || f[3] != "0" || f[4] != "null" || f[5] != "refused" {
+		if f := strings.Fields(got); code != 0 || len(f) < 6 || f[1] != "100000" || f[3] != "0" || f[4] != "null" ||
+			f[5] != "refused" {
 			t.Error(got, code)
 		}
 	}},
 	{"an exec joins a user namespace, also one whose network is another's", func(t *testing.T, g *guest) {
-		for name, network := range map[string]specs.LinuxNamespace{"own": {Type: "network"}, "shared": {Type: "network", Path: "/proc/1/ns/net"}} {
+		for name, network := range map[string]specs.LinuxNamespace{"own": {Type: "network"},
+			"shared": {Type: "network", Path: "/proc/1/ns/net"}} {
 			// The program is one that nobody in the namespace can read, as are some that drop rights.
 			s := spec("/tmp/busybox", "sleep", "1000")
 			b, err := os.ReadFile("/rootfs/bin/busybox")
@@ -929,10 +1011,14 @@ var guestTests = []struct {
 			s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 			s.Linux.GIDMappings = s.Linux.UIDMappings
 			if network.Path != "" { // sysfs shows a network, and only its owner mounts it
-				s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "sysfs" || m.Type == "cgroup" })
+				s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool {
+					return m.Type == "sysfs" ||
+						m.Type == "cgroup"
+				})
 			}
 			errno := uint(unix.ENOTTY)
-			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
 			c := g.create(t, s, Stdio{})
 			if got, code := g.exec(t, c, "id -u"); got != "0\n" || code != 0 {
 				t.Errorf("%s: before the start: %q, %d", name, got, code)
@@ -940,7 +1026,10 @@ var guestTests = []struct {
 			if err := c.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			got, code := g.exec(t, c, "hostname; id -u; for n in user pid mnt uts ipc cgroup net; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup; grep -E '^(CapEff|NoNewPrivs|Seccomp:)' /proc/self/status; pwd; ls /proc/self/fd | wc -l; head -c 100 /proc/self/uid_map | grep -c 100000; exit 5")
+			got, code := g.exec(
+				t, c, "hostname; id -u; for n in user pid mnt uts ipc cgroup net; do readlink /proc/self/ns/$n; "+
+					"done; cat /proc/self/cgroup; grep -E '^(CapEff|NoNewPrivs|Seccomp:)' /proc/self/status; pwd; "+
+					"ls /proc/self/fd | wc -l; head -c 100 /proc/self/uid_map | grep -c 100000; exit 5")
 			want := "pod\n0\n"
 			for _, n := range []string{"user", "pid", "mnt", "uts", "ipc", "cgroup", "net"} {
 				l, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.init.pid, n))
@@ -950,28 +1039,32 @@ var guestTests = []struct {
 			if got != want || code != 5 {
 				t.Errorf("%s: %q, %d, want %q", name, got, code, want)
 			}
-			user, err := c.Exec(t.Context(), "user", &specs.Process{Args: []string{"/bin/sleep", "100"}, Cwd: "/", User: specs.User{UID: 1000, GID: 1000}}, Stdio{})
+			user, err := c.Exec(t.Context(), "user", &specs.Process{Args: []string{"/bin/sleep", "100"}, Cwd: "/",
+				User: specs.User{UID: 1000, GID: 1000}}, Stdio{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if pids, err := c.Pids(); err != nil || !slices.Contains(pids, user.PID()) {
 				t.Error(pids, err)
 			}
-			if st, err := os.Stat(fmt.Sprintf("/proc/%d", user.PID())); err != nil || st.Sys().(*syscall.Stat_t).Uid != 101000 {
+			if st, err := os.Stat(fmt.Sprintf("/proc/%d", user.PID())); err != nil ||
+				st.Sys().(*syscall.Stat_t).Uid != 101000 {
 				t.Error(st, err)
 			}
 			user.Signal(unix.SIGTERM)
 			if code, err := user.Wait(t.Context()); code != 143 || err != nil {
 				t.Error(code, err)
 			}
-			tty, err := c.Exec(t.Context(), "tty", &specs.Process{Args: []string{"/bin/tty"}, Cwd: "/", Terminal: true}, Stdio{})
+			tty, err := c.Exec(t.Context(), "tty", &specs.Process{Args: []string{"/bin/tty"}, Cwd: "/",
+				Terminal: true}, Stdio{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if b, err := tty.ReadStdout(t.Context(), 100); string(b) != "/dev/pts/0\r\n" {
 				t.Errorf("%q, %v", b, err)
 			}
-			if _, err := c.Exec(t.Context(), "x", &specs.Process{Args: []string{"nosuch"}, Cwd: "/"}, Stdio{}); !errors.Is(err, os.ErrNotExist) {
+			if _, err := c.Exec(t.Context(), "x", &specs.Process{Args: []string{"nosuch"}, Cwd: "/"},
+				Stdio{}); !errors.Is(err, os.ErrNotExist) {
 				t.Error(err)
 			}
 			time.Sleep(drainTime)
@@ -985,7 +1078,8 @@ var guestTests = []struct {
 			if after := openFiles(t); after > before+2 {
 				t.Errorf("%d files before, %d after", before, after)
 			}
-			last, err := c.Exec(t.Context(), "last", &specs.Process{Args: []string{"/bin/sleep", "100"}, Cwd: "/"}, Stdio{})
+			last, err := c.Exec(t.Context(), "last", &specs.Process{Args: []string{"/bin/sleep", "100"}, Cwd: "/"},
+				Stdio{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -993,14 +1087,16 @@ var guestTests = []struct {
 			if code, err := last.Wait(t.Context()); code != 137 || err != nil {
 				t.Error("it outlives its container:", code, err)
 			}
-			if _, err := c.Exec(t.Context(), "late", &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"}, Stdio{}); err == nil {
+			if _, err := c.Exec(t.Context(), "late", &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"},
+				Stdio{}); err == nil {
 				t.Error("an exec in a container that has ended")
 			}
 		}
 	}},
 	{"a user namespace is joined by path, as the containers of a pod do", func(t *testing.T, g *guest) {
 		s := spec("/bin/sleep", "1000")
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"}, specs.LinuxNamespace{Type: "network"})
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"},
+			specs.LinuxNamespace{Type: "network"})
 		s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 		s.Linux.GIDMappings = s.Linux.UIDMappings
 		pod := g.start(t, s, Stdio{})
@@ -1009,17 +1105,21 @@ var guestTests = []struct {
 			"processes of its own": {{Type: "pid"}},
 			"the pod's processes":  {{Type: "pid", Path: path("pid")}},
 		} {
-			s := sh("echo $$; cat /proc/self/uid_map; id -u; hostname; for n in user net ipc uts; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup; head -c 1 /dev/zero | wc -c; (mknod /tmp/z c 1 5) 2>/dev/null || echo refused; cat /proc/self/oom_score_adj; sleep 1000")
+			s := sh("echo $$; cat /proc/self/uid_map; id -u; hostname; for n in user net ipc uts; do readlink " +
+				"/proc/self/ns/$n; done; cat /proc/self/cgroup; head -c 1 /dev/zero | wc -c; (mknod /tmp/z c 1 5) " +
+				"2>/dev/null || echo refused; cat /proc/self/oom_score_adj; sleep 1000")
 			s.Hostname = ""
 			s.Linux.Namespaces = append(own, specs.LinuxNamespace{Type: "mount"}, specs.LinuxNamespace{Type: "cgroup"})
-			for n, kind := range map[string]specs.LinuxNamespaceType{"user": "user", "net": "network", "ipc": "ipc", "uts": "uts"} {
+			for n, kind := range map[string]specs.LinuxNamespaceType{"user": "user", "net": "network", "ipc": "ipc",
+				"uts": "uts"} {
 				s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path(n)})
 			}
 			score := 77
 			s.Process.OOMScoreAdj = &score
 			var out buffer
 			c := g.start(t, s, Stdio{Stdout: &out, Stderr: &out})
-			for end := time.Now().Add(10 * time.Second); !strings.Contains(out.String(), "77\n") && time.Now().Before(end); {
+			for end := time.Now().Add(10 * time.Second); !strings.Contains(out.String(), "77\n") &&
+				time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond)
 			}
 			f := strings.Fields(out.String())
@@ -1032,13 +1132,15 @@ var guestTests = []struct {
 			if len(f) < 1 || !slices.Equal(f[1:], want) || (f[0] == "1") != (own[0].Path == "") {
 				t.Errorf("%s: %q, want %q", name, f, want)
 			}
-			if got, code := g.exec(t, c, "id -u; readlink /proc/self/ns/user; exit 3"); got != "0\n"+want[5]+"\n" || code != 3 {
+			if got, code := g.exec(t, c, "id -u; readlink /proc/self/ns/user; exit 3"); got != "0\n"+want[5]+"\n" ||
+				code != 3 {
 				t.Errorf("%s: an exec: %q, %d", name, got, code)
 			}
 			if pids, err := c.Pids(); err != nil || !slices.Contains(pids, c.init.pid) {
 				t.Error(name, pids, err)
 			}
-			if st, err := os.Stat(fmt.Sprintf("/proc/%d", c.init.pid)); err != nil || st.Sys().(*syscall.Stat_t).Uid != 100000 {
+			if st, err := os.Stat(fmt.Sprintf("/proc/%d", c.init.pid)); err != nil ||
+				st.Sys().(*syscall.Stat_t).Uid != 100000 {
 				t.Error(name, st, err)
 			}
 			c.init.Signal(unix.SIGKILL)
@@ -1047,12 +1149,14 @@ var guestTests = []struct {
 			}
 		}
 		bad := sh("true")
-		bad.Linux.Namespaces = append(bad.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/proc/1/ns/nosuch"})
+		bad.Linux.Namespaces = append(bad.Linux.Namespaces, specs.LinuxNamespace{Type: "user",
+			Path: "/proc/1/ns/nosuch"})
 		if _, err := g.Create(t.Context(), "bad", bad, Stdio{}); !errors.Is(err, os.ErrNotExist) {
 			t.Error(err)
 		}
 		bad.Linux.Namespaces[len(bad.Linux.Namespaces)-1].Path = path("net")
-		if _, err := g.Create(t.Context(), "bad", bad, Stdio{}); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "join the user namespace") {
+		if _, err := g.Create(t.Context(), "bad", bad, Stdio{}); !errors.Is(err, unix.EINVAL) ||
+			!strings.Contains(err.Error(), "join the user namespace") {
 			t.Error(err)
 		} else {
 			t.Log(err)
@@ -1078,25 +1182,32 @@ var guestTests = []struct {
 			}
 			t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 			below := filepath.Join(dir, "below")
-			if err := errors.Join(os.WriteFile(dir+"/root", nil, 0o600), os.WriteFile(dir+"/user", nil, 0o600), os.Chown(dir+"/user", 7, 8), os.Mkdir(below, 0o755),
-				unix.Mount("tmpfs", below, "tmpfs", 0, ""), os.WriteFile(below+"/root", nil, 0o600), os.Chmod(dir, 0o777), os.Chown(below, 0, 0)); err != nil {
+			if err := errors.Join(os.WriteFile(dir+"/root", nil, 0o600), os.WriteFile(dir+"/user", nil, 0o600),
+				os.Chown(dir+"/user", 7, 8), os.Mkdir(below, 0o755),
+				unix.Mount("tmpfs", below, "tmpfs", 0, ""), os.WriteFile(below+"/root", nil, 0o600),
+				os.Chmod(dir, 0o777), os.Chown(below, 0, 0)); err != nil {
 				t.Fatal(name, err)
 			}
 			t.Cleanup(func() { unix.Unmount(below, unix.MNT_DETACH) })
 			script := "cd /vol; stat -c '%u:%g' root user below/root; touch made && stat -c '%u:%g' made; rm made"
 			plain := sh(script)
-			plain.Mounts = append(plain.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir, Options: []string{"rbind", "nosuid"}})
+			plain.Mounts = append(plain.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir,
+				Options: []string{"rbind", "nosuid"}})
 			g.expect(t, plain, "0:0\n7:8\n0:0\n0:0")
 			// The container sees its mount's owners as the guest does: it is in no user namespace.
 			mapped := sh("cd /vol; stat -c '%u:%g' root user below/root")
-			mapped.Mounts = append(mapped.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir, Options: []string{"rbind"}, UIDMappings: some, GIDMappings: some})
+			mapped.Mounts = append(mapped.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir,
+				Options: []string{"rbind"}, UIDMappings: some, GIDMappings: some})
 			g.expect(t, mapped, "100000:100000\n100007:100008\n0:0")
 			mapped.Mounts[len(mapped.Mounts)-1].Options = []string{"rbind", "ridmap"}
 			g.expect(t, mapped, "100000:100000\n100007:100008\n100000:100000")
-			// In a user namespace, and with its mappings, all is as if there were none, and what it makes belongs to root on the disk.
+			// In a user namespace, and with its mappings, all is as if there were none, and what it makes belongs to
+			// root on the disk.
 			user := sh(script + "; touch kept")
-			user.Mounts = append(user.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir, Options: []string{"rbind", "ridmap"}})
-			user.Linux.Namespaces = append(user.Linux.Namespaces, specs.LinuxNamespace{Type: "user"}, specs.LinuxNamespace{Type: "network"})
+			user.Mounts = append(user.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir,
+				Options: []string{"rbind", "ridmap"}})
+			user.Linux.Namespaces = append(user.Linux.Namespaces, specs.LinuxNamespace{Type: "user"},
+				specs.LinuxNamespace{Type: "network"})
 			user.Linux.UIDMappings, user.Linux.GIDMappings = some, some
 			g.expect(t, user, "0:0\n7:8\n0:0\n0:0")
 			var st unix.Stat_t
@@ -1104,8 +1215,10 @@ var guestTests = []struct {
 				t.Errorf("%s: %+v, %v", name, st, err)
 			}
 			without := sh("cd /vol; stat -c '%u:%g' root")
-			without.Linux.Namespaces, without.Linux.UIDMappings, without.Linux.GIDMappings = user.Linux.Namespaces, some, some
-			without.Mounts = append(without.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir, Options: []string{"rbind"}})
+			without.Linux.Namespaces, without.Linux.UIDMappings, without.Linux.GIDMappings = user.Linux.Namespaces,
+				some, some
+			without.Mounts = append(without.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir,
+				Options: []string{"rbind"}})
 			g.expect(t, without, "65534:65534")
 			// A namespace by path says which, too.
 			pod := user
@@ -1113,15 +1226,19 @@ var guestTests = []struct {
 			keeper := g.start(t, pod, Stdio{})
 			path := func(n string) string { return fmt.Sprintf("/proc/%d/ns/%s", keeper.init.pid, n) }
 			joined := sh(script)
-			joined.Linux.Namespaces = append(joined.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: path("user")}, specs.LinuxNamespace{Type: "network", Path: path("net")})
-			joined.Mounts = append(joined.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir, Options: []string{"rbind", "idmap"}})
+			joined.Linux.Namespaces = append(joined.Linux.Namespaces, specs.LinuxNamespace{Type: "user",
+				Path: path("user")}, specs.LinuxNamespace{Type: "network", Path: path("net")})
+			joined.Mounts = append(joined.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: dir,
+				Options: []string{"rbind", "idmap"}})
 			g.expect(t, joined, "0:0\n7:8\n65534:65534\n0:0")
 		}
 		bad := sh("true")
-		bad.Mounts = append(bad.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: "/proc/sys", Options: []string{"bind"}, UIDMappings: some, GIDMappings: some})
+		bad.Mounts = append(bad.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: "/proc/sys",
+			Options: []string{"bind"}, UIDMappings: some, GIDMappings: some})
 		before := openFiles(t)
 		_, err := g.Create(t.Context(), "bad", bad, Stdio{})
-		if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "mount /vol: other owners: the file system proc of /proc/sys") {
+		if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(),
+			"mount /vol: other owners: the file system proc of /proc/sys") {
 			t.Error(err)
 		}
 		t.Log(err)
@@ -1146,7 +1263,8 @@ var guestTests = []struct {
 		before := openFiles(t)
 		began := time.Now()
 		for i := range 200 {
-			p, err := c.Exec(t.Context(), strconv.Itoa(i), &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"}, Stdio{})
+			p, err := c.Exec(t.Context(), strconv.Itoa(i), &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"},
+				Stdio{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -1185,7 +1303,10 @@ var guestTests = []struct {
 		}
 		make := func(id string) *Container {
 			t.Helper()
-			c, err := r.Create(t.Context(), id, sh("cat /proc/self/oom_score_adj; cat /proc/self/cgroup; ls /proc | grep -c '^[0-9]'; exec sleep 1000"), Stdio{})
+			c, err := r.Create(
+				t.Context(), id, sh(
+					"cat /proc/self/oom_score_adj; cat /proc/self/cgroup; ls /proc | grep -c '^[0-9]'; exec "+
+						"sleep 1000"), Stdio{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -1199,7 +1320,8 @@ var guestTests = []struct {
 		}
 		first := make("ahead-1")
 		pid := own.await(t)
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || strings.TrimSpace(string(b)) != "0::/"+leaf {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil ||
+			strings.TrimSpace(string(b)) != "0::/"+leaf {
 			t.Errorf("%q, %v", b, err)
 		}
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -1227,7 +1349,8 @@ var guestTests = []struct {
 			got += string(b)
 		}
 		// At most the shell, twice as it forks, and the two programs: nothing that waits is seen.
-		if rest, ok := strings.CutPrefix(got, "0\n0::/\n"); !ok || !slices.Contains([]string{"2\n", "3\n", "4\n"}, rest) {
+		if rest, ok := strings.CutPrefix(got, "0\n0::/\n"); !ok || !slices.Contains([]string{"2\n", "3\n", "4\n"},
+			rest) {
 			t.Errorf("%q", got)
 		}
 		// One that ends is of no consequence, whenever it does.
@@ -1327,7 +1450,8 @@ var guestTests = []struct {
 			for j := range 3 {
 				wg.Go(func() {
 					for k := 0; ; k++ {
-						p, err := c.Exec(ctx, fmt.Sprintf("%d-%d", j, k), &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"}, Stdio{})
+						p, err := c.Exec(ctx, fmt.Sprintf("%d-%d", j, k), &specs.Process{Args: []string{"/bin/true"},
+							Cwd: "/"}, Stdio{})
 						if err != nil {
 							mu.Lock()
 							_, why, _ := strings.Cut(err.Error(), id)
@@ -1377,7 +1501,8 @@ var guestTests = []struct {
 		time.Sleep(drainTime + 100*time.Millisecond)
 		before, routines := openFiles(t), runtime.NumGoroutine()
 		deaf, listener := io.Pipe() // a connection whose other end is there, and reads nothing
-		for name, stdio := range map[string]Stdio{"by calls": {}, "by a connection": {Stdout: listener, Stderr: &buffer{}}} {
+		for name, stdio := range map[string]Stdio{"by calls": {}, "by a connection": {Stdout: listener,
+			Stderr: &buffer{}}} {
 			c, err := g.Create(t.Context(), "unread", sh("echo out; echo err >&2; exit 3"), stdio)
 			if err != nil {
 				t.Fatal(err)
@@ -1397,7 +1522,8 @@ var guestTests = []struct {
 					t.Error(name, "it is waited for")
 				}
 				time.Sleep(drainTime)
-				if b, err := c.init.ReadStdout(ctx, 100); string(b) != "out\n" || err != nil { // it is still there for a late reader
+				// it is still there for a late reader
+				if b, err := c.init.ReadStdout(ctx, 100); string(b) != "out\n" || err != nil {
 					t.Errorf("%s: %q, %v", name, b, err)
 				}
 			}
@@ -1429,7 +1555,8 @@ var guestTests = []struct {
 			t.Error(err)
 		}
 		g.Runner.ahead.drop(false)
-		for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && (openFiles(t) > before || runtime.NumGoroutine() > routines); {
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && (openFiles(t) > before ||
+			runtime.NumGoroutine() > routines); {
 			time.Sleep(20 * time.Millisecond)
 		}
 		if after := openFiles(t); after > before {
@@ -1439,60 +1566,64 @@ var guestTests = []struct {
 			t.Errorf("%d goroutines before, %d after", routines, after)
 		}
 	}},
-	{"a container costs a few times a process, and less with a stage that was started ahead", func(t *testing.T, g *guest) {
-		const n = 21
-		g.start(t, spec("/bin/sleep", "1000"), Stdio{}) // while there is none, nothing is started ahead
-		before := openFiles(t)
-		var bare []time.Duration
-		var without, with [5][]time.Duration // create, start, wait, remove, all
-		measure := func(times *[5][]time.Duration) {
-			t0 := time.Now()
-			c, err := g.Create(t.Context(), "fast", spec("/bin/true"), Stdio{})
-			if err != nil {
-				t.Fatal(err)
+	{"a container costs a few times a process, and less with a stage that was started ahead",
+		func(t *testing.T, g *guest) {
+			const n = 21
+			g.start(t, spec("/bin/sleep", "1000"), Stdio{}) // while there is none, nothing is started ahead
+			before := openFiles(t)
+			var bare []time.Duration
+			var without, with [5][]time.Duration // create, start, wait, remove, all
+			measure := func(times *[5][]time.Duration) {
+				t0 := time.Now()
+				c, err := g.Create(t.Context(), "fast", spec("/bin/true"), Stdio{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t1 := time.Now()
+				if err := c.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				t2 := time.Now()
+				c.init.Wait(t.Context())
+				t3 := time.Now()
+				if err := c.Remove(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				t4 := time.Now()
+				for i, d := range []time.Duration{t1.Sub(t0), t2.Sub(t1), t3.Sub(t2), t4.Sub(t3), t4.Sub(t0)} {
+					times[i] = append(times[i], d)
+				}
 			}
-			t1 := time.Now()
-			if err := c.Start(t.Context()); err != nil {
-				t.Fatal(err)
+			for range n { // by turns, so that whatever else the machine does concerns all alike
+				g.await(t)
+				measure(&with)
+				g.Runner.ahead.drop(false)
+				began := time.Now()
+				ch, err := g.reaper.Start(&exec.Cmd{Path: "/rootfs/bin/busybox", Args: []string{"true"}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ch.Wait(t.Context())
+				bare = append(bare, time.Since(began))
+				measure(&without)
 			}
-			t2 := time.Now()
-			c.init.Wait(t.Context())
-			t3 := time.Now()
-			if err := c.Remove(t.Context()); err != nil {
-				t.Fatal(err)
+			unit := median(bare)
+			for name, times := range map[string]*[5][]time.Duration{"without": &without, "with": &with} {
+				r := func(i int) time.Duration { return median(times[i]).Round(10 * time.Microsecond) }
+				t.Logf("bare %v; %s: create %v, start %v, wait %v, remove %v, all %v: %.1f times; at best %.1f",
+					unit.Round(10*time.Microsecond),
+					name, r(0), r(1), r(2), r(3), r(4), float64(median(times[4]))/float64(unit),
+					float64(slices.Min(times[4]))/float64(slices.Min(bare)))
 			}
-			t4 := time.Now()
-			for i, d := range []time.Duration{t1.Sub(t0), t2.Sub(t1), t3.Sub(t2), t4.Sub(t3), t4.Sub(t0)} {
-				times[i] = append(times[i], d)
+			if median(with[0]) >= median(without[0]) {
+				t.Errorf("to create takes %v with a stage that was started ahead, %v without", median(with[0]),
+					median(without[0]))
 			}
-		}
-		for range n { // by turns, so that whatever else the machine does concerns all alike
-			g.await(t)
-			measure(&with)
-			g.Runner.ahead.drop(false)
-			began := time.Now()
-			ch, err := g.reaper.Start(&exec.Cmd{Path: "/rootfs/bin/busybox", Args: []string{"true"}})
-			if err != nil {
-				t.Fatal(err)
+			time.Sleep(drainTime + 100*time.Millisecond)
+			if after := openFiles(t); after > before+2 {
+				t.Errorf("%d files before, %d after", before, after)
 			}
-			ch.Wait(t.Context())
-			bare = append(bare, time.Since(began))
-			measure(&without)
-		}
-		unit := median(bare)
-		for name, times := range map[string]*[5][]time.Duration{"without": &without, "with": &with} {
-			r := func(i int) time.Duration { return median(times[i]).Round(10 * time.Microsecond) }
-			t.Logf("bare %v; %s: create %v, start %v, wait %v, remove %v, all %v: %.1f times; at best %.1f", unit.Round(10*time.Microsecond),
-				name, r(0), r(1), r(2), r(3), r(4), float64(median(times[4]))/float64(unit), float64(slices.Min(times[4]))/float64(slices.Min(bare)))
-		}
-		if median(with[0]) >= median(without[0]) {
-			t.Errorf("to create takes %v with a stage that was started ahead, %v without", median(with[0]), median(without[0]))
-		}
-		time.Sleep(drainTime + 100*time.Millisecond)
-		if after := openFiles(t); after > before+2 {
-			t.Errorf("%d files before, %d after", before, after)
-		}
-	}},
+		}},
 }
 
 func median(d []time.Duration) time.Duration {
@@ -1549,7 +1680,8 @@ func (g *guest) await(t *testing.T) int {
 			}
 			continue
 		}
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", s.child.Pid)); err == nil && strings.HasPrefix(string(b), fmt.Sprint(unix.SYS_RECVMSG)+" ") {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", s.child.Pid)); err == nil &&
+			strings.HasPrefix(string(b), fmt.Sprint(unix.SYS_RECVMSG)+" ") {
 			return s.child.Pid
 		}
 	}

@@ -41,7 +41,8 @@ func (b *blueprint) lend() {
 		if !ok || m.Bind || b.clone&flag != 0 {
 			continue
 		}
-		out := idmap{mount: i, fs: m.Type, attr: int(m.Flags & (unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC))}
+		out := idmap{mount: i, fs: m.Type, attr: int(m.Flags & (unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV |
+			unix.MS_NOEXEC))}
 		for _, j := range b.join {
 			if j.flag == flag {
 				out.in = j
@@ -127,7 +128,8 @@ func sysctlNamespace(name string) int {
 	return unix.CLONE_NEWIPC
 }
 
-// maxTrees is how many mounts of a container can have other owners. Their files have to stay below highFD, and within child.MaxFiles.
+// maxTrees is how many mounts of a container can have other owners. Their files have to stay below highFD, and within
+// child.MaxFiles.
 const maxTrees = 48
 
 // idmaps finds the mounts of a specification that have other owners.
@@ -161,8 +163,8 @@ func (b *blueprint) idmaps(mounts []specs.Mount) error {
 	return nil
 }
 
-// makeTrees makes mounts with other owners, which only who owns the file system may, and so not a stage in a user namespace. To be closed
-// by the caller, also with an error.
+// makeTrees makes mounts with other owners, which only who owns the file system may, and so not a stage in a user
+// namespace. To be closed by the caller, also with an error.
 func (r *Runner) makeTrees(b *blueprint) (out []*os.File, err error) {
 	owners := map[string]*os.File{} // namespaces by mappings
 	defer func() {
@@ -180,7 +182,10 @@ func (r *Runner) makeTrees(b *blueprint) (out []*os.File, err error) {
 			out = append(out, os.NewFile(uintptr(fd), t.fs))
 			continue
 		}
-		fail := func(err error) ([]*os.File, error) { return out, fmt.Errorf("mount %s: other owners: %w", m.Name, err) }
+		fail := func(err error) ([]*os.File, error) {
+			return out, fmt.Errorf("mount %s: other owners: %w", m.Name,
+				err)
+		}
 		key := fmt.Sprint(t.uids, t.gids)
 		if owners[key] == nil {
 			var f *os.File
@@ -203,10 +208,12 @@ func (r *Runner) makeTrees(b *blueprint) (out []*os.File, err error) {
 		if t.recursive {
 			flags |= unix.AT_RECURSIVE
 		}
-		err = unix.MountSetattr(fd, "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(owners[key].Fd())})
+		err = unix.MountSetattr(fd, "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP,
+			Userns_fd: uint64(owners[key].Fd())})
 		if err == unix.EINVAL {
 			// The file system must say that it can. mount_setattr(2), which lists those.
-			err = fmt.Errorf("the file system %s of %s cannot have them, or what is mounted below it cannot: %w", fileSystem(m.Source), m.Source, err)
+			err = fmt.Errorf("the file system %s of %s cannot have them, or what is mounted below it cannot: %w",
+				fileSystem(m.Source), m.Source, err)
 		}
 		if err != nil {
 			return fail(err)
@@ -215,11 +222,12 @@ func (r *Runner) makeTrees(b *blueprint) (out []*os.File, err error) {
 	return out, nil
 }
 
-// mapping makes a user namespace, which lives as long as its file is open. Its first process, which it cannot be made without, is a stage
-// that gets no plan.
+// mapping makes a user namespace, which lives as long as its file is open. Its first process, which it cannot be made
+// without, is a stage that gets no plan.
 func (r *Runner) mapping(uids, gids []specs.LinuxIDMapping) (*os.File, error) {
 	s, err := r.idleStage(&syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER, UidMappings: mappings(uids), GidMappings: mappings(gids), GidMappingsEnableSetgroups: true,
+		Cloneflags: unix.CLONE_NEWUSER, UidMappings: mappings(uids), GidMappings: mappings(gids),
+		GidMappingsEnableSetgroups: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("user namespace with these mappings: %w", err)

@@ -25,8 +25,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// IsStage says whether a program with these arguments was started as a stage, and so shall call Stage before anything else. It may be
-// process 1 then, of a container.
+// IsStage says whether a program with these arguments was started as a stage, and so shall call Stage before anything
+// else. It may be process 1 then, of a container.
 func IsStage(args []string) bool {
 	return len(args) == 2 && args[0] == stage.Name && (args[1] == stage.Word || args[1] == stage.WordAhead)
 }
@@ -39,12 +39,13 @@ var stageEnvironment = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemp
 
 // launch is how to start a stage.
 type launch struct {
-	plan       *stage.Plan
-	clone      int
-	group      *cgroup.Group
-	join       []join
-	into       *Process               // join the pid namespace of this one, and hand its pidfd over
-	enter      int                    // namespaces of into that the stage is started in, as it cannot join them; with the user's all but the mounts
+	plan  *stage.Plan
+	clone int
+	group *cgroup.Group
+	join  []join
+	into  *Process // join the pid namespace of this one, and hand its pidfd over
+	// namespaces of into that the stage is started in, as it cannot join them; with the user's all but the mounts
+	enter      int
 	uids, gids []specs.LinuxIDMapping // of a new user namespace
 	owner      string                 // the path of a user namespace to join, which then owns all that is made
 	stdio      Stdio
@@ -59,8 +60,8 @@ func (l *launch) user() bool { return len(l.uids) > 0 || l.owner != "" }
 // highFD is above all files that a stage is started with, which take the place of whatever has their numbers.
 const highFD = 100
 
-// sealed is the program to execute as a stage: itself where nobody can write to it, and else a copy that cannot be changed. A process in a
-// container may find its way to the stage's program; CVE-2019-5736.
+// sealed is the program to execute as a stage: itself where nobody can write to it, and else a copy that cannot be
+// changed. A process in a container may find its way to the stage's program; CVE-2019-5736.
 func sealed(self string) (string, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(self, &st); err != nil {
@@ -130,14 +131,15 @@ func (r *Runner) launch(ctx context.Context, c *Container, l *launch) (*Process,
 		}
 		setOOM(started.Pid, l.oom)
 	}
-	p := &Process{c: c, id: c.id, pid: started.Pid, child: started, io: sio, done: make(chan struct{}), drained: make(chan struct{}), pidfd: -1}
+	p := &Process{c: c, id: c.id, pid: started.Pid, child: started, io: sio, done: make(chan struct{}),
+		drained: make(chan struct{}), pidfd: -1}
 	p.openPidfd()
 	r.goes(p.watch)
 	return p, ctl, nil
 }
 
-// launchAhead uses the stage that was started ahead, if there is one and it can serve. If it cannot be used, for whatever reason, the usual way
-// is open, and says what is wrong if it is not the stage.
+// launchAhead uses the stage that was started ahead, if there is one and it can serve. If it cannot be used, for
+// whatever reason, the usual way is open, and says what is wrong if it is not the stage.
 func (r *Runner) launchAhead(ctx context.Context, l *launch, files []*os.File) (*reap.Child, *control) {
 	s := l.recruit
 	l.recruit = nil
@@ -196,7 +198,8 @@ func (r *Runner) launchNow(l *launch, files []*os.File) (_ *reap.Child, _ *contr
 		f := os.NewFile(uintptr(pidfd), "pidfd")
 		defer f.Close()
 		if l.enter&unix.CLONE_NEWUSER != 0 {
-			// Root of a user namespace may not look into every process in it, which joining by pidfd asks for. setns(2).
+			// Root of a user namespace may not look into every process in it, which joining by pidfd asks for.
+			// setns(2).
 			if f, err = openMounts(l.into.pid, pidfd); err != nil {
 				return nil, nil, err
 			}
@@ -234,13 +237,15 @@ func (r *Runner) launchNow(l *launch, files []*os.File) (_ *reap.Child, _ *contr
 		switch {
 		case owner != nil:
 			c := child.Command{
-				Program: self, Args: cmd.Args, Env: cmd.Env, Files: append(files, cmd.ExtraFiles...), Process: int(owner.Fd()), Flags: unix.CLONE_NEWUSER,
+				Program: self, Args: cmd.Args, Env: cmd.Env, Files: append(files, cmd.ExtraFiles...),
+				Process: int(owner.Fd()), Flags: unix.CLONE_NEWUSER,
 				New: l.clone, Group: group,
 			}
 			started, err = r.cfg.Reaper.StartWith(c.Start)
 		case l.enter != 0:
 			c := child.Command{
-				Program: self, Args: cmd.Args, Env: cmd.Env, Files: append(files, cmd.ExtraFiles...), Process: pidfd, Flags: l.enter, Group: group,
+				Program: self, Args: cmd.Args, Env: cmd.Env, Files: append(files, cmd.ExtraFiles...), Process: pidfd,
+				Flags: l.enter, Group: group,
 			}
 			started, err = r.cfg.Reaper.StartWith(c.Start)
 		default:
@@ -275,8 +280,8 @@ func openMounts(pid, pidfd int) (*os.File, error) {
 	return f, nil
 }
 
-// setOOM sets how likely the kernel kills a process for want of memory; without a wish as likely as any other, whatever the agent's own is.
-// A process that has ended, or a value below what is permitted, is no reason to fail.
+// setOOM sets how likely the kernel kills a process for want of memory; without a wish as likely as any other, whatever
+// the agent's own is. A process that has ended, or a value below what is permitted, is no reason to fail.
 func setOOM(pid int, value *int) {
 	n := 0
 	if value != nil {
@@ -288,7 +293,8 @@ func setOOM(pid int, value *int) {
 func mappings(list []specs.LinuxIDMapping) []syscall.SysProcIDMap {
 	var out []syscall.SysProcIDMap
 	for _, m := range list {
-		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
+		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID),
+			Size: int(m.Size)})
 	}
 	return out
 }
@@ -424,7 +430,8 @@ func (c *control) next(ctx context.Context) (stage.Message, error) {
 		return stage.Message{}, ctx.Err()
 	}
 	if err != nil || n == 0 {
-		// A socket that is closed with something in it to be read resets the connection. net/unix/af_unix.c, unix_release_sock.
+		// A socket that is closed with something in it to be read resets the connection. net/unix/af_unix.c,
+		// unix_release_sock.
 		c.unread = errors.Is(err, unix.ECONNRESET)
 		return stage.Message{}, io.EOF
 	}
@@ -444,7 +451,8 @@ func (c *control) next(ctx context.Context) (stage.Message, error) {
 	return m, nil
 }
 
-// removeFolder removes a container's folder after unmounting all in it. What cannot be unmounted is not removed from within.
+// removeFolder removes a container's folder after unmounting all in it. What cannot be unmounted is not removed from
+// within.
 func removeFolder(dir string) error {
 	mounts, err := mountinfo.Self()
 	if err != nil {
@@ -452,7 +460,8 @@ func removeFolder(dir string) error {
 	}
 	for i := len(mounts) - 1; i >= 0; i-- { // what was mounted last lies on top
 		if p := mounts[i].Point; p == dir || strings.HasPrefix(p, dir+string(filepath.Separator)) {
-			if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
+				!errors.Is(err, unix.EINVAL) {
 				return fmt.Errorf("unmount %s: %w", p, err)
 			}
 		}

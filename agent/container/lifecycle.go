@@ -79,7 +79,8 @@ func (c *Container) Start(ctx context.Context) error {
 	return nil
 }
 
-// Exec starts another process in a container. What p does not say of rights and limits is as the container's first process has it.
+// Exec starts another process in a container. What p does not say of rights and limits is as the container's first
+// process has it.
 func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, stdio Stdio) (*Process, error) {
 	fail := func(err error) (*Process, error) {
 		stdio.close()
@@ -122,7 +123,8 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 		plan.Flags = unix.CLONE_NEWNS
 		enter |= unix.CLONE_NEWUSER | shared&^plan.Flags
 	}
-	out, err := c.exec(ctx, execID, launch{plan: plan, group: c.group, stdio: stdio, into: c.init, enter: enter, oom: whole.OOMScoreAdj})
+	out, err := c.exec(ctx, execID, launch{plan: plan, group: c.group, stdio: stdio, into: c.init, enter: enter,
+		oom: whole.OOMScoreAdj})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

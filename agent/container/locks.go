@@ -17,8 +17,9 @@ import (
 	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
-// A guest keeps the locks of its programs to itself. On what another guest has too they exclude nobody, and so are refused: every call that takes a lock comes
-// to the agent first, which looks where the file is. Linux: Documentation/userspace-api/seccomp_filter.rst, "Userspace Notification".
+// A guest keeps the locks of its programs to itself. On what another guest has too they exclude nobody, and so are
+// refused: every call that takes a lock comes to the agent first, which looks where the file is. Linux:
+// Documentation/userspace-api/seccomp_filter.rst, "Userspace Notification".
 
 // foreign is a part of a file system that is mounted in a container, on which locks are refused.
 type foreign struct {
@@ -26,7 +27,8 @@ type foreign struct {
 	root   string
 }
 
-// refuseLocks has the processes of the container ask about locks if it has mounts on which locks are to be refused. The option is taken away.
+// refuseLocks has the processes of the container ask about locks if it has mounts on which locks are to be refused. The
+// option is taken away.
 func (c *Container) refuseLocks() error {
 	var sources []string
 	for _, m := range c.spec.Mounts {
@@ -90,8 +92,8 @@ func mountOf(file string) (uint64, error) {
 	return 0, fmt.Errorf("%s: no mnt_id", file)
 }
 
-// Sizes of struct seccomp_notif and seccomp_notif_resp of <linux/seccomp.h>: id (8 bytes), pid (4), flags (4), struct seccomp_data (64); and id (8), val (8),
-// error (4), flags (4).
+// Sizes of struct seccomp_notif and seccomp_notif_resp of <linux/seccomp.h>: id (8 bytes), pid (4), flags (4), struct
+// seccomp_data (64); and id (8), val (8), error (4), flags (4).
 const (
 	noticeSize = 80
 	answerSize = 24
@@ -138,7 +140,8 @@ func (c *Container) answerLocks(listener *os.File) {
 			continue
 		}
 		var n notice
-		if _, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n))); e != 0 {
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_RECV,
+			uintptr(unsafe.Pointer(&n))); e != 0 {
 			continue // it was killed meanwhile
 		}
 		a := answer{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
@@ -149,7 +152,8 @@ func (c *Container) answerLocks(listener *os.File) {
 	}
 }
 
-// isForeign says whether an open file of a process is on one of the mounts on which locks are refused, or on what is mounted below.
+// isForeign says whether an open file of a process is on one of the mounts on which locks are refused, or on what is
+// mounted below.
 func (c *Container) isForeign(pid int, fd uint32) bool {
 	id, err := mountOf(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
 	if err != nil {
@@ -171,6 +175,7 @@ func (c *Container) isForeign(pid int, fd uint32) bool {
 func foreignPoint(all []mountinfo.Mount, point string, list []foreign) bool {
 	below := func(p, dir string) bool { return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/") }
 	return slices.ContainsFunc(all, func(m mountinfo.Mount) bool {
-		return below(point, m.Point) && slices.ContainsFunc(list, func(f foreign) bool { return m.Device == f.device && below(m.Root, f.root) })
+		return below(point, m.Point) && slices.ContainsFunc(list,
+			func(f foreign) bool { return m.Device == f.device && below(m.Root, f.root) })
 	})
 }

@@ -17,7 +17,8 @@ func TestLocksAreRefusedOnForeignMountsAndBelow(t *testing.T) {
 		{ID: 5, Device: "0:9", Root: "/name-y", Point: "/other"},
 	}
 	list := []foreign{{"0:2", "/"}, {"0:9", "/name-x"}}
-	for point, want := range map[string]bool{"/": false, "/v": true, "/v/nested": true, "/nine": true, "/other": false, "/various": false} {
+	for point, want := range map[string]bool{"/": false, "/v": true, "/v/nested": true, "/nine": true,
+		"/other": false, "/various": false} {
 		if got := foreignPoint(all, point, list); got != want {
 			t.Errorf("%s: %v", point, got)
 		}

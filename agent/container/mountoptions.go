@@ -133,7 +133,10 @@ func mount(m specs.Mount) (stage.Mount, error) {
 		out.Source = out.Type
 	}
 	// A tmpfs takes the mode of the folder in whose place it is, where nothing else is said, as with runc.
-	out.AsBelow = out.Type == "tmpfs" && !slices.ContainsFunc(data, func(o string) bool { return strings.HasPrefix(o, "mode=") })
+	out.AsBelow = out.Type == "tmpfs" && !slices.ContainsFunc(data, func(o string) bool {
+		return strings.HasPrefix(o,
+			"mode=")
+	})
 	out.CopyUp = out.CopyUp && !out.Bind
 	// What is decided by who mounts it and shows the kernel's state must be where it says.
 	out.Exact = slices.Contains([]string{"proc", "sysfs"}, out.Type)

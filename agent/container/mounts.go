@@ -11,13 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mounts is a container's mount namespace, held from its first process's start until no request for a file in it is under way.
+// mounts is a container's mount namespace, held from its first process's start until no request for a file in it is
+// under way.
 //
-// Of what virtiofsd shares, each file system of the host is one of its own in the guest (a submount of FUSE), which is shut down with its last mount.
-// If a read ahead is not answered then, Linux leaves an inode behind that has no file system any more ("VFS: Busy inodes after unmount of virtiofs"),
-// and the answer ends the kernel's worker for all answers of virtiofsd with an oops: whoever uses a file of the host waits for ever. A process that
-// is killed while its program is still being read comes to that. Linux 6.12: fs/fuse/file.c, fuse_file_release waits for the release of a file, but
-// not where reads are under way, which fuse_readpages_end then releases; fs/super.c, generic_shutdown_super.
+// Of what virtiofsd shares, each file system of the host is one of its own in the guest (a submount of FUSE), which is
+// shut down with its last mount. If a read ahead is not answered then, Linux leaves an inode behind that has no file
+// system any more ("VFS: Busy inodes after unmount of virtiofs"), and the answer ends the kernel's worker for all
+// answers of virtiofsd with an oops: whoever uses a file of the host waits for ever. A process that is killed while its
+// program is still being read comes to that. Linux 6.12: fs/fuse/file.c, fuse_file_release waits for the release of a
+// file, but not where reads are under way, which fuse_readpages_end then releases; fs/super.c, generic_shutdown_super.
 type mounts struct {
 	file    *os.File
 	dropped chan struct{} // closed once the namespace is given up; nil before drop
@@ -56,16 +58,17 @@ func (m *mounts) drop(ctx context.Context, goes func(func())) error {
 	}
 }
 
-// Rounds of settle. Linux sends at most 12 requests that nobody waits for at a time (fs/fuse/inode.c, FUSE_DEFAULT_MAX_BACKGROUND), and each
-// read may be followed by a release: a few rounds are enough where answers come in order. Where other containers use files too, there may always
-// be a request under way, and many rounds are as good as an end.
+// Rounds of settle. Linux sends at most 12 requests that nobody waits for at a time (fs/fuse/inode.c,
+// FUSE_DEFAULT_MAX_BACKGROUND), and each read may be followed by a release: a few rounds are enough where answers come
+// in order. Where other containers use files too, there may always be a request under way, and many rounds are as good
+// as an end.
 const (
 	settleBlind = 4   // if Linux does not say how many are under way
 	settleMost  = 100 // if it does
 )
 
-// settle waits until virtiofsd has answered what it was asked before: each round is a request that is answered behind those. An error is none
-// of a container's, and leaves it to fewer rounds.
+// settle waits until virtiofsd has answered what it was asked before: each round is a request that is answered behind
+// those. An error is none of a container's, and leaves it to fewer rounds.
 func settle() {
 	all, err := mountinfo.Self()
 	if err != nil {
@@ -99,8 +102,8 @@ func settle() {
 	}
 }
 
-// fuseConnections opens the folder where Linux shows the connections of FUSE, without mounting it anywhere; -1 if there is none.
-// Documentation/filesystems/fuse.rst, "Control filesystem".
+// fuseConnections opens the folder where Linux shows the connections of FUSE, without mounting it anywhere; -1 if there
+// is none. Documentation/filesystems/fuse.rst, "Control filesystem".
 func fuseConnections() int {
 	fd, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -117,7 +120,8 @@ func fuseConnections() int {
 	return dir
 }
 
-// fuseWaiting is how many requests of the connection of a file system are not answered. The connection is named by the minor number of its device.
+// fuseWaiting is how many requests of the connection of a file system are not answered. The connection is named by the
+// minor number of its device.
 func fuseWaiting(connections int, device string) (int, error) {
 	_, minor, _ := strings.Cut(device, ":")
 	fd, err := unix.Openat(connections, minor+"/waiting", unix.O_RDONLY|unix.O_CLOEXEC, 0)

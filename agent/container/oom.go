@@ -51,7 +51,8 @@ func (e *ears) unwatch(id string) {
 	delete(e.ids, id)
 	delete(e.heard, wd)
 	if c, err := e.f.SyscallConn(); err == nil {
-		c.Control(func(fd uintptr) { unix.InotifyRmWatch(int(fd), uint32(wd)) }) // the file may be gone, and the watch with it
+		// the file may be gone, and the watch with it
+		c.Control(func(fd uintptr) { unix.InotifyRmWatch(int(fd), uint32(wd)) })
 	}
 }
 
@@ -74,7 +75,8 @@ func (e *ears) listen() {
 	}
 }
 
-// watches are the watch descriptors of a read from inotify: wd, mask, cookie and length of the name, 4 bytes each, and the name.
+// watches are the watch descriptors of a read from inotify: wd, mask, cookie and length of the name, 4 bytes each, and
+// the name.
 func watches(b []byte) []int32 {
 	var out []int32
 	for len(b) >= unix.SizeofInotifyEvent {

@@ -17,8 +17,10 @@ import (
 
 // namespaces of the specification as clone(2) flags.
 var namespaces = map[specs.LinuxNamespaceType]int{
-	specs.PIDNamespace: unix.CLONE_NEWPID, specs.NetworkNamespace: unix.CLONE_NEWNET, specs.MountNamespace: unix.CLONE_NEWNS,
-	specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS, specs.UserNamespace: unix.CLONE_NEWUSER,
+	specs.PIDNamespace: unix.CLONE_NEWPID, specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.MountNamespace: unix.CLONE_NEWNS,
+	specs.IPCNamespace:   unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS,
+	specs.UserNamespace:   unix.CLONE_NEWUSER,
 	specs.CgroupNamespace: unix.CLONE_NEWCGROUP, specs.TimeNamespace: unix.CLONE_NEWTIME,
 }
 
@@ -66,7 +68,8 @@ func newBlueprint(id, bundle string, spec *specs.Spec, noPivot bool) (*blueprint
 		return nil, err
 	}
 	p := &b.stage
-	p.State = stage.State{Version: spec.Version, ID: id, Status: "creating", Bundle: bundle, Annotations: spec.Annotations}
+	p.State = stage.State{Version: spec.Version, ID: id, Status: "creating", Bundle: bundle,
+		Annotations: spec.Annotations}
 	p.Root = &stage.Root{Path: path.Clean(spec.Root.Path), Readonly: spec.Root.Readonly, NoPivot: noPivot}
 	if linux.RootfsPropagation != "" {
 		bits, ok := propagations[linux.RootfsPropagation]
@@ -118,7 +121,8 @@ func newBlueprint(id, bundle string, spec *specs.Spec, noPivot bool) (*blueprint
 	}
 	if h := spec.Hooks; h != nil {
 		b.hooks = append(hooks("prestart", h.Prestart), hooks("createRuntime", h.CreateRuntime)...)
-		p.CreateHooks, p.StartHooks = hooks("createContainer", h.CreateContainer), hooks("startContainer", h.StartContainer)
+		p.CreateHooks, p.StartHooks = hooks("createContainer", h.CreateContainer),
+			hooks("startContainer", h.StartContainer)
 	}
 	p.AskHooks = len(b.hooks) > 0
 	proc, odd, err := process(spec.Process, linux)
@@ -163,7 +167,8 @@ func (b *blueprint) namespaces(linux *specs.Linux) error {
 		case flag == unix.CLONE_NEWUSER:
 			b.user, b.owner = true, n.Path
 		case flag == unix.CLONE_NEWTIME:
-			return fmt.Errorf("time namespace %s: none can be joined by path", n.Path) // setns(2): not by a program with threads
+			// setns(2): not by a program with threads
+			return fmt.Errorf("time namespace %s: none can be joined by path", n.Path)
 		case flag == unix.CLONE_NEWNS:
 			return fmt.Errorf("mount namespace %s: a container's mounts are always its own", n.Path)
 		default:
@@ -249,12 +254,14 @@ func process(p *specs.Process, linux *specs.Linux) (_ *stage.Process, unknown []
 	}
 	for i, a := range append(append([]string{p.Cwd}, p.Args...), p.Env...) {
 		if strings.ContainsRune(a, 0) {
-			return nil, nil, fmt.Errorf("the process has a zero byte in its folder, arguments or environment (word %d)", i)
+			return nil, nil, fmt.Errorf(
+				"the process has a zero byte in its folder, arguments or environment (word %d)", i)
 		}
 	}
 	out := &stage.Process{
-		Args: p.Args, Env: p.Env, Cwd: p.Cwd, Terminal: p.Terminal, UID: p.User.UID, GID: p.User.GID, Groups: p.User.AdditionalGids,
-		Umask: p.User.Umask, NoNew: p.NoNewPrivileges, Label: p.SelinuxLabel, SetGroups: true,
+		Args: p.Args, Env: p.Env, Cwd: p.Cwd, Terminal: p.Terminal, UID: p.User.UID, GID: p.User.GID,
+		Groups: p.User.AdditionalGids,
+		Umask:  p.User.Umask, NoNew: p.NoNewPrivileges, Label: p.SelinuxLabel, SetGroups: true,
 	}
 	if p.ConsoleSize != nil {
 		out.Rows, out.Columns = uint16(min(p.ConsoleSize.Height, 1<<16-1)), uint16(min(p.ConsoleSize.Width, 1<<16-1))

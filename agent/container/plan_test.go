@@ -18,20 +18,26 @@ func TestMountOptions(t *testing.T) {
 		want stage.Mount
 	}{
 		"a file system with flags and data": {
-			specs.Mount{Destination: "/d", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "size=1m", "ro", "mode=755", "rw", "nodev"}},
-			stage.Mount{Source: "tmpfs", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "size=1m,mode=755"},
+			specs.Mount{Destination: "/d", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "size=1m",
+				"ro", "mode=755", "rw", "nodev"}},
+			stage.Mount{Source: "tmpfs", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV,
+				Data: "size=1m,mode=755"},
 		},
 		"a tmpfs that begins with what is below": {
 			specs.Mount{Destination: "/d", Type: "tmpfs", Options: []string{"tmpcopyup", "ro"}},
 			stage.Mount{Source: "tmpfs", Type: "tmpfs", Flags: unix.MS_RDONLY, CopyUp: true, AsBelow: true},
 		},
 		"a bind with flags": {
-			specs.Mount{Destination: "/d", Type: "none", Source: "/s", Options: []string{"bind", "ro", "nosuid", "rprivate", "size=1m"}},
-			stage.Mount{Source: "/s", Bind: true, Set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID, Propagation: []uint64{unix.MS_PRIVATE | unix.MS_REC}},
+			specs.Mount{Destination: "/d", Type: "none", Source: "/s", Options: []string{"bind", "ro", "nosuid",
+				"rprivate", "size=1m"}},
+			stage.Mount{Source: "/s", Bind: true, Set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID,
+				Propagation: []uint64{unix.MS_PRIVATE | unix.MS_REC}},
 		},
 		"the last of two opposites counts": {
-			specs.Mount{Destination: "/d", Type: "bind", Source: "/s", Options: []string{"rbind", "ro", "rw", "exec", "noexec"}},
-			stage.Mount{Source: "/s", Bind: true, Recursive: true, Set: unix.MOUNT_ATTR_NOEXEC, Clear: unix.MOUNT_ATTR_RDONLY},
+			specs.Mount{Destination: "/d", Type: "bind", Source: "/s", Options: []string{"rbind", "ro", "rw", "exec",
+				"noexec"}},
+			stage.Mount{Source: "/s", Bind: true, Recursive: true, Set: unix.MOUNT_ATTR_NOEXEC,
+				Clear: unix.MOUNT_ATTR_RDONLY},
 		},
 		"access times are one field": {
 			specs.Mount{Destination: "/d", Type: "bind", Source: "/s", Options: []string{"relatime", "noatime"}},
@@ -39,7 +45,8 @@ func TestMountOptions(t *testing.T) {
 		},
 		"recursive flags": {
 			specs.Mount{Destination: "/d", Type: "bind", Source: "/s", Options: []string{"rbind", "rro", "rnosuid"}},
-			stage.Mount{Source: "/s", Bind: true, Recursive: true, RSet: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID},
+			stage.Mount{Source: "/s", Bind: true, Recursive: true,
+				RSet: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID},
 		},
 		"cgroups": {
 			specs.Mount{Destination: "/d", Type: "cgroup", Source: "x", Options: []string{"ro", "nosuid"}},
@@ -84,15 +91,21 @@ func TestMountsWithOtherOwners(t *testing.T) {
 		ns   []specs.LinuxNamespace
 		want idmap
 	}{
-		"mappings":                {specs.Mount{Type: "bind", UIDMappings: some, GIDMappings: some}, nil, idmap{uids: some, gids: some}},
-		"mappings and an option":  {specs.Mount{Type: "bind", Options: []string{"ridmap"}, UIDMappings: some, GIDMappings: some}, nil, idmap{recursive: true, uids: some, gids: some}},
-		"those of the container":  {specs.Mount{Type: "bind", Options: []string{"idmap"}}, []specs.LinuxNamespace{{Type: "user"}}, idmap{uids: own, gids: own}},
-		"those of its namespace":  {specs.Mount{Type: "bind", Options: []string{"idmap"}}, []specs.LinuxNamespace{{Type: "user", Path: "/u"}}, idmap{}},
-		"others than its own are": {specs.Mount{Type: "bind", UIDMappings: some, GIDMappings: some}, []specs.LinuxNamespace{{Type: "user"}}, idmap{uids: some, gids: some}},
+		"mappings": {specs.Mount{Type: "bind", UIDMappings: some, GIDMappings: some}, nil,
+			idmap{uids: some, gids: some}},
+		"mappings and an option": {specs.Mount{Type: "bind", Options: []string{"ridmap"}, UIDMappings: some,
+			GIDMappings: some}, nil, idmap{recursive: true, uids: some, gids: some}},
+		"those of the container": {specs.Mount{Type: "bind", Options: []string{"idmap"}},
+			[]specs.LinuxNamespace{{Type: "user"}}, idmap{uids: own, gids: own}},
+		"those of its namespace": {specs.Mount{Type: "bind", Options: []string{"idmap"}},
+			[]specs.LinuxNamespace{{Type: "user", Path: "/u"}}, idmap{}},
+		"others than its own are": {specs.Mount{Type: "bind", UIDMappings: some, GIDMappings: some},
+			[]specs.LinuxNamespace{{Type: "user"}}, idmap{uids: some, gids: some}},
 	} {
 		tc.want.mount = last
 		b, err := with(tc.in, tc.ns...)
-		if err != nil || len(b.trees) < 1 || !reflect.DeepEqual(b.trees[0], tc.want) || b.stage.Trees != len(b.trees) || b.stage.Mounts[last].Tree != 1 || b.stage.Mounts[0].Tree != 0 {
+		if err != nil || len(b.trees) < 1 || !reflect.DeepEqual(b.trees[0], tc.want) ||
+			b.stage.Trees != len(b.trees) || b.stage.Mounts[last].Tree != 1 || b.stage.Mounts[0].Tree != 0 {
 			t.Errorf("%s: %+v, %v", name, b, err)
 		}
 	}
@@ -114,17 +127,21 @@ func TestMountsWithOtherOwners(t *testing.T) {
 }
 
 func TestCapabilities(t *testing.T) {
-	if len(capabilities) != unix.CAP_LAST_CAP+1 || capabilities[unix.CAP_SYS_ADMIN] != "SYS_ADMIN" || capabilities[unix.CAP_BPF] != "BPF" {
+	if len(capabilities) != unix.CAP_LAST_CAP+1 || capabilities[unix.CAP_SYS_ADMIN] != "SYS_ADMIN" ||
+		capabilities[unix.CAP_BPF] != "BPF" {
 		t.Error("the names are not in the order of <linux/capability.h>")
 	}
-	got, unknown, err := caps(&specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "cap_kill"}, Permitted: []string{"CAP_KILL"}, Effective: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL"}})
-	if want := (&stage.Caps{Bounding: 1 | 1<<unix.CAP_KILL, Permitted: 1 << unix.CAP_KILL, Effective: 1 << unix.CAP_KILL}); err != nil || !reflect.DeepEqual(got, want) || len(unknown) > 0 {
+	got, unknown, err := caps(&specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "cap_kill"},
+		Permitted: []string{"CAP_KILL"}, Effective: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL"}})
+	if want := (&stage.Caps{Bounding: 1 | 1<<unix.CAP_KILL, Permitted: 1 << unix.CAP_KILL,
+		Effective: 1 << unix.CAP_KILL}); err != nil || !reflect.DeepEqual(got, want) || len(unknown) > 0 {
 		t.Errorf("%+v, %v, %v", got, unknown, err)
 	}
 	if _, _, err := caps(&specs.LinuxCapabilities{Effective: []string{"CAP_KILL"}}); err == nil {
 		t.Error("effective, and not permitted: no error")
 	}
-	got, unknown, err = caps(&specs.LinuxCapabilities{Bounding: []string{"CAP_X", "CAP_CHOWN", "CAP_FUTURE"}, Permitted: []string{"CAP_X"}})
+	got, unknown, err = caps(&specs.LinuxCapabilities{Bounding: []string{"CAP_X", "CAP_CHOWN", "CAP_FUTURE"},
+		Permitted: []string{"CAP_X"}})
 	if err != nil || got.Bounding != 1 || got.Permitted != 0 || strings.Join(unknown, " ") != "CAP_FUTURE CAP_X" {
 		t.Errorf("unknown ones: %+v, %v, %v", got, unknown, err)
 	}
@@ -132,11 +149,13 @@ func TestCapabilities(t *testing.T) {
 
 func TestLimitsBeyondTheKernelsBoundAreNamed(t *testing.T) {
 	list := []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 1048577}}
-	if _, err := rlimits(list, func() uint64 { return 1048576 }); err == nil || !strings.Contains(err.Error(), "RLIMIT_NOFILE of 1048577") ||
+	if _, err := rlimits(list, func() uint64 { return 1048576 }); err == nil || !strings.Contains(err.Error(),
+		"RLIMIT_NOFILE of 1048577") ||
 		!strings.Contains(err.Error(), "bound of 1048576, fs.nr_open") {
 		t.Error(err)
 	}
-	if got, err := rlimits(list, func() uint64 { return 1048577 }); err != nil || len(got) != 1 || got[0].Name != "RLIMIT_NOFILE" {
+	if got, err := rlimits(list, func() uint64 { return 1048577 }); err != nil || len(got) != 1 ||
+		got[0].Name != "RLIMIT_NOFILE" {
 		t.Error(got, err)
 	}
 	if n := maxFiles(); n < 1024 {
@@ -160,10 +179,14 @@ func TestSpecificationsThatCannotBe(t *testing.T) {
 		"a limit twice": {func(s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_CPU"}}
 		}, "twice"},
-		"an unknown limit":    {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} }, "unknown"},
-		"a device of no type": {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} }, "none of"},
-		"an odd propagation":  {func(s *specs.Spec) { s.Linux.RootfsPropagation = "x" }, "propagation"},
-		"a zero byte":         {func(s *specs.Spec) { s.Process.Env = []string{"A=\x00"} }, "zero byte"},
+		"an unknown limit": {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
+			"unknown"},
+		"a device of no type": {func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x",
+				Type: "x"}}
+		}, "none of"},
+		"an odd propagation": {func(s *specs.Spec) { s.Linux.RootfsPropagation = "x" }, "propagation"},
+		"a zero byte":        {func(s *specs.Spec) { s.Process.Env = []string{"A=\x00"} }, "zero byte"},
 		"a user without a root": {func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
 		}, "no root"},
@@ -182,8 +205,10 @@ func TestSpecificationsThatCannotBe(t *testing.T) {
 func TestSysctls(t *testing.T) {
 	own := func(int) bool { return true }
 	for name, ok := range map[string]bool{
-		"kernel.shmmax": true, "kernel.sem": true, "fs.mqueue.msg_max": true, "net.ipv4.ip_forward": true, "net/ipv4/conf/eth0.1/rp_filter": true,
-		"kernel.hostname": false, "kernel.domainname": false, "kernel.panic": false, "vm.swappiness": false, "": false, "net...kernel": false, "net/../kernel/panic": false, "/kernel/panic": false,
+		"kernel.shmmax": true, "kernel.sem": true, "fs.mqueue.msg_max": true, "net.ipv4.ip_forward": true,
+		"net/ipv4/conf/eth0.1/rp_filter": true,
+		"kernel.hostname":                false, "kernel.domainname": false, "kernel.panic": false,
+		"vm.swappiness": false, "": false, "net...kernel": false, "net/../kernel/panic": false, "/kernel/panic": false,
 	} {
 		if err := sysctl(name, own); (err == nil) != ok {
 			t.Errorf("%q: %v", name, err)
@@ -196,9 +221,11 @@ func TestSysctls(t *testing.T) {
 
 func TestExecsInherit(t *testing.T) {
 	score := 5
-	from := &specs.Process{Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &score, NoNewPrivileges: true, Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}}}
+	from := &specs.Process{Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &score, NoNewPrivileges: true,
+		Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}}}
 	got := inherit(specs.Process{Args: []string{"x"}}, from)
-	if got.Capabilities != from.Capabilities || !got.NoNewPrivileges || len(got.Rlimits) != 1 || got.OOMScoreAdj != &score || got.Args[0] != "x" {
+	if got.Capabilities != from.Capabilities || !got.NoNewPrivileges || len(got.Rlimits) != 1 ||
+		got.OOMScoreAdj != &score || got.Args[0] != "x" {
 		t.Errorf("%+v", got)
 	}
 	own := &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL"}}
@@ -209,7 +236,8 @@ func TestExecsInherit(t *testing.T) {
 
 func TestSignalsThatAreHandled(t *testing.T) {
 	const status = "Name:\tx\nSigBlk:\t0000000000010000\nSigIgn:\t0000000000000004\nSigCgt:\t0000000000004000\n"
-	for sig, want := range map[unix.Signal]bool{unix.SIGTERM: true, unix.SIGQUIT: true, unix.SIGCHLD: true, unix.SIGINT: false} {
+	for sig, want := range map[unix.Signal]bool{unix.SIGTERM: true, unix.SIGQUIT: true, unix.SIGCHLD: true,
+		unix.SIGINT: false} {
 		if got := handlesIn(status, sig); got != want {
 			t.Errorf("%s: %v", unix.SignalName(sig), got)
 		}
@@ -241,7 +269,8 @@ func FuzzBlueprint(f *testing.F) {
 
 func TestIDsAreNamesOfFolders(t *testing.T) {
 	for id, want := range map[string]bool{
-		"abc": true, "0_a.b-c": true, strings.Repeat("x", 255): true, "": false, ".": false, "..": false, "-x": false, "a/b": false, "shared": false, "sandbox": false, strings.Repeat("x", 256): false, "ä": false,
+		"abc": true, "0_a.b-c": true, strings.Repeat("x", 255): true, "": false, ".": false, "..": false, "-x": false,
+		"a/b": false, "shared": false, "sandbox": false, strings.Repeat("x", 256): false, "ä": false,
 	} {
 		if got := validID(id); got != want {
 			t.Errorf("%q: %v", id, got)
@@ -251,11 +280,13 @@ func TestIDsAreNamesOfFolders(t *testing.T) {
 
 func TestTheAgentMountsWhatShowsThePod(t *testing.T) {
 	s := spec("true")
-	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"}, specs.LinuxNamespace{Type: "network", Path: "/n"})
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"},
+		specs.LinuxNamespace{Type: "network", Path: "/n"})
 	s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 5000, Size: 10}}
 	s.Linux.GIDMappings = s.Linux.UIDMappings
 	s.Linux.Sysctl = map[string]string{"net.core.somaxconn": "7"}
-	s.Mounts = append(s.Mounts, specs.Mount{Type: "sysfs", Source: "sysfs", Destination: "/sys2", Options: []string{"ro", "nosuid"}})
+	s.Mounts = append(s.Mounts, specs.Mount{Type: "sysfs", Source: "sysfs", Destination: "/sys2",
+		Options: []string{"ro", "nosuid"}})
 	last := len(s.Mounts) - 1
 	b, err := newBlueprint("x", "/x", s, false)
 	if err != nil {
@@ -265,14 +296,17 @@ func TestTheAgentMountsWhatShowsThePod(t *testing.T) {
 	if tree == 0 || len(b.stage.Sysctls) > 0 || len(b.sysctls) != 1 {
 		t.Fatalf("%+v", b)
 	}
-	want := idmap{mount: last, fs: "sysfs", attr: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID, in: join{flag: unix.CLONE_NEWNET, path: "/n"}}
+	want := idmap{mount: last, fs: "sysfs", attr: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID,
+		in: join{flag: unix.CLONE_NEWNET, path: "/n"}}
 	if got := b.trees[tree-1]; !reflect.DeepEqual(got, want) || !b.stage.Mounts[last].Bind {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	// Without a user namespace the container does all this itself.
-	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == "user" })
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces,
+		func(n specs.LinuxNamespace) bool { return n.Type == "user" })
 	s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil
-	if b, err = newBlueprint("x", "/x", s, false); err != nil || len(b.trees)+len(b.sysctls) > 0 || len(b.stage.Sysctls) != 1 {
+	if b, err = newBlueprint("x", "/x", s, false); err != nil || len(b.trees)+len(b.sysctls) > 0 ||
+		len(b.stage.Sysctls) != 1 {
 		t.Errorf("without: %+v, %v", b, err)
 	}
 }

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drainTime is how long output is waited for after a process has ended, when a child of it keeps its streams. As Kata's agent has it.
+// drainTime is how long output is waited for after a process has ended, when a child of it keeps its streams. As Kata's
+// agent has it.
 const drainTime = 500 * time.Millisecond
 
 // Process is a process that was started in a container, also after its end.
@@ -37,10 +38,12 @@ type Process struct {
 // PID is the process's number in the guest.
 func (p *Process) PID() int { return p.pid }
 
-// Drained is closed when the process has ended and all its output was handed to the connections of its Stdio, or is given up.
+// Drained is closed when the process has ended and all its output was handed to the connections of its Stdio, or is
+// given up.
 func (p *Process) Drained() <-chan struct{} { return p.drained }
 
-// Wait returns the exit code, or 128 and the signal that ended the process. Any number of callers may wait, also after the end.
+// Wait returns the exit code, or 128 and the signal that ended the process. Any number of callers may wait, also after
+// the end.
 func (p *Process) Wait(ctx context.Context) (int, error) {
 	select {
 	case <-p.done:
@@ -116,8 +119,8 @@ func (p *Process) begun(ctx context.Context, ctl *control) error {
 	}
 }
 
-// Signal sends a signal. Process 1 of a namespace is deaf to those that it does not handle, but SIGKILL: pid_namespaces(7). One that is not started
-// yet, and so handles nothing, ends by SIGTERM.
+// Signal sends a signal. Process 1 of a namespace is deaf to those that it does not handle, but SIGKILL:
+// pid_namespaces(7). One that is not started yet, and so handles nothing, ends by SIGTERM.
 func (p *Process) Signal(sig unix.Signal) error {
 	if p.id == p.c.id && sig == unix.SIGTERM {
 		p.c.mu.Lock()
@@ -130,7 +133,8 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return p.signal(sig)
 }
 
-// SignalOrKill is Signal with the rule of Kata Containers: a first process that is deaf to SIGTERM gets SIGKILL instead.
+// SignalOrKill is Signal with the rule of Kata Containers: a first process that is deaf to SIGTERM gets SIGKILL
+// instead.
 func (p *Process) SignalOrKill(sig unix.Signal) error {
 	if p.id == p.c.id && sig == unix.SIGTERM && !handles(p.pid, sig) {
 		return p.signal(unix.SIGKILL)

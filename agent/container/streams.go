@@ -16,8 +16,9 @@ import (
 	"github.com/katabuild/katabuild/internal/flow"
 )
 
-// Stdio are connections to the host for a process's streams, owned by the runner from Create and Exec on, also when those fail. The
-// process never gets them themselves: it has pipes or a terminal. A nil one is served by Process's WriteStdin, ReadStdout and ReadStderr.
+// Stdio are connections to the host for a process's streams, owned by the runner from Create and Exec on, also when
+// those fail. The process never gets them themselves: it has pipes or a terminal. A nil one is served by Process's
+// WriteStdin, ReadStdout and ReadStderr.
 type Stdio struct {
 	Stdin          io.ReadCloser
 	Stdout, Stderr io.WriteCloser
@@ -53,7 +54,8 @@ type streams struct {
 	inOnce sync.Once // closes in
 }
 
-// newStreams makes pipes; for a terminal nothing yet. The second result are the process's ends, to be closed by the caller.
+// newStreams makes pipes; for a terminal nothing yet. The second result are the process's ends, to be closed by the
+// caller.
 func newStreams(r *Runner, host Stdio, tty bool) (*streams, []*os.File, error) {
 	s := &streams{r: r, tty: tty, host: host, ready: make(chan struct{})}
 	if tty {
@@ -153,7 +155,8 @@ func (p *patient) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// pump copies until the end. When the host no longer listens, the process's output is thrown away rather than blocking it.
+// pump copies until the end. When the host no longer listens, the process's output is thrown away rather than blocking
+// it.
 func pump(to io.WriteCloser, from *outlet) {
 	flow.Copy(&patient{Writer: to}, from)
 	if c, ok := to.(interface{ CloseWrite() error }); ok {
@@ -295,7 +298,8 @@ func (o *outlet) read(ctx context.Context, b []byte) (int, error) {
 			return n, nil
 		case err == nil:
 			continue
-		case errors.Is(err, io.EOF), errors.Is(err, unix.EIO), errors.Is(err, fs.ErrClosed): // EIO: nobody has the terminal open
+		// EIO: nobody has the terminal open
+		case errors.Is(err, io.EOF), errors.Is(err, unix.EIO), errors.Is(err, fs.ErrClosed):
 			return 0, io.EOF
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if last {

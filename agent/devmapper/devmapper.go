@@ -20,14 +20,15 @@ import (
 
 // The commands: _IOWR(0xfd, DM_..._CMD, struct dm_ioctl), the same number on every architecture of ours.
 const (
-	devCreate   = 0xc138fd03 // DM_DEV_CREATE
-	devSuspend  = 0xc138fd06 // DM_DEV_SUSPEND: without DM_SUSPEND_FLAG it resumes, which makes the loaded table the live one
+	devCreate = 0xc138fd03 // DM_DEV_CREATE
+	// DM_DEV_SUSPEND: without DM_SUSPEND_FLAG it resumes, which makes the loaded table the live one
+	devSuspend  = 0xc138fd06
 	tableLoad   = 0xc138fd09 // DM_TABLE_LOAD
 	tableStatus = 0xc138fd0c // DM_TABLE_STATUS
 )
 
-// A request is a struct dm_ioctl of 312 bytes, which the kernel copies from the start of a buffer and answers in place; what either side has to
-// say more follows at data_start.
+// A request is a struct dm_ioctl of 312 bytes, which the kernel copies from the start of a buffer and answers in place;
+// what either side has to say more follows at data_start.
 const (
 	headerSize    = 312 // sizeof(struct dm_ioctl) with its padding
 	major         = 4   // of the interface
@@ -73,8 +74,8 @@ func ParseDevice(s string) (Device, error) {
 	return Device{uint32(ma), uint32(mi)}, nil
 }
 
-// huge is how user space writes a device number in 64 bits. <linux/kdev_t.h>, huge_encode_dev: as new_encode_dev, 12 bits of major between the
-// lower 8 and the upper 12 of minor.
+// huge is how user space writes a device number in 64 bits. <linux/kdev_t.h>, huge_encode_dev: as new_encode_dev, 12
+// bits of major between the lower 8 and the upper 12 of minor.
 func (d Device) huge() uint64 {
 	return uint64(d.Minor)&0xff | uint64(d.Major)<<8 | (uint64(d.Minor)&^0xff)<<12
 }
@@ -93,7 +94,8 @@ type Target struct {
 // Control is the device-mapper of this kernel. Close it.
 type Control struct{ f *os.File }
 
-// Open opens the device-mapper's control device: where devtmpfs put it, or under a name of our own. root is where sys is found.
+// Open opens the device-mapper's control device: where devtmpfs put it, or under a name of our own. root is where sys
+// is found.
 func Open(root string) (*Control, error) {
 	f, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
 	if err == nil {
@@ -111,7 +113,8 @@ func Open(root string) (*Control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", numbers, err)
 	}
-	if err := unix.Mknod(fallback, unix.S_IFCHR|0o600, int(unix.Mkdev(d.Major, d.Minor))); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := unix.Mknod(fallback, unix.S_IFCHR|0o600, int(unix.Mkdev(d.Major, d.Minor))); err != nil &&
+		!errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("%s: %w", fallback, err)
 	}
 	if f, err = os.OpenFile(fallback, os.O_RDWR, 0); err != nil {
@@ -123,7 +126,8 @@ func Open(root string) (*Control, error) {
 // Close closes the control device; the devices stay.
 func (c *Control) Close() error { return c.f.Close() }
 
-// Create makes a read-only device with a table of one target. name must be free. Where the table is refused the device stays without one.
+// Create makes a read-only device with a table of one target. name must be free. Where the table is refused the device
+// stays without one.
 func (c *Control) Create(name string, t Target) (Device, error) {
 	b, err := named(name, bufferSize)
 	if err != nil {
@@ -186,7 +190,8 @@ func named(name string, size int) ([]byte, error) {
 
 // loadRequest asks for a table of one read-only target.
 func loadRequest(name string, t Target) ([]byte, error) {
-	if len(t.Type) >= specTypeLength || strings.ContainsRune(t.Type+t.Params, 0) || t.Size <= 0 || t.Size%sectorSize != 0 {
+	if len(t.Type) >= specTypeLength || strings.ContainsRune(t.Type+t.Params, 0) || t.Size <= 0 ||
+		t.Size%sectorSize != 0 {
 		return nil, fmt.Errorf("table of the device %s: a target %q of %d bytes", name, t.Type, t.Size)
 	}
 	b, err := named(name, headerSize+specSize+len(t.Params)+1)

@@ -16,7 +16,8 @@ func answer(kind, params string, targets uint32) []byte {
 	return b
 }
 
-const sampleTable = "1 254:1 254:2 4096 4096 64000 1 sha256 4392712ba01368efdf14b05c76f9e4df0d53664630b5d48632ed17a137f39076 aee087a5be3b"
+const sampleTable = "1 254:1 254:2 4096 4096 64000 1 sha256 " +
+	"4392712ba01368efdf14b05c76f9e4df0d53664630b5d48632ed17a137f39076 aee087a5be3b"
 
 func parseRootHash(b []byte) (string, error) {
 	t, err := parseTable(b)
@@ -44,11 +45,12 @@ func TestTheRootHashIsReadFromARunningTable(t *testing.T) {
 	far := answer("verity", sampleTable, 1)
 	binary.NativeEndian.PutUint32(far[offsetStart:], bufferSize)
 	for name, b := range map[string][]byte{
-		"a table that did not fit":  full,
-		"a table outside":           far,
-		"too few words":             answer("verity", "1 254:1", 1),
-		"a hash that is none":       answer("verity", strings.Replace(sampleTable, "4392", "none", 1), 1),
-		"parameters without an end": append(answer("verity", "", 1)[:headerSize+specSize], []byte(strings.Repeat("x", 100))...),
+		"a table that did not fit": full,
+		"a table outside":          far,
+		"too few words":            answer("verity", "1 254:1", 1),
+		"a hash that is none":      answer("verity", strings.Replace(sampleTable, "4392", "none", 1), 1),
+		"parameters without an end": append(answer("verity", "", 1)[:headerSize+specSize],
+			[]byte(strings.Repeat("x", 100))...),
 	} {
 		if h, err := parseRootHash(b); err == nil {
 			t.Errorf("%s: %v", name, h)
@@ -66,19 +68,22 @@ func TestAVerityTableIsWrittenAsTheKernelReadsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := int(binary.NativeEndian.Uint32(b[offsetSize:])); n != len(b) || binary.NativeEndian.Uint32(b[offsetFlags:])&flagReadOnly == 0 {
+	if n := int(binary.NativeEndian.Uint32(b[offsetSize:])); n != len(b) ||
+		binary.NativeEndian.Uint32(b[offsetFlags:])&flagReadOnly == 0 {
 		t.Errorf("%d of %d bytes, flags %x", n, len(b), b[offsetFlags])
 	}
 	if name := string(b[offsetName : offsetName+12]); name != "extension-x\x00" {
 		t.Errorf("name %q", name)
 	}
 	got, err := parseTable(b)
-	if err != nil || *got != v.Target() || got.Params != "1 254:17 254:18 4096 4096 7 0 sha256 "+v.RootHash+" -" || got.Size != 28672 {
+	if err != nil || *got != v.Target() || got.Params != "1 254:17 254:18 4096 4096 7 0 sha256 "+v.RootHash+" -" ||
+		got.Size != 28672 {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for name, target := range map[string]Target{
-		"no size": {Type: "verity"}, "half a sector": {Type: "verity", Size: 256}, "a long type": {Type: strings.Repeat("x", 16), Size: 512},
-		"a NUL": {Type: "verity", Size: 512, Params: "\x00"},
+		"no size": {Type: "verity"}, "half a sector": {Type: "verity", Size: 256},
+		"a long type": {Type: strings.Repeat("x", 16), Size: 512},
+		"a NUL":       {Type: "verity", Size: 512, Params: "\x00"},
 	} {
 		if _, err := loadRequest("x", target); err == nil {
 			t.Errorf("%s passes", name)

@@ -9,8 +9,8 @@ import (
 // VerityType is the type of a dm-verity target.
 const VerityType = "verity"
 
-// verityRootHash is which word of a verity table the root hash is. Documentation/admin-guide/device-mapper/verity.rst: version, dev, hash_dev,
-// two block sizes, blocks, start, algorithm, digest, salt.
+// verityRootHash is which word of a verity table the root hash is. Documentation/admin-guide/device-mapper/verity.rst:
+// version, dev, hash_dev, two block sizes, blocks, start, algorithm, digest, salt.
 const verityRootHash = 8
 
 // Verity is a dm-verity target of version 1 with SHA-256, whose hash tree begins at the first byte of its device.
@@ -23,8 +23,9 @@ type Verity struct {
 
 // Target is the table's one target.
 func (v Verity) Target() Target {
-	return Target{Type: VerityType, Size: v.DataBlocks * v.DataBlockSize, Params: fmt.Sprintf("1 %s %s %d %d %d 0 sha256 %s %s",
-		v.Data, v.Hash, v.DataBlockSize, v.HashBlockSize, v.DataBlocks, v.RootHash, v.Salt)}
+	return Target{Type: VerityType, Size: v.DataBlocks * v.DataBlockSize,
+		Params: fmt.Sprintf("1 %s %s %d %d %d 0 sha256 %s %s",
+			v.Data, v.Hash, v.DataBlockSize, v.HashBlockSize, v.DataBlocks, v.RootHash, v.Salt)}
 }
 
 // RootHash is that of the running table of a device, and empty where the device is not guarded by dm-verity alone.

@@ -1,6 +1,7 @@
 // Package early does what an init does first: mounts, links, host name, loopback, console, limits.
 //
-// Table makes the list of steps as values that print themselves; Run carries it out. The package knows nothing of containers.
+// Table makes the list of steps as values that print themselves; Run carries it out. The package knows nothing of
+// containers.
 package early
 
 import (
@@ -22,7 +23,8 @@ type Step interface {
 // Item is a step and how much it matters.
 type Item struct {
 	Step
-	Essential bool // without it the agent cannot work, so its failure ends the guest; any other failure is told and lived with
+	// without it the agent cannot work, so its failure ends the guest; any other failure is told and lived with
+	Essential bool
 }
 
 // Table is what an init has to prepare, in order.
@@ -33,11 +35,16 @@ func Table() []Item {
 		{Mount{Type: "sysfs", Source: "sysfs", Target: "/sys", Flags: strict}, true},
 		// The kernel mounts it itself for a root file system on a disk, if so configured; never for an initrd.
 		{Mount{Type: "devtmpfs", Source: "devtmpfs", Target: "/dev", Flags: unix.MS_NOSUID, Data: "mode=0755"}, true},
-		// ptmxmode: the multiplexer inside a devpts is unusable by default. gid 5 is the group tty in every distribution.
-		{Mount{Type: "devpts", Source: "devpts", Target: "/dev/pts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "mode=0620,gid=5,ptmxmode=0666"}, false},
-		{Mount{Type: "tmpfs", Source: "tmpfs", Target: "/dev/shm", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=1777"}, false},
-		{Mount{Type: "tmpfs", Source: "tmpfs", Target: "/run", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"}, false},
-		{Mount{Type: "cgroup2", Source: "cgroup2", Target: "/sys/fs/cgroup", Flags: strict | unix.MS_RELATIME, Data: "nsdelegate"}, false},
+		// ptmxmode: the multiplexer inside a devpts is unusable by default. gid 5 is the group tty in every
+		// distribution.
+		{Mount{Type: "devpts", Source: "devpts", Target: "/dev/pts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC,
+			Data: "mode=0620,gid=5,ptmxmode=0666"}, false},
+		{Mount{Type: "tmpfs", Source: "tmpfs", Target: "/dev/shm", Flags: unix.MS_NOSUID | unix.MS_NODEV,
+			Data: "mode=1777"}, false},
+		{Mount{Type: "tmpfs", Source: "tmpfs", Target: "/run", Flags: unix.MS_NOSUID | unix.MS_NODEV,
+			Data: "mode=0755"}, false},
+		{Mount{Type: "cgroup2", Source: "cgroup2", Target: "/sys/fs/cgroup", Flags: strict | unix.MS_RELATIME,
+			Data: "nsdelegate"}, false},
 		{Link{Target: "pts/ptmx", Path: "/dev/ptmx"}, false},
 		{Link{Target: "/proc/self/fd", Path: "/dev/fd"}, false},
 		{Link{Target: "/proc/self/fd/0", Path: "/dev/stdin"}, false},
@@ -90,7 +97,8 @@ func (m Mount) String() string {
 func (m Mount) do() error {
 	switch err := os.MkdirAll(m.Target, 0o755); {
 	case err != nil:
-		// On a read-only root file system the folder has to be there already. A sysfs without cgroups has no place for them.
+		// On a read-only root file system the folder has to be there already. A sysfs without cgroups has no place for
+		// them.
 		return fmt.Errorf("%s: %w", m, err)
 	case mounted(m.Target):
 		return nil

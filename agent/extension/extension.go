@@ -1,7 +1,8 @@
-// Package extension attaches extension images: disks whose serial says so, behind dm-verity, mounted read-only. docs/formats/extensions.md.
+// Package extension attaches extension images: disks whose serial says so, behind dm-verity, mounted read-only.
+// docs/formats/extensions.md.
 //
-// The kernel command line and sysfs go in; mounts come out, all of them, or one error that names the extension and the cause, upon which the
-// agent ends the guest. A guest never runs with less, more or other than its host asked for.
+// The kernel command line and sysfs go in; mounts come out, all of them, or one error that names the extension and the
+// cause, upon which the agent ends the guest. A guest never runs with less, more or other than its host asked for.
 package extension
 
 import (
@@ -44,7 +45,8 @@ type Wanted struct {
 	Disk string // as in /sys/block
 }
 
-// Mount mounts every extension and returns them, sorted by name. words is the kernel command line; root is where sys is found.
+// Mount mounts every extension and returns them, sorted by name. words is the kernel command line; root is where sys is
+// found.
 func Mount(root string, words []string) ([]extension.Extension, error) {
 	disks, err := findDisks(root)
 	if err != nil {
@@ -118,7 +120,9 @@ func decide(disks []Disk, words []string) ([]Wanted, error) {
 		there[name] = d.Name
 		p, ok := params[name]
 		if !ok {
-			return nil, fmt.Errorf("extension %s: disk %s holds it, but the kernel command line lacks its parameters, without which nothing says what it must be", name, d.Name)
+			return nil, fmt.Errorf(
+				"extension %s: disk %s holds it, but the kernel command line lacks its parameters, without which "+
+					"nothing says what it must be", name, d.Name)
 		}
 		wanted = append(wanted, Wanted{extension.Extension{Name: name, Params: p}, d.Name})
 	}
@@ -131,7 +135,9 @@ func decide(disks []Disk, words []string) ([]Wanted, error) {
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
-		return nil, fmt.Errorf("extension %s: the kernel command line has its parameters, but no disk has the serial %s%s", missing[0], extension.SerialPrefix, missing[0])
+		return nil, fmt.Errorf(
+			"extension %s: the kernel command line has its parameters, but no disk has the serial %s%s", missing[0],
+			extension.SerialPrefix, missing[0])
 	}
 	return wanted, nil
 }
@@ -147,11 +153,13 @@ func (w Wanted) mount(root string, control *devmapper.Control) error {
 	}
 	p := w.Params
 	device, err := control.Create(w.Serial(), devmapper.Verity{
-		Data: data, Hash: hash, DataBlocks: p.DataBlocks, DataBlockSize: p.DataBlockSize, HashBlockSize: p.HashBlockSize, RootHash: p.RootHash, Salt: p.Salt,
+		Data: data, Hash: hash, DataBlocks: p.DataBlocks, DataBlockSize: p.DataBlockSize,
+		HashBlockSize: p.HashBlockSize, RootHash: p.RootHash, Salt: p.Salt,
 	}.Target())
 	if err != nil {
 		// The kernel's numbers are coarse; its words are on the console above ours.
-		return fmt.Errorf("%w (it takes a kernel with dm-verity, and partitions with room for %d blocks and their hashes)", err, p.DataBlocks)
+		return fmt.Errorf("%w (it takes a kernel with dm-verity, and partitions with room for %d blocks and their "+
+			"hashes)", err, p.DataBlocks)
 	}
 	node, err := deviceNode(root, device, w.Serial())
 	if err != nil {
@@ -165,7 +173,8 @@ func (w Wanted) mount(root string, control *devmapper.Control) error {
 	case nil:
 		return covered(point, p)
 	case unix.EIO:
-		return fmt.Errorf("mount %s at %s: %w: its data or hash tree is not what the root hash %s says", node, point, err, p.RootHash)
+		return fmt.Errorf("mount %s at %s: %w: its data or hash tree is not what the root hash %s says", node, point,
+			err, p.RootHash)
 	case unix.ENODEV:
 		return fmt.Errorf("mount %s at %s: this kernel has no %s", node, point, fileSystem)
 	default:
@@ -173,8 +182,8 @@ func (w Wanted) mount(root string, control *devmapper.Control) error {
 	}
 }
 
-// covered says whether dm-verity covers all of a mounted file system. The root hash alone does not tell: a tree over a few blocks less has the
-// same one, and what lies behind would turn out to be missing much later.
+// covered says whether dm-verity covers all of a mounted file system. The root hash alone does not tell: a tree over a
+// few blocks less has the same one, and what lies behind would turn out to be missing much later.
 func covered(point string, p extension.Params) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(point, &st); err != nil {
@@ -186,7 +195,8 @@ func covered(point string, p extension.Params) error {
 	return nil
 }
 
-// partition is the number of a disk's n-th partition. Documentation/ABI/testing/sysfs-block: a folder below the disk's, with its number in it.
+// partition is the number of a disk's n-th partition. Documentation/ABI/testing/sysfs-block: a folder below the disk's,
+// with its number in it.
 func partition(root, disk string, n int) (devmapper.Device, error) {
 	folders, err := filepath.Glob(filepath.Join(root, "sys/block", disk, "*/partition"))
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 )
 
 func word(name string) string {
-	return extension.Extension{Name: name, Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: "-", DataBlocks: 7, DataBlockSize: 4096, HashBlockSize: 4096}}.Word()
+	return extension.Extension{Name: name, Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: "-",
+		DataBlocks: 7, DataBlockSize: 4096, HashBlockSize: 4096}}.Word()
 }
 
 func TestEachDiskIsPairedWithItsWord(t *testing.T) {
@@ -20,7 +21,8 @@ func TestEachDiskIsPairedWithItsWord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 2 || got[0].Name != "gpu" || got[0].Disk != "vdc" || got[1].Name != "net" || got[1].Disk != "vdb" || got[0].Params.DataBlocks != 7 {
+	if len(got) != 2 || got[0].Name != "gpu" || got[0].Disk != "vdc" || got[1].Name != "net" ||
+		got[1].Disk != "vdb" || got[0].Params.DataBlocks != 7 {
 		t.Errorf("%+v", got)
 	}
 	if got, err := decide(disks[:1], []string{"quiet"}); got != nil || err != nil {
@@ -35,17 +37,26 @@ func TestAnythingElseIsRefusedByName(t *testing.T) {
 		words []string
 		want  string
 	}{
-		"parameters missing":          {[]Disk{gpu}, []string{"quiet"}, "extension gpu: disk vdb holds it, but the kernel command line lacks its parameters"},
-		"another's parameters":        {[]Disk{gpu}, []string{word("net")}, "extension gpu: disk vdb holds it"},
-		"parameters without a value":  {[]Disk{gpu}, []string{"kata.extension.gpu.verity_params"}, "extension gpu: the kernel command line has its parameters without a value"},
-		"parameters cut short":        {[]Disk{gpu}, []string{word("gpu")[:60]}, "extension gpu: its parameters on the kernel command line"},
-		"parameters twice":            {[]Disk{gpu}, []string{word("gpu"), word("gpu")}, "extension gpu: the kernel command line has its parameters twice"},
-		"not attached":                {nil, []string{word("gpu")}, "extension gpu: the kernel command line has its parameters, but no disk has the serial extension-gpu"},
-		"one of two not attached":     {[]Disk{gpu}, []string{word("gpu"), word("net")}, "extension net: the kernel command line has its parameters, but no disk"},
-		"two disks of one name":       {[]Disk{gpu, {"vdc", "extension-gpu"}}, []string{word("gpu")}, "two disks are called so, vdb and vdc"},
-		"a name that leads elsewhere": {[]Disk{{"vdb", "extension-../x"}}, nil, `disk vdb: name of an extension "../x"`},
-		"a name that is none":         {[]Disk{{"vdb", "extension-"}}, nil, "disk vdb: name of an extension"},
-		"another word of ours":        {[]Disk{gpu}, []string{word("gpu"), "kata.extension.gpu.verity=off"}, "want kata.extension.NAME.verity_params"},
+		"parameters missing": {[]Disk{gpu}, []string{"quiet"},
+			"extension gpu: disk vdb holds it, but the kernel command line lacks its parameters"},
+		"another's parameters": {[]Disk{gpu}, []string{word("net")}, "extension gpu: disk vdb holds it"},
+		"parameters without a value": {[]Disk{gpu}, []string{"kata.extension.gpu.verity_params"},
+			"extension gpu: the kernel command line has its parameters without a value"},
+		"parameters cut short": {[]Disk{gpu}, []string{word("gpu")[:60]},
+			"extension gpu: its parameters on the kernel command line"},
+		"parameters twice": {[]Disk{gpu}, []string{word("gpu"), word("gpu")},
+			"extension gpu: the kernel command line has its parameters twice"},
+		"not attached": {nil, []string{word("gpu")},
+			"extension gpu: the kernel command line has its parameters, but no disk has the serial extension-gpu"},
+		"one of two not attached": {[]Disk{gpu}, []string{word("gpu"), word("net")},
+			"extension net: the kernel command line has its parameters, but no disk"},
+		"two disks of one name": {[]Disk{gpu, {"vdc", "extension-gpu"}}, []string{word("gpu")},
+			"two disks are called so, vdb and vdc"},
+		"a name that leads elsewhere": {[]Disk{{"vdb", "extension-../x"}}, nil,
+			`disk vdb: name of an extension "../x"`},
+		"a name that is none": {[]Disk{{"vdb", "extension-"}}, nil, "disk vdb: name of an extension"},
+		"another word of ours": {[]Disk{gpu}, []string{word("gpu"), "kata.extension.gpu.verity=off"},
+			"want kata.extension.NAME.verity_params"},
 	} {
 		if got, err := decide(c.disks, c.words); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, %v, want %s", name, got, err, c.want)
@@ -57,7 +68,8 @@ func TestDisksAndPartitionsAreFoundInSysfs(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{
 		"sys/block/vda/serial": "\n", "sys/block/vdb/serial": "extension-gpu",
-		"sys/block/vdb/vdb1/partition": "1\n", "sys/block/vdb/vdb1/dev": "254:17\n", "sys/block/vdb/vdb2/partition": "2\n", "sys/block/vdb/vdb2/dev": "254:18\n",
+		"sys/block/vdb/vdb1/partition": "1\n", "sys/block/vdb/vdb1/dev": "254:17\n",
+		"sys/block/vdb/vdb2/partition": "2\n", "sys/block/vdb/vdb2/dev": "254:18\n",
 	} {
 		p := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -74,10 +86,12 @@ func TestDisksAndPartitionsAreFoundInSysfs(t *testing.T) {
 	if d, err := partition(root, "vdb", hashPartition); err != nil || d != (devmapper.Device{Major: 254, Minor: 18}) {
 		t.Error(d, err)
 	}
-	if _, err := partition(root, "vda", dataPartition); err == nil || !strings.Contains(err.Error(), "disk vda has no partition 1") {
+	if _, err := partition(root, "vda", dataPartition); err == nil || !strings.Contains(err.Error(),
+		"disk vda has no partition 1") {
 		t.Error(err)
 	}
-	if _, err := Mount(root, []string{"quiet"}); err == nil || !strings.Contains(err.Error(), "extension gpu: disk vdb holds it") {
+	if _, err := Mount(root, []string{"quiet"}); err == nil || !strings.Contains(err.Error(),
+		"extension gpu: disk vdb holds it") {
 		t.Error(err)
 	}
 	if got, err := Mount(t.TempDir(), []string{"quiet"}); got != nil || err != nil {

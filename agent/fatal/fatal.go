@@ -1,8 +1,10 @@
-// Package fatal turns whatever ends the agent into a last message on the console and an end of the guest: never a silent hang.
+// Package fatal turns whatever ends the agent into a last message on the console and an end of the guest: never a
+// silent hang.
 //
-// Goroutines of the agent are started with Handler.Go, or begin with `defer h.Guard()`. What Go cannot recover (a concurrent map
-// write, no memory) and panics in goroutines of libraries are printed by Go's run time on standard error, which is the console for
-// PID 1; then PID 1 exits, the kernel panics and, as early.RestartOnPanic has it, restarts at once.
+// Goroutines of the agent are started with Handler.Go, or begin with `defer h.Guard()`. What Go cannot recover (a
+// concurrent map write, no memory) and panics in goroutines of libraries are printed by Go's run time on standard
+// error, which is the console for PID 1; then PID 1 exits, the kernel panics and, as early.RestartOnPanic has it,
+// restarts at once.
 package fatal
 
 import (
@@ -27,7 +29,8 @@ const maxFrames = 16
 // Handler speaks the last words. Both functions are needed.
 type Handler struct {
 	Say func(message string) // where a message reaches people; Console is made for it
-	End func()               // ends the guest, or the process; a return from it is followed by a wait for the end that it started
+	// ends the guest, or the process; a return from it is followed by a wait for the end that it started
+	End func()
 
 	once sync.Once
 }
@@ -79,8 +82,8 @@ func stack() string {
 // drainTime is how long a terminal may take to pass a message on, which takes a virtual UART microseconds.
 const drainTime = 200 * time.Millisecond
 
-// Console writes a message to f, and where f is a terminal that does not pass it on (power-off is near, and a UART without a working
-// interrupt keeps its bytes for ever) to the kernel's log too, which the kernel prints by itself.
+// Console writes a message to f, and where f is a terminal that does not pass it on (power-off is near, and a UART
+// without a working interrupt keeps its bytes for ever) to the kernel's log too, which the kernel prints by itself.
 func Console(f *os.File, message string) {
 	_, err := f.WriteString(message) // one write, so that the lines of other writers do not come between
 	if err == nil && drained(int(f.Fd()), drainTime) {
@@ -91,7 +94,8 @@ func Console(f *os.File, message string) {
 		return
 	}
 	defer k.Close()
-	// <2> is KERN_CRIT: "quiet" does not hide it. A record of the log has about a thousand bytes, so each line gets its own.
+	// <2> is KERN_CRIT: "quiet" does not hide it. A record of the log has about a thousand bytes, so each line gets its
+	// own.
 	for line := range strings.Lines(message) {
 		io.WriteString(k, "<2>"+line)
 	}
@@ -110,8 +114,8 @@ func drained(fd int, atMost time.Duration) bool {
 	}
 }
 
-// PowerOff ends the guest: it writes out what is cached, powers off, and where that does not work restarts (VMMs are started so that a
-// restart ends them) or at last returns the errors.
+// PowerOff ends the guest: it writes out what is cached, powers off, and where that does not work restarts (VMMs are
+// started so that a restart ends them) or at last returns the errors.
 func PowerOff() error {
 	unix.Sync()
 	var errs []error
@@ -121,8 +125,9 @@ func PowerOff() error {
 	return errors.Join(errs...)
 }
 
-// howToEnd lists reboot(2) commands in the order to try them. Asked to power off, a kernel that does not know how halts instead and
-// never returns. On x86 only ACPI knows how, so without it we restart straight away; elsewhere firmware calls do (PSCI, RTAS, SBI, CP).
+// howToEnd lists reboot(2) commands in the order to try them. Asked to power off, a kernel that does not know how halts
+// instead and never returns. On x86 only ACPI knows how, so without it we restart straight away; elsewhere firmware
+// calls do (PSCI, RTAS, SBI, CP).
 func howToEnd(goarch string, exists func(string) bool) []int {
 	if goarch == "amd64" && !exists("/sys/firmware/acpi") {
 		return []int{unix.LINUX_REBOOT_CMD_RESTART}

@@ -33,7 +33,8 @@ func TestAPanicIsTheLastMessage(t *testing.T) {
 	if lines[0] != "katabuild-agent: panic: runtime error: index out of range [0] with length 0" {
 		t.Errorf("first line %q", lines[0])
 	}
-	if !strings.HasPrefix(lines[1], "  github.com/katabuild/katabuild/agent/fatal.TestAPanicIsTheLastMessage.func") || !strings.Contains(lines[1], "fatal_test.go:") {
+	if !strings.HasPrefix(lines[1], "  github.com/katabuild/katabuild/agent/fatal.TestAPanicIsTheLastMessage.func") ||
+		!strings.Contains(lines[1], "fatal_test.go:") {
 		t.Errorf("who panicked: %q", lines[1])
 	}
 	if len(lines) > maxFrames+2 {

@@ -9,7 +9,8 @@ import (
 	"github.com/katabuild/katabuild/internal/report"
 )
 
-// verity reads the root hash from the running table of a device, "major:minor", and is nil where the device is not a verity device.
+// verity reads the root hash from the running table of a device, "major:minor", and is nil where the device is not a
+// verity device.
 func (g *Guest) verity(device string) (*report.Verity, error) {
 	if _, err := os.Stat(g.path("sys/dev/block/" + device + "/dm/name")); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -1,4 +1,5 @@
-// Package measure collects what the running guest says of itself: the report, and what a host asks before it makes a sandbox.
+// Package measure collects what the running guest says of itself: the report, and what a host asks before it makes a
+// sandbox.
 //
 // It reads proc, sysfs and the agent's own binary, changes nothing, and judges nothing.
 package measure
@@ -206,7 +207,8 @@ func (g *Guest) MemoryBlockSize() (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("size of memory blocks: %w", err)
 	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 16, 64) // Documentation/ABI/testing/sysfs-devices-memory: hexadecimal
+	// Documentation/ABI/testing/sysfs-devices-memory: hexadecimal
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 16, 64)
 	if err != nil {
 		return 0, fmt.Errorf("size of memory blocks: %w", err)
 	}

@@ -81,10 +81,12 @@ func TestReportSaysWhatTheGuestHolds(t *testing.T) {
 	if r.Nonce != "30313233343536373839616263646566" {
 		t.Error("nonce", r.Nonce)
 	}
-	if k := r.Kernel; k.BuildID != "abcd" || k.Config != digest.Of([]byte("CONFIG_X=y\n")) || k.CommandLine != "console=ttyS0 quiet" || k.Release == "" {
+	if k := r.Kernel; k.BuildID != "abcd" || k.Config != digest.Of([]byte("CONFIG_X=y\n")) ||
+		k.CommandLine != "console=ttyS0 quiet" || k.Release == "" {
 		t.Errorf("kernel %+v", k)
 	}
-	if a := r.Agent; a.Digest != digest.Of([]byte("the agent")) || a.Version != "1" || a.Go != runtime.Version() || len(a.Settings) == 0 {
+	if a := r.Agent; a.Digest != digest.Of([]byte("the agent")) || a.Version != "1" || a.Go != runtime.Version() ||
+		len(a.Settings) == 0 {
 		t.Errorf("agent %+v", a)
 	}
 	if r.Init.Kind != "agent" || r.Root != (report.Root{Kind: "initrd", FileSystem: "rootfs", Source: "rootfs"}) {
@@ -93,7 +95,8 @@ func TestReportSaysWhatTheGuestHolds(t *testing.T) {
 	if strings.Join(r.Modules, " ") != "af_packet vsock" {
 		t.Error("modules", r.Modules)
 	}
-	if l := r.Timeline; len(l) != 3 || l[0] != (report.Moment{Name: "kernel"}) || l[1].Name != "start" || l[2].Name != "init" {
+	if l := r.Timeline; len(l) != 3 || l[0] != (report.Moment{Name: "kernel"}) || l[1].Name != "start" ||
+		l[2].Name != "init" {
 		t.Error("timeline", l)
 	}
 }
@@ -102,7 +105,8 @@ func TestReportOfAPoorerGuest(t *testing.T) {
 	g := guest(t, map[string][]byte{"proc/config.gz": nil, "proc/modules": nil, "sys/kernel/notes": nil})
 	g.PID1 = false
 	r := read(t, g)
-	if r.Kernel.Config != "" || r.Kernel.BuildID != "" || r.Modules == nil || len(r.Modules) != 0 || r.Init.Kind != "systemd" {
+	if r.Kernel.Config != "" || r.Kernel.BuildID != "" || r.Modules == nil || len(r.Modules) != 0 ||
+		r.Init.Kind != "systemd" {
 		t.Errorf("%+v", r)
 	}
 }
@@ -127,12 +131,15 @@ func TestReportRefusesWhatItCannotRead(t *testing.T) {
 func TestExtensionsAreReadFromWhatIsMounted(t *testing.T) {
 	g := guest(t, nil)
 	g.Extensions = []extension.Extension{{Name: "gpu"}}
-	if _, err := g.Report(nonce); err == nil || !strings.Contains(err.Error(), "extension gpu: nothing is mounted at /run/kata-extensions/gpu") {
+	if _, err := g.Report(nonce); err == nil || !strings.Contains(err.Error(),
+		"extension gpu: nothing is mounted at /run/kata-extensions/gpu") {
 		t.Error(err)
 	}
-	g = guest(t, map[string][]byte{"proc/self/mountinfo": []byte("1 1 0:2 / / rw - rootfs rootfs rw\n2 1 8:1 / /run/kata-extensions/gpu ro - erofs /dev/sda1 ro\n")})
+	g = guest(t, map[string][]byte{"proc/self/mountinfo": []byte(
+		"1 1 0:2 / / rw - rootfs rootfs rw\n2 1 8:1 / /run/kata-extensions/gpu ro - erofs /dev/sda1 ro\n")})
 	g.Extensions = []extension.Extension{{Name: "gpu"}}
-	if _, err := g.Report(nonce); err == nil || !strings.Contains(err.Error(), "extension gpu: what is mounted at /run/kata-extensions/gpu is not behind dm-verity") {
+	if _, err := g.Report(nonce); err == nil || !strings.Contains(err.Error(),
+		"extension gpu: what is mounted at /run/kata-extensions/gpu is not behind dm-verity") {
 		t.Error(err)
 	}
 }
@@ -145,10 +152,12 @@ func TestMemoryBlocks(t *testing.T) {
 	if g.MemoryProbe() {
 		t.Error("a probe file where there is none")
 	}
-	if n, err := guest(t, map[string][]byte{"sys/devices/system/memory/block_size_bytes": nil}).MemoryBlockSize(); err != nil || n != 0 {
+	none := guest(t, map[string][]byte{"sys/devices/system/memory/block_size_bytes": nil})
+	if n, err := none.MemoryBlockSize(); err != nil || n != 0 {
 		t.Error("without memory blocks:", n, err)
 	}
-	if _, err := guest(t, map[string][]byte{"sys/devices/system/memory/block_size_bytes": []byte("many")}).MemoryBlockSize(); err == nil {
+	if _, err := guest(t, map[string][]byte{"sys/devices/system/memory/block_size_bytes": []byte(
+		"many")}).MemoryBlockSize(); err == nil {
 		t.Error("a size that is no number passes")
 	}
 }

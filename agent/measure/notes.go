@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// ELF notes (System V ABI, "Note Section"): three words, then the name and the descriptor, each padded to four bytes. All words are in the
-// byte order of the machine.
+// ELF notes (System V ABI, "Note Section"): three words, then the name and the descriptor, each padded to four bytes.
+// All words are in the byte order of the machine.
 const (
 	noteHeaderSize = 3 * 4
 	ntGNUBuildID   = 3 // <elf.h>: NT_GNU_BUILD_ID

@@ -22,7 +22,8 @@ func note(order binary.ByteOrder, name string, kind uint32, desc string) []byte 
 }
 
 func TestBuildID(t *testing.T) {
-	for name, order := range map[string]binary.ByteOrder{"little endian": binary.LittleEndian, "big endian": binary.BigEndian} {
+	for name, order := range map[string]binary.ByteOrder{"little endian": binary.LittleEndian,
+		"big endian": binary.BigEndian} {
 		notes := bytes.Join([][]byte{
 			note(order, "Xen\x00", 18, "12345"),
 			note(order, "Linux\x00", 0x101, "\x01"),
@@ -67,7 +68,8 @@ func FuzzBuildID(f *testing.F) {
 		if (err == nil) != (len(id) > 0) || err == nil && !bytes.Contains(notes, id) {
 			t.Errorf("%x, %v", id, err)
 		}
-		if err != nil && errors.Is(err, errNoBuildID) && bytes.Contains(notes, note(order, gnu, ntGNUBuildID, "sure")) && len(notes) == 20 {
+		if err != nil && errors.Is(err, errNoBuildID) && bytes.Contains(notes, note(order, gnu, ntGNUBuildID,
+			"sure")) && len(notes) == 20 {
 			t.Error("a build-id was overlooked")
 		}
 	})

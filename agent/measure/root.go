@@ -47,7 +47,8 @@ func (g *Guest) extensions() ([]report.Extension, error) {
 			return nil, fmt.Errorf("extension %s: %w", e.Name, err)
 		}
 		if v == nil {
-			return nil, fmt.Errorf("extension %s: what is mounted at %s is not behind dm-verity", e.Name, e.MountPoint())
+			return nil, fmt.Errorf("extension %s: what is mounted at %s is not behind dm-verity", e.Name,
+				e.MountPoint())
 		}
 		out = append(out, report.Extension{Name: e.Name, RootHash: v.RootHash, MountPoint: e.MountPoint()})
 	}

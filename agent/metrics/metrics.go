@@ -1,4 +1,5 @@
-// Package metrics says how the agent and its guest do, in Prometheus' text format 0.0.4, under the names that Kata Containers gives these numbers.
+// Package metrics says how the agent and its guest do, in Prometheus' text format 0.0.4, under the names that Kata
+// Containers gives these numbers.
 //
 // Files of proc go in; one text comes out. A file that is missing or strange costs the numbers in it, not the others.
 package metrics
@@ -16,7 +17,8 @@ import (
 	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
-// ticks is how many of them the kernel counts in a second for user space: USER_HZ, 100 on every architecture of ours. proc(5).
+// ticks is how many of them the kernel counts in a second for user space: USER_HZ, 100 on every architecture of ours.
+// proc(5).
 const ticks = 100
 
 // FileSystem is how full one is.
@@ -55,7 +57,8 @@ var sources = []source{
 
 // Collect returns the text, and what kept numbers out of it.
 func (c *Collector) Collect() (string, error) {
-	families := []family{{name: "kata_agent_scrape_count", help: "How often these numbers were asked for.", kind: counter, samples: []sample{{value: float64(c.scrapes.Add(1))}}}}
+	families := []family{{name: "kata_agent_scrape_count", help: "How often these numbers were asked for.",
+		kind: counter, samples: []sample{{value: float64(c.scrapes.Add(1))}}}}
 	var errs []error
 	for _, s := range sources {
 		b, err := os.ReadFile(filepath.Join("/", c.Root, "proc", s.file))
@@ -80,7 +83,8 @@ func statfs(path string) (FileSystem, error) {
 	if block == 0 {
 		block = uint64(st.Bsize)
 	}
-	return FileSystem{TotalBytes: st.Blocks * block, FreeBytes: st.Bfree * block, AvailableBytes: st.Bavail * block, TotalInodes: st.Files, FreeInodes: st.Ffree}, nil
+	return FileSystem{TotalBytes: st.Blocks * block, FreeBytes: st.Bfree * block, AvailableBytes: st.Bavail * block,
+		TotalInodes: st.Files, FreeInodes: st.Ffree}, nil
 }
 
 // fileSystems are those on devices, and memory: the others have no size.
@@ -99,7 +103,8 @@ func (c *Collector) fileSystems(text string) ([]family, error) {
 			return nil, fmt.Errorf("line %q: want device, mount point and type", strings.TrimSpace(line))
 		}
 		device, point := mountinfo.Unescape(words[0]), mountinfo.Unescape(words[1])
-		if !strings.HasPrefix(device, "/dev/") && words[2] != "tmpfs" && words[2] != "virtiofs" && words[2] != "overlay" || seen[point] {
+		if !strings.HasPrefix(device, "/dev/") && words[2] != "tmpfs" && words[2] != "virtiofs" &&
+			words[2] != "overlay" || seen[point] {
 			continue
 		}
 		seen[point] = true
@@ -109,7 +114,8 @@ func (c *Collector) fileSystems(text string) ([]family, error) {
 			continue
 		}
 		add := func(to *family, item string, value uint64) {
-			to.samples = append(to.samples, sample{[]label{{"mount", point}, {"device", device}, {"item", item}}, float64(value)})
+			to.samples = append(to.samples, sample{[]label{{"mount", point}, {"device", device}, {"item", item}},
+				float64(value)})
 		}
 		add(&bytes, "total", s.TotalBytes)
 		add(&bytes, "free", s.FreeBytes)

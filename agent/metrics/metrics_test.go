@@ -18,7 +18,8 @@ var (
 	labelText  = regexp.MustCompile(`^([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\[\\"n])*)"(,|$)`)
 )
 
-// judge reads a text strictly: each family once, help and type before its samples, no sample twice. It returns values by name and labels.
+// judge reads a text strictly: each family once, help and type before its samples, no sample twice. It returns values
+// by name and labels.
 func judge(text string) (map[string]float64, error) {
 	out := map[string]float64{}
 	done := map[string]bool{}
@@ -72,16 +73,25 @@ func judge(text string) (map[string]float64, error) {
 
 // fixture is the proc of a guest, of files of a running Linux 6.18 cut short.
 var fixture = map[string]string{
-	"self/status": "Name:\tkata-agent\nState:\tS (sleeping)\nVmPeak:\t 1234 kB\nVmRSS:\t    5120 kB\nHugetlbPages:\t       0 kB\nThreads:\t7\nvoluntary_ctxt_switches:\t42\n",
-	"self/stat":   "1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 7 0 3 1234567168 1250 18446744073709551615 1 1\n",
-	"self/io":     "rchar: 100\nwchar: 200\nsyscr: 3\nsyscw: 4\nread_bytes: 5\nwrite_bytes: 6\ncancelled_write_bytes: 7\n",
-	"loadavg":     "0.07 0.10 1.32 2/345 6789\n",
-	"stat":        "cpu  10 1 20 300 4 5 6 7 8 9\ncpu0 10 1 20 300 4 5 6 7 8 9\nintr 123 4 5\nctxt 99\nbtime 1\n",
-	"vmstat":      "nr_free_pages 1000\npgfault 2000\n",
-	"net/dev":     "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n",
-	"diskstats":   " 254       0 vda 100 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n 254       1 vda1 1 1 1 1 1 1 1 1 1 1 1\n",
-	"meminfo":     "MemTotal:        2048 kB\nMemFree:          1024 kB\nActive(anon):       4 kB\nHugePages_Total:       3\nHugepagesize:       2048 kB\nDirectMap4k:       64 kB\n",
-	"self/mounts": "/dev/vda1 / ext4 ro 0 0\nproc /proc proc rw 0 0\ntmpfs /run/with\\040space\\134and\"quote tmpfs rw 0 0\ntmpfs /broken tmpfs rw 0 0\n",
+	"self/status": "Name:\tkata-agent\nState:\tS (sleeping)\nVmPeak:\t 1234 kB\nVmRSS:\t    5120 " +
+		"kB\nHugetlbPages:\t       0 kB\nThreads:\t7\nvoluntary_ctxt_switches:\t42\n",
+	"self/stat": "1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 7 0 3 1234567168 1250 " +
+		"18446744073709551615 1 1\n",
+	"self/io": "rchar: 100\nwchar: 200\nsyscr: 3\nsyscw: 4\nread_bytes: 5\nwrite_bytes: " +
+		"6\ncancelled_write_bytes: 7\n",
+	"loadavg": "0.07 0.10 1.32 2/345 6789\n",
+	"stat":    "cpu  10 1 20 300 4 5 6 7 8 9\ncpu0 10 1 20 300 4 5 6 7 8 9\nintr 123 4 5\nctxt 99\nbtime 1\n",
+	"vmstat":  "nr_free_pages 1000\npgfault 2000\n",
+	"net/dev": "Inter-|   Receive                                                |  Transmit\n face |bytes    " +
+		"packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier " +
+		"compressed\n  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n    lo:       0       0    0    0    0     0   " +
+		"       0         0        0       0    0    0    0     0       0          0\n",
+	"diskstats": " 254       0 vda 100 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n 254       1 vda1 1 1 1 1 1 1 1 1 " +
+		"1 1 1\n",
+	"meminfo": "MemTotal:        2048 kB\nMemFree:          1024 kB\nActive(anon):       4 kB\nHugePages_Total: " +
+		"      3\nHugepagesize:       2048 kB\nDirectMap4k:       64 kB\n",
+	"self/mounts": "/dev/vda1 / ext4 ro 0 0\nproc /proc proc rw 0 0\ntmpfs /run/with\\040space\\134and\"quote tmpfs " +
+		"rw 0 0\ntmpfs /broken tmpfs rw 0 0\n",
 }
 
 func guest(t *testing.T, files map[string]string) *Collector {
@@ -115,11 +125,12 @@ func TestEveryFamilyHasItsNumbers(t *testing.T) {
 		t.Fatalf("%v\n%s", err, text)
 	}
 	for key, want := range map[string]float64{
-		"kata_agent_scrape_count":                                                               1,
-		"kata_agent_threads":                                                                    7,
-		"kata_agent_total_time":                                                                 2,
-		"kata_agent_total_vm":                                                                   1234567168,
-		"kata_agent_total_rss":                                                                  float64(1250 * os.Getpagesize()),
+		"kata_agent_scrape_count": 1,
+		"kata_agent_threads":      7,
+		"kata_agent_total_time":   2,
+		"kata_agent_total_vm":     1234567168,
+		"kata_agent_total_rss": float64(
+			1250 * os.Getpagesize()),
 		"kata_agent_proc_status item=vmrss":                                                     5120 * 1024,
 		"kata_agent_proc_status item=voluntary_ctxt_switches":                                   42,
 		"kata_agent_proc_stat item=cstime":                                                      8,

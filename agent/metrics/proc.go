@@ -22,7 +22,8 @@ func number(s string) (float64, error) {
 }
 
 // statusItems are the lines of status that are numbers worth it. proc_pid_status(5); those in kB become bytes.
-var statusItems = []string{"VmPeak", "VmSize", "VmLck", "VmPin", "VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmData", "VmStk", "VmExe", "VmLib", "VmPTE", "VmSwap",
+var statusItems = []string{"VmPeak", "VmSize", "VmLck", "VmPin", "VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem",
+	"VmData", "VmStk", "VmExe", "VmLib", "VmPTE", "VmSwap",
 	"HugetlbPages", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"}
 
 func (*Collector) status(text string) ([]family, error) {
@@ -46,7 +47,8 @@ func (*Collector) status(text string) ([]family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Threads: %w", err)
 	}
-	return []family{f, {name: "kata_agent_threads", help: "Threads of the agent.", samples: []sample{{value: threads}}}}, nil
+	return []family{f, {name: "kata_agent_threads", help: "Threads of the agent.",
+		samples: []sample{{value: threads}}}}, nil
 }
 
 // keyed reads lines of a key, a sign and a value.
@@ -102,9 +104,12 @@ func (*Collector) stat(text string) ([]family, error) {
 		f.samples = append(f.samples, item(name, values[i]))
 	}
 	return []family{f,
-		{name: "kata_agent_total_time", help: "Processor time of the agent in seconds.", samples: []sample{{value: (values[0] + values[1]) / ticks}}},
-		{name: "kata_agent_total_vm", help: "Address space of the agent in bytes.", samples: []sample{{value: values[4]}}},
-		{name: "kata_agent_total_rss", help: "Memory of the agent in bytes.", samples: []sample{{value: values[5] * float64(os.Getpagesize())}}},
+		{name: "kata_agent_total_time", help: "Processor time of the agent in seconds.",
+			samples: []sample{{value: (values[0] + values[1]) / ticks}}},
+		{name: "kata_agent_total_vm", help: "Address space of the agent in bytes.",
+			samples: []sample{{value: values[4]}}},
+		{name: "kata_agent_total_rss", help: "Memory of the agent in bytes.",
+			samples: []sample{{value: values[5] * float64(os.Getpagesize())}}},
 	}, nil
 }
 
@@ -215,8 +220,10 @@ func (*Collector) meminfo(text string) ([]family, error) {
 }
 
 // netItems are the columns of /proc/net/dev. proc_pid_net(5).
-var netItems = []string{"recv_bytes", "recv_packets", "recv_errs", "recv_drop", "recv_fifo", "recv_frame", "recv_compressed", "recv_multicast",
-	"sent_bytes", "sent_packets", "sent_errs", "sent_drop", "sent_fifo", "sent_colls", "sent_carrier", "sent_compressed"}
+var netItems = []string{"recv_bytes", "recv_packets", "recv_errs", "recv_drop", "recv_fifo", "recv_frame",
+	"recv_compressed", "recv_multicast",
+	"sent_bytes", "sent_packets", "sent_errs", "sent_drop", "sent_fifo", "sent_colls", "sent_carrier",
+	"sent_compressed"}
 
 func (*Collector) netdev(text string) ([]family, error) {
 	f := family{name: "kata_guest_netdev_stat", help: "The guest's /proc/net/dev."}
@@ -227,22 +234,27 @@ func (*Collector) netdev(text string) ([]family, error) {
 		}
 		words := strings.Fields(rest)
 		if len(words) != len(netItems) {
-			return nil, fmt.Errorf("interface %s: %d numbers: want %d", strings.TrimSpace(name), len(words), len(netItems))
+			return nil, fmt.Errorf("interface %s: %d numbers: want %d", strings.TrimSpace(name), len(words),
+				len(netItems))
 		}
 		for i, w := range words {
 			n, err := number(w)
 			if err != nil {
 				return nil, err
 			}
-			f.samples = append(f.samples, sample{[]label{{"interface", strings.TrimSpace(name)}, {"item", netItems[i]}}, n})
+			f.samples = append(f.samples, sample{[]label{{"interface", strings.TrimSpace(name)},
+				{"item", netItems[i]}}, n})
 		}
 	}
 	return []family{f}, nil
 }
 
-// diskItems are the columns of /proc/diskstats behind major, minor and name; times in ms. Documentation/admin-guide/iostats.rst.
-var diskItems = []string{"reads", "reads_merged", "sectors_read", "time_reading", "writes", "writes_merged", "sectors_written", "time_writing", "in_progress", "time_in_progress",
-	"weighted_time_in_progress", "discards", "discards_merged", "sectors_discarded", "time_discarding", "flushes", "time_flushing"}
+// diskItems are the columns of /proc/diskstats behind major, minor and name; times in ms.
+// Documentation/admin-guide/iostats.rst.
+var diskItems = []string{"reads", "reads_merged", "sectors_read", "time_reading", "writes", "writes_merged",
+	"sectors_written", "time_writing", "in_progress", "time_in_progress",
+	"weighted_time_in_progress", "discards", "discards_merged", "sectors_discarded", "time_discarding", "flushes",
+	"time_flushing"}
 
 func (*Collector) disks(text string) ([]family, error) {
 	f := family{name: "kata_guest_diskstat", help: "The guest's /proc/diskstats; times in milliseconds."}

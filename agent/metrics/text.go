@@ -25,16 +25,21 @@ type sample struct {
 
 type label struct{ name, value string }
 
-// The characters that have a meaning in a help, and in a label's value. The format's "Comments, help text, and type information" and "Basic info".
+// The characters that have a meaning in a help, and in a label's value. The format's "Comments, help text, and type
+// information" and "Basic info".
 var (
 	inHelp  = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
 	inLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 )
 
-// write sorts families by name and their samples by labels. A family without samples is left out, and of two samples with the same labels the first stays.
+// write sorts families by name and their samples by labels. A family without samples is left out, and of two samples
+// with the same labels the first stays.
 func write(families []family) string {
 	var b strings.Builder
-	for _, f := range slices.SortedFunc(slices.Values(families), func(x, y family) int { return cmp.Compare(x.name, y.name) }) {
+	for _, f := range slices.SortedFunc(slices.Values(families), func(x, y family) int {
+		return cmp.Compare(x.name,
+			y.name)
+	}) {
 		lines := map[string]float64{}
 		var keys []string
 		for _, s := range f.samples {

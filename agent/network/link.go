@@ -21,7 +21,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
-// linkName is what a link may be called: IFNAMSIZ of <linux/if.h> is 16 with the NUL. net/core/dev.c, dev_valid_name, and a little stricter.
+// linkName is what a link may be called: IFNAMSIZ of <linux/if.h> is 16 with the NUL. net/core/dev.c, dev_valid_name,
+// and a little stricter.
 var linkName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.@-]{0,14}$`)
 
 // maxMTU is the longest packet of IP.
@@ -78,8 +79,8 @@ func readAddress(a *katapb.IPAddress) (netip.Prefix, error) {
 	return p, nil
 }
 
-// UpdateInterface makes a link what i says: its name, addresses, MTU and flags. Asked again it changes nothing. The link is the one with i's hardware
-// address, else the one with its name, which then gets that address.
+// UpdateInterface makes a link what i says: its name, addresses, MTU and flags. Asked again it changes nothing. The
+// link is the one with i's hardware address, else the one with its name, which then gets that address.
 func (n *Network) UpdateInterface(ctx context.Context, i *katapb.Interface) (*katapb.Interface, error) {
 	w, err := readInterface(i)
 	if err != nil {
@@ -101,24 +102,25 @@ func (n *Network) await(ctx context.Context, w wish) error {
 	if w.path == nil || n.c.Devices == nil {
 		return nil
 	}
-	_, err := n.c.Devices.Wait(ctx, uevent.Match{What: "the network card at PCI path " + w.path.String(), Look: func() (string, error) {
-		dir, err := w.path.Find(n.c.Root)
-		if errors.Is(err, pcipath.ErrNotFound) {
-			return "", nil
-		}
-		if err != nil {
-			return "", err
-		}
-		for _, pattern := range []string{"virtio*/net/*", "net/*"} {
-			if found, err := filepath.Glob(filepath.Join(dir, pattern)); err != nil || len(found) > 0 {
-				if err != nil {
-					return "", err
-				}
-				return filepath.Base(found[0]), nil
+	_, err := n.c.Devices.Wait(ctx, uevent.Match{What: "the network card at PCI path " + w.path.String(),
+		Look: func() (string, error) {
+			dir, err := w.path.Find(n.c.Root)
+			if errors.Is(err, pcipath.ErrNotFound) {
+				return "", nil
 			}
-		}
-		return "", nil
-	}})
+			if err != nil {
+				return "", err
+			}
+			for _, pattern := range []string{"virtio*/net/*", "net/*"} {
+				if found, err := filepath.Glob(filepath.Join(dir, pattern)); err != nil || len(found) > 0 {
+					if err != nil {
+						return "", err
+					}
+					return filepath.Base(found[0]), nil
+				}
+			}
+			return "", nil
+		}})
 	return err
 }
 
@@ -211,7 +213,8 @@ func rename(link netlink.Link, name string, owner netlink.Link) error {
 	return nil
 }
 
-// addresses removes what is not wanted, then adds: with the first address of a network Linux takes the others of it away.
+// addresses removes what is not wanted, then adds: with the first address of a network Linux takes the others of it
+// away.
 func (n *Network) addresses(link netlink.Link, w wish) error {
 	have, err := listAddresses(link)
 	if err != nil {
@@ -223,7 +226,8 @@ func (n *Network) addresses(link netlink.Link, w wish) error {
 		if slices.Contains(w.addresses, p) || p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
 			continue
 		}
-		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: a.IPNet, Peer: a.Peer}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: a.IPNet, Peer: a.Peer}); err != nil &&
+			!errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("remove address %s: %w", p, err)
 		}
 	}
@@ -288,7 +292,8 @@ func (n *Network) ListInterfaces() ([]*katapb.Interface, error) {
 	var out []*katapb.Interface
 	for _, l := range links {
 		a := l.Attrs()
-		i := &katapb.Interface{Device: a.Name, Name: a.Name, Mtu: uint64(a.MTU), HwAddr: a.HardwareAddr.String(), Type: l.Type(), RawFlags: a.RawFlags}
+		i := &katapb.Interface{Device: a.Name, Name: a.Name, Mtu: uint64(a.MTU), HwAddr: a.HardwareAddr.String(),
+			Type: l.Type(), RawFlags: a.RawFlags}
 		addresses, err := listAddresses(l)
 		if errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist) {
 			continue // gone meanwhile
@@ -298,7 +303,8 @@ func (n *Network) ListInterfaces() ([]*katapb.Interface, error) {
 		}
 		for _, addr := range addresses {
 			p := prefixOf(addr.IPNet)
-			i.IPAddresses = append(i.IPAddresses, &katapb.IPAddress{Family: familyOf(p.Addr()), Address: p.Addr().String(), Mask: strconv.Itoa(p.Bits())})
+			i.IPAddresses = append(i.IPAddresses, &katapb.IPAddress{Family: familyOf(p.Addr()),
+				Address: p.Addr().String(), Mask: strconv.Itoa(p.Bits())})
 		}
 		out = append(out, i)
 	}

@@ -1,7 +1,8 @@
-// Package network gives the guest's links the names, addresses and routes that the host asks for, and says what there is.
+// Package network gives the guest's links the names, addresses and routes that the host asks for, and says what there
+// is.
 //
-// Interfaces, routes and neighbours of the guest API go in; netlink does them. What the host asked for earlier and does not any more is taken away; what
-// the kernel made stays. It refuses to know what is at the other end of a link.
+// Interfaces, routes and neighbours of the guest API go in; netlink does them. What the host asked for earlier and does
+// not any more is taken away; what the kernel made stays. It refuses to know what is at the other end of a link.
 package network
 
 import (
@@ -45,8 +46,8 @@ type Config struct {
 	Log      *slog.Logger // nil is none
 }
 
-// Network is that of the guest. Its methods may be called from several goroutines; changes are made one at a time, and none waits for a device while
-// it keeps others waiting.
+// Network is that of the guest. Its methods may be called from several goroutines; changes are made one at a time, and
+// none waits for a device while it keeps others waiting.
 type Network struct {
 	c Config
 
@@ -71,11 +72,12 @@ func New(c Config) *Network {
 	return &Network{c: c, set: map[routeKey]bool{}}
 }
 
-// kernelsDummy is the link that Linux makes by itself where dummy links are built in, and their number is not set to 0 on its command line.
-// drivers/net/dummy.c, numdummies.
+// kernelsDummy is the link that Linux makes by itself where dummy links are built in, and their number is not set to 0
+// on its command line. drivers/net/dummy.c, numdummies.
 const kernelsDummy = "dummy0"
 
-// RemoveDummy takes away the dummy link that the kernel has made and nobody uses: a pod has the links that its host names, and no other.
+// RemoveDummy takes away the dummy link that the kernel has made and nobody uses: a pod has the links that its host
+// names, and no other.
 func RemoveDummy() error {
 	l, err := netlink.LinkByName(kernelsDummy)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -101,7 +103,8 @@ func unused(l netlink.Link) bool {
 // maxResolv bounds a resolv.conf.
 const maxResolv = 64 << 10
 
-// DNS makes lines the guest's resolv.conf, by a mount over it, since the root file system may be read-only. A guest without the file goes without.
+// DNS makes lines the guest's resolv.conf, by a mount over it, since the root file system may be read-only. A guest
+// without the file goes without.
 func (n *Network) DNS(lines []string) error {
 	if len(lines) == 0 {
 		return nil

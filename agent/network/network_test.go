@@ -27,7 +27,8 @@ func cable(t *testing.T, a, b string) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = a, net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	testenv.Require(t, testenv.Func("veth", func() error {
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: b, PeerHardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 2}})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: b, PeerHardwareAddr: net.HardwareAddr{2, 0,
+			0, 0, 0, 2}})
 	}))
 }
 
@@ -76,14 +77,17 @@ func TestALinkBecomesWhatTheHostSays(t *testing.T) {
 	}
 	cable(t, "eth5", "eth0")
 	n := New(Config{})
-	i := &katapb.Interface{Device: "eth0", Name: "eth0", HwAddr: "02:00:00:00:00:01", Mtu: 1400, IPAddresses: addresses("10.0.0.2/24", "10.0.0.3/24", "fd00::2/64"), RawFlags: unix.IFF_NOARP}
+	i := &katapb.Interface{Device: "eth0", Name: "eth0", HwAddr: "02:00:00:00:00:01", Mtu: 1400,
+		IPAddresses: addresses("10.0.0.2/24", "10.0.0.3/24", "fd00::2/64"), RawFlags: unix.IFF_NOARP}
 	for range 2 { // again changes nothing
 		got, err := n.UpdateInterface(t.Context(), i)
 		if err != nil || got != i {
 			t.Fatalf("%v, %v", got, err)
 		}
 		// The one that was called eth0 got the name of ours.
-		if got := state(t, n, "eth0") + "; " + state(t, n, "eth5"); got != "02:00:00:00:00:01 1400 up noarp 10.0.0.2/24 10.0.0.3/24 fd00::2/64; 02:00:00:00:00:02 1500" {
+		if got := state(t, n, "eth0") + "; " + state(t, n,
+			"eth5"); got != "02:00:00:00:00:01 1400 up noarp 10.0.0.2/24 10.0.0.3/24 fd00::2/64; "+
+			"02:00:00:00:00:02 1500" {
 			t.Errorf("got %s", got)
 		}
 	}
@@ -93,7 +97,10 @@ func TestALinkBecomesWhatTheHostSays(t *testing.T) {
 			t.Fatal(err)
 		}
 		all, err := listAddresses(link)
-		return err == nil && slices.ContainsFunc(all, func(a netlink.Addr) bool { return a.IP.To4() == nil && a.IP.IsLinkLocalUnicast() })
+		return err == nil && slices.ContainsFunc(all, func(a netlink.Addr) bool {
+			return a.IP.To4() == nil &&
+				a.IP.IsLinkLocalUnicast()
+		})
 	}
 	peer, err := netlink.LinkByName("eth5")
 	if err != nil {
@@ -148,9 +155,15 @@ func TestWhatIsNoInterfaceIsRefused(t *testing.T) {
 	n := New(Config{Root: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}})
 	good := func() *katapb.Interface { return &katapb.Interface{Name: "eth0", HwAddr: "02:00:00:00:00:01"} }
 	for name, change := range map[string]func(*katapb.Interface){
-		"a name with a slash": func(i *katapb.Interface) { i.Name = "../x" }, "a long name": func(i *katapb.Interface) { i.Name = strings.Repeat("a", 16) }, "dots": func(i *katapb.Interface) { i.Name = ".." },
-		"no hardware address": func(i *katapb.Interface) { i.HwAddr = "" }, "an MTU beyond IP": func(i *katapb.Interface) { i.Mtu = 1 << 40 }, "an address that is none": func(i *katapb.Interface) { i.IPAddresses = addresses("10.0.0/24") },
-		"a length beyond the address": func(i *katapb.Interface) { i.IPAddresses = addresses("10.0.0.1/33") }, "no length": func(i *katapb.Interface) { i.IPAddresses = addresses("10.0.0.1") }, "a path that is none": func(i *katapb.Interface) { i.DevicePath = "x" },
+		"a name with a slash":         func(i *katapb.Interface) { i.Name = "../x" },
+		"a long name":                 func(i *katapb.Interface) { i.Name = strings.Repeat("a", 16) },
+		"dots":                        func(i *katapb.Interface) { i.Name = ".." },
+		"no hardware address":         func(i *katapb.Interface) { i.HwAddr = "" },
+		"an MTU beyond IP":            func(i *katapb.Interface) { i.Mtu = 1 << 40 },
+		"an address that is none":     func(i *katapb.Interface) { i.IPAddresses = addresses("10.0.0/24") },
+		"a length beyond the address": func(i *katapb.Interface) { i.IPAddresses = addresses("10.0.0.1/33") },
+		"no length":                   func(i *katapb.Interface) { i.IPAddresses = addresses("10.0.0.1") },
+		"a path that is none":         func(i *katapb.Interface) { i.DevicePath = "x" },
 	} {
 		i := good()
 		change(i)
@@ -163,7 +176,8 @@ func TestWhatIsNoInterfaceIsRefused(t *testing.T) {
 	}
 	i := good()
 	i.DevicePath = "02/01"
-	if _, err := n.UpdateInterface(t.Context(), i); !errors.Is(err, uevent.ErrTimeout) || !strings.Contains(err.Error(), "02/01") {
+	if _, err := n.UpdateInterface(t.Context(), i); !errors.Is(err, uevent.ErrTimeout) ||
+		!strings.Contains(err.Error(), "02/01") {
 		t.Errorf("a card that does not come: %v", err)
 	}
 	lo := &katapb.Interface{Name: "lo", HwAddr: "02:00:00:00:00:07"}
@@ -230,29 +244,40 @@ func TestRoutesAreThoseOfTheLastCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, other, _ := net.ParseCIDR("203.0.113.0/24")
-	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: other, Protocol: unix.RTPROT_STATIC, Scope: netlink.SCOPE_LINK}); err != nil {
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: other, Protocol: unix.RTPROT_STATIC,
+		Scope: netlink.SCOPE_LINK}); err != nil {
 		t.Fatal(err)
 	}
 	const others = "203.0.113.0/24 on eth0"
 	first := []*katapb.Route{
-		{Gateway: "169.254.1.1", Device: "eth0"}, {Dest: "169.254.1.1/32", Device: "eth0", Scope: uint32(netlink.SCOPE_LINK)},
-		{Gateway: "fd00::1", Device: "eth0", Family: katapb.IPFamily_v6}, {Dest: "198.51.100.7", Device: "eth0", Source: "10.0.0.2", Mtu: 1300, Scope: uint32(netlink.SCOPE_LINK)},
+		{Gateway: "169.254.1.1", Device: "eth0"}, {Dest: "169.254.1.1/32", Device: "eth0",
+			Scope: uint32(netlink.SCOPE_LINK)},
+		{Gateway: "fd00::1", Device: "eth0", Family: katapb.IPFamily_v6}, {Dest: "198.51.100.7", Device: "eth0",
+			Source: "10.0.0.2", Mtu: 1300, Scope: uint32(netlink.SCOPE_LINK)},
 	}
-	want := strings.Join([]string{kernel, "169.254.1.1/32 on eth0", "198.51.100.7/32 from 10.0.0.2 mtu 1300 on eth0", others, "default4 via 169.254.1.1 on eth0", "default6 via fd00::1 on eth0", kernel6}, "; ")
+	want := strings.Join([]string{kernel, "169.254.1.1/32 on eth0", "198.51.100.7/32 from 10.0.0.2 mtu 1300 on eth0",
+		others, "default4 via 169.254.1.1 on eth0", "default6 via fd00::1 on eth0", kernel6}, "; ")
 	update(want, first...)
 	update(want, first...)
 	// A new gateway replaces the old one, off the link by its flag; what is not asked for any more goes.
-	update(strings.Join([]string{kernel, others, "default4 via 192.0.2.1 on eth0", kernel6}, "; "), &katapb.Route{Dest: "0.0.0.0/0", Gateway: "192.0.2.1", Device: "eth0", Flags: unix.RTNH_F_ONLINK})
+	update(strings.Join([]string{kernel, others, "default4 via 192.0.2.1 on eth0", kernel6}, "; "),
+		&katapb.Route{Dest: "0.0.0.0/0", Gateway: "192.0.2.1", Device: "eth0", Flags: unix.RTNH_F_ONLINK})
 	update(strings.Join([]string{kernel, others, kernel6}, "; "))
 	for name, r := range map[string]*katapb.Route{
-		"no link": {Dest: "10.1.0.0/16", Device: "eth9"}, "a gateway nobody reaches": {Dest: "10.1.0.0/16", Gateway: "192.0.2.9", Device: "eth0"}, "two versions": {Dest: "10.1.0.0/16", Gateway: "fd00::1", Device: "eth0"},
-		"a destination that is none": {Dest: "x", Device: "eth0"}, "a gateway that is none": {Gateway: "x", Device: "eth0"}, "a network as source": {Dest: "10.1.0.0/16", Source: "10.0.0.0/24", Device: "eth0"}, "a scope beyond a byte": {Dest: "10.1.0.0/16", Scope: 256, Device: "eth0"},
+		"no link": {Dest: "10.1.0.0/16", Device: "eth9"}, "a gateway nobody reaches": {Dest: "10.1.0.0/16",
+			Gateway: "192.0.2.9", Device: "eth0"}, "two versions": {Dest: "10.1.0.0/16", Gateway: "fd00::1",
+			Device: "eth0"},
+		"a destination that is none": {Dest: "x", Device: "eth0"}, "a gateway that is none": {Gateway: "x",
+			Device: "eth0"}, "a network as source": {Dest: "10.1.0.0/16", Source: "10.0.0.0/24", Device: "eth0"},
+		"a scope beyond a byte": {Dest: "10.1.0.0/16", Scope: 256, Device: "eth0"},
 	} {
 		if _, err := n.UpdateRoutes(t.Context(), []*katapb.Route{r}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if err := n.AddARPNeighbors([]*katapb.ARPNeighbor{{ToIPAddress: &katapb.IPAddress{Address: "10.0.0.9"}, Device: "eth0", Lladdr: "02:00:00:00:00:99"}, {ToIPAddress: &katapb.IPAddress{Address: "fd00::9"}, Device: "eth0", Lladdr: "02:00:00:00:00:99"}}); err != nil {
+	if err := n.AddARPNeighbors([]*katapb.ARPNeighbor{{ToIPAddress: &katapb.IPAddress{Address: "10.0.0.9"},
+		Device: "eth0", Lladdr: "02:00:00:00:00:99"}, {ToIPAddress: &katapb.IPAddress{Address: "fd00::9"},
+		Device: "eth0", Lladdr: "02:00:00:00:00:99"}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -263,7 +288,8 @@ func TestRoutesAreThoseOfTheLastCall(t *testing.T) {
 			t.Errorf("family %d: %v, %v", family, all, err)
 		}
 	}
-	if err := n.AddARPNeighbors([]*katapb.ARPNeighbor{{ToIPAddress: &katapb.IPAddress{Address: "10.0.0.9"}, Device: "eth9", Lladdr: "02:00:00:00:00:99"}}); !errors.Is(err, ErrNotFound) {
+	if err := n.AddARPNeighbors([]*katapb.ARPNeighbor{{ToIPAddress: &katapb.IPAddress{Address: "10.0.0.9"},
+		Device: "eth9", Lladdr: "02:00:00:00:00:99"}}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("neighbour on no link: %v", err)
 	}
 }
@@ -328,8 +354,10 @@ func FuzzReadRoute(f *testing.F) {
 	f.Add("10.0.0.0/8", "10.0.0.1", "eth0", "10.0.0.2", uint32(0), uint32(1500))
 	f.Add("", "fd00::1", "eth0", "::/0", uint32(253), uint32(0))
 	f.Fuzz(func(t *testing.T, dest, gateway, device, source string, scope, mtu uint32) {
-		w, err := readRoute(&katapb.Route{Dest: dest, Gateway: gateway, Device: device, Source: source, Scope: scope, Mtu: mtu})
-		if err == nil && (!w.to.IsValid() || w.to != w.to.Masked() || w.mtu > maxMTU || w.gateway.IsValid() && w.gateway.Is4() != w.to.Addr().Is4()) {
+		w, err := readRoute(&katapb.Route{Dest: dest, Gateway: gateway, Device: device, Source: source, Scope: scope,
+			Mtu: mtu})
+		if err == nil && (!w.to.IsValid() || w.to != w.to.Masked() || w.mtu > maxMTU || w.gateway.IsValid() &&
+			w.gateway.Is4() != w.to.Addr().Is4()) {
 			t.Fatalf("%+v", w)
 		}
 	})
@@ -341,7 +369,8 @@ func TestTheKernelsOwnDummyGoesAndNoOther(t *testing.T) {
 		link netlink.Link
 		want bool
 	}{
-		"as the kernel made it": {&netlink.Dummy{}, true}, "in use": {&netlink.Dummy{LinkAttrs: up}, false}, "of a bridge": {&netlink.Dummy{LinkAttrs: owned}, false},
+		"as the kernel made it": {&netlink.Dummy{}, true}, "in use": {&netlink.Dummy{LinkAttrs: up}, false},
+		"of a bridge":  {&netlink.Dummy{LinkAttrs: owned}, false},
 		"another kind": {&netlink.Veth{}, false},
 	} {
 		if got := unused(c.link); got != c.want {

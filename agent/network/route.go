@@ -34,7 +34,8 @@ type way struct {
 const routeFlags = unix.RTNH_F_ONLINK | unix.RTNH_F_PERVASIVE
 
 func readRoute(r *katapb.Route) (way, error) {
-	w := way{device: r.GetDevice(), scope: netlink.Scope(r.GetScope()), flags: int(r.GetFlags()) & routeFlags, mtu: int(min(r.GetMtu(), maxMTU+1))}
+	w := way{device: r.GetDevice(), scope: netlink.Scope(r.GetScope()), flags: int(r.GetFlags()) & routeFlags,
+		mtu: int(min(r.GetMtu(), maxMTU+1))}
 	bad := func(err error) (way, error) {
 		return way{}, fmt.Errorf("route to %q on %s: %w", r.GetDest(), r.GetDevice(), err)
 	}
@@ -82,8 +83,8 @@ func readRoute(r *katapb.Route) (way, error) {
 	return w, nil
 }
 
-// UpdateRoutes makes routes those that the host set, and returns all there are. Those on a link come first, since they lead to the gateways of others.
-// A route of an earlier call that is not among them is removed.
+// UpdateRoutes makes routes those that the host set, and returns all there are. Those on a link come first, since they
+// lead to the gateways of others. A route of an earlier call that is not among them is removed.
 func (n *Network) UpdateRoutes(_ context.Context, routes []*katapb.Route) ([]*katapb.Route, error) {
 	var ways []way
 	for _, r := range routes {
@@ -136,7 +137,8 @@ func gatewayName(w way) string {
 }
 
 func (w way) route(link int) *netlink.Route {
-	r := &netlink.Route{LinkIndex: link, Dst: netOf(w.to), Scope: w.scope, Protocol: unix.RTPROT_BOOT, Type: unix.RTN_UNICAST, Table: unix.RT_TABLE_MAIN, Flags: w.flags, MTU: w.mtu}
+	r := &netlink.Route{LinkIndex: link, Dst: netOf(w.to), Scope: w.scope, Protocol: unix.RTPROT_BOOT,
+		Type: unix.RTN_UNICAST, Table: unix.RT_TABLE_MAIN, Flags: w.flags, MTU: w.mtu}
 	if w.gateway.IsValid() {
 		r.Gw = w.gateway.AsSlice()
 	}
@@ -169,7 +171,8 @@ func (n *Network) removeStale(wanted map[routeKey]bool) error {
 
 func mainRoutes() ([]netlink.Route, error) {
 	return again(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN},
+			netlink.RT_FILTER_TABLE)
 	})
 }
 
@@ -207,7 +210,8 @@ func (n *Network) ListRoutes() ([]*katapb.Route, error) {
 		if r.Type != unix.RTN_UNICAST || names[r.LinkIndex] == "" {
 			continue
 		}
-		p := &katapb.Route{Device: names[r.LinkIndex], Scope: uint32(r.Scope), Family: familyOf(k.to.Addr()), Flags: uint32(r.Flags), Mtu: uint32(r.MTU)}
+		p := &katapb.Route{Device: names[r.LinkIndex], Scope: uint32(r.Scope), Family: familyOf(k.to.Addr()),
+			Flags: uint32(r.Flags), Mtu: uint32(r.MTU)}
 		if k.to.Bits() > 0 {
 			p.Dest = k.to.String()
 		}
@@ -247,7 +251,8 @@ func (n *Network) AddARPNeighbors(neighbours []*katapb.ARPNeighbor) error {
 		if to.Is6() {
 			family = netlink.FAMILY_V6
 		}
-		if err := netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, Family: family, State: state, Flags: int(a.GetFlags()), IP: to.AsSlice(), HardwareAddr: hardware}); err != nil {
+		if err := netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, Family: family, State: state,
+			Flags: int(a.GetFlags()), IP: to.AsSlice(), HardwareAddr: hardware}); err != nil {
 			return fmt.Errorf("neighbour %s on %s: %w", to, a.Device, err)
 		}
 	}

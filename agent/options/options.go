@@ -46,12 +46,15 @@ type Options struct {
 var later = map[string]bool{
 	"devmode": true, "trace": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
 	"launch_process_timeout": true, "visible_cdi_devices": true, "config_file": true, "guest_components_rest_api": true,
-	"guest_components_procs": true, "secure_storage_integrity": true, "https_proxy": true, "no_proxy": true, "mem_agent_enable": true,
+	"guest_components_procs": true, "secure_storage_integrity": true, "https_proxy": true, "no_proxy": true,
+	"mem_agent_enable":        true,
 	"mem_agent_memcg_disable": true, "mem_agent_memcg_swap": true, "mem_agent_memcg_swappiness_max": true,
 	"mem_agent_memcg_period_secs": true, "mem_agent_memcg_period_psi_percent_limit": true,
 	"mem_agent_memcg_eviction_psi_percent_limit": true, "mem_agent_memcg_eviction_run_aging_count_min": true,
-	"mem_agent_compact_disable": true, "mem_agent_compact_period_secs": true, "mem_agent_compact_period_psi_percent_limit": true,
-	"mem_agent_compact_psi_percent_limit": true, "mem_agent_compact_sec_max": true, "mem_agent_compact_order": true,
+	"mem_agent_compact_disable": true, "mem_agent_compact_period_secs": true,
+	"mem_agent_compact_period_psi_percent_limit": true,
+	"mem_agent_compact_psi_percent_limit":        true, "mem_agent_compact_sec_max": true,
+	"mem_agent_compact_order":     true,
 	"mem_agent_compact_threshold": true, "mem_agent_compact_force_times": true,
 }
 
@@ -121,8 +124,8 @@ func Parse(commandLine string) Options {
 	return o
 }
 
-// Words splits a kernel command line as the kernel does (lib/cmdline.c, next_arg): at white space outside double quotes, where the quotes
-// around a whole word or around its value are not part of it.
+// Words splits a kernel command line as the kernel does (lib/cmdline.c, next_arg): at white space outside double
+// quotes, where the quotes around a whole word or around its value are not part of it.
 func Words(line string) []string {
 	var words []string
 	var start int

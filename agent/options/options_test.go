@@ -31,12 +31,19 @@ func TestParse(t *testing.T) {
 		"agent.cdi_timeout=3 agent.devmode": func(o *Options) {
 			o.Later = []string{"agent.cdi_timeout=3", "agent.devmode"}
 		},
-		"agent.debug_console agent.debug_console_vport=1026":   func(o *Options) { o.DebugConsole, o.DebugConsolePort = true, 1026 },
-		"agent.debug_console_vport=0":                          func(*Options) {},
-		"agent.log_vport=1025 agent.passfd_listener_port=1027": func(o *Options) { o.LogPort, o.StreamsPort = 1025, 1027 },
-		"agent.log_vport=4294967294":                           func(o *Options) { o.LogPort = 1<<32 - 2 },
-		"agent.hotplug_timeout=3":                              func(o *Options) { o.HotplugTimeout = 3 * time.Second },
-		"agent.hotplug_timeout=5 agent.hotplug_timeout=soon agent.log_vport=4294967295 agent.debug_console_vport": func(o *Options) {
+		"agent.debug_console agent.debug_console_vport=1026": func(o *Options) {
+			o.DebugConsole,
+				o.DebugConsolePort = true, 1026
+		},
+		"agent.debug_console_vport=0": func(*Options) {},
+		"agent.log_vport=1025 agent.passfd_listener_port=1027": func(o *Options) {
+			o.LogPort, o.StreamsPort = 1025,
+				1027
+		},
+		"agent.log_vport=4294967294": func(o *Options) { o.LogPort = 1<<32 - 2 },
+		"agent.hotplug_timeout=3":    func(o *Options) { o.HotplugTimeout = 3 * time.Second },
+		"agent.hotplug_timeout=5 agent.hotplug_timeout=soon " +
+			"agent.log_vport=4294967295 agent.debug_console_vport": func(o *Options) {
 			o.HotplugTimeout = 5 * time.Second
 			o.Complaints = []string{
 				`kernel command line: "agent.hotplug_timeout=soon": want a whole number from 0 to 86400`,

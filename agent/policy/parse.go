@@ -40,7 +40,8 @@ func (r *reader) bad(format string, a ...any) error {
 	if len(source) > shown {
 		source = "" // a caret far to the right shows nothing
 	}
-	return &mistake.Error{File: name, Line: r.line, Column: len([]rune(r.source[:min(r.at, len(r.source))])) + 1, Message: fmt.Sprintf(format, a...), Source: source}
+	return &mistake.Error{File: name, Line: r.line, Column: len([]rune(r.source[:min(r.at, len(r.source))])) + 1,
+		Message: fmt.Sprintf(format, a...), Source: source}
 }
 
 // word takes what comes up to a space.
@@ -56,7 +57,8 @@ func (r *reader) skip(n int) {
 	}
 }
 
-// parse reads a policy: the header, then a line a rule and one for the default. Empty lines and those that begin with # say nothing.
+// parse reads a policy: the header, then a line a rule and one for the default. Empty lines and those that begin with #
+// say nothing.
 func parse(text string) (*rules, error) {
 	if len(text) > maxText {
 		return nil, fmt.Errorf("%s of %d bytes: want at most %d", name, len(text), maxText)
@@ -118,7 +120,8 @@ func parse(text string) (*rules, error) {
 	case !begun:
 		return nil, end.bad("want %q first", header)
 	case !hasDefault:
-		return nil, end.bad("want a line %q or %q: it says what happens to calls without a rule", "default deny", "default allow")
+		return nil, end.bad("want a line %q or %q: it says what happens to calls without a rule", "default deny",
+			"default allow")
 	}
 	return out, nil
 }

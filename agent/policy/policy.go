@@ -1,7 +1,9 @@
-// Package policy says which calls of the guest API a host may make: a list of rules, the first of which that fits a call decides.
+// Package policy says which calls of the guest API a host may make: a list of rules, the first of which that fits a
+// call decides.
 //
-// A text goes in, docs/formats/policy.md; for each call a yes, or an error with the rule that said no, comes out. It knows the calls and their fields from
-// the API's own description, so that a rule about none of them is an error. It refuses to know what a call does.
+// A text goes in, docs/formats/policy.md; for each call a yes, or an error with the rule that said no, comes out. It
+// knows the calls and their fields from the API's own description, so that a rule about none of them is an error. It
+// refuses to know what a call does.
 package policy
 
 import (
@@ -26,7 +28,8 @@ const setPolicy = "SetPolicy"
 const service = "AgentService"
 
 // ErrRego says that a policy is written in Rego, which this agent cannot read.
-var ErrRego = errors.New("this policy is written in Rego; the Rego engine is an optional build of its own, kata-agent-rego, which this agent is not: use that, or write the policy as docs/formats/policy.md says")
+var ErrRego = errors.New("this policy is written in Rego; the Rego engine is an optional build of its own, " +
+	"kata-agent-rego, which this agent is not: use that, or write the policy as docs/formats/policy.md says")
 
 // rego is how a policy of Kata Containers begins, after comments.
 var rego = regexp.MustCompile(`(?m)^\s*package\s+agent_policy\b`)
@@ -37,7 +40,8 @@ type Engine interface {
 	Check(method string, request proto.Message) error
 }
 
-// Policy is the one in force. The zero value allows everything, and does not know Rego. Its methods may be called from several goroutines.
+// Policy is the one in force. The zero value allows everything, and does not know Rego. Its methods may be called from
+// several goroutines.
 type Policy struct {
 	// Rego reads a policy in Rego. Nil refuses them.
 	Rego func(text string, log *slog.Logger) (Engine, error)
@@ -63,7 +67,8 @@ type rule struct {
 	named      *named // those that a call may have; nil where it may have any
 }
 
-// Check says whether the host may make a call, by its method's name and its request. The error has the code PermissionDenied.
+// Check says whether the host may make a call, by its method's name and its request. The error has the code
+// PermissionDenied.
 func (p *Policy) Check(method string, request proto.Message) error {
 	e := p.engine.Load()
 	if e == nil {

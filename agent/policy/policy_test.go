@@ -45,24 +45,38 @@ func TestTheFirstRuleThatFitsDecides(t *testing.T) {
 		request proto.Message
 		why     string // empty is allowed
 	}{
-		"the command that is listed":          {"ExecProcess", exec("sh", "-c", "echo a b=c"), ""},
-		"another command":                     {"ExecProcess", exec("sh", "-c", "echo"), "no rule allows it"},
-		"the command and more":                {"ExecProcess", exec("sh", "-c", "echo a b=c", "x"), "no rule allows it"},
-		"less of the command":                 {"ExecProcess", exec("sh"), "no rule allows it"},
-		"no process":                          {"ExecProcess", &katapb.ExecProcessRequest{}, "no rule allows it"},
-		"no request":                          {"ExecProcess", nil, "no rule allows it"},
-		"a request of another call":           {"ExecProcess", &katapb.CopyFileRequest{}, "no rule allows it"},
-		"a field that nobody names":           {"ExecProcess", &katapb.ExecProcessRequest{ContainerId: "c", ExecId: "e", Process: &katapb.Process{Args: []string{"sh", "-c", "echo a b=c"}}}, "no rule allows it; the one in line 7 would, but does not name exec_id"},
-		"deeper":                              {"ExecProcess", &katapb.ExecProcessRequest{Process: &katapb.Process{Args: []string{"sh", "-c", "echo a b=c"}, Env: []string{"LD_PRELOAD=/x"}}}, "no rule allows it; the one in line 7 would, but does not name process.Env"},
-		"the first process by its other name": {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "c", Signal: 9}, "the rule in line 8 denies it"},
-		"a false field that is not there":     {"CreateSandbox", &katapb.CreateSandboxRequest{}, ""},
-		"a true field":                        {"CreateSandbox", &katapb.CreateSandboxRequest{SandboxPidns: true}, "no rule allows it"},
-		"one of two conditions":               {"CreateContainer", &katapb.CreateContainerRequest{OCI: &katapb.Spec{Process: &katapb.Process{Args: []string{"/bin/server", "--port=80"}}}}, "no rule allows it"},
-		"both":                                {"CreateContainer", &katapb.CreateContainerRequest{OCI: &katapb.Spec{Root: &katapb.Root{Readonly: true}, Process: &katapb.Process{Args: []string{"/bin/server", "--port=80"}}}}, ""},
-		"a denial before what would allow":    {"SignalProcess", &katapb.SignalProcessRequest{Signal: 9}, "the rule in line 8 denies it"},
-		"the same call with another value":    {"SignalProcess", &katapb.SignalProcessRequest{Signal: 9, ExecId: "x"}, ""},
-		"a call without a rule":               {"CopyFile", &katapb.CopyFileRequest{}, "no rule allows it"},
-		"a call that the API does not have":   {"Nonsense", nil, "no rule allows it"},
+		"the command that is listed": {"ExecProcess", exec("sh", "-c", "echo a b=c"), ""},
+		"another command":            {"ExecProcess", exec("sh", "-c", "echo"), "no rule allows it"},
+		"the command and more": {"ExecProcess", exec("sh", "-c", "echo a b=c", "x"),
+			"no rule allows it"},
+		"less of the command":       {"ExecProcess", exec("sh"), "no rule allows it"},
+		"no process":                {"ExecProcess", &katapb.ExecProcessRequest{}, "no rule allows it"},
+		"no request":                {"ExecProcess", nil, "no rule allows it"},
+		"a request of another call": {"ExecProcess", &katapb.CopyFileRequest{}, "no rule allows it"},
+		"a field that nobody names": {"ExecProcess", &katapb.ExecProcessRequest{ContainerId: "c",
+			ExecId: "e", Process: &katapb.Process{Args: []string{"sh", "-c", "echo a b=c"}}},
+			"no rule allows it; the one in line 7 would, but does not name exec_id"},
+		"deeper": {"ExecProcess",
+			&katapb.ExecProcessRequest{Process: &katapb.Process{Args: []string{"sh", "-c", "echo a b=c"},
+				Env: []string{"LD_PRELOAD=/x"}}}, "no rule allows it; the one in line 7 would, but does not name " +
+				"process.Env"},
+		"the first process by its other name": {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c",
+			ExecId: "c", Signal: 9}, "the rule in line 8 denies it"},
+		"a false field that is not there": {"CreateSandbox", &katapb.CreateSandboxRequest{}, ""},
+		"a true field": {"CreateSandbox", &katapb.CreateSandboxRequest{SandboxPidns: true},
+			"no rule allows it"},
+		"one of two conditions": {"CreateContainer",
+			&katapb.CreateContainerRequest{OCI: &katapb.Spec{Process: &katapb.Process{Args: []string{"/bin/server",
+				"--port=80"}}}}, "no rule allows it"},
+		"both": {"CreateContainer",
+			&katapb.CreateContainerRequest{OCI: &katapb.Spec{Root: &katapb.Root{Readonly: true},
+				Process: &katapb.Process{Args: []string{"/bin/server", "--port=80"}}}}, ""},
+		"a denial before what would allow": {"SignalProcess", &katapb.SignalProcessRequest{Signal: 9},
+			"the rule in line 8 denies it"},
+		"the same call with another value": {"SignalProcess", &katapb.SignalProcessRequest{Signal: 9, ExecId: "x"},
+			""},
+		"a call without a rule":             {"CopyFile", &katapb.CopyFileRequest{}, "no rule allows it"},
+		"a call that the API does not have": {"Nonsense", nil, "no rule allows it"},
 	} {
 		err := p.Check(c.method, c.request)
 		if c.why == "" {
@@ -71,7 +85,8 @@ func TestTheFirstRuleThatFitsDecides(t *testing.T) {
 			}
 			continue
 		}
-		if s := status.Convert(err); s.Code() != codes.PermissionDenied || s.Message() != c.method+"Request is blocked by policy: "+c.why {
+		if s := status.Convert(err); s.Code() != codes.PermissionDenied ||
+			s.Message() != c.method+"Request is blocked by policy: "+c.why {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -91,7 +106,8 @@ func TestAPolicyIsReplacedOnlyWithItsLeave(t *testing.T) {
 	if err := p.Set("katabuild-policy 1\ndefault deny"); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Set("katabuild-policy 1\ndefault allow"); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "SetPolicyRequest is blocked by policy") {
+	if err := p.Set("katabuild-policy 1\ndefault allow"); status.Code(err) != codes.PermissionDenied ||
+		!strings.Contains(err.Error(), "SetPolicyRequest is blocked by policy") {
 		t.Errorf("got %v", err)
 	}
 	if err := p.Check("CopyFile", nil); err == nil {
@@ -118,38 +134,51 @@ func TestChecksAndChangesMayMeet(t *testing.T) {
 func TestMistakesAreShownWhereTheyAre(t *testing.T) {
 	const head = "katabuild-policy 1\ndefault deny\n"
 	for name, c := range map[string]struct{ text, want string }{
-		"nothing":                     {"", `policy:1:1: want "katabuild-policy 1" first`},
-		"only remarks":                {"# x\n\n", `policy:3:1: want "katabuild-policy 1" first`},
-		"another version":             {"katabuild-policy 2\n", `policy:1:1: want "katabuild-policy 1" first`},
-		"no default":                  {"katabuild-policy 1\n", `policy:2:1: want a line "default deny"`},
-		"two defaults":                {head + "default allow", "policy:3:9: a second default"},
-		"a default of neither":        {"katabuild-policy 1\ndefault maybe", "policy:2:9: want allow or deny"},
-		"more after a default":        {"katabuild-policy 1\ndefault deny all", "policy:2:14: want nothing more"},
-		"another verb":                {head + "permit CopyFile", "policy:3:1: want allow, deny or default"},
-		"a call that is misspelt":     {head + "allow CopyFiles", `policy:3:7: the guest API has no call "CopyFiles"; did you mean CopyFile?`},
-		"no call":                     {head + "allow", "policy:3:6: the guest API has no call"},
-		"a field that is misspelt":    {head + "allow CopyFile paht=\"x\"", `policy:3:16: CopyFileRequest has no field "paht"; did you mean path?`},
-		"a field in a string":         {head + "allow CopyFile path.x=1", `policy:3:21: the field before "x" has no fields`},
-		"a field in a list":           {head + "allow CreateContainer storages.driver=\"blk\"", `policy:3:23: field "storages" is a list: storages[] means each`},
-		"a field of another kind":     {head + "allow CopyFile path=7", `policy:3:21: field "path": want a string`},
-		"a number out of range":       {head + "allow SignalProcess signal=-1", `policy:3:28: field "signal": want a number of kind uint32`},
-		"a fraction":                  {head + "allow SignalProcess signal=1.5", `want a number`},
-		"neither true nor false":      {head + "allow CreateSandbox sandbox_pidns=1", "want true or false"},
-		"a list for a string":         {head + "allow CopyFile path=[\"x\"]", "want a string"},
-		"a string for a list":         {head + "allow ExecProcess process.Args=\"sh\"", "want a list of strings"},
-		"numbers in a list":           {head + "allow ExecProcess process.Args=[1]", `field "process.Args"`},
-		"null in a list":              {head + "allow ExecProcess process.Args=[null]", "want a list of strings: want a string"},
-		"a whole message":             {head + "allow ExecProcess process={}", "a message is seen by its fields"},
-		"a map":                       {head + "allow CreateContainer OCI.Annotations={}", "a map is seen by Annotations=*"},
-		"bytes":                       {head + "allow CopyFile data=\"eA==\"", "of bytes a rule sees whether there are any"},
-		"each of no list":             {head + "allow CopyFile path[]=[]", `policy:3:16: field "path" is no list`},
-		"a pattern for a list":        {head + "allow ExecProcess process.Args~\"x\"", "each element is meant by Args[]~"},
-		"a pattern for a number":      {head + "allow SignalProcess signal~\"9\"", "~ is for strings"},
-		"a pattern that is none":      {head + "allow CopyFile path~\"(\"", "want a regular expression"},
-		"a field of an object":        {head + `allow CreateContainer OCI.Mounts[]=[{"target":"/"}]`, `Mount has no field "target"`},
-		"no object":                   {head + `allow CreateContainer OCI.Mounts[]=["/"]`, "want an object with fields of Mount"},
-		"an entry that is a number":   {head + `allow CreateContainer OCI.Annotations[]=[1]`, "want a list of strings such as"},
-		"a line that goes on":         {head + "  path=*", "policy:3:1: a line that begins with a space goes on with a rule, and there is none"},
+		"nothing":              {"", `policy:1:1: want "katabuild-policy 1" first`},
+		"only remarks":         {"# x\n\n", `policy:3:1: want "katabuild-policy 1" first`},
+		"another version":      {"katabuild-policy 2\n", `policy:1:1: want "katabuild-policy 1" first`},
+		"no default":           {"katabuild-policy 1\n", `policy:2:1: want a line "default deny"`},
+		"two defaults":         {head + "default allow", "policy:3:9: a second default"},
+		"a default of neither": {"katabuild-policy 1\ndefault maybe", "policy:2:9: want allow or deny"},
+		"more after a default": {"katabuild-policy 1\ndefault deny all", "policy:2:14: want nothing more"},
+		"another verb":         {head + "permit CopyFile", "policy:3:1: want allow, deny or default"},
+		"a call that is misspelt": {head + "allow CopyFiles",
+			`policy:3:7: the guest API has no call "CopyFiles"; did you mean CopyFile?`},
+		"no call": {head + "allow", "policy:3:6: the guest API has no call"},
+		"a field that is misspelt": {head + "allow CopyFile paht=\"x\"",
+			`policy:3:16: CopyFileRequest has no field "paht"; did you mean path?`},
+		"a field in a string": {head + "allow CopyFile path.x=1",
+			`policy:3:21: the field before "x" has no fields`},
+		"a field in a list": {head + "allow CreateContainer storages.driver=\"blk\"",
+			`policy:3:23: field "storages" is a list: storages[] means each`},
+		"a field of another kind": {head + "allow CopyFile path=7", `policy:3:21: field "path": want a string`},
+		"a number out of range": {head + "allow SignalProcess signal=-1",
+			`policy:3:28: field "signal": want a number of kind uint32`},
+		"a fraction":             {head + "allow SignalProcess signal=1.5", `want a number`},
+		"neither true nor false": {head + "allow CreateSandbox sandbox_pidns=1", "want true or false"},
+		"a list for a string":    {head + "allow CopyFile path=[\"x\"]", "want a string"},
+		"a string for a list":    {head + "allow ExecProcess process.Args=\"sh\"", "want a list of strings"},
+		"numbers in a list":      {head + "allow ExecProcess process.Args=[1]", `field "process.Args"`},
+		"null in a list": {head + "allow ExecProcess process.Args=[null]",
+			"want a list of strings: want a string"},
+		"a whole message": {head + "allow ExecProcess process={}", "a message is seen by its fields"},
+		"a map": {head + "allow CreateContainer OCI.Annotations={}",
+			"a map is seen by Annotations=*"},
+		"bytes": {head + "allow CopyFile data=\"eA==\"",
+			"of bytes a rule sees whether there are any"},
+		"each of no list": {head + "allow CopyFile path[]=[]", `policy:3:16: field "path" is no list`},
+		"a pattern for a list": {head + "allow ExecProcess process.Args~\"x\"",
+			"each element is meant by Args[]~"},
+		"a pattern for a number": {head + "allow SignalProcess signal~\"9\"", "~ is for strings"},
+		"a pattern that is none": {head + "allow CopyFile path~\"(\"", "want a regular expression"},
+		"a field of an object": {head + `allow CreateContainer OCI.Mounts[]=[{"target":"/"}]`,
+			`Mount has no field "target"`},
+		"no object": {head + `allow CreateContainer OCI.Mounts[]=["/"]`,
+			"want an object with fields of Mount"},
+		"an entry that is a number": {head + `allow CreateContainer OCI.Annotations[]=[1]`,
+			"want a list of strings such as"},
+		"a line that goes on": {head + "  path=*",
+			"policy:3:1: a line that begins with a space goes on with a rule, and there is none"},
 		"a line behind the end":       {head + "allow CopyFile ...\n  path=*", "\"...\" ends a rule"},
 		"a string without an end":     {head + "allow CopyFile path=\"x", "this one has no end"},
 		"no value":                    {head + "allow CopyFile path=", "this one has no end"},
@@ -188,14 +217,17 @@ const shared = "/run/kata-containers/shared/containers/"
 func server() *katapb.CreateContainerRequest {
 	id := strings.Repeat("0123456789abcdef", 4)
 	return &katapb.CreateContainerRequest{ContainerId: id, ExecId: id, StdinPort: 7, OCI: &katapb.Spec{
-		Version: "1.2.0", Hostname: "pod", Annotations: map[string]string{"io.kubernetes.cri.container-type": "container"},
-		Process: &katapb.Process{Args: []string{"/bin/server"}, Cwd: "/", User: &katapb.User{UID: 1000, GID: 1000}, NoNewPrivileges: true,
-			Env: []string{"PATH=/bin", "PORT=80"}},
+		Version: "1.2.0", Hostname: "pod", Annotations: map[string]string{
+			"io.kubernetes.cri.container-type": "container"},
+		Process: &katapb.Process{Args: []string{"/bin/server"}, Cwd: "/", User: &katapb.User{UID: 1000, GID: 1000},
+			NoNewPrivileges: true,
+			Env:             []string{"PATH=/bin", "PORT=80"}},
 		Root: &katapb.Root{Readonly: true, Path: shared + id + "/rootfs"},
 		Mounts: []*katapb.Mount{{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/data", Type: "bind", Source: shared + "1-data", Options: []string{"rbind", "ro"}}},
-		Linux: &katapb.Linux{CgroupsPath: "/x", Namespaces: []*katapb.LinuxNamespace{{Type: "mount"}, {Type: "pid"}}, MaskedPaths: []string{"/proc/kcore"},
-			Resources: &katapb.LinuxResources{}},
+		Linux: &katapb.Linux{CgroupsPath: "/x", Namespaces: []*katapb.LinuxNamespace{{Type: "mount"}, {Type: "pid"}},
+			MaskedPaths: []string{"/proc/kcore"},
+			Resources:   &katapb.LinuxResources{}},
 	}}
 }
 
@@ -209,23 +241,36 @@ func TestThePagesExampleDeniesWhatItClaims(t *testing.T) {
 	}
 	for name, change := range map[string]func(r *katapb.CreateContainerRequest){
 		"a mount over the program": func(r *katapb.CreateContainerRequest) {
-			r.OCI.Mounts = append(r.OCI.Mounts, &katapb.Mount{Destination: "/bin/server", Type: "bind", Source: shared + "1-data", Options: []string{"rbind", "ro"}})
+			r.OCI.Mounts = append(r.OCI.Mounts, &katapb.Mount{Destination: "/bin/server", Type: "bind",
+				Source: shared + "1-data", Options: []string{"rbind", "ro"}})
 		},
-		"the volume from elsewhere": func(r *katapb.CreateContainerRequest) { r.OCI.Mounts[1].Source = shared + "../1-data" },
-		"the volume writable":       func(r *katapb.CreateContainerRequest) { r.OCI.Mounts[1].Options[1] = "rw" },
+		"the volume from elsewhere": func(r *katapb.CreateContainerRequest) {
+			r.OCI.Mounts[1].Source = shared +
+				"../1-data"
+		},
+		"the volume writable": func(r *katapb.CreateContainerRequest) { r.OCI.Mounts[1].Options[1] = "rw" },
 		"a storage": func(r *katapb.CreateContainerRequest) {
 			r.Storages = []*katapb.Storage{{Driver: "virtio-fs", MountPoint: "/bin"}}
 		},
-		"an empty storage":           func(r *katapb.CreateContainerRequest) { r.Storages = []*katapb.Storage{{}} },
-		"a device":                   func(r *katapb.CreateContainerRequest) { r.Devices = []*katapb.Device{{ContainerPath: "/dev/vda"}} },
-		"a shared mount":             func(r *katapb.CreateContainerRequest) { r.SharedMounts = []*katapb.SharedMount{{Name: "x"}} },
+		"an empty storage": func(r *katapb.CreateContainerRequest) { r.Storages = []*katapb.Storage{{}} },
+		"a device": func(r *katapb.CreateContainerRequest) {
+			r.Devices = []*katapb.Device{
+				{ContainerPath: "/dev/vda"}}
+		},
+		"a shared mount": func(r *katapb.CreateContainerRequest) {
+			r.SharedMounts = []*katapb.SharedMount{
+				{Name: "x"}}
+		},
 		"another root":               func(r *katapb.CreateContainerRequest) { r.OCI.Root.Path = "/" },
 		"a root that can be written": func(r *katapb.CreateContainerRequest) { r.OCI.Root.Readonly = false },
 		"LD_PRELOAD": func(r *katapb.CreateContainerRequest) {
 			r.OCI.Process.Env = append(r.OCI.Process.Env, "LD_PRELOAD=/evil.so")
 		},
-		"the superuser":       func(r *katapb.CreateContainerRequest) { r.OCI.Process.User.UID = 0 },
-		"a group more":        func(r *katapb.CreateContainerRequest) { r.OCI.Process.User.AdditionalGids = []uint32{0} },
+		"the superuser": func(r *katapb.CreateContainerRequest) { r.OCI.Process.User.UID = 0 },
+		"a group more": func(r *katapb.CreateContainerRequest) {
+			r.OCI.Process.User.AdditionalGids = []uint32{
+				0}
+		},
 		"a name for the user": func(r *katapb.CreateContainerRequest) { r.StringUser = &katapb.StringUser{Uid: "0"} },
 		"capabilities": func(r *katapb.CreateContainerRequest) {
 			r.OCI.Process.Capabilities = &katapb.LinuxCapabilities{Bounding: []string{"CAP_SYS_ADMIN"}}
@@ -235,12 +280,19 @@ func TestThePagesExampleDeniesWhatItClaims(t *testing.T) {
 		"hooks": func(r *katapb.CreateContainerRequest) {
 			r.OCI.Hooks = &katapb.Hooks{Prestart: []*katapb.Hook{{Path: "/bin/sh"}}}
 		},
-		"fields that Kata has not": func(r *katapb.CreateContainerRequest) { r.OCI.Annotations["io.katabuild.oci-extra"] = "{}" },
-		"a namespace by path":      func(r *katapb.CreateContainerRequest) { r.OCI.Linux.Namespaces[1].Path = "/proc/1/ns/pid" },
+		"fields that Kata has not": func(r *katapb.CreateContainerRequest) {
+			r.OCI.Annotations["io.katabuild.oci-extra"] = "{}"
+		},
+		"a namespace by path": func(r *katapb.CreateContainerRequest) {
+			r.OCI.Linux.Namespaces[1].Path = "/proc/1/ns/pid"
+		},
 		"a sysctl": func(r *katapb.CreateContainerRequest) {
 			r.OCI.Linux.Sysctl = map[string]string{"kernel.shm_rmid_forced": "1"}
 		},
-		"a field of a later API": func(r *katapb.CreateContainerRequest) { r.OCI.Root.ProtoReflect().SetUnknown([]byte{0xa0, 0x06, 0x01}) },
+		"a field of a later API": func(r *katapb.CreateContainerRequest) {
+			r.OCI.Root.ProtoReflect().SetUnknown(
+				[]byte{0xa0, 0x06, 0x01})
+		},
 	} {
 		r := server()
 		change(r)
@@ -253,14 +305,19 @@ func TestThePagesExampleDeniesWhatItClaims(t *testing.T) {
 		request proto.Message
 		allowed bool
 	}{
-		"signal 9 to the first process":               {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", Signal: 9}, false},
-		"signal 9 to the first process by its own id": {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "c", Signal: 9}, false},
-		"signal 9 to all":                             {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "*", Signal: 9}, false},
-		"signal 9 to another":                         {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "e", Signal: 9}, true},
-		"an added process":                            {"ExecProcess", exec("sh"), false},
-		"another policy":                              {"SetPolicy", &katapb.SetPolicyRequest{Policy: "x"}, false},
-		"a file":                                      {"CopyFile", &katapb.CopyFileRequest{Path: "/run/x"}, false},
-		"a module":                                    {"CreateSandbox", &katapb.CreateSandboxRequest{KernelModules: []*katapb.KernelModule{{Name: "x"}}}, false},
+		"signal 9 to the first process": {"SignalProcess",
+			&katapb.SignalProcessRequest{ContainerId: "c", Signal: 9}, false},
+		"signal 9 to the first process by its own id": {"SignalProcess",
+			&katapb.SignalProcessRequest{ContainerId: "c", ExecId: "c", Signal: 9}, false},
+		"signal 9 to all": {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "*",
+			Signal: 9}, false},
+		"signal 9 to another": {"SignalProcess", &katapb.SignalProcessRequest{ContainerId: "c", ExecId: "e",
+			Signal: 9}, true},
+		"an added process": {"ExecProcess", exec("sh"), false},
+		"another policy":   {"SetPolicy", &katapb.SetPolicyRequest{Policy: "x"}, false},
+		"a file":           {"CopyFile", &katapb.CopyFileRequest{Path: "/run/x"}, false},
+		"a module": {"CreateSandbox", &katapb.CreateSandboxRequest{KernelModules: []*katapb.KernelModule{
+			{Name: "x"}}}, false},
 	} {
 		if err := p.Check(c.method, c.request); (err == nil) != c.allowed {
 			t.Errorf("%s: %v", name, err)
@@ -368,7 +425,8 @@ func filled(at protoreflect.Message, f protoreflect.FieldDescriptor) protoreflec
 
 func TestRegoIsRefusedWithAReason(t *testing.T) {
 	var p Policy
-	for _, text := range []string{"package agent_policy\ndefault AllowAll := true\n", "# Copyright\n\npackage  agent_policy\n"} {
+	for _, text := range []string{"package agent_policy\ndefault AllowAll := true\n",
+		"# Copyright\n\npackage  agent_policy\n"} {
 		if err := p.Set(text); !errors.Is(err, ErrRego) || !strings.Contains(err.Error(), "optional build") {
 			t.Errorf("got %v", err)
 		}
@@ -380,7 +438,8 @@ func FuzzParse(f *testing.F) {
 	f.Add("katabuild-policy 1\ndefault allow\ndeny ExecProcess process.Args=[]\n")
 	f.Add("katabuild-policy 1\r\ndefault allow\r\n")
 	f.Add("package agent_policy")
-	f.Add("katabuild-policy 1\ndefault deny\nallow CreateContainer OCI.Mounts[]=[{\"source\":{\"~\":\"x.*\"}}] OCI.Annotations[]~\"a=.*\"\n  OCI.Linux=* ...\n")
+	f.Add("katabuild-policy 1\ndefault deny\nallow CreateContainer OCI.Mounts[]=[{\"source\":{\"~\":\"x.*\"}}] " +
+		"OCI.Annotations[]~\"a=.*\"\n  OCI.Linux=* ...\n")
 	f.Add("katabuild-policy 1\nallow CopyFile path=null\ndefault deny")
 	f.Fuzz(func(t *testing.T, text string) {
 		r, err := parse(text)
@@ -391,7 +450,9 @@ func FuzzParse(f *testing.F) {
 		var e Engine = r
 		p.engine.Store(&e)
 		// Whatever was read, a check ends, and never by a panic.
-		for method, m := range map[string]proto.Message{"ExecProcess": exec("sh"), "CopyFile": &katapb.CopyFileRequest{Path: "x"}, "CreateContainer": &katapb.CreateContainerRequest{}, "SetPolicy": nil} {
+		for method, m := range map[string]proto.Message{"ExecProcess": exec("sh"),
+			"CopyFile": &katapb.CopyFileRequest{Path: "x"}, "CreateContainer": &katapb.CreateContainerRequest{},
+			"SetPolicy": nil} {
 			_ = p.Check(method, m)
 		}
 	})

@@ -1,8 +1,9 @@
-// Package reap is the one owner of wait4(2) in the agent: it collects every child, and tells those who started one how it ended.
+// Package reap is the one owner of wait4(2) in the agent: it collects every child, and tells those who started one how
+// it ended.
 //
-// As PID 1 the agent inherits every orphan, so it must wait for children it knows nothing of; a second caller of wait4 (os/exec's
-// Wait, a library) would race with that. So every child of the agent is started by Reaper.Start, which makes the child known before it
-// can be collected.
+// As PID 1 the agent inherits every orphan, so it must wait for children it knows nothing of; a second caller of wait4
+// (os/exec's Wait, a library) would race with that. So every child of the agent is started by Reaper.Start, which makes
+// the child known before it can be collected.
 package reap
 
 import (
@@ -68,8 +69,8 @@ func (r *Reaper) collect() {
 	}
 }
 
-// collectOne holds the lock from wait4 to the notice, so a pid in children is always a living process or one not yet waited for, and
-// never a stranger that got the same number.
+// collectOne holds the lock from wait4 to the notice, so a pid in children is always a living process or one not yet
+// waited for, and never a stranger that got the same number.
 func (r *Reaper) collectOne() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -117,8 +118,8 @@ func (r *Reaper) Start(cmd *exec.Cmd) (*Child, error) {
 	})
 }
 
-// StartWith starts a child in another way than os/exec has. No child is collected until start returns; with an error it must have collected
-// whatever it started.
+// StartWith starts a child in another way than os/exec has. No child is collected until start returns; with an error it
+// must have collected whatever it started.
 func (r *Reaper) StartWith(start func() (pid int, err error)) (*Child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

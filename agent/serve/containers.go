@@ -29,7 +29,8 @@ func (f *full) CreateContainer(ctx context.Context, r *katapb.CreateContainerReq
 		return nil, status.Errorf(codes.InvalidArgument, "container %s: %v", r.ContainerId, err)
 	}
 	if spec == nil || spec.Process == nil || spec.Root == nil {
-		return nil, status.Errorf(codes.InvalidArgument, "container %s: the specification lacks process or root", r.ContainerId)
+		return nil, status.Errorf(codes.InvalidArgument, "container %s: the specification lacks process or root",
+			r.ContainerId)
 	}
 	if len(r.SharedMounts) > 0 {
 		return nil, status.Error(codes.Unimplemented, "shared_mounts is not implemented by this agent")
@@ -84,7 +85,8 @@ func (f *full) namespaces(spec *specs.Spec, r *katapb.CreateContainerRequest) (f
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	set := func(t specs.LinuxNamespaceType, path string) {
-		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == t })
+		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+			func(n specs.LinuxNamespace) bool { return n.Type == t })
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: path})
 	}
 	for t, key := range map[specs.LinuxNamespaceType]string{specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts"} {
@@ -93,8 +95,10 @@ func (f *full) namespaces(spec *specs.Spec, r *katapb.CreateContainerRequest) (f
 		}
 	}
 	// Containers share the guest's network: theirs is the pod's.
-	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
-	if !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }) {
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+		func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	if !slices.ContainsFunc(spec.Linux.Namespaces,
+		func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }) {
 		set(specs.MountNamespace, "")
 	}
 	pid := ""
@@ -228,9 +232,9 @@ func (f *full) process(id, exec string) (*container.Container, *container.Proces
 
 // SignalProcess sends a signal to a process, or to all of a container. A process that has ended is no error.
 //
-// Hosts of Kata Containers name no process when they mean the first one, to which its rules apply: SIGKILL is for all, and SIGTERM becomes SIGKILL where the
-// process is deaf to it. A host that names the first process by the container's id means just that, as runc would have it, and agentapi.AllProcesses are
-// all.
+// Hosts of Kata Containers name no process when they mean the first one, to which its rules apply: SIGKILL is for all,
+// and SIGTERM becomes SIGKILL where the process is deaf to it. A host that names the first process by the container's
+// id means just that, as runc would have it, and agentapi.AllProcesses are all.
 func (f *full) SignalProcess(ctx context.Context, r *katapb.SignalProcessRequest) (*emptypb.Empty, error) {
 	all := r.ExecId == agentapi.AllProcesses
 	exec := r.ExecId
@@ -282,7 +286,8 @@ func rule(exec string, signal unix.Signal) signalRule {
 // drainTime bounds waiting for a process's output to be taken by the host.
 const drainTime = 2 * time.Second
 
-// WaitProcess waits for the end of a process. Any number may wait; an added process is forgotten when its answer goes out.
+// WaitProcess waits for the end of a process. Any number may wait; an added process is forgotten when its answer goes
+// out.
 func (f *full) WaitProcess(ctx context.Context, r *katapb.WaitProcessRequest) (*katapb.WaitProcessResponse, error) {
 	_, p, err := f.process(r.ContainerId, r.ExecId)
 	if err != nil {
@@ -318,13 +323,15 @@ func (f *full) TtyWinResize(_ context.Context, r *katapb.TtyWinResizeRequest) (*
 		return nil, err
 	}
 	if r.Row > math.MaxUint16 || r.Column > math.MaxUint16 {
-		return nil, status.Errorf(codes.InvalidArgument, "a terminal of %d rows and %d columns: at most %d are possible", r.Row, r.Column, math.MaxUint16)
+		return nil, status.Errorf(codes.InvalidArgument,
+			"a terminal of %d rows and %d columns: at most %d are possible", r.Row, r.Column, math.MaxUint16)
 	}
 	return answer(p.Resize(uint16(r.Row), uint16(r.Column)))
 }
 
 // StatsContainer says what a container uses.
-func (f *full) StatsContainer(_ context.Context, r *katapb.StatsContainerRequest) (*katapb.StatsContainerResponse, error) {
+func (f *full) StatsContainer(_ context.Context, r *katapb.StatsContainerRequest) (*katapb.StatsContainerResponse,
+	error) {
 	c, err := f.s.Containers.Container(r.ContainerId)
 	if err != nil {
 		return nil, coded(err)

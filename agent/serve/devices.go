@@ -13,15 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guestDevices gives a container the devices of the guest that it asks for: those that are mounted by name, and all of them where its rules allow it to use
-// every device, as those of a privileged container do.
+// guestDevices gives a container the devices of the guest that it asks for: those that are mounted by name, and all of
+// them where its rules allow it to use every device, as those of a privileged container do.
 func (f *full) guestDevices(id string, spec *specs.Spec) error {
 	var left []string
 	spec.Mounts, left = deviceMounts("/", spec.Mounts)
 	for _, d := range left {
-		f.s.Log.Warn("the guest does not have a device of the host; its mount is left out", "container", id, "device", d)
+		f.s.Log.Warn("the guest does not have a device of the host; its mount is left out", "container", id, "device",
+			d)
 	}
-	if !usesAll(spec.Linux.Resources) || slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return filepath.Clean(m.Destination) == "/dev" && m.Type == "bind" }) {
+	if !usesAll(spec.Linux.Resources) || slices.ContainsFunc(spec.Mounts,
+		func(m specs.Mount) bool { return filepath.Clean(m.Destination) == "/dev" && m.Type == "bind" }) {
 		return nil
 	}
 	list, err := allDevices("/dev")
@@ -40,9 +42,11 @@ func (f *full) guestDevices(id string, spec *specs.Spec) error {
 func deviceMounts(root string, mounts []specs.Mount) (kept []specs.Mount, left []string) {
 	for _, m := range mounts {
 		if slices.Contains(m.Options, agentapi.GuestDevice) {
-			m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == agentapi.GuestDevice })
+			m.Options = slices.DeleteFunc(slices.Clone(m.Options),
+				func(o string) bool { return o == agentapi.GuestDevice })
 			var st unix.Stat_t
-			if !strings.HasPrefix(filepath.Clean(m.Source), "/dev/") || unix.Lstat(filepath.Join(root, m.Source), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+			if !strings.HasPrefix(filepath.Clean(m.Source), "/dev/") || unix.Lstat(filepath.Join(root, m.Source),
+				&st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
 				left = append(left, m.Source)
 				continue
 			}
@@ -52,7 +56,8 @@ func deviceMounts(root string, mounts []specs.Mount) (kept []specs.Mount, left [
 	return kept, left
 }
 
-// usesAll says whether the last of the rules that is about all devices allows everything. config-linux.md, "Device allowlist".
+// usesAll says whether the last of the rules that is about all devices allows everything. config-linux.md, "Device
+// allowlist".
 func usesAll(r *specs.LinuxResources) bool {
 	all := false
 	if r == nil {
@@ -96,7 +101,8 @@ func allDevices(dir string) ([]specs.LinuxDevice, error) {
 		if err := unix.Lstat(p, &st); err != nil {
 			return nil
 		}
-		d := specs.LinuxDevice{Path: "/dev/" + rel, Type: "b", Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)), UID: &st.Uid, GID: &st.Gid}
+		d := specs.LinuxDevice{Path: "/dev/" + rel, Type: "b", Major: int64(unix.Major(st.Rdev)),
+			Minor: int64(unix.Minor(st.Rdev)), UID: &st.Uid, GID: &st.Gid}
 		if st.Mode&unix.S_IFMT == unix.S_IFCHR {
 			d.Type = "c"
 		}

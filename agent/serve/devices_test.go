@@ -16,8 +16,10 @@ func TestDevicesThatTheGuestLacksAreLeftOut(t *testing.T) {
 		return specs.Mount{Destination: "/x", Source: source, Options: []string{"rbind", agentapi.GuestDevice}}
 	}
 	other := specs.Mount{Destination: "/y", Source: "/nowhere", Options: []string{"rbind"}}
-	kept, left := deviceMounts("/", []specs.Mount{own("/dev/null"), own("/dev/nosuch"), other, own("/dev"), own("/dev/../etc/passwd")})
-	if len(kept) != 2 || kept[0].Source != "/dev/null" || !slices.Equal(kept[0].Options, []string{"rbind"}) || kept[1].Source != "/nowhere" {
+	kept, left := deviceMounts("/", []specs.Mount{own("/dev/null"), own("/dev/nosuch"), other, own("/dev"),
+		own("/dev/../etc/passwd")})
+	if len(kept) != 2 || kept[0].Source != "/dev/null" || !slices.Equal(kept[0].Options, []string{"rbind"}) ||
+		kept[1].Source != "/nowhere" {
 		t.Errorf("%+v", kept)
 	}
 	if strings.Join(left, " ") != "/dev/nosuch /dev /dev/../etc/passwd" {
@@ -33,7 +35,8 @@ func TestAllDevicesAreThoseOfTheMachine(t *testing.T) {
 	var names []string
 	for _, d := range list {
 		names = append(names, d.Path)
-		if strings.HasPrefix(d.Path, "/dev/pts/") || strings.HasPrefix(d.Path, "/dev/shm/") || d.Path == "/dev/ptmx" || d.Path == "/dev/console" {
+		if strings.HasPrefix(d.Path, "/dev/pts/") || strings.HasPrefix(d.Path, "/dev/shm/") ||
+			d.Path == "/dev/ptmx" || d.Path == "/dev/console" {
 			t.Errorf("%s is each container's own", d.Path)
 		}
 		if d.Path == "/dev/null" && (d.Type != "c" || d.Major != 1 || d.Minor != 3 || d.FileMode == nil) {

@@ -20,7 +20,8 @@ type Machine interface {
 }
 
 // GetGuestDetails says what the guest can do.
-func (f *full) GetGuestDetails(ctx context.Context, r *katapb.GuestDetailsRequest) (*katapb.GuestDetailsResponse, error) {
+func (f *full) GetGuestDetails(ctx context.Context, r *katapb.GuestDetailsRequest) (*katapb.GuestDetailsResponse,
+	error) {
 	resp, err := f.api.GetGuestDetails(ctx, r)
 	if err != nil {
 		return nil, err
@@ -30,7 +31,8 @@ func (f *full) GetGuestDetails(ctx context.Context, r *katapb.GuestDetailsReques
 	d.StorageHandlers = f.s.Storage.Handlers()
 	d.DeviceHandlers = f.s.Storage.DeviceHandlers()
 	d.ExtraFeatures = slices.Clone(d.ExtraFeatures)
-	d.ExtraFeatures = append(d.ExtraFeatures, agentapi.SignalAllFeature, agentapi.PIDOfFeature, agentapi.GuestDevicesFeature, agentapi.ForeignLocksFeature)
+	d.ExtraFeatures = append(d.ExtraFeatures, agentapi.SignalAllFeature, agentapi.PIDOfFeature,
+		agentapi.GuestDevicesFeature, agentapi.ForeignLocksFeature)
 	if f.s.Streams != nil {
 		d.ExtraFeatures = append(d.ExtraFeatures, agentapi.StreamsFeature)
 	}
@@ -52,12 +54,14 @@ func (f *full) GetVolumeStats(_ context.Context, r *katapb.VolumeStatsRequest) (
 }
 
 // UpdateEphemeralMounts gives volumes in memory another size.
-func (f *full) UpdateEphemeralMounts(_ context.Context, r *katapb.UpdateEphemeralMountsRequest) (*emptypb.Empty, error) {
+func (f *full) UpdateEphemeralMounts(_ context.Context, r *katapb.UpdateEphemeralMountsRequest) (*emptypb.Empty,
+	error) {
 	return answer(f.s.Storage.UpdateEphemeral(r.Storages))
 }
 
 // RemoveStaleVirtiofsShareMounts has the kernel forget files that the host no longer shares.
-func (f *full) RemoveStaleVirtiofsShareMounts(context.Context, *katapb.RemoveStaleVirtiofsShareMountsRequest) (*emptypb.Empty, error) {
+func (f *full) RemoveStaleVirtiofsShareMounts(context.Context, *katapb.RemoveStaleVirtiofsShareMountsRequest) (
+	*emptypb.Empty, error) {
 	return answer(f.s.Storage.StaleMounts())
 }
 

@@ -25,7 +25,8 @@ const (
 // maxForwards bounds the connections that are joined at a time, each of which takes some 100 KiB.
 const maxForwards = 256
 
-// Forward joins the host's connections on l to TCP ports of the guest's loopback interface, until l is closed. Those beyond maxForwards are closed at once.
+// Forward joins the host's connections on l to TCP ports of the guest's loopback interface, until l is closed. Those
+// beyond maxForwards are closed at once.
 func Forward(ctx context.Context, l net.Listener, log *slog.Logger) error {
 	places := make(chan struct{}, maxForwards)
 	for {

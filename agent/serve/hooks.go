@@ -9,8 +9,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// hooks are the programs in the guest's hook folder, by the names of Kata's folders. The host's own hooks never come here. Links and what is not
-// executable are left out, as with Kata.
+// hooks are the programs in the guest's hook folder, by the names of Kata's folders. The host's own hooks never come
+// here. Links and what is not executable are left out, as with Kata.
 func (f *full) hooks() (*specs.Hooks, error) {
 	f.mu.Lock()
 	dir := f.hookDir
@@ -19,7 +19,8 @@ func (f *full) hooks() (*specs.Hooks, error) {
 		return nil, nil
 	}
 	var h specs.Hooks
-	for name, list := range map[string]*[]specs.Hook{"prestart": &h.Prestart, "poststart": &h.Poststart, "poststop": &h.Poststop} { //nolint:staticcheck // deprecated, and Kata's
+	for name, list := range map[string]*[]specs.Hook{"prestart": &h.Prestart, "poststart": &h.Poststart,
+		"poststop": &h.Poststop} { //nolint:staticcheck // deprecated, and Kata's
 		entries, err := os.ReadDir(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -33,7 +34,8 @@ func (f *full) hooks() (*specs.Hooks, error) {
 				return nil, err
 			}
 			if info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-				*list = append(*list, specs.Hook{Path: filepath.Join(dir, name, e.Name()), Args: []string{e.Name(), name}})
+				*list = append(*list, specs.Hook{Path: filepath.Join(dir, name, e.Name()), Args: []string{e.Name(),
+					name}})
 			}
 		}
 	}

@@ -209,7 +209,8 @@ const maxTermination = 4096
 const terminationAnnotation = "io.kubernetes.container.terminationMessagePath"
 
 // GetDiagnosticData hands out what a container left as its last words, for hosts that share no files with the guest.
-func (f *full) GetDiagnosticData(_ context.Context, r *katapb.GetDiagnosticDataRequest) (*katapb.GetDiagnosticDataResponse, error) {
+func (f *full) GetDiagnosticData(_ context.Context, r *katapb.GetDiagnosticDataRequest) (
+	*katapb.GetDiagnosticDataResponse, error) {
 	if r.LogType != "termination_log" {
 		return nil, status.Errorf(codes.InvalidArgument, "diagnostic data %q: want termination_log", r.LogType)
 	}
@@ -220,7 +221,8 @@ func (f *full) GetDiagnosticData(_ context.Context, r *katapb.GetDiagnosticDataR
 	spec := c.Spec()
 	path := spec.Annotations[terminationAnnotation]
 	if path == "" {
-		return nil, status.Errorf(codes.FailedPrecondition, "container %s has no annotation %s", r.ContainerId, terminationAnnotation)
+		return nil, status.Errorf(codes.FailedPrecondition, "container %s has no annotation %s", r.ContainerId,
+			terminationAnnotation)
 	}
 	file, err := openTermination(spec, path)
 	if err != nil {
@@ -234,7 +236,8 @@ func (f *full) GetDiagnosticData(_ context.Context, r *katapb.GetDiagnosticDataR
 	return &katapb.GetDiagnosticDataResponse{Data: text}, nil
 }
 
-// openTermination opens path as the container has it. Without O_NONBLOCK a pipe that the container put there would hold the call for good.
+// openTermination opens path as the container has it. Without O_NONBLOCK a pipe that the container put there would hold
+// the call for good.
 func openTermination(spec *specs.Spec, path string) (*os.File, error) {
 	const flags = os.O_RDONLY | unix.O_NONBLOCK
 	for _, m := range spec.Mounts {
@@ -265,13 +268,15 @@ func lastWords(file *os.File) (string, error) {
 
 // loadModule loads a module of the guest's kernel.
 func loadModule(m *katapb.KernelModule) error {
-	if _, err := os.Stat(filepath.Join("/sys/module", filepath.Base(m.GetName()))); err == nil && len(m.GetParameters()) == 0 {
+	if _, err := os.Stat(filepath.Join("/sys/module", filepath.Base(m.GetName()))); err == nil &&
+		len(m.GetParameters()) == 0 {
 		return nil // built in, or loaded already
 	}
 	return fmt.Errorf("kernel module %s: this guest's kernel has its drivers built in, and no such one", m.GetName())
 }
 
-// pinNamespaces makes the IPC and UTS namespaces that the pod's containers share, and gives each a file by which it is joined.
+// pinNamespaces makes the IPC and UTS namespaces that the pod's containers share, and gives each a file by which it is
+// joined.
 func pinNamespaces(dir, hostname string) (map[string]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

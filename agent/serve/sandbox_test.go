@@ -12,7 +12,8 @@ import (
 
 func TestATerminationLogIsTheHeadOfARegularFile(t *testing.T) {
 	root := t.TempDir()
-	for name, text := range map[string]string{"empty": "", "short": "bye", "long": strings.Repeat("x", 2*maxTermination)} {
+	for name, text := range map[string]string{"empty": "", "short": "bye", "long": strings.Repeat("x",
+		2*maxTermination)} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -29,7 +30,8 @@ func TestATerminationLogIsTheHeadOfARegularFile(t *testing.T) {
 	}
 	in := &specs.Spec{Root: &specs.Root{Path: root}}
 	bound := func(name string) *specs.Spec {
-		return &specs.Spec{Root: in.Root, Mounts: []specs.Mount{{Destination: "/log", Source: filepath.Join(root, name)}}}
+		return &specs.Spec{Root: in.Root, Mounts: []specs.Mount{{Destination: "/log", Source: filepath.Join(root,
+			name)}}}
 	}
 	for name, c := range map[string]struct {
 		spec *specs.Spec

@@ -1,6 +1,7 @@
 // Package serve answers the guest API: it listens where it is told and hands requests to the rooms that know.
 //
-// Bytes from the host are trusted no more than bytes from a network: sizes are bounded by ttrpc (4 MiB a message) and by each method.
+// Bytes from the host are trusted no more than bytes from a network: sizes are bounded by ttrpc (4 MiB a message) and
+// by each method.
 package serve
 
 import (
@@ -64,7 +65,8 @@ func New(c Config) (*Server, error) {
 		check = c.Sandbox.Policy.Check
 	}
 	s, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(
-		func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+		func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any,
+			error) {
 			defer c.Guard()
 			name, ours := strings.CutPrefix(info.FullMethod, agentService)
 			if check == nil || !ours {
@@ -115,7 +117,8 @@ func (s *Server) Shutdown(d time.Duration) error {
 	return nil
 }
 
-// Listen opens an address in Kata Containers' notation: vsock://CID:PORT, where CID -1 is any, unix://PATH, or unix://@NAME.
+// Listen opens an address in Kata Containers' notation: vsock://CID:PORT, where CID -1 is any, unix://PATH, or
+// unix://@NAME.
 func Listen(address string) (net.Listener, error) {
 	scheme, rest, _ := strings.Cut(address, "://")
 	switch scheme {
@@ -152,8 +155,8 @@ func parseVsock(s string) (cid, port uint32, err error) {
 	return uint32(n), uint32(q), nil // -1 becomes VMADDR_CID_ANY, 0xffffffff
 }
 
-// Announce tells the host that the agent is ready: it connects to a vsock port of the host, writes line and closes. Hosts that do not
-// listen there refuse, which is no error of the agent.
+// Announce tells the host that the agent is ready: it connects to a vsock port of the host, writes line and closes.
+// Hosts that do not listen there refuse, which is no error of the agent.
 func Announce(ctx context.Context, cid, port uint32, line string) error {
 	c, err := vsock.DialContext(ctx, cid, port, nil)
 	if err != nil {
@@ -202,7 +205,8 @@ func (a *api) GetGuestDetails(_ context.Context, r *katapb.GuestDetailsRequest) 
 
 func (a *api) Get(_ context.Context, r *reportpb.GetRequest) (*reportpb.GetResponse, error) {
 	if n := len(r.Nonce); n < report.MinNonce || n > report.MaxNonce {
-		return nil, status.Errorf(codes.InvalidArgument, "a nonce of %d bytes, want %d to %d", n, report.MinNonce, report.MaxNonce)
+		return nil, status.Errorf(codes.InvalidArgument, "a nonce of %d bytes, want %d to %d", n, report.MinNonce,
+			report.MaxNonce)
 	}
 	b, err := a.guest.Report(r.Nonce)
 	if err != nil {

@@ -64,7 +64,8 @@ func TestServerAnswersAHost(t *testing.T) {
 		t.Error(v, err)
 	}
 	d, err := c.GuestDetails(ctx)
-	if err != nil || d.MemoryBlockSize != 1<<27 || !d.MemoryProbe || !d.InitDaemon || d.Seccomp || d.AgentVersion != "1.2" ||
+	if err != nil || d.MemoryBlockSize != 1<<27 || !d.MemoryProbe || !d.InitDaemon || d.Seccomp ||
+		d.AgentVersion != "1.2" ||
 		strings.Join(d.ExtraFeatures, " ") != "katabuild.report.v1" {
 		t.Errorf("%+v, %v", d, err)
 	}
@@ -107,7 +108,8 @@ func TestAPanicInARequestReachesTheGuard(t *testing.T) {
 
 func TestListenRefusesOddAddresses(t *testing.T) {
 	for _, a := range []string{
-		"", "tcp://127.0.0.1:1", "vsock://", "vsock://-1", "vsock://-2:1024", "vsock://-1:", "vsock://4294967296:1", "vsock://-1:4294967296",
+		"", "tcp://127.0.0.1:1", "vsock://", "vsock://-1", "vsock://-2:1024", "vsock://-1:", "vsock://4294967296:1",
+		"vsock://-1:4294967296",
 		"vsock://a:b", "unix:///no/such/folder/s",
 	} {
 		if l, err := Listen(a); err == nil {

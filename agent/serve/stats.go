@@ -21,8 +21,9 @@ func limit(n uint64) uint64 {
 
 func statsToWire(s container.Stats) *katapb.CgroupStats {
 	m := &katapb.MemoryStats{
-		Cache:        s.Memory.Stat["file"],
-		Usage:        &katapb.MemoryData{Usage: s.Memory.Usage, MaxUsage: s.Memory.MaxUsage, Failcnt: s.Memory.FailCount, Limit: limit(s.Memory.Limit)},
+		Cache: s.Memory.Stat["file"],
+		Usage: &katapb.MemoryData{Usage: s.Memory.Usage, MaxUsage: s.Memory.MaxUsage,
+			Failcnt: s.Memory.FailCount, Limit: limit(s.Memory.Limit)},
 		SwapUsage:    &katapb.MemoryData{Usage: s.Memory.Swap, Limit: limit(s.Memory.SwapLimit)},
 		KernelUsage:  &katapb.MemoryData{Usage: s.Memory.Stat["kernel"]},
 		UseHierarchy: true, // version 2 knows nothing else
@@ -33,17 +34,22 @@ func statsToWire(s container.Stats) *katapb.CgroupStats {
 	}
 	w := &katapb.CgroupStats{
 		CpuStats: &katapb.CpuStats{
-			CpuUsage:       &katapb.CpuUsage{TotalUsage: s.CPU.Usage, UsageInKernelmode: s.CPU.System, UsageInUsermode: s.CPU.User},
-			ThrottlingData: &katapb.ThrottlingData{Periods: s.CPU.Periods, ThrottledPeriods: s.CPU.ThrottledPeriod, ThrottledTime: s.CPU.Throttled},
+			CpuUsage: &katapb.CpuUsage{TotalUsage: s.CPU.Usage, UsageInKernelmode: s.CPU.System,
+				UsageInUsermode: s.CPU.User},
+			ThrottlingData: &katapb.ThrottlingData{Periods: s.CPU.Periods, ThrottledPeriods: s.CPU.ThrottledPeriod,
+				ThrottledTime: s.CPU.Throttled},
 		},
 		MemoryStats: m,
 		PidsStats:   &katapb.PidsStats{Current: s.Pids.Current, Limit: limit(s.Pids.Limit)},
 		BlkioStats:  &katapb.BlkioStats{},
 	}
 	for _, d := range s.IO {
-		for op, n := range map[string][2]uint64{"Read": {d.ReadBytes, d.Reads}, "Write": {d.WriteBytes, d.Writes}, "Discard": {d.DiscardBytes, d.Discards}} {
-			w.BlkioStats.IoServiceBytesRecursive = append(w.BlkioStats.IoServiceBytesRecursive, &katapb.BlkioStatsEntry{Major: d.Major, Minor: d.Minor, Op: op, Value: n[0]})
-			w.BlkioStats.IoServicedRecursive = append(w.BlkioStats.IoServicedRecursive, &katapb.BlkioStatsEntry{Major: d.Major, Minor: d.Minor, Op: op, Value: n[1]})
+		for op, n := range map[string][2]uint64{"Read": {d.ReadBytes, d.Reads}, "Write": {d.WriteBytes, d.Writes},
+			"Discard": {d.DiscardBytes, d.Discards}} {
+			w.BlkioStats.IoServiceBytesRecursive = append(w.BlkioStats.IoServiceBytesRecursive,
+				&katapb.BlkioStatsEntry{Major: d.Major, Minor: d.Minor, Op: op, Value: n[0]})
+			w.BlkioStats.IoServicedRecursive = append(w.BlkioStats.IoServicedRecursive,
+				&katapb.BlkioStatsEntry{Major: d.Major, Minor: d.Minor, Op: op, Value: n[1]})
 		}
 	}
 	for size, h := range s.Hugetlb {
@@ -55,8 +61,8 @@ func statsToWire(s container.Stats) *katapb.CgroupStats {
 	return w
 }
 
-// networkStats reads the counters of the guest's interfaces, which are those of every container. proc_net(5): two lines of headings, then
-// "name:" and sixteen numbers, eight received and eight sent.
+// networkStats reads the counters of the guest's interfaces, which are those of every container. proc_net(5): two lines
+// of headings, then "name:" and sixteen numbers, eight received and eight sent.
 func networkStats() ([]*katapb.NetworkStats, error) {
 	b, err := os.ReadFile("/proc/net/dev")
 	if err != nil {
@@ -87,7 +93,8 @@ func parseNetDev(s string) ([]*katapb.NetworkStats, error) {
 			}
 		}
 		out = append(out, &katapb.NetworkStats{
-			Name: name, RxBytes: n[0], RxPackets: n[1], RxErrors: n[2], RxDropped: n[3], TxBytes: n[8], TxPackets: n[9], TxErrors: n[10], TxDropped: n[11],
+			Name: name, RxBytes: n[0], RxPackets: n[1], RxErrors: n[2], RxDropped: n[3], TxBytes: n[8],
+			TxPackets: n[9], TxErrors: n[10], TxDropped: n[11],
 		})
 	}
 	return out, nil

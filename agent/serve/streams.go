@@ -16,16 +16,16 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// maxWaiting bounds the connections that wait to be named in a request. claimTime is how long one waits; arriveTime is how long a request
-// waits for a connection that it names.
+// maxWaiting bounds the connections that wait to be named in a request. claimTime is how long one waits; arriveTime is
+// how long a request waits for a connection that it names.
 const (
 	maxWaiting = 256
 	claimTime  = 30 * time.Second
 	arriveTime = 2 * time.Second
 )
 
-// Streams are connections of the host for standard streams of processes that are to be: a request names them by the ports of the host's ends.
-// The convention is Kata's passfd.
+// Streams are connections of the host for standard streams of processes that are to be: a request names them by the
+// ports of the host's ends. The convention is Kata's passfd.
 type Streams struct {
 	log *slog.Logger
 
@@ -174,7 +174,8 @@ func (f *full) ReadStderr(ctx context.Context, r *katapb.ReadStreamRequest) (*ka
 	return f.read(ctx, r, (*container.Process).ReadStderr)
 }
 
-func (f *full) read(ctx context.Context, r *katapb.ReadStreamRequest, read func(*container.Process, context.Context, int) ([]byte, error)) (*katapb.ReadStreamResponse, error) {
+func (f *full) read(ctx context.Context, r *katapb.ReadStreamRequest, read func(*container.Process, context.Context,
+	int) ([]byte, error)) (*katapb.ReadStreamResponse, error) {
 	_, p, err := f.process(r.ContainerId, r.ExecId)
 	if err != nil {
 		return nil, err

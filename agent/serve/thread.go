@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNewNamespaces runs f on a thread with namespaces of its own. The caller's goroutine must end soon after: its thread is spoilt.
+// inNewNamespaces runs f on a thread with namespaces of its own. The caller's goroutine must end soon after: its thread
+// is spoilt.
 func inNewNamespaces(flags int, f func() error) error {
 	runtime.LockOSThread()
 	if err := unix.Unshare(flags); err != nil {

@@ -16,7 +16,8 @@ func refuse(call string) error {
 	return status.Errorf(codes.Unimplemented, "%s is not implemented by this agent", call)
 }
 
-func (unimplemented) GetGuestDetails(context.Context, *katapb.GuestDetailsRequest) (*katapb.GuestDetailsResponse, error) {
+func (unimplemented) GetGuestDetails(context.Context, *katapb.GuestDetailsRequest) (*katapb.GuestDetailsResponse,
+	error) {
 	return nil, refuse("GetGuestDetails")
 }
 
@@ -60,7 +61,8 @@ func (unimplemented) UpdateContainer(context.Context, *katapb.UpdateContainerReq
 	return nil, refuse("UpdateContainer")
 }
 
-func (unimplemented) StatsContainer(context.Context, *katapb.StatsContainerRequest) (*katapb.StatsContainerResponse, error) {
+func (unimplemented) StatsContainer(context.Context, *katapb.StatsContainerRequest) (*katapb.StatsContainerResponse,
+	error) {
 	return nil, refuse("StatsContainer")
 }
 
@@ -76,7 +78,8 @@ func (unimplemented) GetOOMEvent(context.Context, *katapb.GetOOMEventRequest) (*
 	return nil, refuse("GetOOMEvent")
 }
 
-func (unimplemented) GetDiagnosticData(context.Context, *katapb.GetDiagnosticDataRequest) (*katapb.GetDiagnosticDataResponse, error) {
+func (unimplemented) GetDiagnosticData(context.Context, *katapb.GetDiagnosticDataRequest) (
+	*katapb.GetDiagnosticDataResponse, error) {
 	return nil, refuse("GetDiagnosticData")
 }
 
@@ -176,10 +179,12 @@ func (unimplemented) ResizeVolume(context.Context, *katapb.ResizeVolumeRequest) 
 	return nil, refuse("ResizeVolume")
 }
 
-func (unimplemented) UpdateEphemeralMounts(context.Context, *katapb.UpdateEphemeralMountsRequest) (*emptypb.Empty, error) {
+func (unimplemented) UpdateEphemeralMounts(context.Context, *katapb.UpdateEphemeralMountsRequest) (*emptypb.Empty,
+	error) {
 	return nil, refuse("UpdateEphemeralMounts")
 }
 
-func (unimplemented) RemoveStaleVirtiofsShareMounts(context.Context, *katapb.RemoveStaleVirtiofsShareMountsRequest) (*emptypb.Empty, error) {
+func (unimplemented) RemoveStaleVirtiofsShareMounts(context.Context, *katapb.RemoveStaleVirtiofsShareMountsRequest) (
+	*emptypb.Empty, error) {
 	return nil, refuse("RemoveStaleVirtiofsShareMounts")
 }

@@ -31,13 +31,15 @@ type bus struct {
 	driver string
 	// prepare makes the kernel look where it does not by itself; nil is none.
 	prepare func(root, source string) error
-	// find lists the folders that hold the disk's: each has one folder, named as the disk. check is called with every source first.
+	// find lists the folders that hold the disk's: each has one folder, named as the disk. check is called with every
+	// source first.
 	find  func(root, source string) ([]string, error)
 	check func(source string) error
 }
 
 var (
-	ccwBus   = regexp.MustCompile(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`) // CSSID.SSID.DEVNO, Documentation/arch/s390/driver-model.rst
+	// CSSID.SSID.DEVNO, Documentation/arch/s390/driver-model.rst
+	ccwBus   = regexp.MustCompile(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
 	scsiName = regexp.MustCompile(`^([0-9]{1,5}):([0-9]{1,5})$`)
 	diskName = regexp.MustCompile(`^/dev/([a-zA-Z0-9][a-zA-Z0-9._-]*)$`)
 )
@@ -45,12 +47,14 @@ var (
 // buses are all ways.
 var buses = []bus{
 	{driver: "blk", check: checkPCI, find: findPCI},
-	{driver: "blk-ccw", check: matches(ccwBus, "a bus id such as 0.0.0005"), find: func(root, source string) ([]string, error) {
-		return filepath.Glob(filepath.Join(root, "sys/devices/css*/*", source, "virtio*/block"))
-	}},
+	{driver: "blk-ccw", check: matches(ccwBus, "a bus id such as 0.0.0005"),
+		find: func(root, source string) ([]string, error) {
+			return filepath.Glob(filepath.Join(root, "sys/devices/css*/*", source, "virtio*/block"))
+		}},
 	{driver: "mmioblk", check: matches(diskName, "a device file below /dev")},
 	{driver: "nvdimm", check: matches(diskName, "a device file below /dev")},
-	{driver: "scsi", check: matches(scsiName, "ID:LUN"), prepare: scanSCSI, find: func(root, source string) ([]string, error) {
+	{driver: "scsi", check: matches(scsiName, "ID:LUN"), prepare: scanSCSI, find: func(root, source string) ([]string,
+		error) {
 		return filepath.Glob(filepath.Join(root, "sys/bus/scsi/devices/*:0:"+source, "block"))
 	}},
 }
@@ -88,7 +92,8 @@ func findPCI(root, source string) ([]string, error) {
 // scanSCSI asks every host adapter for one target. Documentation/ABI/testing/sysfs-class-scsi_host: "channel id lun".
 func scanSCSI(root, source string) error {
 	m := scsiName.FindStringSubmatch(source)
-	if there, err := filepath.Glob(filepath.Join(root, "sys/bus/scsi/devices/*:0:"+source, "block/*")); err != nil || len(there) > 0 {
+	if there, err := filepath.Glob(filepath.Join(root, "sys/bus/scsi/devices/*:0:"+source, "block/*")); err != nil ||
+		len(there) > 0 {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(root, "sys/class/scsi_host/*/scan"))
@@ -157,8 +162,8 @@ func (m *Manager) disk(ctx context.Context, driver, source string) (disk, error)
 	})
 }
 
-// live is the name of a disk, or empty while it cannot be opened: the kernel shows a disk, with its device file, a moment before it can be used, and tells of it
-// by an event a moment after. Linux: block/genhd.c, device_add_disk.
+// live is the name of a disk, or empty while it cannot be opened: the kernel shows a disk, with its device file, a
+// moment before it can be used, and tells of it by an event a moment after. Linux: block/genhd.c, device_add_disk.
 func live(root, name string) string {
 	fd, err := unix.Open(filepath.Join(root, "dev", name), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == unix.ENXIO {
@@ -216,8 +221,8 @@ func (d disk) file() error {
 	return nil
 }
 
-// partition waits for the n-th partition of a disk: the kernel looks for them once the disk can be used. Documentation/ABI/testing/sysfs-block: a folder below the
-// disk's, with its number in it.
+// partition waits for the n-th partition of a disk: the kernel looks for them once the disk can be used.
+// Documentation/ABI/testing/sysfs-block: a folder below the disk's, with its number in it.
 func (m *Manager) partition(ctx context.Context, d disk, n int) (disk, error) {
 	return m.await(ctx, fmt.Sprintf("partition %d of disk %s", n, d.name), func() (string, error) {
 		files, err := filepath.Glob(filepath.Join(m.c.Root, "sys/class/block", d.name, "*/partition"))
@@ -260,7 +265,8 @@ const (
 	encryptionKey    = "encryption_key="
 )
 
-// mkfsExt4 are the arguments for a disk that lives as long as its sandbox: no journal, nothing reserved, few and small inodes.
+// mkfsExt4 are the arguments for a disk that lives as long as its sandbox: no journal, nothing reserved, few and small
+// inodes.
 var mkfsExt4 = []string{"-q", "-F", "-O", "^has_journal", "-m", "0", "-i", "163840", "-I", "128"}
 
 // makeFileSystem makes one where the host asks for it.

@@ -47,7 +47,8 @@ func TestMain(m *testing.M) {
 
 // bootGuest is the init of the guest.
 func bootGuest() {
-	for _, s := range [][3]string{{"proc", "/proc", "proc"}, {"sysfs", "/sys", "sysfs"}, {"devtmpfs", "/dev", "devtmpfs"}, {"tmpfs", "/run", "tmpfs"}} {
+	for _, s := range [][3]string{{"proc", "/proc", "proc"}, {"sysfs", "/sys", "sysfs"},
+		{"devtmpfs", "/dev", "devtmpfs"}, {"tmpfs", "/run", "tmpfs"}} {
 		_ = os.MkdirAll(s[1], 0o755)
 		if err := unix.Mount(s[0], s[1], s[2], 0, ""); err != nil && err != unix.EBUSY {
 			fmt.Println(say+"mount", s, err)
@@ -87,7 +88,8 @@ func guestDeeds() error {
 	<-heard
 	m := New(Config{Devices: devices})
 	disk := func(driver, source string) *katapb.Storage {
-		return &katapb.Storage{Driver: driver, Source: source, Fstype: "ext4", MountPoint: RunDir + "/" + strings.NewReplacer("/", "-", ":", "-").Replace(driver+source)}
+		return &katapb.Storage{Driver: driver, Source: source, Fstype: "ext4",
+			MountPoint: RunDir + "/" + strings.NewReplacer("/", "-", ":", "-").Replace(driver+source)}
 	}
 	check := func(s *katapb.Storage, want string) error {
 		if err := m.Add(ctx, "c", []*katapb.Storage{s}); err != nil {
@@ -117,8 +119,11 @@ func guestDeeds() error {
 	layered := func(hash string) []*katapb.Storage {
 		at := RunDir + "/c/rootfs"
 		return []*katapb.Storage{
-			{Driver: multiLayer, Source: "02/00", Fstype: "ext4", MountPoint: at, Options: []string{layerMulti, layerUpper, "rw", layerMkdir + "{{ mount 0 }}/upper:0755"}},
-			{Driver: multiLayer, Source: "06", Fstype: "erofs", MountPoint: at, Options: []string{layerMulti, layerLower, "ro", layerVerity, verityOptions + "roothash=" + hash, verityOptions + "hashoffset=1048576"}},
+			{Driver: multiLayer, Source: "02/00", Fstype: "ext4", MountPoint: at, Options: []string{layerMulti,
+				layerUpper, "rw", layerMkdir + "{{ mount 0 }}/upper:0755"}},
+			{Driver: multiLayer, Source: "06", Fstype: "erofs", MountPoint: at, Options: []string{layerMulti,
+				layerLower, "ro", layerVerity, verityOptions + "roothash=" + hash,
+				verityOptions + "hashoffset=1048576"}},
 		}
 	}
 	if err := m.Release("c"); err != nil {
@@ -188,7 +193,8 @@ func initrd(t *testing.T, dir string) string {
 	}
 	var b bytes.Buffer
 	w := cpio.NewWriter(&b)
-	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755, Size: int64(len(data))}); err != nil {
+	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755,
+		Size: int64(len(data))}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Write(data); err != nil {
@@ -206,9 +212,11 @@ func initrd(t *testing.T, dir string) string {
 
 var rootHash = regexp.MustCompile(`Root hash:\s+([0-9a-f]{64})`)
 
-// Disks of every kind are found in a real guest: behind a port, behind a bridge, on a SCSI bus, plugged in while it waits, and behind dm-verity.
+// Disks of every kind are found in a real guest: behind a port, behind a bridge, on a SCSI bus, plugged in while it
+// waits, and behind dm-verity.
 func TestAGuestMountsItsDisks(t *testing.T) {
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel), testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"),
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel),
+		testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"),
 		testenv.Tool("mkfs.ext4"), testenv.Tool("mkfs.erofs"), testenv.Tool("veritysetup"))
 	dir := t.TempDir()
 	write(t, dir+"/layer/name", "layer")
@@ -217,16 +225,23 @@ func TestAGuestMountsItsDisks(t *testing.T) {
 	if err := os.Truncate(layer, 1<<20); err != nil {
 		t.Fatal(err)
 	}
-	m := rootHash.FindStringSubmatch(tool(t, "veritysetup", "format", "--data-blocks=256", "--hash-offset=1048576", layer, layer))
+	m := rootHash.FindStringSubmatch(tool(t, "veritysetup", "format", "--data-blocks=256", "--hash-offset=1048576",
+		layer, layer))
 	if m == nil {
 		t.Fatal("veritysetup says no root hash")
 	}
 	qmp := dir + "/qmp"
-	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
-		"-qmp", "unix:" + qmp + ",server=on,wait=off", "-kernel", os.Getenv(kernel), "-initrd", initrd(t, dir), "-append", "console=ttyS0 quiet panic=-1 " + rootWord + m[1],
-		"-device", "pcie-root-port,id=first,bus=pcie.0,addr=2,chassis=1,slot=1", "-device", "pci-bridge,id=second,bus=pcie.0,addr=3,chassis_nr=2",
-		"-device", "virtio-scsi-pci,id=fourth,bus=pcie.0,addr=4", "-device", "pcie-root-port,id=third,bus=pcie.0,addr=5,chassis=3,slot=3"}
-	for _, d := range [][2]string{{"port", "virtio-blk-pci,bus=first"}, {"bridge", "virtio-blk-pci,bus=second,addr=1"}, {"scsi", "scsi-hd,bus=fourth.0,scsi-id=1,lun=2"}, {"plugged", ""}, {"layer", "virtio-blk-pci,bus=pcie.0,addr=6"}} {
+	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults", "-no-user-config",
+		"-display", "none", "-no-reboot", "-serial", "stdio",
+		"-qmp", "unix:" + qmp + ",server=on,wait=off", "-kernel", os.Getenv(kernel), "-initrd", initrd(t, dir),
+		"-append", "console=ttyS0 quiet panic=-1 " + rootWord + m[1],
+		"-device", "pcie-root-port,id=first,bus=pcie.0,addr=2,chassis=1,slot=1", "-device",
+		"pci-bridge,id=second,bus=pcie.0,addr=3,chassis_nr=2",
+		"-device", "virtio-scsi-pci,id=fourth,bus=pcie.0,addr=4", "-device",
+		"pcie-root-port,id=third,bus=pcie.0,addr=5,chassis=3,slot=3"}
+	for _, d := range [][2]string{{"port", "virtio-blk-pci,bus=first"},
+		{"bridge", "virtio-blk-pci,bus=second,addr=1"}, {"scsi", "scsi-hd,bus=fourth.0,scsi-id=1,lun=2"},
+		{"plugged", ""}, {"layer", "virtio-blk-pci,bus=pcie.0,addr=6"}} {
 		file := layer
 		if d[0] != "layer" {
 			file = image(t, dir, d[0])
@@ -263,7 +278,8 @@ func TestAGuestMountsItsDisks(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%s\n%v\n%s\n%s", cmd, err, complaint.String(), console)
 	}
-	for _, want := range []string{"mounted blk 02/00", "mounted blk 03/01", "mounted scsi 1:2", "mounted blk 05/00", "layers", "done"} {
+	for _, want := range []string{"mounted blk 02/00", "mounted blk 03/01", "mounted scsi 1:2", "mounted blk 05/00",
+		"layers", "done"} {
 		if !slices.Contains(lines, say+want) {
 			t.Errorf("the guest did not say %q", want)
 		}
@@ -281,7 +297,8 @@ func plug(qmp string) error {
 	}
 	defer c.Close()
 	answers := json.NewDecoder(c)
-	for _, command := range []string{"", `{"execute":"qmp_capabilities"}`, `{"execute":"device_add","arguments":{"driver":"virtio-blk-pci","bus":"third","drive":"drive-plugged","id":"plugged"}}`} {
+	for _, command := range []string{"", `{"execute":"qmp_capabilities"}`,
+		`{"execute":"device_add","arguments":{"driver":"virtio-blk-pci","bus":"third","drive":"drive-plugged","id":"plugged"}}`} {
 		if _, err := c.Write([]byte(command)); err != nil {
 			return err
 		}

@@ -30,8 +30,9 @@ type copying struct {
 	temp string // its name in dir until it is complete
 }
 
-// CopyFile takes a chunk of a file, a folder or a symbolic link below the shared folder. A file appears at its path when its last chunk came: chunks
-// come in order, and one at 0 begins anew. What is a link's target is not looked at, but no parent folder may be one.
+// CopyFile takes a chunk of a file, a folder or a symbolic link below the shared folder. A file appears at its path
+// when its last chunk came: chunks come in order, and one at 0 begins anew. What is a link's target is not looked at,
+// but no parent folder may be one.
 func (m *Manager) CopyFile(r *katapb.CopyFileRequest) error {
 	shared := filepath.Join(m.c.Run, SharedDir)
 	at, err := placeIn([]string{shared}, r.GetPath())

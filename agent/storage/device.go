@@ -16,7 +16,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
-// vfioKernel is the type of a device that the guest's own driver serves; its options are HOST=PATH, with a PCI path of the guest.
+// vfioKernel is the type of a device that the guest's own driver serves; its options are HOST=PATH, with a PCI path of
+// the guest.
 const vfioKernel = "vfio-pci-gk"
 
 // DeviceHandlers are the types of devices, sorted: GetGuestDetails tells the host.
@@ -35,8 +36,8 @@ type change struct {
 	to   devmapper.Device
 }
 
-// Devices waits for the devices of a container, and writes their numbers in this guest into the spec: of the device files and of the rules about them.
-// A device without a path in the container is only waited for.
+// Devices waits for the devices of a container, and writes their numbers in this guest into the spec: of the device
+// files and of the rules about them. A device without a path in the container is only waited for.
 func (m *Manager) Devices(ctx context.Context, devices []*katapb.Device, spec *specs.Spec) error {
 	var changes []change
 	for _, d := range devices {
@@ -69,8 +70,9 @@ func (m *Manager) Devices(ctx context.Context, devices []*katapb.Device, spec *s
 	return rewrite(spec, changes)
 }
 
-// sourceOf is what a device is found by: its place on the bus, in id. A name in vm_path is a guess of the host's, which does not count every disk of the
-// guest, and is looked at only where nothing else says which device it is: without an id, and on buses that have no places.
+// sourceOf is what a device is found by: its place on the bus, in id. A name in vm_path is a guess of the host's, which
+// does not count every disk of the guest, and is looked at only where nothing else says which device it is: without an
+// id, and on buses that have no places.
 func sourceOf(d *katapb.Device) string {
 	bus := slices.IndexFunc(buses, func(b bus) bool { return b.driver == d.Type })
 	if d.VmPath != "" && (d.Id == "" || bus >= 0 && buses[bus].find == nil) {
@@ -110,7 +112,8 @@ func (m *Manager) waitVFIO(ctx context.Context, d *katapb.Device) error {
 	return nil
 }
 
-// rewrite changes numbers in a spec. A number may be one device's on the host and another's here, so all are found before any is changed.
+// rewrite changes numbers in a spec. A number may be one device's on the host and another's here, so all are found
+// before any is changed.
 func rewrite(spec *specs.Spec, changes []change) error {
 	if len(changes) == 0 {
 		return nil
@@ -132,7 +135,8 @@ func rewrite(spec *specs.Spec, changes []change) error {
 		d := spec.Linux.Devices[i]
 		from := number{d.Type, d.Major, d.Minor}
 		if before, twice := moved[from]; twice && before != c.to {
-			return fmt.Errorf("device %s: it shares the number %d:%d with another that is %s here", c.path, d.Major, d.Minor, before)
+			return fmt.Errorf("device %s: it shares the number %d:%d with another that is %s here", c.path, d.Major,
+				d.Minor, before)
 		}
 		moved[from] = c.to
 		at[i] = c.to

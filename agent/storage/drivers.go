@@ -59,14 +59,16 @@ func (m *Manager) group(container string, storages []*katapb.Storage) ([]request
 			return nil, fmt.Errorf("storage of driver %s: mount point %w", s.GetDriver(), err)
 		}
 		if at.rest == "." {
-			return nil, fmt.Errorf("storage of driver %s: mount point %s: %w: it is the folder itself", s.GetDriver(), at, ErrOutside)
+			return nil, fmt.Errorf("storage of driver %s: mount point %s: %w: it is the folder itself", s.GetDriver(),
+				at, ErrOutside)
 		}
 		if isLayer(s) {
 			same := func(r request) bool { return r.layers != nil && r.at == at }
 			if i := slices.IndexFunc(requests, same); i >= 0 {
 				requests[i].layers = append(requests[i].layers, s)
 			} else {
-				requests = append(requests, request{container, driver{multiLayer, mountLayers}, s, []*katapb.Storage{s}, at})
+				requests = append(requests, request{container, driver{multiLayer, mountLayers}, s,
+					[]*katapb.Storage{s}, at})
 			}
 			continue
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
-// What a volume's group may do, as Kubernetes has it for fsGroup: with files what their owner typically may, with folders also enter them, and what
-// is made in a folder gets its group.
+// What a volume's group may do, as Kubernetes has it for fsGroup: with files what their owner typically may, with
+// folders also enter them, and what is made in a folder gets its group.
 const (
 	groupFile     = 0o660
 	groupFolder   = 0o110

@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// reserve adds the pages of a hugetlbfs mount to those the kernel keeps, and gives them back at the end. Documentation/admin-guide/mm/hugetlbpage.rst.
+// reserve adds the pages of a hugetlbfs mount to those the kernel keeps, and gives them back at the end.
+// Documentation/admin-guide/mm/hugetlbpage.rst.
 func (m *Manager) reserve(h how, u *undo) error {
 	text, ok := h.get("pagesize")
 	if !ok {

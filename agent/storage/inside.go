@@ -13,10 +13,12 @@ import (
 // ErrOutside says that a path is not below a folder this agent may touch, or leaves it by a symbolic link.
 var ErrOutside = errors.New("path outside of the folders of the guest API")
 
-// inside is how every step below a root is opened: it stays below, and follows no link, not even one that stays below. openat2(2).
+// inside is how every step below a root is opened: it stays below, and follows no link, not even one that stays below.
+// openat2(2).
 const inside = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
-// place is a path below a root. root is trusted and may have links in it; rest is "." or clean, relative and without "..".
+// place is a path below a root. root is trusted and may have links in it; rest is "." or clean, relative and without
+// "..".
 type place struct{ root, rest string }
 
 func (p place) String() string { return filepath.Join(p.root, p.rest) }
@@ -86,7 +88,8 @@ func (p place) parent(mode uint32, own func(handle) error) (handle, string, erro
 	return dir, filepath.Base(p.rest), err
 }
 
-// makeDirs opens the folder p, making what is missing with mode, whatever the umask; own, where not nil, sees each one that was made.
+// makeDirs opens the folder p, making what is missing with mode, whatever the umask; own, where not nil, sees each one
+// that was made.
 func (p place) makeDirs(mode uint32, own func(handle) error) (handle, error) {
 	fd, err := unix.Open(p.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -145,7 +148,8 @@ func (p place) makeFile() (handle, error) {
 	defer dir.close()
 	h, err := openIn(int(dir), name, unix.O_PATH)
 	if errors.Is(err, fs.ErrNotExist) {
-		fd, err := unix.Openat(int(dir), name, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_RDONLY, 0o644)
+		fd, err := unix.Openat(int(dir), name, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_RDONLY,
+			0o644)
 		if err == nil {
 			_ = unix.Close(fd)
 		} else if err != unix.EEXIST {
@@ -163,7 +167,8 @@ func (p place) makeFile() (handle, error) {
 	return h, nil
 }
 
-// unmount takes away what is mounted at p, at once for new users; those who have it open keep it. Nothing mounted is no error.
+// unmount takes away what is mounted at p, at once for new users; those who have it open keep it. Nothing mounted is no
+// error.
 func (p place) unmount() error {
 	dir, err := place{p.root, filepath.Dir(p.rest)}.open(unix.O_PATH | unix.O_DIRECTORY)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -173,7 +178,8 @@ func (p place) unmount() error {
 		return err
 	}
 	defer dir.close()
-	switch err := unix.Unmount(filepath.Join(dir.path(), filepath.Base(p.rest)), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err {
+	switch err := unix.Unmount(filepath.Join(dir.path(), filepath.Base(p.rest)),
+		unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err {
 	case nil, unix.EINVAL, unix.ENOENT:
 		return nil
 	default:

@@ -16,7 +16,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
-// The options by which several storages make up one mount, that of containerd's erofs snapshotter: disks with a layer each below, and one to write to.
+// The options by which several storages make up one mount, that of containerd's erofs snapshotter: disks with a layer
+// each below, and one to write to.
 const (
 	layerPrefix   = "X-kata."
 	layerMulti    = layerPrefix + "multi-layer=true"
@@ -128,8 +129,8 @@ func driverOf(source string) string {
 	return "blk"
 }
 
-// mountLayers mounts the lower layers, the topmost first in the request, what is written to, and an overlay of them. Without a layer to write to
-// there is memory.
+// mountLayers mounts the lower layers, the topmost first in the request, what is written to, and an overlay of them.
+// Without a layer to write to there is memory.
 func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
 	var lowers []layer
 	var upper *layer
@@ -203,8 +204,8 @@ func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
 	return own(r.s.FsGroup, r.at)
 }
 
-// folderOf is a folder to make on what is written to: PATH, or PATH:MODE. A path may begin with a reference to that mount in Kata's form,
-// "{{ mount N }}".
+// folderOf is a folder to make on what is written to: PATH, or PATH:MODE. A path may begin with a reference to that
+// mount in Kata's form, "{{ mount N }}".
 func folderOf(up place, s string) (place, error) {
 	path, _, _ := strings.Cut(s, ":")
 	if strings.HasPrefix(path, "{{") {
@@ -300,7 +301,8 @@ func (v verity) check() error {
 	case v.salt != "-" && (!isHex(v.salt) || len(v.salt) > 2*maxSalt):
 		return fmt.Errorf("dm-verity: salt %q: want at most %d hexadecimal digits", v.salt, 2*maxSalt)
 	case !block(v.dataBlock) || !block(v.hashBlock):
-		return fmt.Errorf("dm-verity: blocks of %d and %d bytes: want powers of 2 from 512 to 65536", v.dataBlock, v.hashBlock)
+		return fmt.Errorf("dm-verity: blocks of %d and %d bytes: want powers of 2 from 512 to 65536", v.dataBlock,
+			v.hashBlock)
 	case v.hashType != 0 && v.hashType != 1:
 		return fmt.Errorf("dm-verity: hash type %d: want 0 or 1", v.hashType)
 	case v.offset <= 0 || v.offset%v.hashBlock != 0 || v.offset%v.dataBlock != 0:
@@ -309,24 +311,30 @@ func (v verity) check() error {
 	return nil
 }
 
-// target is the table of a layer on one device: data first, hashes from the offset on. Documentation/admin-guide/device-mapper/verity.rst.
+// target is the table of a layer on one device: data first, hashes from the offset on.
+// Documentation/admin-guide/device-mapper/verity.rst.
 func (v verity) target(d devmapper.Device, s *superblock) (devmapper.Target, error) {
 	blocks, start := v.offset/v.dataBlock, v.offset/v.hashBlock
 	if s != nil {
-		if s.algorithm != v.algorithm || s.dataBlock != v.dataBlock || s.hashBlock != v.hashBlock || s.hashType != v.hashType {
-			return devmapper.Target{}, fmt.Errorf("its superblock says %s, blocks of %d and %d, type %d; the host said otherwise", s.algorithm, s.dataBlock, s.hashBlock, s.hashType)
+		if s.algorithm != v.algorithm || s.dataBlock != v.dataBlock || s.hashBlock != v.hashBlock ||
+			s.hashType != v.hashType {
+			return devmapper.Target{}, fmt.Errorf(
+				"its superblock says %s, blocks of %d and %d, type %d; the host said otherwise", s.algorithm,
+				s.dataBlock, s.hashBlock, s.hashType)
 		}
 		if v.salt != "-" && v.salt != s.salt {
 			return devmapper.Target{}, errors.New("its superblock has another salt than the host said")
 		}
 		if s.dataBlocks < 1 || s.dataBlocks > blocks {
-			return devmapper.Target{}, fmt.Errorf("its superblock says %d blocks of data, but %d are before it", s.dataBlocks, blocks)
+			return devmapper.Target{}, fmt.Errorf("its superblock says %d blocks of data, but %d are before it",
+				s.dataBlocks, blocks)
 		}
 		v.salt, blocks = s.salt, s.dataBlocks
 		start++ // the tree begins with the block after the superblock's
 	}
-	return devmapper.Target{Type: devmapper.VerityType, Size: blocks * v.dataBlock, Params: fmt.Sprintf("%d %s %s %d %d %d %d %s %s %s",
-		v.hashType, d, d, v.dataBlock, v.hashBlock, blocks, start, v.algorithm, v.rootHash, v.salt)}, nil
+	return devmapper.Target{Type: devmapper.VerityType, Size: blocks * v.dataBlock,
+		Params: fmt.Sprintf("%d %s %s %d %d %d %d %s %s %s",
+			v.hashType, d, d, v.dataBlock, v.hashBlock, blocks, start, v.algorithm, v.rootHash, v.salt)}, nil
 }
 
 // guard puts a disk behind dm-verity.
@@ -361,6 +369,7 @@ func (m *Manager) guard(v verity, d disk, name string, u *undo) (disk, error) {
 	if err != nil {
 		return disk{}, err
 	}
-	guarded := disk{name: filepath.Base(node), number: number, node: filepath.Join(m.c.Root, "dev", filepath.Base(node))}
+	guarded := disk{name: filepath.Base(node), number: number, node: filepath.Join(m.c.Root, "dev",
+		filepath.Base(node))}
 	return guarded, guarded.file()
 }

@@ -15,7 +15,8 @@ type option struct {
 	clear bool // the word takes the flag away
 }
 
-// options are the words that are flags; every other word is the file system's own. mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS".
+// options are the words that are flags; every other word is the file system's own. mount(8), "FILESYSTEM-INDEPENDENT
+// MOUNT OPTIONS".
 var options = []option{
 	{"ro", unix.MS_RDONLY, false}, {"rw", unix.MS_RDONLY, true},
 	{"nosuid", unix.MS_NOSUID, false}, {"suid", unix.MS_NOSUID, true},
@@ -41,7 +42,8 @@ var propagations = []option{
 }
 
 // perMount are the flags that a bind takes only in a second call.
-const perMount = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME | unix.MS_RELATIME
+const perMount = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME |
+	unix.MS_NODIRATIME | unix.MS_RELATIME
 
 // hostOnly are words for programs on the host that come along now and then; the kernel knows none of them.
 var hostOnly = []string{"defaults", "nofail", "_netdev", "auto", "noauto", "user", "nouser"}
@@ -146,7 +148,8 @@ func settle(p place, h how) error {
 		if err := unix.Statfs(top.path(), &st); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
-		if err := unix.Mount("", top.path(), "", unix.MS_BIND|unix.MS_REMOUNT|h.flags&perMount|flagsOf(st), ""); err != nil {
+		if err := unix.Mount("", top.path(), "", unix.MS_BIND|unix.MS_REMOUNT|h.flags&perMount|flagsOf(st),
+			""); err != nil {
 			return fmt.Errorf("mount options of %s: %w", p, err)
 		}
 	}
@@ -160,7 +163,8 @@ func settle(p place, h how) error {
 
 // flagsOf are the flags of a mount as mount(2) takes them. statfs(2): only ST_RELATIME has another bit there.
 func flagsOf(st unix.Statfs_t) uintptr {
-	const same = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_SYNCHRONOUS | unix.ST_NOATIME | unix.ST_NODIRATIME
+	const same = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_SYNCHRONOUS |
+		unix.ST_NOATIME | unix.ST_NODIRATIME
 	f := uintptr(st.Flags) & same
 	if st.Flags&unix.ST_RELATIME != 0 {
 		f |= unix.MS_RELATIME

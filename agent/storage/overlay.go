@@ -18,7 +18,8 @@ type overlay struct {
 func (o overlay) options(rest []string) ([]string, error) {
 	for _, p := range append([]string{o.upper, o.work}, o.lower...) {
 		if strings.ContainsAny(p, ":,\\") {
-			return nil, fmt.Errorf("folder %q of an overlay: it has a character that the options of an overlay give a meaning to", p)
+			return nil, fmt.Errorf(
+				"folder %q of an overlay: it has a character that the options of an overlay give a meaning to", p)
 		}
 	}
 	words := []string{"lowerdir=" + strings.Join(o.lower, ":")}
@@ -58,8 +59,10 @@ var attributes = []struct {
 	flag      uintptr
 	attribute int
 }{
-	{unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, {unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}, {unix.MS_NODEV, unix.MOUNT_ATTR_NODEV},
-	{unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}, {unix.MS_NOATIME, unix.MOUNT_ATTR_NOATIME}, {unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME},
+	{unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, {unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID},
+	{unix.MS_NODEV, unix.MOUNT_ATTR_NODEV},
+	{unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}, {unix.MS_NOATIME, unix.MOUNT_ATTR_NOATIME},
+	{unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME},
 }
 
 // mountEach uses the key lowerdir+, which Linux has since 6.7.
@@ -117,7 +120,8 @@ func (o overlay) mountEach(dir handle, h how) error {
 	return unix.MoveMount(m, "", int(dir), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
-// upperFolders makes the upper and work folders of o, below the known ones, and takes them away with what the container wrote.
+// upperFolders makes the upper and work folders of o, below the known ones, and takes them away with what the container
+// wrote.
 func (m *Manager) upperFolders(o overlay, mode uint32, u *undo) error {
 	for _, p := range []string{o.upper, o.work} {
 		at, err := placeIn([]string{m.c.Run}, p)

@@ -1,7 +1,9 @@
-// Package storage mounts what containers need into the guest, finds their devices, and takes files that the host copies.
+// Package storage mounts what containers need into the guest, finds their devices, and takes files that the host
+// copies.
 //
-// Storages, devices and file chunks of the guest API go in; mounts, device numbers and files come out. Every path that a request names is reached
-// below a known folder without following links. It refuses to know what a container is: it counts who uses what by a name.
+// Storages, devices and file chunks of the guest API go in; mounts, device numbers and files come out. Every path that
+// a request names is reached below a known folder without following links. It refuses to know what a container is: it
+// counts who uses what by a name.
 package storage
 
 import (
@@ -36,12 +38,14 @@ type Waiter interface {
 	Wait(ctx context.Context, m uevent.Match) (string, error)
 }
 
-// Programs runs programs of the guest; program.Runner is one. ErrMissing of that package says that there is none of that name.
+// Programs runs programs of the guest; program.Runner is one. ErrMissing of that package says that there is none of
+// that name.
 type Programs interface {
 	Run(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error)
 }
 
-// Config is what a Manager needs. Root, Devices and Programs are for tests and the agent alike; the zero value of the others is that of a guest.
+// Config is what a Manager needs. Root, Devices and Programs are for tests and the agent alike; the zero value of the
+// others is that of a guest.
 type Config struct {
 	Root     string         // where sys and dev are found; empty is "/"
 	Run      string         // empty is RunDir; folders of ours are made in it
@@ -54,7 +58,8 @@ type Config struct {
 	WatchEvery time.Duration // how often watched folders are looked at; 0 is 2 s
 }
 
-// Manager keeps the mounts of a sandbox. Its methods may be called from several goroutines; none waits for a device with a lock held.
+// Manager keeps the mounts of a sandbox. Its methods may be called from several goroutines; none waits for a device
+// with a lock held.
 type Manager struct {
 	c Config
 
@@ -108,8 +113,8 @@ func (m *Manager) Handlers() []string {
 // identifier is what a container may be called, since it becomes the name of a folder.
 var identifier = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
-// Add mounts storages for a container, or only counts one more user where a mount point is mounted already. When one fails, those that this call added
-// are released. The name of the sandbox itself is as good as a container's.
+// Add mounts storages for a container, or only counts one more user where a mount point is mounted already. When one
+// fails, those that this call added are released. The name of the sandbox itself is as good as a container's.
 func (m *Manager) Add(ctx context.Context, containerID string, storages []*katapb.Storage) error {
 	if !identifier.MatchString(containerID) {
 		return fmt.Errorf("container %q: not a name", containerID)
@@ -138,7 +143,8 @@ func (m *Manager) use(ctx context.Context, r request) error {
 		p, there := m.points[key]
 		switch {
 		case !there:
-			p = &point{users: []string{r.container}, shared: r.s.Shared, ready: make(chan struct{}), gone: make(chan struct{})}
+			p = &point{users: []string{r.container}, shared: r.s.Shared, ready: make(chan struct{}),
+				gone: make(chan struct{})}
 			m.points[key] = p
 			m.mu.Unlock()
 			return m.make(ctx, key, p, r)
@@ -162,7 +168,8 @@ func (m *Manager) use(ctx context.Context, r request) error {
 		if p.err == nil {
 			return nil
 		}
-		// Whoever made it failed, perhaps because its caller left. The point is gone from the list; ours is another try.
+		// Whoever made it failed, perhaps because its caller left. The point is gone from the list; ours is another
+		// try.
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -224,7 +231,8 @@ func (m *Manager) remove(key string, p *point) error {
 	return err
 }
 
-// Release ends every use by a container. What nobody uses any more is unmounted, the latest first; shared mounts stay until Close. Every one is tried.
+// Release ends every use by a container. What nobody uses any more is unmounted, the latest first; shared mounts stay
+// until Close. Every one is tried.
 func (m *Manager) Release(containerID string) error {
 	var errs []error
 	for _, key := range m.keys() {

@@ -86,7 +86,8 @@ func TestAMountLivesAsLongAsItsUsers(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	shm, own := tmpfs(run+"/sandbox/shm", "size=1m", "mode=1777", "noexec"), tmpfs(run+"/sandbox/ephemeral/own", "size=64k")
+	shm, own := tmpfs(run+"/sandbox/shm", "size=1m", "mode=1777", "noexec"), tmpfs(run+"/sandbox/ephemeral/own",
+		"size=64k")
 	for _, id := range []string{"one", "two"} {
 		if err := m.Add(t.Context(), id, []*katapb.Storage{shm}); err != nil {
 			t.Fatal(err)
@@ -99,7 +100,8 @@ func TestAMountLivesAsLongAsItsUsers(t *testing.T) {
 		t.Fatalf("mounted: %v", got)
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(shm.MountPoint, &st); err != nil || int64(st.Blocks)*st.Bsize != 1<<20 || st.Flags&unix.ST_NOEXEC == 0 {
+	if err := unix.Statfs(shm.MountPoint, &st); err != nil || int64(st.Blocks)*st.Bsize != 1<<20 ||
+		st.Flags&unix.ST_NOEXEC == 0 {
 		t.Errorf("shm has %d blocks, flags %x, %v", st.Blocks, st.Flags, err)
 	}
 	if fi, err := os.Stat(shm.MountPoint); err != nil || fi.Mode().Perm() != 0o777 || fi.Mode()&fs.ModeSticky == 0 {
@@ -141,7 +143,8 @@ func TestAFailureTakesBackWhatTheCallMounted(t *testing.T) {
 	if err := m.Add(t.Context(), "one", []*katapb.Storage{kept}); err != nil {
 		t.Fatal(err)
 	}
-	err := m.Add(t.Context(), "one", []*katapb.Storage{kept, tmpfs(run + "/new"), tmpfs(run+"/bad", "no-such-option=1")})
+	err := m.Add(t.Context(), "one", []*katapb.Storage{kept, tmpfs(run + "/new"),
+		tmpfs(run+"/bad", "no-such-option=1")})
 	if err == nil || !strings.Contains(err.Error(), run+"/bad") || !strings.Contains(err.Error(), "no-such-option") {
 		t.Errorf("got %v", err)
 	}
@@ -192,7 +195,8 @@ func TestNoMountLeavesItsFolder(t *testing.T) {
 	}
 	m, run := manager(t)
 	outside := t.TempDir()
-	if err := errors.Join(os.Symlink(outside, run+"/link"), os.Mkdir(run+"/folder", 0o755), os.Symlink("folder", run+"/within")); err != nil {
+	if err := errors.Join(os.Symlink(outside, run+"/link"), os.Mkdir(run+"/folder", 0o755),
+		os.Symlink("folder", run+"/within")); err != nil {
 		t.Fatal(err)
 	}
 	for name, at := range map[string]string{
@@ -215,10 +219,12 @@ func TestNoMountLeavesItsFolder(t *testing.T) {
 		t.Errorf("made outside: %v, %v", e, err)
 	}
 	for name, s := range map[string]*katapb.Storage{
-		"bind":     {Driver: "bind", Source: run + "/link", MountPoint: run + "/b"},
-		"overlay":  {Driver: "overlayfs", Fstype: "overlay", MountPoint: run + "/b", Options: []string{"lowerdir=" + outside}},
-		"watched":  {Driver: "watchable-bind", Source: outside, MountPoint: run + "/b"},
-		"create":   {Driver: "overlayfs", MountPoint: run + "/b", DriverOptions: []string{overlayFolder + outside + "/y"}, Options: []string{"lowerdir=" + run + "/folder"}},
+		"bind": {Driver: "bind", Source: run + "/link", MountPoint: run + "/b"},
+		"overlay": {Driver: "overlayfs", Fstype: "overlay", MountPoint: run + "/b",
+			Options: []string{"lowerdir=" + outside}},
+		"watched": {Driver: "watchable-bind", Source: outside, MountPoint: run + "/b"},
+		"create": {Driver: "overlayfs", MountPoint: run + "/b",
+			DriverOptions: []string{overlayFolder + outside + "/y"}, Options: []string{"lowerdir=" + run + "/folder"}},
 		"up there": {Driver: "bind", Source: run + "/../../etc", MountPoint: run + "/b"},
 	} {
 		if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); !errors.Is(err, ErrOutside) {
@@ -228,7 +234,8 @@ func TestNoMountLeavesItsFolder(t *testing.T) {
 	if err := m.Add(t.Context(), "../c", []*katapb.Storage{tmpfs(run + "/c")}); err == nil {
 		t.Error("a container named ../c was taken")
 	}
-	if err := m.Add(t.Context(), "c", []*katapb.Storage{{Driver: "nfs", MountPoint: run + "/c"}}); err == nil || !strings.Contains(err.Error(), `"nfs"`) {
+	if err := m.Add(t.Context(), "c", []*katapb.Storage{{Driver: "nfs", MountPoint: run + "/c"}}); err == nil ||
+		!strings.Contains(err.Error(), `"nfs"`) {
 		t.Errorf("an unknown driver: %v", err)
 	}
 }
@@ -247,7 +254,8 @@ func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	add(&katapb.Storage{Driver: "bind", Source: run + "/shared/a", MountPoint: run + "/bound", Options: []string{"ro", "rprivate"}})
+	add(&katapb.Storage{Driver: "bind", Source: run + "/shared/a", MountPoint: run + "/bound",
+		Options: []string{"ro", "rprivate"}})
 	add(&katapb.Storage{Driver: "bind", Source: run + "/shared/a/file", MountPoint: run + "/one/file"})
 	if got := read(run+"/bound/file") + read(run+"/one/file"); got != "aa" {
 		t.Errorf("bound: %q", got)
@@ -255,7 +263,8 @@ func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
 	if err := os.WriteFile(run+"/bound/file", nil, 0); !errors.Is(err, unix.EROFS) {
 		t.Errorf("write to a read-only bind: %v", err)
 	}
-	add(&katapb.Storage{Driver: "overlayfs", Fstype: "overlay", MountPoint: run + "/c/rootfs", Options: []string{"lowerdir=" + run + "/shared/a:" + run + "/shared/b", overlayRW}})
+	add(&katapb.Storage{Driver: "overlayfs", Fstype: "overlay", MountPoint: run + "/c/rootfs",
+		Options: []string{"lowerdir=" + run + "/shared/a:" + run + "/shared/b", overlayRW}})
 	if got := read(run+"/c/rootfs/file") + read(run+"/c/rootfs/other"); got != "ao" {
 		t.Errorf("overlay: %q", got)
 	}
@@ -271,7 +280,8 @@ func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
 		write(t, dir+"/same", fmt.Sprint(i))
 		lower = append(lower, dir)
 	}
-	add(&katapb.Storage{Driver: "overlayfs", MountPoint: run + "/many", Options: []string{"lowerdir=" + strings.Join(lower, ":"), "nodev"}})
+	add(&katapb.Storage{Driver: "overlayfs", MountPoint: run + "/many",
+		Options: []string{"lowerdir=" + strings.Join(lower, ":"), "nodev"}})
 	if got := read(run+"/many/59") + read(run+"/many/same"); got != "x0" {
 		t.Errorf("an overlay of 60 folders: %q", got)
 	}
@@ -311,7 +321,8 @@ func TestAWatchedFolderFollowsItsSource(t *testing.T) {
 	if err := errors.Join(os.Symlink("..1", src+"/..data"), os.Symlink("..data/key", src+"/key")); err != nil {
 		t.Fatal(err)
 	}
-	s := &katapb.Storage{Driver: "watchable-bind", Fstype: "bind", Source: src, MountPoint: at, Options: []string{"bind", "ro"}}
+	s := &katapb.Storage{Driver: "watchable-bind", Fstype: "bind", Source: src, MountPoint: at,
+		Options: []string{"bind", "ro"}}
 	if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
 		t.Fatal(err)
 	}
@@ -320,11 +331,16 @@ func TestAWatchedFolderFollowsItsSource(t *testing.T) {
 	}
 	// As Kubernetes publishes a change: a new folder, then a link that swaps.
 	write(t, src+"/..2/key", "new")
-	if err := errors.Join(os.Symlink("..2", src+"/..tmp"), os.Rename(src+"/..tmp", src+"/..data"), os.RemoveAll(src+"/..1")); err != nil {
+	if err := errors.Join(os.Symlink("..2", src+"/..tmp"), os.Rename(src+"/..tmp", src+"/..data"),
+		os.RemoveAll(src+"/..1")); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the new key", func() bool { return read(at+"/key") == "new" })
-	eventually(t, "the end of the old folder", func() bool { _, err := os.Stat(at + "/..1"); return errors.Is(err, fs.ErrNotExist) })
+	eventually(t, "the end of the old folder", func() bool {
+		_, err := os.Stat(at + "/..1")
+		return errors.Is(err,
+			fs.ErrNotExist)
+	})
 	// What was a folder becomes a file.
 	if err := os.RemoveAll(src + "/..2"); err != nil {
 		t.Fatal(err)
@@ -355,7 +371,8 @@ func TestABigFolderIsBoundInstead(t *testing.T) {
 	}
 	write(t, run+"/shared/big/file", strings.Repeat("x", maxWatchBytes+1))
 	for _, name := range []string{"many", "big"} {
-		if err := m.Add(t.Context(), "c", []*katapb.Storage{{Driver: "watchable-bind", Source: run + "/shared/" + name, MountPoint: run + "/w/" + name}}); err != nil {
+		if err := m.Add(t.Context(), "c", []*katapb.Storage{{Driver: "watchable-bind",
+			Source: run + "/shared/" + name, MountPoint: run + "/w/" + name}}); err != nil {
 			t.Fatal(err)
 		}
 		write(t, run+"/shared/"+name+"/late", "y")
@@ -374,14 +391,17 @@ func TestAGroupGetsItsVolume(t *testing.T) {
 	}
 	m, run := manager(t)
 	write(t, run+"/shared/v/dir/file", "x")
-	if err := errors.Join(os.Symlink("/etc/passwd", run+"/shared/v/link"), os.Chmod(run+"/shared/v/dir/file", 0o700), os.Chmod(run+"/shared/v", 0o700)); err != nil {
+	if err := errors.Join(os.Symlink("/etc/passwd", run+"/shared/v/link"), os.Chmod(run+"/shared/v/dir/file", 0o700),
+		os.Chmod(run+"/shared/v", 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	s := &katapb.Storage{Driver: "bind", Source: run + "/shared/v", MountPoint: run + "/v", FsGroup: &katapb.FSGroup{GroupId: 0, GroupChangePolicy: katapb.FSGroupChangePolicy_OnRootMismatch}}
+	s := &katapb.Storage{Driver: "bind", Source: run + "/shared/v", MountPoint: run + "/v",
+		FsGroup: &katapb.FSGroup{GroupId: 0, GroupChangePolicy: katapb.FSGroupChangePolicy_OnRootMismatch}}
 	if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]fs.FileMode{"": fs.ModeDir | fs.ModeSetgid | 0o770, "/dir": fs.ModeDir | fs.ModeSetgid | 0o775, "/dir/file": 0o760} {
+	for path, want := range map[string]fs.FileMode{"": fs.ModeDir | fs.ModeSetgid | 0o770,
+		"/dir": fs.ModeDir | fs.ModeSetgid | 0o775, "/dir/file": 0o760} {
 		if fi, err := os.Stat(run + "/v" + path); err != nil || fi.Mode() != want {
 			t.Errorf("%q is %v, want %v (%v)", path, fi.Mode(), want, err)
 		}
@@ -390,7 +410,8 @@ func TestAGroupGetsItsVolume(t *testing.T) {
 	if err := errors.Join(m.Release("c"), os.Chmod(run+"/shared/v/dir/file", 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	for policy, want := range map[katapb.FSGroupChangePolicy]fs.FileMode{katapb.FSGroupChangePolicy_OnRootMismatch: 0o600} {
+	for policy, want := range map[katapb.FSGroupChangePolicy]fs.FileMode{
+		katapb.FSGroupChangePolicy_OnRootMismatch: 0o600} {
 		s.FsGroup.GroupChangePolicy = policy
 		if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
 			t.Fatal(err)
@@ -416,8 +437,10 @@ func TestALocalFolderHasItsModeAndMemoryItsNewSize(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	local := &katapb.Storage{Driver: "local", MountPoint: run + "/shared/containers/s/rootfs/local/x", Options: []string{"mode=0777", "fsgid=0"}}
-	if err := m.Add(t.Context(), "c", []*katapb.Storage{local, tmpfs(run+"/e", "size=1m", "nodev", "nosuid")}); err != nil {
+	local := &katapb.Storage{Driver: "local", MountPoint: run + "/shared/containers/s/rootfs/local/x",
+		Options: []string{"mode=0777", "fsgid=0"}}
+	if err := m.Add(t.Context(), "c", []*katapb.Storage{local, tmpfs(run+"/e", "size=1m", "nodev",
+		"nosuid")}); err != nil {
 		t.Fatal(err)
 	}
 	if fi, err := os.Stat(local.MountPoint); err != nil || fi.Mode() != fs.ModeDir|fs.ModeSetgid|0o777 {
@@ -427,14 +450,18 @@ func TestALocalFolderHasItsModeAndMemoryItsNewSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := m.VolumeStats(run + "/e")
-	if err != nil || got.Usage[0].Total != 2<<20 || got.Usage[0].Unit != katapb.VolumeUsage_BYTES || got.Usage[1].Unit != katapb.VolumeUsage_INODES || got.VolumeCondition.Abnormal {
+	if err != nil || got.Usage[0].Total != 2<<20 || got.Usage[0].Unit != katapb.VolumeUsage_BYTES ||
+		got.Usage[1].Unit != katapb.VolumeUsage_INODES || got.VolumeCondition.Abnormal {
 		t.Errorf("after the resize: %v, %v", got, err)
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(run+"/e", &st); err != nil || st.Flags&(unix.ST_NODEV|unix.ST_NOSUID) != unix.ST_NODEV|unix.ST_NOSUID {
+	if err := unix.Statfs(run+"/e", &st); err != nil || st.Flags&(unix.ST_NODEV|unix.ST_NOSUID) != unix.ST_NODEV|
+		unix.ST_NOSUID {
 		t.Errorf("a resize changed the flags to %x, %v", st.Flags, err)
 	}
-	for name, s := range map[string]*katapb.Storage{"no size": tmpfs(run + "/e"), "not mounted": tmpfs(run+"/none", "size=1"), "a size that is none": tmpfs(run+"/e", "size=x"), "outside": tmpfs("/tmp", "size=1m"), "another driver": {Driver: "local", MountPoint: run + "/e"}} {
+	for name, s := range map[string]*katapb.Storage{"no size": tmpfs(run + "/e"), "not mounted": tmpfs(run+"/none",
+		"size=1"), "a size that is none": tmpfs(run+"/e", "size=x"), "outside": tmpfs("/tmp", "size=1m"),
+		"another driver": {Driver: "local", MountPoint: run + "/e"}} {
 		if err := m.UpdateEphemeral([]*katapb.Storage{s}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
@@ -451,7 +478,8 @@ func TestALocalFolderHasItsModeAndMemoryItsNewSize(t *testing.T) {
 }
 
 func copyRequest(path string, offset, size int64, data string) *katapb.CopyFileRequest {
-	return &katapb.CopyFileRequest{Path: path, FileSize: size, FileMode: unix.S_IFREG | 0o640, DirMode: 0o750, Uid: int32(os.Getuid()), Gid: int32(os.Getgid()), Offset: offset, Data: []byte(data)}
+	return &katapb.CopyFileRequest{Path: path, FileSize: size, FileMode: unix.S_IFREG | 0o640, DirMode: 0o750,
+		Uid: int32(os.Getuid()), Gid: int32(os.Getgid()), Offset: offset, Data: []byte(data)}
 }
 
 func TestAFileAppearsWhole(t *testing.T) {
@@ -478,14 +506,16 @@ func TestAFileAppearsWhole(t *testing.T) {
 		t.Errorf("its folder is %v, %v", fi.Mode(), err)
 	}
 	// Over an older file, which stays whole until then; and one without bytes.
-	if err := errors.Join(m.CopyFile(copyRequest(path, 0, 4, "ne")), m.CopyFile(copyRequest(path+"-empty", 0, 0, ""))); err != nil {
+	if err := errors.Join(m.CopyFile(copyRequest(path, 0, 4, "ne")),
+		m.CopyFile(copyRequest(path+"-empty", 0, 0, ""))); err != nil {
 		t.Fatal(err)
 	}
 	if read(path) != "abcdef" || read(path+"-empty") != "" {
 		t.Errorf("%q, %q", read(path), read(path+"-empty"))
 	}
 	// Begun anew, then complete.
-	if err := errors.Join(m.CopyFile(copyRequest(path, 0, 4, "NE")), m.CopyFile(copyRequest(path, 2, 4, "W!"))); err != nil || read(path) != "NEW!" {
+	if err := errors.Join(m.CopyFile(copyRequest(path, 0, 4, "NE")),
+		m.CopyFile(copyRequest(path, 2, 4, "W!"))); err != nil || read(path) != "NEW!" {
 		t.Errorf("%q, %v", read(path), err)
 	}
 	link := copyRequest(filepath.Dir(path)+"/link", 0, 0, "../../../../etc/passwd")
@@ -524,7 +554,8 @@ func TestWrongChunksAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, path := range map[string]string{
-		"elsewhere": outside + "/x", "another shared folder": run + "/shared/foo", "up": shared + "/../x", "a link out": shared + "/out/x", "a link that stays in": shared + "/in/x",
+		"elsewhere": outside + "/x", "another shared folder": run + "/shared/foo", "up": shared + "/../x",
+		"a link out": shared + "/out/x", "a link that stays in": shared + "/in/x",
 		"the folder itself": shared, "relative": "x", "a NUL": shared + "/a\x00b", "a neighbour": shared + "-2/x",
 	} {
 		if err := m.CopyFile(copyRequest(path, 0, 1, "x")); !errors.Is(err, ErrOutside) {
@@ -538,7 +569,8 @@ func TestWrongChunksAreRefused(t *testing.T) {
 		offset, size int64
 		data         string
 	}{
-		"more than the file": {0, 2, "abc"}, "beyond its end": {2, 2, "a"}, "a negative offset": {-1, 2, "a"}, "a negative size": {0, -1, ""}, "a start that is missing": {1, 2, "a"},
+		"more than the file": {0, 2, "abc"}, "beyond its end": {2, 2, "a"}, "a negative offset": {-1, 2, "a"},
+		"a negative size": {0, -1, ""}, "a start that is missing": {1, 2, "a"},
 		"no bytes": {0, 2, ""}, "an offset that overflows": {1 << 62, 1<<63 - 1, "a"},
 	} {
 		if err := m.CopyFile(copyRequest(shared+"/f", c.offset, c.size, c.data)); err == nil {
@@ -546,7 +578,8 @@ func TestWrongChunksAreRefused(t *testing.T) {
 		}
 	}
 	// A hole, or another size half way, ends the file.
-	for _, second := range []*katapb.CopyFileRequest{copyRequest(shared+"/g", 2, 4, "x"), copyRequest(shared+"/g", 1, 5, "x")} {
+	for _, second := range []*katapb.CopyFileRequest{copyRequest(shared+"/g", 2, 4, "x"), copyRequest(shared+"/g", 1,
+		5, "x")} {
 		if err := m.CopyFile(copyRequest(shared+"/g", 0, 4, "a")); err != nil {
 			t.Fatal(err)
 		}
@@ -604,9 +637,11 @@ func disks(t *testing.T) string {
 }
 
 func TestEachDriverFindsItsDisk(t *testing.T) {
-	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}})
+	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(),
+		Timeout: time.Millisecond}})
 	for _, c := range []struct{ driver, source, name, number string }{
-		{"blk", "02/01", "vdb", "254:16"}, {"blk", "/dev/vdb", "vdb", "254:16"}, {"mmioblk", "/dev/vdb", "vdb", "254:16"}, {"nvdimm", "/dev/pmem1", "pmem1", "259:1"},
+		{"blk", "02/01", "vdb", "254:16"}, {"blk", "/dev/vdb", "vdb", "254:16"}, {"mmioblk", "/dev/vdb", "vdb",
+			"254:16"}, {"nvdimm", "/dev/pmem1", "pmem1", "259:1"},
 		{"scsi", "1:3", "sda", "8:0"}, {"blk-ccw", "0.0.0005", "dasda", "94:0"},
 	} {
 		d, err := m.disk(t.Context(), c.driver, c.source)
@@ -647,14 +682,16 @@ func TestEachDriverFindsItsDisk(t *testing.T) {
 		t.Errorf("it can be opened now: %v", err)
 	}
 	for _, c := range [][2]string{{"blk", "02/02"}, {"mmioblk", "/dev/vdc"}, {"blk-ccw", "0.0.0006"}, {"scsi", "1:4"}} {
-		if _, err := m.disk(t.Context(), c[0], c[1]); !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c[1]) {
+		if _, err := m.disk(t.Context(), c[0], c[1]); !errors.Is(err, ErrTimeout) ||
+			!errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c[1]) {
 			t.Errorf("%v: %v", c, err)
 		}
 	}
 	if got := read(m.c.Root + "/sys/class/scsi_host/host2/scan"); got != "0 1 4" {
 		t.Errorf("asked the SCSI host for %q", got)
 	}
-	for _, c := range [][2]string{{"blk", "../x"}, {"blk", "/dev/../etc"}, {"mmioblk", "vdb"}, {"scsi", "*:1"}, {"scsi", "1"}, {"blk-ccw", "*"}, {"nvdimm", "/dev/a/b"}, {"floppy", "0"}} {
+	for _, c := range [][2]string{{"blk", "../x"}, {"blk", "/dev/../etc"}, {"mmioblk", "vdb"}, {"scsi", "*:1"},
+		{"scsi", "1"}, {"blk-ccw", "*"}, {"nvdimm", "/dev/a/b"}, {"floppy", "0"}} {
 		if d, err := m.disk(t.Context(), c[0], c[1]); err == nil || errors.Is(err, ErrTimeout) {
 			t.Errorf("%v: %+v, %v", c, d, err)
 		}
@@ -664,13 +701,17 @@ func TestEachDriverFindsItsDisk(t *testing.T) {
 func TestASpecGetsTheNumbersOfThisGuest(t *testing.T) {
 	n := func(i int64) *int64 { return &i }
 	spec := &specs.Spec{Linux: &specs.Linux{
-		Devices: []specs.LinuxDevice{{Path: "/dev/a", Type: "b", Major: 8, Minor: 0}, {Path: "/dev/b", Type: "b", Major: 8, Minor: 16}, {Path: "/dev/c", Type: "c", Major: 8, Minor: 0}},
+		Devices: []specs.LinuxDevice{{Path: "/dev/a", Type: "b", Major: 8, Minor: 0}, {Path: "/dev/b", Type: "b",
+			Major: 8, Minor: 16}, {Path: "/dev/c", Type: "c", Major: 8, Minor: 0}},
 		Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{
-			{Allow: false, Access: "rwm"}, {Allow: true, Type: "b", Major: n(8), Minor: n(0)}, {Allow: true, Type: "b", Major: n(8), Minor: n(16)}, {Allow: true, Type: "c", Major: n(8), Minor: n(0)}, {Type: "b", Major: n(8)},
+			{Allow: false, Access: "rwm"}, {Allow: true, Type: "b", Major: n(8), Minor: n(0)},
+			{Allow: true, Type: "b", Major: n(8), Minor: n(16)}, {Allow: true, Type: "c", Major: n(8), Minor: n(0)},
+			{Type: "b", Major: n(8)},
 		}},
 	}}
 	// The first device gets the number that the second had on the host.
-	err := rewrite(spec, []change{{"/dev/a", devmapper.Device{Major: 8, Minor: 16}}, {"/dev/b", devmapper.Device{Major: 8, Minor: 32}}})
+	err := rewrite(spec, []change{{"/dev/a", devmapper.Device{Major: 8, Minor: 16}},
+		{"/dev/b", devmapper.Device{Major: 8, Minor: 32}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -694,8 +735,10 @@ func TestASpecGetsTheNumbersOfThisGuest(t *testing.T) {
 
 func TestADeviceIsFoundByItsPlaceAndNotByAName(t *testing.T) {
 	for _, c := range []struct{ kind, id, path, want string }{
-		{"blk", "02/01", "/dev/vda", "02/01"}, {"blk", "02/01", "", "02/01"}, {"blk", "", "/dev/vdb", "/dev/vdb"}, {"scsi", "0:1", "/dev/sda", "0:1"}, {"scsi", "0:1", "", "0:1"},
-		{"blk-ccw", "0.0.0005", "/dev/vda", "0.0.0005"}, {"mmioblk", "drive-1", "/dev/vdb", "/dev/vdb"}, {"nvdimm", "nv0", "/dev/pmem1", "/dev/pmem1"}, {"mmioblk", "/dev/vdc", "", "/dev/vdc"},
+		{"blk", "02/01", "/dev/vda", "02/01"}, {"blk", "02/01", "", "02/01"}, {"blk", "", "/dev/vdb", "/dev/vdb"},
+		{"scsi", "0:1", "/dev/sda", "0:1"}, {"scsi", "0:1", "", "0:1"},
+		{"blk-ccw", "0.0.0005", "/dev/vda", "0.0.0005"}, {"mmioblk", "drive-1", "/dev/vdb", "/dev/vdb"},
+		{"nvdimm", "nv0", "/dev/pmem1", "/dev/pmem1"}, {"mmioblk", "/dev/vdc", "", "/dev/vdc"},
 	} {
 		if got := sourceOf(&katapb.Device{Type: c.kind, Id: c.id, VmPath: c.path}); got != c.want {
 			t.Errorf("%s, id %q, vm_path %q: %q, want %q", c.kind, c.id, c.path, got, c.want)
@@ -704,10 +747,13 @@ func TestADeviceIsFoundByItsPlaceAndNotByAName(t *testing.T) {
 }
 
 func TestDevicesAreCheckedAndWaitedFor(t *testing.T) {
-	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}})
+	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(),
+		Timeout: time.Millisecond}})
 	for name, d := range map[string]*katapb.Device{
-		"no type": {Id: "02/01"}, "no name": {Type: "blk"}, "an unknown type": {Type: "vfio-ap", Id: "1"}, "VFIO without options": {Type: "vfio-pci-gk", Id: "x"},
-		"VFIO that is no PCI path": {Type: "vfio-pci-gk", Id: "x", Options: []string{"0000:00:01.0=zz"}}, "VFIO that is not there": {Type: "vfio-pci-gk", Id: "x", Options: []string{"0000:00:01.0=05"}},
+		"no type": {Id: "02/01"}, "no name": {Type: "blk"}, "an unknown type": {Type: "vfio-ap", Id: "1"},
+		"VFIO without options":     {Type: "vfio-pci-gk", Id: "x"},
+		"VFIO that is no PCI path": {Type: "vfio-pci-gk", Id: "x", Options: []string{"0000:00:01.0=zz"}},
+		"VFIO that is not there":   {Type: "vfio-pci-gk", Id: "x", Options: []string{"0000:00:01.0=05"}},
 	} {
 		if err := m.Devices(t.Context(), []*katapb.Device{d}, &specs.Spec{Linux: &specs.Linux{}}); err == nil {
 			t.Errorf("%s: no error", name)
@@ -721,8 +767,10 @@ func TestDevicesAreCheckedAndWaitedFor(t *testing.T) {
 
 func TestLayersSayWhatTheyAre(t *testing.T) {
 	root := strings.Repeat("ab", 32)
-	l, err := readLayer(&katapb.Storage{Driver: multiLayer, Source: "02", Fstype: "erofs", Options: []string{"ro", "loop", layerMulti, layerLower, layerGPT, layerNumber + "3", layerVerity + "=true",
-		verityOptions + "roothash=" + root, verityOptions + "hashoffset=8192", verityOptions + "no-superblock=true", verityOptions + "salt=00ff"}})
+	l, err := readLayer(&katapb.Storage{Driver: multiLayer, Source: "02", Fstype: "erofs",
+		Options: []string{"ro", "loop", layerMulti, layerLower, layerGPT, layerNumber + "3", layerVerity + "=true",
+			verityOptions + "roothash=" + root, verityOptions + "hashoffset=8192",
+			verityOptions + "no-superblock=true", verityOptions + "salt=00ff"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -730,34 +778,43 @@ func TestLayersSayWhatTheyAre(t *testing.T) {
 		t.Errorf("got %+v", l)
 	}
 	target, err := l.verity.target(devmapper.Device{Major: 254, Minor: 1}, nil)
-	if want := "1 254:1 254:1 4096 4096 2 2 sha256 " + root + " 00ff"; err != nil || target.Params != want || target.Size != 8192 {
+	if want := "1 254:1 254:1 4096 4096 2 2 sha256 " + root + " 00ff"; err != nil || target.Params != want ||
+		target.Size != 8192 {
 		t.Errorf("table %q of %d bytes, %v", target.Params, target.Size, err)
 	}
 	s := &superblock{hashType: 1, dataBlock: 4096, hashBlock: 4096, dataBlocks: 1, algorithm: "sha256", salt: "00ff"}
-	if target, err = l.verity.target(devmapper.Device{}, s); err != nil || !strings.Contains(target.Params, " 1 3 sha256 ") {
+	if target, err = l.verity.target(devmapper.Device{}, s); err != nil || !strings.Contains(target.Params,
+		" 1 3 sha256 ") {
 		t.Errorf("with a superblock: %q, %v", target.Params, err)
 	}
 	s.dataBlocks = 3
 	if _, err = l.verity.target(devmapper.Device{}, s); err == nil {
 		t.Error("a superblock of more data than there is")
 	}
-	good := []string{layerMulti, layerLower, layerVerity, verityOptions + "roothash=" + root, verityOptions + "hashoffset=4096"}
+	good := []string{layerMulti, layerLower, layerVerity, verityOptions + "roothash=" + root,
+		verityOptions + "hashoffset=4096"}
 	if _, err := readLayer(&katapb.Storage{Fstype: "erofs", Options: good}); err != nil {
 		t.Fatal(err)
 	}
 	for name, options := range map[string][]string{
-		"neither upper nor lower": {layerMulti}, "both": {layerUpper, layerLower}, "an unknown word": {layerLower, "X-kata.new"}, "a partition without GPT": {layerLower, layerNumber + "1"},
-		"GPT without a partition": {layerLower, layerGPT}, "verity on what is written": {layerUpper, layerVerity}, "verity that is off": {layerLower, verityOptions + "roothash=" + root},
-		"verity without a hash": {layerLower, layerVerity, verityOptions + "hashoffset=4096"}, "verity without an offset": {layerLower, layerVerity, verityOptions + "roothash=" + root},
-		"an offset between blocks": append(good[:len(good):len(good)], verityOptions+"hashoffset=4095"), "another hash": append(good[:len(good):len(good)], verityOptions+"algorithm=md5"),
-		"words in the salt": append(good[:len(good):len(good)], verityOptions+"salt=00 1 ignore_corruption"),
+		"neither upper nor lower": {layerMulti}, "both": {layerUpper, layerLower}, "an unknown word": {layerLower,
+			"X-kata.new"}, "a partition without GPT": {layerLower, layerNumber + "1"},
+		"GPT without a partition": {layerLower, layerGPT}, "verity on what is written": {layerUpper, layerVerity},
+		"verity that is off":       {layerLower, verityOptions + "roothash=" + root},
+		"verity without a hash":    {layerLower, layerVerity, verityOptions + "hashoffset=4096"},
+		"verity without an offset": {layerLower, layerVerity, verityOptions + "roothash=" + root},
+		"an offset between blocks": append(good[:len(good):len(good)], verityOptions+"hashoffset=4095"),
+		"another hash":             append(good[:len(good):len(good)], verityOptions+"algorithm=md5"),
+		"words in the salt":        append(good[:len(good):len(good)], verityOptions+"salt=00 1 ignore_corruption"),
 	} {
 		if l, err := readLayer(&katapb.Storage{Source: "02", Fstype: "erofs", Options: options}); err == nil {
 			t.Errorf("%s: %+v", name, l)
 		}
 	}
 	up := place{"/run/x", "upper"}
-	for in, want := range map[string]string{"{{ mount 0 }}/upper:0755": "/run/x/upper/upper", "/work": "/run/x/upper/work", "/run/x/upper/deep/er": "/run/x/upper/deep/er", "{{ mount 0 }}/../../etc": "", "{{ mount": ""} {
+	for in, want := range map[string]string{"{{ mount 0 }}/upper:0755": "/run/x/upper/upper",
+		"/work": "/run/x/upper/work", "/run/x/upper/deep/er": "/run/x/upper/deep/er", "{{ mount 0 }}/../../etc": "",
+		"{{ mount": ""} {
 		if got, err := folderOf(up, in); (err == nil) != (want != "") || err == nil && got.String() != want {
 			t.Errorf("%s: %s, %v", in, got, err)
 		}
@@ -786,7 +843,8 @@ func TestASuperblockIsReadAsVeritysetupWritesIt(t *testing.T) {
 	testenv.Require(t, testenv.Tool("veritysetup"))
 	dir := t.TempDir()
 	write(t, dir+"/data", strings.Repeat("x", 8*4096))
-	out, err := exec.Command("veritysetup", "format", "--salt=00ff", "--hash-offset=32768", dir+"/data", dir+"/data").CombinedOutput()
+	out, err := exec.Command("veritysetup", "format", "--salt=00ff", "--hash-offset=32768", dir+"/data",
+		dir+"/data").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -794,7 +852,8 @@ func TestASuperblockIsReadAsVeritysetupWritesIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, err = parseSuperblock(b); err != nil || s.dataBlocks != 8 && s.dataBlocks != 9 || s.salt != "00ff" || s.algorithm != "sha256" {
+	if s, err = parseSuperblock(b); err != nil || s.dataBlocks != 8 && s.dataBlocks != 9 || s.salt != "00ff" ||
+		s.algorithm != "sha256" {
 		t.Errorf("veritysetup's: %+v, %v", s, err)
 	}
 }
@@ -816,14 +875,16 @@ func FuzzPlaceIn(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		p, err := placeIn([]string{"/run"}, s)
-		if err == nil && (!filepath.IsLocal(p.rest) || p.String() != "/run" && !strings.HasPrefix(p.String(), "/run/")) {
+		if err == nil && (!filepath.IsLocal(p.rest) || p.String() != "/run" && !strings.HasPrefix(p.String(),
+			"/run/")) {
 			t.Fatalf("%q is %+v", s, p)
 		}
 	})
 }
 
 func TestSizesAreRead(t *testing.T) {
-	for in, want := range map[string]int64{"2M": 2 << 20, "2MB": 2 << 20, "1G": 1 << 30, "4096": 4096, "8k": 8 << 10, "1gb": 1 << 30, "x": -1, "": -1, "-1": -1, "99999999999G": -1, "M": -1, "1MM": -1} {
+	for in, want := range map[string]int64{"2M": 2 << 20, "2MB": 2 << 20, "1G": 1 << 30, "4096": 4096, "8k": 8 << 10,
+		"1gb": 1 << 30, "x": -1, "": -1, "-1": -1, "99999999999G": -1, "M": -1, "1MM": -1} {
 		got, err := parseSize(in)
 		if (err != nil) != (want < 0) || err == nil && got != want {
 			t.Errorf("%q: %d, %v", in, got, err)
@@ -836,7 +897,8 @@ func TestHugePagesAreReservedAndGivenBack(t *testing.T) {
 	root := sysfs(t, map[string]string{file: "3\n"})
 	m := New(Config{Root: root, Run: t.TempDir()})
 	var u undo
-	if err := m.reserve(parseOptions([]string{"pagesize=2M", "size=8388608"}), &u); err != nil || read(filepath.Join(root, file)) != "7" {
+	if err := m.reserve(parseOptions([]string{"pagesize=2M", "size=8388608"}), &u); err != nil ||
+		read(filepath.Join(root, file)) != "7" {
 		t.Fatalf("%s pages, %v", read(filepath.Join(root, file)), err)
 	}
 	if err := u.run(); err != nil || read(filepath.Join(root, file)) != "3" {
@@ -851,7 +913,8 @@ func TestHugePagesAreReservedAndGivenBack(t *testing.T) {
 
 func TestAFileSystemIsMadeOnlyWithItsProgram(t *testing.T) {
 	m := New(Config{Run: t.TempDir()})
-	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, []string{"encryption_key=ephemeral", createFileSystem}); err == nil || !strings.Contains(err.Error(), "encrypt") {
+	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, []string{"encryption_key=ephemeral",
+		createFileSystem}); err == nil || !strings.Contains(err.Error(), "encrypt") {
 		t.Errorf("got %v", err)
 	}
 	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, []string{createFileSystem}); err == nil {

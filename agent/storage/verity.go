@@ -81,7 +81,8 @@ func readAt(path string, offset int64, n int) ([]byte, error) {
 	return b, nil
 }
 
-// A request to the device-mapper to remove a device by name. <linux/dm-ioctl.h>, version 4: struct dm_ioctl of 312 bytes.
+// A request to the device-mapper to remove a device by name. <linux/dm-ioctl.h>, version 4: struct dm_ioctl of 312
+// bytes.
 const (
 	dmRemove     = 0xc138fd04 // DM_DEV_REMOVE
 	dmSize       = 312

@@ -13,7 +13,8 @@ import (
 	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
-// VolumeStats says how full the file system at a path of the guest is: its bytes and its inodes, as the container storage interface counts them.
+// VolumeStats says how full the file system at a path of the guest is: its bytes and its inodes, as the container
+// storage interface counts them.
 func (m *Manager) VolumeStats(path string) (*katapb.VolumeStatsResponse, error) {
 	p, err := placeIn(m.c.Below, path)
 	if err != nil {
@@ -37,14 +38,16 @@ func (m *Manager) VolumeStats(path string) (*katapb.VolumeStatsResponse, error) 
 	}
 	return &katapb.VolumeStatsResponse{
 		Usage: []*katapb.VolumeUsage{
-			{Unit: katapb.VolumeUsage_BYTES, Total: st.Blocks * block, Available: st.Bavail * block, Used: (st.Blocks - st.Bfree) * block},
+			{Unit: katapb.VolumeUsage_BYTES, Total: st.Blocks * block, Available: st.Bavail * block,
+				Used: (st.Blocks - st.Bfree) * block},
 			{Unit: katapb.VolumeUsage_INODES, Total: st.Files, Available: st.Ffree, Used: st.Files - st.Ffree},
 		},
 		VolumeCondition: &katapb.VolumeCondition{},
 	}, nil
 }
 
-// UpdateEphemeral gives memory file systems that are mounted another size: the host does so when the guest got more memory.
+// UpdateEphemeral gives memory file systems that are mounted another size: the host does so when the guest got more
+// memory.
 func (m *Manager) UpdateEphemeral(storages []*katapb.Storage) error {
 	for _, s := range storages {
 		if s.GetDriver() != ephemeral || s.Fstype == "hugetlbfs" {
@@ -93,7 +96,8 @@ func resize(p place, size string) error {
 	return nil
 }
 
-// StaleMounts looks at every mount below the shared folder, so that the shared file system lets go of those whose source is gone on the host.
+// StaleMounts looks at every mount below the shared folder, so that the shared file system lets go of those whose
+// source is gone on the host.
 func (m *Manager) StaleMounts() error {
 	all, err := mountinfo.Self()
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A shared file system does not tell a guest of changes on the host, so small folders that programs watch with inotify are copied again and again.
-// Above these limits, those of Kata Containers, a folder is only bound.
+// A shared file system does not tell a guest of changes on the host, so small folders that programs watch with inotify
+// are copied again and again. Above these limits, those of Kata Containers, a folder is only bound.
 const (
 	watchEvery    = 2 * time.Second
 	maxWatched    = 16
@@ -63,7 +63,8 @@ func mountWatched(ctx context.Context, m *Manager, r request, u *undo) error {
 	}
 	if w.only == "" {
 		// Only we write: the mounts into containers have options of their own.
-		memory := how{flags: h.flags &^ (unix.MS_RDONLY | unix.MS_BIND | unix.MS_REC), data: []string{fmt.Sprintf("size=%d", 4*maxWatchBytes), fmt.Sprintf("mode=%o", st.Mode&0o7777)}}
+		memory := how{flags: h.flags &^ (unix.MS_RDONLY | unix.MS_BIND | unix.MS_REC),
+			data: []string{fmt.Sprintf("size=%d", 4*maxWatchBytes), fmt.Sprintf("mode=%o", st.Mode&0o7777)}}
 		if err := mounted("watchable", "tmpfs", r.at, memory, u); err != nil {
 			return err
 		}
@@ -250,7 +251,8 @@ func (w *watch) list() (map[string]seen, error) {
 	return found, err
 }
 
-// update copies what changed: folders and files first, then links, such as Kubernetes swaps to publish new files, and last it removes what went.
+// update copies what changed: folders and files first, then links, such as Kubernetes swaps to publish new files, and
+// last it removes what went.
 func (w *watch) update(list map[string]seen) error {
 	names := slices.Sorted(maps.Keys(list))
 	pass := func(want func(seen) bool, do func(string, seen) error) error {
@@ -348,7 +350,8 @@ func (w *watch) file(name string, s seen) error {
 		return err
 	}
 	_, err = out.Write(data)
-	if err = errors.Join(err, out.Chown(int(s.uid), int(s.gid)), out.Chmod(s.mode&modeBits), out.Close()); err != nil || temp == name {
+	if err = errors.Join(err, out.Chown(int(s.uid), int(s.gid)), out.Chmod(s.mode&modeBits),
+		out.Close()); err != nil || temp == name {
 		return err
 	}
 	return w.to.Rename(temp, name)

@@ -1,7 +1,8 @@
 // Package timeline notes when the guest reached each point of its boot.
 //
-// It imports next to nothing on purpose: Go initialises packages in the order of their dependencies, so started is read before the
-// large packages (protobuf, logging) are initialised, and the time between "start" and "init" is what those cost.
+// It imports next to nothing on purpose: Go initialises packages in the order of their dependencies, so started is read
+// before the large packages (protobuf, logging) are initialised, and the time between "start" and "init" is what those
+// cost.
 package timeline
 
 import (
@@ -15,7 +16,8 @@ import (
 // started is when this package was initialised: Go's run time is up, nearly nothing else is.
 var started = now()
 
-// Names of moments that every boot has. Kernel is zero by definition: CLOCK_BOOTTIME starts with the kernel's timekeeping.
+// Names of moments that every boot has. Kernel is zero by definition: CLOCK_BOOTTIME starts with the kernel's
+// timekeeping.
 const (
 	Kernel  = "kernel"
 	Start   = "start" // the agent's program begins

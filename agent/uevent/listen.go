@@ -21,10 +21,12 @@ const DefaultTimeout = 3 * time.Second
 // afterRescan is how long a device may take after the PCI bus was asked to look again.
 const afterRescan = time.Second
 
-// lookAgain is how often a wait looks at sysfs without being told to: a message may be lost where the socket is full, and sysfs is the truth.
+// lookAgain is how often a wait looks at sysfs without being told to: a message may be lost where the socket is full,
+// and sysfs is the truth.
 const lookAgain = 250 * time.Millisecond
 
-// kernelGroup is the multicast group of the kernel's own messages; group 2 is udev's. socketBuffer is room for a burst of them.
+// kernelGroup is the multicast group of the kernel's own messages; group 2 is udev's. socketBuffer is room for a burst
+// of them.
 const (
 	kernelGroup  = 1
 	socketBuffer = 1 << 20
@@ -36,14 +38,16 @@ var ErrTimeout = fmt.Errorf("it did not appear: %w", context.DeadlineExceeded)
 // Match says which device a Wait is for.
 type Match struct {
 	What string // for people: "the disk at PCI path 02/01"
-	// Look finds the device in sysfs and returns what Wait shall return; empty where it is not there yet. It may be called often, and never while
-	// a lock of this package is held.
+	// Look finds the device in sysfs and returns what Wait shall return; empty where it is not there yet. It may be
+	// called often, and never while a lock of this package is held.
 	Look func() (string, error)
-	// Event picks an event of the device, whose DevPath Wait then returns. Nil is none: events only make Look look again.
+	// Event picks an event of the device, whose DevPath Wait then returns. Nil is none: events only make Look look
+	// again.
 	Event func(Event) bool
 }
 
-// Listener keeps what the kernel said. Its zero value works without a socket: it hears nothing, and waits look at sysfs alone.
+// Listener keeps what the kernel said. Its zero value works without a socket: it hears nothing, and waits look at sysfs
+// alone.
 type Listener struct {
 	Root    string        // where sys is found; "/" in a guest
 	Timeout time.Duration // of a Wait; 0 is DefaultTimeout
@@ -54,9 +58,11 @@ type Listener struct {
 	wakes map[chan Event]struct{} // guarded by mu; each has room for many events, and one that is full misses some
 }
 
-// Run hears the kernel until ctx ends. heard, where not nil, is called once the socket is open: later events are not missed.
+// Run hears the kernel until ctx ends. heard, where not nil, is called once the socket is open: later events are not
+// missed.
 func (l *Listener) Run(ctx context.Context, heard func()) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
+		unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return fmt.Errorf("socket for uevents: %w", err)
 	}
@@ -144,8 +150,8 @@ func (l *Listener) Seen(devPath string) (Event, bool) {
 	return e, ok
 }
 
-// Wait returns what m is for: at once where it is there, else when it comes, else after one rescan of the PCI bus. The error then wraps ErrTimeout,
-// or what ctx ended with.
+// Wait returns what m is for: at once where it is there, else when it comes, else after one rescan of the PCI bus. The
+// error then wraps ErrTimeout, or what ctx ended with.
 func (l *Listener) Wait(ctx context.Context, m Match) (string, error) {
 	wake := make(chan Event, 64)
 	l.register(wake)

@@ -1,6 +1,7 @@
 // Package uevent hears from the kernel which devices come and go, and waits for those that others need.
 //
-// Messages of the kernel's kobject socket go in; a Wait that ends when a device is there comes out. What a device is for is the caller's business.
+// Messages of the kernel's kobject socket go in; a Wait that ends when a device is there comes out. What a device is
+// for is the caller's business.
 package uevent
 
 import (
@@ -11,7 +12,8 @@ import (
 	"strings"
 )
 
-// maxMessage is the longest message the kernel makes: UEVENT_BUFFER_SIZE of <linux/kobject.h> for the variables, and a header with a path before it.
+// maxMessage is the longest message the kernel makes: UEVENT_BUFFER_SIZE of <linux/kobject.h> for the variables, and a
+// header with a path before it.
 const maxMessage = 2048 + 4096 + 64
 
 // The actions anybody here looks at. <linux/kobject.h>, enum kobject_action.
@@ -32,8 +34,8 @@ type Event struct {
 	Minor     int
 }
 
-// Parse reads a message: ACTION@DEVPATH, then KEY=VALUE, each ended by a NUL. lib/kobject_uevent.c, kobject_uevent_net_broadcast.
-// Keys nobody here asks for are passed over, since every driver may add some.
+// Parse reads a message: ACTION@DEVPATH, then KEY=VALUE, each ended by a NUL. lib/kobject_uevent.c,
+// kobject_uevent_net_broadcast. Keys nobody here asks for are passed over, since every driver may add some.
 func Parse(b []byte) (Event, error) {
 	if len(b) > maxMessage {
 		return Event{}, fmt.Errorf("uevent of %d bytes: longer than any of the kernel's", len(b))

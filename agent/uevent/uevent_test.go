@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const disk = "add@/devices/pci0000:00/0000:00:02.0/virtio0/block/vda\x00ACTION=add\x00DEVPATH=/devices/pci0000:00/0000:00:02.0/virtio0/block/vda\x00" +
+const disk = "add@/devices/pci0000:00/0000:00:02.0/virtio0/block/vda\x00ACTION=add\x00DEVPATH=/devices/pci0000:00/" +
+	"0000:00:02.0/virtio0/block/vda\x00" +
 	"SUBSYSTEM=block\x00MAJOR=254\x00MINOR=0\x00DEVNAME=vda\x00DEVTYPE=disk\x00DISKSEQ=7\x00SEQNUM=1234\x00"
 
 func TestAMessageOfTheKernelIsRead(t *testing.T) {
@@ -21,7 +22,8 @@ func TestAMessageOfTheKernelIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Event{Action: Add, DevPath: "/devices/pci0000:00/0000:00:02.0/virtio0/block/vda", Subsystem: "block", DevName: "vda", Major: 254}
+	want := Event{Action: Add, DevPath: "/devices/pci0000:00/0000:00:02.0/virtio0/block/vda", Subsystem: "block",
+		DevName: "vda", Major: 254}
 	if e != want {
 		t.Errorf("got %+v, want %+v", e, want)
 	}
@@ -77,7 +79,8 @@ func TestADeviceIsForgottenWhenItGoes(t *testing.T) {
 	}
 	l.Timeout = time.Millisecond
 	l.Root = t.TempDir()
-	if got, err := l.Wait(t.Context(), Match{What: "/a", Event: func(e Event) bool { return e.DevPath == "/a" }}); err == nil {
+	if got, err := l.Wait(t.Context(), Match{What: "/a",
+		Event: func(e Event) bool { return e.DevPath == "/a" }}); err == nil {
 		t.Errorf("a wait found the removed device %s", got)
 	}
 }
@@ -89,7 +92,10 @@ func TestAWaitEndsWithTheDevice(t *testing.T) {
 	if got, err := l.Wait(t.Context(), byName); got != "/b" || err != nil {
 		t.Errorf("a device that came before: %q, %v", got, err)
 	}
-	if got, err := l.Wait(t.Context(), Match{What: "sysfs", Look: func() (string, error) { return "there", nil }}); got != "there" || err != nil {
+	if got, err := l.Wait(t.Context(), Match{What: "sysfs", Look: func() (string, error) {
+		return "there",
+			nil
+	}}); got != "there" || err != nil {
 		t.Errorf("a device in sysfs: %q, %v", got, err)
 	}
 	l.Tell(Event{Action: Remove, DevPath: "/b"})
@@ -148,7 +154,10 @@ func TestThePCIBusIsRescannedOnceBeforeGivingUp(t *testing.T) {
 	if got, err := l.Wait(t.Context(), Match{What: "x", Look: look}); got != "found" || err != nil {
 		t.Errorf("after a rescan: %q, %v", got, err)
 	}
-	_, err := l.Wait(t.Context(), Match{What: "the disk at PCI path 02/01", Look: func() (string, error) { return "", nil }})
+	_, err := l.Wait(t.Context(), Match{What: "the disk at PCI path 02/01", Look: func() (string, error) {
+		return "",
+			nil
+	}})
 	if !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v", err)
 	}
@@ -171,7 +180,8 @@ func TestAWaitEndsWithItsContextAndHoldsNoLock(t *testing.T) {
 	for range 200 {
 		l.Tell(Event{Action: Add, DevPath: "/y"})
 	}
-	if got, err := l.Wait(t.Context(), Match{What: "y", Event: func(e Event) bool { return e.DevPath == "/y" }}); got != "/y" || err != nil {
+	if got, err := l.Wait(t.Context(), Match{What: "y",
+		Event: func(e Event) bool { return e.DevPath == "/y" }}); got != "/y" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
 	cancel()
@@ -194,7 +204,8 @@ func TestOnlyTheKernelIsHeard(t *testing.T) {
 		t.Fatal(err)
 	}
 	fake := []byte("add@/devices/fake\x00ACTION=add\x00DEVPATH=/devices/fake\x00SUBSYSTEM=block\x00")
-	if fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT); err != nil {
+	if fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC,
+		unix.NETLINK_KOBJECT_UEVENT); err != nil {
 		t.Error(err)
 	} else {
 		defer unix.Close(fd)

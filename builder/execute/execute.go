@@ -1,6 +1,8 @@
-// Package execute runs the steps of a plan that are not done yet, independent ones side by side, and keeps what they make in the store.
+// Package execute runs the steps of a plan that are not done yet, independent ones side by side, and keeps what they
+// make in the store.
 //
-// A step runs only when somebody needs its outputs and the store lacks them; two processes never run the same key at once.
+// A step runs only when somebody needs its outputs and the store lacks them; two processes never run the same key at
+// once.
 package execute
 
 import (
@@ -44,8 +46,8 @@ type Config struct {
 	Guest  string // remembers the keys under this name
 	Report progress.Func
 	Now    func() time.Time
-	// Unread says of a wanted step's output that nobody will read it, because it lies where it is wanted already: it need not be verified then.
-	// Nil is never.
+	// Unread says of a wanted step's output that nobody will read it, because it lies where it is wanted already: it
+	// need not be verified then. Nil is never.
 	Unread func(step string, o store.Output) bool
 }
 
@@ -60,7 +62,8 @@ func (f *Failure) Error() string { return f.Step + ": " + f.Err.Error() }
 
 func (f *Failure) Unwrap() error { return f.Err }
 
-// Run does the wanted steps and everything they need, and returns what each wanted step made. The first failure stops the others.
+// Run does the wanted steps and everything they need, and returns what each wanted step made. The first failure stops
+// the others.
 func Run(ctx context.Context, c Config, tasks []Task, wanted []string) (map[string]*store.Action, error) {
 	unused, err := c.Store.Use(ctx)
 	if err != nil {
@@ -130,7 +133,8 @@ func (r *run) do(t Task) (*store.Action, error) {
 		return a, nil
 	}
 	unlock, err := r.Store.Lock(t.Key, func() {
-		report.Send(progress.Event{Kind: progress.Log, Message: "another katabuild is building the same; waiting for it"})
+		report.Send(progress.Event{Kind: progress.Log,
+			Message: "another katabuild is building the same; waiting for it"})
 	})
 	if err != nil {
 		return nil, &Failure{Step: t.Name, Err: err}

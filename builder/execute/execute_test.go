@@ -27,29 +27,31 @@ func config(t *testing.T) Config {
 
 // writes makes a task that writes text, with what it needs behind it.
 func writes(name, text string, runs *atomic.Int32, needs ...string) Task {
-	return Task{Step: plan.New(name, needs, []artifact.Input{{Name: "text", Value: text}}), Run: func(_ context.Context, j Job) ([]artifact.Output, error) {
-		runs.Add(1)
-		for _, n := range needs {
-			p, err := j.Need(n, "out")
-			if err != nil {
-				return nil, err
+	return Task{Step: plan.New(name, needs, []artifact.Input{{Name: "text", Value: text}}),
+		Run: func(_ context.Context, j Job) ([]artifact.Output, error) {
+			runs.Add(1)
+			for _, n := range needs {
+				p, err := j.Need(n, "out")
+				if err != nil {
+					return nil, err
+				}
+				data, err := os.ReadFile(p)
+				if err != nil {
+					return nil, err
+				}
+				text += string(data)
 			}
-			data, err := os.ReadFile(p)
-			if err != nil {
-				return nil, err
-			}
-			text += string(data)
-		}
-		p := filepath.Join(j.Dir, "file")
-		return []artifact.Output{{Name: "out", Path: p}}, os.WriteFile(p, []byte(text), 0o600)
-	}}
+			p := filepath.Join(j.Dir, "file")
+			return []artifact.Output{{Name: "out", Path: p}}, os.WriteFile(p, []byte(text), 0o600)
+		}}
 }
 
 func TestStepsRunOnceAndOnlyWhenNeeded(t *testing.T) {
 	c := config(t)
 	var source, kernel, initrd atomic.Int32
 	tasks := func(k string) []Task {
-		return []Task{writes("source", "s", &source), writes("kernel", k, &kernel, "source"), writes("initrd", "i", &initrd)}
+		return []Task{writes("source", "s", &source), writes("kernel", k, &kernel, "source"),
+			writes("initrd", "i", &initrd)}
 	}
 	counts := func() string { return fmt.Sprint(source.Load(), kernel.Load(), initrd.Load()) }
 	do := func(k string) map[string]*store.Action {

@@ -63,7 +63,10 @@ func (k *keychain) Resolve(of authn.Resource) (authn.Authenticator, error) {
 		}
 		looked = append(looked, file)
 		keys := authKeys(of)
-		maps.DeleteFunc(cf.AuthConfigs, func(k string, _ types.AuthConfig) bool { return otherNamespace(k) && !slices.Contains(keys, k) })
+		maps.DeleteFunc(cf.AuthConfigs, func(k string, _ types.AuthConfig) bool {
+			return otherNamespace(k) &&
+				!slices.Contains(keys, k)
+		})
 		for _, key := range keys {
 			got, err := cf.GetAuthConfig(key)
 			if err != nil {
@@ -103,7 +106,8 @@ func (k *keychain) note(host, what string) {
 // explain adds to a refusal as whom the registry was asked.
 func (k *keychain) explain(host string, err error) error {
 	var refused *transport.Error
-	if !errors.As(err, &refused) || refused.StatusCode != http.StatusUnauthorized && refused.StatusCode != http.StatusForbidden {
+	if !errors.As(err, &refused) || refused.StatusCode != http.StatusUnauthorized &&
+		refused.StatusCode != http.StatusForbidden {
 		return err
 	}
 	k.mu.Lock()
@@ -112,7 +116,8 @@ func (k *keychain) explain(host string, err error) error {
 	if tried == "" {
 		tried = "as nobody"
 	}
-	return fmt.Errorf("%s refuses (%d), asked %s; log in with docker login or podman login, or name a file with --registry-auth: %w",
+	return fmt.Errorf("%s refuses (%d), asked %s; log in with docker login or podman login, or name a file with "+
+		"--registry-auth: %w",
 		host, refused.StatusCode, tried, err)
 }
 
@@ -162,7 +167,8 @@ func authConfig(c types.AuthConfig) authn.AuthConfig {
 	if c.Username == "" && c.Password == "" && c.Auth == "" && c.IdentityToken == "" && c.RegistryToken == "" {
 		return authn.AuthConfig{}
 	}
-	return authn.AuthConfig{Username: c.Username, Password: c.Password, Auth: c.Auth, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}
+	return authn.AuthConfig{Username: c.Username, Password: c.Password, Auth: c.Auth, IdentityToken: c.IdentityToken,
+		RegistryToken: c.RegistryToken}
 }
 
 // places are where a repository is looked for: its mirrors, then itself.
@@ -205,7 +211,9 @@ func (h *hosts) RoundTrip(r *http.Request) (*http.Response, error) {
 	home := host == "localhost" || ip != nil && ip.IsLoopback()
 	insecure := slices.Contains(h.a.Insecure, r.URL.Host)
 	if r.URL.Scheme != "https" && (r.URL.Scheme != "http" || !home && !insecure) {
-		return nil, fmt.Errorf("%s to %s: a registry elsewhere is reached by https only, unless --registry-insecure names it", r.URL.Scheme, r.URL.Host)
+		return nil, fmt.Errorf(
+			"%s to %s: a registry elsewhere is reached by https only, unless --registry-insecure names it",
+			r.URL.Scheme, r.URL.Host)
 	}
 	t, err := h.transport(r.URL.Host, insecure)
 	if err != nil {

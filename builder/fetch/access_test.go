@@ -46,7 +46,8 @@ func locked(t *testing.T, tls bool) (s *httptest.Server, asked *int) {
 		t.Fatal(err)
 	}
 	auth := authn.FromConfig(authn.AuthConfig{Username: user, Password: password})
-	if err := remote.Write(ref, imageOf(t, "amd64", "a"), remote.WithTransport(s.Client().Transport), remote.WithAuth(auth)); err != nil {
+	if err := remote.Write(ref, imageOf(t, "amd64", "a"), remote.WithTransport(s.Client().Transport),
+		remote.WithAuth(auth)); err != nil {
 		t.Fatal(err)
 	}
 	*asked = 0
@@ -72,7 +73,8 @@ func write(t *testing.T, mode os.FileMode, text string, path ...string) (file, d
 // authFile is a file of credentials as docker and podman write it.
 func authFile(t *testing.T, key, password string) string {
 	t.Helper()
-	file, _ := write(t, 0o600, fmt.Sprintf(`{"auths": {%q: {"auth": %q}}}`, key, base64.StdEncoding.EncodeToString([]byte(user+":"+password))), "config.json")
+	file, _ := write(t, 0o600, fmt.Sprintf(`{"auths": {%q: {"auth": %q}}}`, key,
+		base64.StdEncoding.EncodeToString([]byte(user+":"+password))), "config.json")
 	return file
 }
 
@@ -80,7 +82,8 @@ func TestCredentialsComeFromTheFilesThatLoginsWrite(t *testing.T) {
 	s, _ := locked(t, false)
 	host := hostOf(s)
 	// A helper program as docker calls it: `docker-credential-NAME get` with the registry on standard input.
-	helper, dir := write(t, 0o755, "#!/bin/sh\nread r\nprintf '{\"ServerURL\":\"%s\",\"Username\":\""+user+"\",\"Secret\":\""+password+"\"}' \"$r\"\n", "docker-credential-case")
+	helper, dir := write(t, 0o755, "#!/bin/sh\nread r\nprintf '{\"ServerURL\":\"%s\",\"Username\":\""+user+
+		"\",\"Secret\":\""+password+"\"}' \"$r\"\n", "docker-credential-case")
 	t.Setenv("PATH", filepath.Dir(helper)+":"+os.Getenv("PATH"))
 	byHelper := filepath.Join(dir, "config.json")
 	if err := os.WriteFile(byHelper, fmt.Appendf(nil, `{"credHelpers": {%q: "case"}}`, host), 0o600); err != nil {
@@ -98,7 +101,8 @@ func TestCredentialsComeFromTheFilesThatLoginsWrite(t *testing.T) {
 		{"podman's, of a repository", []string{authFile(t, host+"/team/app", password)}, nil},
 		{"a helper's", []string{byHelper}, nil},
 		{"the second file's", []string{none, other, authFile(t, host, password)}, nil},
-		{"nowhere", []string{none, other}, []string{host + " refuses (401), asked as nobody: " + other + " holds nothing for " + host, "--registry-auth"}},
+		{"nowhere", []string{none, other}, []string{host + " refuses (401), asked as nobody: " + other +
+			" holds nothing for " + host, "--registry-auth"}},
 		{"no file at all", nil, []string{"as nobody: no file with credentials is there"}},
 		{"another namespace's", []string{authFile(t, host+"/else", password)}, []string{"holds nothing for " + host}},
 		{"an old password", []string{authFile(t, host, "wrong")}, []string{"asked as ann, from "}},
@@ -139,7 +143,8 @@ func TestAPrivateAuthorityIsBelievedWhereItIsNamed(t *testing.T) {
 		{"by a file", Access{AuthFiles: auth, Authorities: []string{file}}, ""},
 		{"by certs.d", Access{AuthFiles: auth, CertFolders: []string{folder}}, ""},
 		{"by certs.d of another registry", Access{AuthFiles: auth, CertFolders: []string{elsewhere}}, "certificate"},
-		{"by a file without a certificate", Access{AuthFiles: auth, Authorities: []string{broken}}, broken + " holds no certificate in PEM form"},
+		{"by a file without a certificate", Access{AuthFiles: auth, Authorities: []string{broken}},
+			broken + " holds no certificate in PEM form"},
 		{"not checked, because the user says so", Access{AuthFiles: auth, Insecure: []string{host}}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -155,7 +160,8 @@ func TestAPrivateAuthorityIsBelievedWhereItIsNamed(t *testing.T) {
 func TestAMirrorIsAskedFirstAndTheRegistryAfterIt(t *testing.T) {
 	mirror, first := locked(t, false)
 	origin, second := locked(t, false)
-	auth, _ := write(t, 0o600, fmt.Sprintf(`{"auths": {%q: {"username": "ann", "password": "secret"}, %q: {"username": "ann", "password": "secret"}}}`,
+	auth, _ := write(t, 0o600, fmt.Sprintf(
+		`{"auths": {%q: {"username": "ann", "password": "secret"}, %q: {"username": "ann", "password": "secret"}}}`,
 		hostOf(mirror), hostOf(origin)), "config.json")
 	from := func(m string) *Registry {
 		return &Registry{Access: Access{AuthFiles: []string{auth}, Mirrors: map[string][]string{hostOf(origin): {m}}}}
@@ -180,10 +186,12 @@ func TestPlainHTTPReachesThisHostAndWhatIsNamedOnly(t *testing.T) {
 	count := roundTripper(func(*http.Request) (*http.Response, error) { asked++; return nil, io.EOF })
 	h.by = map[string]http.RoundTripper{}
 	for addr, ok := range map[string]bool{
-		"http://localhost:5000/v2/": true, "http://127.0.0.1/": true, "http://[::1]:1/": true, "https://example.org/": true,
+		"http://localhost:5000/v2/": true, "http://127.0.0.1/": true, "http://[::1]:1/": true,
+		"https://example.org/":        true,
 		"http://lab.example:5000/v2/": true, "http://lab.example/v2/": false,
-		"http://example.org/": false, "http://10.0.0.1/": false, "http://localhost.example.org/": false, "http://127.0.0.1.example.org/": false,
-		"file:///etc": false,
+		"http://example.org/": false, "http://10.0.0.1/": false, "http://localhost.example.org/": false,
+		"http://127.0.0.1.example.org/": false,
+		"file:///etc":                   false,
 	} {
 		req, err := http.NewRequest(http.MethodGet, addr, nil)
 		if err != nil {

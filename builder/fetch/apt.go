@@ -22,8 +22,8 @@ import (
 	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
-// Apt reaches Debian's archive through the host's apt-get: its mirrors, proxies and keys, but with state folders of our own, so it needs no
-// root, changes nothing on the host, and works for any suite and architecture the mirror has.
+// Apt reaches Debian's archive through the host's apt-get: its mirrors, proxies and keys, but with state folders of our
+// own, so it needs no root, changes nothing on the host, and works for any suite and architecture the mirror has.
 type Apt struct {
 	// Dir keeps package lists between runs.
 	Dir string
@@ -127,7 +127,8 @@ func parseShow(out []byte) (*Found, error) {
 // ErrGone says that the archive no longer has the locked version.
 var ErrGone = errors.New("the archive no longer has this version; `katabuild lock --update` takes the present one")
 
-// Fetch downloads a locked package into dir and returns the file. Its digest is the caller's to check. arch is dpkg's name of the guest.
+// Fetch downloads a locked package into dir and returns the file. Its digest is the caller's to check. arch is dpkg's
+// name of the guest.
 func (a *Apt) Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error) {
 	w, err := a.world(ctx, SectionOf(p), arch)
 	if err != nil {
@@ -171,7 +172,8 @@ func (a *Apt) world(ctx context.Context, s Section, arch string) (*world, error)
 		}
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return nil, fmt.Errorf("Debian's archive is reached through apt-get, which this host lacks: %w", err) //nolint:staticcheck // a name begins the sentence
+		return nil, fmt.Errorf("Debian's archive is reached through apt-get, which this host lacks: %w",
+			err) //nolint:staticcheck // a name begins the sentence
 	}
 	name := s.Suite + "-" + arch
 	if s.component() != mainComponent {
@@ -263,14 +265,17 @@ func hostArchive(ctx context.Context, suite string) (string, error) {
 type NoArchive struct{ Suite string }
 
 func (e *NoArchive) Error() string {
-	return fmt.Sprintf("none of the host's apt sources is Debian's archive with %s; name one with --archive ADDRESS (such as that of a mirror), "+
-		"and with --archive-keyring FILE the keys that sign it where they are not Debian's own, or use a tarball as source", e.Suite)
+	return fmt.Sprintf("none of the host's apt sources is Debian's archive with %s; name one with --archive ADDRESS "+
+		"(such as that of a mirror), "+
+		"and with --archive-keyring FILE the keys that sign it where they are not Debian's own, or use a tarball "+
+		"as source", e.Suite)
 }
 
 // releases are names of Debian's releases: an archive under another name than Debian's that has one of them is taken
 // for a mirror of it. Its signature says in the end whether it is.
 var releases = []string{
-	"oldstable", "stable", "testing", "unstable", "sid", "experimental", "bullseye", "bookworm", "trixie", "forky", "duke",
+	"oldstable", "stable", "testing", "unstable", "sid", "experimental", "bullseye", "bookworm", "trixie", "forky",
+	"duke",
 }
 
 // pickArchive prefers the archive that has the suite already, then one under Debian's own name, then any with a release
@@ -298,7 +303,8 @@ func pickArchive(host []hostSuite, suite string) string {
 	if !security {
 		return ""
 	}
-	beside, ok := besideArchive(pickArchive(host, strings.TrimSuffix(strings.TrimSuffix(suite, "-security"), "/updates")))
+	beside, ok := besideArchive(pickArchive(host, strings.TrimSuffix(strings.TrimSuffix(suite, "-security"),
+		"/updates")))
 	if !ok {
 		return ""
 	}

@@ -17,15 +17,17 @@ import (
 	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
-// Archive is Debian's archive, or one like it. suite is its name for a release, arch dpkg's name of an architecture. What Index and Resolve say
-// is signed by the archive's keys; what Fetch and FetchAll bring is not checked, because the caller has its digest. *Apt and *HTTP are archives.
+// Archive is Debian's archive, or one like it. suite is its name for a release, arch dpkg's name of an architecture.
+// What Index and Resolve say is signed by the archive's keys; what Fetch and FetchAll bring is not checked, because the
+// caller has its digest. *Apt and *HTTP are archives.
 type Archive interface {
 	// Resolve asks for the newest version of a package.
 	Resolve(ctx context.Context, suite, arch, pkg string) (*Found, error)
 	// Index gives the present Packages file of a section, uncompressed, and what the suite's release file says. The
 	// caller reads to the end, where an error may still say that the file is not the signed one, and closes it.
 	Index(ctx context.Context, s Section, arch string) (io.ReadCloser, Release, error)
-	// Fetch downloads a package into dir, and nothing else, and returns the file. ErrGone is that the archive has it no longer.
+	// Fetch downloads a package into dir, and nothing else, and returns the file. ErrGone is that the archive has it no
+	// longer.
 	Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error)
 	// FetchAll downloads packages of one section into dir. After an error some may be there.
 	FetchAll(ctx context.Context, s Section, list []lock.Package, arch, dir string) error
@@ -174,12 +176,12 @@ func (r *reading) Close() error {
 	return err
 }
 
-// snapshotDelay is how long after a release file's date a snapshot is asked for: the archive is copied a few times a day, and drops a version
-// no sooner than a day after the next one came.
+// snapshotDelay is how long after a release file's date a snapshot is asked for: the archive is copied a few times a
+// day, and drops a version no sooner than a day after the next one came.
 const snapshotDelay = 24 * time.Hour
 
-// fromSnapshot brings a package that the archive has dropped from an archive of the archive, as it was after SnapshotTime, or before.
-// https://snapshot.debian.org: /archive/debian/TIME/ is the last copy made until then.
+// fromSnapshot brings a package that the archive has dropped from an archive of the archive, as it was after
+// SnapshotTime, or before. https://snapshot.debian.org: /archive/debian/TIME/ is the last copy made until then.
 func (f *Fetcher) fromSnapshot(ctx context.Context, in lock.Input, report progress.Func) error {
 	var err error
 	for _, at := range []time.Time{f.SnapshotTime.Add(snapshotDelay), f.SnapshotTime} {

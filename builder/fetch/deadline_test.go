@@ -53,7 +53,8 @@ func trickle(c net.Conn, stop <-chan struct{}, each func(i int) string) {
 }
 
 func TestAServerThatKeepsUsWaitingIsGivenUp(t *testing.T) {
-	patience := Deadlines{Connect: 50 * time.Millisecond, Header: 50 * time.Millisecond, Stall: 100 * time.Millisecond, MinBytes: 1000}
+	patience := Deadlines{Connect: 50 * time.Millisecond, Header: 50 * time.Millisecond,
+		Stall: 100 * time.Millisecond, MinBytes: 1000}
 	for _, c := range []struct {
 		name, want string
 		say        func(c net.Conn, stop <-chan struct{})
@@ -63,10 +64,11 @@ func TestAServerThatKeepsUsWaitingIsGivenUp(t *testing.T) {
 			fmt.Fprint(c, "HTTP/1.1 200 OK\r\n")
 			trickle(c, stop, func(i int) string { return fmt.Sprintf("X-%d: y\r\n", i) })
 		}},
-		{"a body a byte now and then", "stopped sending: less than 1000 bytes in 100ms", func(c net.Conn, stop <-chan struct{}) {
-			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-			trickle(c, stop, func(int) string { return "x" })
-		}},
+		{"a body a byte now and then", "stopped sending: less than 1000 bytes in 100ms",
+			func(c net.Conn, stop <-chan struct{}) {
+				fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+				trickle(c, stop, func(int) string { return "x" })
+			}},
 		{"a body that ends in silence", "stopped sending", func(c net.Conn, stop <-chan struct{}) {
 			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 5000))
 			<-stop
@@ -96,7 +98,8 @@ func TestASlowButSteadyServerIsWaitedFor(t *testing.T) {
 		}
 	})
 	// The whole body takes longer than any of its parts may.
-	client := carefulClient(&http.Client{Transport: &Patient{Deadlines: Deadlines{Stall: 150 * time.Millisecond, MinBytes: 100}}})
+	client := carefulClient(&http.Client{Transport: &Patient{Deadlines: Deadlines{Stall: 150 * time.Millisecond,
+		MinBytes: 100}}})
 	resp, err := client.Get(addr)
 	if err != nil {
 		t.Fatal(err)

@@ -28,16 +28,19 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// TestARealDebian takes the archive's present packages all the way to a tree, with apt and dpkg as judges. It downloads about 70 MB.
+// TestARealDebian takes the archive's present packages all the way to a tree, with apt and dpkg as judges. It downloads
+// about 70 MB.
 func TestARealDebian(t *testing.T) {
-	testenv.Require(t, testenv.Tool("apt-get"), testenv.Tool("dpkg"), testenv.Asked("KATABUILD_TEST_NETWORK", "test-network"))
+	testenv.Require(t, testenv.Tool("apt-get"), testenv.Tool("dpkg"), testenv.Asked("KATABUILD_TEST_NETWORK",
+		"test-network"))
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	apt := &Apt{Dir: t.TempDir()}
 	start := func(what string) func() {
 		begin, used := time.Now(), cpu()
 		return func() {
-			t.Logf("%s: %v, cpu %v", what, time.Since(begin).Round(time.Millisecond), (cpu() - used).Round(time.Millisecond))
+			t.Logf("%s: %v, cpu %v", what, time.Since(begin).Round(time.Millisecond),
+				(cpu() - used).Round(time.Millisecond))
 		}
 	}
 	read := func(a Archive) *debian.Index {
@@ -72,7 +75,8 @@ func TestARealDebian(t *testing.T) {
 	}
 	// apt counts itself as essential.
 	for _, want := range []debian.Wish{
-		{Packages: []string{"apt"}}, {Packages: []string{"apt", "iptables", "ca-certificates"}}, {Packages: []string{"apt", "openssh-server"}, Recommends: true}, {Packages: []string{"apt", "build-essential"}},
+		{Packages: []string{"apt"}}, {Packages: []string{"apt", "iptables", "ca-certificates"}},
+		{Packages: []string{"apt", "openssh-server"}, Recommends: true}, {Packages: []string{"apt", "build-essential"}},
 	} {
 		want.Essential = true
 		stop := start(fmt.Sprintf("resolve %v", want.Packages))
@@ -89,7 +93,8 @@ func TestARealDebian(t *testing.T) {
 		if err != nil || named(again) != named(got) {
 			t.Errorf("%v: the two ways to the archive differ: %v\n%s\n%s", want.Packages, err, named(got), named(again))
 		}
-		out, err := w.run(ctx, "apt-get", append([]string{"-s", "-qq", "-o", fmt.Sprintf("APT::Install-Recommends=%v", want.Recommends), "install", "?essential"}, want.Packages...)...)
+		out, err := w.run(ctx, "apt-get", append([]string{"-s", "-qq", "-o", fmt.Sprintf("APT::Install-Recommends=%v",
+			want.Recommends), "install", "?essential"}, want.Packages...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +110,8 @@ func TestARealDebian(t *testing.T) {
 		}
 	}
 
-	wish := debian.Wish{Essential: true, Required: true, Packages: []string{"apt", "ca-certificates", "curl", "iptables", "iproute2", "openssh-server", "python3-minimal", "strace", "procps", "util-linux-extra"}}
+	wish := debian.Wish{Essential: true, Required: true, Packages: []string{"apt", "ca-certificates", "curl",
+		"iptables", "iproute2", "openssh-server", "python3-minimal", "strace", "procps", "util-linux-extra"}}
 	chosen, err := debian.Resolve(x, wish)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +119,8 @@ func TestARealDebian(t *testing.T) {
 	var list []lock.Package
 	var size int64
 	for _, p := range chosen {
-		list = append(list, lock.Package{Suite: "trixie", Name: p.Name, Version: string(p.Version), Arch: p.Arch, Filename: p.Filename})
+		list = append(list, lock.Package{Suite: "trixie", Name: p.Name, Version: string(p.Version), Arch: p.Arch,
+			Filename: p.Filename})
 		size += p.Size
 	}
 	dir := t.TempDir()
@@ -129,7 +136,8 @@ func TestARealDebian(t *testing.T) {
 	debs := unpackAll(t, files, start)
 	var trees []*tree.Tree
 	stamp := tree.Time{Sec: 1700000000}
-	slim := append(debian.Exclude("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"), debian.Include("/usr/share/doc/*/copyright")...)
+	slim := append(debian.Exclude("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"),
+		debian.Include("/usr/share/doc/*/copyright")...)
 	for range 2 {
 		stop := start("install")
 		tr := tree.New()
@@ -153,7 +161,8 @@ func TestARealDebian(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d names, %d MB", nodes, bytes>>20)
-	for _, p := range []string{"/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/usr/bin/awk", "/usr/sbin/iptables", "/etc/passwd", "/etc/ssl/certs/ca-certificates.crt", "/usr/share/doc/bash/copyright"} {
+	for _, p := range []string{"/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/usr/bin/awk", "/usr/sbin/iptables",
+		"/etc/passwd", "/etc/ssl/certs/ca-certificates.crt", "/usr/share/doc/bash/copyright"} {
 		if n, err := trees[0].Resolve(p); err != nil || n.Kind != tree.File || n.Size() == 0 {
 			t.Errorf("%s: %v, %v", p, n, err)
 		}

@@ -1,6 +1,7 @@
 // Package fetch brings locked inputs into the store: from Debian's archive, from an address, or from beside the recipe.
 //
-// It is, with lock, the only place that reaches a network. Bytes with another digest than the lock's never enter the store.
+// It is, with lock, the only place that reaches a network. Bytes with another digest than the lock's never enter the
+// store.
 package fetch
 
 import (
@@ -31,7 +32,8 @@ type Fetcher struct {
 	HTTP *http.Client
 	// Registry is where container images come from; nil is the zero Registry.
 	Registry *Registry
-	// Snapshot is the address of an archive of archives, such as Debian's snapshot service, for packages that Apt has no longer; empty is none.
+	// Snapshot is the address of an archive of archives, such as Debian's snapshot service, for packages that Apt has
+	// no longer; empty is none.
 	Snapshot string
 	// SnapshotTime is when such packages were there: the lock's time.
 	SnapshotTime time.Time
@@ -100,7 +102,8 @@ func (f *Fetcher) bringDebian(ctx context.Context, in lock.Input, report progres
 		return err
 	}
 	if got != in.Digest {
-		return fmt.Errorf("package %s %s: %w", in.Package.Name, in.Package.Version, &digest.Mismatch{Name: filepath.Base(file), Want: in.Digest, Got: got})
+		return fmt.Errorf("package %s %s: %w", in.Package.Name, in.Package.Version,
+			&digest.Mismatch{Name: filepath.Base(file), Want: in.Digest, Got: got})
 	}
 	report.Send(progress.Event{Kind: progress.Update, Message: "verify", Current: size, Total: in.Size, Unit: "bytes"})
 	_, _, err = f.Store.PutFile(file, in.Digest)
@@ -129,15 +132,18 @@ func watch(dir string, total int64, report progress.Func) (stop func()) {
 						}
 					}
 				}
-				report.Send(progress.Event{Kind: progress.Update, Message: "download", Current: n, Total: total, Unit: "bytes"})
+				report.Send(progress.Event{Kind: progress.Update, Message: "download", Current: n, Total: total,
+					Unit: "bytes"})
 			}
 		}
 	}()
 	return func() { close(done); <-ended }
 }
 
-// Download puts the bytes at an address into the store. An empty want or a negative size are unchecked: lock asks so for a first look.
-func (f *Fetcher) Download(ctx context.Context, addr string, want digest.Digest, size int64, report progress.Func) (digest.Digest, int64, error) {
+// Download puts the bytes at an address into the store. An empty want or a negative size are unchecked: lock asks so
+// for a first look.
+func (f *Fetcher) Download(ctx context.Context, addr string, want digest.Digest, size int64,
+	report progress.Func) (digest.Digest, int64, error) {
 	u, err := url.Parse(addr)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
 		return "", 0, fmt.Errorf("address %q: want http:// or https://", addr)
@@ -158,7 +164,8 @@ func (f *Fetcher) Download(ctx context.Context, addr string, want digest.Digest,
 	if limit < 0 {
 		limit = maxUnlocked
 	}
-	return f.Store.Put(addr, &counter{r: resp.Body, limit: limit, total: max(resp.ContentLength, size), report: report, name: addr}, want)
+	return f.Store.Put(addr, &counter{r: resp.Body, limit: limit, total: max(resp.ContentLength, size),
+		report: report, name: addr}, want)
 }
 
 // counter reports reads, at most a few times a second, and ends them with an error past the limit.
@@ -177,7 +184,8 @@ func (c *counter) Read(p []byte) (int, error) {
 	}
 	if now := time.Now(); now.Sub(c.last) > 200*time.Millisecond {
 		c.last = now
-		c.report.Send(progress.Event{Kind: progress.Update, Message: "download", Current: c.n, Total: c.total, Unit: "bytes"})
+		c.report.Send(progress.Event{Kind: progress.Update, Message: "download", Current: c.n, Total: c.total,
+			Unit: "bytes"})
 	}
 	return n, err
 }

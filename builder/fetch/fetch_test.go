@@ -44,7 +44,8 @@ func TestDownloadsAreCheckedByDigestAndSize(t *testing.T) {
 	}{
 		{"right", "/file", "", d, 5},
 		{"unlocked", "/file", "", "", -1},
-		{"other digest", "/file", "wrong digest: want " + string(digest.Of(nil)) + ", got " + string(d), digest.Of(nil), 5},
+		{"other digest", "/file", "wrong digest: want " + string(digest.Of(nil)) + ", got " + string(d),
+			digest.Of(nil), 5},
 		{"longer than locked", "/file", "more than 4 bytes", d, 4},
 		{"not there", "/other", "404 Not Found", d, 5},
 	} {
@@ -66,7 +67,8 @@ func TestAChangedLocalFileIsRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(f.Base, "motd"), []byte("changed"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	err := f.Bring(context.Background(), lock.Input{Name: "file motd", Kind: lock.Local, Where: "motd", Digest: digest.Of([]byte("hello"))}, nil)
+	err := f.Bring(context.Background(), lock.Input{Name: "file motd", Kind: lock.Local, Where: "motd",
+		Digest: digest.Of([]byte("hello"))}, nil)
 	var m *digest.Mismatch
 	if !errors.As(err, &m) || m.Got != digest.Of([]byte("changed")) {
 		t.Errorf("got %v", err)
@@ -75,7 +77,8 @@ func TestAChangedLocalFileIsRefused(t *testing.T) {
 
 func TestTheArchiveIsPickedFromTheHostsSources(t *testing.T) {
 	debianHost := []hostSuite{
-		{"https://vendor/apt", "stable"}, {"http://m/debian", "bookworm"}, {"http://m/debian/", "bookworm-updates"}, {"http://s/debian-security", "bookworm-security"},
+		{"https://vendor/apt", "stable"}, {"http://m/debian", "bookworm"}, {"http://m/debian/", "bookworm-updates"},
+		{"http://s/debian-security", "bookworm-security"},
 	}
 	for _, c := range []struct {
 		name  string
@@ -88,15 +91,21 @@ func TestTheArchiveIsPickedFromTheHostsSources(t *testing.T) {
 		{"security updates of another suite", debianHost, "trixie-security", "http://s/debian-security"},
 		{"security updates beside the archive", debianHost[1:3], "trixie-security", "http://m/debian-security"},
 		{"old name of security updates", debianHost, "buster/updates", "http://s/debian-security"},
-		{"a mirror under another name", []hostSuite{{"https://r/artifactory/deb-remote", "bookworm"}}, "trixie", "https://r/artifactory/deb-remote"},
-		{"its security updates under another name", []hostSuite{{"https://r/deb-remote", "bookworm"}, {"https://r/sec-remote", "bookworm-security"}},
+		{"a mirror under another name", []hostSuite{{"https://r/artifactory/deb-remote", "bookworm"}}, "trixie",
+			"https://r/artifactory/deb-remote"},
+		{"its security updates under another name", []hostSuite{{"https://r/deb-remote", "bookworm"},
+			{"https://r/sec-remote", "bookworm-security"}},
 			"trixie-security", "https://r/sec-remote"},
-		{"it says not where its security updates are", []hostSuite{{"https://r/deb-remote", "bookworm"}}, "trixie-security", ""},
-		{"a vendor's archive is none", []hostSuite{{"https://vendor/apt", "nodistro"}}, "trixie", ""},
-		{"Ubuntu's is none", []hostSuite{{"http://archive/ubuntu", "noble"}, {"http://security/ubuntu", "noble-security"}}, "trixie", ""},
-		{"Ubuntu's has no security updates of Debian's", []hostSuite{{"http://archive/ubuntu", "noble"}, {"http://security/ubuntu", "noble-security"}},
+		{"it says not where its security updates are", []hostSuite{{"https://r/deb-remote", "bookworm"}},
 			"trixie-security", ""},
-		{"the snapshot's", []hostSuite{{"http://snap/archive/debian/20250520T000000Z", "bookworm"}}, "bookworm", "http://snap/archive/debian/20250520T000000Z"},
+		{"a vendor's archive is none", []hostSuite{{"https://vendor/apt", "nodistro"}}, "trixie", ""},
+		{"Ubuntu's is none", []hostSuite{{"http://archive/ubuntu", "noble"}, {"http://security/ubuntu",
+			"noble-security"}}, "trixie", ""},
+		{"Ubuntu's has no security updates of Debian's", []hostSuite{{"http://archive/ubuntu", "noble"},
+			{"http://security/ubuntu", "noble-security"}},
+			"trixie-security", ""},
+		{"the snapshot's", []hostSuite{{"http://snap/archive/debian/20250520T000000Z", "bookworm"}}, "bookworm",
+			"http://snap/archive/debian/20250520T000000Z"},
 	} {
 		if got := pickArchive(c.host, c.suite); strings.TrimRight(got, "/") != c.want {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
@@ -113,7 +122,8 @@ func aptWith(t *testing.T, sources string) {
 			t.Fatal(err)
 		}
 	}
-	conf := fmt.Sprintf("Dir::State::lists \"%s/lists\"; Dir::Etc::sourcelist \"/dev/null\"; Dir::Etc::sourceparts \"%[1]s/parts\"; Dir::Cache \"%[1]s/cache\";", dir)
+	conf := fmt.Sprintf("Dir::State::lists \"%s/lists\"; Dir::Etc::sourcelist \"/dev/null\"; Dir::Etc::sourceparts "+
+		"\"%[1]s/parts\"; Dir::Cache \"%[1]s/cache\";", dir)
 	for name, text := range map[string]string{"apt.conf": conf, "parts/case.sources": sources} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -130,7 +140,8 @@ func TestAHostWithoutPackageListsKnowsItsArchive(t *testing.T) {
 	}
 	aptWith(t, "Types: deb\nURIs: http://127.0.0.1:1/ubuntu\nSuites: noble\nComponents: main\n")
 	var none *NoArchive
-	if got, err := hostArchive(t.Context(), "trixie"); !errors.As(err, &none) || !strings.Contains(err.Error(), "--archive ADDRESS") {
+	if got, err := hostArchive(t.Context(), "trixie"); !errors.As(err, &none) || !strings.Contains(err.Error(),
+		"--archive ADDRESS") {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

@@ -23,8 +23,8 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// HTTP reaches an archive without apt: it checks the suite's InRelease against a keyring, the package lists against InRelease, and remembers
-// the newest date it has seen, so that nobody can pass off an older archive.
+// HTTP reaches an archive without apt: it checks the suite's InRelease against a keyring, the package lists against
+// InRelease, and remembers the newest date it has seen, so that nobody can pass off an older archive.
 type HTTP struct {
 	// Base is the archive's address, above "dists" and "pool".
 	Base string
@@ -49,7 +49,8 @@ var (
 	ErrOlder   = errors.New("the release file is older than one seen before")
 )
 
-// Bounds of what an archive may send, in bytes. Debian's InRelease has 140 KB, its lists of packages have 10 MB, unpacked 60.
+// Bounds of what an archive may send, in bytes. Debian's InRelease has 140 KB, its lists of packages have 10 MB,
+// unpacked 60.
 const (
 	maxRelease  = 16 << 20
 	maxLists    = 1 << 30
@@ -79,7 +80,8 @@ func (h *HTTP) Resolve(ctx context.Context, suite, arch, pkg string) (*Found, er
 		return nil, &NoPackage{pkg, suite, arch, x.Nearest(pkg)}
 	}
 	return &Found{Digest: p.Digest, Size: p.Size, Date: rel.Date,
-		Package: lock.Package{Suite: suite, Name: p.Name, Version: string(p.Version), Arch: p.Arch, Filename: p.Filename}}, nil
+		Package: lock.Package{Suite: suite, Name: p.Name, Version: string(p.Version), Arch: p.Arch,
+			Filename: p.Filename}}, nil
 }
 
 // Index implements Archive.
@@ -200,7 +202,8 @@ func (h *HTTP) release(ctx context.Context, suite string) (*release, error) {
 	case !rel.validUntil.IsZero() && now.After(rel.validUntil):
 		return nil, fmt.Errorf("%w, since %s", ErrExpired, rel.validUntil.Format(time.RFC3339))
 	case rel.Date.After(now.Add(clockSkew)):
-		return nil, fmt.Errorf("it is of %s, which is yet to come: does the clock go wrong?", rel.Date.Format(time.RFC3339))
+		return nil, fmt.Errorf("it is of %s, which is yet to come: does the clock go wrong?",
+			rel.Date.Format(time.RFC3339))
 	}
 	return rel, h.remember(suite, rel.Date)
 }
@@ -215,7 +218,8 @@ func (h *HTTP) remember(suite string, date time.Time) error {
 		case err != nil:
 			return fmt.Errorf("%s: %w", p, err)
 		case date.Before(seen):
-			return fmt.Errorf("%w: it is of %s, and one of %s was there", ErrOlder, date.Format(time.RFC3339), seen.Format(time.RFC3339))
+			return fmt.Errorf("%w: it is of %s, and one of %s was there", ErrOlder, date.Format(time.RFC3339),
+				seen.Format(time.RFC3339))
 		case date.Equal(seen):
 			return nil
 		}
@@ -376,7 +380,8 @@ func carefulClient(c *http.Client) *http.Client {
 		case len(via) >= maxRedirect:
 			return fmt.Errorf("more than %d redirects", maxRedirect)
 		case to.URL.Scheme != from.Scheme:
-			return fmt.Errorf("redirect from %s to %s; where that is right, name the address that it leads to: %s", from.Scheme, to.URL.Scheme, to.URL)
+			return fmt.Errorf("redirect from %s to %s; where that is right, name the address that it leads to: %s",
+				from.Scheme, to.URL.Scheme, to.URL)
 		}
 		return nil
 	}
@@ -385,7 +390,8 @@ func carefulClient(c *http.Client) *http.Client {
 
 // oneWord keeps a suite's name to what cannot climb out of a path.
 func oneWord(s string) error {
-	if s == "" || s[0] == '.' || strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != "" {
+	if s == "" || s[0] == '.' || strings.Trim(
+		s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != "" {
 		return fmt.Errorf("%q is no name of a suite or component", s)
 	}
 	return nil

@@ -30,7 +30,8 @@ var (
 
 func newKey(t testing.TB, name string, lifetime time.Duration) *openpgp.Entity {
 	t.Helper()
-	k, err := openpgp.NewEntity(name, "", name+"@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return keyTime }, KeyLifetimeSecs: uint32(lifetime / time.Second)})
+	k, err := openpgp.NewEntity(name, "", name+"@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA,
+		Time: func() time.Time { return keyTime }, KeyLifetimeSecs: uint32(lifetime / time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +60,8 @@ func sign(t testing.TB, text string, keys ...*openpgp.Entity) []byte {
 		private = append(private, k.PrivateKey)
 	}
 	var b bytes.Buffer
-	w, err := clearsign.EncodeMulti(&b, private, &packet.Config{Time: func() time.Time { return keyTime.Add(time.Hour) }})
+	w, err := clearsign.EncodeMulti(
+		&b, private, &packet.Config{Time: func() time.Time { return keyTime.Add(time.Hour) }})
 	if err == nil {
 		_, err = io.WriteString(w, text)
 	}
@@ -86,7 +88,9 @@ const helloDeb = "not really a package"
 
 func newArchive(t testing.TB) *archive {
 	t.Helper()
-	packages := fmt.Sprintf("Package: hello\nVersion: 2.0-1+b1\nArchitecture: amd64\nFilename: pool/main/h/hello/hello_2.0-1+b1_amd64.deb\nSize: %d\nSHA256: %x\n\n", len(helloDeb), sha256.Sum256([]byte(helloDeb)))
+	packages := fmt.Sprintf("Package: hello\nVersion: 2.0-1+b1\nArchitecture: amd64\nFilename: "+
+		"pool/main/h/hello/hello_2.0-1+b1_amd64.deb\nSize: %d\nSHA256: %x\n\n", len(helloDeb),
+		sha256.Sum256([]byte(helloDeb)))
 	var b bytes.Buffer
 	w, err := xz.NewWriter(&b)
 	if err != nil {
@@ -106,7 +110,8 @@ func newArchive(t testing.TB) *archive {
 
 func (a *archive) release() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Origin: Test\nSuite: %s\nCodename: trixie\nDate: %s\n", a.suite, a.date.Format("Mon, 02 Jan 2006 15:04:05 MST"))
+	fmt.Fprintf(&b, "Origin: Test\nSuite: %s\nCodename: trixie\nDate: %s\n", a.suite,
+		a.date.Format("Mon, 02 Jan 2006 15:04:05 MST"))
 	if !a.until.IsZero() {
 		fmt.Fprintf(&b, "Valid-Until: %s\n", a.until.Format("Mon, 02 Jan 2006 15:04:05 MST"))
 	}
@@ -137,7 +142,8 @@ func (a *archive) serve(t testing.TB, keys ...*openpgp.Entity) *HTTP {
 	a.files["dists/trixie/InRelease"] = sign(t, a.release(), keys...)
 	srv := httptest.NewServer(a)
 	t.Cleanup(srv.Close)
-	return &HTTP{Base: srv.URL + "/debian/", Keyring: keyFile(t, keys...), Dir: t.TempDir(), Now: func() time.Time { return today }}
+	return &HTTP{Base: srv.URL + "/debian/", Keyring: keyFile(t, keys...), Dir: t.TempDir(),
+		Now: func() time.Time { return today }}
 }
 
 func TestAnArchiveIsReadWithoutApt(t *testing.T) {
@@ -156,18 +162,21 @@ func TestAnArchiveIsReadWithoutApt(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := Found{Digest: digest.Of([]byte(helloDeb)), Size: int64(len(helloDeb)), Date: a.date,
-			Package: lock.Package{Suite: "trixie", Name: "hello", Version: "2.0-1+b1", Arch: "amd64", Filename: "pool/main/h/hello/hello_2.0-1+b1_amd64.deb"}}
+			Package: lock.Package{Suite: "trixie", Name: "hello", Version: "2.0-1+b1", Arch: "amd64",
+				Filename: "pool/main/h/hello/hello_2.0-1+b1_amd64.deb"}}
 		if *found != want {
 			t.Errorf("got %+v, want %+v", *found, want)
 		}
 		a.asked = nil
-		if _, err := h.Resolve(t.Context(), "trixie", "amd64", "nothing"); err == nil || !strings.Contains(err.Error(), "there is none for amd64") {
+		if _, err := h.Resolve(t.Context(), "trixie", "amd64", "nothing"); err == nil ||
+			!strings.Contains(err.Error(), "there is none for amd64") {
 			t.Errorf("got %v", err)
 		}
 		if got := strings.Join(a.asked, " "); got != "dists/trixie/InRelease" {
 			t.Errorf("a list that is there was fetched again: %s", got)
 		}
-		if _, _, err := h.Index(t.Context(), Section{Suite: "trixie"}, "s390x"); err == nil || !strings.Contains(err.Error(), "no packages for s390x") {
+		if _, _, err := h.Index(t.Context(), Section{Suite: "trixie"}, "s390x"); err == nil ||
+			!strings.Contains(err.Error(), "no packages for s390x") {
 			t.Errorf("got %v", err)
 		}
 		f := fetcher(t)
@@ -187,29 +196,41 @@ func TestFalseArchivesAreRefused(t *testing.T) {
 		want   string
 		err    error
 	}{
-		"another key":        {func(a *archive, h *HTTP) { h.Keyring = keyFile(t, other) }, "no good signature", nil},
-		"no keyring":         {func(a *archive, h *HTTP) { h.Keyring += ".gone" }, "", os.ErrNotExist},
-		"a key that ran out": {func(a *archive, h *HTTP) { a.resign(t, expired); h.Keyring = keyFile(t, expired) }, "no good signature", nil},
-		"not signed":         {func(a *archive, h *HTTP) { a.files["dists/trixie/InRelease"] = []byte(a.release()) }, "not signed", nil},
-		"an altered text":    {func(a *archive, h *HTTP) { a.alter("dists/trixie/InRelease", "trixie", "sixtie") }, "no good signature", nil},
+		"another key": {func(a *archive, h *HTTP) { h.Keyring = keyFile(t, other) }, "no good signature", nil},
+		"no keyring":  {func(a *archive, h *HTTP) { h.Keyring += ".gone" }, "", os.ErrNotExist},
+		"a key that ran out": {func(a *archive, h *HTTP) { a.resign(t, expired); h.Keyring = keyFile(t, expired) },
+			"no good signature", nil},
+		"not signed": {func(a *archive, h *HTTP) { a.files["dists/trixie/InRelease"] = []byte(a.release()) },
+			"not signed", nil},
+		"an altered text": {func(a *archive, h *HTTP) { a.alter("dists/trixie/InRelease", "trixie", "sixtie") },
+			"no good signature", nil},
 		"text before": {func(a *archive, h *HTTP) {
 			a.alter("dists/trixie/InRelease", "-----BEGIN PGP SIGNED", "Suite: x\n-----BEGIN PGP SIGNED")
 		}, "not signed", nil},
 		"text behind": {func(a *archive, h *HTTP) {
 			a.files["dists/trixie/InRelease"] = append(a.files["dists/trixie/InRelease"], "\nSuite: x\n"...)
 		}, "nothing else", nil},
-		"half of it":           {func(a *archive, h *HTTP) { a.cut("dists/trixie/InRelease") }, "", nil},
-		"another suite":        {func(a *archive, h *HTTP) { a.files["dists/sid/InRelease"] = a.files["dists/trixie/InRelease"] }, "it is of stable, trixie", nil},
-		"no longer valid":      {func(a *archive, h *HTTP) { a.until = today.Add(-time.Minute); a.resign(t, good) }, "since 2025-05-20T11:59:00Z", ErrExpired},
-		"from the future":      {func(a *archive, h *HTTP) { a.date = today.Add(100 * time.Hour); a.resign(t, good) }, "yet to come", nil},
-		"altered lists":        {func(a *archive, h *HTTP) { a.files[lists+".xz"][30] ^= 1 }, "wrong digest", nil},
-		"half the lists":       {func(a *archive, h *HTTP) { a.cut(lists + ".xz") }, "wrong digest", nil},
-		"longer lists":         {func(a *archive, h *HTTP) { a.files[lists+".xz"] = append(a.files[lists+".xz"], 0) }, "more than", nil},
-		"other lists unpacked": {func(a *archive, h *HTTP) { a.alter(lists, "hello", "jello"); a.resign(t, good) }, "wrong digest", nil},
-		"shorter unpacked":     {func(a *archive, h *HTTP) { a.cut(lists); a.resign(t, good) }, "bytes that were signed", nil},
-		"no lists":             {func(a *archive, h *HTTP) { delete(a.files, lists); delete(a.files, lists+".xz") }, "", errNotFound},
-		"an address of a file": {func(a *archive, h *HTTP) { h.Base = "file:///debian" }, "want http:// or https://", nil},
-		"nobody there":         {func(a *archive, h *HTTP) { h.Base = "http://127.0.0.1:1/" }, "", nil},
+		"half of it": {func(a *archive, h *HTTP) { a.cut("dists/trixie/InRelease") }, "", nil},
+		"another suite": {func(a *archive, h *HTTP) {
+			a.files["dists/sid/InRelease"] = a.files["dists/trixie/InRelease"]
+		}, "it is of stable, trixie", nil},
+		"no longer valid": {func(a *archive, h *HTTP) { a.until = today.Add(-time.Minute); a.resign(t, good) },
+			"since 2025-05-20T11:59:00Z", ErrExpired},
+		"from the future": {func(a *archive, h *HTTP) { a.date = today.Add(100 * time.Hour); a.resign(t, good) },
+			"yet to come", nil},
+		"altered lists":  {func(a *archive, h *HTTP) { a.files[lists+".xz"][30] ^= 1 }, "wrong digest", nil},
+		"half the lists": {func(a *archive, h *HTTP) { a.cut(lists + ".xz") }, "wrong digest", nil},
+		"longer lists": {func(a *archive, h *HTTP) { a.files[lists+".xz"] = append(a.files[lists+".xz"], 0) },
+			"more than", nil},
+		"other lists unpacked": {func(a *archive, h *HTTP) { a.alter(lists, "hello", "jello"); a.resign(t, good) },
+			"wrong digest", nil},
+		"shorter unpacked": {func(a *archive, h *HTTP) { a.cut(lists); a.resign(t, good) },
+			"bytes that were signed", nil},
+		"no lists": {func(a *archive, h *HTTP) { delete(a.files, lists); delete(a.files, lists+".xz") },
+			"", errNotFound},
+		"an address of a file": {func(a *archive, h *HTTP) { h.Base = "file:///debian" }, "want http:// or https://",
+			nil},
+		"nobody there": {func(a *archive, h *HTTP) { h.Base = "http://127.0.0.1:1/" }, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newArchive(t)
@@ -227,7 +248,8 @@ func TestFalseArchivesAreRefused(t *testing.T) {
 	}
 	h := newArchive(t).serve(t, good)
 	for _, suite := range []string{"", "..", "a/../b", "../x", "a b"} {
-		if _, _, err := h.Index(t.Context(), Section{Suite: suite}, "amd64"); err == nil || !strings.Contains(err.Error(), "no name of a suite") {
+		if _, _, err := h.Index(t.Context(), Section{Suite: suite}, "amd64"); err == nil ||
+			!strings.Contains(err.Error(), "no name of a suite") {
 			t.Errorf("suite %q: %v", suite, err)
 		}
 	}
@@ -251,7 +273,8 @@ func TestAnOlderArchiveIsRefused(t *testing.T) {
 		name string
 		by   time.Duration
 		err  error
-	}{{"the first", 0, nil}, {"the same again", 0, nil}, {"a newer one", time.Minute, nil}, {"an older one", -2 * time.Minute, ErrOlder}, {"again", 0, ErrOlder}, {"the newest", 2 * time.Minute, nil}} {
+	}{{"the first", 0, nil}, {"the same again", 0, nil}, {"a newer one", time.Minute, nil},
+		{"an older one", -2 * time.Minute, ErrOlder}, {"again", 0, ErrOlder}, {"the newest", 2 * time.Minute, nil}} {
 		a.date = a.date.Add(c.by)
 		a.resign(t, key)
 		if _, err := h.Resolve(t.Context(), "trixie", "amd64", "hello"); !errors.Is(err, c.err) {
@@ -279,7 +302,8 @@ func TestAPackageThatIsGoneComesFromTheSnapshot(t *testing.T) {
 	a := newArchive(t)
 	f := fetcher(t)
 	f.Apt = a.serve(t, newKey(t, "archive", 0))
-	p := lock.Package{Suite: "trixie", Name: "hello", Version: "1.0-1", Arch: "amd64", Filename: "pool/main/h/hello/hello_1.0-1_amd64.deb"}
+	p := lock.Package{Suite: "trixie", Name: "hello", Version: "1.0-1", Arch: "amd64",
+		Filename: "pool/main/h/hello/hello_1.0-1_amd64.deb"}
 	in := lock.Input{Name: "x", Kind: lock.Debian, Digest: digest.Of([]byte("old")), Size: 3, Package: &p}
 	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, ErrGone) {
 		t.Errorf("got %v", err)
@@ -306,7 +330,8 @@ func TestAPackageThatIsGoneComesFromTheSnapshot(t *testing.T) {
 	if err := f.Bring(t.Context(), in, nil); err != nil || !f.Store.Has(in.Digest) {
 		t.Error(err)
 	}
-	if want := "/archive/debian/20250521T120000Z/pool/main/h/hello/hello_1.0-1_amd64.deb\n/archive/debian/20250520T120000Z/pool/main/h/hello/hello_1.0-1_amd64.deb\n"; asked != want {
+	if want := "/archive/debian/20250521T120000Z/pool/main/h/hello/hello_1.0-1_amd64.deb\n/archive/debian/" +
+		"20250520T120000Z/pool/main/h/hello/hello_1.0-1_amd64.deb\n"; asked != want {
 		t.Errorf("asked for\n%s", asked)
 	}
 }
@@ -323,7 +348,8 @@ func TestRedirectsLeadToHTTPOnly(t *testing.T) {
 	defer srv.Close()
 	tls := httptest.NewTLSServer(http.RedirectHandler(srv.URL+"/end", http.StatusFound))
 	defer tls.Close()
-	for target, ok := range map[string]bool{srv.URL + "/end": true, "file:///etc/passwd": false, "ftp://127.0.0.1/x": false, srv.URL + "/again": false} {
+	for target, ok := range map[string]bool{srv.URL + "/end": true, "file:///etc/passwd": false,
+		"ftp://127.0.0.1/x": false, srv.URL + "/again": false} {
 		to = target
 		body, err := (&HTTP{Base: srv.URL}).get(t.Context(), "trixie", "begin")
 		if (err == nil) != ok {
@@ -333,7 +359,8 @@ func TestRedirectsLeadToHTTPOnly(t *testing.T) {
 			body.Close()
 		}
 	}
-	if _, err := (&HTTP{Base: tls.URL, Client: tls.Client()}).get(t.Context(), "trixie", "begin"); err == nil || !strings.Contains(err.Error(), "redirect from https to http") {
+	if _, err := (&HTTP{Base: tls.URL, Client: tls.Client()}).get(t.Context(), "trixie", "begin"); err == nil ||
+		!strings.Contains(err.Error(), "redirect from https to http") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -366,7 +393,8 @@ func FuzzClear(f *testing.F) {
 	const text = "Suite: stable\n- dash\n"
 	good := sign(f, text, key)
 	f.Add(good)
-	f.Add(bytes.Replace(good, []byte("stable"), []byte("stable "), 1)) // blanks at the end of a line are not signed: RFC 9580 section 7.2
+	// blanks at the end of a line are not signed: RFC 9580 section 7.2
+	f.Add(bytes.Replace(good, []byte("stable"), []byte("stable "), 1))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got, err := verifyClear(data, keys, today)
 		if err != nil {

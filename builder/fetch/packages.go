@@ -43,7 +43,8 @@ func (f *Fetcher) BringPackages(ctx context.Context, list []lock.Input, report p
 	return nil
 }
 
-func (f *Fetcher) bringSection(ctx context.Context, name string, s Section, list []lock.Input, report progress.Func) (err error) {
+func (f *Fetcher) bringSection(ctx context.Context, name string, s Section, list []lock.Input,
+	report progress.Func) (err error) {
 	a, err := f.archive(name)
 	if err != nil {
 		return err

@@ -45,7 +45,8 @@ const (
 	maxBlob     = 64 << 30
 )
 
-// Resolve asks what an image's name ("registry/repository:tag", or "@sha256:…") means for Linux on an architecture. arch is Go's name.
+// Resolve asks what an image's name ("registry/repository:tag", or "@sha256:…") means for Linux on an architecture.
+// arch is Go's name.
 func (r *Registry) Resolve(ctx context.Context, image, arch string) (*FoundImage, error) {
 	ref, err := name.ParseReference(image)
 	if err != nil {
@@ -88,7 +89,8 @@ func (r *Registry) Resolve(ctx context.Context, image, arch string) (*FoundImage
 
 // anywhere calls ask for each place where a repository is looked for, until one has an answer. Every refusal is in the
 // error.
-func (r *Registry) anywhere(ctx context.Context, repo name.Repository, ask func(name.Repository, []remote.Option) error) error {
+func (r *Registry) anywhere(ctx context.Context, repo name.Repository, ask func(name.Repository,
+	[]remote.Option) error) error {
 	r.once.Do(func() {
 		r.keys = &keychain{a: &r.Access}
 		if r.way = r.Transport; r.way == nil {
@@ -168,8 +170,8 @@ func blobsOf(manifest []byte) ([]listed, error) {
 	return out, nil
 }
 
-// bringImage puts an image's manifest, configuration and layers into the store, each by its digest, as far as they are not there. Images
-// share layers, so what is there may come from another.
+// bringImage puts an image's manifest, configuration and layers into the store, each by its digest, as far as they are
+// not there. Images share layers, so what is there may come from another.
 func (f *Fetcher) bringImage(ctx context.Context, in lock.Input, report progress.Func) error {
 	ref, err := name.ParseReference(in.Where)
 	if err != nil {
@@ -201,7 +203,8 @@ func (f *Fetcher) bringImage(ctx context.Context, in lock.Input, report progress
 				return fmt.Errorf("image %s: %s: %w", in.Where, b.digest, err)
 			}
 			what := fmt.Sprintf("%s of image %s", b.digest, in.Where)
-			_, _, err = f.Store.Put(what, &counter{r: r, n: done, limit: done + b.size, total: in.Size, report: report, name: what}, b.digest)
+			_, _, err = f.Store.Put(what, &counter{r: r, n: done, limit: done + b.size, total: in.Size,
+				report: report, name: what}, b.digest)
 			if err = errors.Join(err, r.Close()); err != nil {
 				return err
 			}
@@ -228,8 +231,8 @@ func (f *Fetcher) imageBlobs(in lock.Input) ([]listed, error) {
 	return blobs, nil
 }
 
-// ImageLayout makes an OCI image layout of an image that Bring has put into the store, in the folder dir, which must be there and on the
-// store's file system: blobs are further names of the store's.
+// ImageLayout makes an OCI image layout of an image that Bring has put into the store, in the folder dir, which must be
+// there and on the store's file system: blobs are further names of the store's.
 func (f *Fetcher) ImageLayout(in lock.Input, dir string) error {
 	blobs, err := f.imageBlobs(in)
 	if err != nil {

@@ -38,7 +38,10 @@ func imageOf(t testing.TB, arch string, files ...string) v1.Image {
 		if err = errors.Join(err, w.Close()); err != nil {
 			t.Fatal(err)
 		}
-		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+		l, err := tarball.LayerFromOpener(func() (io.ReadCloser,
+			error) {
+			return io.NopCloser(bytes.NewReader(b.Bytes())), nil
+		})
 		if err == nil {
 			img, err = mutate.AppendLayers(img, l)
 		}
@@ -58,7 +61,8 @@ func imageOf(t testing.TB, arch string, files ...string) v1.Image {
 	return img
 }
 
-// serveRegistry is go-containerregistry's registry on loopback. What spoil returns is sent in place of what is there, unless it is nil.
+// serveRegistry is go-containerregistry's registry on loopback. What spoil returns is sent in place of what is there,
+// unless it is nil.
 func serveRegistry(t testing.TB, spoil func(path string) []byte) string {
 	t.Helper()
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
@@ -80,8 +84,10 @@ func TestImagesComeByName(t *testing.T) {
 	host := serveRegistry(t, nil)
 	amd, arm := imageOf(t, "amd64", "a", "b", "a"), imageOf(t, "arm64", "c")
 	index := mutate.AppendManifests(empty.Index,
-		mutate.IndexAddendum{Add: amd, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}},
-		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64"}}})
+		mutate.IndexAddendum{Add: amd, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux",
+			Architecture: "amd64"}}},
+		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux",
+			Architecture: "arm64"}}})
 	ref, err := name.ParseReference(host + "/some/image:1")
 	if err == nil {
 		err = remote.WriteIndex(ref, index)
@@ -110,7 +116,8 @@ func TestImagesComeByName(t *testing.T) {
 	if err := f.Bring(t.Context(), in, nil); err != nil {
 		t.Fatal(err)
 	}
-	// The tag now means something else; the digest does not. What the store holds is not fetched again, what it has lost is.
+	// The tag now means something else; the digest does not. What the store holds is not fetched again, what it has
+	// lost is.
 	if err := remote.Write(ref, imageOf(t, "amd64", "other")); err != nil {
 		t.Fatal(err)
 	}
@@ -198,15 +205,18 @@ func TestFalseRegistriesAreRefused(t *testing.T) {
 		}
 		on = true
 		f := fetcher(t)
-		in := lock.Input{Name: "image", Kind: lock.OCI, Where: ref.String(), Digest: digest.Digest(want.String()), Size: 1}
+		in := lock.Input{Name: "image", Kind: lock.OCI, Where: ref.String(), Digest: digest.Digest(want.String()),
+			Size: 1}
 		if err := f.Bring(t.Context(), in, nil); err == nil {
 			t.Errorf("%s: accepted", what)
 		}
-		if f.Store.Has(digest.Of(c.send)) || c.path[len("/v2/x/"):][0] == 'b' && f.Store.Has(digest.Digest(layer.String())) {
+		if f.Store.Has(digest.Of(c.send)) || c.path[len("/v2/x/"):][0] == 'b' &&
+			f.Store.Has(digest.Digest(layer.String())) {
 			t.Errorf("%s: in the store", what)
 		}
 	}
-	for _, s := range []string{"", "{}", `{"schemaVersion":2,"manifests":[],"config":{}}`, `{"schemaVersion":2,"config":{"digest":"sha256:x"}}`, `{"schemaVersion":2,"config":{"size":1}}`} {
+	for _, s := range []string{"", "{}", `{"schemaVersion":2,"manifests":[],"config":{}}`,
+		`{"schemaVersion":2,"config":{"digest":"sha256:x"}}`, `{"schemaVersion":2,"config":{"size":1}}`} {
 		if _, err := blobsOf([]byte(s)); err == nil {
 			t.Errorf("%s is a manifest", s)
 		}

@@ -32,8 +32,8 @@ type listed struct {
 	size   int64
 }
 
-// verifyClear checks a clear-signed text (RFC 9580 section 7) and returns what was signed, and nothing that stands around it. One good
-// signature by a key of the keyring is enough: Debian signs with old and new keys at once.
+// verifyClear checks a clear-signed text (RFC 9580 section 7) and returns what was signed, and nothing that stands
+// around it. One good signature by a key of the keyring is enough: Debian signs with old and new keys at once.
 func verifyClear(data, keyring []byte, now time.Time) ([]byte, error) {
 	keys, err := readKeyring(keyring)
 	if err != nil {

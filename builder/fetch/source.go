@@ -41,7 +41,8 @@ func ParseSource(data []byte) (Source, error) {
 			}
 		case "uris":
 			if len(words) != 1 || !strings.HasPrefix(words[0], "http://") && !strings.HasPrefix(words[0], "https://") {
-				return s, fmt.Errorf("URIs: %s: want one address that begins with http:// or https://", f.Value) //nolint:staticcheck // as above
+				return s, fmt.Errorf("URIs: %s: want one address that begins with http:// or https://",
+					f.Value) //nolint:staticcheck // as above
 			}
 			s.Address = words[0]
 		case "suites":
@@ -57,14 +58,16 @@ func ParseSource(data []byte) (Source, error) {
 				return s, errors.New("the source is not enabled")
 			}
 		case "trusted", "allow-insecure", "allow-weak":
-			return s, fmt.Errorf("%s: packages of an archive count only with its signature; single files go into debs", f.Name)
+			return s, fmt.Errorf(
+				"%s: packages of an archive count only with its signature; single files go into debs", f.Name)
 		}
 	}
 	switch {
 	case s.Address == "" || len(s.Suites) == 0:
 		return s, errors.New("no URIs, or no Suites")
 	case s.Keys == nil && s.KeyFile == "":
-		return s, errors.New("no Signed-By: want the keys that sign the archive, or the absolute path of a file that has them")
+		return s, errors.New("no Signed-By: want the keys that sign the archive, or the absolute path of a file " +
+			"that has them")
 	}
 	for _, suite := range s.Suites {
 		if err := checkSuite(suite); err != nil {
@@ -84,7 +87,8 @@ func ParseSource(data []byte) (Source, error) {
 func (s *Source) signedBy(value string) error {
 	if !strings.Contains(value, "-----BEGIN ") {
 		if s.KeyFile = strings.TrimSpace(value); !strings.HasPrefix(s.KeyFile, "/") {
-			return fmt.Errorf("Signed-By: %s: want keys, or the absolute path of a file", value) //nolint:staticcheck // the field's own name
+			return fmt.Errorf("Signed-By: %s: want keys, or the absolute path of a file",
+				value) //nolint:staticcheck // the field's own name
 		}
 		return nil
 	}

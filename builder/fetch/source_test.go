@@ -45,7 +45,8 @@ func TestSourcesThatCannotBeFollowedAreRefused(t *testing.T) {
 		{"a folder with components", "stable stable-security", "./", "has none"},
 		{"a suite without", "Components: main contrib\n", "", "a suite has components"},
 		{"no key", sampleSource[strings.Index(sampleSource, "Signed-By"):], "", "no Signed-By"},
-		{"a key that is no path", sampleSource[strings.Index(sampleSource, "Signed-By"):], "Signed-By: vendor.gpg\n", "absolute path"},
+		{"a key that is no path", sampleSource[strings.Index(sampleSource, "Signed-By"):], "Signed-By: vendor.gpg\n",
+			"absolute path"},
 		{"two stanzas", "Architectures: amd64\n", "\nTypes: deb\n", "want one stanza"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

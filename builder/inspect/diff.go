@@ -16,7 +16,8 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// Change is one thing that differs between two others. From is empty where it is only in the second, To where it is only in the first.
+// Change is one thing that differs between two others. From is empty where it is only in the second, To where it is
+// only in the first.
 type Change struct {
 	What string `json:"what"` // file, package, symbol, kernel, command line, size, layout
 	Name string `json:"name"`
@@ -29,7 +30,8 @@ const (
 	maxShownDigest = 1 << 30  // bytes of a file whose digest is shown where it differs: a sparse one may have any size
 )
 
-// Trees compares two trees name by name. Times count only where times is set: two builds of the same files may have stamped other ones.
+// Trees compares two trees name by name. Times count only where times is set: two builds of the same files may have
+// stamped other ones.
 func Trees(ctx context.Context, a, b *tree.Tree, times bool) ([]Change, error) {
 	list := func(t *tree.Tree) map[string]*tree.Node {
 		m := map[string]*tree.Node{}
@@ -128,14 +130,16 @@ func values(what string, a, b map[string]string) (out []Change) {
 func symbols(config []byte) map[string]string {
 	m := map[string]string{}
 	for line := range bytes.Lines(config) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(string(line)), "="); ok && strings.HasPrefix(name, "CONFIG_") {
+		if name, value, ok := strings.Cut(strings.TrimSpace(string(line)), "="); ok &&
+			strings.HasPrefix(name, "CONFIG_") {
 			m[name] = value
 		}
 	}
 	return m
 }
 
-// packages are those that dpkg's database in a tree says are installed, with their versions; none where there is no database.
+// packages are those that dpkg's database in a tree says are installed, with their versions; none where there is no
+// database.
 func packages(t *tree.Tree) (map[string]string, error) {
 	m := map[string]string{}
 	if t == nil {
@@ -184,7 +188,8 @@ func Diff(ctx context.Context, a, b *Thing, times bool) ([]Change, error) {
 		case t.Image != nil:
 			m["layout"] = t.Image.Layout
 			for _, p := range t.Image.Partitions {
-				m[fmt.Sprintf("partition %d", p.Number)] = fmt.Sprintf("%d bytes at %d, %s %s", p.Size, p.Offset, p.Type, p.UUID)
+				m[fmt.Sprintf("partition %d", p.Number)] = fmt.Sprintf("%d bytes at %d, %s %s", p.Size, p.Offset,
+					p.Type, p.UUID)
 				if fs := p.FileSystem; fs != nil {
 					m[fmt.Sprintf("partition %d file system", p.Number)] = fs.Kind + " " + fs.UUID + " " + fs.Label
 				}
@@ -206,7 +211,8 @@ func Diff(ctx context.Context, a, b *Thing, times bool) ([]Change, error) {
 	return append(out, files...), err
 }
 
-// Guests compares two folders with guests: what their manifests say, the kernels' configurations, and what their disks or initrds hold.
+// Guests compares two folders with guests: what their manifests say, the kernels' configurations, and what their disks
+// or initrds hold.
 func Guests(ctx context.Context, a, b, spool string, times bool) ([]Change, error) {
 	m, _, err1 := manifest.Read(a, "")
 	n, _, err2 := manifest.Read(b, "")
@@ -215,10 +221,13 @@ func Guests(ctx context.Context, a, b, spool string, times bool) ([]Change, erro
 	}
 	facts := func(m *manifest.Manifest) map[string]string {
 		f := map[string]string{
-			"name": m.Name, "arch": m.Arch, "kernel release": m.Kernel.Release, "kernel version": m.Kernel.Version, "kernel build-id": m.Kernel.BuildID,
-			"kernel source": m.Kernel.Source.Name + " " + m.Kernel.Source.Version, "agent": string(m.Agent.Digest), "init": m.Agent.Init,
+			"name": m.Name, "arch": m.Arch, "kernel release": m.Kernel.Release, "kernel version": m.Kernel.Version,
+			"kernel build-id": m.Kernel.BuildID,
+			"kernel source":   m.Kernel.Source.Name + " " + m.Kernel.Source.Version, "agent": string(m.Agent.Digest),
+			"init": m.Agent.Init,
 			"root": m.Root.Kind + " " + m.Root.FileSystem + " " + m.Root.VerityRootHash, "machine": m.Boot.Machine,
-			"cpus": fmt.Sprint(m.Boot.CPUs), "memory": fmt.Sprintf("%d MiB", m.Boot.MemoryMiB), "command line": m.Boot.CommandLine, "disk": m.Boot.Disk,
+			"cpus": fmt.Sprint(m.Boot.CPUs), "memory": fmt.Sprintf("%d MiB", m.Boot.MemoryMiB),
+			"command line": m.Boot.CommandLine, "disk": m.Boot.Disk,
 		}
 		for _, t := range m.Kernel.Toolchain {
 			f["tool "+t.Name] = t.Version

@@ -39,7 +39,8 @@ type Source struct {
 }
 
 // ErrNoBill says that an image has no bill of materials beside it.
-var ErrNoBill = errors.New("no bill of materials (" + rootfs.SBOMName + ") lies beside the image, and only that says where its files come from")
+var ErrNoBill = errors.New("no bill of materials (" + rootfs.SBOMName +
+	") lies beside the image, and only that says where its files come from")
 
 // Explain says where what lies at a path comes from, by the bill of materials beside the image.
 func (t *Thing) Explain(at string) (*Explanation, error) {
@@ -140,7 +141,8 @@ func (b *bill) source(name string) Source {
 	case b.comment[name] != "":
 		return Source{Name: b.comment[name]}
 	}
-	s := Source{Name: p.PackageName, Version: p.PackageVersion, License: p.PackageLicenseDeclared, NeededBy: slices.Sorted(slices.Values(b.neededBy[p.PackageSPDXIdentifier]))}
+	s := Source{Name: p.PackageName, Version: p.PackageVersion, License: p.PackageLicenseDeclared,
+		NeededBy: slices.Sorted(slices.Values(b.neededBy[p.PackageSPDXIdentifier]))}
 	for _, r := range p.PackageExternalReferences {
 		if r.RefType == common.TypePackageManagerPURL {
 			s.PURL = r.Locator

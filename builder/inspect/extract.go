@@ -46,7 +46,8 @@ func Extract(ctx context.Context, t *tree.Tree, from, to string, o ExtractOption
 	if size, most := written(top), cmp.Or(o.Max, DefaultMax); size > most {
 		return nil, fmt.Errorf("%s holds %d bytes, more than the %d that may be written: raise --max", from, size, most)
 	}
-	x := &extraction{ctx: ctx, o: o, isRoot: os.Geteuid() == 0, names: map[*tree.Node]name{}, buf: make([]byte, copySize)}
+	x := &extraction{ctx: ctx, o: o, isRoot: os.Geteuid() == 0, names: map[*tree.Node]name{},
+		buf: make([]byte, copySize)}
 	if top.Kind == tree.File {
 		f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, os.FileMode(top.Mode&0o777))
 		if err != nil {
@@ -274,7 +275,8 @@ func zeros(b []byte) bool {
 // finish sets owner, mode and time, in the order in which they do not undo each other.
 func (x *extraction) finish(fd int, rel string, n *tree.Node) error {
 	if x.isRoot && (n.UID != 0 || n.GID != 0) { // which it has
-		if err := unix.Fchownat(fd, "", int(n.UID), int(n.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := unix.Fchownat(fd, "", int(n.UID), int(n.GID),
+			unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
 	}

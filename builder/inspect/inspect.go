@@ -1,7 +1,8 @@
-// Package inspect looks into what katabuild and others build, without mounting, unpacking or booting it: disk images, initrds and kernels.
+// Package inspect looks into what katabuild and others build, without mounting, unpacking or booting it: disk images,
+// initrds and kernels.
 //
-// A path comes in; out come facts and, where there are files, a tree whose contents are read from the image. Nothing is changed. The bytes may
-// be anybody's: the readers below it check them.
+// A path comes in; out come facts and, where there are files, a tree whose contents are read from the image. Nothing is
+// changed. The bytes may be anybody's: the readers below it check them.
 package inspect
 
 import (
@@ -102,7 +103,8 @@ func Open(path, dir string) (_ *Thing, err error) {
 	case bytes.HasPrefix(head, []byte("\x7fELF")), len(head) > bzMagic+4 && string(head[bzMagic:bzMagic+4]) == "HdrS":
 		t.Kind = KindKernel
 		t.Kernel, err = kernelOf(path)
-	case bytes.HasPrefix(head, []byte("070701")), bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+	case bytes.HasPrefix(head, []byte("070701")), bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}),
+		bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		t.Kind = KindInitrd
 		var spool string
 		if spool, err = os.MkdirTemp(dir, "katabuild-inspect-"); err == nil {
@@ -136,7 +138,8 @@ func (t *Thing) image(f *os.File) error {
 	}
 	t.Image = &Image{Layout: d.Kind.String(), ID: d.ID}
 	for _, p := range d.Partitions {
-		t.Image.Partitions = append(t.Image.Partitions, Partition{Number: p.Number, Offset: p.Offset, Size: p.Size, Type: p.Type, UUID: p.UUID, Name: p.Name})
+		t.Image.Partitions = append(t.Image.Partitions, Partition{Number: p.Number, Offset: p.Offset, Size: p.Size,
+			Type: p.Type, UUID: p.UUID, Name: p.Name})
 	}
 	if d.Kind == partition.Bare {
 		t.Image.Partitions = []Partition{{Size: t.Size}}
@@ -162,7 +165,8 @@ func (t *Thing) image(f *os.File) error {
 	return nil
 }
 
-// Magic numbers of superblocks, both 1,024 bytes into a file system. Linux: Documentation/filesystems/erofs.rst, and ext4/globals.rst.
+// Magic numbers of superblocks, both 1,024 bytes into a file system. Linux: Documentation/filesystems/erofs.rst, and
+// ext4/globals.rst.
 const (
 	superblock = 1024
 	erofsMagic = 0xe0f5e1e2
@@ -182,7 +186,8 @@ func fileSystem(r io.ReaderAt, size int64) (*FileSystem, *tree.Tree, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		return &FileSystem{Kind: "erofs", UUID: uuid(i.UUID), Label: i.Label, Size: i.Size, Features: i.Features}, i.Tree, nil
+		return &FileSystem{Kind: "erofs", UUID: uuid(i.UUID), Label: i.Label, Size: i.Size, Features: i.Features},
+			i.Tree, nil
 	case binary.LittleEndian.Uint16(b[ext4At:]) == ext4Magic:
 		return openExt4(r, size)
 	}
@@ -191,7 +196,8 @@ func fileSystem(r io.ReaderAt, size int64) (*FileSystem, *tree.Tree, error) {
 
 func uuid(u [16]byte) string { return partition.GUID(u).String() }
 
-// hashArea is what the manifest beside an image says of its hash tree; nil where there is no manifest, or it is about something else.
+// hashArea is what the manifest beside an image says of its hash tree; nil where there is no manifest, or it is about
+// something else.
 func hashArea(path string) *manifest.Verity {
 	m, _, err := manifest.Read(filepath.Dir(path), "")
 	if err != nil || m.Image == nil || m.Image.Path != filepath.Base(path) {

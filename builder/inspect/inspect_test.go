@@ -62,10 +62,14 @@ func TestAnImageShowsWhatWasWritten(t *testing.T) {
 		t.Errorf("%d bytes, %v", b.Len(), err)
 	}
 	var names, modes []string
-	if err := List(th.Tree, "/usr", false, func(e Entry) { names, modes = append(names, e.Name), append(modes, e.Mode) }); err != nil {
+	if err := List(th.Tree, "/usr", false, func(e Entry) {
+		names, modes = append(names, e.Name),
+			append(modes, e.Mode)
+	}); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"4095", "4097", "bin", "empty", "one", "sh-of-old", "text"}; !slices.Equal(names, want) || modes[2] != "drwxr-xr-x" {
+	if want := []string{"4095", "4097", "bin", "empty", "one", "sh-of-old", "text"}; !slices.Equal(names, want) ||
+		modes[2] != "drwxr-xr-x" {
 		t.Errorf("%q %q, want %q", names, modes, want)
 	}
 	if ping := open(t, image(t, want)).Tree; ping != nil {
@@ -104,7 +108,8 @@ func TestDiffNamesJustWhatDiffers(t *testing.T) {
 	if c, err := Trees(t.Context(), a, a, true); len(c) != 0 || err != nil {
 		t.Errorf("a tree differs from itself: %v, %v", c, err)
 	}
-	if _, err := Diff(t.Context(), open(t, image(t, a)), open(t, initrd(t)), false); err == nil || !strings.Contains(err.Error(), "only likes") {
+	if _, err := Diff(t.Context(), open(t, image(t, a)), open(t, initrd(t)), false); err == nil ||
+		!strings.Contains(err.Error(), "only likes") {
 		t.Error(err)
 	}
 }
@@ -118,7 +123,8 @@ func initrd(t *testing.T) string {
 		body string
 	}{
 		{cpio.Header{Name: "dev", Mode: cpio.TypeDir | 0o755, Inode: 1, Links: 2}, ""},
-		{cpio.Header{Name: "dev/console", Mode: cpio.TypeChar | 0o600, Inode: 2, Links: 1, DeviceMajor: 5, DeviceMinor: 1}, ""},
+		{cpio.Header{Name: "dev/console", Mode: cpio.TypeChar | 0o600, Inode: 2, Links: 1, DeviceMajor: 5,
+			DeviceMinor: 1}, ""},
 		{cpio.Header{Name: "a", Mode: cpio.TypeRegular | 0o644, Inode: 3, Links: 2}, ""},
 		{cpio.Header{Name: "b", Mode: cpio.TypeRegular | 0o644, Inode: 3, Links: 2, Size: 5}, "hello"},
 		{cpio.Header{Name: "l", Mode: cpio.TypeSymlink | 0o777, Inode: 4, Links: 1, Size: 1}, "b"},
@@ -166,7 +172,8 @@ func TestWhatIsNothingIsSaidSo(t *testing.T) {
 	}
 }
 
-// A hostile image: a link to a folder outside, and a file below it. The tree has no such thing, but an image may say so.
+// A hostile image: a link to a folder outside, and a file below it. The tree has no such thing, but an image may say
+// so.
 func TestExtractStaysInItsFolder(t *testing.T) {
 	outside := t.TempDir()
 	tr := tree.New()
@@ -188,7 +195,8 @@ func TestExtractStaysInItsFolder(t *testing.T) {
 	if err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if fi, err := os.Stat(filepath.Join(to, "motd")); err != nil || fi.Mode().Perm() != 0o640 || fi.ModTime().Unix() != 7 {
+	if fi, err := os.Stat(filepath.Join(to, "motd")); err != nil || fi.Mode().Perm() != 0o640 ||
+		fi.ModTime().Unix() != 7 {
 		t.Errorf("%v, %v", fi, err)
 	}
 	if l, err := os.Readlink(filepath.Join(to, "escape")); err != nil || l != outside {
@@ -246,7 +254,8 @@ func TestExtractLeavesOutWhatGivesRights(t *testing.T) {
 	if err != nil || len(leftOut) != 5 {
 		t.Fatalf("%v, %v", leftOut, err)
 	}
-	for p, want := range map[string]os.FileMode{"": 0o700 | os.ModeDir, "d": 0o777 | os.ModeDir, "d/su": 0o755, "d/t": 0o777 | os.ModeDir | os.ModeSticky, "d/no": 0} {
+	for p, want := range map[string]os.FileMode{"": 0o700 | os.ModeDir, "d": 0o777 | os.ModeDir, "d/su": 0o755,
+		"d/t": 0o777 | os.ModeDir | os.ModeSticky, "d/no": 0} {
 		if fi, err := os.Lstat(filepath.Join(to, p)); err != nil || fi.Mode() != want {
 			t.Errorf("%s: %v, %v, want %v", p, fi, err, want)
 		}
@@ -288,7 +297,8 @@ func TestExtractAndDiffKeepHolesAndBounds(t *testing.T) {
 	var st syscall.Stat_t
 	got := make([]byte, 6)
 	_, err1 := f.ReadAt(got, 1<<39-1)
-	if err := errors.Join(err1, syscall.Fstat(int(f.Fd()), &st)); err != nil || string(got) != "\x00here\x00" || st.Size != 1<<40 || st.Blocks > 1024 {
+	if err := errors.Join(err1, syscall.Fstat(int(f.Fd()), &st)); err != nil || string(got) != "\x00here\x00" ||
+		st.Size != 1<<40 || st.Blocks > 1024 {
 		t.Errorf("%q, %d bytes in %d blocks, %v", got, st.Size, st.Blocks, err)
 	}
 	changes, err := Trees(t.Context(), sparse("here"), sparse("hers"), false)
@@ -299,7 +309,8 @@ func TestExtractAndDiffKeepHolesAndBounds(t *testing.T) {
 		t.Errorf("%+v, %v", changes, err)
 	}
 	small := filepath.Join(t.TempDir(), "small")
-	if _, err := Extract(t.Context(), sparse("here"), "/", small, ExtractOptions{Max: 3}); err == nil || !strings.Contains(err.Error(), "--max") {
+	if _, err := Extract(t.Context(), sparse("here"), "/", small, ExtractOptions{Max: 3}); err == nil ||
+		!strings.Contains(err.Error(), "--max") {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(small); !os.IsNotExist(err) {
@@ -314,7 +325,8 @@ func TestExtractStopsWhenToldTo(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Extract(ctx, tr, "/", filepath.Join(t.TempDir(), "out"), ExtractOptions{}); !errors.Is(err, context.Canceled) {
+	if _, err := Extract(ctx, tr, "/", filepath.Join(t.TempDir(), "out"), ExtractOptions{}); !errors.Is(err,
+		context.Canceled) {
 		t.Error(err)
 	}
 }

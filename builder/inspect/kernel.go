@@ -46,7 +46,8 @@ const (
 
 // payload returns the unpacked ELF file of a bzImage.
 func payload(b []byte) ([]byte, error) {
-	if len(b) < bzHeaderEnd || string(b[bzMagic:bzMagic+4]) != "HdrS" || binary.LittleEndian.Uint16(b[bzProtocol:]) < bzPayloadVersion {
+	if len(b) < bzHeaderEnd || string(b[bzMagic:bzMagic+4]) != "HdrS" ||
+		binary.LittleEndian.Uint16(b[bzProtocol:]) < bzPayloadVersion {
 		return nil, errors.New("no x86 kernel of boot protocol 2.08 or later")
 	}
 	sects := int64(b[bzSetupSects])
@@ -76,7 +77,8 @@ func payload(b []byte) ([]byte, error) {
 		z.Multistream(false)
 		r = z
 	default:
-		return nil, fmt.Errorf("the payload is compressed in a way we do not read (it begins with % x); give the vmlinux beside it", p[:4])
+		return nil, fmt.Errorf(
+			"the payload is compressed in a way we do not read (it begins with % x); give the vmlinux beside it", p[:4])
 	}
 	out, err := io.ReadAll(io.LimitReader(r, maxKernel+1))
 	if err != nil {

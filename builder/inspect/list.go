@@ -20,7 +20,8 @@ type Entry struct {
 	Attributes []string // names of extended attributes
 }
 
-// List calls f for what lies at a path: what a folder holds, with all below it where recursive is set, or the file itself.
+// List calls f for what lies at a path: what a folder holds, with all below it where recursive is set, or the file
+// itself.
 func List(t *tree.Tree, at string, recursive bool, f func(Entry)) error {
 	top, err := t.Resolve(at)
 	if err != nil {
@@ -45,7 +46,8 @@ func List(t *tree.Tree, at string, recursive bool, f func(Entry)) error {
 }
 
 func entry(name string, n *tree.Node) Entry {
-	e := Entry{Name: name, Mode: modeText(n), Links: n.Links(), UID: n.UID, GID: n.GID, Size: fmt.Sprint(n.Size()), Time: n.Time, Target: n.Target}
+	e := Entry{Name: name, Mode: modeText(n), Links: n.Links(), UID: n.UID, GID: n.GID, Size: fmt.Sprint(n.Size()),
+		Time: n.Time, Target: n.Target}
 	if n.Kind == tree.CharDevice || n.Kind == tree.BlockDevice {
 		e.Size = fmt.Sprintf("%d,%d", n.Major, n.Minor)
 	}

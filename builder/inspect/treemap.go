@@ -48,7 +48,8 @@ const (
 	leastSide           = 3  // smaller areas are left to their folder's colour
 )
 
-// Treemap draws, as SVG, what takes how much room below a path: rectangles as large as their files, inside those of their folders.
+// Treemap draws, as SVG, what takes how much room below a path: rectangles as large as their files, inside those of
+// their folders.
 func Treemap(w io.Writer, t *tree.Tree, at string) error {
 	n, err := t.Resolve(at)
 	if err != nil {
@@ -102,8 +103,8 @@ func (d *drawing) draw(a *area, r rect, depth int) {
 	}
 }
 
-// squarify fills a rectangle with parts in rows along its shorter side, each row taken as long as its rectangles become less oblong.
-// Bruls, Huizing, van Wijk: Squarified Treemaps, 2000.
+// squarify fills a rectangle with parts in rows along its shorter side, each row taken as long as its rectangles become
+// less oblong. Bruls, Huizing, van Wijk: Squarified Treemaps, 2000.
 func squarify(parts []*area, total int64, r rect, place func(*area, rect)) {
 	scale := r.w * r.h / float64(total)
 	for len(parts) > 0 {

@@ -87,7 +87,10 @@ func packages(l *Lock) map[string]entry {
 	versions := map[string][]string{}
 	secure := map[string]bool{}
 	for _, in := range l.Inputs {
-		if in.Package == nil || !slices.ContainsFunc(l.Sets, func(s Set) bool { return slices.Contains(s.Inputs, in.Name) }) {
+		if in.Package == nil || !slices.ContainsFunc(l.Sets, func(s Set) bool {
+			return slices.Contains(s.Inputs,
+				in.Name)
+		}) {
 			continue
 		}
 		v := in.Package.Version
@@ -108,5 +111,6 @@ func packages(l *Lock) map[string]entry {
 // security says whether an input comes from a suite of security updates. Debian calls them SUITE-security, and called
 // them SUITE/updates.
 func security(in Input) bool {
-	return in.Package != nil && (strings.HasSuffix(in.Package.Suite, "-security") || strings.HasSuffix(in.Package.Suite, "/updates"))
+	return in.Package != nil && (strings.HasSuffix(in.Package.Suite, "-security") ||
+		strings.HasSuffix(in.Package.Suite, "/updates"))
 }

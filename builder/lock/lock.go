@@ -1,7 +1,7 @@
 // Package lock is the paper that names every input of a guest by digest and size, and says where to find it.
 //
-// `katabuild lock` writes lock.json beside the recipe; plan and fetch read it. Only its writing resolves names; everything else refuses
-// bytes with another digest. docs/formats/lock.md owns the bytes.
+// `katabuild lock` writes lock.json beside the recipe; plan and fetch read it. Only its writing resolves names;
+// everything else refuses bytes with another digest. docs/formats/lock.md owns the bytes.
 package lock
 
 import (
@@ -149,15 +149,18 @@ func (in *Input) check() error {
 	if in.Digest == "" || in.Size < 0 {
 		return errors.New("no digest or a negative size")
 	}
-	if in.Kind == Debian && in.Package == nil || in.Kind != Debian && in.Kind != Local && in.Kind != URL && in.Package != nil {
+	if in.Kind == Debian && in.Package == nil || in.Kind != Debian && in.Kind != Local && in.Kind != URL &&
+		in.Package != nil {
 		return errors.New("a package goes with the kind debian, or a file")
 	}
 	if p := in.Package; p != nil {
 		if in.Kind != Debian && (p.Archive != "" || p.Suite != "" || p.Filename != "") {
 			return errors.New("a file stands in no archive")
 		}
-		// Filename ends up in addresses, the others in apt's arguments: nothing in them may climb or look like an option.
-		if in.Kind == Debian && (path.IsAbs(p.Filename) || path.Clean(p.Filename) != p.Filename || strings.HasPrefix(p.Filename, "..")) {
+		// Filename ends up in addresses, the others in apt's arguments: nothing in them may climb or look like an
+		// option.
+		if in.Kind == Debian && (path.IsAbs(p.Filename) || path.Clean(p.Filename) != p.Filename ||
+			strings.HasPrefix(p.Filename, "..")) {
 			return fmt.Errorf("file name %q leaves the archive", p.Filename)
 		}
 		words := []string{p.Name, p.Version, p.Arch}

@@ -12,7 +12,8 @@ import (
 func sample() *Lock {
 	return &Lock{Version: 1, Name: "sample", Time: 1700000000, Inputs: []Input{
 		{Name: "kernel source", Kind: Debian, Digest: digest.Of([]byte("deb")), Size: 153474904,
-			Package: &Package{Suite: "trixie", Name: "linux-source-6.12", Version: "6.12.117-1", Arch: "all", Filename: "pool/main/l/linux/linux-source-6.12_6.12.117-1_all.deb"}},
+			Package: &Package{Suite: "trixie", Name: "linux-source-6.12", Version: "6.12.117-1", Arch: "all",
+				Filename: "pool/main/l/linux/linux-source-6.12_6.12.117-1_all.deb"}},
 		{Name: "file motd", Kind: Local, Digest: digest.Of([]byte("hello")), Size: 5, Where: "motd"},
 	}}
 }
@@ -90,7 +91,8 @@ func TestALockMayHoldSingleFilesAndOwnArchives(t *testing.T) {
 	d := digest.Of([]byte("x"))
 	one := func(in Input) error {
 		in.Name, in.Digest = "x", d
-		l := &Lock{Version: Version, Name: "x", Inputs: []Input{in}, Sets: []Set{{Name: "s", Asked: d, Inputs: []string{"x"}}}}
+		l := &Lock{Version: Version, Name: "x", Inputs: []Input{in},
+			Sets: []Set{{Name: "s", Asked: d, Inputs: []string{"x"}}}}
 		data, err := l.Encode()
 		if err == nil {
 			_, err = Decode(data)
@@ -109,7 +111,8 @@ func TestALockMayHoldSingleFilesAndOwnArchives(t *testing.T) {
 		{"a file at an address", "", Input{Kind: URL, Where: "https://x/app.deb", Package: &deb}},
 		{"a package of an archive of its own", "", Input{Kind: Debian, Package: &there}},
 		{"a file in an archive", "stands in no archive", Input{Kind: Local, Where: "app.deb", Package: &there}},
-		{"a package of no suite", `"" is no suite`, Input{Kind: Debian, Package: &Package{Name: "app", Version: "1", Arch: "all", Filename: "x"}}},
+		{"a package of no suite", `"" is no suite`, Input{Kind: Debian, Package: &Package{Name: "app", Version: "1",
+			Arch: "all", Filename: "x"}}},
 		{"a file that climbs", "leaves the archive", Input{Kind: Debian, Package: &climbs}},
 		{"an archive that is an option", "is no suite", Input{Kind: Debian, Package: &option}},
 		{"a folder that is a package", "a package goes with", Input{Kind: Tree, Where: "x", Package: &deb}},

@@ -1,6 +1,7 @@
 // Package plan says which steps make a guest, what decides the bytes of each, and which are done already.
 //
-// A plan is a pure function of recipe, lock and tools. A step's key is the digest of its name and inputs, so equal keys mean equal bytes.
+// A plan is a pure function of recipe, lock and tools. A step's key is the digest of its name and inputs, so equal keys
+// mean equal bytes.
 package plan
 
 import (
@@ -58,7 +59,8 @@ type Status struct {
 	Expected time.Duration // for a miss: how long it took last time, zero when unknown
 }
 
-// Check asks a store about the steps. wanted are the steps whose outputs the user wants; the others count only as needs of a miss.
+// Check asks a store about the steps. wanted are the steps whose outputs the user wants; the others count only as needs
+// of a miss.
 func Check(s *store.Store, guest string, steps []Step, wanted []string) []Status {
 	st := make([]Status, len(steps))
 	index := map[string]int{}

@@ -53,7 +53,8 @@ func TestAMissSaysWhatChanged(t *testing.T) {
 	if st[0].State != Miss || st[1].State != Miss || !strings.Contains(st[1].Why[0], "never built") {
 		t.Errorf("in an empty store: %+v", st)
 	}
-	if err := s.PutAction(&store.Action{Key: kernel.Key, Step: "kernel", Inputs: kernel.Inputs, ElapsedMS: 2000, Outputs: []store.Output{{Name: "bzImage", Digest: d, Size: n}}}); err != nil {
+	if err := s.PutAction(&store.Action{Key: kernel.Key, Step: "kernel", Inputs: kernel.Inputs, ElapsedMS: 2000,
+		Outputs: []store.Output{{Name: "bzImage", Digest: d, Size: n}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetLast("guest", "kernel", kernel.Key); err != nil {

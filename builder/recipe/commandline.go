@@ -18,7 +18,8 @@ func bootWord(name string) string {
 	return ""
 }
 
-// checkCommandLine finds what is wrong with the words of boot.command_line, each by itself. What they are beside the boot's own is for the builder.
+// checkCommandLine finds what is wrong with the words of boot.command_line, each by itself. What they are beside the
+// boot's own is for the builder.
 func checkCommandLine(words []string, at func(field, msg string) error) error {
 	first := map[string]int{}
 	for i, w := range words {
@@ -30,7 +31,8 @@ func checkCommandLine(words []string, at func(field, msg string) error) error {
 		case strings.Count(w, `"`)%2 != 0:
 			wrong = fmt.Sprintf("%q: a quote is not closed", w)
 		case spaceOutsideQuotes(w):
-			wrong = fmt.Sprintf("%q: want one word; a value with spaces stands in quotes, as in dyndbg=\"file x.c +p\"", w)
+			wrong = fmt.Sprintf(
+				"%q: want one word; a value with spaces stands in quotes, as in dyndbg=\"file x.c +p\"", w)
 		case w == "--":
 			wrong = `"--": what stands behind it is for init, and so would be what the boot adds`
 		case bootWord(name) != "":

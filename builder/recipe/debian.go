@@ -114,7 +114,8 @@ func (d *DebianLayer) check(field string, at func(field, msg string) error) erro
 	for i, p := range d.Packages {
 		w, where := ParseWanted(p), fmt.Sprintf("%s.packages[%d]", field, i)
 		switch {
-		case !word(w.Name) || strings.Contains(p, "=") && !word(w.Version) || strings.Contains(p, "/") && w.Version == "" && !suite(w.Suite):
+		case !word(w.Name) || strings.Contains(p, "=") && !word(w.Version) || strings.Contains(p, "/") &&
+			w.Version == "" && !suite(w.Suite):
 			return at(where, fmt.Sprintf("%q is no name of a package; want NAME, NAME=VERSION or NAME/SUITE", p))
 		case seen[w.Name]:
 			return at(where, fmt.Sprintf("package %q stands twice", w.Name))
@@ -171,9 +172,11 @@ func (a *Archive) check(field string, at func(field, msg string) error) error {
 		}
 		return nil
 	case !IsURL(a.Address):
-		return at(field, fmt.Sprintf("address %q: want http:// or https:// and what stands above dists and pool", a.Address))
+		return at(field, fmt.Sprintf("address %q: want http:// or https:// and what stands above dists and pool",
+			a.Address))
 	case !suite(a.Suite):
-		return at(field, fmt.Sprintf("suite %q: want the name of a suite, or ./ for a folder that has a list itself", a.Suite))
+		return at(field, fmt.Sprintf("suite %q: want the name of a suite, or ./ for a folder that has a list itself",
+			a.Suite))
 	case a.Keyring == "":
 		return at(field, "no keyring: packages of an archive count only with its signature; single files go into debs")
 	}

@@ -9,11 +9,12 @@ import (
 
 // Rootfs is what the root file system of a disk holds: layers, each later one winning, and then what is taken away.
 type Rootfs struct {
-	Layers []Layer  `yaml:"layers"`
-	Remove []string `yaml:"remove"` // patterns of paths, as dpkg's path-exclude: * matches slashes too; a folder goes with all it holds
-	Keep   []string `yaml:"keep"`   // patterns of paths that stay although Remove matches
-	Agent  string   `yaml:"agent"`  // "builtin", or a file relative to the recipe
-	Init   string   `yaml:"init"`   // agent (default): the agent is PID 1; systemd: it is a service
+	Layers []Layer `yaml:"layers"`
+	// patterns of paths, as dpkg's path-exclude: * matches slashes too; a folder goes with all it holds
+	Remove []string `yaml:"remove"`
+	Keep   []string `yaml:"keep"`  // patterns of paths that stay although Remove matches
+	Agent  string   `yaml:"agent"` // "builtin", or a file relative to the recipe
+	Init   string   `yaml:"init"`  // agent (default): the agent is PID 1; systemd: it is a service
 }
 
 // Layer is one source of files; exactly one of its fields is set.
@@ -158,7 +159,8 @@ func (r *Recipe) checkDisk(at func(field, msg string) error) error {
 			*c.value = c.words[0]
 		}
 		if !slices.Contains(c.words, *c.value) {
-			return at(c.field, fmt.Sprintf("unknown %s %q", path.Ext(c.field)[1:], *c.value)+didYouMean(*c.value, c.words))
+			return at(c.field, fmt.Sprintf("unknown %s %q", path.Ext(c.field)[1:], *c.value)+didYouMean(*c.value,
+				c.words))
 		}
 	}
 	if i.FileSystem != "erofs" && i.Compression != "none" {
@@ -214,7 +216,8 @@ func (r *Recipe) checkRootfs(at func(field, msg string) error) error {
 func checkPatterns(field string, patterns []string, at func(field, msg string) error) error {
 	for i, p := range patterns {
 		if !strings.HasPrefix(p, "/") || strings.ContainsRune(p, 0) {
-			if err := at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("pattern %q: want one that begins with /, such as /usr/share/doc/**", p)); err != nil {
+			if err := at(fmt.Sprintf("%s[%d]", field, i),
+				fmt.Sprintf("pattern %q: want one that begins with /, such as /usr/share/doc/**", p)); err != nil {
 				return err
 			}
 		}
@@ -224,13 +227,15 @@ func checkPatterns(field string, patterns []string, at func(field, msg string) e
 
 func (r *Recipe) checkLayer(l *Layer, field string, at func(field, msg string) error) error {
 	n := 0
-	for _, set := range []bool{l.Debian != nil, l.OCI != nil, l.Tar != "", l.Folder != "", l.Files != nil, l.Accounts != nil, l.Modules, l.Permissions != nil} {
+	for _, set := range []bool{l.Debian != nil, l.OCI != nil, l.Tar != "", l.Folder != "", l.Files != nil,
+		l.Accounts != nil, l.Modules, l.Permissions != nil} {
 		if set {
 			n++
 		}
 	}
 	if n != 1 {
-		return at(field, fmt.Sprintf("want exactly one of debian, oci, tar, folder, files, accounts, modules and permissions, got %d", n))
+		return at(field, fmt.Sprintf(
+			"want exactly one of debian, oci, tar, folder, files, accounts, modules and permissions, got %d", n))
 	}
 	if l.Modules && !r.Kernel.Modules {
 		return at(field, "the kernel is built without modules; set kernel.modules")
@@ -269,9 +274,12 @@ func checkOCI(o *OCILayer, field string, at func(field, msg string) error) error
 	case n != 1:
 		return at(field, fmt.Sprintf("want exactly one of image, layout and archive, got %d", n))
 	case o.Image != "" && (o.Name != "" || o.Digest != ""):
-		return at(field, "name and digest choose an image of a layout or an archive; a reference to a registry says both itself, as NAME:TAG or NAME@sha256:HEX")
-	case o.Digest != "" && (len(o.Digest) != 71 || strings.Trim(strings.TrimPrefix(o.Digest, "sha256:"), "0123456789abcdef") != ""):
-		return at(field+".digest", fmt.Sprintf("digest %q: want sha256: and 64 lower-case hexadecimal digits", o.Digest))
+		return at(field, "name and digest choose an image of a layout or an archive; a reference to a registry says "+
+			"both itself, as NAME:TAG or NAME@sha256:HEX")
+	case o.Digest != "" && (len(o.Digest) != 71 || strings.Trim(strings.TrimPrefix(o.Digest, "sha256:"),
+		"0123456789abcdef") != ""):
+		return at(field+".digest", fmt.Sprintf("digest %q: want sha256: and 64 lower-case hexadecimal digits",
+			o.Digest))
 	case o.At != "" && o.At != "/" && why != "":
 		return at(field+".at", fmt.Sprintf("path %q: %s", o.At, why))
 	case IsURL(o.Layout):
@@ -355,7 +363,8 @@ func checkAccounts(a *Accounts, field string, at func(field, msg string) error) 
 		return at(field, "neither users nor groups")
 	}
 	name := func(s string) bool {
-		return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == "" && s[0] != '-' && (s[0] < '0' || s[0] > '9')
+		return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == "" &&
+			s[0] != '-' && (s[0] < '0' || s[0] > '9')
 	}
 	path := func(s string) bool { return strings.HasPrefix(s, "/") && !strings.ContainsAny(s, ":\n\x00") }
 	for i := range a.Users {
@@ -391,7 +400,8 @@ func checkAccounts(a *Accounts, field string, at func(field, msg string) error) 
 	}
 	for i, g := range a.Groups {
 		if !name(g.Name) || slices.ContainsFunc(g.Members, func(m string) bool { return !name(m) }) {
-			if err := at(fmt.Sprintf("%s.groups[%d]", field, i), fmt.Sprintf("group %q: want lower-case names", g.Name)); err != nil {
+			if err := at(fmt.Sprintf("%s.groups[%d]", field, i), fmt.Sprintf("group %q: want lower-case names",
+				g.Name)); err != nil {
 				return err
 			}
 		}

@@ -22,7 +22,8 @@ var noExtensionKeys = []struct{ field, why string }{
 	{"image.journal", "an extension is read-only"},
 }
 
-// checkExtension fills defaults and finds what is wrong with an extension's recipe; has says whether a field stands in the text.
+// checkExtension fills defaults and finds what is wrong with an extension's recipe; has says whether a field stands in
+// the text.
 func (r *Recipe) checkExtension(has func(field string) bool, at func(field, msg string) error) error {
 	for _, k := range noExtensionKeys {
 		if has(k.field) {

@@ -19,8 +19,8 @@ import (
 	"github.com/katabuild/katabuild/internal/mistake"
 )
 
-// Bounds of a recipe; people write a few kilobytes. The parser's time grows with the square of the number of words on one level, and it
-// calls itself for each level, so both are counted before it runs.
+// Bounds of a recipe; people write a few kilobytes. The parser's time grows with the square of the number of words on
+// one level, and it calls itself for each level, so both are counted before it runs.
 const (
 	MaxSize     = 1 << 20 // bytes
 	maxTokens   = 20_000  // words and punctuation marks of YAML, where a text of any length is one
@@ -31,8 +31,8 @@ const (
 // Error is a mistake in a recipe, at a place.
 type Error = mistake.Error
 
-// Parse reads a recipe strictly. name is shown in errors. All mistakes are told at once, in the order of their lines: each is an *Error
-// unless the text is not text at all.
+// Parse reads a recipe strictly. name is shown in errors. All mistakes are told at once, in the order of their lines:
+// each is an *Error unless the text is not text at all.
 func Parse(name string, data []byte, v Vocabulary) (*Recipe, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("%s: %d bytes, more than the %d a recipe may have", name, len(data), MaxSize)
@@ -100,7 +100,8 @@ func (p *reader) guard(tokens token.Tokens) error {
 			columns = append(columns, column)
 		}
 		if len(columns)+flow > maxDepth {
-			return p.errorAt(t, fmt.Sprintf("more than %d mappings and lists in each other: no recipe is that deep", maxDepth))
+			return p.errorAt(t, fmt.Sprintf("more than %d mappings and lists in each other: no recipe is that deep",
+				maxDepth))
 		}
 	}
 	return nil
@@ -183,7 +184,8 @@ func (p *reader) all() error {
 			continue
 		}
 		if len(errs) == maxMistakes {
-			errs = append(errs, fmt.Errorf("%s: and more mistakes; these are the first %d of %d", p.name, maxMistakes, len(p.mistakes)))
+			errs = append(errs, fmt.Errorf("%s: and more mistakes; these are the first %d of %d", p.name, maxMistakes,
+				len(p.mistakes)))
 			break
 		}
 		errs = append(errs, m)
@@ -250,7 +252,8 @@ func kindWord(t reflect.Type) string {
 		return "a mapping"
 	case reflect.Pointer:
 		return kindWord(t.Elem())
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint8,
+		reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		return "a whole number"
 	case reflect.Float32, reflect.Float64:
 		return "a number with a point"
@@ -259,8 +262,8 @@ func kindWord(t reflect.Type) string {
 	}
 }
 
-// walk compares the shape of a node with a type before anything is decoded: it knows the keys that would have been right at that place,
-// and notes where every field stands.
+// walk compares the shape of a node with a type before anything is decoded: it knows the keys that would have been
+// right at that place, and notes where every field stands.
 func (p *reader) walk(n ast.Node, t reflect.Type, field string) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -315,7 +318,8 @@ func (p *reader) walkScalar(n ast.Node, t reflect.Type, field string) {
 		got = "a " + n.Type().String()
 	}
 	want := kindWord(t)
-	if got != want && ((t != reflect.TypeFor[Octal]() && t != reflect.TypeFor[OptionValue]()) || got != "a whole number") {
+	if got != want && ((t != reflect.TypeFor[Octal]() && t != reflect.TypeFor[OptionValue]()) ||
+		got != "a whole number") {
 		if t == reflect.TypeFor[OptionValue]() {
 			want = "y, m, n, a whole number or text"
 		}
@@ -338,7 +342,8 @@ func (p *reader) checkRange(n *ast.IntegerNode, t reflect.Type, field string) {
 	}
 	v, err := strconv.ParseInt(fmt.Sprint(n.Value), 10, 64)
 	if err != nil || v < least || v > most {
-		p.mistake(n.GetToken(), fmt.Sprintf("%s is %s: want a number from %d to %d", field[strings.LastIndex(field, ".")+1:], n.GetToken().Value, least, most))
+		p.mistake(n.GetToken(), fmt.Sprintf("%s is %s: want a number from %d to %d",
+			field[strings.LastIndex(field, ".")+1:], n.GetToken().Value, least, most))
 	}
 }
 
@@ -384,7 +389,8 @@ func (p *reader) walkMapping(values []*ast.MappingValueNode, t reflect.Type, fie
 		}
 		p.walk(v.Value, ft, sub)
 		// A mapping or list is blamed at its key: that is where a person looks.
-		if v.Value.Type() == ast.MappingType || v.Value.Type() == ast.SequenceType || v.Value.Type() == ast.MappingValueType {
+		if v.Value.Type() == ast.MappingType || v.Value.Type() == ast.SequenceType ||
+			v.Value.Type() == ast.MappingValueType {
 			p.at[sub] = tok
 		}
 	}

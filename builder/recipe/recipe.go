@@ -1,7 +1,7 @@
 // Package recipe reads recipe.yaml: what a person wishes for in a guest.
 //
-// In goes the text, out comes a Recipe that makes sense by itself, or one error a line of the text can be blamed for. It knows nothing of
-// digests, stores or the network. docs/formats/recipe.md owns the format.
+// In goes the text, out comes a Recipe that makes sense by itself, or one error a line of the text can be blamed for.
+// It knows nothing of digests, stores or the network. docs/formats/recipe.md owns the format.
 package recipe
 
 import (
@@ -59,8 +59,9 @@ type Override struct {
 	Reason string      `yaml:"reason"`
 }
 
-// OptionValue is the value of a kernel option as a .config spells it: y, m, n, a decimal or 0x number, or a string in double quotes. In the text of a
-// recipe y, m, n and numbers may stand in quotes or not, and any other text is a string.
+// OptionValue is the value of a kernel option as a .config spells it: y, m, n, a decimal or 0x number, or a string in
+// double quotes. In the text of a recipe y, m, n and numbers may stand in quotes or not, and any other text is a
+// string.
 type OptionValue string
 
 // UnmarshalYAML takes numbers as they stand.
@@ -72,7 +73,8 @@ func (v *OptionValue) UnmarshalYAML(b []byte) error {
 		}
 	}
 	switch {
-	case s == "y", s == "m", s == "n", optionNumber.MatchString(s), len(s) >= 2 && strings.HasPrefix(s, `"`) && strings.HasSuffix(s, `"`):
+	case s == "y", s == "m", s == "n", optionNumber.MatchString(s), len(s) >= 2 && strings.HasPrefix(s, `"`) &&
+		strings.HasSuffix(s, `"`):
 	default:
 		s = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 	}
@@ -110,7 +112,8 @@ type Tarball struct {
 
 // Initrd is what the initial RAM disk holds.
 type Initrd struct {
-	Agent       string   `yaml:"agent"`       // "builtin", the one that came with katabuild, or a file relative to the recipe
+	// "builtin", the one that came with katabuild, or a file relative to the recipe
+	Agent       string   `yaml:"agent"`
 	Compression string   `yaml:"compression"` // zstd or none
 	Files       []File   `yaml:"files"`
 	URoot       []string `yaml:"uroot"` // commands of the u-root project, by name
@@ -128,7 +131,8 @@ type File struct {
 	GID    uint32  `yaml:"gid"`
 }
 
-// Octal is octal digits as they stand in the text: 644, 0644, 0o644 and "0644" are the same, which YAML alone would not say.
+// Octal is octal digits as they stand in the text: 644, 0644, 0o644 and "0644" are the same, which YAML alone would not
+// say.
 type Octal string
 
 // bits is the number that the digits are.
@@ -203,7 +207,8 @@ func parseMemory(s string) (int, error) {
 	return v * unit, nil
 }
 
-// check fills defaults and finds what is wrong. has says whether a field stands in the text; at turns its path into an error at its line.
+// check fills defaults and finds what is wrong. has says whether a field stands in the text; at turns its path into an
+// error at its line.
 func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field, msg string) error) error {
 	if r.Version != Version {
 		return at("version", fmt.Sprintf("version is %d, this katabuild reads version %d", r.Version, Version))
@@ -250,13 +255,16 @@ func (r *Recipe) checkKernel(v Vocabulary, has func(field string) bool, at func(
 			return at("kernel.source.tarball", "no from: a file beside the recipe or an address")
 		}
 		if IsURL(t.From) && t.SHA256 == "" && t.Signature == "" {
-			return at("kernel.source.tarball", "an address needs sha256, signature or both, or anybody on the way could change the source")
+			return at("kernel.source.tarball", "an address needs sha256, signature or both, or anybody on the way "+
+				"could change the source")
 		}
 		if t.SHA256 != "" && (len(t.SHA256) != 64 || strings.Trim(t.SHA256, "0123456789abcdef") != "") {
-			return at("kernel.source.tarball.sha256", fmt.Sprintf("sha256 %q: want 64 lower-case hexadecimal digits", t.SHA256))
+			return at("kernel.source.tarball.sha256", fmt.Sprintf("sha256 %q: want 64 lower-case hexadecimal digits",
+				t.SHA256))
 		}
 		if (t.Signature == "") != (t.Keyring == "") {
-			return at("kernel.source.tarball", "signature and keyring go together: a signature proves nothing without the keys that may sign")
+			return at("kernel.source.tarball", "signature and keyring go together: a signature proves nothing "+
+				"without the keys that may sign")
 		}
 	}
 	if s.Tree != "" {
@@ -266,7 +274,8 @@ func (r *Recipe) checkKernel(v Vocabulary, has func(field string) bool, at func(
 		return at("kernel.source", fmt.Sprintf("want exactly one of debian, tarball and tree, got %d", n))
 	}
 	if len(r.Kernel.Features) == 0 && !has("kernel.features") {
-		return at("kernel", "no features: a kernel without any cannot boot (try features: [tiny]; features: [] leaves all to the fragments)")
+		return at("kernel", "no features: a kernel without any cannot boot (try features: [tiny]; features: [] "+
+			"leaves all to the fragments)")
 	}
 	seen := map[string]bool{}
 	for i, f := range r.Kernel.Features {
@@ -299,15 +308,19 @@ func (r *Recipe) checkOverrides(at func(field, msg string) error) error {
 		j, twice := first[o.Option]
 		switch first[o.Option] = i; {
 		case !optionName.MatchString(o.Option):
-			field, wrong = field+".option", fmt.Sprintf("option %q: want the name of a kernel option, such as CONFIG_NET", o.Option)
+			field, wrong = field+".option", fmt.Sprintf(
+				"option %q: want the name of a kernel option, such as CONFIG_NET", o.Option)
 		case twice:
-			field, wrong = field+".option", fmt.Sprintf("%s stands twice; the first is kernel.override[%d]", o.Option, j)
+			field, wrong = field+".option", fmt.Sprintf("%s stands twice; the first is kernel.override[%d]", o.Option,
+				j)
 		case o.Value == "":
 			wrong = "no value: want y, m, n, a decimal or 0x number, or a string"
 		case strings.HasPrefix(string(o.Value), `"`) && !optionText.MatchString(string(o.Value)):
-			field, wrong = field+".value", fmt.Sprintf("value %s: want a string of one line, with \\ before \" and \\", o.Value)
+			field, wrong = field+".value", fmt.Sprintf(
+				"value %s: want a string of one line, with \\ before \" and \\", o.Value)
 		case strings.TrimSpace(o.Reason) == "" || strings.ContainsAny(o.Reason, "\n\r"):
-			wrong = "no reason, or one of several lines: whoever reads the recipe wants to know why it goes against its features"
+			wrong = "no reason, or one of several lines: whoever reads the recipe wants to know why it goes against " +
+				"its features"
 		}
 		if wrong != "" {
 			if err := at(field, wrong); err != nil {
@@ -327,7 +340,8 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 		in.Compression = "zstd"
 	}
 	if !slices.Contains(Compressions(), in.Compression) {
-		return at("initrd.compression", fmt.Sprintf("unknown compression %q", in.Compression)+didYouMean(in.Compression, Compressions()))
+		return at("initrd.compression", fmt.Sprintf("unknown compression %q", in.Compression)+didYouMean(
+			in.Compression, Compressions()))
 	}
 	if err := localPath("initrd.agent", in.Agent, at); err != nil {
 		return err
@@ -349,11 +363,14 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 		for _, above := range above(f.Path) {
 			switch {
 			case links[above]:
-				if err := at(field, fmt.Sprintf("%s lies below the link %s, which an initrd cannot follow: give the path that the link leads to", f.Path, above)); err != nil {
+				if err := at(field, fmt.Sprintf(
+					"%s lies below the link %s, which an initrd cannot follow: give the path that the link leads to",
+					f.Path, above)); err != nil {
 					return err
 				}
 			case above == "/init" || above == "/dev/console" || above == "/dev/null":
-				if err := at(field, fmt.Sprintf("%s lies below %s, which is no folder of an initrd", f.Path, above)); err != nil {
+				if err := at(field, fmt.Sprintf("%s lies below %s, which is no folder of an initrd", f.Path,
+					above)); err != nil {
 					return err
 				}
 			}
@@ -361,7 +378,8 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 	}
 	for i, c := range in.URoot {
 		if v.URoot != nil && !slices.Contains(v.URoot, c) {
-			return at(fmt.Sprintf("initrd.uroot[%d]", i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c, v.URoot))
+			return at(fmt.Sprintf("initrd.uroot[%d]", i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c,
+				v.URoot))
 		}
 	}
 	return nil
@@ -375,7 +393,8 @@ func (r *Recipe) checkFiles(files []File, list string, at func(field, msg string
 			return err
 		}
 		if j, twice := seen[files[i].Path]; twice {
-			if err := at(fmt.Sprintf("%s[%d]", list, i), fmt.Sprintf("path %q stands twice; the first is at %s", files[i].Path, r.Place(fmt.Sprintf("%s[%d]", list, j)))); err != nil {
+			if err := at(fmt.Sprintf("%s[%d]", list, i), fmt.Sprintf("path %q stands twice; the first is at %s",
+				files[i].Path, r.Place(fmt.Sprintf("%s[%d]", list, j)))); err != nil {
 				return err
 			}
 			continue
@@ -386,7 +405,8 @@ func (r *Recipe) checkFiles(files []File, list string, at func(field, msg string
 		for _, above := range above(f.Path) {
 			if j, ok := seen[above]; ok && !files[j].Folder && files[j].Link == "" {
 				field := fmt.Sprintf("%s[%d]", list, i)
-				if err := at(field, fmt.Sprintf("%s lies below %s, which is a file (%s)", f.Path, above, r.Place(fmt.Sprintf("%s[%d]", list, j)))); err != nil {
+				if err := at(field, fmt.Sprintf("%s lies below %s, which is a file (%s)", f.Path, above,
+					r.Place(fmt.Sprintf("%s[%d]", list, j)))); err != nil {
 					return err
 				}
 				break
@@ -469,9 +489,11 @@ func localPath(field, p string, at func(field, msg string) error) error {
 	case IsURL(p) || OwnAgent(p) || p == "":
 		return nil
 	case strings.Contains(p, "://"):
-		return at(field, fmt.Sprintf("%s: want a path relative to the recipe, or an address that begins with http:// or https://", p))
+		return at(field, fmt.Sprintf(
+			"%s: want a path relative to the recipe, or an address that begins with http:// or https://", p))
 	case path.IsAbs(p):
-		return at(field, fmt.Sprintf("%s is an absolute path: want one relative to the recipe, so that a checkout elsewhere builds the same", p))
+		return at(field, fmt.Sprintf(
+			"%s is an absolute path: want one relative to the recipe, so that a checkout elsewhere builds the same", p))
 	case strings.ContainsRune(p, 0):
 		return at(field, fmt.Sprintf("path %q has a NUL", p))
 	}
@@ -518,7 +540,8 @@ func (r *Recipe) checkBoot(at func(field, msg string) error) error {
 // IsURL tells an address from a file name.
 func IsURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") }
 
-// LocalFiles lists the files beside the recipe that it names, slash-separated and relative to it, without folders and addresses.
+// LocalFiles lists the files beside the recipe that it names, slash-separated and relative to it, without folders and
+// addresses.
 func (r *Recipe) LocalFiles() []string {
 	var out []string
 	add := func(p string) {
@@ -571,5 +594,6 @@ func validName(s string) bool {
 
 // word says whether s can stand in a sources.list line and on apt's command line.
 func word(s string) bool {
-	return s != "" && s[0] != '-' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-_~:/") == ""
+	return s != "" && s[0] != '-' && strings.Trim(s,
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.+-_~:/") == ""
 }

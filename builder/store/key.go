@@ -23,7 +23,9 @@ type Writer string
 // ParseWriter checks the form of a writer.
 func ParseWriter(s string) (Writer, error) {
 	if b, err := hex.DecodeString(s); err != nil || len(b) != ed25519.PublicKeySize || strings.ToLower(s) != s {
-		return "", fmt.Errorf("key of a writer %q: want %d lower-case hexadecimal digits, as `katabuild store key` prints them", s, 2*ed25519.PublicKeySize)
+		return "", fmt.Errorf(
+			"key of a writer %q: want %d lower-case hexadecimal digits, as `katabuild store key` prints them", s,
+			2*ed25519.PublicKeySize)
 	}
 	return Writer(s), nil
 }
@@ -65,7 +67,8 @@ func (k Key) seal(kind string, data []byte) string {
 func (w Writer) sealed(kind string, data []byte, seal string) bool {
 	public, err1 := hex.DecodeString(string(w))
 	sig, err2 := hex.DecodeString(seal)
-	return err1 == nil && err2 == nil && len(public) == ed25519.PublicKeySize && ed25519.Verify(public, sealPrefix(kind, data), sig)
+	return err1 == nil && err2 == nil && len(public) == ed25519.PublicKeySize &&
+		ed25519.Verify(public, sealPrefix(kind, data), sig)
 }
 
 // keyFileMax bounds what is read of a key or trust file, in bytes: a key is 65, a trusted writer a line.
@@ -87,7 +90,9 @@ func ReadKey(path string) (Key, error) {
 	}
 	seed, err := hex.DecodeString(strings.TrimSpace(text))
 	if err != nil || len(seed) != ed25519.SeedSize {
-		return Key{}, fmt.Errorf("key of the store's records: %s does not hold %d hexadecimal digits; remove it, and a new one is made", path, 2*ed25519.SeedSize)
+		return Key{}, fmt.Errorf(
+			"key of the store's records: %s does not hold %d hexadecimal digits; remove it, and a new one is made",
+			path, 2*ed25519.SeedSize)
 	}
 	return Key{ed25519.NewKeyFromSeed(seed)}, nil
 }
@@ -189,7 +194,8 @@ func readOwn(path string, deny fs.FileMode) (string, error) {
 	case int(st.Uid) != os.Geteuid() && st.Uid != 0:
 		return "", fmt.Errorf("%s belongs to user %d, not to this one (%d)", path, st.Uid, os.Geteuid())
 	case fi.Mode().Perm()&deny != 0:
-		return "", fmt.Errorf("%s has mode %04o, which lets other users in; run: chmod %04o %s", path, fi.Mode().Perm(), fi.Mode().Perm()&^deny, path)
+		return "", fmt.Errorf("%s has mode %04o, which lets other users in; run: chmod %04o %s", path,
+			fi.Mode().Perm(), fi.Mode().Perm()&^deny, path)
 	case fi.Size() > keyFileMax:
 		return "", fmt.Errorf("%s has %d bytes; want at most %d", path, fi.Size(), keyFileMax)
 	}

@@ -49,7 +49,8 @@ func checkNoLinks(dir string) error {
 			return err
 		}
 		if !fi.IsDir() {
-			return &Unsafe{&owned.Unsafe{Path: filepath.Join(dir, d), Why: "is no folder; sweep and gc would remove files elsewhere"}}
+			return &Unsafe{&owned.Unsafe{Path: filepath.Join(dir, d),
+				Why: "is no folder; sweep and gc would remove files elsewhere"}}
 		}
 	}
 	return nil
@@ -70,7 +71,8 @@ func (s *Store) makePrivate() error {
 		return nil
 	}
 	dir := s.Private(".")
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.EROFS) && !errors.Is(err, fs.ErrPermission) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.EROFS) &&
+		!errors.Is(err, fs.ErrPermission) {
 		return s.wrap("write to", err)
 	}
 	return unsafe(owned.Folder(dir))

@@ -60,7 +60,8 @@ type Options struct {
 	Shared bool
 }
 
-// Store is one folder. Several may be open on one folder: what one holds in memory is only about what it has read itself.
+// Store is one folder. Several may be open on one folder: what one holds in memory is only about what it has read
+// itself.
 type Store struct {
 	dir string
 	o   Options
@@ -69,13 +70,15 @@ type Store struct {
 	seen map[digest.Digest]string // stamps of blobs that this Store has written or read through
 }
 
-// Stamp is what changes when anybody writes to a file: where it lies, its size and its times, of which no program can set back the change time.
+// Stamp is what changes when anybody writes to a file: where it lies, its size and its times, of which no program can
+// set back the change time.
 func Stamp(path string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return "", &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	return fmt.Sprintf("%d:%d %d %d.%09d %d.%09d", st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec), nil
+	return fmt.Sprintf("%d:%d %d %d.%09d %d.%09d", st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec,
+		st.Ctim.Nsec), nil
 }
 
 // remember notes that a blob is right as it lies there now, if it still is what the caller saw.
@@ -134,7 +137,8 @@ func Open(dir string, o Options) (*Store, error) {
 	case err != nil:
 		return nil, s.wrap("open", err)
 	case string(got) != layout:
-		return nil, fmt.Errorf("store %s: layout %q, this katabuild knows %q; name another folder with --store", dir, strings.TrimSpace(string(got)), strings.TrimSpace(layout))
+		return nil, fmt.Errorf("store %s: layout %q, this katabuild knows %q; name another folder with --store", dir,
+			strings.TrimSpace(string(got)), strings.TrimSpace(layout))
 	}
 	s.sweep()
 	return s, nil
@@ -179,7 +183,8 @@ type FullError struct {
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("no room left in the store %s: %v; free some (katabuild store gc), or name another folder with --store. Nothing half-written remains", e.Dir, e.Err)
+	return fmt.Sprintf("no room left in the store %s: %v; free some (katabuild store gc), or name another folder "+
+		"with --store. Nothing half-written remains", e.Dir, e.Err)
 }
 
 func (e *FullError) Unwrap() error { return e.Err }
@@ -206,8 +211,9 @@ func (s *Store) Has(d digest.Digest) bool {
 	return err == nil
 }
 
-// Get returns the path of the blob d after reading and verifying it, once as long as nobody touches it. The file must not be changed. A missing blob is ErrMissing; one that
-// has rotted is set aside as .corrupt and then is ErrMissing too, with a *digest.Mismatch beside it.
+// Get returns the path of the blob d after reading and verifying it, once as long as nobody touches it. The file must
+// not be changed. A missing blob is ErrMissing; one that has rotted is set aside as .corrupt and then is ErrMissing
+// too, with a *digest.Mismatch beside it.
 func (s *Store) Get(d digest.Digest) (string, error) {
 	p := s.blob(d)
 	stamp, err := Stamp(p)
@@ -285,8 +291,8 @@ func (s *Store) checkBlob(p string, d digest.Digest) error {
 	return owned.By(p, st.Uid, st.Mode)
 }
 
-// Put adds what r yields. When want is not empty and the bytes have another digest, nothing is added and the error is a *digest.Mismatch
-// that calls the bytes name.
+// Put adds what r yields. When want is not empty and the bytes have another digest, nothing is added and the error is a
+// *digest.Mismatch that calls the bytes name.
 func (s *Store) Put(name string, r io.Reader, want digest.Digest) (digest.Digest, int64, error) {
 	f, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "put-*.blob")
 	if err != nil {
@@ -306,14 +312,16 @@ func (s *Store) Put(name string, r io.Reader, want digest.Digest) (digest.Digest
 	return d, n, s.adopt(f, d)
 }
 
-// PutFile adds the file at path and verifies it against want as Put does. The file may be moved away or copied: it is the caller's no longer.
+// PutFile adds the file at path and verifies it against want as Put does. The file may be moved away or copied: it is
+// the caller's no longer.
 func (s *Store) PutFile(path string, want digest.Digest) (digest.Digest, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", 0, err
 	}
 	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || !strings.HasPrefix(path, filepath.Join(s.dir, "tmp")+string(filepath.Separator)) {
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || !strings.HasPrefix(path,
+		filepath.Join(s.dir, "tmp")+string(filepath.Separator)) {
 		return s.Put(path, f, want)
 	}
 	// What lies in the store's own temporary folders need not be copied.
@@ -366,7 +374,8 @@ type Action struct {
 	ElapsedMS int64            `json:"elapsed_ms"` // wall time it took, for expectations only
 	Cost
 	Writer Writer `json:"writer,omitempty"` // whose key Seal was made with; filled in by PutAction
-	Seal   string `json:"seal,omitempty"`   // the writer's Ed25519 signature over the record without it, in hexadecimal digits
+	// the writer's Ed25519 signature over the record without it, in hexadecimal digits
+	Seal string `json:"seal,omitempty"`
 }
 
 // Cost is what making something took, as far as the step counts it. For people and expectations; no key holds it.
@@ -408,9 +417,11 @@ func (e *Distrusted) Error() string {
 	case e.Writer == "":
 		return fmt.Sprintf("record %s is not signed", e.Key.Short())
 	case e.Forged:
-		return fmt.Sprintf("record %s was changed, or not written by %s: its signature is wrong", e.Key.Short(), e.Writer.Short())
+		return fmt.Sprintf("record %s was changed, or not written by %s: its signature is wrong", e.Key.Short(),
+			e.Writer.Short())
 	}
-	return fmt.Sprintf("record %s was written by %s, which is not trusted (katabuild store trust %s)", e.Key.Short(), e.Writer.Short(), e.Writer)
+	return fmt.Sprintf("record %s was written by %s, which is not trusted (katabuild store trust %s)", e.Key.Short(),
+		e.Writer.Short(), e.Writer)
 }
 
 // Action returns what the step with this key made, or ErrMissing. A record that cannot be read, or is not to be
@@ -441,7 +452,8 @@ func (s *Store) Action(key digest.Digest) (*Action, error) {
 func (a *Action) check() error {
 	seen := map[string]bool{}
 	for _, o := range a.Outputs {
-		if o.Name == "" || o.Name != filepath.Base(o.Name) || o.Name == "." || o.Name == ".." || strings.ContainsRune(o.Name, 0) {
+		if o.Name == "" || o.Name != filepath.Base(o.Name) || o.Name == "." || o.Name == ".." ||
+			strings.ContainsRune(o.Name, 0) {
 			return fmt.Errorf("step %s: output %q: want the name of a file", a.Step, o.Name)
 		}
 		if seen[o.Name] || o.Digest == "" || o.Size < 0 {
@@ -488,7 +500,8 @@ func (s *Store) believe(a *Action) error {
 	return nil
 }
 
-// Complete returns the action with this key if the store holds every output, by presence and size; reading them verifies the bytes.
+// Complete returns the action with this key if the store holds every output, by presence and size; reading them
+// verifies the bytes.
 func (s *Store) Complete(key digest.Digest) (*Action, error) {
 	a, err := s.Action(key)
 	if err != nil {
@@ -558,7 +571,8 @@ func (s *Store) Last(guest, step string) *Action {
 	return a
 }
 
-// Lock waits until no other process builds key, then holds it until unlock is called. waiting is called once if there is a wait.
+// Lock waits until no other process builds key, then holds it until unlock is called. waiting is called once if there
+// is a wait.
 func (s *Store) Lock(key digest.Digest, waiting func()) (unlock func(), err error) {
 	return lockFile(filepath.Join(s.dir, "locks", key.Hex()), waiting)
 }
@@ -609,7 +623,8 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// Temp makes an empty folder on the store's file system for a running step. remove deletes it; if the process dies first, a later Open does.
+// Temp makes an empty folder on the store's file system for a running step. remove deletes it; if the process dies
+// first, a later Open does.
 func (s *Store) Temp(step string) (dir string, remove func() error, err error) {
 	var r [6]byte
 	if _, err := rand.Read(r[:]); err != nil {
@@ -647,8 +662,8 @@ func removeAll(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// tempGrace is how old an unlocked temporary file must be before it counts as left behind: longer than the moment between its making and
-// its locking, and than any single Put.
+// tempGrace is how old an unlocked temporary file must be before it counts as left behind: longer than the moment
+// between its making and its locking, and than any single Put.
 const tempGrace = time.Hour
 
 // sweep removes temporary folders and files that nobody holds, and follows no link. Errors are left for gc and verify

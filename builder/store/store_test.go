@@ -58,7 +58,8 @@ func TestARottenBlobIsSetAsideAndMissing(t *testing.T) {
 	if err := os.WriteFile(p, []byte("hellO"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := s.Verify(); err != nil || len(found) != 1 || !strings.Contains(found[0].What, string(digest.Of([]byte("hellO")))) {
+	if found, err := s.Verify(); err != nil || len(found) != 1 || !strings.Contains(found[0].What,
+		string(digest.Of([]byte("hellO")))) {
 		t.Errorf("verify says %v, %v", found, err)
 	}
 	_, err = s.Get(d)
@@ -81,7 +82,8 @@ func TestARottenBlobIsSetAsideAndMissing(t *testing.T) {
 func TestActionsRememberAndNoticeLoss(t *testing.T) {
 	s := open(t)
 	d := put(t, s, "out")
-	a := &Action{Key: digest.Of([]byte("key")), Step: "kernel", Inputs: []artifact.Input{{Name: "a", Value: "1"}}, Outputs: []Output{{"bzImage", d, 3}}}
+	a := &Action{Key: digest.Of([]byte("key")), Step: "kernel", Inputs: []artifact.Input{{Name: "a", Value: "1"}},
+		Outputs: []Output{{"bzImage", d, 3}}}
 	if err := s.PutAction(a); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +141,8 @@ func TestOpenSweepsWhatTheDeadLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What a killed process leaves: a folder and a lock file nobody holds, with a folder inside that may not be written.
+	// What a killed process leaves: a folder and a lock file nobody holds, with a folder inside that may not be
+	// written.
 	dead := filepath.Join(s.dir, "tmp", "initrd-dead")
 	if err := os.MkdirAll(filepath.Join(dir(t, dead), "sub"), 0o755); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,8 @@ func newKey(t *testing.T) Key {
 // record puts an action with one output into s and returns its key.
 func record(t *testing.T, s *Store, name string) digest.Digest {
 	t.Helper()
-	a := &Action{Key: digest.Of([]byte("key of " + name)), Step: "image", Inputs: []artifact.Input{}, Outputs: []Output{{"image.img", put(t, s, name), int64(len(name))}}}
+	a := &Action{Key: digest.Of([]byte("key of " + name)), Step: "image", Inputs: []artifact.Input{},
+		Outputs: []Output{{"image.img", put(t, s, name), int64(len(name))}}}
 	if err := s.PutAction(a); err != nil {
 		t.Fatal(err)
 	}
@@ -67,13 +68,15 @@ func TestARecordIsBelievedOnlyFromATrustedWriter(t *testing.T) {
 		want string // in the error; empty is no error
 	}{
 		{"the writer itself", Options{Key: theirs}, key, ""},
-		{"one who does not know the writer", Options{Key: mine}, key, "which is not trusted (katabuild store trust " + string(theirs.Writer())},
+		{"one who does not know the writer", Options{Key: mine}, key,
+			"which is not trusted (katabuild store trust " + string(theirs.Writer())},
 		{"one who trusts the writer", Options{Key: mine, Trusted: []Writer{theirs.Writer()}}, key, ""},
 		{"a private store of which nobody has a key", Options{}, key, ""},
 		{"an unsigned record", Options{Key: mine}, unsigned, "is not signed"},
 	} {
 		_, err := as(c.o).Complete(c.key)
-		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), c.want)) {
+		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrMissing) ||
+			!strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		}
 	}
@@ -129,7 +132,8 @@ func TestAChangedRecordIsNotBelieved(t *testing.T) {
 func TestANameThatLeavesTheOutputFolderIsNeverRecorded(t *testing.T) {
 	s := open(t)
 	for _, name := range []string{"", ".", "..", "../x", "a/b", "/x", "a\x00b"} {
-		a := &Action{Key: digest.Of([]byte("k")), Step: "image", Inputs: []artifact.Input{}, Outputs: []Output{{name, put(t, s, "x"), 1}}}
+		a := &Action{Key: digest.Of([]byte("k")), Step: "image", Inputs: []artifact.Input{},
+			Outputs: []Output{{name, put(t, s, "x"), 1}}}
 		if err := s.PutAction(a); err == nil {
 			t.Errorf("output %q is recorded", name)
 		}
@@ -176,11 +180,14 @@ func TestAStoreThatOthersCanWriteToIsRefusedUnlessItIsShared(t *testing.T) {
 		spoil      func(dir string) error
 	}{
 		{"group may write", "mode 0775", func(dir string) error { return os.Chmod(dir, 0o775) }},
-		{"all may write to its records", "mode 0777", func(dir string) error { return os.Chmod(filepath.Join(dir, "actions"), 0o777) }},
+		{"all may write to its records", "mode 0777",
+			func(dir string) error { return os.Chmod(filepath.Join(dir, "actions"), 0o777) }},
 		{"its blobs lie elsewhere", "symbolic link", func(dir string) error { return elsewhere(dir, "blobs") }},
-		{"a folder above is everybody's", "something else in the place", func(dir string) error { return os.Chmod(filepath.Dir(dir), 0o777) }},
+		{"a folder above is everybody's", "something else in the place",
+			func(dir string) error { return os.Chmod(filepath.Dir(dir), 0o777) }},
 		{"another user's", "belongs to user 65534", func(dir string) error { return os.Chown(dir, 65534, 65534) }},
-		{"another user's records", "belongs to user 65534", func(dir string) error { return os.Chown(filepath.Join(dir, "actions"), 65534, 65534) }},
+		{"another user's records", "belongs to user 65534",
+			func(dir string) error { return os.Chown(filepath.Join(dir, "actions"), 65534, 65534) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "store")
@@ -223,11 +230,13 @@ func elsewhere(dir, name string) error {
 func TestNothingOutsideIsSweptThroughLinks(t *testing.T) {
 	s := open(t)
 	victim := filepath.Join(t.TempDir(), "precious")
-	if err := errors.Join(os.Mkdir(victim, 0o755), os.WriteFile(filepath.Join(victim, "file"), nil, 0o644), os.WriteFile(victim+".lock", nil, 0o644)); err != nil {
+	if err := errors.Join(os.Mkdir(victim, 0o755), os.WriteFile(filepath.Join(victim, "file"), nil, 0o644),
+		os.WriteFile(victim+".lock", nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	tmp := filepath.Join(s.dir, "tmp")
-	if err := errors.Join(os.Symlink(victim, filepath.Join(tmp, "x")), os.WriteFile(filepath.Join(tmp, "x.lock"), nil, 0o644)); err != nil {
+	if err := errors.Join(os.Symlink(victim, filepath.Join(tmp, "x")), os.WriteFile(filepath.Join(tmp, "x.lock"), nil,
+		0o644)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(s.dir, Options{}); err != nil {
@@ -301,7 +310,8 @@ func TestGCWaitsForThoseWhoUseTheStore(t *testing.T) {
 	waits := make(chan struct{})
 	ended := make(chan error)
 	go func() {
-		_, err := later.GC(t.Context(), GCOptions{Now: time.Now().Add(time.Hour), UnusedFor: 1, Waiting: func() { close(waits) }})
+		_, err := later.GC(t.Context(), GCOptions{Now: time.Now().Add(time.Hour), UnusedFor: 1,
+			Waiting: func() { close(waits) }})
 		ended <- err
 	}()
 	<-waits
@@ -374,7 +384,8 @@ func TestTrustedWritersAreListedOnce(t *testing.T) {
 	if err := os.WriteFile(path, []byte("# comment\n\nnonsense x\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadTrusted(path); err == nil || !strings.Contains(err.Error(), "store.trusted:3: key of a writer \"nonsense\"") {
+	if _, err := ReadTrusted(path); err == nil || !strings.Contains(err.Error(),
+		"store.trusted:3: key of a writer \"nonsense\"") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,4 +1,5 @@
-// Package arch_test boots a guest of every architecture: Debian's own kernel with an initrd of our agent, as plain files.
+// Package arch_test boots a guest of every architecture: Debian's own kernel with an initrd of our agent, as plain
+// files.
 package arch_test
 
 import (
@@ -24,7 +25,8 @@ import (
 )
 
 // modules are what the agent and this test need. Those that a kernel has built in are not there to load.
-var modules = []string{"virtio_pci", "virtio_mmio", "vmw_vsock_virtio_transport", "virtio_rng", "9p", "9pnet_virtio", "virtio_blk", "virtio_net", "virtiofs", "crc32c_generic", "erofs"}
+var modules = []string{"virtio_pci", "virtio_mmio", "vmw_vsock_virtio_transport", "virtio_rng", "9p", "9pnet_virtio",
+	"virtio_blk", "virtio_net", "virtiofs", "crc32c_generic", "erofs"}
 
 // bootTime is what a guest may take: emulated, on a busy machine.
 const bootTime = 4 * time.Minute
@@ -88,7 +90,8 @@ func writeInitrd(t *testing.T, a arch.Arch, k kernel) (initrd, agent string) {
 func TestAGuestOfEveryArchitectureBoots(t *testing.T) {
 	for _, a := range arch.All() {
 		t.Run(a.Name, func(t *testing.T) {
-			testenv.Require(t, testenv.Asked("KATABUILD_TEST_ARCH", "test-arch"), testenv.Tool(a.QEMU), testenv.Tool("apt-get"), testenv.Tool("dpkg-deb"), testenv.Tool("go"))
+			testenv.Require(t, testenv.Asked("KATABUILD_TEST_ARCH", "test-arch"), testenv.Tool(a.QEMU),
+				testenv.Tool("apt-get"), testenv.Tool("dpkg-deb"), testenv.Tool("go"))
 			k := debian(t, a)
 			initrd, agent := writeInitrd(t, a, k)
 			shared := t.TempDir()
@@ -108,7 +111,8 @@ func TestAGuestOfEveryArchitectureBoots(t *testing.T) {
 			if err != nil {
 				var e *sandbox.StageError
 				if errors.As(err, &e) {
-					t.Fatalf("after %v: %v\n%s\n%s", time.Since(began).Round(time.Second), err, qemu.Quote(e.Argv), strings.Join(e.Console, "\n"))
+					t.Fatalf("after %v: %v\n%s\n%s", time.Since(began).Round(time.Second), err, qemu.Quote(e.Argv),
+						strings.Join(e.Console, "\n"))
 				}
 				t.Fatal(err)
 			}
@@ -158,23 +162,29 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Kernel.Machine != a.Name || r.Agent.Digest != want || r.Init.Kind != "agent" || r.Kernel.CommandLine != s.Plan().CommandLine {
+	if r.Kernel.Machine != a.Name || r.Agent.Digest != want || r.Init.Kind != "agent" ||
+		r.Kernel.CommandLine != s.Plan().CommandLine {
 		t.Errorf("report %+v, want machine %s, agent %s and command line %q", r, a.Name, want, s.Plan().CommandLine)
 	}
 	t.Logf("%s, Linux %s, modules %v", r.Kernel.Machine, r.Kernel.Release, r.Modules)
 
 	service := agentOf(t, s)
 	storages := []*katapb.Storage{{
-		Driver: "9p", Source: "shared", Fstype: "9p", MountPoint: share.GuestDir + "/", Options: []string{"trans=virtio", "version=9p2000.L"},
+		Driver: "9p", Source: "shared", Fstype: "9p", MountPoint: share.GuestDir + "/",
+		Options: []string{"trans=virtio", "version=9p2000.L"},
 	}}
 	if len(s.Plan().QEMU.FileSystems) > 1 {
-		storages = append(storages, &katapb.Storage{Driver: "virtio-fs", Source: "virtiofs", Fstype: "virtiofs", MountPoint: share.GuestDir + "/daemon/"})
+		storages = append(storages, &katapb.Storage{Driver: "virtio-fs", Source: "virtiofs", Fstype: "virtiofs",
+			MountPoint: share.GuestDir + "/daemon/"})
 	}
 	disks := plug(t, s, a)
-	if len(disks) > 0 && a.Name != "riscv64" { // Debian's kernel for it has no HOTPLUG_PCI_PCIE: the disk never comes up there
-		storages = append(storages, &katapb.Storage{Driver: "blk", Source: disks[0].PCIPath, Fstype: "erofs", MountPoint: "/run/kata-containers/disk", Options: []string{"ro"}})
+	// Debian's kernel for it has no HOTPLUG_PCI_PCIE: the disk never comes up there
+	if len(disks) > 0 && a.Name != "riscv64" {
+		storages = append(storages, &katapb.Storage{Driver: "blk", Source: disks[0].PCIPath, Fstype: "erofs",
+			MountPoint: "/run/kata-containers/disk", Options: []string{"ro"}})
 	}
-	if _, err := service.CreateSandbox(t.Context(), &katapb.CreateSandboxRequest{SandboxId: "arch", Hostname: "box", Storages: storages}); err != nil {
+	if _, err := service.CreateSandbox(t.Context(), &katapb.CreateSandboxRequest{SandboxId: "arch", Hostname: "box",
+		Storages: storages}); err != nil {
 		t.Fatalf("sandbox with storages: %v", err)
 	}
 	for _, to := range []string{"/nine", "/daemon/virtio-fs"}[:min(2, len(s.Plan().QEMU.FileSystems))] {
@@ -191,8 +201,8 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 		useNIC(t, service)
 	}
 	runContainer(t, service)
-	// Without ACPI the guest takes 5 s to let a disk go, in case the operator changes his mind (PCI Express Base Specification, 6.7.1.5, the attention
-	// button), and UnplugDisk waits no longer than that.
+	// Without ACPI the guest takes 5 s to let a disk go, in case the operator changes his mind (PCI Express Base
+	// Specification, 6.7.1.5, the attention button), and UnplugDisk waits no longer than that.
 	if a.Name == "x86_64" {
 		if err := s.UnplugDisk(t.Context(), disks[1]); err != nil {
 			t.Errorf("unplug: %v", err)

@@ -29,7 +29,8 @@ func spec(args ...string) *specs.Spec {
 	return &specs.Spec{
 		Version: specs.Version,
 		Process: &specs.Process{
-			Args: args, Cwd: "/", Env: []string{"PATH=/"}, NoNewPrivileges: true, User: specs.User{UID: 1000, GID: 1000},
+			Args: args, Cwd: "/", Env: []string{"PATH=/"}, NoNewPrivileges: true, User: specs.User{UID: 1000,
+				GID: 1000},
 			Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_NET_BIND_SERVICE"}},
 		},
 		Root: &specs.Root{Path: filepath.Join(share.GuestDir, "box", "rootfs")},
@@ -39,11 +40,13 @@ func spec(args ...string) *specs.Spec {
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: "/box",
-			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace}, {Type: specs.IPCNamespace}},
-			Resources:   &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}},
+			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace},
+				{Type: specs.UTSNamespace}, {Type: specs.IPCNamespace}},
+			Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}},
 			Seccomp: &specs.LinuxSeccomp{
 				DefaultAction: specs.ActAllow,
-				Syscalls:      []specs.LinuxSyscall{{Names: []string{"sethostname"}, Action: specs.ActErrno, ErrnoRet: &errno}},
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"sethostname"}, Action: specs.ActErrno,
+					ErrnoRet: &errno}},
 			},
 		},
 	}
@@ -73,7 +76,8 @@ func runContainer(t *testing.T, service katapb.AgentServiceService) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := service.CreateContainer(ctx, &katapb.CreateContainerRequest{ContainerId: "box", ExecId: "box", OCI: wire}); err != nil {
+	if _, err := service.CreateContainer(ctx, &katapb.CreateContainerRequest{ContainerId: "box", ExecId: "box",
+		OCI: wire}); err != nil {
 		t.Fatalf("create a container: %v", err)
 	}
 	if _, err := service.StartContainer(ctx, &katapb.StartContainerRequest{ContainerId: "box"}); err != nil {
@@ -81,7 +85,8 @@ func runContainer(t *testing.T, service katapb.AgentServiceService) {
 	}
 	exec := func(id string, args ...string) string {
 		t.Helper()
-		if _, err := service.ExecProcess(ctx, &katapb.ExecProcessRequest{ContainerId: "box", ExecId: id, Process: oci.ProcessToWire(spec(args...).Process)}); err != nil {
+		if _, err := service.ExecProcess(ctx, &katapb.ExecProcessRequest{ContainerId: "box", ExecId: id,
+			Process: oci.ProcessToWire(spec(args...).Process)}); err != nil {
 			t.Errorf("%v: %v", args, err)
 			return ""
 		}
@@ -93,7 +98,8 @@ func runContainer(t *testing.T, service katapb.AgentServiceService) {
 			}
 			out.Write(r.GetData())
 		}
-		if w, err := service.WaitProcess(ctx, &katapb.WaitProcessRequest{ContainerId: "box", ExecId: id}); err != nil || w.GetStatus() != 0 {
+		if w, err := service.WaitProcess(ctx, &katapb.WaitProcessRequest{ContainerId: "box",
+			ExecId: id}); err != nil || w.GetStatus() != 0 {
 			t.Errorf("%v ended with %d, %v", args, w.GetStatus(), err)
 		}
 		return out.String()
@@ -114,17 +120,21 @@ func runContainer(t *testing.T, service katapb.AgentServiceService) {
 	if err := json.Unmarshal([]byte(out), &self); err != nil {
 		t.Fatalf("%v: %q", err, out)
 	}
-	if self.PID < 2 || self.UID != 1000 || self.Hostname != "box" || self.Status["Seccomp"] != "2" || self.Status["NoNewPrivs"] != "1" || self.Status["CapEff"] != "0000000000000000" {
+	if self.PID < 2 || self.UID != 1000 || self.Hostname != "box" || self.Status["Seccomp"] != "2" ||
+		self.Status["NoNewPrivs"] != "1" || self.Status["CapEff"] != "0000000000000000" {
 		t.Errorf("the process in the container is %+v", self)
 	}
 	stats, err := service.StatsContainer(ctx, &katapb.StatsContainerRequest{ContainerId: "box"})
-	if m := stats.GetCgroupStats().GetMemoryStats().GetUsage(); err != nil || m.GetLimit() != memoryLimit || m.GetUsage() == 0 {
+	if m := stats.GetCgroupStats().GetMemoryStats().GetUsage(); err != nil || m.GetLimit() != memoryLimit ||
+		m.GetUsage() == 0 {
 		t.Errorf("memory of the container: %v, %v", m, err)
 	}
-	if _, err := service.SignalProcess(ctx, &katapb.SignalProcessRequest{ContainerId: "box", Signal: uint32(unix.SIGTERM)}); err != nil {
+	if _, err := service.SignalProcess(ctx, &katapb.SignalProcessRequest{ContainerId: "box",
+		Signal: uint32(unix.SIGTERM)}); err != nil {
 		t.Errorf("end the container: %v", err)
 	}
-	if w, err := service.WaitProcess(ctx, &katapb.WaitProcessRequest{ContainerId: "box", ExecId: "box"}); err != nil || w.GetStatus() != 0 {
+	if w, err := service.WaitProcess(ctx, &katapb.WaitProcessRequest{ContainerId: "box",
+		ExecId: "box"}); err != nil || w.GetStatus() != 0 {
 		t.Errorf("the container ended with %d, %v", w.GetStatus(), err)
 	}
 	if _, err := service.RemoveContainer(ctx, &katapb.RemoveContainerRequest{ContainerId: "box"}); err != nil {

@@ -60,7 +60,8 @@ func virtioFS(t *testing.T, a arch.Arch, dir string) *qemu.FileSystem {
 // mac is that of the guest's interface.
 const mac = "52:54:00:12:34:56"
 
-// tap is an interface for a guest, in a network namespace of its own, whose other end nobody is at; none where that cannot be made.
+// tap is an interface for a guest, in a network namespace of its own, whose other end nobody is at; none where that
+// cannot be made.
 func tap(t *testing.T) []sandbox.NIC {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -103,7 +104,8 @@ func useNIC(t *testing.T, service katapb.AgentServiceService) {
 	ctx, cancel := context.WithTimeout(t.Context(), deviceTime)
 	defer cancel()
 	if _, err := service.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: &katapb.Interface{
-		Name: "eth7", Device: "eth7", HwAddr: mac, Mtu: 1400, IPAddresses: []*katapb.IPAddress{{Family: katapb.IPFamily_v4, Address: "192.0.2.7", Mask: "24"}},
+		Name: "eth7", Device: "eth7", HwAddr: mac, Mtu: 1400,
+		IPAddresses: []*katapb.IPAddress{{Family: katapb.IPFamily_v4, Address: "192.0.2.7", Mask: "24"}},
 	}}); err != nil {
 		t.Errorf("set up the interface: %v", err)
 	}

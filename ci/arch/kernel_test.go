@@ -24,7 +24,8 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 )
 
-// suites are where a kernel is looked for, the first that has one: not every suite has every architecture, and mirrors change while they are read.
+// suites are where a kernel is looked for, the first that has one: not every suite has every architecture, and mirrors
+// change while they are read.
 var suites = []string{"trixie", "bookworm", "forky", "sid"}
 
 // kernel is Debian's of an architecture, unpacked.
@@ -90,7 +91,8 @@ func download(t *testing.T, a arch.Arch, dir string) []string {
 	return nil
 }
 
-// kernelPackages follows the dependencies of the package that stands for the newest kernel, as far as they are parts of it.
+// kernelPackages follows the dependencies of the package that stands for the newest kernel, as far as they are parts of
+// it.
 func kernelPackages(ctx context.Context, apt *fetch.Apt, suite string, a arch.Arch) ([]lock.Package, error) {
 	index, _, err := apt.Index(ctx, fetch.Section{Suite: suite}, a.Debian)
 	if err != nil {
@@ -134,7 +136,8 @@ func kernelPackages(ctx context.Context, apt *fetch.Apt, suite string, a arch.Ar
 			out = append(out, lock.Package{Suite: suite, Name: name, Version: e.version, Arch: e.arch})
 		}
 		for d := range strings.SplitSeq(e.depends, ",") {
-			if f := strings.Fields(d); len(f) > 0 && slices.ContainsFunc([]string{"linux-image-", "linux-binary-", "linux-modules-"}, func(p string) bool { return strings.HasPrefix(f[0], p) }) {
+			if f := strings.Fields(d); len(f) > 0 && slices.ContainsFunc([]string{"linux-image-", "linux-binary-",
+				"linux-modules-"}, func(p string) bool { return strings.HasPrefix(f[0], p) }) {
 				visit(f[0])
 			}
 		}
@@ -162,7 +165,8 @@ func unpack(t *testing.T, debs []string, to string) {
 	}
 }
 
-// load is a module's bytes, and those of all that it needs, in the order in which they are loaded. What is built into the kernel is not there.
+// load is a module's bytes, and those of all that it needs, in the order in which they are loaded. What is built into
+// the kernel is not there.
 func (k kernel) load(names ...string) ([][]byte, error) {
 	var out [][]byte
 	seen := map[string]bool{}
@@ -216,7 +220,8 @@ func readModule(path string) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// depends is what a module says it needs. Linux, Documentation/kbuild/modules.rst and include/linux/module.h: the section .modinfo has strings NAME=VALUE.
+// depends is what a module says it needs. Linux, Documentation/kbuild/modules.rst and include/linux/module.h: the
+// section .modinfo has strings NAME=VALUE.
 func depends(module []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {

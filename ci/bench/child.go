@@ -19,8 +19,9 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// child is this program as a process of its own, so that a part of our work is measured just as a foreign tool is: `bench child WORK ARGUMENT…`.
-// With BENCH_PROFILE it leaves a profile of the processor's time there, for go tool pprof.
+// child is this program as a process of its own, so that a part of our work is measured just as a foreign tool is:
+// `bench child WORK ARGUMENT…`. With BENCH_PROFILE it leaves a profile of the processor's time there, for go tool
+// pprof.
 func child(args []string) (err error) {
 	if p := os.Getenv("BENCH_PROFILE"); p != "" {
 		f, err := os.Create(p)
@@ -44,7 +45,8 @@ func child(args []string) (err error) {
 	return fmt.Errorf("child %q: want disk FILE-SYSTEM COMPRESSION FOLDER IMAGE, or debian FOLDER PACKAGE", args)
 }
 
-// disk makes a disk with a partition table and verity of a folder: what `katabuild image` does, without its digests, store and bill of materials.
+// disk makes a disk with a partition table and verity of a folder: what `katabuild image` does, without its digests,
+// store and bill of materials.
 func disk(fileSystem, compression, folder, image string) error {
 	c, err := erofs.ParseCompression(compression)
 	if err != nil {
@@ -59,11 +61,13 @@ func disk(fileSystem, compression, folder, image string) error {
 		return err
 	}
 	r := rootfs.Request{Arch: host, Name: "bench"}
-	_, _, err = r.WriteDisk(context.Background(), rootfs.Disk{FileSystem: fileSystem, Compression: c, Layout: partition.GPT, Verity: true}, t, image)
+	_, _, err = r.WriteDisk(context.Background(), rootfs.Disk{FileSystem: fileSystem, Compression: c,
+		Layout: partition.GPT, Verity: true}, t, image)
 	return err
 }
 
-// packages unpacks packages into a folder, each to a tar, and installs them into a tree: what the steps unpack-0 and image do before the disk.
+// packages unpacks packages into a folder, each to a tar, and installs them into a tree: what the steps unpack-0 and
+// image do before the disk.
 func packages(folder string, files []string) error {
 	debs := make([]*debian.Deb, len(files))
 	errs := make([]error, len(files))

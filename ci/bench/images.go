@@ -22,20 +22,23 @@ import (
 
 // foreign are the tools a user would use instead, each with the Debian package that has it.
 var foreign = map[string]string{
-	"mkfs.erofs": "erofs-utils", "mke2fs": "e2fsprogs", "veritysetup": "cryptsetup-bin", "mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg",
-	"apt-get": "apt", "cp": "coreutils", "tar": "tar",
+	"mkfs.erofs": "erofs-utils", "mke2fs": "e2fsprogs", "veritysetup": "cryptsetup-bin", "mmdebstrap": "mmdebstrap",
+	"dpkg-deb": "dpkg",
+	"apt-get":  "apt", "cp": "coreutils", "tar": "tar",
 }
 
 // suite of Debian whose packages are measured.
 const suite = "trixie"
 
-// wanted packages make a tree of 200 to 300 MB: an interpreter or two, libraries, many small files and a few large ones.
+// wanted packages make a tree of 200 to 300 MB: an interpreter or two, libraries, many small files and a few large
+// ones.
 const wanted = "base-files, bash, coreutils, perl, python3, git, iproute2, util-linux, binutils"
 
 // copies of the tree that together have 2 GB.
 const copies = 8
 
-// images is the bench of disk images. Everything lies in a temporary folder, the store too, so that nothing is found done.
+// images is the bench of disk images. Everything lies in a temporary folder, the store too, so that nothing is found
+// done.
 type images struct {
 	katabuild, agent string
 	self             string // this program
@@ -83,7 +86,8 @@ func (b images) run(only string) error {
 	}
 	load, _ := os.ReadFile("/proc/loadavg") // for people: CPU seconds hardly depend on it, but wall time does
 	fmt.Printf("%d processors, load average before: %s\n", runtime.NumCPU(), load)
-	fmt.Printf("%-64s %10s %10s %7s %8s\n", "CPU seconds, user and system, median of "+strconv.Itoa(b.n), "ours", "theirs", "ratio", "target")
+	fmt.Printf("%-64s %10s %10s %7s %8s\n", "CPU seconds, user and system, median of "+strconv.Itoa(b.n), "ours",
+		"theirs", "ratio", "target")
 	for _, part := range []struct {
 		name string
 		run  func() error
@@ -130,7 +134,8 @@ func has(what string, tools ...string) bool {
 
 // kata is a command line of ours on a guest of this bench.
 func (b images) kata(verb, guest string, more ...string) []string {
-	return append([]string{b.katabuild, "--progress", "json", "--store", b.path("store"), verb, b.path(guest), "--agent", b.agent}, more...)
+	return append([]string{b.katabuild, "--progress", "json", "--store", b.path("store"), verb, b.path(guest),
+		"--agent", b.agent}, more...)
 }
 
 // guest writes a recipe. Its kernel is never built.
@@ -143,7 +148,8 @@ func (b images) guest(name, layers, image string) error {
 			return err
 		}
 	}
-	text := "version: 1\nname: " + name + "\nkernel:\n  source: {tree: linux}\n  features: [tiny]\nrootfs:\n  layers:\n" + layers + "image: {" + image + "}\n"
+	text := "version: 1\nname: " + name + "\nkernel:\n  source: {tree: linux}\n  features: [tiny]\nrootfs:\n  " +
+		"layers:\n" + layers + "image: {" + image + "}\n"
 	return os.WriteFile(b.path(name, "recipe.yaml"), []byte(text), 0o644)
 }
 
@@ -160,7 +166,8 @@ func do(commands ...[]string) error {
 
 // tree makes the Debian tree that all else is measured on, in b.dir/plain/tree, a layer of the guest plain.
 func (b images) tree() error {
-	if err := b.guest("debian", "    - debian: {suite: "+suite+", packages: ["+wanted+"]}\n", "filesystem: erofs"); err != nil {
+	if err := b.guest("debian", "    - debian: {suite: "+suite+", packages: ["+wanted+"]}\n",
+		"filesystem: erofs"); err != nil {
 		return err
 	}
 	if err := b.guest("plain", "    - folder: tree\n", "filesystem: erofs, compression: none"); err != nil {
@@ -174,7 +181,8 @@ func (b images) tree() error {
 		return err
 	}
 	// A plain user cannot make devices, nor give files away.
-	if err := do([]string{"tar", "-xf", b.path("out", "rootfs.tar"), "-C", dir, "--xattrs", "--exclude=./dev/*", "--exclude=dev/*"}, []string{"chmod", "-R", "u+rwX", dir}); err != nil {
+	if err := do([]string{"tar", "-xf", b.path("out", "rootfs.tar"), "-C", dir, "--xattrs", "--exclude=./dev/*",
+		"--exclude=dev/*"}, []string{"chmod", "-R", "u+rwX", dir}); err != nil {
 		return err
 	}
 	var size int64
@@ -194,7 +202,8 @@ func (b images) tree() error {
 	if os.Geteuid() != 0 {
 		owners = "all its files owned by the user of this bench, who is not root"
 	}
-	fmt.Printf("The tree: Debian %s with %s and what they need: %d files, %.0f MB, %s\n\n", suite, wanted, files, float64(size)/1e6, owners)
+	fmt.Printf("The tree: Debian %s with %s and what they need: %d files, %.0f MB, %s\n\n", suite, wanted, files,
+		float64(size)/1e6, owners)
 	return err
 }
 
@@ -241,7 +250,8 @@ func (b images) disks() error {
 		mkfs := []string{"mkfs.erofs", "--quiet", theirs, tree}
 		if c.tool == "mke2fs" {
 			// Nobody says how large it must be. Ours with its hash tree, and a twentieth more, is enough.
-			mkfs = []string{"mke2fs", "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", "^has_journal", "-d", tree, theirs, strconv.FormatInt(i.Size()/1024*21/20, 10) + "k"}
+			mkfs = []string{"mke2fs", "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", "^has_journal", "-d", tree,
+				theirs, strconv.FormatInt(i.Size()/1024*21/20, 10) + "k"}
 		}
 		tool := way{gone(theirs, hash), [][]string{mkfs, verity}}
 		got, err := race(b.n, byCPU, writer, whole, tool)
@@ -250,7 +260,8 @@ func (b images) disks() error {
 		}
 		line(what+": the writer, folder read", got[0].cpu.Seconds(), got[2].cpu.Seconds(), 0.6)
 		line("  the same with digests, store, SBOM: katabuild image", got[1].cpu.Seconds(), got[2].cpu.Seconds(), 0)
-		note("theirs: %s; %s, without a partition table", strings.Join(short(mkfs), " "), strings.Join(short(verity), " "))
+		note("theirs: %s; %s, without a partition table", strings.Join(short(mkfs), " "), strings.Join(short(verity),
+			" "))
 	}
 	return gone(ours, theirs, hash)()
 }
@@ -275,7 +286,8 @@ func (b images) sizes() error {
 	}
 	tree, ours, theirs := b.path("plain", "tree"), b.path("ours"), b.path("theirs")
 	mkfs := []string{"mkfs.erofs", "--quiet", "-zlz4hc,12", "-C1048576", "-Eztailpacking", theirs, tree}
-	got, err := race(1, byCPU, way{gone(ours), [][]string{{b.self, "child", "disk", "erofs", "zstd", tree, ours}}}, way{gone(theirs), [][]string{mkfs}})
+	got, err := race(1, byCPU, way{gone(ours), [][]string{{b.self, "child", "disk", "erofs", "zstd", tree, ours}}},
+		way{gone(theirs), [][]string{mkfs}})
 	if err != nil {
 		return err
 	}
@@ -300,7 +312,8 @@ func archive() (string, error) {
 		return "", fmt.Errorf("apt-get indextargets: %w", err)
 	}
 	for l := range strings.Lines(string(out)) {
-		if uri, ok := strings.CutPrefix(strings.TrimSpace(l), "Packages "); ok && strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
+		if uri, ok := strings.CutPrefix(strings.TrimSpace(l), "Packages "); ok &&
+			strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
 			return uri, nil
 		}
 	}
@@ -329,7 +342,8 @@ func (b images) debian() error {
 	}
 	// mmdebstrap(1): packages that lie in the new system's cache before are neither fetched nor thrown away.
 	bootstrap := func(hooks ...string) []string {
-		return append(append([]string{"mmdebstrap", "--quiet", "--variant=minbase", "--skip=essential/unlink", `--setup-hook=mkdir -p "$1/var/cache/apt/archives"`}, hooks...), suite, tar, uri)
+		return append(append([]string{"mmdebstrap", "--quiet", "--variant=minbase", "--skip=essential/unlink",
+			`--setup-hook=mkdir -p "$1/var/cache/apt/archives"`}, hooks...), suite, tar, uri)
 	}
 	there := has(what, "mmdebstrap")
 	if there {
@@ -366,7 +380,8 @@ func (b images) debian() error {
 		name, _, _ := strings.Cut(filepath.Base(d), "_")
 		names = append(names, name)
 	}
-	if err := b.guest("minbase", "    - debian: {suite: "+suite+", packages: ["+strings.Join(names, ", ")+"]}\n", "filesystem: erofs"); err != nil {
+	if err := b.guest("minbase", "    - debian: {suite: "+suite+", packages: ["+strings.Join(names, ", ")+"]}\n",
+		"filesystem: erofs"); err != nil {
 		return err
 	}
 	if err := do(b.kata("lock", "minbase"), b.kata("fetch", "minbase")); err != nil {
@@ -390,7 +405,8 @@ func (b images) debian() error {
 	line("  the same with digests, store and a tar: katabuild rootfs", cpu[1], cpu[3], 0)
 	line("  and with choosing packages: katabuild lock and rootfs", cpu[1]+cpu[2], cpu[3], 0)
 	line(loop, cpu[0], cpu[4], 0)
-	note("the same %d packages, fetched before; theirs: mmdebstrap --variant=minbase, to a tar. It also chooses packages", len(debs))
+	note("the same %d packages, fetched before; theirs: mmdebstrap --variant=minbase, to a tar. It also chooses "+
+		"packages", len(debs))
 	note("(apt-get update) and runs their scripts; ours makes what the scripts would have made, and runs none")
 	return gone(work, tar)()
 }
@@ -429,7 +445,8 @@ func (b images) again() error {
 		fmt.Printf("%-64s %8.2f s %37s %s\n", what, d.Seconds(), target, more)
 	}
 	// The common case: many packages, and a folder beside the recipe with something of one's own.
-	if err := b.guest("mixed", "    - debian: {suite: "+suite+", packages: ["+wanted+"]}\n    - folder: own\n", "filesystem: erofs, compression: none"); err != nil {
+	if err := b.guest("mixed", "    - debian: {suite: "+suite+", packages: ["+wanted+"]}\n    - folder: own\n",
+		"filesystem: erofs, compression: none"); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(b.path("mixed", "own", "etc"), 0o755); err != nil {
@@ -448,13 +465,16 @@ func (b images) again() error {
 		if err != nil {
 			return err
 		}
-		row("katabuild image, nothing changed: "+g.what, same[0].wall, fmt.Sprintf("%.2f s of CPU: %s", same[0].cpu.Seconds(), steps(same[0].out)), "< 0.20 s")
+		row("katabuild image, nothing changed: "+g.what, same[0].wall, fmt.Sprintf("%.2f s of CPU: %s",
+			same[0].cpu.Seconds(), steps(same[0].out)), "< 0.20 s")
 		changed, err := race(b.n, byWall, way{edit, [][]string{pin}}, way{nil, [][]string{image}})
 		if err != nil {
 			return err
 		}
 		row("lock and image, one file changed: "+g.what, changed[0].wall+changed[1].wall,
-			fmt.Sprintf("lock %.2f s, image %.2f s, %.2f s of CPU: %s", changed[0].wall.Seconds(), changed[1].wall.Seconds(), (changed[0].cpu+changed[1].cpu).Seconds(), steps(changed[1].out)), "< 2.00 s")
+			fmt.Sprintf("lock %.2f s, image %.2f s, %.2f s of CPU: %s", changed[0].wall.Seconds(),
+				changed[1].wall.Seconds(), (changed[0].cpu+changed[1].cpu).Seconds(), steps(changed[1].out)),
+			"< 2.00 s")
 	}
 	note("lock of a guest with packages asks the archive, over the network, what is new")
 	return nil
@@ -476,15 +496,18 @@ func steps(events string) string {
 // memory: the peak of the whole command, on a tree of 2 GB.
 func (b images) memory() error {
 	fmt.Printf("\n%-64s %10s %37s\n", "peak memory, tree of "+strconv.Itoa(copies)+" copies, one run", "ours", "target")
-	if err := errors.Join(os.RemoveAll(b.path("store")), os.RemoveAll(b.path("out")), os.MkdirAll(b.path("large", "tree"), 0o755)); err != nil {
+	if err := errors.Join(os.RemoveAll(b.path("store")), os.RemoveAll(b.path("out")),
+		os.MkdirAll(b.path("large", "tree"), 0o755)); err != nil {
 		return err
 	}
 	for i := range copies {
-		if err := do([]string{"cp", "-a", b.path("plain", "tree"), b.path("large", "tree", strconv.Itoa(i))}); err != nil {
+		if err := do([]string{"cp", "-a", b.path("plain", "tree"),
+			b.path("large", "tree", strconv.Itoa(i))}); err != nil {
 			return err
 		}
 	}
-	for _, image := range []string{"filesystem: erofs, compression: none", "filesystem: erofs, compression: zstd", "filesystem: ext4"} {
+	for _, image := range []string{"filesystem: erofs, compression: none", "filesystem: erofs, compression: zstd",
+		"filesystem: ext4"} {
 		if err := b.guest("large", "    - folder: tree\n", image); err != nil {
 			return err
 		}
@@ -499,7 +522,8 @@ func (b images) memory() error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%-64s %7.0f MB %37s %.0f MB of image, %.1f CPU-s\n", "katabuild image, "+image, float64(c.peak)/1e6, "< 300 MB", float64(i.Size())/1e6, c.cpu.Seconds())
+		fmt.Printf("%-64s %7.0f MB %37s %.0f MB of image, %.1f CPU-s\n", "katabuild image, "+image,
+			float64(c.peak)/1e6, "< 300 MB", float64(i.Size())/1e6, c.cpu.Seconds())
 		// The store would keep every image, and the next is as large.
 		if err := errors.Join(os.RemoveAll(b.path("store")), os.RemoveAll(b.path("out"))); err != nil {
 			return err

@@ -1,7 +1,8 @@
-// Command bench measures a guest: sizes, the time of its boot, and what a build costs when nothing has changed. `bench images` measures the
-// making of disk images instead, beside the tools that a user would use instead.
+// Command bench measures a guest: sizes, the time of its boot, and what a build costs when nothing has changed. `bench
+// images` measures the making of disk images instead, beside the tools that a user would use instead.
 //
-// Figures of the tools katabuild replaces that were measured on the same Linux 6.12 source are printed beside, as a ratio.
+// Figures of the tools katabuild replaces that were measured on the same Linux 6.12 source are printed beside, as a
+// ratio.
 package main
 
 import (
@@ -52,8 +53,10 @@ func run(guest, katabuild string, runs int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%-44s %12d bytes  %.2f of Kata's fragments\n", "bzImage", m.Kernel.Image.Size, float64(m.Kernel.Image.Size)/kataBzImage)
-	fmt.Printf("%-44s %12d bytes  %.2f of Kata's fragments\n", "vmlinux, stripped", m.Kernel.Vmlinux.Size, float64(m.Kernel.Vmlinux.Size)/kataVmlinux)
+	fmt.Printf("%-44s %12d bytes  %.2f of Kata's fragments\n", "bzImage", m.Kernel.Image.Size,
+		float64(m.Kernel.Image.Size)/kataBzImage)
+	fmt.Printf("%-44s %12d bytes  %.2f of Kata's fragments\n", "vmlinux, stripped", m.Kernel.Vmlinux.Size,
+		float64(m.Kernel.Vmlinux.Size)/kataVmlinux)
 	if m.Initrd != nil {
 		fmt.Printf("%-44s %12d bytes\n", "initrd", m.Initrd.Size)
 	}
@@ -68,7 +71,8 @@ func run(guest, katabuild string, runs int) error {
 		if err != nil {
 			return err
 		}
-		// From start to init the guest's clock is no measure: it stands still or jumps while QEMU skips time. kernel's TestBenchBoot counts there.
+		// From start to init the guest's clock is no measure: it stands still or jumps while QEMU skips time. kernel's
+		// TestBenchBoot counts there.
 		a, oka := t.guest("start")
 		b, okb := t.guest("ready")
 		if oka && okb {
@@ -83,14 +87,17 @@ func run(guest, katabuild string, runs int) error {
 			wall = append(wall, t.host("agent"))
 		}
 		slices.Sort(wall)
-		fmt.Printf("%-44s %12.0f ms  median of %d, %.0f to %.0f\n", machine+", wall time to agent ready", ms(wall[len(wall)/2]), runs, ms(wall[0]), ms(wall[len(wall)-1]))
+		fmt.Printf("%-44s %12.0f ms  median of %d, %.0f to %.0f\n", machine+", wall time to agent ready",
+			ms(wall[len(wall)/2]), runs, ms(wall[0]), ms(wall[len(wall)-1]))
 	}
 	began := time.Now()
-	cmd := exec.Command(katabuild, "plan", filepath.Join("recipes", m.Name), "--lock", filepath.Join("out", m.Name+".lock.json"))
+	cmd := exec.Command(katabuild, "plan", filepath.Join("recipes", m.Name), "--lock",
+		filepath.Join("out", m.Name+".lock.json"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	fmt.Printf("%-44s %12.0f ms  (%.0f ms of CPU)\n", "plan", ms(time.Since(began)), ms(cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime()))
+	fmt.Printf("%-44s %12.0f ms  (%.0f ms of CPU)\n", "plan", ms(time.Since(began)),
+		ms(cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime()))
 	return nil
 }
 
@@ -112,7 +119,8 @@ func compile(m *manifest.Manifest) error {
 	if a == nil || a.CPUMS == 0 {
 		return fmt.Errorf("the store %s does not know what building the kernel of %s took; build it there", dir, m.Name)
 	}
-	fmt.Printf("%-44s %12.0f CPU-s  %.2f of Kata's fragments; %d files, %.0f s of wall time\n", "building the kernel", float64(a.CPUMS)/1000,
+	fmt.Printf("%-44s %12.0f CPU-s  %.2f of Kata's fragments; %d files, %.0f s of wall time\n", "building the kernel",
+		float64(a.CPUMS)/1000,
 		float64(a.CPUMS)/1000/kataCPUSeconds, a.Units, float64(a.ElapsedMS)/1000)
 	return nil
 }
@@ -143,7 +151,8 @@ func (t timeline) host(name string) time.Duration {
 	return 0
 }
 
-// boot boots once and returns the timeline. With virtual time the command line differs from the promised one only in what the host adds.
+// boot boots once and returns the timeline. With virtual time the command line differs from the promised one only in
+// what the host adds.
 func boot(katabuild, guest string, args ...string) (timeline, error) {
 	cmd := exec.Command(katabuild, append([]string{"boot", guest, "--json"}, args...)...)
 	cmd.Stderr = os.Stderr

@@ -57,7 +57,8 @@ func tail(s string) string {
 	return s[max(0, len(s)-600):]
 }
 
-// race carries ways out n times each, in turn, so that whatever else the machine does meets all of them, and returns each one's median run.
+// race carries ways out n times each, in turn, so that whatever else the machine does meets all of them, and returns
+// each one's median run.
 func race(n int, by func(a, b cost) int, ways ...way) ([]cost, error) {
 	all := make([][]cost, len(ways))
 	for range n {

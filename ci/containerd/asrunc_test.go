@@ -19,7 +19,8 @@ import (
 	"github.com/katabuild/katabuild/ci/containerd/image"
 )
 
-// checkDeaf stops a container whose first process does not handle SIGTERM, and so does not hear it: it ends by itself within the grace period.
+// checkDeaf stops a container whose first process does not handle SIGTERM, and so does not hear it: it ends by itself
+// within the grace period.
 func checkDeaf(t *testing.T, p *pod) {
 	c := p.start(t, nil, "sh", "-c", "sleep 4; exit 5")
 	c.stop(t, 90)
@@ -62,9 +63,11 @@ func checkBelow(t *testing.T, p *pod) {
 		equal(t, "recursive read-only mounts are told", recursive, true)
 	}
 	c := p.start(t, func(c *cri.ContainerConfig) {
-		c.Mounts = []*cri.Mount{{HostPath: dir, ContainerPath: "/ro", Readonly: true}, {HostPath: "/dev/null", ContainerPath: "/etc/nothing"}}
+		c.Mounts = []*cri.Mount{{HostPath: dir, ContainerPath: "/ro", Readonly: true},
+			{HostPath: "/dev/null", ContainerPath: "/etc/nothing"}}
 		if recursive {
-			c.Mounts = append(c.Mounts, &cri.Mount{HostPath: dir, ContainerPath: "/rro", Readonly: true, RecursiveReadOnly: true})
+			c.Mounts = append(c.Mounts, &cri.Mount{HostPath: dir, ContainerPath: "/rro", Readonly: true,
+				RecursiveReadOnly: true})
 		}
 	}, "toolbox", "pause")
 	refused := func(file string) bool {
@@ -80,7 +83,8 @@ func checkBelow(t *testing.T, p *pod) {
 	if _, err := os.Stat(dir + "/below/x"); err != nil {
 		t.Error(err)
 	}
-	equal(t, "a device of the host's is the guest's", c.said(t, "test -c /etc/nothing && cat /etc/nothing | wc -c"), "0")
+	equal(t, "a device of the host's is the guest's", c.said(t, "test -c /etc/nothing && cat /etc/nothing | wc -c"),
+		"0")
 }
 
 // checkHostNetwork asks for the network of the nest, which is the host of its containerd.
@@ -112,7 +116,8 @@ func checkHostNetwork(t *testing.T, n *node) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.HasPrefix(l.Attrs().Name, "kbtap") || slices.ContainsFunc(queues, func(q netlink.Qdisc) bool { return q.Type() == "ingress" }) {
+		if strings.HasPrefix(l.Attrs().Name, "kbtap") || slices.ContainsFunc(queues,
+			func(q netlink.Qdisc) bool { return q.Type() == "ingress" }) {
 			t.Errorf("the host's interface %s was changed", l.Attrs().Name)
 		}
 	}
@@ -130,13 +135,15 @@ func taskCannot(t *testing.T, c *client) {
 	}{
 		"a program that is not there": {func(s *specs.Spec) { s.Process.Args = []string{"nosuch"} }, "nosuch"},
 		"a mount that is not there": {func(s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/no/such/folder", Options: []string{"rbind"}})
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/no/such/folder",
+				Options: []string{"rbind"}})
 		}, "/no/such/folder"},
 		"a hook that fails": {func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/false"}}}
 		}, "hook"},
 		"a file that is no program": {func(s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/garbage", Type: "bind", Source: file, Options: []string{"rbind", "ro"}})
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/garbage", Type: "bind", Source: file,
+				Options: []string{"rbind", "ro"}})
 			s.Process.Args = []string{"/garbage"}
 		}, "exec format error"},
 	} {
@@ -159,7 +166,8 @@ func taskCannot(t *testing.T, c *client) {
 	}
 }
 
-// taskHook has a hook that makes a container's network, as those of engines do: in the namespace of the process whose number it gets.
+// taskHook has a hook that makes a container's network, as those of engines do: in the namespace of the process whose
+// number it gets.
 func taskHook(t *testing.T, c *client) {
 	const script = `pid=$(sed 's/.*"pid":\([0-9]*\).*/\1/')
 ip link add kbhook type veth peer name eth0 netns $pid
@@ -170,13 +178,15 @@ nsenter --net=/proc/$pid/ns/net ip link set eth0 up`
 		t.Fatal(err)
 	}
 	r := c.ctr(t, nil, c.changed(t, c.id(), func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}}}
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script},
+			Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}}}}
 		s.Process.Args = []string{"/bin/busybox", "ip", "-o", "-4", "addr", "show", "dev", "eth0"}
 	})...)
 	if r.code != 0 || !strings.Contains(r.out, "10.88.99.2/24") {
 		t.Errorf("what the hook made is not in the container: %+v", r)
 	}
-	until(t, patience, "the end of the namespace", func() bool { _, err := netlink.LinkByName("kbhook"); return err != nil })
+	until(t, patience, "the end of the namespace",
+		func() bool { _, err := netlink.LinkByName("kbhook"); return err != nil })
 	after, err := exec.Command("ip", "-o", "addr").Output()
 	if err != nil || string(after) != string(before) {
 		t.Errorf("the host had\n%s\nand has\n%s%v", before, after, err)
@@ -209,7 +219,8 @@ func (c *client) changed(t *testing.T, id string, change func(*specs.Spec)) []st
 				t.Fatal(err)
 			}
 		}
-		if err := errors.Join(os.WriteFile(root+"/bin/busybox", box, 0o755), os.Symlink("busybox", root+"/bin/sh"), os.Symlink("busybox", root+"/bin/true")); err != nil {
+		if err := errors.Join(os.WriteFile(root+"/bin/busybox", box, 0o755), os.Symlink("busybox", root+"/bin/sh"),
+			os.Symlink("busybox", root+"/bin/true")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -50,7 +50,8 @@ func milli(d time.Duration) string {
 // speed is MiB a second.
 func speed(bytes int, d time.Duration) float64 { return float64(bytes) / (1 << 20) / d.Seconds() }
 
-// cpu is the processor time that a process has used, in steps of a tick. proc_pid_stat(5): utime and stime are fields 14 and 15.
+// cpu is the processor time that a process has used, in steps of a tick. proc_pid_stat(5): utime and stime are fields
+// 14 and 15.
 func cpu(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -92,7 +93,8 @@ func benchPod(t *testing.T, c *client) {
 		t.Fatalf("containerd is %v", daemon)
 	}
 	time.Sleep(3 * time.Second)
-	row("shim, idle", fmt.Sprintf("%.1f MiB", float64(statusOf(t, shim, "VmRSS"))/1024), fmt.Sprintf("%.1f MiB of it its own; aim 16 MiB", float64(statusOf(t, shim, "RssAnon"))/1024))
+	row("shim, idle", fmt.Sprintf("%.1f MiB", float64(statusOf(t, shim, "VmRSS"))/1024),
+		fmt.Sprintf("%.1f MiB of it its own; aim 16 MiB", float64(statusOf(t, shim, "RssAnon"))/1024))
 	const n0 = 10
 	ctx := t.Context()
 	var ids []string
@@ -108,13 +110,16 @@ func benchPod(t *testing.T, c *client) {
 			wall = append(wall, time.Since(start))
 		}
 		s, d = cpu(t, shim)-s, cpu(t, daemon[0])-d
-		row("container, "+name, milli(median(wall)), fmt.Sprintf("CPU of the shim %s, of containerd %s", milli(s/n0), milli(d/n0)))
+		row("container, "+name, milli(median(wall)), fmt.Sprintf("CPU of the shim %s, of containerd %s", milli(s/n0),
+			milli(d/n0)))
 	}
 	measure("create", func(i int) error {
-		r, err := p.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, SandboxConfig: p.config, Config: &cri.ContainerConfig{
-			Metadata: &cri.ContainerMetadata{Name: fmt.Sprintf("bench%d", i)}, Image: &cri.ImageSpec{Image: image.Tools}, Command: []string{"toolbox", "pause"},
-			LogPath: fmt.Sprintf("bench%d.log", i), Linux: &cri.LinuxContainerConfig{},
-		}})
+		r, err := p.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, SandboxConfig: p.config,
+			Config: &cri.ContainerConfig{
+				Metadata: &cri.ContainerMetadata{Name: fmt.Sprintf("bench%d", i)},
+				Image:    &cri.ImageSpec{Image: image.Tools}, Command: []string{"toolbox", "pause"},
+				LogPath: fmt.Sprintf("bench%d.log", i), Linux: &cri.LinuxContainerConfig{},
+			}})
 		ids = append(ids, r.GetContainerId())
 		return err
 	})
@@ -169,7 +174,8 @@ func benchNetwork(t *testing.T, p *pod) {
 		}
 		rtt = append(rtt, time.Since(start))
 	}
-	row("network, round trip", fmt.Sprintf("%.0f us", float64(median(rtt).Microseconds())), "TCP, one byte, median of 200")
+	row("network, round trip", fmt.Sprintf("%.0f us", float64(median(rtt).Microseconds())),
+		"TCP, one byte, median of 200")
 	const size = 32 << 20
 	var in, out []float64
 	for range benchRuns {
@@ -213,7 +219,8 @@ func benchStreams(t *testing.T, c *client) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.begin(t, id, fmt.Sprintf("out%d", i), "", fifo, "dd", "if=/dev/zero", "bs=64k", "count="+strconv.Itoa(size>>16))
+		c.begin(t, id, fmt.Sprintf("out%d", i), "", fifo, "dd", "if=/dev/zero", "bs=64k",
+			"count="+strconv.Itoa(size>>16))
 		if _, err := io.ReadFull(f, make([]byte, 1)); err != nil { // from the first byte on
 			t.Fatal(err)
 		}
@@ -227,7 +234,8 @@ func benchStreams(t *testing.T, c *client) {
 		if f, err = os.OpenFile(fifo, os.O_RDWR, 0); err != nil {
 			t.Fatal(err)
 		}
-		begin = c.begin(t, id, fmt.Sprintf("in%d", i), fifo, "", "dd", "of=/dev/null", "iflag=fullblock", "bs=1M", "count="+mib)
+		begin = c.begin(t, id, fmt.Sprintf("in%d", i), fifo, "", "dd", "of=/dev/null", "iflag=fullblock", "bs=1M",
+			"count="+mib)
 		if _, err := f.Write(make([]byte, size)); err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +249,8 @@ func benchStreams(t *testing.T, c *client) {
 	run := func(exec string, args ...string) {
 		t.Helper()
 		p := oci.ProcessToWire(&specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}})
-		if _, err := a.ExecProcess(ctx, &katapb.ExecProcessRequest{ContainerId: id, ExecId: exec, Process: p}); err != nil {
+		if _, err := a.ExecProcess(ctx, &katapb.ExecProcessRequest{ContainerId: id, ExecId: exec,
+			Process: p}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -267,7 +276,8 @@ func benchStreams(t *testing.T, c *client) {
 		run(exec, "dd", "of=/dev/null", "iflag=fullblock", "bs=1M", "count="+mib)
 		start = time.Now()
 		for n := 0; n < size; {
-			r, err := a.WriteStdin(ctx, &katapb.WriteStreamRequest{ContainerId: id, ExecId: exec, Data: make([]byte, chunk)})
+			r, err := a.WriteStdin(ctx, &katapb.WriteStreamRequest{ContainerId: id, ExecId: exec,
+				Data: make([]byte, chunk)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -283,7 +293,8 @@ func benchStreams(t *testing.T, c *client) {
 		stream, polled []float64
 	}{{"stdout", out, polledOut}, {"stdin", in, polledIn}} {
 		s, p := median(x.stream), median(x.polled)
-		row(x.name+", stream", fmt.Sprintf("%.1f MiB/s", s), fmt.Sprintf("%.1f times calls of 32 KiB (%.1f MiB/s); aim 5", s/p, p))
+		row(x.name+", stream", fmt.Sprintf("%.1f MiB/s", s),
+			fmt.Sprintf("%.1f times calls of 32 KiB (%.1f MiB/s); aim 5", s/p, p))
 	}
 }
 
@@ -294,7 +305,8 @@ func (c *client) begin(t *testing.T, id, exec, stdin, stdout string, args ...str
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Exec(c.ctx(t), &tasks.ExecProcessRequest{ContainerID: id, ExecID: exec, Spec: spec, Stdin: stdin, Stdout: stdout}); err != nil {
+	if _, err := c.Exec(c.ctx(t), &tasks.ExecProcessRequest{ContainerID: id, ExecID: exec, Spec: spec, Stdin: stdin,
+		Stdout: stdout}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Start(c.ctx(t), &tasks.StartRequest{ContainerID: id, ExecID: exec}); err != nil {
@@ -335,7 +347,8 @@ func benchFiles(t *testing.T, c *client) {
 			write, read, stat = append(write, mib/(us[0]/1e6)), append(read, mib/(us[1]/1e6)), append(stat, us[2]/1e3)
 		}
 		row(kind+", sequential write", fmt.Sprintf("%.1f MiB/s", median(write)), fmt.Sprintf("%d MiB and fsync", mib))
-		row(kind+", sequential read", fmt.Sprintf("%.1f MiB/s", median(read)), fmt.Sprintf("%d MiB, guest's caches empty", mib))
+		row(kind+", sequential read", fmt.Sprintf("%.1f MiB/s", median(read)),
+			fmt.Sprintf("%d MiB, guest's caches empty", mib))
 		row(kind+", 300 stats", fmt.Sprintf("%.1f ms", median(stat)), "guest's caches empty")
 	}
 }
@@ -358,11 +371,17 @@ func benchStarts(t *testing.T, c *client) {
 		return c.Ctr(c.namespace, c.run(fmt.Sprintf("bench-k%d", i), []string{"--rm"}, "true")...)
 	})
 	runc := timed("runc", func(i int) *exec.Cmd {
-		return c.Ctr(c.namespace, "run", "--rm", "--runtime", "io.containerd.runc.v2", image.Tools, fmt.Sprintf("bench-r%d", i), "true")
+		return c.Ctr(c.namespace, "run", "--rm", "--runtime", "io.containerd.runc.v2", image.Tools,
+			fmt.Sprintf("bench-r%d", i), "true")
 	})
-	boot := timed("boot", func(int) *exec.Cmd { return exec.Command(filepath.Join(house, "bin/katabuild"), "boot", guestOf(t, c)) })
+	boot := timed("boot", func(int) *exec.Cmd {
+		return exec.Command(filepath.Join(house, "bin/katabuild"), "boot",
+			guestOf(t, c))
+	})
 	nest.RemoveCgroups() // runc's shim of containerd 2.4 leaves empty ones now and then
 	row("ctr run --rm true", milli(ours), "")
-	row("ctr run --rm true, runc", milli(runc), fmt.Sprintf("ours takes %.1f times as long", float64(ours)/float64(runc)))
-	row("katabuild boot, the machine alone", milli(boot), fmt.Sprintf("ctr run takes %.2f times as long", float64(ours)/float64(boot)))
+	row("ctr run --rm true, runc", milli(runc), fmt.Sprintf("ours takes %.1f times as long",
+		float64(ours)/float64(runc)))
+	row("katabuild boot, the machine alone", milli(boot), fmt.Sprintf("ctr run takes %.2f times as long",
+		float64(ours)/float64(boot)))
 }

@@ -1,4 +1,5 @@
-// Package containerd runs what containerd and Kubernetes expect of a runtime, with real containerds and the runtime that the environment names.
+// Package containerd runs what containerd and Kubernetes expect of a runtime, with real containerds and the runtime
+// that the environment names.
 package containerd
 
 import (
@@ -136,7 +137,8 @@ func onChanged(t *testing.T, name string, change func(*daemon.Config), test func
 		t.Fatal(err)
 	}
 	s := &setting{dir: dir + "/test", handler: "runc", kind: "io.containerd.runc.v2", images: set}
-	cfg := daemon.Config{Release: release, Dir: dir + "/c", Hosts: dir + "/certs.d", Pause: image.Pause, Bridge: "kb" + strings.ReplaceAll(name, ".", ""), Subnet: "10.88.16"}
+	cfg := daemon.Config{Release: release, Dir: dir + "/c", Hosts: dir + "/certs.d", Pause: image.Pause,
+		Bridge: "kb" + strings.ReplaceAll(name, ".", ""), Subnet: "10.88.16"}
 	if h := os.Getenv(runtimeVariable); h != "runc" {
 		cfg.Runtime = kata(t, h, dir)
 		s.handler, s.kind, s.config = cfg.Runtime.Handler, cfg.Runtime.Type, cfg.Runtime.Config
@@ -230,7 +232,8 @@ func kata(t *testing.T, handler, dir string) *daemon.Runtime {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "configuration.toml")
-	text := fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\nvirtio_fs_daemon = %q\n[agent.kata]\nenable_annotations = [\"policy\"]\n", guest, fsd)
+	text := fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\nvirtio_fs_daemon = "+
+		"%q\n[agent.kata]\nenable_annotations = [\"policy\"]\n", guest, fsd)
 	if err := os.WriteFile(file, text, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -71,7 +71,8 @@ func TestPods(t *testing.T) {
 	onEach(t, func(t *testing.T, s *setting) {
 		n := newNode(t, s)
 		cfg := n.podConfig("shared")
-		cfg.DnsConfig = &cri.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"pods.test"}, Options: []string{"ndots:3"}}
+		cfg.DnsConfig = &cri.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"pods.test"},
+			Options: []string{"ndots:3"}}
 		cfg.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 8000, HostPort: 18000}}
 		cfg.Linux.Sysctls = map[string]string{"net.core.somaxconn": "1234", "kernel.msgmax": "16384"}
 		p := n.run(t, cfg)
@@ -81,7 +82,8 @@ func TestPods(t *testing.T) {
 		t.Run("a pod's processes are shared where it asks", func(t *testing.T) { checkSharedPIDs(t, n) })
 		t.Run("a privileged container has every capability", func(t *testing.T) { checkPrivileged(t, n) })
 		t.Run("a pod has users of its own where it asks", func(t *testing.T) { checkUsers(t, n) })
-		t.Run("containers that are killed while they read leave the kernel well", func(t *testing.T) { checkKilled(t, n) })
+		t.Run("containers that are killed while they read leave the kernel well",
+			func(t *testing.T) { checkKilled(t, n) })
 		t.Run("the host's network is refused and not touched", func(t *testing.T) { checkHostNetwork(t, n) })
 		t.Run("a pod lives from run to remove", func(t *testing.T) { checkPod(t, n) })
 	})
@@ -132,7 +134,8 @@ func checkList(t *testing.T, p *pod) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "listed by "+what, slices.ContainsFunc(r.Containers, func(x *cri.Container) bool { return x.Id == c.id }), f.want)
+		equal(t, "listed by "+what, slices.ContainsFunc(r.Containers,
+			func(x *cri.Container) bool { return x.Id == c.id }), f.want)
 	}
 }
 
@@ -164,14 +167,18 @@ func checkExecSync(t *testing.T, p *pod) {
 	r = c.exec(t, "toolbox", "spew", "3") // gRPC refuses messages of more than 4 MiB
 	equal(t, "bytes of output", len(r.out), 3<<20)
 	start := time.Now()
-	_, err := p.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sleep", "600"}, Timeout: 2})
+	_, err := p.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sleep", "600"},
+		Timeout: 2})
 	if status.Code(err) != codes.DeadlineExceeded && (err == nil || !strings.Contains(err.Error(), "timeout")) {
 		t.Errorf("a time-out's error is %v", err)
 	}
 	if d := time.Since(start); d > time.Minute {
 		t.Errorf("the time-out of 2 s took %v", d)
 	}
-	until(t, patience, "the end of what was timed out", func() bool { return !strings.Contains(c.said(t, "ps"), "sleep 600") })
+	until(t, patience, "the end of what was timed out", func() bool {
+		return !strings.Contains(c.said(t, "ps"),
+			"sleep 600")
+	})
 }
 
 func checkProcess(t *testing.T, p *pod) {
@@ -228,7 +235,8 @@ func checkMounts(t *testing.T, p *pod) {
 	if err := os.WriteFile(dir+"/ro/later", []byte("later"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 10*time.Second, "a file that the host made later", func() bool { return c.exec(t, "cat", "/mnt/ro/later").out == "later" })
+	until(t, 10*time.Second, "a file that the host made later",
+		func() bool { return c.exec(t, "cat", "/mnt/ro/later").out == "later" })
 }
 
 func checkUser(t *testing.T, p *pod) {
@@ -281,9 +289,11 @@ func caps(t *testing.T, s self, set string) uint64 {
 
 func checkCapabilities(t *testing.T, p *pod) {
 	def := p.self(t, nil)
-	equal(t, "default: has CHOWN, not SYS_ADMIN or NET_ADMIN", caps(t, def, "CapEff")&(capChown|capSysAdmin|capNetAdmin), capChown)
+	equal(t, "default: has CHOWN, not SYS_ADMIN or NET_ADMIN",
+		caps(t, def, "CapEff")&(capChown|capSysAdmin|capNetAdmin), capChown)
 	some := p.self(t, security(func(c *cri.LinuxContainerSecurityContext) {
-		c.Capabilities = &cri.Capability{AddCapabilities: []string{"NET_ADMIN", "SYS_TIME"}, DropCapabilities: []string{"CHOWN"}}
+		c.Capabilities = &cri.Capability{AddCapabilities: []string{"NET_ADMIN", "SYS_TIME"},
+			DropCapabilities: []string{"CHOWN"}}
 	}))
 	for _, set := range []string{"CapEff", "CapPrm", "CapBnd"} {
 		equal(t, set, caps(t, some, set)&(capChown|capSysAdmin|capNetAdmin|capSysTime), capNetAdmin|capSysTime)
@@ -356,21 +366,25 @@ func (c *container) cgroupFile(t *testing.T, v1, v2 string) string {
 
 func checkLimits(t *testing.T, p *pod) {
 	const mib = 1 << 20
-	c := p.start(t, resources(&cri.LinuxContainerResources{MemoryLimitInBytes: 64 * mib, CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512}), "toolbox", "pause")
+	c := p.start(t, resources(&cri.LinuxContainerResources{MemoryLimitInBytes: 64 * mib, CpuPeriod: 100000,
+		CpuQuota: 50000, CpuShares: 512}), "toolbox", "pause")
 	look := func(memory int, cpu string) {
 		t.Helper()
 		equal(t, "memory limit", c.cgroupFile(t, "memory/memory.limit_in_bytes", "memory.max"), strconv.Itoa(memory))
 		// Version 1 has quota and period in two files.
-		got := c.said(t, "cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us)")
+		got := c.said(t, "cat /sys/fs/cgroup/cpu.max 2>/dev/null || echo $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us "+
+			"/sys/fs/cgroup/cpu/cpu.cfs_period_us)")
 		equal(t, "CPU quota and period", got, cpu)
 	}
 	look(64*mib, "50000 100000")
 	r := &cri.LinuxContainerResources{MemoryLimitInBytes: 96 * mib, CpuPeriod: 100000, CpuQuota: 80000, CpuShares: 512}
-	if _, err := p.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: c.id, Linux: r}); err != nil {
+	if _, err := p.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: c.id,
+		Linux: r}); err != nil {
 		t.Fatalf("update: %v", err)
 	}
 	look(96*mib, "80000 100000")
-	c, err := p.try(t, resources(&cri.LinuxContainerResources{Unified: map[string]string{"pids.max": "20"}}), "toolbox", "pause")
+	c, err := p.try(t, resources(&cri.LinuxContainerResources{Unified: map[string]string{"pids.max": "20"}}),
+		"toolbox", "pause")
 	if !p.guest() {
 		// CRI can limit processes only through cgroup version 2, which runc refuses on a host of version 1.
 		if _, v2 := os.Stat("/sys/fs/cgroup/cgroup.controllers"); v2 != nil {
@@ -387,7 +401,8 @@ func checkLimits(t *testing.T, p *pod) {
 }
 
 func checkOOM(t *testing.T, p *pod) {
-	s := p.start(t, resources(&cri.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}), "toolbox", "eat", "200").wait(t)
+	s := p.start(t, resources(&cri.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}), "toolbox", "eat",
+		"200").wait(t)
 	equal(t, "exit code", s.ExitCode, 137)
 	equal(t, "reason", s.Reason, "OOMKilled")
 }
@@ -410,8 +425,10 @@ func checkSharing(t *testing.T, p *pod) {
 	until(t, patience, "a neighbour's server on 127.0.0.1", func() bool {
 		return b.exec(t, "toolbox", "get", "http://127.0.0.1:8123/").out == "from a neighbour"
 	})
-	equal(t, "what its owner says of shared memory", a.said(t, "toolbox shm put 4711 shared-words && echo in-shm >/dev/shm/file"), "")
-	equal(t, "a neighbour's shared memory", b.said(t, "toolbox shm get 4711; cat /dev/shm/file"), "shared-words\nin-shm")
+	equal(t, "what its owner says of shared memory",
+		a.said(t, "toolbox shm put 4711 shared-words && echo in-shm >/dev/shm/file"), "")
+	equal(t, "a neighbour's shared memory", b.said(t, "toolbox shm get 4711; cat /dev/shm/file"),
+		"shared-words\nin-shm")
 	if ps := b.said(t, "ps"); strings.Contains(ps, "serve") {
 		t.Errorf("a neighbour's process is seen: %s", ps)
 	}
@@ -425,7 +442,8 @@ func checkRestart(t *testing.T, p *pod) {
 			c.LogPath = fmt.Sprintf("again-%d.log", attempt)
 		}
 	}
-	equal(t, "exit code of attempt 0", p.start(t, name(0), "sh", "-c", "echo was >/data/here; exit 3").wait(t).ExitCode, 3)
+	equal(t, "exit code of attempt 0", p.start(t, name(0), "sh", "-c", "echo was >/data/here; exit 3").wait(
+		t).ExitCode, 3)
 	equal(t, "files of attempt 1", p.output(t, name(1), "ls", "/data"), "of-image\n")
 }
 
@@ -438,10 +456,12 @@ func checkStats(t *testing.T, p *pod) {
 			t.Fatal(err)
 		}
 		s = r.Stats
-		return s.GetCpu().GetUsageCoreNanoSeconds().GetValue() > uint64(time.Second) && s.GetMemory().GetWorkingSetBytes().GetValue() > 0
+		return s.GetCpu().GetUsageCoreNanoSeconds().GetValue() > uint64(time.Second) &&
+			s.GetMemory().GetWorkingSetBytes().GetValue() > 0
 	})
 	equal(t, "id", s.Attributes.Id, c.id)
-	l, err := p.ListContainerStats(t.Context(), &cri.ListContainerStatsRequest{Filter: &cri.ContainerStatsFilter{PodSandboxId: p.id}})
+	l, err := p.ListContainerStats(
+		t.Context(), &cri.ListContainerStatsRequest{Filter: &cri.ContainerStatsFilter{PodSandboxId: p.id}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -456,7 +476,11 @@ func checkStop(t *testing.T, p *pod) {
 	polite.stop(t, 60)
 	s := polite.wait(t)
 	equal(t, "exit code of one that handles SIGTERM", s.ExitCode, 0)
-	until(t, patience, "its last words", func() bool { out, _ := polite.logs(t); return strings.HasSuffix(out, "signal 15\n") })
+	until(t, patience, "its last words", func() bool {
+		out, _ := polite.logs(t)
+		return strings.HasSuffix(out,
+			"signal 15\n")
+	})
 
 	deaf := p.start(t, nil, "toolbox", "stubborn")
 	until(t, patience, "its handler", func() bool { out, _ := deaf.logs(t); return strings.Contains(out, "ready") })
@@ -475,7 +499,8 @@ func checkNetwork(t *testing.T, p *pod) {
 	}
 	ip := r.Status.GetNetwork().GetIp()
 	c := p.start(t, nil, "toolbox", "serve", ":8000", "from the pod")
-	equal(t, "interface has the pod's address", strings.Contains(c.said(t, "ip addr show dev eth0"), "inet "+ip+"/24"), true)
+	equal(t, "interface has the pod's address", strings.Contains(c.said(t, "ip addr show dev eth0"),
+		"inet "+ip+"/24"), true)
 	equal(t, "links", strings.Join(strings.Fields(c.said(t, "ls /sys/class/net")), " "), "eth0 lo")
 	equal(t, "default route", strings.Contains(c.said(t, "ip route"), "default via "+p.Bridge), true)
 	equal(t, "MTU", c.said(t, "cat /sys/class/net/eth0/mtu"), strconv.Itoa(daemon.MTU))
@@ -491,13 +516,17 @@ func checkNetwork(t *testing.T, p *pod) {
 	}
 	for what, addr := range map[string]string{"its address": ip + ":8000", "the mapped port": p.Bridge + ":18000"} {
 		last := ""
-		until(t, patience, "the pod's server at "+what, func() bool { last = body(addr); return last == "from the pod" })
+		until(t, patience, "the pod's server at "+what,
+			func() bool { last = body(addr); return last == "from the pod" })
 	}
 	l, err := net.Listen("tcp", p.Bridge+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "from the host "+r.RemoteAddr) })}
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_,
+			_ = io.WriteString(w, "from the host "+r.RemoteAddr)
+	})}
 	go func() { _ = server.Serve(l) }() // ends with Close
 	defer server.Close()
 	got := c.exec(t, "toolbox", "get", "http://"+l.Addr().String()+"/")
@@ -518,7 +547,8 @@ func checkNetwork(t *testing.T, p *pod) {
 }
 
 func checkTerminal(t *testing.T, p *pod) {
-	out := p.output(t, func(c *cri.ContainerConfig) { c.Tty = true }, "sh", "-c", "tty; test -t 0 && test -t 1 && test -t 2 && echo all")
+	out := p.output(t, func(c *cri.ContainerConfig) { c.Tty = true }, "sh", "-c",
+		"tty; test -t 0 && test -t 1 && test -t 2 && echo all")
 	equal(t, "a terminal's output", strings.ReplaceAll(out, "\r", ""), "/dev/pts/0\nall\n")
 }
 
@@ -574,9 +604,14 @@ func checkUsers(t *testing.T, n *node) {
 	}, "sh", "-c", `id -u; cat /proc/self/uid_map; echo x >/f && stat -c %u:%g /f /bin /v
 chown 7:8 /f && su -s /bin/sh nobody -c true; cat /proc/sys/net/core/somaxconn /proc/sys/kernel/msgmax; hostname
 touch /v/a && chown 1000:1000 /v/a && stat -c %u:%g /v/a /f; mount -t tmpfs x /tmp 2>&1; toolbox pause`)
-	want := []string{"0", fmt.Sprintf("0 %d %d", first, size), "0:0", "0:0", "0:0", "1234", "16384", "users", "1000:1000", "7:8"}
+	want := []string{"0", fmt.Sprintf("0 %d %d", first, size), "0:0", "0:0", "0:0", "1234", "16384", "users",
+		"1000:1000", "7:8"}
 	var out string
-	until(t, patience, "what the container sees", func() bool { out, _ = c.logs(t); return strings.Contains(out, "mount:") })
+	until(t, patience, "what the container sees", func() bool {
+		out, _ = c.logs(t)
+		return strings.Contains(out,
+			"mount:")
+	})
 	var got []string
 	for line := range strings.Lines(out) {
 		got = append(got, strings.Join(strings.Fields(line), " "))
@@ -625,7 +660,8 @@ func configured(t *testing.T, n *node) {
 	mount("overlay", "/etc", "overlay", "lowerdir=/etc,upperdir="+dir+"/upper,workdir="+dir+"/work")
 }
 
-// checkKilled ends processes whose files are still being read when their mounts go, and looks whether the kernel complained.
+// checkKilled ends processes whose files are still being read when their mounts go, and looks whether the kernel
+// complained.
 func checkKilled(t *testing.T, n *node) {
 	cfg := n.podConfig("killed")
 	cfg.Linux.SecurityContext.Privileged = true
@@ -645,12 +681,14 @@ func checkKilled(t *testing.T, n *node) {
 	if !n.guest() {
 		return // the kernel is the host's, and talks of others
 	}
-	log := p.output(t, security(func(c *cri.LinuxContainerSecurityContext) { c.Privileged = true }), "sh", "-c", "dmesg; cat /proc/sys/kernel/panic_on_oops")
+	log := p.output(t, security(func(c *cri.LinuxContainerSecurityContext) { c.Privileged = true }), "sh", "-c",
+		"dmesg; cat /proc/sys/kernel/panic_on_oops")
 	if !strings.HasSuffix(log, "\n1\n") {
 		t.Errorf("the guest's kernel goes on when it goes wrong: %q", log[max(0, len(log)-100):])
 	}
 	for l := range strings.Lines(log) {
-		if strings.Contains(l, "Busy inodes") || strings.Contains(l, "WARNING:") || strings.Contains(l, "BUG:") || strings.Contains(l, "Oops:") {
+		if strings.Contains(l, "Busy inodes") || strings.Contains(l, "WARNING:") || strings.Contains(l, "BUG:") ||
+			strings.Contains(l, "Oops:") {
 			t.Errorf("the guest's kernel says %q", l)
 		}
 	}
@@ -675,7 +713,9 @@ func checkPod(t *testing.T, n *node) {
 	}
 	equal(t, "state after stop", state(), cri.PodSandboxState_SANDBOX_NOTREADY)
 	equal(t, "its container's state", c.status(t).State, cri.ContainerState_CONTAINER_EXITED)
-	l, err := p.ListPodSandbox(t.Context(), &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{LabelSelector: map[string]string{"pod": "life"}}})
+	l, err := p.ListPodSandbox(
+		t.Context(), &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{LabelSelector: map[string]string{
+			"pod": "life"}}})
 	if err != nil || len(l.Items) != 1 || l.Items[0].Id != p.id || l.Items[0].RuntimeHandler != n.handler {
 		t.Errorf("list: %v, %v", l, err)
 	}

@@ -58,7 +58,8 @@ func onGuests(t *testing.T, test func(t *testing.T, c *client)) {
 			t.Log("nothing to test: containers run on the host")
 			return
 		}
-		c := &client{setting: s, TasksClient: tasks.NewTasksClient(s.Conn), namespace: nest.Name() + "-ctr-" + s.Release.Name}
+		c := &client{setting: s, TasksClient: tasks.NewTasksClient(s.Conn),
+			namespace: nest.Name() + "-ctr-" + s.Release.Name}
 		archive := filepath.Join(s.dir, "tools.tar")
 		if err := s.images.Save(image.Tools, archive); err != nil {
 			t.Fatal(err)
@@ -80,7 +81,8 @@ func processes(program string, words ...string) []int {
 			continue // it has ended
 		}
 		name, _, _ := strings.Cut(string(b), "\x00")
-		if !strings.HasPrefix(filepath.Base(name), program) || slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(string(b), w) }) {
+		if !strings.HasPrefix(filepath.Base(name), program) || slices.ContainsFunc(words,
+			func(w string) bool { return !strings.Contains(string(b), w) }) {
 			continue
 		}
 		if n, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil {
@@ -204,7 +206,8 @@ func (f *faulty) measure(t *testing.T) {
 }
 
 // cycle breaks a life after some time of a step, and says whether to go on.
-func (f *faulty) cycle(t *testing.T, id string, find func(id string) []int, stage string, step int, after time.Duration) bool {
+func (f *faulty) cycle(t *testing.T, id string, find func(id string) []int, stage string, step int,
+	after time.Duration) bool {
 	t.Helper()
 	what := fmt.Sprintf("%s: %v into %s", id, after.Round(time.Millisecond), stage)
 	begin := make(chan struct{})
@@ -235,7 +238,8 @@ func (f *faulty) cycle(t *testing.T, id string, find func(id string) []int, stag
 		cancel()
 		took := time.Since(start)
 		if err != nil {
-			lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(errs.String()), "\n"), func(l string) bool { return strings.Contains(l, "DEPRECATION") })
+			lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(errs.String()), "\n"),
+				func(l string) bool { return strings.Contains(l, "DEPRECATION") })
 			said = append(said, strings.Join(args[:2], " ")+": "+strings.Join(lines, " "))
 		}
 		select {
@@ -280,7 +284,8 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// strike kills what find finds, as soon as there is something, and says when. A nil find is containerd, which is started anew.
+// strike kills what find finds, as soon as there is something, and says when. A nil find is containerd, which is
+// started anew.
 func (f *faulty) strike(t *testing.T, id string, find func(id string) []int, over <-chan struct{}) time.Time {
 	if find == nil {
 		if err := f.Daemon.Kill(); err != nil {
@@ -331,7 +336,8 @@ func (f *faulty) nothing(t *testing.T, id string) {
 		if slices.Contains(strings.Fields(quick("container", "list", "-q")), id) {
 			quick("container", "delete", id)
 		}
-		if !slices.Contains(strings.Fields(quick("task", "list", "-q")), id) && !slices.Contains(strings.Fields(quick("container", "list", "-q")), id) {
+		if !slices.Contains(strings.Fields(quick("task", "list", "-q")), id) &&
+			!slices.Contains(strings.Fields(quick("container", "list", "-q")), id) {
 			break
 		}
 		if time.Now().After(end) {
@@ -407,7 +413,8 @@ func (f *faulty) reload(t *testing.T) {
 	f.nothing(t, id)
 }
 
-// pods breaks pods that run, each with a container and a network of CNI. It starts anew what the others compare with: the bridge comes with the first pod.
+// pods breaks pods that run, each with a container and a network of CNI. It starts anew what the others compare with:
+// the bridge comes with the first pod.
 func (f *faulty) pods(t *testing.T) {
 	n := newNode(t, f.setting)
 	n.run(t, n.podConfig("first")).remove(t)
@@ -449,7 +456,8 @@ var causes = []struct {
 	lines func(t *testing.T, c *client) string // of [hypervisor.qemu]
 	words []string
 }{
-	{"a guest that panics", func(*testing.T, *client) string { return "kernel_params = \"init=/nowhere panic=1\"\n" }, []string{"panic", "/nowhere"}},
+	{"a guest that panics", func(*testing.T, *client) string { return "kernel_params = \"init=/nowhere panic=1\"\n" },
+		[]string{"panic", "/nowhere"}},
 	{"a kernel that is missing", func(t *testing.T, c *client) string {
 		dir := copyGuest(t, c)
 		if err := os.Remove(filepath.Join(dir, "vmlinux")); err != nil {
@@ -472,9 +480,14 @@ var causes = []struct {
 	{"a manifest that is missing", func(t *testing.T, c *client) string {
 		return fmt.Sprintf("guest = %q\n", c.dir)
 	}, []string{"manifest.json", "no such file"}},
-	{"a QEMU that is missing", func(*testing.T, *client) string { return "path = \"/nowhere/qemu-system-x86_64\"\n" }, []string{"/nowhere/qemu-system-x86_64"}},
-	{"a virtiofsd that is missing", func(*testing.T, *client) string { return "virtio_fs_daemon = \"/nowhere/virtiofsd\"\n" }, []string{"/nowhere/virtiofsd", "not installed"}},
-	{"a number that is none", func(*testing.T, *client) string { return "default_vcpus = \"two\"\n" }, []string{"default_vcpus", "configuration.toml"}},
+	{"a QEMU that is missing", func(*testing.T, *client) string { return "path = \"/nowhere/qemu-system-x86_64\"\n" },
+		[]string{"/nowhere/qemu-system-x86_64"}},
+	{"a virtiofsd that is missing", func(*testing.T,
+		*client) string {
+		return "virtio_fs_daemon = \"/nowhere/virtiofsd\"\n"
+	}, []string{"/nowhere/virtiofsd", "not installed"}},
+	{"a number that is none", func(*testing.T, *client) string { return "default_vcpus = \"two\"\n" },
+		[]string{"default_vcpus", "configuration.toml"}},
 }
 
 // guestOf is the guest's folder of the configuration under test.
@@ -638,7 +651,8 @@ func (c *client) hangs(t *testing.T) {
 // stuck is a program that asks the host for names all the time.
 var stuck = []string{"sh", "-c", "while :; do test -e /tmp/no; test -e /tmp/ready || echo >/tmp/ready; done"}
 
-// freeze stops the virtiofsd of a pod. A program that asks it for something then waits in the guest's kernel, whatever signal it gets.
+// freeze stops the virtiofsd of a pod. A program that asks it for something then waits in the guest's kernel, whatever
+// signal it gets.
 func freeze(t *testing.T, id string) {
 	t.Helper()
 	for _, p := range processes("virtiofsd", "/"+id+"/") {
@@ -743,7 +757,8 @@ func (c *client) full(t *testing.T) {
 	}
 	mount("overlay", merged, fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, small, small))
 	id := c.id()
-	args := []string{"run", "-d", "--runtime", c.kind, "--runtime-config-path", c.config, "--rootfs", merged, id, "/bin/sleep", "600"}
+	args := []string{"run", "-d", "--runtime", c.kind, "--runtime-config-path", c.config, "--rootfs", merged, id,
+		"/bin/sleep", "600"}
 	if r := c.ctr(t, nil, args...); r.code != 0 {
 		t.Fatal(r.err)
 	}
@@ -751,7 +766,8 @@ func (c *client) full(t *testing.T) {
 	if r.code == 0 || !strings.Contains(r.err, "No space left on device") {
 		t.Errorf("16 MiB into 4: %+v", r)
 	}
-	if r := c.exec(t, id, "/bin/sh", "-c", "export PATH=/bin; rm /var/big && echo room >/var/small && cat /var/small"); r.out != "room\n" {
+	script := "export PATH=/bin; rm /var/big && echo room >/var/small && cat /var/small"
+	if r := c.exec(t, id, "/bin/sh", "-c", script); r.out != "room\n" {
 		t.Errorf("afterwards: %+v", r)
 	}
 	if r := c.ctr(t, nil, "task", "delete", "-f", id); r.code != 0 && !strings.Contains(r.err, "137") {

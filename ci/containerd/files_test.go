@@ -54,10 +54,12 @@ func operate(t *testing.T, c *client) fileResults {
 		t.Fatal(err)
 	}
 	r := c.ctr(t, nil, c.changed(t, c.id(), func(s *specs.Spec) {
-		all := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETUID", "CAP_SYS_ADMIN", "CAP_LEASE", "CAP_IPC_LOCK"}
+		all := []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
+			"CAP_SETFCAP", "CAP_SETGID", "CAP_SETUID", "CAP_SYS_ADMIN", "CAP_LEASE", "CAP_IPC_LOCK"}
 		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
 		s.Linux.Seccomp = nil
-		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v", Type: "bind", Source: dir, Options: []string{"rbind", "rw"}},
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v", Type: "bind", Source: dir,
+			Options: []string{"rbind", "rw"}},
 			specs.Mount{Destination: "/toolbox", Type: "bind", Source: tools, Options: []string{"rbind", "ro"}})
 		s.Process.Args = []string{"/toolbox", "fileops", "/v"}
 	})...)
@@ -131,7 +133,8 @@ func taskFiles(t *testing.T, c *client) {
 	}
 }
 
-// taskLocks has two pods with one volume. The locks are the first one's, and refused to the second, which has those on its other files.
+// taskLocks has two pods with one volume. The locks are the first one's, and refused to the second, which has those on
+// its other files.
 func taskLocks(t *testing.T, c *client) {
 	if !c.Release.Two() || !c.guest() {
 		return // as with taskFiles; runc's containers have one kernel
@@ -143,13 +146,15 @@ func taskLocks(t *testing.T, c *client) {
 	dir := t.TempDir()
 	run := func(id string, flags []string, script string) result {
 		args := slices.DeleteFunc(c.changed(t, id, func(s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v", Type: "bind", Source: dir, Options: []string{"rbind", "rw"}},
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/v", Type: "bind", Source: dir,
+				Options: []string{"rbind", "rw"}},
 				specs.Mount{Destination: "/toolbox", Type: "bind", Source: tools, Options: []string{"rbind", "ro"}})
 			s.Process.Args = []string{"/bin/sh", "-c", script}
 		}), func(a string) bool { return a == "--rm" })
 		return c.ctr(t, nil, slices.Insert(args, 1, flags...)...)
 	}
-	const try = "for f in /v/f /tmp/f; do : >>$f; for k in flock posix ofd; do echo -n \"$(/toolbox fileop $k $f) \"; done; done"
+	const try = "for f in /v/f /tmp/f; do : >>$f; for k in flock posix ofd; do echo -n \"$(/toolbox fileop $k $f) " +
+		"\"; done; done"
 	const granted, refused = "0 0 0 ", "37 37 37 " // ENOLCK
 	first := c.id()
 	if r := run(first, []string{"-d"}, "("+try+") >/v/said; mv /v/said /v/first; exec /toolbox pause"); r.code != 0 {
@@ -176,7 +181,8 @@ func taskLocks(t *testing.T, c *client) {
 
 // TestFilesTable makes the table anew.
 func TestFilesTable(t *testing.T) {
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_FILES", "files-table"), root, testenv.Tool("containerd"), testenv.Tool("runc"))
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_FILES", "files-table"), root, testenv.Tool("containerd"),
+		testenv.Tool("runc"))
 	var columns []fileResults
 	names := []string{runcColumn}
 	on(t, "2", func(t *testing.T, s *setting) {
@@ -208,7 +214,8 @@ func TestFilesTable(t *testing.T) {
 	if !ok {
 		t.Fatalf("%s has no place for a table", filesPage)
 	}
-	if err := os.WriteFile(filesPage, []byte(before+tableBegins+"\n"+table.String()+"\n"+tableEnds+after), 0o644); err != nil {
+	if err := os.WriteFile(filesPage, []byte(before+tableBegins+"\n"+table.String()+"\n"+tableEnds+after),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -90,7 +90,8 @@ spec:
 
 // TestKubernetes runs a pod as Kubernetes does: by kubelet, for what the API server says.
 func TestKubernetes(t *testing.T) {
-	testenv.Require(t, testenv.Asked(askedKubernetes, "test-kubernetes"), root, testenv.Tool("runc"), testenv.Tool("go"), testenv.Tool("nice"),
+	testenv.Require(t, testenv.Asked(askedKubernetes, "test-kubernetes"), root, testenv.Tool("runc"),
+		testenv.Tool("go"), testenv.Tool("nice"),
 		testenv.Tool("ip"), testenv.Tool("iptables"))
 	programs, err := clusterPrograms(t.Context())
 	if err != nil {
@@ -148,7 +149,8 @@ func (k *kubernetes) phase(t *testing.T, name string) {
 
 func (k *kubernetes) startCluster(t *testing.T, programs kube.Programs) {
 	t.Helper()
-	c, err := kube.Start(t.Context(), kube.Config{Programs: programs, Dir: k.dir, Socket: k.Socket, Address: nodeAddress})
+	c, err := kube.Start(t.Context(), kube.Config{Programs: programs, Dir: k.dir, Socket: k.Socket,
+		Address: nodeAddress})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +202,8 @@ func (k *kubernetes) exec(t *testing.T, container, input string, command ...stri
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var o, e buffer
-	s, err := remote.Run(ctx, k.ExecURL("words", container, command...), remote.Streams{In: strings.NewReader(input), Out: &o, Err: &e})
+	s, err := remote.Run(ctx, k.ExecURL("words", container, command...), remote.Streams{In: strings.NewReader(input),
+		Out: &o, Err: &e})
 	if err != nil {
 		t.Fatalf("exec %q: %v", command, err)
 	}
@@ -271,7 +274,9 @@ func (k *kubernetes) kernel(t *testing.T) {
 
 func (k *kubernetes) content(t *testing.T) {
 	for _, c := range []string{"writer", "reader"} {
-		equal(t, "files of "+c, k.said(t, c, "cat /settings/colour /settings/shape /one/colour /secret/word; echo; cat /about/labels"), "greenroundgreenxyzzy\napp=\"words\"")
+		equal(t, "files of "+c, k.said(
+			t, c, "cat /settings/colour /settings/shape /one/colour /secret/word; echo; cat /about/labels"),
+			"greenroundgreenxyzzy\napp=\"words\"")
 	}
 	equal(t, "variables", k.said(t, "writer", "echo $SHAPE $POD_IP"), "round "+k.pod(t).Status.PodIP)
 	k.phase(t, "files and variables")
@@ -280,7 +285,8 @@ func (k *kubernetes) content(t *testing.T) {
 func (k *kubernetes) share(t *testing.T) {
 	for _, d := range []string{"/disk", "/memory"} {
 		k.said(t, "writer", "echo of the writer >"+d+"/a")
-		equal(t, "what the reader finds in "+d, k.said(t, "reader", "cat "+d+"/a; echo of the reader >"+d+"/b"), "of the writer")
+		equal(t, "what the reader finds in "+d, k.said(t, "reader", "cat "+d+"/a; echo of the reader >"+d+"/b"),
+			"of the writer")
 		equal(t, "what the writer finds in "+d, k.said(t, "writer", "cat "+d+"/b"), "of the reader")
 		// kubelet makes them 0777; a guest's own tmpfs is 1777.
 		if mode := k.said(t, "writer", "stat -c %a "+d); !strings.HasSuffix(mode, "777") {
@@ -293,11 +299,14 @@ func (k *kubernetes) share(t *testing.T) {
 
 func (k *kubernetes) limits(t *testing.T) {
 	if k.guest() {
-		equal(t, "memory.max and cpu.max", k.said(t, "writer", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max"), "67108864\n50000 100000")
-		equal(t, "memory.max of a container without limits", k.said(t, "reader", "cat /sys/fs/cgroup/memory.max"), "max")
+		equal(t, "memory.max and cpu.max", k.said(t, "writer",
+			"cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max"), "67108864\n50000 100000")
+		equal(t, "memory.max of a container without limits", k.said(t, "reader", "cat /sys/fs/cgroup/memory.max"),
+			"max")
 		return
 	}
-	equal(t, "the limit of memory", k.said(t, "writer", "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"), "67108864")
+	equal(t, "the limit of memory", k.said(t, "writer",
+		"cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"), "67108864")
 }
 
 func (k *kubernetes) log(t *testing.T) {
@@ -320,7 +329,8 @@ func (k *kubernetes) stream(t *testing.T) {
 func (k *kubernetes) forward(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	answer, err := remote.Forward(ctx, k.URL+kube.PodPath("words")+"/portforward?ports=8000", 8000, "GET / HTTP/1.1\r\nHost: pod\r\n\r\n",
+	answer, err := remote.Forward(ctx, k.URL+kube.PodPath("words")+"/portforward?ports=8000", 8000,
+		"GET / HTTP/1.1\r\nHost: pod\r\n\r\n",
 		func(s string) bool { return strings.Contains(s, "\r\n\r\nhello") })
 	if err != nil || !strings.HasPrefix(answer, "HTTP/1.1 200 OK\r\n") {
 		t.Errorf("%q, %v", answer, err)
@@ -329,11 +339,13 @@ func (k *kubernetes) forward(t *testing.T) {
 }
 
 func (k *kubernetes) change(t *testing.T) {
-	if err := k.Merge(t.Context(), "/api/v1/namespaces/default/configmaps/settings", `{"data": {"colour": "blue", "size": "large", "taste": null}}`); err != nil {
+	if err := k.Merge(t.Context(), "/api/v1/namespaces/default/configmaps/settings",
+		`{"data": {"colour": "blue", "size": "large", "taste": null}}`); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []string{"writer", "reader"} {
-		until(t, patience, "the new colour in "+c, func() bool { return k.said(t, c, "cat /settings/colour") == "blue" })
+		until(t, patience, "the new colour in "+c,
+			func() bool { return k.said(t, c, "cat /settings/colour") == "blue" })
 		equal(t, "files of "+c, k.said(t, c, "ls /settings; cat /settings/size"), "colour\nshape\nsize\nlarge")
 		// Kubernetes: a container using a ConfigMap as a subPath volume mount will not receive updates.
 		equal(t, "a subPath's file in "+c, k.said(t, c, "cat /one/colour"), "green")
@@ -378,7 +390,8 @@ func (k *kubernetes) remove(t *testing.T) {
 	k.phase(t, "kubelet to remove the pod's folder")
 	// kubelet collects garbage once a minute.
 	until(t, patience, "no sandbox and no container", func() bool { return len(k.ids(t, c)) == 0 })
-	// Without cgroups of quality of service, kubelet names no parent, and containerd uses one of its own, which nest does not look at.
+	// Without cgroups of quality of service, kubelet names no parent, and containerd uses one of its own, which nest
+	// does not look at.
 	for _, id := range ids {
 		for _, pattern := range []string{"/sys/fs/cgroup/*/k8s.io/", "/sys/fs/cgroup/k8s.io/"} {
 			left, err := filepath.Glob(pattern + "*" + id + "*")

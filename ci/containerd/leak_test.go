@@ -39,7 +39,8 @@ type held struct {
 }
 
 func (h held) String() string {
-	return fmt.Sprintf("shim: %d fds, %d threads, %d KiB, %d its own; guest: %.0f open files; agent: %.0f threads, %.0f KiB",
+	return fmt.Sprintf("shim: %d fds, %d threads, %d KiB, %d its own; guest: %.0f open files; agent: %.0f threads, "+
+		"%.0f KiB",
 		h.fds, h.threads, h.rssKiB, h.ownKiB, h.guestFiles, h.agentThreads, h.agentRSSBytes/1024)
 }
 
@@ -87,7 +88,8 @@ func hold(t *testing.T, c *client, agent katapb.AgentServiceService, id string) 
 	}
 	m := agentMetrics(t, agent)
 	return held{
-		fds: len(fds), threads: statusOf(t, pid, "Threads"), rssKiB: statusOf(t, pid, "VmRSS"), ownKiB: statusOf(t, pid, "RssAnon"),
+		fds: len(fds), threads: statusOf(t, pid, "Threads"), rssKiB: statusOf(t, pid, "VmRSS"),
+		ownKiB:     statusOf(t, pid, "RssAnon"),
 		guestFiles: files, agentThreads: m["kata_agent_threads"], agentRSSBytes: m["kata_agent_total_rss"],
 	}
 }
@@ -152,7 +154,8 @@ func (c *client) add(ctx context.Context, id, exec string, stdin, stdout string,
 	if err != nil {
 		return 0, err
 	}
-	if _, err := c.Exec(ctx, &tasks.ExecProcessRequest{ContainerID: id, ExecID: exec, Spec: spec, Stdin: stdin, Stdout: stdout, Stderr: stdout}); err != nil {
+	if _, err := c.Exec(ctx, &tasks.ExecProcessRequest{ContainerID: id, ExecID: exec, Spec: spec, Stdin: stdin,
+		Stdout: stdout, Stderr: stdout}); err != nil {
 		return 0, fmt.Errorf("exec: %w", err)
 	}
 	if _, err := c.Start(ctx, &tasks.StartRequest{ContainerID: id, ExecID: exec}); err != nil {
@@ -221,7 +224,8 @@ func TestLeaks(t *testing.T) {
 		t.Logf("%d processes in %v", n, time.Since(start).Round(time.Millisecond))
 		// What was given up may be freed a little later.
 		last := hold(t, c, agent, id)
-		for end := time.Now().Add(10 * time.Second); last.fds > first.fds+4 && time.Now().Before(end); last = hold(t, c, agent, id) {
+		for end := time.Now().Add(10 * time.Second); last.fds > first.fds+4 && time.Now().Before(end); last = hold(t,
+			c, agent, id) {
 			time.Sleep(200 * time.Millisecond)
 		}
 		if last.fds > first.fds+4 {

@@ -59,8 +59,9 @@ func (n *node) podConfig(name string) *cri.PodSandboxConfig {
 		LogDirectory: filepath.Join(n.dir, "logs", name),
 		Labels:       map[string]string{"pod": name},
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent:    "/" + nest.Name(),
-			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}},
+			CgroupParent: "/" + nest.Name(),
+			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{
+				Pid: cri.NamespaceMode_CONTAINER}},
 		},
 	}
 }
@@ -88,7 +89,8 @@ func (p *pod) remove(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	// containerd 1.6 does not know how to stop what was removed; kubelet takes that for success.
-	if _, err := p.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil && status.Code(err) != codes.NotFound {
+	if _, err := p.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil &&
+		status.Code(err) != codes.NotFound {
 		t.Errorf("stop pod: %v", err)
 	}
 	if _, err := p.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
@@ -129,7 +131,8 @@ func (p *pod) try(t *testing.T, change func(*cri.ContainerConfig), args ...strin
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	r, err := p.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: cfg, SandboxConfig: p.config})
+	r, err := p.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: cfg,
+		SandboxConfig: p.config})
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +191,8 @@ func (c *container) stop(t *testing.T, grace int64) {
 
 // logLine is a line of a container's log: time, stream, whether the line is whole, and the text.
 // Kubernetes: the CRI logging format of KEP "kubelet CRI logging".
-var logLine = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([FP]) (.*)$`)
+var logLine = regexp.MustCompile(
+	`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([FP]) (.*)$`)
 
 // logs reads what the container wrote to each stream. A line that breaks the format fails the test.
 func (c *container) logs(t *testing.T) (stdout, stderr string) {
@@ -234,7 +238,8 @@ type result struct {
 
 func (c *container) exec(t *testing.T, args ...string) result {
 	t.Helper()
-	r, err := c.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: c.id, Cmd: args, Timeout: int64(patience / time.Second)})
+	r, err := c.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: c.id, Cmd: args,
+		Timeout: int64(patience / time.Second)})
 	if err != nil {
 		t.Fatalf("exec %q: %v", args, err)
 	}

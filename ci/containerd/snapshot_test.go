@@ -37,7 +37,8 @@ var loops = testenv.Func("loop devices", func() error {
 // needSnapshotters is what the tests of this file need on top of the others'.
 func needSnapshotters(t *testing.T, more ...testenv.Need) {
 	testenv.Require(t, append([]testenv.Need{
-		testenv.Asked(asked, "test-containerd"), root, testenv.Tool("containerd"), testenv.Tool("go"), testenv.Tool("ip"), testenv.Tool("iptables"),
+		testenv.Asked(asked, "test-containerd"), root, testenv.Tool("containerd"), testenv.Tool("go"),
+		testenv.Tool("ip"), testenv.Tool("iptables"),
 		testenv.Tool("mkfs.ext4"), testenv.Tool("losetup"), loops,
 	}, more...)...)
 }
@@ -75,11 +76,12 @@ var layerChecks = []struct {
 
 func TestErofsSnapshotter(t *testing.T) {
 	needSnapshotters(t, testenv.Tool("mkfs.erofs"))
-	onDisks(t, "2", func(c *daemon.Config) { c.Snapshotter, c.Writable = "erofs", "16MiB" }, func(t *testing.T, c *client) {
-		for _, k := range layerChecks {
-			t.Run(k.name, func(t *testing.T) { k.run(t, c) })
-		}
-	})
+	onDisks(t, "2", func(c *daemon.Config) { c.Snapshotter, c.Writable = "erofs", "16MiB" },
+		func(t *testing.T, c *client) {
+			for _, k := range layerChecks {
+				t.Run(k.name, func(t *testing.T) { k.run(t, c) })
+			}
+		})
 }
 
 func TestErofsSnapshotterWithFolders(t *testing.T) {
@@ -105,7 +107,8 @@ func TestSharedVolumes(t *testing.T) {
 		dir := filepath.Join(s.dir, "volumes")
 		for name, text := range map[string]string{"one": "first", "sub/deep/file": "deep", "small/x": ""} {
 			f := filepath.Join(dir, name)
-			if err := errors.Join(os.MkdirAll(filepath.Dir(f), 0o755), os.WriteFile(f, []byte(text), 0o644)); err != nil {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(f), 0o755), os.WriteFile(f, []byte(text),
+				0o644)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -129,7 +132,8 @@ func TestSharedVolumes(t *testing.T) {
 			}
 		}
 		x := p.start(t, use, "toolbox", "pause")
-		equal(t, "one file at three places", x.said(t, "cat /b; echo second >/a; cat /a /b /etc/c"), "firstsecond\nsecond\nsecond")
+		equal(t, "one file at three places", x.said(t, "cat /b; echo second >/a; cat /a /b /etc/c"),
+			"firstsecond\nsecond\nsecond")
 		for _, f := range []string{"/b", "/deep/file", "/deep/new"} {
 			if r := x.exec(t, "sh", "-c", "echo no >"+f); r.code == 0 || !strings.Contains(r.err, "Read-only") {
 				t.Errorf("a write to %s: %+v", f, r)
@@ -137,12 +141,14 @@ func TestSharedVolumes(t *testing.T) {
 		}
 		// By another path it is another file for the guest, which believes what it knows of one for a second.
 		x.said(t, "echo changed >/whole/sub/deep/file")
-		until(t, 10*time.Second, "the change of a folder within another", func() bool { return x.said(t, "cat /deep/file") == "changed" })
+		until(t, 10*time.Second, "the change of a folder within another",
+			func() bool { return x.said(t, "cat /deep/file") == "changed" })
 		if r := x.exec(t, "toolbox", "call", "write", "/small/x"); r.out != "ok\n" {
 			t.Errorf("a write to a folder with room: %+v", r)
 		}
 		// The page cache takes the write, and close(2) or fsync(2) tells of it.
-		if r := x.exec(t, "dd", "if=/dev/zero", "of=/small/much", "bs=64k", "count=32", "conv=fsync"); r.code == 0 || !strings.Contains(r.err, "No space left") {
+		if r := x.exec(t, "dd", "if=/dev/zero", "of=/small/much", "bs=64k", "count=32", "conv=fsync"); r.code == 0 ||
+			!strings.Contains(r.err, "No space left") {
 			t.Errorf("2 MiB into a folder of 256 KiB: %+v", r)
 		}
 		y := p.start(t, use, "toolbox", "pause")
@@ -172,9 +178,11 @@ func onDisks(t *testing.T, release string, change func(*daemon.Config), test fun
 			return
 		}
 		t.Cleanup(func() {
-			until(t, 20*time.Second, "the end of loop devices of files in "+filepath.Dir(s.dir), func() bool { return len(loopsOf(filepath.Dir(s.dir))) == 0 })
+			until(t, 20*time.Second, "the end of loop devices of files in "+filepath.Dir(s.dir),
+				func() bool { return len(loopsOf(filepath.Dir(s.dir))) == 0 })
 		})
-		c := &client{setting: s, TasksClient: tasks.NewTasksClient(s.Conn), namespace: nest.Name() + "-ctr-" + s.Release.Name}
+		c := &client{setting: s, TasksClient: tasks.NewTasksClient(s.Conn),
+			namespace: nest.Name() + "-ctr-" + s.Release.Name}
 		for _, i := range []string{image.Tools, image.Layered} {
 			archive := filepath.Join(s.dir, "image.tar")
 			if err := s.images.Save(i, archive); err != nil {
@@ -264,7 +272,8 @@ func (c *client) snapshots(snapshotter string) string {
 	return filepath.Join(filepath.Dir(c.dir), "c", "root", "io.containerd.snapshotter.v1."+snapshotter, "snapshots")
 }
 
-// configure adds lines to the section of QEMU in the runtime's configuration until the test ends. They replace earlier ones of the same key.
+// configure adds lines to the section of QEMU in the runtime's configuration until the test ends. They replace earlier
+// ones of the same key.
 func (s *setting) configure(t *testing.T, lines ...string) {
 	t.Helper()
 	b, err := os.ReadFile(s.config)
@@ -274,7 +283,8 @@ func (s *setting) configure(t *testing.T, lines ...string) {
 	text := string(b)
 	for _, l := range lines {
 		key, _, _ := strings.Cut(l, " = ")
-		kept := slices.DeleteFunc(strings.SplitAfter(text, "\n"), func(old string) bool { return strings.HasPrefix(old, key+" = ") })
+		kept := slices.DeleteFunc(strings.SplitAfter(text, "\n"),
+			func(old string) bool { return strings.HasPrefix(old, key+" = ") })
 		text = strings.Replace(strings.Join(kept, ""), "[hypervisor.qemu]\n", "[hypervisor.qemu]\n"+l+"\n", 1)
 	}
 	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
@@ -370,9 +380,11 @@ func diskPod(t *testing.T, c *client) {
 	if _, err := p.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: a.id}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "the removal of one disk", func() bool { return len(opened(t, c.snapshots("blockfile"))) == 2 })
+	until(t, 20*time.Second, "the removal of one disk",
+		func() bool { return len(opened(t, c.snapshots("blockfile"))) == 2 })
 	equal(t, "the other's file", b.said(t, "cat /data/whose"), "b")
-	equal(t, "a third container's file", p.start(t, nil, "toolbox", "pause").said(t, "cat /data/of-image"), "of the image")
+	equal(t, "a third container's file", p.start(t, nil, "toolbox", "pause").said(t, "cat /data/of-image"),
+		"of the image")
 }
 
 func diskVolumes(t *testing.T, c *client) {
@@ -403,7 +415,8 @@ func diskVolumes(t *testing.T, c *client) {
 		&cri.Device{HostPath: device[1], ContainerPath: "/dev/xvdb", Permissions: "r"},
 	), "toolbox", "pause")
 	equal(t, "sizes", x.said(t, "blockdev --getsize64 /dev/data; blockdev --getsize64 /dev/xvdb"), "1048576\n2097152")
-	equal(t, "contents", x.said(t, "head -c 6 /dev/data; head -c 6 /dev/xvdb; head -c 6 /dev/bound"), "disk 0disk 1disk 0")
+	equal(t, "contents", x.said(t, "head -c 6 /dev/data; head -c 6 /dev/xvdb; head -c 6 /dev/bound"),
+		"disk 0disk 1disk 0")
 	x.said(t, "printf written | dd of=/dev/data conv=notrunc,fsync 2>/dev/null")
 	if b, err := os.ReadFile(filepath.Join(c.dir, "volume0")); err != nil || !strings.HasPrefix(string(b), "written") {
 		t.Errorf("the host reads %.10q, %v", b, err)
@@ -443,7 +456,8 @@ func diskUnshared(t *testing.T, c *client) {
 		filepath.Join(c.dir, "sockets", "file"):        "beside a socket",
 		filepath.Join(c.dir, "sockets", "deep/er/one"): "deeper",
 	} {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o640)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text),
+			0o640)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -452,7 +466,8 @@ func diskUnshared(t *testing.T, c *client) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	err = errors.Join(os.Remove(volumes+"/kubernetes.io~empty-dir/tmp/x"), os.Symlink("..2026", configMap+"/..data"), os.Symlink("..data/key", configMap+"/key"))
+	err = errors.Join(os.Remove(volumes+"/kubernetes.io~empty-dir/tmp/x"), os.Symlink("..2026", configMap+"/..data"),
+		os.Symlink("..data/key", configMap+"/key"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,21 +480,27 @@ func diskUnshared(t *testing.T, c *client) {
 	}
 	a := p.start(t, use, "toolbox", "pause")
 	equal(t, "a ConfigMap's key", a.said(t, "cat /etc/cfg/key"), "value")
-	equal(t, "a copied folder", a.said(t, "ls /sockets; cat /sockets/file /sockets/deep/er/one"), "deep\nfile\nbeside a socketdeeper")
+	equal(t, "a copied folder", a.said(t, "ls /sockets; cat /sockets/file /sockets/deep/er/one"),
+		"deep\nfile\nbeside a socketdeeper")
 	equal(t, "name servers", a.said(t, "grep nameserver /etc/resolv.conf"), "nameserver 192.0.2.53")
 	equal(t, "the hostname", a.said(t, "cat /etc/hostname"), "alone")
 	if r := a.exec(t, "sh", "-c", "echo no >/etc/cfg/key"); r.code == 0 || !strings.Contains(r.err, "Read-only") {
 		t.Errorf("a write to a read-only volume: %+v", r)
 	}
 	a.said(t, "echo for both >/scratch/file")
-	equal(t, "an emptyDir in another container", p.start(t, use, "toolbox", "pause").said(t, "cat /scratch/file"), "for both")
+	equal(t, "an emptyDir in another container", p.start(t, use, "toolbox", "pause").said(t, "cat /scratch/file"),
+		"for both")
 
 	// What is too much to copy says so.
 	big := filepath.Join(c.dir, "big")
-	if err := errors.Join(os.Mkdir(big, 0o755), os.WriteFile(big+"/file", nil, 0o644), os.Truncate(big+"/file", 100<<20)); err != nil {
+	if err := errors.Join(os.Mkdir(big, 0o755), os.WriteFile(big+"/file", nil, 0o644), os.Truncate(big+"/file",
+		100<<20)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.try(t, func(x *cri.ContainerConfig) { x.Mounts = []*cri.Mount{{HostPath: big, ContainerPath: "/big"}} }, "true")
+	_, err = p.try(t, func(x *cri.ContainerConfig) {
+		x.Mounts = []*cri.Mount{{HostPath: big,
+			ContainerPath: "/big"}}
+	}, "true")
 	if err == nil || !strings.Contains(err.Error(), "more than 64 MiB") {
 		t.Errorf("100 MiB to copy: %v", err)
 	}
@@ -503,11 +524,13 @@ func layerDisks(t *testing.T, c *client) {
 	equal(t, "the root", c.say(t, id, rootType), "overlay overlay")
 	c.say(t, id, "echo written >/data/mine; rm /data/of-layer-2; sync")
 	// When the disk to write to is full the container hears so.
-	if r := c.exec(t, id, "dd", "if=/dev/zero", "of=/data/much", "bs=1M", "count=16"); r.code == 0 || !strings.Contains(r.err, "No space left") {
+	if r := c.exec(t, id, "dd", "if=/dev/zero", "of=/data/much", "bs=1M", "count=16"); r.code == 0 ||
+		!strings.Contains(r.err, "No space left") {
 		t.Errorf("16 MiB on a disk of 16 with a file system: %+v", r)
 	}
 	files := opened(t, c.snapshots("erofs"))
-	if len(files) != 4 || !slices.ContainsFunc(files, func(f string) bool { return filepath.Base(f) == "rwlayer.img" }) {
+	if len(files) != 4 || !slices.ContainsFunc(files,
+		func(f string) bool { return filepath.Base(f) == "rwlayer.img" }) {
 		t.Fatalf("QEMU has %q open, want three layers and rwlayer.img", files)
 	}
 	end()
@@ -549,7 +572,8 @@ func layerNoPlaces(t *testing.T, c *client) {
 
 func layerPod(t *testing.T, c *client) {
 	n := newNode(t, c.setting)
-	if _, err := n.images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image.Layered}}); err != nil {
+	if _, err := n.images.PullImage(
+		t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image.Layered}}); err != nil {
 		t.Fatal(err)
 	}
 	p := n.run(t, n.podConfig("layers"))
@@ -567,12 +591,13 @@ func layerPod(t *testing.T, c *client) {
 	if _, err := p.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: a.id}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "the removal of one disk", func() bool { return len(opened(t, c.snapshots("erofs"))) == 2+3+1 })
+	until(t, 20*time.Second, "the removal of one disk",
+		func() bool { return len(opened(t, c.snapshots("erofs"))) == 2+3+1 })
 	layered(t, func(line string) string { return b.said(t, "rm /data/whose; "+line) })
 }
 
-// layerVerity gives containers layers with hash trees, as the snapshotter does where its differ makes them: that needs a newer mkfs.erofs, and a host with
-// device-mapper. The second layer is changed behind its tree's back.
+// layerVerity gives containers layers with hash trees, as the snapshotter does where its differ makes them: that needs
+// a newer mkfs.erofs, and a host with device-mapper. The second layer is changed behind its tree's back.
 func layerVerity(t *testing.T, c *client) {
 	testenv.Require(t, testenv.Tool("veritysetup"))
 	dir := t.TempDir()
@@ -580,7 +605,8 @@ func layerVerity(t *testing.T, c *client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	base := map[string][]byte{"bin/busybox": busybox, "bin/sh": busybox, "proc/x": nil, "sys/x": nil, "dev/x": nil, "etc/x": nil, "script": []byte("cat /checked\n")}
+	base := map[string][]byte{"bin/busybox": busybox, "bin/sh": busybox, "proc/x": nil, "sys/x": nil, "dev/x": nil,
+		"etc/x": nil, "script": []byte("cat /checked\n")}
 	layer := func(name string, tree map[string][]byte) string {
 		from, file := filepath.Join(dir, name+".d"), filepath.Join(dir, name)
 		for n, data := range tree {
@@ -589,14 +615,16 @@ func layerVerity(t *testing.T, c *client) {
 				t.Fatal(err)
 			}
 		}
-		if out, err := exec.Command("mkfs.erofs", "--quiet", "-Enoinline_data", file, from).CombinedOutput(); err != nil {
+		if out, err := exec.Command("mkfs.erofs", "--quiet", "-Enoinline_data", file,
+			from).CombinedOutput(); err != nil {
 			t.Fatalf("mkfs.erofs: %v: %s", err, out)
 		}
 		st, err := os.Stat(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command("veritysetup", "format", fmt.Sprintf("--hash-offset=%d", st.Size()), fmt.Sprintf("--data-blocks=%d", st.Size()/4096), file, file).CombinedOutput()
+		out, err := exec.Command("veritysetup", "format", fmt.Sprintf("--hash-offset=%d", st.Size()),
+			fmt.Sprintf("--data-blocks=%d", st.Size()/4096), file, file).CombinedOutput()
 		_, hash, ok := strings.Cut(string(out), "Root hash:")
 		if err != nil || !ok {
 			t.Fatalf("veritysetup: %v: %s", err, out)
@@ -608,12 +636,14 @@ func layerVerity(t *testing.T, c *client) {
 		return file
 	}
 	mark := []byte("what the tree is of")
-	layers := []string{layer("top", map[string][]byte{"checked": slices.Concat(mark, make([]byte, 5000))}), layer("base", base)}
+	layers := []string{layer("top", map[string][]byte{"checked": slices.Concat(mark, make([]byte, 5000))}),
+		layer("base", base)}
 	for _, honest := range []bool{true, false} {
 		if !honest {
 			b, err := os.ReadFile(layers[0])
 			if err == nil {
-				err = os.WriteFile(layers[0], []byte(strings.Replace(string(b), string(mark), "what the tree is if", 1)), 0o644)
+				err = os.WriteFile(layers[0], []byte(strings.Replace(string(b), string(mark), "what the tree is if",
+					1)), 0o644)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -621,7 +651,8 @@ func layerVerity(t *testing.T, c *client) {
 		}
 		mounts := []*types.Mount{}
 		for _, l := range layers {
-			mounts = append(mounts, &types.Mount{Type: "erofs", Source: l, Options: []string{"ro", "loop", "X-containerd.dmverity=" + l + ".dmverity"}})
+			mounts = append(mounts, &types.Mount{Type: "erofs", Source: l, Options: []string{"ro", "loop",
+				"X-containerd.dmverity=" + l + ".dmverity"}})
 		}
 		mounts = append(mounts, &types.Mount{Type: "format/mkdir/overlay", Source: "overlay", Options: []string{
 			"workdir=" + dir + "/work", "upperdir=" + dir + "/upper", "lowerdir={{ overlay 0 1 }}",
@@ -667,7 +698,8 @@ func rootDevice(t *testing.T, c *client) {
 	}
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err == nil {
-		err = errors.Join(os.MkdirAll(dir+"/bin", 0o755), os.WriteFile(dir+"/bin/busybox", busybox, 0o755), os.Symlink("busybox", dir+"/bin/sh"),
+		err = errors.Join(os.MkdirAll(dir+"/bin", 0o755), os.WriteFile(dir+"/bin/busybox", busybox, 0o755),
+			os.Symlink("busybox", dir+"/bin/sh"),
 			os.WriteFile(dir+"/script", []byte("echo from inside >/written\nexit 9\n"), 0o644))
 	}
 	if err := errors.Join(err, unix.Unmount(dir, 0)); err != nil {

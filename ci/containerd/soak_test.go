@@ -23,7 +23,8 @@ var soakKinds = []struct {
 	run  func(t *testing.T, c *client, n *node, serial int, see func(id string))
 }{
 	{"a task to its end", func(t *testing.T, c *client, _ *node, _ int, _ func(string)) {
-		if r := c.ctr(t, nil, c.run(c.id(), []string{"--rm"}, "sh", "-c", "echo out; exit 3")...); r.code != 3 || r.out != "out\n" {
+		if r := c.ctr(t, nil, c.run(c.id(), []string{"--rm"}, "sh", "-c", "echo out; exit 3")...); r.code != 3 ||
+			r.out != "out\n" {
 			t.Errorf("%+v", r)
 		}
 	}},
@@ -42,7 +43,8 @@ var soakKinds = []struct {
 	{"a volume that is written", func(t *testing.T, c *client, _ *node, _ int, _ func(string)) {
 		dir := t.TempDir()
 		mount := "type=bind,src=" + dir + ",dst=/v,options=rbind:rw"
-		if r := c.ctr(t, nil, c.run(c.id(), []string{"--rm", "--mount", mount}, "sh", "-c", "echo x >/v/f")...); r.code != 0 {
+		if r := c.ctr(t, nil, c.run(c.id(), []string{"--rm", "--mount", mount}, "sh", "-c",
+			"echo x >/v/f")...); r.code != 0 {
 			t.Errorf("%+v", r)
 		}
 		if b, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(b) != "x\n" {
@@ -60,9 +62,11 @@ var soakKinds = []struct {
 		}
 		see(p.id)
 	}},
-	{"a pod with a limit that its container exceeds", func(t *testing.T, _ *client, n *node, serial int, _ func(string)) {
+	{"a pod with a limit that its container exceeds", func(t *testing.T, _ *client, n *node, serial int,
+		_ func(string)) {
 		p := n.run(t, n.podConfig(fmt.Sprintf("soak%d", serial+1)))
-		c := p.start(t, func(c *cri.ContainerConfig) { c.Linux.Resources.MemoryLimitInBytes = 32 << 20 }, "toolbox", "eat", "64")
+		c := p.start(t, func(c *cri.ContainerConfig) { c.Linux.Resources.MemoryLimitInBytes = 32 << 20 }, "toolbox",
+			"eat", "64")
 		if s := c.wait(t); s.ExitCode == 0 {
 			t.Errorf("%+v", s)
 		}
@@ -116,7 +120,8 @@ func TestSoak(t *testing.T) {
 		for _, l := range left {
 			t.Errorf("left behind: %s", l)
 		}
-		t.Logf("%d pods in %v; containerd's own memory %d KiB, then %d; the largest shim %d KiB, %d its own; the largest QEMU %d KiB",
+		t.Logf("%d pods in %v; containerd's own memory %d KiB, then %d; the largest shim %d KiB, %d its own; the "+
+			"largest QEMU %d KiB",
 			pods, time.Since(start).Round(time.Second), first, last, most.rssKiB, most.ownKiB, machines)
 		// containerd keeps what it knows of content and images; Go gives memory back late.
 		if allowance := 32 << 10; last > first+allowance {

@@ -57,7 +57,8 @@ func streamExec(t *testing.T, p *pod) {
 	var out, errs buffer
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	u := c.execURL(t, &cri.ExecRequest{Cmd: []string{"sh", "-c", "read a; echo got $a; echo err >&2; exit 9"}, Stdin: true, Stdout: true, Stderr: true})
+	u := c.execURL(t, &cri.ExecRequest{Cmd: []string{"sh", "-c", "read a; echo got $a; echo err >&2; exit 9"},
+		Stdin: true, Stdout: true, Stderr: true})
 	s, err := remote.Run(ctx, u, remote.Streams{In: strings.NewReader("words\n"), Out: &out, Err: &errs})
 	if err != nil {
 		t.Fatal(err)
@@ -76,13 +77,15 @@ func streamBig(t *testing.T, p *pod) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	// The end of input cannot be said in this protocol, so the command counts. TestTasks says it.
-	u := c.execURL(t, &cri.ExecRequest{Cmd: []string{"toolbox", "sum", fmt.Sprint(len(data))}, Stdin: true, Stdout: true, Stderr: true})
+	u := c.execURL(t, &cri.ExecRequest{Cmd: []string{"toolbox", "sum", fmt.Sprint(len(data))}, Stdin: true,
+		Stdout: true, Stderr: true})
 	if _, err := remote.Run(ctx, u, remote.Streams{In: bytes.NewReader(data), Out: &out, Err: io.Discard}); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "what the command read", out.String(), fmt.Sprintf("%x %d\n", sha256.Sum256(data), len(data)))
 	h := sha256.New()
-	u = c.execURL(t, &cri.ExecRequest{Cmd: []string{"sh", "-c", "toolbox spew 8; toolbox spew 8 | toolbox sum >&2"}, Stdout: true, Stderr: true})
+	u = c.execURL(t, &cri.ExecRequest{Cmd: []string{"sh", "-c", "toolbox spew 8; toolbox spew 8 | toolbox sum >&2"},
+		Stdout: true, Stderr: true})
 	var errs buffer
 	if _, err := remote.Run(ctx, u, remote.Streams{Out: h, Err: &errs}); err != nil {
 		t.Fatal(err)
@@ -98,7 +101,8 @@ func streamTerminal(t *testing.T, p *pod) {
 	defer cancel()
 	in, feed := io.Pipe()
 	defer feed.Close()
-	u := c.execURL(t, &cri.ExecRequest{Cmd: []string{"sh", "-c", "stty -g >/dev/null; trap '' INT; toolbox winsize"}, Tty: true, Stdin: true, Stdout: true})
+	u := c.execURL(t, &cri.ExecRequest{Cmd: []string{"sh", "-c", "stty -g >/dev/null; trap '' INT; toolbox winsize"},
+		Tty: true, Stdin: true, Stdout: true})
 	done := make(chan error, 1)
 	go func() {
 		_, err := remote.Run(ctx, u, remote.Streams{In: in, Out: &out, Resize: sizes})
@@ -120,7 +124,8 @@ func streamTerminal(t *testing.T, p *pod) {
 }
 
 func streamAttach(t *testing.T, p *pod) {
-	c := p.start(t, func(c *cri.ContainerConfig) { c.Stdin, c.StdinOnce = true, true }, "sh", "-c", "while read a; do echo got $a; test $a = last && exit 4; done")
+	c := p.start(t, func(c *cri.ContainerConfig) { c.Stdin, c.StdinOnce = true, true }, "sh", "-c",
+		"while read a; do echo got $a; test $a = last && exit 4; done")
 	a, err := p.Attach(t.Context(), &cri.AttachRequest{ContainerId: c.id, Stdin: true, Stdout: true, Stderr: true})
 	if err != nil {
 		t.Fatal(err)
@@ -149,17 +154,22 @@ func streamAttach(t *testing.T, p *pod) {
 	equal(t, "the log", log, "got first\ngot last\n")
 }
 
-// streamForward needs a server on the pod's 127.0.0.1 as seen in its network namespace on the host, where containerd dials.
+// streamForward needs a server on the pod's 127.0.0.1 as seen in its network namespace on the host, where containerd
+// dials.
 func streamForward(t *testing.T, p *pod) {
 	c := p.start(t, nil, "toolbox", "serve", ":8200", "forwarded")
-	until(t, patience, "the server", func() bool { return c.exec(t, "toolbox", "get", "http://127.0.0.1:8200/").out == "forwarded" })
+	until(t, patience, "the server", func() bool {
+		return c.exec(t, "toolbox", "get",
+			"http://127.0.0.1:8200/").out == "forwarded"
+	})
 	r, err := p.PortForward(t.Context(), &cri.PortForwardRequest{PodSandboxId: p.id, Port: []int32{8200}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	answer, err := remote.Forward(ctx, r.Url, 8200, "GET / HTTP/1.1\r\nHost: pod\r\n\r\n", func(s string) bool { return strings.Contains(s, "\r\n\r\nforwarded") })
+	answer, err := remote.Forward(ctx, r.Url, 8200, "GET / HTTP/1.1\r\nHost: pod\r\n\r\n",
+		func(s string) bool { return strings.Contains(s, "\r\n\r\nforwarded") })
 	if err != nil || !strings.HasPrefix(answer, "HTTP/1.1 200 OK\r\n") {
 		t.Errorf("%q, %v", answer, err)
 	}

@@ -87,7 +87,8 @@ func TestTasks(t *testing.T) {
 // newClient is a client whose namespace has the image of tools.
 func newClient(t *testing.T, s *setting) *client {
 	t.Helper()
-	c := &client{setting: s, TasksClient: tasks.NewTasksClient(s.Conn), namespace: nest.Name() + "-ctr-" + s.Release.Name}
+	c := &client{setting: s, TasksClient: tasks.NewTasksClient(s.Conn),
+		namespace: nest.Name() + "-ctr-" + s.Release.Name}
 	archive := filepath.Join(s.dir, "tools.tar")
 	if err := s.images.Save(image.Tools, archive); err != nil {
 		t.Fatal(err)
@@ -100,7 +101,8 @@ func newClient(t *testing.T, s *setting) *client {
 
 func (c *client) ctx(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "containerd-namespace", c.namespace), patience)
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "containerd-namespace",
+		c.namespace), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -209,7 +211,8 @@ func taskTerminal(t *testing.T, c *client) {
 	defer user.Close()
 	size := func(rows, columns uint16) {
 		t.Helper()
-		if err := unix.IoctlSetWinsize(int(user.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+		if err := unix.IoctlSetWinsize(int(user.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows,
+			Col: columns}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -380,7 +383,8 @@ func taskUpdate(t *testing.T, c *client) {
 	mount := "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro:nosuid"
 	id := c.detach(t, []string{"--memory-limit", strconv.Itoa(64 << 20), "--mount", mount}, "toolbox", "pause")
 	limit := func() string {
-		return strings.TrimSpace(c.exec(t, id, "sh", "-c", "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes").out)
+		return strings.TrimSpace(c.exec(t, id, "sh", "-c",
+			"cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes").out)
 	}
 	equal(t, "limit", limit(), strconv.Itoa(64<<20))
 	r, err := json.Marshal(map[string]any{"memory": map[string]any{"limit": 80 << 20}})
@@ -414,7 +418,8 @@ func taskGrow(t *testing.T, c *client) {
 	before := have()
 	update := func(mib int) error {
 		t.Helper()
-		b, err := json.Marshal(specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(100_000)), Period: new(uint64(100_000))}, Memory: &specs.LinuxMemory{Limit: new(int64(mib) << 20)}})
+		b, err := json.Marshal(specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(100_000)),
+			Period: new(uint64(100_000))}, Memory: &specs.LinuxMemory{Limit: new(int64(mib) << 20)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -432,16 +437,19 @@ func taskGrow(t *testing.T, c *client) {
 			t.Errorf("the machine has %d MiB more than before, want %d", more, mib)
 		}
 	}
-	if err := update(1 << 21); err == nil || !strings.Contains(err.Error(), "MiB of memory are wanted, and the machine can have") {
+	if err := update(1 << 21); err == nil || !strings.Contains(err.Error(),
+		"MiB of memory are wanted, and the machine can have") {
 		t.Errorf("an update to 2 TiB: %v", err)
 	}
 	// What was plugged in is of use: with only the old memory this would be killed.
-	if r := c.exec(t, id, "dd", "if=/dev/zero", "of=/dev/null", fmt.Sprintf("bs=%dM", before+100), "count=1"); r.code != 0 {
+	if r := c.exec(t, id, "dd", "if=/dev/zero", "of=/dev/null", fmt.Sprintf("bs=%dM", before+100),
+		"count=1"); r.code != 0 {
 		t.Errorf("a buffer larger than the machine was: %d, %s", r.code, r.err)
 	}
 }
 
-// wired is a network namespace with one end of a wire called eth0, once join is called; the other end is in the test's. Both have addresses.
+// wired is a network namespace with one end of a wire called eth0, once join is called; the other end is in the test's.
+// Both have addresses.
 func wired(t *testing.T, name string) (join func()) {
 	t.Helper()
 	ip := func(args ...string) {
@@ -496,7 +504,8 @@ func taskLate(t *testing.T, c *client) {
 	join := wired(t, "kblate")
 	id := c.detach(t, []string{"--with-ns", "network:/run/netns/kblate"}, "toolbox", "wire", ":8300")
 	join()
-	until(t, patience, "the interface in the guest", func() bool { return strings.Contains(c.exec(t, id, "cat", "/proc/net/dev").out, "eth0:") })
+	until(t, patience, "the interface in the guest",
+		func() bool { return strings.Contains(c.exec(t, id, "cat", "/proc/net/dev").out, "eth0:") })
 	echoes(t)
 }
 
@@ -532,7 +541,8 @@ func (l *eventLog) of(id string) []string {
 // subscribe collects events until the test ends.
 func (c *client) subscribe(t *testing.T) *eventLog {
 	t.Helper()
-	s, err := events.NewEventsClient(c.Conn).Subscribe(c.ctx(t), &events.SubscribeRequest{Filters: []string{"namespace==" + c.namespace}})
+	s, err := events.NewEventsClient(c.Conn).Subscribe(c.ctx(t),
+		&events.SubscribeRequest{Filters: []string{"namespace==" + c.namespace}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -638,13 +648,17 @@ func taskPolicy(t *testing.T, c *client) {
 		return
 	}
 	annotate := func(policy string) []string {
-		return []string{"--annotation", "io.katacontainers.config.agent.policy=" + base64.StdEncoding.EncodeToString([]byte(policy))}
+		return []string{"--annotation", "io.katacontainers.config.agent.policy=" + base64.StdEncoding.EncodeToString(
+			[]byte(policy))}
 	}
-	id := c.detach(t, annotate("katabuild-policy 1\ndefault allow\nallow ExecProcess process.Args=[\"true\"] ...\ndeny ExecProcess\n"), "toolbox", "pause")
+	id := c.detach(t, annotate(
+		"katabuild-policy 1\ndefault allow\nallow ExecProcess process.Args=[\"true\"] ...\ndeny ExecProcess\n"),
+		"toolbox", "pause")
 	if r := c.exec(t, id, "true"); r.code != 0 {
 		t.Errorf("a command that is allowed: %s", r.err)
 	}
-	if r := c.exec(t, id, "id"); r.code == 0 || !strings.Contains(r.err, "ExecProcessRequest is blocked by policy: the rule in line 4 denies it") {
+	if r := c.exec(t, id, "id"); r.code == 0 || !strings.Contains(r.err,
+		"ExecProcessRequest is blocked by policy: the rule in line 4 denies it") {
 		t.Errorf("a command that is not: %d, %s", r.code, r.err)
 	}
 	r := c.ctr(t, nil, c.run(c.id(), append(annotate("package agent_policy\n"), "--rm"), "true")...)
@@ -658,9 +672,11 @@ func taskVsockPorts(t *testing.T, c *client) {
 		t.Log("nothing to test: there is no agent")
 		return
 	}
-	r := c.ctr(t, nil, c.run(c.id(), []string{"--rm"}, "toolbox", "vsock", "1024", "1025", "1026", "1027", "1032", "5000")...)
+	r := c.ctr(t, nil, c.run(c.id(), []string{"--rm"}, "toolbox", "vsock", "1024", "1025", "1026", "1027", "1032",
+		"5000")...)
 	const used = " address already in use\n"
-	if want := "1024" + used + "1025" + used + "1026" + used + "1027" + used + "1032" + used + "5000 ok\n"; r.code != 0 || r.out != want {
+	if want := "1024" + used + "1025" + used + "1026" + used + "1027" + used + "1032" + used +
+		"5000 ok\n"; r.code != 0 || r.out != want {
 		t.Errorf("%d, %s\ngot\n%s\nwant\n%s", r.code, r.err, r.out, want)
 	}
 }
@@ -704,7 +720,8 @@ func taskShimKilled(t *testing.T, c *client) {
 	}
 }
 
-// taskWalls looks at the QEMU of a container: by virtio-fs it has no rights at all, and by 9p those to make files of others.
+// taskWalls looks at the QEMU of a container: by virtio-fs it has no rights at all, and by 9p those to make files of
+// others.
 func taskWalls(t *testing.T, c *client) {
 	if !c.guest() {
 		t.Log("nothing to test: there is no machine")
@@ -714,7 +731,8 @@ func taskWalls(t *testing.T, c *client) {
 	for kind, capabilities := range map[string]string{"virtio-fs": none, "virtio-9p": "000000008800001b"} {
 		c = c.configured(t, fmt.Sprintf("shared_fs = %q\n", kind)) // which also counts on
 		id := c.detach(t, nil, "toolbox", "pause")
-		r := c.exec(t, id, "sh", "-c", "mkdir /w && echo words >/w/f && chown 7:8 /w/f && chmod 0640 /w/f && stat -c '%u %g %a' /w/f && cat /w/f")
+		r := c.exec(t, id, "sh", "-c", "mkdir /w && echo words >/w/f && chown 7:8 /w/f && chmod 0640 /w/f && stat "+
+			"-c '%u %g %a' /w/f && cat /w/f")
 		if r.code != 0 || r.out != "7 8 640\nwords\n" {
 			t.Errorf("%s: files of others: %d, %q, %s", kind, r.code, r.out, r.err)
 		}
@@ -736,10 +754,12 @@ func taskWalls(t *testing.T, c *client) {
 		if root := have["Uid"] == "0 0 0 0"; root != (kind == "virtio-9p") {
 			t.Errorf("%s: QEMU's user is %s", kind, have["Uid"])
 		}
-		for field, want := range map[string]string{"CapPrm": capabilities, "CapEff": capabilities, "CapBnd": capabilities, "CapInh": none, "NoNewPrivs": "1", "Seccomp": "2"} {
+		for field, want := range map[string]string{"CapPrm": capabilities, "CapEff": capabilities,
+			"CapBnd": capabilities, "CapInh": none, "NoNewPrivs": "1", "Seccomp": "2"} {
 			equal(t, kind+": QEMU's "+field, have[field], want)
 		}
-		for _, path := range []string{"/etc/passwd", "/root", "/home", "/var", "/sys", "/run/containerd", "/run/katabuild"} {
+		for _, path := range []string{"/etc/passwd", "/root", "/home", "/var", "/sys", "/run/containerd",
+			"/run/katabuild"} {
 			if _, err := os.Lstat("/proc/" + pid + "/root" + path); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: QEMU sees %s: %v", kind, path, err)
 			}
@@ -747,7 +767,8 @@ func taskWalls(t *testing.T, c *client) {
 	}
 }
 
-// taskHostMemory has a control group on the host that is too small for a machine: at its start, or once its container takes what it was promised.
+// taskHostMemory has a control group on the host that is too small for a machine: at its start, or once its container
+// takes what it was promised.
 func taskHostMemory(t *testing.T, c *client) {
 	if _, err := os.Stat("/sys/fs/cgroup/memory"); err != nil || !c.guest() {
 		t.Log("nothing to test: the limit is one of cgroups of version 1, and of a machine's")
@@ -759,7 +780,11 @@ func taskHostMemory(t *testing.T, c *client) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		until(t, patience, "the end of the group "+dir, func() bool { err := os.Remove(dir); return err == nil || errors.Is(err, fs.ErrNotExist) })
+		until(t, patience, "the end of the group "+dir, func() bool {
+			err := os.Remove(dir)
+			return err == nil ||
+				errors.Is(err, fs.ErrNotExist)
+		})
 	})
 	group := []string{"--cgroup", name + "/x"}
 	limit := func(mib int) {

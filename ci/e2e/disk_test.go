@@ -20,8 +20,8 @@ import (
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
-// diskGuest builds the minimal guest with other lines in its recipe, all with the same kernel. The lock is that of minimal, or is made anew
-// where the recipe asks for more than a kernel.
+// diskGuest builds the minimal guest with other lines in its recipe, all with the same kernel. The lock is that of
+// minimal, or is made anew where the recipe asks for more than a kernel.
 func diskGuest(t *testing.T, lines string, relock bool) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -50,18 +50,29 @@ func diskGuest(t *testing.T, lines string, relock bool) string {
 func TestEveryDiskIsAttested(t *testing.T) {
 	need(t)
 	for name, lines := range map[string]string{
-		"erofs gpt virtio-blk microvm":          "rootfs: {}\nboot: {machine: microvm, memory: 128MiB}\n",
-		"erofs zstd mbr virtio-blk q35":         "rootfs: {}\nimage: {compression: zstd, layout: mbr}\nboot: {machine: q35, memory: 128MiB}\n",
-		"erofs lz4hc bare virtio-blk microvm":   "rootfs: {}\nimage: {compression: lz4hc, layout: bare}\nboot: {machine: microvm, memory: 128MiB}\n",
-		"erofs deflate without verity":          "rootfs: {}\nimage: {compression: deflate, verity: false}\nboot: {machine: microvm, memory: 128MiB}\n",
-		"erofs mbr-dax nvdimm q35":              "rootfs: {}\nimage: {layout: mbr-dax}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
-		"erofs mbr-dax virtio-blk q35":          "rootfs: {}\nimage: {layout: mbr-dax}\nboot: {machine: q35, memory: 128MiB}\n",
-		"ext4 gpt virtio-blk microvm":           "rootfs: {}\nimage: {filesystem: ext4}\nboot: {machine: microvm, memory: 128MiB}\n",
-		"ext4 mbr-dax nvdimm q35":               "rootfs: {}\nimage: {filesystem: ext4, layout: mbr-dax}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
-		"erofs mapped by DAX":                   "rootfs: {}\nimage: {layout: mbr-dax, verity: false}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
-		"ext4 mapped by DAX":                    "rootfs: {}\nimage: {filesystem: ext4, layout: mbr-dax, verity: false}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
-		"ext4 with a journal as Kata mounts it": "rootfs: {}\nimage: {filesystem: ext4, journal: true}\nboot: {memory: 128MiB, command_line: [\"rootflags=data=ordered,errors=remount-ro\"]}\n",
-		"ext4 with room and a journal":          "rootfs: {}\nimage: {filesystem: ext4, verity: false, journal: true, free_space: 8MiB}\nboot: {machine: q35, memory: 128MiB}\n",
+		"erofs gpt virtio-blk microvm": "rootfs: {}\nboot: {machine: microvm, memory: 128MiB}\n",
+		"erofs zstd mbr virtio-blk q35": "rootfs: {}\nimage: {compression: zstd, layout: mbr}\nboot: " +
+			"{machine: q35, memory: 128MiB}\n",
+		"erofs lz4hc bare virtio-blk microvm": "rootfs: {}\nimage: {compression: lz4hc, layout: bare}\nboot: " +
+			"{machine: microvm, memory: 128MiB}\n",
+		"erofs deflate without verity": "rootfs: {}\nimage: {compression: deflate, verity: false}\nboot: " +
+			"{machine: microvm, memory: 128MiB}\n",
+		"erofs mbr-dax nvdimm q35": "rootfs: {}\nimage: {layout: mbr-dax}\nboot: {machine: q35, " +
+			"memory: 256MiB, disk: nvdimm}\n",
+		"erofs mbr-dax virtio-blk q35": "rootfs: {}\nimage: {layout: mbr-dax}\nboot: {machine: q35, " +
+			"memory: 128MiB}\n",
+		"ext4 gpt virtio-blk microvm": "rootfs: {}\nimage: {filesystem: ext4}\nboot: {machine: microvm, " +
+			"memory: 128MiB}\n",
+		"ext4 mbr-dax nvdimm q35": "rootfs: {}\nimage: {filesystem: ext4, layout: mbr-dax}\nboot: " +
+			"{machine: q35, memory: 256MiB, disk: nvdimm}\n",
+		"erofs mapped by DAX": "rootfs: {}\nimage: {layout: mbr-dax, verity: false}\nboot: " +
+			"{machine: q35, memory: 256MiB, disk: nvdimm}\n",
+		"ext4 mapped by DAX": "rootfs: {}\nimage: {filesystem: ext4, layout: mbr-dax, verity: " +
+			"false}\nboot: {machine: q35, memory: 256MiB, disk: nvdimm}\n",
+		"ext4 with a journal as Kata mounts it": "rootfs: {}\nimage: {filesystem: ext4, journal: true}\nboot: " +
+			"{memory: 128MiB, command_line: [\"rootflags=data=ordered,errors=remount-ro\"]}\n",
+		"ext4 with room and a journal": "rootfs: {}\nimage: {filesystem: ext4, verity: false, journal: true, " +
+			"free_space: 8MiB}\nboot: {machine: q35, memory: 128MiB}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			katabuild(t, nil, "boot", diskGuest(t, lines, false)).want(t, 0, "minimal: attested", "root.verity")
@@ -92,8 +103,8 @@ func flip(t *testing.T, path string, at int64) digest.Digest {
 	return d
 }
 
-// TestOneFlippedBitOfADiskIsFound: the host's check finds it before boot. Where somebody has put the new digest into the manifest too, the guest
-// cannot read the block, and its owner is told.
+// TestOneFlippedBitOfADiskIsFound: the host's check finds it before boot. Where somebody has put the new digest into
+// the manifest too, the guest cannot read the block, and its owner is told.
 func TestOneFlippedBitOfADiskIsFound(t *testing.T) {
 	need(t)
 	out := diskGuest(t, "rootfs: {}\nboot: {machine: microvm, memory: 128MiB}\n", false)
@@ -103,7 +114,9 @@ func TestOneFlippedBitOfADiskIsFound(t *testing.T) {
 	}
 	for name, at := range map[string]int64{
 		// The agent's pages are in the middle of the file system; the tree's last block is its lowest level.
-		"first block": m.Image.Offset + 8, "data": m.Image.Offset + m.Image.Length/2, "hash tree": m.Image.Verity.Offset + 100, "end of the hash tree": m.Image.Verity.Offset + m.Image.Verity.Length - 4096 + 8,
+		"first block": m.Image.Offset + 8, "data": m.Image.Offset + m.Image.Length/2,
+		"hash tree": m.Image.Verity.Offset + 100, "end of the hash tree": m.Image.Verity.Offset +
+			m.Image.Verity.Length - 4096 + 8,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := clone(t, out)
@@ -134,18 +147,21 @@ func TestADiskBuiltAgainIsTheSame(t *testing.T) {
 		"rootfs: {}\nimage: {filesystem: ext4, layout: mbr-dax}\nboot: {memory: 128MiB}\n",
 	} {
 		out := diskGuest(t, lines, false)
-		katabuild(t, nil, "verify", out, "--rebuild", filepath.Dir(out), "--lock", abs(t, "out/minimal.lock.json"), "--keep-kernel").want(t, 0, "every byte is the same")
+		katabuild(t, nil, "verify", out, "--rebuild", filepath.Dir(out), "--lock", abs(t, "out/minimal.lock.json"),
+			"--keep-kernel").want(t, 0, "every byte is the same")
 	}
 }
 
-// TestAContainerImageBoots serves an image of two layers from a registry on loopback, locks it by its name, and boots a disk of it.
+// TestAContainerImageBoots serves an image of two layers from a registry on loopback, locks it by its name, and boots a
+// disk of it.
 func TestAContainerImageBoots(t *testing.T) {
 	need(t)
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	ref := strings.TrimPrefix(server.URL, "http://") + "/guest/app:1"
 	img := empty.Image
-	for _, files := range []map[string]string{{"etc/motd": "lower\n", "etc/gone": "lower\n"}, {"etc/motd": "upper\n", "etc/.wh.gone": ""}} {
+	for _, files := range []map[string]string{{"etc/motd": "lower\n", "etc/gone": "lower\n"},
+		{"etc/motd": "upper\n", "etc/.wh.gone": ""}} {
 		layer, err := crane.Layer(bytesOf(files))
 		if err != nil {
 			t.Fatal(err)
@@ -188,8 +204,8 @@ func platform(t *testing.T, img v1.Image) *v1.ConfigFile {
 	return c
 }
 
-// TestAPlainUserBuildsTheSameDisk builds a disk as nobody, who has no subordinate numbers and no privileges, on tmpfs and on the disk that holds
-// temporary files.
+// TestAPlainUserBuildsTheSameDisk builds a disk as nobody, who has no subordinate numbers and no privileges, on tmpfs
+// and on the disk that holds temporary files.
 func TestAPlainUserBuildsTheSameDisk(t *testing.T) {
 	need(t, root, testenv.Tool("setpriv"))
 	if ids, err := os.ReadFile("/etc/subuid"); err == nil && strings.Contains(string(ids), "nobody:") {
@@ -209,7 +225,8 @@ func TestAPlainUserBuildsTheSameDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		e.handOver(t)
-		finish(t, e.command(nil, []string{"TZ=Asia/Kathmandu"}, "image", "recipes/minimal", "--lock", "lock.json", "--offline", "-o", "out", "-j", "1")).want(t, 0, want.Image.Path)
+		finish(t, e.command(nil, []string{"TZ=Asia/Kathmandu"}, "image", "recipes/minimal", "--lock", "lock.json",
+			"--offline", "-o", "out", "-j", "1")).want(t, 0, want.Image.Path)
 		if err := digest.Check(filepath.Join(e.dir, "out", want.Image.Path), want.Image.Digest); err != nil {
 			t.Errorf("below %q: %v", parent, err)
 		}
@@ -220,8 +237,11 @@ func TestAPlainUserBuildsTheSameDisk(t *testing.T) {
 func TestDebianBootsAsAgentAndAsSystemd(t *testing.T) {
 	need(t)
 	for name, lines := range map[string]string{
-		"agent":   "rootfs:\n  layers:\n    - debian: {packages: [base-files, base-passwd, bash, coreutils]}\nimage: {compression: zstd}\nboot: {memory: 128MiB}\n",
-		"systemd": "rootfs:\n  init: systemd\n  layers:\n    - debian: {packages: [systemd, systemd-sysv, dbus, base-files, base-passwd, bash, coreutils]}\nimage: {compression: zstd}\nboot: {machine: q35, memory: 512MiB}\n",
+		"agent": "rootfs:\n  layers:\n    - debian: {packages: [base-files, base-passwd, bash, " +
+			"coreutils]}\nimage: {compression: zstd}\nboot: {memory: 128MiB}\n",
+		"systemd": "rootfs:\n  init: systemd\n  layers:\n    - debian: {packages: [systemd, systemd-sysv, dbus, " +
+			"base-files, base-passwd, bash, coreutils]}\nimage: {compression: zstd}\nboot: {machine: q35, memory: " +
+			"512MiB}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := diskGuest(t, lines, true)

@@ -28,10 +28,12 @@ import (
 // house is the repository's root.
 const house = "../.."
 
-// need skips unless the whole way was asked for. `make test-e2e` builds bin/, the locks and the tiny guest, and sets the variable.
+// need skips unless the whole way was asked for. `make test-e2e` builds bin/, the locks and the tiny guest, and sets
+// the variable.
 func need(t *testing.T, more ...testenv.Need) {
 	t.Helper()
-	testenv.Require(t, append([]testenv.Need{testenv.Asked("KATABUILD_TEST_E2E", "test-e2e"), testenv.Tool("qemu-system-x86_64")}, more...)...)
+	testenv.Require(t, append([]testenv.Need{testenv.Asked("KATABUILD_TEST_E2E", "test-e2e"),
+		testenv.Tool("qemu-system-x86_64")}, more...)...)
 }
 
 // root is for mounting a small disk and for becoming another user.
@@ -148,8 +150,8 @@ func TestAFlippedByteIsRefusedBeforeBoot(t *testing.T) {
 	}
 }
 
-// mixed is the guest a with the kernel or initrd of b, and a manifest that names b's files and a's promises: what a careless or hostile hand
-// at the files leaves behind.
+// mixed is the guest a with the kernel or initrd of b, and a manifest that names b's files and a's promises: what a
+// careless or hostile hand at the files leaves behind.
 func mixed(t *testing.T, a, b string, swap func(ma, mb *manifest.Manifest)) string {
 	t.Helper()
 	ma, _, err := manifest.Read(a, "")
@@ -213,10 +215,12 @@ func TestAnotherConfigOfTheSameKernelIsNamed(t *testing.T) {
 	need(t, testenv.Asked("KATABUILD_TEST_KERNEL", "test-kernel")) // it builds another kernel
 	other := variant(t, "features: [tiny]", "features: [tiny, kallsyms]")
 	dir := mixed(t, tiny(t), other, func(ma, mb *manifest.Manifest) {
-		ma.Kernel.Image, ma.Kernel.Vmlinux, ma.Kernel.SystemMap = mb.Kernel.Image, mb.Kernel.Vmlinux, mb.Kernel.SystemMap
+		ma.Kernel.Image, ma.Kernel.Vmlinux, ma.Kernel.SystemMap = mb.Kernel.Image, mb.Kernel.Vmlinux,
+			mb.Kernel.SystemMap
 	})
 	r := katabuild(t, nil, "boot", dir, "--json")
-	if u := unmet(t, r); r.code != 3 || !slices.Equal(u, []string{"kernel.release", "kernel.build_id", "kernel.config"}) {
+	if u := unmet(t, r); r.code != 3 || !slices.Equal(u, []string{"kernel.release", "kernel.build_id",
+		"kernel.config"}) {
 		t.Errorf("exit code %d, unmet %v", r.code, u)
 	}
 }
@@ -224,7 +228,8 @@ func TestAnotherConfigOfTheSameKernelIsNamed(t *testing.T) {
 func TestAnotherBuildOfTheAgentIsNamed(t *testing.T) {
 	need(t)
 	agent := filepath.Join(t.TempDir(), "agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=other", "-o", agent, "./cmd/kata-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false",
+		"-ldflags=-s -w -buildid= -X main.version=other", "-o", agent, "./cmd/kata-agent")
 	cmd.Dir = abs(t, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	finish(t, cmd).want(t, 0)
@@ -246,7 +251,8 @@ func TestAnotherCommandLineIsNamed(t *testing.T) {
 
 func TestAGuestWithoutInitSaysAtWhichStageItFailed(t *testing.T) {
 	need(t)
-	katabuild(t, nil, "boot", tiny(t), "--append", "rdinit=/nothing").want(t, 1, "stage init", "the console's last lines", "qemu-system-x86_64")
+	katabuild(t, nil, "boot", tiny(t), "--append", "rdinit=/nothing").want(t, 1, "stage init",
+		"the console's last lines", "qemu-system-x86_64")
 }
 
 // seeded makes a store that holds the kernel source of the tiny guest and nothing else.
@@ -360,15 +366,16 @@ func (e elsewhere) command(before []string, env []string, args ...string) *exec.
 	return cmd
 }
 
-// TestKilledBuildsElsewhereEndInTheSameBytes kills builds at 50 random moments and lets the 51st finish: in another folder and store, as another
-// user, with another umask, time zone, language, home and number of jobs than those the tiny guest was built with. Every file is the same, the
-// manifest among them.
+// TestKilledBuildsElsewhereEndInTheSameBytes kills builds at 50 random moments and lets the 51st finish: in another
+// folder and store, as another user, with another umask, time zone, language, home and number of jobs than those the
+// tiny guest was built with. Every file is the same, the manifest among them.
 func TestKilledBuildsElsewhereEndInTheSameBytes(t *testing.T) {
 	need(t, testenv.Tool("setpriv"), testenv.Tool("sh"))
 	e := newElsewhere(t, "")
 	e.handOver(t)
 	out := filepath.Join(e.dir, "a/deeper/out")
-	args := []string{"build", "recipes/tiny", "--lock", "lock.json", "--offline", "--progress", "plain", "-o", out, "-j", "3"}
+	args := []string{"build", "recipes/tiny", "--lock", "lock.json", "--offline", "--progress", "plain", "-o", out,
+		"-j", "3"}
 	umask := []string{"sh", "-c", `umask 077 && exec "$@"`, "sh"}
 	env := []string{"TZ=Pacific/Auckland", "LANG=de_DE.UTF-8", "LC_ALL=tr_TR.UTF-8"}
 	seed := uint64(time.Now().UnixNano())
@@ -379,7 +386,8 @@ func TestKilledBuildsElsewhereEndInTheSameBytes(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// Squared, so that starting, the initrd and writing records get as many kills as the long unpacking and compiling.
+		// Squared, so that starting, the initrd and writing records get as many kills as the long unpacking and
+		// compiling.
 		f := random.Float64()
 		time.Sleep(time.Duration(f * f * float64(4*time.Second)))
 		_ = cmd.Process.Kill() // it may have ended
@@ -424,7 +432,8 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	args := []string{"--lock", "out/tiny.lock.json", "--offline", "-o", out}
 	// The kernel source does not fit unpacked.
-	katabuild(t, env, append([]string{"kernel", "recipes/tiny"}, args...)...).want(t, 1, "no space left on device", s.Dir())
+	katabuild(t, env, append([]string{"kernel", "recipes/tiny"}, args...)...).want(t, 1, "no space left on device",
+		s.Dir())
 	if u, err := s.DU(); err != nil || u.Temp != 0 {
 		t.Errorf("something half-written stayed: %+v, %v", u, err)
 	}
@@ -448,16 +457,19 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 	katabuild(t, env, append([]string{"initrd", "recipes/tiny"}, args...)...).want(t, 0, "initrd.img")
 }
 
-// TestOfflineAsAPlainUserWithoutANetwork builds from a copy of the store, as nobody, where there is no interface at all.
+// TestOfflineAsAPlainUserWithoutANetwork builds from a copy of the store, as nobody, where there is no interface at
+// all.
 func TestOfflineAsAPlainUserWithoutANetwork(t *testing.T) {
 	need(t, testenv.Tool("unshare"), testenv.Tool("setpriv"), root)
 	e := newElsewhere(t, "")
 	// A whole build first, as root, so that only the plain user's run counts as offline from the store.
-	katabuild(t, e.env(), "initrd", "recipes/tiny", "--lock", "out/tiny.lock.json", "-o", filepath.Join(e.dir, "first")).want(t, 0)
+	katabuild(t, e.env(), "initrd", "recipes/tiny", "--lock", "out/tiny.lock.json", "-o",
+		filepath.Join(e.dir, "first")).want(t, 0)
 	copyActions(t, e.store)
 	e.handOver(t)
 	guest := filepath.Join(e.dir, "guest")
-	r := finish(t, e.command([]string{"unshare", "-n"}, nil, "build", "recipes/tiny", "--lock", "lock.json", "--offline", "-o", guest))
+	r := finish(t, e.command([]string{"unshare", "-n"}, nil, "build", "recipes/tiny", "--lock", "lock.json",
+		"--offline", "-o", guest))
 	r.want(t, 0, "kernel: hit", "initrd: hit", "manifest.json")
 	_, want, err := manifest.Read(tiny(t), "")
 	if err != nil {
@@ -506,8 +518,8 @@ var (
 	words = regexp.MustCompile(`^make ([a-z0-9-]+)`)
 )
 
-// TestEveryDocumentedCommandRuns runs each `katabuild` line of the sh blocks in README and docs, in order; make words must be in the Makefile, and
-// those that CI cannot call from inside a test are what CI itself calls.
+// TestEveryDocumentedCommandRuns runs each `katabuild` line of the sh blocks in README and docs, in order; make words
+// must be in the Makefile, and those that CI cannot call from inside a test are what CI itself calls.
 func TestEveryDocumentedCommandRuns(t *testing.T) {
 	need(t)
 	var files []string

@@ -40,7 +40,8 @@ func regoGuest(t *testing.T, flags ...string) (*manifest.Manifest, string) {
 	t.Helper()
 	const initrd = "initrd:\n  compression: none"
 	text := strings.ReplaceAll("\n"+regoPolicy, "\n", "\n        ")
-	built := variant(t, initrd, initrd+"\n  files:\n    - path: /etc/kata-opa/default-policy.rego\n      text: |"+text, flags...)
+	built := variant(t, initrd, initrd+"\n  files:\n    - path: /etc/kata-opa/default-policy.rego\n      text: |"+
+		text, flags...)
 	dir := clone(t, abs(t, "out/default"))
 	m, _, err := manifest.Read(built, "")
 	if err != nil {
@@ -113,7 +114,8 @@ func TestAPolicyThatTheAgentCannotReadEndsTheGuest(t *testing.T) {
 		vm.Stop() //nolint:errcheck // it should not be there
 	}
 	var stage *sandbox.StageError
-	if !errors.As(err, &stage) || !strings.Contains(strings.Join(stage.Console, "\n"), "/etc/kata-opa/default-policy.rego: this policy is written in Rego") {
+	if !errors.As(err, &stage) || !strings.Contains(strings.Join(stage.Console, "\n"),
+		"/etc/kata-opa/default-policy.rego: this policy is written in Rego") {
 		t.Errorf("the guest starts, or does not say why not: %v, %+v", err, stage)
 	}
 }

@@ -76,7 +76,8 @@ func fileops(args []string) error {
 // other is this program as another user, with a supplementary group, doing one thing.
 func other(word string, args ...string) error {
 	cmd := exec.Command("/proc/self/exe", append([]string{"fileop", word}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000, Groups: []uint32{2000}}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000,
+		Groups: []uint32{2000}}}
 	return told(cmd)
 }
 
@@ -107,7 +108,10 @@ func fileop(args []string) error {
 	}
 	err := map[string]func(string) error{
 		"flock": func(p string) error {
-			return withFile(p, os.O_RDWR, func(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+			return withFile(p, os.O_RDWR, func(f *os.File) error {
+				return unix.Flock(int(f.Fd()),
+					unix.LOCK_EX|unix.LOCK_NB)
+			})
 		},
 		"posix": func(p string) error {
 			return withFile(p, os.O_RDWR, func(f *os.File) error {
@@ -145,13 +149,18 @@ func withFile(p string, flags int, do func(*os.File) error) error {
 }
 
 func appendTo(p, text string, flags int) error {
-	return withFile(p, os.O_WRONLY|os.O_APPEND|flags, func(f *os.File) error { _, err := f.WriteString(text); return err })
+	return withFile(p, os.O_WRONLY|os.O_APPEND|flags, func(f *os.File) error {
+		_,
+			err := f.WriteString(text)
+		return err
+	})
 }
 
 // makeAll makes one of each kind in a folder.
 func makeAll(dir string) error {
 	p := func(name string) string { return filepath.Join(dir, name) }
-	return errors.Join(os.WriteFile(p("file"), []byte("x"), 0o644), os.Mkdir(p("folder"), 0o755), os.Symlink("x", p("link")),
+	return errors.Join(os.WriteFile(p("file"), []byte("x"), 0o644), os.Mkdir(p("folder"), 0o755),
+		os.Symlink("x", p("link")),
 		os.Link(p("file"), p("hard")), os.Rename(p("hard"), p("moved")), os.Remove(p("moved")))
 }
 
@@ -199,8 +208,8 @@ func mode(p string) string {
 
 func stat(p string) (st unix.Stat_t, err error) { err = unix.Lstat(p, &st); return }
 
-// acl is the value of system.posix_acl_access or _default: owner rwx, group and others nothing, and user 1000 rwx. Linux:
-// include/uapi/linux/posix_acl_xattr.h: a version (4 bytes), then tag (2), permissions (2) and id (4) each.
+// acl is the value of system.posix_acl_access or _default: owner rwx, group and others nothing, and user 1000 rwx.
+// Linux: include/uapi/linux/posix_acl_xattr.h: a version (4 bytes), then tag (2), permissions (2) and id (4) each.
 var acl = []byte{
 	2, 0, 0, 0,
 	1, 0, 7, 0, 255, 255, 255, 255, // ACL_USER_OBJ
@@ -234,7 +243,8 @@ func fallocated(mode uint32, off, length, size int64) func(string) error {
 			if err != nil {
 				return err
 			}
-			if err := same("size", st.Size(), size); err != nil || mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) == 0 {
+			if err := same("size", st.Size(), size); err != nil ||
+				mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) == 0 {
 				return err
 			}
 			b := make([]byte, 1)
@@ -308,7 +318,8 @@ func node(kind uint32, dev uint64) func(string) error {
 func cleared(want string, do func(p string) error) func(string) error {
 	return func(dir string) error {
 		p := filepath.Join(dir, "f")
-		err := errors.Join(os.WriteFile(p, []byte("x"), 0o755), os.Chown(p, 1000, 1000), os.Chmod(p, 0o755|os.ModeSetuid|os.ModeSetgid))
+		err := errors.Join(os.WriteFile(p, []byte("x"), 0o755), os.Chown(p, 1000, 1000),
+			os.Chmod(p, 0o755|os.ModeSetuid|os.ModeSetgid))
 		if err != nil {
 			return err
 		}
@@ -452,7 +463,8 @@ func nameless(dir string) error {
 		return err
 	}
 	p := filepath.Join(dir, "f")
-	if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, p, unix.AT_SYMLINK_FOLLOW); err != nil {
+	if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, p,
+		unix.AT_SYMLINK_FOLLOW); err != nil {
 		return err
 	}
 	return errors.Join(content(p, "x"), same("mode", mode(p), "-rw-r-----"))
@@ -476,7 +488,8 @@ func unlinked(dir string) error {
 		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 			return err
 		}
-		return errors.Join(same("content", string(b), "kept"), same("links", st.Nlink, 0), f.Truncate(2), f.Chmod(0o600))
+		return errors.Join(same("content", string(b), "kept"), same("links", st.Nlink, 0), f.Truncate(2),
+			f.Chmod(0o600))
 	})
 }
 
@@ -602,7 +615,11 @@ func ioctlFlags(dir string) error {
 	if err := os.WriteFile(p, nil, 0o644); err != nil {
 		return err
 	}
-	return withFile(p, os.O_RDONLY, func(f *os.File) error { _, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS); return err })
+	return withFile(p, os.O_RDONLY, func(f *os.File) error {
+		_, err := unix.IoctlGetUint32(int(f.Fd()),
+			unix.FS_IOC_GETFLAGS)
+		return err
+	})
 }
 
 // space compares what statfs(2) says with reason.
@@ -722,7 +739,10 @@ var fileOperations = []fileOperation{
 	{"append by two descriptors", atomicAppend},
 	{"map shared and write", func(d string) error {
 		p := filepath.Join(d, "f")
-		err := withFile(p, os.O_RDWR|os.O_CREATE, func(f *os.File) error { return errors.Join(f.Truncate(1024), mapped(f, 1024, "ABCD")) })
+		err := withFile(p, os.O_RDWR|os.O_CREATE, func(f *os.File) error {
+			return errors.Join(f.Truncate(1024),
+				mapped(f, 1024, "ABCD"))
+		})
 		if err != nil {
 			return err
 		}
@@ -769,7 +789,10 @@ var fileOperations = []fileOperation{
 		defer unix.Close(fd) //nolint:errcheck // nothing is written
 		return errors.Join(os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), 0o600), same("mode", mode(p), "-rw-------"))
 	}},
-	{"flock excludes another process", locked("flock", func(fd uintptr) error { return unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB) })},
+	{"flock excludes another process", locked("flock", func(fd uintptr) error {
+		return unix.Flock(int(fd),
+			unix.LOCK_EX|unix.LOCK_NB)
+	})},
 	{"flock, blocking", locked("flock", func(fd uintptr) error { return unix.Flock(int(fd), unix.LOCK_EX) })},
 	{"flock ends with the last descriptor", func(d string) error {
 		p := filepath.Join(d, "f")
@@ -791,24 +814,28 @@ var fileOperations = []fileOperation{
 	{"fcntl F_SETLK ends with any descriptor", func(d string) error {
 		p := filepath.Join(d, "f")
 		return withFile(p, os.O_RDWR|os.O_CREATE, func(f *os.File) error {
-			return errors.Join(posixLock(unix.F_SETLK)(f.Fd()), excluded("posix", p), withFile(p, os.O_RDWR, func(*os.File) error { return nil }), again("posix", p))
+			return errors.Join(posixLock(unix.F_SETLK)(f.Fd()), excluded("posix", p),
+				withFile(p, os.O_RDWR, func(*os.File) error { return nil }), again("posix", p))
 		})
 	}},
 	{"fcntl F_OFD_SETLK excludes another process", locked("ofd", posixLock(unix.F_OFD_SETLK))},
 	{"fcntl F_OFD_SETLK ends with its descriptor", func(d string) error {
 		p := filepath.Join(d, "f")
 		return withFile(p, os.O_RDWR|os.O_CREATE, func(f *os.File) error {
-			return errors.Join(posixLock(unix.F_OFD_SETLK)(f.Fd()), withFile(p, os.O_RDWR, func(*os.File) error { return nil }), excluded("posix", p))
+			return errors.Join(posixLock(unix.F_OFD_SETLK)(f.Fd()),
+				withFile(p, os.O_RDWR, func(*os.File) error { return nil }), excluded("posix", p))
 		})
 	}},
 	{"fcntl F_SETLEASE", lease},
 	{"truncate and extend", func(d string) error {
 		p := filepath.Join(d, "f")
-		return errors.Join(os.WriteFile(p, []byte("text"), 0o644), os.Truncate(p, 2), os.Truncate(p, 4), content(p, "te\x00\x00"))
+		return errors.Join(os.WriteFile(p, []byte("text"), 0o644), os.Truncate(p, 2), os.Truncate(p, 4),
+			content(p, "te\x00\x00"))
 	}},
 	{"fallocate", fallocated(0, 0, 8*block4k, 8*block4k)},
 	{"fallocate KEEP_SIZE", fallocated(unix.FALLOC_FL_KEEP_SIZE, 0, 8*block4k, 4*block4k)},
-	{"fallocate PUNCH_HOLE", fallocated(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, block4k, block4k, 4*block4k)},
+	{"fallocate PUNCH_HOLE", fallocated(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, block4k, block4k,
+		4*block4k)},
 	{"fallocate ZERO_RANGE", fallocated(unix.FALLOC_FL_ZERO_RANGE, block4k, block4k, 4*block4k)},
 	{"fallocate COLLAPSE_RANGE", fallocated(unix.FALLOC_FL_COLLAPSE_RANGE, block4k, block4k, 3*block4k)},
 	{"fallocate INSERT_RANGE", fallocated(unix.FALLOC_FL_INSERT_RANGE, block4k, block4k, 5*block4k)},
@@ -820,7 +847,10 @@ var fileOperations = []fileOperation{
 			return errors.Join(unix.Fsync(fd), unix.Fdatasync(fd), unix.Syncfs(fd))
 		})
 	}},
-	{"fsync of a folder", func(d string) error { return withFile(d, os.O_RDONLY, func(f *os.File) error { return f.Sync() }) }},
+	{"fsync of a folder", func(d string) error {
+		return withFile(d, os.O_RDONLY,
+			func(f *os.File) error { return f.Sync() })
+	}},
 	{"sync_file_range", func(d string) error {
 		return withFile(filepath.Join(d, "f"), os.O_RDWR|os.O_CREATE, func(f *os.File) error {
 			return unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
@@ -829,7 +859,8 @@ var fileOperations = []fileOperation{
 	{"readahead, fadvise", readAhead},
 	{"rename over an open file", func(d string) error {
 		a, b := filepath.Join(d, "a"), filepath.Join(d, "b")
-		if err := errors.Join(os.WriteFile(a, []byte("new"), 0o644), os.WriteFile(b, []byte("old"), 0o644)); err != nil {
+		if err := errors.Join(os.WriteFile(a, []byte("new"), 0o644), os.WriteFile(b, []byte("old"),
+			0o644)); err != nil {
 			return err
 		}
 		return withFile(b, os.O_RDONLY, func(f *os.File) error {
@@ -901,7 +932,8 @@ var fileOperations = []fileOperation{
 	{"xattr user.", attribute("user.x", []byte("value"))},
 	{"xattr trusted.", attribute("trusted.x", []byte("value"))},
 	{"xattr security.", attribute("security.x", []byte("value"))},
-	{"xattr security.capability", attribute("security.capability", []byte{1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})},
+	{"xattr security.capability", attribute("security.capability", []byte{1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0,
+		0, 0, 0, 0, 0, 0})},
 	{"ACL set and read", attribute("system.posix_acl_access", acl)},
 	{"ACL grants", func(d string) error {
 		p := filepath.Join(d, "f")
@@ -915,7 +947,8 @@ var fileOperations = []fileOperation{
 		p := filepath.Join(d, "f")
 		deny := slices.Clone(acl)
 		deny[14], deny[38] = 0, 7 // user 1000 nothing, and others all
-		if err := errors.Join(os.WriteFile(p, nil, 0o666), unix.Setxattr(p, "system.posix_acl_access", deny, 0)); err != nil {
+		if err := errors.Join(os.WriteFile(p, nil, 0o666), unix.Setxattr(p, "system.posix_acl_access", deny,
+			0)); err != nil {
 			return err
 		}
 		if err := other("read", p); !errors.Is(err, unix.EACCES) {
@@ -950,7 +983,8 @@ var fileOperations = []fileOperation{
 			return err
 		}
 		f, err := stat(filepath.Join(p, "file"))
-		return errors.Join(err, same("group", f.Gid, 2000), same("user", f.Uid, 1000), same("mode", mode(filepath.Join(p, "folder")), "dgrwxr-xr-x"))
+		return errors.Join(err, same("group", f.Gid, 2000), same("user", f.Uid, 1000),
+			same("mode", mode(filepath.Join(p, "folder")), "dgrwxr-xr-x"))
 	}},
 	{"append to a file of a supplementary group", func(d string) error {
 		p := filepath.Join(d, "f")
@@ -991,12 +1025,14 @@ var fileOperations = []fileOperation{
 	}},
 	{"chown clears set-id bits", cleared("-rwxr-xr-x", func(p string) error { return os.Chown(p, 1001, 1001) })},
 	{"a write clears set-id bits", cleared("-rwxr-xr-x", func(p string) error {
-		return errors.Join(os.Chmod(p, 0o777|os.ModeSetuid|os.ModeSetgid), other("append", p), os.Chmod(p, mustMode(p)&^0o022))
+		return errors.Join(os.Chmod(p, 0o777|os.ModeSetuid|os.ModeSetgid), other("append", p),
+			os.Chmod(p, mustMode(p)&^0o022))
 	})},
 	{"a write clears file capabilities", func(d string) error {
 		p := filepath.Join(d, "f")
 		caps := []byte{1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-		if err := errors.Join(os.WriteFile(p, nil, 0o755), unix.Setxattr(p, "security.capability", caps, 0), appendTo(p, "x", 0)); err != nil {
+		if err := errors.Join(os.WriteFile(p, nil, 0o755), unix.Setxattr(p, "security.capability", caps, 0),
+			appendTo(p, "x", 0)); err != nil {
 			return err
 		}
 		if _, err := unix.Getxattr(p, "security.capability", make([]byte, 64)); !errors.Is(err, unix.ENODATA) {
@@ -1009,7 +1045,8 @@ var fileOperations = []fileOperation{
 		if err := os.WriteFile(p, nil, 0o644); err != nil {
 			return err
 		}
-		if err := unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{{Sec: 1, Nsec: 2}, {Sec: 3, Nsec: 123456789}}, 0); err != nil {
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{{Sec: 1, Nsec: 2}, {Sec: 3, Nsec: 123456789}},
+			0); err != nil {
 			return err
 		}
 		st, err := stat(p)
@@ -1018,7 +1055,8 @@ var fileOperations = []fileOperation{
 	{"a write changes mtime and ctime", func(d string) error {
 		p := filepath.Join(d, "f")
 		old := []unix.Timespec{{Sec: 1}, {Sec: 1}}
-		if err := errors.Join(os.WriteFile(p, nil, 0o644), unix.UtimesNanoAt(unix.AT_FDCWD, p, old, 0), appendTo(p, "x", 0)); err != nil {
+		if err := errors.Join(os.WriteFile(p, nil, 0o644), unix.UtimesNanoAt(unix.AT_FDCWD, p, old, 0),
+			appendTo(p, "x", 0)); err != nil {
 			return err
 		}
 		st, err := stat(p)
@@ -1054,14 +1092,21 @@ var fileOperations = []fileOperation{
 	}},
 	{"a folder of 500 files", many},
 	{"telldir and seekdir", seekFolder},
-	{"a name of 255 bytes", func(d string) error { return os.WriteFile(filepath.Join(d, strings.Repeat("n", 255)), nil, 0o644) }},
+	{"a name of 255 bytes", func(d string) error {
+		return os.WriteFile(filepath.Join(d, strings.Repeat("n", 255)),
+			nil, 0o644)
+	}},
 	{"a name of 256 bytes: ENAMETOOLONG", func(d string) error {
-		if err := os.WriteFile(filepath.Join(d, strings.Repeat("n", 256)), nil, 0o644); !errors.Is(err, unix.ENAMETOOLONG) {
+		if err := os.WriteFile(filepath.Join(d, strings.Repeat("n", 256)), nil, 0o644); !errors.Is(err,
+			unix.ENAMETOOLONG) {
 			return errors.Join(err, wrong("it is made"))
 		}
 		return nil
 	}},
-	{"a name that is no UTF-8", func(d string) error { return os.WriteFile(filepath.Join(d, "\xff\xfe\n"), nil, 0o644) }},
+	{"a name that is no UTF-8", func(d string) error {
+		return os.WriteFile(filepath.Join(d, "\xff\xfe\n"), nil,
+			0o644)
+	}},
 	{"name_to_handle_at", fileHandle},
 	{"ioctl FS_IOC_GETFLAGS", ioctlFlags},
 	{"FICLONE", func(d string) error {
@@ -1086,7 +1131,8 @@ var fileOperations = []fileOperation{
 				return err
 			}
 			var in byte
-			_, _, e := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), block4k, uintptr(unsafe.Pointer(&in)))
+			_, _, e := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), block4k,
+				uintptr(unsafe.Pointer(&in)))
 			err = errors.Join(unix.Mlock(m), unix.Munlock(m), unix.Munmap(m))
 			if e != 0 {
 				return e

@@ -1,4 +1,5 @@
-// Command toolbox is the static program in the test images: each word does one thing that a shell cannot do or cannot say exactly.
+// Command toolbox is the static program in the test images: each word does one thing that a shell cannot do or cannot
+// say exactly.
 package main
 
 import (
@@ -20,28 +21,31 @@ var words = map[string]struct {
 	doc string
 	run func(args []string) error
 }{
-	"pause":    {"pause [FILE]: make FILE, sleep until SIGTERM or SIGINT, then end with 0; reap what others leave", pause},
+	"pause": {"pause [FILE]: make FILE, sleep until SIGTERM or SIGINT, then end with 0; reap what others leave",
+		pause},
 	"stubborn": {"stubborn [FILE]: make FILE, sleep and ignore SIGTERM, SIGINT and SIGHUP", stubborn},
 	"ticks":    {"ticks FILE MS: count in FILE every MS milliseconds", ticks},
 	"signals":  {"signals [FILE]: make FILE, print each signal's number, end at SIGTERM", signals},
 	"serve":    {"serve ADDRESS TEXT: an HTTP server that answers TEXT, or what is posted", serve},
 	"get":      {"get URL: print the body", get},
 	"self":     {"self: print what the kernel says of this process as JSON", self},
-	"ahead":    {"ahead FILE MS: as a program in memory, with no file open, map FILE, say so, have it read after MS milliseconds, and sleep", ahead},
-	"call":     {"call NAME [PATH]: do one system call, print ok or the error's name", call},
-	"eat":      {"eat MIB: allocate and touch memory, say so, and sleep", eat},
-	"spew":     {"spew MIB: write that much, always the same bytes", spew},
-	"sum":      {"sum [BYTES]: print the SHA-256 of standard input, or of its first BYTES", sum},
-	"cat":      {"cat: copy standard input to standard output", cat},
-	"fork":     {"fork N: start N sleepers, print how many could be started", fork},
-	"shm":      {"shm put KEY TEXT | shm get KEY: a System V shared memory segment", shm},
-	"winsize":  {"winsize: print the terminal's rows and columns, and again after each SIGWINCH", winsize},
-	"spin":     {"spin SECONDS: use one CPU", spin},
-	"disk":     {"disk DIR MIB: microseconds to write, to read, and to look at 300 files", disk},
-	"vsock":    {"vsock PORT...: listen on each of the guest's vsock ports, print what came of it", vsockPorts},
-	"fileops":  {"fileops DIR [NAME...]: try operations on files in a folder; print each one's name and what came of it", fileops},
-	"fileop":   {"fileop WORD PATH: do one of them as this process, print the number of the error", fileop},
-	"wire":     {"wire ADDRESS: a TCP server whose connections echo, send or swallow", wire},
+	"ahead": {"ahead FILE MS: as a program in memory, with no file open, map FILE, say so, have it read after MS " +
+		"milliseconds, and sleep", ahead},
+	"call":    {"call NAME [PATH]: do one system call, print ok or the error's name", call},
+	"eat":     {"eat MIB: allocate and touch memory, say so, and sleep", eat},
+	"spew":    {"spew MIB: write that much, always the same bytes", spew},
+	"sum":     {"sum [BYTES]: print the SHA-256 of standard input, or of its first BYTES", sum},
+	"cat":     {"cat: copy standard input to standard output", cat},
+	"fork":    {"fork N: start N sleepers, print how many could be started", fork},
+	"shm":     {"shm put KEY TEXT | shm get KEY: a System V shared memory segment", shm},
+	"winsize": {"winsize: print the terminal's rows and columns, and again after each SIGWINCH", winsize},
+	"spin":    {"spin SECONDS: use one CPU", spin},
+	"disk":    {"disk DIR MIB: microseconds to write, to read, and to look at 300 files", disk},
+	"vsock":   {"vsock PORT...: listen on each of the guest's vsock ports, print what came of it", vsockPorts},
+	"fileops": {"fileops DIR [NAME...]: try operations on files in a folder; print each one's name and what " +
+		"came of it", fileops},
+	"fileop": {"fileop WORD PATH: do one of them as this process, print the number of the error", fileop},
+	"wire":   {"wire ADDRESS: a TCP server whose connections echo, send or swallow", wire},
 }
 
 func main() {
@@ -117,8 +121,8 @@ func cat([]string) error {
 	return err
 }
 
-// stay keeps this program in memory. Where memory is short, the kernel may else take the program's pages and read them again for ever, instead of
-// giving up.
+// stay keeps this program in memory. Where memory is short, the kernel may else take the program's pages and read them
+// again for ever, instead of giving up.
 func stay() error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {

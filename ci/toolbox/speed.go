@@ -13,7 +13,8 @@ import (
 // statFiles is how many files disk looks at.
 const statFiles = 300
 
-// disk measures a folder's file system: what it writes, what it reads where caches can be dropped, and looking at files.
+// disk measures a folder's file system: what it writes, what it reads where caches can be dropped, and looking at
+// files.
 func disk(args []string) error {
 	mib, err := number(args, 1)
 	if err != nil {
@@ -83,7 +84,8 @@ func disk(args []string) error {
 	return errors.Join(os.Remove(path), os.RemoveAll(dir))
 }
 
-// wire serves what the first byte of a connection asks for: e is an echo, s sends zeros until the other hangs up, r reads to the end and answers a byte.
+// wire serves what the first byte of a connection asks for: e is an echo, s sends zeros until the other hangs up, r
+// reads to the end and answers a byte.
 func wire(args []string) error {
 	if len(args) != 1 {
 		return errors.New("wire wants an address")

@@ -1,8 +1,8 @@
-// Command containerd-shim-kata-v2 is the program that containerd runs for containers with the runtime io.containerd.kata.v2, or
-// io.containerd.katabuild.v2 by its other name.
+// Command containerd-shim-kata-v2 is the program that containerd runs for containers with the runtime
+// io.containerd.kata.v2, or io.containerd.katabuild.v2 by its other name.
 //
-// People have no use for it. containerd starts it with "start", which leaves a process that serves one pod, with "delete" to clean up, and with -info.
-// Its configuration is that of kata-runtime.
+// People have no use for it. containerd starts it with "start", which leaves a process that serves one pod, with
+// "delete" to clean up, and with -info. Its configuration is that of kata-runtime.
 package main
 
 import (
@@ -69,7 +69,8 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	set.BoolVar(&f.info, "info", false, "print what this runtime is, for containerd")
 	set.BoolVar(&f.version, "v", false, "print the version")
 	set.Usage = func() {
-		fmt.Fprintf(set.Output(), "containerd-shim-kata-v2 is run by containerd: see docs/shim.md. Its flags and actions (start, delete):\n")
+		fmt.Fprintf(set.Output(), "containerd-shim-kata-v2 is run by containerd: see docs/shim.md. Its flags and "+
+			"actions (start, delete):\n")
 		set.PrintDefaults()
 	}
 	if err := set.Parse(args); err != nil {
@@ -103,7 +104,8 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	case "start":
 		return start(f, out)
 	case "delete":
-		b, err := shim.Delete(shim.DeleteOptions{ID: f.id, Namespace: f.namespace, Address: f.address, Bundle: f.bundle})
+		b, err := shim.Delete(shim.DeleteOptions{ID: f.id, Namespace: f.namespace, Address: f.address,
+			Bundle: f.bundle})
 		if err == nil {
 			_, err = out.Write(b)
 		}
@@ -120,7 +122,8 @@ func start(f flags, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"-namespace", f.namespace, "-id", f.id, "-address", f.address, "-publish-binary", f.publish, "-bundle", f.bundle}
+	args := []string{"-namespace", f.namespace, "-id", f.id, "-address", f.address, "-publish-binary", f.publish,
+		"-bundle", f.bundle}
 	if f.debug {
 		args = append(args, "-debug")
 	}
@@ -137,7 +140,8 @@ func start(f flags, out io.Writer) error {
 	return err
 }
 
-// memoryLimit is where the collector begins to work harder, in bytes: the shim is there for as long as the pod, and mostly idle.
+// memoryLimit is where the collector begins to work harder, in bytes: the shim is there for as long as the pod, and
+// mostly idle.
 const memoryLimit = 24 << 20
 
 func serveContainerd(f flags) error {
@@ -149,7 +153,8 @@ func serveContainerd(f flags) error {
 	}
 	log := slog.New(slog.DiscardHandler)
 	if w, err := shim.OpenLog(f.bundle); err == nil {
-		log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})).With("sandbox", f.id, "source", "katabuild-shim")
+		log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})).With("sandbox", f.id, "source",
+			"katabuild-shim")
 	}
 	l, err := shim.Inherited()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Command kata-agent-rego is kata-agent with an engine for policies in Rego. It is three times as large, and a module of its own for the sake of what
-// that engine needs.
+// Command kata-agent-rego is kata-agent with an engine for policies in Rego. It is three times as large, and a module
+// of its own for the sake of what that engine needs.
 //
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0

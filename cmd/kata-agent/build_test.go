@@ -17,7 +17,8 @@ import (
 // build is how an agent for a guest is built.
 func build(t *testing.T, dir, out string, env ...string) {
 	t.Helper()
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=1.2.3", "-o", out, "./cmd/kata-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false",
+		"-ldflags=-s -w -buildid= -X main.version=1.2.3", "-o", out, "./cmd/kata-agent")
 	cmd.Dir = dir
 	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "PWD="+dir), env...)
 	if b, err := cmd.CombinedOutput(); err != nil {

@@ -66,7 +66,8 @@ func agentInitrd(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-// bootPod boots a guest with a debug console and a log on vsock, and writes the record of a pod called booted. It returns the folder of records.
+// bootPod boots a guest with a debug console and a log on vsock, and writes the record of a pod called booted. It
+// returns the folder of records.
 func bootPod(t *testing.T) string {
 	t.Helper()
 	dir, root := t.TempDir(), t.TempDir()
@@ -90,12 +91,15 @@ func bootPod(t *testing.T) string {
 	s, err := sandbox.Start(t.Context(), sandbox.Config{
 		Manifest: &manifest.Manifest{
 			Version: manifest.Version, Name: "console-test", Arch: "x86_64",
-			Kernel: manifest.Kernel{Vmlinux: file("vmlinux", vmlinux), Image: file("bzImage", nil), Config: file("config", nil), SystemMap: file("System.map", nil)},
+			Kernel: manifest.Kernel{Vmlinux: file("vmlinux", vmlinux), Image: file("bzImage", nil),
+				Config: file("config", nil), SystemMap: file("System.map", nil)},
 			Initrd: &manifest.Initrd{File: file("initrd", agentInitrd(t)), Compression: "none"},
-			Boot:   manifest.Boot{Machine: "microvm", CPUs: 1, MemoryMiB: 256, CommandLine: "console=ttyS0 quiet panic=-1", TCGCommandLine: "tsc_early_khz={tsc_khz}"},
+			Boot: manifest.Boot{Machine: "microvm", CPUs: 1, MemoryMiB: 256,
+				CommandLine: "console=ttyS0 quiet panic=-1", TCGCommandLine: "tsc_early_khz={tsc_khz}"},
 		},
 		Dir: dir, Timeout: 2 * time.Minute, Hybrid: pod.VsockSocket(pod.Dirs{State: root}, "booted"),
-		Words: []string{"agent.debug_console", "agent.debug_console_vport=1026", "agent.log_vport=1025", "agent.log=debug"},
+		Words: []string{"agent.debug_console", "agent.debug_console_vport=1026", "agent.log_vport=1025",
+			"agent.log=debug"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +116,8 @@ func bootPod(t *testing.T) string {
 }
 
 func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"),
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"),
+		testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"),
 		testenv.Tool("qemu-system-x86_64"), testenv.Tool("busybox"), testenv.Tool("go"))
 	root := bootPod(t)
 	// The agent is ready for the API before it is for people.
@@ -129,7 +134,8 @@ func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
 	kataRuntime := func(in io.Reader, args ...string) (string, int) {
 		t.Helper()
 		var out, errs bytes.Buffer
-		code := run(append([]string{"--root", root}, args...), &app{in: in, out: &out, err: &errs, getenv: func(string) string { return "" }})
+		code := run(append([]string{"--root", root}, args...), &app{in: in, out: &out, err: &errs,
+			getenv: func(string) string { return "" }})
 		if errs.Len() > 0 {
 			t.Logf("%q: %s", args, errs.String())
 		}
@@ -156,13 +162,17 @@ func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
 	for i := range 5000 {
 		seq.WriteString(strings.Repeat("x", i%7) + "\n")
 	}
-	if out, code := kataRuntime(nil, "exec", "booted", "--", "sh", "-c", `i=0; while [ $i -lt 5000 ]; do n=$((i%7)); s=xxxxxxx; echo "${s:0:$n}"; i=$((i+1)); done`); code != 0 || out != seq.String() {
+	if out, code := kataRuntime(nil, "exec", "booted", "--", "sh", "-c",
+		`i=0; while [ $i -lt 5000 ]; do n=$((i%7)); s=xxxxxxx; echo "${s:0:$n}"; i=$((i+1)); done`); code != 0 ||
+		out != seq.String() {
 		t.Errorf("5000 lines: exit code %d, %d bytes, want %d", code, len(out), seq.Len())
 	}
-	if out, code := kataRuntime(strings.NewReader("echo sum=$((6*7))\n"), "exec", "booted"); code != 0 || !strings.Contains(out, "sum=42") {
+	if out, code := kataRuntime(strings.NewReader("echo sum=$((6*7))\n"), "exec", "booted"); code != 0 ||
+		!strings.Contains(out, "sum=42") {
 		t.Errorf("typed: %q, %d", out, code)
 	}
-	if out, code := kataRuntime(nil, "metrics", "booted"); code != 0 || !strings.Contains(out, "\nkata_guest_load{") || !strings.Contains(out, "katabuild_pod_up 1\n") {
+	if out, code := kataRuntime(nil, "metrics", "booted"); code != 0 ||
+		!strings.Contains(out, "\nkata_guest_load{") || !strings.Contains(out, "katabuild_pod_up 1\n") {
 		t.Errorf("metrics: %d, %s", code, out)
 	}
 	// What the shells have left behind: nothing.
@@ -182,7 +192,8 @@ func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
 	}
 	line, err := bufio.NewReader(c).ReadBytes('\n')
 	var record struct{ TS, Level, Msg, Name string }
-	if err := json.Unmarshal(line, &record); err != nil || record.Name != "kata-agent" || record.Msg == "" || record.Level == "" {
+	if err := json.Unmarshal(line, &record); err != nil || record.Name != "kata-agent" || record.Msg == "" ||
+		record.Level == "" {
 		t.Errorf("the log begins with %q: %v", line, err)
 	}
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 func (a *app) checkCmd() *cobra.Command {
 	var asJSON, verbose, noNetwork bool
 	c := &cobra.Command{
-		Use: "check", Aliases: []string{"kata-check"}, Args: cobra.NoArgs, Short: "say whether this host can run pods, and what to do where it cannot",
+		Use: "check", Aliases: []string{"kata-check"}, Args: cobra.NoArgs,
+		Short: "say whether this host can run pods, and what to do where it cannot",
 		Long: `check looks at everything that pods need on this host: the configuration and its guest, QEMU, KVM, which has to run a few
 instructions, the shared folder, the network. A line for each, whatever is missing:
 

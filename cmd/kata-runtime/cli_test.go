@@ -76,8 +76,9 @@ func guest(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(dir+".toml", []byte("[hypervisor.qemu]\nguest = \""+dir+"\"\n"), 0o644))
 }
 
-// documented FILE ARGUMENT... runs every kata-runtime command in the code blocks of FILE, with the arguments put before its own. A command may end
-// with 0 or 1, as this host is, and never with a usage error. There must be one of each word.
+// documented FILE ARGUMENT... runs every kata-runtime command in the code blocks of FILE, with the arguments put before
+// its own. A command may end with 0 or 1, as this host is, and never with a usage error. There must be one of each
+// word.
 func documented(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: documented FILE ARGUMENT...")

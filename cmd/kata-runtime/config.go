@@ -33,8 +33,10 @@ Keys of Kata's that have no effect are warnings, with the reason. Keys that nobo
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().BoolVar(&all, "all", false, "also what nobody has set")
-	c.Flags().BoolVar(&template, "template", false, "print a configuration that explains every key and sets none, and end")
-	c.Flags().StringVar(&kata, "for-kata", "", "print what Kata Containers' own configuration says for the guest in a `FOLDER`, and end")
+	c.Flags().BoolVar(&template, "template", false,
+		"print a configuration that explains every key and sets none, and end")
+	c.Flags().StringVar(&kata, "for-kata", "", "print what Kata Containers' own configuration says for the guest in "+
+		"a `FOLDER`, and end")
 	c.Flags().BoolVar(&lenient, "lenient", false, "warn of keys that nobody knows, instead of refusing them")
 	c.Flags().StringArrayVar(&annotations, "annotation", nil, "`NAME=VALUE` of a pod, as if it were there (repeat)")
 	c.RunE = func(*cobra.Command, []string) error {
@@ -57,7 +59,8 @@ Keys of Kata's that have no effect are warnings, with the reason. Keys that nobo
 			}
 			return err
 		}
-		o := config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE"), Lenient: lenient, Annotations: map[string]string{}}
+		o := config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE"), Lenient: lenient,
+			Annotations: map[string]string{}}
 		for _, s := range annotations {
 			name, value, ok := strings.Cut(s, "=")
 			if !ok || !strings.HasPrefix(name, config.AnnotationPrefix) {

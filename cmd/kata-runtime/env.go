@@ -29,7 +29,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
 
-// envFormat is the version of env's form: Kata Containers 4.1's number, because its keys mean what they mean there, with what we add.
+// envFormat is the version of env's form: Kata Containers 4.1's number, because its keys mean what they mean there,
+// with what we add.
 const envFormat = "1.0.27"
 
 // environment is what env prints. The keys are Kata's; those of Guest, Sandbox and Problems are ours.
@@ -120,7 +121,8 @@ func (a *app) envCmd() *cobra.Command {
 	var asJSON bool
 	var sandboxID string
 	c := &cobra.Command{
-		Use: "env", Aliases: []string{"kata-env"}, Args: cobra.NoArgs, Short: "print what pods are made of on this host, for a bug report",
+		Use: "env", Aliases: []string{"kata-env"}, Args: cobra.NoArgs,
+		Short: "print what pods are made of on this host, for a bug report",
 		Long: `env prints the configuration in force, the guest with its digests, the host, and with --sandbox what is recorded of a pod, with what
 attestation said. The form is TOML, and the keys are Kata's where they mean something here. What cannot be found out is under
 Problems, and no error.`,
@@ -232,8 +234,10 @@ func (a *app) environment(ctx context.Context) environment {
 	choice, err := accel.Choose(cfg.QEMU.Acceleration, facts)
 	problem(err)
 	e.Hypervisor = envHypervisor{
-		MachineType: string(cfg.QEMU.MachineType), BlockDeviceDriver: "virtio-blk", EntropySource: "/dev/urandom", SharedFS: cfg.QEMU.SharedFS,
-		VirtioFSDaemon: cfg.QEMU.VirtioFSDaemon, Msize9p: cfg.QEMU.Msize9P, PCIeRootPort: cfg.QEMU.PCIeRootPorts, Debug: cfg.QEMU.EnableDebug, Acceleration: choice.Reason,
+		MachineType: string(cfg.QEMU.MachineType), BlockDeviceDriver: "virtio-blk", EntropySource: "/dev/urandom",
+		SharedFS:       cfg.QEMU.SharedFS,
+		VirtioFSDaemon: cfg.QEMU.VirtioFSDaemon, Msize9p: cfg.QEMU.Msize9P, PCIeRootPort: cfg.QEMU.PCIeRootPorts,
+		Debug: cfg.QEMU.EnableDebug, Acceleration: choice.Reason,
 	}
 	if machines := qemu.Machines(target.Name); plain && e.Hypervisor.MachineType == "" && len(machines) > 0 {
 		e.Hypervisor.MachineType = string(machines[0])
@@ -256,7 +260,8 @@ func (a *app) environment(ctx context.Context) environment {
 	}
 	e.Hypervisor.Path, e.Hypervisor.Version, err = qemuVersion(ctx, program)
 	problem(err)
-	e.Runtime.InterNetworkModel, e.Runtime.Attestation = cfg.Runtime.InternetworkingModel, string(cfg.Runtime.Attestation)
+	e.Runtime.InterNetworkModel, e.Runtime.Attestation = cfg.Runtime.InternetworkingModel,
+		string(cfg.Runtime.Attestation)
 	e.Runtime.Debug, e.Runtime.DisableGuestSeccomp = cfg.Runtime.EnableDebug, cfg.Runtime.DisableGuestSeccomp
 	e.Runtime.Version.Semver = version
 	e.Runtime.Path, err = os.Executable()
@@ -281,9 +286,11 @@ func (e *environment) describe(m *manifest.Manifest, d digest.Digest, dir string
 		e.Image.Path = path(m.Image.File)
 	}
 	g := &envGuest{
-		Path: dir, Name: m.Name, Architecture: m.Arch, Manifest: d, Time: time.Unix(m.Time, 0).UTC().Format(time.RFC3339),
+		Path: dir, Name: m.Name, Architecture: m.Arch, Manifest: d,
+		Time:          time.Unix(m.Time, 0).UTC().Format(time.RFC3339),
 		KernelRelease: m.Kernel.Release, KernelVersion: m.Kernel.Version, KernelBuildID: m.Kernel.BuildID,
-		Agent: m.Agent.Digest, AgentGo: m.Agent.Go, Init: m.Agent.Init, Root: m.Root.Kind, VerityRootHash: m.Root.VerityRootHash,
+		Agent: m.Agent.Digest, AgentGo: m.Agent.Go, Init: m.Agent.Init, Root: m.Root.Kind,
+		VerityRootHash: m.Root.VerityRootHash,
 	}
 	if m.Image != nil && m.Image.Verity != nil {
 		g.VerityRootHash = m.Image.Verity.RootHash
@@ -331,11 +338,13 @@ func readHost(a arch.Arch) (envHost, error) {
 	h.Kernel = unix.ByteSliceToString(u.Release[:])
 	// os-release(5): NAME=value, the value as a shell quotes it.
 	release := read("/etc/os-release")
-	h.Distro = envDistro{Name: unquoted(value(release, "NAME", "=")), Version: unquoted(value(release, "VERSION_ID", "="))}
+	h.Distro = envDistro{Name: unquoted(value(release, "NAME", "=")),
+		Version: unquoted(value(release, "VERSION_ID", "="))}
 	cpu := read("/proc/cpuinfo")
 	h.CPU.Vendor, h.CPU.Model = value(cpu, "vendor_id", ":"), value(cpu, "model name", ":")
 	memory := read("/proc/meminfo")
-	for name, to := range map[string]*uint64{"MemTotal": &h.Memory.Total, "MemFree": &h.Memory.Free, "MemAvailable": &h.Memory.Available} {
+	for name, to := range map[string]*uint64{"MemTotal": &h.Memory.Total, "MemFree": &h.Memory.Free,
+		"MemAvailable": &h.Memory.Available} {
 		n, err := strconv.ParseUint(strings.TrimSuffix(value(memory, name, ":"), " kB"), 10, 64)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("/proc/meminfo: %s: %w", name, err))

@@ -211,11 +211,12 @@ func makeRaw(f *os.File) (restore func() error, raw bool, err error) {
 	}, true, nil
 }
 
-// maxCommand is what a terminal keeps of a line that nobody has read yet, in bytes, less the line feed. termios(3), canonical mode.
+// maxCommand is what a terminal keeps of a line that nobody has read yet, in bytes, less the line feed. termios(3),
+// canonical mode.
 const maxCommand = 4095
 
-// commandLine is what is typed to run a command: a mark before its output and one behind, with its exit code. The terminal echoes what is typed, so
-// the marks are written in two halves here.
+// commandLine is what is typed to run a command: a mark before its output and one behind, with its exit code. The
+// terminal echoes what is typed, so the marks are written in two halves here.
 func commandLine(nonce string, command []string) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "echo %s''b;", nonce)
@@ -249,7 +250,8 @@ func (a *app) command(c net.Conn, line, nonce string) error {
 	return nil
 }
 
-// commandOutput copies what is between the marks, with line feeds instead of the terminal's line ends, and returns the exit code.
+// commandOutput copies what is between the marks, with line feeds instead of the terminal's line ends, and returns the
+// exit code.
 func commandOutput(w io.Writer, r io.Reader, nonce string) (int, error) {
 	begin, end := []byte(nonce+"b\r\n"), []byte(nonce+"e")
 	var held []byte // not looked at yet

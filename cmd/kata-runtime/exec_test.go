@@ -22,22 +22,26 @@ func TestACommandsOutputIsToldFromTheShells(t *testing.T) {
 		code int
 		err  string
 	}{
-		"a shell with an echo and a prompt":       {"# echo N''b; 'x'; echo N''e$?; exit\r\nNb\r\nout\r\nNe0\r\n# exit\r\n", "out\n", 0, ""},
-		"no output":                               {"Nb\r\nNe3\r\n", "", 3, ""},
-		"an output without a line end":            {"Nb\r\npartNe255\r\n", "part", 255, ""},
-		"a carriage return alone stays":           {"Nb\r\na\rb\r\r\nNe0\r\n", "a\rb\r\n", 0, ""},
-		"half a mark in the output":               {"Nb\r\nN\r\nNN\r\nNe1\r\n", "N\nNN\n", 1, ""},
-		"the shell ends first":                    {"Nb\r\nlast words", "last words", 0, "ended before"},
-		"the shell never starts":                  {"katabuild-agent: the guest has no shell\r\n", "", 0, "ended before"},
+		"a shell with an echo and a prompt": {"# echo N''b; 'x'; echo N''e$?; exit\r\nNb\r\nout\r\nNe0\r\n# " +
+			"exit\r\n", "out\n", 0, ""},
+		"no output":                     {"Nb\r\nNe3\r\n", "", 3, ""},
+		"an output without a line end":  {"Nb\r\npartNe255\r\n", "part", 255, ""},
+		"a carriage return alone stays": {"Nb\r\na\rb\r\r\nNe0\r\n", "a\rb\r\n", 0, ""},
+		"half a mark in the output":     {"Nb\r\nN\r\nNN\r\nNe1\r\n", "N\nNN\n", 1, ""},
+		"the shell ends first":          {"Nb\r\nlast words", "last words", 0, "ended before"},
+		"the shell never starts": {"katabuild-agent: the guest has no shell\r\n", "", 0,
+			"ended before"},
 		"a code that is none":                     {"Nb\r\nNex\r\n", "", 0, `"x" instead of an exit code`},
 		"a code that is too large":                {"Nb\r\nNe256\r\n", "", 0, `"256"`},
 		"a code without an end, and more of that": {"Nb\r\nNe00000000", "", 0, "instead of an exit code"},
 	} {
-		for how, r := range map[string]io.Reader{"at once": strings.NewReader(tc.said), "byte by byte": iotest.OneByteReader(strings.NewReader(tc.said))} {
+		for how, r := range map[string]io.Reader{"at once": strings.NewReader(tc.said),
+			"byte by byte": iotest.OneByteReader(strings.NewReader(tc.said))} {
 			t.Run(name+" "+how, func(t *testing.T) {
 				var out strings.Builder
 				code, err := commandOutput(&out, r, "N")
-				if out.String() != tc.want || code != tc.code || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+				if out.String() != tc.want || code != tc.code || (err == nil) != (tc.err == "") || err != nil &&
+					!strings.Contains(err.Error(), tc.err) {
 					t.Errorf("%q, %d, %v", out.String(), code, err)
 				}
 			})
@@ -142,7 +146,8 @@ func TestTheAnswerOfTheSocketIsReadStrictly(t *testing.T) {
 	} {
 		r := strings.NewReader(said)
 		err := readOK(r)
-		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) && !errors.Is(err, io.EOF) {
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) &&
+			!errors.Is(err, io.EOF) {
 			t.Errorf("%q: %v, want %q", said, err, want)
 		}
 		if rest, _ := io.ReadAll(r); want == "" && string(rest) != "stream" {
@@ -160,7 +165,8 @@ func FuzzGuestStreams(f *testing.F) {
 		code, err := commandOutput(&whole, bytes.NewReader(b), "N")
 		code2, err2 := commandOutput(&slow, iotest.OneByteReader(bytes.NewReader(b)), "N")
 		if code != code2 || (err == nil) != (err2 == nil) || err == nil && whole.String() != slow.String() {
-			t.Errorf("at once: %q, %d, %v; byte by byte: %q, %d, %v", whole.Bytes(), code, err, slow.Bytes(), code2, err2)
+			t.Errorf("at once: %q, %d, %v; byte by byte: %q, %d, %v", whole.Bytes(), code, err, slow.Bytes(), code2,
+				err2)
 		}
 	})
 }

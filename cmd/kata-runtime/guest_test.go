@@ -27,7 +27,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/pod"
 )
 
-// fakeGuest is a guest as it is seen through a hybrid vsock socket: its agent knows GetMetrics, and its debug console is a shell of this machine.
+// fakeGuest is a guest as it is seen through a hybrid vsock socket: its agent knows GetMetrics, and its debug console
+// is a shell of this machine.
 type fakeGuest struct {
 	katapb.AgentServiceService // nil: whoever calls more than what follows fails
 
@@ -183,11 +184,14 @@ func newRecord(id string) (*pod.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &verdict.Verdict{Version: verdict.Version, Guest: "sample", Manifest: digest.Of(nil), Report: digest.Of(nil), Claims: []verdict.Claim{{Name: "kernel.release", Want: "6", Got: "6", Met: true}}}
+	v := &verdict.Verdict{Version: verdict.Version, Guest: "sample", Manifest: digest.Of(nil), Report: digest.Of(nil),
+		Claims: []verdict.Claim{{Name: "kernel.release", Want: "6", Got: "6", Met: true}}}
 	v.Judge(true)
 	return &pod.Record{
-		Version: pod.RecordVersion, ID: id, State: pod.Running, Created: "2026-01-02T03:04:05Z", Guest: "/srv/guests/sample", Shim: p, QEMU: p,
-		Command: []string{"qemu"}, Links: []string{}, Cgroup: []string{}, Containers: []string{"one", "two"}, Verdict: v, Annotations: map[string]string{},
+		Version: pod.RecordVersion, ID: id, State: pod.Running, Created: "2026-01-02T03:04:05Z",
+		Guest: "/srv/guests/sample", Shim: p, QEMU: p,
+		Command: []string{"qemu"}, Links: []string{}, Cgroup: []string{}, Containers: []string{"one", "two"},
+		Verdict: v, Annotations: map[string]string{},
 	}, nil
 }
 
@@ -224,7 +228,8 @@ func startPod(ts *testscript.TestScript, neg bool, args []string) {
 	if kind == "dead" {
 		return
 	}
-	g := &fakeGuest{console: kind == "well", metrics: "# HELP kata_guest_load Load.\n# TYPE kata_guest_load gauge\nkata_guest_load{item=\"load1\"} 0.5\n"}
+	g := &fakeGuest{console: kind == "well", metrics: "# HELP kata_guest_load Load.\n# TYPE kata_guest_load " +
+		"gauge\nkata_guest_load{item=\"load1\"} 0.5\n"}
 	if len(args) > 3 {
 		g.metrics = ts.ReadFile(args[3])
 	}

@@ -15,8 +15,10 @@ func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 	hash := strings.Repeat("ab", 32)
 	disk := papertest.Manifest()
 	disk.Initrd, disk.Kernel.Vmlinux.Path = nil, "vmlinux"
-	disk.Image = &manifest.Image{File: manifest.File{Path: "image.img"}, ImageLayout: manifest.ImageLayout{Layout: "gpt", FileSystem: "erofs",
-		Verity: &manifest.Verity{RootHash: hash, Salt: "-", DataBlocks: 7, DataBlockSize: 4096, HashBlockSize: 4096}}}
+	disk.Image = &manifest.Image{File: manifest.File{Path: "image.img"},
+		ImageLayout: manifest.ImageLayout{Layout: "gpt", FileSystem: "erofs",
+			Verity: &manifest.Verity{RootHash: hash, Salt: "-", DataBlocks: 7, DataBlockSize: 4096,
+				HashBlockSize: 4096}}}
 	initrd := papertest.Manifest()
 	initrd.Image, initrd.Initrd = nil, &manifest.Initrd{File: manifest.File{Path: "initrd.img"}}
 	read := func(m *manifest.Manifest) (config.QEMU, string) {
@@ -35,7 +37,8 @@ func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 		return l.Config.QEMU, text
 	}
 	q, text := read(disk)
-	if q.Kernel != `/srv/my "guests"\x/vmlinux` || q.Image != `/srv/my "guests"\x/image.img` || q.Initrd != "" || q.RootfsType != "erofs" || !strings.Contains(text, "disable_image_nvdimm = true\n") {
+	if q.Kernel != `/srv/my "guests"\x/vmlinux` || q.Image != `/srv/my "guests"\x/image.img` || q.Initrd != "" ||
+		q.RootfsType != "erofs" || !strings.Contains(text, "disable_image_nvdimm = true\n") {
 		t.Errorf("%+v\n%s", q, text)
 	}
 	if p, err := extension.ParseParams(q.KernelVerityParams); err != nil || p.RootHash != hash || p.DataBlocks != 7 {

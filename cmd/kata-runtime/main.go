@@ -1,4 +1,5 @@
-// Command kata-runtime shows how the runtime is configured, whether this host can run pods, and how those that run are doing.
+// Command kata-runtime shows how the runtime is configured, whether this host can run pods, and how those that run are
+// doing.
 package main
 
 import (
@@ -64,7 +65,8 @@ func hintFor(err error) string {
 		return `Make one with "kata-runtime config --template", or name one with --config.`
 	}
 	if e, ok := errors.AsType[*refusedError](err); ok && e.console {
-		return "The debug console is off. Set debug_console_enabled = true in [agent.kata] of configuration.toml and start the pod anew; the guest needs a shell."
+		return "The debug console is off. Set debug_console_enabled = true in [agent.kata] of configuration.toml " +
+			"and start the pod anew; the guest needs a shell."
 	}
 	if errors.Is(err, errNoPod) {
 		return `"kata-runtime state" lists the pods; --root names another folder of records.`

@@ -78,7 +78,8 @@ type stats struct {
 	threads       int64
 }
 
-// clockTick is the unit of times in /proc/PID/stat: sysconf(_SC_CLK_TCK), which is 100 on every architecture that Linux has today.
+// clockTick is the unit of times in /proc/PID/stat: sysconf(_SC_CLK_TCK), which is 100 on every architecture that Linux
+// has today.
 const clockTick = time.Second / 100
 
 // procStats reads them from /proc/PID/stat.
@@ -90,8 +91,8 @@ func procStats(pid int) (stats, error) {
 	return parseStat(string(b), int64(os.Getpagesize()))
 }
 
-// parseStat reads a line of /proc/PID/stat, proc_pid_stat(5): of the fields behind the name in parentheses, utime is the 14th, stime the 15th,
-// num_threads the 20th and rss, in pages, the 24th of all.
+// parseStat reads a line of /proc/PID/stat, proc_pid_stat(5): of the fields behind the name in parentheses, utime is
+// the 14th, stime the 15th, num_threads the 20th and rss, in pages, the 24th of all.
 func parseStat(line string, page int64) (stats, error) {
 	i := strings.LastIndex(line, ") ")
 	if i < 0 {
@@ -123,7 +124,8 @@ func hostMetrics(s podState, read func(pid int) (stats, error)) string {
 	family("pod_up", "gauge", "Whether the shim and the virtual machine run.")
 	fmt.Fprintf(&b, "%spod_up %d\n", hostPrefix, flag[s.Alive.Shim && s.Alive.QEMU && s.State == pod.Running])
 	family("pod_info", "gauge", "What the pod is; the value is always 1.")
-	fmt.Fprintf(&b, "%spod_info{sandbox=%s,guest=%s,verdict=%s} 1\n", hostPrefix, label(s.ID), label(s.guest()), label(s.verdict()))
+	fmt.Fprintf(&b, "%spod_info{sandbox=%s,guest=%s,verdict=%s} 1\n", hostPrefix, label(s.ID), label(s.guest()),
+		label(s.verdict()))
 	family("pod_attested", "gauge", "Whether the guest is the one that was built.")
 	fmt.Fprintf(&b, "%spod_attested %d\n", hostPrefix, flag[s.verdict() == verdict.Attested])
 	family("pod_containers", "gauge", "Containers of the pod.")
@@ -138,7 +140,8 @@ func hostMetrics(s podState, read func(pid int) (stats, error)) string {
 		name  string
 		pid   int
 		alive bool
-	}{{"shim", s.Shim.PID, s.Alive.Shim}, {"qemu", s.QEMU.PID, s.Alive.QEMU}, {"virtiofsd", s.VirtioFSD.PID, s.Alive.VirtioFSD}} {
+	}{{"shim", s.Shim.PID, s.Alive.Shim}, {"qemu", s.QEMU.PID, s.Alive.QEMU}, {"virtiofsd", s.VirtioFSD.PID,
+		s.Alive.VirtioFSD}} {
 		if !p.alive {
 			continue
 		}
@@ -150,9 +153,12 @@ func hostMetrics(s podState, read func(pid int) (stats, error)) string {
 		name, kind, help string
 		value            func(stats) string
 	}{
-		{"process_resident_memory_bytes", "gauge", "Resident memory of the pod's processes on the host.", func(s stats) string { return strconv.FormatInt(s.residentBytes, 10) }},
-		{"process_cpu_seconds_total", "counter", "Processor time of the pod's processes on the host.", func(s stats) string { return strconv.FormatFloat(s.cpu.Seconds(), 'f', 2, 64) }},
-		{"process_threads", "gauge", "Threads of the pod's processes on the host.", func(s stats) string { return strconv.FormatInt(s.threads, 10) }},
+		{"process_resident_memory_bytes", "gauge", "Resident memory of the pod's processes on the host.",
+			func(s stats) string { return strconv.FormatInt(s.residentBytes, 10) }},
+		{"process_cpu_seconds_total", "counter", "Processor time of the pod's processes on the host.",
+			func(s stats) string { return strconv.FormatFloat(s.cpu.Seconds(), 'f', 2, 64) }},
+		{"process_threads", "gauge", "Threads of the pod's processes on the host.",
+			func(s stats) string { return strconv.FormatInt(s.threads, 10) }},
 	} {
 		if len(list) > 0 {
 			family(m.name, m.kind, m.help)
@@ -169,8 +175,8 @@ func label(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s) + `"`
 }
 
-// metricLine is a line of the text format 0.0.4: HELP or TYPE, or a sample. What a guest says goes to a terminal and to Prometheus, so nothing else
-// is let through.
+// metricLine is a line of the text format 0.0.4: HELP or TYPE, or a sample. What a guest says goes to a terminal and to
+// Prometheus, so nothing else is let through.
 // https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details
 var metricLine = regexp.MustCompile(`^(?:# (?:HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*) [^\x00-\x1f\x7f]*` +
 	`|([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\x00-\x1f\x7f]|\\["\\n])*",?)*\})? (?:[+-]?[0-9][0-9.eE+-]*|NaN|[+-]Inf)(?: -?[0-9]+)?)$`)

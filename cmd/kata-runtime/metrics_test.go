@@ -7,12 +7,14 @@ import (
 )
 
 func TestProcessesAreReadFromProc(t *testing.T) {
-	const line = "1234 (a) b) S 1 1 1 0 -1 4194560 5 6 7 8 250 50 3 4 20 0 9 0 777 1000000 300 18446744073709551615 1 1\n"
+	const line = "1234 (a) b) S 1 1 1 0 -1 4194560 5 6 7 8 250 50 3 4 20 0 9 0 777 1000000 300 " +
+		"18446744073709551615 1 1\n"
 	st, err := parseStat(line, 4096)
 	if want := (stats{residentBytes: 300 * 4096, cpu: 3 * time.Second, threads: 9}); err != nil || st != want {
 		t.Errorf("%+v, %v; want %+v", st, err, want)
 	}
-	for _, bad := range []string{"", "1 (a", "1 (a) S 1", strings.Replace(line, " 300 ", " -3 ", 1), strings.Replace(line, " 250 ", " x ", 1)} {
+	for _, bad := range []string{"", "1 (a", "1 (a) S 1", strings.Replace(line, " 300 ", " -3 ", 1),
+		strings.Replace(line, " 250 ", " x ", 1)} {
 		if st, err := parseStat(bad, 4096); err == nil {
 			t.Errorf("%q: %+v", bad, st)
 		}

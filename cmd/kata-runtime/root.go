@@ -48,7 +48,8 @@ func (a *app) root() *cobra.Command {
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetVersionTemplate("kata-runtime {{.Version}}\n")
-	root.Flags().BoolVar(&a.showPaths, "show-default-config-paths", false, "print where the configuration is looked for, and end")
+	root.Flags().BoolVar(&a.showPaths, "show-default-config-paths", false,
+		"print where the configuration is looked for, and end")
 	f := root.PersistentFlags()
 	f.StringVar(&a.configFile, "config", "", "the configuration (default: the first of --show-default-config-paths)")
 	f.StringVar(&a.configFile, "kata-config", "", "the same as --config, by Kata's other name")
@@ -67,7 +68,8 @@ func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Args: cobra.NoArgs, Short: "print the version",
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(a.out, "kata-runtime %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(a.out, "kata-runtime %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS,
+				runtime.GOARCH)
 			return err
 		},
 	}

@@ -99,7 +99,8 @@ func (a *app) printStates(states []podState) error {
 	fmt.Fprintln(w, "ID\tSTATE\tGUEST\tVERDICT\tSHIM\tQEMU\tVIRTIOFSD\tCONTAINERS\tCREATED")
 	for _, s := range states {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.ID, s.word(), s.guest(), s.verdict(),
-			process(s.Shim, s.Alive.Shim), process(s.QEMU, s.Alive.QEMU), process(s.VirtioFSD, s.Alive.VirtioFSD), len(s.Containers), s.Created)
+			process(s.Shim, s.Alive.Shim), process(s.QEMU, s.Alive.QEMU), process(s.VirtioFSD, s.Alive.VirtioFSD),
+			len(s.Containers), s.Created)
 	}
 	return w.Flush()
 }

@@ -39,7 +39,8 @@ type bootFlags struct {
 func (a *app) bootCmd() *cobra.Command {
 	var f bootFlags
 	c := &cobra.Command{
-		Use: "boot [GUEST]", Args: cobra.MaximumNArgs(1), Short: "boot a guest, ask it what it is, and print the verdict",
+		Use: "boot [GUEST]", Args: cobra.MaximumNArgs(1),
+		Short: "boot a guest, ask it what it is, and print the verdict",
 		Long: `boot checks the digest of every file of a guest (a folder made by "katabuild build", default out/default), starts it in
 QEMU, waits until its agent says it is ready, asks it for a report bound to a fresh nonce, stops it, and compares the
 report with the manifest. It needs no root, and no module of the host's kernel.
@@ -56,7 +57,8 @@ An extension, made by "katabuild image" from a recipe with "extension: true", is
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.machine, "machine", "", "QEMU machine, microvm or q35 (default the manifest's)")
-	fl.StringVar(&f.kernel, "kernel", "vmlinux", "which form of the kernel to boot: vmlinux (PVH) or image (compressed)")
+	fl.StringVar(&f.kernel, "kernel", "vmlinux", "which form of the kernel to boot: vmlinux (PVH) or image "+
+		"(compressed)")
 	fl.StringVar(&f.accel, "accel", "auto", "auto, kvm or tcg")
 	fl.IntVar(&f.cpus, "cpus", 0, "number of CPUs (default the manifest's)")
 	fl.IntVar(&f.memory, "memory", 0, "memory in MiB (default the manifest's)")
@@ -67,12 +69,14 @@ An extension, made by "katabuild image" from a recipe with "extension: true", is
 	fl.StringVar(&f.reportFile, "report", "", "also write the report to this file")
 	fl.StringVar(&f.consoleFile, "console", "", "also write the console to this file; - for standard error")
 	fl.StringVar(&f.qemu, "qemu", "", "the QEMU program (default the architecture's, from $PATH)")
-	fl.StringVar(&f.hybrid, "vsock", "", "path of a UNIX socket through which other programs reach the guest's ports (CONNECT port)")
+	fl.StringVar(&f.hybrid, "vsock", "", "path of a UNIX socket through which other programs reach the guest's "+
+		"ports (CONNECT port)")
 	fl.BoolVar(&f.keep, "keep", false, "leave the guest running until it ends or Ctrl-C, after the verdict")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print QEMU's command line, ready to paste, and start nothing")
 	fl.BoolVar(&f.asJSON, "json", false, "print verdict, report and timeline as JSON")
 	fl.BoolVar(&f.noSeccomp, "no-qemu-sandbox", false, "for a QEMU that was built without seccomp")
-	fl.BoolVar(&f.icount, "icount", false, "for measurements: virtual time, one nanosecond an instruction (TCG, one CPU)")
+	fl.BoolVar(&f.icount, "icount", false, "for measurements: virtual time, one nanosecond an instruction (TCG, "+
+		"one CPU)")
 	c.RunE = func(c *cobra.Command, args []string) error { return a.boot(c.Context(), f, guestDir(args)) }
 	return c
 }
@@ -118,7 +122,9 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 }
 
 // extensionHelp is about --extension, of boot and verify.
-var extensionHelp = fmt.Sprintf("an extension, FOLDER or NAME=FOLDER with image.img and root_hash.txt; may be repeated. NAME (default the image's label) has at most %d letters, digits and dashes", extension.MaxName)
+var extensionHelp = fmt.Sprintf(
+	"an extension, FOLDER or NAME=FOLDER with image.img and root_hash.txt; may be repeated. NAME (default the "+
+		"image's label) has at most %d letters, digits and dashes", extension.MaxName)
 
 func readExtensions(args []string) ([]sandbox.Extension, error) {
 	var out []sandbox.Extension
@@ -210,7 +216,8 @@ func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags,
 	if v.Claims, err = attest.Files(cfg.Manifest, cfg.Dir); err != nil {
 		return err
 	}
-	v.Claims = append(v.Claims, attest.Report(cfg.Manifest, r, attest.Boot{Nonce: nonce, Extensions: named(cfg.Extensions)})...)
+	v.Claims = append(v.Claims, attest.Report(cfg.Manifest, r, attest.Boot{Nonce: nonce,
+		Extensions: named(cfg.Extensions)})...)
 	v.Judge(true)
 	if f.asJSON {
 		err = a.printOutcome(v, raw, timeline)

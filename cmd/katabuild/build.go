@@ -34,7 +34,8 @@ Every other command refuses an input whose digest differs, and shows both. What 
 of one file, package or layer changes nothing else. --update looks everything up again; with NAMEs (of packages, images, or
 inputs as the lock calls them) only those, and what they need to be newer. --diff says what would change, with versions and
 which are security updates, and writes nothing.`,
-		Example: "  katabuild lock recipes/default\n  katabuild lock --update --diff recipes/default\n  katabuild lock --update openssl recipes/default",
+		Example: "  katabuild lock recipes/default\n  katabuild lock --update --diff recipes/default\n  katabuild " +
+			"lock --update openssl recipes/default",
 	}
 	f.add(c)
 	c.Flags().StringArrayVar(&update, "update", nil, "look up again what is pinned: everything, or `NAME` (repeatable)")
@@ -121,7 +122,8 @@ func (a *app) printLock(l *builder.Locked, diff bool) {
 			fmt.Fprintln(a.out, c)
 		}
 	}
-	fmt.Fprintf(a.out, "lock of %s: %s, %d inputs, time %s\n", l.Lock.Name, what, len(l.Lock.Inputs), time.Unix(l.Lock.Time, 0).UTC().Format(time.RFC3339))
+	fmt.Fprintf(a.out, "lock of %s: %s, %d inputs, time %s\n", l.Lock.Name, what, len(l.Lock.Inputs),
+		time.Unix(l.Lock.Time, 0).UTC().Format(time.RFC3339))
 }
 
 func (a *app) fetchCmd() *cobra.Command {
@@ -217,7 +219,8 @@ func (a *app) planJSON(guest string, st []plan.Status) error {
 		Steps   []step `json:"steps"`
 	}{Version: 1, Guest: guest}
 	for _, s := range st {
-		out.Steps = append(out.Steps, step{s.Step.Name, s.State, string(s.Step.Key), s.Step.Needs, s.Why, s.Step.Inputs})
+		out.Steps = append(out.Steps, step{s.Step.Name, s.State, string(s.Step.Key), s.Step.Needs, s.Why,
+			s.Step.Inputs})
 	}
 	data, err := paper.Encode(out)
 	if err != nil {
@@ -339,7 +342,8 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 	return c
 }
 
-// toBuild is what guests are built for on a host when nobody names an architecture: the host's own where that can be built.
+// toBuild is what guests are built for on a host when nobody names an architecture: the host's own where that can be
+// built.
 func toBuild(host arch.Arch) arch.Arch {
 	if host.Builds {
 		return host
@@ -349,7 +353,8 @@ func toBuild(host arch.Arch) arch.Arch {
 
 func (a *app) featuresCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "features [NAME]", Args: cobra.MaximumNArgs(1), Short: "list the kernel features a recipe can ask for, or the symbols of one and why",
+		Use: "features [NAME]", Args: cobra.MaximumNArgs(1),
+		Short: "list the kernel features a recipe can ask for, or the symbols of one and why",
 		RunE: func(_ *cobra.Command, args []string) error {
 			host, err := arch.FromGo(runtime.GOARCH)
 			if err != nil {

@@ -36,7 +36,8 @@ type finding struct {
 func (a *app) doctorCmd() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "doctor", Args: cobra.NoArgs, Short: "say what this host lacks, by package name, and what works without it",
+		Use: "doctor", Args: cobra.NoArgs, Short: "say what this host lacks, by package name, and what works " +
+			"without it",
 		Long: `doctor looks at everything katabuild may need on this host and says what is missing, which Debian package brings it,
 and what does not work without it. It changes nothing. It ends with 1 when something is missing that a build or a boot
 needs.`,
@@ -116,7 +117,9 @@ func (a *app) diagnose(ctx context.Context) ([]finding, error) {
 		out = append(out, f)
 	}
 
-	kernelTools := finding{Name: "kernel tools", OK: true, Detail: "compiler, linker and the kernel's helpers are there", Without: "katabuild kernel, build (what the store holds still works)"}
+	kernelTools := finding{Name: "kernel tools", OK: true,
+		Detail:  "compiler, linker and the kernel's helpers are there",
+		Without: "katabuild kernel, build (what the store holds still works)"}
 	if missing, err := builder.MissingTools(ctx, toBuild(host), filepath.SplitList(a.getenv("PATH"))); err != nil {
 		return nil, err
 	} else if len(missing) > 0 {
@@ -127,11 +130,13 @@ func (a *app) diagnose(ctx context.Context) ([]finding, error) {
 				packages = append(packages, m.Package)
 			}
 		}
-		kernelTools.OK, kernelTools.Detail, kernelTools.Package = false, "missing "+strings.Join(names, ", "), strings.Join(packages, " ")
+		kernelTools.OK, kernelTools.Detail, kernelTools.Package = false, "missing "+strings.Join(names, ", "),
+			strings.Join(packages, " ")
 	}
 	out = append(out, kernelTools)
 
-	ns := finding{Name: "user namespaces", OK: true, Detail: "programs can run in a jail without root", Without: "katabuild kernel, build: the kernel's make runs only in a jail"}
+	ns := finding{Name: "user namespaces", OK: true, Detail: "programs can run in a jail without root",
+		Without: "katabuild kernel, build: the kernel's make runs only in a jail"}
 	if err := jail.Check(ctx); err != nil {
 		ns.OK, ns.Detail = false, err.Error()
 	}

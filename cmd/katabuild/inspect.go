@@ -104,7 +104,8 @@ func (a *app) printThing(t *inspect.Thing) error {
 		row("version", t.Kernel.Version)
 		row("build-id", t.Kernel.BuildID)
 		row("PVH entry", t.Kernel.PVH)
-		row("config", t.Kernel.ConfigDigest, fmt.Sprintf("(%d options are on)", strings.Count(string(t.Kernel.Config), "=y\n")))
+		row("config", t.Kernel.ConfigDigest, fmt.Sprintf("(%d options are on)", strings.Count(string(t.Kernel.Config),
+			"=y\n")))
 	case t.Initrd != nil:
 		row("compression", t.Initrd.Compression)
 		row("entries", t.Initrd.Entries)
@@ -117,7 +118,8 @@ func (a *app) printThing(t *inspect.Thing) error {
 			}
 			row(name, fmt.Sprintf("%d bytes at %d", p.Size, p.Offset), p.Name, p.Type, p.UUID, p.Holds)
 			if f := p.FileSystem; f != nil {
-				row("", f.Kind, f.UUID, fmt.Sprintf("%q", f.Label), fmt.Sprintf("%d bytes", f.Size), strings.Join(f.Features, " "))
+				row("", f.Kind, f.UUID, fmt.Sprintf("%q", f.Label), fmt.Sprintf("%d bytes", f.Size),
+					strings.Join(f.Features, " "))
 			}
 		}
 	}
@@ -145,7 +147,8 @@ func (a *app) lsCmd() *cobra.Command {
 					name += " -> " + quoteName(e.Target)
 				}
 				when := time.Unix(e.Time.Sec, int64(e.Time.Nsec)).UTC().Format("2006-01-02 15:04:05")
-				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\t %s %s\n", e.Mode, e.Links, e.UID, e.GID, e.Size, when, name, strings.Join(e.Attributes, " "))
+				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\t %s %s\n", e.Mode, e.Links, e.UID, e.GID, e.Size, when, name,
+					strings.Join(e.Attributes, " "))
 			})
 			return errors.Join(err, w.Flush())
 		})
@@ -168,7 +171,10 @@ func (a *app) catCmd() *cobra.Command {
 		Use: "cat FILE|GUEST:/PATH", Args: cobra.ExactArgs(1), Short: "print a file in an image or initrd",
 		Example: "  katabuild cat out/default:/etc/os-release",
 		RunE: func(_ *cobra.Command, args []string) error {
-			return a.withTree(args[0], func(t *inspect.Thing, inside string) error { return inspect.Cat(t.Tree, inside, a.out) })
+			return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
+				return inspect.Cat(t.Tree,
+					inside, a.out)
+			})
 		},
 	}
 }
@@ -177,7 +183,8 @@ func (a *app) extractCmd() *cobra.Command {
 	var o inspect.ExtractOptions
 	most := "16GiB"
 	c := &cobra.Command{
-		Use: "extract FILE|GUEST[:/PATH] TO", Args: cobra.ExactArgs(2), Short: "copy a file or folder out of an image or initrd",
+		Use: "extract FILE|GUEST[:/PATH] TO", Args: cobra.ExactArgs(2),
+		Short: "copy a file or folder out of an image or initrd",
 		Long: `extract writes a file, or a folder with all it holds, to TO, which must not be there yet; a folder gets mode 0700.
 Nothing is written outside TO, whatever links the image holds, and holes stay holes. Owners are kept only for root,
 extended attributes for nobody. Set-id bits and devices are left out unless --special asks for them.`,
@@ -226,7 +233,8 @@ const maxLeftOut = 20
 func (a *app) diffCmd() *cobra.Command {
 	var asJSON, times bool
 	c := &cobra.Command{
-		Use: "diff A B", Args: cobra.ExactArgs(2), Short: "say what differs between two guests, images, initrds or kernels",
+		Use: "diff A B", Args: cobra.ExactArgs(2),
+		Short: "say what differs between two guests, images, initrds or kernels",
 		Long: `diff compares two guests' folders (command line, kernel options, packages, files), or two files of the same kind.
 Its exit code is 0 when nothing differs and 3 when something does.`,
 		Example: "  katabuild diff out/tiny out/default\n  katabuild diff a/vmlinux b/vmlinux",
@@ -302,7 +310,8 @@ func (a *app) explainCmd() *cobra.Command {
 	var asJSON bool
 	var size string
 	c := &cobra.Command{
-		Use: "explain GUEST|IMAGE[:/PATH]", Args: cobra.ExactArgs(1), Short: "say which package or layer put a file there, and what needs it",
+		Use: "explain GUEST|IMAGE[:/PATH]", Args: cobra.ExactArgs(1),
+		Short: "say which package or layer put a file there, and what needs it",
 		Long: `explain looks up a file, or all below a folder, in the bill of materials beside an image: the component it came with,
 that component's licence, and which others depend on it. With --size it draws what takes how much room, as an SVG file.`,
 		Example: "  katabuild explain out/default:/usr/bin/bash\n  katabuild explain out/default --size size.svg",
@@ -312,7 +321,10 @@ that component's licence, and which others depend on it. With --size it draws wh
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
 			if size != "" {
-				return atomicfile.With(size, 0o644, func(w io.Writer) error { return inspect.Treemap(w, t.Tree, inside) })
+				return atomicfile.With(size, 0o644, func(w io.Writer) error {
+					return inspect.Treemap(w, t.Tree,
+						inside)
+				})
 			}
 			e, err := t.Explain(inside)
 			if err != nil {

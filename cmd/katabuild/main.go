@@ -18,12 +18,13 @@ import (
 // version is set by -ldflags "-X main.version=...".
 var version = "dev"
 
-// memoryLimit is what the collector tries to keep all memory below, in bytes. It is no hard limit: what is needed is had.
+// memoryLimit is what the collector tries to keep all memory below, in bytes. It is no hard limit: what is needed is
+// had.
 const memoryLimit = 220 << 20
 
 func main() {
-	// A tree of 60,000 files and its bill of materials take some 150 MB; the collector would let twice that pile up. Whoever sets GOMEMLIMIT knows
-	// better.
+	// A tree of 60,000 files and its bill of materials take some 150 MB; the collector would let twice that pile up.
+	// Whoever sets GOMEMLIMIT knows better.
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}

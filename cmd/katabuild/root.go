@@ -68,11 +68,16 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.SetVersionTemplate("katabuild {{.Version}}\n")
 	f := root.PersistentFlags()
-	f.StringVar(&a.storeDir, "store", "", "folder of the store (default $KATABUILD_STORE, or katabuild in the user's cache folder)")
-	f.BoolVar(&a.storeShared, "store-shared", false, "allow a store that other users own or may write to (default $KATABUILD_STORE_SHARED=1)")
+	f.StringVar(&a.storeDir, "store", "", "folder of the store (default $KATABUILD_STORE, or katabuild in the "+
+		"user's cache folder)")
+	f.BoolVar(&a.storeShared, "store-shared", false,
+		"allow a store that other users own or may write to (default $KATABUILD_STORE_SHARED=1)")
 	f.StringVar(&a.progress, "progress", view.Auto, "how to show progress: "+strings.Join(view.Styles(), ", "))
-	root.AddGroup(&cobra.Group{ID: "build", Title: "Building:"}, &cobra.Group{ID: "run", Title: "Running and checking:"}, &cobra.Group{ID: "look", Title: "Looking inside:"}, &cobra.Group{ID: "keep", Title: "Upkeep:"})
-	for _, c := range []*cobra.Command{a.lockCmd(), a.fetchCmd(), a.planCmd(), a.buildCmd(), a.kernelCmd(), a.initrdCmd(), a.imageCmd(), a.rootfsCmd(), a.featuresCmd()} {
+	root.AddGroup(&cobra.Group{ID: "build", Title: "Building:"},
+		&cobra.Group{ID: "run", Title: "Running and checking:"}, &cobra.Group{ID: "look", Title: "Looking inside:"},
+		&cobra.Group{ID: "keep", Title: "Upkeep:"})
+	for _, c := range []*cobra.Command{a.lockCmd(), a.fetchCmd(), a.planCmd(), a.buildCmd(), a.kernelCmd(),
+		a.initrdCmd(), a.imageCmd(), a.rootfsCmd(), a.featuresCmd()} {
 		c.GroupID = "build"
 		root.AddCommand(c)
 	}
@@ -80,7 +85,8 @@ func (a *app) root() *cobra.Command {
 		c.GroupID = "run"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.inspectCmd(), a.lsCmd(), a.catCmd(), a.extractCmd(), a.diffCmd(), a.explainCmd()} {
+	for _, c := range []*cobra.Command{a.inspectCmd(), a.lsCmd(), a.catCmd(), a.extractCmd(), a.diffCmd(),
+		a.explainCmd()} {
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}
@@ -165,7 +171,8 @@ func (a *app) useStore(ctx context.Context) (*store.Store, error) {
 // view starts the progress view on standard error.
 func (a *app) view() (*view.View, error) {
 	if !slices.Contains(view.Styles(), a.progress) {
-		return nil, &usage.Error{Err: fmt.Errorf("--progress %q: want one of %s", a.progress, strings.Join(view.Styles(), ", "))}
+		return nil, &usage.Error{Err: fmt.Errorf("--progress %q: want one of %s", a.progress,
+			strings.Join(view.Styles(), ", "))}
 	}
 	o := view.Options{Style: a.progress}
 	if f, ok := a.err.(*os.File); ok {
@@ -197,10 +204,14 @@ type recipeFlags struct {
 type registryFlags struct{ auth, authorities, mirrors, insecure []string }
 
 func (f *registryFlags) add(c *cobra.Command) {
-	c.Flags().StringArrayVar(&f.auth, "registry-auth", nil, "`file` of credentials for registries, asked before docker's and podman's own (repeatable)")
-	c.Flags().StringArrayVar(&f.authorities, "registry-ca", nil, "`file` of certificate authorities to believe beside the host's, in PEM form (repeatable)")
-	c.Flags().StringArrayVar(&f.mirrors, "registry-mirror", nil, "`HOST=PLACE`: ask PLACE, HOST[:PORT][/PREFIX], before the registry HOST (repeatable)")
-	c.Flags().StringArrayVar(&f.insecure, "registry-insecure", nil, "registry, `HOST[:PORT]`, that may be reached by plain HTTP or with any certificate (repeatable)")
+	c.Flags().StringArrayVar(&f.auth, "registry-auth", nil,
+		"`file` of credentials for registries, asked before docker's and podman's own (repeatable)")
+	c.Flags().StringArrayVar(&f.authorities, "registry-ca", nil,
+		"`file` of certificate authorities to believe beside the host's, in PEM form (repeatable)")
+	c.Flags().StringArrayVar(&f.mirrors, "registry-mirror", nil,
+		"`HOST=PLACE`: ask PLACE, HOST[:PORT][/PREFIX], before the registry HOST (repeatable)")
+	c.Flags().StringArrayVar(&f.insecure, "registry-insecure", nil,
+		"registry, `HOST[:PORT]`, that may be reached by plain HTTP or with any certificate (repeatable)")
 }
 
 // access is what the flags say, with the places where docker's and podman's logins and certificates are.
@@ -209,7 +220,8 @@ func (f *registryFlags) access(getenv func(string) string) (fetch.Access, error)
 	for _, m := range f.mirrors {
 		host, place, ok := strings.Cut(m, "=")
 		if !ok || host == "" || place == "" || strings.Contains(place, "://") {
-			return a, &usage.Error{Err: fmt.Errorf("--registry-mirror %q: want HOST=PLACE, such as docker.io=mirror.example:5000/hub", m)}
+			return a, &usage.Error{Err: fmt.Errorf(
+				"--registry-mirror %q: want HOST=PLACE, such as docker.io=mirror.example:5000/hub", m)}
 		}
 		if host == "docker.io" {
 			host = "index.docker.io" // by which references name it
@@ -240,18 +252,26 @@ func (f *registryFlags) access(getenv func(string) string) (fetch.Access, error)
 
 func (f *recipeFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.lock, "lock", "", "path of the lock (default lock.json beside the recipe)")
-	c.Flags().StringVar(&f.archive, "archive", "", "address of a Debian archive to reach without apt (default $KATABUILD_ARCHIVE, else apt and the host's own sources)")
-	c.Flags().StringVar(&f.security, "security-archive", "", "with --archive: address of its security updates (default debian-security beside it)")
-	c.Flags().StringVar(&f.keyring, "archive-keyring", "", "with --archive: the file of keys that sign it (default that of the package debian-archive-keyring)")
-	c.Flags().StringVar(&f.snapshot, "snapshot", "", "address of an archive of archives, for locked packages that mirrors have dropped (default $KATABUILD_SNAPSHOT)")
+	c.Flags().StringVar(&f.archive, "archive", "",
+		"address of a Debian archive to reach without apt (default $KATABUILD_ARCHIVE, else apt and the host's own "+
+			"sources)")
+	c.Flags().StringVar(&f.security, "security-archive", "",
+		"with --archive: address of its security updates (default debian-security beside it)")
+	c.Flags().StringVar(&f.keyring, "archive-keyring", "",
+		"with --archive: the file of keys that sign it (default that of the package debian-archive-keyring)")
+	c.Flags().StringVar(&f.snapshot, "snapshot", "",
+		"address of an archive of archives, for locked packages that mirrors have dropped (default "+
+			"$KATABUILD_SNAPSHOT)")
 	f.registry.add(c)
-	c.Flags().StringVar(&f.agent, "agent", "", "the agent for recipes that say `builtin` (default $KATABUILD_AGENT, or the one beside katabuild)")
+	c.Flags().StringVar(&f.agent, "agent", "", "the agent for recipes that say `builtin` (default $KATABUILD_AGENT, "+
+		"or the one beside katabuild)")
 }
 
 func (f *recipeFlags) addBuild(c *cobra.Command) {
 	f.add(c)
 	c.Flags().BoolVar(&f.offline, "offline", false, "never reach a network; what the store lacks is an error")
-	c.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "processes a step may run at once (default one a CPU); never changes the result")
+	c.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "processes a step may run at once (default one a CPU); never changes "+
+		"the result")
 }
 
 // config makes the builder's Config for the recipe that the user named, or recipes/default.
@@ -262,7 +282,8 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 	}
 	path := recipe.Find(arg)
 	if _, err := os.Stat(path); err != nil {
-		return builder.Config{}, fmt.Errorf("recipe: %w; name a folder with a %s, or the file itself", err, recipe.FileName)
+		return builder.Config{}, fmt.Errorf("recipe: %w; name a folder with a %s, or the file itself", err,
+			recipe.FileName)
 	}
 	access, err := f.registry.access(a.getenv)
 	if err != nil {
@@ -273,9 +294,11 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 		return builder.Config{}, err
 	}
 	return builder.Config{
-		Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent), RegoAgent: besideUs("kata-agent-rego-x86_64"), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
-		HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), SecurityArchive: f.security, ArchiveKeyring: f.keyring,
-		Snapshot: cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Registries: access,
+		Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent),
+		RegoAgent: besideUs("kata-agent-rego-x86_64"), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
+		HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), SecurityArchive: f.security,
+		ArchiveKeyring: f.keyring,
+		Snapshot:       cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Registries: access,
 		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), GoEnv: os.Environ(),
 	}, nil
 }
@@ -313,7 +336,8 @@ func hintFor(err error) string {
 	}
 	var unsafe *store.Unsafe
 	if errors.As(err, &unsafe) {
-		return "what lies there could be somebody else's doing: use a store of your own (--store), or, if all who can write to it may, --store-shared"
+		return "what lies there could be somebody else's doing: use a store of your own (--store), or, if all who " +
+			"can write to it may, --store-shared"
 	}
 	return ""
 }

@@ -34,7 +34,8 @@ func (a *app) gcCmd() *cobra.Command {
 		Long: `gc forgets steps that no build has used for --unused-for, then removes every blob that no step made or needs any more,
 what was set aside as corrupt, and what killed processes left. It waits until no build uses the store, and builds wait for it.`,
 	}
-	c.Flags().StringVar(&unused, "unused-for", "30d", "age of what may go: a number and d, h or m; 0 removes every step")
+	c.Flags().StringVar(&unused, "unused-for", "30d",
+		"age of what may go: a number and d, h or m; 0 removes every step")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		age, err := parseAge(unused)
 		if err != nil {
@@ -86,7 +87,9 @@ func (a *app) storeVerifyCmd() *cobra.Command {
 				fmt.Fprintf(a.out, "%s %s\n", p.Path, p.What)
 			}
 			if len(found) > 0 {
-				return fmt.Errorf("store %s: %d problems; builds make again what is damaged, `katabuild store gc` removes it", s.Dir(), len(found))
+				return fmt.Errorf(
+					"store %s: %d problems; builds make again what is damaged, `katabuild store gc` removes it",
+					s.Dir(), len(found))
 			}
 			u, err := s.DU()
 			if err != nil {
@@ -141,7 +144,8 @@ func (a *app) keyCmd() *cobra.Command {
 
 func (a *app) trustCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "trust [KEY [NAME]]", Args: cobra.RangeArgs(0, 2), Short: "believe another writer's records, or list whose are believed",
+		Use: "trust [KEY [NAME]]", Args: cobra.RangeArgs(0, 2),
+		Short: "believe another writer's records, or list whose are believed",
 		Long: `trust adds a writer's public key, as "katabuild store key" prints it for them, to the list of those whose records you believe.
 NAME is for you. Without arguments it prints the list. To take a writer out, remove the line from the file that it names.`,
 		RunE: func(_ *cobra.Command, args []string) error {

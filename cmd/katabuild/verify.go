@@ -52,7 +52,8 @@ func (a *app) verifyCmd() *cobra.Command {
 	var rebuild string
 	var rf recipeFlags
 	c := &cobra.Command{
-		Use: "verify [GUEST]", Args: cobra.MaximumNArgs(1), Short: "check a guest's files, and a running guest's report, against its manifest",
+		Use: "verify [GUEST]", Args: cobra.MaximumNArgs(1),
+		Short: "check a guest's files, and a running guest's report, against its manifest",
 		Long: `verify checks every file of a guest (a folder made by "katabuild build", default out/default) against manifest.json,
 and with --report also what a running guest said of itself. Each claim is met or named, with both values.
 
@@ -71,7 +72,8 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 	c.Flags().StringVar(&pin, "manifest-digest", "", "the digest the manifest must have, from a source you trust")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the verdict as JSON")
 	c.Flags().StringVar(&rebuild, "rebuild", "", "build the guest of this recipe again, and compare")
-	c.Flags().BoolVar(&keepKernel, "keep-kernel", false, "with --rebuild: take the kernel, which takes minutes, from the store")
+	c.Flags().BoolVar(&keepKernel, "keep-kernel", false,
+		"with --rebuild: take the kernel, which takes minutes, from the store")
 	rf.addBuild(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		dir := guestDir(args)
@@ -156,7 +158,8 @@ func (a *app) rebuild(ctx context.Context, f recipeFlags, recipe, dir string, ke
 	if err != nil {
 		return err
 	}
-	verdictOf := &verdict.Verdict{Guest: m.Name, Manifest: want, Claims: append(claims, verdict.Claim{Name: "manifest", Want: string(want), Got: string(got), Met: want == got})}
+	verdictOf := &verdict.Verdict{Guest: m.Name, Manifest: want,
+		Claims: append(claims, verdict.Claim{Name: "manifest", Want: string(want), Got: string(got), Met: want == got})}
 	verdictOf.Judge(false)
 	if verdictOf.Result != verdict.Failed {
 		fmt.Fprintf(a.out, "%s: built again, and every byte is the same\n", m.Name)

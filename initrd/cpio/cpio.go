@@ -1,7 +1,7 @@
 // Package cpio writes and reads newc archives, the form in which the kernel takes its initial file system.
 //
-// Linux: Documentation/driver-api/early-userspace/buffer-format.rst. The writer writes what it is told, checked; who comes first, which
-// numbers inodes get and what folders are missing is the caller's business.
+// Linux: Documentation/driver-api/early-userspace/buffer-format.rst. The writer writes what it is told, checked; who
+// comes first, which numbers inodes get and what folders are missing is the caller's business.
 package cpio
 
 import (

@@ -21,12 +21,15 @@ type entry struct {
 	body string
 }
 
-// sample has one of each: folder, file, empty file, hard links with the bytes on the last, symbolic link, devices, FIFO, large owner.
+// sample has one of each: folder, file, empty file, hard links with the bytes on the last, symbolic link, devices,
+// FIFO, large owner.
 func sample() []entry {
 	return []entry{
 		{Header{Name: "dev", Mode: TypeDir | 0o755, Inode: 1, Links: 2, Time: 1}, ""},
-		{Header{Name: "dev/console", Mode: TypeChar | 0o600, Inode: 2, Links: 1, Time: 1, DeviceMajor: 5, DeviceMinor: 1}, ""},
-		{Header{Name: "dev/vda", Mode: TypeBlock | 0o660, GID: 6, Inode: 3, Links: 1, DeviceMajor: 254, DeviceMinor: 0xfffff}, ""},
+		{Header{Name: "dev/console", Mode: TypeChar | 0o600, Inode: 2, Links: 1, Time: 1, DeviceMajor: 5,
+			DeviceMinor: 1}, ""},
+		{Header{Name: "dev/vda", Mode: TypeBlock | 0o660, GID: 6, Inode: 3, Links: 1, DeviceMajor: 254,
+			DeviceMinor: 0xfffff}, ""},
 		{Header{Name: "empty", Mode: TypeRegular | 0o600, UID: 65534, GID: 1<<32 - 2, Inode: 4, Links: 1}, ""},
 		{Header{Name: "hard1", Mode: TypeRegular | 0o4755, Inode: 5, Links: 2, Time: 1<<32 - 1}, ""},
 		{Header{Name: "hard2", Mode: TypeRegular | 0o4755, Inode: 5, Links: 2, Time: 1<<32 - 1, Size: 5}, "bytes"},
@@ -60,13 +63,16 @@ func TestHeaderLayout(t *testing.T) {
 		t.Errorf("header of %d bytes, want 110", headerSize)
 	}
 	b := write(t, []entry{{Header{
-		Name: "n", Mode: TypeChar | 0o4567, UID: 0x11111111, GID: 0x22222222, Inode: 0x33333333, Links: 0x44444444, Time: 0x55555555,
+		Name: "n", Mode: TypeChar | 0o4567, UID: 0x11111111, GID: 0x22222222, Inode: 0x33333333, Links: 0x44444444,
+		Time:        0x55555555,
 		DeviceMajor: 0x678, DeviceMinor: 0x9abcd,
 	}, ""}})
 	at := 6
 	for _, f := range []struct{ name, want string }{
-		{"c_ino", "33333333"}, {"c_mode", "00002977"}, {"c_uid", "11111111"}, {"c_gid", "22222222"}, {"c_nlink", "44444444"},
-		{"c_mtime", "55555555"}, {"c_filesize", "00000000"}, {"c_maj", "00000000"}, {"c_min", "00000000"}, {"c_rmaj", "00000678"},
+		{"c_ino", "33333333"}, {"c_mode", "00002977"}, {"c_uid", "11111111"}, {"c_gid", "22222222"},
+		{"c_nlink", "44444444"},
+		{"c_mtime", "55555555"}, {"c_filesize", "00000000"}, {"c_maj", "00000000"}, {"c_min", "00000000"},
+		{"c_rmaj", "00000678"},
 		{"c_rmin", "0009abcd"}, {"c_namesize", "00000002"}, {"c_chksum", "00000000"},
 	} {
 		if got := string(b[at : at+8]); got != f.want {
@@ -128,8 +134,10 @@ func TestAnotherLibraryAgrees(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if h.Name != want.Name || uint32(h.Mode) != want.Mode || uint32(h.Uid) != want.UID || uint32(h.Guid) != want.GID ||
-			h.Inode != int64(want.Inode) || h.Links != int(want.Links) || h.ModTime.Unix() != want.Time || string(body) != want.body {
+		if h.Name != want.Name || uint32(h.Mode) != want.Mode || uint32(h.Uid) != want.UID ||
+			uint32(h.Guid) != want.GID ||
+			h.Inode != int64(want.Inode) || h.Links != int(want.Links) || h.ModTime.Unix() != want.Time ||
+			string(body) != want.body {
 			t.Errorf("got %+v %q, want %+v", h, body, want)
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"io"
 )
 
-// Reader reads an archive strictly: it refuses whatever Writer would not write, save that hexadecimal digits may be upper case, the device
-// that holds a file may have a number, and zeros may follow the end.
+// Reader reads an archive strictly: it refuses whatever Writer would not write, save that hexadecimal digits may be
+// upper case, the device that holds a file may have a number, and zeros may follow the end.
 type Reader struct {
 	r       *bufio.Reader
 	name    string
@@ -78,7 +78,8 @@ func (r *Reader) header() (Header, error) {
 		}
 	}
 	h := Header{
-		Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4], Time: int64(f[5]), Size: int64(f[6]), // 7, 8: see Reader
+		// 7, 8: see Reader
+		Inode: f[0], Mode: f[1], UID: f[2], GID: f[3], Links: f[4], Time: int64(f[5]), Size: int64(f[6]),
 		DeviceMajor: f[9], DeviceMinor: f[10],
 	}
 	if f[12] != 0 {

@@ -33,7 +33,8 @@ func (w *Writer) Next(h Header) error {
 func (w *Writer) header(h Header) error {
 	// Fields in the format's order; the device that holds the file is 0:0, and without checksums so is the last field.
 	b := fmt.Appendf(nil, magic+"%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
-		h.Inode, h.Mode, h.UID, h.GID, h.Links, h.Time, h.Size, 0, 0, h.DeviceMajor, h.DeviceMinor, len(h.Name)+1, 0, h.Name)
+		h.Inode, h.Mode, h.UID, h.GID, h.Links, h.Time, h.Size, 0, 0, h.DeviceMajor, h.DeviceMinor, len(h.Name)+1, 0,
+		h.Name)
 	b = append(b, zeros[:padding(int64(len(b)))]...)
 	return w.write(b)
 }

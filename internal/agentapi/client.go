@@ -1,6 +1,8 @@
-// Package agentapi is the guest API as a host sees it: a small client over one connection to the agent, and the numbers of its ports.
+// Package agentapi is the guest API as a host sees it: a small client over one connection to the agent, and the numbers
+// of its ports.
 //
-// The messages are in katapb (Kata Containers' own, wire-compatible) and reportpb (ours). docs/formats/agent-api.md owns the bytes.
+// The messages are in katapb (Kata Containers' own, wire-compatible) and reportpb (ours). docs/formats/agent-api.md
+// owns the bytes.
 package agentapi
 
 //go:generate ./generate.sh
@@ -17,15 +19,15 @@ import (
 	"github.com/katabuild/katabuild/internal/report"
 )
 
-// Ports on vsock. The agent listens on Port; it connects once to ReadyPort of HostCID as soon as it listens, writes ReadyLine and closes.
-// A host that does not care refuses the connection.
+// Ports on vsock. The agent listens on Port; it connects once to ReadyPort of HostCID as soon as it listens, writes
+// ReadyLine and closes. A host that does not care refuses the connection.
 const (
 	Port = 1024
-	// StreamsPort is where an agent with StreamsFeature takes connections for standard streams; a process's are named by the ports of the
-	// host's ends. Kata Containers' agent has the same, if asked for.
+	// StreamsPort is where an agent with StreamsFeature takes connections for standard streams; a process's are named
+	// by the ports of the host's ends. Kata Containers' agent has the same, if asked for.
 	StreamsPort = 1027
-	// ForwardPort is where an agent with ForwardFeature connects to TCP ports of its own loopback interface: the host writes the port in decimal
-	// and a line feed, the agent answers ForwardOK, and the stream follows; or it closes.
+	// ForwardPort is where an agent with ForwardFeature connects to TCP ports of its own loopback interface: the host
+	// writes the port in decimal and a line feed, the agent answers ForwardOK, and the stream follows; or it closes.
 	ForwardPort = 1032
 	ForwardOK   = "ok\n"
 	ReadyPort   = 1031
@@ -39,30 +41,31 @@ const StreamsFeature = "katabuild.streams.v1"
 // ForwardFeature is among an agent's extra features when it listens on ForwardPort.
 const ForwardFeature = "katabuild.forward.v1"
 
-// AllProcesses is the exec_id of SignalProcess for all processes of a container, with agents that have SignalAllFeature. It is no id of a process.
+// AllProcesses is the exec_id of SignalProcess for all processes of a container, with agents that have
+// SignalAllFeature. It is no id of a process.
 const AllProcesses = "*"
 
-// SignalAllFeature is among an agent's extra features when it knows AllProcesses, and a signal to a process named by its container's id is sent as it
-// is.
+// SignalAllFeature is among an agent's extra features when it knows AllProcesses, and a signal to a process named by
+// its container's id is sent as it is.
 const SignalAllFeature = "katabuild.signal-all.v1"
 
-// PIDOf is the annotation of a container that names another one of its pod, whose processes it shares. Agents have it that have PIDOfFeature among their
-// extra features.
+// PIDOf is the annotation of a container that names another one of its pod, whose processes it shares. Agents have it
+// that have PIDOfFeature among their extra features.
 const (
 	PIDOf        = "io.katabuild.pid-of"
 	PIDOfFeature = "katabuild.pid-of.v1"
 )
 
-// GuestDevice is the option of a bind whose source is a device of the guest by its name there, /dev/NAME. Where the guest has none of that name, the mount
-// is left out. Agents know it that have GuestDevicesFeature among their extra features; they also give all devices of the guest to a container whose rules
-// allow it to use every device.
+// GuestDevice is the option of a bind whose source is a device of the guest by its name there, /dev/NAME. Where the
+// guest has none of that name, the mount is left out. Agents know it that have GuestDevicesFeature among their extra
+// features; they also give all devices of the guest to a container whose rules allow it to use every device.
 const (
 	GuestDevice         = "x-katabuild.guest-device"
 	GuestDevicesFeature = "katabuild.guest-devices.v1"
 )
 
-// ForeignLocks is the option of a bind of a shared folder or file whose locks are another pod's: flock(2) and fcntl(2) are to refuse them with ENOLCK. Agents know
-// it that have ForeignLocksFeature among their extra features.
+// ForeignLocks is the option of a bind of a shared folder or file whose locks are another pod's: flock(2) and fcntl(2)
+// are to refuse them with ENOLCK. Agents know it that have ForeignLocksFeature among their extra features.
 const (
 	ForeignLocks        = "x-katabuild.foreign-locks"
 	ForeignLocksFeature = "katabuild.foreign-locks.v1"
@@ -121,7 +124,8 @@ type Details struct {
 
 // GuestDetails asks for everything in Details.
 func (c *Client) GuestDetails(ctx context.Context) (Details, error) {
-	r, err := katapb.NewAgentServiceClient(c.c).GetGuestDetails(ctx, &katapb.GuestDetailsRequest{MemBlockSize: true, MemHotplugProbe: true})
+	r, err := katapb.NewAgentServiceClient(c.c).GetGuestDetails(ctx, &katapb.GuestDetailsRequest{MemBlockSize: true,
+		MemHotplugProbe: true})
 	if err != nil {
 		return Details{}, fmt.Errorf("guest details: %w", err)
 	}
@@ -142,11 +146,12 @@ func (c *Client) GuestDetails(ctx context.Context) (Details, error) {
 	}, nil
 }
 
-// Report asks for the report bound to nonce. It reads what comes back strictly and refuses a report made for another nonce.
-// The bytes are returned too, as the guest wrote them.
+// Report asks for the report bound to nonce. It reads what comes back strictly and refuses a report made for another
+// nonce. The bytes are returned too, as the guest wrote them.
 func (c *Client) Report(ctx context.Context, nonce []byte) (*report.Report, []byte, error) {
 	if len(nonce) < report.MinNonce || len(nonce) > report.MaxNonce {
-		return nil, nil, fmt.Errorf("report: a nonce of %d bytes, want %d to %d", len(nonce), report.MinNonce, report.MaxNonce)
+		return nil, nil, fmt.Errorf("report: a nonce of %d bytes, want %d to %d", len(nonce), report.MinNonce,
+			report.MaxNonce)
 	}
 	r, err := reportpb.NewReportClient(c.c).Get(ctx, &reportpb.GetRequest{Nonce: nonce})
 	if err != nil {

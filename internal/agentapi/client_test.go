@@ -29,7 +29,8 @@ func (g *guest) Version(context.Context, *katapb.CheckRequest) (*katapb.VersionC
 	return &katapb.VersionCheckResponse{GrpcVersion: "0.0.1", AgentVersion: "7"}, nil
 }
 
-func (g *guest) GetGuestDetails(_ context.Context, r *katapb.GuestDetailsRequest) (*katapb.GuestDetailsResponse, error) {
+func (g *guest) GetGuestDetails(_ context.Context, r *katapb.GuestDetailsRequest) (*katapb.GuestDetailsResponse,
+	error) {
 	if !r.MemBlockSize || !r.MemHotplugProbe {
 		panic("the client must ask for everything it returns")
 	}
@@ -79,7 +80,8 @@ func encoded(t *testing.T, nonce string) []byte {
 func TestClientReadsAnswers(t *testing.T) {
 	ctx := t.Context()
 	g := &guest{status: katapb.HealthCheckResponse_SERVING, details: &katapb.GuestDetailsResponse{
-		MemBlockSizeBytes: 128 << 20, SupportMemHotplugProbe: true, AgentDetails: &katapb.AgentDetails{Version: "7", InitDaemon: true},
+		MemBlockSizeBytes: 128 << 20, SupportMemHotplugProbe: true, AgentDetails: &katapb.AgentDetails{Version: "7",
+			InitDaemon: true},
 	}}
 	c := client(t, g)
 	if err := c.Check(ctx); err != nil {
@@ -89,7 +91,8 @@ func TestClientReadsAnswers(t *testing.T) {
 		t.Error(v, err)
 	}
 	d, err := c.GuestDetails(ctx)
-	if err != nil || d.MemoryBlockSize != 128<<20 || !d.MemoryProbe || d.AgentVersion != "7" || !d.InitDaemon || d.Seccomp {
+	if err != nil || d.MemoryBlockSize != 128<<20 || !d.MemoryProbe || d.AgentVersion != "7" || !d.InitDaemon ||
+		d.Seccomp {
 		t.Error(d, err)
 	}
 	nonce := []byte("0123456789abcdef")
@@ -109,7 +112,8 @@ func TestClientRefusesWhatAGuestMustNotSay(t *testing.T) {
 		nonce []byte
 		want  string
 	}{
-		"a report for another nonce":    {guest{report: encoded(t, strings.Repeat("00", 16))}, nonce, "made for nonce 0000"},
+		"a report for another nonce": {guest{report: encoded(t, strings.Repeat("00", 16))}, nonce,
+			"made for nonce 0000"},
 		"a truncated report":            {guest{report: whole[:len(whole)-9]}, nonce, "truncated"},
 		"an empty report":               {guest{}, nonce, "truncated"},
 		"a report of a megabyte":        {guest{report: make([]byte, report.MaxSize+1)}, nonce, "more than"},
@@ -123,7 +127,8 @@ func TestClientRefusesWhatAGuestMustNotSay(t *testing.T) {
 			}
 		})
 	}
-	c := client(t, &guest{status: katapb.HealthCheckResponse_NOT_SERVING, details: &katapb.GuestDetailsResponse{MemBlockSizeBytes: 1 << 63}})
+	c := client(t, &guest{status: katapb.HealthCheckResponse_NOT_SERVING,
+		details: &katapb.GuestDetailsResponse{MemBlockSizeBytes: 1 << 63}})
 	if err := c.Check(ctx); err == nil {
 		t.Error("an agent that does not serve passes the health check")
 	}

@@ -12,13 +12,16 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// The wire format is what other programs rely on: Kata Containers' hosts for the packages grpc and types, whose facts are those of its
-// protocol files in release 4.1, and hosts of older and newer katabuild for our own. A line may be added to testdata/wire.txt; none may change.
+// The wire format is what other programs rely on: Kata Containers' hosts for the packages grpc and types, whose facts
+// are those of its protocol files in release 4.1, and hosts of older and newer katabuild for our own. A line may be
+// added to testdata/wire.txt; none may change.
 func TestWireFactsHold(t *testing.T) {
 	var services, messages []string
 	for _, f := range []protoreflect.FileDescriptor{
-		katapb.File_katabuild_agentapi_types_proto, katapb.File_katabuild_agentapi_csi_proto, katapb.File_katabuild_agentapi_oci_proto,
-		katapb.File_katabuild_agentapi_health_proto, katapb.File_katabuild_agentapi_agent_proto, reportpb.File_katabuild_agentapi_report_proto,
+		katapb.File_katabuild_agentapi_types_proto, katapb.File_katabuild_agentapi_csi_proto,
+		katapb.File_katabuild_agentapi_oci_proto,
+		katapb.File_katabuild_agentapi_health_proto, katapb.File_katabuild_agentapi_agent_proto,
+		reportpb.File_katabuild_agentapi_report_proto,
 	} {
 		for i := range f.Services().Len() {
 			s := f.Services().Get(i)

@@ -1,7 +1,7 @@
 // Package arch is the one table of architectures: what each is called by Go, Debian, Linux and QEMU.
 //
-// A new architecture is a new row here, never a switch elsewhere. Guests of every row can be run; Builds says for which of them this project also
-// builds kernels.
+// A new architecture is a new row here, never a switch elsewhere. Guests of every row can be run; Builds says for which
+// of them this project also builds kernels.
 package arch
 
 import (
@@ -23,43 +23,50 @@ type Arch struct {
 	QEMUPackage  string // Debian package that has it
 	Machine      string // QEMU machine used when neither a recipe nor a person names one
 	Console      string // kernel console device on that machine
-	// OpenFlags names the numbers that the kernel has for the flags of open(2), and its byte order. FUSE hands them on as they are, so that a kernel
-	// can only be served by one of the same word. Linux: arch/*/include/uapi/asm/fcntl.h.
+	// OpenFlags names the numbers that the kernel has for the flags of open(2), and its byte order. FUSE hands them on
+	// as they are, so that a kernel can only be served by one of the same word. Linux: arch/*/include/uapi/asm/fcntl.h.
 	OpenFlags string
-	// CommandLine is how many bytes the kernel keeps of its command line, with the NUL behind it: COMMAND_LINE_SIZE. Linux 6.12: arch/x86/include/asm/setup.h,
-	// arch/arm64, powerpc and riscv/include/uapi/asm/setup.h; for s390 the default of CONFIG_COMMAND_LINE_SIZE, arch/s390/Kconfig.
+	// CommandLine is how many bytes the kernel keeps of its command line, with the NUL behind it: COMMAND_LINE_SIZE.
+	// Linux 6.12: arch/x86/include/asm/setup.h, arch/arm64, powerpc and riscv/include/uapi/asm/setup.h; for s390 the
+	// default of CONFIG_COMMAND_LINE_SIZE, arch/s390/Kconfig.
 	CommandLine int
 	Builds      bool // guests for it can be built here, not only run
 }
 
-// All lists every architecture, in the order shown to people. The console of each is the first serial port of its machine; Linux:
-// Documentation/admin-guide/serial-console.rst and each driver's name for it (8250, amba-pl011, hvc_vio, sclp_tty).
+// All lists every architecture, in the order shown to people. The console of each is the first serial port of its
+// machine; Linux: Documentation/admin-guide/serial-console.rst and each driver's name for it (8250, amba-pl011,
+// hvc_vio, sclp_tty).
 func All() []Arch {
 	return []Arch{
 		{
 			Name: "x86_64", Go: "amd64", Debian: "amd64", Linux: "x86", CrossPrefix: "x86_64-linux-gnu-",
 			KernelTarget: "bzImage", KernelImage: "arch/x86/boot/bzImage",
-			QEMU: "qemu-system-x86_64", QEMUPackage: "qemu-system-x86", Machine: "microvm", Console: "ttyS0", OpenFlags: "generic", CommandLine: 2048, Builds: true,
+			QEMU: "qemu-system-x86_64", QEMUPackage: "qemu-system-x86", Machine: "microvm", Console: "ttyS0",
+			OpenFlags: "generic", CommandLine: 2048, Builds: true,
 		},
 		{
 			Name: "aarch64", Go: "arm64", Debian: "arm64", Linux: "arm64", CrossPrefix: "aarch64-linux-gnu-",
 			KernelTarget: "Image", KernelImage: "arch/arm64/boot/Image",
-			QEMU: "qemu-system-aarch64", QEMUPackage: "qemu-system-arm", Machine: "virt", Console: "ttyAMA0", OpenFlags: "arm64", CommandLine: 2048,
+			QEMU: "qemu-system-aarch64", QEMUPackage: "qemu-system-arm", Machine: "virt", Console: "ttyAMA0",
+			OpenFlags: "arm64", CommandLine: 2048,
 		},
 		{
 			Name: "ppc64le", Go: "ppc64le", Debian: "ppc64el", Linux: "powerpc", CrossPrefix: "powerpc64le-linux-gnu-",
 			KernelTarget: "vmlinux", KernelImage: "vmlinux",
-			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0", OpenFlags: "powerpc", CommandLine: 2048,
+			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0",
+			OpenFlags: "powerpc", CommandLine: 2048,
 		},
 		{
 			Name: "s390x", Go: "s390x", Debian: "s390x", Linux: "s390", CrossPrefix: "s390x-linux-gnu-",
 			KernelTarget: "bzImage", KernelImage: "arch/s390/boot/bzImage",
-			QEMU: "qemu-system-s390x", QEMUPackage: "qemu-system-misc", Machine: "s390-ccw-virtio", Console: "ttysclp0", OpenFlags: "generic, big-endian", CommandLine: 4096,
+			QEMU: "qemu-system-s390x", QEMUPackage: "qemu-system-misc", Machine: "s390-ccw-virtio",
+			Console: "ttysclp0", OpenFlags: "generic, big-endian", CommandLine: 4096,
 		},
 		{
 			Name: "riscv64", Go: "riscv64", Debian: "riscv64", Linux: "riscv", CrossPrefix: "riscv64-linux-gnu-",
 			KernelTarget: "Image", KernelImage: "arch/riscv/boot/Image",
-			QEMU: "qemu-system-riscv64", QEMUPackage: "qemu-system-misc", Machine: "virt", Console: "ttyS0", OpenFlags: "generic", CommandLine: 1024,
+			QEMU: "qemu-system-riscv64", QEMUPackage: "qemu-system-misc", Machine: "virt", Console: "ttyS0",
+			OpenFlags: "generic", CommandLine: 1024,
 		},
 	}
 }
@@ -87,7 +94,8 @@ func Parse(name string) (Arch, error) {
 func ParseBuildable(name string) (Arch, error) {
 	built := Buildable()
 	if a, err := Parse(name); err == nil && !a.Builds {
-		return Arch{}, fmt.Errorf("guests for the architecture %q can be run, but not built yet (built: %s)", name, strings.Join(Names(built), ", "))
+		return Arch{}, fmt.Errorf("guests for the architecture %q can be run, but not built yet (built: %s)", name,
+			strings.Join(Names(built), ", "))
 	}
 	return find(built, name)
 }
@@ -99,7 +107,8 @@ func FromGo(goarch string) (Arch, error) {
 			return a, nil
 		}
 	}
-	return Arch{}, fmt.Errorf("no guest architecture for GOARCH %q (known: %s)", goarch, strings.Join(Names(All()), ", "))
+	return Arch{}, fmt.Errorf("no guest architecture for GOARCH %q (known: %s)", goarch, strings.Join(Names(All()),
+		", "))
 }
 
 func find(list []Arch, name string) (Arch, error) {

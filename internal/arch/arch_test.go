@@ -17,7 +17,8 @@ func TestEveryNameFindsItsRow(t *testing.T) {
 		switch b, err := ParseBuildable(a.Name); {
 		case a.Builds && (err != nil || b != a):
 			t.Errorf("to build, %s: %v", a.Name, err)
-		case !a.Builds && (err == nil || !strings.Contains(err.Error(), "can be run, but not built yet (built: x86_64)")):
+		case !a.Builds && (err == nil || !strings.Contains(err.Error(),
+			"can be run, but not built yet (built: x86_64)")):
 			t.Errorf("to build, %s: %v", a.Name, err)
 		}
 	}
@@ -31,7 +32,8 @@ func TestEveryNameFindsItsRow(t *testing.T) {
 
 func TestEveryRowIsFull(t *testing.T) {
 	for _, a := range All() {
-		all := []string{a.Name, a.Go, a.Debian, a.Linux, a.CrossPrefix, a.KernelTarget, a.KernelImage, a.QEMU, a.QEMUPackage, a.Machine, a.Console, a.OpenFlags}
+		all := []string{a.Name, a.Go, a.Debian, a.Linux, a.CrossPrefix, a.KernelTarget, a.KernelImage, a.QEMU,
+			a.QEMUPackage, a.Machine, a.Console, a.OpenFlags}
 		if slices.Contains(all, "") {
 			t.Errorf("%+v", a)
 		}

@@ -1,4 +1,5 @@
-// Package atomicfile writes files whole: under another name, synced, then renamed, so that a reader or a crash never meets half of one.
+// Package atomicfile writes files whole: under another name, synced, then renamed, so that a reader or a crash never
+// meets half of one.
 package atomicfile
 
 import (

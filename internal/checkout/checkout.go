@@ -63,7 +63,8 @@ func Folder(path string) (string, error) {
 	return real, nil
 }
 
-// List lists what a folder holds, in lexical order and without the digests of files. Links in the folder are not followed; path may be one.
+// List lists what a folder holds, in lexical order and without the digests of files. Links in the folder are not
+// followed; path may be one.
 func List(ctx context.Context, path string) ([]Entry, error) { return list(ctx, path) }
 
 // Sum is the digest of a folder whose entries are listed and whose files have their digests.
@@ -162,7 +163,8 @@ func meant(p string, m fs.FileMode) string {
 	if m&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
 		return "set-id bits"
 	}
-	for _, x := range []struct{ name, what string }{{"security.capability", "capabilities"}, {"system.posix_acl_access", "an ACL"}} {
+	for _, x := range []struct{ name, what string }{{"security.capability", "capabilities"},
+		{"system.posix_acl_access", "an ACL"}} {
 		if n, err := unix.Lgetxattr(p, x.name, nil); err == nil && n > 0 {
 			return x.what
 		}

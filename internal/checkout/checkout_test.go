@@ -22,7 +22,8 @@ func folder(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	err := errors.Join(os.WriteFile(filepath.Join(dir, "bin/tool"), []byte("tool"), 0o777), os.WriteFile(filepath.Join(dir, "key"), []byte("key"), 0o666),
+	err := errors.Join(os.WriteFile(filepath.Join(dir, "bin/tool"), []byte("tool"), 0o777),
+		os.WriteFile(filepath.Join(dir, "key"), []byte("key"), 0o666),
 		os.Symlink("/etc/passwd", filepath.Join(dir, "link")), os.WriteFile(filepath.Join(dir, "odd\xff"), nil, 0o666))
 	if err != nil {
 		t.Fatal(err)
@@ -80,14 +81,16 @@ func TestEqualDigestsAreEqualCopies(t *testing.T) {
 		"private":        {func(d string) error { return os.Chmod(in(d, "key"), 0o600) }, true},
 		"private folder": {func(d string) error { return os.Chmod(in(d, "empty"), 0o700) }, true},
 		"sticky folder":  {func(d string) error { return os.Chmod(in(d, "empty"), 0o777|os.ModeSticky) }, true},
-		"time":           {func(d string) error { return os.Chtimes(in(d, "key"), time.Unix(1, 0), time.Unix(2, 0)) }, true},
-		"git":            {func(d string) error { return os.Mkdir(in(d, ".git"), 0o755) }, true},
-		"git worktree":   {func(d string) error { return os.WriteFile(in(d, ".git"), []byte("x"), 0o644) }, true},
+		"time": {func(d string) error { return os.Chtimes(in(d, "key"), time.Unix(1, 0), time.Unix(2, 0)) },
+			true},
+		"git":          {func(d string) error { return os.Mkdir(in(d, ".git"), 0o755) }, true},
+		"git worktree": {func(d string) error { return os.WriteFile(in(d, ".git"), []byte("x"), 0o644) }, true},
 		"attribute": {func(d string) error {
 			return ignoreUnsupported(syscall.Setxattr(in(d, "key"), "user.x", []byte("y"), 0))
 		}, true},
 		"hard link": {func(d string) error {
-			return errors.Join(os.Remove(in(d, "key")), os.WriteFile(in(d, "../key"), []byte("key"), 0o644), os.Link(in(d, "../key"), in(d, "key")))
+			return errors.Join(os.Remove(in(d, "key")), os.WriteFile(in(d, "../key"), []byte("key"), 0o644),
+				os.Link(in(d, "../key"), in(d, "key")))
 		}, true},
 		"executable":     {func(d string) error { return os.Chmod(in(d, "key"), 0o755) }, false},
 		"not executable": {func(d string) error { return os.Chmod(in(d, "bin/tool"), 0o644) }, false},
@@ -150,7 +153,8 @@ func TestALinkToAFolderIsTheFolder(t *testing.T) {
 
 func TestOddFoldersAreRefused(t *testing.T) {
 	dir := folder(t)
-	if _, err := Digest(t.Context(), filepath.Join(dir, "key")); err == nil || !strings.Contains(err.Error(), "is no folder") {
+	if _, err := Digest(t.Context(), filepath.Join(dir, "key")); err == nil || !strings.Contains(err.Error(),
+		"is no folder") {
 		t.Errorf("a file: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

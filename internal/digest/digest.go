@@ -65,7 +65,8 @@ func Reader(r io.Reader) (Digest, int64, error) {
 	return w.Digest(), n, err
 }
 
-// File digests the plain file at path and counts its bytes. What is no plain file is a *regular.KindError, and not opened.
+// File digests the plain file at path and counts its bytes. What is no plain file is a *regular.KindError, and not
+// opened.
 func File(path string) (Digest, int64, error) {
 	f, err := regular.Open(path)
 	if err != nil {

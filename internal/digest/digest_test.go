@@ -31,7 +31,8 @@ func TestDigestsAgreeWithSha256sum(t *testing.T) {
 }
 
 func TestOnlyOneSpellingIsADigest(t *testing.T) {
-	for _, s := range []string{"", "sha256:", string(hello)[:70], string(hello) + "0", strings.ToUpper(string(hello)), "sha512:" + hello.Hex(), "sha256:" + strings.Repeat("g", 64), hello.Hex()} {
+	for _, s := range []string{"", "sha256:", string(hello)[:70], string(hello) + "0", strings.ToUpper(string(hello)),
+		"sha512:" + hello.Hex(), "sha256:" + strings.Repeat("g", 64), hello.Hex()} {
 		if _, err := Parse(s); err == nil {
 			t.Errorf("%q is accepted", s)
 		}
@@ -48,7 +49,8 @@ func TestCheckNamesBothDigests(t *testing.T) {
 	}
 	err := Check(p, hello)
 	var m *Mismatch
-	if !errors.As(err, &m) || !strings.Contains(err.Error(), p) || !strings.Contains(err.Error(), string(hello)) || !strings.Contains(err.Error(), string(Of([]byte("hellO")))) {
+	if !errors.As(err, &m) || !strings.Contains(err.Error(), p) || !strings.Contains(err.Error(), string(hello)) ||
+		!strings.Contains(err.Error(), string(Of([]byte("hellO")))) {
 		t.Errorf("got %v", err)
 	}
 }

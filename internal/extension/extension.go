@@ -1,5 +1,5 @@
-// Package extension is what host and guest agree on about extension images: how one is named, found and mounted, and the word of the kernel
-// command line that says what its content must be.
+// Package extension is what host and guest agree on about extension images: how one is named, found and mounted, and
+// the word of the kernel command line that says what its content must be.
 //
 // docs/formats/extensions.md owns the words. The names are those of Kata Containers.
 package extension
@@ -15,7 +15,8 @@ import (
 // SerialPrefix begins the serial of a disk that holds an extension.
 const SerialPrefix = "extension-"
 
-// MaxName is the longest name in bytes, because a virtio-blk serial has at most 20. <linux/virtio_blk.h>, VIRTIO_BLK_ID_BYTES.
+// MaxName is the longest name in bytes, because a virtio-blk serial has at most 20. <linux/virtio_blk.h>,
+// VIRTIO_BLK_ID_BYTES.
 const MaxName = 20 - len(SerialPrefix)
 
 // MountRoot is the folder that extensions are mounted in, each under its name.
@@ -49,10 +50,12 @@ var keys = [...]string{"root_hash", "salt", "data_blocks", "data_block_size", "h
 
 // String is the line, without a line break.
 func (p Params) String() string {
-	return fmt.Sprintf("root_hash=%s,salt=%s,data_blocks=%d,data_block_size=%d,hash_block_size=%d", p.RootHash, p.Salt, p.DataBlocks, p.DataBlockSize, p.HashBlockSize)
+	return fmt.Sprintf("root_hash=%s,salt=%s,data_blocks=%d,data_block_size=%d,hash_block_size=%d", p.RootHash,
+		p.Salt, p.DataBlocks, p.DataBlockSize, p.HashBlockSize)
 }
 
-// ParseParams reads such a line, with the fields in any order, as Kata Containers' hosts hand on what they are given. Each field must be there once.
+// ParseParams reads such a line, with the fields in any order, as Kata Containers' hosts hand on what they are given.
+// Each field must be there once.
 func ParseParams(line string) (Params, error) {
 	fields := strings.Split(line, ",")
 	if len(fields) != len(keys) {
@@ -102,11 +105,14 @@ func hexBytes(s string) (n int, ok bool) {
 
 // CheckName says what is wrong with a name.
 func CheckName(name string) error {
-	if name == "" || name[0] == '-' || strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-		return fmt.Errorf("name of an extension %q: want letters, digits, dashes and underscores, and no dash at first", name)
+	if name == "" || name[0] == '-' || strings.Trim(name,
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		return fmt.Errorf("name of an extension %q: want letters, digits, dashes and underscores, and no dash "+
+			"at first", name)
 	}
 	if len(name) > MaxName {
-		return fmt.Errorf("name of an extension %q: %d bytes, want at most %d, as a disk's serial has 20 and begins with %q", name, len(name), MaxName, SerialPrefix)
+		return fmt.Errorf("name of an extension %q: %d bytes, want at most %d, as a disk's serial has 20 and begins "+
+			"with %q", name, len(name), MaxName, SerialPrefix)
 	}
 	return nil
 }
@@ -126,8 +132,8 @@ func (e Extension) MountPoint() string { return MountRoot + "/" + e.Name }
 // Word is what the kernel command line says of it.
 func (e Extension) Word() string { return wordPrefix + e.Name + wordSuffix + "=" + e.Params.String() }
 
-// ParseWord reads a word of the kernel command line. is says whether it is about an extension at all. With an error the name is set where
-// there is a right one.
+// ParseWord reads a word of the kernel command line. is says whether it is about an extension at all. With an error the
+// name is set where there is a right one.
 func ParseWord(word string) (e Extension, is bool, err error) {
 	rest, is := strings.CutPrefix(word, wordPrefix)
 	if !is {

@@ -17,7 +17,8 @@ func TestAWordIsReadAsItIsWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := Extension{Name: "gpu-1", Params: p}
-	if e.Word() != "kata.extension.gpu-1.verity_params="+line || e.Serial() != "extension-gpu-1" || e.MountPoint() != "/run/kata-extensions/gpu-1" {
+	if e.Word() != "kata.extension.gpu-1.verity_params="+line || e.Serial() != "extension-gpu-1" ||
+		e.MountPoint() != "/run/kata-extensions/gpu-1" {
 		t.Error(e.Word(), e.Serial(), e.MountPoint())
 	}
 	if got, is, err := ParseWord(e.Word()); got != e || !is || err != nil {
@@ -31,7 +32,8 @@ func TestAWordIsReadAsItIsWritten(t *testing.T) {
 	if got, err := ParseParams(strings.Join(fields, ",")); got != p || err != nil || got.String() != line {
 		t.Error("in another order:", got, err)
 	}
-	if got, is, err := ParseWord("kata.extension.Tools_2.verity_params=" + line); got.Name != "Tools_2" || !is || err != nil {
+	if got, is, err := ParseWord("kata.extension.Tools_2.verity_params=" + line); got.Name != "Tools_2" || !is ||
+		err != nil {
 		t.Error("upper case and an underscore:", got, is, err)
 	}
 	for _, w := range []string{"", "quiet", "kata.extensions", "agent.log=debug"} {
@@ -61,12 +63,16 @@ func TestOddWordsAreRefusedWithTheirCause(t *testing.T) {
 		}
 	}
 	for _, c := range [][3]string{
-		{hash, hash[2:], "want 64"}, {hash, strings.ToUpper(hash), "lower-case"}, {"0123", "012", "salt"}, {"0123", "", "salt"},
-		{"0123", strings.Repeat("00", 257), "salt"}, {"blocks=7", "blocks=07", "decimal"}, {"blocks=7", "blocks=0", "0 data blocks"},
+		{hash, hash[2:], "want 64"}, {hash, strings.ToUpper(hash), "lower-case"}, {"0123", "012", "salt"},
+		{"0123", "", "salt"},
+		{"0123", strings.Repeat("00", 257), "salt"}, {"blocks=7", "blocks=07", "decimal"}, {"blocks=7", "blocks=0",
+			"0 data blocks"},
 		{"blocks=7", "blocks=-1", "-1 data blocks"}, {"blocks=7", "blocks=9223372036854775807", "data blocks"},
-		{"data_block_size=4096", "data_block_size=512", "want 4096"}, {"salt=", "slat=", `field "slat=0123": want root_hash, salt`},
+		{"data_block_size=4096", "data_block_size=512", "want 4096"},
+		{"salt=", "slat=", `field "slat=0123": want root_hash, salt`},
 	} {
-		if _, err := ParseParams(strings.Replace(line, c[0], c[1], 1)); err == nil || !strings.Contains(err.Error(), c[2]) {
+		if _, err := ParseParams(strings.Replace(line, c[0], c[1], 1)); err == nil || !strings.Contains(err.Error(),
+			c[2]) {
 			t.Errorf("%s for %s: %v", c[1], c[0], err)
 		}
 	}
@@ -74,7 +80,8 @@ func TestOddWordsAreRefusedWithTheirCause(t *testing.T) {
 
 func TestNamesFitASerial(t *testing.T) {
 	for name, ok := range map[string]bool{
-		"a": true, "coco-1": true, "abcdefghij": true, "abcdefghijk": false, "": false, "-a": false, "A": true, "_x-1": true, "a.b": false, "a/b": false, "..": false, "é": false,
+		"a": true, "coco-1": true, "abcdefghij": true, "abcdefghijk": false, "": false, "-a": false, "A": true,
+		"_x-1": true, "a.b": false, "a/b": false, "..": false, "é": false,
 	} {
 		if err := CheckName(name); (err == nil) != ok {
 			t.Errorf("%q: %v", name, err)
@@ -84,8 +91,10 @@ func TestNamesFitASerial(t *testing.T) {
 
 func FuzzParseWord(f *testing.F) {
 	f.Add("kata.extension.gpu.verity_params=" + line)
-	f.Add("kata.extension.gpu.verity_params=root_hash=" + hash + ",salt=-,data_blocks=1,data_block_size=4096,hash_block_size=4096") // no salt
-	f.Add("kata.extension..verity_params.verity_params=")                                                                           // the suffix in the name
+	// no salt
+	f.Add("kata.extension.gpu.verity_params=root_hash=" + hash +
+		",salt=-,data_blocks=1,data_block_size=4096,hash_block_size=4096")
+	f.Add("kata.extension..verity_params.verity_params=") // the suffix in the name
 	f.Fuzz(func(t *testing.T, word string) {
 		e, is, err := ParseWord(word)
 		if !is || err != nil {

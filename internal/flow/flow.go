@@ -9,14 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A stream's buffer is small until the stream fills it: most carry little, and those that carry much gain by fewer turns.
+// A stream's buffer is small until the stream fills it: most carry little, and those that carry much gain by fewer
+// turns.
 const (
 	smallBuffer = 8 << 10
 	largeBuffer = 256 << 10
 )
 
-// PipeSize is what a pipe of a stream holds, in bytes, where it is up to us: four times Linux's default, so that writer and reader take turns less
-// often. pipe(7).
+// PipeSize is what a pipe of a stream holds, in bytes, where it is up to us: four times Linux's default, so that writer
+// and reader take turns less often. pipe(7).
 const PipeSize = 256 << 10
 
 // Copy copies to the end of from, which is no error. It uses nothing of the two but Read and Write.

@@ -1,10 +1,13 @@
-// Package jail runs one foreign program where it sees neither the network, nor the machine's paths, nor other processes.
+// Package jail runs one foreign program where it sees neither the network, nor the machine's paths, nor other
+// processes.
 //
-// The program gets user, mount, pid, ipc, uts and network namespaces of its own, a root folder with the machine's /usr, /bin, /sbin,
-// /lib* read-only, of /etc only what the dynamic linker and compilers read, a small /dev, a fresh /proc and /tmp, and the folders its Command binds. It works for a plain user and
-// needs no privilege; for root it is no weaker, since inside all capabilities are gone. It refuses to know what it runs.
+// The program gets user, mount, pid, ipc, uts and network namespaces of its own, a root folder with the machine's /usr,
+// /bin, /sbin, /lib* read-only, of /etc only what the dynamic linker and compilers read, a small /dev, a fresh /proc
+// and /tmp, and the folders its Command binds. It works for a plain user and needs no privilege; for root it is no
+// weaker, since inside all capabilities are gone. It refuses to know what it runs.
 //
-// The jail is this same executable run again: every main, and every TestMain of a package that runs jails, calls Main first.
+// The jail is this same executable run again: every main, and every TestMain of a package that runs jails, calls Main
+// first.
 package jail
 
 import (
@@ -35,7 +38,8 @@ const HostName = "katabuild"
 
 // baseEnv is the whole environment of the program, before the Command's own.
 func baseEnv() []string {
-	return []string{"PATH=" + Path, "HOME=" + Home, "LC_ALL=C", "TZ=UTC", "TERM=dumb", "USER=katabuild", "LOGNAME=katabuild", "SHELL=/bin/sh"}
+	return []string{"PATH=" + Path, "HOME=" + Home, "LC_ALL=C", "TZ=UTC", "TERM=dumb", "USER=katabuild",
+		"LOGNAME=katabuild", "SHELL=/bin/sh"}
 }
 
 // Bind makes a folder or file of the machine visible in the jail.
@@ -56,10 +60,12 @@ type Command struct {
 	Limits Limits
 }
 
-// Limits bound what a program can take of the machine. A zero field stands for a bound that is generous for a kernel's build.
+// Limits bound what a program can take of the machine. A zero field stands for a bound that is generous for a kernel's
+// build.
 type Limits struct {
-	Processes int           // at once, threads too; 0 stands for 16,384
-	Memory    int64         // bytes of address space of each process, at least 2 GiB, which the jail itself needs; 0 stands for 32 GiB
+	Processes int // at once, threads too; 0 stands for 16,384
+	// bytes of address space of each process, at least 2 GiB, which the jail itself needs; 0 stands for 32 GiB
+	Memory    int64
 	File      int64         // bytes of each file; 0 stands for 16 GiB
 	Disk      int64         // bytes by which all writable binds together may grow; 0 stands for 64 GiB
 	Temporary int64         // bytes in /tmp, which is memory; 0 stands for 4 GiB
@@ -69,7 +75,8 @@ type Limits struct {
 // filled is l with its defaults.
 func (l Limits) filled() Limits {
 	return Limits{
-		Processes: cmp.Or(l.Processes, 16_384), Memory: max(2<<30, cmp.Or(l.Memory, 32<<30)), File: cmp.Or(l.File, 16<<30), Disk: cmp.Or(l.Disk, 64<<30),
+		Processes: cmp.Or(l.Processes, 16_384), Memory: max(2<<30, cmp.Or(l.Memory, 32<<30)),
+		File: cmp.Or(l.File, 16<<30), Disk: cmp.Or(l.Disk, 64<<30),
 		Temporary: cmp.Or(l.Temporary, 4<<30), Time: cmp.Or(l.Time, 6*time.Hour),
 	}
 }
@@ -236,7 +243,8 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 	case readErr != nil:
 		return usage, fmt.Errorf("jail: %w", readErr)
 	case err != nil && status.Signaled():
-		return usage, fmt.Errorf("jail: %s: its process 1 was ended by signal %d (%v), which none of its programs can send",
+		return usage, fmt.Errorf(
+			"jail: %s: its process 1 was ended by signal %d (%v), which none of its programs can send",
 			strings.Join(c.Args, " "), int(status.Signal()), status.Signal())
 	case err != nil && waitErr != nil:
 		return usage, fmt.Errorf("jail: the stage died: %w (does main call jail.Main first?)", waitErr)
@@ -252,8 +260,8 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 	return usage, nil
 }
 
-// watchDisk calls full once the writable binds have grown by more than they may. The size of a tree is asked for only while its file system has less
-// room than at the start by as much, since that is a hundred times quicker to ask.
+// watchDisk calls full once the writable binds have grown by more than they may. The size of a tree is asked for only
+// while its file system has less room than at the start by as much, since that is a hundred times quicker to ask.
 func (s spec) watchDisk(ctx context.Context, full func()) {
 	used := func() (sum int64) {
 		for _, b := range s.Binds {
@@ -363,10 +371,12 @@ func explain(err error, forbidden bool, sysctl func(string) string) error {
 	case sysctl(sysctlMax) == "0":
 		why = "sysctl " + sysctlMax + " is 0; an administrator can raise it"
 	case sysctl(sysctlAppArmor) == "1":
-		why = "AppArmor restricts them (sysctl " + sysctlAppArmor + " is 1); an administrator can set it to 0, or give this " +
+		why = "AppArmor restricts them (sysctl " + sysctlAppArmor +
+			" is 1); an administrator can set it to 0, or give this " +
 			"executable an AppArmor profile with `userns,`"
 	default:
-		why = "no sysctl says so, so it is a container's seccomp filter, a chroot or a security module; run outside of it, or with " +
+		why = "no sysctl says so, so it is a container's seccomp filter, a chroot or a security module; run outside " +
+			"of it, or with " +
 			"a seccomp profile that allows unshare, clone with namespaces, mount and pivot_root"
 	}
 	return fmt.Errorf("%w: %w: %s", err, ErrForbidden, why)

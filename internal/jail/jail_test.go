@@ -88,7 +88,8 @@ cat /build/x /tmp/x`, Bind{Host: dir, Jail: "/build", Writable: true}, Bind{Host
 
 func TestHostPathsAreHidden(t *testing.T) {
 	dir := t.TempDir()
-	out := mustSh(t, "ls -d "+dir+" /home /root /work /var 2>/dev/null; cd /build; pwd; grep -c . /proc/self/mountinfo >/dev/null; ls /",
+	out := mustSh(t, "ls -d "+dir+" /home /root /work /var 2>/dev/null; cd /build; pwd; grep -c . "+
+		"/proc/self/mountinfo >/dev/null; ls /",
 		Bind{Host: dir, Jail: "/build", Writable: true})
 	first, rest, _ := strings.Cut(out, "\n")
 	if first != "/build" {
@@ -96,7 +97,8 @@ func TestHostPathsAreHidden(t *testing.T) {
 	}
 	for p := range strings.FieldsSeq(rest) {
 		switch {
-		case strings.HasPrefix(p, "lib"), p == "bin", p == "sbin", p == "usr", p == "etc", p == "dev", p == "proc", p == "tmp", p == "build":
+		case strings.HasPrefix(p, "lib"), p == "bin", p == "sbin", p == "usr", p == "etc", p == "dev", p == "proc",
+			p == "tmp", p == "build":
 		default:
 			t.Errorf("/%s is visible", p)
 		}
@@ -193,7 +195,8 @@ func TestNothingOutlivesTheProgram(t *testing.T) {
 
 func TestOrphansAreReaped(t *testing.T) {
 	// Each subshell leaves a child whose parent dies first; unreaped, they would stay as zombies.
-	out := mustSh(t, "for i in 1 2 3 4 5; do (true & ) ; done; sleep 0.3; grep -l 'State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l")
+	out := mustSh(t, "for i in 1 2 3 4 5; do (true & ) ; done; sleep 0.3; grep -l 'State:.Z' /proc/[0-9]*/status "+
+		"2>/dev/null | wc -l")
 	if strings.TrimSpace(out) != "0" {
 		t.Errorf("%s zombies", strings.TrimSpace(out))
 	}
@@ -201,7 +204,8 @@ func TestOrphansAreReaped(t *testing.T) {
 
 func TestUsageCountsGrandchildren(t *testing.T) {
 	testenv.Require(t, userNamespaces)
-	u, err := Command{Args: []string{"sh", "-c", "sh -c 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done'; true"}}.Run(t.Context())
+	u, err := Command{
+		Args: []string{"sh", "-c", "sh -c 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done'; true"}}.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,12 +237,14 @@ func TestWorksForAPlainUser(t *testing.T) {
 	if err := os.WriteFile(exe, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run", "Interface|Environment|Outside|Hidden|Capabilities|ExitCode|Cancel|Outlives|Flood", "-test.v")
+	cmd := exec.Command(exe, "-test.run",
+		"Interface|Environment|Outside|Hidden|Capabilities|ExitCode|Cancel|Outlives|Flood", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir, testenv.Variable+"=user-namespaces")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, NoSetGroups: true}}
 	out, err := cmd.CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestCannotWriteOutside")) || !bytes.Contains(out, []byte("--- PASS: TestTheProcessLimitEndsAFlood")) {
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestCannotWriteOutside")) ||
+		!bytes.Contains(out, []byte("--- PASS: TestTheProcessLimitEndsAFlood")) {
 		t.Errorf("as user 65534: %v\n%s", err, out)
 	}
 }

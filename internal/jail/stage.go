@@ -22,7 +22,8 @@ func Main() {
 	}
 	// Bounding set, securebits and no_new_privs belong to a thread: the one that forks the program.
 	runtime.LockOSThread()
-	// Whatever a program of the jail sends to process 1 is taken and dropped. Ignored signals would stay ignored in the programs.
+	// Whatever a program of the jail sends to process 1 is taken and dropped. Ignored signals would stay ignored in the
+	// programs.
 	signal.Notify(make(chan os.Signal, 1))
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
@@ -33,7 +34,8 @@ func Main() {
 	unix.Exit(0) // not os.Exit, which lets the runtime write what it likes to the program's standard error
 }
 
-// stage is the life of process 1 in the jail: make the room, start the program, bury the dead until the program is among them.
+// stage is the life of process 1 in the jail: make the room, start the program, bury the dead until the program is
+// among them.
 func stage(r io.Reader) outcome {
 	var s spec
 	if err := json.NewDecoder(r).Decode(&s); err != nil {
@@ -78,7 +80,8 @@ func (l Limits) set() error {
 		which int
 		most  uint64
 	}{
-		{unix.RLIMIT_NPROC, uint64(l.Processes)}, {unix.RLIMIT_AS, uint64(l.Memory)}, {unix.RLIMIT_FSIZE, uint64(l.File)}, {unix.RLIMIT_CORE, 0},
+		{unix.RLIMIT_NPROC, uint64(l.Processes)}, {unix.RLIMIT_AS, uint64(l.Memory)},
+		{unix.RLIMIT_FSIZE, uint64(l.File)}, {unix.RLIMIT_CORE, 0},
 	} {
 		var now unix.Rlimit
 		if err := unix.Getrlimit(r.which, &now); err != nil {
@@ -92,7 +95,8 @@ func (l Limits) set() error {
 	return nil
 }
 
-// etc lists what of /etc the jail shows: what the dynamic linker reads, and where Debian's links to compilers lead. None of it is secret.
+// etc lists what of /etc the jail shows: what the dynamic linker reads, and where Debian's links to compilers lead.
+// None of it is secret.
 func etc() []string {
 	return []string{"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives"}
 }
@@ -100,7 +104,8 @@ func etc() []string {
 // madeUp are the files of /etc that the jail has of its own: one user, who is root and nobody.
 func madeUp() map[string]string {
 	return map[string]string{
-		"/etc/passwd": "root:x:0:0:katabuild:" + Home + ":/bin/sh\n", "/etc/group": "root:x:0:\n", "/etc/hosts": "127.0.0.1 localhost\n",
+		"/etc/passwd": "root:x:0:0:katabuild:" + Home + ":/bin/sh\n", "/etc/group": "root:x:0:\n",
+		"/etc/hosts":         "127.0.0.1 localhost\n",
 		"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 	}
 }
@@ -230,21 +235,24 @@ func enter(s spec) error {
 		}
 	}
 	for link, to := range map[string]string{
-		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1",
+		"/dev/stderr": "/proc/self/fd/2",
 	} {
 		if err := os.Symlink(to, newRoot+link); err != nil {
 			return err
 		}
 	}
-	// The kernel lets a user namespace mount a fresh proc only while it sees one that nothing covers.
-	// It is read-only because the files under /proc/sys ask for user 0 of the machine, not for a capability, and root is that user here.
+	// The kernel lets a user namespace mount a fresh proc only while it sees one that nothing covers. It is read-only
+	// because the files under /proc/sys ask for user 0 of the machine, not for a capability, and root is that user
+	// here.
 	err = unix.Mount("proc", newRoot+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
 	if err != nil {
 		if err := take("/proc", "/proc", attrReadOnly|unix.MOUNT_ATTR_NOEXEC); err != nil {
 			return err
 		}
 	}
-	if err := unix.Mount("tmp", newRoot+"/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", s.Limits.Temporary)); err != nil {
+	if err := unix.Mount("tmp", newRoot+"/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV,
+		fmt.Sprintf("mode=1777,size=%d", s.Limits.Temporary)); err != nil {
 		return fmt.Errorf("mount /tmp: %w", err)
 	}
 	for _, m := range mounts {
@@ -298,7 +306,8 @@ func (m mount) place() error {
 	return unix.Close(m.fd)
 }
 
-// point opens the place a tree is put at, and makes what is missing of it. It may lie in a tree that foreign programs wrote, so no link is followed.
+// point opens the place a tree is put at, and makes what is missing of it. It may lie in a tree that foreign programs
+// wrote, so no link is followed.
 func (m mount) point() (int, error) {
 	at, err := unix.Open(newRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -336,8 +345,8 @@ const (
 		secbitNoAmbientRaise | secbitNoAmbientRaise<<1
 )
 
-// dropPrivileges sees to it that what this thread executes has no capability inside the jail either, so that it cannot undo the room,
-// and meets the same file modes whether a plain user or root called.
+// dropPrivileges sees to it that what this thread executes has no capability inside the jail either, so that it cannot
+// undo the room, and meets the same file modes whether a plain user or root called.
 func dropPrivileges() error {
 	for c := uintptr(0); ; c++ {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); errors.Is(err, unix.EINVAL) && c > 0 {

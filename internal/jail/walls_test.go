@@ -29,7 +29,8 @@ func probe() {
 		_, _, e := unix.RawSyscall(nr, args[0], args[1], args[2])
 		say(name, e)
 	}
-	for _, family := range []int{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK, unix.AF_ALG, unix.AF_PACKET} {
+	for _, family := range []int{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK,
+		unix.AF_ALG, unix.AF_PACKET} {
 		fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
 		if err == nil {
 			unix.Close(fd)
@@ -62,7 +63,8 @@ func TestSystemCallsThatLeaveTheJailAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	_, err = Command{Args: []string{"/probe", probeArg}, Binds: []Bind{{Host: self, Jail: "/probe"}}, Stdout: &out, Stderr: &out}.Run(t.Context())
+	_, err = Command{Args: []string{"/probe", probeArg}, Binds: []Bind{{Host: self, Jail: "/probe"}}, Stdout: &out,
+		Stderr: &out}.Run(t.Context())
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
@@ -128,7 +130,8 @@ func TestTheCallersKeysAreHidden(t *testing.T) {
 }
 
 func TestNoSignalOfAProgramEndsTheJail(t *testing.T) {
-	out := mustSh(t, "for s in TERM INT HUP QUIT USR1 USR2 ABRT SEGV BUS ILL ALRM PIPE TRAP SYS KILL STOP; do kill -$s 1; done; sleep 0.1; echo alive")
+	out := mustSh(t, "for s in TERM INT HUP QUIT USR1 USR2 ABRT SEGV BUS ILL ALRM PIPE TRAP SYS KILL STOP; do kill "+
+		"-$s 1; done; sleep 0.1; echo alive")
 	if out != "alive\n" {
 		t.Errorf("got %q", out)
 	}
@@ -154,8 +157,9 @@ func TestLimitsEndAProgram(t *testing.T) {
 		script string
 		want   string
 	}{
-		"time":   {Limits{Time: 300 * time.Millisecond}, "sleep 60", "took more than 300ms"},
-		"disk":   {Limits{Disk: 4 << 20}, "i=0; while :; do head -c 1000000 /dev/urandom > /build/f$i; i=$((i+1)); done", "bytes to disk"},
+		"time": {Limits{Time: 300 * time.Millisecond}, "sleep 60", "took more than 300ms"},
+		"disk": {Limits{Disk: 4 << 20}, "i=0; while :; do head -c 1000000 /dev/urandom > /build/f$i; " +
+			"i=$((i+1)); done", "bytes to disk"},
 		"file":   {Limits{File: 1 << 20}, "head -c 3000000 /dev/zero > /build/f", ""},
 		"memory": {Limits{Memory: 2 << 30}, "dd if=/dev/zero of=/dev/null bs=3G count=1", ""},
 		"tmp":    {Limits{Temporary: 1 << 20}, "head -c 3000000 /dev/zero > /tmp/f", ""},
@@ -185,7 +189,8 @@ func TestAPlaceForABindFollowsNoLink(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(hostile, "way")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Command{Args: []string{"true"}, Binds: []Bind{{Host: hostile, Jail: "/build", Writable: true}, {Host: more, Jail: "/build/way/in"}}}.Run(t.Context())
+	_, err := Command{Args: []string{"true"}, Binds: []Bind{{Host: hostile, Jail: "/build", Writable: true},
+		{Host: more, Jail: "/build/way/in"}}}.Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "/build/way/in") {
 		t.Errorf("got %v", err)
 	}
@@ -206,8 +211,8 @@ func TestAReadOnlyBindIsSoBelowToo(t *testing.T) {
 	}
 }
 
-// TestTheProcessLimitEndsAFlood counts as a plain user: the kernel does not count root's (Linux: kernel/fork.c, copy_process). TestWorksForAPlainUser
-// runs it as one where this test is root's.
+// TestTheProcessLimitEndsAFlood counts as a plain user: the kernel does not count root's (Linux: kernel/fork.c,
+// copy_process). TestWorksForAPlainUser runs it as one where this test is root's.
 func TestTheProcessLimitEndsAFlood(t *testing.T) {
 	testenv.Require(t, userNamespaces)
 	if os.Geteuid() == 0 {
@@ -215,15 +220,17 @@ func TestTheProcessLimitEndsAFlood(t *testing.T) {
 	}
 	var out bytes.Buffer
 	_, err := Command{
-		Args: []string{"sh", "-c", "i=0; while [ $i -lt 200 ]; do sleep 5 & i=$((i+1)); done; echo all 200"}, Limits: Limits{Processes: 50}, Stdout: &out, Stderr: &out,
+		Args:   []string{"sh", "-c", "i=0; while [ $i -lt 200 ]; do sleep 5 & i=$((i+1)); done; echo all 200"},
+		Limits: Limits{Processes: 50}, Stdout: &out, Stderr: &out,
 	}.Run(t.Context())
-	if exit := (*ExitError)(nil); !errors.As(err, &exit) || !strings.Contains(strings.ToLower(out.String()), "fork") || strings.Contains(out.String(), "all 200") {
+	if exit := (*ExitError)(nil); !errors.As(err, &exit) || !strings.Contains(strings.ToLower(out.String()),
+		"fork") || strings.Contains(out.String(), "all 200") {
 		t.Errorf("got %v\n%s", err, out.String())
 	}
 }
 
-// TestTheCallersSessionOfKeysIsLeft counts who holds the caller's session keyring: no program of a jail does, each of which would hold one reference.
-// Some threads of the jail's own process 1 do.
+// TestTheCallersSessionOfKeysIsLeft counts who holds the caller's session keyring: no program of a jail does, each of
+// which would hold one reference. Some threads of the jail's own process 1 do.
 func TestTheCallersSessionOfKeysIsLeft(t *testing.T) {
 	testenv.Require(t, userNamespaces, keys)
 	runtime.LockOSThread() // not unlocked: the thread ends with its keyring
@@ -263,7 +270,8 @@ func TestTheCallersSessionOfKeysIsLeft(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}()
-	_, err = Command{Args: []string{"sh", "-c", fmt.Sprintf("for i in $(seq %d); do sleep 60 & done; echo; wait", programs)}, Stdout: writerFunc(func(p []byte) (int, error) { close(ready); return len(p), nil })}.Run(ctx)
+	_, err = Command{Args: []string{"sh", "-c", fmt.Sprintf("for i in $(seq %d); do sleep 60 & done; echo; wait",
+		programs)}, Stdout: writerFunc(func(p []byte) (int, error) { close(ready); return len(p), nil })}.Run(ctx)
 	if !errors.Is(err, context.Canceled) {
 		close(ready)
 		t.Error(err)

@@ -131,7 +131,8 @@ type Agent struct {
 type Root struct {
 	Kind       string `json:"kind"`                  // initrd or disk
 	FileSystem string `json:"file_system,omitempty"` // of a disk
-	// VerityRootHash is the root hash in the device-mapper table below the root; empty where it lies on the disk itself.
+	// VerityRootHash is the root hash in the device-mapper table below the root; empty where it lies on the disk
+	// itself.
 	VerityRootHash string `json:"verity_root_hash,omitempty"`
 }
 
@@ -143,11 +144,12 @@ const (
 
 // Boot is how to start the guest.
 type Boot struct {
-	Machine     string `json:"machine"` // QEMU machine: microvm or q35
-	CPUs        int    `json:"cpus"`
-	MemoryMiB   int    `json:"memory_mib"`
-	Disk        string `json:"disk,omitempty"` // how the guest is given the image: virtio-blk or nvdimm
-	CommandLine string `json:"command_line"`   // the whole kernel command line where hardware virtualisation runs the guest
+	Machine   string `json:"machine"` // QEMU machine: microvm or q35
+	CPUs      int    `json:"cpus"`
+	MemoryMiB int    `json:"memory_mib"`
+	Disk      string `json:"disk,omitempty"` // how the guest is given the image: virtio-blk or nvdimm
+	// the whole kernel command line where hardware virtualisation runs the guest
+	CommandLine string `json:"command_line"`
 	// TCGCommandLine is appended, after one space, where QEMU's TCG emulates the processor.
 	// The word {tsc_khz} in it stands for the host's clock rate in kHz, an integer.
 	TCGCommandLine string `json:"tcg_command_line"`
@@ -202,7 +204,8 @@ func (m *Manifest) check() error {
 		return errors.New("no name")
 	}
 	for _, f := range m.Files() {
-		if f.Path == "" || path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || slices.Contains(strings.Split(f.Path, "/"), "..") {
+		if f.Path == "" || path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path ||
+			slices.Contains(strings.Split(f.Path, "/"), "..") {
 			return fmt.Errorf("file path %q: want a clean relative path that stays beside the manifest", f.Path)
 		}
 		if f.Digest == "" || f.Size < 0 {
@@ -237,7 +240,8 @@ func (m *Manifest) checkImage() error {
 	i := m.Image
 	if i == nil {
 		if m.Boot.Disk != "" || m.Root.Kind != RootInitrd || len(m.SBOM) > 0 {
-			return fmt.Errorf("there is none, but a disk %q, a root of kind %q or a bill of materials", m.Boot.Disk, m.Root.Kind)
+			return fmt.Errorf("there is none, but a disk %q, a root of kind %q or a bill of materials", m.Boot.Disk,
+				m.Root.Kind)
 		}
 		return nil
 	}
@@ -258,13 +262,14 @@ func (m *Manifest) checkImage() error {
 	case v.Offset < 0 || v.Length <= 0 || v.Length > i.Size || v.Offset > i.Size-v.Length:
 		return fmt.Errorf("hash tree of %d bytes at %d in %d bytes", v.Length, v.Offset, i.Size)
 	case v.DataBlockSize < 512 || v.HashBlockSize < 512 || v.DataBlocks < 1 || v.DataBlocks > i.Length/v.DataBlockSize:
-		return fmt.Errorf("hash tree over %d blocks of %d bytes, with blocks of %d", v.DataBlocks, v.DataBlockSize, v.HashBlockSize)
+		return fmt.Errorf("hash tree over %d blocks of %d bytes, with blocks of %d", v.DataBlocks, v.DataBlockSize,
+			v.HashBlockSize)
 	}
 	return nil
 }
 
-// Write puts an encoded manifest and the file with its digest into dir, which then is a guest. The digest goes first: a reader that meets
-// the old manifest between the two is told that they do not fit, never that all is well.
+// Write puts an encoded manifest and the file with its digest into dir, which then is a guest. The digest goes first: a
+// reader that meets the old manifest between the two is told that they do not fit, never that all is well.
 func Write(dir string, data []byte) error {
 	sum := digest.Of(data).Hex() + "  " + Name + "\n"
 	if err := atomicfile.Write(filepath.Join(dir, SumName), []byte(sum), 0o644); err != nil {
@@ -279,8 +284,8 @@ const (
 	maxSum  = 4096
 )
 
-// Read reads the manifest in dir and checks it against the digest beside it, and against want when that is not empty. An altered manifest
-// is a *digest.Mismatch.
+// Read reads the manifest in dir and checks it against the digest beside it, and against want when that is not empty.
+// An altered manifest is a *digest.Mismatch.
 func Read(dir string, want digest.Digest) (*Manifest, digest.Digest, error) {
 	file := filepath.Join(dir, Name)
 	data, err := regular.ReadFile(file, maxSize)

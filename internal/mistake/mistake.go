@@ -1,5 +1,5 @@
-// Package mistake says what is wrong with a text that a person wrote: at which place, with the line and a caret below it, and which word was
-// probably meant.
+// Package mistake says what is wrong with a text that a person wrote: at which place, with the line and a caret below
+// it, and which word was probably meant.
 package mistake
 
 import (
@@ -38,11 +38,12 @@ func (e *Error) Short() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
 }
 
-// maxWord bounds the words that are compared, in bytes: the names anybody knows are shorter, and a hostile file has many long ones.
+// maxWord bounds the words that are compared, in bytes: the names anybody knows are shorter, and a hostile file has
+// many long ones.
 const maxWord = 100
 
-// Nearest is the word that got is nearest to, in insertions, deletions, replacements and swaps of neighbours, all fewer than within; empty
-// where none is. Words are lower-case; got may be anything.
+// Nearest is the word that got is nearest to, in insertions, deletions, replacements and swaps of neighbours, all fewer
+// than within; empty where none is. Words are lower-case; got may be anything.
 func Nearest(got string, words []string, within int) string {
 	best := ""
 	for _, w := range words {

@@ -22,7 +22,8 @@ func TestTheCaretStandsBelowThePlace(t *testing.T) {
 
 func TestTheNearestWordIsFound(t *testing.T) {
 	words := []string{"kernel", "initrd", "rootfs"}
-	for got, want := range map[string]string{"kernal": "kernel", "KERNEL": "kernel", "intird": "initrd", "rotfs": "rootfs", "banana": "", "": "", strings.Repeat("k", 1000): ""} {
+	for got, want := range map[string]string{"kernal": "kernel", "KERNEL": "kernel", "intird": "initrd",
+		"rotfs": "rootfs", "banana": "", "": "", strings.Repeat("k", 1000): ""} {
 		if n := Nearest(got, words, 3); n != want {
 			t.Errorf("%.20q: %q, want %q", got, n, want)
 		}

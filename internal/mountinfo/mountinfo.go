@@ -1,4 +1,5 @@
-// Package mountinfo reads what Linux says of the mounts that a process sees: /proc/PID/mountinfo of proc_pid_mountinfo(5).
+// Package mountinfo reads what Linux says of the mounts that a process sees: /proc/PID/mountinfo of
+// proc_pid_mountinfo(5).
 package mountinfo
 
 import (
@@ -81,7 +82,8 @@ func At(all []Mount, point string) (Mount, error) {
 	return Mount{}, fmt.Errorf("nothing is mounted at %s", point)
 }
 
-// Unescape reads \ooo, by which the kernel writes spaces, tabs, ends of lines and backslashes, here and in /proc/PID/mounts.
+// Unescape reads \ooo, by which the kernel writes spaces, tabs, ends of lines and backslashes, here and in
+// /proc/PID/mounts.
 func Unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s

@@ -29,7 +29,8 @@ func TestParse(t *testing.T) {
 	if m, err := At(all, "/run"); err == nil || !strings.Contains(err.Error(), "/run") {
 		t.Error(m, err)
 	}
-	for _, bad := range []string{"\n", "1 1 0:2 / /\n", "1 1 0:2 / / rw rootfs none rw\n", "1 1 0:2 / / rw - rootfs none", "x 1 0:2 / / rw - rootfs none rw\n", "1 1 0:2 / / rw -\n"} {
+	for _, bad := range []string{"\n", "1 1 0:2 / /\n", "1 1 0:2 / / rw rootfs none rw\n",
+		"1 1 0:2 / / rw - rootfs none", "x 1 0:2 / / rw - rootfs none rw\n", "1 1 0:2 / / rw -\n"} {
 		if all, err := Parse(bad); err == nil {
 			t.Errorf("%q: %+v, want an error", bad, all)
 		}
@@ -37,7 +38,8 @@ func TestParse(t *testing.T) {
 }
 
 func TestUnescape(t *testing.T) {
-	for in, want := range map[string]string{`a`: "a", `a\040b`: "a b", `\134040`: `\040`, `\04`: `\04`, `\999`: `\999`, `\777`: `\777`, `\`: `\`, ``: ``} {
+	for in, want := range map[string]string{`a`: "a", `a\040b`: "a b", `\134040`: `\040`, `\04`: `\04`,
+		`\999`: `\999`, `\777`: `\777`, `\`: `\`, ``: ``} {
 		if got := Unescape(in); got != want {
 			t.Errorf("%s: %q, want %q", in, got, want)
 		}

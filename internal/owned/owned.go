@@ -57,7 +57,8 @@ func Above(path string) error {
 	for d := filepath.Dir(path); ; d = filepath.Dir(d) {
 		var st unix.Stat_t
 		if err := unix.Stat(d, &st); err == nil && st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 {
-			return &Unsafe{d, fmt.Sprintf("has mode %04o: other users can put something else in the place of %s", st.Mode&0o7777, path)}
+			return &Unsafe{d, fmt.Sprintf("has mode %04o: other users can put something else in the place of %s",
+				st.Mode&0o7777, path)}
 		}
 		if d == filepath.Dir(d) {
 			return nil

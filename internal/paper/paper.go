@@ -1,7 +1,7 @@
 // Package paper reads and writes the JSON papers that rooms pass to each other: one canonical form, read strictly.
 //
-// A paper is machine-written, so the reader accepts the writer's bytes and nothing else: an unknown or repeated field, a field in
-// other letters' case, missing values, trailing bytes and other white space are all errors.
+// A paper is machine-written, so the reader accepts the writer's bytes and nothing else: an unknown or repeated field,
+// a field in other letters' case, missing values, trailing bytes and other white space are all errors.
 package paper
 
 import (
@@ -15,8 +15,8 @@ import (
 // maxSize bounds what Decode reads: papers are kilobytes, and some come from a guest.
 const maxSize = 16 << 20
 
-// Encode is the canonical form: fields in the order of the struct, two spaces a level, no HTML escapes, one newline at the end.
-// Maps, whose keys encoding/json sorts, keep it canonical; interface values do not belong in a paper.
+// Encode is the canonical form: fields in the order of the struct, two spaces a level, no HTML escapes, one newline at
+// the end. Maps, whose keys encoding/json sorts, keep it canonical; interface values do not belong in a paper.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -54,5 +54,6 @@ func Decode(kind string, data []byte, v any) error {
 			line++
 		}
 	}
-	return fmt.Errorf("%s: not in canonical form from line %d on (changed by hand, a field twice, or bytes lost)", kind, line)
+	return fmt.Errorf("%s: not in canonical form from line %d on (changed by hand, a field twice, or bytes lost)",
+		kind, line)
 }

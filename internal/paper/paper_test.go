@@ -16,7 +16,8 @@ func TestTheCanonicalFormIsTheOnlyOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "{\n  \"name\": \"a<b\",\n  \"list\": [\n    \"x\"\n  ],\n  \"more\": {\n    \"a\": 1,\n    \"b\": 2\n  }\n}\n"
+	want := "{\n  \"name\": \"a<b\",\n  \"list\": [\n    \"x\"\n  ],\n  \"more\": {\n    \"a\": 1,\n    \"b\": 2\n " +
+		" }\n}\n"
 	if string(data) != want {
 		t.Errorf("got %s", data)
 	}

@@ -8,7 +8,8 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 )
 
-// WriteGuest makes dir the folder of a guest: Manifest and its files, each of which holds its own path. It boots nowhere.
+// WriteGuest makes dir the folder of a guest: Manifest and its files, each of which holds its own path. It boots
+// nowhere.
 func WriteGuest(dir string) error {
 	m := Manifest()
 	for _, f := range m.Files() {

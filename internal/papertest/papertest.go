@@ -24,15 +24,18 @@ func Manifest() *manifest.Manifest {
 		Version: manifest.Version, Name: "sample", Arch: "x86_64", Time: 1700000000,
 		Recipe: digest.Of([]byte("recipe")), Lock: digest.Of([]byte("lock")),
 		Kernel: manifest.Kernel{
-			Release: "6.12.117-kb-0123456789ab", Version: "#1 SMP Tue Nov 14 22:13:20 UTC 2023", BuildID: "00112233445566778899aabbccddeeff00112233",
-			Source:    manifest.Source{Kind: "debian", Name: "linux-source-6.12", Version: "6.12.117-1", Digest: digest.Of([]byte("source"))},
+			Release: "6.12.117-kb-0123456789ab", Version: "#1 SMP Tue Nov 14 22:13:20 UTC 2023",
+			BuildID: "00112233445566778899aabbccddeeff00112233",
+			Source: manifest.Source{Kind: "debian", Name: "linux-source-6.12", Version: "6.12.117-1",
+				Digest: digest.Of([]byte("source"))},
 			Toolchain: []manifest.Tool{{Name: "gcc", Version: "gcc 12.2.0", Digest: digest.Of([]byte("gcc"))}},
 			Image:     file("bzImage"), Vmlinux: file("vmlinux"), Config: file("config"), SystemMap: file("System.map"),
 		},
 		Initrd: &manifest.Initrd{File: file("initrd"), Compression: "zstd"},
 		Agent:  manifest.Agent{Path: "/init", Digest: digest.Of([]byte("agent")), Go: "go1.26.8", Init: "agent"},
 		Root:   manifest.Root{Kind: "initrd"},
-		Boot:   manifest.Boot{Machine: "microvm", CPUs: 1, MemoryMiB: 256, CommandLine: "console=ttyS0 quiet", TCGCommandLine: "tsc_early_khz={tsc_khz} nolapic_timer"},
+		Boot: manifest.Boot{Machine: "microvm", CPUs: 1, MemoryMiB: 256, CommandLine: "console=ttyS0 quiet",
+			TCGCommandLine: "tsc_early_khz={tsc_khz} nolapic_timer"},
 	}
 }
 
@@ -45,7 +48,8 @@ func Report() *report.Report {
 			Release: m.Kernel.Release, Version: m.Kernel.Version, Machine: m.Arch, BuildID: m.Kernel.BuildID,
 			Config: m.Kernel.Config.Digest, CommandLine: m.Boot.CommandLine,
 		},
-		Agent:    report.Agent{Path: m.Agent.Path, Digest: m.Agent.Digest, Version: "1", Go: m.Agent.Go, Settings: []report.Setting{{Key: "CGO_ENABLED", Value: "0"}}},
+		Agent: report.Agent{Path: m.Agent.Path, Digest: m.Agent.Digest, Version: "1", Go: m.Agent.Go,
+			Settings: []report.Setting{{Key: "CGO_ENABLED", Value: "0"}}},
 		Init:     report.Init{Kind: "agent"},
 		Root:     report.Root{Kind: "initrd", FileSystem: "rootfs", Source: "rootfs"},
 		Modules:  []string{},
@@ -54,7 +58,8 @@ func Report() *report.Report {
 	}
 }
 
-// Strict checks a reader against its writer's bytes: every prefix, an unknown field, a repeated one and a newer version are refused.
+// Strict checks a reader against its writer's bytes: every prefix, an unknown field, a repeated one and a newer version
+// are refused.
 func Strict(t *testing.T, data []byte, decode func([]byte) error) {
 	t.Helper()
 	if err := decode(data); err != nil {

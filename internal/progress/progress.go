@@ -28,8 +28,8 @@ type Event struct {
 	Expected time.Duration // how long the step took last time; zero when unknown
 }
 
-// Func receives events. It may be called from several goroutines, never after the step's function has returned, and must not block for
-// long. Senders call Send, which allows a nil Func.
+// Func receives events. It may be called from several goroutines, never after the step's function has returned, and
+// must not block for long. Senders call Send, which allows a nil Func.
 type Func func(Event)
 
 // Send passes e on, or drops it when f is nil.

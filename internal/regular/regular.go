@@ -1,7 +1,9 @@
-// Package regular opens plain files that somebody else may have made: beside a recipe, in a kernel tree, in a folder where foreign programs ran.
+// Package regular opens plain files that somebody else may have made: beside a recipe, in a kernel tree, in a folder
+// where foreign programs ran.
 //
-// An ordinary open waits for ever on a FIFO, has effects on a device, and follows links to wherever they lead; an ordinary read of /dev/zero never ends.
-// Here a file is opened only once its kind is known, reading takes at most the bytes the caller names, and what lies in a Folder cannot lead out of it.
+// An ordinary open waits for ever on a FIFO, has effects on a device, and follows links to wherever they lead; an
+// ordinary read of /dev/zero never ends. Here a file is opened only once its kind is known, reading takes at most the
+// bytes the caller names, and what lies in a Folder cannot lead out of it.
 package regular
 
 import (
@@ -33,10 +35,12 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("%s has more than %d bytes, which is the most that is read of it", e.Name, e.Limit)
 }
 
-// Open opens the plain file at path for reading. It follows links, never waits, and opens nothing but a plain file: otherwise it returns a *KindError.
-// A file that the running kernel makes up as it is read (below /proc or /sys) is none, as it may have no end.
+// Open opens the plain file at path for reading. It follows links, never waits, and opens nothing but a plain file:
+// otherwise it returns a *KindError. A file that the running kernel makes up as it is read (below /proc or /sys) is
+// none, as it may have no end.
 func Open(path string) (*os.File, error) {
-	// A descriptor of the kind O_PATH holds on to the file without opening it, so that what is checked is what is opened.
+	// A descriptor of the kind O_PATH holds on to the file without opening it, so that what is checked is what is
+	// opened.
 	held, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
@@ -118,8 +122,8 @@ func kindOf(mode uint32) string {
 	return "a device"
 }
 
-// Folder is a folder whose content others made, and may still be making. No name given to it leads out of it, whatever links it holds. Close lets go of
-// it; it may be used by several goroutines.
+// Folder is a folder whose content others made, and may still be making. No name given to it leads out of it, whatever
+// links it holds. Close lets go of it; it may be used by several goroutines.
 type Folder struct {
 	root *os.Root
 	name string
@@ -137,7 +141,8 @@ func OpenFolder(path string) (*Folder, error) {
 // Close lets go of the folder.
 func (d *Folder) Close() error { return d.root.Close() }
 
-// Open opens a plain file below the folder for reading. The name is relative, with slashes. It never waits; what is no plain file is a *KindError.
+// Open opens a plain file below the folder for reading. The name is relative, with slashes. It never waits; what is no
+// plain file is a *KindError.
 func (d *Folder) Open(name string) (*os.File, error) {
 	// A folder of a plain user's jail holds no device, and opening a FIFO so does not wait.
 	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
@@ -164,7 +169,8 @@ func (d *Folder) blameLink(name string, err error) error {
 			continue
 		}
 		if target, linkErr := d.root.Readlink(name[:i]); linkErr == nil {
-			return fmt.Errorf("%s is a link to %q, which leads out of its folder or to nothing: %w", name[:i], target, err)
+			return fmt.Errorf("%s is a link to %q, which leads out of its folder or to nothing: %w", name[:i], target,
+				err)
 		}
 	}
 	return err
@@ -179,8 +185,8 @@ func (d *Folder) ReadFile(name string, limit int64) ([]byte, error) {
 	return readAll(f, name, limit)
 }
 
-// WriteFile makes a new file below the folder. Whatever else has its name goes first, but for a folder, which is an error: a link's target, or another
-// name of an old file, keeps its bytes.
+// WriteFile makes a new file below the folder. Whatever else has its name goes first, but for a folder, which is an
+// error: a link's target, or another name of an old file, keeps its bytes.
 func (d *Folder) WriteFile(name string, data []byte, perm os.FileMode) error {
 	if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

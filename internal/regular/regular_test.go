@@ -39,9 +39,12 @@ func zoo(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { socket.Close() })
-	if err := errors.Join(os.WriteFile(at("file"), []byte("plain"), 0o644), os.Mkdir(at("folder"), 0o755), unix.Mkfifo(at("fifo"), 0o644),
-		os.Symlink("file", at("link")), os.Symlink(outside, at("out")), os.Symlink("../"+filepath.Base(filepath.Dir(outside))+"/secret", at("up")),
-		os.Symlink("/dev/zero", at("zero")), os.Symlink("fifo", at("to-fifo")), os.WriteFile(outside, []byte("secret"), 0o600),
+	if err := errors.Join(os.WriteFile(at("file"), []byte("plain"), 0o644), os.Mkdir(at("folder"), 0o755),
+		unix.Mkfifo(at("fifo"), 0o644),
+		os.Symlink("file", at("link")), os.Symlink(outside, at("out")),
+		os.Symlink("../"+filepath.Base(filepath.Dir(outside))+"/secret", at("up")),
+		os.Symlink("/dev/zero", at("zero")), os.Symlink("fifo", at("to-fifo")),
+		os.WriteFile(outside, []byte("secret"), 0o600),
 		os.Symlink(filepath.Dir(outside), at("way"))); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +108,8 @@ func TestNothingInAFolderLeadsOutOfIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	for _, name := range []string{"out", "up", "way/secret", "zero", "../secret", "/etc/passwd", "fifo", "to-fifo", "socket", "folder", "."} {
+	for _, name := range []string{"out", "up", "way/secret", "zero", "../secret", "/etc/passwd", "fifo", "to-fifo",
+		"socket", "folder", "."} {
 		if err := soon(t, func() error {
 			_, err := d.ReadFile(name, 1<<20)
 			return err

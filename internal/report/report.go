@@ -37,9 +37,10 @@ type Report struct {
 	Init       Init        `json:"init"`
 	Root       Root        `json:"root"`
 	Extensions []Extension `json:"extensions,omitempty"` // sorted by name
-	Modules    []string    `json:"modules"`              // names in /proc/modules, sorted; empty, not null, when there are none
-	Timeline   []Moment    `json:"timeline"`             // in order of time
-	End        string      `json:"end"`                  // always Done
+	// names in /proc/modules, sorted; empty, not null, when there are none
+	Modules  []string `json:"modules"`
+	Timeline []Moment `json:"timeline"` // in order of time
+	End      string   `json:"end"`      // always Done
 }
 
 // Kernel is what the running kernel says of itself.

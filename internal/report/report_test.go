@@ -33,11 +33,14 @@ func TestExtensionsAreReadAsStrictly(t *testing.T) {
 
 func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*report.Report){
-		"nonce \"ab\"":               func(r *report.Report) { r.Nonce = "ab" },
-		"nonce \"xyz\"":              func(r *report.Report) { r.Nonce = "xyz" },
-		"did not finish":             func(r *report.Report) { r.End = "" },
-		"comes before":               func(r *report.Report) { r.Timeline[0].AtNS = 1e12 },
-		"extension \"b\": root hash": func(r *report.Report) { r.Extensions = []report.Extension{{Name: "b", RootHash: "x"}} },
+		"nonce \"ab\"":   func(r *report.Report) { r.Nonce = "ab" },
+		"nonce \"xyz\"":  func(r *report.Report) { r.Nonce = "xyz" },
+		"did not finish": func(r *report.Report) { r.End = "" },
+		"comes before":   func(r *report.Report) { r.Timeline[0].AtNS = 1e12 },
+		"extension \"b\": root hash": func(r *report.Report) {
+			r.Extensions = []report.Extension{{Name: "b",
+				RootHash: "x"}}
+		},
 		"extension \"a\" is not in order": func(r *report.Report) {
 			r.Extensions = []report.Extension{{Name: "b", RootHash: "00"}, {Name: "a", RootHash: "00"}}
 		},
@@ -45,11 +48,13 @@ func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 	} {
 		r := papertest.Report()
 		spoil(r)
-		if _, err := r.Encode(); err == nil || !strings.Contains(err.Error(), strings.Replace(name, ", not null", " but not null", 1)) {
+		if _, err := r.Encode(); err == nil || !strings.Contains(err.Error(), strings.Replace(name, ", not null",
+			" but not null", 1)) {
 			t.Errorf("got %v, want %s", err, name)
 		}
 	}
-	if _, err := report.Decode(make([]byte, report.MaxSize+1)); err == nil || !strings.Contains(err.Error(), "more than") {
+	if _, err := report.Decode(make([]byte, report.MaxSize+1)); err == nil || !strings.Contains(err.Error(),
+		"more than") {
 		t.Errorf("an endless report: %v", err)
 	}
 }

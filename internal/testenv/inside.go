@@ -12,13 +12,15 @@ import (
 // insideVariable has the name of the test that runs in namespaces of its own.
 const insideVariable = "KATABUILD_TEST_INSIDE"
 
-// Inside runs the calling test again in a child with user and more namespaces of its own, in which it is root, and says whether this is that child:
+// Inside runs the calling test again in a child with user and more namespaces of its own, in which it is root, and says
+// whether this is that child:
 //
 //	if !testenv.Inside(t, syscall.CLONE_NEWNET) {
 //		return
 //	}
 //
-// It needs no privilege, and nothing that the child does to its namespaces outlives it. Call it in a test that is not a subtest.
+// It needs no privilege, and nothing that the child does to its namespaces outlives it. Call it in a test that is not a
+// subtest.
 func Inside(t *testing.T, flags uintptr) bool {
 	t.Helper()
 	if os.Getenv(insideVariable) == t.Name() {

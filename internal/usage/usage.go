@@ -1,4 +1,5 @@
-// Package usage makes all commands answer a wrong command line alike: with an error that can be told from others, and the way to help.
+// Package usage makes all commands answer a wrong command line alike: with an error that can be told from others, and
+// the way to help.
 package usage
 
 import (
@@ -14,7 +15,8 @@ func (e *Error) Error() string { return e.Err.Error() }
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Apply makes wrong words, flags and numbers of arguments an *Error, for root and every command below it. Call it when all are there.
+// Apply makes wrong words, flags and numbers of arguments an *Error, for root and every command below it. Call it when
+// all are there.
 func Apply(root *cobra.Command) {
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.CompletionOptions = cobra.CompletionOptions{HiddenDefaultCmd: true}

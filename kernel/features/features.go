@@ -1,7 +1,8 @@
 // Package features holds what a guest kernel can be asked for by name, and reads the fragments that say so.
 //
-// A feature is one file of this folder: a purpose, the features it requires, and groups of kernel symbols, each with the reason it is
-// wanted. docs/formats/features.md owns the format. This package knows nothing of kernel trees: whether a wish came true is for kconfig.
+// A feature is one file of this folder: a purpose, the features it requires, and groups of kernel symbols, each with
+// the reason it is wanted. docs/formats/features.md owns the format. This package knows nothing of kernel trees:
+// whether a wish came true is for kconfig.
 package features
 
 import (
@@ -106,7 +107,8 @@ func read(name string, a arch.Arch) (Feature, error) {
 			return Feature{}, err
 		}
 		if head.purpose != "" || head.requires != nil {
-			return Feature{}, fmt.Errorf("%s: the purpose and what is required belong into %s", at, path.Join(folder, name+suffix))
+			return Feature{}, fmt.Errorf("%s: the purpose and what is required belong into %s", at,
+				path.Join(folder, name+suffix))
 		}
 		wishes = append(wishes, more...)
 		sum.Write([]byte{0}) // neither file holds one, so the pair cannot be confused with another
@@ -116,7 +118,8 @@ func read(name string, a arch.Arch) (Feature, error) {
 	return f, nil
 }
 
-// Resolve lists the named features and all they require, sorted by name, each once. An *Unknown says which name is none.
+// Resolve lists the named features and all they require, sorted by name, each once. An *Unknown says which name is
+// none.
 func Resolve(a arch.Arch, names []string) ([]Feature, error) {
 	all, err := All(a)
 	if err != nil {
@@ -157,8 +160,8 @@ func Resolve(a arch.Arch, names []string) ([]Feature, error) {
 	return out, nil
 }
 
-// Parse reads a fragment that somebody else wrote: reasons may be missing, and it has neither a purpose nor requirements.
-// The name is for error messages.
+// Parse reads a fragment that somebody else wrote: reasons may be missing, and it has neither a purpose nor
+// requirements. The name is for error messages.
 func Parse(name string, data []byte) (Fragment, error) {
 	_, wishes, err := parse(name, data, false)
 	if err != nil {
@@ -225,7 +228,8 @@ func parse(name string, data []byte, reasons bool) (header, []kconfig.Wish, erro
 		}
 		at[symbol] = n
 		inGroup = true
-		wishes = append(wishes, kconfig.Wish{Symbol: symbol, Value: value, File: name, Line: n, Reason: strings.Join(reason, " "),
+		wishes = append(wishes, kconfig.Wish{Symbol: symbol, Value: value, File: name, Line: n,
+			Reason:     strings.Join(reason, " "),
 			Preference: slices.Contains(head.prefers, symbol)})
 	}
 	for _, s := range head.prefers {

@@ -172,7 +172,8 @@ func TestFragmentErrorsAreLocated(t *testing.T) {
 }
 
 func TestAReasonCoversItsGroup(t *testing.T) {
-	_, ws, err := parse("f", []byte("#: prefers: B\n# one\n# and two\nCONFIG_A=y\nCONFIG_B=7\n# three\nCONFIG_C=\"x\"\n"), true)
+	_, ws, err := parse("f", []byte("#: prefers: B\n"+
+		"# one\n# and two\nCONFIG_A=y\nCONFIG_B=7\n# three\nCONFIG_C=\"x\"\n"), true)
 	if err != nil {
 		t.Fatal(err)
 	}

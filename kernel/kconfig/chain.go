@@ -8,8 +8,8 @@ import (
 // maxChain bounds how many symbols lie between a wish that did not come true and the one that stands against it.
 const maxChain = 8
 
-// chain says which other wish stands against w, and how: what it selects or switches off, up to what w excludes or needs. It is empty where no
-// other wish does.
+// chain says which other wish stands against w, and how: what it selects or switches off, up to what w excludes or
+// needs. It is empty where no other wish does.
 func (t *Tree) chain(w Wish, c *Config, all []Wish) string {
 	asked := map[string]Wish{}
 	for _, o := range all {
@@ -47,8 +47,8 @@ func (t *Tree) chain(w Wish, c *Config, all []Wish) string {
 	return ""
 }
 
-// against lists the symbols that keep an expression from what it is wanted to be: those that are on and should be off, and
-// those that are off and should be on.
+// against lists the symbols that keep an expression from what it is wanted to be: those that are on and should be off,
+// and those that are off and should be on.
 func (e *expr) against(c *Config, wanted bool) (on, off []string) {
 	switch e.op {
 	case opWord:
@@ -77,7 +77,8 @@ type chainStep struct {
 	depth  int
 }
 
-// whyOn follows selections from a symbol that is on back to a wish: "A (file:1) selects B, which selects C, which", or "A (file:1) is y, which".
+// whyOn follows selections from a symbol that is on back to a wish: "A (file:1) selects B, which selects C, which", or
+// "A (file:1) is y, which".
 func (t *Tree) whyOn(symbol string, c *Config, asked map[string]Wish) string {
 	return search(symbol, func(s string) []string {
 		var by []string
@@ -103,7 +104,8 @@ func (t *Tree) whyOn(symbol string, c *Config, asked map[string]Wish) string {
 	})
 }
 
-// whyOff follows dependencies from a symbol that is off to a wish that it, or what it needs, be off: "A=n (file:1) switches off B, which".
+// whyOff follows dependencies from a symbol that is off to a wish that it, or what it needs, be off: "A=n (file:1)
+// switches off B, which".
 func (t *Tree) whyOff(symbol string, c *Config, asked map[string]Wish) string {
 	return search(symbol, func(s string) []string {
 		var needs []string

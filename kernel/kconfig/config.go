@@ -1,8 +1,8 @@
-// Package kconfig reads kernel configurations and the Kconfig language, compares what was asked with what came out, and says why a wish
-// did not come true.
+// Package kconfig reads kernel configurations and the Kconfig language, compares what was asked with what came out, and
+// says why a wish did not come true.
 //
-// It takes bytes and folders of a kernel tree and gives values and errors. It does not know where wishes come from, and does not run
-// the kernel's own configurator: it explains that program's verdict, it does not replace it.
+// It takes bytes and folders of a kernel tree and gives values and errors. It does not know where wishes come from, and
+// does not run the kernel's own configurator: it explains that program's verdict, it does not replace it.
 package kconfig
 
 import (
@@ -34,7 +34,8 @@ func (c *Config) Get(symbol string) Value {
 // Symbols lists what the configuration mentions, in its order.
 func (c *Config) Symbols() []string { return slices.Clone(c.order) }
 
-// ParseConfig reads a .config strictly: every line is a setting, "# CONFIG_X is not set", a comment or blank, and no symbol comes twice.
+// ParseConfig reads a .config strictly: every line is a setting, "# CONFIG_X is not set", a comment or blank, and no
+// symbol comes twice.
 func ParseConfig(name string, data []byte) (*Config, error) {
 	c := &Config{values: map[string]Value{}}
 	n := 0
@@ -67,21 +68,24 @@ func ParseLine(line string) (symbol string, value Value, ok bool, err error) {
 		if symbol, found = strings.CutSuffix(rest, notSet); found && IsSymbol(symbol) {
 			return symbol, No, true, nil
 		}
-		return "", "", false, fmt.Errorf("%q: want \"# %sNAME%s\", or a comment that does not begin with %s", line, prefix, notSet, prefix)
+		return "", "", false, fmt.Errorf("%q: want \"# %sNAME%s\", or a comment that does not begin with %s", line,
+			prefix, notSet, prefix)
 	}
 	if trimmed := strings.TrimSpace(line); trimmed == "" || trimmed[0] == '#' {
 		return "", "", false, nil
 	}
 	rest, found := strings.CutPrefix(line, prefix)
 	if !found {
-		return "", "", false, fmt.Errorf("%q: want %sNAME=value, \"# %sNAME%s\", a comment or a blank line", line, prefix, prefix, notSet)
+		return "", "", false, fmt.Errorf("%q: want %sNAME=value, \"# %sNAME%s\", a comment or a blank line", line,
+			prefix, prefix, notSet)
 	}
 	symbol, v, found := strings.Cut(rest, "=")
 	if !found || !IsSymbol(symbol) {
 		return "", "", false, fmt.Errorf("%q: want %sNAME=value", line, prefix)
 	}
 	if !validValue(v) {
-		return "", "", false, fmt.Errorf("%q: want y, m, n, a decimal or 0x number, or a string in double quotes as the value", line)
+		return "", "", false, fmt.Errorf(
+			"%q: want y, m, n, a decimal or 0x number, or a string in double quotes as the value", line)
 	}
 	return symbol, Value(v), true, nil
 }
@@ -135,7 +139,8 @@ type Wish struct {
 	File   string // the fragment, as shown to people
 	Line   int
 	Reason string // why it is wanted; may be empty
-	// Preference makes it give way to every other wish: to one for the same symbol, and to those whose consequences exclude it.
+	// Preference makes it give way to every other wish: to one for the same symbol, and to those whose consequences
+	// exclude it.
 	Preference bool
 }
 
@@ -161,8 +166,8 @@ func (c *Conflict) Error() string {
 	return s
 }
 
-// Merge makes one list, sorted by symbol, of wishes that agree; it names every pair that does not. A preference is left out where there is a wish
-// for its symbol that is none.
+// Merge makes one list, sorted by symbol, of wishes that agree; it names every pair that does not. A preference is left
+// out where there is a wish for its symbol that is none.
 func Merge(wishes []Wish) ([]Wish, []*Conflict) {
 	firm := map[string]bool{}
 	for _, w := range wishes {
@@ -211,7 +216,8 @@ func (u *Unmet) Error() string {
 	return s
 }
 
-// Compare finds the wishes that the final configuration does not fulfil, preferences among them, in the order of the wishes.
+// Compare finds the wishes that the final configuration does not fulfil, preferences among them, in the order of the
+// wishes.
 func Compare(wishes []Wish, final *Config) []*Unmet {
 	var unmet []*Unmet
 	for _, w := range wishes {

@@ -27,7 +27,8 @@ CONFIG_3C515=y
 		t.Fatal(err)
 	}
 	for symbol, want := range map[string]Value{
-		"CC_VERSION_TEXT": `"gcc (Debian 14.2.0-19) 14.2.0"`, "NET": "y", "MODULES": No, "FAT": "m", "HZ": "100", "OFFSET": "-1",
+		"CC_VERSION_TEXT": `"gcc (Debian 14.2.0-19) 14.2.0"`, "NET": "y", "MODULES": No, "FAT": "m", "HZ": "100",
+		"OFFSET":         "-1",
 		"PHYSICAL_START": "0x1000000", "CMDLINE": `"a \"b\" \\"`, "3C515": "y", "NOT_MENTIONED": No,
 	} {
 		if got := c.Get(symbol); got != want {
@@ -42,24 +43,25 @@ CONFIG_3C515=y
 
 func TestMalformedLinesAreNamed(t *testing.T) {
 	for name, c := range map[string]struct{ in, want string }{
-		"a word":                  {"hello\n", `.config:1: "hello": want CONFIG_NAME=value`},
-		"no value":                {"\nCONFIG_A\n", `.config:2: "CONFIG_A": want CONFIG_NAME=value`},
-		"an empty value":          {"CONFIG_A=\n", `.config:1: "CONFIG_A=": want y, m, n`},
-		"no name":                 {"CONFIG_=y\n", "want CONFIG_NAME=value"},
-		"a strange name":          {"CONFIG_Ä=y\n", "want CONFIG_NAME=value"},
-		"an indented setting":     {" CONFIG_A=y\n", "want CONFIG_NAME=value"},
-		"spaces around =":         {"CONFIG_A = y\n", "want CONFIG_NAME=value"},
-		"capital Y":               {"CONFIG_A=Y\n", "want y, m, n"},
-		"yes":                     {"CONFIG_A=yes\n", "want y, m, n"},
-		"a comment behind":        {"CONFIG_A=y # why\n", "want y, m, n"},
-		"CRLF":                    {"CONFIG_A=y\r\n", `.config:1: "CONFIG_A=y\r": want y, m, n`},
-		"no closing quote":        {"CONFIG_A=\"a\n", "string in double quotes"},
-		"an escaped quote":        {"CONFIG_A=\"a\\\"\n", "string in double quotes"},
-		"a quote inside":          {"CONFIG_A=\"a\"b\"\n", "string in double quotes"},
-		"hex without digits":      {"CONFIG_A=0x\n", "0x number"},
-		"a lone minus":            {"CONFIG_A=-\n", "decimal"},
-		"hex without 0x":          {"CONFIG_A=ff\n", "0x number"},
-		"something is not set":    {"# CONFIG_A is unset\n", `.config:1: "# CONFIG_A is unset": want "# CONFIG_NAME is not set"`},
+		"a word":              {"hello\n", `.config:1: "hello": want CONFIG_NAME=value`},
+		"no value":            {"\nCONFIG_A\n", `.config:2: "CONFIG_A": want CONFIG_NAME=value`},
+		"an empty value":      {"CONFIG_A=\n", `.config:1: "CONFIG_A=": want y, m, n`},
+		"no name":             {"CONFIG_=y\n", "want CONFIG_NAME=value"},
+		"a strange name":      {"CONFIG_Ä=y\n", "want CONFIG_NAME=value"},
+		"an indented setting": {" CONFIG_A=y\n", "want CONFIG_NAME=value"},
+		"spaces around =":     {"CONFIG_A = y\n", "want CONFIG_NAME=value"},
+		"capital Y":           {"CONFIG_A=Y\n", "want y, m, n"},
+		"yes":                 {"CONFIG_A=yes\n", "want y, m, n"},
+		"a comment behind":    {"CONFIG_A=y # why\n", "want y, m, n"},
+		"CRLF":                {"CONFIG_A=y\r\n", `.config:1: "CONFIG_A=y\r": want y, m, n`},
+		"no closing quote":    {"CONFIG_A=\"a\n", "string in double quotes"},
+		"an escaped quote":    {"CONFIG_A=\"a\\\"\n", "string in double quotes"},
+		"a quote inside":      {"CONFIG_A=\"a\"b\"\n", "string in double quotes"},
+		"hex without digits":  {"CONFIG_A=0x\n", "0x number"},
+		"a lone minus":        {"CONFIG_A=-\n", "decimal"},
+		"hex without 0x":      {"CONFIG_A=ff\n", "0x number"},
+		"something is not set": {"# CONFIG_A is unset\n",
+			`.config:1: "# CONFIG_A is unset": want "# CONFIG_NAME is not set"`},
 		"set twice":               {"CONFIG_A=y\nCONFIG_B=y\nCONFIG_A=y\n", ".config:3: CONFIG_A is set twice"},
 		"set and not set":         {"CONFIG_A=y\n# CONFIG_A is not set\n", ".config:2: CONFIG_A is set twice"},
 		"two strings on one line": {"CONFIG_A=\"a\" CONFIG_B=\"b\"\n", "string in double quotes"},
@@ -92,7 +94,8 @@ func TestMergeKeepsWhatAgrees(t *testing.T) {
 	if len(conflicts) > 0 {
 		t.Errorf("conflicts: %v", conflicts)
 	}
-	want := []Wish{wish("a.config", 3, "HZ", "100"), wish("b.config", 7, "NET", "y"), wish("a.config", 10, "START", "0xAB")}
+	want := []Wish{wish("a.config", 3, "HZ", "100"), wish("b.config", 7, "NET", "y"), wish("a.config", 10, "START",
+		"0xAB")}
 	if !slices.Equal(merged, want) {
 		t.Errorf("merged %v\nwant   %v", merged, want)
 	}
@@ -118,7 +121,9 @@ func TestContradictionsNameBothPlaces(t *testing.T) {
 }
 
 func TestAskedAndGot(t *testing.T) {
-	final, err := ParseConfig(".config", []byte("CONFIG_Y=y\nCONFIG_M=m\n# CONFIG_N is not set\nCONFIG_I=100\nCONFIG_H=0xaB\nCONFIG_S=\"s\"\nCONFIG_E=\"\"\n"))
+	final, err := ParseConfig(
+		".config", []byte("CONFIG_Y=y\nCONFIG_M=m\n# CONFIG_N is not "+
+			"set\nCONFIG_I=100\nCONFIG_H=0xaB\nCONFIG_S=\"s\"\nCONFIG_E=\"\"\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

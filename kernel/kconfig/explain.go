@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Explain says in one line why the wish did not come true in the final configuration, and which of all wishes stands against it. It is for people,
-// and honest about what only the kernel's own configurator knows.
+// Explain says in one line why the wish did not come true in the final configuration, and which of all wishes stands
+// against it. It is for people, and honest about what only the kernel's own configurator knows.
 func (t *Tree) Explain(w Wish, final *Config, all []Wish) string {
 	s := t.explain(w, final)
 	if chain := t.chain(w, final, all); chain != "" {
@@ -300,7 +300,8 @@ func Nearest(s string, names []string) string {
 	return best
 }
 
-// distance is the edit distance of a and b, where two neighbours that changed places count once, or at least limit when it is not below.
+// distance is the edit distance of a and b, where two neighbours that changed places count once, or at least limit when
+// it is not below.
 func distance(a, b string, limit int) int {
 	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
 		return limit

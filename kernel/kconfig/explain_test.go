@@ -31,7 +31,8 @@ func config(t testing.TB, text string) *Config {
 
 func TestTreeHasWhatItsFilesDefine(t *testing.T) {
 	tree := fakeTree(t)
-	for _, s := range []string{"MODULES", "X86", "PHYSICAL_START", "KERNEL_ZSTD", "VIRTIO_FS", "MSDOS_PARTITION", "HUGE", "SMALL"} {
+	for _, s := range []string{"MODULES", "X86", "PHYSICAL_START", "KERNEL_ZSTD", "VIRTIO_FS", "MSDOS_PARTITION",
+		"HUGE", "SMALL"} {
 		if !tree.Has(s) {
 			t.Errorf("no %s", s)
 		}
@@ -52,52 +53,75 @@ func TestUnmetWishesAreExplained(t *testing.T) {
 		want                string
 	}{
 		{"an if around", "BLOCK=y VIRTIO=y", "VIRTIO_FS", "y", "got n: VIRTIO_FS: depends on FUSE_FS (is n)"},
-		{"two dependencies at once", "BLOCK=y", "VIRTIO_FS", "y", "got n: VIRTIO_FS: depends on VIRTIO (is n) and FUSE_FS (is n)"},
+		{"two dependencies at once", "BLOCK=y", "VIRTIO_FS", "y",
+			"got n: VIRTIO_FS: depends on VIRTIO (is n) and FUSE_FS (is n)"},
 		{"a menu around", "", "FUSE_FS", "y", "got n: FUSE_FS: depends on BLOCK (is n)"},
-		{"a chain names what is missing, not its cause", "BLOCK=y FUSE_FS=y VIRTIO=y DAX=y", "FUSE_DAX", "y", "got n: FUSE_DAX: depends on VIRTIO_FS (is n)"},
+		{"a chain names what is missing, not its cause", "BLOCK=y FUSE_FS=y VIRTIO=y DAX=y", "FUSE_DAX", "y",
+			"got n: FUSE_DAX: depends on VIRTIO_FS (is n)"},
 		{"a dependency that is only a module", "BLOCK=y FUSE_FS=m VIRTIO=y VIRTIO_FS=m MODULES=y", "VIRTIO_FS", "y",
 			"got m: VIRTIO_FS: depends on FUSE_FS (is m)"},
-		{"a module suffices for a bool", "BLOCK=y FUSE_FS=m VIRTIO=m VIRTIO_FS=m MODULES=y", "FUSE_DAX", "y", "got n: FUSE_DAX: depends on DAX (is n)"},
-		{"alternatives", "VIRTIO_MENU=y HAS_IOMEM=y", "VIRTIO_MMIO", "y", "got n: VIRTIO_MMIO: depends on X86 || ARM64 (X86 is n, ARM64 is n)"},
+		{"a module suffices for a bool", "BLOCK=y FUSE_FS=m VIRTIO=m VIRTIO_FS=m MODULES=y", "FUSE_DAX", "y",
+			"got n: FUSE_DAX: depends on DAX (is n)"},
+		{"alternatives", "VIRTIO_MENU=y HAS_IOMEM=y", "VIRTIO_MMIO", "y",
+			"got n: VIRTIO_MMIO: depends on X86 || ARM64 (X86 is n, ARM64 is n)"},
 		{"no module without modules", "", "DAX", "m", "got n: DAX: cannot be a module, MODULES is n"},
-		{"a prompt with a condition", "SHINE=y CC_HAS_SHINE=y", "SHINE", "n", "got y: SHINE: can be switched off only if EXPERT (is n); its default stands"},
-		{"a prompt with a condition, wished on", "CC_HAS_SHINE=y", "SHINE", "y", "got n: SHINE: can be chosen only if EXPERT (is n)"},
+		{"a prompt with a condition", "SHINE=y CC_HAS_SHINE=y", "SHINE", "n",
+			"got y: SHINE: can be switched off only if EXPERT (is n); its default stands"},
+		{"a prompt with a condition, wished on", "CC_HAS_SHINE=y", "SHINE", "y",
+			"got n: SHINE: can be chosen only if EXPERT (is n)"},
 		{"a condition over two lines", "PHYSICAL_START=0x1000000", "PHYSICAL_START", "0x2000000",
 			"got 0x1000000: PHYSICAL_START: can be chosen only if EXPERT || CRASH_DUMP (EXPERT is n, CRASH_DUMP is n)"},
 		{"a menu that is invisible", "BLOCK=y MSDOS_PARTITION=y", "MSDOS_PARTITION", "n",
 			"got y: MSDOS_PARTITION: can be switched off only if EXPERT (is n); its default stands"},
-		{"what the tool-chain lacks", "CC_HAS_SHINE=n EXPERT=y", "SHINE", "y", "got n: SHINE: depends on CC_HAS_SHINE (is n)"},
+		{"what the tool-chain lacks", "CC_HAS_SHINE=n EXPERT=y", "SHINE", "y",
+			"got n: SHINE: depends on CC_HAS_SHINE (is n)"},
 		{"no prompt", "", "VIRTIO", "y",
-			"got n: VIRTIO: has no prompt, so it cannot be asked for by itself; it is selected by VIRTIO_PCI (is n), VIRTIO_MMIO (is n)"},
+			"got n: VIRTIO: has no prompt, so it cannot be asked for by itself; it is selected by VIRTIO_PCI (is " +
+				"n), VIRTIO_MMIO (is n)"},
 		{"no prompt and a default", "BLOCK=y", "FS_POSIX_ACL", "y",
-			"got n: FS_POSIX_ACL: has no prompt, so it cannot be asked for by itself; it is selected by FUSE_FS (is n); its default is n"},
+			"got n: FS_POSIX_ACL: has no prompt, so it cannot be asked for by itself; it is selected by FUSE_FS (is " +
+				"n); its default is n"},
 		{"no prompt and a default of the tool-chain", "", "CC_HAS_SHINE", "y",
-			"got n: CC_HAS_SHINE: has no prompt, so it cannot be asked for by itself; its default is $(cc-option,-fshine)"},
+			"got n: CC_HAS_SHINE: has no prompt, so it cannot be asked for by itself; its default is " +
+				"$(cc-option,-fshine)"},
 		{"selected", "BLOCK=y VIRTIO=y VIRTIO_PCI=y", "VIRTIO", "n", "got y: VIRTIO: selected by VIRTIO_PCI (is y)"},
-		{"selected under a condition", "BLOCK=y X86=y SYSFS=y KERNFS=y", "KERNFS", "n", "got y: KERNFS: selected by X86 (is y) if SYSFS (is y)"},
-		{"selected from module to yes", "MODULES=y VIRTIO=y VIRTIO_PCI=y VIRTIO_MMIO=m", "VIRTIO", "m", "got y: VIRTIO: selected by VIRTIO_PCI (is y)"},
-		{"another of the choice", "KERNEL_GZIP=y", "KERNEL_ZSTD", "y", "got n: KERNEL_ZSTD: is one of a choice (arch/x86/Kconfig:24) that went to KERNEL_GZIP"},
+		{"selected under a condition", "BLOCK=y X86=y SYSFS=y KERNFS=y", "KERNFS", "n",
+			"got y: KERNFS: selected by X86 (is y) if SYSFS (is y)"},
+		{"selected from module to yes", "MODULES=y VIRTIO=y VIRTIO_PCI=y VIRTIO_MMIO=m", "VIRTIO", "m",
+			"got y: VIRTIO: selected by VIRTIO_PCI (is y)"},
+		{"another of the choice", "KERNEL_GZIP=y", "KERNEL_ZSTD", "y",
+			"got n: KERNEL_ZSTD: is one of a choice (arch/x86/Kconfig:24) that went to KERNEL_GZIP"},
 		{"one of a choice must be", "KERNEL_GZIP=y", "KERNEL_GZIP", "n",
 			"got y: KERNEL_GZIP: one of the choice at arch/x86/Kconfig:24 must be y, and the others are not"},
-		{"a dependency inside a choice", "KERNEL_GZIP=y", "KERNEL_RAW", "y", "got n: KERNEL_RAW: depends on EXPERT (is n)"},
-		{"a number out of its range", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", "99", "got 17: LOG_BUF_SHIFT: must lie between 12 and 25"},
-		{"a number below its range", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", "-1", "got 17: LOG_BUF_SHIFT: must lie between 12 and 25"},
+		{"a dependency inside a choice", "KERNEL_GZIP=y", "KERNEL_RAW", "y",
+			"got n: KERNEL_RAW: depends on EXPERT (is n)"},
+		{"a number out of its range", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", "99",
+			"got 17: LOG_BUF_SHIFT: must lie between 12 and 25"},
+		{"a number below its range", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", "-1",
+			"got 17: LOG_BUF_SHIFT: must lie between 12 and 25"},
 		{"an address below its range", "EXPERT=y PHYSICAL_START=0x1000000", "PHYSICAL_START", "0xFFFFF",
 			"got 0x1000000: PHYSICAL_START: must lie between 0x100000 and 0xffffffff80000000"},
-		{"an address in a range above int64", "EXPERT=y PHYSICAL_START=0x1000000", "PHYSICAL_START", "0xffffffff80000000",
+		{"an address in a range above int64", "EXPERT=y PHYSICAL_START=0x1000000", "PHYSICAL_START",
+			"0xffffffff80000000",
 			"got 0x1000000: PHYSICAL_START: every dependency we can see is met; ask `make menuconfig`"},
-		{"a string whose dependency is off", "", "CMDLINE", `"quiet"`, "got n: CMDLINE: depends on CMDLINE_BOOL (is n)"},
-		{"a string for a number", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", `"17"`, `got 17: LOG_BUF_SHIFT: is a int, "17" cannot be its value`},
-		{"hexadecimal for a decimal", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", "0x11", "got 17: LOG_BUF_SHIFT: is a int, 0x11 cannot be its value"},
+		{"a string whose dependency is off", "", "CMDLINE", `"quiet"`,
+			"got n: CMDLINE: depends on CMDLINE_BOOL (is n)"},
+		{"a string for a number", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", `"17"`,
+			`got 17: LOG_BUF_SHIFT: is a int, "17" cannot be its value`},
+		{"hexadecimal for a decimal", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", "0x11",
+			"got 17: LOG_BUF_SHIFT: is a int, 0x11 cannot be its value"},
 		{"y for a string", "CMDLINE_BOOL=y", "CMDLINE", "y", "got n: CMDLINE: is a string, y cannot be its value"},
 		{"m for a bool", "EXPERT=n", "EXPERT", "m", "got n: EXPERT: is a bool, m cannot be its value"},
 		{"a number for a tristate", "BLOCK=y", "FUSE_FS", "1", "got n: FUSE_FS: is a tristate, 1 cannot be its value"},
 		{"both definitions", "", "HUGE", "y",
-			"got n: HUGE: depends on SMALL (is n) (defined at drivers/Kconfig:34); or depends on ARM64 (is n) (defined at drivers/Kconfig:38)"},
+			"got n: HUGE: depends on SMALL (is n) (defined at drivers/Kconfig:34); or depends on ARM64 (is n) " +
+				"(defined at drivers/Kconfig:38)"},
 		{"imply gives in to the wish and to the dependency", "BLOCK=y FUSE_FS=n", "FUSE_PASSTHROUGH", "y",
 			"got n: FUSE_PASSTHROUGH: depends on FUSE_FS (is n)"},
-		{"unknown with a neighbour", "", "VIRTIO_MIMO", "y", "got n: VIRTIO_MIMO: no such symbol in this tree; the nearest is VIRTIO_MMIO"},
-		{"unknown without a neighbour", "", "SOMETHING_ELSE_ENTIRELY", "y", "got n: SOMETHING_ELSE_ENTIRELY: no such symbol in this tree"},
+		{"unknown with a neighbour", "", "VIRTIO_MIMO", "y",
+			"got n: VIRTIO_MIMO: no such symbol in this tree; the nearest is VIRTIO_MMIO"},
+		{"unknown without a neighbour", "", "SOMETHING_ELSE_ENTIRELY", "y",
+			"got n: SOMETHING_ELSE_ENTIRELY: no such symbol in this tree"},
 		{"another architecture's", "", "ARM64", "y", "got n: ARM64: no such symbol in this tree"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -155,7 +179,8 @@ func TestExpressionsAreEvaluatedAsTheLanguageSays(t *testing.T) {
 }
 
 func TestConditionalDependencies(t *testing.T) {
-	tree, err := ReadTree(fstest.MapFS{"Kconfig": {Data: []byte("config A\n\tbool \"a\"\n\tdepends on B if C\n")}}, "Kconfig", nil)
+	tree, err := ReadTree(fstest.MapFS{"Kconfig": {Data: []byte("config A\n\tbool \"a\"\n\tdepends on B if C\n")}},
+		"Kconfig", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,25 +198,31 @@ func TestMalformedTreesAreRefused(t *testing.T) {
 		files map[string]string
 		want  string
 	}{
-		"missing root":       {nil, "Kconfig: file does not exist"},
-		"missing file":       {map[string]string{"Kconfig": "\n\nsource \"a\"\n"}, "Kconfig:3: open a: file does not exist"},
-		"missing in missing": {map[string]string{"Kconfig": "osource \"a\"\n", "a": "source \"b\"\n"}, "a:1: open b: file does not exist"},
-		"unknown word":       {map[string]string{"Kconfig": "config A\n\tbolo\n"}, `Kconfig:2: unknown word "bolo"`},
-		"no end":             {map[string]string{"Kconfig": "menu \"m\"\n\tdepends on A\n"}, "Kconfig:1: no endmenu"},
-		"the wrong end":      {map[string]string{"Kconfig": "if A\nendmenu\n"}, "Kconfig:2: endmenu without menu"},
-		"an end too many":    {map[string]string{"Kconfig": "endif\n"}, "Kconfig:1: endif without if"},
-		"config of nothing":  {map[string]string{"Kconfig": "config\n"}, "Kconfig:1: config: want one symbol"},
-		"config of two":      {map[string]string{"Kconfig": "config A B\n"}, "Kconfig:1: config: want one symbol"},
-		"half an expression": {map[string]string{"Kconfig": "config A\n\tdepends on B &&\n"}, "Kconfig:2: want a symbol or a constant"},
-		"an open bracket":    {map[string]string{"Kconfig": "if (A || B\n"}, "Kconfig:1: no closing parenthesis"},
-		"an open macro":      {map[string]string{"Kconfig": "if $(x,(\n"}, "Kconfig:1: no closing parenthesis"},
-		"an open string":     {map[string]string{"Kconfig": "config A\n\tbool \"a\n"}, "Kconfig:2: no closing quote"},
-		"deep expression":    {map[string]string{"Kconfig": "if " + strings.Repeat("!", 1000) + "A\n"}, "nested more than"},
-		"deep brackets":      {map[string]string{"Kconfig": "if " + strings.Repeat("(", 1000) + "A\n"}, "nested more than"},
+		"missing root": {nil, "Kconfig: file does not exist"},
+		"missing file": {map[string]string{"Kconfig": "\n\nsource \"a\"\n"},
+			"Kconfig:3: open a: file does not exist"},
+		"missing in missing": {map[string]string{"Kconfig": "osource \"a\"\n", "a": "source \"b\"\n"},
+			"a:1: open b: file does not exist"},
+		"unknown word":      {map[string]string{"Kconfig": "config A\n\tbolo\n"}, `Kconfig:2: unknown word "bolo"`},
+		"no end":            {map[string]string{"Kconfig": "menu \"m\"\n\tdepends on A\n"}, "Kconfig:1: no endmenu"},
+		"the wrong end":     {map[string]string{"Kconfig": "if A\nendmenu\n"}, "Kconfig:2: endmenu without menu"},
+		"an end too many":   {map[string]string{"Kconfig": "endif\n"}, "Kconfig:1: endif without if"},
+		"config of nothing": {map[string]string{"Kconfig": "config\n"}, "Kconfig:1: config: want one symbol"},
+		"config of two":     {map[string]string{"Kconfig": "config A B\n"}, "Kconfig:1: config: want one symbol"},
+		"half an expression": {map[string]string{"Kconfig": "config A\n\tdepends on B &&\n"},
+			"Kconfig:2: want a symbol or a constant"},
+		"an open bracket": {map[string]string{"Kconfig": "if (A || B\n"}, "Kconfig:1: no closing parenthesis"},
+		"an open macro":   {map[string]string{"Kconfig": "if $(x,(\n"}, "Kconfig:1: no closing parenthesis"},
+		"an open string":  {map[string]string{"Kconfig": "config A\n\tbool \"a\n"}, "Kconfig:2: no closing quote"},
+		"deep expression": {map[string]string{"Kconfig": "if " + strings.Repeat("!", 1000) + "A\n"},
+			"nested more than"},
+		"deep brackets": {map[string]string{"Kconfig": "if " + strings.Repeat("(", 1000) + "A\n"},
+			"nested more than"},
 		"a source outside":   {map[string]string{"Kconfig": "source \"../../etc/passwd\"\n"}, "leaves the tree"},
 		"an absolute source": {map[string]string{"Kconfig": "source \"/etc/passwd\"\n"}, "leaves the tree"},
 		"a source of itself": {map[string]string{"Kconfig": "source \"Kconfig\"\n"}, "levels"},
-		"a loop of two":      {map[string]string{"Kconfig": "source \"a\"\n", "a": "config A\nosource \"Kconfig\"\n"}, "levels"},
+		"a loop of two": {map[string]string{"Kconfig": "source \"a\"\n", "a": "config A\nosource \"Kconfig\"\n"},
+			"levels"},
 	} {
 		fsys := fstest.MapFS{}
 		for n, text := range c.files {
@@ -227,7 +258,8 @@ func TestFileNamesAreExpandedInOnePass(t *testing.T) {
 func TestNearestName(t *testing.T) {
 	names := []string{"VIRTIO_MEM", "VIRTIO_MMIO", "VIRTIO_NET", "VSOCKETS", "NET"}
 	for s, want := range map[string]string{
-		"VIRTIO_MIMO": "VIRTIO_MMIO", "VIRTIONET": "VIRTIO_NET", "VSOCKET": "VSOCKETS", "NIT": "NET", "NET": "NET", "BTRFS_FS": "", "": "",
+		"VIRTIO_MIMO": "VIRTIO_MMIO", "VIRTIONET": "VIRTIO_NET", "VSOCKET": "VSOCKETS", "NIT": "NET", "NET": "NET",
+		"BTRFS_FS": "", "": "",
 	} {
 		if got := Nearest(s, names); got != want {
 			t.Errorf("nearest to %q is %q, want %q", s, got, want)
@@ -280,10 +312,14 @@ endchoice
 		want            string
 	}{
 		{"by selecting what it excludes", "SLUB_DEBUG=y MIDDLE=y STACKDEPOT=y NET=y", "SLUB_DEBUG", "y", "GUESS", "y",
-			"GUESS: depends on !STACKDEPOT (STACKDEPOT is y); SLUB_DEBUG (my.config:1) selects MIDDLE, which selects STACKDEPOT, which GUESS (core.config:55) excludes"},
-		{"itself", "KASAN=y", "KASAN", "y", "VMAP", "y", "KASAN (my.config:1) is y, which VMAP (core.config:55) excludes"},
-		{"what it needs is off", "", "NET", "n", "GUESS", "y", "NET is n (my.config:1), which GUESS (core.config:55) needs"},
-		{"what that needs is off", "", "NET", "n", "TCP", "y", "NET is n (my.config:1), which INET needs, which TCP (core.config:55) needs"},
+			"GUESS: depends on !STACKDEPOT (STACKDEPOT is y); SLUB_DEBUG (my.config:1) selects MIDDLE, which " +
+				"selects STACKDEPOT, which GUESS (core.config:55) excludes"},
+		{"itself", "KASAN=y", "KASAN", "y", "VMAP", "y",
+			"KASAN (my.config:1) is y, which VMAP (core.config:55) excludes"},
+		{"what it needs is off", "", "NET", "n", "GUESS", "y",
+			"NET is n (my.config:1), which GUESS (core.config:55) needs"},
+		{"what that needs is off", "", "NET", "n", "TCP", "y",
+			"NET is n (my.config:1), which INET needs, which TCP (core.config:55) needs"},
 		{"by selecting it", "SLUB_DEBUG=y MIDDLE=y STACKDEPOT=y", "SLUB_DEBUG", "y", "STACKDEPOT", "n",
 			"; SLUB_DEBUG (my.config:1) selects MIDDLE, which selects STACKDEPOT"},
 		{"another of a choice", "TWO=y", "TWO", "y", "ONE", "y", "TWO (my.config:1) excludes ONE (core.config:55)"},

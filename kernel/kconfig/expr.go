@@ -187,7 +187,8 @@ type token struct {
 	text string
 }
 
-// maxTokens bounds one logical line, and with it how deep its expression can nest. The longest of Linux 6.12 has some 300.
+// maxTokens bounds one logical line, and with it how deep its expression can nest. The longest of Linux 6.12 has some
+// 300.
 const maxTokens = 10_000
 
 // lex splits a logical line; a comment ends it.
@@ -244,7 +245,8 @@ func lex(line string) ([]token, error) {
 }
 
 func wordByte(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '/' || c == '.'
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '/' ||
+		c == '.'
 }
 
 func lexQuoted(s string) (text string, n int, err error) {

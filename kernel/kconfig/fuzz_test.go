@@ -11,7 +11,8 @@ import (
 
 // FuzzConfig: what is read can be written and read again, and is then the same.
 func FuzzConfig(f *testing.F) {
-	f.Add([]byte("# Linux/x86\nCONFIG_A=y\n# CONFIG_B is not set\n\nCONFIG_C=0x1f\nCONFIG_D=\"a \\\"b\\\"\"\nCONFIG_E=-7"))
+	f.Add([]byte("# Linux/x86\nCONFIG_A=y\n# CONFIG_B is not set\n\nCONFIG_C=0x1f\nCONFIG_D=\"a " +
+		"\\\"b\\\"\"\nCONFIG_E=-7"))
 	f.Add([]byte("CONFIG_A=y\r\n"))
 	f.Add([]byte("CONFIG_A=\"\\\"\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -42,7 +43,8 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
-// FuzzKconfig: a tree of two files, which may source each other, is read in bounded time, and every wish has an explanation.
+// FuzzKconfig: a tree of two files, which may source each other, is read in bounded time, and every wish has an
+// explanation.
 func FuzzKconfig(f *testing.F) {
 	for _, name := range []string{"Kconfig", "arch/x86/Kconfig", "fs/Kconfig", "drivers/Kconfig"} {
 		data, err := os.ReadFile("testdata/tree/" + name)
@@ -52,10 +54,12 @@ func FuzzKconfig(f *testing.F) {
 		f.Add(data, []byte("config A\n\tbool \"a\"\n"), "A", "y", []byte("CONFIG_B=y\n"))
 	}
 	f.Add([]byte("source \"b\"\n"), []byte("source \"Kconfig\"\nsource \"b\"\n"), "A", "y", []byte(""))
-	f.Add([]byte("config A\n\tbool \"a\" if (B && !C) || D=y\n\trange 1 0xff if E\nsource \"$(V)\"\n"), []byte("if B\nchoice\nconfig C\nendchoice\nendif\n"),
+	f.Add([]byte("config A\n\tbool \"a\" if (B && !C) || D=y\n\trange 1 0xff if E\nsource \"$(V)\"\n"),
+		[]byte("if B\nchoice\nconfig C\nendchoice\nendif\n"),
 		"C", "17", []byte("CONFIG_B=m\n"))
 	f.Fuzz(func(t *testing.T, root, other []byte, symbol, value string, config []byte) {
-		tree, err := ReadTree(fstest.MapFS{"Kconfig": {Data: root}, "b": {Data: other}}, "Kconfig", map[string]string{"V": "b"})
+		tree, err := ReadTree(fstest.MapFS{"Kconfig": {Data: root}, "b": {Data: other}}, "Kconfig",
+			map[string]string{"V": "b"})
 		if err != nil {
 			return
 		}

@@ -174,8 +174,8 @@ func indent(line string) int {
 	return n
 }
 
-// isMacroLine says whether a line is a macro call or an assignment, which the configurator alone needs, and whose text follows other rules:
-// scripts/Kconfig.include has "squote := '".
+// isMacroLine says whether a line is a macro call or an assignment, which the configurator alone needs, and whose text
+// follows other rules: scripts/Kconfig.include has "squote := '".
 func isMacroLine(line string) bool {
 	line = strings.TrimLeft(line, " \t")
 	if strings.HasPrefix(line, "$(") {

@@ -1,5 +1,6 @@
-// Package kerneltest boots a kernel under QEMU's emulation with an init of its own, and says what the kernel reported and how long it
-// took. It is for tests and benchmarks of the kernel room; the guest people run is booted by the runtime.
+// Package kerneltest boots a kernel under QEMU's emulation with an init of its own, and says what the kernel reported
+// and how long it took. It is for tests and benchmarks of the kernel room; the guest people run is booted by the
+// runtime.
 package kerneltest
 
 import (
@@ -21,7 +22,8 @@ import (
 //go:embed testdata/init/main.go testdata/init/parts.go testdata/init/ticks_amd64.s
 var initSource embed.FS
 
-// Initrd builds the init with the go command and returns it as an uncompressed initrd: nothing but /init and /dev/console.
+// Initrd builds the init with the go command and returns it as an uncompressed initrd: nothing but /init and
+// /dev/console.
 func Initrd(ctx context.Context) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "kerneltest-")
 	if err != nil {
@@ -42,7 +44,8 @@ func Initrd(ctx context.Context) ([]byte, error) {
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w -buildid=", "-o", "init", ".")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=", "GOWORK=off", "GOTOOLCHAIN=local")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=", "GOWORK=off",
+		"GOTOOLCHAIN=local")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the init: %w: %s", err, out)
 	}
@@ -116,12 +119,14 @@ type Report struct {
 	Release, Version, BuildID string
 	Config                    digest.Digest // of /proc/config.gz, unpacked
 	CPUs                      int
-	VSock                     bool              // AF_VSOCK sockets can be made
-	BootTime                  time.Duration     // CLOCK_BOOTTIME when init began: what the kernel believes
-	Ticks                     uint64            // time-stamp counter when init began; nanoseconds since power-on when the machine is Virtual
-	Wall                      time.Duration     // from starting QEMU to init's first line
-	Parts                     map[string]string // with TryParts on the command line: each part that was tried, and "<nil>" or what it lacks
-	Console                   string
+	VSock                     bool          // AF_VSOCK sockets can be made
+	BootTime                  time.Duration // CLOCK_BOOTTIME when init began: what the kernel believes
+	// time-stamp counter when init began; nanoseconds since power-on when the machine is Virtual
+	Ticks uint64
+	Wall  time.Duration // from starting QEMU to init's first line
+	// with TryParts on the command line: each part that was tried, and "<nil>" or what it lacks
+	Parts   map[string]string
+	Console string
 }
 
 // TryParts is the word on the command line that makes init try what containers ask of a kernel.

@@ -1,6 +1,7 @@
 // Package patches applies unified diffs to a source tree, strictly: every line of context must be there.
 //
-// A patch may be compressed. A hunk may have moved by whole lines when its place is still unmistakable, and that is reported; no line of context is ever ignored.
+// A patch may be compressed. A hunk may have moved by whole lines when its place is still unmistakable, and that is
+// reported; no line of context is ever ignored.
 package patches
 
 import (
@@ -83,7 +84,8 @@ type diffLine struct {
 
 var hunkHead = regexp.MustCompile(`^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@`)
 
-// Parse reads a patch. Text before, between and after the diffs, such as a mail's, is ignored, but a diff itself must be whole.
+// Parse reads a patch. Text before, between and after the diffs, such as a mail's, is ignored, but a diff itself must
+// be whole.
 func Parse(p Patch) error {
 	_, err := parse(p)
 	return err
@@ -147,7 +149,8 @@ func parse(p Patch) ([]fileDiff, error) {
 				diffs = append(diffs, fileDiff{line: i + 1})
 				cur = &diffs[len(diffs)-1]
 				cur.old, cur.new = old, new
-				if m := hunkHead.FindStringSubmatch(next(lines, i+2)); m != nil && isEpoch(line) && m[1] == "0" && m[2] == "0" {
+				if m := hunkHead.FindStringSubmatch(next(lines, i+2)); m != nil && isEpoch(line) && m[1] == "0" &&
+					m[2] == "0" {
 					cur.old = ""
 				} else if m != nil && isEpoch(lines[i+1]) && m[3] == "0" && m[4] == "0" {
 					cur.new = ""
@@ -204,8 +207,8 @@ func next(lines []string, i int) string {
 	return ""
 }
 
-// isEpoch says whether the time behind a file's name is the first second of 1970, by which `diff -N` says that the file is not there.
-// GNU diffutils manual, "Detailed Description of Unified Format".
+// isEpoch says whether the time behind a file's name is the first second of 1970, by which `diff -N` says that the file
+// is not there. GNU diffutils manual, "Detailed Description of Unified Format".
 func isEpoch(line string) bool {
 	_, stamp, _ := strings.Cut(strings.TrimRight(line, "\r\n"), "\t")
 	for _, layout := range []string{"2006-01-02 15:04:05 -0700", time.ANSIC} {
@@ -219,8 +222,9 @@ func isEpoch(line string) bool {
 // maxPlain bounds what a compressed patch unpacks to, in bytes.
 const maxPlain = 256 << 20
 
-// plain is the text of a patch: unpacked where it is compressed with gzip, xz, zstd or bzip2, and with Unix ends of lines where every line has the
-// other ones. A patch to a file with such ends of its own has lines of both kinds, and stays as it is.
+// plain is the text of a patch: unpacked where it is compressed with gzip, xz, zstd or bzip2, and with Unix ends of
+// lines where every line has the other ones. A patch to a file with such ends of its own has lines of both kinds, and
+// stays as it is.
 func plain(data []byte) ([]byte, error) {
 	var r io.Reader
 	var err error
@@ -233,7 +237,8 @@ func plain(data []byte) ([]byte, error) {
 		r = bzip2.NewReader(in)
 	case bytes.HasPrefix(data, []byte("\x28\xb5\x2f\xfd")):
 		var z *zstd.Decoder
-		if z, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPlain)); err == nil {
+		if z, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(maxPlain)); err == nil {
 			defer z.Close()
 			r = z
 		}
@@ -260,7 +265,8 @@ func (d *fileDiff) name() string {
 	return d.old
 }
 
-// gitNames reads "diff --git a/x b/x". A name with a space is ambiguous there unless both are the same, which is what git means then.
+// gitNames reads "diff --git a/x b/x". A name with a space is ambiguous there unless both are the same, which is what
+// git means then.
 func gitNames(line string) (string, string, bool) {
 	rest := strings.TrimPrefix(line, "diff --git ")
 	if strings.Contains(rest, `"`) {
@@ -357,7 +363,8 @@ func parseHunk(lines []string, i int) (h hunk, next int, why string) {
 	return h, i, ""
 }
 
-// maxFile bounds a file that is patched, in bytes: the tree may be foreign programs' work. The largest text file of Linux 6.12 has 22 MB.
+// maxFile bounds a file that is patched, in bytes: the tree may be foreign programs' work. The largest text file of
+// Linux 6.12 has 22 MB.
 const maxFile = 256 << 20
 
 // Apply applies a patch to the tree in dir, or returns an *Error and leaves that tree half patched.
@@ -506,8 +513,8 @@ func (h *hunk) sides() (before, after []string) {
 	return before, after
 }
 
-// place finds where the hunk applies: where it says, given that earlier hunks moved things by shift, else the only place after from where
-// all its lines are. Lines count from 0 here.
+// place finds where the hunk applies: where it says, given that earlier hunks moved things by shift, else the only
+// place after from where all its lines are. Lines count from 0 here.
 func (h *hunk) place(lines []string, shift, from int) (at, want int, why string) {
 	before, _ := h.sides()
 	want = h.oldStart - 1 + shift

@@ -20,8 +20,8 @@ type Signature struct {
 	Time    time.Time // when keys and the signature must be valid; the zero value means the present
 }
 
-// VerifyTarball checks that one of the keys signed the tarball. As kernel.org does, the signature is over the .tar, whatever compresses
-// it on disk.
+// VerifyTarball checks that one of the keys signed the tarball. As kernel.org does, the signature is over the .tar,
+// whatever compresses it on disk.
 func VerifyTarball(path string, s Signature) error {
 	keys, err := readKeyring(s.Keyring)
 	if err != nil {

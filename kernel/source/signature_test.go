@@ -69,22 +69,29 @@ func TestSignaturesOfTarballs(t *testing.T) {
 		at        time.Time
 		ok        bool
 	}{
-		"binary":                       {plain, binary.Bytes(), keyring(t, false, good), signed, true},
-		"armoured":                     {plain, armoured.Bytes(), keyring(t, true, good), signed, true},
-		"one of two keys":              {plain, armoured.Bytes(), keyring(t, true, other, good), signed, true},
-		"now":                          {plain, binary.Bytes(), keyring(t, false, good), time.Time{}, true},
-		"over the tar inside xz":       {compressed(t, "xz", plain), binary.Bytes(), keyring(t, false, good), signed, true},
-		"over the tar inside gz":       {compressed(t, "gz", plain), binary.Bytes(), keyring(t, false, good), signed, true},
-		"over the tar inside zst":      {compressed(t, "zst", plain), binary.Bytes(), keyring(t, false, good), signed, true},
-		"another key":                  {plain, binary.Bytes(), keyring(t, false, other), signed, false},
-		"an altered tar":               {altered, binary.Bytes(), keyring(t, false, good), signed, false},
-		"an altered tar inside xz":     {compressed(t, "xz", altered), binary.Bytes(), keyring(t, false, good), signed, false},
-		"a longer tar":                 {append(bytes.Clone(plain), 0), binary.Bytes(), keyring(t, false, good), signed, false},
-		"a shorter tar":                {plain[:len(plain)-1], binary.Bytes(), keyring(t, false, good), signed, false},
-		"a truncated xz":               {compressed(t, "xz", plain)[:100], binary.Bytes(), keyring(t, false, good), signed, false},
-		"before the key was made":      {plain, binary.Bytes(), keyring(t, false, good), signed.Add(-time.Hour), false},
-		"no signature":                 {plain, nil, keyring(t, false, good), signed, false},
-		"half a signature":             {plain, binary.Bytes()[:binary.Len()/2], keyring(t, false, good), signed, false},
+		"binary":          {plain, binary.Bytes(), keyring(t, false, good), signed, true},
+		"armoured":        {plain, armoured.Bytes(), keyring(t, true, good), signed, true},
+		"one of two keys": {plain, armoured.Bytes(), keyring(t, true, other, good), signed, true},
+		"now":             {plain, binary.Bytes(), keyring(t, false, good), time.Time{}, true},
+		"over the tar inside xz": {compressed(t, "xz", plain), binary.Bytes(), keyring(t, false, good), signed,
+			true},
+		"over the tar inside gz": {compressed(t, "gz", plain), binary.Bytes(), keyring(t, false, good), signed,
+			true},
+		"over the tar inside zst": {compressed(t, "zst", plain), binary.Bytes(), keyring(t, false, good), signed,
+			true},
+		"another key":    {plain, binary.Bytes(), keyring(t, false, other), signed, false},
+		"an altered tar": {altered, binary.Bytes(), keyring(t, false, good), signed, false},
+		"an altered tar inside xz": {compressed(t, "xz", altered), binary.Bytes(), keyring(t, false, good),
+			signed, false},
+		"a longer tar": {append(bytes.Clone(plain), 0), binary.Bytes(), keyring(t, false, good),
+			signed, false},
+		"a shorter tar": {plain[:len(plain)-1], binary.Bytes(), keyring(t, false, good), signed, false},
+		"a truncated xz": {compressed(t, "xz", plain)[:100], binary.Bytes(), keyring(t, false, good),
+			signed, false},
+		"before the key was made": {plain, binary.Bytes(), keyring(t, false, good), signed.Add(-time.Hour), false},
+		"no signature":            {plain, nil, keyring(t, false, good), signed, false},
+		"half a signature": {plain, binary.Bytes()[:binary.Len()/2], keyring(t, false, good), signed,
+			false},
 		"no keys":                      {plain, binary.Bytes(), nil, signed, false},
 		"rubbish for keys":             {plain, binary.Bytes(), []byte("-----BEGIN PGP\n"), signed, false},
 		"a keyring for the signature":  {plain, keyring(t, true, good), keyring(t, true, good), signed, false},
@@ -94,7 +101,8 @@ func TestSignaturesOfTarballs(t *testing.T) {
 		if err := os.WriteFile(path, c.tar, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := VerifyTarball(path, Signature{Data: c.signature, Keyring: c.keyring, Time: c.at}); (err == nil) != c.ok {
+		err := VerifyTarball(path, Signature{Data: c.signature, Keyring: c.keyring, Time: c.at})
+		if (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

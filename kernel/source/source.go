@@ -1,5 +1,5 @@
-// Package source turns what holds a kernel's source (Debian's linux-source package, a kernel.org tarball, a local tree) into a folder,
-// without running anything, and refuses archives that reach outside of it.
+// Package source turns what holds a kernel's source (Debian's linux-source package, a kernel.org tarball, a local tree)
+// into a folder, without running anything, and refuses archives that reach outside of it.
 package source
 
 import (
@@ -57,8 +57,9 @@ const (
 	maxEntries = 1 << 20
 )
 
-// Unpack fills the folder dir, which it makes and which must not exist, with the kernel tree: its Makefile ends up directly in dir.
-// A *digest.Mismatch says that the source is not the one that was promised; dir then holds what it held.
+// Unpack fills the folder dir, which it makes and which must not exist, with the kernel tree: its Makefile ends up
+// directly in dir. A *digest.Mismatch says that the source is not the one that was promised; dir then holds what it
+// held.
 func Unpack(ctx context.Context, s Source, dir string, o Options) error {
 	if o.limit == 0 {
 		o.limit = maxBytes
@@ -139,8 +140,8 @@ func unpackFile(ctx context.Context, s Source, dir string, o Options) error {
 	return nil
 }
 
-// decompress finds out by its first bytes how a stream is compressed, and undoes it on another goroutine, so that decompressing and
-// writing files overlap. Whoever called closes the result, whether or not it was read to the end.
+// decompress finds out by its first bytes how a stream is compressed, and undoes it on another goroutine, so that
+// decompressing and writing files overlap. Whoever called closes the result, whether or not it was read to the end.
 func decompress(r *bufio.Reader) (io.ReadCloser, error) {
 	magic, err := r.Peek(6)
 	if err != nil && err != io.EOF {
@@ -289,7 +290,8 @@ func debSource(r *bufio.Reader, dir string, o Options) error {
 	}
 }
 
-// untar unpacks a tarball, compressed or not, whose entries all lie in one top folder, and leaves that folder's name out.
+// untar unpacks a tarball, compressed or not, whose entries all lie in one top folder, and leaves that folder's
+// name out.
 func untar(r *bufio.Reader, dir string, o Options) error {
 	plain, err := decompress(r)
 	if err != nil {
@@ -374,7 +376,8 @@ type entry struct {
 	executable bool
 }
 
-// writer makes files below a fresh folder. No name it is given may pass through a symbolic link, so nothing can lead outside.
+// writer makes files below a fresh folder. No name it is given may pass through a symbolic link, so nothing can
+// lead outside.
 type writer struct {
 	dir     string
 	o       Options
@@ -387,7 +390,8 @@ type writer struct {
 }
 
 func newWriter(dir string, o Options) *writer {
-	return &writer{dir: dir, o: o, folders: map[string]bool{}, taken: map[string]bool{}, skipped: map[string]bool{}, buf: make([]byte, 256<<10)}
+	return &writer{dir: dir, o: o, folders: map[string]bool{}, taken: map[string]bool{}, skipped: map[string]bool{},
+		buf: make([]byte, 256<<10)}
 }
 
 func (w *writer) host(name string) string { return filepath.Join(w.dir, filepath.FromSlash(name)) }

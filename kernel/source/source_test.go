@@ -29,7 +29,8 @@ type item struct {
 
 // kernelTree is the least that is taken for a kernel's source.
 func kernelTree(more ...item) []item {
-	return append([]item{{name: "linux/"}, {name: "linux/Makefile", text: "VERSION = 6\n"}, {name: "linux/Kconfig", text: "mainmenu \"x\"\n"}}, more...)
+	return append([]item{{name: "linux/"}, {name: "linux/Makefile", text: "VERSION = 6\n"},
+		{name: "linux/Kconfig", text: "mainmenu \"x\"\n"}}, more...)
 }
 
 func tarball(t testing.TB, items ...item) []byte {
@@ -108,13 +109,16 @@ func deb(t testing.TB, outer, inner string, linux []byte) []byte {
 	if inner != "" {
 		name += "." + inner
 	}
-	data := tarball(t, item{name: "./"}, item{name: "./usr/"}, item{name: "./usr/share/doc/linux-source-6.12/copyright", text: "GPL"},
-		item{name: "./usr/src/linux-patch-6.12-rt.patch.xz", text: "no"}, item{name: name, text: string(compressed(t, inner, linux))})
+	data := tarball(t, item{name: "./"}, item{name: "./usr/"},
+		item{name: "./usr/share/doc/linux-source-6.12/copyright", text: "GPL"},
+		item{name: "./usr/src/linux-patch-6.12-rt.patch.xz", text: "no"},
+		item{name: name, text: string(compressed(t, inner, linux))})
 	end := "data.tar"
 	if outer != "" {
 		end += "." + outer
 	}
-	return ar(member("debian-binary", []byte("2.0\n")), member("control.tar.xz", []byte("odd")), member(end, compressed(t, outer, data)))
+	return ar(member("debian-binary", []byte("2.0\n")), member("control.tar.xz", []byte("odd")),
+		member(end, compressed(t, outer, data)))
 }
 
 // unpack writes the bytes to a file and unpacks that.
@@ -137,8 +141,10 @@ func mustRead(t testing.TB, path, want string) {
 
 func TestEveryCompressionIsUnpacked(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 40_000) // some blocks of the read-ahead
-	linux := tarball(t, kernelTree(item{name: "linux/scripts/run", text: "#!", mode: 0o700}, item{name: "linux/big", text: big},
-		item{name: "linux/a/link", link: "../Makefile", kind: tar.TypeSymlink}, item{name: "linux/twin", link: "linux/Makefile", kind: tar.TypeLink})...)
+	linux := tarball(t, kernelTree(item{name: "linux/scripts/run", text: "#!", mode: 0o700},
+		item{name: "linux/big", text: big},
+		item{name: "linux/a/link", link: "../Makefile", kind: tar.TypeSymlink}, item{name: "linux/twin",
+			link: "linux/Makefile", kind: tar.TypeLink})...)
 	when := time.Unix(1_700_000_000, 0)
 	var first digest.Digest
 	check := func(name, kind string, data []byte) {
@@ -154,7 +160,8 @@ func TestEveryCompressionIsUnpacked(t *testing.T) {
 			mustRead(t, filepath.Join(dir, "a/link"), "VERSION = 6\n")
 			mustRead(t, filepath.Join(dir, "twin"), "VERSION = 6\n")
 			mustRead(t, filepath.Join(dir, "big"), big)
-			for p, want := range map[string]os.FileMode{"Makefile": 0o644, "scripts/run": 0o755, "scripts": 0o755, ".": 0o755} {
+			for p, want := range map[string]os.FileMode{"Makefile": 0o644, "scripts/run": 0o755, "scripts": 0o755,
+				".": 0o755} {
 				fi, err := os.Stat(filepath.Join(dir, p))
 				if err != nil || fi.Mode().Perm() != want || !fi.ModTime().Equal(when) {
 					t.Errorf("%s: %v of %v, %v", p, fi.Mode(), fi.ModTime(), err)
@@ -187,24 +194,38 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 		items []item
 		want  string
 	}{
-		"a parent folder":           {kernelTree(item{name: "linux/../../evil"}), "lies outside"},
-		"a parent of the top":       {kernelTree(item{name: "../evil"}), "lies outside"},
-		"an absolute path":          {kernelTree(item{name: "/etc/evil"}), "lies outside"},
-		"a second top folder":       {kernelTree(item{name: "linux/a/../../other/evil"}), `outside of the top folder "linux"`},
-		"a file at the top":         {[]item{{name: "Makefile"}}, "want one top folder"},
-		"an absolute link":          {kernelTree(item{name: "linux/l", link: "/etc", kind: tar.TypeSymlink}), `symbolic link to the absolute path "/etc"`},
-		"a link outside":            {kernelTree(item{name: "linux/a/l", link: "../../x", kind: tar.TypeSymlink}), "which lies outside"},
-		"a link to the parent":      {kernelTree(item{name: "linux/l", link: "..", kind: tar.TypeSymlink}), "which lies outside"},
-		"a file through a link":     {kernelTree(item{name: "linux/d/"}, item{name: "linux/l", link: "d", kind: tar.TypeSymlink}, item{name: "linux/l/f"}), "something else"},
-		"a folder over a link":      {kernelTree(item{name: "linux/d/"}, item{name: "linux/l", link: "d", kind: tar.TypeSymlink}, item{name: "linux/l/"}), "something else"},
-		"a file over a link":        {kernelTree(item{name: "linux/l", link: "Makefile", kind: tar.TypeSymlink}, item{name: "linux/l"}), "comes twice"},
-		"a hard link outside":       {kernelTree(item{name: "linux/h", link: "/etc/passwd", kind: tar.TypeLink}), "hard link to"},
-		"a hard link upwards":       {kernelTree(item{name: "linux/h", link: "linux/../../x", kind: tar.TypeLink}), "hard link to"},
-		"a hard link to nothing":    {kernelTree(item{name: "linux/h", link: "linux/x", kind: tar.TypeLink}), "did not come before"},
-		"a hard link to a folder":   {kernelTree(item{name: "linux/d/"}, item{name: "linux/h", link: "linux/d", kind: tar.TypeLink}), "did not come before"},
-		"a character device":        {kernelTree(item{name: "linux/null", kind: tar.TypeChar}), "neither file, folder nor link"},
-		"a block device":            {kernelTree(item{name: "linux/sda", kind: tar.TypeBlock}), "neither file, folder nor link"},
-		"a pipe":                    {kernelTree(item{name: "linux/pipe", kind: tar.TypeFifo}), "neither file, folder nor link"},
+		"a parent folder":     {kernelTree(item{name: "linux/../../evil"}), "lies outside"},
+		"a parent of the top": {kernelTree(item{name: "../evil"}), "lies outside"},
+		"an absolute path":    {kernelTree(item{name: "/etc/evil"}), "lies outside"},
+		"a second top folder": {kernelTree(item{name: "linux/a/../../other/evil"}),
+			`outside of the top folder "linux"`},
+		"a file at the top": {[]item{{name: "Makefile"}}, "want one top folder"},
+		"an absolute link": {kernelTree(item{name: "linux/l", link: "/etc", kind: tar.TypeSymlink}),
+			`symbolic link to the absolute path "/etc"`},
+		"a link outside": {kernelTree(item{name: "linux/a/l", link: "../../x", kind: tar.TypeSymlink}),
+			"which lies outside"},
+		"a link to the parent": {kernelTree(item{name: "linux/l", link: "..", kind: tar.TypeSymlink}),
+			"which lies outside"},
+		"a file through a link": {kernelTree(item{name: "linux/d/"}, item{name: "linux/l", link: "d",
+			kind: tar.TypeSymlink}, item{name: "linux/l/f"}), "something else"},
+		"a folder over a link": {kernelTree(item{name: "linux/d/"}, item{name: "linux/l", link: "d",
+			kind: tar.TypeSymlink}, item{name: "linux/l/"}), "something else"},
+		"a file over a link": {kernelTree(item{name: "linux/l", link: "Makefile", kind: tar.TypeSymlink},
+			item{name: "linux/l"}), "comes twice"},
+		"a hard link outside": {kernelTree(item{name: "linux/h", link: "/etc/passwd", kind: tar.TypeLink}),
+			"hard link to"},
+		"a hard link upwards": {kernelTree(item{name: "linux/h", link: "linux/../../x", kind: tar.TypeLink}),
+			"hard link to"},
+		"a hard link to nothing": {kernelTree(item{name: "linux/h", link: "linux/x", kind: tar.TypeLink}),
+			"did not come before"},
+		"a hard link to a folder": {kernelTree(item{name: "linux/d/"}, item{name: "linux/h", link: "linux/d",
+			kind: tar.TypeLink}), "did not come before"},
+		"a character device": {kernelTree(item{name: "linux/null", kind: tar.TypeChar}),
+			"neither file, folder nor link"},
+		"a block device": {kernelTree(item{name: "linux/sda", kind: tar.TypeBlock}),
+			"neither file, folder nor link"},
+		"a pipe": {kernelTree(item{name: "linux/pipe", kind: tar.TypeFifo}),
+			"neither file, folder nor link"},
 		"a name twice":              {kernelTree(item{name: "linux/Makefile"}), "comes twice"},
 		"a name twice, spelt apart": {kernelTree(item{name: "linux/./Makefile"}), "comes twice"},
 		"a file over a folder":      {kernelTree(item{name: "linux/d/f"}, item{name: "linux/d"}), "comes twice"},
@@ -227,7 +248,8 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 }
 
 func TestBombsStopAtTheLimit(t *testing.T) {
-	bomb := tarball(t, kernelTree(item{name: "linux/a", text: strings.Repeat("\x00", 3<<20)}, item{name: "linux/b", text: strings.Repeat("\x00", 3<<20)})...)
+	bomb := tarball(t, kernelTree(item{name: "linux/a", text: strings.Repeat("\x00", 3<<20)},
+		item{name: "linux/b", text: strings.Repeat("\x00", 3<<20)})...)
 	for _, m := range []string{"", "gz", "xz", "zst"} {
 		dir, err := unpack(t, Tarball, compressed(t, m, bomb), Options{limit: 4 << 20})
 		if err == nil || !strings.Contains(err.Error(), `"linux/b": the archive unpacks to more than 4194304 bytes`) {
@@ -274,10 +296,12 @@ func TestMalformedPackagesAreRefused(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"no ar archive":       {linux, "no ar archive"},
-		"no data member":      {ar(member("debian-binary", []byte("2.0\n"))), "no data member"},
-		"no tarball inside":   {ar(member("data.tar", tarball(t, item{name: "./usr/"}))), "holds no usr/src/linux-source"},
-		"a link as tarball":   {ar(member("data.tar", tarball(t, item{name: "./usr/src/linux-source-6.12.tar.xz", link: "/etc/passwd", kind: tar.TypeSymlink}))), "holds no usr/src/linux-source"},
+		"no ar archive":  {linux, "no ar archive"},
+		"no data member": {ar(member("debian-binary", []byte("2.0\n"))), "no data member"},
+		"no tarball inside": {ar(member("data.tar", tarball(t, item{name: "./usr/"}))),
+			"holds no usr/src/linux-source"},
+		"a link as tarball": {ar(member("data.tar", tarball(t, item{name: "./usr/src/linux-source-6.12.tar.xz",
+			link: "/etc/passwd", kind: tar.TypeSymlink}))), "holds no usr/src/linux-source"},
 		"a negative size":     {bad(48, "-1        "), "malformed header"},
 		"a size of no number": {bad(48, "1e3       "), "malformed header"},
 		"a huge size":         {bytes.Replace(good, []byte("4         `\n2.0"), []byte("9223372036`\n2.0"), 1), "EOF"},
@@ -297,12 +321,14 @@ func TestMalformedPackagesAreRefused(t *testing.T) {
 func TestAWrongDigestIsAMismatch(t *testing.T) {
 	data := tarball(t, kernelTree()...)
 	path := filepath.Join(t.TempDir(), "linux.tar")
-	if err := os.WriteFile(path, append(data, make([]byte, 4096)...), 0o644); err != nil { // what follows the end of the tar counts too
+	// what follows the end of the tar counts too
+	if err := os.WriteFile(path, append(data, make([]byte, 4096)...), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	tree := makeTree(t)
 	for kind, p := range map[string]string{Tarball: path, Tree: tree} {
-		err := Unpack(t.Context(), Source{Kind: kind, Path: p, Digest: digest.Of(data)}, filepath.Join(t.TempDir(), "linux"), Options{})
+		err := Unpack(t.Context(), Source{Kind: kind, Path: p, Digest: digest.Of(data)}, filepath.Join(t.TempDir(),
+			"linux"), Options{})
 		var m *digest.Mismatch
 		if !errors.As(err, &m) || m.Name != filepath.Base(p) || m.Want != digest.Of(data) {
 			t.Errorf("%s: %v", kind, err)
@@ -316,10 +342,12 @@ func TestTheFolderMustBeNew(t *testing.T) {
 	if err := os.WriteFile(path, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := Unpack(t.Context(), Source{Kind: Tarball, Path: path, Digest: digest.Of(data)}, dir, Options{}); !errors.Is(err, os.ErrExist) {
+	if err := Unpack(t.Context(), Source{Kind: Tarball, Path: path, Digest: digest.Of(data)}, dir,
+		Options{}); !errors.Is(err, os.ErrExist) {
 		t.Errorf("got %v", err)
 	}
-	if err := Unpack(t.Context(), Source{Kind: "zip", Path: path, Digest: digest.Of(data)}, dir, Options{}); err == nil || !strings.Contains(err.Error(), "debian, tarball, tree") {
+	if err := Unpack(t.Context(), Source{Kind: "zip", Path: path, Digest: digest.Of(data)}, dir,
+		Options{}); err == nil || !strings.Contains(err.Error(), "debian, tarball, tree") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -337,7 +365,8 @@ func TestUnpackingStopsWhenToldTo(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var seen int64
-	err := Unpack(ctx, Source{Kind: Tarball, Path: path, Digest: digest.Of(linux)}, filepath.Join(t.TempDir(), "linux"), Options{
+	err := Unpack(ctx, Source{Kind: Tarball, Path: path, Digest: digest.Of(linux)}, filepath.Join(t.TempDir(),
+		"linux"), Options{
 		Progress: func(done, _ int64) { seen = done; cancel() },
 	})
 	if !errors.Is(err, context.Canceled) || seen >= int64(len(linux)) {
@@ -354,14 +383,16 @@ func FuzzDeb(f *testing.F) {
 	for _, m := range []string{"", "gz", "xz", "zst"} {
 		f.Add(deb(f, m, m, linux))
 	}
-	f.Add(deb(f, "", "", tarball(f, kernelTree(item{name: "linux/../../evil"}, item{name: "linux/l", link: "..", kind: tar.TypeSymlink})...)))
+	f.Add(deb(f, "", "", tarball(f, kernelTree(item{name: "linux/../../evil"}, item{name: "linux/l", link: "..",
+		kind: tar.TypeSymlink})...)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		top := t.TempDir()
 		path := filepath.Join(top, "deb")
 		if err := os.WriteFile(path, data, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		Unpack(t.Context(), Source{Kind: Debian, Path: path, Digest: digest.Of(data)}, filepath.Join(top, "linux"), Options{limit: 1 << 20})
+		Unpack(t.Context(), Source{Kind: Debian, Path: path, Digest: digest.Of(data)}, filepath.Join(top, "linux"),
+			Options{limit: 1 << 20})
 		entries, err := os.ReadDir(top)
 		if err != nil || len(entries) > 2 {
 			t.Errorf("%v, %v", entries, err)
@@ -370,7 +401,8 @@ func FuzzDeb(f *testing.F) {
 }
 
 func TestSkippedFilesAreReadAndNotWritten(t *testing.T) {
-	data := tarball(t, kernelTree(item{name: "linux/drivers/a.c", text: "a"}, item{name: "linux/drivers/Kconfig", text: "b"},
+	data := tarball(t, kernelTree(item{name: "linux/drivers/a.c", text: "a"}, item{name: "linux/drivers/Kconfig",
+		text: "b"},
 		item{name: "linux/drivers/b.c", kind: tar.TypeLink, link: "linux/drivers/a.c"})...)
 	path := filepath.Join(t.TempDir(), "linux.tar")
 	if err := os.WriteFile(path, data, 0o644); err != nil {

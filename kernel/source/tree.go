@@ -51,7 +51,8 @@ func inside(name, target string) error {
 	return nil
 }
 
-// TreeDigest is the digest of a folder with a kernel tree by the rule of internal/checkout. What is no kernel tree is an error. dir may be a link to it.
+// TreeDigest is the digest of a folder with a kernel tree by the rule of internal/checkout. What is no kernel tree is
+// an error. dir may be a link to it.
 func TreeDigest(ctx context.Context, dir string) (digest.Digest, error) {
 	entries, err := checkout.List(ctx, dir)
 	if err == nil {
@@ -100,7 +101,8 @@ func copyTree(ctx context.Context, s Source, dir string, o Options) error {
 			return err
 		}
 		h, n := digest.New(), &size{}
-		err = w.file(entry{name: e.Name, executable: e.Kind == checkout.Executable}, io.TeeReader(in, io.MultiWriter(h, n)))
+		err = w.file(entry{name: e.Name, executable: e.Kind == checkout.Executable},
+			io.TeeReader(in, io.MultiWriter(h, n)))
 		if err = errors.Join(err, in.Close()); err != nil {
 			return fmt.Errorf("copy %s: %w", e.Name, err)
 		}

@@ -71,19 +71,27 @@ func TestTreeDigestChangesWithTheTree(t *testing.T) {
 	seen := map[digest.Digest]string{mustDigest(t, makeTree(t)): "the tree"}
 	in := filepath.Join
 	for name, change := range map[string]func(dir string) error{
-		"content":         func(d string) error { return os.WriteFile(in(d, "a/f"), []byte("g"), 0o644) },
-		"execute bit":     func(d string) error { return os.Chmod(in(d, "a/f"), 0o755) },
-		"no execute bit":  func(d string) error { return os.Chmod(in(d, "run"), 0o644) },
-		"file name":       func(d string) error { return os.Rename(in(d, "a/f"), in(d, "a/g")) },
-		"place":           func(d string) error { return os.Rename(in(d, "a/f"), in(d, "f")) },
-		"missing file":    func(d string) error { return os.Remove(in(d, "a/empty")) },
-		"empty folder":    func(d string) error { return os.Remove(in(d, "empty")) },
-		"another folder":  func(d string) error { return os.Mkdir(in(d, "more"), 0o755) },
-		"file for folder": func(d string) error { os.Remove(in(d, "empty")); return os.WriteFile(in(d, "empty"), nil, 0o644) },
-		"link target":     func(d string) error { os.Remove(in(d, "link")); return os.Symlink("a/g", in(d, "link")) },
-		"file for link":   func(d string) error { os.Remove(in(d, "link")); return os.WriteFile(in(d, "link"), []byte("f"), 0o644) },
-		"inner .git":      func(d string) error { return os.Mkdir(in(d, "a/.git"), 0o755) },
-		"odd name":        func(d string) error { return os.WriteFile(in(d, "a\nf \"x\" y"), nil, 0o644) },
+		"content":        func(d string) error { return os.WriteFile(in(d, "a/f"), []byte("g"), 0o644) },
+		"execute bit":    func(d string) error { return os.Chmod(in(d, "a/f"), 0o755) },
+		"no execute bit": func(d string) error { return os.Chmod(in(d, "run"), 0o644) },
+		"file name":      func(d string) error { return os.Rename(in(d, "a/f"), in(d, "a/g")) },
+		"place":          func(d string) error { return os.Rename(in(d, "a/f"), in(d, "f")) },
+		"missing file":   func(d string) error { return os.Remove(in(d, "a/empty")) },
+		"empty folder":   func(d string) error { return os.Remove(in(d, "empty")) },
+		"another folder": func(d string) error { return os.Mkdir(in(d, "more"), 0o755) },
+		"file for folder": func(d string) error {
+			os.Remove(in(d, "empty"))
+			return os.WriteFile(in(d, "empty"), nil,
+				0o644)
+		},
+		"link target": func(d string) error { os.Remove(in(d, "link")); return os.Symlink("a/g", in(d, "link")) },
+		"file for link": func(d string) error {
+			os.Remove(in(d, "link"))
+			return os.WriteFile(in(d, "link"),
+				[]byte("f"), 0o644)
+		},
+		"inner .git": func(d string) error { return os.Mkdir(in(d, "a/.git"), 0o755) },
+		"odd name":   func(d string) error { return os.WriteFile(in(d, "a\nf \"x\" y"), nil, 0o644) },
 	} {
 		dir := makeTree(t)
 		if err := change(dir); err != nil {
@@ -100,7 +108,8 @@ func TestTreeDigestChangesWithTheTree(t *testing.T) {
 func TestTreesAreCopied(t *testing.T) {
 	from, to := makeTree(t), filepath.Join(t.TempDir(), "linux")
 	want := mustDigest(t, from)
-	if err := Unpack(t.Context(), Source{Kind: Tree, Path: from, Digest: want}, to, Options{Time: time.Unix(5, 0)}); err != nil {
+	if err := Unpack(t.Context(), Source{Kind: Tree, Path: from, Digest: want}, to,
+		Options{Time: time.Unix(5, 0)}); err != nil {
 		t.Fatal(err)
 	}
 	if got := mustDigest(t, to); got != want {
@@ -123,7 +132,8 @@ func TestATreeMayBeALink(t *testing.T) {
 		t.Errorf("the link has the digest %s, the tree %s", got, want)
 	}
 	to := filepath.Join(t.TempDir(), "linux")
-	if err := Unpack(t.Context(), Source{Kind: Tree, Path: link, Digest: want}, to, Options{Time: time.Unix(5, 0)}); err != nil {
+	if err := Unpack(t.Context(), Source{Kind: Tree, Path: link, Digest: want}, to,
+		Options{Time: time.Unix(5, 0)}); err != nil {
 		t.Fatal(err)
 	}
 	if got := mustDigest(t, to); got != want {
@@ -159,7 +169,8 @@ func TestOddTreesAreRefused(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(pipe, "pipe"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := TreeDigest(t.Context(), pipe); err == nil || !strings.Contains(err.Error(), "neither file, folder nor link") {
+	if _, err := TreeDigest(t.Context(), pipe); err == nil || !strings.Contains(err.Error(),
+		"neither file, folder nor link") {
 		t.Errorf("a pipe: %v", err)
 	}
 	if err := os.Symlink("/etc/passwd", filepath.Join(link, "passwd")); err != nil {
@@ -169,7 +180,8 @@ func TestOddTreesAreRefused(t *testing.T) {
 	if _, err := TreeDigest(t.Context(), link); err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("a link out of the tree: %v", err)
 	}
-	err := Unpack(t.Context(), Source{Kind: Tree, Path: link, Name: "linux"}, filepath.Join(t.TempDir(), "linux"), Options{})
+	err := Unpack(t.Context(), Source{Kind: Tree, Path: link, Name: "linux"}, filepath.Join(t.TempDir(), "linux"),
+		Options{})
 	if err == nil || !strings.HasPrefix(err.Error(), "linux: "+want) {
 		t.Errorf("a link out of the tree: %v", err)
 	}
@@ -178,13 +190,15 @@ func TestOddTreesAreRefused(t *testing.T) {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := TreeDigest(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "no "+name+" at its top") {
+		if _, err := TreeDigest(t.Context(), dir); err == nil || !strings.Contains(err.Error(),
+			"no "+name+" at its top") {
 			t.Errorf("no %s: %v", name, err)
 		}
 		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := TreeDigest(t.Context(), dir); err == nil || !strings.Contains(err.Error(), name+" at its top is no file") {
+		if _, err := TreeDigest(t.Context(), dir); err == nil || !strings.Contains(err.Error(),
+			name+" at its top is no file") {
 			t.Errorf("a folder as %s: %v", name, err)
 		}
 	}

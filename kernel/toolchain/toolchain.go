@@ -1,7 +1,7 @@
 // Package toolchain finds the programs a kernel is built with and says exactly which they are.
 //
-// An identity is a tool's name, its version line and the digest of its executable, so that two machines with the same identities build
-// the same bytes. Nothing here depends on $PATH: the folders are an argument.
+// An identity is a tool's name, its version line and the digest of its executable, so that two machines with the same
+// identities build the same bytes. Nothing here depends on $PATH: the folders are an argument.
 package toolchain
 
 import (
@@ -110,7 +110,8 @@ func (m *Missing) Error() string {
 	for _, n := range m.Needs {
 		names = append(names, n.Name)
 	}
-	return fmt.Sprintf("missing to build a kernel: %s (Debian packages: %s)", strings.Join(names, ", "), strings.Join(m.Packages(), " "))
+	return fmt.Sprintf("missing to build a kernel: %s (Debian packages: %s)", strings.Join(names, ", "),
+		strings.Join(m.Packages(), " "))
 }
 
 // Packages lists the Debian packages that have what is missing, sorted, each once.
@@ -220,7 +221,10 @@ func find(ctx context.Context, n Need, dirs []string, prefix, gcc string, c *cac
 	}
 	version := filepath.Base(real)
 	if n.kind != library {
-		version, err = c.remember(real, "version "+n.Name, func(string) (string, error) { return firstLine(ctx, path, real) })
+		version, err = c.remember(real, "version "+n.Name, func(string) (string, error) {
+			return firstLine(ctx, path,
+				real)
+		})
 		if err != nil {
 			return Tool{}, err
 		}
@@ -328,7 +332,8 @@ func (c *cache) remember(path, what string, ask func(real string) (string, error
 	}
 	st := fi.Sys().(*syscall.Stat_t) // always, on Linux
 	// The change time is set by the kernel alone, so nobody replaces a file behind our back with touch.
-	key := fmt.Sprintf("%s %s %d %d %d.%d %d.%d", what, real, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec)
+	key := fmt.Sprintf("%s %s %d %d %d.%d %d.%d", what, real, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec,
+		st.Ctim.Nsec)
 	c.mu.Lock()
 	fact, ok := c.facts[key]
 	c.mu.Unlock()

@@ -94,7 +94,8 @@ func fakeTools(t *testing.T, version string) string {
 		if n.kind == header {
 			continue
 		}
-		script := "#!/bin/sh\ncase $1 in\n-print*) echo " + dir + "/${1#*=} ;;\n*) echo " + n.Name + " " + version + " ;;\nesac\n"
+		script := "#!/bin/sh\ncase $1 in\n-print*) echo " + dir + "/${1#*=} ;;\n*) echo " + n.Name + " " + version +
+			" ;;\nesac\n"
 		name := n.Name
 		if n.kind == library {
 			name += ".so"

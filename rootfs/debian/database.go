@@ -46,7 +46,8 @@ func ReadDatabase(t *tree.Tree) (Database, error) {
 	files := []string{statusFile}
 	if d, err := t.Resolve(statusFolder); err == nil && d.Kind == tree.Dir {
 		for _, name := range d.Names() {
-			if n, err := t.Resolve(statusFolder + "/" + name); err == nil && n.Kind == tree.File && path.Ext(name) != ".md5sums" {
+			if n, err := t.Resolve(statusFolder + "/" + name); err == nil && n.Kind == tree.File &&
+				path.Ext(name) != ".md5sums" {
 				files = append(files, statusFolder+"/"+name)
 			}
 		}
@@ -87,7 +88,8 @@ func readStatus(t *tree.Tree, file string) (Database, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := Installed{Name: c.Get("Package"), Version: c.Get("Version"), Arch: c.Get("Architecture"), Control: c, stanza: text}
+		p := Installed{Name: c.Get("Package"), Version: c.Get("Version"), Arch: c.Get("Architecture"), Control: c,
+			stanza: text}
 		if p.Name == "" {
 			return nil, errors.New("a stanza without the name of a package")
 		}
@@ -107,7 +109,10 @@ func (db Database) with(list Database) Database {
 		return slices.ContainsFunc(list, func(q Installed) bool { return q.same(p) })
 	})
 	out = append(out, list...)
-	slices.SortStableFunc(out, func(a, b Installed) int { return strings.Compare(a.Name+"\x00"+a.Arch, b.Name+"\x00"+b.Arch) })
+	slices.SortStableFunc(out, func(a, b Installed) int {
+		return strings.Compare(a.Name+"\x00"+a.Arch,
+			b.Name+"\x00"+b.Arch)
+	})
 	return out
 }
 
@@ -175,7 +180,8 @@ func (in *installer) database(e *effects, debs []*Deb, before Database) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", d, err)
 		}
-		list = append(list, Installed{Name: d.Name, Version: string(d.Version), Arch: d.Arch, Whole: true, Control: d.Control, stanza: strings.TrimRight(stanza, "\n")})
+		list = append(list, Installed{Name: d.Name, Version: string(d.Version), Arch: d.Arch, Whole: true,
+			Control: d.Control, stanza: strings.TrimRight(stanza, "\n")})
 	}
 	for _, p := range before {
 		if p.file != "" && slices.ContainsFunc(list, p.same) {
@@ -260,7 +266,8 @@ func (in *installer) supersede(former []formerVersion, before Database) error {
 		slices.Sort(f.paths)
 		for _, p := range slices.Backward(f.paths) {
 			n, err := in.t.Lookup(p)
-			if err != nil || owned[p] || slices.Contains(conffiles, p) || p == "/." || p == "/" || n.Kind == tree.Dir && n.Len() > 0 || in.owner[n] != nil {
+			if err != nil || owned[p] || slices.Contains(conffiles, p) || p == "/." || p == "/" ||
+				n.Kind == tree.Dir && n.Len() > 0 || in.owner[n] != nil {
 				continue
 			}
 			if err := in.t.Remove(p); err != nil {

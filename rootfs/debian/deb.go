@@ -29,7 +29,8 @@ type Deb struct {
 	Scripts   []string // maintainer scripts that the package has, sorted: nobody runs them
 	MD5Sums   []byte   // as the package has it, for dpkg's database; nil when it has none
 
-	// Tar is the file with what the package installs, uncompressed. The caller may move it, to where it is kept by its digest, and say so here.
+	// Tar is the file with what the package installs, uncompressed. The caller may move it, to where it is kept by its
+	// digest, and say so here.
 	Tar    string
 	Digest digest.Digest // of Tar
 	Size   int64         // of Tar, in bytes
@@ -41,8 +42,10 @@ func (d *Deb) String() string { return "package " + d.Name + " " + string(d.Vers
 func (d *Deb) Package() (*Package, error) {
 	c := d.Control
 	p := &Package{
-		Name: d.Name, Version: d.Version, Arch: d.Arch, Essential: c.Get("Essential") == "yes", Priority: c.Get("Priority"), MultiArch: c.Get("Multi-Arch"),
-		PreDepends: c.Get("Pre-Depends"), Depends: c.Get("Depends"), Recommends: c.Get("Recommends"), Provides: c.Get("Provides"),
+		Name: d.Name, Version: d.Version, Arch: d.Arch, Essential: c.Get("Essential") == "yes",
+		Priority: c.Get("Priority"), MultiArch: c.Get("Multi-Arch"),
+		PreDepends: c.Get("Pre-Depends"), Depends: c.Get("Depends"), Recommends: c.Get("Recommends"),
+		Provides:  c.Get("Provides"),
 		Conflicts: c.Get("Conflicts"), Breaks: c.Get("Breaks"),
 	}
 	if s := c.Get("Installed-Size"); s != "" {
@@ -54,15 +57,16 @@ func (d *Deb) Package() (*Package, error) {
 	return p, cmp.Or(checkName(p.Name), p.Version.Check(), checkArch(p.Arch))
 }
 
-// The parts of an ar archive, which a .deb is: a magic line, then members, each with a header and padded to an even length. deb(5); ar.h of
-// the GNU C library.
+// The parts of an ar archive, which a .deb is: a magic line, then members, each with a header and padded to an even
+// length. deb(5); ar.h of the GNU C library.
 const (
 	arMagic  = "!<arch>\n"
 	arHeader = 16 + 12 + 6 + 6 + 8 + 10 + 2 // 60: name, date, uid, gid, mode, size, end
 	arEnd    = "`\n"
 )
 
-// Bounds of what comes out of a package. The longest control members, of translations, have 10 MB; the largest package has 4 GB.
+// Bounds of what comes out of a package. The longest control members, of translations, have 10 MB; the largest
+// package has 4 GB.
 const (
 	maxControl = 64 << 20
 	maxData    = 32 << 30
@@ -90,8 +94,8 @@ func openDeb(file, dir string) (*Deb, error) {
 	return d, nil
 }
 
-// readDeb reads the members in the order deb(5) demands: debian-binary, control.tar, data.tar; names that begin with "_" may stand between.
-// data.tar goes into the folder dir; where that is empty it is passed over, unread.
+// readDeb reads the members in the order deb(5) demands: debian-binary, control.tar, data.tar; names that begin
+// with "_" may stand between. data.tar goes into the folder dir; where that is empty it is passed over, unread.
 func readDeb(r *bufio.Reader, dir string) (*Deb, error) {
 	magic := make([]byte, len(arMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != arMagic {
@@ -246,7 +250,8 @@ func (d *Deb) readControl(r io.Reader) error {
 	if d.Control, err = ParseControl(files["control"]); err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
-	d.Name, d.Version, d.Arch = d.Control.Get("Package"), Version(d.Control.Get("Version")), d.Control.Get("Architecture")
+	d.Name, d.Version, d.Arch = d.Control.Get("Package"), Version(d.Control.Get("Version")),
+		d.Control.Get("Architecture")
 	for _, err := range []error{checkName(d.Name), d.Version.Check(), checkArch(d.Arch)} {
 		if err != nil {
 			return fmt.Errorf("control: %w", err)

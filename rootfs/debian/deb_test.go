@@ -29,7 +29,8 @@ func tarOf(t testing.TB, items ...item) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, i := range items {
-		h := &tar.Header{Name: i.name, Typeflag: i.kind, Linkname: i.link, Size: int64(len(i.text)), Mode: i.mode, Format: tar.FormatGNU}
+		h := &tar.Header{Name: i.name, Typeflag: i.kind, Linkname: i.link, Size: int64(len(i.text)), Mode: i.mode,
+			Format: tar.FormatGNU}
 		switch {
 		case i.kind == 0 && strings.HasSuffix(i.name, "/"):
 			h.Typeflag = tar.TypeDir
@@ -73,7 +74,8 @@ func ar(members ...string) []byte {
 func debOf(t testing.TB, how, control string, more []item, data ...item) []byte {
 	t.Helper()
 	c := append([]item{{name: "./"}, {name: "./control", text: control}}, more...)
-	return ar("debian-binary", "2.0\n", "control.tar"+how, string(treetest.Squeeze(t, how, tarOf(t, c...))), "data.tar"+how, string(treetest.Squeeze(t, how, tarOf(t, data...))))
+	return ar("debian-binary", "2.0\n", "control.tar"+how, string(treetest.Squeeze(t, how, tarOf(t, c...))),
+		"data.tar"+how, string(treetest.Squeeze(t, how, tarOf(t, data...))))
 }
 
 func onDisk(t testing.TB, data []byte) string {
@@ -85,13 +87,17 @@ func onDisk(t testing.TB, data []byte) string {
 	return p
 }
 
-const helloControl = "Package: hello\nVersion: 1:2.0-1\nArchitecture: amd64\nDescription: greets\n the world\n .\n politely\n"
+const helloControl = "Package: hello\nVersion: 1:2.0-1\nArchitecture: amd64\nDescription: greets\n the world\n .\n " +
+	"politely\n"
 
 func hello(t testing.TB, how string) []byte {
 	return debOf(t, how, helloControl, []item{
-		{name: "./postinst", text: "#!/bin/sh\n", mode: 0o755}, {name: "./prerm", text: "#!/bin/sh\n"}, {name: "./triggers", text: "x"},
-		{name: "./md5sums", text: "5d41402abc4b2a76b9719d911017c592  usr/bin/hello\n"}, {name: "./conffiles", text: "/etc/hello\nremove-on-upgrade /etc/old\n"},
-	}, item{name: "./"}, item{name: "./usr/bin/hello", text: "hello", mode: 0o755}, item{name: "./etc/hello", text: "conf"})
+		{name: "./postinst", text: "#!/bin/sh\n", mode: 0o755}, {name: "./prerm", text: "#!/bin/sh\n"},
+		{name: "./triggers", text: "x"},
+		{name: "./md5sums", text: "5d41402abc4b2a76b9719d911017c592  usr/bin/hello\n"},
+		{name: "./conffiles", text: "/etc/hello\nremove-on-upgrade /etc/old\n"},
+	}, item{name: "./"}, item{name: "./usr/bin/hello", text: "hello", mode: 0o755}, item{name: "./etc/hello",
+		text: "conf"})
 }
 
 func TestAHeaderOfArHas60Bytes(t *testing.T) {
@@ -108,10 +114,12 @@ func TestDebsAreUnpacked(t *testing.T) {
 			t.Fatalf("%q: %v", how, err)
 		}
 		got := fmt.Sprint(d, d.Arch, d.Scripts, d.Conffiles, d.Control.Get("description"))
-		if want := "package hello 1:2.0-1amd64[postinst prerm] [/etc/hello]greets\n the world\n .\n politely"; got != want {
+		want := "package hello 1:2.0-1amd64[postinst prerm] [/etc/hello]greets\n the world\n .\n politely"
+		if got != want {
 			t.Errorf("%q: got\n%s\nwant\n%s", how, got, want)
 		}
-		if sum, size, err := digest.File(d.Tar); err != nil || sum != d.Digest || size != d.Size || filepath.Dir(d.Tar) != dir {
+		if sum, size, err := digest.File(d.Tar); err != nil || sum != d.Digest || size != d.Size ||
+			filepath.Dir(d.Tar) != dir {
 			t.Errorf("%q: %s %s %d, %v", how, d.Tar, sum, size, err)
 		}
 		again, err := Read(file)
@@ -139,17 +147,21 @@ func TestHostileDebs(t *testing.T) {
 		"another first":       {ar("control.tar", control), "debian-binary"},
 		"version 3":           {ar("debian-binary", "3.0\n"), "debian-binary"},
 		"data before control": {ar("debian-binary", "2.0\n", "data.tar", data), "want control.tar"},
-		"no data":             {ar("debian-binary", "2.0\n", "control.tar", control), "member data.tar: header: unexpected EOF"},
-		"other data":          {ar("debian-binary", "2.0\n", "control.tar", control, "data.tar.bz2", "BZh"), "compressed in a way"},
-		"a huge member":       {bytes.Replace(good, []byte("100644  4 "), []byte("100644  99999999999"), 1)[:200], ""},
-		"a negative member":   {bytes.Replace(good, []byte("100644  4  "), []byte("100644  -4 "), 1), "malformed"},
-		"no control":          {ar("debian-binary", "2.0\n", "control.tar", string(tarOf(t)), "data.tar", data), "control"},
-		"name of a path":      {with("Package: ../x\nVersion: 1\nArchitecture: all\n"), "no name of a package"},
-		"version of a path":   {with("Package: xx\nVersion: 1/../..\nArchitecture: all\n"), "version"},
-		"architecture":        {with("Package: xx\nVersion: 1\nArchitecture: a/b\n"), "architecture"},
-		"two names":           {with("Package: xx\nPackage: yy\nVersion: 1\nArchitecture: all\n"), "twice"},
-		"two stanzas":         {with("Package: xx\n\nVersion: 1\nArchitecture: all\n"), "empty line"},
-		"conffile outside":    {debOf(t, "", helloControl, []item{{name: "conffiles", text: "/etc/../x\n"}}), "no absolute path"},
+		"no data": {ar("debian-binary", "2.0\n", "control.tar", control),
+			"member data.tar: header: unexpected EOF"},
+		"other data": {ar("debian-binary", "2.0\n", "control.tar", control, "data.tar.bz2", "BZh"),
+			"compressed in a way"},
+		"a huge member":     {bytes.Replace(good, []byte("100644  4 "), []byte("100644  99999999999"), 1)[:200], ""},
+		"a negative member": {bytes.Replace(good, []byte("100644  4  "), []byte("100644  -4 "), 1), "malformed"},
+		"no control": {ar("debian-binary", "2.0\n", "control.tar", string(tarOf(t)), "data.tar", data),
+			"control"},
+		"name of a path":    {with("Package: ../x\nVersion: 1\nArchitecture: all\n"), "no name of a package"},
+		"version of a path": {with("Package: xx\nVersion: 1/../..\nArchitecture: all\n"), "version"},
+		"architecture":      {with("Package: xx\nVersion: 1\nArchitecture: a/b\n"), "architecture"},
+		"two names":         {with("Package: xx\nPackage: yy\nVersion: 1\nArchitecture: all\n"), "twice"},
+		"two stanzas":       {with("Package: xx\n\nVersion: 1\nArchitecture: all\n"), "empty line"},
+		"conffile outside": {debOf(t, "", helloControl, []item{{name: "conffiles", text: "/etc/../x\n"}}),
+			"no absolute path"},
 	} {
 		if _, err := Unpack(onDisk(t, c.deb), t.TempDir()); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", name, err, c.want)
@@ -168,7 +180,8 @@ func TestHostileDebs(t *testing.T) {
 			}
 		}
 	}
-	odd := append(ar("debian-binary", "2.0\n", "_gpg", "x", "control.tar", control, "_more", "", "data.tar", data), "rubbish"...)
+	odd := append(ar("debian-binary", "2.0\n", "_gpg", "x", "control.tar", control, "_more", "", "data.tar", data),
+		"rubbish"...)
 	if _, err := Unpack(onDisk(t, odd), t.TempDir()); err != nil {
 		t.Errorf("members that deb(5) says to pass over: %v", err)
 	}
@@ -178,8 +191,10 @@ func TestHostileDebs(t *testing.T) {
 func TestDpkgDebAgrees(t *testing.T) {
 	testenv.Require(t, testenv.Tool("dpkg-deb"))
 	src := filepath.Join(t.TempDir(), "src")
-	for p, s := range map[string]string{"DEBIAN/control": "Package: hello\nVersion: 1:2.0-1\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: x\n y\n",
-		"DEBIAN/conffiles": "/etc/hello\n", "etc/hello": "conf", "usr/share/hello/text": strings.Repeat("text ", 5000)} {
+	for p, s := range map[string]string{"DEBIAN/control": "Package: hello\nVersion: 1:2.0-1\nArchitecture: " +
+		"all\nMaintainer: A <a@example.org>\nDescription: x\n y\n",
+		"DEBIAN/conffiles": "/etc/hello\n", "etc/hello": "conf", "usr/share/hello/text": strings.Repeat("text ",
+			5000)} {
 		if err := os.MkdirAll(filepath.Join(src, filepath.Dir(p)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -189,7 +204,8 @@ func TestDpkgDebAgrees(t *testing.T) {
 	}
 	for _, how := range []string{"none", "gzip", "xz", "zstd"} {
 		deb := filepath.Join(t.TempDir(), "x.deb")
-		if out, err := exec.Command("dpkg-deb", "--root-owner-group", "-Z"+how, "-b", src, deb).CombinedOutput(); err != nil {
+		if out, err := exec.Command("dpkg-deb", "--root-owner-group", "-Z"+how, "-b", src,
+			deb).CombinedOutput(); err != nil {
 			t.Fatalf("dpkg-deb -Z%s: %v: %s", how, err, out)
 		}
 		d, err := Unpack(deb, t.TempDir())
@@ -215,7 +231,8 @@ func FuzzDeb(f *testing.F) {
 		dir := t.TempDir()
 		d, err := readDeb(bufio.NewReader(bytes.NewReader(data)), dir)
 		left, lerr := os.ReadDir(dir)
-		if lerr != nil || err == nil && (len(left) != 1 || filepath.Join(dir, left[0].Name()) != d.Tar) || err != nil && len(left) > 0 {
+		if lerr != nil || err == nil && (len(left) != 1 || filepath.Join(dir, left[0].Name()) != d.Tar) ||
+			err != nil && len(left) > 0 {
 			t.Errorf("%v left %v, %v", err, left, lerr)
 		}
 	})

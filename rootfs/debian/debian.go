@@ -1,8 +1,10 @@
-// Package debian makes a root file system of Debian's binary packages without running anything of theirs: it reads package lists, chooses
-// what a wish needs, unpacks packages into a tree, and does by declaration what their maintainer scripts would have done.
+// Package debian makes a root file system of Debian's binary packages without running anything of theirs: it reads
+// package lists, chooses what a wish needs, unpacks packages into a tree, and does by declaration what their maintainer
+// scripts would have done.
 //
-// Lists and .deb files come in as bytes that someone has checked; a tree goes out. It knows no network, no apt and no dpkg. Formats are
-// deb(5), deb-control(5), deb-version(7) and the Debian Policy Manual, chapters 5 and 7. docs/formats/debian.md says what is not done.
+// Lists and .deb files come in as bytes that someone has checked; a tree goes out. It knows no network, no apt and no
+// dpkg. Formats are deb(5), deb-control(5), deb-version(7) and the Debian Policy Manual, chapters 5 and 7.
+// docs/formats/debian.md says what is not done.
 package debian
 
 import (
@@ -80,7 +82,8 @@ func ParseControl(data []byte) (Control, error) {
 
 // checkName keeps names that end up in paths and in lists to what Debian Policy 5.6.1 allows.
 func checkName(s string) error {
-	if len(s) < 2 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789+-.") != "" || strings.ContainsRune("+-.", rune(s[0])) {
+	if len(s) < 2 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789+-.") != "" || strings.ContainsRune("+-.",
+		rune(s[0])) {
 		return fmt.Errorf("%q is no name of a package", s)
 	}
 	return nil

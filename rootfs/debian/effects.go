@@ -12,7 +12,8 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// Groups of base-passwd that files made here belong to. Debian Policy 9.2.2: Debian gives numbers below 100 out itself, the same everywhere.
+// Groups of base-passwd that files made here belong to. Debian Policy 9.2.2: Debian gives numbers below 100 out itself,
+// the same everywhere.
 const (
 	gidMail   = 8
 	gidShadow = 42
@@ -22,14 +23,15 @@ const (
 // homeOfRoot is where the guest's superuser lives. Debian Policy 9.1.1, by the Filesystem Hierarchy Standard 3.0, 3.14.
 const homeOfRoot = "/root"
 
-// effect is something that a maintainer script would have done: from which package's scripts it is known, and what it makes. It makes only
-// what is not there, and only where the package's own files are.
+// effect is something that a maintainer script would have done: from which package's scripts it is known, and what it
+// makes. It makes only what is not there, and only where the package's own files are.
 type effect struct {
 	name string
 	do   func(*effects)
 }
 
-// effectList is all that is done in place of scripts once every package is unpacked, in this order. docs/formats/debian.md has it as a table.
+// effectList is all that is done in place of scripts once every package is unpacked, in this order.
+// docs/formats/debian.md has it as a table.
 var effectList = []effect{
 	{"base-passwd: users and groups", (*effects).passwd},
 	{"base-files: folders, and files for people", (*effects).baseFiles},
@@ -39,14 +41,15 @@ var effectList = []effect{
 	{"alternatives", (*effects).alternatives},
 }
 
-// merged are the folders of / that are links into /usr. Debian's usrmerge; base-files of Debian 13 and later has most of them itself.
+// merged are the folders of / that are links into /usr. Debian's usrmerge; base-files of Debian 13 and later has most
+// of them itself.
 var merged = []string{"bin", "lib", "sbin"}
 
 // lib64 are architectures whose dynamic loader is below /lib64. GNU C library, shlib-versions of each port.
 var lib64 = []string{"amd64", "loong64", "mips64el", "ppc64", "ppc64el"}
 
-// alternative is a name for which several packages have a program; the first path that is there is what update-alternatives(1) chooses by
-// itself, from the priorities in the packages' scripts.
+// alternative is a name for which several packages have a program; the first path that is there is what
+// update-alternatives(1) chooses by itself, from the priorities in the packages' scripts.
 type alternative struct {
 	name, link string
 	paths      []string
@@ -64,17 +67,25 @@ var alternativeList = []alternative{
 	{"nc", "/bin/nc", []string{"/bin/nc.openbsd", "/bin/nc.traditional"}},
 	{"netcat", "/bin/netcat", []string{"/bin/nc.openbsd", "/bin/nc.traditional"}},
 	{"iptables", "/usr/sbin/iptables", []string{"/usr/sbin/iptables-nft", "/usr/sbin/iptables-legacy"}},
-	{"iptables-restore", "/usr/sbin/iptables-restore", []string{"/usr/sbin/iptables-nft-restore", "/usr/sbin/iptables-legacy-restore"}},
-	{"iptables-save", "/usr/sbin/iptables-save", []string{"/usr/sbin/iptables-nft-save", "/usr/sbin/iptables-legacy-save"}},
+	{"iptables-restore", "/usr/sbin/iptables-restore", []string{"/usr/sbin/iptables-nft-restore",
+		"/usr/sbin/iptables-legacy-restore"}},
+	{"iptables-save", "/usr/sbin/iptables-save", []string{"/usr/sbin/iptables-nft-save",
+		"/usr/sbin/iptables-legacy-save"}},
 	{"ip6tables", "/usr/sbin/ip6tables", []string{"/usr/sbin/ip6tables-nft", "/usr/sbin/ip6tables-legacy"}},
-	{"ip6tables-restore", "/usr/sbin/ip6tables-restore", []string{"/usr/sbin/ip6tables-nft-restore", "/usr/sbin/ip6tables-legacy-restore"}},
-	{"ip6tables-save", "/usr/sbin/ip6tables-save", []string{"/usr/sbin/ip6tables-nft-save", "/usr/sbin/ip6tables-legacy-save"}},
+	{"ip6tables-restore", "/usr/sbin/ip6tables-restore", []string{"/usr/sbin/ip6tables-nft-restore",
+		"/usr/sbin/ip6tables-legacy-restore"}},
+	{"ip6tables-save", "/usr/sbin/ip6tables-save", []string{"/usr/sbin/ip6tables-nft-save",
+		"/usr/sbin/ip6tables-legacy-save"}},
 	{"arptables", "/usr/sbin/arptables", []string{"/usr/sbin/arptables-nft", "/usr/sbin/arptables-legacy"}},
-	{"arptables-restore", "/usr/sbin/arptables-restore", []string{"/usr/sbin/arptables-nft-restore", "/usr/sbin/arptables-legacy-restore"}},
-	{"arptables-save", "/usr/sbin/arptables-save", []string{"/usr/sbin/arptables-nft-save", "/usr/sbin/arptables-legacy-save"}},
+	{"arptables-restore", "/usr/sbin/arptables-restore", []string{"/usr/sbin/arptables-nft-restore",
+		"/usr/sbin/arptables-legacy-restore"}},
+	{"arptables-save", "/usr/sbin/arptables-save", []string{"/usr/sbin/arptables-nft-save",
+		"/usr/sbin/arptables-legacy-save"}},
 	{"ebtables", "/usr/sbin/ebtables", []string{"/usr/sbin/ebtables-nft", "/usr/sbin/ebtables-legacy"}},
-	{"ebtables-restore", "/usr/sbin/ebtables-restore", []string{"/usr/sbin/ebtables-nft-restore", "/usr/sbin/ebtables-legacy-restore"}},
-	{"ebtables-save", "/usr/sbin/ebtables-save", []string{"/usr/sbin/ebtables-nft-save", "/usr/sbin/ebtables-legacy-save"}},
+	{"ebtables-restore", "/usr/sbin/ebtables-restore", []string{"/usr/sbin/ebtables-nft-restore",
+		"/usr/sbin/ebtables-legacy-restore"}},
+	{"ebtables-save", "/usr/sbin/ebtables-save", []string{"/usr/sbin/ebtables-nft-save",
+		"/usr/sbin/ebtables-legacy-save"}},
 }
 
 // effects makes things in a tree, each only where nothing is. After the first error it does nothing more.
@@ -121,14 +132,16 @@ func (e *effects) after() error {
 	return e.err
 }
 
-// passwd makes the users and groups that every Debian has, with no password for anyone: "*" matches none. passwd(5), shadow(5), gshadow(5).
+// passwd makes the users and groups that every Debian has, with no password for anyone: "*" matches none. passwd(5),
+// shadow(5), gshadow(5).
 func (e *effects) passwd() {
 	const day = 24 * 60 * 60
 	for _, f := range []struct {
 		master, plain, secret string
 		rest                  string // of a line of the secret file, behind the password
 	}{
-		{"/usr/share/base-passwd/passwd.master", "/etc/passwd", "/etc/shadow", fmt.Sprintf("%d:0:99999:7:::", max(0, e.time.Sec)/day)},
+		{"/usr/share/base-passwd/passwd.master", "/etc/passwd", "/etc/shadow", fmt.Sprintf("%d:0:99999:7:::",
+			max(0, e.time.Sec)/day)},
 		{"/usr/share/base-passwd/group.master", "/etc/group", "/etc/gshadow", ":"},
 	} {
 		if !e.there(f.master) || e.there(f.plain) {
@@ -153,11 +166,14 @@ func (e *effects) baseFiles() {
 	if !e.there("/etc/debian_version") {
 		return
 	}
-	for _, c := range [][2]string{{"dot.profile", homeOfRoot + "/.profile"}, {"dot.bashrc", homeOfRoot + "/.bashrc"}, {"profile", "/etc/profile"}, {"motd", "/etc/motd"}} {
+	for _, c := range [][2]string{{"dot.profile", homeOfRoot + "/.profile"}, {"dot.bashrc", homeOfRoot + "/.bashrc"},
+		{"profile", "/etc/profile"}, {"motd", "/etc/motd"}} {
 		e.copy(from+c[0], c[1])
 	}
-	for _, d := range []string{"/etc/opt", "/media", "/mnt", "/opt", "/srv", "/var/opt", "/usr/local", "/usr/local/bin", "/usr/local/etc", "/usr/local/games", "/usr/local/include",
-		"/usr/local/lib", "/usr/local/libexec", "/usr/local/sbin", "/usr/local/share", "/usr/local/share/man", "/usr/local/src"} {
+	for _, d := range []string{"/etc/opt", "/media", "/mnt", "/opt", "/srv", "/var/opt", "/usr/local",
+		"/usr/local/bin", "/usr/local/etc", "/usr/local/games", "/usr/local/include",
+		"/usr/local/lib", "/usr/local/libexec", "/usr/local/sbin", "/usr/local/share", "/usr/local/share/man",
+		"/usr/local/src"} {
 		e.folder(d, 0o755, 0)
 	}
 	e.folder("/var/mail", 0o2775, gidMail)
@@ -203,8 +219,8 @@ func (e *effects) localtime() {
 	}
 }
 
-// certificates makes the one file that most programs read: all certificates that the package ships, in the order of their paths.
-// update-ca-certificates(8). The links named by hash, which OpenSSL looks for in a folder, are not made.
+// certificates makes the one file that most programs read: all certificates that the package ships, in the order of
+// their paths. update-ca-certificates(8). The links named by hash, which OpenSSL looks for in a folder, are not made.
 func (e *effects) certificates() {
 	const from = "/usr/share/ca-certificates"
 	top, err := e.t.Resolve(from)

@@ -16,8 +16,8 @@ import (
 	"github.com/katabuild/katabuild/internal/mistake"
 )
 
-// Package is what a Packages file says of a package, as far as choosing and fetching it needs. Relations are unread: most packages are never
-// looked at.
+// Package is what a Packages file says of a package, as far as choosing and fetching it needs. Relations are unread:
+// most packages are never looked at.
 type Package struct {
 	Name      string
 	Version   Version
@@ -142,8 +142,8 @@ func (x *Index) Nearest(name string) string {
 	return mistake.Nearest(name, slices.Sorted(maps.Keys(x.packages)), len(name)/3+2)
 }
 
-// ParsePackages calls f for each stanza of a Packages file, in its order. A stanza without a name, version, architecture, file name, size or
-// digest is an error.
+// ParsePackages calls f for each stanza of a Packages file, in its order. A stanza without a name, version,
+// architecture, file name, size or digest is an error.
 func ParsePackages(r io.Reader, f func(*Package) error) error {
 	in := bufio.NewReaderSize(r, maxLine)
 	p, n := &Package{}, 0
@@ -245,8 +245,8 @@ func (p *Package) check() error {
 	return cmp.Or(checkName(p.Name), p.Version.Check(), checkArch(p.Arch))
 }
 
-// providers are who provides a name in a version that a relation wants: the more important first, then by name. A relation with a version is
-// only met by a provision with one. Debian Policy 7.5.
+// providers are who provides a name in a version that a relation wants: the more important first, then by name. A
+// relation with a version is only met by a provision with one. Debian Policy 7.5.
 func (x *Index) providers(r Relation) ([]*Package, error) {
 	if x.provides == nil {
 		provides := map[string][]provision{}

@@ -18,8 +18,9 @@ type Options struct {
 	Paths Rules
 }
 
-// Install puts unpacked packages into a tree, then what their maintainer scripts would have made, then dpkg's database. The same packages in
-// any order give the same tree. What was in the tree before gives way to no package's file unless it is a folder.
+// Install puts unpacked packages into a tree, then what their maintainer scripts would have made, then dpkg's database.
+// The same packages in any order give the same tree. What was in the tree before gives way to no package's file unless
+// it is a folder.
 func Install(t *tree.Tree, debs []*Deb, o Options) error {
 	debs = slices.Clone(debs)
 	slices.SortFunc(debs, func(a, b *Deb) int {
@@ -95,7 +96,8 @@ type list struct {
 func (in *installer) apply(d *Deb) error {
 	l := list{deb: d}
 	folders := map[string]*tree.Node{} // left out, unless something in them is kept
-	err := tree.ApplyTar(in.t, d.Tar, tree.TarOptions{Origin: d.String(), Keep: func(p string, n *tree.Node) (bool, error) {
+	err := tree.ApplyTar(in.t, d.Tar, tree.TarOptions{Origin: d.String(), Keep: func(p string, n *tree.Node) (bool,
+		error) {
 		if !in.o.Paths.Keep(p) {
 			if n.Kind == tree.Dir {
 				folders[p] = n
@@ -121,8 +123,8 @@ func (in *installer) apply(d *Deb) error {
 	return err
 }
 
-// mayPut decides who has a path that another package has too. Debian Policy 7.6.1: a package that replaces another has its files, in whatever
-// order the two are installed.
+// mayPut decides who has a path that another package has too. Debian Policy 7.6.1: a package that replaces another has
+// its files, in whatever order the two are installed.
 func (in *installer) mayPut(d *Deb, p string, n *tree.Node) (bool, error) {
 	there, err := in.t.Lookup(p)
 	if err != nil { // nothing is there, or Put finds the same error
@@ -145,7 +147,8 @@ func (in *installer) mayPut(d *Deb, p string, n *tree.Node) (bool, error) {
 		case under && !over:
 			return false, nil
 		case !over:
-			return false, fmt.Errorf("%s has %s too, and neither replaces the other (diversions are not made)", other, p)
+			return false, fmt.Errorf("%s has %s too, and neither replaces the other (diversions are not made)", other,
+				p)
 		}
 	}
 	in.owner[n] = d

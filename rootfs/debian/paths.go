@@ -8,8 +8,8 @@ type Rule struct {
 	Keep    bool
 }
 
-// Rules decide as dpkg's path-exclude and path-include do: the last rule that matches a path counts, and what none matches is kept. dpkg(1).
-// A kept path's folders are kept.
+// Rules decide as dpkg's path-exclude and path-include do: the last rule that matches a path counts, and what none
+// matches is kept. dpkg(1). A kept path's folders are kept.
 type Rules []Rule
 
 // Exclude and Include are rules of one kind.

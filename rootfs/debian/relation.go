@@ -56,8 +56,8 @@ func (c Clause) String() string {
 	return strings.Join(s, " | ")
 }
 
-// ParseRelations reads the value of a field of a binary package: clauses between commas. Restrictions in [] and <>, which only source
-// packages have, are an error.
+// ParseRelations reads the value of a field of a binary package: clauses between commas. Restrictions in [] and <>,
+// which only source packages have, are an error.
 func ParseRelations(s string) ([]Clause, error) {
 	var out []Clause
 	for part := range strings.SplitSeq(s, ",") {

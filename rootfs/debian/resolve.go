@@ -10,12 +10,13 @@ import (
 // Wish says what a root file system needs. The zero value is nothing.
 type Wish struct {
 	Packages []string // by name; one that only others provide must have a single provider
-	// Essential adds all packages without which Debian says it may not work; Required all of the priority "required", as debootstrap's
-	// minimal variant does.
+	// Essential adds all packages without which Debian says it may not work; Required all of the priority "required",
+	// as debootstrap's minimal variant does.
 	Essential, Required bool
 	// Recommends adds what chosen packages recommend, where it can be had.
 	Recommends bool
-	// Exclude is never chosen. A need that only such a package could meet counts as met: whoever excludes it answers for that.
+	// Exclude is never chosen. A need that only such a package could meet counts as met: whoever excludes it answers
+	// for that.
 	Exclude []string
 }
 
@@ -24,7 +25,8 @@ type UnmetError struct {
 	Chain []string // who needs whom: a wanted package first, the one whose need is not met last
 	Need  string   // what that one needs, or is
 	Why   string
-	Names []string // of packages whose versions have a say in it: the chain, those that could meet the need, those in the way
+	// of packages whose versions have a say in it: the chain, those that could meet the need, those in the way
+	Names []string
 }
 
 func (e *UnmetError) Error() string {
@@ -58,12 +60,13 @@ type resolver struct {
 	wishes   []need               // recommended
 }
 
-// Resolve chooses packages so that every need of each is met and none conflicts with another, sorted by name. What is chosen depends on the
-// index and the wish alone, not on the order of the wish.
+// Resolve chooses packages so that every need of each is met and none conflicts with another, sorted by name. What is
+// chosen depends on the index and the wish alone, not on the order of the wish.
 //
-// Needs that leave a choice wait until all others are met, so that a package that is there anyway is preferred; then the first alternative
-// that can be had counts, and of packages that provide a name the more important, then the first by name. A choice is never taken back: where
-// apt would try another way, this is an error that says what to ask for or to exclude.
+// Needs that leave a choice wait until all others are met, so that a package that is there anyway is preferred; then
+// the first alternative that can be had counts, and of packages that provide a name the more important, then the first
+// by name. A choice is never taken back: where apt would try another way, this is an error that says what to ask for or
+// to exclude.
 func Resolve(x *Index, w Wish) ([]*Package, error) {
 	r := &resolver{x: x, exclude: map[string]bool{}, chosen: map[string]*choice{}, provided: map[string][]*choice{}}
 	for _, name := range w.Exclude {
@@ -136,7 +139,8 @@ func (r *resolver) wanted(name string) (*Package, error) {
 	for _, p := range by {
 		names = append(names, p.Name)
 	}
-	return nil, &UnmetError{Need: name, Why: "no package, but provided by several: ask for one of " + strings.Join(names, ", ")}
+	return nil, &UnmetError{Need: name, Why: "no package, but provided by several: ask for one of " + strings.Join(
+		names, ", ")}
 }
 
 func (r *resolver) settle(recommends bool) error {
@@ -182,7 +186,8 @@ func (r *resolver) meet(n need, now bool) error {
 	case len(can) == 0 && slices.ContainsFunc(n.Clause, func(a Relation) bool { return r.exclude[a.Name] }):
 		return nil
 	case len(can) == 0:
-		return &UnmetError{Chain: n.by.chain(), Need: n.Clause.String(), Why: r.why(n.Clause), Names: r.involved(n.by, n.Clause)}
+		return &UnmetError{Chain: n.by.chain(), Need: n.Clause.String(), Why: r.why(n.Clause),
+			Names: r.involved(n.by, n.Clause)}
 	case len(can) > 1 && !now:
 		r.open = append(r.open, n)
 		return nil
@@ -352,7 +357,8 @@ func (r *resolver) choose(p *Package, by *choice, asked Clause) error {
 	if with, err := r.conflict(p); err != nil {
 		return err
 	} else if with != "" {
-		return &UnmetError{Chain: by.chain(), Need: asked.String(), Why: with, Names: append(r.involved(by, asked), p.Name)}
+		return &UnmetError{Chain: by.chain(), Need: asked.String(), Why: with, Names: append(r.involved(by, asked),
+			p.Name)}
 	}
 	c, err := newChoice(p, by)
 	if err != nil {
@@ -365,7 +371,8 @@ func (r *resolver) choose(p *Package, by *choice, asked Clause) error {
 	for _, f := range []struct {
 		name, value string
 		queue       *[]need
-	}{{"Pre-Depends", p.PreDepends, &r.firm}, {"Depends", p.Depends, &r.firm}, {"Recommends", p.Recommends, &r.wishes}} {
+	}{{"Pre-Depends", p.PreDepends, &r.firm}, {"Depends", p.Depends, &r.firm}, {"Recommends", p.Recommends,
+		&r.wishes}} {
 		clauses, err := ParseRelations(f.value)
 		if err != nil {
 			return fmt.Errorf("package %s: %s: %w", p.Name, f.name, err)
@@ -386,7 +393,8 @@ func (c *choice) chain() (out []string) {
 	return out
 }
 
-// Satisfied says which need of a list of packages the list itself does not meet. It checks a choice by other means than Resolve makes it.
+// Satisfied says which need of a list of packages the list itself does not meet. It checks a choice by other means than
+// Resolve makes it.
 func Satisfied(list []*Package, arch string) error {
 	x := NewIndex(arch)
 	for _, p := range list {
@@ -407,7 +415,8 @@ func Satisfied(list []*Package, arch string) error {
 						return err
 					}
 					q := x.packages[a.Name]
-					met = met || (q != nil && a.Holds(q.Version) || len(by) > 0) && (a.Arch == "" || a.Arch == "any" || a.Arch == arch)
+					met = met || (q != nil && a.Holds(q.Version) || len(by) > 0) &&
+						(a.Arch == "" || a.Arch == "any" || a.Arch == arch)
 				}
 				if !met {
 					errs = append(errs, &UnmetError{Chain: []string{p.Name}, Need: c.String(), Why: "not in the list"})

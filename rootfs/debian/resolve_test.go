@@ -19,7 +19,8 @@ func stanzas(lines ...string) string {
 		for _, p := range parts[1:] {
 			fmt.Fprintln(&b, strings.TrimSpace(p))
 		}
-		fmt.Fprintf(&b, "Description: a text\n of several lines\nTag: a,\n b\nFilename: pool/%s.deb\nSize: 9\nSHA256: %064d\n\n", f[0], 0)
+		fmt.Fprintf(&b, "Description: a text\n of several lines\nTag: a,\n b\nFilename: pool/%s.deb\nSize: "+
+			"9\nSHA256: %064d\n\n", f[0], 0)
 	}
 	return b.String()
 }
@@ -34,13 +35,16 @@ func index(t testing.TB, lines ...string) *Index {
 }
 
 func TestPackagesAreRead(t *testing.T) {
-	x := index(t, "aa 1.0 amd64; Depends: bb (>= 1), cc | dd:any; Essential: yes; Priority: required; Installed-Size: 12", "aa 0.9 amd64", "aa 1.1 arm64", "bb 1 all; Multi-Arch: foreign")
-	want := &Package{Name: "aa", Version: "1.0", Arch: "amd64", Essential: true, Priority: "required", Depends: "bb (>= 1), cc | dd:any", Filename: "pool/aa.deb",
+	x := index(t, "aa 1.0 amd64; Depends: bb (>= 1), cc | dd:any; Essential: yes; Priority: required; "+
+		"Installed-Size: 12", "aa 0.9 amd64", "aa 1.1 arm64", "bb 1 all; Multi-Arch: foreign")
+	want := &Package{Name: "aa", Version: "1.0", Arch: "amd64", Essential: true, Priority: "required",
+		Depends: "bb (>= 1), cc | dd:any", Filename: "pool/aa.deb",
 		Size: 9, InstalledSize: 12, Digest: x.Find("bb").Digest}
 	if got := x.Find("aa"); !reflect.DeepEqual(got, want) || x.Len() != 2 {
 		t.Errorf("got %+v of %d, want %+v", got, x.Len(), want)
 	}
-	if err := x.Read(strings.NewReader(strings.TrimRight(stanzas("aa 2 amd64"), "\n")), Source{}); err != nil || x.Find("aa").Version != "2" {
+	if err := x.Read(strings.NewReader(strings.TrimRight(stanzas("aa 2 amd64"), "\n")), Source{}); err != nil ||
+		x.Find("aa").Version != "2" {
 		t.Errorf("a second list, without an end of line: %v, %+v", err, x.Find("aa"))
 	}
 	one := stanzas("aa 1 amd64")
@@ -104,11 +108,15 @@ func TestResolve(t *testing.T) {
 		"libc 2.1-1 amd64; Priority: required",
 		"gawk 1 amd64; Provides: awk", "mawk 1 amd64; Provides: awk; Priority: required", "aawk 1 amd64; Provides: awk",
 		"app 1 all; Depends: one | two, libc (<< 3), tool:any; Recommends: extra, missing; Conflicts: rival",
-		"one 1 amd64", "two 1 amd64", "wants-two 1 amd64; Depends: two", "tool 1 amd64; Multi-Arch: allowed", "extra 1 all; Depends: one-more", "one-more 1 all",
+		"one 1 amd64", "two 1 amd64", "wants-two 1 amd64; Depends: two", "tool 1 amd64; Multi-Arch: allowed",
+		"extra 1 all; Depends: one-more", "one-more 1 all",
 		"rival 1 amd64; Provides: game", "game-data 1 all; Breaks: app (<< 2); Provides: game",
-		"virtual-user 1 all; Depends: mta (>= 3)", "mta-a 1 all; Provides: mta", "mta-b 1 all; Provides: mta (= 2)", "mta-c 1 all; Provides: mta (= 3)",
-		"self 1 all; Provides: thing; Conflicts: thing", "loop-a 1 all; Depends: loop-b", "loop-b 1 all; Pre-Depends: loop-a",
-		"broken 1 all; Depends: middle", "middle 1 all; Depends: libc (>= 9) | nothing", "foreign 1 all; Depends: tool:arm64",
+		"virtual-user 1 all; Depends: mta (>= 3)", "mta-a 1 all; Provides: mta", "mta-b 1 all; Provides: mta (= 2)",
+		"mta-c 1 all; Provides: mta (= 3)",
+		"self 1 all; Provides: thing; Conflicts: thing", "loop-a 1 all; Depends: loop-b",
+		"loop-b 1 all; Pre-Depends: loop-a",
+		"broken 1 all; Depends: middle", "middle 1 all; Depends: libc (>= 9) | nothing",
+		"foreign 1 all; Depends: tool:arm64",
 		"needs-both 1 all; Depends: app, rival", "avoids 1 all; Depends: rival | two",
 	}
 	for _, c := range []struct {
@@ -121,7 +129,8 @@ func TestResolve(t *testing.T) {
 		{"required", Wish{Required: true}, "base libc mawk"},
 		{"a provider that is there anyway", Wish{Essential: true, Packages: []string{"gawk"}}, "base gawk libc"},
 		{"the first alternative", Wish{Packages: []string{"app"}}, "app libc one tool"},
-		{"an alternative that is there anyway", Wish{Packages: []string{"wants-two", "app"}}, "app libc tool two wants-two"},
+		{"an alternative that is there anyway", Wish{Packages: []string{"wants-two", "app"}},
+			"app libc tool two wants-two"},
 		{"recommended", Wish{Packages: []string{"app"}, Recommends: true}, "app extra libc one one-more tool"},
 		{"excluded alternative", Wish{Packages: []string{"app"}, Exclude: []string{"one"}}, "app libc tool two"},
 		{"excluded need", Wish{Packages: []string{"app"}, Exclude: []string{"libc"}}, "app one tool"},
@@ -131,11 +140,16 @@ func TestResolve(t *testing.T) {
 		{"needs in a circle", Wish{Packages: []string{"loop-a"}}, "loop-a loop-b"},
 		{"an alternative without a conflict", Wish{Packages: []string{"app", "avoids"}}, "app avoids libc tool two"},
 		{"unknown", Wish{Packages: []string{"nothing"}}, "error: nothing: there is no such package"},
-		{"wanted and excluded", Wish{Packages: []string{"app"}, Exclude: []string{"app"}}, "error: app: both wanted and excluded"},
-		{"a name with several providers", Wish{Packages: []string{"awk"}}, "error: awk: no package, but provided by several: ask for one of mawk, aawk, gawk"},
-		{"unmet", Wish{Packages: []string{"broken"}}, "error: broken needs middle needs libc (>= 9) | nothing: there is libc 2.1-1"},
-		{"another architecture", Wish{Packages: []string{"foreign"}}, "error: foreign needs tool:arm64: tool:arm64 is of another architecture"},
-		{"conflict", Wish{Packages: []string{"needs-both"}}, "error: needs-both needs rival: rival 1 conflicts with app"},
+		{"wanted and excluded", Wish{Packages: []string{"app"}, Exclude: []string{"app"}},
+			"error: app: both wanted and excluded"},
+		{"a name with several providers", Wish{Packages: []string{"awk"}},
+			"error: awk: no package, but provided by several: ask for one of mawk, aawk, gawk"},
+		{"unmet", Wish{Packages: []string{"broken"}},
+			"error: broken needs middle needs libc (>= 9) | nothing: there is libc 2.1-1"},
+		{"another architecture", Wish{Packages: []string{"foreign"}},
+			"error: foreign needs tool:arm64: tool:arm64 is of another architecture"},
+		{"conflict", Wish{Packages: []string{"needs-both"}},
+			"error: needs-both needs rival: rival 1 conflicts with app"},
 		{"wanted conflict", Wish{Packages: []string{"app", "rival"}}, "error: rival: rival 1 conflicts with app"},
 		{"broken", Wish{Packages: []string{"app", "game-data"}}, "error: game-data: game-data 1 conflicts with app"},
 	} {
@@ -160,17 +174,20 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s: in another order %s, %v", c.name, names(again), err2)
 		}
 	}
-	if _, err := Resolve(index(t, "bad 1 all; Depends: x [y]"), Wish{Packages: []string{"bad"}}); err == nil || !strings.Contains(err.Error(), "package bad: Depends") {
+	if _, err := Resolve(index(t, "bad 1 all; Depends: x [y]"), Wish{Packages: []string{"bad"}}); err == nil ||
+		!strings.Contains(err.Error(), "package bad: Depends") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := Resolve(index(t, "bad 1 all; Provides: xx (>= 1)", "good 1 all; Depends: yy"), Wish{Packages: []string{"good"}}); err == nil || !strings.Contains(err.Error(), "package bad: Provides") {
+	if _, err := Resolve(index(t, "bad 1 all; Provides: xx (>= 1)", "good 1 all; Depends: yy"),
+		Wish{Packages: []string{"good"}}); err == nil || !strings.Contains(err.Error(), "package bad: Provides") {
 		t.Errorf("got %v", err)
 	}
 }
 
 // FuzzPackages: whatever a list says, reading and choosing end, and what is chosen is met.
 func FuzzPackages(f *testing.F) {
-	f.Add(stanzas("aa 1 amd64; Depends: bb (>= 1) | cc", "bb 1 all; Provides: cc (= 2); Conflicts: dd", "dd 2 all; Recommends: aa"))
+	f.Add(stanzas("aa 1 amd64; Depends: bb (>= 1) | cc", "bb 1 all; Provides: cc (= 2); Conflicts: dd",
+		"dd 2 all; Recommends: aa"))
 	f.Add(stanzas("aa 1 amd64; Depends: aa; Conflicts: aa; Breaks: aa", "bb 1 all; Pre-Depends: aa:any"))
 	f.Fuzz(func(t *testing.T, s string) {
 		x := NewIndex("amd64")
@@ -181,7 +198,8 @@ func FuzzPackages(f *testing.F) {
 		for name := range x.packages {
 			all = append(all, name)
 		}
-		for _, w := range []Wish{{Essential: true, Packages: all, Recommends: true}, {Packages: all[:min(1, len(all))]}} {
+		for _, w := range []Wish{{Essential: true, Packages: all, Recommends: true},
+			{Packages: all[:min(1, len(all))]}} {
 			l, err := Resolve(x, w)
 			if err != nil {
 				continue

@@ -30,7 +30,8 @@ func (v Version) Check() error {
 		}
 	}
 	if upstream == "" || !digit(upstream[0]) || strings.Trim(upstream, alnum+".+-~:") != "" {
-		return fmt.Errorf("version %q: want an upstream part of letters, digits and .+-~: that begins with a digit", string(v))
+		return fmt.Errorf("version %q: want an upstream part of letters, digits and .+-~: that begins with a digit",
+			string(v))
 	}
 	if strings.HasSuffix(string(v), "-") || strings.Trim(revision, alnum+".+~") != "" {
 		return fmt.Errorf("version %q: want a revision of letters, digits and .+~", string(v))
@@ -38,7 +39,8 @@ func (v Version) Check() error {
 	return nil
 }
 
-// Compare is negative when v is older than w, 0 when neither is, positive when v is newer. It has an answer for anything.
+// Compare is negative when v is older than w, 0 when neither is, positive when v is newer. It has an answer for
+// anything.
 func (v Version) Compare(w Version) int {
 	e1, u1, r1 := v.split()
 	e2, u2, r2 := w.split()
@@ -79,7 +81,8 @@ func comparePart(a, b string) int {
 	return 0
 }
 
-// order ranks a character in a part without digits: a tilde before the end of the part, which is 0 as a digit is, then letters, then the rest.
+// order ranks a character in a part without digits: a tilde before the end of the part, which is 0 as a digit is, then
+// letters, then the rest.
 func order(c byte) int {
 	switch {
 	case c == '~':

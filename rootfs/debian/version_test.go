@@ -79,7 +79,8 @@ func askDpkg(t *testing.T, v Version, op string, w Version) {
 }
 
 func TestWhatIsNoVersion(t *testing.T) {
-	for _, v := range []Version{"", "a", "-1", "1-", ":1", "a:1", "-1:1", "2147483648:1", "1 2", "1/2", "1_2", "1-1_2", "1-1:2", "~1", "1:", "1:a", "é1"} {
+	for _, v := range []Version{"", "a", "-1", "1-", ":1", "a:1", "-1:1", "2147483648:1", "1 2", "1/2", "1_2",
+		"1-1_2", "1-1:2", "~1", "1:", "1:a", "é1"} {
 		if v.Check() == nil {
 			t.Errorf("%q passes for a version", v)
 		}

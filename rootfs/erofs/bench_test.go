@@ -41,7 +41,8 @@ func BenchmarkWrite(b *testing.B) {
 		})
 	}
 	for name, args := range map[string][]string{
-		"none": nil, "lz4": {"-zlz4"}, "lz4-64K": {"-zlz4", "-C65536"}, "lz4hc-64K": {"-zlz4hc,9", "-C65536"}, "lz4hc-best": {"-zlz4hc,12", "-C1048576", "-Eztailpacking"},
+		"none": nil, "lz4": {"-zlz4"}, "lz4-64K": {"-zlz4", "-C65536"}, "lz4hc-64K": {"-zlz4hc,9", "-C65536"},
+		"lz4hc-best": {"-zlz4hc,12", "-C1048576", "-Eztailpacking"},
 	} {
 		b.Run("mkfs-"+name, func(b *testing.B) {
 			testenv.Require(b, testenv.Tool("mkfs.erofs"))

@@ -131,7 +131,8 @@ func (i *image) finishPacked(in *pipeline) error {
 		return err
 	}
 	n := &tree.Node{Kind: tree.File, Time: tree.Time{Sec: i.o.Time}}
-	if err := i.addSized("the packed inode", n, i.packed.size, mapHeader{Advise: adviseBig1}, i.packed.extents, nil); err != nil {
+	if err := i.addSized("the packed inode", n, i.packed.size, mapHeader{Advise: adviseBig1}, i.packed.extents,
+		nil); err != nil {
 		return err
 	}
 	i.packed.at = i.at[n]
@@ -171,8 +172,8 @@ func (i *image) addSized(p string, n *tree.Node, size int64, h mapHeader, extent
 	}, tail)
 }
 
-// appendIndex appends a full index: for every 4 KiB of the file whether an extent starts there, and where it is, or how far back its start
-// and how far ahead the next one is. No two extents may start in the same 4 KiB.
+// appendIndex appends a full index: for every 4 KiB of the file whether an extent starts there, and where it is, or how
+// far back its start and how far ahead the next one is. No two extents may start in the same 4 KiB.
 func appendIndex(b []byte, size int64, extents []placed) []byte {
 	at := int64(0)
 	for _, e := range extents {

@@ -42,7 +42,8 @@ func (r *reader) content(in *onDisk) (*content, error) {
 	return c, nil
 }
 
-// readList reads where the chunks are. It is as long as the file is large, so a size that the list would not fit for is refused.
+// readList reads where the chunks are. It is as long as the file is large, so a size that the list would not fit for is
+// refused.
 func (c *content) readList() error {
 	r, in := c.r, c.in
 	if in.union&^(chunkBitsMask|chunkIndexes) != 0 {

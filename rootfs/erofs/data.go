@@ -60,8 +60,8 @@ func (i *image) copy(p string, r io.Reader, n int64) error {
 	return i.out.pad()
 }
 
-// chunks is how many bits the chunks of a file with holes have beyond a block's, plus one; 0 where a list of chunks saves nothing. The best
-// size is a balance: small chunks leave out more zeros, and make a longer list.
+// chunks is how many bits the chunks of a file with holes have beyond a block's, plus one; 0 where a list of chunks
+// saves nothing. The best size is a balance: small chunks leave out more zeros, and make a longer list.
 func (i *image) chunks(n *tree.Node) int {
 	size, data := n.Size(), n.Content.Data()
 	held := int64(0)
@@ -125,5 +125,6 @@ func (i *image) chunked(p string, n *tree.Node) error {
 	if err != nil {
 		return err
 	}
-	return i.add(p, n, inode{layout: layoutChunks, size: size, union: uint32(bits)}, func(int) []byte { return list }, nil)
+	return i.add(p, n, inode{layout: layoutChunks, size: size, union: uint32(bits)}, func(int) []byte { return list },
+		nil)
 }

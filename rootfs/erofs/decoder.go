@@ -53,7 +53,8 @@ func (r *reader) unpack(e *diskExtent) ([]byte, error) {
 	}
 	if e.plain {
 		if e.interlaced {
-			// The extent's first bytes are at the end of its last block, from the place on that they have in the file's.
+			// The extent's first bytes are at the end of its last block, from the place on that they have in the
+			// file's.
 			head := e.at & (r.blockSize - 1)
 			last := len(src) - int(r.blockSize)
 			src = append(src[last+int(head):], src[:last+int(head)]...)
@@ -107,7 +108,8 @@ func (r *reader) unpack(e *diskExtent) ([]byte, error) {
 
 func (d *decoders) unzstd(src, dst []byte, partial bool) ([]byte, error) {
 	d.zstdOnce.Do(func() {
-		d.zstd, d.zstdErr = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxUnpacked), zstd.WithDecoderMaxWindow(maxPacked))
+		d.zstd, d.zstdErr = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(maxUnpacked), zstd.WithDecoderMaxWindow(maxPacked))
 	})
 	if d.zstdErr != nil {
 		return nil, d.zstdErr
@@ -118,9 +120,9 @@ func (d *decoders) unzstd(src, dst []byte, partial bool) ([]byte, error) {
 	return d.zstd.DecodeAll(src, nil)
 }
 
-// unlz4 unpacks as much of an LZ4 block as fills dst, and lets the rest be. lz4_Block_format.md: a token with the length of literals in its
-// upper 4 bits and the length of a match less 4 in its lower, 15 being continued by bytes up to one that is not 255; the literals; how far
-// back the match is, in 2 bytes. The last sequence has no match.
+// unlz4 unpacks as much of an LZ4 block as fills dst, and lets the rest be. lz4_Block_format.md: a token with the
+// length of literals in its upper 4 bits and the length of a match less 4 in its lower, 15 being continued by bytes up
+// to one that is not 255; the literals; how far back the match is, in 2 bytes. The last sequence has no match.
 func unlz4(dst, src []byte) error {
 	next := func() (b byte, ok bool) {
 		if len(src) == 0 {

@@ -14,14 +14,16 @@ const (
 	zstdWindowBits = 17
 )
 
-// encoder compresses src to dst, which has room for more than src. Nil is "not smaller". It keeps nothing from one call for the next.
+// encoder compresses src to dst, which has room for more than src. Nil is "not smaller". It keeps nothing from one call
+// for the next.
 type encoder func(dst, src []byte) []byte
 
 // encoders are the algorithms, by Compression.
 var encoders = [...]struct {
 	algorithm uint8
-	// fragments puts what is left of a file into the packed inode, where it is compressed together with other files'. LZ4 gains little by
-	// that, and its images should mount on kernels before 6.1: there it stands behind the inode, compressed alone.
+	// fragments puts what is left of a file into the packed inode, where it is compressed together with other files'.
+	// LZ4 gains little by that, and its images should mount on kernels before 6.1: there it stands behind the inode,
+	// compressed alone.
 	fragments bool
 	make      func(level int) (encoder, error)
 }{
@@ -30,12 +32,14 @@ var encoders = [...]struct {
 		return func(dst, src []byte) []byte { return lz4Result(dst, c.CompressBlock)(src) }, nil
 	}},
 	LZ4HC: {algLZ4, false, func(level int) (encoder, error) {
-		// How many earlier places are tried for a match. The library's own levels start at 512, which takes twice the time of 64 for 1% less.
+		// How many earlier places are tried for a match. The library's own levels start at 512, which takes twice the
+		// time of 64 for 1% less.
 		c := &lz4.CompressorHC{Level: 4 << level}
 		return func(dst, src []byte) []byte { return lz4Result(dst, c.CompressBlock)(src) }, nil
 	}},
 	Zstd: {algZstd, true, func(level int) (encoder, error) {
-		// A kernel reads a frame only if its window fits in what the superblock promised; a single segment's window is the whole.
+		// A kernel reads a frame only if its window fits in what the superblock promised; a single segment's window is
+		// the whole.
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevel(level)), zstd.WithEncoderConcurrency(1),
 			zstd.WithWindowSize(1<<zstdWindowBits), zstd.WithSingleSegment(false), zstd.WithEncoderCRC(false))
 		if err != nil {
@@ -70,8 +74,8 @@ func lz4Result(dst []byte, compress func(src, dst []byte) (int, error)) func(src
 	}
 }
 
-// smaller refuses what is not smaller, and what starts with a zero: zeros stand in front of compressed data in its first block, and a kernel
-// skips them all. Only DEFLATE may start so.
+// smaller refuses what is not smaller, and what starts with a zero: zeros stand in front of compressed data in its
+// first block, and a kernel skips them all. Only DEFLATE may start so.
 func smaller(dst, src []byte) []byte {
 	if len(dst) >= len(src) || dst[0] == 0 {
 		return nil

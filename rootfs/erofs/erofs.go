@@ -1,10 +1,12 @@
 // Package erofs writes and reads EROFS images, Linux's read-only file system.
 //
-// A tree comes in and an image goes out, or the other way round. The same tree and options give the same bytes, whoever runs it, on however
-// many processors. The package knows nothing of block devices, mounts, partitions or verity, and never touches the host's file system itself:
-// files are read through the tree, and the image goes where the caller says.
+// A tree comes in and an image goes out, or the other way round. The same tree and options give the same bytes, whoever
+// runs it, on however many processors. The package knows nothing of block devices, mounts, partitions or verity, and
+// never touches the host's file system itself: files are read through the tree, and the image goes where the caller
+// says.
 //
-// The format is Linux's Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h; docs/formats/erofs.md says what of it is used and why.
+// The format is Linux's Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h; docs/formats/erofs.md says what of
+// it is used and why.
 package erofs
 
 import (
@@ -49,18 +51,21 @@ type Options struct {
 	Compression Compression
 	// Level of the compression; 0 is the default. LZ4HC and Deflate have 1 to 9, Zstd 1 to 4, the others none.
 	Level int
-	// ClusterSize is how many bytes of a file are compressed at a time: a multiple of BlockSize up to 1 MiB. Larger is smaller, and slower to
-	// read at random. 0 is the default, 128 KiB.
+	// ClusterSize is how many bytes of a file are compressed at a time: a multiple of BlockSize up to 1 MiB. Larger is
+	// smaller, and slower to read at random. 0 is the default, 128 KiB.
 	ClusterSize int
-	// Inline puts the last bytes of a file behind its inode where they fit, without Compression too: smaller, but such files are not fit for DAX.
+	// Inline puts the last bytes of a file behind its inode where they fit, without Compression too: smaller, but such
+	// files are not fit for DAX.
 	Inline bool
 	// UUID of the file system; zero derives it from the content.
 	UUID [16]byte
 	// Label has at most 16 bytes, none of them NUL.
 	Label string
-	// Time is when the image was built, in seconds since 1970. A file of just that time takes 32 bytes less than others.
+	// Time is when the image was built, in seconds since 1970. A file of just that time takes 32 bytes less than
+	// others.
 	Time int64
-	// Jobs is how many goroutines compress; 0 is one a processor. Each takes some 40 MB. The image does not depend on it.
+	// Jobs is how many goroutines compress; 0 is one a processor. Each takes some 40 MB. The image does not depend on
+	// it.
 	Jobs int
 }
 
@@ -68,8 +73,9 @@ type Options struct {
 type Info struct {
 	Size   int64 // bytes, a multiple of BlockSize
 	Inodes int
-	// UUID is Options.UUID or, where that is zero, derived: SHA-256 over two checksums (CRC-32C, CRC-32) of every 256 KiB of the image and
-	// of its first blocks, cut to the form of a UUID of version 8 (RFC 9562). It tells images apart; it proves nothing.
+	// UUID is Options.UUID or, where that is zero, derived: SHA-256 over two checksums (CRC-32C, CRC-32) of every 256
+	// KiB of the image and of its first blocks, cut to the form of a UUID of version 8 (RFC 9562). It tells images
+	// apart; it proves nothing.
 	UUID [16]byte
 }
 
@@ -100,7 +106,8 @@ func (o Options) complete() (Options, error) {
 		o.ClusterSize = defaultCluster
 	}
 	if o.ClusterSize < 2*BlockSize || o.ClusterSize > maxCluster || o.ClusterSize%BlockSize != 0 {
-		return o, fmt.Errorf("cluster size %d: want a multiple of %d from %d to %d", o.ClusterSize, BlockSize, 2*BlockSize, maxCluster)
+		return o, fmt.Errorf("cluster size %d: want a multiple of %d from %d to %d", o.ClusterSize, BlockSize,
+			2*BlockSize, maxCluster)
 	}
 	if len(o.Label) > maxLabel {
 		return o, fmt.Errorf("label %q: want at most %d bytes", o.Label, maxLabel)

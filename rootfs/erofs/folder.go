@@ -81,5 +81,6 @@ func (f *folder) block(b []byte, names []string, i int, nid func(*tree.Node) uin
 
 // fileType is EROFS's and <linux/fs_types.h>'s number of a kind, FT_*.
 func fileType(k tree.Kind) uint8 {
-	return [...]uint8{tree.File: 1, tree.Dir: 2, tree.CharDevice: 3, tree.BlockDevice: 4, tree.FIFO: 5, tree.Socket: 6, tree.Symlink: 7}[k]
+	return [...]uint8{tree.File: 1, tree.Dir: 2, tree.CharDevice: 3, tree.BlockDevice: 4, tree.FIFO: 5,
+		tree.Socket: 6, tree.Symlink: 7}[k]
 }

@@ -2,8 +2,8 @@ package erofs
 
 import "encoding/binary"
 
-// Everything below is Linux's fs/erofs/erofs_fs.h in its order, with its names in the comments; what the fields mean together is
-// Documentation/filesystems/erofs.rst.
+// Everything below is Linux's fs/erofs/erofs_fs.h in its order, with its names in the comments; what the fields mean
+// together is Documentation/filesystems/erofs.rst.
 
 var le = binary.LittleEndian
 
@@ -64,7 +64,8 @@ const (
 	incompatFragments   = 0x20 // FRAGMENTS or DEDUPE: last pieces in the packed inode, pieces used twice
 	incompatPrefixes    = 0x40 // XATTR_PREFIXES
 
-	incompatKnown = incompatZeroPadding | incompatCompressed | incompatChunked | incompatDevices | incompatTailPacking | incompatFragments
+	incompatKnown = incompatZeroPadding | incompatCompressed | incompatChunked | incompatDevices |
+		incompatTailPacking | incompatFragments
 )
 
 // Bits of an inode's format, i_format: EROFS_I_VERSION_BIT, EROFS_I_DATALAYOUT_BIT.
@@ -150,7 +151,8 @@ var xattrPrefixes = []struct {
 	{6, "security.", false},
 }
 
-// direntSize is the length of struct erofs_dirent: the nid in 64 bits, where the name starts in 16, the type in 8, 8 reserved.
+// direntSize is the length of struct erofs_dirent: the nid in 64 bits, where the name starts in 16, the type in 8, 8
+// reserved.
 const direntSize = 12
 
 // Algorithms, Z_EROFS_COMPRESSION_*.

@@ -99,8 +99,9 @@ func (r *reader) fullIndex(at, n int64, h mapHeader) ([]cluster, int64, error) {
 	return out, at + n*indexEntry, nil
 }
 
-// compactIndex reads an index of packs: 2 entries in 8 bytes or 16 in 32, of which the last 4 are a block and the rest entries of the same
-// length, an offset or distance in the lower bits and the kind in the upper 2. Packs of 32 bytes start at a multiple of 32.
+// compactIndex reads an index of packs: 2 entries in 8 bytes or 16 in 32, of which the last 4 are a block and the rest
+// entries of the same length, an offset or distance in the lower bits and the kind in the upper 2. Packs of 32 bytes
+// start at a multiple of 32.
 func (r *reader) compactIndex(at, n int64, h mapHeader) ([]cluster, int64, error) {
 	first, middle := (-at&31)/4, int64(0)
 	if h.Advise&adviseCompact2B != 0 && first < n {
@@ -158,7 +159,8 @@ func (r *reader) unpackEntries(out []cluster, pack []byte, count int, big bool) 
 	return out
 }
 
-// join makes extents of entries: one starts in every entry but those of kind clusterNonHead, and ends where the next one starts.
+// join makes extents of entries: one starts in every entry but those of kind clusterNonHead, and ends where the next
+// one starts.
 func (r *reader) join(in *onDisk, h mapHeader, clusters []cluster, end int64) ([]diskExtent, error) {
 	var out []diskExtent
 	for i, c := range clusters {
@@ -178,7 +180,8 @@ func (r *reader) join(in *onDisk, h mapHeader, clusters []cluster, end int64) ([
 		if k := len(out) - 1; k >= 0 {
 			out[k].length = at - out[k].at
 		}
-		e := diskExtent{at: at, length: in.size - at, start: int64(c.block) << r.blockBits, size: r.blockSize, partial: c.partial}
+		e := diskExtent{at: at, length: in.size - at, start: int64(c.block) << r.blockBits, size: r.blockSize,
+			partial: c.partial}
 		if i+1 < len(clusters) && clusters[i+1].kind == clusterNonHead && clusters[i+1].blocks > 0 {
 			e.size = int64(clusters[i+1].blocks) << r.blockBits
 		}

@@ -81,7 +81,8 @@ func TestTheKernelShowsTheTree(t *testing.T) {
 	if !testing.Short() {
 		trees["torture"] = treetest.Torture(t)
 	}
-	needs := map[Compression]testenv.Need{None: linux(5, 15), LZ4: linux(5, 17), LZ4HC: linux(5, 17), Zstd: linux(6, 10), Deflate: linux(6, 6)}
+	needs := map[Compression]testenv.Need{None: linux(5, 15), LZ4: linux(5, 17), LZ4HC: linux(5, 17),
+		Zstd: linux(6, 10), Deflate: linux(6, 6)}
 	for name, tr := range trees {
 		for way, o := range ways() {
 			if name == "torture" && way != o.Compression.String() {
@@ -138,16 +139,20 @@ func TestImagesOfMkfsAreRead(t *testing.T) {
 	testenv.Require(t, testenv.Tool("mkfs.erofs"))
 	dir := t.TempDir()
 	for _, n := range []int{0, 1, 100, 4095, 4096, 4097, 8192, 20000, 65536, 300000} {
-		for kind, b := range map[string][]byte{"words": words(n, 1), "noise": noise(n, 2), "both": append(words(n/2, 3), noise(n-n/2, 4)...), "zeros": make([]byte, n)} {
+		for kind, b := range map[string][]byte{"words": words(n, 1), "noise": noise(n, 2),
+			"both": append(words(n/2, 3), noise(n-n/2, 4)...), "zeros": make([]byte, n)} {
 			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d", kind, n)), b, 0o640); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	for _, err := range []error{
-		os.MkdirAll(filepath.Join(dir, "a/b/c"), 0o750), os.Symlink("b/c", filepath.Join(dir, "a/link")), os.Link(filepath.Join(dir, "words-100"), filepath.Join(dir, "a/hard")),
-		unix.Setxattr(filepath.Join(dir, "words-1"), "user.one", []byte("value"), 0), unix.Setxattr(filepath.Join(dir, "words-100"), "user.one", []byte("value"), 0),
-		unix.Setxattr(filepath.Join(dir, "noise-1"), "user.one", []byte("value"), 0), unix.Setxattr(filepath.Join(dir, "both-1"), "user.one", []byte("value"), 0),
+		os.MkdirAll(filepath.Join(dir, "a/b/c"), 0o750), os.Symlink("b/c", filepath.Join(dir, "a/link")),
+		os.Link(filepath.Join(dir, "words-100"), filepath.Join(dir, "a/hard")),
+		unix.Setxattr(filepath.Join(dir, "words-1"), "user.one", []byte("value"), 0),
+		unix.Setxattr(filepath.Join(dir, "words-100"), "user.one", []byte("value"), 0),
+		unix.Setxattr(filepath.Join(dir, "noise-1"), "user.one", []byte("value"), 0),
+		unix.Setxattr(filepath.Join(dir, "both-1"), "user.one", []byte("value"), 0),
 	} {
 		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 			t.Fatal(err)
@@ -159,13 +164,16 @@ func TestImagesOfMkfsAreRead(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{}, {"-Enoinline_data"}, {"--chunksize=8192"}, {"--chunksize=4096", "-Eforce-chunk-indexes"}, {"-Eforce-inode-extended"}, {"-Eforce-inode-compact"}, {"-x0"},
+		{}, {"-Enoinline_data"}, {"--chunksize=8192"}, {"--chunksize=4096", "-Eforce-chunk-indexes"},
+		{"-Eforce-inode-extended"}, {"-Eforce-inode-compact"}, {"-x0"},
 		{"-zlz4"}, {"-zlz4hc,9", "-C65536"}, {"-zlz4", "-Elegacy-compress"}, {"-zlz4", "-C16384", "-Elegacy-compress"},
-		{"-zlz4", "-Eztailpacking"}, {"-zlz4hc", "-C65536", "-Eztailpacking"}, {"-zlz4", "-Eztailpacking,legacy-compress"},
+		{"-zlz4", "-Eztailpacking"}, {"-zlz4hc", "-C65536", "-Eztailpacking"},
+		{"-zlz4", "-Eztailpacking,legacy-compress"},
 	} {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
 			p := filepath.Join(t.TempDir(), "image")
-			run(t, "mkfs.erofs", append(args, "--quiet", "-T1700000000", "-U00000000-0000-4000-8000-000000000000", p, dir)...)
+			run(t, "mkfs.erofs", append(args, "--quiet", "-T1700000000", "-U00000000-0000-4000-8000-000000000000", p,
+				dir)...)
 			b, err := os.ReadFile(p)
 			if err != nil {
 				t.Fatal(err)

@@ -1,13 +1,14 @@
 package erofs
 
-// place is where an inode is: a region's number in the upper 32 bits, an offset in it in the lower. Which bytes of the image that is shows
-// only when the region is written, so that data can be written while inodes still gather.
+// place is where an inode is: a region's number in the upper 32 bits, an offset in it in the lower. Which bytes of the
+// image that is shows only when the region is written, so that data can be written while inodes still gather.
 type place uint64
 
 // regionSize is how many bytes of inodes gather before they are written.
 const regionSize = 1 << 20
 
-// maxTail is how long the bytes behind an inode may be that must not cross a block's end: an inode cannot be placed more exactly than by slots.
+// maxTail is how long the bytes behind an inode may be that must not cross a block's end: an inode cannot be placed
+// more exactly than by slots.
 const maxTail = BlockSize - slotSize
 
 // metadata gathers inodes.

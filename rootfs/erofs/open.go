@@ -28,8 +28,10 @@ var features = []struct {
 	bit  uint32
 	name string
 }{
-	{incompatZeroPadding, "zero-padding"}, {incompatCompressed, "compression-settings"}, {incompatChunked, "chunked-file"},
-	{incompatDevices, "device-table-or-head2"}, {incompatTailPacking, "tail-packing"}, {incompatFragments, "fragments-or-dedupe"},
+	{incompatZeroPadding, "zero-padding"}, {incompatCompressed, "compression-settings"},
+	{incompatChunked, "chunked-file"},
+	{incompatDevices, "device-table-or-head2"}, {incompatTailPacking, "tail-packing"},
+	{incompatFragments, "fragments-or-dedupe"},
 }
 
 // Bounds of what an image may hold. Paths are those of Linux, <linux/limits.h>: nobody can reach what lies deeper.
@@ -40,10 +42,11 @@ const (
 	maxFileSize  = 1<<63 - 1
 )
 
-// Open reads the folders and inodes of an image of size bytes, and data only when a content is read, from several goroutines perhaps. It
-// refuses what a kernel would, and more: names out of order, folders with two parents, wrong counts of links, metadata used twice so often
-// that it amounts to more than the image. The cause is errors.ErrUnsupported where an image uses what this package does not know: devices,
-// LZMA, other prefixes of attributes, blocks above 64 KiB.
+// Open reads the folders and inodes of an image of size bytes, and data only when a content is read, from several
+// goroutines perhaps. It refuses what a kernel would, and more: names out of order, folders with two parents, wrong
+// counts of links, metadata used twice so often that it amounts to more than the image. The cause is
+// errors.ErrUnsupported where an image uses what this package does not know: devices, LZMA, other prefixes of
+// attributes, blocks above 64 KiB.
 func Open(r io.ReaderAt, size int64) (*Image, error) {
 	rd := &reader{r: r, size: size, inodes: map[uint64]*onDisk{}, sharedXattrs: map[uint32]tree.Xattr{}}
 	img, err := rd.open()
@@ -151,7 +154,8 @@ func (r *reader) open() (*Image, error) {
 	}
 	img := &Image{
 		Tree: t, UUID: sb.UUID, Label: strings.TrimRight(string(sb.Label[:]), "\x00"), BlockSize: r.blockSize,
-		Size: int64(sb.Blocks) << r.blockBits, Time: tree.Time{Sec: int64(sb.BuildTime), Nsec: sb.BuildTimeNsec}, Inodes: sb.Inodes,
+		Size: int64(sb.Blocks) << r.blockBits, Time: tree.Time{Sec: int64(sb.BuildTime), Nsec: sb.BuildTimeNsec},
+		Inodes: sb.Inodes,
 	}
 	for _, f := range features {
 		if sb.Incompat&f.bit != 0 {
@@ -258,7 +262,8 @@ func (r *reader) readInode(nid uint64) (*onDisk, error) {
 			return nil, err
 		}
 		mode, xattrs, in.union, in.links, in.size = c.Mode, c.XattrCount, c.Union, uint32(c.Links), int64(c.Size)
-		n.UID, n.GID, n.Time = uint32(c.UID), uint32(c.GID), tree.Time{Sec: int64(r.sb.BuildTime), Nsec: r.sb.BuildTimeNsec}
+		n.UID, n.GID, n.Time = uint32(c.UID), uint32(c.GID), tree.Time{Sec: int64(r.sb.BuildTime),
+			Nsec: r.sb.BuildTimeNsec}
 	}
 	in.node = n
 	if err := r.spend(length); err != nil {

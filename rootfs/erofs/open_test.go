@@ -26,9 +26,11 @@ func mini(t testing.TB) *tree.Tree {
 	f.SetXattr("user.same", noise(40, 1))
 	f.SetXattr("system.posix_acl_access", []byte("as it is"))
 	putFile(t, tr, "/d/two", words(20000, 7)).SetXattr("user.same", noise(40, 1))
-	sparse := &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 1 << 20, Pieces: []tree.Piece{{Offset: 50000, Bytes: []byte("here")}}}}
+	sparse := &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 1 << 20,
+		Pieces: []tree.Piece{{Offset: 50000, Bytes: []byte("here")}}}}
 	for p, n := range map[string]*tree.Node{
-		"/d/sparse": sparse, "/link": {Kind: tree.Symlink, Target: "d/small"}, "/null": {Kind: tree.CharDevice, Major: 1, Minor: 3}, "/fifo": {Kind: tree.FIFO},
+		"/d/sparse": sparse, "/link": {Kind: tree.Symlink, Target: "d/small"}, "/null": {Kind: tree.CharDevice,
+			Major: 1, Minor: 3}, "/fifo": {Kind: tree.FIFO},
 	} {
 		if err := tr.Put(p, n); err != nil {
 			t.Fatal(err)
@@ -114,17 +116,20 @@ func TestWhatAKernelWouldRefuseIsRefused(t *testing.T) {
 		put  string
 		want string
 	}{
-		"another format":            {superOffset, "1", "magic"},
-		"blocks of 2^30 bytes":      {superOffset + 12, "\x1e", "unsupported"},
-		"an unknown feature":        {superOffset + 83, "\x80", "unsupported"},
-		"a device table":            {superOffset + 86, "\x01", "devices"},
-		"more blocks than bytes":    {superOffset + 36, "\xff\xff", "cut short"},
-		"a root far away":           {superOffset + 14, "\xff\xff", "cut short"},
-		"a root that is a file":     {superOffset + 14, string(le.AppendUint16(nil, uint16(f/slotSize))), "is a file"},
-		"a folder in itself":        {entries + 3*direntSize, string(le.AppendUint64(nil, rootOffset/slotSize)), "folder"},
-		"a folder with two parents": {entries + 3*direntSize, string(le.AppendUint64(nil, uint64(a/slotSize))), "the folder is /a too"},
-		"another self":              {entries, string(le.AppendUint64(nil, uint64(a/slotSize))), `"." is inode`},
-		"another parent":            {a + compactSize + direntSize, string(le.AppendUint64(nil, uint64(a/slotSize))), `".." is inode`},
+		"another format":         {superOffset, "1", "magic"},
+		"blocks of 2^30 bytes":   {superOffset + 12, "\x1e", "unsupported"},
+		"an unknown feature":     {superOffset + 83, "\x80", "unsupported"},
+		"a device table":         {superOffset + 86, "\x01", "devices"},
+		"more blocks than bytes": {superOffset + 36, "\xff\xff", "cut short"},
+		"a root far away":        {superOffset + 14, "\xff\xff", "cut short"},
+		"a root that is a file":  {superOffset + 14, string(le.AppendUint16(nil, uint16(f/slotSize))), "is a file"},
+		"a folder in itself": {entries + 3*direntSize, string(le.AppendUint64(nil, rootOffset/slotSize)),
+			"folder"},
+		"a folder with two parents": {entries + 3*direntSize, string(le.AppendUint64(nil, uint64(a/slotSize))),
+			"the folder is /a too"},
+		"another self": {entries, string(le.AppendUint64(nil, uint64(a/slotSize))), `"." is inode`},
+		"another parent": {a + compactSize + direntSize, string(le.AppendUint64(nil, uint64(a/slotSize))),
+			`".." is inode`},
 		"a number beyond the end":   {entries + 3*direntSize, "\xff\xff\xff\xff\xff\xff\xff\x7f", "cut short"},
 		"names out of order":        {names + 3, "z", "out of order"},
 		"a name twice":              {names + 3, "c", "out of order"},
@@ -174,7 +179,7 @@ func TestDamagedDataIsAnError(t *testing.T) {
 		bad, same := 0, 0
 		for at := 2 * BlockSize; at+40 < 6*BlockSize; at += 1000 {
 			b := unchecked(whole)
-			copy(b[at:], "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")
+			copy(b[at:], strings.Repeat("\xff", 24))
 			if err := readAll(b); err != nil {
 				bad++
 			} else {
@@ -219,8 +224,8 @@ func TestOurLZ4UnpacksAnyLength(t *testing.T) {
 	}
 }
 
-// FuzzOpen changes a good image: a patch is 2 bytes of an offset, which reach all of it, one byte of a length up to 16, and
-// bytes. Whole images would be too large for the fuzzer to try many.
+// FuzzOpen changes a good image: a patch is 2 bytes of an offset, which reach all of it, one byte of a length up to 16,
+// and bytes. Whole images would be too large for the fuzzer to try many.
 func FuzzOpen(f *testing.F) {
 	var images [][]byte
 	for _, way := range slices.Sorted(maps.Keys(ways())) {

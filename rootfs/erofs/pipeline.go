@@ -8,7 +8,8 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// pipeline reads files ahead and compresses their segments, several at once. Segments come out in the order of the tree.
+// pipeline reads files ahead and compresses their segments, several at once. Segments come out in the order of the
+// tree.
 type pipeline struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup

@@ -97,7 +97,8 @@ func decodeXattr(b []byte) (tree.Xattr, int, error) {
 			if p.whole != (name == 0) {
 				return tree.Xattr{}, 0, fmt.Errorf("attribute %s with a name of %d bytes", p.prefix, name)
 			}
-			return tree.Xattr{Name: p.prefix + string(b[xattrEntrySize:xattrEntrySize+name]), Value: b[xattrEntrySize+name : end : end]}, end, nil
+			return tree.Xattr{Name: p.prefix + string(b[xattrEntrySize:xattrEntrySize+name]),
+				Value: b[xattrEntrySize+name : end : end]}, end, nil
 		}
 	}
 	return tree.Xattr{}, 0, fmt.Errorf("attribute with prefix %d: %w", b[1], errors.ErrUnsupported)

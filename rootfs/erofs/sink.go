@@ -9,7 +9,8 @@ import (
 	"io"
 )
 
-// sinkSize is how many bytes go to the image in one write: few enough to stay in a processor's cache between the read and the write.
+// sinkSize is how many bytes go to the image in one write: few enough to stay in a processor's cache between the read
+// and the write.
 const sinkSize = 256 << 10
 
 var (
@@ -25,8 +26,8 @@ type sink struct {
 	base int64  // where buf goes
 	err  error  // the first failure to write; the image is lost then
 
-	// id digests two checksums of each write; nil where the UUID is given. SHA-256 of all bytes would cost as much as everything else
-	// together, and a UUID proves nothing.
+	// id digests two checksums of each write; nil where the UUID is given. SHA-256 of all bytes would cost as much as
+	// everything else together, and a UUID proves nothing.
 	id hash.Hash
 }
 

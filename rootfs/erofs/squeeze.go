@@ -17,8 +17,8 @@ type squeezed struct {
 	extents []extent
 	length  int    // bytes of the file in extents
 	data    []byte // the extents' blocks, one after the other
-	// rest is what follows the last extent at a file's end: fewer bytes, compressed, than a block. It is stored with the inode or in the
-	// packed inode.
+	// rest is what follows the last extent at a file's end: fewer bytes, compressed, than a block. It is stored with
+	// the inode or in the packed inode.
 	rest   []byte
 	packed []byte // rest compressed alone, where that is smaller; only without fragments
 }
@@ -50,12 +50,14 @@ func newSqueezer(o Options) (*squeezer, error) {
 const (
 	enoughFilled = 256 // of a block that stay free
 	maxGrowth    = 4   // times that an extent grows
-	// maxInlined is how large a compressed rest behind an inode may be: a larger one leaves gaps that cost more than a block.
+	// maxInlined is how large a compressed rest behind an inode may be: a larger one leaves gaps that cost more than a
+	// block.
 	maxInlined = 3584
 )
 
-// squeeze divides a segment into extents. An extent takes cluster bytes, and then more of them as long as they fit into the same blocks: what
-// compresses to half a block more than three would waste the other half. final says that the file ends with the segment.
+// squeeze divides a segment into extents. An extent takes cluster bytes, and then more of them as long as they fit into
+// the same blocks: what compresses to half a block more than three would waste the other half. final says that the file
+// ends with the segment.
 func (s *squeezer) squeeze(data []byte, final bool) squeezed {
 	var out squeezed
 	for out.length < len(data) {
@@ -150,7 +152,8 @@ func (s *squeezer) shrink(data, packed []byte) (int, []byte) {
 	return 0, nil
 }
 
-// keepRest takes the last bytes of a file out of its blocks, where they are small enough; they start at an offset in the segment.
+// keepRest takes the last bytes of a file out of its blocks, where they are small enough; they start at an offset in
+// the segment.
 func (s *squeezer) keepRest(out *squeezed, rest []byte, at int) bool {
 	if len(rest) == 0 || s.fragments {
 		out.rest = rest
@@ -176,8 +179,8 @@ func (q *squeezed) add(length int, packed []byte) {
 	q.data = append(q.data, packed...)
 }
 
-// addPlain appends bytes as they are, an extent for every logical cluster. None crosses into the next: a kernel takes a file's last extent to
-// end where its last cluster does, and refuses a plain one that is then longer than its block.
+// addPlain appends bytes as they are, an extent for every logical cluster. None crosses into the next: a kernel takes a
+// file's last extent to end where its last cluster does, and refuses a plain one that is then longer than its block.
 func (q *squeezed) addPlain(data []byte) {
 	for len(data) > 0 {
 		n := min(BlockSize-q.length%BlockSize, len(data))

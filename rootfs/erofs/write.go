@@ -11,9 +11,9 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// Write writes an image of a tree, front to back and the first blocks last, and reads each file once. What w held before in the range of the
-// image is overwritten; what it held behind it stays. After an error the image is no image. An error names the path it is about; those of w
-// and of files pass through.
+// Write writes an image of a tree, front to back and the first blocks last, and reads each file once. What w held
+// before in the range of the image is overwritten; what it held behind it stays. After an error the image is no image.
+// An error names the path it is about; those of w and of files pass through.
 func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, o Options) (Info, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -72,8 +72,10 @@ func (i *image) write(ctx context.Context, w io.WriterAt) (Info, error) {
 		return Info{}, err
 	}
 	sb := superblock{
-		Magic: magic, Compat: compatChecksum | compatMTime, BlockBits: 12, RootNid: rootOffset / slotSize, Inodes: uint64(i.inodes),
-		BuildTime: uint64(i.o.Time), Blocks: uint32(total), XattrBlock: xattrBlock, UUID: i.o.UUID, Incompat: i.incompat,
+		Magic: magic, Compat: compatChecksum | compatMTime, BlockBits: 12, RootNid: rootOffset / slotSize,
+		Inodes:    uint64(i.inodes),
+		BuildTime: uint64(i.o.Time), Blocks: uint32(total), XattrBlock: xattrBlock, UUID: i.o.UUID,
+		Incompat: i.incompat,
 	}
 	copy(sb.Label[:], i.o.Label)
 	if i.packed.size > 0 {
@@ -106,7 +108,8 @@ func (i *image) finish(w io.WriterAt, front []byte, sb superblock) (Info, error)
 	return Info{Size: int64(sb.Blocks) * BlockSize, Inodes: i.inodes, UUID: sb.UUID}, nil
 }
 
-// superChecksum is CRC-32C as the kernel's crc32c has it, which does not invert the result, over the rest of the block from the superblock on.
+// superChecksum is CRC-32C as the kernel's crc32c has it, which does not invert the result, over the rest of the block
+// from the superblock on.
 func superChecksum(b []byte) uint32 {
 	return ^crc32.Checksum(b, castagnoli)
 }
@@ -148,8 +151,8 @@ func (i *image) plan() error {
 	})
 }
 
-// rootOffset is where the root folder's inode starts: it must lie in the first 2 MiB, since the superblock has 16 bits for its number, so it
-// follows the superblock and the settings of a compression, 16 bytes at most.
+// rootOffset is where the root folder's inode starts: it must lie in the first 2 MiB, since the superblock has 16 bits
+// for its number, so it follows the superblock and the settings of a compression, 16 bytes at most.
 const rootOffset = (superOffset + superSize + 16 + slotSize - 1) &^ (slotSize - 1) // 1184
 
 // front makes the first blocks, in which the root folder's inode has its place but not yet its content.
@@ -186,14 +189,17 @@ func (i *image) head(p string, n *tree.Node, in inode) ([]byte, error) {
 	mode := uint16(n.Kind.Type()) | n.Mode
 	links := n.Links()
 	var b []byte
-	if n.Time == (tree.Time{Sec: i.o.Time}) && n.UID <= math.MaxUint16 && n.GID <= math.MaxUint16 && links <= math.MaxUint16 && in.size <= math.MaxUint32 {
+	if n.Time == (tree.Time{Sec: i.o.Time}) && n.UID <= math.MaxUint16 && n.GID <= math.MaxUint16 &&
+		links <= math.MaxUint16 && in.size <= math.MaxUint32 {
 		b, err = binary.Append(nil, le, compactInode{
-			Format: in.layout << formatLayoutShift, XattrCount: count, Mode: mode, Links: uint16(links), Size: uint32(in.size),
+			Format: in.layout << formatLayoutShift, XattrCount: count, Mode: mode, Links: uint16(links),
+			Size:  uint32(in.size),
 			Union: in.union, Ino: in.ino, UID: uint16(n.UID), GID: uint16(n.GID),
 		})
 	} else {
 		b, err = binary.Append(nil, le, extendedInode{
-			Format: in.layout<<formatLayoutShift | formatExtended, XattrCount: count, Mode: mode, Size: uint64(in.size), Union: in.union,
+			Format: in.layout<<formatLayoutShift | formatExtended, XattrCount: count, Mode: mode,
+			Size: uint64(in.size), Union: in.union,
 			Ino: in.ino, UID: n.UID, GID: n.GID, Time: uint64(n.Time.Sec), Nsec: n.Time.Nsec, Links: uint32(links),
 		})
 	}
@@ -251,7 +257,8 @@ func (i *image) files(ctx context.Context) error {
 // symlink has its target behind the inode, or in a block of its own where it is too long for that.
 func (i *image) symlink(p string, n *tree.Node) error {
 	in := inode{layout: layoutInline, size: n.Size()}
-	// One that does not lie in the block of its inode is read through the page cache by the kernel; that is no reason to waste a block.
+	// One that does not lie in the block of its inode is read through the page cache by the kernel; that is no reason
+	// to waste a block.
 	if len(n.Target) <= maxTail {
 		return i.add(p, n, in, nil, []byte(n.Target))
 	}
@@ -265,7 +272,8 @@ func (i *image) symlink(p string, n *tree.Node) error {
 	return i.add(p, n, in, nil, nil)
 }
 
-// writeFolders writes the folders, whose entries need the number of every inode: all but the root's side by side, then whole blocks.
+// writeFolders writes the folders, whose entries need the number of every inode: all but the root's side by side, then
+// whole blocks.
 func (i *image) writeFolders(front []byte) error {
 	parents := map[*tree.Node]*tree.Node{}
 	bodies := make([][]byte, len(i.folders))
@@ -338,7 +346,8 @@ func (i *image) writeFolders(front []byte) error {
 	return nil
 }
 
-// compressionSettings fills in what a kernel must know before it reads compressed data: b holds what stands behind the superblock.
+// compressionSettings fills in what a kernel must know before it reads compressed data: b holds what stands behind the
+// superblock.
 func (i *image) compressionSettings(sb *superblock, b []byte) {
 	if i.incompat&incompatCompressed == 0 {
 		return

@@ -40,7 +40,8 @@ func write(t testing.TB, tr *tree.Tree, o Options) []byte {
 
 // ways are all the ways to write an image that differ in layout.
 func ways() map[string]Options {
-	m := map[string]Options{"inline": {Inline: true}, "compact inodes": {Time: 7, Label: "label of 16 byte"}, "small clusters": {Compression: Zstd, ClusterSize: 8192}}
+	m := map[string]Options{"inline": {Inline: true}, "compact inodes": {Time: 7, Label: "label of 16 byte"},
+		"small clusters": {Compression: Zstd, ClusterSize: 8192}}
 	for c := None; int(c) < len(compressionNames); c++ {
 		m[c.String()] = Options{Compression: c, Time: 7}
 	}
@@ -66,7 +67,8 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 				if d, err := tree.Equal(tr, img.Tree); d != "" || err != nil {
 					t.Errorf("%s, %v", d, err)
 				}
-				if img.Time.Sec != o.Time || img.Label != o.Label || img.Size != int64(len(b)) || img.BlockSize != BlockSize || img.UUID[6]>>4 != 8 {
+				if img.Time.Sec != o.Time || img.Label != o.Label || img.Size != int64(len(b)) ||
+					img.BlockSize != BlockSize || img.UUID[6]>>4 != 8 {
 					t.Errorf("%+v", img)
 				}
 			})
@@ -118,9 +120,11 @@ func edges(t testing.TB) *tree.Tree {
 			putFile(t, tr, fmt.Sprintf("/zeros-words/%07d", n), append(make([]byte, n/2), words(n-n/2, 2)...))
 		}
 	}
-	putFile(t, tr, "/a dozen of everything", bytes.Repeat(append(append(words(100_000, 3), noise(50_000, 4)...), make([]byte, 200_000)...), 12))
+	putFile(t, tr, "/a dozen of everything", bytes.Repeat(append(append(words(100_000, 3), noise(50_000, 4)...),
+		make([]byte, 200_000)...), 12))
 	for i := range 300 { // folders whose last block has every length
-		if err := tr.Put("/folders/"+strings.Repeat("x", i/200*55+i%200+1)+"/"+strings.Repeat("y", i%255+1), &tree.Node{Mode: 0o700}); err != nil {
+		if err := tr.Put("/folders/"+strings.Repeat("x", i/200*55+i%200+1)+"/"+strings.Repeat("y", i%255+1),
+			&tree.Node{Mode: 0o700}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -182,7 +186,8 @@ func reversed(t *testing.T, tr *tree.Tree) *tree.Tree {
 		}
 		names[e.n] = e.p
 		n := &tree.Node{
-			Kind: e.n.Kind, Mode: e.n.Mode, UID: e.n.UID, GID: e.n.GID, Time: e.n.Time, Xattrs: slices.Clone(e.n.Xattrs), Content: e.n.Content,
+			Kind: e.n.Kind, Mode: e.n.Mode, UID: e.n.UID, GID: e.n.GID, Time: e.n.Time,
+			Xattrs: slices.Clone(e.n.Xattrs), Content: e.n.Content,
 			Target: e.n.Target, Major: e.n.Major, Minor: e.n.Minor, Origin: "elsewhere",
 		}
 		if err := out.Put(e.p, n); err != nil {
@@ -237,7 +242,8 @@ func TestPlainFilesAreFitForDAX(t *testing.T) {
 func TestHolesTakeNoSpace(t *testing.T) {
 	for way, o := range ways() {
 		tr := tree.New()
-		n := &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 1 << 32, Pieces: []tree.Piece{{Offset: 1 << 30, Bytes: words(10000, 1)}}}}
+		n := &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 1 << 32,
+			Pieces: []tree.Piece{{Offset: 1 << 30, Bytes: words(10000, 1)}}}}
 		if err := tr.Put("/sparse", n); err != nil {
 			t.Fatal(err)
 		}
@@ -284,16 +290,24 @@ func TestErrorsNameWhatTheyAreAbout(t *testing.T) {
 		change func(n *tree.Node)
 		want   []string
 	}{
-		"a value too large":           {func(n *tree.Node) { n.SetXattr("user.x", make([]byte, 1<<16)) }, []string{"/d/f", "user.x", "65536", "65535"}},
-		"a prefix without number":     {func(n *tree.Node) { n.SetXattr("btrfs.compression", nil) }, []string{"/d/f", "btrfs.compression"}},
-		"no name behind a prefix":     {func(n *tree.Node) { n.SetXattr("user.", nil) }, []string{"/d/f", `"user."`}},
-		"an attribute like a POSIX":   {func(n *tree.Node) { n.SetXattr("system.posix_acl_access.x", nil) }, []string{"/d/f", "posix_acl_access.x"}},
-		"too many attributes":         {func(n *tree.Node) { many(n, 400, 1500) }, []string{"/d/f", "user.", fmt.Sprint(maxXattrBody)}},
-		"too many names":              {func(n *tree.Node) { many(n, 6000, 0) }, []string{"/d/f", "user.", "65536"}},
-		"fewer bytes than the size":   {func(n *tree.Node) { n.Content = short{n.Content} }, []string{"/d/f", io.ErrUnexpectedEOF.Error()}},
-		"a file that does not open":   {func(n *tree.Node) { n.Content = closed{n.Content} }, []string{"/d/f", errClosed.Error()}},
-		"fewer bytes, and many":       {func(n *tree.Node) { n.Content = short{tree.Bytes(words(3_000_000, 1))} }, []string{"/d/f", io.ErrUnexpectedEOF.Error()}},
-		"fewer bytes, and few blocks": {func(n *tree.Node) { n.Content = short{tree.Bytes([]byte("few"))} }, []string{"/d/f", io.ErrUnexpectedEOF.Error()}},
+		"a value too large": {func(n *tree.Node) { n.SetXattr("user.x", make([]byte, 1<<16)) },
+			[]string{"/d/f", "user.x", "65536", "65535"}},
+		"a prefix without number": {func(n *tree.Node) { n.SetXattr("btrfs.compression", nil) },
+			[]string{"/d/f", "btrfs.compression"}},
+		"no name behind a prefix": {func(n *tree.Node) { n.SetXattr("user.", nil) }, []string{"/d/f", `"user."`}},
+		"an attribute like a POSIX": {func(n *tree.Node) { n.SetXattr("system.posix_acl_access.x", nil) },
+			[]string{"/d/f", "posix_acl_access.x"}},
+		"too many attributes": {func(n *tree.Node) { many(n, 400, 1500) }, []string{"/d/f", "user.",
+			fmt.Sprint(maxXattrBody)}},
+		"too many names": {func(n *tree.Node) { many(n, 6000, 0) }, []string{"/d/f", "user.", "65536"}},
+		"fewer bytes than the size": {func(n *tree.Node) { n.Content = short{n.Content} },
+			[]string{"/d/f", io.ErrUnexpectedEOF.Error()}},
+		"a file that does not open": {func(n *tree.Node) { n.Content = closed{n.Content} },
+			[]string{"/d/f", errClosed.Error()}},
+		"fewer bytes, and many": {func(n *tree.Node) { n.Content = short{tree.Bytes(words(3_000_000, 1))} },
+			[]string{"/d/f", io.ErrUnexpectedEOF.Error()}},
+		"fewer bytes, and few blocks": {func(n *tree.Node) { n.Content = short{tree.Bytes([]byte("few"))} },
+			[]string{"/d/f", io.ErrUnexpectedEOF.Error()}},
 	} {
 		for way, o := range ways() {
 			tr := treetest.Small(t)
@@ -311,7 +325,8 @@ func TestErrorsNameWhatTheyAreAbout(t *testing.T) {
 		}
 	}
 	for _, o := range []Options{
-		{Compression: 9}, {Level: 1}, {Compression: Zstd, Level: 5}, {Compression: Zstd, Level: -1}, {ClusterSize: 4096}, {ClusterSize: 10000},
+		{Compression: 9}, {Level: 1}, {Compression: Zstd, Level: 5}, {Compression: Zstd, Level: -1},
+		{ClusterSize: 4096}, {ClusterSize: 10000},
 		{ClusterSize: 2 << 20}, {Label: "seventeen letters"}, {Label: "a\x00"}, {Jobs: -1},
 	} {
 		if _, err := Write(t.Context(), &memory{}, tree.New(), o); err == nil {

@@ -14,10 +14,12 @@ type sharedXattrs struct {
 	data  []byte
 }
 
-// largeXattr is from how many bytes on an entry is shared even if one inode alone has it, so that an inode's own attributes stay few bytes.
+// largeXattr is from how many bytes on an entry is shared even if one inode alone has it, so that an inode's own
+// attributes stay few bytes.
 const largeXattr = 2048
 
-// encodeXattr is an entry: the length of the name, its prefix's number, the length of the value, name, value, zeros up to 4 bytes.
+// encodeXattr is an entry: the length of the name, its prefix's number, the length of the value, name, value, zeros up
+// to 4 bytes.
 func encodeXattr(x tree.Xattr) ([]byte, error) {
 	if len(x.Value) > maxXattrValue {
 		return nil, fmt.Errorf("attribute %s of %d bytes: EROFS holds at most %d", x.Name, len(x.Value), maxXattrValue)
@@ -67,12 +69,14 @@ func (s *sharedXattrs) choose(entry []byte) error {
 	return nil
 }
 
-// body is what stands behind the inode: the header, numbers of shared entries, other entries; and what i_xattr_icount says of it.
+// body is what stands behind the inode: the header, numbers of shared entries, other entries; and what i_xattr_icount
+// says of it.
 func (s *sharedXattrs) body(n *tree.Node) (body []byte, count uint16, err error) {
 	if len(n.Xattrs) == 0 {
 		return nil, 0, nil
 	}
-	// The header is a filter of names, which is all zeros where the superblock does not announce it, the count of shared entries, and 7 bytes.
+	// The header is a filter of names, which is all zeros where the superblock does not announce it, the count of
+	// shared entries, and 7 bytes.
 	var inline []byte
 	body = make([]byte, xattrHeaderSize)
 	names := 0
@@ -91,7 +95,8 @@ func (s *sharedXattrs) body(n *tree.Node) (body []byte, count uint16, err error)
 			inline = append(inline, entry...)
 		}
 		if len(body)+len(inline) > maxXattrBody {
-			return nil, 0, fmt.Errorf("attribute %s: EROFS holds at most %d bytes of attributes for one file", x.Name, maxXattrBody)
+			return nil, 0, fmt.Errorf("attribute %s: EROFS holds at most %d bytes of attributes for one file", x.Name,
+				maxXattrBody)
 		}
 	}
 	body = append(body, inline...)

@@ -26,7 +26,8 @@ func processor(who int) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// Prints what an image and its hash tree cost us beside mke2fs and veritysetup, for the folder that KATABUILD_TEST_TREE names.
+// Prints what an image and its hash tree cost us beside mke2fs and veritysetup, for the folder that KATABUILD_TEST_TREE
+// names.
 func TestBesideMke2fs(t *testing.T) {
 	testenv.Require(t, testenv.File("KATABUILD_TEST_TREE"), testenv.Tool("mke2fs"), testenv.Tool("veritysetup"))
 	dir := os.Getenv("KATABUILD_TEST_TREE")
@@ -64,7 +65,8 @@ func TestBesideMke2fs(t *testing.T) {
 			}
 		})
 		verityWall, verityCPU := measure(syscall.RUSAGE_SELF, func() {
-			if _, err := verity.Format(context.Background(), f, info.Size, f, info.Size, verity.Options{Salt: salt}); err != nil {
+			if _, err := verity.Format(context.Background(), f, info.Size, f, info.Size,
+				verity.Options{Salt: salt}); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -79,9 +81,11 @@ func TestBesideMke2fs(t *testing.T) {
 		os.Remove(theirs)
 		os.Remove(theirs + ".hash")
 		t.Logf("round %d: %d bytes, %d inodes", round, info.Size, info.Inodes)
-		t.Logf("ours: tree %v (CPU %v), ext4 %v (%v), verity %v (%v)", readWall, readCPU, writeWall, writeCPU, verityWall, verityCPU)
+		t.Logf("ours: tree %v (CPU %v), ext4 %v (%v), verity %v (%v)", readWall, readCPU, writeWall, writeCPU,
+			verityWall, verityCPU)
 		t.Logf("theirs: mke2fs %v (%v), veritysetup %v (%v)", mkWall, mkCPU, vsWall, vsCPU)
 		theirCPU := float64(mkCPU + vsCPU)
-		t.Logf("CPU, ours of theirs: %.2f, and %.2f with the tree", float64(writeCPU+verityCPU)/theirCPU, float64(readCPU+writeCPU+verityCPU)/theirCPU)
+		t.Logf("CPU, ours of theirs: %.2f, and %.2f with the tree", float64(writeCPU+verityCPU)/theirCPU,
+			float64(readCPU+writeCPU+verityCPU)/theirCPU)
 	}
 }

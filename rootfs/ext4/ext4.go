@@ -1,11 +1,11 @@
 // Package ext4 writes and reads ext4 images, Linux's general file system.
 //
-// A tree comes in and an image goes out, or the other way round. The same tree and options give the same bytes, whoever runs it. The package
-// knows nothing of block devices, mounts, partitions or verity, and never touches the host's file system itself: files are read through the
-// tree, and the image goes where the caller says.
+// A tree comes in and an image goes out, or the other way round. The same tree and options give the same bytes, whoever
+// runs it. The package knows nothing of block devices, mounts, partitions or verity, and never touches the host's file
+// system itself: files are read through the tree, and the image goes where the caller says.
 //
-// The format is Linux's Documentation/filesystems/ext4; where that leaves a calculation out, the comment names the kernel's source.
-// docs/formats/ext4.md says what of it is used and why.
+// The format is Linux's Documentation/filesystems/ext4; where that leaves a calculation out, the comment names the
+// kernel's source. docs/formats/ext4.md says what of it is used and why.
 package ext4
 
 import (
@@ -20,7 +20,8 @@ import (
 // BlockSize of the images written, in bytes.
 const BlockSize = 4096
 
-// Options say how an image is written. The zero value is as small an image as holds the tree, without a journal, of 1970.
+// Options say how an image is written. The zero value is as small an image as holds the tree, without a journal, of
+// 1970.
 type Options struct {
 	// UUID of the file system; zero derives it from the content.
 	UUID [16]byte
@@ -28,10 +29,12 @@ type Options struct {
 	Label string
 	// Time is when the file system was made and last written and checked, in seconds since 1970, at most 2^40-1.
 	Time int64
-	// FreeSpace is how many bytes are left for files to come, rounded up to blocks; there is then an inode more for every 16 KiB.
+	// FreeSpace is how many bytes are left for files to come, rounded up to blocks; there is then an inode more for
+	// every 16 KiB.
 	FreeSpace int64
-	// Journal adds one, of 4 to 64 MiB, so that the file system survives a crash while it is mounted for writing. Kata's runtime needs it even
-	// read-only: it mounts ext4 with data=ordered, which the kernel refuses where there is no journal.
+	// Journal adds one, of 4 to 64 MiB, so that the file system survives a crash while it is mounted for writing.
+	// Kata's runtime needs it even read-only: it mounts ext4 with data=ordered, which the kernel refuses where there is
+	// no journal.
 	Journal bool
 }
 
@@ -39,15 +42,17 @@ type Options struct {
 type Info struct {
 	Size   int64 // bytes, a multiple of BlockSize
 	Inodes int   // of the tree: a file with several names counts once
-	// UUID is Options.UUID; where that is zero, it is made from SHA-256 over all that the tree says of its files and two checksums of every run
-	// of their data, in the form of a UUID of version 8, RFC 9562. It tells images apart; it proves nothing.
+	// UUID is Options.UUID; where that is zero, it is made from SHA-256 over all that the tree says of its files and
+	// two checksums of every run of their data, in the form of a UUID of version 8, RFC 9562. It tells images apart; it
+	// proves nothing.
 	UUID [16]byte
 	// Warnings are what the image cannot say as the tree does, with the path: times that ext4 has not.
 	Warnings []string
 }
 
-// Write writes the tree to w, where everything must read as zeros, as in a new file. The last block is always written, so that a new file gets
-// its length. Contents are read once, one after the other, in the order of the paths. A content shorter than its size is an error.
+// Write writes the tree to w, where everything must read as zeros, as in a new file. The last block is always written,
+// so that a new file gets its length. Contents are read once, one after the other, in the order of the paths. A content
+// shorter than its size is an error.
 func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, o Options) (Info, error) {
 	p, err := newPlan(t, o)
 	if err != nil {
@@ -80,8 +85,8 @@ func (o Options) check() error {
 	return nil
 }
 
-// Times that an inode can hold: a signed 32-bit number and two bits more above it. Documentation/filesystems/ext4/inodes.rst, "Inode
-// Timestamps".
+// Times that an inode can hold: a signed 32-bit number and two bits more above it.
+// Documentation/filesystems/ext4/inodes.rst, "Inode Timestamps".
 const (
 	minTime = -1 << 31
 	maxTime = 1<<34 - 1<<31 - 1 // 2446-05-10

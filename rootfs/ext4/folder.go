@@ -38,8 +38,8 @@ type folder struct {
 	hashes  []uint32 // what the index has for each
 }
 
-// newFolder packs entries, sorted by name, into blocks. What does not fit into one gets an index of hashes, so that a name is found without
-// reading all.
+// newFolder packs entries, sorted by name, into blocks. What does not fit into one gets an index of hashes, so that a
+// name is found without reading all.
 func newFolder(entries []entry, seed hashSeed) (*folder, error) {
 	f := &folder{entries: entries}
 	room := leafRoom - dotsSize
@@ -152,8 +152,8 @@ func putEntry(b []byte, inode uint32, kind byte, name string, length int) {
 	copy(b[entryHeader:], name)
 }
 
-// putLeaf writes entries from b[at:] on and the checksum. The last entry reaches up to the checksum; last is its length so far, where b holds
-// some already.
+// putLeaf writes entries from b[at:] on and the checksum. The last entry reaches up to the checksum; last is its length
+// so far, where b holds some already.
 func putLeaf(b []byte, at, last int, entries []entry, seed uint32) {
 	for _, e := range entries {
 		last = e.size()
@@ -167,7 +167,8 @@ func putLeaf(b []byte, at, last int, entries []entry, seed uint32) {
 	le.PutUint32(tail[8:], crc(seed, b[:leafRoom]))
 }
 
-// putIndex writes an index of the blocks from number first on. The first block's hash is not written: how many there are and can be stands there.
+// putIndex writes an index of the blocks from number first on. The first block's hash is not written: how many there
+// are and can be stands there.
 func putIndex(b []byte, at, limit int, hashes []uint32, first int, seed uint32) {
 	for i, h := range hashes {
 		le.PutUint32(b[at+i*indexEntry:], h)

@@ -22,7 +22,8 @@ const (
 	journalInode   = 8
 	firstInode     = 11 // those below are reserved
 	maxLinks       = 65000
-	maxSize        = (1<<32 - 1) * BlockSize // bytes of a file: its blocks have numbers of 32 bits, and the last is kept
+	// bytes of a file: its blocks have numbers of 32 bits, and the last is kept
+	maxSize        = (1<<32 - 1) * BlockSize
 	fastTarget     = 60                      // a link's target shorter than this lies in its inode; ifork.rst
 	bytesPerInode  = 16 << 10                // of free space, as mke2fs has it
 	maxGroups      = 1 << 20                 // 128 TiB
@@ -76,7 +77,8 @@ const groupZeroed = 0x4
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// crc is the kernel's crc32c(), which neither inverts its seed nor its result, as the standard library does. checksums.rst.
+// crc is the kernel's crc32c(), which neither inverts its seed nor its result, as the standard library does.
+// checksums.rst.
 func crc(seed uint32, b []byte) uint32 { return ^crc32.Update(^seed, castagnoli, b) }
 
 func crc32of(seed, v uint32) uint32 { return crc(seed, le.AppendUint32(nil, v)) }
@@ -100,7 +102,8 @@ func inodeChecksum(seed uint32, b []byte) uint32 {
 	return crc(c, b[0x84:])
 }
 
-// encodeTime is a time's two fields: seconds, and 30 bits of nanoseconds above two bits more of seconds. inodes.rst, "Inode Timestamps".
+// encodeTime is a time's two fields: seconds, and 30 bits of nanoseconds above two bits more of seconds. inodes.rst,
+// "Inode Timestamps".
 func encodeTime(t tree.Time) (sec, extra uint32) {
 	epoch := uint32((t.Sec-int64(int32(t.Sec)))>>32) & 3
 	return uint32(t.Sec), t.Nsec<<2 | epoch
@@ -110,7 +113,8 @@ func decodeTime(sec, extra uint32) tree.Time {
 	return tree.Time{Sec: int64(int32(sec)) + int64(extra&3)<<32, Nsec: extra >> 2}
 }
 
-// oldDevice says whether a device's numbers fit into the first form, 8 bits each. Linux: <linux/kdev_t.h>, old_encode_dev and new_encode_dev.
+// oldDevice says whether a device's numbers fit into the first form, 8 bits each. Linux: <linux/kdev_t.h>,
+// old_encode_dev and new_encode_dev.
 func oldDevice(major, minor uint32) bool { return major < 256 && minor < 256 }
 
 func encodeDevice(b []byte, major, minor uint32) {
@@ -131,10 +135,12 @@ func decodeDevice(b []byte) (major, minor uint32) {
 
 // fileType is a kind's number in the entry of a folder. directory.rst, table ftype.
 func fileType(k tree.Kind) byte {
-	return [...]byte{tree.Dir: 2, tree.File: 1, tree.Symlink: 7, tree.CharDevice: 3, tree.BlockDevice: 4, tree.FIFO: 5, tree.Socket: 6}[k]
+	return [...]byte{tree.Dir: 2, tree.File: 1, tree.Symlink: 7, tree.CharDevice: 3, tree.BlockDevice: 4,
+		tree.FIFO: 5, tree.Socket: 6}[k]
 }
 
-// isBackup says whether a group begins with copies of the superblock and the descriptors: with sparse_super, group 1 and the powers of 3, 5, 7.
+// isBackup says whether a group begins with copies of the superblock and the descriptors: with sparse_super, group 1
+// and the powers of 3, 5, 7.
 func isBackup(group int) bool {
 	for _, base := range [...]int{3, 5, 7} {
 		n := 1

@@ -5,9 +5,11 @@ import "math/bits"
 // hashSeed starts the hashes of names; super.rst, s_hash_seed.
 type hashSeed [4]uint32
 
-// halfMD4 is the hash that orders the names of a hashed folder: the upper half picks the block, the lower orders names within.
+// halfMD4 is the hash that orders the names of a hashed folder: the upper half picks the block, the lower orders names
+// within.
 //
-// It is MD4 (RFC 1320) with 8 of 16 steps a round and 8 of 16 words a block; Linux: fs/ext4/hash.c, ext4fs_dirhash, for DX_HASH_HALF_MD4_UNSIGNED.
+// It is MD4 (RFC 1320) with 8 of 16 steps a round and 8 of 16 words a block; Linux: fs/ext4/hash.c, ext4fs_dirhash, for
+// DX_HASH_HALF_MD4_UNSIGNED.
 func halfMD4(name string, seed hashSeed) (major, minor uint32) {
 	state := [4]uint32{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476}
 	if seed != (hashSeed{}) {
@@ -23,7 +25,8 @@ func halfMD4(name string, seed hashSeed) (major, minor uint32) {
 	return major, state[2]
 }
 
-// nameWords are the next 32 bytes of a name as words, most significant byte first; where it ends before, its length fills the rest.
+// nameWords are the next 32 bytes of a name as words, most significant byte first; where it ends before, its length
+// fills the rest.
 func nameWords(name string) (out [8]uint32) {
 	fill := uint32(len(name)) & 0xff * 0x01010101
 	for i := range out {
@@ -45,8 +48,10 @@ func halfMD4Block(state *[4]uint32, in [8]uint32) {
 		shift [4]int
 	}{
 		{func(x, y, z uint32) uint32 { return x&y | ^x&z }, 0, [8]int{0, 1, 2, 3, 4, 5, 6, 7}, [4]int{3, 7, 11, 19}},
-		{func(x, y, z uint32) uint32 { return x&y | x&z | y&z }, 0x5a827999, [8]int{1, 3, 5, 7, 0, 2, 4, 6}, [4]int{3, 5, 9, 13}},
-		{func(x, y, z uint32) uint32 { return x ^ y ^ z }, 0x6ed9eba1, [8]int{3, 7, 2, 6, 1, 5, 0, 4}, [4]int{3, 9, 11, 15}},
+		{func(x, y, z uint32) uint32 { return x&y | x&z | y&z }, 0x5a827999, [8]int{1, 3, 5, 7, 0, 2, 4, 6},
+			[4]int{3, 5, 9, 13}},
+		{func(x, y, z uint32) uint32 { return x ^ y ^ z }, 0x6ed9eba1, [8]int{3, 7, 2, 6, 1, 5, 0, 4},
+			[4]int{3, 9, 11, 15}},
 	}
 	for _, r := range rounds {
 		for i, k := range r.order {

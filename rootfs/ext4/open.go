@@ -43,12 +43,13 @@ func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrDamaged, fmt.Sprintf(format, args...))
 }
 
-// incompatible are the features that the reader understands among those a reader must understand. The rest of s_feature_incompat, such as
-// inline data, encryption and a journal that has not been replayed, is refused.
-const incompatible = incompatFileType | incompatExtents | incompat64 | incompatMMP | incompatFlex | incompatEAInode | incompatCsumSeed | incompatLargeDir
+// incompatible are the features that the reader understands among those a reader must understand. The rest of
+// s_feature_incompat, such as inline data, encryption and a journal that has not been replayed, is refused.
+const incompatible = incompatFileType | incompatExtents | incompat64 | incompatMMP | incompatFlex | incompatEAInode |
+	incompatCsumSeed | incompatLargeDir
 
-// Open reads the superblock and the group descriptors of an image of size bytes. Images may be hostile: whatever they say is checked against
-// their size before it is used.
+// Open reads the superblock and the group descriptors of an image of size bytes. Images may be hostile: whatever they
+// say is checked against their size before it is used.
 func Open(r io.ReaderAt, size int64) (*Image, error) {
 	im := &Image{r: r}
 	if err := im.open(size); err != nil {
@@ -117,7 +118,8 @@ func (im *Image) open(size int64) error {
 	}
 	first := uint64(u32(0x14))
 	if im.blocks > uint64(size)/uint64(im.BlockSize) || first >= im.blocks || free > im.blocks {
-		return damaged("%d blocks of %d bytes from %d on, %d of them free, in an image of %d bytes", im.blocks, im.BlockSize, first, free, size)
+		return damaged("%d blocks of %d bytes from %d on, %d of them free, in an image of %d bytes", im.blocks,
+			im.BlockSize, first, free, size)
 	}
 	im.Size, im.Free = int64(im.blocks)*int64(im.BlockSize), int64(free)*int64(im.BlockSize)
 	im.inodeCount, im.perGroup, im.inodeSize = u32(0), u32(0x28), int(le.Uint16(b[0x58:]))
@@ -126,7 +128,8 @@ func (im *Image) open(size int64) error {
 	if bits.OnesCount(uint(im.inodeSize)) != 1 || im.inodeSize < 128 || im.inodeSize > im.BlockSize {
 		return damaged("inodes of %d bytes", im.inodeSize)
 	}
-	if perGroup == 0 || int64(perGroup) > 8*int64(im.BlockSize) || im.perGroup == 0 || int64(im.perGroup) > 8*int64(im.BlockSize) {
+	if perGroup == 0 || int64(perGroup) > 8*int64(im.BlockSize) || im.perGroup == 0 ||
+		int64(im.perGroup) > 8*int64(im.BlockSize) {
 		return damaged("groups of %d blocks and %d inodes", perGroup, im.perGroup)
 	}
 	groups := divUp(im.blocks-first, uint64(perGroup))

@@ -29,7 +29,8 @@ func hostFolder(t testing.TB) string {
 	}
 	must(os.MkdirAll(filepath.Join(dir, "usr/many"), 0o755))
 	for i := range 400 {
-		must(os.WriteFile(fmt.Sprintf("%s/usr/many/a rather long name for a file %03d", dir, i), fmt.Appendf(nil, "%d", i), 0o644))
+		must(os.WriteFile(fmt.Sprintf("%s/usr/many/a rather long name for a file %03d", dir, i),
+			fmt.Appendf(nil, "%d", i), 0o644))
 	}
 	b := make([]byte, 2<<20)
 	rand.NewChaCha8([32]byte{}).Read(b)
@@ -59,11 +60,12 @@ func TestImagesOfMke2fsAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, args := range map[string]string{
-		"the default":                       "",
-		"4 KiB blocks":                      "-b 4096",
-		"2 KiB blocks, no checksums":        "-b 2048 -O ^metadata_csum",
-		"block maps, as ext3":               "-O ^extents,^64bit,^flex_bg,^metadata_csum,^huge_file -b 1024",
-		"block maps, as ext2":               "-O ^has_journal,^extents,^64bit,^dir_index,^extra_isize,^flex_bg,^metadata_csum -b 4096",
+		"the default":                "",
+		"4 KiB blocks":               "-b 4096",
+		"2 KiB blocks, no checksums": "-b 2048 -O ^metadata_csum",
+		"block maps, as ext3":        "-O ^extents,^64bit,^flex_bg,^metadata_csum,^huge_file -b 1024",
+		"block maps, as ext2": "-O ^has_journal,^extents,^64bit,^dir_index,^extra_isize,^flex_bg," +
+			"^metadata_csum -b 4096",
 		"inodes of 128 bytes":               "-I 128",
 		"inodes of 512 bytes":               "-I 512",
 		"32-bit block numbers":              "-O ^64bit",
@@ -89,7 +91,8 @@ func TestImagesOfMke2fsAreRead(t *testing.T) {
 			same(t, want, got)
 		})
 	}
-	for name, args := range map[string]string{"data in inodes": "-O inline_data", "clusters": "-O bigalloc", "groups of groups": "-O meta_bg,^resize_inode"} {
+	for name, args := range map[string]string{"data in inodes": "-O inline_data", "clusters": "-O bigalloc",
+		"groups of groups": "-O meta_bg,^resize_inode"} {
 		image := filepath.Join(t.TempDir(), "img")
 		cmd := append(append([]string{"-q", "-t", "ext4"}, strings.Fields(args)...), image, "40M")
 		if out, err := exec.Command("mke2fs", cmd...).CombinedOutput(); err != nil {
@@ -110,7 +113,8 @@ func TestImagesOfMke2fsAreRead(t *testing.T) {
 func TestValuesInInodesOfTheirOwnAreRead(t *testing.T) {
 	testenv.Require(t, root, testenv.Tool("mke2fs"), testenv.Tool("setfattr"))
 	image := filepath.Join(t.TempDir(), "img")
-	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-O", "ea_inode", image, "20M").CombinedOutput(); err != nil {
+	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", "-O", "ea_inode", image,
+		"20M").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	dir, unmount := mount(t, image, "loop,rw")
@@ -118,7 +122,8 @@ func TestValuesInInodesOfTheirOwnAreRead(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("setfattr", "-n", "user.large", "-v", value, filepath.Join(dir, "f")).CombinedOutput(); err != nil {
+	if out, err := exec.Command("setfattr", "-n", "user.large", "-v", value,
+		filepath.Join(dir, "f")).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	unmount()
@@ -201,7 +206,8 @@ func TestEveryFlippedBitOfMetadataIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	type span struct{ from, to int64 }
-	sealed := []span{{superOffset, superOffset + superSize}, {BlockSize, BlockSize + descriptorSize}} // what checksums cover
+	// what checksums cover
+	sealed := []span{{superOffset, superOffset + superSize}, {BlockSize, BlockSize + descriptorSize}}
 	add := func(number uint64) {
 		sealed = append(sealed, span{int64(number) * BlockSize, int64(number+1) * BlockSize})
 	}
@@ -271,16 +277,34 @@ func TestLoopsAndLiesAreRefused(t *testing.T) {
 			le.PutUint32(n[extentHeader+4:], uint32(node))
 			le.PutUint16(b[inodeAt("/h")+0x28+6:], 2)
 		},
-		"a file behind the image":         func(b []byte) { le.PutUint32(b[inodeAt("/d/f")+0x28+20:], uint32(len(b)/BlockSize)) },
-		"a longer run than the image":     func(b []byte) { le.PutUint16(b[inodeAt("/d/f")+0x28+16:], 30000) },
-		"a name with a slash":             func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+8] = '/' },
-		"a name twice":                    func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+12+8] = 'e' },
-		"an entry of no length":           func(b []byte) { le.PutUint16(b[byPath["/d"].extents[0].block*BlockSize+24+4:], 0) },
-		"an entry longer than the block":  func(b []byte) { le.PutUint16(b[byPath["/d"].extents[0].block*BlockSize+24+4:], 5000) },
-		"an entry for the journal":        func(b []byte) { le.PutUint32(b[byPath["/d"].extents[0].block*BlockSize+24:], 8) },
-		"an entry for no inode":           func(b []byte) { le.PutUint32(b[byPath["/d"].extents[0].block*BlockSize+24:], 4000) },
-		"an entry of another kind":        func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+7] = 1 },
-		"a parent that is none":           func(b []byte) { le.PutUint32(b[byPath["/d"].extents[0].block*BlockSize+12:], 13) },
+		"a file behind the image": func(b []byte) {
+			le.PutUint32(b[inodeAt("/d/f")+0x28+20:],
+				uint32(len(b)/BlockSize))
+		},
+		"a longer run than the image": func(b []byte) { le.PutUint16(b[inodeAt("/d/f")+0x28+16:], 30000) },
+		"a name with a slash":         func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+8] = '/' },
+		"a name twice":                func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+12+8] = 'e' },
+		"an entry of no length": func(b []byte) {
+			le.PutUint16(
+				b[byPath["/d"].extents[0].block*BlockSize+24+4:], 0)
+		},
+		"an entry longer than the block": func(b []byte) {
+			le.PutUint16(
+				b[byPath["/d"].extents[0].block*BlockSize+24+4:], 5000)
+		},
+		"an entry for the journal": func(b []byte) {
+			le.PutUint32(
+				b[byPath["/d"].extents[0].block*BlockSize+24:], 8)
+		},
+		"an entry for no inode": func(b []byte) {
+			le.PutUint32(
+				b[byPath["/d"].extents[0].block*BlockSize+24:], 4000)
+		},
+		"an entry of another kind": func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+7] = 1 },
+		"a parent that is none": func(b []byte) {
+			le.PutUint32(
+				b[byPath["/d"].extents[0].block*BlockSize+12:], 13)
+		},
 		"a folder longer than its blocks": func(b []byte) { le.PutUint32(b[inodeAt("/d")+4:], 3*BlockSize) },
 		"a folder of half a block":        func(b []byte) { le.PutUint32(b[inodeAt("/d")+4:], BlockSize/2) },
 		"a mode that is none":             func(b []byte) { le.PutUint16(b[inodeAt("/d/f"):], 0o644) },
@@ -291,13 +315,16 @@ func TestLoopsAndLiesAreRefused(t *testing.T) {
 		"a link too long":                 func(b []byte) { le.PutUint32(b[inodeAt("/t")+4:], 5000) },
 		"more fields than an inode":       func(b []byte) { le.PutUint16(b[inodeAt("/d/f")+0x80:], 200) },
 		"inodes behind the image":         func(b []byte) { le.PutUint32(b[BlockSize+8:], uint32(len(b)/BlockSize)) },
-		"more blocks than the image":      func(b []byte) { le.PutUint32(b[superOffset+4:], uint32(len(b)/BlockSize+1)) },
-		"groups of no blocks":             func(b []byte) { le.PutUint32(b[superOffset+0x20:], 0) },
-		"groups of one block":             func(b []byte) { le.PutUint32(b[superOffset+0x20:], 1) },
-		"groups of no inodes":             func(b []byte) { le.PutUint32(b[superOffset+0x28:], 0) },
-		"blocks of a gigabyte":            func(b []byte) { le.PutUint32(b[superOffset+0x18:], 20) },
-		"inodes of 100 bytes":             func(b []byte) { le.PutUint16(b[superOffset+0x58:], 100) },
-		"descriptors of 100 bytes":        func(b []byte) { le.PutUint16(b[superOffset+0xfe:], 100) },
+		"more blocks than the image": func(b []byte) {
+			le.PutUint32(b[superOffset+4:],
+				uint32(len(b)/BlockSize+1))
+		},
+		"groups of no blocks":      func(b []byte) { le.PutUint32(b[superOffset+0x20:], 0) },
+		"groups of one block":      func(b []byte) { le.PutUint32(b[superOffset+0x20:], 1) },
+		"groups of no inodes":      func(b []byte) { le.PutUint32(b[superOffset+0x28:], 0) },
+		"blocks of a gigabyte":     func(b []byte) { le.PutUint32(b[superOffset+0x18:], 20) },
+		"inodes of 100 bytes":      func(b []byte) { le.PutUint16(b[superOffset+0x58:], 100) },
+		"descriptors of 100 bytes": func(b []byte) { le.PutUint16(b[superOffset+0xfe:], 100) },
 	} {
 		b := unsealed(tinyImage(t))
 		change(b)
@@ -318,8 +345,8 @@ func TestLoopsAndLiesAreRefused(t *testing.T) {
 	}
 }
 
-// Whatever an image says, reading it ends, in memory that goes with its size. Inputs are changes to an image without checksums, four bytes of
-// where and two of what each: whole images are too long for the fuzzer to get anywhere.
+// Whatever an image says, reading it ends, in memory that goes with its size. Inputs are changes to an image without
+// checksums, four bytes of where and two of what each: whole images are too long for the fuzzer to get anywhere.
 func FuzzOpen(f *testing.F) {
 	base := unsealed(tinyImage(f))
 	p, err := newPlan(tiny(f), Options{})

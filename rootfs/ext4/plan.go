@@ -72,8 +72,9 @@ func newPlan(t *tree.Tree, o Options) (*plan, error) {
 	if err := p.descend(root, seen); err != nil {
 		return nil, err
 	}
-	// Names are hashed with a seed that another tree has not, so that nobody can choose names that hash alike. It comes from the tree, not from
-	// the UUID, because the UUID may depend on contents, and how long a folder is must be known before they are read.
+	// Names are hashed with a seed that another tree has not, so that nobody can choose names that hash alike. It comes
+	// from the tree, not from the UUID, because the UUID may depend on contents, and how long a folder is must be known
+	// before they are read.
 	s := sha256.Sum256(append([]byte("katabuild ext4 hash seed\n"), p.id.Sum(nil)...))
 	for i := range p.seed {
 		p.seed[i] = le.Uint32(s[4*i:])
@@ -97,9 +98,11 @@ func (p *plan) add(n *tree.Node, parent *inode, name string) *inode {
 	}
 	p.inodes = append(p.inodes, i)
 	if c := clamp(n.Time); c != n.Time {
-		p.warnings = append(p.warnings, fmt.Sprintf("%s: time %d is not one that ext4 has: written as %d", i.path(), n.Time.Sec, c.Sec))
+		p.warnings = append(p.warnings, fmt.Sprintf("%s: time %d is not one that ext4 has: written as %d", i.path(),
+			n.Time.Sec, c.Sec))
 	}
-	fmt.Fprintf(p.id, "%d %d %o %d %d %v %d:%d %q %d\n", i.num, n.Kind, n.Mode, n.UID, n.GID, n.Time, n.Major, n.Minor, n.Target, n.Size())
+	fmt.Fprintf(p.id, "%d %d %o %d %d %v %d:%d %q %d\n", i.num, n.Kind, n.Mode, n.UID, n.GID, n.Time, n.Major,
+		n.Minor, n.Target, n.Size())
 	for _, x := range n.Xattrs {
 		fmt.Fprintf(p.id, " %q=%q\n", x.Name, x.Value)
 	}
@@ -181,8 +184,8 @@ func (p *plan) prepare(i *inode, shared map[string]*xattrBlock) (err error) {
 	return err
 }
 
-// layOut finds the least number of groups that holds everything, and places it all. What lies before the files grows with the number of groups, so
-// this is tried from the least that could do upwards.
+// layOut finds the least number of groups that holds everything, and places it all. What lies before the files grows
+// with the number of groups, so this is tried from the least that could do upwards.
 func (p *plan) layOut() error {
 	var demand uint64
 	for _, i := range p.inodes {
@@ -204,7 +207,8 @@ func (p *plan) layOut() error {
 		}
 		groups = max(groups+1, need)
 	}
-	return fmt.Errorf("ext4: a tree of %d blocks and %d files: want at most %d groups of %d blocks", demand, inodes, maxGroups, blocksPerGroup)
+	return fmt.Errorf("ext4: a tree of %d blocks and %d files: want at most %d groups of %d blocks", demand, inodes,
+		maxGroups, blocksPerGroup)
 }
 
 // demand is how many blocks a file's content takes, at the least.
@@ -254,7 +258,8 @@ func (p *plan) place(groups int, inodes, journal, free uint64) (ok bool, need in
 		p.inodeTables = append(p.inodeTables, a.contiguous(perGroup/inodesPerBlock))
 	}
 	if journal > 0 {
-		p.journal = &inode{num: journalInode, n: &tree.Node{Kind: tree.File, Mode: 0o600, Time: tree.Time{Sec: p.o.Time}}, links: 1}
+		p.journal = &inode{num: journalInode, n: &tree.Node{Kind: tree.File, Mode: 0o600,
+			Time: tree.Time{Sec: p.o.Time}}, links: 1}
 		p.journal.parent = p.journal
 		a.extents(p.journal, []run{{0, journal}})
 	}
@@ -276,7 +281,8 @@ func (p *plan) place(groups int, inodes, journal, free uint64) (ok bool, need in
 			i.blocks++
 		}
 	}
-	// Every group has at least a block. Where the number of files asks for more groups than their contents do, the rest stays free.
+	// Every group has at least a block. Where the number of files asks for more groups than their contents do, the rest
+	// stays free.
 	if last := uint64(groups-1) * blocksPerGroup; a.next+free <= last {
 		free = last + 1 - a.next
 	}

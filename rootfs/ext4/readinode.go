@@ -201,11 +201,12 @@ func (w *walker) addMapping(out *[]mapping, m mapping) error {
 	return nil
 }
 
-// readExtents reads a node of an extent tree that covers the file's blocks from one to before another. depth is what the node must have; -1 at
-// the root, which says how deep the tree is.
+// readExtents reads a node of an extent tree that covers the file's blocks from one to before another. depth is what
+// the node must have; -1 at the root, which says how deep the tree is.
 func (w *walker) readExtents(b []byte, depth int, from, to uint64, seed uint32, out *[]mapping) error {
 	count, room, d := int(le.Uint16(b[2:])), int(le.Uint16(b[4:])), int(le.Uint16(b[6:]))
-	if le.Uint16(b) != extentMagic || count > room || room > (len(b)-extentHeader)/extentEntry || d > 5 || depth >= 0 && d != depth {
+	if le.Uint16(b) != extentMagic || count > room || room > (len(b)-extentHeader)/extentEntry || d > 5 ||
+		depth >= 0 && d != depth {
 		return damaged("extents: magic %04x, %d of %d entries, depth %d", le.Uint16(b), count, room, d)
 	}
 	if depth >= 0 && w.Checksums {
@@ -251,15 +252,16 @@ func (w *walker) readExtents(b []byte, depth int, from, to uint64, seed uint32, 
 		if unwritten { // has room on disk, and reads as zeros
 			continue
 		}
-		if err := w.addMapping(out, mapping{logical, n, uint64(le.Uint32(e[8:])) | uint64(le.Uint16(e[6:]))<<32}); err != nil {
+		if err := w.addMapping(out, mapping{logical, n,
+			uint64(le.Uint32(e[8:])) | uint64(le.Uint16(e[6:]))<<32}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// readMap reads a map of blocks, the form before extents: 12 blocks of the file, then a block of blocks, one of blocks of them, and one more.
-// blockmap.rst.
+// readMap reads a map of blocks, the form before extents: 12 blocks of the file, then a block of blocks, one of blocks
+// of them, and one more. blockmap.rst.
 func (w *walker) readMap(b []byte, blocks uint64, out *[]mapping) error {
 	at := uint64(0)
 	for i := range 12 {
@@ -355,7 +357,8 @@ func (w *walker) parseXattrs(b []byte, at, base int) (out []tree.Xattr, err erro
 			return nil, damaged("attribute at %d of %d bytes", at, len(b))
 		}
 		e := b[at:]
-		nameLength, index, offset, large, size := int(e[0]), e[1], int(le.Uint16(e[2:])), le.Uint32(e[4:]), le.Uint32(e[8:])
+		nameLength, index, offset, large, size := int(e[0]), e[1], int(le.Uint16(e[2:])), le.Uint32(e[4:]),
+			le.Uint32(e[8:])
 		at += xattrEntry + roundUp(nameLength, aclAlign)
 		acl := index == indexAccess || index == indexDefault
 		if at > len(b) || size > tree.MaxXattrValue || acl && nameLength > 0 {

@@ -12,10 +12,12 @@ import (
 // maxPath is PATH_MAX: below it nobody can name a file.
 const maxPath = 4096
 
-// Tree reads all files' properties. Contents stay in the image and are read from there, by any number of goroutines, while the tree is used.
-// Checksums are checked where there are any, loops and blocks used twice are refused, and nothing depends on the hashes of folders.
+// Tree reads all files' properties. Contents stay in the image and are read from there, by any number of goroutines,
+// while the tree is used. Checksums are checked where there are any, loops and blocks used twice are refused, and
+// nothing depends on the hashes of folders.
 func (im *Image) Tree() (*tree.Tree, error) {
-	w := &walker{Image: im, claimed: make([]uint64, im.blocks/64+1), xattrs: map[uint64][]tree.Xattr{}, window: make([]byte, 0, max(windowSize, im.BlockSize))}
+	w := &walker{Image: im, claimed: make([]uint64, im.blocks/64+1), xattrs: map[uint64][]tree.Xattr{},
+		window: make([]byte, 0, max(windowSize, im.BlockSize))}
 	t, err := w.tree()
 	if err != nil {
 		return nil, fmt.Errorf("ext4: %w", err)
@@ -108,7 +110,8 @@ type dirEntry struct {
 	kind  byte // 0 where the folder does not say
 }
 
-// readFolder reads all blocks of a folder as the list they are, hashed or not: an index hides in entries of inode 0. Names come sorted.
+// readFolder reads all blocks of a folder as the list they are, hashed or not: an index hides in entries of inode 0.
+// Names come sorted.
 func (w *walker) readFolder(dir pending) (out []dirEntry, err error) {
 	i := dir.inode
 	maps, err := w.mappings(i)
@@ -164,7 +167,8 @@ func (w *walker) parseFolder(b []byte, out []dirEntry, dir pending) ([]dirEntry,
 			return nil, damaged("an entry at %d", at)
 		}
 		inode, length, nameLength := le.Uint32(e), int(le.Uint16(e[4:])), int(e[6])
-		if length < entryHeader || length%dirAlign != 0 || length > len(e) || inode != 0 && (nameLength == 0 || entryHeader+nameLength > length) {
+		if length < entryHeader || length%dirAlign != 0 || length > len(e) || inode != 0 &&
+			(nameLength == 0 || entryHeader+nameLength > length) {
 			return nil, damaged("an entry at %d of %d bytes with a name of %d", at, length, nameLength)
 		}
 		at += length

@@ -28,7 +28,8 @@ func (p *plan) superblock(group int, freeBlocks uint64, freeInodes uint32) []byt
 	le.PutUint32(b[0x54:], firstInode)
 	le.PutUint16(b[0x58:], inodeSize)
 	le.PutUint16(b[0x5a:], uint16(group))
-	compat, incompat := uint32(compatXattr|compatDirIndex), uint32(incompatFileType|incompatExtents|incompat64|incompatFlex)
+	compat, incompat := uint32(compatXattr|compatDirIndex),
+		uint32(incompatFileType|incompatExtents|incompat64|incompatFlex)
 	if p.journal != nil {
 		compat |= compatJournal
 	}
@@ -79,7 +80,8 @@ type group struct {
 	freeBlocks               uint64
 }
 
-// makeGroups makes all groups' bitmaps and descriptors. Bits behind the end of the file system, and of the inodes, are set.
+// makeGroups makes all groups' bitmaps and descriptors. Bits behind the end of the file system, and of the inodes, are
+// set.
 func (p *plan) makeGroups() []group {
 	out := make([]group, p.groups)
 	folders := make([]uint32, p.groups)
@@ -110,7 +112,8 @@ func (p *plan) makeGroups() []group {
 	return out
 }
 
-// descriptor is a group's. group_descr.rst, in its order; what has two halves has the upper one 32 bytes behind, or 0x20.
+// descriptor is a group's. group_descr.rst, in its order; what has two halves has the upper one 32 bytes behind, or
+// 0x20.
 func (p *plan) descriptor(number int, g group, folders uint32) []byte {
 	d := make([]byte, descriptorSize)
 	put32 := func(at int, v uint64) {
@@ -206,8 +209,8 @@ func (i *inode) encode(p *plan) (b []byte, blocks []block) {
 	return b, blocks
 }
 
-// journalBlocks is how long the journal of a file system of so many blocks is: jbd2 wants 1,024 blocks at the least, and more lets more be
-// written at a time.
+// journalBlocks is how long the journal of a file system of so many blocks is: jbd2 wants 1,024 blocks at the least,
+// and more lets more be written at a time.
 func journalBlocks(blocks uint64) uint64 {
 	const gib = 1 << 30 / BlockSize
 	switch {

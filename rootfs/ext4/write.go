@@ -39,7 +39,8 @@ func (s *sink) flush() error {
 	return nil
 }
 
-// room makes sure that the next byte is one of block number, and returns where to put up to want bytes of it and those behind.
+// room makes sure that the next byte is one of block number, and returns where to put up to want bytes of it and those
+// behind.
 func (s *sink) room(number uint64, want int64) ([]byte, error) {
 	at := int64(number) * BlockSize
 	if s.base+int64(len(s.buf)) != at || len(s.buf) == cap(s.buf) {
@@ -66,7 +67,8 @@ func (s *sink) put(number uint64, b []byte) error {
 }
 
 func (p *plan) write(ctx context.Context, w io.WriterAt) error {
-	// Contents first: what else there is carries checksums that begin with the UUID, and that may come from the contents.
+	// Contents first: what else there is carries checksums that begin with the UUID, and that may come from the
+	// contents.
 	s := &sink{ctx: ctx, w: w, buf: make([]byte, 0, sinkSize)}
 	s.seen = func(b []byte) {
 		p.id.Write(le.AppendUint32(le.AppendUint32(nil, crc32.Checksum(b, castagnoli)), crc32.ChecksumIEEE(b)))
@@ -201,7 +203,8 @@ func (p *plan) writeGroups(s *sink) error {
 	return nil
 }
 
-// writeInodes writes the inode tables as far as they are used, and returns the blocks of extent trees, which lie among the contents.
+// writeInodes writes the inode tables as far as they are used, and returns the blocks of extent trees, which lie among
+// the contents.
 func (p *plan) writeInodes(s *sink) (nodes []block, err error) {
 	rest := p.inodes
 	for g := range p.groups {

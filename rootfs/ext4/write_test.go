@@ -168,17 +168,26 @@ func TestSizesAndOffsets(t *testing.T) {
 		at   int
 		want string
 	}{
-		{"s_inodes_count", 1024, "10000000"}, {"s_blocks_count_lo", 1024 + 4, "06000000"}, {"s_free_blocks_count_lo", 1024 + 0xc, "00000000"},
-		{"s_free_inodes_count", 1024 + 0x10, "06000000"}, {"s_log_block_size", 1024 + 0x18, "02000000"}, {"s_magic", 1024 + 0x38, "53ef"},
-		{"s_state", 1024 + 0x3a, "0100"}, {"s_first_ino", 1024 + 0x54, "0b000000"}, {"s_inode_size", 1024 + 0x58, "0001"},
-		{"s_feature_compat", 1024 + 0x5c, "28000000"}, {"s_feature_incompat", 1024 + 0x60, "c2020000"}, {"s_feature_ro_compat", 1024 + 0x64, "6b040000"},
-		{"s_uuid", 1024 + 0x68, "01020300"}, {"s_volume_name", 1024 + 0x78, "6c6162656c00"}, {"s_mkfs_time", 1024 + 0x108, "05040302"},
+		{"s_inodes_count", 1024, "10000000"}, {"s_blocks_count_lo", 1024 + 4, "06000000"}, {"s_free_blocks_count_lo",
+			1024 + 0xc, "00000000"},
+		{"s_free_inodes_count", 1024 + 0x10, "06000000"}, {"s_log_block_size", 1024 + 0x18, "02000000"},
+		{"s_magic", 1024 + 0x38, "53ef"},
+		{"s_state", 1024 + 0x3a, "0100"}, {"s_first_ino", 1024 + 0x54, "0b000000"}, {"s_inode_size", 1024 + 0x58,
+			"0001"},
+		{"s_feature_compat", 1024 + 0x5c, "28000000"}, {"s_feature_incompat", 1024 + 0x60, "c2020000"},
+		{"s_feature_ro_compat", 1024 + 0x64, "6b040000"},
+		{"s_uuid", 1024 + 0x68, "01020300"}, {"s_volume_name", 1024 + 0x78, "6c6162656c00"},
+		{"s_mkfs_time", 1024 + 0x108, "05040302"},
 		{"s_mkfs_time_hi", 1024 + 0x276, "01"}, {"s_checksum_type", 1024 + 0x175, "01"},
-		{"bg_block_bitmap_lo", 4096, "02000000"}, {"bg_inode_bitmap_lo", 4096 + 4, "03000000"}, {"bg_inode_table_lo", 4096 + 8, "04000000"},
-		{"bg_free_inodes_count_lo", 4096 + 0xe, "0600"}, {"bg_used_dirs_count_lo", 4096 + 0x10, "0100"}, {"bg_flags", 4096 + 0x12, "0400"},
+		{"bg_block_bitmap_lo", 4096, "02000000"}, {"bg_inode_bitmap_lo", 4096 + 4, "03000000"},
+		{"bg_inode_table_lo", 4096 + 8, "04000000"},
+		{"bg_free_inodes_count_lo", 4096 + 0xe, "0600"}, {"bg_used_dirs_count_lo", 4096 + 0x10, "0100"},
+		{"bg_flags", 4096 + 0x12, "0400"},
 		{"bg_itable_unused_lo", 4096 + 0x1c, "0600"},
-		{"root i_mode", 4*4096 + 256, "ed41"}, {"root i_links_count", 4*4096 + 256 + 0x1a, "0200"}, {"root i_blocks_lo", 4*4096 + 256 + 0x1c, "08000000"},
-		{"root i_flags", 4*4096 + 256 + 0x20, "00000800"}, {"root i_block", 4*4096 + 256 + 0x28, "0af30100040000000000000000000000" + "0100" + "0000" + "05000000"},
+		{"root i_mode", 4*4096 + 256, "ed41"}, {"root i_links_count", 4*4096 + 256 + 0x1a, "0200"},
+		{"root i_blocks_lo", 4*4096 + 256 + 0x1c, "08000000"},
+		{"root i_flags", 4*4096 + 256 + 0x20, "00000800"}, {"root i_block", 4*4096 + 256 + 0x28,
+			"0af30100040000000000000000000000" + "0100" + "0000" + "05000000"},
 		{"root i_extra_isize", 4*4096 + 256 + 0x80, "2000"},
 		{"root folder", 5 * 4096, "020000000c0001022e000000" + "02000000e80f02022e2e0000"},
 		{"root folder's tail", 6*4096 - 12, "000000000c0000de"},
@@ -197,8 +206,10 @@ func TestTimesAreThoseOfTheDocumentation(t *testing.T) {
 		low   uint32
 		extra uint32
 	}{
-		{-0x80000000, 0x80000000, 0}, {-1, 0xffffffff, 0}, {0, 0, 0}, {0x7fffffff, 0x7fffffff, 0}, {0x80000000, 0x80000000, 1}, {0xffffffff, 0xffffffff, 1},
-		{0x100000000, 0, 1}, {0x17fffffff, 0x7fffffff, 1}, {0x180000000, 0x80000000, 2}, {0x27fffffff, 0x7fffffff, 2}, {0x280000000, 0x80000000, 3},
+		{-0x80000000, 0x80000000, 0}, {-1, 0xffffffff, 0}, {0, 0, 0}, {0x7fffffff, 0x7fffffff, 0},
+		{0x80000000, 0x80000000, 1}, {0xffffffff, 0xffffffff, 1},
+		{0x100000000, 0, 1}, {0x17fffffff, 0x7fffffff, 1}, {0x180000000, 0x80000000, 2}, {0x27fffffff, 0x7fffffff, 2},
+		{0x280000000, 0x80000000, 3},
 		{0x37fffffff, 0x7fffffff, 3},
 	} {
 		if low, extra := encodeTime(tree.Time{Sec: c.sec}); low != c.low || extra != c.extra {
@@ -215,7 +226,8 @@ func TestTimesAreThoseOfTheDocumentation(t *testing.T) {
 }
 
 func TestDevicesKeepTheirNumbers(t *testing.T) {
-	for _, d := range [][2]uint32{{5, 1}, {0, 0}, {255, 255}, {256, 0}, {254, 0xfffff}, {4095, 300}, {4095, 1<<20 - 1}, {0, 256}} {
+	for _, d := range [][2]uint32{{5, 1}, {0, 0}, {255, 255}, {256, 0}, {254, 0xfffff}, {4095, 300},
+		{4095, 1<<20 - 1}, {0, 256}} {
 		b := make([]byte, 60)
 		encodeDevice(b, d[0], d[1])
 		if major, minor := decodeDevice(b); major != d[0] || minor != d[1] {
@@ -228,7 +240,8 @@ func TestDevicesKeepTheirNumbers(t *testing.T) {
 func TestDebugfsHashesNamesAlike(t *testing.T) {
 	testenv.Require(t, testenv.Tool("debugfs"))
 	seed := hashSeed{0x03020100, 0x07060504, 0x0b0a0908, 0x0f0e0d0c}
-	for _, n := range []string{"a", "abc", "abcd", "hello", "abcdefghijklmnopqrstuvwxyz012345", "abcdefghijklmnopqrstuvwxyz0123456", strings.Repeat("long-", 51)} {
+	for _, n := range []string{"a", "abc", "abcd", "hello", "abcdefghijklmnopqrstuvwxyz012345",
+		"abcdefghijklmnopqrstuvwxyz0123456", strings.Repeat("long-", 51)} {
 		for _, s := range []hashSeed{{}, seed} {
 			args := "dx_hash -h half_md4 "
 			if s != (hashSeed{}) {
@@ -236,7 +249,8 @@ func TestDebugfsHashesNamesAlike(t *testing.T) {
 			}
 			out, err := exec.Command("debugfs", "-R", args+n).Output()
 			major, minor := halfMD4(n, s)
-			if want := fmt.Sprintf("is %#x (minor %#x)", major, minor); err != nil || !strings.Contains(string(out), want) {
+			if want := fmt.Sprintf("is %#x (minor %#x)", major, minor); err != nil || !strings.Contains(string(out),
+				want) {
 				t.Errorf("we say %s, debugfs %s (%v)", want, out, err)
 			}
 		}
@@ -271,7 +285,8 @@ func large(t testing.TB) *tree.Tree {
 	for i := range pieces {
 		pieces[i] = tree.Piece{Offset: int64(i) * 3 * BlockSize, Bytes: []byte{byte(i), 1}}
 	}
-	put(t, tr, "/pieces", &tree.Node{Kind: tree.File, Mode: 0o644, Content: &tree.Sparse{Length: 1 << 40, Pieces: pieces}})
+	put(t, tr, "/pieces", &tree.Node{Kind: tree.File, Mode: 0o644, Content: &tree.Sparse{Length: 1 << 40,
+		Pieces: pieces}})
 	put(t, tr, "/names", &tree.Node{Mode: 0o755})
 	for i := range 9000 {
 		put(t, tr, fmt.Sprintf("/names/%0253dü", i), &tree.Node{Kind: tree.FIFO, Mode: 0o600})
@@ -290,7 +305,8 @@ var variants = map[string]Options{
 func TestTheKernelAndFsckFindTheTreeInTheImage(t *testing.T) {
 	torture := treetest.Torture(t)
 	// Comparing 200 MB of hole takes seconds; TestLargeThings has larger ones.
-	put(t, torture, "/sparse", &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 8 << 20, Pieces: []tree.Piece{{Offset: 5 << 20, Bytes: []byte("x")}}}})
+	put(t, torture, "/sparse", &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 8 << 20,
+		Pieces: []tree.Piece{{Offset: 5 << 20, Bytes: []byte("x")}}}})
 	for name, tr := range map[string]*tree.Tree{"empty": tree.New(), "small": treetest.Small(t), "torture": torture} {
 		for variant, o := range variants {
 			if name == "torture" && variant != "with both" {
@@ -301,7 +317,8 @@ func TestTheKernelAndFsckFindTheTreeInTheImage(t *testing.T) {
 				want := rebuilt(t, tr)
 				im, got := open(t, image)
 				same(t, want, got)
-				if im.UUID != info.UUID || im.Label != o.Label || im.Time != o.Time || im.Size != info.Size || im.Journal != o.Journal || !im.Checksums || im.Free < o.FreeSpace {
+				if im.UUID != info.UUID || im.Label != o.Label || im.Time != o.Time || im.Size != info.Size ||
+					im.Journal != o.Journal || !im.Checksums || im.Free < o.FreeSpace {
 					t.Errorf("%+v", im)
 				}
 				if o.FreeSpace == 0 && im.Free != 0 {
@@ -393,7 +410,8 @@ func TestEveryLengthAroundAGroupsEndIsSound(t *testing.T) {
 	// So many inodes that their tables reach past the first copy.
 	image, _ := write(t, tree.New(), Options{FreeSpace: 10 << 30})
 	fsck(t, image)
-	// One group more needs fewer blocks, because the inode tables fill up better: then there is one, not none that fits.
+	// One group more needs fewer blocks, because the inode tables fill up better: then there is one, not none that
+	// fits.
 	p, err := newPlan(tree.New(), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -512,7 +530,8 @@ func TestWhatExt4CannotSayIsClampedAndNamed(t *testing.T) {
 	put(t, tr, "/new", &tree.Node{Kind: tree.File, Time: tree.Time{Sec: 1 << 34}})
 	put(t, tr, "/now", &tree.Node{Kind: tree.File, Time: tree.Time{Sec: 1700000000, Nsec: 5}})
 	_, info := write(t, tr, Options{})
-	if len(info.Warnings) != 2 || !strings.HasPrefix(info.Warnings[0], "/new: ") || !strings.HasPrefix(info.Warnings[1], "/old: ") {
+	if len(info.Warnings) != 2 || !strings.HasPrefix(info.Warnings[0], "/new: ") ||
+		!strings.HasPrefix(info.Warnings[1], "/old: ") {
 		t.Errorf("%q", info.Warnings)
 	}
 }
@@ -558,10 +577,14 @@ func TestFailuresAreNamed(t *testing.T) {
 			n.SetXattr("user.small", []byte("s"))
 			n.SetXattr("user.large", make([]byte, 4090))
 		}), Options{}, []string{"/usr/file", "user.large", "4090", "4064"}},
-		{"an attribute of no kind", file(func(n *tree.Node) { n.SetXattr("other.x", nil) }), Options{}, []string{"/usr/file", "other.x"}},
-		{"an attribute of no name", file(func(n *tree.Node) { n.SetXattr("user.", nil) }), Options{}, []string{"/usr/file", `"user."`}},
-		{"an ACL that is none", file(func(n *tree.Node) { n.SetXattr("system.posix_acl_access", []byte("x")) }), Options{}, []string{"/usr/file", "posix_acl_access"}},
-		{"a content that is short", file(func(n *tree.Node) { n.Content = short{n.Content} }), Options{}, []string{"/usr/file", "1 of 10001", io.ErrUnexpectedEOF.Error()}},
+		{"an attribute of no kind", file(func(n *tree.Node) { n.SetXattr("other.x", nil) }), Options{},
+			[]string{"/usr/file", "other.x"}},
+		{"an attribute of no name", file(func(n *tree.Node) { n.SetXattr("user.", nil) }), Options{},
+			[]string{"/usr/file", `"user."`}},
+		{"an ACL that is none", file(func(n *tree.Node) { n.SetXattr("system.posix_acl_access", []byte("x")) }),
+			Options{}, []string{"/usr/file", "posix_acl_access"}},
+		{"a content that is short", file(func(n *tree.Node) { n.Content = short{n.Content} }), Options{},
+			[]string{"/usr/file", "1 of 10001", io.ErrUnexpectedEOF.Error()}},
 		{"too many names", many, Options{}, []string{"/usr/", "65000"}},
 		{"a label too long", tree.New(), Options{Label: strings.Repeat("x", 17)}, []string{"label"}},
 		{"a time before 1970", tree.New(), Options{Time: -1}, []string{"time"}},
@@ -577,7 +600,8 @@ func TestFailuresAreNamed(t *testing.T) {
 	small := treetest.Small(t)
 	_, info := write(t, small, Options{})
 	for left := 0; left < int(info.Size)-4<<20; left += 300000 {
-		if _, err := Write(ctx, &limited{left}, small, Options{}); err == nil || !strings.Contains(err.Error(), "no space left") {
+		if _, err := Write(ctx, &limited{left}, small, Options{}); err == nil || !strings.Contains(err.Error(),
+			"no space left") {
 			t.Errorf("%d bytes of space: %v", left, err)
 		}
 	}
@@ -592,7 +616,8 @@ func TestFailuresAreNamed(t *testing.T) {
 func TestAttributeBlocksAreShared(t *testing.T) {
 	tr := tree.New()
 	for i := range 1030 {
-		put(t, tr, fmt.Sprintf("/%d", i), &tree.Node{Kind: tree.File}).SetXattr("trusted.x", bytes.Repeat([]byte("x"), 200))
+		put(t, tr, fmt.Sprintf("/%d", i), &tree.Node{Kind: tree.File}).SetXattr("trusted.x", bytes.Repeat([]byte("x"),
+			200))
 	}
 	put(t, tr, "/empty", &tree.Node{Kind: tree.File}).SetXattr("user.e", nil)
 	n := put(t, tr, "/both", &tree.Node{Kind: tree.File})

@@ -72,7 +72,8 @@ func toStored(xs []tree.Xattr) ([]stored, error) {
 			}
 		}
 		if s.index == 0 {
-			return nil, fmt.Errorf("attribute %q: ext4 keeps POSIX ACLs, and what begins with user., trusted. or security.", x.Name)
+			return nil, fmt.Errorf(
+				"attribute %q: ext4 keeps POSIX ACLs, and what begins with user., trusted. or security.", x.Name)
 		}
 		if s.index == indexAccess || s.index == indexDefault {
 			var err error
@@ -97,8 +98,8 @@ func fits(xs []stored, room int) bool {
 	return n <= room
 }
 
-// place decides which attributes lie behind the inode and which in a block: all there, or else all in a block, which may then be shared, or
-// else as many behind the inode as find room.
+// place decides which attributes lie behind the inode and which in a block: all there, or else all in a block, which
+// may then be shared, or else as many behind the inode as find room.
 func place(xs []stored) (inline, block []stored, err error) {
 	const inlineRoom, blockRoom = inlineSize - 4, BlockSize - xattrHeader
 	switch {
@@ -116,7 +117,9 @@ func place(xs []stored) (inline, block []stored, err error) {
 	}
 	if !fits(block, blockRoom) {
 		largest := slices.MaxFunc(xs, func(a, b stored) int { return cmp.Compare(len(a.value), len(b.value)) })
-		return nil, nil, fmt.Errorf("attributes, the largest %q of %d bytes, do not fit: ext4 has %d bytes for them in a block and %d in the inode",
+		return nil, nil, fmt.Errorf(
+			"attributes, the largest %q of %d bytes, do not fit: ext4 has %d bytes for them in a block and %d in "+
+				"the inode",
 			largest.fullName(), len(largest.value), blockRoom, inlineRoom)
 	}
 	return inline, block, nil
@@ -131,8 +134,8 @@ func (s stored) fullName() string {
 	return fmt.Sprintf("(index %d).%s", s.index, s.name)
 }
 
-// putXattrs writes entries from b[at:] on, and their values from the end of b backwards. Offsets of values count from base. Hashes are of use in
-// a block only; in an inode they are zero, because the kernel does not keep them up there.
+// putXattrs writes entries from b[at:] on, and their values from the end of b backwards. Offsets of values count from
+// base. Hashes are of use in a block only; in an inode they are zero, because the kernel does not keep them up there.
 func putXattrs(b []byte, at, base int, xs []stored, hashes bool) {
 	end := len(b)
 	for _, x := range xs {
@@ -202,8 +205,8 @@ func xattrChecksum(seed uint32, at uint64, b []byte) uint32 {
 	return crc(crc(c, zero[:]), b[20:])
 }
 
-// POSIX ACLs. In memory: <linux/posix_acl_xattr.h>, version 2, entries of 8 bytes. On disk: Linux, fs/ext4/acl.h, version 1, and only named
-// users and groups have an id.
+// POSIX ACLs. In memory: <linux/posix_acl_xattr.h>, version 2, entries of 8 bytes. On disk: Linux, fs/ext4/acl.h,
+// version 1, and only named users and groups have an id.
 const (
 	aclUser, aclGroup = 0x02, 0x08
 	aclMemory         = 2

@@ -9,14 +9,16 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 )
 
-// saved is an image in the manifest.json of `docker save`. Docker image specification 1.2, "Combined Image JSON + Filesystem Changeset Format".
+// saved is an image in the manifest.json of `docker save`. Docker image specification 1.2, "Combined Image JSON +
+// Filesystem Changeset Format".
 type saved struct {
 	Config   string // the configuration's file, named by its digest
 	RepoTags []string
 	Layers   []string // files, the lowest first
 }
 
-// loadDocker reads an archive that has no index of the newer kind. It names its configuration by digest, and that its layers, uncompressed.
+// loadDocker reads an archive that has no index of the newer kind. It names its configuration by digest, and that its
+// layers, uncompressed.
 func chooseDocker(s source, o Options) (*chosen, error) {
 	data, err := readAll(s, "manifest.json")
 	if err != nil {
@@ -36,7 +38,8 @@ func chooseDocker(s source, o Options) (*chosen, error) {
 		there.add(sum, i.RepoTags...)
 		switch {
 		case o.Ref != "" && !slices.ContainsFunc(i.RepoTags, o.called), o.Digest != "" && sum != o.Digest:
-		case slices.ContainsFunc(fit, func(l saved) bool { return l.Config == i.Config }): // another tag of the same image
+		// another tag of the same image
+		case slices.ContainsFunc(fit, func(l saved) bool { return l.Config == i.Config }):
 		default:
 			fit = append(fit, i)
 		}
@@ -65,9 +68,11 @@ func chooseDocker(s source, o Options) (*chosen, error) {
 	return &chosen{config: cfg, layers: layers, id: sum}, nil
 }
 
-// id is the digest of the image's configuration. Docker calls the file HEX.json, newer ones blobs/sha256/HEX, go-containerregistry sha256:HEX.
+// id is the digest of the image's configuration. Docker calls the file HEX.json, newer ones blobs/sha256/HEX,
+// go-containerregistry sha256:HEX.
 func (i saved) id() (digest.Digest, error) {
-	sum, err := digest.Parse("sha256:" + strings.TrimPrefix(strings.TrimSuffix(path.Base(i.Config), ".json"), "sha256:"))
+	sum, err := digest.Parse("sha256:" + strings.TrimPrefix(strings.TrimSuffix(path.Base(i.Config), ".json"),
+		"sha256:"))
 	if err != nil {
 		return "", fmt.Errorf("configuration %q: %w", i.Config, err)
 	}

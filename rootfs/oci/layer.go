@@ -23,7 +23,8 @@ type layer struct {
 }
 
 // stack unpacks layers and puts them on each other, the lowest first.
-func stack(ctx context.Context, s source, layers []layer, c *Config, o Options) (t *tree.Tree, replaces map[string]bool, err error) {
+func stack(ctx context.Context, s source, layers []layer, c *Config, o Options) (t *tree.Tree,
+	replaces map[string]bool, err error) {
 	if len(layers) != len(c.RootFS.DiffIDs) {
 		return nil, nil, fmt.Errorf("%d layers, and %d in the configuration", len(layers), len(c.RootFS.DiffIDs))
 	}
@@ -97,8 +98,8 @@ const (
 	opaque   = whiteout + whiteout + ".opq" // in a folder: what it held is gone
 )
 
-// apply puts an uncompressed layer on a tree. Whiteouts count for what was there before the layer only, wherever in it they stand. Paths that whiteouts
-// name, and folders that took the place of links, are added to replaces.
+// apply puts an uncompressed layer on a tree. Whiteouts count for what was there before the layer only, wherever in it
+// they stand. Paths that whiteouts name, and folders that took the place of links, are added to replaces.
 //
 // A name that begins with .wh..wh. is aufs's own business and is left out, with all below it.
 func apply(ctx context.Context, t *tree.Tree, file, origin string, replaces map[string]bool) error {
@@ -114,9 +115,10 @@ func apply(ctx context.Context, t *tree.Tree, file, origin string, replaces map[
 
 func applyFiles(ctx context.Context, t *tree.Tree, file, origin string) error {
 	skip := func(p string) bool { return strings.Contains(p, "/"+whiteout) }
-	return tree.ApplyTar(t, file, tree.TarOptions{Origin: origin, Layering: &tree.Layering{ReplaceLinks: true}, Skip: skip, Keep: func(p string, _ *tree.Node) (bool, error) {
-		return !skip(p), ctx.Err()
-	}})
+	return tree.ApplyTar(t, file, tree.TarOptions{Origin: origin, Layering: &tree.Layering{ReplaceLinks: true},
+		Skip: skip, Keep: func(p string, _ *tree.Node) (bool, error) {
+			return !skip(p), ctx.Err()
+		}})
 }
 
 func applyWhiteouts(t *tree.Tree, file string, replaces map[string]bool) error {
@@ -129,8 +131,8 @@ func applyWhiteouts(t *tree.Tree, file string, replaces map[string]bool) error {
 		of, is := strings.CutPrefix(name, whiteout)
 		switch {
 		case !is:
-			// A folder in place of a link, or of anything else, has nothing of what the link led to: that goes before whiteouts are looked
-			// up, or they would be looked up through it.
+			// A folder in place of a link, or of anything else, has nothing of what the link led to: that goes before
+			// whiteouts are looked up, or they would be looked up through it.
 			if n, err := t.Lookup(p); err == nil && k == tree.Dir && n.Kind != tree.Dir {
 				replaces[p] = true
 				return t.Remove(p)

@@ -1,8 +1,9 @@
-// Package oci makes a root file system of a container image: it reads an image layout or an archive of one, or what `docker save` writes,
-// checks the digest of everything it reads, and stacks the layers in a tree.
+// Package oci makes a root file system of a container image: it reads an image layout or an archive of one, or what
+// `docker save` writes, checks the digest of everything it reads, and stacks the layers in a tree.
 //
-// Files of the host come in, hostile; a tree and the image's configuration go out. It knows no registry. Formats are those of the OCI Image
-// Format Specification 1.1 (image-layout, image-index, manifest, config, layer) and of Docker's image specification 1.2 for its archives.
+// Files of the host come in, hostile; a tree and the image's configuration go out. It knows no registry. Formats are
+// those of the OCI Image Format Specification 1.1 (image-layout, image-index, manifest, config, layer) and of Docker's
+// image specification 1.2 for its archives.
 package oci
 
 import (
@@ -27,9 +28,11 @@ type Options struct {
 	Arch string
 	// Variant is of the architecture, such as "v7"; empty takes any.
 	Variant string
-	// Ref is the name under which the image stands in the layout, or its tag in Docker's archive; empty is for files that hold one image only.
+	// Ref is the name under which the image stands in the layout, or its tag in Docker's archive; empty is for files
+	// that hold one image only.
 	Ref string
-	// Digest, when not empty, is that of the manifest or index to take, and of no other; of the configuration, where there are no manifests.
+	// Digest, when not empty, is that of the manifest or index to take, and of no other; of the configuration, where
+	// there are no manifests.
 	Digest digest.Digest
 	// Work is a folder for uncompressed layers, which the tree's contents point into.
 	Work string
@@ -48,8 +51,8 @@ type Image struct {
 	Config   Config
 	Manifest digest.Digest // "" for Docker's archives without one
 	ID       digest.Digest // of the configuration
-	// Replaces are paths, absolute and clean, where the image wants nothing of what it is put on: a whiteout names them, or they were links that
-	// became folders.
+	// Replaces are paths, absolute and clean, where the image wants nothing of what it is put on: a whiteout names
+	// them, or they were links that became folders.
 	Replaces map[string]bool
 }
 
@@ -95,7 +98,8 @@ type paper struct {
 	Layers        []descriptor `json:"layers"`
 }
 
-// The annotations that name an image in a layout: the specification's (annotations.md), and containerd's own with the whole name.
+// The annotations that name an image in a layout: the specification's (annotations.md), and containerd's own with the
+// whole name.
 const (
 	refName        = "org.opencontainers.image.ref.name"
 	containerdName = "io.containerd.image.name"
@@ -217,14 +221,16 @@ func choose(s source, list []descriptor, o Options) (descriptor, *paper, error) 
 		for _, f := range c.all {
 			there.add(digest.Digest(f.Digest), f.Annotations[refName], f.Annotations[containerdName])
 		}
-		return descriptor{}, nil, fmt.Errorf("%d images for linux/%s in it: choose one by name or digest; it holds %s", len(c.all), o.Arch, there)
+		return descriptor{}, nil, fmt.Errorf(
+			"%d images for linux/%s in it: choose one by name or digest; it holds %s", len(c.all), o.Arch, there)
 	case o.Digest != "" && len(list) == 1:
 		return descriptor{}, nil, &digest.Mismatch{Name: "manifest", Want: o.Digest, Got: digest.Digest(list[0].Digest)}
 	case o.Digest != "":
 		return descriptor{}, nil, fmt.Errorf("no image with the digest %s in it; it holds %s", o.Digest, offerOf(list))
 	case len(c.others) > 0:
 		slices.Sort(c.others)
-		return descriptor{}, nil, fmt.Errorf("no image for linux/%s in it, only for %s", o.Arch, strings.Join(slices.Compact(c.others), ", "))
+		return descriptor{}, nil, fmt.Errorf("no image for linux/%s in it, only for %s", o.Arch,
+			strings.Join(slices.Compact(c.others), ", "))
 	}
 	return descriptor{}, nil, errors.New("no such image in it")
 }
@@ -344,7 +350,8 @@ func (c *chooser) deep(d descriptor) bool {
 // read reads a blob and counts it.
 func (c *chooser) read(sum digest.Digest, size int64, v any) error {
 	if c.papers++; c.papers > maxPapers {
-		return fmt.Errorf("more than %d indexes and manifests have to be read to find the image: choose it by name or digest", maxPapers)
+		return fmt.Errorf("more than %d indexes and manifests have to be read to find the image: choose it by name "+
+			"or digest", maxPapers)
 	}
 	data, err := readBlob(c.s, sum, size)
 	if err != nil {
@@ -360,7 +367,9 @@ func (c *chooser) platform(d descriptor) (string, error) {
 		return "", err
 	}
 	if c.papers++; c.papers > maxPapers {
-		return "", fmt.Errorf("more than %d indexes and manifests have to be read to find the image: choose it by name or digest", maxPapers)
+		return "", fmt.Errorf(
+			"more than %d indexes and manifests have to be read to find the image: choose it by name or digest",
+			maxPapers)
 	}
 	data, err := readBlob(c.s, sum, d.Size)
 	if err != nil {
@@ -460,8 +469,8 @@ func unmarshal(name string, data []byte, v any) error {
 	return nil
 }
 
-// exact refuses objects whose keys are ours in other letters' case, or twice: encoding/json takes both, and the last wins, so that another reader of
-// the same file would see another image.
+// exact refuses objects whose keys are ours in other letters' case, or twice: encoding/json takes both, and the last
+// wins, so that another reader of the same file would see another image.
 func exact(d *json.Decoder, t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

@@ -73,7 +73,8 @@ func open(ctx context.Context, name, work string) (source, error) {
 type folder struct{ *regular.Folder }
 
 func (f folder) Open(name string) (io.ReadCloser, error) {
-	// What a link leads to may be no part of the folder's digest. Blobs have digests of their own; what names them has not.
+	// What a link leads to may be no part of the folder's digest. Blobs have digests of their own; what names them has
+	// not.
 	if fi, err := f.Root().Lstat(name); err == nil && !fi.Mode().IsRegular() && !strings.HasPrefix(name, blobs) {
 		return nil, fmt.Errorf("%s is no regular file", name)
 	}

@@ -23,8 +23,8 @@ const (
 	gptReadOnly = 1 << 60
 )
 
-// rootType is how the Discoverable Partitions Specification marks the root partition of one architecture. Its table "Defined Partition Type
-// UUIDs" has them; names are those systemd-repart gives such partitions.
+// rootType is how the Discoverable Partitions Specification marks the root partition of one architecture. Its table
+// "Defined Partition Type UUIDs" has them; names are those systemd-repart gives such partitions.
 type rootType struct {
 	arch         string // as in uname -m
 	name         string
@@ -33,11 +33,16 @@ type rootType struct {
 
 func rootTypes(arch string) (rootType, error) {
 	table := []rootType{
-		{"aarch64", "root-arm64", mustGUID("b921b045-1df0-41c3-af44-4c6f280d3fae"), mustGUID("df3300ce-d69f-4c92-978c-9bfb0f38d820")},
-		{"ppc64le", "root-ppc64-le", mustGUID("c31c45e6-3f39-412e-80fb-4809c4980599"), mustGUID("906bd944-4589-4aae-a4e4-dd983917446a")},
-		{"riscv64", "root-riscv64", mustGUID("72ec70a6-cf74-40e6-bd49-4bda08e8f224"), mustGUID("b6ed5582-440b-4209-b8da-5ff7c419ea3d")},
-		{"s390x", "root-s390x", mustGUID("5eead9a9-fe09-4a1e-a1d7-520d00531306"), mustGUID("b325bfbe-c7be-4ab8-8357-139e652d2f6b")},
-		{"x86_64", "root-x86-64", mustGUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709"), mustGUID("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5")},
+		{"aarch64", "root-arm64", mustGUID("b921b045-1df0-41c3-af44-4c6f280d3fae"),
+			mustGUID("df3300ce-d69f-4c92-978c-9bfb0f38d820")},
+		{"ppc64le", "root-ppc64-le", mustGUID("c31c45e6-3f39-412e-80fb-4809c4980599"),
+			mustGUID("906bd944-4589-4aae-a4e4-dd983917446a")},
+		{"riscv64", "root-riscv64", mustGUID("72ec70a6-cf74-40e6-bd49-4bda08e8f224"),
+			mustGUID("b6ed5582-440b-4209-b8da-5ff7c419ea3d")},
+		{"s390x", "root-s390x", mustGUID("5eead9a9-fe09-4a1e-a1d7-520d00531306"),
+			mustGUID("b325bfbe-c7be-4ab8-8357-139e652d2f6b")},
+		{"x86_64", "root-x86-64", mustGUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709"),
+			mustGUID("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5")},
 	}
 	i := slices.IndexFunc(table, func(r rootType) bool { return r.arch == arch })
 	if i < 0 {
@@ -56,8 +61,8 @@ func (l Layout) gpt(id Identity) []piece {
 	entries := make([]byte, gptArraySize)
 	for i, p := range l.partitions() {
 		e := entries[i*gptEntrySize:]
-		// "the root partition's UUID is the first 128 bits of the root hash and the verity partition's the last": what finds the one finds the
-		// other. Without a hash tree an identity is as good.
+		// "the root partition's UUID is the first 128 bits of the root hash and the verity partition's the last": what
+		// finds the one finds the other. Without a hash tree an identity is as good.
 		kind, uuid, name := types.root, GUID(id[:16]), types.name
 		if i == 1 {
 			kind, uuid, name = types.verity, GUID(id[16:]), types.name+"-verity"

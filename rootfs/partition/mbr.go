@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 )
 
-// The DOS partition table. UEFI 2.10, section 5.2.1, "Legacy Master Boot Record": boot code, then at 440 the disk's signature, at 446 four
-// records of 16 bytes, at 510 the mark.
+// The DOS partition table. UEFI 2.10, section 5.2.1, "Legacy Master Boot Record": boot code, then at 440 the disk's
+// signature, at 446 four records of 16 bytes, at 510 the mark.
 const (
 	mbrSignature  = 440
 	mbrRecords    = 446
@@ -44,7 +44,8 @@ func putRecord(b []byte, kind byte, start, sectors int64) {
 	le.PutUint32(b[12:], uint32(sectors))
 }
 
-// chs is a sector's address in cylinders, heads and sectors, for 255 heads and 63 sectors as everybody assumes, or the largest there is.
+// chs is a sector's address in cylinders, heads and sectors, for 255 heads and 63 sectors as everybody assumes, or the
+// largest there is.
 func chs(sector int64) []byte {
 	if sector >= maxCHS {
 		return []byte{0xfe, 0xff, 0xff}
@@ -53,8 +54,8 @@ func chs(sector int64) []byte {
 	return []byte{byte(h), byte(s) | byte(c>>8<<6), byte(c)}
 }
 
-// The header that makes a disk's first bytes Linux's NVDIMM "pfn" device, whose bytes from daxOffset on are the disk the guest sees.
-// Linux: drivers/nvdimm/pfn.h, struct nd_pfn_sb; it lies at 4 KiB.
+// The header that makes a disk's first bytes Linux's NVDIMM "pfn" device, whose bytes from daxOffset on are the disk
+// the guest sees. Linux: drivers/nvdimm/pfn.h, struct nd_pfn_sb; it lies at 4 KiB.
 const (
 	pfnOffset = 4 << 10
 	pfnSize   = 4 << 10
@@ -65,8 +66,8 @@ const (
 
 const pfnMagic = "NVDIMM_PFN_INFO\x00"
 
-// pfnSuperblock says: version 0.2, mode 1 (the page structs live in memory), data from daxOffset on. Both UUIDs are zero, as are those of a
-// namespace without a label, which QEMU's is; the kernel compares them.
+// pfnSuperblock says: version 0.2, mode 1 (the page structs live in memory), data from daxOffset on. Both UUIDs are
+// zero, as are those of a namespace without a label, which QEMU's is; the kernel compares them.
 func pfnSuperblock() []byte {
 	b := make([]byte, pfnSize)
 	copy(b, pfnMagic)
@@ -78,8 +79,8 @@ func pfnSuperblock() []byte {
 	return b
 }
 
-// fletcher64 is the kernel's checksum of NVDIMM structures: a sum of 32-bit words, and a sum of those sums. The eight bytes of the checksum
-// itself count as two zero words.
+// fletcher64 is the kernel's checksum of NVDIMM structures: a sum of 32-bit words, and a sum of those sums. The eight
+// bytes of the checksum itself count as two zero words.
 func fletcher64(b []byte) uint64 {
 	var lo uint32
 	var hi uint64

@@ -1,7 +1,9 @@
-// Package partition lays out disks: where on an image the file system and its hash tree lie, and the tables that say so.
+// Package partition lays out disks: where on an image the file system and its hash tree lie, and the tables that say
+// so.
 //
-// Sizes come in and a Layout goes out, a value; then, with an identity, the bytes of the tables. What lies in the partitions is the caller's to
-// write, before or after. The same layout and identity give the same bytes. The package knows nothing of file systems or dm-verity.
+// Sizes come in and a Layout goes out, a value; then, with an identity, the bytes of the tables. What lies in the
+// partitions is the caller's to write, before or after. The same layout and identity give the same bytes. The package
+// knows nothing of file systems or dm-verity.
 //
 // Sources are named where their numbers are; docs/formats/disk.md says what is written and why.
 package partition
@@ -65,8 +67,8 @@ type Options struct {
 	HashSize int64 // of the hash tree, likewise; 0 is none
 	// Arch is the guest's architecture, named as in uname -m; only GPT has it.
 	Arch string
-	// Align rounds the whole image up: a power of two of at least 1 MiB, or 2 MiB for MBRDAX. 0 is the least. Kata's image builder rounds to 128
-	// MiB (IMAGE_SIZE_ALIGNMENT_MB). Bare is never rounded.
+	// Align rounds the whole image up: a power of two of at least 1 MiB, or 2 MiB for MBRDAX. 0 is the least. Kata's
+	// image builder rounds to 128 MiB (IMAGE_SIZE_ALIGNMENT_MB). Bare is never rounded.
 	Align int64
 }
 
@@ -143,8 +145,9 @@ func plan(kind Kind, o Options) (Layout, error) {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// Devices are a guest's names for what holds the file system and the hash tree, and where on the latter the tree lies, when the guest's name for
-// the whole disk is disk, such as /dev/vda or /dev/pmem0. hash is empty where there is no tree.
+// Devices are a guest's names for what holds the file system and the hash tree, and where on the latter the tree lies,
+// when the guest's name for the whole disk is disk, such as /dev/vda or /dev/pmem0. hash is empty where there is no
+// tree.
 func (l Layout) Devices(disk string) (data, hash string, hashOffset int64) {
 	switch {
 	case l.Kind == Bare && l.Hash.Size == 0:
@@ -170,12 +173,13 @@ func (l Layout) partitions() []Extent {
 	return []Extent{l.Data, l.Hash}
 }
 
-// Identity tells one disk from another: the root hash, where there is a hash tree, and otherwise any digest of the content. All GUIDs and the
-// disk signature of a DOS table are made of it.
+// Identity tells one disk from another: the root hash, where there is a hash tree, and otherwise any digest of the
+// content. All GUIDs and the disk signature of a DOS table are made of it.
 type Identity [sha256.Size]byte
 
-// Write writes the tables. Between them and the partitions the image must be zeros, as a new file is; a byte at the very end is written in any
-// case where no partition is, so that a new file gets its length. Nothing inside the partitions is touched.
+// Write writes the tables. Between them and the partitions the image must be zeros, as a new file is; a byte at the
+// very end is written in any case where no partition is, so that a new file gets its length. Nothing inside the
+// partitions is touched.
 func (l Layout) Write(w io.WriterAt, id Identity) error {
 	for _, p := range l.tables(id) {
 		if _, err := w.WriteAt(p.bytes, p.offset); err != nil {
@@ -196,7 +200,8 @@ func (l Layout) tables(id Identity) (out []piece) {
 	case MBR:
 		out = []piece{{0, mbr(l.partitions(), 0, id)}}
 	case MBRDAX:
-		out = []piece{{0, mbr(l.partitions(), 0, id)}, {pfnOffset, pfnSuperblock()}, {daxOffset, mbr(l.partitions(), daxOffset, id)}}
+		out = []piece{{0, mbr(l.partitions(), 0, id)}, {pfnOffset, pfnSuperblock()},
+			{daxOffset, mbr(l.partitions(), daxOffset, id)}}
 	case GPT:
 		return l.gpt(id) // fills the end itself
 	}

@@ -68,16 +68,23 @@ func TestSizesAndOffsets(t *testing.T) {
 		want Layout
 	}{
 		{"the file system alone", Bare, Options{DataSize: 4 * k}, Layout{Size: 4 * k, Data: Extent{0, 4 * k}}},
-		{"the tree right behind it", Bare, Options{DataSize: 12 * k, HashSize: 4 * k}, Layout{Size: 16 * k, Data: Extent{0, 12 * k}, Hash: Extent{12 * k, 4 * k}}},
+		{"the tree right behind it", Bare, Options{DataSize: 12 * k, HashSize: 4 * k},
+			Layout{Size: 16 * k, Data: Extent{0, 12 * k}, Hash: Extent{12 * k, 4 * k}}},
 		{"MBR", MBR, Options{DataSize: 4 * k}, Layout{Size: 2 * m, Data: Extent{1 * m, 4 * k}}},
 		{"MBR, just full", MBR, Options{DataSize: 1 * m}, Layout{Size: 2 * m, Data: Extent{1 * m, 1 * m}}},
-		{"MBR with a tree", MBR, Options{DataSize: 5*m + 4*k, HashSize: 48 * k}, Layout{Size: 8 * m, Data: Extent{1 * m, 5*m + 4*k}, Hash: Extent{7 * m, 48 * k}}},
-		{"MBR as long as Kata's", MBR, Options{DataSize: 4 * k, Align: 128 * m}, Layout{Size: 128 * m, Data: Extent{1 * m, 4 * k}}},
+		{"MBR with a tree", MBR, Options{DataSize: 5*m + 4*k, HashSize: 48 * k},
+			Layout{Size: 8 * m, Data: Extent{1 * m, 5*m + 4*k}, Hash: Extent{7 * m, 48 * k}}},
+		{"MBR as long as Kata's", MBR, Options{DataSize: 4 * k, Align: 128 * m},
+			Layout{Size: 128 * m, Data: Extent{1 * m, 4 * k}}},
 		{"DAX", MBRDAX, Options{DataSize: 4 * k}, Layout{Size: 4 * m, Data: Extent{3 * m, 4 * k}}},
-		{"DAX with a tree", MBRDAX, Options{DataSize: 5 * m, HashSize: 8 * k}, Layout{Size: 10 * m, Data: Extent{3 * m, 5 * m}, Hash: Extent{8 * m, 8 * k}}},
-		{"GPT", GPT, Options{DataSize: 4 * k, Arch: "x86_64"}, Layout{Arch: "x86_64", Size: 2 * m, Data: Extent{1 * m, 4 * k}}},
-		{"GPT whose backup needs room", GPT, Options{DataSize: 1 * m, Arch: "s390x"}, Layout{Arch: "s390x", Size: 3 * m, Data: Extent{1 * m, 1 * m}}},
-		{"GPT whose backup just fits", GPT, Options{DataSize: 1*m - 20*k, Arch: "s390x"}, Layout{Arch: "s390x", Size: 2 * m, Data: Extent{1 * m, 1*m - 20*k}}},
+		{"DAX with a tree", MBRDAX, Options{DataSize: 5 * m, HashSize: 8 * k},
+			Layout{Size: 10 * m, Data: Extent{3 * m, 5 * m}, Hash: Extent{8 * m, 8 * k}}},
+		{"GPT", GPT, Options{DataSize: 4 * k, Arch: "x86_64"}, Layout{Arch: "x86_64", Size: 2 * m,
+			Data: Extent{1 * m, 4 * k}}},
+		{"GPT whose backup needs room", GPT, Options{DataSize: 1 * m, Arch: "s390x"},
+			Layout{Arch: "s390x", Size: 3 * m, Data: Extent{1 * m, 1 * m}}},
+		{"GPT whose backup just fits", GPT, Options{DataSize: 1*m - 20*k, Arch: "s390x"},
+			Layout{Arch: "s390x", Size: 2 * m, Data: Extent{1 * m, 1*m - 20*k}}},
 	} {
 		c.want.Kind = c.kind
 		if got := mustPlan(t, c.kind, c.o); got != c.want {
@@ -170,7 +177,8 @@ func TestReadFindsWhatWriteWrote(t *testing.T) {
 		}
 	}
 	bare := mustPlan(t, Bare, Options{DataSize: 4096, HashSize: 4096})
-	if d, err := Read(bytes.NewReader(image(t, bare)), bare.Size); err != nil || d.Kind != Bare || d.ID != "" || d.Partitions != nil {
+	if d, err := Read(bytes.NewReader(image(t, bare)), bare.Size); err != nil || d.Kind != Bare || d.ID != "" ||
+		d.Partitions != nil {
 		t.Errorf("bare: %+v, %v", d, err)
 	}
 }
@@ -183,8 +191,10 @@ func TestPartitionsAreFoundByTheRootHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []Partition{
-		{l.Data, 1, "4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf", "root-x86-64", 1 << 60},
-		{l.Hash, 2, "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5", "b0b1b2b3-b4b5-b6b7-b8b9-babbbcbdbebf", "root-x86-64-verity", 1 << 60},
+		{l.Data, 1, "4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf", "root-x86-64",
+			1 << 60},
+		{l.Hash, 2, "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5", "b0b1b2b3-b4b5-b6b7-b8b9-babbbcbdbebf",
+			"root-x86-64-verity", 1 << 60},
 	} {
 		if d.Partitions[i] != want {
 			t.Errorf("got  %+v\nwant %+v", d.Partitions[i], want)
@@ -201,16 +211,20 @@ func TestDAXHeader(t *testing.T) {
 		at   int
 		want string
 	}{
-		{"signature", 0, "NVDIMM_PFN_INFO\x00"}, {"uuid", 16, strings.Repeat("\x00", 16)}, {"parent_uuid", 32, strings.Repeat("\x00", 16)},
+		{"signature", 0, "NVDIMM_PFN_INFO\x00"}, {"uuid", 16, strings.Repeat("\x00", 16)},
+		{"parent_uuid", 32, strings.Repeat("\x00", 16)},
 		{"flags", 48, "\x00\x00\x00\x00"}, {"version_major", 52, "\x00\x00"}, {"version_minor", 54, "\x02\x00"},
-		{"dataoff", 56, "\x00\x00\x20\x00\x00\x00\x00\x00"}, {"npfns", 64, strings.Repeat("\x00", 8)}, {"mode", 72, "\x01\x00\x00\x00"},
-		{"start_pad", 76, "\x00\x00\x00\x00"}, {"end_trunc", 80, "\x00\x00\x00\x00"}, {"align", 84, "\x00\x00\x20\x00"}, {"padding", 88, strings.Repeat("\x00", 4000)},
+		{"dataoff", 56, "\x00\x00\x20\x00\x00\x00\x00\x00"}, {"npfns", 64, strings.Repeat("\x00", 8)},
+		{"mode", 72, "\x01\x00\x00\x00"},
+		{"start_pad", 76, "\x00\x00\x00\x00"}, {"end_trunc", 80, "\x00\x00\x00\x00"},
+		{"align", 84, "\x00\x00\x20\x00"}, {"padding", 88, strings.Repeat("\x00", 4000)},
 	} {
 		if got := string(h[f.at : f.at+len(f.want)]); got != f.want {
 			t.Errorf("%s at %d: % x, want % x", f.name, f.at, got, f.want)
 		}
 	}
-	// The sum once more, another way: every word adds to the low half once, and to the high half once for itself and each that follows.
+	// The sum once more, another way: every word adds to the low half once, and to the high half once for itself and
+	// each that follows.
 	var lo, hi uint64
 	for i := range uint64(1022) {
 		w := uint64(le.Uint32(h[4*i:]))
@@ -243,7 +257,8 @@ func TestSfdiskAgrees(t *testing.T) {
 	for name, l := range samples(t) {
 		p := save(t, image(t, l))
 		out, err := exec.Command("sfdisk", "--verify", p).CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "No errors detected") && !strings.Contains(string(out), "Remaining") {
+		if err != nil || !strings.Contains(string(out), "No errors detected") && !strings.Contains(string(out),
+			"Remaining") {
 			t.Errorf("%s: sfdisk --verify: %v\n%s", name, err, out)
 		}
 		js, err := exec.Command("sfdisk", "--json", p).Output()
@@ -271,7 +286,8 @@ func TestSfdiskAgrees(t *testing.T) {
 		for i, q := range table.PartitionTable.Partitions {
 			r := d.Partitions[i]
 			uuid := q.UUID == "" || strings.EqualFold(q.UUID, r.UUID) // a DOS table has none
-			if q.Start*512 != r.Offset || q.Size*512 != r.Size || !strings.EqualFold(q.Type, r.Type) || !uuid || q.Name != r.Name {
+			if q.Start*512 != r.Offset || q.Size*512 != r.Size || !strings.EqualFold(q.Type, r.Type) || !uuid ||
+				q.Name != r.Name {
 				t.Errorf("%s: sfdisk sees %+v, we %+v", name, q, r)
 			}
 		}
@@ -367,8 +383,9 @@ func TestAWriterThatFailsIsNamed(t *testing.T) {
 	}
 }
 
-// Whatever the tables say, no partition leaves the image or lies in another. Inputs are changes to one of three disks, three bytes of where and
-// four of what each, with GPT's checksums put right again: whole images are too long for the fuzzer to get anywhere.
+// Whatever the tables say, no partition leaves the image or lies in another. Inputs are changes to one of three disks,
+// three bytes of where and four of what each, with GPT's checksums put right again: whole images are too long for the
+// fuzzer to get anywhere.
 func FuzzRead(f *testing.F) {
 	var bases [][]byte
 	for _, l := range []Layout{

@@ -34,9 +34,9 @@ func damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrTable, fmt.Sprintf(format, args...))
 }
 
-// Read reads the tables of an image of size bytes. It is Bare where there is none: whether it then holds a file system is for others to say.
-// Extended partitions, hybrid tables and sectors other than 512 bytes are not read. Every partition returned lies inside the image, behind the
-// tables, and none overlaps another.
+// Read reads the tables of an image of size bytes. It is Bare where there is none: whether it then holds a file system
+// is for others to say. Extended partitions, hybrid tables and sectors other than 512 bytes are not read. Every
+// partition returned lies inside the image, behind the tables, and none overlaps another.
 func Read(r io.ReaderAt, size int64) (Disk, error) {
 	d, err := read(r, size)
 	if err != nil {
@@ -57,7 +57,10 @@ func read(r io.ReaderAt, size int64) (d Disk, err error) {
 	if err != nil {
 		return d, err
 	}
-	if slices.ContainsFunc(first.Partitions, func(p Partition) bool { return p.Type == fmt.Sprintf("%02x", typeProtective) }) {
+	if slices.ContainsFunc(first.Partitions, func(p Partition) bool {
+		return p.Type == fmt.Sprintf("%02x",
+			typeProtective)
+	}) {
 		if len(first.Partitions) != 1 {
 			return d, errors.New("a hybrid table, DOS and GPT at once, is not read")
 		}
@@ -84,7 +87,8 @@ func read(r io.ReaderAt, size int64) (d Disk, err error) {
 	// Guests with NVDIMM see the second, others the first. Kata's own tools can write two that differ.
 	same := func(a, b Partition) bool { return a.Extent == b.Extent && a.Number == b.Number && a.Type == b.Type }
 	if !slices.EqualFunc(first.Partitions, second.Partitions, same) {
-		return d, damaged("the tables before and behind the DAX header name other partitions: %v and %v", first.Partitions, second.Partitions)
+		return d, damaged("the tables before and behind the DAX header name other partitions: %v and %v",
+			first.Partitions, second.Partitions)
 	}
 	first.Kind = MBRDAX
 	return first, nil
@@ -132,14 +136,16 @@ func readMBR(b []byte, offset, size int64) (Disk, error) {
 
 // checkExtents wants every partition inside, and none in another.
 func checkExtents(parts []Partition, inside Extent) error {
-	sorted := slices.SortedFunc(slices.Values(parts), func(a, b Partition) int { return int(min(1, max(-1, a.Offset-b.Offset))) })
+	sorted := slices.SortedFunc(slices.Values(parts),
+		func(a, b Partition) int { return int(min(1, max(-1, a.Offset-b.Offset))) })
 	at := inside.Offset
 	for _, p := range sorted {
 		switch {
 		case p.Size <= 0:
 			return damaged("partition %d is empty", p.Number)
 		case p.Offset < inside.Offset || p.End() > inside.End():
-			return damaged("partition %d from %d to %d: want it between %d and %d", p.Number, p.Offset, p.End(), inside.Offset, inside.End())
+			return damaged("partition %d from %d to %d: want it between %d and %d", p.Number, p.Offset, p.End(),
+				inside.Offset, inside.End())
 		case p.Offset < at:
 			return damaged("partition %d begins at %d, where another lies", p.Number, p.Offset)
 		}
@@ -190,7 +196,8 @@ func readGPT(r io.ReaderAt, size int64) (d Disk, err error) {
 		}
 		start, end := le.Uint64(e[32:]), le.Uint64(e[40:])
 		if start < first || end > last || end < start {
-			return d, damaged("partition %d: sectors %d to %d: want them between %d and %d", i+1, start, end, first, last)
+			return d, damaged("partition %d: sectors %d to %d: want them between %d and %d", i+1, start, end, first,
+				last)
 		}
 		units := make([]uint16, 0, gptNameLength)
 		for j := range gptNameLength {
@@ -202,7 +209,8 @@ func readGPT(r io.ReaderAt, size int64) (d Disk, err error) {
 		}
 		d.Partitions = append(d.Partitions, Partition{
 			Number: i + 1, Extent: Extent{int64(start) * sectorSize, int64(end-start+1) * sectorSize},
-			Type: GUID(e[:16]).swap().String(), UUID: GUID(e[16:32]).swap().String(), Name: string(utf16.Decode(units)), Attributes: le.Uint64(e[48:]),
+			Type: GUID(e[:16]).swap().String(), UUID: GUID(e[16:32]).swap().String(),
+			Name: string(utf16.Decode(units)), Attributes: le.Uint64(e[48:]),
 		})
 	}
 	return d, checkExtents(d.Partitions, Extent{int64(first) * sectorSize, int64(last-first+1) * sectorSize})
@@ -225,11 +233,13 @@ func readGPTTable(r io.ReaderAt, at, sectors uint64) (t gptTable, err error) {
 	case string(h[:8]) != gptSignature:
 		return t, damaged("no GPT header at sector %d", at)
 	case le.Uint32(h[8:]) != gptRevision || length != gptHeaderSize:
-		return t, damaged("GPT header of revision %#x and %d bytes: want %#x and %d", le.Uint32(h[8:]), length, gptRevision, gptHeaderSize)
+		return t, damaged("GPT header of revision %#x and %d bytes: want %#x and %d", le.Uint32(h[8:]), length,
+			gptRevision, gptHeaderSize)
 	case t.u64(24) != at:
 		return t, damaged("GPT header at sector %d says it is at %d", at, t.u64(24))
 	case entrySize != gptEntrySize || count < 1 || count > maxEntries:
-		return t, damaged("GPT of %d entries of %d bytes: want at most %d of %d", count, entrySize, maxEntries, gptEntrySize)
+		return t, damaged("GPT of %d entries of %d bytes: want at most %d of %d", count, entrySize, maxEntries,
+			gptEntrySize)
 	}
 	sum := le.Uint32(h[16:])
 	le.PutUint32(h[16:], 0)

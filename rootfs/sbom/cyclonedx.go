@@ -12,8 +12,9 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// WriteCycloneDX writes the bill as CycloneDX 1.6 in JSON: the components, which scanners for vulnerabilities ask for, but not the files of
-// each, which only the SPDX document lists. A component has the same identifier in both. The tree is read for licences.
+// WriteCycloneDX writes the bill as CycloneDX 1.6 in JSON: the components, which scanners for vulnerabilities ask for,
+// but not the files of each, which only the SPDX document lists. A component has the same identifier in both. The tree
+// is read for licences.
 func (d Document) WriteCycloneDX(w io.Writer, t *tree.Tree) error {
 	const image = "Image"
 	components := d.sorted()
@@ -24,8 +25,8 @@ func (d Document) WriteCycloneDX(w io.Writer, t *tree.Tree) error {
 		byName[c.Name] = ids[i]
 	}
 	list := []cdx.Component{}
-	// A component that is not listed in the graph has unknown needs, which is not the same as none; so those without any are left out, as nobody
-	// tells the two apart here.
+	// A component that is not listed in the graph has unknown needs, which is not the same as none; so those without
+	// any are left out, as nobody tells the two apart here.
 	graph := []cdx.Dependency{{Ref: image, Dependencies: &ids}}
 	for i, c := range components {
 		one, err := c.cycloneDX(ids[i], t)
@@ -48,16 +49,19 @@ func (d Document) WriteCycloneDX(w io.Writer, t *tree.Tree) error {
 	bom.SerialNumber = serialNumber(d.Digest)
 	bom.Metadata = &cdx.Metadata{
 		Timestamp: time.Unix(d.Time, 0).UTC().Format(time.RFC3339),
-		Tools:     &cdx.ToolsChoice{Components: &[]cdx.Component{{Type: cdx.ComponentTypeApplication, Name: d.Creator}}},
+		Tools: &cdx.ToolsChoice{Components: &[]cdx.Component{{Type: cdx.ComponentTypeApplication,
+			Name: d.Creator}}},
 		Component: &cdx.Component{BOMRef: image, Type: cdx.ComponentTypeOS, Name: d.Name},
 	}
 	bom.Components, bom.Dependencies = &list, &graph
-	return cdx.NewBOMEncoder(w, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom, cdx.SpecVersion1_6)
+	return cdx.NewBOMEncoder(w, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom,
+		cdx.SpecVersion1_6)
 }
 
 func (c Component) cycloneDX(id string, t *tree.Tree) (cdx.Component, error) {
 	// The specification wants "library" where nobody knows better.
-	out := cdx.Component{BOMRef: id, Type: cdx.ComponentTypeLibrary, Name: c.Name, Version: c.Version, PackageURL: c.PURL}
+	out := cdx.Component{BOMRef: id, Type: cdx.ComponentTypeLibrary, Name: c.Name, Version: c.Version,
+		PackageURL: c.PURL}
 	if c.Supplier != "" {
 		out.Supplier = &cdx.OrganizationalEntity{Name: c.Supplier}
 	}

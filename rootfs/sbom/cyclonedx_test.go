@@ -46,11 +46,14 @@ func TestTheCycloneDXBillIsReadByTheLibraryAndTheSameEachTime(t *testing.T) {
 		t.Fatalf("%d components, want 2", len(*bom.Components))
 	}
 	bash, linux := (*bom.Components)[0], (*bom.Components)[1]
-	if bash.Name != "bash" || bash.Version != "5.2" || bash.PackageURL != "pkg:deb/debian/bash@5.2?arch=amd64" || bash.Supplier.Name != "Debian" ||
-		(*bash.Licenses)[0].Expression != "GPL-3.0-or-later AND LicenseRef-odd-one" || (*bash.Hashes)[0].Value != digest.Of([]byte("deb")).Hex() {
+	if bash.Name != "bash" || bash.Version != "5.2" || bash.PackageURL != "pkg:deb/debian/bash@5.2?arch=amd64" ||
+		bash.Supplier.Name != "Debian" ||
+		(*bash.Licenses)[0].Expression != "GPL-3.0-or-later AND LicenseRef-odd-one" ||
+		(*bash.Hashes)[0].Value != digest.Of([]byte("deb")).Hex() {
 		t.Errorf("bash: %+v", bash)
 	}
-	if p := *bash.Properties; len(p) != 1 || p[0].Name != "katabuild:license:LicenseRef-odd-one" || p[0].Value != "odd one" {
+	if p := *bash.Properties; len(p) != 1 || p[0].Name != "katabuild:license:LicenseRef-odd-one" ||
+		p[0].Value != "odd one" {
 		t.Errorf("properties of bash: %+v", p)
 	}
 	if linux.Version != "6.12.117" || (*linux.Licenses)[0].Expression != "GPL-2.0-only" || linux.Properties != nil {
@@ -61,7 +64,8 @@ func TestTheCycloneDXBillIsReadByTheLibraryAndTheSameEachTime(t *testing.T) {
 	for _, d := range *bom.Dependencies {
 		graph = append(graph, d.Ref+": "+strings.Join(*d.Dependencies, " "))
 	}
-	if want := []string{refs[0] + ": " + refs[1] + " " + refs[2], refs[1] + ": " + refs[2]}; !slices.Equal(graph, want) {
+	if want := []string{refs[0] + ": " + refs[1] + " " + refs[2], refs[1] + ": " + refs[2]}; !slices.Equal(graph,
+		want) {
 		t.Errorf("dependencies %q, want %q", graph, want)
 	}
 }
@@ -74,7 +78,8 @@ func TestAnotherImageHasAnotherSerialNumber(t *testing.T) {
 
 func TestACycloneDXBillOfNothingIsOne(t *testing.T) {
 	var b bytes.Buffer
-	if err := (Document{Name: "empty", Digest: digest.Of(nil), Creator: "katabuild"}).WriteCycloneDX(&b, tree.New()); err != nil {
+	if err := (Document{Name: "empty", Digest: digest.Of(nil), Creator: "katabuild"}).WriteCycloneDX(&b,
+		tree.New()); err != nil {
 		t.Fatal(err)
 	}
 	var bom cdx.BOM

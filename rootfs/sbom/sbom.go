@@ -1,7 +1,9 @@
-// Package sbom writes the software bill of materials of an image: what it is made of, with versions, licences, digests and the files of each.
+// Package sbom writes the software bill of materials of an image: what it is made of, with versions, licences, digests
+// and the files of each.
 //
-// Components come in with the paths they brought; the tree says which of them are still there and what they hold. Out comes an SPDX 2.3
-// document in JSON, and a CycloneDX 1.6 one for who asks. They have no time or identifier of their own: the same image has the same bill.
+// Components come in with the paths they brought; the tree says which of them are still there and what they hold. Out
+// comes an SPDX 2.3 document in JSON, and a CycloneDX 1.6 one for who asks. They have no time or identifier of their
+// own: the same image has the same bill.
 package sbom
 
 import (
@@ -42,7 +44,8 @@ type Component struct {
 	Homepage      string        // may be empty
 	// Origin is that of its nodes in the tree (tree.Node.Origin); empty where it has none there, as the kernel.
 	Origin string
-	// License is an SPDX expression where it is known for sure; else the copyright file in the tree is asked, see licenseOf.
+	// License is an SPDX expression where it is known for sure; else the copyright file in the tree is asked, see
+	// licenseOf.
 	License string
 	// Needs are the names of other components that it depends on.
 	Needs []string
@@ -72,13 +75,16 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 		},
 	}
 	image := &v2_3.Package{
-		PackageName: d.Name, PackageSPDXIdentifier: "Image", PackageDownloadLocation: "NOASSERTION", PrimaryPackagePurpose: "OPERATING-SYSTEM",
-		IsFilesAnalyzedTagPresent: true, PackageCopyrightText: "NOASSERTION", PackageLicenseConcluded: "NOASSERTION", PackageLicenseDeclared: "NOASSERTION",
+		PackageName: d.Name, PackageSPDXIdentifier: "Image", PackageDownloadLocation: "NOASSERTION",
+		PrimaryPackagePurpose:     "OPERATING-SYSTEM",
+		IsFilesAnalyzedTagPresent: true, PackageCopyrightText: "NOASSERTION", PackageLicenseConcluded: "NOASSERTION",
+		PackageLicenseDeclared: "NOASSERTION",
 	}
 	doc.Packages = append(doc.Packages, image)
 	relate := func(a, kind, b string) {
 		doc.Relationships = append(doc.Relationships, &v2_3.Relationship{
-			RefA: common.DocElementID{ElementRefID: common.ElementID(a)}, Relationship: kind, RefB: common.DocElementID{ElementRefID: common.ElementID(b)},
+			RefA: common.DocElementID{ElementRefID: common.ElementID(a)}, Relationship: kind,
+			RefB: common.DocElementID{ElementRefID: common.ElementID(b)},
 		})
 	}
 	relate("DOCUMENT", common.TypeRelationshipDescribe, "Image")
@@ -93,8 +99,10 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 	for i, c := range components {
 		id := packageID(i, c)
 		p := &v2_3.Package{
-			PackageName: c.Name, PackageVersion: c.Version, PackageSPDXIdentifier: common.ElementID(id), PackageDownloadLocation: "NOASSERTION",
-			IsFilesAnalyzedTagPresent: true, PackageHomePage: c.Homepage, PackageCopyrightText: "NOASSERTION", PackageLicenseConcluded: "NOASSERTION",
+			PackageName: c.Name, PackageVersion: c.Version, PackageSPDXIdentifier: common.ElementID(id),
+			PackageDownloadLocation:   "NOASSERTION",
+			IsFilesAnalyzedTagPresent: true, PackageHomePage: c.Homepage, PackageCopyrightText: "NOASSERTION",
+			PackageLicenseConcluded: "NOASSERTION",
 		}
 		license, err := licenseOf(c, t)
 		if err != nil {
@@ -108,7 +116,8 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 			p.PackageChecksums = []common.Checksum{{Algorithm: common.SHA256, Value: c.Digest.Hex()}}
 		}
 		if c.PURL != "" {
-			p.PackageExternalReferences = []*v2_3.PackageExternalReference{{Category: common.CategoryPackageManager, RefType: common.TypePackageManagerPURL, Locator: c.PURL}}
+			p.PackageExternalReferences = []*v2_3.PackageExternalReference{{Category: common.CategoryPackageManager,
+				RefType: common.TypePackageManagerPURL, Locator: c.PURL}}
 		}
 		doc.Packages = append(doc.Packages, p)
 		relate("Image", common.TypeRelationshipContains, id)
@@ -136,9 +145,11 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 		n++
 		id := "File-" + strconv.Itoa(n)
 		doc.Files = append(doc.Files, &v2_3.File{
-			FileName: "." + p, FileSPDXIdentifier: common.ElementID(id), FileCopyrightText: "NOASSERTION", LicenseConcluded: "NOASSERTION",
+			FileName: "." + p, FileSPDXIdentifier: common.ElementID(id), FileCopyrightText: "NOASSERTION",
+			LicenseConcluded: "NOASSERTION",
 			// The specification asks for SHA-1; SHA-256 is what can be trusted.
-			Checksums: []common.Checksum{{Algorithm: common.SHA1, Value: s.sha1}, {Algorithm: common.SHA256, Value: s.sha256}},
+			Checksums: []common.Checksum{{Algorithm: common.SHA1, Value: s.sha1}, {Algorithm: common.SHA256,
+				Value: s.sha256}},
 		})
 		owner, ok := ids[node.Origin]
 		if !ok {
@@ -158,7 +169,8 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 func (d Document) sorted() []Component {
 	components := slices.Clone(d.Components)
 	slices.SortFunc(components, func(a, b Component) int {
-		return strings.Compare(a.Name+"\x00"+a.Version+"\x00"+a.Arch+"\x00"+a.Origin, b.Name+"\x00"+b.Version+"\x00"+b.Arch+"\x00"+b.Origin)
+		return strings.Compare(a.Name+"\x00"+a.Version+"\x00"+a.Arch+"\x00"+a.Origin,
+			b.Name+"\x00"+b.Version+"\x00"+b.Arch+"\x00"+b.Origin)
 	})
 	return components
 }
@@ -256,8 +268,9 @@ func idWord(s string) string {
 // maxCopyright bounds a copyright file that is read for its licences, in bytes.
 const maxCopyright = 1 << 20
 
-// licenseOf lists the licences of a component: its own, or the short names in the License fields of Debian's machine-readable copyright file
-// (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/) where the tree still has it. Nil where nobody says.
+// licenseOf lists the licences of a component: its own, or the short names in the License fields of Debian's
+// machine-readable copyright file (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/) where the tree
+// still has it. Nil where nobody says.
 func licenseOf(c Component, t *tree.Tree) ([]string, error) {
 	if c.License != "" {
 		return []string{c.License}, nil
@@ -296,11 +309,14 @@ func shortNames(data []byte) []string {
 
 // spdxNames are Debian's short names that SPDX knows too, by its own name.
 var spdxNames = map[string]string{
-	"Apache-2.0": "Apache-2.0", "BSD-2-clause": "BSD-2-Clause", "BSD-3-clause": "BSD-3-Clause", "BSL-1.0": "BSL-1.0", "CC0-1.0": "CC0-1.0",
-	"Expat": "MIT", "MIT": "MIT", "ISC": "ISC", "Zlib": "Zlib", "zlib": "Zlib", "PSF-2": "PSF-2.0", "Artistic": "Artistic-1.0-Perl",
-	"GPL-1": "GPL-1.0-only", "GPL-1+": "GPL-1.0-or-later", "GPL-2": "GPL-2.0-only", "GPL-2+": "GPL-2.0-or-later",
+	"Apache-2.0": "Apache-2.0", "BSD-2-clause": "BSD-2-Clause", "BSD-3-clause": "BSD-3-Clause", "BSL-1.0": "BSL-1.0",
+	"CC0-1.0": "CC0-1.0",
+	"Expat":   "MIT", "MIT": "MIT", "ISC": "ISC", "Zlib": "Zlib", "zlib": "Zlib", "PSF-2": "PSF-2.0",
+	"Artistic": "Artistic-1.0-Perl",
+	"GPL-1":    "GPL-1.0-only", "GPL-1+": "GPL-1.0-or-later", "GPL-2": "GPL-2.0-only", "GPL-2+": "GPL-2.0-or-later",
 	"GPL-3": "GPL-3.0-only", "GPL-3+": "GPL-3.0-or-later", "LGPL-2": "LGPL-2.0-only", "LGPL-2+": "LGPL-2.0-or-later",
-	"LGPL-2.1": "LGPL-2.1-only", "LGPL-2.1+": "LGPL-2.1-or-later", "LGPL-3": "LGPL-3.0-only", "LGPL-3+": "LGPL-3.0-or-later",
+	"LGPL-2.1": "LGPL-2.1-only", "LGPL-2.1+": "LGPL-2.1-or-later", "LGPL-3": "LGPL-3.0-only",
+	"LGPL-3+": "LGPL-3.0-or-later",
 	"MPL-1.1": "MPL-1.1", "MPL-2.0": "MPL-2.0", "Unicode": "Unicode-DFS-2016", "bzip2-1.0.6": "bzip2-1.0.6",
 	// What our own components say of themselves.
 	"GPL-2.0-only": "GPL-2.0-only",
@@ -339,6 +355,9 @@ func (e *extractedLicenses) list() []*v2_3.OtherLicense {
 	for id, name := range e.names {
 		out = append(out, &v2_3.OtherLicense{LicenseIdentifier: id, LicenseName: name, ExtractedText: name})
 	}
-	slices.SortFunc(out, func(a, b *v2_3.OtherLicense) int { return strings.Compare(a.LicenseIdentifier, b.LicenseIdentifier) })
+	slices.SortFunc(out, func(a, b *v2_3.OtherLicense) int {
+		return strings.Compare(a.LicenseIdentifier,
+			b.LicenseIdentifier)
+	})
 	return out
 }

@@ -15,12 +15,15 @@ func sample(t *testing.T) (*tree.Tree, Document) {
 	t.Helper()
 	tr := tree.New()
 	put := func(p, origin, text string) {
-		if err := tr.Put(p, &tree.Node{Kind: tree.File, Mode: 0o644, Content: tree.Bytes([]byte(text)), Origin: origin}); err != nil {
+		if err := tr.Put(p, &tree.Node{Kind: tree.File, Mode: 0o644, Content: tree.Bytes([]byte(text)),
+			Origin: origin}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	put("/usr/bin/bash", "package bash 5.2", "binary")
-	put("/usr/share/doc/bash/copyright", "package bash 5.2", "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-3+\n text\n\nFiles: x\nLicense: odd one\n")
+	put("/usr/share/doc/bash/copyright", "package bash 5.2",
+		"Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-3+\n "+
+			"text\n\nFiles: x\nLicense: odd one\n")
 	put("/etc/motd", "recipe", "hello")
 	if err := tr.Link("/usr/bin/bash", "/usr/bin/sh"); err != nil {
 		t.Fatal(err)
@@ -29,7 +32,8 @@ func sample(t *testing.T) (*tree.Tree, Document) {
 		Name: "sample", Digest: digest.Of([]byte("sample")), Time: 1700000000, Creator: "katabuild",
 		Components: []Component{
 			{Name: "linux", Version: "6.12.117", License: "GPL-2.0-only", Digest: digest.Of([]byte("linux"))},
-			{Name: "bash", Version: "5.2", Arch: "amd64", PURL: "pkg:deb/debian/bash@5.2?arch=amd64", Origin: "package bash 5.2", Digest: digest.Of([]byte("deb")), Supplier: "Debian"},
+			{Name: "bash", Version: "5.2", Arch: "amd64", PURL: "pkg:deb/debian/bash@5.2?arch=amd64",
+				Origin: "package bash 5.2", Digest: digest.Of([]byte("deb")), Supplier: "Debian"},
 		},
 	}
 }
@@ -58,7 +62,8 @@ func TestTheBillIsAValidDocumentAndTheSameEachTime(t *testing.T) {
 		t.Errorf("%d packages and %d files, want 3 and 4", len(doc.Packages), len(doc.Files))
 	}
 	text := b.String()
-	for _, want := range []string{"GPL-3.0-or-later AND LicenseRef-odd-one", "pkg:deb/debian/bash@5.2?arch=amd64", digest.Of([]byte("binary")).Hex(), `"created": "2023-11-14T22:13:20Z"`} {
+	for _, want := range []string{"GPL-3.0-or-later AND LicenseRef-odd-one", "pkg:deb/debian/bash@5.2?arch=amd64",
+		digest.Of([]byte("binary")).Hex(), `"created": "2023-11-14T22:13:20Z"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("lacks %s", want)
 		}
@@ -67,7 +72,8 @@ func TestTheBillIsAValidDocumentAndTheSameEachTime(t *testing.T) {
 
 func TestAFileThatCannotBeReadIsNamed(t *testing.T) {
 	tr, d := sample(t)
-	if err := tr.Put("/gone", &tree.Node{Kind: tree.File, Content: &tree.Section{Path: t.TempDir() + "/none", Length: 1}}); err != nil {
+	if err := tr.Put("/gone", &tree.Node{Kind: tree.File, Content: &tree.Section{Path: t.TempDir() + "/none",
+		Length: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Write(&bytes.Buffer{}, tr); err == nil || !strings.Contains(err.Error(), "/gone") {

@@ -15,7 +15,8 @@ import (
 type Content interface {
 	// Size is st_size, in bytes.
 	Size() int64
-	// Data lists the ranges that are not holes: in order, not touching, not empty, inside the size. Bytes outside them are zero.
+	// Data lists the ranges that are not holes: in order, not touching, not empty, inside the size. Bytes outside them
+	// are zero.
 	Data() []Range
 	// Open returns a reader of the whole, holes as zeros. The caller closes it.
 	Open() (Reader, error)
@@ -54,8 +55,8 @@ type memoryReader struct{ *bytes.Reader }
 
 func (memoryReader) Close() error { return nil }
 
-// Section is content that lies in a file of the host, such as a blob of the store: whole files, or members of an unpacked archive. The file
-// must not change while the tree is used.
+// Section is content that lies in a file of the host, such as a blob of the store: whole files, or members of an
+// unpacked archive. The file must not change while the tree is used.
 type Section struct {
 	Path   string
 	Offset int64   // of the first byte in the file
@@ -160,7 +161,8 @@ func DigestOf(c Content) (digest.Digest, error) {
 	return d, err
 }
 
-// SameContent says whether two files hold the same bytes. What both have as a hole is not read, so that a file of any size is compared soon.
+// SameContent says whether two files hold the same bytes. What both have as a hole is not read, so that a file of any
+// size is compared soon.
 func SameContent(ctx context.Context, m, n *Node) (bool, error) {
 	if m.Size() != n.Size() {
 		return false, nil

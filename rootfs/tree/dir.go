@@ -15,22 +15,24 @@ import (
 
 // DirOptions says what of a host's folder counts.
 type DirOptions struct {
-	// Owner replaces the owners that the host's files have; nil keeps them, which only makes sense where the files were made by root.
+	// Owner replaces the owners that the host's files have; nil keeps them, which only makes sense where the files were
+	// made by root.
 	Owner *Owner
 	// Time replaces the times of all files; nil keeps them.
 	Time *Time
 	// Origin of every node; its path is appended.
 	Origin string
-	// IgnoreHoles takes holes for zeros. Which holes a file has is the host's file system's business, so a build that must not depend on the host
-	// ignores them.
+	// IgnoreHoles takes holes for zeros. Which holes a file has is the host's file system's business, so a build that
+	// must not depend on the host ignores them.
 	IgnoreHoles bool
 }
 
 // Owner is a user and a group by number.
 type Owner struct{ UID, GID uint32 }
 
-// FromDir reads a folder of the host: types, modes, attributes, links, holes, but never access times, inode numbers or the order in which the
-// host lists names. Links are not followed. Contents stay in the folder, which must not change while the tree is used.
+// FromDir reads a folder of the host: types, modes, attributes, links, holes, but never access times, inode numbers or
+// the order in which the host lists names. Links are not followed. Contents stay in the folder, which must not change
+// while the tree is used.
 func FromDir(dir string, o DirOptions) (*Tree, error) {
 	t := New()
 	links := map[[2]uint64]string{} // device and inode of a file with several names, to its first name
@@ -79,7 +81,8 @@ func FromDir(dir string, o DirOptions) (*Tree, error) {
 }
 
 func fromStat(p string, st *unix.Stat_t, ignoreHoles bool) (*Node, error) {
-	n := &Node{Mode: uint16(st.Mode & PermMask), UID: st.Uid, GID: st.Gid, Time: Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)}}
+	n := &Node{Mode: uint16(st.Mode & PermMask), UID: st.Uid, GID: st.Gid, Time: Time{Sec: st.Mtim.Sec,
+		Nsec: uint32(st.Mtim.Nsec)}}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		n.Kind = Dir

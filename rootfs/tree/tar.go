@@ -13,19 +13,21 @@ import (
 	"strings"
 )
 
-// TarOptions says what of a tar counts, and what it may do to what is there. The zero value takes all, and gives way to nothing.
+// TarOptions says what of a tar counts, and what it may do to what is there. The zero value takes all, and gives way to
+// nothing.
 type TarOptions struct {
 	// Origin of every node.
 	Origin string
-	// Keep, when not nil, is asked before each entry, with its absolute, clean path and what will be put there; of a hard link, the node
-	// that gets one more name. It may change what is not yet in the tree, such as an owner, and says whether the entry counts. A folder
-	// that does not count says nothing about what it holds. An error ends the whole.
+	// Keep, when not nil, is asked before each entry, with its absolute, clean path and what will be put there; of a
+	// hard link, the node that gets one more name. It may change what is not yet in the tree, such as an owner, and
+	// says whether the entry counts. A folder that does not count says nothing about what it holds. An error ends the
+	// whole.
 	Keep func(p string, n *Node) (bool, error)
 	// Skip, when not nil, says which hard links are left out before it is known what they lead to.
 	Skip func(p string) bool
-	// Layering, when not nil, is how entries are put on what is there; see Tree.Lay. Without it the tar is a package, as dpkg unpacks one: a folder
-	// where a link to a folder is means the folder behind the link, which stays as it was, and a file never takes the place of a folder that
-	// holds something.
+	// Layering, when not nil, is how entries are put on what is there; see Tree.Lay. Without it the tar is a package,
+	// as dpkg unpacks one: a folder where a link to a folder is means the folder behind the link, which stays as it
+	// was, and a file never takes the place of a folder that holds something.
 	Layering *Layering
 }
 
@@ -43,10 +45,11 @@ func (e *EntryError) Unwrap() error { return e.Err }
 // maxEntryPath is the longest name of an entry, in bytes: PATH_MAX of Linux without its NUL.
 const maxEntryPath = 4095
 
-// ApplyTar puts what an uncompressed tar holds into a tree, in the tar's order, whatever was in the tree before. Contents stay in the file,
-// which must not change while the tree is used. POSIX pax, ustar, GNU and v7 headers are read; sparse files stay sparse. Attributes are kept, but
-// for those that no Linux guest reads: of them the tree gets a remark. Anything else that would be lost without a word is an error. After
-// an error the tree holds what came before it.
+// ApplyTar puts what an uncompressed tar holds into a tree, in the tar's order, whatever was in the tree before.
+// Contents stay in the file, which must not change while the tree is used. POSIX pax, ustar, GNU and v7 headers are
+// read; sparse files stay sparse. Attributes are kept, but for those that no Linux guest reads: of them the tree gets a
+// remark. Anything else that would be lost without a word is an error. After an error the tree holds what came before
+// it.
 //
 // POSIX.1-2017, pax, "pax Interchange Format"; GNU tar manual, "Basic Tar Format".
 func ApplyTar(t *Tree, file string, o TarOptions) error {
@@ -54,8 +57,8 @@ func ApplyTar(t *Tree, file string, o TarOptions) error {
 	return eachEntry(file, func(h *tar.Header, c Content) error { return u.entry(h, c) })
 }
 
-// TarNames calls f for each entry of an uncompressed tar in order, with its absolute, clean path. Links and devices are what they are in the
-// tar; nothing is looked up.
+// TarNames calls f for each entry of an uncompressed tar in order, with its absolute, clean path. Links and devices are
+// what they are in the tar; nothing is looked up.
 func TarNames(file string, f func(p string, k Kind) error) error {
 	return eachEntry(file, func(h *tar.Header, _ Content) error {
 		k, err := kindOf(h)
@@ -136,8 +139,9 @@ func isSparse(h *tar.Header) bool {
 	return false
 }
 
-// position reads a file through a small buffer and knows where in the file it is. archive/tar never reads ahead and skips contents by Seek,
-// so after Next the position is where the entry's content begins, and contents are not read at all.
+// position reads a file through a small buffer and knows where in the file it is. archive/tar never reads ahead and
+// skips contents by Seek, so after Next the position is where the entry's content begins, and contents are not read at
+// all.
 type position struct {
 	f        io.ReaderAt
 	at, size int64

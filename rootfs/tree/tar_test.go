@@ -92,12 +92,14 @@ func TestATarBecomesATree(t *testing.T) {
 	full := reg("./full", strings.Repeat("full", 1000))
 	full.Mode, full.Uid, full.Gid = 0o104755, 7, math.MaxUint32-1
 	full.ModTime = time.Unix(-2, 500000000)
-	full.PAXRecords = map[string]string{"SCHILY.xattr.user.b": "x\x00y", "SCHILY.xattr.security.capability": string(treetest.Capability())}
+	full.PAXRecords = map[string]string{"SCHILY.xattr.user.b": "x\x00y",
+		"SCHILY.xattr.security.capability": string(treetest.Capability())}
 	full.Format = tar.FormatPAX
 	dev := item{tar.Header{Name: "/dev/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3, Mode: 0o666}, ""}
 	fifo := item{tar.Header{Name: "fifo", Typeflag: tar.TypeFifo, Mode: 0o600}, ""}
 	note := item{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "c"}}, ""}
-	file := onDisk(t, tarOf(t, note, folder("./"), full, hard("other", "full"), reg(long, "deep"), gnu, dev, fifo, symlink("link", "../full"), reg("empty", ""),
+	file := onDisk(t, tarOf(t, note, folder("./"), full, hard("other", "full"), reg(long, "deep"), gnu, dev, fifo,
+		symlink("link", "../full"), reg("empty", ""),
 		reg("full-2", "again"), reg("full-2", "later wins")))
 	tr := tree.New()
 	if err := tree.ApplyTar(tr, file, tree.TarOptions{Origin: "package p 1"}); err != nil {
@@ -108,11 +110,14 @@ func TestATarBecomesATree(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprintf("%o %d:%d %v %v %q %d", n.Mode, n.UID, n.GID, n.Time, n.Xattrs, n.Origin, n.Links())
-	want := fmt.Sprintf("4755 7:4294967294 {-2 500000000} %v %q 2", []tree.Xattr{{Name: "security.capability", Value: treetest.Capability()}, {Name: "user.b", Value: []byte("x\x00y")}}, "package p 1")
+	want := fmt.Sprintf("4755 7:4294967294 {-2 500000000} %v %q 2",
+		[]tree.Xattr{{Name: "security.capability", Value: treetest.Capability()},
+			{Name: "user.b", Value: []byte("x\x00y")}}, "package p 1")
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	for p, want := range map[string]string{"full": strings.Repeat("full", 1000), "other": strings.Repeat("full", 1000), long: "deep", gnu.Name: "g", "empty": "", "full-2": "later wins"} {
+	for p, want := range map[string]string{"full": strings.Repeat("full", 1000), "other": strings.Repeat("full",
+		1000), long: "deep", gnu.Name: "g", "empty": "", "full-2": "later wins"} {
 		n, err := tr.Lookup(p)
 		if err != nil {
 			t.Fatal(err)
@@ -140,40 +145,55 @@ func TestHostileTars(t *testing.T) {
 		cause error  // or
 		want  string // what the tree lists, without the root
 	}{
-		"dot dot":                           {items: []item{reg("../../etc/passwd", "x")}, want: "/etc folder\n/etc/passwd file"},
-		"absolute":                          {items: []item{reg("/etc/passwd", "x")}, want: "/etc folder\n/etc/passwd file"},
-		"link to outside, then through":     {items: []item{symlink("out", "/.."), reg("out/x", "x")}, want: "/out symbolic link\n/x file"},
-		"link up, then through":             {items: []item{symlink("out", "../../.."), reg("out/x", "x")}, want: "/out symbolic link\n/x file"},
-		"a link onto itself, through":       {items: []item{symlink("l", "l"), reg("l/x", "x")}, cause: tree.ErrLoop},
-		"hard link to nothing":              {items: []item{hard("h", "nothing")}, cause: fs.ErrNotExist},
-		"hard link outside":                 {items: []item{hard("h", "../../../etc/shadow")}, cause: fs.ErrNotExist},
-		"hard link to a folder":             {items: []item{folder("d"), hard("h", "d")}, cause: tree.ErrIsDir},
-		"hard link to the root":             {items: []item{hard("h", "/")}, cause: tree.ErrIsDir},
-		"hard link to itself":               {items: []item{hard("h", "h")}, cause: fs.ErrNotExist},
-		"hard link to its own name":         {items: []item{reg("h", "x"), hard("h", "./h")}, want: "/h file"},
-		"hard link to a link":               {items: []item{symlink("l", "/etc/shadow"), hard("h", "l")}, want: "/h symbolic link\n/l symbolic link"},
-		"a file where a folder is":          {items: []item{reg("d/f", "x"), reg("d", "x")}, cause: tree.ErrIsDir},
-		"a folder where a file is":          {items: []item{reg("d", "x"), folder("d")}, want: "/d folder"},
-		"a file below a file":               {items: []item{reg("f", "x"), reg("f/g", "x")}, cause: tree.ErrNotDir},
-		"a file for the root":               {items: []item{reg("a/..", "x")}, cause: tree.ErrIsDir},
-		"a link for the root":               {items: []item{symlink("..", "x")}, cause: tree.ErrIsDir},
-		"a folder on a link to a folder":    {items: []item{folder("usr/lib"), symlink("lib", "usr/lib"), folder("lib"), reg("lib/x", "x")}, want: "/lib symbolic link\n/usr folder\n/usr/lib folder\n/usr/lib/x file"},
-		"a folder on a link to nothing":     {items: []item{symlink("lib", "nothing"), folder("lib"), reg("lib/x", "x")}, want: "/lib folder\n/lib/x file"},
-		"a huge device":                     {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeBlock, Devmajor: 1 << 20}, ""}}, cause: errAny},
-		"a huge owner":                      {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: math.MaxUint32, Format: tar.FormatPAX}, ""}}, cause: errAny},
-		"a negative owner":                  {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: -1, Format: tar.FormatGNU}, ""}}, cause: errAny},
-		"a long component":                  {items: []item{reg(strings.Repeat("n", 256), "x")}, cause: tree.ErrName},
-		"a long path":                       {items: []item{reg(strings.Repeat("n/", 2048)+"n", "x")}, cause: errAny},
-		"a long link":                       {items: []item{symlink("l", strings.Repeat("n/", 2048))}, cause: errAny},
-		"an empty link":                     {items: []item{symlink("l", "")}, cause: errAny},
-		"a long attribute":                  {items: []item{{tar.Header{Name: "f", PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 64<<10+1)}}, ""}}, cause: errAny},
-		"an ACL of a name without a number": {items: []item{{tar.Header{Name: "f", PAXRecords: map[string]string{"SCHILY.acl.access": "user:lisa:rwx"}}, ""}}, cause: errAny},
+		"dot dot": {items: []item{reg("../../etc/passwd", "x")},
+			want: "/etc folder\n/etc/passwd file"},
+		"absolute": {items: []item{reg("/etc/passwd", "x")},
+			want: "/etc folder\n/etc/passwd file"},
+		"link to outside, then through": {items: []item{symlink("out", "/.."), reg("out/x", "x")},
+			want: "/out symbolic link\n/x file"},
+		"link up, then through": {items: []item{symlink("out", "../../.."), reg("out/x", "x")},
+			want: "/out symbolic link\n/x file"},
+		"a link onto itself, through": {items: []item{symlink("l", "l"), reg("l/x", "x")}, cause: tree.ErrLoop},
+		"hard link to nothing":        {items: []item{hard("h", "nothing")}, cause: fs.ErrNotExist},
+		"hard link outside":           {items: []item{hard("h", "../../../etc/shadow")}, cause: fs.ErrNotExist},
+		"hard link to a folder":       {items: []item{folder("d"), hard("h", "d")}, cause: tree.ErrIsDir},
+		"hard link to the root":       {items: []item{hard("h", "/")}, cause: tree.ErrIsDir},
+		"hard link to itself":         {items: []item{hard("h", "h")}, cause: fs.ErrNotExist},
+		"hard link to its own name":   {items: []item{reg("h", "x"), hard("h", "./h")}, want: "/h file"},
+		"hard link to a link": {items: []item{symlink("l", "/etc/shadow"), hard("h", "l")},
+			want: "/h symbolic link\n/l symbolic link"},
+		"a file where a folder is": {items: []item{reg("d/f", "x"), reg("d", "x")}, cause: tree.ErrIsDir},
+		"a folder where a file is": {items: []item{reg("d", "x"), folder("d")}, want: "/d folder"},
+		"a file below a file":      {items: []item{reg("f", "x"), reg("f/g", "x")}, cause: tree.ErrNotDir},
+		"a file for the root":      {items: []item{reg("a/..", "x")}, cause: tree.ErrIsDir},
+		"a link for the root":      {items: []item{symlink("..", "x")}, cause: tree.ErrIsDir},
+		"a folder on a link to a folder": {items: []item{folder("usr/lib"), symlink("lib", "usr/lib"),
+			folder("lib"), reg(
+				"lib/x", "x")}, want: "/lib symbolic link\n/usr folder\n/usr/lib folder\n/usr/lib/x file"},
+		"a folder on a link to nothing": {items: []item{symlink("lib", "nothing"), folder("lib"),
+			reg("lib/x", "x")}, want: "/lib folder\n/lib/x file"},
+		"a huge device": {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeBlock,
+			Devmajor: 1 << 20}, ""}}, cause: errAny},
+		"a huge owner": {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir,
+			Uid: math.MaxUint32, Format: tar.FormatPAX}, ""}}, cause: errAny},
+		"a negative owner": {items: []item{{tar.Header{Name: "d", Typeflag: tar.TypeDir, Uid: -1,
+			Format: tar.FormatGNU}, ""}}, cause: errAny},
+		"a long component": {items: []item{reg(strings.Repeat("n", 256), "x")}, cause: tree.ErrName},
+		"a long path":      {items: []item{reg(strings.Repeat("n/", 2048)+"n", "x")}, cause: errAny},
+		"a long link":      {items: []item{symlink("l", strings.Repeat("n/", 2048))}, cause: errAny},
+		"an empty link":    {items: []item{symlink("l", "")}, cause: errAny},
+		"a long attribute": {items: []item{{tar.Header{Name: "f",
+			PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 64<<10+1)}}, ""}}, cause: errAny},
+		"an ACL of a name without a number": {items: []item{{tar.Header{Name: "f",
+			PAXRecords: map[string]string{"SCHILY.acl.access": "user:lisa:rwx"}}, ""}}, cause: errAny},
 	} {
 		tr := tree.New()
 		err := tree.ApplyTar(tr, onDisk(t, tarOf(t, c.items...)), tree.TarOptions{})
 		var e *tree.EntryError
 		switch {
-		case c.cause == nil && err != nil, c.cause != nil && (!errors.As(err, &e) || e.Name != c.items[len(c.items)-1].Name), c.cause != nil && c.cause != errAny && !errors.Is(err, c.cause):
+		case c.cause == nil && err != nil, c.cause != nil &&
+			(!errors.As(err, &e) || e.Name != c.items[len(c.items)-1].Name), c.cause != nil && c.cause != errAny &&
+			!errors.Is(err, c.cause):
 			t.Errorf("%s: got %v, want %v and the entry's name", name, err, c.cause)
 		case c.cause == nil:
 			if got := strings.TrimPrefix(list(tr), "/ folder\n"); got != c.want {
@@ -212,7 +232,8 @@ func TestLayersReplaceWhatWasThere(t *testing.T) {
 }
 
 func TestWhatIsNotKeptIsNotThereButItsOtherNamesMay(t *testing.T) {
-	file := onDisk(t, tarOf(t, folder("doc"), reg("doc/f", "text"), hard("doc/g", "doc/f"), hard("h", "doc/g"), hard("i", "h")))
+	file := onDisk(t, tarOf(t, folder("doc"), reg("doc/f", "text"), hard("doc/g", "doc/f"), hard("h", "doc/g"),
+		hard("i", "h")))
 	tr := tree.New()
 	var asked []string
 	err := tree.ApplyTar(tr, file, tree.TarOptions{Keep: func(p string, n *tree.Node) (bool, error) {
@@ -230,7 +251,10 @@ func TestWhatIsNotKeptIsNotThereButItsOtherNamesMay(t *testing.T) {
 		t.Errorf("h: %+v", n)
 	}
 	stop := errors.New("stop")
-	if err := tree.ApplyTar(tr, file, tree.TarOptions{Keep: func(string, *tree.Node) (bool, error) { return false, stop }}); !errors.Is(err, stop) {
+	if err := tree.ApplyTar(tr, file, tree.TarOptions{Keep: func(string, *tree.Node) (bool, error) {
+		return false,
+			stop
+	}}); !errors.Is(err, stop) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -239,7 +263,8 @@ func TestWhatIsNotKeptIsNotThereButItsOtherNamesMay(t *testing.T) {
 func TestGNUTarAgrees(t *testing.T) {
 	testenv.Require(t, testenv.Tool("tar"))
 	dir := t.TempDir()
-	for p, s := range map[string]string{"a/b/c": "c", "a/big": strings.Repeat("big ", 50000), "a/" + strings.Repeat("n", 180): "n", "empty": ""} {
+	for p, s := range map[string]string{"a/b/c": "c", "a/big": strings.Repeat("big ", 50000),
+		"a/" + strings.Repeat("n", 180): "n", "empty": ""} {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(p)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +275,8 @@ func TestGNUTarAgrees(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, err := range []error{os.Link(filepath.Join(dir, "a/big"), filepath.Join(dir, "z")), os.Symlink(strings.Repeat("x/", 90), filepath.Join(dir, "l"))} {
+	for _, err := range []error{os.Link(filepath.Join(dir, "a/big"), filepath.Join(dir, "z")),
+		os.Symlink(strings.Repeat("x/", 90), filepath.Join(dir, "l"))} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -277,7 +303,11 @@ func TestGNUTarAgrees(t *testing.T) {
 			}
 		}
 		got := tree.New()
-		if err := tree.ApplyTar(got, out, tree.TarOptions{Keep: func(_ string, n *tree.Node) (bool, error) { n.Time = stamp; return true, nil }}); err != nil {
+		if err := tree.ApplyTar(got, out, tree.TarOptions{Keep: func(_ string, n *tree.Node) (bool,
+			error) {
+			n.Time = stamp
+			return true, nil
+		}}); err != nil {
 			t.Fatal(err)
 		}
 		if d, err := tree.Equal(want, got); d != "" || err != nil {
@@ -289,7 +319,8 @@ func TestGNUTarAgrees(t *testing.T) {
 		if err := os.Truncate(filepath.Join(dir, "empty"), 1<<20); err != nil {
 			t.Fatal(err)
 		}
-		if b, err := exec.Command("tar", "-C", dir, "--sparse", "--format="+format, "-cf", out, "empty").CombinedOutput(); err != nil {
+		if b, err := exec.Command("tar", "-C", dir, "--sparse", "--format="+format, "-cf", out,
+			"empty").CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, b)
 		}
 		if err := tree.ApplyTar(tree.New(), out, tree.TarOptions{}); err != nil {
@@ -335,9 +366,11 @@ func TestDecompress(t *testing.T) {
 func FuzzApplyTar(f *testing.F) {
 	f.Add(tarOf(f, folder("./"), reg("a/b", "text"), hard("c", "a/b"), symlink("l", "a"), reg("l/x", "y")), false)
 	f.Add(tarOf(f, reg("a/b", "text"), reg("a", "x"), symlink("b", ".."), hard("b/../a", "a")), true)
-	f.Add(tarOf(f, item{tar.Header{Name: strings.Repeat("x", 120), PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}, "z"}), true)
+	f.Add(tarOf(f, item{tar.Header{Name: strings.Repeat("x", 120),
+		PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}, "z"}), true)
 	// A GNU long name and a base-256 owner.
-	f.Add(tarOf(f, item{tar.Header{Name: strings.Repeat("g", 120), Typeflag: tar.TypeReg, Uid: 1 << 30, Format: tar.FormatGNU}, "z"}), false)
+	f.Add(tarOf(f, item{tar.Header{Name: strings.Repeat("g", 120), Typeflag: tar.TypeReg, Uid: 1 << 30,
+		Format: tar.FormatGNU}, "z"}), false)
 	f.Fuzz(func(t *testing.T, data []byte, replace bool) {
 		if len(data) > 1<<20 {
 			return

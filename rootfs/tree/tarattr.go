@@ -80,12 +80,16 @@ func (n *Node) setRecords(records map[string]string, remark func(string)) error 
 // itself. POSIX.1-2017, pax, "pax Extended Header"; star(5); libarchive's tar(5).
 func knownRecord(k string) bool {
 	switch k {
-	case "atime", "charset", "comment", "ctime", "gid", "gname", "hdrcharset", "linkpath", "mtime", "path", "size", "uid", "uname",
-		"SCHILY.dev", "SCHILY.ino", "SCHILY.nlink", "SCHILY.devmajor", "SCHILY.devminor", "SCHILY.realsize", "SCHILY.filetype", "SCHILY.dir",
-		"SCHILY.offset", "SCHILY.tarfiletype", "SCHILY.release", "SCHILY.archtype", "LIBARCHIVE.creationtime", "LIBARCHIVE.symlinktype":
+	case "atime", "charset", "comment", "ctime", "gid", "gname", "hdrcharset", "linkpath", "mtime", "path", "size",
+		"uid", "uname",
+		"SCHILY.dev", "SCHILY.ino", "SCHILY.nlink", "SCHILY.devmajor", "SCHILY.devminor", "SCHILY.realsize",
+		"SCHILY.filetype", "SCHILY.dir",
+		"SCHILY.offset", "SCHILY.tarfiletype", "SCHILY.release", "SCHILY.archtype", "LIBARCHIVE.creationtime",
+		"LIBARCHIVE.symlinktype":
 		return true
 	}
-	return strings.HasPrefix(k, "GNU.sparse.") || strings.HasPrefix(k, "SCHILY.volhdr.") || strings.HasPrefix(k, "realtime.")
+	return strings.HasPrefix(k, "GNU.sparse.") || strings.HasPrefix(k, "SCHILY.volhdr.") ||
+		strings.HasPrefix(k, "realtime.")
 }
 
 func libarchiveAttribute(name, value string) (string, []byte, error) {
@@ -182,7 +186,8 @@ func parseACLEntry(s string) (aclEntry, error) {
 		}
 		id, err := strconv.ParseUint(who, 10, 32)
 		if err != nil {
-			return e, fmt.Errorf("%q has no number: pack the archive with --numeric-owner, or with --xattrs instead of --acls", who)
+			return e, fmt.Errorf(
+				"%q has no number: pack the archive with --numeric-owner, or with --xattrs instead of --acls", who)
 		}
 		e.id = uint32(id)
 	}

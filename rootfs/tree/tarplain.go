@@ -20,9 +20,9 @@ import (
 // ErrTooLong says that more bytes came out of a compressed file than the caller allows.
 var ErrTooLong = errors.New("more bytes than allowed")
 
-// Decompress writes what r holds, compressed by gzip, xz or zstd or not at all, to a new file at path and returns the digest and the size of
-// the plain bytes. The first bytes say which it is. More than limit bytes are an ErrTooLong: a few kilobytes can hold terabytes. After an
-// error there is no file.
+// Decompress writes what r holds, compressed by gzip, xz or zstd or not at all, to a new file at path and returns the
+// digest and the size of the plain bytes. The first bytes say which it is. More than limit bytes are an ErrTooLong: a
+// few kilobytes can hold terabytes. After an error there is no file.
 func Decompress(r io.Reader, path string, limit int64) (d digest.Digest, size int64, err error) {
 	plain, err := Plain(r)
 	if err != nil {
@@ -40,7 +40,8 @@ func Decompress(r io.Reader, path string, limit int64) (d digest.Digest, size in
 	}()
 	w := digest.New()
 	buf := make([]byte, 256<<10)
-	size, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, f)}, struct{ io.Reader }{io.LimitReader(plain, limit+1)}, buf)
+	size, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, f)},
+		struct{ io.Reader }{io.LimitReader(plain, limit+1)}, buf)
 	if err == nil && size > limit {
 		err = fmt.Errorf("%w: %d", ErrTooLong, limit)
 	}
@@ -91,7 +92,8 @@ func (u *untilDone) Read(b []byte) (int, error) {
 	return u.r.Read(b)
 }
 
-// members reads gzip's members one after another, and takes zeros behind the last for the padding of a tape, as gzip(1) does.
+// members reads gzip's members one after another, and takes zeros behind the last for the padding of a tape, as gzip(1)
+// does.
 type members struct {
 	*gzip.Reader
 	in *bufio.Reader
@@ -143,7 +145,8 @@ func (e *NotATar) Error() string {
 	return fmt.Sprintf("%s is no tar but %s: want a tar, plain or compressed by gzip, xz or zstd", e.Name, e.What)
 }
 
-// CheckTar reads the beginning of a tar, compressed or not, and returns a *NotATar for what is none. name is for people.
+// CheckTar reads the beginning of a tar, compressed or not, and returns a *NotATar for what is none. name is for
+// people.
 func CheckTar(name string, r io.Reader) error {
 	in := bufio.NewReader(r)
 	head, err := in.Peek(512)
@@ -180,8 +183,9 @@ func CheckTar(name string, r io.Reader) error {
 	return nil
 }
 
-// isHeader says whether a block is a tar's header by its checksum, or the end of an empty tar. POSIX.1-2017, pax, "ustar Interchange Format": the
-// sum of all bytes, those of the checksum itself taken as spaces; old programs summed signed bytes.
+// isHeader says whether a block is a tar's header by its checksum, or the end of an empty tar. POSIX.1-2017, pax,
+// "ustar Interchange Format": the sum of all bytes, those of the checksum itself taken as spaces; old programs summed
+// signed bytes.
 func isHeader(b []byte) bool {
 	sum, signed, any := int64(0), int64(0), false
 	for i, c := range b[:512] {
@@ -207,8 +211,10 @@ func foreign(head []byte) string {
 		{"\x04\x22\x4d\x18", "a file compressed by lz4, which is not read: pack it again with gzip, xz or zstd"},
 		{"\x5d\x00\x00", "a file compressed by lzma, which is not read: pack it again with gzip, xz or zstd"},
 		{"\x1f\x9d", "a file compressed by compress, which is not read: pack it again with gzip, xz or zstd"},
-		{"!<arch>", "an ar archive, such as a Debian package"}, {"070701", "a cpio archive"}, {"070707", "a cpio archive"},
-		{"\x7fELF", "a program"}, {"hsqs", "a SquashFS image"}, {"\xed\xab\xee\xdb", "an RPM package"}, {"{", "JSON text"}, {"%PDF", "a PDF document"},
+		{"!<arch>", "an ar archive, such as a Debian package"}, {"070701", "a cpio archive"},
+		{"070707", "a cpio archive"},
+		{"\x7fELF", "a program"}, {"hsqs", "a SquashFS image"}, {"\xed\xab\xee\xdb", "an RPM package"},
+		{"{", "JSON text"}, {"%PDF", "a PDF document"},
 		{"version https://git-lfs", "a pointer of Git LFS, whose content was not checked out: run git lfs pull"},
 	} {
 		if strings.HasPrefix(string(head), f.magic) {
@@ -224,5 +230,6 @@ func foreign(head []byte) string {
 	return ""
 }
 
-// maxZstdWindow is the memory a frame may ask for, in bytes: what `zstd --long` makes, the most that decompressors take without being told.
+// maxZstdWindow is the memory a frame may ask for, in bytes: what `zstd --long` makes, the most that decompressors take
+// without being told.
 const maxZstdWindow = 128 << 20

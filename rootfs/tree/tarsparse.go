@@ -56,7 +56,8 @@ func (r *spreadAt) ReadAt(b []byte, off int64) (int, error) {
 	end := off + int64(n)
 	clear(b[:n])
 	ranges := r.s.Ranges
-	for i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End() > off }); i < len(ranges) && ranges[i].Offset < end; i++ {
+	for i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End() > off }); i < len(ranges) &&
+		ranges[i].Offset < end; i++ {
 		from, to := max(off, ranges[i].Offset), min(end, ranges[i].End())
 		if got, err := r.f.ReadAt(b[from-off:to-off], r.starts[i]+from-ranges[i].Offset); int64(got) < to-from {
 			return int(from-off) + got, errors.Join(io.ErrUnexpectedEOF, err)

@@ -17,7 +17,8 @@ func TestSparseFilesOfGNUTarStaySparse(t *testing.T) {
 	testenv.Require(t, testenv.Tool("tar"))
 	dir := t.TempDir()
 	const size = 3 << 20
-	want := map[string][]byte{"all-hole": make([]byte, size), "few": make([]byte, size+7), "many": make([]byte, 40*16384)}
+	want := map[string][]byte{"all-hole": make([]byte, size), "few": make([]byte, size+7),
+		"many": make([]byte, 40*16384)}
 	copy(want["few"], "begin")
 	copy(want["few"][size:], "at end")
 	for i := range 40 { // more pieces than a header has room for
@@ -48,7 +49,8 @@ func TestSparseFilesOfGNUTarStaySparse(t *testing.T) {
 		t.Fatal(err)
 	}
 	want["z-behind"] = []byte("behind")
-	for _, format := range [][]string{{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"}} {
+	for _, format := range [][]string{{"--format=gnu"}, {"--format=pax", "--sparse-version=0.0"},
+		{"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"}} {
 		file := filepath.Join(t.TempDir(), "sparse.tar")
 		args := append([]string{"-C", dir, "--sparse", "-cf", file}, format...)
 		if out, err := exec.CommandContext(t.Context(), "tar", append(args, ".")...).CombinedOutput(); err != nil {
@@ -76,7 +78,8 @@ func TestSparseFilesOfGNUTarStaySparse(t *testing.T) {
 			if name == "few" && held > 64<<10 || name == "all-hole" && held != 0 {
 				t.Errorf("%q, %s: %d bytes are no hole", format, name, held)
 			}
-			same, err := tree.SameContent(context.Background(), n, &tree.Node{Kind: tree.File, Content: tree.Bytes(data)})
+			same, err := tree.SameContent(context.Background(), n, &tree.Node{Kind: tree.File,
+				Content: tree.Bytes(data)})
 			if err != nil || !same {
 				t.Errorf("%q, %s: not the same as in memory: %v", format, name, err)
 			}

@@ -1,8 +1,9 @@
-// Package tree holds a root file system as data: owners, modes, device nodes, extended attributes, hard links and holes, without being root
-// and without touching the host's file system.
+// Package tree holds a root file system as data: owners, modes, device nodes, extended attributes, hard links and
+// holes, without being root and without touching the host's file system.
 //
-// Paths come in from packages and image layers, and are hostile. A tree has no outside: "..", absolute links and links to links are looked up
-// below its own root, and a device node is two numbers. What a writer then makes of it is the writer's business.
+// Paths come in from packages and image layers, and are hostile. A tree has no outside: "..", absolute links and links
+// to links are looked up below its own root, and a device node is two numbers. What a writer then makes of it is the
+// writer's business.
 package tree
 
 import (
@@ -42,7 +43,8 @@ func (k Kind) String() string {
 
 // Type is the upper bits of st_mode for the kind, as stat(2) has them.
 func (k Kind) Type() uint32 {
-	return [...]uint32{syscall.S_IFDIR, syscall.S_IFREG, syscall.S_IFLNK, syscall.S_IFCHR, syscall.S_IFBLK, syscall.S_IFIFO, syscall.S_IFSOCK}[k]
+	return [...]uint32{syscall.S_IFDIR, syscall.S_IFREG, syscall.S_IFLNK, syscall.S_IFCHR, syscall.S_IFBLK,
+		syscall.S_IFIFO, syscall.S_IFSOCK}[k]
 }
 
 // Limits of Linux, which every tree keeps. <linux/limits.h>, <linux/xattr.h>.
@@ -55,7 +57,8 @@ const (
 	maxFollow     = 40       // links followed in one lookup, as the kernel does (MAXSYMLINKS)
 )
 
-// Time is a moment, or no moment at all before the first or after the last that a file system can write; those clamp it and say so.
+// Time is a moment, or no moment at all before the first or after the last that a file system can write; those clamp it
+// and say so.
 type Time struct {
 	Sec  int64  // since 1970, may be negative
 	Nsec uint32 // 0 to 999,999,999, counted upwards from Sec also before 1970
@@ -72,14 +75,15 @@ func (t Time) Compare(u Time) int {
 	return 1
 }
 
-// Xattr is one extended attribute. POSIX ACLs are system.posix_acl_access and system.posix_acl_default in the form getxattr(2) returns
-// (version 2, 8 bytes an entry); file capabilities are security.capability.
+// Xattr is one extended attribute. POSIX ACLs are system.posix_acl_access and system.posix_acl_default in the form
+// getxattr(2) returns (version 2, 8 bytes an entry); file capabilities are security.capability.
 type Xattr struct {
 	Name  string // with its prefix: "user.", "trusted.", "security." or "system.posix_acl_"
 	Value []byte
 }
 
-// Node is one inode. A node reached by several names is a hard link. The zero value is a folder of root's that nobody may enter.
+// Node is one inode. A node reached by several names is a hard link. The zero value is a folder of root's that nobody
+// may enter.
 type Node struct {
 	Kind   Kind
 	Mode   uint16 // permissions, set-uid, set-gid and sticky bits: PermMask
@@ -143,7 +147,8 @@ func (n *Node) Len() int { return len(n.children) }
 
 // SetXattr sets an attribute, in place of one of the same name.
 func (n *Node) SetXattr(name string, value []byte) {
-	i, found := slices.BinarySearchFunc(n.Xattrs, name, func(x Xattr, name string) int { return strings.Compare(x.Name, name) })
+	i, found := slices.BinarySearchFunc(n.Xattrs, name,
+		func(x Xattr, name string) int { return strings.Compare(x.Name, name) })
 	if found {
 		n.Xattrs[i].Value = value
 		return
@@ -248,8 +253,9 @@ func split(p string) []string {
 // Clean is the path as this package prints it: absolute, without "." and "..", which never leads above the root.
 func Clean(p string) string { return path.Clean("/" + p) }
 
-// walk follows parts from the root, symbolic links among them too; the last is followed where follow says so. Missing folders are made where
-// make says so. It returns the folder that holds the last part and the last part's name, "" for the root itself.
+// walk follows parts from the root, symbolic links among them too; the last is followed where follow says so. Missing
+// folders are made where make says so. It returns the folder that holds the last part and the last part's name, "" for
+// the root itself.
 func (t *Tree) walk(parts []string, follow, make bool) (parent *Node, name string, err error) {
 	chain := []*Node{t.root} // the folders from the root to here: ".." goes back in it
 	names := []string{""}
@@ -298,8 +304,8 @@ func (t *Tree) walk(parts []string, follow, make bool) (parent *Node, name strin
 	return chain[len(chain)-2], names[len(names)-1], nil
 }
 
-// Lookup returns what a path leads to, links in its folders followed and a link at its end not. fs.ErrNotExist is the cause where there is
-// nothing.
+// Lookup returns what a path leads to, links in its folders followed and a link at its end not. fs.ErrNotExist is the
+// cause where there is nothing.
 func (t *Tree) Lookup(p string) (*Node, error) { return t.lookup(p, false) }
 
 // Resolve is Lookup with a link at the end followed too.
@@ -319,9 +325,10 @@ func (t *Tree) lookup(p string, follow bool) (*Node, error) {
 	return parent.children[name], nil
 }
 
-// Put places a node, which the tree then owns, at a path. A folder comes empty and once. A folder put on a folder changes what it is and keeps what it holds; anything else
-// takes the place of what was there, except that a folder which holds something never gives way to a file: that is an ErrIsDir, and Remove
-// comes first where it is meant. Folders on the way are made like Implied.
+// Put places a node, which the tree then owns, at a path. A folder comes empty and once. A folder put on a folder
+// changes what it is and keeps what it holds; anything else takes the place of what was there, except that a folder
+// which holds something never gives way to a file: that is an ErrIsDir, and Remove comes first where it is meant.
+// Folders on the way are made like Implied.
 func (t *Tree) Put(p string, n *Node) error {
 	if err := n.check(); err != nil {
 		return &Error{"put", p, err}
@@ -403,8 +410,9 @@ func (t *Tree) drop(n *Node) {
 	}
 }
 
-// Walk calls f for every name in the tree, a folder before what it holds, names in byte order: an order that depends on nothing but the tree.
-// Paths are absolute; the root's is "/". first is false when another name of the same node came before. fs.SkipDir from f leaves a folder out.
+// Walk calls f for every name in the tree, a folder before what it holds, names in byte order: an order that depends on
+// nothing but the tree. Paths are absolute; the root's is "/". first is false when another name of the same node came
+// before. fs.SkipDir from f leaves a folder out.
 func (t *Tree) Walk(f func(p string, n *Node, first bool) error) error {
 	seen := map[*Node]bool{}
 	var visit func(p string, n *Node) error
@@ -430,8 +438,8 @@ func (t *Tree) Walk(f func(p string, n *Node, first bool) error) error {
 	return visit("/", t.root)
 }
 
-// Equal says where two trees first differ, or "" when they hold the same: names, kinds, modes, owners, times, attributes, targets, devices,
-// hard links and content. Origins do not count.
+// Equal says where two trees first differ, or "" when they hold the same: names, kinds, modes, owners, times,
+// attributes, targets, devices, hard links and content. Origins do not count.
 func Equal(a, b *Tree) (string, error) {
 	type entry struct {
 		path  string
@@ -498,7 +506,8 @@ func differ(m, n *Node) string {
 		case i >= len(n.Xattrs):
 			return fmt.Sprintf("attribute %s is only in the first", m.Xattrs[i].Name)
 		case m.Xattrs[i].Name != n.Xattrs[i].Name || !bytes.Equal(m.Xattrs[i].Value, n.Xattrs[i].Value):
-			return fmt.Sprintf("attribute %s=%q and %s=%q", m.Xattrs[i].Name, m.Xattrs[i].Value, n.Xattrs[i].Name, n.Xattrs[i].Value)
+			return fmt.Sprintf("attribute %s=%q and %s=%q", m.Xattrs[i].Name, m.Xattrs[i].Value, n.Xattrs[i].Name,
+				n.Xattrs[i].Value)
 		}
 	}
 	return ""

@@ -51,7 +51,8 @@ func TestNothingReachesOutsideTheTree(t *testing.T) {
 		for l, to := range links {
 			put(t, tr, "/"+l, &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: to})
 		}
-		for _, p := range []string{"out/etc/passwd", "../../etc/passwd", "/../out/../../etc/passwd", "out/out/../etc/passwd"} {
+		for _, p := range []string{"out/etc/passwd", "../../etc/passwd", "/../out/../../etc/passwd",
+			"out/out/../etc/passwd"} {
 			err := tr.Put(p, file("hostile"))
 			if err == nil {
 				if _, err := tr.Lookup(p); err != nil {
@@ -165,7 +166,8 @@ func TestWhatLinuxDoesNotAllowIsRefused(t *testing.T) {
 }
 
 func TestHolesReadAsZeros(t *testing.T) {
-	s := &tree.Sparse{Length: 20, Pieces: []tree.Piece{{Offset: 3, Bytes: []byte("abc")}, {Offset: 18, Bytes: []byte("yz")}}}
+	s := &tree.Sparse{Length: 20, Pieces: []tree.Piece{{Offset: 3, Bytes: []byte("abc")},
+		{Offset: 18, Bytes: []byte("yz")}}}
 	r, err := s.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +206,8 @@ func TestAFolderOfTheHostAndItsCopyAreTheSameTree(t *testing.T) {
 		must(err)
 		must(f.Close())
 		for _, n := range []string{"d/f", "p", "s", "l", "d", "."} {
-			must(unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(dir, n), []unix.Timespec{{Sec: 1}, {Sec: 1700000000, Nsec: 5}}, unix.AT_SYMLINK_NOFOLLOW))
+			must(unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(dir, n), []unix.Timespec{{Sec: 1},
+				{Sec: 1700000000, Nsec: 5}}, unix.AT_SYMLINK_NOFOLLOW))
 		}
 	}
 	a, b := t.TempDir(), t.TempDir()
@@ -241,7 +244,8 @@ func TestAFolderOfTheHostAndItsCopyAreTheSameTree(t *testing.T) {
 
 func TestTheTortureTreeIsATree(t *testing.T) {
 	n := 0
-	if err := treetest.Torture(t).Walk(func(string, *tree.Node, bool) error { n++; return nil }); err != nil || n < 20000 {
+	if err := treetest.Torture(t).Walk(func(string, *tree.Node, bool) error { n++; return nil }); err != nil ||
+		n < 20000 {
 		t.Errorf("%d entries, %v", n, err)
 	}
 	if d, err := tree.Equal(treetest.Small(t), treetest.Small(t)); d != "" || err != nil {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// WriteTar writes the tree as a POSIX pax tar: names in byte order, attributes as SCHILY.xattr records, holes as zeros. Sockets, which a tar
-// cannot hold, are left out and returned.
+// WriteTar writes the tree as a POSIX pax tar: names in byte order, attributes as SCHILY.xattr records, holes as zeros.
+// Sockets, which a tar cannot hold, are left out and returned.
 //
 // POSIX.1-2017, pax, "pax Interchange Format".
 func WriteTar(w io.Writer, t *Tree) (leftOut []string, err error) {

@@ -21,12 +21,14 @@ type Options struct {
 	Jobs int
 }
 
-// chunk is how many data blocks are read and hashed at a time. Their digests fill just one hash block, so that goroutines share none.
+// chunk is how many data blocks are read and hashed at a time. Their digests fill just one hash block, so that
+// goroutines share none.
 const chunk = perBlock
 
-// Format reads dataSize bytes of data, which must be a multiple of BlockSize, and writes the hash area to w at offset. It holds the tree in
-// memory: a 127th of the data.
-func Format(ctx context.Context, data io.ReaderAt, dataSize int64, w io.WriterAt, offset int64, o Options) (Params, error) {
+// Format reads dataSize bytes of data, which must be a multiple of BlockSize, and writes the hash area to w at offset.
+// It holds the tree in memory: a 127th of the data.
+func Format(ctx context.Context, data io.ReaderAt, dataSize int64, w io.WriterAt, offset int64, o Options) (Params,
+	error) {
 	p, err := o.params(dataSize)
 	if err != nil {
 		return Params{}, err
@@ -50,7 +52,8 @@ func Format(ctx context.Context, data io.ReaderAt, dataSize int64, w io.WriterAt
 	return p.finish(leaves, w, offset, o)
 }
 
-// Writer makes a tree of data that passes through it from front to back, for who has it in hand anyway. It hashes in the caller's goroutine.
+// Writer makes a tree of data that passes through it from front to back, for who has it in hand anyway. It hashes in
+// the caller's goroutine.
 type Writer struct {
 	o      Options
 	p      Params
@@ -66,7 +69,8 @@ func NewWriter(dataSize int64, o Options) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{o: o, p: p, h: newHasher(p.Salt), leaves: make([]byte, p.leafSize()), part: make([]byte, 0, BlockSize)}, nil
+	return &Writer{o: o, p: p, h: newHasher(p.Salt), leaves: make([]byte, p.leafSize()),
+		part: make([]byte, 0, BlockSize)}, nil
 }
 
 // Write hashes the next bytes of the data.
@@ -93,7 +97,8 @@ func (w *Writer) Write(b []byte) (int, error) {
 // Finish writes the hash area to out at offset, once all data has passed.
 func (w *Writer) Finish(out io.WriterAt, offset int64) (Params, error) {
 	if w.at != w.p.DataSize() {
-		return Params{}, fmt.Errorf("verity: data ends at %d of %d bytes: %w", w.at, w.p.DataSize(), io.ErrUnexpectedEOF)
+		return Params{}, fmt.Errorf("verity: data ends at %d of %d bytes: %w", w.at, w.p.DataSize(),
+			io.ErrUnexpectedEOF)
 	}
 	return w.p.finish(w.leaves, out, offset, w.o)
 }
@@ -107,7 +112,8 @@ func (o Options) params(dataSize int64) (Params, error) {
 	return p, p.check()
 }
 
-// leafSize is the length of the digests of all data blocks, filled up to whole hash blocks, except that a single digest stands alone.
+// leafSize is the length of the digests of all data blocks, filled up to whole hash blocks, except that a single digest
+// stands alone.
 func (p Params) leafSize() int64 {
 	if p.DataBlocks == 1 {
 		return digestSize
@@ -115,7 +121,8 @@ func (p Params) leafSize() int64 {
 	return levels(p.DataBlocks)[0] * BlockSize
 }
 
-// finish makes the upper levels of the digests of the data and writes everything: superblock, then levels from the top down.
+// finish makes the upper levels of the digests of the data and writes everything: superblock, then levels from the top
+// down.
 func (p Params) finish(leaves []byte, w io.WriterAt, offset int64, o Options) (Params, error) {
 	if offset < 0 || offset%BlockSize != 0 {
 		return Params{}, fmt.Errorf("verity: hash area at %d: want a multiple of %d", offset, BlockSize)
@@ -173,7 +180,8 @@ func (h *hasher) one(dst, block []byte) {
 	h.h.Sum(dst)
 }
 
-// blocks puts the digest of each block of b into dst. Images are full of zeros, and to see them costs less than to hash them.
+// blocks puts the digest of each block of b into dst. Images are full of zeros, and to see them costs less than to hash
+// them.
 func (h *hasher) blocks(dst, b []byte) {
 	for ; len(b) > 0; b, dst = b[BlockSize:], dst[digestSize:] {
 		if [BlockSize]byte(b) == zeroBlock {
@@ -184,8 +192,8 @@ func (h *hasher) blocks(dst, b []byte) {
 	}
 }
 
-// each calls what worker returns, in a goroutine of its own each, with every number below n, and returns the error of the lowest number that
-// failed. Numbers are given out in order, so that a reader ahead of a disk sees one stream.
+// each calls what worker returns, in a goroutine of its own each, with every number below n, and returns the error of
+// the lowest number that failed. Numbers are given out in order, so that a reader ahead of a disk sees one stream.
 func each(ctx context.Context, jobs int, n int64, worker func() func(int64) error) error {
 	if jobs < 0 {
 		return fmt.Errorf("verity: %d jobs", jobs)

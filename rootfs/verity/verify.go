@@ -8,7 +8,8 @@ import (
 
 // A Corrupt is a block that is not what the root hash promises.
 type Corrupt struct {
-	// Level is the block's height in the tree: 0 for hash blocks over the data, 1 for those over them. A data block has DataLevel.
+	// Level is the block's height in the tree: 0 for hash blocks over the data, 1 for those over them. A data block has
+	// DataLevel.
 	Level  int
 	Block  int64 // number within its level, from 0
 	Offset int64 // in bytes, from the start of the data or of the hash area
@@ -21,7 +22,8 @@ func (c *Corrupt) Error() string {
 	if c.Level == DataLevel {
 		return fmt.Sprintf("verity: data block %d at %d is not what was hashed", c.Block, c.Offset)
 	}
-	return fmt.Sprintf("verity: hash block %d of level %d at %d of the hash area is not what was hashed", c.Block, c.Level, c.Offset)
+	return fmt.Sprintf("verity: hash block %d of level %d at %d of the hash area is not what was hashed", c.Block,
+		c.Level, c.Offset)
 }
 
 // Area is where a hash area lies: Size bytes of R from Offset on.
@@ -30,15 +32,16 @@ type Area struct {
 	Offset, Size int64
 }
 
-// Verify checks the tree against the root hash, from the top down, and then the data against the tree. The first block that differs is a
-// *Corrupt; hash blocks come before data, and lower numbers before higher. Of a superblock only the salt and sizes in p count: the kernel does
-// not read it either.
+// Verify checks the tree against the root hash, from the top down, and then the data against the tree. The first block
+// that differs is a *Corrupt; hash blocks come before data, and lower numbers before higher. Of a superblock only the
+// salt and sizes in p count: the kernel does not read it either.
 func Verify(ctx context.Context, data io.ReaderAt, dataSize int64, hashes Area, p Params, jobs int) error {
 	if err := p.check(); err != nil {
 		return err
 	}
 	if p.DataBlocks > dataSize/BlockSize {
-		return fmt.Errorf("verity: %d bytes of data, but the parameters cover %d blocks of %d", dataSize, p.DataBlocks, BlockSize)
+		return fmt.Errorf("verity: %d bytes of data, but the parameters cover %d blocks of %d", dataSize,
+			p.DataBlocks, BlockSize)
 	}
 	want := newParams(p.DataBlocks, p.Salt, p.Superblock).HashSize
 	if hashes.Size < want {

@@ -1,10 +1,12 @@
-// Package verity makes and checks the hash trees of dm-verity, with which Linux proves every block it reads from a disk.
+// Package verity makes and checks the hash trees of dm-verity, with which Linux proves every block it reads from a
+// disk.
 //
-// Data comes in; a tree of SHA-256 digests goes out, and the one digest, the root hash, that stands for all of it. The bytes are those that
-// veritysetup makes of the same salt. The package knows nothing of file systems, partitions or device-mapper itself.
+// Data comes in; a tree of SHA-256 digests goes out, and the one digest, the root hash, that stands for all of it. The
+// bytes are those that veritysetup makes of the same salt. The package knows nothing of file systems, partitions or
+// device-mapper itself.
 //
-// The tree is Linux's Documentation/admin-guide/device-mapper/verity.rst, hash type 1; the superblock is the cryptsetup project's, from its wiki
-// page DMVerity. docs/formats/verity.md says what of both is used.
+// The tree is Linux's Documentation/admin-guide/device-mapper/verity.rst, hash type 1; the superblock is the cryptsetup
+// project's, from its wiki page DMVerity. docs/formats/verity.md says what of both is used.
 package verity
 
 import (
@@ -22,7 +24,8 @@ import (
 
 // Sizes of the format, in bytes.
 const (
-	// BlockSize is that of data and of hash blocks: the default of veritysetup and what Kata expects. Linux takes nothing above its page size.
+	// BlockSize is that of data and of hash blocks: the default of veritysetup and what Kata expects. Linux takes
+	// nothing above its page size.
 	BlockSize = 4096
 	// MaxSalt is the longest salt that the superblock holds.
 	MaxSalt = 256
@@ -36,16 +39,19 @@ const (
 // maxBlocks keeps every size in this package far from overflowing an int64.
 const maxBlocks = 1 << 48
 
-// Params are what a kernel must know of a tree. RootHash must reach it by a way that is trusted; nothing else need be secret or trusted.
+// Params are what a kernel must know of a tree. RootHash must reach it by a way that is trusted; nothing else need be
+// secret or trusted.
 type Params struct {
 	RootHash      [digestSize]byte
 	Salt          []byte // hashed before every block; at most MaxSalt bytes
 	DataBlocks    int64
 	DataBlockSize int // BlockSize
 	HashBlockSize int // BlockSize
-	// Superblock says that the hash area begins with a block that describes it; the tree lies behind it. Kata's has none.
+	// Superblock says that the hash area begins with a block that describes it; the tree lies behind it. Kata's has
+	// none.
 	Superblock bool
-	// HashSize is the length of the hash area in bytes: the tree, and the superblock where there is one. One data block needs no tree.
+	// HashSize is the length of the hash area in bytes: the tree, and the superblock where there is one. One data block
+	// needs no tree.
 	HashSize int64
 }
 
@@ -69,7 +75,8 @@ func countBlocks(dataSize int64) (int64, error) {
 }
 
 func newParams(dataBlocks int64, salt []byte, superblock bool) Params {
-	p := Params{Salt: salt, DataBlocks: dataBlocks, DataBlockSize: BlockSize, HashBlockSize: BlockSize, Superblock: superblock}
+	p := Params{Salt: salt, DataBlocks: dataBlocks, DataBlockSize: BlockSize, HashBlockSize: BlockSize,
+		Superblock: superblock}
 	for _, n := range levels(dataBlocks) {
 		p.HashSize += n * BlockSize
 	}
@@ -85,8 +92,8 @@ func (p Params) treeStart() int64 {
 	return 0
 }
 
-// levels says how many hash blocks each level has, from the one that holds the digests of the data up to the one that is a single block. A
-// single data block has none: the root hash is its own digest.
+// levels says how many hash blocks each level has, from the one that holds the digests of the data up to the one that
+// is a single block. A single data block has none: the root hash is its own digest.
 func levels(dataBlocks int64) (out []int64) {
 	for n := dataBlocks; n > 1; {
 		n = (n + perBlock - 1) / perBlock
@@ -116,13 +123,15 @@ func (p Params) saltText() string {
 	return hex.EncodeToString(p.Salt)
 }
 
-// RootHashLine is what Kata Containers keeps in root_hash_<variant>.txt and in kernel_verity_params, without the line break.
+// RootHashLine is what Kata Containers keeps in root_hash_<variant>.txt and in kernel_verity_params, without the line
+// break.
 func (p Params) RootHashLine() string {
 	return fmt.Sprintf("root_hash=%x,salt=%s,data_blocks=%d,data_block_size=%d,hash_block_size=%d",
 		p.RootHash, p.saltText(), p.DataBlocks, p.DataBlockSize, p.HashBlockSize)
 }
 
-// ParseRootHashLine reads what RootHashLine writes, and nothing else, save one line break at the end. There is no superblock then.
+// ParseRootHashLine reads what RootHashLine writes, and nothing else, save one line break at the end. There is no
+// superblock then.
 func ParseRootHashLine(line string) (Params, error) {
 	p, err := parseRootHashLine(strings.TrimSuffix(line, "\n"))
 	if err != nil {
@@ -196,7 +205,8 @@ func (p Params) Table(d Devices) (string, error) {
 		return "", err
 	}
 	for _, name := range []string{d.Data, d.Hash} {
-		// Documentation/admin-guide/device-mapper/dm-init.rst: commas part fields, semicolons devices, and spaces arguments.
+		// Documentation/admin-guide/device-mapper/dm-init.rst: commas part fields, semicolons devices, and spaces
+		// arguments.
 		if name == "" || strings.ContainsAny(name, " ,;\"\\\t\n") {
 			return "", fmt.Errorf("verity: device %q: no name that a table can hold", name)
 		}
@@ -205,11 +215,12 @@ func (p Params) Table(d Devices) (string, error) {
 		return "", fmt.Errorf("verity: hash area at %d: want a multiple of %d", d.HashOffset, BlockSize)
 	}
 	return fmt.Sprintf("0 %d verity 1 %s %s %d %d %d %d sha256 %x %s", p.DataSize()/sectorSize, d.Data, d.Hash,
-		p.DataBlockSize, p.HashBlockSize, p.DataBlocks, (d.HashOffset+p.treeStart())/BlockSize, p.RootHash, p.saltText()), nil
+		p.DataBlockSize, p.HashBlockSize, p.DataBlocks, (d.HashOffset+p.treeStart())/BlockSize, p.RootHash,
+		p.saltText()), nil
 }
 
-// DMModCreate is the parameter of the kernel's command line that opens the tree as /dev/dm-0 before the root is mounted, in the words of Kata's
-// runtime. The kernel needs CONFIG_DM_INIT.
+// DMModCreate is the parameter of the kernel's command line that opens the tree as /dev/dm-0 before the root is
+// mounted, in the words of Kata's runtime. The kernel needs CONFIG_DM_INIT.
 func (p Params) DMModCreate(d Devices) (string, error) {
 	table, err := p.Table(d)
 	if err != nil {
@@ -218,8 +229,9 @@ func (p Params) DMModCreate(d Devices) (string, error) {
 	return `dm-mod.create="dm-verity,,,ro,` + table + `"`, nil
 }
 
-// Derive makes a salt and a superblock's UUID of a digest that names the data, or names what it is made from: the same digest gives the same,
-// and another gives others. A salt need not be secret; it keeps one tree's digests from being of use for another.
+// Derive makes a salt and a superblock's UUID of a digest that names the data, or names what it is made from: the same
+// digest gives the same, and another gives others. A salt need not be secret; it keeps one tree's digests from being of
+// use for another.
 func Derive(d digest.Digest) (salt []byte, uuid [16]byte) {
 	s := sha256.Sum256([]byte("katabuild dm-verity salt\n" + d))
 	u := sha256.Sum256([]byte("katabuild dm-verity uuid\n" + d))
@@ -231,7 +243,8 @@ func Derive(d digest.Digest) (salt []byte, uuid [16]byte) {
 
 var le = binary.LittleEndian
 
-// superblock is the 512 bytes that veritysetup puts before a tree: signature, version 1, hash type 1, UUID, algorithm, sizes, salt.
+// superblock is the 512 bytes that veritysetup puts before a tree: signature, version 1, hash type 1, UUID, algorithm,
+// sizes, salt.
 func (p Params) superblock(uuid [16]byte) []byte {
 	b := make([]byte, 0, superSize)
 	b = append(b, "verity\x00\x00"...)

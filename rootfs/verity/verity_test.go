@@ -74,7 +74,8 @@ func TestSizes(t *testing.T) {
 	b := newParams(0x1122334455, salt, true).superblock(uuid)
 	for at, want := range map[int]string{
 		0: "verity\x00\x00", 8: "\x01\x00\x00\x00", 12: "\x01\x00\x00\x00", 16: string(uuid[:]), 32: "sha256\x00",
-		64: "\x00\x10\x00\x00", 68: "\x00\x10\x00\x00", 72: "\x55\x44\x33\x22\x11\x00\x00\x00", 80: "\x20\x00", 82: "\x00\x00\x00\x00\x00\x00", 88: string(salt),
+		64: "\x00\x10\x00\x00", 68: "\x00\x10\x00\x00", 72: "\x55\x44\x33\x22\x11\x00\x00\x00", 80: "\x20\x00",
+		82: "\x00\x00\x00\x00\x00\x00", 88: string(salt),
 	} {
 		if !strings.HasPrefix(string(b[at:]), want) {
 			t.Errorf("at %d: % x, want % x", at, b[at:at+len(want)], want)
@@ -97,7 +98,8 @@ func TestTheTreeDependsOnNothingButDataAndSalt(t *testing.T) {
 	data := random(300)
 	p, want := format(t, data, Options{Salt: salt, Superblock: true, UUID: uuid, Jobs: 1})
 	for _, jobs := range []int{0, 2, 7} {
-		if q, got := format(t, data, Options{Salt: salt, Superblock: true, UUID: uuid, Jobs: jobs}); !reflect.DeepEqual(p, q) || !bytes.Equal(got, want) {
+		if q, got := format(t, data, Options{Salt: salt, Superblock: true, UUID: uuid,
+			Jobs: jobs}); !reflect.DeepEqual(p, q) || !bytes.Equal(got, want) {
 			t.Errorf("%d jobs: another tree", jobs)
 		}
 	}
@@ -150,7 +152,8 @@ func TestVeritysetupAgrees(t *testing.T) {
 		for _, super := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d blocks, superblock %v", n, super), func(t *testing.T) {
 				dir := t.TempDir()
-				data, theirs, ours := filepath.Join(dir, "data"), filepath.Join(dir, "theirs"), filepath.Join(dir, "ours")
+				data, theirs, ours := filepath.Join(dir, "data"), filepath.Join(dir, "theirs"),
+					filepath.Join(dir, "ours")
 				b := random(n)
 				p, tree := format(t, b, Options{Salt: salt, Superblock: super, UUID: uuid})
 				for name, b := range map[string][]byte{data: b, theirs: nil, ours: tree} {
@@ -178,7 +181,8 @@ func TestVeritysetupAgrees(t *testing.T) {
 					args = nil
 				}
 				if len(tree) > 0 { // veritysetup refuses an empty hash file
-					if out, err := veritysetup(t, append([]string{"verify", data, ours, root}, args...)...); err != nil {
+					if out, err := veritysetup(t, append([]string{"verify", data, ours, root},
+						args...)...); err != nil {
 						t.Errorf("veritysetup verify: %v\n%s", err, out)
 					}
 				}
@@ -192,7 +196,8 @@ func TestOneFlippedBitIsFound(t *testing.T) {
 	data := random(n)
 	p, tree := format(t, data, Options{Salt: salt})
 	verify := func() error {
-		return Verify(context.Background(), bytes.NewReader(data), int64(len(data)), Area{bytes.NewReader(tree), 0, int64(len(tree))}, p, 0)
+		return Verify(context.Background(), bytes.NewReader(data), int64(len(data)), Area{bytes.NewReader(tree), 0,
+			int64(len(tree))}, p, 0)
 	}
 	if err := verify(); err != nil {
 		t.Fatal(err)
@@ -235,11 +240,13 @@ func TestVeritysetupFindsTheFlippedBitToo(t *testing.T) {
 	d, h := filepath.Join(dir, "d"), filepath.Join(dir, "h")
 	os.WriteFile(d, data, 0o600)
 	os.WriteFile(h, tree, 0o600)
-	if out, err := veritysetup(t, "verify", d, h, hex.EncodeToString(p.RootHash[:])); err == nil || !strings.Contains(out, fmt.Sprint(77*4096)) {
+	if out, err := veritysetup(t, "verify", d, h, hex.EncodeToString(p.RootHash[:])); err == nil ||
+		!strings.Contains(out, fmt.Sprint(77*4096)) {
 		t.Errorf("veritysetup says %v: %s", err, out)
 	}
 	var c *Corrupt
-	err := Verify(context.Background(), bytes.NewReader(data), int64(len(data)), Area{bytes.NewReader(tree), 0, int64(len(tree))}, p, 1)
+	err := Verify(context.Background(), bytes.NewReader(data), int64(len(data)), Area{bytes.NewReader(tree), 0,
+		int64(len(tree))}, p, 1)
 	if !errors.As(err, &c) || c.Offset != 77*4096 {
 		t.Error(err)
 	}
@@ -264,7 +271,8 @@ func TestASuperblockIsReadBack(t *testing.T) {
 // The words are those of Kata Containers: root_hash_<variant>.txt, and the parameter its runtime makes of it.
 func TestLinesReadAsKataWritesThem(t *testing.T) {
 	line := "root_hash=768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150," +
-		"salt=63f8dacc786bd19f307be8668c7792a8fe07818df4aae55b63e76c4931d35c76,data_blocks=96512,data_block_size=4096,hash_block_size=4096"
+		"salt=63f8dacc786bd19f307be8668c7792a8fe07818df4aae55b63e76c4931d35c76,data_blocks=96512," +
+		"data_block_size=4096,hash_block_size=4096"
 	p, err := ParseRootHashLine(line + "\n")
 	if err != nil {
 		t.Fatal(err)
@@ -283,10 +291,12 @@ func TestLinesReadAsKataWritesThem(t *testing.T) {
 	}
 	p.Superblock, p.Salt = true, nil
 	got, err = p.Table(Devices{Data: "253:0", Hash: "253:0", HashOffset: 96512 * 4096})
-	if want := "0 772096 verity 1 253:0 253:0 4096 4096 96512 96513 sha256 768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150 -"; got != want || err != nil {
+	if want := "0 772096 verity 1 253:0 253:0 4096 4096 96512 96513 sha256 " +
+		"768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150 -"; got != want || err != nil {
 		t.Errorf("got  %s\nwant %s (%v)", got, want, err)
 	}
-	for _, d := range []Devices{{}, {Data: "a", Hash: "b c"}, {Data: "a;b", Hash: "b"}, {Data: "a", Hash: `"`}, {Data: "a", Hash: "b", HashOffset: 512}} {
+	for _, d := range []Devices{{}, {Data: "a", Hash: "b c"}, {Data: "a;b", Hash: "b"}, {Data: "a", Hash: `"`},
+		{Data: "a", Hash: "b", HashOffset: 512}} {
 		if s, err := p.Table(d); err == nil {
 			t.Errorf("%+v gave %s", d, s)
 		}
@@ -294,13 +304,16 @@ func TestLinesReadAsKataWritesThem(t *testing.T) {
 }
 
 func TestAnOddRootHashLineIsRefused(t *testing.T) {
-	good := "root_hash=" + strings.Repeat("ab", 32) + ",salt=0102,data_blocks=7,data_block_size=4096,hash_block_size=4096"
+	good := "root_hash=" + strings.Repeat("ab", 32) +
+		",salt=0102,data_blocks=7,data_block_size=4096,hash_block_size=4096"
 	if _, err := ParseRootHashLine(good); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range [][2]string{
-		{"abab", "ABAB"}, {"abab", "ab"}, {"0102", "010"}, {"0102", ""}, {"0102", strings.Repeat("00", 257)}, {"=7", "=07"}, {"=7", "=+7"}, {"=7", "=0"},
-		{"=7", "=-7"}, {"=7", "=9999999999999999999"}, {"=7", "=99999999999999999"}, {"size=4096,", "size=1024,"}, {"salt=", "salt= "}, {",salt", ", salt"},
+		{"abab", "ABAB"}, {"abab", "ab"}, {"0102", "010"}, {"0102", ""}, {"0102", strings.Repeat("00", 257)},
+		{"=7", "=07"}, {"=7", "=+7"}, {"=7", "=0"},
+		{"=7", "=-7"}, {"=7", "=9999999999999999999"}, {"=7", "=99999999999999999"}, {"size=4096,", "size=1024,"},
+		{"salt=", "salt= "}, {",salt", ", salt"},
 		{"data_blocks", "blocks"}, {"root_hash=", ""}, {"4096,", "4096,x=1,"}, {"data_block_size=4096,", ""},
 	} {
 		if p, err := ParseRootHashLine(strings.Replace(good, c[0], c[1], 1)); err == nil {
@@ -383,7 +396,8 @@ func TestFailuresAreNamed(t *testing.T) {
 
 // Whatever a line holds, it is refused or comes back as it was.
 func FuzzParseRootHashLine(f *testing.F) {
-	f.Add("root_hash=" + strings.Repeat("ab", 32) + ",salt=0102,data_blocks=7,data_block_size=4096,hash_block_size=4096")
+	f.Add("root_hash=" + strings.Repeat("ab", 32) +
+		",salt=0102,data_blocks=7,data_block_size=4096,hash_block_size=4096")
 	f.Add("root_hash=" + strings.Repeat("00", 32) + ",salt=-,data_blocks=1,data_block_size=4096,hash_block_size=4096\n")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, line string) {
@@ -414,7 +428,8 @@ func BenchmarkFormat(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		var out buffer
-		if _, err := Format(context.Background(), bytes.NewReader(data), int64(len(data)), &out, 0, Options{Salt: salt, Jobs: 1}); err != nil {
+		if _, err := Format(context.Background(), bytes.NewReader(data), int64(len(data)), &out, 0,
+			Options{Salt: salt, Jobs: 1}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,7 +1,7 @@
 // Package attest compares what was built, the manifest, with what came up, the report, and with the files on disk.
 //
-// Papers and files go in, a verdict comes out. A report is a statement by the guest: it shows that the wrong guest was booted by mistake or
-// by somebody outside, not that a hostile guest tells the truth.
+// Papers and files go in, a verdict comes out. A report is a statement by the guest: it shows that the wrong guest was
+// booted by mistake or by somebody outside, not that a hostile guest tells the truth.
 package attest
 
 import (
@@ -21,7 +21,8 @@ import (
 	"github.com/katabuild/katabuild/internal/verdict"
 )
 
-// Files checks every file of the guest in the folder dir. A file that cannot be read is an unmet claim; errors are for what stops the check.
+// Files checks every file of the guest in the folder dir. A file that cannot be read is an unmet claim; errors are for
+// what stops the check.
 func Files(m *manifest.Manifest, dir string) ([]verdict.Claim, error) {
 	var claims []verdict.Claim
 	for _, f := range m.Files() {
@@ -41,7 +42,8 @@ func Files(m *manifest.Manifest, dir string) ([]verdict.Claim, error) {
 	return claims, nil
 }
 
-// Boot is what the host did beside what the manifest says. The zero value is what it does for a report that was kept in a file.
+// Boot is what the host did beside what the manifest says. The zero value is what it does for a report that was kept in
+// a file.
 type Boot struct {
 	Nonce      []byte                // the guest was asked with it; nil leaves that claim out
 	Extensions []extension.Extension // attached, in this order
@@ -112,8 +114,8 @@ func extensions(want []extension.Extension, got []report.Extension) []verdict.Cl
 	return claims
 }
 
-// commandLine accepts the manifest's command line, and the one for TCG whatever the host's clock rate is, each with just the words for the
-// extensions and those of the host behind it.
+// commandLine accepts the manifest's command line, and the one for TCG whatever the host's clock rate is, each with
+// just the words for the extensions and those of the host behind it.
 func commandLine(b manifest.Boot, host Boot, got string) verdict.Claim {
 	words := ""
 	for _, e := range host.Extensions {

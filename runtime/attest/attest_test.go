@@ -40,7 +40,8 @@ func TestEachDifferenceIsNamedAloneAndByName(t *testing.T) {
 	} {
 		r := papertest.Report()
 		change(r)
-		if u := unmet(Report(papertest.Manifest(), r, Boot{Nonce: papertest.Nonce})); !slices.Equal(u, []string{claim}) {
+		if u := unmet(Report(papertest.Manifest(), r, Boot{Nonce: papertest.Nonce})); !slices.Equal(u,
+			[]string{claim}) {
 			t.Errorf("changing %s fails %v", claim, u)
 		}
 	}
@@ -67,30 +68,40 @@ func TestCommandLinesUnderTCG(t *testing.T) {
 }
 
 func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
-	one := extension.Extension{Name: "gpu", Params: extension.Params{RootHash: "ab", Salt: "-", DataBlocks: 3, DataBlockSize: 4096, HashBlockSize: 4096}}
-	two := extension.Extension{Name: "net", Params: extension.Params{RootHash: "cd", Salt: "-", DataBlocks: 4, DataBlockSize: 4096, HashBlockSize: 4096}}
+	one := extension.Extension{Name: "gpu", Params: extension.Params{RootHash: "ab", Salt: "-", DataBlocks: 3,
+		DataBlockSize: 4096, HashBlockSize: 4096}}
+	two := extension.Extension{Name: "net", Params: extension.Params{RootHash: "cd", Salt: "-", DataBlocks: 4,
+		DataBlockSize: 4096, HashBlockSize: 4096}}
 	attached := Boot{Nonce: papertest.Nonce, Extensions: []extension.Extension{two, one}}
 	right := func() *report.Report {
 		r := papertest.Report()
 		r.Kernel.CommandLine += " " + two.Word() + " " + one.Word()
-		r.Extensions = []report.Extension{{Name: "gpu", RootHash: "ab", MountPoint: one.MountPoint()}, {Name: "net", RootHash: "cd", MountPoint: two.MountPoint()}}
+		r.Extensions = []report.Extension{{Name: "gpu", RootHash: "ab", MountPoint: one.MountPoint()},
+			{Name: "net", RootHash: "cd", MountPoint: two.MountPoint()}}
 		return r
 	}
 	if u := unmet(Report(papertest.Manifest(), right(), attached)); u != nil {
 		t.Fatalf("the right guest fails: %v", u)
 	}
-	if u := unmet(Report(papertest.Manifest(), right(), Boot{})); !slices.Equal(u, []string{"kernel.command_line", "extension.gpu", "extension.net"}) {
+	if u := unmet(Report(papertest.Manifest(), right(), Boot{})); !slices.Equal(u, []string{"kernel.command_line",
+		"extension.gpu", "extension.net"}) {
 		t.Errorf("extensions that nobody attached fail %v", u)
 	}
 	for name, c := range map[string]struct {
 		change func(*report.Report)
 		want   []string
 	}{
-		"another root hash":     {func(r *report.Report) { r.Extensions[0].RootHash = "cd" }, []string{"extension.gpu"}},
-		"another mount point":   {func(r *report.Report) { r.Extensions[1].MountPoint = "/x" }, []string{"extension.net"}},
-		"one that is not there": {func(r *report.Report) { r.Extensions = r.Extensions[:1] }, []string{"extension.net"}},
-		"one too many":          {func(r *report.Report) { r.Extensions = append(r.Extensions, report.Extension{Name: "x"}) }, []string{"extension.x"}},
-		"a word too many":       {func(r *report.Report) { r.Kernel.CommandLine += " x" }, []string{"kernel.command_line"}},
+		"another root hash": {func(r *report.Report) { r.Extensions[0].RootHash = "cd" },
+			[]string{"extension.gpu"}},
+		"another mount point": {func(r *report.Report) { r.Extensions[1].MountPoint = "/x" },
+			[]string{"extension.net"}},
+		"one that is not there": {func(r *report.Report) { r.Extensions = r.Extensions[:1] },
+			[]string{"extension.net"}},
+		"one too many": {func(r *report.Report) {
+			r.Extensions = append(r.Extensions,
+				report.Extension{Name: "x"})
+		}, []string{"extension.x"}},
+		"a word too many": {func(r *report.Report) { r.Kernel.CommandLine += " x" }, []string{"kernel.command_line"}},
 		"a word too few": {func(r *report.Report) {
 			r.Kernel.CommandLine = papertest.Report().Kernel.CommandLine + " " + two.Word()
 		}, []string{"kernel.command_line"}},
@@ -150,7 +161,8 @@ func TestFilesAreClaims(t *testing.T) {
 }
 
 func TestQuotedWordsOfTheCommandLineAreComparedAsTheyStand(t *testing.T) {
-	b := manifest.Boot{CommandLine: `quiet dyndbg="file drivers/virtio/* +p" a`, TCGCommandLine: "tsc_early_khz={tsc_khz}"}
+	b := manifest.Boot{CommandLine: `quiet dyndbg="file drivers/virtio/* +p" a`,
+		TCGCommandLine: "tsc_early_khz={tsc_khz}"}
 	for line, met := range map[string]bool{
 		b.CommandLine:                                true,
 		b.CommandLine + " tsc_early_khz=2096000":     true,

@@ -24,7 +24,8 @@ const (
 	childWord = "sleep" // the argument of a process that only is there
 )
 
-// TestMain is PID 1 of a guest too, whose kernel has control groups of version 2, as most hosts have and not every one that runs these tests.
+// TestMain is PID 1 of a guest too, whose kernel has control groups of version 2, as most hosts have and not every one
+// that runs these tests.
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == childWord:
@@ -33,7 +34,8 @@ func TestMain(m *testing.M) {
 		for _, d := range []string{"/proc", "/sys", "/dev"} {
 			_ = os.MkdirAll(d, 0o755) // mounting says why not
 		}
-		for _, mount := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"cgroup2", "/sys/fs/cgroup"}} {
+		for _, mount := range []struct{ kind, at string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"},
+			{"cgroup2", "/sys/fs/cgroup"}} {
 			if err := unix.Mount(mount.kind, mount.at, mount.kind, 0, ""); err != nil {
 				fmt.Println("guest: mount", mount.at, err)
 			}
@@ -47,7 +49,8 @@ func TestMain(m *testing.M) {
 }
 
 func TestVersion2InAGuest(t *testing.T) {
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"), testenv.Tool("qemu-system-x86_64"))
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"),
+		testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"), testenv.Tool("qemu-system-x86_64"))
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +61,8 @@ func TestVersion2InAGuest(t *testing.T) {
 	}
 	var b bytes.Buffer
 	w := cpio.NewWriter(&b)
-	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755, Size: int64(len(program))}); err != nil {
+	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755,
+		Size: int64(len(program))}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.Write(program); err != nil {
@@ -73,11 +77,14 @@ func TestVersion2InAGuest(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults", "-no-user-config",
-		"-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", os.Getenv("KATABUILD_TEST_DEFAULT_VMLINUX"), "-initrd", initrd,
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256",
+		"-nodefaults", "-no-user-config",
+		"-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", os.Getenv("KATABUILD_TEST_DEFAULT_VMLINUX"),
+		"-initrd", initrd,
 		"-append", "console=ttyS0 quiet panic=-1 rdinit=/init cgroup_test=1")
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), guestDone+"0") || !strings.Contains(string(out), "--- PASS: TestInGuest") {
+	if err != nil || !strings.Contains(string(out), guestDone+"0") || !strings.Contains(string(out),
+		"--- PASS: TestInGuest") {
 		t.Fatalf("%s\n%v\n%s", cmd, err, out)
 	}
 }

@@ -1,7 +1,9 @@
-// Package cgroup puts a pod's processes on the host under one control group, in every hierarchy of version 1 or the one of version 2.
+// Package cgroup puts a pod's processes on the host under one control group, in every hierarchy of version 1 or the one
+// of version 2.
 //
-// In comes the cgroups path of a container as containerd gives it; out go the folders that were made. It sets no limits: whoever made the parent has
-// done so for the pod. What may not be done is told and lived with, for a pod is better outside its group than not at all.
+// In comes the cgroups path of a container as containerd gives it; out go the folders that were made. It sets no
+// limits: whoever made the parent has done so for the pod. What may not be done is told and lived with, for a pod is
+// better outside its group than not at all.
 package cgroup
 
 import (
@@ -34,8 +36,8 @@ type place struct {
 	path  string // in it
 }
 
-// Parent is the group that a pod's group belongs in, of the path in a container's specification: /a/b/ID, or in systemd's notation
-// SLICE:PREFIX:NAME. An empty path is the root.
+// Parent is the group that a pod's group belongs in, of the path in a container's specification: /a/b/ID, or in
+// systemd's notation SLICE:PREFIX:NAME. An empty path is the root.
 func Parent(cgroupsPath string) string {
 	if slice, _, ok := strings.Cut(cgroupsPath, ":"); ok {
 		return expandSlice(slice)
@@ -59,7 +61,8 @@ func expandSlice(slice string) string {
 	return path
 }
 
-// Dirs are the groups of the pod id that Join would make, without parents: what to remove after a process that was killed while it joined.
+// Dirs are the groups of the pod id that Join would make, without parents: what to remove after a process that was
+// killed while it joined.
 func Dirs(parent, id string) ([]string, error) {
 	return groups("/proc/self/mountinfo", "/proc/self/cgroup", parent, id)
 }
@@ -76,8 +79,8 @@ func groups(mounts, self, parent, id string) ([]string, error) {
 	return out, nil
 }
 
-// Join makes the group of the pod id below parent, and moves this process into it, so that its children are born there. It returns what was done,
-// also beside errors.
+// Join makes the group of the pod id below parent, and moves this process into it, so that its children are born there.
+// It returns what was done, also beside errors.
 func Join(parent, id string) (Group, error) {
 	return join("/proc/self/mountinfo", "/proc/self/cgroup", parent, id)
 }
@@ -145,8 +148,8 @@ func enter(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
 }
 
-// OOMKills is how many processes of the group the host has ended because the group, or one it is in, had no memory left.
-// Linux: Documentation/admin-guide/cgroup-v1/memory.rst, "OOM Control", and cgroup-v2.rst, memory.events.
+// OOMKills is how many processes of the group the host has ended because the group, or one it is in, had no memory
+// left. Linux: Documentation/admin-guide/cgroup-v1/memory.rst, "OOM Control", and cgroup-v2.rst, memory.events.
 func (g *Group) OOMKills() int {
 	sum := 0
 	for _, d := range g.Dirs {
@@ -175,7 +178,8 @@ func oomKills(text string) int {
 	return 0
 }
 
-// Leave moves this process back to where it was and removes the group. Other processes in it must have ended. Calling it again is a no-op.
+// Leave moves this process back to where it was and removes the group. Other processes in it must have ended. Calling
+// it again is a no-op.
 func (g *Group) Leave() error {
 	var errs []error
 	for _, p := range g.home {
@@ -188,7 +192,8 @@ func (g *Group) Leave() error {
 	return errors.Join(errs...)
 }
 
-// A killed process leaves its group a moment after whoever waits for it has heard of its end, and its own children, as virtiofsd's, later still.
+// A killed process leaves its group a moment after whoever waits for it has heard of its end, and its own children, as
+// virtiofsd's, later still.
 const (
 	busyTime = 3 * time.Second
 	busyRest = 5 * time.Millisecond
@@ -231,7 +236,8 @@ func readPlaces(mounts, self string) ([]place, error) {
 		case "cgroup":
 			key = hierarchy(m.Super, paths)
 		case "cgroup2":
-			// Beside hierarchies of version 1 it has no controllers, and whoever made the parents has not made them here.
+			// Beside hierarchies of version 1 it has no controllers, and whoever made the parents has not made them
+			// here.
 			if len(paths) == 1 {
 				key = ""
 			} else {

@@ -17,10 +17,11 @@ func TestThePodsGroupIsBesideItsContainers(t *testing.T) {
 		"":                 "/",
 		"/":                "/",
 		"/../../x/c":       "/x",
-		"kubepods-burstable-pod1.slice:cri-containerd:abc": "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice",
-		"system.slice:docker:abc":                          "/system.slice",
-		"-.slice:docker:abc":                               "/",
-		":docker:abc":                                      "/",
+		"kubepods-burstable-pod1.slice:cri-containerd:abc": "/kubepods.slice/kubepods-burstable.slice/" +
+			"kubepods-burstable-pod1.slice",
+		"system.slice:docker:abc": "/system.slice",
+		"-.slice:docker:abc":      "/",
+		":docker:abc":             "/",
 	} {
 		if got := Parent(path); got != want {
 			t.Errorf("%q: %s, want %s", path, got, want)
@@ -28,7 +29,8 @@ func TestThePodsGroupIsBesideItsContainers(t *testing.T) {
 	}
 }
 
-// hierarchies makes folders that stand for mounted hierarchies, and the files of proc that describe them. Entering is writing a file there.
+// hierarchies makes folders that stand for mounted hierarchies, and the files of proc that describe them. Entering is
+// writing a file there.
 func hierarchies(t *testing.T, self string, mounts map[string]string) (dir, mountinfo, selfFile string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -56,7 +58,8 @@ func hierarchies(t *testing.T, self string, mounts map[string]string) (dir, moun
 
 func TestEveryHierarchyOfVersion1IsJoinedAndLeft(t *testing.T) {
 	dir, info, self := hierarchies(t, "3:cpuset:/\n2:cpu,cpuacct:/me\n1:name=systemd:/\n0::/\n", map[string]string{
-		"cpuset": "cgroup cgroup rw,cpuset", "cpu": "cgroup cgroup rw,cpu,cpuacct", "systemd": "cgroup cgroup rw,xattr,name=systemd",
+		"cpuset": "cgroup cgroup rw,cpuset", "cpu": "cgroup cgroup rw,cpu,cpuacct",
+		"systemd": "cgroup cgroup rw,xattr,name=systemd",
 		"unified": "cgroup2 cgroup2 rw", "tmp": "tmpfs tmpfs rw",
 	})
 	for name, s := range map[string]string{"cpuset.cpus": "0-3\n", "cpuset.mems": "0\n"} {
@@ -76,18 +79,22 @@ func TestEveryHierarchyOfVersion1IsJoinedAndLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all := []string{filepath.Join(dir, "cpu/pods/kata_p1"), filepath.Join(dir, "cpuset/pods/kata_p1"), filepath.Join(dir, "systemd/pods/kata_p1")}; !slices.Equal(before, all) {
+	if all := []string{filepath.Join(dir, "cpu/pods/kata_p1"), filepath.Join(dir, "cpuset/pods/kata_p1"),
+		filepath.Join(dir, "systemd/pods/kata_p1")}; !slices.Equal(before, all) {
 		t.Errorf("known before: %q, want %q", before, all)
 	}
 	for _, h := range []string{"cpuset", "cpu", "systemd"} {
-		if b, err := os.ReadFile(filepath.Join(dir, h, "pods", "kata_p1", "cgroup.procs")); err != nil || string(b) != fmt.Sprint(os.Getpid()) {
+		if b, err := os.ReadFile(filepath.Join(dir, h, "pods", "kata_p1", "cgroup.procs")); err != nil ||
+			string(b) != fmt.Sprint(os.Getpid()) {
 			t.Errorf("%s: %q, %v", h, b, err)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, "unified", "pods")); err == nil {
 		t.Error("version 2 beside version 1 is joined")
 	}
-	want := []string{filepath.Join(dir, "cpu/pods"), filepath.Join(dir, "cpu/pods/kata_p1"), filepath.Join(dir, "cpuset/pods/kata_p1"), filepath.Join(dir, "systemd/pods"), filepath.Join(dir, "systemd/pods/kata_p1")}
+	want := []string{filepath.Join(dir, "cpu/pods"), filepath.Join(dir, "cpu/pods/kata_p1"),
+		filepath.Join(dir, "cpuset/pods/kata_p1"), filepath.Join(dir, "systemd/pods"),
+		filepath.Join(dir, "systemd/pods/kata_p1")}
 	if !slices.Equal(g.Dirs, want) {
 		t.Errorf("made %q, want %q", g.Dirs, want)
 	}
@@ -134,7 +141,8 @@ func TestAParentThatOthersUseStays(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Remove([]string{filepath.Join(dir, "a"), filepath.Join(dir, "a/kata_x"), filepath.Join(dir, "gone")}); err != nil {
+	if err := Remove([]string{filepath.Join(dir, "a"), filepath.Join(dir, "a/kata_x"),
+		filepath.Join(dir, "gone")}); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "a/other")); err != nil {
@@ -151,8 +159,10 @@ func TestAParentThatOthersUseStays(t *testing.T) {
 func TestOOMKillsAreCounted(t *testing.T) {
 	dir := t.TempDir()
 	own, parent := filepath.Join(dir, "kata_a"), filepath.Join(dir, "parent")
-	for d, text := range map[string]string{own: "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", parent: "oom_kill 7\n"} {
-		if err := errors.Join(os.Mkdir(d, 0o755), os.WriteFile(filepath.Join(d, "memory.oom_control"), []byte(text), 0o644)); err != nil {
+	for d, text := range map[string]string{own: "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+		parent: "oom_kill 7\n"} {
+		if err := errors.Join(os.Mkdir(d, 0o755), os.WriteFile(filepath.Join(d, "memory.oom_control"), []byte(text),
+			0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -160,7 +170,8 @@ func TestOOMKillsAreCounted(t *testing.T) {
 	if n := g.OOMKills(); n != 2 {
 		t.Errorf("%d kills, want 2", n)
 	}
-	for text, want := range map[string]int{"": 0, "low 0\nmax 9\noom 3\noom_kill 1\noom_group_kill 4\n": 1, "oom_kill x\n": 0, "oom_kill": 0} {
+	for text, want := range map[string]int{"": 0, "low 0\nmax 9\noom 3\noom_kill 1\noom_group_kill 4\n": 1,
+		"oom_kill x\n": 0, "oom_kill": 0} {
 		if n := oomKills(text); n != want {
 			t.Errorf("%q: %d", text, n)
 		}

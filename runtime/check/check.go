@@ -1,8 +1,8 @@
 // Package check says whether this host can run pods, and what to do where it cannot.
 //
-// In come the effective configuration and a view of the host; out comes a Result, a Finding for everything that pods need or could use. It looks at
-// everything, whatever is missing, and changes nothing: no module is loaded, and the only things made are a virtual machine of a few instructions
-// and a piece of memory, which are gone when Run returns.
+// In come the effective configuration and a view of the host; out comes a Result, a Finding for everything that pods
+// need or could use. It looks at everything, whatever is missing, and changes nothing: no module is loaded, and the
+// only things made are a virtual machine of a few instructions and a piece of memory, which are gone when Run returns.
 package check
 
 import (
@@ -47,9 +47,10 @@ func (f Finding) String() string {
 
 // Result is the whole answer.
 type Result struct {
-	Pods         bool        `json:"pods"`         // they can run
-	Acceleration accel.Accel `json:"acceleration"` // what would execute the guest; empty where nothing that is allowed can
-	Findings     []Finding   `json:"findings"`     // in a fixed order
+	Pods bool `json:"pods"` // they can run
+	// what would execute the guest; empty where nothing that is allowed can
+	Acceleration accel.Accel `json:"acceleration"`
+	Findings     []Finding   `json:"findings"` // in a fixed order
 }
 
 // Missing are the names of what no pod runs without, each once.
@@ -110,7 +111,8 @@ func Run(ctx context.Context, o Options) Result {
 		c.cfg = o.Config.Config
 	}
 	for _, check := range []func(context.Context){
-		c.user, c.configuration, c.guestFiles, c.extensions, c.qemu, c.acceleration, c.vsock, c.sharedFiles, c.tun, c.trafficControl, c.controlGroups, c.memfd, c.memory,
+		c.user, c.configuration, c.guestFiles, c.extensions, c.qemu, c.acceleration, c.vsock, c.sharedFiles, c.tun,
+		c.trafficControl, c.controlGroups, c.memfd, c.memory,
 	} {
 		if ctx.Err() != nil {
 			break

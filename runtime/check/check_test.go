@@ -78,21 +78,26 @@ func fits(t *testing.T) *fake {
 		t:        t,
 		programs: map[string]string{"qemu-system-x86_64": "/bin/q", "/usr/libexec/virtiofsd": "/usr/libexec/virtiofsd"},
 		outputs: map[string]string{
-			"/usr/libexec/virtiofsd --help":        "--shared-dir <SHARED_DIR>\n--posix-acl\n",
-			"/usr/libexec/virtiofsd --version":     "virtiofsd 1.13.2\n",
-			"/bin/q --version":                     "QEMU emulator version 7.2.22 (Debian)\nCopyright\n",
-			"/bin/q -machine help":                 "Supported machines are:\nmicrovm              microvm (i386)\nq35                  Standard PC\n",
-			"/bin/q -machine microvm -device help": "name \"vhost-user-fs-device\", bus virtio-bus\nname \"vhost-user-vsock-device\", bus virtio-bus\nname \"virtio-net-device\"\nname \"virtio-rng-device\"\nname \"virtio-9p-device\"\n",
+			"/usr/libexec/virtiofsd --help":    "--shared-dir <SHARED_DIR>\n--posix-acl\n",
+			"/usr/libexec/virtiofsd --version": "virtiofsd 1.13.2\n",
+			"/bin/q --version":                 "QEMU emulator version 7.2.22 (Debian)\nCopyright\n",
+			"/bin/q -machine help": "Supported machines are:\nmicrovm              microvm " +
+				"(i386)\nq35                  Standard PC\n",
+			"/bin/q -machine microvm -device help": "name \"vhost-user-fs-device\", bus virtio-bus\nname " +
+				"\"vhost-user-vsock-device\", bus virtio-bus\nname \"virtio-net-device\"\nname " +
+				"\"virtio-rng-device\"\nname \"virtio-9p-device\"\n",
 		},
 		files: map[string]string{
 			"/proc/modules":                  "cls_matchall 16384 0 - Live 0x0\n",
 			"/lib/modules/6/modules.builtin": "kernel/net/sched/sch_ingress.ko\n",
-			"/lib/modules/6/modules.dep":     "kernel/net/sched/act_mirred.ko.xz: kernel/net/sched/act.ko\nkernel/net/sched/cls_u32.ko:\n",
-			"/proc/self/mountinfo":           "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n",
-			"/proc/meminfo":                  "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n",
+			"/lib/modules/6/modules.dep": "kernel/net/sched/act_mirred.ko.xz: " +
+				"kernel/net/sched/act.ko\nkernel/net/sched/cls_u32.ko:\n",
+			"/proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n",
+			"/proc/meminfo":        "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n",
 		},
 		devices: map[string]error{"/dev/vhost-vsock": nil, "/dev/net/tun": nil},
-		system:  System{UID: 0, Release: "6", VirtioFSD: "/usr/libexec/virtiofsd", Accel: accel.Facts{HostArch: "x86_64", CPUFlags: []string{"svm"}}},
+		system: System{UID: 0, Release: "6", VirtioFSD: "/usr/libexec/virtiofsd",
+			Accel: accel.Facts{HostArch: "x86_64", CPUFlags: []string{"svm"}}},
 	}
 }
 
@@ -103,7 +108,8 @@ func guest(t *testing.T, more string) (*config.Loaded, string) {
 	if err := papertest.WriteGuest(dir); err != nil {
 		t.Fatal(err)
 	}
-	l, err := config.Read([]config.Text{{Name: "c.toml", Data: []byte("[hypervisor.qemu]\nguest = \"" + dir + "\"\n" + more)}}, nil, false)
+	l, err := config.Read([]config.Text{{Name: "c.toml",
+		Data: []byte("[hypervisor.qemu]\nguest = \"" + dir + "\"\n" + more)}}, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +136,8 @@ func TestAHostThatFitsLacksNothing(t *testing.T) {
 			t.Error(f)
 		}
 	}
-	if s := lines(r); !strings.Contains(s, "ok guest: sample in "+dir) || !strings.Contains(s, "ok traffic control: cls_matchall is a loaded module\n") {
+	if s := lines(r); !strings.Contains(s, "ok guest: sample in "+dir) ||
+		!strings.Contains(s, "ok traffic control: cls_matchall is a loaded module\n") {
 		t.Error(s)
 	}
 }
@@ -145,43 +152,76 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 		also  string // anywhere
 		pods  bool
 	}{
-		"no QEMU":                               {"", func(h *fake) { delete(h.programs, "qemu-system-x86_64") }, "missing QEMU: qemu-system-x86_64: not found", "Debian: qemu-system-x86", false},
-		"a QEMU that does not run behind walls": {"", func(h *fake) { h.behind = errors.New("no libfoo") }, "missing walls of QEMU: /bin/q does not run behind them: no libfoo", "security.md", false},
-		"a QEMU without a wall":                 {"", func(h *fake) { h.missing = []string{"a", "b"} }, "optional walls of QEMU: QEMU lacks a; b", "", true},
-		"an old QEMU":                           {"", func(h *fake) { h.outputs["/bin/q --version"] = "QEMU emulator version 4.2.1" }, "missing QEMU: /bin/q is version 4.2.1, which is older", "", false},
-		"something else":                        {"", func(h *fake) { h.outputs["/bin/q --version"] = "bash\x1b[2J" }, "missing QEMU: /bin/q does not say", `bash\x1b[2J`, false},
-		"a QEMU without the machine":            {"", func(h *fake) { h.outputs["/bin/q -machine help"] = "pc\n" }, "missing QEMU: /bin/q, version 7.2.22, has no machine microvm", "", false},
-		"a QEMU without a device":               {"", func(h *fake) { h.outputs["/bin/q -machine microvm -device help"] = "" }, "missing QEMU: /bin/q, version 7.2.22, has no device vhost-user-vsock-device, no device", "", false},
-		"no /dev/kvm":                           {"", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }), "optional KVM: TCG emulation, because the host has no /dev/kvm; pods run", "modprobe", true},
-		"KVM that failed its trial":             {"", kvm(func(f *accel.Facts) { f.Trial = errors.New("exit 17") }), "optional KVM: TCG", "exit 17", true},
-		"no vmx":                                {"", kvm(func(f *accel.Facts) { f.CPUFlags = nil }), "optional KVM: TCG", "nested", true},
-		"KVM and nothing else":                  {"acceleration = \"kvm\"\n", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }), "missing KVM: KVM was asked for, but", "acceleration", false},
-		"TCG as asked":                          {"acceleration = \"tcg\"\n", func(*fake) {}, "optional KVM: not used", "", true},
-		"no vhost-vsock":                        {"", func(h *fake) { h.devices["/dev/vhost-vsock"] = notExist("/dev/vhost-vsock") }, "optional vhost-vsock: /dev/vhost-vsock: file does not exist; the runtime's own back end", "", true},
+		"no QEMU": {"", func(h *fake) { delete(h.programs, "qemu-system-x86_64") },
+			"missing QEMU: qemu-system-x86_64: not found", "Debian: qemu-system-x86", false},
+		"a QEMU that does not run behind walls": {"", func(h *fake) { h.behind = errors.New("no libfoo") },
+			"missing walls of QEMU: /bin/q does not run behind them: no libfoo", "security.md", false},
+		"a QEMU without a wall": {"", func(h *fake) { h.missing = []string{"a", "b"} },
+			"optional walls of QEMU: QEMU lacks a; b", "", true},
+		"an old QEMU": {"", func(h *fake) { h.outputs["/bin/q --version"] = "QEMU emulator version 4.2.1" },
+			"missing QEMU: /bin/q is version 4.2.1, which is older", "", false},
+		"something else": {"", func(h *fake) { h.outputs["/bin/q --version"] = "bash\x1b[2J" },
+			"missing QEMU: /bin/q does not say", `bash\x1b[2J`, false},
+		"a QEMU without the machine": {"", func(h *fake) { h.outputs["/bin/q -machine help"] = "pc\n" },
+			"missing QEMU: /bin/q, version 7.2.22, has no machine microvm", "", false},
+		"a QEMU without a device": {"", func(h *fake) { h.outputs["/bin/q -machine microvm -device help"] = "" },
+			"missing QEMU: /bin/q, version 7.2.22, has no device vhost-user-vsock-device, no device", "", false},
+		"no /dev/kvm": {"", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }),
+			"optional KVM: TCG emulation, because the host has no /dev/kvm; pods run", "modprobe", true},
+		"KVM that failed its trial": {"", kvm(func(f *accel.Facts) { f.Trial = errors.New("exit 17") }),
+			"optional KVM: TCG", "exit 17", true},
+		"no vmx": {"", kvm(func(f *accel.Facts) { f.CPUFlags = nil }), "optional KVM: TCG", "nested",
+			true},
+		"KVM and nothing else": {"acceleration = \"kvm\"\n",
+			kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }), "missing KVM: KVM was asked for, but",
+			"acceleration", false},
+		"TCG as asked": {"acceleration = \"tcg\"\n", func(*fake) {}, "optional KVM: not used", "", true},
+		"no vhost-vsock": {"", func(h *fake) { h.devices["/dev/vhost-vsock"] = notExist("/dev/vhost-vsock") },
+			"optional vhost-vsock: /dev/vhost-vsock: file does not exist; the runtime's own back end", "", true},
 		"a virtiofsd in C": {"", func(h *fake) {
 			h.outputs["/usr/libexec/virtiofsd --help"] = "-o posix_acl"
 			h.outputs["/usr/libexec/virtiofsd --version"] = "virtiofsd version 7.2.22 (Debian)\n"
-		}, "optional shared files: 4 limits by virtio-fs", "ok virtiofsd: /usr/libexec/virtiofsd (QEMU's own in C, 7.2.22)", true},
-		"files by 9p":                   {"shared_fs = \"virtio-9p\"\n", func(*fake) {}, "optional shared files: 4 limits by virtio-9p", "", true},
-		"no virtiofsd":                  {"", func(h *fake) { h.system.VirtioFSD = "" }, "missing virtiofsd: not found", "Debian", false},
-		"no virtiofsd, and none needed": {"shared_fs = \"virtio-9p\"\n", func(h *fake) { h.system.VirtioFSD = "" }, "optional virtiofsd: not found", "", true},
-		"no tun":                        {"", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "missing tun: /dev/net/tun: file does not exist", "modprobe tun", false},
-		"no tun, and no network":        {"[runtime]\ninternetworking_model = \"none\"\n", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "optional tun", "", true},
-		"a tun that nobody has loaded":  {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded; h.files["/proc/modules"] += "tun 1 0\n" }, "ok tun", "", true},
-		"a tun that nobody can load":    {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded }, "missing tun: /dev/net/tun: its driver is not loaded", "", false},
-		"u32 where matchall is absent":  {"", func(h *fake) { delete(h.files, "/proc/modules") }, "ok traffic control: cls_u32 is a module that is loaded when needed", "", true},
+		}, "optional shared files: 4 limits by virtio-fs",
+			"ok virtiofsd: /usr/libexec/virtiofsd (QEMU's own in C, 7.2.22)", true},
+		"files by 9p": {"shared_fs = \"virtio-9p\"\n", func(*fake) {},
+			"optional shared files: 4 limits by virtio-9p", "", true},
+		"no virtiofsd": {"", func(h *fake) { h.system.VirtioFSD = "" },
+			"missing virtiofsd: not found", "Debian", false},
+		"no virtiofsd, and none needed": {"shared_fs = \"virtio-9p\"\n", func(h *fake) { h.system.VirtioFSD = "" },
+			"optional virtiofsd: not found", "", true},
+		"no tun": {"", func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") },
+			"missing tun: /dev/net/tun: file does not exist", "modprobe tun", false},
+		"no tun, and no network": {"[runtime]\ninternetworking_model = \"none\"\n",
+			func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "optional tun", "", true},
+		"a tun that nobody has loaded": {
+			"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded; h.files["/proc/modules"] += "tun 1 0\n" },
+			"ok tun", "", true},
+		"a tun that nobody can load": {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded },
+			"missing tun: /dev/net/tun: its driver is not loaded", "", false},
+		"u32 where matchall is absent": {"", func(h *fake) { delete(h.files, "/proc/modules") },
+			"ok traffic control: cls_u32 is a module that is loaded when needed", "", true},
 		"no classifier": {"", func(h *fake) {
 			delete(h.files, "/proc/modules")
 			h.files["/lib/modules/6/modules.dep"] = "a/act_mirred.ko:\n"
 		}, "missing traffic control: the kernel has neither", "macvtap", false},
-		"a kernel of which nothing is known": {"", func(h *fake) { h.files = map[string]string{} }, "optional traffic control: neither /proc", "", true},
-		"no mirred":                          {"", func(h *fake) { h.files["/lib/modules/6/modules.dep"] = "" }, "missing traffic control: the kernel lacks", "", false},
-		"no control groups":                  {"", func(h *fake) { h.files["/proc/self/mountinfo"] = "1 1 0:1 / / rw - ext4 /dev/sda rw\n" }, "optional cgroups: none are mounted", "mount -t cgroup2", true},
-		"no sealed memory":                   {"", func(h *fake) { h.system.Memfd = errors.New("memfd_create: no") }, "missing memfd: memfd_create: no", "seccomp", false},
-		"little memory":                      {"default_memory = 5000\n", func(*fake) {}, "optional memory: 4096 MiB are available, fewer than the 5000", "", true},
-		"a plain user":                       {"", func(h *fake) { h.system.UID = 1000 }, "optional user: user 1000, not root", "run it as root", true},
-		"a warning of the configuration":     {"enable_iommu = true\n", func(*fake) {}, "optional configuration: c.toml:3:1: hypervisor.qemu.enable_iommu has no effect", "", true},
-		"an extension that is not there":     {"[[hypervisor.qemu.guest_extension_images]]\nname = \"gpu\"\npath = \"/no/such\"\n", func(*fake) {}, "missing extension gpu:", "guest_extension_images", false},
+		"a kernel of which nothing is known": {"", func(h *fake) { h.files = map[string]string{} },
+			"optional traffic control: neither /proc", "", true},
+		"no mirred": {"", func(h *fake) { h.files["/lib/modules/6/modules.dep"] = "" },
+			"missing traffic control: the kernel lacks", "", false},
+		"no control groups": {"", func(h *fake) {
+			h.files["/proc/self/mountinfo"] = "1 1 0:1 / / rw - ext4 " +
+				"/dev/sda rw\n"
+		}, "optional cgroups: none are mounted", "mount -t cgroup2", true},
+		"no sealed memory": {"", func(h *fake) { h.system.Memfd = errors.New("memfd_create: no") },
+			"missing memfd: memfd_create: no", "seccomp", false},
+		"little memory": {"default_memory = 5000\n", func(*fake) {},
+			"optional memory: 4096 MiB are available, fewer than the 5000", "", true},
+		"a plain user": {"", func(h *fake) { h.system.UID = 1000 },
+			"optional user: user 1000, not root", "run it as root", true},
+		"a warning of the configuration": {"enable_iommu = true\n", func(*fake) {},
+			"optional configuration: c.toml:3:1: hypervisor.qemu.enable_iommu has no effect", "", true},
+		"an extension that is not there": {"[[hypervisor.qemu.guest_extension_images]]\nname = \"gpu\"\npath = " +
+			"\"/no/such\"\n", func(*fake) {}, "missing extension gpu:", "guest_extension_images", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, _ := guest(t, tc.more)
@@ -206,8 +246,10 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 
 func TestNothingStopsAtTheFirstProblem(t *testing.T) {
 	h := &fake{t: t, devices: map[string]error{"/dev/vhost-vsock": notExist(""), "/dev/net/tun": notExist("")},
-		system: System{UID: 1, Memfd: errors.New("no"), Accel: accel.Facts{HostArch: "x86_64", Open: notExist("/dev/kvm")}}}
-	_, err := config.Read([]config.Text{{Name: "c.toml", Data: []byte("[hypervisor.qemu]\ngest = 1\ndefault_memory = \"x\"\n")}}, nil, false)
+		system: System{UID: 1, Memfd: errors.New("no"), Accel: accel.Facts{HostArch: "x86_64",
+			Open: notExist("/dev/kvm")}}}
+	_, err := config.Read([]config.Text{{Name: "c.toml",
+		Data: []byte("[hypervisor.qemu]\ngest = 1\ndefault_memory = \"x\"\n")}}, nil, false)
 	r := Run(t.Context(), Options{ConfigErr: err, Host: h})
 	got := r.Missing()
 	want := []string{"configuration", "guest", "QEMU", "virtiofsd", "tun", "memfd"}
@@ -250,13 +292,15 @@ func TestTheKernelsOwnWordsAreUnderstood(t *testing.T) {
 		k    kernel
 		want presence
 	}{
-		"nothing is said":                    {kernel{}, unknown},
-		"loaded":                             {kernel{loaded: []byte("a 1\ncls_u32 24 1 - Live\n")}, loaded},
-		"another with the same beginning":    {kernel{loaded: []byte("cls_u32x 24\n"), config: []byte("\n")}, absent},
-		"built in by its configuration":      {kernel{config: []byte("CONFIG_NET_CLS_U32=y\n")}, builtin},
-		"built in by the list":               {kernel{builtin: []byte("kernel/net/sched/cls_u32.ko\n")}, builtin},
-		"a module on disk":                   {kernel{config: []byte("CONFIG_NET_CLS_U32=m\n"), modules: []byte("a/cls-u32.ko.zst: a/b.ko\n")}, loadable},
-		"a module that is not on disk":       {kernel{config: []byte("CONFIG_NET_CLS_U32=m\n"), modules: []byte("")}, absent},
+		"nothing is said":                 {kernel{}, unknown},
+		"loaded":                          {kernel{loaded: []byte("a 1\ncls_u32 24 1 - Live\n")}, loaded},
+		"another with the same beginning": {kernel{loaded: []byte("cls_u32x 24\n"), config: []byte("\n")}, absent},
+		"built in by its configuration":   {kernel{config: []byte("CONFIG_NET_CLS_U32=y\n")}, builtin},
+		"built in by the list":            {kernel{builtin: []byte("kernel/net/sched/cls_u32.ko\n")}, builtin},
+		"a module on disk": {kernel{config: []byte("CONFIG_NET_CLS_U32=m\n"),
+			modules: []byte("a/cls-u32.ko.zst: a/b.ko\n")}, loadable},
+		"a module that is not on disk": {kernel{config: []byte("CONFIG_NET_CLS_U32=m\n"), modules: []byte("")},
+			absent},
 		"a module, and the disk is not here": {kernel{config: []byte("CONFIG_NET_CLS_U32=m\n")}, unknown},
 		"switched off":                       {kernel{config: []byte("# CONFIG_NET_CLS_U32 is not set\n")}, absent},
 		"not mentioned":                      {kernel{config: []byte("CONFIG_NET=y\n")}, absent},
@@ -272,7 +316,8 @@ func TestTheKernelsOwnWordsAreUnderstood(t *testing.T) {
 	w := gzip.NewWriter(&b)
 	w.Write([]byte("CONFIG_NET_CLS_U32=y\n"))
 	w.Close()
-	c := &checker{host: &fake{t: t, files: map[string]string{"/proc/config.gz": b.String()}}, systems: map[string]System{}}
+	c := &checker{host: &fake{t: t, files: map[string]string{"/proc/config.gz": b.String()}},
+		systems: map[string]System{}}
 	if got := c.kernel().find(p); got != builtin {
 		t.Errorf("from /proc/config.gz: %s", got)
 	}
@@ -297,7 +342,8 @@ func FuzzHostTexts(f *testing.F) {
 	f.Add("MemAvailable: 9999999999999999 kB", " - \n1 2 3 4 - cgroup", "a/cls_u32.ko.xz: \x00")
 	f.Fuzz(func(t *testing.T, meminfo, mountinfo, modules string) {
 		h := &fake{t: t, files: map[string]string{
-			"/proc/meminfo": meminfo, "/proc/self/mountinfo": mountinfo, "/proc/modules": modules, "/lib/modules/modules.dep": modules, "/proc/config.gz": modules,
+			"/proc/meminfo": meminfo, "/proc/self/mountinfo": mountinfo, "/proc/modules": modules,
+			"/lib/modules/modules.dep": modules, "/proc/config.gz": modules,
 		}}
 		c := &checker{host: h, cfg: config.Default(), systems: map[string]System{}}
 		c.memory(t.Context())
@@ -322,7 +368,8 @@ func TestAGuestWithoutAManifest(t *testing.T) {
 	}
 	run := func(kernel, initrd, attestation, more string) Result {
 		t.Helper()
-		text := fmt.Sprintf("[hypervisor.qemu]\nkernel = %q\ninitrd = %q\n%s[runtime]\nattestation = %q\n", filepath.Join(dir, kernel), filepath.Join(dir, initrd), more, attestation)
+		text := fmt.Sprintf("[hypervisor.qemu]\nkernel = %q\ninitrd = %q\n%s[runtime]\nattestation = %q\n",
+			filepath.Join(dir, kernel), filepath.Join(dir, initrd), more, attestation)
 		l, err := config.Read([]config.Text{{Name: "c.toml", Data: []byte(text)}}, nil, false)
 		if err != nil {
 			t.Fatal(err)
@@ -332,21 +379,28 @@ func TestAGuestWithoutAManifest(t *testing.T) {
 		f.programs["qemu-system-aarch64"] = "/bin/a"
 		f.outputs["/bin/a --version"] = f.outputs["/bin/q --version"]
 		f.outputs["/bin/a -machine help"] = "virt QEMU 7.2 ARM Virtual Machine\n"
-		f.outputs["/bin/a -machine virt -device help"] = "name \"vhost-user-fs-pci\"\nname \"vhost-user-vsock-pci\"\nname \"virtio-net-pci\"\nname \"virtio-rng-pci\"\nname \"virtio-9p-pci\"\n"
+		f.outputs["/bin/a -machine virt -device help"] = "name \"vhost-user-fs-pci\"\nname " +
+			"\"vhost-user-vsock-pci\"\nname \"virtio-net-pci\"\nname \"virtio-rng-pci\"\nname \"virtio-9p-pci\"\n"
 		return Run(t.Context(), Options{Config: l, Host: f})
 	}
 	r := run("Image", "initrd", "off", "shared_fs = 'virtio-9p'\n")
-	if s := lines(r); !r.Pods || r.Acceleration != accel.TCG || !strings.Contains(s, "ok guest: arm64 Image for aarch64, ") || !strings.Contains(s, "ok QEMU: /bin/a, version 7.2") ||
-		!strings.Contains(s, "the guest is aarch64 and this host is x86_64") || !strings.Contains(s, "a pod without limits has 2048 MiB and 1 CPUs") {
+	if s := lines(r); !r.Pods || r.Acceleration != accel.TCG ||
+		!strings.Contains(s, "ok guest: arm64 Image for aarch64, ") ||
+		!strings.Contains(s, "ok QEMU: /bin/a, version 7.2") ||
+		!strings.Contains(s, "the guest is aarch64 and this host is x86_64") ||
+		!strings.Contains(s, "a pod without limits has 2048 MiB and 1 CPUs") {
 		t.Errorf("%v\n%s", r.Pods, s)
 	}
 	for name, tc := range map[string]struct{ kernel, initrd, attestation, more, says string }{
-		"enforce":                        {"Image", "initrd", "enforce", "", `has no manifest to compare it with, and attestation is "enforce"; set attestation`},
-		"a kernel that is none":          {"text", "initrd", "off", "", "missing guest: kernel "},
-		"virtio-fs":                      {"Image", "initrd", "off", "", `virtio-fs cannot serve files of a host that is x86_64 to a guest that is aarch64`},
-		"an initrd that is not there":    {"Image", "none", "off", "", "missing guest: open "},
-		"another architecture's machine": {"Image", "initrd", "off", "machine_type = 'q35'\n", "has no machine q35 for aarch64 guests"},
-		"KVM":                            {"Image", "initrd", "off", "acceleration = 'kvm'\n", "KVM was asked for, but the guest is aarch64"},
+		"enforce": {"Image", "initrd", "enforce", "",
+			`has no manifest to compare it with, and attestation is "enforce"; set attestation`},
+		"a kernel that is none": {"text", "initrd", "off", "", "missing guest: kernel "},
+		"virtio-fs": {"Image", "initrd", "off", "",
+			`virtio-fs cannot serve files of a host that is x86_64 to a guest that is aarch64`},
+		"an initrd that is not there": {"Image", "none", "off", "", "missing guest: open "},
+		"another architecture's machine": {"Image", "initrd", "off", "machine_type = 'q35'\n",
+			"has no machine q35 for aarch64 guests"},
+		"KVM": {"Image", "initrd", "off", "acceleration = 'kvm'\n", "KVM was asked for, but the guest is aarch64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := run(tc.kernel, tc.initrd, tc.attestation, tc.more)

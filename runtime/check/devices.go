@@ -100,7 +100,8 @@ func (c *checker) tun(context.Context) {
 				}
 			}
 		}
-		c.say(state, "tun", wayOut, "%s; internetworking_model is %s", pathless(device, err), c.cfg.Runtime.InternetworkingModel)
+		c.say(state, "tun", wayOut, "%s; internetworking_model is %s", pathless(device, err),
+			c.cfg.Runtime.InternetworkingModel)
 		return
 	}
 	c.say(OK, "tun", "", "%s opens", device)
@@ -118,7 +119,8 @@ const (
 )
 
 func (p presence) String() string {
-	return [...]string{"not known", "absent", "a module that is loaded when needed", "a loaded module", "built in"}[p] // continues "is"
+	// continues "is"
+	return [...]string{"not known", "absent", "a module that is loaded when needed", "a loaded module", "built in"}[p]
 }
 
 func (p presence) there() bool { return p >= loadable }
@@ -135,7 +137,8 @@ func (c *checker) trafficControl(context.Context) {
 		return
 	}
 	k := c.kernel()
-	parts := []part{{"cls_matchall", "CONFIG_NET_CLS_MATCHALL"}, {"cls_u32", "CONFIG_NET_CLS_U32"}, {"sch_ingress", "CONFIG_NET_SCH_INGRESS"}, {"act_mirred", "CONFIG_NET_ACT_MIRRED"}}
+	parts := []part{{"cls_matchall", "CONFIG_NET_CLS_MATCHALL"}, {"cls_u32", "CONFIG_NET_CLS_U32"},
+		{"sch_ingress", "CONFIG_NET_SCH_INGRESS"}, {"act_mirred", "CONFIG_NET_ACT_MIRRED"}}
 	var details []string
 	var p []presence
 	for _, x := range parts {
@@ -156,7 +159,9 @@ func (c *checker) trafficControl(context.Context) {
 		}
 		f = c.say(OK, name, "", "%s is %s", parts[classifier].module, p[classifier])
 	default:
-		f = c.say(Optional, name, "start a pod with a network to know", "neither /proc nor /boot nor /lib/modules tells whether the kernel has matchall or u32, sch_ingress and act_mirred")
+		f = c.say(Optional, name, "start a pod with a network to know",
+			"neither /proc nor /boot nor /lib/modules tells whether the kernel has matchall or u32, sch_ingress and "+
+				"act_mirred")
 	}
 	f.Details = details
 }
@@ -174,7 +179,8 @@ func (c *checker) kernel() kernel {
 	}
 	release := c.system().Release
 	dir := path.Join("/lib/modules", release)
-	k := kernel{loaded: read("/proc/modules"), builtin: read(dir + "/modules.builtin"), modules: read(dir + "/modules.dep"), config: read("/boot/config-" + release)}
+	k := kernel{loaded: read("/proc/modules"), builtin: read(dir + "/modules.builtin"),
+		modules: read(dir + "/modules.dep"), config: read("/boot/config-" + release)}
 	if b, err := unzip(read("/proc/config.gz")); err == nil {
 		k.config = b
 	}
@@ -260,6 +266,7 @@ func (c *checker) controlGroups(context.Context) {
 	case v2 != "":
 		c.say(OK, name, "", "version 2 at %s", v2)
 	default:
-		c.say(Optional, name, "mount them: mount -t cgroup2 cgroup2 /sys/fs/cgroup", "none are mounted; pods' processes on the host are not limited")
+		c.say(Optional, name, "mount them: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+			"none are mounted; pods' processes on the host are not limited")
 	}
 }

@@ -16,7 +16,8 @@ import (
 
 func (c *checker) user(context.Context) {
 	if uid := c.system().UID; uid != 0 {
-		c.say(Optional, "user", "run it as root to see what the runtime sees", "user %d, not root: what is said of devices and programs holds for this user", uid)
+		c.say(Optional, "user", "run it as root to see what the runtime sees",
+			"user %d, not root: what is said of devices and programs holds for this user", uid)
 		return
 	}
 	c.say(OK, "user", "", "root, as the runtime is")
@@ -27,7 +28,8 @@ func (c *checker) configuration(context.Context) {
 	const name = "configuration"
 	switch _, absent := errors.AsType[*config.NotFoundError](c.err); {
 	case absent:
-		c.say(Missing, name, fmt.Sprintf(`make one: kata-runtime config --template > %s, and set "guest"`, config.Paths()[0]), "%v", c.err)
+		c.say(Missing, name, fmt.Sprintf(`make one: kata-runtime config --template > %s, and set "guest"`,
+			config.Paths()[0]), "%v", c.err)
 		return
 	case c.err != nil:
 		for _, err := range flatten(c.err) {
@@ -48,7 +50,8 @@ func (c *checker) configuration(context.Context) {
 	}
 	f.Details = c.loaded.Files
 	if n := len(c.loaded.Warnings); n > 0 {
-		f := c.say(Optional, name, "kata-runtime config says more; remove what is not needed", "%d warnings, the first is: %s", n, c.loaded.Warnings[0])
+		f := c.say(Optional, name, "kata-runtime config says more; remove what is not needed",
+			"%d warnings, the first is: %s", n, c.loaded.Warnings[0])
 		if n == 1 {
 			f.Fact = oneLine(c.loaded.Warnings[0].String())
 		}
@@ -82,7 +85,8 @@ func (c *checker) guestFiles(context.Context) {
 	}
 	dir := c.cfg.QEMU.Guest
 	if dir == "" {
-		c.say(Missing, name, `set "guest" in [hypervisor.qemu] to the folder that katabuild build made`, "none is configured")
+		c.say(Missing, name, `set "guest" in [hypervisor.qemu] to the folder that katabuild build made`,
+			"none is configured")
 		return
 	}
 	m, _, err := manifest.Read(dir, "")
@@ -113,7 +117,8 @@ func (c *checker) guestFiles(context.Context) {
 		files = append(files, fmt.Sprintf("%s %s", f.Path, f.Digest))
 	}
 	if wrong == 0 {
-		f := c.say(OK, name, "", "%s in %s: %s, kernel %s, %d files of %d MB with the right digests", m.Name, dir, m.Arch, m.Kernel.Release, len(files), size/1e6)
+		f := c.say(OK, name, "", "%s in %s: %s, kernel %s, %d files of %d MB with the right digests", m.Name, dir,
+			m.Arch, m.Kernel.Release, len(files), size/1e6)
 		f.Details = files
 	}
 }
@@ -143,7 +148,8 @@ func (c *checker) plainGuest() {
 		c.say(Missing, name, "name another image or initrd in [hypervisor.qemu]", "%v", err)
 		return
 	}
-	f := c.say(OK, name, "", "%s for %s, %s, and %s of %d MB, which nobody has described", k.Form, k.Arch.Name, q.Kernel, disk, size/1e6)
+	f := c.say(OK, name, "", "%s for %s, %s, and %s of %d MB, which nobody has described", k.Form, k.Arch.Name,
+		q.Kernel, disk, size/1e6)
 	f.Details = []string{fmt.Sprintf("%s %s", q.Kernel, k.Digest), fmt.Sprintf("%s %s", disk, sum)}
 }
 

@@ -27,7 +27,8 @@ type Host interface {
 	Output(ctx context.Context, argv ...string) ([]byte, error)
 	// Read is a small file.
 	Read(path string) ([]byte, error)
-	// Device opens a device for reading and writing, and closes it. One whose driver is not there is ErrNotLoaded: opening would load its module.
+	// Device opens a device for reading and writing, and closes it. One whose driver is not there is ErrNotLoaded:
+	// opening would load its module.
 	Device(path string) error
 	// Behind runs a program behind the walls that QEMU has, until it ends, and says which of them could not be built.
 	Behind(walls *child.Walls, argv ...string) ([]string, error)
@@ -120,7 +121,8 @@ func (This) Behind(walls *child.Walls, argv ...string) ([]string, error) {
 func (This) System(guest arch.Arch) System {
 	s := System{UID: os.Geteuid(), Memfd: memfd()}
 	if _, err := os.Stat(accel.Device); err == nil && !registered(accel.Device) {
-		s.Accel = accel.Facts{GuestArch: guest.Name, HostArch: hostArch().Name, Open: &fs.PathError{Op: "open", Path: accel.Device, Err: ErrNotLoaded}}
+		s.Accel = accel.Facts{GuestArch: guest.Name, HostArch: hostArch().Name, Open: &fs.PathError{Op: "open",
+			Path: accel.Device, Err: ErrNotLoaded}}
 	} else {
 		s.Accel = accel.Probe(guest)
 	}
@@ -134,15 +136,17 @@ func (This) System(guest arch.Arch) System {
 	return s
 }
 
-// registered says whether the driver of a miscellaneous device is there. Device files may exist before their drivers, and opening one then has the
-// kernel load the module. /proc/misc has a line for each driver: its minor number and its name, proc(5).
+// registered says whether the driver of a miscellaneous device is there. Device files may exist before their drivers,
+// and opening one then has the kernel load the module. /proc/misc has a line for each driver: its minor number and its
+// name, proc(5).
 func registered(path string) bool {
 	b, err := os.ReadFile("/proc/misc")
 	if err != nil {
 		return true // nothing can be told
 	}
 	for l := range strings.Lines(string(b)) {
-		if f := strings.Fields(l); len(f) == 2 && (f[1] == filepath.Base(path) || f[1] == strings.ReplaceAll(filepath.Base(path), "-", "_")) {
+		if f := strings.Fields(l); len(f) == 2 && (f[1] == filepath.Base(path) ||
+			f[1] == strings.ReplaceAll(filepath.Base(path), "-", "_")) {
 			return true
 		}
 	}
@@ -155,7 +159,8 @@ func memfd() error {
 	if err != nil {
 		return fmt.Errorf("memfd_create: %w", err)
 	}
-	_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|
+		unix.F_SEAL_SEAL)
 	if err != nil {
 		err = fmt.Errorf("seal memory: %w", err)
 	}

@@ -22,8 +22,8 @@ import (
 // qemuVersion is the first line of qemu-system-x86_64 --version.
 var qemuVersion = regexp.MustCompile(`QEMU emulator version (\d+)\.(\d+)(\.\d+)?`)
 
-// minQEMU is the oldest major version with what we ask for: memory-backend= of machines on every architecture came in 5.0, vhost-user-vsock in 5.1,
-// the machine microvm with ACPI in 5.2. QEMU's change logs.
+// minQEMU is the oldest major version with what we ask for: memory-backend= of machines on every architecture came in
+// 5.0, vhost-user-vsock in 5.1, the machine microvm with ACPI in 5.2. QEMU's change logs.
 const minQEMU, minQEMUMinor = 5, 2
 
 func (c *checker) qemu(ctx context.Context) {
@@ -52,7 +52,8 @@ func (c *checker) qemu(ctx context.Context) {
 	minor, _ := strconv.Atoi(v[2])
 	version := strings.TrimPrefix(v[0], "QEMU emulator version ")
 	if major < minQEMU || major == minQEMU && minor < minQEMUMinor {
-		c.say(Missing, name, wayOut, "%s is version %s, which is older than %d.%d", path, version, minQEMU, minQEMUMinor)
+		c.say(Missing, name, wayOut, "%s is version %s, which is older than %d.%d", path, version, minQEMU,
+			minQEMUMinor)
 		return
 	}
 	lacks := c.lacks(ctx, path)
@@ -81,7 +82,8 @@ func (c *checker) walls(program string) {
 	missing, err := c.host.Behind(w, program, "--version")
 	switch {
 	case err != nil:
-		c.say(Missing, name, "see docs/security.md: all that QEMU needs has to be below /usr, or beside its program", "%s does not run behind them: %v", program, err)
+		c.say(Missing, name, "see docs/security.md: all that QEMU needs has to be below /usr, or beside its program",
+			"%s does not run behind them: %v", program, err)
 	case len(missing) > 0:
 		c.say(Optional, name, "see docs/security.md", "QEMU lacks %s", strings.Join(missing, "; "))
 	default:
@@ -153,7 +155,8 @@ func (c *checker) acceleration(context.Context) {
 	choice, err := accel.Choose(c.cfg.QEMU.Acceleration, c.system().Accel)
 	switch {
 	case err != nil:
-		c.say(Missing, name, kvmWayOut(c.system().Accel)+`, or set acceleration = "auto" to emulate, many times slower`, "%v", err)
+		c.say(Missing, name, kvmWayOut(c.system().Accel)+
+			`, or set acceleration = "auto" to emulate, many times slower`, "%v", err)
 		return
 	case choice.Accel == accel.KVM:
 		c.say(OK, name, "", "%s", choice.Reason)
@@ -182,7 +185,8 @@ func kvmWayOut(f accel.Facts) string {
 func (c *checker) vsock(context.Context) {
 	const device = "/dev/vhost-vsock"
 	if err := c.host.Device(device); err != nil {
-		c.say(Optional, "vhost-vsock", "none needed", "%s; the runtime's own back end is used instead", pathless(device, err))
+		c.say(Optional, "vhost-vsock", "none needed", "%s; the runtime's own back end is used instead",
+			pathless(device, err))
 		return
 	}
 	c.say(OK, "vhost-vsock", "", "%s opens", device)
@@ -198,7 +202,8 @@ func pathless(path string, err error) string {
 
 func (c *checker) memfd(context.Context) {
 	if err := c.system().Memfd; err != nil {
-		c.say(Missing, "memfd", "use a kernel with CONFIG_MEMFD_CREATE, and a seccomp profile that allows memfd_create", "%v", err)
+		c.say(Missing, "memfd", "use a kernel with CONFIG_MEMFD_CREATE, and a seccomp profile that allows "+
+			"memfd_create", "%v", err)
 		return
 	}
 	c.say(OK, "memfd", "", "memory can be sealed and shared")
@@ -225,11 +230,13 @@ func (c *checker) memory(context.Context) {
 	case !ok:
 		c.say(Optional, "memory", "use Linux 3.14 or newer", "/proc/meminfo has no MemAvailable")
 	case need > 0 && free>>20 < int64(need):
-		c.say(Optional, "memory", "lower default_memory, or end something", "%d MiB are available, fewer than the %d MiB of one guest", free>>20, need)
+		c.say(Optional, "memory", "lower default_memory, or end something",
+			"%d MiB are available, fewer than the %d MiB of one guest", free>>20, need)
 	case need == 0:
 		c.say(OK, "memory", "", "%d MiB are available", free>>20)
 	default:
-		c.say(OK, "memory", "", "%d MiB are available; a pod without limits has %d MiB and %d CPUs", free>>20, need, cpus)
+		c.say(OK, "memory", "", "%d MiB are available; a pod without limits has %d MiB and %d CPUs", free>>20, need,
+			cpus)
 	}
 }
 

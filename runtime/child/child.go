@@ -1,7 +1,7 @@
 // Package child runs the programs that a sandbox is made of: QEMU, virtiofsd.
 //
-// In come a command line and open files; out comes a Process that dies with the process that started it, and whose first words on standard
-// error are in its errors. It refuses to know what the programs are for.
+// In come a command line and open files; out comes a Process that dies with the process that started it, and whose
+// first words on standard error are in its errors. It refuses to know what the programs are for.
 package child
 
 import (
@@ -54,7 +54,8 @@ func Start(name string, argv []string, files []*os.File) (*Process, error) {
 func StartIn(name string, argv []string, files []*os.File, o Options) (*Process, error) {
 	p := &Process{name: name, done: make(chan struct{})}
 	started := make(chan error)
-	// The death signal comes when the thread that forked ends, so this one stays until the program is gone. https://go.dev/issue/27505
+	// The death signal comes when the thread that forked ends, so this one stays until the program is gone.
+	// https://go.dev/issue/27505
 	thread.Run(func() {
 		err := p.start(argv, files, o)
 		started <- err
@@ -113,8 +114,9 @@ func (p *Process) command(argv []string, files []*os.File) *exec.Cmd {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.ExtraFiles = files
 	cmd.Stderr = (*firstBytes)(p)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} // messages in one language, and nothing of ours
-	cmd.WaitDelay = time.Second                                          // a child of its own could keep standard error open
+	// messages in one language, and nothing of ours
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.WaitDelay = time.Second // a child of its own could keep standard error open
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:   true, // an interrupt on the terminal is ours to handle
 		Pdeathsig: syscall.SIGKILL,
@@ -151,8 +153,8 @@ func (p *Process) Stderr() string {
 	return string(p.stderr)
 }
 
-// Stop has the process end: quit asks it to, and when that fails or ctx ends first, it is killed. A nil quit kills at once.
-// Stop returns when it is gone. Calling it again is a no-op.
+// Stop has the process end: quit asks it to, and when that fails or ctx ends first, it is killed. A nil quit kills at
+// once. Stop returns when it is gone. Calling it again is a no-op.
 func (p *Process) Stop(ctx context.Context, quit func(context.Context) error) error {
 	if quit != nil && p.running() && quit(ctx) == nil {
 		select {

@@ -80,7 +80,8 @@ func (w *Walls) build(cmd *exec.Cmd) (missing []string) {
 		cmd.Dir = "/"
 	}
 	// The session's keys are root's. keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
-	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) {
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil &&
+		!errors.Is(err, unix.ENOSYS) {
 		lacks("keys of its own: %v", err)
 	}
 	if err := dropBounding(w.Capabilities); err != nil {
@@ -90,8 +91,10 @@ func (w *Walls) build(cmd *exec.Cmd) (missing []string) {
 		lacks("no new privileges: %v", err)
 	}
 	// A user namespace may have no say over groups; user_namespaces(7). Where the user is new, they must not stay.
-	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(user), Gid: uint32(user), Groups: groups, NoSetGroups: user == 0}
-	// What whoever started this process left open is not for the program. The files of this process are all marked so already.
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(user), Gid: uint32(user), Groups: groups,
+		NoSetGroups: user == 0}
+	// What whoever started this process left open is not for the program. The files of this process are all marked so
+	// already.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		lacks("a bound of open files: %v", err)
 	}
@@ -117,7 +120,8 @@ func (w *Walls) user(program string) (int, []uint32, error) {
 		return 0, []uint32{}, err
 	}
 	if st.Mode().Perm()&0o005 != 0o005 {
-		return 0, []uint32{}, fmt.Errorf("%s has mode %04o, so that other users cannot run it", program, st.Mode().Perm())
+		return 0, []uint32{}, fmt.Errorf("%s has mode %04o, so that other users cannot run it", program,
+			st.Mode().Perm())
 	}
 	groups := []uint32{}
 	for _, d := range w.Devices {
@@ -138,7 +142,8 @@ func (w *Walls) user(program string) (int, []uint32, error) {
 
 // refused says whether this is how a kernel refuses a namespace. clone(2).
 func refused(err error) bool {
-	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EUSERS)
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) ||
+		errors.Is(err, unix.EUSERS)
 }
 
 // mapped says whether a user namespace with this map has the user. user_namespaces(7): first inside, first outside, how
@@ -147,7 +152,8 @@ func mapped(table string, id int) bool {
 	s := bufio.NewScanner(strings.NewReader(table))
 	for s.Scan() {
 		var inside, outside, n int64
-		if _, err := fmt.Sscan(s.Text(), &inside, &outside, &n); err == nil && int64(id) >= inside && int64(id) < inside+n {
+		if _, err := fmt.Sscan(s.Text(), &inside, &outside, &n); err == nil && int64(id) >= inside &&
+			int64(id) < inside+n {
 			return true
 		}
 	}
@@ -167,7 +173,8 @@ func (w *Walls) enterRoot(program string) (err error) {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return err
 	}
-	if err := mount("tmpfs", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=64k,nr_inodes=256"); err != nil {
+	if err := mount("tmpfs", place, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+		"mode=755,size=64k,nr_inodes=256"); err != nil {
 		return err
 	}
 	defer func() {
@@ -178,7 +185,8 @@ func (w *Walls) enterRoot(program string) (err error) {
 	if err := w.fill(program); err != nil {
 		return err
 	}
-	if err := mount("", place, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+	if err := mount("", place, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|
+		unix.MS_NOEXEC, ""); err != nil {
 		return err
 	}
 	// pivot_root(2), "pivot_root(".", ".")": the old root lies on the new one then, and goes.
@@ -256,7 +264,8 @@ func readOnly(path string) error {
 	if err := bind(path, true); err != nil {
 		return err
 	}
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
+		Propagation: unix.MS_PRIVATE}
 	if err := unix.MountSetattr(unix.AT_FDCWD, place+path, unix.AT_RECURSIVE, attr); err != nil {
 		return &fs.PathError{Op: "make read-only", Path: path, Err: err}
 	}

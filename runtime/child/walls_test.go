@@ -40,7 +40,8 @@ func TestMappedReadsAUserNamespacesMap(t *testing.T) {
 	}
 }
 
-// behind runs a script of sh behind walls and returns what it wrote to descriptor 3, with the process while it still waits for the end of descriptor 4.
+// behind runs a script of sh behind walls and returns what it wrote to descriptor 3, with the process while it still
+// waits for the end of descriptor 4.
 func behind(t *testing.T, w *Walls, script string) (*Process, string) {
 	t.Helper()
 	testenv.Require(t, root, testenv.Tool("sh"))
@@ -53,7 +54,8 @@ func behind(t *testing.T, w *Walls, script string) (*Process, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := StartIn("shell", []string{"/bin/sh", "-c", "{ " + script + "\n} >&3 2>&1; exec 3>&-; read x <&4"}, []*os.File{out, in}, Options{Walls: w})
+	p, err := StartIn("shell", []string{"/bin/sh", "-c", "{ " + script + "\n} >&3 2>&1; exec 3>&-; read x <&4"},
+		[]*os.File{out, in}, Options{Walls: w})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +141,10 @@ func TestAProgramBehindWallsIsNobodyAndSeesNothing(t *testing.T) {
 			links += d + " "
 		}
 	}
-	for _, want := range []string{"/usr", "dev: full null random urandom zero\n", "cat: /etc/shadow: No such file", "cat: " + dir + "/open: No such file", "cannot create /file: Read-only",
-		"cannot create /usr/file: Read-only", "cannot create /dev/file: Read-only", "\n4\n", "/proc/sys': No such file"} {
+	for _, want := range []string{"/usr", "dev: full null random urandom zero\n", "cat: /etc/shadow: No such file",
+		"cat: " + dir + "/open: No such file", "cannot create /file: Read-only",
+		"cannot create /usr/file: Read-only", "cannot create /dev/file: Read-only", "\n4\n",
+		"/proc/sys': No such file"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in what it says", want)
 		}
@@ -181,7 +185,8 @@ func TestAProgramBehindWallsIsNobodyAndSeesNothing(t *testing.T) {
 	same := strings.Join([]string{ids[0], ids[0], ids[0], ids[0]}, " ")
 	for field, want := range map[string]string{
 		"Uid": same, "Gid": same, "Groups": "", "NoNewPrivs": "1",
-		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000", "CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
+		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000",
+		"CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
 	} {
 		if s[field] != want {
 			t.Errorf("%s is %q, want %q", field, s[field], want)
@@ -216,7 +221,8 @@ func TestAProgramThatNeedsRootsRightsHasNoOthers(t *testing.T) {
 		t.Errorf("missing: %q", m)
 	}
 	s := status(t, p.PID())
-	for field, want := range map[string]string{"Uid": "0 0 0 0", "CapInh": "0000000000000000", "CapPrm": "0000000000000009", "CapEff": "0000000000000009", "CapBnd": "0000000000000009"} {
+	for field, want := range map[string]string{"Uid": "0 0 0 0", "CapInh": "0000000000000000",
+		"CapPrm": "0000000000000009", "CapEff": "0000000000000009", "CapBnd": "0000000000000009"} {
 		if s[field] != want {
 			t.Errorf("%s is %q, want %q", field, s[field], want)
 		}
@@ -242,7 +248,8 @@ func TestAProgramThatOthersMayNotRunStaysRootWithoutCapabilities(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := StartIn("shell", []string{shell, "-c", "cat /proc/self/status >&3"}, []*os.File{w}, Options{Walls: &Walls{}})
+	p, err := StartIn("shell", []string{shell, "-c", "cat /proc/self/status >&3"}, []*os.File{w},
+		Options{Walls: &Walls{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +261,8 @@ func TestAProgramThatOthersMayNotRunStaysRootWithoutCapabilities(t *testing.T) {
 	if m := strings.Join(p.Missing(), "\n"); !strings.Contains(m, "a user of its own: "+shell+" has mode 0700") {
 		t.Errorf("missing: %q", m)
 	}
-	for _, want := range []string{"Uid:\t0\t0\t0\t0", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"} {
+	for _, want := range []string{"Uid:\t0\t0\t0\t0", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000",
+		"NoNewPrivs:\t1"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in %s (%v)", want, out.String(), p.ExitError())
 		}

@@ -1,8 +1,9 @@
 // Package config reads configuration.toml: how the runtime makes the virtual machine that a pod runs in.
 //
-// In come texts, in the order in which they win, and a pod's annotations; out comes a Config that remembers for every value who set it, or
-// errors that a line or an annotation can be blamed for. Names, sections, search order, drop-ins and annotations are those of Kata Containers, so that
-// its configuration can be used here. The package starts nothing and refuses to know whether a path it names exists.
+// In come texts, in the order in which they win, and a pod's annotations; out comes a Config that remembers for every
+// value who set it, or errors that a line or an annotation can be blamed for. Names, sections, search order, drop-ins
+// and annotations are those of Kata Containers, so that its configuration can be used here. The package starts nothing
+// and refuses to know whether a path it names exists.
 //
 // docs/formats/configuration.md owns the format.
 package config
@@ -27,26 +28,27 @@ type Config struct {
 
 // QEMU is the virtual machine.
 type QEMU struct {
-	Guest                string          // folder of a guest, with manifest.json; empty where nobody has set it
-	Kernel               string          // of a guest without a manifest; Guest is empty then
-	Initrd               string          // of such a guest; one of Initrd and Image
-	Image                string          // of such a guest
-	RootfsType           string          // of the image's root: ext4, erofs or xfs; never empty
-	KernelVerityParams   string          // of the image, as extension.ParseParams reads them; empty is none
-	ValidGuestPaths      []string        // patterns of the guests that an annotation may choose
-	Acceleration         accel.Wish      // never empty
-	Path                 string          // the program; empty is the architecture's, found in $PATH
-	ValidHypervisorPaths []string        // patterns of the programs that an annotation may choose
-	EnableAnnotations    []string        // regular expressions for the whole name behind io.katacontainers.config.hypervisor.
-	MachineType          qemu.Machine    // empty is the manifest's
-	KernelParams         []KernelParam   // joined behind the manifest's command line, in this order
-	DefaultVCPUs         float64         // 0 is the manifest's, below 0 all of the host's; see VCPUs
-	DefaultMemoryMiB     int             // 0 is the manifest's
-	DefaultMaxVCPUs      int             // to which the machine may grow; 0 is the host's
-	DefaultMaxMemoryMiB  int             // likewise
-	MemorySlots          int             // how many times its memory may grow
-	Extensions           []ExtensionDisk // attached in this order
-	EnableDebug          bool            // the guest's console goes to the log
+	Guest                string     // folder of a guest, with manifest.json; empty where nobody has set it
+	Kernel               string     // of a guest without a manifest; Guest is empty then
+	Initrd               string     // of such a guest; one of Initrd and Image
+	Image                string     // of such a guest
+	RootfsType           string     // of the image's root: ext4, erofs or xfs; never empty
+	KernelVerityParams   string     // of the image, as extension.ParseParams reads them; empty is none
+	ValidGuestPaths      []string   // patterns of the guests that an annotation may choose
+	Acceleration         accel.Wish // never empty
+	Path                 string     // the program; empty is the architecture's, found in $PATH
+	ValidHypervisorPaths []string   // patterns of the programs that an annotation may choose
+	// regular expressions for the whole name behind io.katacontainers.config.hypervisor.
+	EnableAnnotations   []string
+	MachineType         qemu.Machine    // empty is the manifest's
+	KernelParams        []KernelParam   // joined behind the manifest's command line, in this order
+	DefaultVCPUs        float64         // 0 is the manifest's, below 0 all of the host's; see VCPUs
+	DefaultMemoryMiB    int             // 0 is the manifest's
+	DefaultMaxVCPUs     int             // to which the machine may grow; 0 is the host's
+	DefaultMaxMemoryMiB int             // likewise
+	MemorySlots         int             // how many times its memory may grow
+	Extensions          []ExtensionDisk // attached in this order
+	EnableDebug         bool            // the guest's console goes to the log
 
 	SharedFS                 string   // SharedVirtioFS, Shared9P or SharedNone; never empty
 	VirtioFSDaemon           string   // the program; empty is the first of share.Programs that exists
@@ -85,12 +87,13 @@ type ExtensionDisk struct {
 
 // Agent is what the agent in the guest is told.
 type Agent struct {
-	EnableDebug         bool          // agent.log=debug on the kernel command line
-	DebugConsoleEnabled bool          // agent.debug_console on the kernel command line
-	ContainerPipeSize   int           // agent.container_pipe_size on the kernel command line, in bytes; 0 is the agent's own
-	Policy              string        // for the agent, in base64; empty is what the guest has
-	EnableAnnotations   []string      // regular expressions for the whole name behind io.katacontainers.config.agent.
-	DialTimeout         time.Duration // from QEMU's start until the agent is ready
+	EnableDebug         bool // agent.log=debug on the kernel command line
+	DebugConsoleEnabled bool // agent.debug_console on the kernel command line
+	// agent.container_pipe_size on the kernel command line, in bytes; 0 is the agent's own
+	ContainerPipeSize int
+	Policy            string        // for the agent, in base64; empty is what the guest has
+	EnableAnnotations []string      // regular expressions for the whole name behind io.katacontainers.config.agent.
+	DialTimeout       time.Duration // from QEMU's start until the agent is ready
 }
 
 // PolicyText is the policy as the agent wants it; empty is none.
@@ -111,8 +114,9 @@ type Runtime struct {
 	CreateContainerTimeout    time.Duration // for one container, in a guest that is ready
 	InternetworkingModel      string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
 	DisableGuestSeccomp       bool          // containers' seccomp profiles are not sent to the guest
-	EnableAnnotations         []string      // regular expressions for the whole name behind io.katacontainers.config.runtime.
-	SandboxBindMounts         []string      // host folders or files, with :ro or :rw, that every container's guest sees
+	// regular expressions for the whole name behind io.katacontainers.config.runtime.
+	EnableAnnotations []string
+	SandboxBindMounts []string // host folders or files, with :ro or :rw, that every container's guest sees
 }
 
 // What InternetworkingModel may be.
@@ -145,7 +149,8 @@ func ParseAttestation(s string) (Attestation, error) {
 func Default() Config {
 	return Config{
 		QEMU: QEMU{
-			Acceleration: accel.Auto, RootfsType: "ext4", SharedFS: SharedVirtioFS, VirtioFSCache: "auto", ForeignLocks: LocksRefused,
+			Acceleration: accel.Auto, RootfsType: "ext4", SharedFS: SharedVirtioFS, VirtioFSCache: "auto",
+			ForeignLocks:  LocksRefused,
 			Msize9P:       512 << 10, // Kata has 8 KiB; the kernel's own default is 128 KiB, and more is faster
 			PCIeRootPorts: 8,         // one slot of the bus
 			MemorySlots:   10,        // as Kata's
@@ -165,8 +170,8 @@ const (
 	PlainMemoryMiB = 2048
 )
 
-// VCPUs is the number of virtual CPUs for a guest whose manifest says manifest, or PlainVCPUs where it has none, on a host with host CPUs, and at least 1.
-// A fraction is rounded up; more than the host has is cut to what it has.
+// VCPUs is the number of virtual CPUs for a guest whose manifest says manifest, or PlainVCPUs where it has none, on a
+// host with host CPUs, and at least 1. A fraction is rounded up; more than the host has is cut to what it has.
 func (q *QEMU) VCPUs(manifest, host int) int {
 	n := q.DefaultVCPUs
 	switch {
@@ -185,7 +190,8 @@ func (q *QEMU) VCPUs(manifest, host int) int {
 // DebugConsolePort is the guest's vsock port where each connection gets a shell, Kata's.
 const DebugConsolePort = 1026
 
-// Words are what goes behind the manifest's kernel command line, one word each. White space inside double quotes belongs to a word.
+// Words are what goes behind the manifest's kernel command line, one word each. White space inside double quotes
+// belongs to a word.
 func (c *Config) Words() []string {
 	var out []string
 	for _, p := range c.QEMU.KernelParams {

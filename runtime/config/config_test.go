@@ -82,23 +82,33 @@ func TestSearch(t *testing.T) {
 		err   string
 		warn  string
 	}{
-		"this runtime's own goes before Kata's":        {files{own: memory(32), etc: memory(64), share: memory(128)}, Options{}, 32, own, "", ""},
-		"the environment chooses Kata's":               {files{own: memory(32), etc: memory(64)}, Options{Environment: etc}, 64, etc, "", ""},
-		"/etc goes before /usr/share":                  {files{etc: memory(64), share: memory(128)}, Options{}, 64, etc, "", ""},
-		"/usr/share comes second":                      {files{share: memory(128)}, Options{}, 128, share, "", ""},
-		"a named file goes before all":                 {files{etc: memory(64), "/x.toml": memory(256)}, Options{Path: "/x.toml", Environment: share}, 256, "/x.toml", "", ""},
-		"a named file must be there":                   {files{etc: memory(64)}, Options{Path: "/x.toml"}, 0, "", "configuration /x.toml: ", ""},
-		"the environment chooses among them":           {files{etc: memory(64), share: memory(128)}, Options{Environment: share}, 128, share, "", ""},
-		"the environment's choice must be there":       {files{etc: memory(64)}, Options{Environment: share}, 0, "", "no configuration", ""},
-		"another path in the environment is warned of": {files{etc: memory(64), "/x.toml": memory(1)}, Options{Environment: "/x.toml"}, 64, etc, "", "KATA_CONF_FILE=/x.toml is ignored"},
+		"this runtime's own goes before Kata's": {files{own: memory(32), etc: memory(64), share: memory(128)},
+			Options{}, 32, own, "", ""},
+		"the environment chooses Kata's": {files{own: memory(32), etc: memory(64)},
+			Options{Environment: etc}, 64, etc, "", ""},
+		"/etc goes before /usr/share": {files{etc: memory(64), share: memory(128)}, Options{}, 64,
+			etc, "", ""},
+		"/usr/share comes second": {files{share: memory(128)}, Options{}, 128, share, "", ""},
+		"a named file goes before all": {files{etc: memory(64), "/x.toml": memory(256)},
+			Options{Path: "/x.toml", Environment: share}, 256, "/x.toml", "", ""},
+		"a named file must be there": {files{etc: memory(64)}, Options{Path: "/x.toml"}, 0, "",
+			"configuration /x.toml: ", ""},
+		"the environment chooses among them": {files{etc: memory(64), share: memory(128)},
+			Options{Environment: share}, 128, share, "", ""},
+		"the environment's choice must be there": {files{etc: memory(64)}, Options{Environment: share}, 0, "",
+			"no configuration", ""},
+		"another path in the environment is warned of": {files{etc: memory(64), "/x.toml": memory(1)},
+			Options{Environment: "/x.toml"}, 64, etc, "", "KATA_CONF_FILE=/x.toml is ignored"},
 		"none": {files{}, Options{}, 0, "", "there is no " + own + " and no " + etc + " and no " + share, ""},
-		"one that cannot be read is not passed over": {files{etc: "denied", share: memory(128)}, Options{}, 0, "", "permission denied", ""},
+		"one that cannot be read is not passed over": {files{etc: "denied", share: memory(128)}, Options{}, 0, "",
+			"permission denied", ""},
 		"drop-ins win, the last by byte order most": {files{
 			etc: memory(64), path.Dir(etc) + "/config.d/9": memory(90), path.Dir(etc) + "/config.d/10": memory(100),
 			path.Dir(etc) + "/config.d/.9.swp": "?", path.Dir(share) + "/config.d/99": memory(990),
 		}, Options{}, 90, path.Dir(etc) + "/config.d/9", "", ""},
 		"drop-ins lie beside the file that a link leads to": {files{
-			etc: "-> /opt/kata/c.toml", "/opt/kata/c.toml": memory(64), "/opt/kata/config.d/1": memory(32), path.Dir(etc) + "/config.d/2": memory(16),
+			etc: "-> /opt/kata/c.toml", "/opt/kata/c.toml": memory(64), "/opt/kata/config.d/1": memory(32),
+			path.Dir(etc) + "/config.d/2": memory(16),
 		}, Options{}, 32, "/opt/kata/config.d/1", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -119,7 +129,8 @@ func TestSearch(t *testing.T) {
 			if got := fmt.Sprint(l.Warnings); c.warn == "" && len(l.Warnings) > 0 || !strings.Contains(got, c.warn) {
 				t.Errorf("warnings %s, want %q", got, c.warn)
 			}
-			if from := l.from["hypervisor.qemu.default_memory"]; !reflect.DeepEqual(from, []Place{{File: c.read, Line: 2, Column: 1}}) {
+			if from := l.from["hypervisor.qemu.default_memory"]; !reflect.DeepEqual(from,
+				[]Place{{File: c.read, Line: 2, Column: 1}}) {
 				t.Errorf("set by %v", from)
 			}
 		})
@@ -148,7 +159,8 @@ func TestHostFilesFollowLinksAndListNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.Config.QEMU.DefaultMemoryMiB != 32 || !slices.Equal(l.Files, []string{dir + "/a/c.toml", dir + "/a/config.d/2"}) {
+	if l.Config.QEMU.DefaultMemoryMiB != 32 || !slices.Equal(l.Files, []string{dir + "/a/c.toml",
+		dir + "/a/config.d/2"}) {
 		t.Errorf("memory %d of %v", l.Config.QEMU.DefaultMemoryMiB, l.Files)
 	}
 	big := filepath.Join(dir, "big.toml")
@@ -169,7 +181,8 @@ func read(t *testing.T, s string, annotations map[string]string) *Loaded {
 	return l
 }
 
-const params = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-,data_blocks=3,data_block_size=4096,hash_block_size=4096"
+const params = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-,data_blocks=3," +
+	"data_block_size=4096,hash_block_size=4096"
 
 // everything sets every key to something else than its default.
 const everything = `
@@ -235,23 +248,31 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 	}
 	want := Config{
 		QEMU: QEMU{
-			Guest: "/srv/guest", RootfsType: "xfs", ValidGuestPaths: []string{"/srv/*"}, Acceleration: accel.OnlyTCG, Path: "/opt/qemu", ValidHypervisorPaths: []string{"/opt/*"},
-			EnableAnnotations: []string{"default_.*", "path"}, MachineType: qemu.Q35, DefaultVCPUs: 1.5, DefaultMemoryMiB: 512, DefaultMaxVCPUs: 4, DefaultMaxMemoryMiB: 4096, MemorySlots: 3,
+			Guest: "/srv/guest", RootfsType: "xfs", ValidGuestPaths: []string{"/srv/*"}, Acceleration: accel.OnlyTCG,
+			Path: "/opt/qemu", ValidHypervisorPaths: []string{"/opt/*"},
+			EnableAnnotations: []string{"default_.*", "path"}, MachineType: qemu.Q35, DefaultVCPUs: 1.5,
+			DefaultMemoryMiB: 512, DefaultMaxVCPUs: 4, DefaultMaxMemoryMiB: 4096, MemorySlots: 3,
 			KernelParams: []KernelParam{`quiet a="b  c"`}, EnableDebug: true,
 			Extensions: []ExtensionDisk{{"tools", "/srv/tools", nil}, {"gpu", "/srv/gpu.img", &p}},
-			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd", ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
-			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, ForeignLocks: LocksGranted, Msize9P: 8192, PCIeRootPorts: 2, GuestHookPath: "/hooks",
+			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd",
+			ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
+			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, ForeignLocks: LocksGranted, Msize9P: 8192,
+			PCIeRootPorts: 2, GuestHookPath: "/hooks",
 		},
-		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==", EnableAnnotations: []string{"policy"}, DialTimeout: 5 * time.Second},
+		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==",
+			EnableAnnotations: []string{"policy"}, DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
-			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true, CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
-			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"}, EnableAnnotations: []string{"create_container_timeout"},
+			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true,
+			CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
+			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
+			EnableAnnotations: []string{"create_container_timeout"},
 		},
 	}
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)
 	}
-	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug", "agent.debug_console", "agent.debug_console_vport=1026", "agent.container_pipe_size=65536"}) {
+	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug",
+		"agent.debug_console", "agent.debug_console_vport=1026", "agent.container_pipe_size=65536"}) {
 		t.Errorf("words %q", words)
 	}
 	settings, err := l.Settings()
@@ -279,27 +300,35 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 func TestAGuestWithoutAManifest(t *testing.T) {
 	const q = "[hypervisor.qemu]\n"
 	l := read(t, q+"kernel = '/k'\nimage = '/i'\nrootfs_type = 'erofs'\nkernel_verity_params = '"+params+"'\n", nil)
-	if c := l.Config.QEMU; c.Kernel != "/k" || c.Image != "/i" || c.Initrd != "" || c.RootfsType != "erofs" || c.KernelVerityParams != params || c.Guest != "" {
+	if c := l.Config.QEMU; c.Kernel != "/k" || c.Image != "/i" || c.Initrd != "" || c.RootfsType != "erofs" ||
+		c.KernelVerityParams != params || c.Guest != "" {
 		t.Errorf("%+v", c)
 	}
-	if c := read(t, q+"kernel = '/k'\ninitrd = '/i'", nil).Config.QEMU; c.Kernel != "/k" || c.Initrd != "/i" || c.RootfsType != "ext4" {
+	if c := read(t, q+"kernel = '/k'\ninitrd = '/i'", nil).Config.QEMU; c.Kernel != "/k" || c.Initrd != "/i" ||
+		c.RootfsType != "ext4" {
 		t.Errorf("%+v", c)
 	}
-	if c := read(t, q+"kernel = '/k'\nimage = '/i'\n[factory]\n", nil).Config.QEMU; c.VCPUs(PlainVCPUs, 4) != 1 || c.DefaultMemoryMiB != 0 {
+	if c := read(t, q+"kernel = '/k'\nimage = '/i'\n[factory]\n", nil).Config.QEMU; c.VCPUs(PlainVCPUs, 4) != 1 ||
+		c.DefaultMemoryMiB != 0 {
 		t.Errorf("%+v", c)
 	}
 	for name, c := range map[string]struct{ text, says string }{
-		"a guest and a kernel":        {"guest = '/g'\nkernel = '/k'\ninitrd = '/i'", `guest (c.toml:2:1) and kernel (c.toml:3:1) are both set`},
-		"a guest and an image":        {"guest = '/g'\nimage = '/i'", `guest (c.toml:2:1) and image (c.toml:3:1) are both set`},
-		"an image and an initrd":      {"kernel = '/k'\nimage = '/i'\ninitrd = '/i'", `image (c.toml:3:1) and initrd (c.toml:4:1) are both set`},
-		"a kernel alone":              {"kernel = '/k'", `kernel (c.toml:2:1) is set, and neither image nor initrd`},
-		"an image alone":              {"image = '/i'", `image (c.toml:2:1) is set without a kernel`},
-		"an initrd alone":             {"initrd = '/i'", `initrd (c.toml:2:1) is set without a kernel`},
-		"dm-verity of an initrd":      {"kernel = '/k'\ninitrd = '/i'\nkernel_verity_params = '" + params + "'", `kernel_verity_params (c.toml:4:1) is for an image`},
-		"dm-verity beside a manifest": {"guest = '/g'\nkernel_verity_params = '" + params + "'", `kernel_verity_params (c.toml:3:1) is set, but guest`},
-		"parameters that are none":    {"kernel_verity_params = 'x'", `kernel_verity_params: `},
-		"another file system":         {"rootfs_type = 'btrfs'", `want ext4, erofs or xfs`},
-		"a relative path":             {"kernel = 'k'", `want an absolute one`},
+		"a guest and a kernel": {"guest = '/g'\nkernel = '/k'\ninitrd = '/i'",
+			`guest (c.toml:2:1) and kernel (c.toml:3:1) are both set`},
+		"a guest and an image": {"guest = '/g'\nimage = '/i'",
+			`guest (c.toml:2:1) and image (c.toml:3:1) are both set`},
+		"an image and an initrd": {"kernel = '/k'\nimage = '/i'\ninitrd = '/i'",
+			`image (c.toml:3:1) and initrd (c.toml:4:1) are both set`},
+		"a kernel alone":  {"kernel = '/k'", `kernel (c.toml:2:1) is set, and neither image nor initrd`},
+		"an image alone":  {"image = '/i'", `image (c.toml:2:1) is set without a kernel`},
+		"an initrd alone": {"initrd = '/i'", `initrd (c.toml:2:1) is set without a kernel`},
+		"dm-verity of an initrd": {"kernel = '/k'\ninitrd = '/i'\nkernel_verity_params = '" + params + "'",
+			`kernel_verity_params (c.toml:4:1) is for an image`},
+		"dm-verity beside a manifest": {"guest = '/g'\nkernel_verity_params = '" + params + "'",
+			`kernel_verity_params (c.toml:3:1) is set, but guest`},
+		"parameters that are none": {"kernel_verity_params = 'x'", `kernel_verity_params: `},
+		"another file system":      {"rootfs_type = 'btrfs'", `want ext4, erofs or xfs`},
+		"a relative path":          {"kernel = 'k'", `want an absolute one`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Read([]Text{{"c.toml", []byte(q + c.text + "\n")}}, nil, false)
@@ -309,14 +338,17 @@ func TestAGuestWithoutAManifest(t *testing.T) {
 		})
 	}
 	t.Run("a drop-in can take the kernel back", func(t *testing.T) {
-		l, err := Read([]Text{{"a.toml", []byte(q + "kernel = '/k'\nimage = '/i'\n")}, {"b.toml", []byte(q + "guest = '/g'\nkernel = ''\nimage = ''\n")}}, nil, false)
+		l, err := Read([]Text{{"a.toml", []byte(q + "kernel = '/k'\nimage = '/i'\n")},
+			{"b.toml", []byte(q + "guest = '/g'\nkernel = ''\nimage = ''\n")}}, nil, false)
 		if err != nil || l.Config.QEMU.Guest != "/g" {
 			t.Error(err)
 		}
 	})
 	t.Run("a pod cannot choose it", func(t *testing.T) {
-		_, err := Read([]Text{{"c.toml", []byte(q + "enable_annotations = ['.*']\n")}}, map[string]string{AnnotationPrefix + "hypervisor.kernel": "/k"}, false)
-		if err == nil || !strings.Contains(err.Error(), "only the host's configuration may set hypervisor.qemu.kernel") {
+		_, err := Read([]Text{{"c.toml", []byte(q + "enable_annotations = ['.*']\n")}},
+			map[string]string{AnnotationPrefix + "hypervisor.kernel": "/k"}, false)
+		if err == nil || !strings.Contains(err.Error(),
+			"only the host's configuration may set hypervisor.qemu.kernel") {
 			t.Error(err)
 		}
 	})
@@ -407,7 +439,8 @@ func TestTheDocumentNamesEveryKeyOfItsSection(t *testing.T) {
 		}
 	}
 	for _, i := range Idles() {
-		if _, name, _ := strings.Cut(i.Key, "."); i.Only != "" && !strings.Contains(string(data), "`"+name[strings.LastIndexByte(name, '.')+1:]+"`") {
+		if _, name, _ := strings.Cut(i.Key, "."); i.Only != "" && !strings.Contains(string(data),
+			"`"+name[strings.LastIndexByte(name, '.')+1:]+"`") {
 			t.Errorf("%s can only be %s, and the document does not say so", i.Key, i.Only)
 		}
 	}
@@ -416,41 +449,56 @@ func TestTheDocumentNamesEveryKeyOfItsSection(t *testing.T) {
 func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 	q := "[hypervisor.qemu]\n"
 	for name, c := range map[string]struct{ in, want string }{
-		"misspelt key":             {q + "default_vcpu = 1", `c.toml:2:1: unknown key "default_vcpu" in [hypervisor.qemu]; did you mean "default_vcpus"?`},
-		"misspelt key inline":      {"hypervisor = { qemu = { gest = '/g' } }", `c.toml:1:25: unknown key "gest" in [hypervisor.qemu]; did you mean "guest"?`},
-		"misspelt dotted key":      {"agent.kata.enable_debg = true", `c.toml:1:12: unknown key "enable_debg" in [agent.kata]; did you mean "enable_debug"?`},
-		"quoted key, odd letters":  {q + "\t\"dé\" . \"x\" = 1", `c.toml:2:2: unknown key "dé" in [hypervisor.qemu]`},
-		"columns are characters":   {`runtime = { "é" = 1, zz = 3 }`, `c.toml:1:22: unknown key "zz" in [runtime]`},
-		"key in the wrong section": {q + `attestation = "off"`, `c.toml:2:1: unknown key "attestation" in [hypervisor.qemu]; it belongs in [runtime]`},
-		"key in no section":        {`guest = "/g"`, `c.toml:1:1: unknown key "guest"; it belongs in [hypervisor.qemu]`},
-		"misspelt section":         {"[runtme]\nx = 1", `c.toml:1:2: unknown key "runtme"; did you mean "runtime"?`},
-		"misspelt hypervisor":      {"[hypervisor.qmu]", `c.toml:1:13: unknown key "qmu" in [hypervisor]; did you mean "qemu"?`},
-		"section as one name":      {`["hypervisor.qemu"]`, `c.toml:1:2: unknown key "hypervisor.qemu"`},
-		"another hypervisor":       {"[hypervisor.clh]", `c.toml:1:13: hypervisor "clh" is not supported; there is [hypervisor.qemu]`},
-		"section is no table":      {"runtime = 3", `c.toml:1:11: want the table [runtime], got a whole number`},
-		"section is a list":        {"[[runtime]]", `c.toml:1:3: want the table [runtime], got a list`},
-		"group is no table":        {"agent = true", `c.toml:1:9: want tables such as [agent.kata], got true or false`},
-		"hypervisor is no table":   {"[hypervisor]\nqemu = 1", `c.toml:2:8: want the table [hypervisor.qemu], got a whole number`},
-		"no TOML":                  {q + "guest = \n", `c.toml:2:9: `},
-		"key twice":                {q + "guest = '/a'\nguest = '/b'", `c.toml:3:1: `},
-		"table twice":              {"[runtime]\n[runtime]", `c.toml:2:`},
-		"number for text":          {q + "guest = 3", `c.toml:2:9: guest: want text, got a whole number`},
-		"text for number":          {q + `default_memory = "2048"`, `c.toml:2:18: default_memory: want a whole number, got text`},
-		"point in whole number":    {q + "default_memory = 1.5", `c.toml:2:18: default_memory: want a whole number, got a number with a point`},
-		"text for truth":           {"[runtime]\nenable_debug = 'true'", `c.toml:2:16: enable_debug: want true or false, got text`},
-		"text for list":            {q + "enable_annotations = '.*'", `c.toml:2:22: enable_annotations: want a list of texts, got text`},
-		"number in list":           {q + "enable_annotations = ['a', 3]", `c.toml:2:1: enable_annotations: want a list of texts, got one with a whole number`},
-		"table for text":           {q + "guest = { x = 1 }", `c.toml:2:1: guest: want text, got a table`},
-		"date for text":            {q + "guest = 2026-01-01", `c.toml:2:9: guest: want text, got a date or time`},
-		"relative guest":           {q + "guest = 'out/default'", `want an absolute one`},
-		"guest with dots":          {q + "guest = '/a/../b'", `want it as plain as "/b"`},
-		"too little memory":        {q + "default_memory = 15", `15 MiB of memory: want 0 or 16 to 67108864`},
-		"too much memory":          {q + "default_memory = 9223372036854775807", `out of range`},
-		"too many CPUs":            {q + "default_vcpus = 289", `289 virtual CPUs: want at most 288`},
-		"no number of CPUs":        {q + "default_vcpus = nan", `NaN virtual CPUs`},
-		"unknown machine":          {q + "machine_type = 'pc'", `unknown machine "pc" (known: q35, microvm, virt, pseries, s390-ccw-virtio)`},
-		"unknown acceleration":     {q + "acceleration = 'hvf'", `known: auto, kvm, tcg`},
-		"unknown attestation":      {"[runtime]\nattestation = 'no'", `c.toml:2:15: attestation: want enforce, warn or off, got "no"`},
+		"misspelt key": {q + "default_vcpu = 1",
+			`c.toml:2:1: unknown key "default_vcpu" in [hypervisor.qemu]; did you mean "default_vcpus"?`},
+		"misspelt key inline": {"hypervisor = { qemu = { gest = '/g' } }",
+			`c.toml:1:25: unknown key "gest" in [hypervisor.qemu]; did you mean "guest"?`},
+		"misspelt dotted key": {"agent.kata.enable_debg = true",
+			`c.toml:1:12: unknown key "enable_debg" in [agent.kata]; did you mean "enable_debug"?`},
+		"quoted key, odd letters": {q + "\t\"dé\" . \"x\" = 1", `c.toml:2:2: unknown key "dé" in [hypervisor.qemu]`},
+		"columns are characters":  {`runtime = { "é" = 1, zz = 3 }`, `c.toml:1:22: unknown key "zz" in [runtime]`},
+		"key in the wrong section": {q + `attestation = "off"`,
+			`c.toml:2:1: unknown key "attestation" in [hypervisor.qemu]; it belongs in [runtime]`},
+		"key in no section": {`guest = "/g"`,
+			`c.toml:1:1: unknown key "guest"; it belongs in [hypervisor.qemu]`},
+		"misspelt section": {"[runtme]\nx = 1", `c.toml:1:2: unknown key "runtme"; did you mean "runtime"?`},
+		"misspelt hypervisor": {"[hypervisor.qmu]",
+			`c.toml:1:13: unknown key "qmu" in [hypervisor]; did you mean "qemu"?`},
+		"section as one name": {`["hypervisor.qemu"]`, `c.toml:1:2: unknown key "hypervisor.qemu"`},
+		"another hypervisor": {"[hypervisor.clh]",
+			`c.toml:1:13: hypervisor "clh" is not supported; there is [hypervisor.qemu]`},
+		"section is no table": {"runtime = 3", `c.toml:1:11: want the table [runtime], got a whole number`},
+		"section is a list":   {"[[runtime]]", `c.toml:1:3: want the table [runtime], got a list`},
+		"group is no table":   {"agent = true", `c.toml:1:9: want tables such as [agent.kata], got true or false`},
+		"hypervisor is no table": {"[hypervisor]\nqemu = 1",
+			`c.toml:2:8: want the table [hypervisor.qemu], got a whole number`},
+		"no TOML":         {q + "guest = \n", `c.toml:2:9: `},
+		"key twice":       {q + "guest = '/a'\nguest = '/b'", `c.toml:3:1: `},
+		"table twice":     {"[runtime]\n[runtime]", `c.toml:2:`},
+		"number for text": {q + "guest = 3", `c.toml:2:9: guest: want text, got a whole number`},
+		"text for number": {q + `default_memory = "2048"`,
+			`c.toml:2:18: default_memory: want a whole number, got text`},
+		"point in whole number": {q + "default_memory = 1.5",
+			`c.toml:2:18: default_memory: want a whole number, got a number with a point`},
+		"text for truth": {"[runtime]\nenable_debug = 'true'",
+			`c.toml:2:16: enable_debug: want true or false, got text`},
+		"text for list": {q + "enable_annotations = '.*'",
+			`c.toml:2:22: enable_annotations: want a list of texts, got text`},
+		"number in list": {q + "enable_annotations = ['a', 3]",
+			`c.toml:2:1: enable_annotations: want a list of texts, got one with a whole number`},
+		"table for text":    {q + "guest = { x = 1 }", `c.toml:2:1: guest: want text, got a table`},
+		"date for text":     {q + "guest = 2026-01-01", `c.toml:2:9: guest: want text, got a date or time`},
+		"relative guest":    {q + "guest = 'out/default'", `want an absolute one`},
+		"guest with dots":   {q + "guest = '/a/../b'", `want it as plain as "/b"`},
+		"too little memory": {q + "default_memory = 15", `15 MiB of memory: want 0 or 16 to 67108864`},
+		"too much memory":   {q + "default_memory = 9223372036854775807", `out of range`},
+		"too many CPUs":     {q + "default_vcpus = 289", `289 virtual CPUs: want at most 288`},
+		"no number of CPUs": {q + "default_vcpus = nan", `NaN virtual CPUs`},
+		"unknown machine": {q + "machine_type = 'pc'",
+			`unknown machine "pc" (known: q35, microvm, virt, pseries, s390-ccw-virtio)`},
+		"unknown acceleration": {q + "acceleration = 'hvf'", `known: auto, kvm, tcg`},
+		"unknown attestation": {"[runtime]\nattestation = 'no'",
+			`c.toml:2:15: attestation: want enforce, warn or off, got "no"`},
 		"timeout of nothing":       {"[agent.kata]\ndial_timeout = 0", `0 seconds: want 1 to 3600`},
 		"bad regular expression":   {q + "enable_annotations = ['(']", `"(" is no regular expression`},
 		"bad pattern":              {q + "valid_guest_paths = ['/[']", `"/[" is no pattern`},
@@ -458,18 +506,24 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 		"line break in parameters": {q + `kernel_params = "a\nb"`, `want printable ASCII`},
 		"open quotation mark":      {q + `kernel_params = 'a="b'`, `not closed`},
 		"words for init":           {q + `kernel_params = 'a -- b'`, `take the words behind it away`},
-		"words of extensions":      {q + `kernel_params = 'a "kata.extension.x.verity_params=y"'`, `use guest_extension_images`},
-		"long parameters":          {q + `kernel_params = '` + strings.Repeat("a", 2047) + `'`, `Linux keeps 2047`},
-		"extension's key":          {q + "guest_extension_images = [{name = 'a', path = '/a', verity_param = ''}]", `image 1: unknown key "verity_param"; did you mean "verity_params"?`},
-		"extension's name":         {q + "guest_extension_images = [{name = 'A.', path = '/a'}]", `image 1: `},
-		"extension without path":   {q + "guest_extension_images = [{name = 'a'}]", `a has no path`},
-		"extension twice":          {q + "guest_extension_images = [{name = 'a', path = '/a'}, {name = 'a', path = '/b'}]", `"a" stands twice`},
-		"extension's parameters":   {q + "guest_extension_images = [{name = 'a', path = '/a', verity_params = 'x'}]", `verity_params: `},
-		"promise of protection":    {q + "confidential_guest = true", `c.toml:2:22: confidential_guest can only be false, because confidential guests are not supported`},
-		"another promise":          {"[runtime]\nguest_selinux_label = 'x'", `guest_selinux_label can only be ""`},
-		"a way of sharing":         {q + "shared_fs = 'virtio-fs-nydus'", `want virtio-fs, virtio-9p or none, got "virtio-fs-nydus"`},
-		"a message too long":       {q + "msize_9p = 2000000", `2000000: want 4096 to 1048576`},
-		"a way of networking":      {"[runtime]\ninternetworking_model = 'l3forwarding'", `want tcfilter, macvtap or none`},
+		"words of extensions": {q + `kernel_params = 'a "kata.extension.x.verity_params=y"'`,
+			`use guest_extension_images`},
+		"long parameters": {q + `kernel_params = '` + strings.Repeat("a", 2047) + `'`, `Linux keeps 2047`},
+		"extension's key": {q + "guest_extension_images = [{name = 'a', path = '/a', verity_param = ''}]",
+			`image 1: unknown key "verity_param"; did you mean "verity_params"?`},
+		"extension's name":       {q + "guest_extension_images = [{name = 'A.', path = '/a'}]", `image 1: `},
+		"extension without path": {q + "guest_extension_images = [{name = 'a'}]", `a has no path`},
+		"extension twice": {q + "guest_extension_images = [{name = 'a', path = '/a'}, {name = 'a', path " +
+			"= '/b'}]", `"a" stands twice`},
+		"extension's parameters": {q + "guest_extension_images = [{name = 'a', path = '/a', verity_params = 'x'}]",
+			`verity_params: `},
+		"promise of protection": {q + "confidential_guest = true",
+			`c.toml:2:22: confidential_guest can only be false, because confidential guests are not supported`},
+		"another promise": {"[runtime]\nguest_selinux_label = 'x'", `guest_selinux_label can only be ""`},
+		"a way of sharing": {q + "shared_fs = 'virtio-fs-nydus'",
+			`want virtio-fs, virtio-9p or none, got "virtio-fs-nydus"`},
+		"a message too long":  {q + "msize_9p = 2000000", `2000000: want 4096 to 1048576`},
+		"a way of networking": {"[runtime]\ninternetworking_model = 'l3forwarding'", `want tcfilter, macvtap or none`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Read([]Text{{"c.toml", []byte(c.in)}}, nil, false)
@@ -484,7 +538,8 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 }
 
 func TestAllMistakesAreReportedAtOnce(t *testing.T) {
-	_, err := Read([]Text{{"a", []byte("[runtime]\nx1 = 1\nattestation = 2\n")}, {"b", []byte("[runtime")}, {"c", []byte("y = 1")}}, nil, false)
+	_, err := Read([]Text{{"a", []byte("[runtime]\nx1 = 1\nattestation = 2\n")}, {"b", []byte("[runtime")},
+		{"c", []byte("y = 1")}}, nil, false)
 	for _, want := range []string{"a:2:1: ", "a:3:15: ", "b:1:", "c:1:1: "} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
@@ -497,10 +552,12 @@ func TestLenientWarnsOfUnknownKeysOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(l.Warnings); got != `[c:1:2: unknown key "new" c:4:1: unknown key "zz" in [runtime]]` || l.Config.Runtime.Attestation != Off {
+	if got := fmt.Sprint(l.Warnings); got != `[c:1:2: unknown key "new" c:4:1: unknown key "zz" in [runtime]]` ||
+		l.Config.Runtime.Attestation != Off {
 		t.Errorf("%s, %v", got, l.Config.Runtime)
 	}
-	for _, bad := range []string{"[hypervisor.firecracker]", "runtime.attestation = 1", "hypervisor.qemu.sev_snp_guest = true"} {
+	for _, bad := range []string{"[hypervisor.firecracker]", "runtime.attestation = 1",
+		"hypervisor.qemu.sev_snp_guest = true"} {
 		if _, err := Read([]Text{{"c", []byte(bad)}}, nil, true); err == nil {
 			t.Errorf("%s is accepted", bad)
 		}
@@ -538,36 +595,66 @@ enable_annotations = ["create_container_timeout"]
 		err  string
 		warn string
 	}{
-		"others are not read":              {map[string]string{"io.kubernetes.x": "y", "io.katacontainers.pkg.oci.bundle_path": "/b"}, func(*Config) {}, "", ""},
-		"a number":                         {map[string]string{h + "default_memory": "512"}, func(c *Config) { c.QEMU.DefaultMemoryMiB = 512 }, "", ""},
-		"a fraction":                       {map[string]string{h + "default_vcpus": "2.5"}, func(c *Config) { c.QEMU.DefaultVCPUs = 2.5 }, "", ""},
-		"words are added":                  {map[string]string{h + "kernel_params": "b c"}, func(c *Config) { c.QEMU.KernelParams = []KernelParam{"a", "b c"} }, "", ""},
-		"a wish":                           {map[string]string{h + "acceleration": "tcg"}, func(c *Config) { c.QEMU.Acceleration = accel.OnlyTCG }, "", ""},
-		"a guest that is listed":           {map[string]string{h + "guest": "/srv/guests/a"}, func(c *Config) { c.QEMU.Guest = "/srv/guests/a" }, "", ""},
-		"a timeout":                        {map[string]string{AnnotationPrefix + "runtime.create_container_timeout": "7"}, func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
-		"a key without effect":             {map[string]string{h + "enable_iommu": "true"}, func(*Config) {}, "", "annotation " + h + "enable_iommu: it has no effect, because the machine has no IOMMU"},
-		"a way of sharing":                 {map[string]string{h + "shared_fs": "none"}, func(c *Config) { c.QEMU.SharedFS = SharedNone }, "", ""},
-		"an empty hash asks for nothing":   {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "", "has no effect"},
-		"a guest elsewhere":                {map[string]string{h + "guest": "/srv/other"}, nil, `path "/srv/other" matches none of valid_guest_paths = ["/srv/guests/*"] (c.toml:4:1)`, ""},
-		"a guest by a detour":              {map[string]string{h + "guest": "/srv/guests/../x"}, nil, `as plain as`, ""},
-		"a guest below a listed one":       {map[string]string{h + "guest": "/srv/guests/a/b"}, nil, `matches none`, ""},
-		"no guest":                         {map[string]string{h + "guest": ""}, nil, `matches none`, ""},
-		"a program, where none is listed":  {map[string]string{h + "path": "/bin/sh"}, nil, `matches none of valid_hypervisor_paths = [] (default)`, ""},
-		"not listed":                       {map[string]string{h + "pcie_root_port": "1"}, nil, `not allowed by enable_annotations`, ""},
-		"listed in part only":              {map[string]string{h + "enable_iommu_platform": "true"}, nil, `not allowed by enable_annotations`, ""},
-		"seccomp, which is not listed":     {map[string]string{AnnotationPrefix + "runtime.disable_guest_seccomp": "true"}, nil, `not allowed by enable_annotations = ["create_container_timeout"] in [runtime] (c.toml:9:1)`, ""},
-		"who may annotate the agent":       {map[string]string{AnnotationPrefix + "agent.enable_annotations": ".*"}, nil, `only the host's configuration may set agent.kata.enable_annotations`, ""},
-		"who may annotate":                 {map[string]string{h + "enable_annotations": ".*"}, nil, `only the host's configuration may set hypervisor.qemu.enable_annotations`, ""},
-		"attestation":                      {map[string]string{AnnotationPrefix + "runtime.attestation": "off"}, nil, `only the host's configuration may set runtime.attestation`, ""},
-		"a misspelling":                    {map[string]string{h + "default_vcpu": "1"}, nil, `annotation ` + h + `default_vcpu: unknown key "default_vcpu"; did you mean "default_vcpus"?`, ""},
-		"an unknown group":                 {map[string]string{AnnotationPrefix + "hypervisr.default_vcpus": "1"}, nil, `unknown group "hypervisr"; did you mean "hypervisor"?`, ""},
-		"no number":                        {map[string]string{h + "default_memory": "2G"}, nil, `want a whole number, got "2G"`, ""},
-		"no fraction":                      {map[string]string{h + "default_vcpus": "two"}, nil, `want a number, got "two"`, ""},
-		"out of range":                     {map[string]string{h + "default_memory": "1"}, nil, `1 MiB of memory`, ""},
-		"not a number at all":              {map[string]string{h + "default_vcpus": "NaN"}, nil, `NaN virtual CPUs`, ""},
-		"too many words together":          {map[string]string{h + "kernel_params": strings.Repeat("x", 2045)}, nil, `2048 bytes`, ""},
-		"a policy":                         {map[string]string{AnnotationPrefix + "agent.policy": "cGFja2FnZQ=="}, func(c *Config) { c.Agent.Policy = "cGFja2FnZQ==" }, "", ""},
-		"a policy that is no base64":       {map[string]string{AnnotationPrefix + "agent.policy": "package"}, nil, `want a policy in base64`, ""},
+		"others are not read": {map[string]string{"io.kubernetes.x": "y",
+			"io.katacontainers.pkg.oci.bundle_path": "/b"}, func(*Config) {}, "", ""},
+		"a number": {map[string]string{h + "default_memory": "512"},
+			func(c *Config) { c.QEMU.DefaultMemoryMiB = 512 }, "", ""},
+		"a fraction": {map[string]string{h + "default_vcpus": "2.5"},
+			func(c *Config) { c.QEMU.DefaultVCPUs = 2.5 }, "", ""},
+		"words are added": {map[string]string{h + "kernel_params": "b c"},
+			func(c *Config) { c.QEMU.KernelParams = []KernelParam{"a", "b c"} }, "", ""},
+		"a wish": {map[string]string{h + "acceleration": "tcg"},
+			func(c *Config) { c.QEMU.Acceleration = accel.OnlyTCG }, "", ""},
+		"a guest that is listed": {map[string]string{h + "guest": "/srv/guests/a"},
+			func(c *Config) { c.QEMU.Guest = "/srv/guests/a" }, "", ""},
+		"a timeout": {map[string]string{AnnotationPrefix +
+			"runtime.create_container_timeout": "7"},
+			func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
+		"a key without effect": {map[string]string{h + "enable_iommu": "true"}, func(*Config) {}, "",
+			"annotation " + h + "enable_iommu: it has no effect, because the machine has no IOMMU"},
+		"a way of sharing": {map[string]string{h + "shared_fs": "none"},
+			func(c *Config) { c.QEMU.SharedFS = SharedNone }, "", ""},
+		"an empty hash asks for nothing": {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "",
+			"has no effect"},
+		"a guest elsewhere": {map[string]string{h + "guest": "/srv/other"}, nil,
+			`path "/srv/other" matches none of valid_guest_paths = ["/srv/guests/*"] (c.toml:4:1)`, ""},
+		"a guest by a detour": {map[string]string{h + "guest": "/srv/guests/../x"}, nil, `as plain as`,
+			""},
+		"a guest below a listed one": {map[string]string{h + "guest": "/srv/guests/a/b"}, nil, `matches none`,
+			""},
+		"no guest": {map[string]string{h + "guest": ""}, nil, `matches none`, ""},
+		"a program, where none is listed": {map[string]string{h + "path": "/bin/sh"}, nil,
+			`matches none of valid_hypervisor_paths = [] (default)`, ""},
+		"not listed": {map[string]string{h + "pcie_root_port": "1"}, nil,
+			`not allowed by enable_annotations`, ""},
+		"listed in part only": {map[string]string{h + "enable_iommu_platform": "true"}, nil,
+			`not allowed by enable_annotations`, ""},
+		"seccomp, which is not listed": {map[string]string{AnnotationPrefix +
+			"runtime.disable_guest_seccomp": "true"}, nil,
+			`not allowed by enable_annotations = ["create_container_timeout"] in [runtime] (c.toml:9:1)`, ""},
+		"who may annotate the agent": {map[string]string{AnnotationPrefix + "agent.enable_annotations": ".*"},
+			nil, `only the host's configuration may set agent.kata.enable_annotations`, ""},
+		"who may annotate": {map[string]string{h + "enable_annotations": ".*"}, nil,
+			`only the host's configuration may set hypervisor.qemu.enable_annotations`, ""},
+		"attestation": {map[string]string{AnnotationPrefix + "runtime.attestation": "off"}, nil,
+			`only the host's configuration may set runtime.attestation`, ""},
+		"a misspelling": {map[string]string{h + "default_vcpu": "1"}, nil,
+			`annotation ` + h + `default_vcpu: unknown key "default_vcpu"; did you mean "default_vcpus"?`, ""},
+		"an unknown group": {map[string]string{AnnotationPrefix + "hypervisr.default_vcpus": "1"},
+			nil, `unknown group "hypervisr"; did you mean "hypervisor"?`, ""},
+		"no number": {map[string]string{h + "default_memory": "2G"}, nil,
+			`want a whole number, got "2G"`, ""},
+		"no fraction": {map[string]string{h + "default_vcpus": "two"}, nil,
+			`want a number, got "two"`, ""},
+		"out of range": {map[string]string{h + "default_memory": "1"}, nil, `1 MiB of memory`, ""},
+		"not a number at all": {map[string]string{h + "default_vcpus": "NaN"}, nil, `NaN virtual CPUs`,
+			""},
+		"too many words together": {map[string]string{h + "kernel_params": strings.Repeat("x", 2045)}, nil,
+			`2048 bytes`, ""},
+		"a policy": {map[string]string{AnnotationPrefix + "agent.policy": "cGFja2FnZQ=="},
+			func(c *Config) { c.Agent.Policy = "cGFja2FnZQ==" }, "", ""},
+		"a policy that is no base64": {map[string]string{AnnotationPrefix + "agent.policy": "package"}, nil,
+			`want a policy in base64`, ""},
 		"a hash, which nobody would check": {map[string]string{h + "kernel_hash": "ab"}, nil, `it can only be ""`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -604,7 +691,8 @@ func TestThePageSaysWhoMaySetWhat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const named = "[hypervisor.qemu]\nenable_annotations = ['.*']\n[agent.kata]\nenable_annotations = ['.*']\n[runtime]\nenable_annotations = ['.*']\n"
+	const named = "[hypervisor.qemu]\nenable_annotations = ['.*']\n[agent.kata]\nenable_annotations = " +
+		"['.*']\n[runtime]\nenable_annotations = ['.*']\n"
 	for i := range keys {
 		k := &keys[i]
 		if k.section == sectionFactory {
@@ -650,15 +738,24 @@ func TestFilesOfOthersAreNotRead(t *testing.T) {
 		spoil      func(dir string) error
 	}{
 		{"as it should be", "", false, func(string) error { return nil }},
-		{"everybody may write it", "c.toml has mode 0666: other users may write to it", false, func(dir string) error { return os.Chmod(dir+"/c.toml", 0o666) }},
-		{"its group may write it", "mode 0664", false, func(dir string) error { return os.Chmod(dir+"/c.toml", 0o664) }},
-		{"everybody may write a drop-in", "90-x has mode 0646", false, func(dir string) error { return os.Chmod(dir+"/config.d/90-x", 0o646) }},
-		{"everybody may add a drop-in", "config.d has mode 0777", false, func(dir string) error { return os.Chmod(dir+"/config.d", 0o777) }},
+		{"everybody may write it", "c.toml has mode 0666: other users may write to it", false,
+			func(dir string) error { return os.Chmod(dir+"/c.toml", 0o666) }},
+		{"its group may write it", "mode 0664", false, func(dir string) error {
+			return os.Chmod(dir+"/c.toml",
+				0o664)
+		}},
+		{"everybody may write a drop-in", "90-x has mode 0646", false,
+			func(dir string) error { return os.Chmod(dir+"/config.d/90-x", 0o646) }},
+		{"everybody may add a drop-in", "config.d has mode 0777", false,
+			func(dir string) error { return os.Chmod(dir+"/config.d", 0o777) }},
 		{"everybody may replace it", "has mode 0777", false, func(dir string) error { return os.Chmod(dir, 0o777) }},
-		{"it is another user's", "c.toml belongs to user 65534", true, func(dir string) error { return os.Chown(dir+"/c.toml", 65534, 65534) }},
-		{"a drop-in is another user's", "90-x belongs to user 65534", true, func(dir string) error { return os.Chown(dir+"/config.d/90-x", 65534, 65534) }},
+		{"it is another user's", "c.toml belongs to user 65534", true,
+			func(dir string) error { return os.Chown(dir+"/c.toml", 65534, 65534) }},
+		{"a drop-in is another user's", "90-x belongs to user 65534", true,
+			func(dir string) error { return os.Chown(dir+"/config.d/90-x", 65534, 65534) }},
 		{"a link to another user's", "belongs to user 65534", true, func(dir string) error {
-			return errors.Join(os.Rename(dir+"/c.toml", dir+"/x"), os.Chown(dir+"/x", 65534, 65534), os.Symlink("x", dir+"/c.toml"))
+			return errors.Join(os.Rename(dir+"/c.toml", dir+"/x"), os.Chown(dir+"/x", 65534, 65534),
+				os.Symlink("x", dir+"/c.toml"))
 		}},
 		{"a FIFO", "is no regular file", false, func(dir string) error {
 			return errors.Join(os.Remove(dir+"/c.toml"), syscall.Mkfifo(dir+"/c.toml", 0o600))
@@ -669,7 +766,8 @@ func TestFilesOfOthersAreNotRead(t *testing.T) {
 				testenv.Require(t, asRoot)
 			}
 			dir := t.TempDir()
-			err := errors.Join(os.Mkdir(dir+"/config.d", 0o755), os.WriteFile(dir+"/c.toml", []byte("[runtime]\n"), 0o644),
+			err := errors.Join(os.Mkdir(dir+"/config.d", 0o755), os.WriteFile(dir+"/c.toml", []byte("[runtime]\n"),
+				0o644),
 				os.WriteFile(dir+"/config.d/90-x", []byte("[runtime]\nenable_debug = true\n"), 0o644), c.spoil(dir))
 			if err != nil {
 				t.Fatal(err)
@@ -687,7 +785,8 @@ func TestTheNumberOfCPUs(t *testing.T) {
 		wish                 float64
 		manifest, host, want int
 	}{
-		{0, 2, 8, 2}, {0, 0, 8, 1}, {1, 2, 8, 1}, {1.5, 2, 8, 2}, {0.1, 2, 8, 1}, {-1, 2, 8, 8}, {16, 2, 8, 8}, {288, 1, 0, 1}, {math.Nextafter(2, 3), 1, 8, 3},
+		{0, 2, 8, 2}, {0, 0, 8, 1}, {1, 2, 8, 1}, {1.5, 2, 8, 2}, {0.1, 2, 8, 1}, {-1, 2, 8, 8}, {16, 2, 8, 8},
+		{288, 1, 0, 1}, {math.Nextafter(2, 3), 1, 8, 3},
 	} {
 		q := QEMU{DefaultVCPUs: c.wish}
 		if got := q.VCPUs(c.manifest, c.host); got != c.want {
@@ -699,11 +798,13 @@ func TestTheNumberOfCPUs(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(everything), "default_vcpus", "2")
 	f.Add(Template(), "kernel_params", "a")
-	f.Add([]byte("hypervisor = { qemu = { guest = '/a', guest_extension_images = [{name = 'a'}] } }\r\n[runtime]\r\n"), "guest", "/srv/x")
+	f.Add([]byte("hypervisor = { qemu = { guest = '/a', "+
+		"guest_extension_images = [{name = 'a'}] } }\r\n[runtime]\r\n"), "guest", "/srv/x")
 	f.Add([]byte("a.b.c = [[{x = 1}], [[]]]\n[[a.d]]\n[a.d.e]\n\"\\u0000\" = 1979-05-27T07:32:00Z"), "x", "")
 	f.Fuzz(func(t *testing.T, data []byte, name, value string) {
 		for _, lenient := range []bool{false, true} {
-			l, err := Read([]Text{{"c.toml", data}}, map[string]string{AnnotationPrefix + "hypervisor." + name: value}, lenient)
+			l, err := Read([]Text{{"c.toml", data}},
+				map[string]string{AnnotationPrefix + "hypervisor." + name: value}, lenient)
 			if err != nil {
 				_ = err.Error()
 				continue

@@ -55,20 +55,25 @@ const (
 var keys = []key{
 	{
 		section: sectionQEMU, name: "guest", ours: true, pod: true, example: `"/usr/share/katabuild/guests/default"`,
-		doc:   "Folder of the guest: manifest.json and the files it names, as katabuild build makes it.\nEvery file is checked against the manifest before it is used. There is no default; kernel and image or initrd are the other way.",
+		doc: "Folder of the guest: manifest.json and the files it names, as katabuild build makes it.\nEvery file " +
+			"is checked against the manifest before it is used. There is no default; kernel and image or initrd are " +
+			"the other way.",
 		field: func(c *Config) any { return &c.QEMU.Guest },
 		check: func(c *Config) error { return absolute(c.QEMU.Guest) },
 		valid: func(c *Config) ([]string, string) { return c.QEMU.ValidGuestPaths, "valid_guest_paths" },
 	},
 	{
 		section: sectionQEMU, name: "kernel",
-		doc:   "Kernel of a guest without a manifest, such as Kata's /usr/share/kata-containers/vmlinux.container: an ELF, a bzImage or an Image, plain or packed; its architecture is the guest's.\nNobody says what its files must be: attestation must be \"warn\" or \"off\". Not together with guest.",
+		doc: "Kernel of a guest without a manifest, such as Kata's /usr/share/kata-containers/vmlinux.container: " +
+			"an ELF, a bzImage or an Image, plain or packed; its architecture is the guest's.\nNobody says what its " +
+			"files must be: attestation must be \"warn\" or \"off\". Not together with guest.",
 		field: func(c *Config) any { return &c.QEMU.Kernel },
 		check: func(c *Config) error { return absolute(c.QEMU.Kernel) },
 	},
 	{
 		section: sectionQEMU, name: "image",
-		doc:   "Disk image of a guest without a manifest, attached as virtio-blk; its root is the first partition, or all of it where it has none.",
+		doc: "Disk image of a guest without a manifest, attached as virtio-blk; its root is the first partition, " +
+			"or all of it where it has none.",
 		field: func(c *Config) any { return &c.QEMU.Image },
 		check: func(c *Config) error { return absolute(c.QEMU.Image) },
 	},
@@ -86,7 +91,8 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "kernel_verity_params",
-		doc:   "How dm-verity checks the image's root, as the line of root_hash.txt; the hash tree is in the second partition. Empty: it is not checked.",
+		doc: "How dm-verity checks the image's root, as the line of root_hash.txt; the hash tree is in the second " +
+			"partition. Empty: it is not checked.",
 		field: func(c *Config) any { return &c.QEMU.KernelVerityParams },
 		check: func(c *Config) error {
 			if c.QEMU.KernelVerityParams == "" {
@@ -98,13 +104,15 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "valid_guest_paths", ours: true, example: `["/usr/share/katabuild/guests/*"]`,
-		doc:   "Patterns of the folders that the annotation \"guest\" may name. * matches within one name. None: no folder.",
+		doc: "Patterns of the folders that the annotation \"guest\" may name. * matches within one name. None: no " +
+			"folder.",
 		field: func(c *Config) any { return &c.QEMU.ValidGuestPaths },
 		check: func(c *Config) error { return patterns(c.QEMU.ValidGuestPaths) },
 	},
 	{
 		section: sectionQEMU, name: "acceleration", ours: true, pod: true,
-		doc:   "What runs the guest's instructions: \"auto\" (KVM where it works, otherwise TCG), \"kvm\" (or fail) or \"tcg\" (emulation).",
+		doc: "What runs the guest's instructions: \"auto\" (KVM where it works, otherwise TCG), \"kvm\" (or fail) " +
+			"or \"tcg\" (emulation).",
 		field: func(c *Config) any { return &c.QEMU.Acceleration },
 	},
 	{
@@ -116,24 +124,30 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "valid_hypervisor_paths", example: `["/usr/bin/qemu-system-*"]`,
-		doc:   "Patterns of the programs that the annotation \"path\" may name. * matches within one name. None: no program.",
+		doc: "Patterns of the programs that the annotation \"path\" may name. * matches within one name. None: no " +
+			"program.",
 		field: func(c *Config) any { return &c.QEMU.ValidHypervisorPaths },
 		check: func(c *Config) error { return patterns(c.QEMU.ValidHypervisorPaths) },
 	},
 	{
 		section: sectionQEMU, name: "enable_annotations", example: `["default_vcpus", "default_memory"]`,
-		doc:   "Regular expressions for the names behind io.katacontainers.config.hypervisor. that a pod's annotations may have.\nOne must match the whole name. Who may set kernel_params controls the guest's command line.",
+		doc: "Regular expressions for the names behind io.katacontainers.config.hypervisor. that a pod's " +
+			"annotations may have.\nOne must match the whole name. Who may set kernel_params controls the guest's " +
+			"command line.",
 		field: func(c *Config) any { return &c.QEMU.EnableAnnotations },
 		check: func(c *Config) error { return expressions(c.QEMU.EnableAnnotations) },
 	},
 	{
 		section: sectionQEMU, name: "machine_type", pod: true, example: `"microvm"`,
-		doc:   "QEMU's machine: \"q35\" or \"microvm\" for x86_64, \"virt\" for aarch64 and riscv64, \"pseries\" for ppc64le, \"s390-ccw-virtio\" for s390x.\nEmpty: what the guest's manifest says, or without one the first of these.",
+		doc: "QEMU's machine: \"q35\" or \"microvm\" for x86_64, \"virt\" for aarch64 and riscv64, \"pseries\" " +
+			"for ppc64le, \"s390-ccw-virtio\" for s390x.\nEmpty: what the guest's manifest says, or without one the " +
+			"first of these.",
 		field: func(c *Config) any { return &c.QEMU.MachineType },
 	},
 	{
 		section: sectionQEMU, name: "default_vcpus", pod: true,
-		doc:   "Number of virtual CPUs, up to 288; a fraction is rounded up, more than the host has is cut.\n0: what the guest's manifest says, or 1 without one. Negative: all that the host has.",
+		doc: "Number of virtual CPUs, up to 288; a fraction is rounded up, more than the host has is cut.\n0: " +
+			"what the guest's manifest says, or 1 without one. Negative: all that the host has.",
 		field: func(c *Config) any { return &c.QEMU.DefaultVCPUs },
 		check: func(c *Config) error {
 			if n := c.QEMU.DefaultVCPUs; !(n >= -maxVCPUs && n <= maxVCPUs) {
@@ -144,19 +158,22 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "default_maxvcpus", pod: true,
-		doc:   "Most virtual CPUs that the machine grows to, where it can (q35). 0, and what the host does not have: all that the host has.",
+		doc: "Most virtual CPUs that the machine grows to, where it can (q35). 0, and what the host does not " +
+			"have: all that the host has.",
 		field: func(c *Config) any { return &c.QEMU.DefaultMaxVCPUs },
 		check: func(c *Config) error { return between(c.QEMU.DefaultMaxVCPUs, 0, maxVCPUs) },
 	},
 	{
 		section: sectionQEMU, name: "default_maxmemory", pod: true,
-		doc:   "Most memory in MiB that the machine grows to, where it can (q35). 0, and what the host does not have: all that the host has.",
+		doc: "Most memory in MiB that the machine grows to, where it can (q35). 0, and what the host does not " +
+			"have: all that the host has.",
 		field: func(c *Config) any { return &c.QEMU.DefaultMaxMemoryMiB },
 		check: func(c *Config) error { return between(c.QEMU.DefaultMaxMemoryMiB, 0, maxMemoryMiB) },
 	},
 	{
 		section: sectionQEMU, name: "memory_slots", pod: true,
-		doc:   "How many times the machine's memory can grow, 0 to 256. Back ends such as virtiofsd take a few pieces of memory only.",
+		doc: "How many times the machine's memory can grow, 0 to 256. Back ends such as virtiofsd take a few " +
+			"pieces of memory only.",
 		field: func(c *Config) any { return &c.QEMU.MemorySlots },
 		check: func(c *Config) error { return between(c.QEMU.MemorySlots, 0, maxMemorySlots) },
 	},
@@ -173,25 +190,31 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "kernel_params", pod: true, example: `"loglevel=6"`,
-		doc:   "Words put behind the guest's kernel command line, at most 2047 bytes. An annotation's words come behind these.",
+		doc: "Words put behind the guest's kernel command line, at most 2047 bytes. An annotation's words come " +
+			"behind these.",
 		field: func(c *Config) any { return &c.QEMU.KernelParams },
 		check: func(c *Config) error { return kernelParams(c.QEMU.KernelParams) },
 	},
 	{
-		section: sectionQEMU, name: "guest_extension_images", example: `[{name = "tools", path = "/usr/share/katabuild/extensions/tools"}]`,
-		doc:   "Extension images, attached in this order. path is the folder that katabuild made, or the image alone;\nthe image alone needs verity_params, the line of root_hash.txt.",
+		section: sectionQEMU, name: "guest_extension_images",
+		example: `[{name = "tools", path = "/usr/share/katabuild/extensions/tools"}]`,
+		doc: "Extension images, attached in this order. path is the folder that katabuild made, or the image " +
+			"alone;\nthe image alone needs verity_params, the line of root_hash.txt.",
 		field: func(c *Config) any { return &c.QEMU.Extensions },
 		check: func(c *Config) error { return extensions(c.QEMU.Extensions) },
 	},
 	{
 		section: sectionQEMU, name: "shared_fs", pod: true,
-		doc:   "How containers' files reach the guest: \"virtio-fs\" (by virtiofsd), \"virtio-9p\" (by QEMU; slower, needs no other program)\nor \"none\" (root file systems on block devices, other files are copied).",
+		doc: "How containers' files reach the guest: \"virtio-fs\" (by virtiofsd), \"virtio-9p\" (by QEMU; " +
+			"slower, needs no other program)\nor \"none\" (root file systems on block devices, other files are " +
+			"copied).",
 		field: func(c *Config) any { return &c.QEMU.SharedFS },
 		check: func(c *Config) error { return oneOf(c.QEMU.SharedFS, SharedVirtioFS, Shared9P, SharedNone) },
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_daemon", pod: true, example: `"/usr/libexec/virtiofsd"`,
-		doc:   "The virtiofsd program, QEMU's own in C or its successor in Rust. Empty: the first in Rust where distributions put it, or else the first in C.",
+		doc: "The virtiofsd program, QEMU's own in C or its successor in Rust. Empty: the first in Rust where " +
+			"distributions put it, or else the first in C.",
 		field: func(c *Config) any { return &c.QEMU.VirtioFSDaemon },
 		check: func(c *Config) error { return absolute(c.QEMU.VirtioFSDaemon) },
 		valid: func(c *Config) ([]string, string) {
@@ -200,13 +223,15 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "valid_virtio_fs_daemon_paths", example: `["/usr/libexec/virtiofsd"]`,
-		doc:   "Patterns of the programs that the annotation \"virtio_fs_daemon\" may name. * matches within one name. None: no program.",
+		doc: "Patterns of the programs that the annotation \"virtio_fs_daemon\" may name. * matches within one " +
+			"name. None: no program.",
 		field: func(c *Config) any { return &c.QEMU.ValidVirtioFSDaemonPaths },
 		check: func(c *Config) error { return patterns(c.QEMU.ValidVirtioFSDaemonPaths) },
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_cache", pod: true,
-		doc:   "What the guest may remember of shared files: \"never\", \"auto\" (for a second) or \"always\" (nobody else changes them).",
+		doc: "What the guest may remember of shared files: \"never\", \"auto\" (for a second) or \"always\" " +
+			"(nobody else changes them).",
 		field: func(c *Config) any { return &c.QEMU.VirtioFSCache },
 		check: func(c *Config) error { return oneOf(c.QEMU.VirtioFSCache, "never", "none", "auto", "always") },
 	},
@@ -217,7 +242,8 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "foreign_locks", pod: true,
-		doc:   "What becomes of flock and fcntl locks on a volume of the host that another pod may write to and had first: \"refuse\" (ENOLCK)\nor \"grant\" (they hold within the pod alone).",
+		doc: "What becomes of flock and fcntl locks on a volume of the host that another pod may write to and had " +
+			"first: \"refuse\" (ENOLCK)\nor \"grant\" (they hold within the pod alone).",
 		field: func(c *Config) any { return &c.QEMU.ForeignLocks },
 		check: func(c *Config) error { return oneOf(c.QEMU.ForeignLocks, LocksRefused, LocksGranted) },
 	},
@@ -235,7 +261,8 @@ var keys = []key{
 	},
 	{
 		section: sectionQEMU, name: "guest_hook_path", pod: true, example: `"/usr/share/oci/hooks"`,
-		doc:   "Folder in the guest with the folders prestart, poststart and poststop, whose programs are run for every container. Empty: none.",
+		doc: "Folder in the guest with the folders prestart, poststart and poststop, whose programs are run for " +
+			"every container. Empty: none.",
 		field: func(c *Config) any { return &c.QEMU.GuestHookPath },
 		check: func(c *Config) error { return absolute(c.QEMU.GuestHookPath) },
 	},
@@ -251,24 +278,29 @@ var keys = []key{
 	},
 	{
 		section: sectionAgent, name: "debug_console_enabled",
-		doc:   "Let the agent give a shell to whoever connects to the guest's vsock port 1026, as \"kata-runtime exec\" does.",
+		doc: "Let the agent give a shell to whoever connects to the guest's vsock port 1026, as \"kata-runtime " +
+			"exec\" does.",
 		field: func(c *Config) any { return &c.Agent.DebugConsoleEnabled },
 	},
 	{
 		section: sectionAgent, name: "container_pipe_size",
-		doc:   "Bytes that each pipe of a process's standard streams holds in the guest, 0 to 1073741824; 0 is the agent's own, 262144.",
+		doc: "Bytes that each pipe of a process's standard streams holds in the guest, 0 to 1073741824; 0 is the " +
+			"agent's own, 262144.",
 		field: func(c *Config) any { return &c.Agent.ContainerPipeSize },
 		check: func(c *Config) error { return between(c.Agent.ContainerPipeSize, 0, 1<<30) },
 	},
 	{
-		section: sectionAgent, name: "policy", ours: true, pod: true, example: `"a2F0YWJ1aWxkLXBvbGljeSAxCmRlZmF1bHQgYWxsb3cKZGVueSBFeGVjUHJvY2Vzcwo="`,
-		doc:   "Policy for the guest's agent, in base64: which calls it answers; docs/formats/policy.md. The annotation is Kata's. Empty: what the guest has.",
+		section: sectionAgent, name: "policy", ours: true, pod: true,
+		example: `"a2F0YWJ1aWxkLXBvbGljeSAxCmRlZmF1bHQgYWxsb3cKZGVueSBFeGVjUHJvY2Vzcwo="`,
+		doc: "Policy for the guest's agent, in base64: which calls it answers; docs/formats/policy.md. The " +
+			"annotation is Kata's. Empty: what the guest has.",
 		field: func(c *Config) any { return &c.Agent.Policy },
 		check: func(c *Config) error { _, err := c.Agent.PolicyText(); return err },
 	},
 	{
 		section: sectionAgent, name: "enable_annotations", ours: true, example: `["policy"]`,
-		doc:   "Regular expressions for the names behind io.katacontainers.config.agent. that a pod's annotations may have.\nWho may set policy takes the place of the policy that is set here.",
+		doc: "Regular expressions for the names behind io.katacontainers.config.agent. that a pod's annotations " +
+			"may have.\nWho may set policy takes the place of the policy that is set here.",
 		field: func(c *Config) any { return &c.Agent.EnableAnnotations },
 		check: func(c *Config) error { return expressions(c.Agent.EnableAnnotations) },
 	},
@@ -279,18 +311,21 @@ var keys = []key{
 	},
 	{
 		section: sectionRuntime, name: "attestation", ours: true,
-		doc:   "What a guest that is not what its manifest says, or has none, leads to: \"enforce\" (it does not start), \"warn\" (it is logged)\nor \"off\" (no report is asked for). No annotation can change this.",
+		doc: "What a guest that is not what its manifest says, or has none, leads to: \"enforce\" (it does not " +
+			"start), \"warn\" (it is logged)\nor \"off\" (no report is asked for). No annotation can change this.",
 		field: func(c *Config) any { return &c.Runtime.Attestation },
 	},
 	{
 		section: sectionRuntime, name: "enable_annotations", ours: true, example: `["create_container_timeout"]`,
-		doc:   "Regular expressions for the names behind io.katacontainers.config.runtime. that a pod's annotations may have.\nWho may set disable_guest_seccomp takes away the profiles that others demand.",
+		doc: "Regular expressions for the names behind io.katacontainers.config.runtime. that a pod's annotations " +
+			"may have.\nWho may set disable_guest_seccomp takes away the profiles that others demand.",
 		field: func(c *Config) any { return &c.Runtime.EnableAnnotations },
 		check: func(c *Config) error { return expressions(c.Runtime.EnableAnnotations) },
 	},
 	{
 		section: sectionRuntime, name: "static_sandbox_resource_mgmt",
-		doc:   "Let the machine stay as large as it was started. Otherwise it grows with its containers, where it can (q35).",
+		doc: "Let the machine stay as large as it was started. Otherwise it grows with its containers, where it " +
+			"can (q35).",
 		field: func(c *Config) any { return &c.Runtime.StaticSandboxResourceMgmt },
 	},
 	{
@@ -300,7 +335,8 @@ var keys = []key{
 	},
 	{
 		section: sectionRuntime, name: "internetworking_model", pod: true,
-		doc:   "How the pod's interfaces reach the guest: \"tcfilter\" (a tap joined to each by tc), \"macvtap\" or \"none\".",
+		doc: "How the pod's interfaces reach the guest: \"tcfilter\" (a tap joined to each by tc), \"macvtap\" or " +
+			"\"none\".",
 		field: func(c *Config) any { return &c.Runtime.InternetworkingModel },
 		check: func(c *Config) error {
 			return oneOf(c.Runtime.InternetworkingModel, NetworkTC, NetworkMacvtap, NetworkNone)
@@ -308,12 +344,14 @@ var keys = []key{
 	},
 	{
 		section: sectionRuntime, name: "disable_guest_seccomp", pod: true,
-		doc:   "Do not send containers' seccomp profiles to the guest. Kata's default is true; here the agent needs no library for them.",
+		doc: "Do not send containers' seccomp profiles to the guest. Kata's default is true; here the agent needs " +
+			"no library for them.",
 		field: func(c *Config) any { return &c.Runtime.DisableGuestSeccomp },
 	},
 	{
 		section: sectionRuntime, name: "sandbox_bind_mounts", example: `["/etc/company:ro"]`,
-		doc:   "Folders or files of the host that the guest sees at /run/kata-containers/shared/containers/sandbox-mounts/NAME, read-only unless they end in :rw.",
+		doc: "Folders or files of the host that the guest sees at " +
+			"/run/kata-containers/shared/containers/sandbox-mounts/NAME, read-only unless they end in :rw.",
 		field: func(c *Config) any { return &c.Runtime.SandboxBindMounts },
 	},
 	{
@@ -402,7 +440,9 @@ func kernelParams(list []KernelParam) error {
 		// What stands behind "--" goes to init, and so would every word of ours that follows.
 		for _, w := range splitWords(string(p)) {
 			if w == "--" {
-				return fmt.Errorf(`kernel parameters %q: "--" would take the words behind it away from the kernel and the agent`, string(p))
+				return fmt.Errorf(
+					`kernel parameters %q: "--" would take the words behind it away from the kernel and the agent`,
+					string(p))
 			}
 			if strings.HasPrefix(strings.Trim(w, `"`), extensionWord) {
 				return fmt.Errorf("kernel parameters: %q is the runtime's to say; use guest_extension_images", w)

@@ -16,8 +16,8 @@ import (
 // DropIns is the folder beside a configuration whose files are read after it.
 const DropIns = "config.d"
 
-// Paths lists where a configuration is looked for, the first found wins. The list is the caller's own. The first is of this runtime alone, so that it and
-// Kata Containers' can be on one host.
+// Paths lists where a configuration is looked for, the first found wins. The list is the caller's own. The first is of
+// this runtime alone, so that it and Kata Containers' can be on one host.
 func Paths() []string {
 	return []string{
 		"/etc/katabuild/configuration.toml",
@@ -37,7 +37,8 @@ type Options struct {
 	// Environment is the value of KATA_CONF_FILE. As in Kata it chooses among Paths only; another value is a warning.
 	Environment string
 	Annotations map[string]string // of the pod; those without AnnotationPrefix are ignored
-	// Lenient makes keys that nobody knows warnings: for a configuration written for another version of Kata. What it names is not done.
+	// Lenient makes keys that nobody knows warnings: for a configuration written for another version of Kata. What it
+	// names is not done.
 	Lenient bool
 }
 
@@ -113,8 +114,8 @@ func (l *Loaded) Settings() ([]Setting, error) {
 	return out, nil
 }
 
-// Load finds, reads and merges a configuration. An error may be several, joined; those that a line can be blamed for are an *Error, those of
-// annotations an *AnnotationError.
+// Load finds, reads and merges a configuration. An error may be several, joined; those that a line can be blamed for
+// are an *Error, those of annotations an *AnnotationError.
 func Load(o Options) (*Loaded, error) {
 	files := o.Files
 	if files == nil {
@@ -151,7 +152,9 @@ func find(files Files, o Options) (string, []Warning, error) {
 		if slices.Contains(paths, o.Environment) {
 			paths = []string{o.Environment}
 		} else {
-			warnings = append(warnings, Warning{Message: fmt.Sprintf("KATA_CONF_FILE=%s is ignored, because it is none of %s", o.Environment, strings.Join(paths, " and "))})
+			warnings = append(
+				warnings, Warning{Message: fmt.Sprintf("KATA_CONF_FILE=%s is ignored, because it is none of %s",
+					o.Environment, strings.Join(paths, " and "))})
 		}
 	}
 	for _, p := range paths {
@@ -204,7 +207,8 @@ func readAll(files Files, main string) ([]Text, error) {
 
 func readLimited(r io.Reader, n int64) ([]byte, error) { return io.ReadAll(io.LimitReader(r, n)) }
 
-// Read merges texts, each later value winning over an earlier one as a whole, and then annotations. It looks at nothing else.
+// Read merges texts, each later value winning over an earlier one as a whole, and then annotations. It looks at nothing
+// else.
 func Read(texts []Text, annotations map[string]string, lenient bool) (*Loaded, error) {
 	r := &reader{Loaded: &Loaded{Config: Default(), from: map[string][]Place{}}, lenient: lenient}
 	for _, t := range texts {
@@ -239,9 +243,11 @@ func (r *reader) oneGuest() {
 	q := &r.Config.QEMU
 	fail := func(format string, args ...any) { r.errs = append(r.errs, fmt.Errorf(format, args...)) }
 	set := func(name string) string { return fmt.Sprintf("%s (%s)", name, r.place(name)) }
-	for _, other := range []struct{ name, value string }{{"kernel", q.Kernel}, {"image", q.Image}, {"initrd", q.Initrd}} {
+	for _, other := range []struct{ name, value string }{{"kernel", q.Kernel}, {"image", q.Image},
+		{"initrd", q.Initrd}} {
 		if q.Guest != "" && other.value != "" {
-			fail(`%s and %s are both set, and only one can say what is booted; set the other to ""`, set("guest"), set(other.name))
+			fail(`%s and %s are both set, and only one can say what is booted; set the other to ""`, set("guest"),
+				set(other.name))
 			return // once is enough
 		}
 	}
@@ -257,7 +263,8 @@ func (r *reader) oneGuest() {
 	case q.KernelVerityParams != "" && q.Initrd != "":
 		fail("%s is for an image, and the guest has %s", set("kernel_verity_params"), set("initrd"))
 	case q.KernelVerityParams != "" && q.Guest != "":
-		fail("%s is set, but %s has the root hash of its disk in its manifest", set("kernel_verity_params"), set("guest"))
+		fail("%s is set, but %s has the root hash of its disk in its manifest", set("kernel_verity_params"),
+			set("guest"))
 	}
 }
 
@@ -277,13 +284,15 @@ func (r *reader) document(d *document) {
 		switch {
 		case top == sectionRuntime || top == sectionFactory:
 			if !isTable {
-				r.errs = append(r.errs, d.atValue(top, fmt.Sprintf("want the table [%s], got %s", top, kindOfValue(d.root[top]))))
+				r.errs = append(r.errs, d.atValue(top, fmt.Sprintf("want the table [%s], got %s", top,
+					kindOfValue(d.root[top]))))
 				continue
 			}
 			r.section(d, table, top, top)
 		case top == "hypervisor" || top == "agent":
 			if !isTable {
-				r.errs = append(r.errs, d.atValue(top, fmt.Sprintf("want tables such as [%s], got %s", sectionsOf(top)[0], kindOfValue(d.root[top]))))
+				r.errs = append(r.errs, d.atValue(top, fmt.Sprintf("want tables such as [%s], got %s",
+					sectionsOf(top)[0], kindOfValue(d.root[top]))))
 				continue
 			}
 			r.group(d, table, top)
@@ -301,13 +310,17 @@ func (r *reader) group(d *document, tables map[string]any, top string) {
 		switch {
 		case slices.Contains(sections, section) && isTable:
 			r.section(d, table, section, top, name)
-		case isTable && top == "hypervisor" && slices.Contains([]string{"clh", "cloud-hypervisor", "firecracker", "stratovirt", "remote", "dragonball", "openvmm", "acrn"}, name):
+		case isTable && top == "hypervisor" && slices.Contains([]string{"clh", "cloud-hypervisor", "firecracker",
+			"stratovirt", "remote", "dragonball", "openvmm", "acrn"}, name):
 			// Never a warning: what such a file asks for is another virtual machine.
-			r.errs = append(r.errs, d.atKey(at, fmt.Sprintf("hypervisor %q is not supported; there is [%s]", name, sectionQEMU)))
+			r.errs = append(r.errs, d.atKey(at, fmt.Sprintf("hypervisor %q is not supported; there is [%s]", name,
+				sectionQEMU)))
 		case slices.Contains(sections, section):
-			r.errs = append(r.errs, d.atValue(at, fmt.Sprintf("want the table [%s], got %s", section, kindOfValue(tables[name]))))
+			r.errs = append(r.errs, d.atValue(at, fmt.Sprintf("want the table [%s], got %s", section,
+				kindOfValue(tables[name]))))
 		default:
-			r.unknown(d.atKey(at, fmt.Sprintf("unknown key %q in [%s]", name, top)+hint(name, "", lastNames(sectionsOf(top)))))
+			r.unknown(d.atKey(at, fmt.Sprintf("unknown key %q in [%s]", name, top)+hint(name, "",
+				lastNames(sectionsOf(top)))))
 		}
 	}
 }
@@ -335,9 +348,11 @@ func (r *reader) section(d *document, table map[string]any, section string, path
 		i := findIdle(idles, section, name)
 		switch {
 		case i == nil:
-			r.unknown(d.atKey(at, fmt.Sprintf("unknown key %q in [%s]", name, section)+hint(name, section, namesOf(section))))
+			r.unknown(d.atKey(at, fmt.Sprintf("unknown key %q in [%s]", name, section)+hint(name, section,
+				namesOf(section))))
 		case i.harmless != "" && !isHarmless(v, i.harmless):
-			r.errs = append(r.errs, d.atValue(at, fmt.Sprintf("%s can only be %s, because %s", name, i.harmless, i.reason)))
+			r.errs = append(r.errs, d.atValue(at, fmt.Sprintf("%s can only be %s, because %s", name, i.harmless,
+				i.reason)))
 		default:
 			r.warn(place, fmt.Sprintf("%s has no effect, because %s", whole, i.reason))
 		}
@@ -435,7 +450,8 @@ func (r *reader) annotation(whole, value string) string {
 	}
 	// What has no effect cannot weaken anything; of the hypervisor's group it must be listed all the same, as in Kata.
 	if list := r.enabledIn(section); (k != nil || section == sectionQEMU) && !matches(*list, name) {
-		return fmt.Sprintf("not allowed by enable_annotations = %s in [%s] (%s)", toTOML(list), section, r.placeIn(section, "enable_annotations"))
+		return fmt.Sprintf("not allowed by enable_annotations = %s in [%s] (%s)", toTOML(list), section,
+			r.placeIn(section, "enable_annotations"))
 	}
 	if i != nil {
 		if i.harmless != "" && !isHarmless(value, i.harmless) {
@@ -464,7 +480,11 @@ func (r *reader) annotation(whole, value string) string {
 	}
 	if k.valid != nil {
 		patterns, list := k.valid(&r.Config)
-		if !slices.ContainsFunc(patterns, func(p string) bool { ok, err := path.Match(p, value); return ok && err == nil }) {
+		if !slices.ContainsFunc(patterns, func(p string) bool {
+			ok, err := path.Match(p, value)
+			return ok &&
+				err == nil
+		}) {
 			return fmt.Sprintf("path %q matches none of %s = %s (%s)", value, list, toTOML(&patterns), r.place(list))
 		}
 	}

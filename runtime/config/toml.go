@@ -47,7 +47,8 @@ func parse(t Text) (*document, error) {
 	if !utf8.Valid(t.Data) {
 		return nil, fmt.Errorf("%s: not UTF-8 text", t.Name)
 	}
-	d := &document{name: t.Name, data: slices.Clone(t.Data), keys: map[string]int{}, vals: map[string]int{}, lines: []int{0}}
+	d := &document{name: t.Name, data: slices.Clone(t.Data), keys: map[string]int{}, vals: map[string]int{},
+		lines: []int{0}}
 	for i, b := range d.data {
 		if b == '\n' {
 			d.lines = append(d.lines, i+1)
@@ -60,7 +61,8 @@ func parse(t Text) (*document, error) {
 			return nil, d.errorAt(0, strings.TrimPrefix(err.Error(), "toml: "))
 		}
 		row, column := de.Position()
-		return nil, d.errorAt(d.lines[min(max(row-1, 0), len(d.lines)-1)]+max(column-1, 0), strings.TrimPrefix(de.Error(), "toml: "))
+		return nil, d.errorAt(d.lines[min(max(row-1, 0), len(d.lines)-1)]+max(column-1, 0),
+			strings.TrimPrefix(de.Error(), "toml: "))
 	}
 	var p unstable.Parser
 	p.Reset(d.data)

@@ -358,7 +358,8 @@ func (Host) ReadFile(path string) ([]byte, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, fmt.Errorf("%s is no regular file", path)
 	}
-	if err := errors.Join(owned.By(path, st.Uid, st.Mode), safeFolder(filepath.Dir(path)), owned.Above(path)); err != nil {
+	if err := errors.Join(owned.By(path, st.Uid, st.Mode), safeFolder(filepath.Dir(path)),
+		owned.Above(path)); err != nil {
 		return nil, err
 	}
 	return readLimited(f, maxSize+1)

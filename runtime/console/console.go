@@ -1,8 +1,9 @@
 // Package console collects what a guest writes to its serial console.
 //
-// In comes a stream, such as the other end of QEMU's serial port; out go the last lines, cleaned for people, a copy for whoever wants
-// all of it, and each line as it is complete. It refuses to know what the lines mean. The guest can write what and as much as it likes:
-// memory is bounded, and terminals see no control characters of the guest's through Lines.
+// In comes a stream, such as the other end of QEMU's serial port; out go the last lines, cleaned for people, a copy for
+// whoever wants all of it, and each line as it is complete. It refuses to know what the lines mean. The guest can write
+// what and as much as it likes: memory is bounded, and terminals see no control characters of the guest's through
+// Lines.
 package console
 
 import (
@@ -142,7 +143,8 @@ func (c *Console) Lines(n int) []string {
 	return lines[max(0, len(lines)-n):]
 }
 
-// Clean makes a line fit for a terminal and a log: escape sequences, carriage returns, other control characters and broken UTF-8 go.
+// Clean makes a line fit for a terminal and a log: escape sequences, carriage returns, other control characters and
+// broken UTF-8 go.
 func Clean(line []byte) string {
 	var s strings.Builder
 	for len(line) > 0 {
@@ -164,8 +166,8 @@ func Clean(line []byte) string {
 	return strings.TrimRight(s.String(), " ")
 }
 
-// escape is the length of the escape sequence that b begins with, or 0. ECMA-48, 5.3 to 5.6: ESC [ parameters final is a control
-// sequence; ESC ] ... BEL or ESC \ is an operating system command.
+// escape is the length of the escape sequence that b begins with, or 0. ECMA-48, 5.3 to 5.6: ESC [ parameters final is
+// a control sequence; ESC ] ... BEL or ESC \ is an operating system command.
 func escape(b []byte) int {
 	if len(b) < 2 || b[0] != 0x1b {
 		return 0

@@ -50,7 +50,8 @@ func TestConsoleKeepsTheLastBytes(t *testing.T) {
 
 func TestLongLineComesInPieces(t *testing.T) {
 	var lines []string
-	c := New(io.NopCloser(strings.NewReader(strings.Repeat("x", 2*maxLine+5)+"\nend\n")), Options{OnLine: func(l string) { lines = append(lines, l) }})
+	c := New(io.NopCloser(strings.NewReader(strings.Repeat("x", 2*maxLine+5)+"\nend\n")),
+		Options{OnLine: func(l string) { lines = append(lines, l) }})
 	<-c.Done()
 	if len(lines) != 4 || len(lines[2]) != 5 || lines[3] != "end" {
 		t.Errorf("%d lines", len(lines))

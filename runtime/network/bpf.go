@@ -45,8 +45,8 @@ func regs(dst, src uint8) uint8 {
 
 func bigEndian() bool { return runtime.GOARCH == "s390x" }
 
-// lookupProgram gives every connection that arrives in the namespace to the socket in sockets that is of its family: entry 0 is for IPv4, 1 for IPv6.
-// Linux: Documentation/bpf/prog_sk_lookup.rst.
+// lookupProgram gives every connection that arrives in the namespace to the socket in sockets that is of its family:
+// entry 0 is for IPv4, 1 for IPv6. Linux: Documentation/bpf/prog_sk_lookup.rst.
 func lookupProgram(sockets int) []insn {
 	return []insn{
 		{opMov, regs(6, 1), 0, 0},
@@ -80,10 +80,11 @@ func bpf[T any](command int, attr *T) (int, error) {
 	return int(fd), nil
 }
 
-// catchAll has every TCP connection that arrives in the network namespace netns go to one of two listening sockets. It lasts as long as the
-// descriptor it returns. A negative socket is none.
+// catchAll has every TCP connection that arrives in the network namespace netns go to one of two listening sockets. It
+// lasts as long as the descriptor it returns. A negative socket is none.
 func catchAll(netns, socket4, socket6 int) (int, error) {
-	sockets, err := bpf(unix.BPF_MAP_CREATE, &struct{ kind, key, value, entries uint32 }{unix.BPF_MAP_TYPE_SOCKMAP, 4, 8, 2})
+	sockets, err := bpf(unix.BPF_MAP_CREATE, &struct{ kind, key, value, entries uint32 }{unix.BPF_MAP_TYPE_SOCKMAP, 4,
+		8, 2})
 	if err != nil {
 		return -1, fmt.Errorf("table of sockets: %w", err)
 	}
@@ -97,7 +98,8 @@ func catchAll(netns, socket4, socket6 int) (int, error) {
 			fd, _      uint32
 			key, value uint64
 			flags      uint64
-		}{fd: uint32(sockets), key: uint64(uintptr(unsafe.Pointer(&key))), value: uint64(uintptr(unsafe.Pointer(&value)))}
+		}{fd: uint32(sockets), key: uint64(uintptr(unsafe.Pointer(&key))),
+			value: uint64(uintptr(unsafe.Pointer(&value)))}
 		_, err := bpf(unix.BPF_MAP_UPDATE_ELEM, &update)
 		runtime.KeepAlive(&key)
 		runtime.KeepAlive(&value)
@@ -126,7 +128,8 @@ func catchAll(netns, socket4, socket6 int) (int, error) {
 		return -1, fmt.Errorf("load the program: %w", err)
 	}
 	defer unix.Close(program) // the link holds it
-	link, err := bpf(unix.BPF_LINK_CREATE, &struct{ program, target, kind, flags uint32 }{uint32(program), uint32(netns), unix.BPF_SK_LOOKUP, 0})
+	link, err := bpf(unix.BPF_LINK_CREATE, &struct{ program, target, kind, flags uint32 }{uint32(program),
+		uint32(netns), unix.BPF_SK_LOOKUP, 0})
 	if err != nil {
 		return -1, fmt.Errorf("attach the program: %w", err)
 	}

@@ -23,9 +23,9 @@ type forwarder struct {
 	cancel    context.CancelFunc
 }
 
-// Forward has connections that somebody on the host makes inside the namespace, to localhost, reach the guest: that is how containerd forwards ports
-// to a pod, whose processes it expects in the namespace. Nobody else connects there: what arrives from outside goes to the guest's interface. It lasts
-// until Detach.
+// Forward has connections that somebody on the host makes inside the namespace, to localhost, reach the guest: that is
+// how containerd forwards ports to a pod, whose processes it expects in the namespace. Nobody else connects there: what
+// arrives from outside goes to the guest's interface. It lasts until Detach.
 func (n *Network) Forward(dial Dial) error {
 	f := &forwarder{link: -1}
 	err := inside(n.o.Netns, func() error { return f.listen() })
@@ -82,7 +82,8 @@ func (f *forwarder) serve(ctx context.Context, l net.Listener, dial Dial) {
 		}
 		f.wg.Go(func() {
 			defer c.Close()
-			a := c.LocalAddr().(*net.TCPAddr) // the port that was asked for: the socket was given away, not the connection redirected
+			// the port that was asked for: the socket was given away, not the connection redirected
+			a := c.LocalAddr().(*net.TCPAddr)
 			g, err := dial(ctx, uint16(a.Port))
 			if err != nil {
 				_ = c.(*net.TCPConn).SetLinger(0) // a reset: nobody listens

@@ -25,7 +25,8 @@ func (n *Network) Interfaces() []*katapb.Interface {
 // Interface is what the guest has to set up.
 func (e *Endpoint) Interface() *katapb.Interface {
 	i := &katapb.Interface{
-		Device: e.Name, Name: e.Name, Mtu: uint64(e.MTU), HwAddr: e.MAC, Type: e.link.Type(), RawFlags: e.link.Attrs().RawFlags & unix.IFF_NOARP,
+		Device: e.Name, Name: e.Name, Mtu: uint64(e.MTU), HwAddr: e.MAC, Type: e.link.Type(),
+		RawFlags: e.link.Attrs().RawFlags & unix.IFF_NOARP,
 	}
 	for _, a := range e.addresses {
 		i.IPAddresses = append(i.IPAddresses, address(a.IPNet))
@@ -73,7 +74,8 @@ func sortRoutes(list []*katapb.Route) {
 }
 
 func route(r netlink.Route, device string) *katapb.Route {
-	out := &katapb.Route{Device: device, Scope: uint32(r.Scope), Flags: uint32(r.Flags), Mtu: uint32(r.MTU), Family: katapb.IPFamily_v4}
+	out := &katapb.Route{Device: device, Scope: uint32(r.Scope), Flags: uint32(r.Flags), Mtu: uint32(r.MTU),
+		Family: katapb.IPFamily_v4}
 	if r.Family == unix.AF_INET6 {
 		out.Family = katapb.IPFamily_v6
 	}
@@ -94,7 +96,8 @@ func route(r netlink.Route, device string) *katapb.Route {
 // read reads the routes and neighbours of one interface, as they are before it is changed.
 func (e *Endpoint) read() error {
 	index := e.link.Attrs().Index
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: index, Table: unix.RT_TABLE_MAIN},
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: index,
+		Table: unix.RT_TABLE_MAIN},
 		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return fmt.Errorf("list the routes of %s: %w", e.Name, err)
@@ -113,8 +116,9 @@ func (e *Endpoint) read() error {
 	for _, x := range neighbours {
 		if x.State&netlink.NUD_PERMANENT != 0 && !x.IP.IsMulticast() {
 			e.neighbours = append(e.neighbours, &katapb.ARPNeighbor{
-				ToIPAddress: &katapb.IPAddress{Family: family(x.IP), Address: x.IP.String()}, Device: e.Name, Lladdr: x.HardwareAddr.String(),
-				State: int32(x.State), Flags: int32(x.Flags),
+				ToIPAddress: &katapb.IPAddress{Family: family(x.IP), Address: x.IP.String()}, Device: e.Name,
+				Lladdr: x.HardwareAddr.String(),
+				State:  int32(x.State), Flags: int32(x.Flags),
 			})
 		}
 	}

@@ -63,7 +63,8 @@ func (e *Endpoint) restore() error {
 			errs = append(errs, fmt.Errorf("give %s back to %s: %w", x.IPNet, e.Name, err))
 		}
 	}
-	slices.SortStableFunc(e.kept, func(a, b netlink.Route) int { return len(a.Gw) - len(b.Gw) }) // gateways are reached over the others
+	// gateways are reached over the others
+	slices.SortStableFunc(e.kept, func(a, b netlink.Route) int { return len(a.Gw) - len(b.Gw) })
 	for _, r := range e.kept {
 		if err := netlink.RouteAdd(&r); err != nil && !errors.Is(err, fs.ErrExist) {
 			errs = append(errs, fmt.Errorf("give the route to %v back to %s: %w", r.Dst, e.Name, err))
@@ -72,8 +73,9 @@ func (e *Endpoint) restore() error {
 	return errors.Join(errs...)
 }
 
-// openMacvtap opens the macvtap of this name and index of the namespace that the thread is in. Its device node would be called after the index
-// (Linux: drivers/net/macvtap.c), which interfaces of other namespaces may have as well: whose node it is, only sysfs of this namespace says.
+// openMacvtap opens the macvtap of this name and index of the namespace that the thread is in. Its device node would be
+// called after the index (Linux: drivers/net/macvtap.c), which interfaces of other namespaces may have as well: whose
+// node it is, only sysfs of this namespace says.
 func openMacvtap(name string, index int) (*os.File, error) {
 	here, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -114,7 +116,8 @@ func openMacvtap(name string, index int) (*os.File, error) {
 			if _, err := fmt.Sscanf(strings.TrimSpace(string(b)), "%d:%d", &major, &minor); err != nil {
 				return nil, fmt.Errorf("device number %q: %w", b, err)
 			}
-			if err := unix.Mount("tmpfs", "/sys", "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "size=64k,mode=0700"); err != nil {
+			if err := unix.Mount("tmpfs", "/sys", "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC,
+				"size=64k,mode=0700"); err != nil {
 				return nil, &os.PathError{Op: "mount", Path: "/sys", Err: err}
 			}
 			const node = "/sys/tap"

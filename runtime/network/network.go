@@ -1,8 +1,9 @@
 // Package network gives a guest the network of a pod's namespace.
 //
-// In comes the path of a network namespace in which somebody, usually a CNI plug-in, has made interfaces; out come open tap devices for the virtual
-// machine, and what the guest has to be told: addresses, routes, neighbours. Each interface is joined to its tap, so that what arrives at the
-// one leaves by the other. It refuses to know who made the namespace, and changes nothing in it but what Detach and Clean take away.
+// In comes the path of a network namespace in which somebody, usually a CNI plug-in, has made interfaces; out come open
+// tap devices for the virtual machine, and what the guest has to be told: addresses, routes, neighbours. Each interface
+// is joined to its tap, so that what arrives at the one leaves by the other. It refuses to know who made the namespace,
+// and changes nothing in it but what Detach and Clean take away.
 package network
 
 import (
@@ -39,7 +40,8 @@ type Options struct {
 	Netns string // path, such as /var/run/netns/NAME
 	Model Model
 	Log   *slog.Logger // nil is silent
-	// Note is told of each interface before it is changed, as Clean wants it: its name and its tap's, separated by a space. It may be nil.
+	// Note is told of each interface before it is changed, as Clean wants it: its name and its tap's, separated by a
+	// space. It may be nil.
 	Note func(link string) error
 }
 
@@ -76,7 +78,8 @@ type Network struct {
 // tapPrefix begins the names of taps, by which Clean knows them. The kernel takes names of 15 bytes.
 const tapPrefix = "kbtap"
 
-// Attach joins every interface of the namespace that is up, but the loopback, to a tap. When it fails nothing is changed.
+// Attach joins every interface of the namespace that is up, but the loopback, to a tap. When it fails nothing is
+// changed.
 func Attach(_ context.Context, o Options) (*Network, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -95,13 +98,15 @@ func Open(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET { // ioctl_nsfs(2)
+	// ioctl_nsfs(2)
+	if kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE); err != nil || kind != unix.CLONE_NEWNET {
 		return nil, errors.Join(fmt.Errorf("%s is not a network namespace", path), f.Close())
 	}
 	return f, nil
 }
 
-// New makes a network namespace that has nothing but its loopback interface, which is up. It is there as long as the file, or somebody in it.
+// New makes a network namespace that has nothing but its loopback interface, which is up. It is there as long as the
+// file, or somebody in it.
 func New() (*os.File, error) {
 	type result struct {
 		f   *os.File
@@ -128,7 +133,8 @@ func New() (*os.File, error) {
 	return r.f, r.err
 }
 
-// inside runs f on a thread that is in the network namespace at path. The thread is thrown away where it cannot go back.
+// inside runs f on a thread that is in the network namespace at path. The thread is thrown away where it cannot go
+// back.
 func inside(path string, f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -158,9 +164,10 @@ func inside(path string, f func() error) error {
 	return <-done
 }
 
-// IsHost says whether the network namespace at path is the host's own: that of process 1, or that of this process. A path may lead there in many ways,
-// so namespaces are compared by device and inode of their files: namespaces(7), "The /proc/pid/ns directory". What Attach does to the interfaces of a
-// namespace must never be done to those of the host, so callers ask first.
+// IsHost says whether the network namespace at path is the host's own: that of process 1, or that of this process. A
+// path may lead there in many ways, so namespaces are compared by device and inode of their files: namespaces(7), "The
+// /proc/pid/ns directory". What Attach does to the interfaces of a namespace must never be done to those of the host,
+// so callers ask first.
 func IsHost(path string) (bool, error) {
 	var there unix.Stat_t
 	if err := unix.Stat(path, &there); err != nil {
@@ -178,7 +185,8 @@ func IsHost(path string) (bool, error) {
 		}
 	}
 	if !known {
-		return false, errors.New("the host's own network namespace cannot be found in /proc, so that no other can be told from it")
+		return false, errors.New(
+			"the host's own network namespace cannot be found in /proc, so that no other can be told from it")
 	}
 	return false, nil
 }
@@ -196,7 +204,8 @@ func (n *Network) scan() error {
 		if slices.ContainsFunc(n.endpoints, func(e *Endpoint) bool { return e.link.Attrs().Index == a.Index }) {
 			continue
 		}
-		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Name, tapPrefix) || l.Type() == "macvtap" {
+		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Name, tapPrefix) ||
+			l.Type() == "macvtap" {
 			continue
 		}
 		if !slices.Contains([]string{"veth", "macvlan", "ipvlan", "dummy", "device", "vlan", "bridge"}, l.Type()) {
@@ -216,7 +225,8 @@ func (n *Network) scan() error {
 
 func (n *Network) attach(l netlink.Link, index int) (_ *Endpoint, err error) {
 	a := l.Attrs()
-	e := &Endpoint{Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, tap: tapPrefix + strconv.Itoa(index), link: l}
+	e := &Endpoint{Name: a.Name, MAC: a.HardwareAddr.String(), MTU: a.MTU, tap: tapPrefix + strconv.Itoa(index),
+		link: l}
 	if len(a.HardwareAddr) != 6 {
 		return nil, fmt.Errorf("hardware address %q: want six bytes", e.MAC)
 	}
@@ -290,7 +300,8 @@ func openTap(name string) (*os.File, error) {
 
 // redirect sends what arrives at one interface out of the other, unchanged. tc-mirred(8).
 func redirect(from, to netlink.Link) error {
-	qdisc := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: from.Attrs().Index, Parent: netlink.HANDLE_INGRESS}}
+	qdisc := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: from.Attrs().Index,
+		Parent: netlink.HANDLE_INGRESS}}
 	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("queue for what arrives at %s: %w", from.Attrs().Name, err)
 	}
@@ -306,7 +317,8 @@ func redirect(from, to netlink.Link) error {
 	}
 	// Kernels without the classifier matchall have u32 nearly always; without a selector it matches all too.
 	if err2 := netlink.FilterAdd(&netlink.U32{FilterAttrs: attrs, Actions: []netlink.Action{action}}); err2 != nil {
-		return fmt.Errorf("redirect %s to %s: by matchall: %w; by u32: %w", from.Attrs().Name, to.Attrs().Name, err, err2)
+		return fmt.Errorf("redirect %s to %s: by matchall: %w; by u32: %w", from.Attrs().Name, to.Attrs().Name, err,
+			err2)
 	}
 	return nil
 }
@@ -329,7 +341,8 @@ func (e *Endpoint) detach() error {
 func clean(name, tap string) error {
 	var errs []error
 	if l, err := netlink.LinkByName(tap); err == nil {
-		if err := netlink.LinkDel(l); err != nil && !errors.As(err, new(netlink.LinkNotFoundError)) && !errors.Is(err, unix.ENODEV) {
+		if err := netlink.LinkDel(l); err != nil && !errors.As(err, new(netlink.LinkNotFoundError)) &&
+			!errors.Is(err, unix.ENODEV) {
 			// A tap goes by itself when its last file is closed, which QEMU's end may do just now.
 			if _, still := netlink.LinkByName(tap); still == nil {
 				errs = append(errs, fmt.Errorf("remove %s: %w", tap, err))
@@ -354,7 +367,8 @@ func clean(name, tap string) error {
 	return errors.Join(errs...)
 }
 
-// Detach takes away everything that Attach and Forward made. A namespace that is gone has taken it along. Calling it again is a no-op.
+// Detach takes away everything that Attach and Forward made. A namespace that is gone has taken it along. Calling it
+// again is a no-op.
 func (n *Network) Detach() error {
 	n.mu.Lock()
 	list, forwarder := n.endpoints, n.forwarder
@@ -386,7 +400,8 @@ func (n *Network) Detach() error {
 	return err
 }
 
-// Clean takes away what a killed process left in a namespace: links is what Options.Note was told. A namespace that is gone is no error.
+// Clean takes away what a killed process left in a namespace: links is what Options.Note was told. A namespace that is
+// gone is no error.
 func Clean(netns string, links []string) error {
 	if len(links) == 0 {
 		return nil

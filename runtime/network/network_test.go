@@ -20,7 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// here is the path of the namespace that the test runs in. It is that of a file, because /proc/self is the first thread, which may be elsewhere.
+// here is the path of the namespace that the test runs in. It is that of a file, because /proc/self is the first
+// thread, which may be elsewhere.
 func here(t *testing.T) string {
 	t.Helper()
 	f, err := os.Open("/proc/thread-self/ns/net")
@@ -39,7 +40,8 @@ func must(t *testing.T, err error) {
 // veth makes a pair as a CNI plug-in does: name is the pod's end, its peer the host's.
 func veth(t *testing.T, name string, addresses ...string) (pod, peer netlink.Link) {
 	t.Helper()
-	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: 1400}, PeerName: name + "peer"}))
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: 1400},
+		PeerName: name + "peer"}))
 	pod, err := netlink.LinkByName(name)
 	must(t, err)
 	peer, err = netlink.LinkByName(name + "peer")
@@ -65,14 +67,20 @@ func TestAGuestGetsThePodsNetwork(t *testing.T) {
 	must(t, netlink.LinkSetUp(lo))
 	pod, peer := veth(t, "eth0", "10.88.0.5/16", "fd00:88::5/64")
 	_, gateway, _ := net.ParseCIDR("0.0.0.0/0")
-	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: pod.Attrs().Index, Dst: gateway, Gw: net.ParseIP("10.88.0.1"), Src: net.ParseIP("10.88.0.5"), MTU: 1300}))
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: pod.Attrs().Index, Dst: gateway, Gw: net.ParseIP("10.88.0.1"),
+		Src: net.ParseIP("10.88.0.5"), MTU: 1300}))
 	_, via, _ := net.ParseCIDR("10.99.0.0/16")
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: pod.Attrs().Index, Dst: via, Scope: netlink.SCOPE_LINK}))
 	mac, _ := net.ParseMAC("0a:58:0a:58:00:01")
-	must(t, netlink.NeighAdd(&netlink.Neigh{LinkIndex: pod.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP("10.88.0.1"), HardwareAddr: mac}))
+	must(t, netlink.NeighAdd(&netlink.Neigh{LinkIndex: pod.Attrs().Index, State: netlink.NUD_PERMANENT,
+		IP: net.ParseIP("10.88.0.1"), HardwareAddr: mac}))
 
 	var links []string
-	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC, Note: func(l string) error { links = append(links, l); return nil }})
+	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC, Note: func(l string) error {
+		links = append(links,
+			l)
+		return nil
+	}})
 	must(t, err)
 	e := n.Endpoints()
 	if len(e) != 1 || e[0].Name != "eth0" || e[0].MTU != 1400 || e[0].MAC != pod.Attrs().HardwareAddr.String() {
@@ -88,11 +96,14 @@ func TestAGuestGetsThePodsNetwork(t *testing.T) {
 		t.Errorf("interface %v", i)
 	}
 	routes := n.Routes()
-	if len(routes) != 2 || routes[0].Dest != "10.99.0.0/16" || routes[0].Gateway != "" || routes[0].Scope != uint32(netlink.SCOPE_LINK) ||
-		routes[1].Dest != "" || routes[1].Gateway != "10.88.0.1" || routes[1].Source != "10.88.0.5" || routes[1].Mtu != 1300 {
+	if len(routes) != 2 || routes[0].Dest != "10.99.0.0/16" || routes[0].Gateway != "" ||
+		routes[0].Scope != uint32(netlink.SCOPE_LINK) ||
+		routes[1].Dest != "" || routes[1].Gateway != "10.88.0.1" || routes[1].Source != "10.88.0.5" ||
+		routes[1].Mtu != 1300 {
 		t.Errorf("routes %v", routes)
 	}
-	if x := n.Neighbours(); len(x) != 1 || x[0].Lladdr != "0a:58:0a:58:00:01" || x[0].ToIPAddress.Address != "10.88.0.1" {
+	if x := n.Neighbours(); len(x) != 1 || x[0].Lladdr != "0a:58:0a:58:00:01" ||
+		x[0].ToIPAddress.Address != "10.88.0.1" {
 		t.Errorf("neighbours %v", x)
 	}
 
@@ -114,7 +125,8 @@ func TestAGuestGetsThePodsNetwork(t *testing.T) {
 		wire = packetSocket(t, peer.Attrs().Index)
 		return nil
 	}))
-	frame := append(append(append([]byte{}, pod.Attrs().HardwareAddr...), peer.Attrs().HardwareAddr...), 0x88, 0xb5) // IEEE 802: local experiments
+	// IEEE 802: local experiments
+	frame := append(append(append([]byte{}, pod.Attrs().HardwareAddr...), peer.Attrs().HardwareAddr...), 0x88, 0xb5)
 	hello := append(append([]byte{}, frame...), "hello guest, hello guest, hello guest, hello guest"...)
 	must(t, unix.Sendto(wire, hello, 0, &unix.SockaddrLinklayer{Ifindex: peer.Attrs().Index, Halen: 6}))
 	const vnetHeader = 10 // struct virtio_net_hdr of <linux/virtio_net.h>
@@ -126,7 +138,8 @@ func TestAGuestGetsThePodsNetwork(t *testing.T) {
 		return unix.Read(fd, b)
 	})
 	back := append(make([]byte, vnetHeader), peer.Attrs().HardwareAddr...)
-	back = append(append(append(back, pod.Attrs().HardwareAddr...), 0x88, 0xb5), "hello host, hello host, hello host, hello host, hello"...)
+	back = append(append(append(back, pod.Attrs().HardwareAddr...), 0x88, 0xb5),
+		"hello host, hello host, hello host, hello host, hello"...)
 	if _, err := e[0].Tap.Write(back); err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +223,8 @@ func TestCleanTakesWhatAKilledOneLeft(t *testing.T) {
 	pod, _ := veth(t, "eth0", "10.88.0.5/16")
 	var links []string
 	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC, Note: func(l string) error {
-		if q, err := netlink.QdiscList(pod); err != nil || slices.ContainsFunc(q, func(x netlink.Qdisc) bool { return x.Type() == "ingress" }) {
+		if q, err := netlink.QdiscList(pod); err != nil ||
+			slices.ContainsFunc(q, func(x netlink.Qdisc) bool { return x.Type() == "ingress" }) {
 			t.Errorf("the interface is changed before it is noted: %v, %v", q, err)
 		}
 		links = append(links, l)
@@ -337,7 +351,8 @@ func TestMacvtapsOfTwoNamespacesAreNotConfused(t *testing.T) {
 		}))
 		must(t, inside(p.path, func() error {
 			_, gateway, _ := net.ParseCIDR("0.0.0.0/0")
-			return netlink.RouteAdd(&netlink.Route{LinkIndex: p.eth.Attrs().Index, Dst: gateway, Gw: net.ParseIP(fmt.Sprintf("10.88.%d.1", i))})
+			return netlink.RouteAdd(&netlink.Route{LinkIndex: p.eth.Attrs().Index, Dst: gateway,
+				Gw: net.ParseIP(fmt.Sprintf("10.88.%d.1", i))})
 		}))
 		var err error
 		p.net, err = Attach(t.Context(), Options{Netns: p.path, Model: Macvtap})
@@ -353,13 +368,18 @@ func TestMacvtapsOfTwoNamespacesAreNotConfused(t *testing.T) {
 	for i, p := range pods {
 		e := p.net.Endpoints()[0]
 		out := append(make([]byte, 10), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
-		out = append(append(append(out, p.eth.Attrs().HardwareAddr...), 0x88, 0xb5), fmt.Sprintf("pod %d speaks, pod %d speaks, pod %d speaks, pod %d speaks", i, i, i, i)...)
+		out = append(append(append(out, p.eth.Attrs().HardwareAddr...), 0x88, 0xb5),
+			fmt.Sprintf("pod %d speaks, pod %d speaks, pod %d speaks, pod %d speaks", i, i, i, i)...)
 		if _, err := e.Tap.Write(out); err != nil {
 			t.Fatal(err)
 		}
-		want(t, "at the wire", fmt.Sprintf("pod %d speaks", i), func(b []byte) (int, error) { return unix.Read(p.wire, b) })
+		want(t, "at the wire", fmt.Sprintf("pod %d speaks", i), func(b []byte) (int, error) {
+			return unix.Read(p.wire,
+				b)
+		})
 		in := append(append([]byte{}, p.eth.Attrs().HardwareAddr...), p.peer.Attrs().HardwareAddr...)
-		in = append(append(in, 0x88, 0xb5), fmt.Sprintf("hello pod %d, hello pod %d, hello pod %d, hello pod %d", i, i, i, i)...)
+		in = append(append(in, 0x88, 0xb5), fmt.Sprintf("hello pod %d, hello pod %d, hello pod %d, hello pod %d", i,
+			i, i, i)...)
 		must(t, unix.Sendto(p.wire, in, 0, &unix.SockaddrLinklayer{Ifindex: p.peer.Attrs().Index, Halen: 6}))
 		want(t, "at the macvtap", fmt.Sprintf("hello pod %d", i), func(b []byte) (int, error) {
 			fd := int(e.Tap.Fd())
@@ -401,7 +421,8 @@ func TestTheHostsOwnNetworkIsKnownByAnyPath(t *testing.T) {
 	must(t, os.WriteFile(bound, nil, 0o600))
 	must(t, unix.Mount("/proc/self/ns/net", bound, "", unix.MS_BIND, ""))
 	must(t, os.Symlink(fmt.Sprintf("/proc/%d/ns/net", os.Getpid()), link))
-	for _, p := range []string{"/proc/self/ns/net", "/proc/thread-self/ns/net", fmt.Sprintf("/proc/%d/ns/net", os.Getpid()), bound, link, here(t)} {
+	for _, p := range []string{"/proc/self/ns/net", "/proc/thread-self/ns/net", fmt.Sprintf("/proc/%d/ns/net",
+		os.Getpid()), bound, link, here(t)} {
 		if host, err := IsHost(p); !host || err != nil {
 			t.Errorf("%s: %v, %v", p, host, err)
 		}

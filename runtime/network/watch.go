@@ -9,11 +9,13 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// quietTime is how long nothing must change in a namespace before a new interface is looked at: whoever makes one gives it addresses and routes next.
+// quietTime is how long nothing must change in a namespace before a new interface is looked at: whoever makes one gives
+// it addresses and routes next.
 const quietTime = 200 * time.Millisecond
 
-// Watch looks for interfaces that come into the namespace later, as Docker's do, and joins each to a tap; plug gives that to the guest. It returns when ctx
-// ends, or when the namespace can no longer be watched. What cannot be joined or plugged in is told and left alone.
+// Watch looks for interfaces that come into the namespace later, as Docker's do, and joins each to a tap; plug gives
+// that to the guest. It returns when ctx ends, or when the namespace can no longer be watched. What cannot be joined or
+// plugged in is told and left alone.
 func (n *Network) Watch(ctx context.Context, plug func(*Endpoint) error) error {
 	done := make(chan struct{})
 	defer close(done)
@@ -26,7 +28,8 @@ func (n *Network) Watch(ctx context.Context, plug func(*Endpoint) error) error {
 		}
 	}
 	err := inside(n.o.Netns, func() error {
-		return errors.Join(netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: tell}),
+		return errors.Join(netlink.LinkSubscribeWithOptions(links, done,
+			netlink.LinkSubscribeOptions{ErrorCallback: tell}),
 			netlink.AddrSubscribeWithOptions(addresses, done, netlink.AddrSubscribeOptions{ErrorCallback: tell}))
 	})
 	if err != nil {

@@ -11,14 +11,16 @@ import (
 	"github.com/katabuild/katabuild/runtime/share"
 )
 
-// binds are the volumes in the shared folder. One that several containers have is there once: the guest then knows that it is one, and what a container
-// writes is seen by the next at once, not when the guest's memory of the other has grown old. The zero value has none.
+// binds are the volumes in the shared folder. One that several containers have is there once: the guest then knows that
+// it is one, and what a container writes is seen by the next at once, not when the guest's memory of the other has
+// grown old. The zero value has none.
 type binds struct {
 	mu   sync.Mutex
 	list map[bindKey]*boundVolume // guarded by mu
 }
 
-// bindKey tells volumes apart: a path may come to lead to another file, and a file may have other mounts below it by another path.
+// bindKey tells volumes apart: a path may come to lead to another file, and a file may have other mounts below it by
+// another path.
 type bindKey struct {
 	path      string
 	dev, node uint64
@@ -33,8 +35,9 @@ type boundVolume struct {
 	uses int    // guarded by binds.mu
 }
 
-// bind has a file or folder of the host in the shared folder for a container, and returns its name there. One that others may write to is not made again for
-// who only reads: the guest sees to that. If alone, it is made again all the same, because the guest cannot.
+// bind has a file or folder of the host in the shared folder for a container, and returns its name there. One that
+// others may write to is not made again for who only reads: the guest sees to that. If alone, it is made again all the
+// same, because the guest cannot.
 func (p *Pod) bind(
 	have *container, source string, st os.FileInfo, access share.Access, alone bool, owners share.Owners,
 ) (string, error) {

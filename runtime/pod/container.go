@@ -49,7 +49,8 @@ type container struct {
 
 // Process is a process in the guest: a container's first, or one that was added.
 type Process struct {
-	// Stdin, Stdout and Stderr are nil unless asked for. Closing Stdin is the end of file in the guest. Stderr is nil with a terminal.
+	// Stdin, Stdout and Stderr are nil unless asked for. Closing Stdin is the end of file in the guest. Stderr is nil
+	// with a terminal.
 	Stdin  io.WriteCloser
 	Stdout io.ReadCloser
 	Stderr io.ReadCloser
@@ -171,7 +172,8 @@ func (p *Pod) forget(ctx context.Context, c *container) error {
 	var errs []error
 	if p.Why() == nil {
 		asked, cancel := context.WithTimeout(ctx, requestTime)
-		_, err := p.service.RemoveContainer(asked, &katapb.RemoveContainerRequest{ContainerId: c.id, Timeout: uint32(requestTime / time.Second)})
+		_, err := p.service.RemoveContainer(asked, &katapb.RemoveContainerRequest{ContainerId: c.id,
+			Timeout: uint32(requestTime / time.Second)})
 		cancel()
 		if err != nil && !IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
@@ -195,7 +197,8 @@ func (p *Pod) forget(ctx context.Context, c *container) error {
 	return errors.Join(errs...)
 }
 
-// newProcess connects the streams of a process that is about to be made, and returns the ports that name them for the agent.
+// newProcess connects the streams of a process that is about to be made, and returns the ports that name them for the
+// agent.
 func (p *Pod) newProcess(ctx context.Context, id, exec string, s Streams, terminal bool) (*Process, [3]uint32, error) {
 	proc := &Process{pod: p, container: id, exec: exec}
 	var ports [3]uint32
@@ -272,7 +275,8 @@ func (q *Process) Signal(ctx context.Context, signal uint32, all bool) error {
 			exec = agentapi.AllProcesses
 		}
 	}
-	_, err := q.pod.service.SignalProcess(ctx, &katapb.SignalProcessRequest{ContainerId: q.container, ExecId: exec, Signal: signal})
+	_, err := q.pod.service.SignalProcess(ctx, &katapb.SignalProcessRequest{ContainerId: q.container, ExecId: exec,
+		Signal: signal})
 	if err != nil {
 		return fmt.Errorf("signal %d: %w", signal, err)
 	}
@@ -283,7 +287,8 @@ func (q *Process) Signal(ctx context.Context, signal uint32, all bool) error {
 func (q *Process) Resize(ctx context.Context, rows, columns uint32) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	_, err := q.pod.service.TtyWinResize(ctx, &katapb.TtyWinResizeRequest{ContainerId: q.container, ExecId: q.exec, Row: rows, Column: columns})
+	_, err := q.pod.service.TtyWinResize(ctx, &katapb.TtyWinResizeRequest{ContainerId: q.container, ExecId: q.exec,
+		Row: rows, Column: columns})
 	if err != nil {
 		return fmt.Errorf("resize the terminal: %w", err)
 	}
@@ -325,7 +330,8 @@ func (s *calledStdin) Write(b []byte) (int, error) {
 	n := 0
 	for len(b) > 0 {
 		part := b[:min(len(b), maxChunk)]
-		r, err := s.q.pod.service.WriteStdin(context.Background(), &katapb.WriteStreamRequest{ContainerId: s.q.container, ExecId: s.q.exec, Data: part})
+		r, err := s.q.pod.service.WriteStdin(context.Background(),
+			&katapb.WriteStreamRequest{ContainerId: s.q.container, ExecId: s.q.exec, Data: part})
 		if err != nil {
 			return n, fmt.Errorf("write to the process: %w", err)
 		}
@@ -356,7 +362,8 @@ type calledOutput struct {
 	rest   []byte
 }
 
-func newCalledOutput(q *Process, call func(context.Context, *katapb.ReadStreamRequest) (*katapb.ReadStreamResponse, error)) *calledOutput {
+func newCalledOutput(q *Process, call func(context.Context, *katapb.ReadStreamRequest) (*katapb.ReadStreamResponse,
+	error)) *calledOutput {
 	o := &calledOutput{q: q, call: call, exists: make(chan struct{})}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	return o

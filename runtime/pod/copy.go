@@ -18,7 +18,8 @@ import (
 // copyChunk is what one call carries, in bytes, as Kata's hosts do; ttrpc takes 4 MiB.
 const copyChunk = 1 << 20
 
-// Bounds of what is copied for one volume: such volumes are configuration, and all of it is the guest's memory, and a call each.
+// Bounds of what is copied for one volume: such volumes are configuration, and all of it is the guest's memory, and a
+// call each.
 const (
 	maxCopied      = 64 << 20 // bytes
 	maxCopiedFiles = 4096     // files, folders and links
@@ -33,15 +34,17 @@ func (r *room) take(size int64) error {
 	r.files--
 	switch {
 	case r.bytes < 0:
-		return fmt.Errorf("it has more than %d MiB; share it with virtio-fs, or put it on a block device", maxCopied>>20)
+		return fmt.Errorf("it has more than %d MiB; share it with virtio-fs, or put it on a block device",
+			maxCopied>>20)
 	case r.files < 0:
-		return fmt.Errorf("it has more than %d files; share it with virtio-fs, or put it on a block device", maxCopiedFiles)
+		return fmt.Errorf("it has more than %d files; share it with virtio-fs, or put it on a block device",
+			maxCopiedFiles)
 	}
 	return nil
 }
 
-// copyName is what the copy of a file or folder is called: the same for all containers of the pod, so that one which is started again and again does not
-// fill the guest's memory.
+// copyName is what the copy of a file or folder is called: the same for all containers of the pod, so that one which is
+// started again and again does not fill the guest's memory.
 func copyName(source string) string {
 	source = filepath.Clean(source)
 	sum := sha256.Sum256([]byte(source))
@@ -52,8 +55,8 @@ func copyName(source string) string {
 	return fmt.Sprintf("copied-%x-%s", sum[:8], base)
 }
 
-// copyVolume copies a file or folder of the host into a guest with which nothing is shared, as it is now. Changes of the host's come with the next container
-// that has the volume; those of the guest's stay there.
+// copyVolume copies a file or folder of the host into a guest with which nothing is shared, as it is now. Changes of
+// the host's come with the next container that has the volume; those of the guest's stay there.
 func (p *Pod) copyVolume(ctx context.Context, m specs.Mount) (*specs.Mount, error) {
 	name := copyName(m.Source)
 	left := room{maxCopied, maxCopiedFiles}
@@ -92,7 +95,8 @@ func (p *Pod) copyFile(ctx context.Context, from, to string, left *room) error {
 		return err
 	}
 	sys := st.Sys().(*syscall.Stat_t)
-	req := &katapb.CopyFileRequest{Path: to, FileMode: sys.Mode, DirMode: 0o755, Uid: int32(sys.Uid), Gid: int32(sys.Gid)}
+	req := &katapb.CopyFileRequest{Path: to, FileMode: sys.Mode, DirMode: 0o755, Uid: int32(sys.Uid),
+		Gid: int32(sys.Gid)}
 	switch {
 	case st.IsDir():
 		_, err = p.service.CopyFile(ctx, req)

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// disks are the disks that are plugged into the guest. A disk that several containers use is plugged in once. The zero value has none.
+// disks are the disks that are plugged into the guest. A disk that several containers use is plugged in once. The zero
+// value has none.
 type disks struct {
 	mu   sync.Mutex
 	list map[diskKey]*pluggedDisk // guarded by mu
@@ -77,7 +78,8 @@ func (p *Pod) plug(ctx context.Context, have *container, want sandbox.Disk) (*sa
 	return d.disk, nil
 }
 
-// unplug ends the uses that a container made of disks, from its from-th on, and takes away those that nobody uses any more.
+// unplug ends the uses that a container made of disks, from its from-th on, and takes away those that nobody uses any
+// more.
 func (p *Pod) unplug(ctx context.Context, c *container, from int) error {
 	uses := c.disks[from:]
 	c.disks = c.disks[:from]
@@ -105,8 +107,8 @@ func (p *Pod) isPlugged(file string) bool {
 	return err == nil && p.disks.list[key] != nil
 }
 
-// endTime is how long the guest may take to end its containers. Shared files are the host's, so that nothing of them is lost when it does not answer; what
-// was written to disks has to leave its memory.
+// endTime is how long the guest may take to end its containers. Shared files are the host's, so that nothing of them is
+// lost when it does not answer; what was written to disks has to leave its memory.
 func (p *Pod) endTime() time.Duration {
 	p.disks.mu.Lock()
 	defer p.disks.mu.Unlock()
@@ -128,19 +130,23 @@ func (p *Pod) diskVolume(ctx context.Context, have *container, g *inGuest, m spe
 	return nil
 }
 
-// devices plugs the block devices of the specification into the guest. Those without a rule of their own are left out: privileged containers have all of the
-// host's so. Other devices are the guest's own of the same numbers.
+// devices plugs the block devices of the specification into the guest. Those without a rule of their own are left out:
+// privileged containers have all of the host's so. Other devices are the guest's own of the same numbers.
 func (p *Pod) devices(ctx context.Context, c Container, have *container, g *inGuest) error {
 	var list []specs.LinuxDevice
 	all := c.Spec.Linux.Resources != nil && usesAll(c.Spec.Linux.Resources) && p.can.guestDevices
 	for _, d := range c.Spec.Linux.Devices {
-		if name, err := deviceName("/", "char", d.Major, d.Minor); all && d.Type == "c" && err == nil && d.Path == "/dev/"+name {
-			continue // privileged: all of the host's are named, and all of the guest's are there, with the numbers they have there
+		if name, err := deviceName("/", "char", d.Major, d.Minor); all && d.Type == "c" && err == nil &&
+			d.Path == "/dev/"+name {
+			// privileged: all of the host's are named, and all of the guest's are there, with the numbers they have
+			// there
+			continue
 		}
 		if d.Type == "b" {
 			access, ok := accessTo(c.Spec.Linux.Resources, d)
 			if !ok {
-				p.log.Warn("no rule names a block device of the host; it is left out", "container", c.ID, "device", d.Path)
+				p.log.Warn("no rule names a block device of the host; it is left out", "container", c.ID, "device",
+					d.Path)
 				continue
 			}
 			file, err := blockFile("/", d.Major, d.Minor)
@@ -157,9 +163,10 @@ func (p *Pod) devices(ctx context.Context, c Container, have *container, g *inGu
 	return nil
 }
 
-// disk plugs a block device in for a container. The agent replaces the device's number by that in the guest; until then it has one that no other of the
-// container has, also where the host has one device twice, to write to and to read.
-func (p *Pod) disk(ctx context.Context, have *container, g *inGuest, d *specs.LinuxDevice, file string, readOnly bool) error {
+// disk plugs a block device in for a container. The agent replaces the device's number by that in the guest; until then
+// it has one that no other of the container has, also where the host has one device twice, to write to and to read.
+func (p *Pod) disk(ctx context.Context, have *container, g *inGuest, d *specs.LinuxDevice, file string,
+	readOnly bool) error {
 	if !readOnly {
 		if err := free(file); err != nil {
 			return err
@@ -174,9 +181,11 @@ func (p *Pod) disk(ctx context.Context, have *container, g *inGuest, d *specs.Li
 	return nil
 }
 
-// free refuses a device that the host itself has mounted or put to another use: two kernels that write to one file system destroy it.
+// free refuses a device that the host itself has mounted or put to another use: two kernels that write to one file
+// system destroy it.
 func free(file string) error {
-	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // open(2): EBUSY where it is in use
+	// open(2): EBUSY where it is in use
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("%s is in use on the host: a guest may only read it", file)
 	}
@@ -186,7 +195,8 @@ func free(file string) error {
 	return unix.Close(fd)
 }
 
-// blockFile is the device file of a block device below root. Linux: Documentation/ABI/testing/sysfs-dev, and DEVNAME of the device's uevent.
+// blockFile is the device file of a block device below root. Linux: Documentation/ABI/testing/sysfs-dev, and DEVNAME of
+// the device's uevent.
 func blockFile(root string, major, minor int64) (string, error) {
 	name, err := deviceName(root, "block", major, minor)
 	if err != nil {
@@ -211,14 +221,15 @@ func deviceName(root, kind string, major, minor int64) (string, error) {
 	return "", fmt.Errorf("%s device %d:%d of the host has no name", kind, major, minor)
 }
 
-// accessTo is what the rules for a container's devices allow it to do with one, of r, w and m: the last that names the device counts. config-linux.md,
-// "Device allowlist".
+// accessTo is what the rules for a container's devices allow it to do with one, of r, w and m: the last that names the
+// device counts. config-linux.md, "Device allowlist".
 func accessTo(r *specs.LinuxResources, d specs.LinuxDevice) (access string, ok bool) {
 	if r == nil {
 		return "", false
 	}
 	for _, rule := range r.Devices {
-		if rule.Type == d.Type && rule.Major != nil && rule.Minor != nil && *rule.Major == d.Major && *rule.Minor == d.Minor {
+		if rule.Type == d.Type && rule.Major != nil && rule.Minor != nil && *rule.Major == d.Major &&
+			*rule.Minor == d.Minor {
 			access, ok = rule.Access, rule.Allow
 		}
 	}

@@ -48,15 +48,19 @@ func TestTheRulesSayWhatMayBeDoneWithADevice(t *testing.T) {
 		rules []specs.LinuxDeviceCgroup
 		want  string // empty: no rule names it
 	}{
-		"none":           {nil, ""},
-		"to read":        {[]specs.LinuxDeviceCgroup{deny, rule("b", "r", 7, 1)}, "r"},
-		"to write":       {[]specs.LinuxDeviceCgroup{deny, rule("b", "rwm", 7, 1)}, "rwm"},
-		"the last":       {[]specs.LinuxDeviceCgroup{rule("b", "rwm", 7, 1), rule("b", "rm", 7, 1)}, "rm"},
-		"another's":      {[]specs.LinuxDeviceCgroup{rule("b", "r", 7, 2), rule("b", "r", 8, 1), rule("c", "r", 7, 1)}, ""},
-		"one for all":    {[]specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "rwm"}, {Allow: true, Access: "rwm"}}, ""},
-		"one that takes": {[]specs.LinuxDeviceCgroup{rule("b", "rwm", 7, 1), {Type: "b", Major: n(7), Minor: n(1), Access: "r"}}, ""},
+		"none":     {nil, ""},
+		"to read":  {[]specs.LinuxDeviceCgroup{deny, rule("b", "r", 7, 1)}, "r"},
+		"to write": {[]specs.LinuxDeviceCgroup{deny, rule("b", "rwm", 7, 1)}, "rwm"},
+		"the last": {[]specs.LinuxDeviceCgroup{rule("b", "rwm", 7, 1), rule("b", "rm", 7, 1)}, "rm"},
+		"another's": {[]specs.LinuxDeviceCgroup{rule("b", "r", 7, 2), rule("b", "r", 8, 1),
+			rule("c", "r", 7, 1)}, ""},
+		"one for all": {[]specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "rwm"},
+			{Allow: true, Access: "rwm"}}, ""},
+		"one that takes": {[]specs.LinuxDeviceCgroup{rule("b", "rwm", 7, 1), {Type: "b", Major: n(7), Minor: n(1),
+			Access: "r"}}, ""},
 	} {
-		if got, ok := accessTo(&specs.LinuxResources{Devices: c.rules}, d); ok != (c.want != "") || ok && got != c.want {
+		if got, ok := accessTo(&specs.LinuxResources{Devices: c.rules}, d); ok != (c.want != "") || ok &&
+			got != c.want {
 			t.Errorf("%s: %q, %v", what, got, ok)
 		}
 	}
@@ -67,16 +71,20 @@ func TestTheRulesSayWhatMayBeDoneWithADevice(t *testing.T) {
 
 func TestBlockDevicesOfAPrivilegedContainerStayOnTheHost(t *testing.T) {
 	s := &specs.Spec{Root: &specs.Root{}, Process: &specs.Process{}, Linux: &specs.Linux{
-		Devices:   []specs.LinuxDevice{{Path: "/dev/vda", Type: "b", Major: 254}, {Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}},
+		Devices: []specs.LinuxDevice{{Path: "/dev/vda", Type: "b", Major: 254}, {Path: "/dev/fuse", Type: "c",
+			Major: 10, Minor: 229}},
 		Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}},
 	}}
 	p, g := &Pod{log: slog.New(slog.DiscardHandler)}, &inGuest{spec: guestSpec(s, false)}
-	if err := p.devices(t.Context(), Container{Spec: s}, &container{}, g); err != nil || len(g.spec.Linux.Devices) != 1 || g.spec.Linux.Devices[0].Path != "/dev/fuse" || len(g.devices) > 0 {
+	if err := p.devices(t.Context(), Container{Spec: s}, &container{}, g); err != nil ||
+		len(g.spec.Linux.Devices) != 1 || g.spec.Linux.Devices[0].Path != "/dev/fuse" || len(g.devices) > 0 {
 		t.Errorf("%+v, %v", g.spec.Linux.Devices, err)
 	}
-	s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "b", Major: new(int64(4095)), Minor: new(int64(1)), Access: "rw"})
+	s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "b",
+		Major: new(int64(4095)), Minor: new(int64(1)), Access: "rw"})
 	s.Linux.Devices[0].Major, s.Linux.Devices[0].Minor = 4095, 1
-	if err := p.devices(t.Context(), Container{Spec: s}, &container{}, g); err == nil || !strings.Contains(err.Error(), "device /dev/vda: the host has no block device 4095:1") {
+	if err := p.devices(t.Context(), Container{Spec: s}, &container{}, g); err == nil ||
+		!strings.Contains(err.Error(), "device /dev/vda: the host has no block device 4095:1") {
 		t.Error(err)
 	}
 }
@@ -114,7 +122,8 @@ func TestACopyHasBounds(t *testing.T) {
 		size int64
 		says string
 	}{{10, ""}, {0, ""}, {1, "MiB"}} {
-		if err := r.take(c.size); (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+		if err := r.take(c.size); (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(),
+			c.says) {
 			t.Errorf("%d: %v", i, err)
 		}
 	}
@@ -122,7 +131,8 @@ func TestACopyHasBounds(t *testing.T) {
 	if r.take(0) != nil || !strings.Contains(r.take(0).Error(), "files") {
 		t.Error("the number of files has no bound")
 	}
-	if a, b := copyName("/var/a/hosts"), copyName("/var/b/hosts"); a == b || a != copyName("/var//a/hosts") || !strings.HasSuffix(a, "-hosts") || strings.Contains(a, "/") {
+	if a, b := copyName("/var/a/hosts"), copyName("/var/b/hosts"); a == b || a != copyName("/var//a/hosts") ||
+		!strings.HasSuffix(a, "-hosts") || strings.Contains(a, "/") {
 		t.Error(a, b)
 	}
 	if n := copyName("/"); !filepath.IsLocal(n) {

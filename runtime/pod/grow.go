@@ -31,7 +31,8 @@ func (g *growth) wanted() sandbox.Size {
 		sum.MemoryMiB += s.MemoryMiB
 	}
 	cpus := max(sum.MilliCPUs, g.said.MilliCPUs)
-	return sandbox.Size{CPUs: g.base.CPUs + int((cpus+999)/1000), MemoryMiB: g.base.MemoryMiB + max(sum.MemoryMiB, g.said.MemoryMiB)}
+	return sandbox.Size{CPUs: g.base.CPUs + int((cpus+999)/1000), MemoryMiB: g.base.MemoryMiB + max(sum.MemoryMiB,
+		g.said.MemoryMiB)}
 }
 
 // maySize sets how large the machine may become: what the configuration says, and no more than the host has.
@@ -59,7 +60,8 @@ func hostMemoryMiB() int {
 	return int(uint64(i.Totalram) * uint64(i.Unit) >> 20)
 }
 
-// resize notes what a container may use and makes the machine large enough for all of them. A machine that cannot grow is no error.
+// resize notes what a container may use and makes the machine large enough for all of them. A machine that cannot grow
+// is no error.
 func (p *Pod) resize(ctx context.Context, id string, s Size) error {
 	g := &p.growth
 	g.mu.Lock()
@@ -83,10 +85,13 @@ func (p *Pod) resize(ctx context.Context, id string, s Size) error {
 		err = nil
 	}
 	if now != before {
-		p.log.Info("the machine grows", "container", id, "cpus", now.CPUs, "memory", fmt.Sprintf("%d MiB", now.MemoryMiB))
-		req := &katapb.OnlineCPUMemRequest{Wait: true, NbCpus: uint32(now.CPUs), CpuOnly: now.MemoryMiB == before.MemoryMiB}
+		p.log.Info("the machine grows", "container", id, "cpus", now.CPUs, "memory",
+			fmt.Sprintf("%d MiB", now.MemoryMiB))
+		req := &katapb.OnlineCPUMemRequest{Wait: true, NbCpus: uint32(now.CPUs),
+			CpuOnly: now.MemoryMiB == before.MemoryMiB}
 		if _, e := p.service.OnlineCPUMem(ctx, req); e != nil {
-			err = errors.Join(err, fmt.Errorf("have the guest use %d processors and %d MiB of memory: %w", now.CPUs, now.MemoryMiB, e))
+			err = errors.Join(err, fmt.Errorf("have the guest use %d processors and %d MiB of memory: %w", now.CPUs,
+				now.MemoryMiB, e))
 		}
 	}
 	return err
@@ -110,7 +115,8 @@ func (p *Pod) Update(ctx context.Context, id string, r *specs.LinuxResources) er
 	if err := p.resize(ctx, id, s); err != nil {
 		return err
 	}
-	_, err := p.service.UpdateContainer(ctx, &katapb.UpdateContainerRequest{ContainerId: id, Resources: oci.ResourcesToWire(GuestResources(r))})
+	_, err := p.service.UpdateContainer(ctx, &katapb.UpdateContainerRequest{ContainerId: id,
+		Resources: oci.ResourcesToWire(GuestResources(r))})
 	return err
 }
 

@@ -13,11 +13,14 @@ func TestTheMachineIsAsLargeAsItsContainersOrThePodWant(t *testing.T) {
 		sizes map[string]Size
 		want  sandbox.Size
 	}{
-		"nothing is said":           {Size{}, map[string]Size{"a": {}}, base},
-		"the pod's alone":           {Size{1500, 100}, nil, sandbox.Size{CPUs: 3, MemoryMiB: 356}},
-		"containers within it":      {Size{2000, 300}, map[string]Size{"a": {1000, 100}, "b": {1000, 200}}, sandbox.Size{CPUs: 3, MemoryMiB: 556}},
-		"containers beyond it":      {Size{1000, 100}, map[string]Size{"a": {1000, 100}, "b": {1, 200}}, sandbox.Size{CPUs: 3, MemoryMiB: 556}},
-		"processors beyond it only": {Size{1000, 500}, map[string]Size{"a": {3000, 100}}, sandbox.Size{CPUs: 4, MemoryMiB: 756}},
+		"nothing is said": {Size{}, map[string]Size{"a": {}}, base},
+		"the pod's alone": {Size{1500, 100}, nil, sandbox.Size{CPUs: 3, MemoryMiB: 356}},
+		"containers within it": {Size{2000, 300}, map[string]Size{"a": {1000, 100}, "b": {1000, 200}},
+			sandbox.Size{CPUs: 3, MemoryMiB: 556}},
+		"containers beyond it": {Size{1000, 100}, map[string]Size{"a": {1000, 100}, "b": {1, 200}},
+			sandbox.Size{CPUs: 3, MemoryMiB: 556}},
+		"processors beyond it only": {Size{1000, 500}, map[string]Size{"a": {3000, 100}},
+			sandbox.Size{CPUs: 4, MemoryMiB: 756}},
 	} {
 		g := growth{base: base, said: c.said, sizes: c.sizes}
 		if got := g.wanted(); got != c.want {

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Times of looking after the agent. Requests fail once it has been silent, so that whoever asks learns the cause soon; the pod is given up only
-// when it stays silent, for a host under load may be slow.
+// Times of looking after the agent. Requests fail once it has been silent, so that whoever asks learns the cause soon;
+// the pod is given up only when it stays silent, for a host under load may be slow.
 const (
 	healthEvery = 3 * time.Second  // between checks
 	silentAfter = 5 * time.Second  // requests fail from here on
@@ -26,7 +26,8 @@ const (
 // ErrSilent says that the agent does not answer.
 var ErrSilent = errors.New("the agent in the guest does not answer")
 
-// ErrStuck says that a process in the guest does not end although it was killed, as one that waits in the kernel for a device that never answers.
+// ErrStuck says that a process in the guest does not end although it was killed, as one that waits in the kernel for a
+// device that never answers.
 var ErrStuck = errors.New("a process in the guest outlives SIGKILL")
 
 // pulse knows whether the agent answers.
@@ -140,7 +141,8 @@ func (p *Pod) because(err error) error {
 	return fmt.Errorf("%w (%w)", explain(why), err)
 }
 
-// reason is why a pod is of no use any more; nil while it is. QEMU's is the better one of two, unless its end follows from the other.
+// reason is why a pod is of no use any more; nil while it is. QEMU's is the better one of two, unless its end follows
+// from the other.
 func (p *Pod) reason() error {
 	var sick error
 	select {
@@ -158,8 +160,10 @@ func (p *Pod) reason() error {
 }
 
 // ErrOutOfMemory says that the host ended processes of a pod, since its control group had no memory left.
-var ErrOutOfMemory = errors.New("the host had no more memory for the pod: its control group's limit has to hold the guest's memory and what QEMU, " +
-	"virtiofsd and the shim need themselves")
+var ErrOutOfMemory = errors.New(
+	"the host had no more memory for the pod: its control group's limit has to hold the guest's memory and " +
+		"what QEMU, " +
+		"virtiofsd and the shim need themselves")
 
 // outOfMemory puts that reason before what followed from it.
 func (p *Pod) outOfMemory(err error) error {
@@ -169,7 +173,8 @@ func (p *Pod) outOfMemory(err error) error {
 	return fmt.Errorf("%w (%w)", ErrOutOfMemory, err)
 }
 
-// graceFor waits a moment for QEMU's end where err says that its connections ended: it may be seen later, and is the better reason.
+// graceFor waits a moment for QEMU's end where err says that its connections ended: it may be seen later, and is the
+// better reason.
 func (p *Pod) graceFor(err error) {
 	if _, broken := errors.AsType[*net.OpError](err); !broken && !errors.Is(err, ttrpc.ErrClosed) {
 		return
@@ -180,10 +185,12 @@ func (p *Pod) graceFor(err error) {
 	}
 }
 
-// GiveUp ends the waiting for a guest that is to end anyway: why is what requests fail with from here on. Sick is closed then.
+// GiveUp ends the waiting for a guest that is to end anyway: why is what requests fail with from here on. Sick is
+// closed then.
 func (p *Pod) GiveUp(why error) { p.lose(why) }
 
-// watchFS gives the pod up when the program that shares its files ends, until ctx does: the guest waits for it in vain, and cannot be given another.
+// watchFS gives the pod up when the program that shares its files ends, until ctx does: the guest waits for it in vain,
+// and cannot be given another.
 func (p *Pod) watchFS(ctx context.Context) {
 	select {
 	case <-p.fs.Done():
@@ -220,8 +227,10 @@ const fsGrace = 300 * time.Millisecond
 // waits are the calls that take as long as they take: they wait for something in the guest.
 var waits = []string{"/WaitProcess", "/ReadStdout", "/ReadStderr", "/WriteStdin", "/GetOOMEvent", "/Check"}
 
-// intercept is around each call to the agent: it ends when the agent is silent, and its error is the agent's own words with the agent's code.
-func (p *Pod) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo, call ttrpc.Invoker) error {
+// intercept is around each call to the agent: it ends when the agent is silent, and its error is the agent's own words
+// with the agent's code.
+func (p *Pod) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo,
+	call ttrpc.Invoker) error {
 	long := false
 	for _, w := range waits {
 		long = long || strings.HasSuffix(info.FullMethod, w)

@@ -75,7 +75,8 @@ func TestFSGone(t *testing.T) {
 		want       string
 	}{
 		{"an end without a word", "", nil, "gone: it ended"},
-		{"a signal", "one\ntwo", errors.New("virtiofsd: signal: killed: one\ntwo"), "gone: virtiofsd: signal: killed; its last words: two"},
+		{"a signal", "one\ntwo", errors.New("virtiofsd: signal: killed: one\ntwo"),
+			"gone: virtiofsd: signal: killed; its last words: two"},
 		{"a signal without a word", "", errors.New("virtiofsd: signal: killed"), "gone: virtiofsd: signal: killed"},
 	} {
 		if got := fsGone(x.err, x.said).Error(); !strings.HasSuffix(got, x.want) || strings.Contains(got, "\n") {

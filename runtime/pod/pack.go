@@ -13,8 +13,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
-// A pack is one disk that has all lower layers of an image, for a guest without a place for each: every partition is a layer. The tables of partitions are
-// ours, the partitions are the layers' files, and QEMU is told what follows what.
+// A pack is one disk that has all lower layers of an image, for a guest without a place for each: every partition is a
+// layer. The tables of partitions are ours, the partitions are the layers' files, and QEMU is told what follows what.
 
 // Sizes of a table of partitions. UEFI Specification 2.10, 5.3.1 to 5.3.3.
 const (
@@ -34,8 +34,8 @@ const (
 	packAlign = 4096    // layers have a whole number of these: a block of EROFS, and a page of the guest
 )
 
-// linuxData is the type of a partition with files, 0FC63DAF-8483-4772-8E79-3D69D8477DE4, as it is on the disk: the first three parts are little-endian.
-// Discoverable Partitions Specification; UEFI Specification 2.10, appendix A.
+// linuxData is the type of a partition with files, 0FC63DAF-8483-4772-8E79-3D69D8477DE4, as it is on the disk: the
+// first three parts are little-endian. Discoverable Partitions Specification; UEFI Specification 2.10, appendix A.
 var linuxData = [16]byte{0xAF, 0x3D, 0xC6, 0x0F, 0x83, 0x84, 0x72, 0x47, 0x8E, 0x79, 0x3D, 0x69, 0xD8, 0x47, 0x7D, 0xE4}
 
 // errNoPack says that layers cannot be one disk.
@@ -93,8 +93,8 @@ func packTables(sizes []int64) (head, tail []byte, err error) {
 	return head, append(table, header(last, 1, at, sum)...), nil
 }
 
-// packID is an identifier within a pack: nobody looks for partitions by it, but it must not be zero, nor be there twice. RFC 9562, 5.8: version 8 is for
-// own uses.
+// packID is an identifier within a pack: nobody looks for partitions by it, but it must not be zero, nor be there
+// twice. RFC 9562, 5.8: version 8 is for own uses.
 func packID(n uint64) []byte {
 	b := make([]byte, 16)
 	copy(b, "kbpk")
@@ -106,8 +106,9 @@ func packID(n uint64) []byte {
 // packFile is the first part of a pack in its folder, and what tells it from other disks.
 const packFile = "head"
 
-// pack makes the disk of layers in a new folder dir, and returns the path of its first part; packParts has all. Layers are files that are not written to.
-// QEMU can have a disk of several files as open ones, but not one of several devices.
+// pack makes the disk of layers in a new folder dir, and returns the path of its first part; packParts has all. Layers
+// are files that are not written to. QEMU can have a disk of several files as open ones, but not one of several
+// devices.
 func pack(dir string, layers []string) (string, error) {
 	var sizes []int64
 	for _, l := range layers {

@@ -54,16 +54,19 @@ func TestAPackIsADiskWithAPartitionForEachLayer(t *testing.T) {
 		t.Fatalf("the disk has %d bytes", len(disk))
 	}
 	last := uint64(len(disk)/512 - 1)
-	if string(disk[512:520]) != "EFI PART" || le.Uint64(disk[512+24:]) != 1 || le.Uint64(disk[512+32:]) != last || le.Uint16(disk[510:]) != 0xAA55 {
+	if string(disk[512:520]) != "EFI PART" || le.Uint64(disk[512+24:]) != 1 || le.Uint64(disk[512+32:]) != last ||
+		le.Uint16(disk[510:]) != 0xAA55 {
 		t.Error("no table at the begin")
 	}
-	if tail := disk[len(disk)-512:]; string(tail[:8]) != "EFI PART" || le.Uint64(tail[24:]) != last || le.Uint64(tail[32:]) != 1 {
+	if tail := disk[len(disk)-512:]; string(tail[:8]) != "EFI PART" || le.Uint64(tail[24:]) != last ||
+		le.Uint64(tail[32:]) != 1 {
 		t.Error("no table at the end")
 	}
 	for i := range layers {
 		e := disk[1024+128*i:]
 		first, last := le.Uint64(e[32:]), le.Uint64(e[40:])
-		if got := disk[first*512 : (last+1)*512]; !bytes.Equal(got, bytes.Repeat([]byte{byte('a' + i)}, 4096*(i+1))) || first%8 != 0 {
+		if got := disk[first*512 : (last+1)*512]; !bytes.Equal(got, bytes.Repeat([]byte{byte('a' + i)},
+			4096*(i+1))) || first%8 != 0 {
 			t.Errorf("partition %d is from sector %d to %d", i+1, first, last)
 		}
 	}
@@ -71,7 +74,8 @@ func TestAPackIsADiskWithAPartitionForEachLayer(t *testing.T) {
 	if err != nil || !bytes.Equal(assemble(t, again), disk) {
 		t.Errorf("the same layers are another disk: %v", err)
 	}
-	for what, sizes := range map[string][]int64{"none": nil, "too many": make([]int64, 129), "an empty one": {4096, 0}, "a crooked one": {4096, 512}} {
+	for what, sizes := range map[string][]int64{"none": nil, "too many": make([]int64, 129),
+		"an empty one": {4096, 0}, "a crooked one": {4096, 512}} {
 		if _, _, err := packTables(sizes); !errors.Is(err, errNoPack) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -99,16 +103,19 @@ func TestAPackIsADiskWithAPartitionForEachLayer(t *testing.T) {
 }
 
 func TestAPackedPlanNamesPartitions(t *testing.T) {
-	p := rootPlan{overlay: true, disks: []rootDisk{{file: "top", readOnly: true}, {file: "base", readOnly: true}, {file: "rw", upper: true}}}
+	p := rootPlan{overlay: true, disks: []rootDisk{{file: "top", readOnly: true}, {file: "base", readOnly: true},
+		{file: "rw", upper: true}}}
 	q := p.packed("/pack")
-	if got := fmt.Sprintf("%s %d, %s %d, %s %d", q.disks[0].file, q.disks[0].partition, q.disks[1].file, q.disks[1].partition, q.disks[2].file, q.disks[2].partition); got != "/pack 1, /pack 2, rw 0" {
+	if got := fmt.Sprintf("%s %d, %s %d, %s %d", q.disks[0].file, q.disks[0].partition, q.disks[1].file,
+		q.disks[1].partition, q.disks[2].file, q.disks[2].partition); got != "/pack 1, /pack 2, rw 0" {
 		t.Error(got)
 	}
 	if p.disks[0].file != "top" {
 		t.Error("the plan before was changed")
 	}
 	s, err := rootDisk{fstype: "erofs", readOnly: true, partition: 2}.storage(true)
-	if want := "ro X-kata.multi-layer=true X-kata.overlay-lower X-kata.gpt-partitioned=true X-kata.partition-number=2"; err != nil || strings.Join(s.Options, " ") != want {
+	want := "ro X-kata.multi-layer=true X-kata.overlay-lower X-kata.gpt-partitioned=true X-kata.partition-number=2"
+	if err != nil || strings.Join(s.Options, " ") != want {
 		t.Errorf("%v, %v", s, err)
 	}
 }

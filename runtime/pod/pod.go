@@ -1,10 +1,11 @@
 // Package pod is one virtual machine with the containers in it.
 //
-// In come the effective configuration, a container's OCI specification and its root file system; out come running containers, reached through the agent. It
-// puts together what the other rooms of runtime make: the folder that is shared, the network, the sandbox, the verdict. It refuses to know who asks:
-// nothing here speaks to containerd.
+// In come the effective configuration, a container's OCI specification and its root file system; out come running
+// containers, reached through the agent. It puts together what the other rooms of runtime make: the folder that is
+// shared, the network, the sandbox, the verdict. It refuses to know who asks: nothing here speaks to containerd.
 //
-// A pod keeps a record on disk of everything that could outlive it (docs/formats/state.md), so that whoever comes after a killed one can clean up.
+// A pod keeps a record on disk of everything that could outlive it (docs/formats/state.md), so that whoever comes after
+// a killed one can clean up.
 package pod
 
 import (
@@ -55,9 +56,11 @@ type Options struct {
 	Dirs   Dirs
 	// Netns is the path of the pod's network namespace. Empty is a new one, with nothing in it but what comes later.
 	Netns string
-	// Hooks is called once there is a network namespace, and before the guest looks at it, with the number of a thread that is in it. nil does nothing.
+	// Hooks is called once there is a network namespace, and before the guest looks at it, with the number of a thread
+	// that is in it. nil does nothing.
 	Hooks func(ctx context.Context, pid int) error
-	// HostNetwork: the pod asks for the host's network, which no guest gets. A Netns that is the host's own says the same.
+	// HostNetwork: the pod asks for the host's network, which no guest gets. A Netns that is the host's own says the
+	// same.
 	HostNetwork bool
 	Cgroup      string // in which the pod's own is made, as cgroup.Parent says; empty makes none
 	Hostname    string
@@ -137,7 +140,8 @@ type Pod struct {
 
 // Start boots the guest of a pod and gets it ready for containers. When it fails nothing is left.
 func Start(ctx context.Context, o Options) (_ *Pod, err error) {
-	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{}, sick: make(chan struct{}), stopping: make(chan struct{}), pulse: newPulse()}
+	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{},
+		sick: make(chan struct{}), stopping: make(chan struct{}), pulse: newPulse()}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -188,7 +192,12 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		<-p.vm.Done()
 		p.pulse.lose(explain(p.reason())) // nobody waits for answers that cannot come
 	})
-	if err := p.note(func(r *Record) { r.QEMU = processOf(p.vm.PID()); r.Command = p.vm.Argv(); r.Files = p.vm.Files() }); err != nil {
+	if err := p.note(func(r *Record) {
+		r.QEMU = processOf(
+			p.vm.PID())
+		r.Command = p.vm.Argv()
+		r.Files = p.vm.Files()
+	}); err != nil {
 		return nil, err
 	}
 	conn, err := p.vm.Dial(ctx, agentapi.Port)
@@ -242,7 +251,8 @@ func readGuest(c *config.Config) (guest, error) {
 	}
 	dir := c.QEMU.Guest
 	if dir == "" {
-		return guest{}, errors.New(`no guest is configured: set "guest" in [hypervisor.qemu] of configuration.toml to the folder that katabuild build made, or "kernel" and "image" or "initrd" to a guest without a manifest`)
+		return guest{}, errors.New(
+			`no guest is configured: set "guest" in [hypervisor.qemu] of configuration.toml to the folder that katabuild build made, or "kernel" and "image" or "initrd" to a guest without a manifest`)
 	}
 	m, d, err := manifest.Read(dir, "")
 	if err != nil {
@@ -252,8 +262,9 @@ func readGuest(c *config.Config) (guest, error) {
 }
 
 // ErrNothingToCompare says that a guest without a manifest cannot be attested, and attestation is asked for.
-var ErrNothingToCompare = errors.New(`attestation is "enforce", and a guest of kernel and image or initrd has no manifest to compare it with: ` +
-	`set "guest" to a folder that katabuild build made, or attestation to "warn" or "off"`)
+var ErrNothingToCompare = errors.New(
+	`attestation is "enforce", and a guest of kernel and image or initrd has no manifest to compare it with: ` +
+		`set "guest" to a folder that katabuild build made, or attestation to "warn" or "off"`)
 
 // plainGuest is the guest of kernel and image or initrd.
 func plainGuest(c *config.Config) (guest, error) {
@@ -305,8 +316,10 @@ func serves(ctx context.Context, c net.Conn) error {
 func (p *Pod) sandboxConfig(ctx context.Context, o Options, g guest) (sandbox.Config, error) {
 	c := o.Config
 	cfg := sandbox.Config{
-		ID: p.id, Manifest: g.manifest, Dir: g.dir, Plain: g.plain, Machine: c.QEMU.MachineType, Words: c.Words(), Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
-		QEMU: c.QEMU.Path, RNG: true, RootPorts: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: filepath.Join(p.dir(), vsockSocket),
+		ID: p.id, Manifest: g.manifest, Dir: g.dir, Plain: g.plain, Machine: c.QEMU.MachineType, Words: c.Words(),
+		Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
+		QEMU: c.QEMU.Path, RNG: true, RootPorts: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: filepath.Join(p.dir(),
+			vsockSocket),
 		CPUs:      c.QEMU.VCPUs(g.cpus(), runtime.NumCPU()),
 		MemoryMiB: c.QEMU.DefaultMemoryMiB,
 	}
@@ -337,7 +350,8 @@ func extensions(list []config.ExtensionDisk) ([]sandbox.Extension, error) {
 	var out []sandbox.Extension
 	for _, e := range list {
 		if e.Params != nil {
-			out = append(out, sandbox.Extension{Extension: extension.Extension{Name: e.Name, Params: *e.Params}, Image: e.Path})
+			out = append(out, sandbox.Extension{Extension: extension.Extension{Name: e.Name, Params: *e.Params},
+				Image: e.Path})
 			continue
 		}
 		x, err := sandbox.ReadExtension(e.Name + "=" + e.Path)
@@ -420,7 +434,8 @@ func (p *Pod) bindForAll() error {
 		if mode == "rw" {
 			access = share.Writable
 		}
-		if err := p.share.Bind("sandbox", "sandbox-mounts/"+filepath.Base(source), source, access, share.Owners{}); err != nil {
+		if err := p.share.Bind("sandbox", "sandbox-mounts/"+filepath.Base(source), source, access,
+			share.Owners{}); err != nil {
 			return fmt.Errorf("sandbox_bind_mounts %s: %w", b, err)
 		}
 	}
@@ -428,10 +443,13 @@ func (p *Pod) bindForAll() error {
 }
 
 // ErrHostNetwork says that a pod asks for the host's network.
-var ErrHostNetwork = errors.New("the host's network is asked for (hostNetwork of a pod, --net=host), and a guest has none but its own: ask for a network " +
-	`of the pod's own, or set internetworking_model to "none" for a pod without a network`)
+var ErrHostNetwork = errors.New(
+	"the host's network is asked for (hostNetwork of a pod, --net=host), and a guest has none but its own: ask for " +
+		"a network " +
+		`of the pod's own, or set internetworking_model to "none" for a pod without a network`)
 
-// ownNetns is the network namespace whose interfaces the guest gets, or empty for a new one. The host's own is never that.
+// ownNetns is the network namespace whose interfaces the guest gets, or empty for a new one. The host's own is never
+// that.
 func (p *Pod) ownNetns(o Options) (string, error) {
 	host := o.HostNetwork
 	if !host && o.Netns != "" {
@@ -450,8 +468,9 @@ func (p *Pod) ownNetns(o Options) (string, error) {
 	return "", nil
 }
 
-// enterNetns opens or makes the pod's network namespace. QEMU is in it, since its number is what others know the pod by: whoever makes interfaces for the pod in
-// /proc/NUMBER/ns/net, as engines and their hooks do, would else make them on the host.
+// enterNetns opens or makes the pod's network namespace. QEMU is in it, since its number is what others know the pod
+// by: whoever makes interfaces for the pod in /proc/NUMBER/ns/net, as engines and their hooks do, would else make them
+// on the host.
 func (p *Pod) enterNetns(ctx context.Context, o Options) (err error) {
 	if o.Netns != "" {
 		p.netns, err = network.Open(o.Netns)
@@ -534,7 +553,8 @@ func (p *Pod) attest(ctx context.Context, g guest, cfg sandbox.Config) error {
 	}
 	if g.plain != nil {
 		v := verdict.Nothing(filepath.Base(g.plain.Initrd + g.plain.Image)) // one of them is empty
-		p.log.Warn("attestation: nothing of the guest was checked, as it has no manifest", "guest", v.Guest, "files", p.vm.Files())
+		p.log.Warn("attestation: nothing of the guest was checked, as it has no manifest", "guest", v.Guest, "files",
+			p.vm.Files())
 		return p.note(func(r *Record) { r.Verdict = v })
 	}
 	ctx, cancel := context.WithTimeout(ctx, reportTime)
@@ -558,7 +578,8 @@ func (p *Pod) attest(ctx context.Context, g guest, cfg sandbox.Config) error {
 		host.Extensions = append(host.Extensions, e.Extension)
 	}
 	// The files were checked when they were handed to QEMU.
-	v := &verdict.Verdict{Guest: g.manifest.Name, Manifest: g.digest, Report: digest.Of(raw), Claims: attest.Report(g.manifest, r, host)}
+	v := &verdict.Verdict{Guest: g.manifest.Name, Manifest: g.digest, Report: digest.Of(raw),
+		Claims: attest.Report(g.manifest, r, host)}
 	v.Judge(true)
 	if err := p.note(func(r *Record) { r.Verdict = v }); err != nil {
 		return err
@@ -624,7 +645,8 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 		}
 	}
 	req := &katapb.CreateSandboxRequest{
-		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, GuestHookPath: p.cfg.QEMU.GuestHookPath, Storages: p.storages(o),
+		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, GuestHookPath: p.cfg.QEMU.GuestHookPath,
+		Storages: p.storages(o),
 	}
 	if _, err := p.service.CreateSandbox(ctx, req); err != nil {
 		return fmt.Errorf("make the sandbox in the guest: %w", err)
@@ -642,7 +664,8 @@ type features struct {
 
 func featuresOf(list []string) features {
 	has := func(name string) bool { return slices.Contains(list, name) }
-	return features{has(agentapi.SignalAllFeature), has(agentapi.PIDOfFeature), has(agentapi.GuestDevicesFeature), has(agentapi.ForeignLocksFeature)}
+	return features{has(agentapi.SignalAllFeature), has(agentapi.PIDOfFeature), has(agentapi.GuestDevicesFeature),
+		has(agentapi.ForeignLocksFeature)}
 }
 
 // Where the guest has the pod's /dev/shm, as with Kata Containers.
@@ -653,11 +676,13 @@ func (p *Pod) storages(o Options) []*katapb.Storage {
 	var list []*katapb.Storage
 	switch {
 	case p.fs != nil:
-		list = append(list, &katapb.Storage{Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs", MountPoint: share.GuestDir + "/", Shared: true})
+		list = append(list, &katapb.Storage{Driver: "virtio-fs", Source: share.Tag, Fstype: "virtiofs",
+			MountPoint: share.GuestDir + "/", Shared: true})
 	case p.share != nil:
 		list = append(list, &katapb.Storage{
 			Driver: "9p", Source: share.Tag, Fstype: "9p", MountPoint: share.GuestDir + "/", Shared: true,
-			Options: []string{"trans=virtio", "version=9p2000.L", "cache=mmap", "nodev", fmt.Sprintf("msize=%d", p.cfg.QEMU.Msize9P)},
+			Options: []string{"trans=virtio", "version=9p2000.L", "cache=mmap", "nodev",
+				fmt.Sprintf("msize=%d", p.cfg.QEMU.Msize9P)},
 		})
 	}
 	shm := &katapb.Storage{
@@ -681,11 +706,13 @@ func (p *Pod) configureNetwork(ctx context.Context) error {
 
 // updateRoutes has the guest know the routes and neighbours that there are now.
 func (p *Pod) updateRoutes(ctx context.Context) error {
-	if _, err := p.service.UpdateRoutes(ctx, &katapb.UpdateRoutesRequest{Routes: &katapb.Routes{Routes: p.net.Routes()}}); err != nil {
+	if _, err := p.service.UpdateRoutes(
+		ctx, &katapb.UpdateRoutesRequest{Routes: &katapb.Routes{Routes: p.net.Routes()}}); err != nil {
 		return fmt.Errorf("set up the routes in the guest: %w", err)
 	}
 	if n := p.net.Neighbours(); len(n) > 0 {
-		if _, err := p.service.AddARPNeighbors(ctx, &katapb.AddARPNeighborsRequest{Neighbors: &katapb.ARPNeighbors{ARPNeighbors: n}}); err != nil {
+		if _, err := p.service.AddARPNeighbors(ctx,
+			&katapb.AddARPNeighborsRequest{Neighbors: &katapb.ARPNeighbors{ARPNeighbors: n}}); err != nil {
 			return fmt.Errorf("set up the neighbours in the guest: %w", err)
 		}
 	}

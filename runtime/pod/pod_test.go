@@ -33,9 +33,12 @@ import (
 func record() *Record {
 	return &Record{
 		Version: RecordVersion, ID: "p1", State: Running, Created: "2026-11-24T12:00:00Z", Guest: "/srv/guest",
-		Shim: HostProcess{10, 100}, QEMU: HostProcess{11, 101}, Command: []string{"qemu-system-x86_64", "-S"}, Netns: "/var/run/netns/x",
-		Links: []string{"eth0 kbtap0"}, Share: true, Cgroup: []string{"/sys/fs/cgroup/kata_p1"}, Containers: []string{"p1"},
-		Verdict:     &verdict.Verdict{Version: 1, Guest: "g", Manifest: digest.Of([]byte("m")), Result: verdict.Attested, Claims: []verdict.Claim{{Name: "init", Want: "a", Got: "a", Met: true}}},
+		Shim: HostProcess{10, 100}, QEMU: HostProcess{11, 101}, Command: []string{"qemu-system-x86_64", "-S"},
+		Netns: "/var/run/netns/x",
+		Links: []string{"eth0 kbtap0"}, Share: true, Cgroup: []string{"/sys/fs/cgroup/kata_p1"},
+		Containers: []string{"p1"},
+		Verdict: &verdict.Verdict{Version: 1, Guest: "g", Manifest: digest.Of([]byte("m")),
+			Result: verdict.Attested, Claims: []verdict.Claim{{Name: "init", Want: "a", Got: "a", Met: true}}},
 		Annotations: map[string]string{"a": "b"},
 	}
 }
@@ -51,7 +54,8 @@ func TestTheRecordIsCanonical(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for what, change := range map[string][2]string{
-		"another version": {`"version": 1`, `"version": 2`}, "an unknown field": {`"netns"`, `"nets"`}, "cut": {"}\n", ""},
+		"another version": {`"version": 1`, `"version": 2`}, "an unknown field": {`"netns"`, `"nets"`},
+		"cut": {"}\n", ""},
 	} {
 		if _, err := DecodeRecord([]byte(strings.Replace(string(b), change[0], change[1], 1))); err == nil {
 			t.Errorf("%s is read", what)
@@ -90,7 +94,8 @@ func TestIdsThatWouldLeadElsewhereAreRefused(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// The longest socket of the longest id has a path that fits: sun_path of <linux/un.h> has 108 bytes, one of them a NUL.
+	// The longest socket of the longest id has a path that fits: sun_path of <linux/un.h> has 108 bytes, one of them a
+	// NUL.
 	if n := len(VsockSocket(Dirs{}, strings.Repeat("a", maxID))); n > 107 {
 		t.Errorf("a path of %d bytes", n)
 	}
@@ -143,7 +148,8 @@ func TestCleanEndsExactlyTheProcessesOfTheRecord(t *testing.T) {
 		t.Error("again:", err)
 	}
 	// One that cannot be read is left for a person.
-	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, recordFile), []byte("{"), 0o600)); err != nil {
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, recordFile), []byte("{"),
+		0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if err := Clean(d, "p1"); err == nil || !strings.Contains(err.Error(), "by hand") {
@@ -160,9 +166,11 @@ func TestWhatIsOfTheHostAloneStaysThere(t *testing.T) {
 		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc"}},
 		Linux: &specs.Linux{
 			CgroupsPath: "/kubepods/x", MountLabel: "z", Seccomp: &specs.LinuxSeccomp{},
-			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "network", Path: "/n"}, {Type: "ipc", Path: "/i"}, {Type: "mount"}, {Type: "cgroup"}},
+			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "network", Path: "/n"},
+				{Type: "ipc", Path: "/i"}, {Type: "mount"}, {Type: "cgroup"}},
 			Resources: &specs.LinuxResources{
-				Devices: []specs.LinuxDeviceCgroup{{}}, CPU: &specs.LinuxCPU{Quota: &quota, Cpus: "0-3", Mems: "0"}, Memory: &specs.LinuxMemory{Limit: &limit},
+				Devices: []specs.LinuxDeviceCgroup{{}}, CPU: &specs.LinuxCPU{Quota: &quota, Cpus: "0-3", Mems: "0"},
+				Memory:  &specs.LinuxMemory{Limit: &limit},
 				BlockIO: &specs.LinuxBlockIO{}, Network: &specs.LinuxNetwork{},
 			},
 		},
@@ -195,7 +203,8 @@ func TestVolumesOfTheKubelet(t *testing.T) {
 			t.Errorf("%s: %q, want %q", path, got, want)
 		}
 	}
-	for in, want := range map[string]string{"ro rprivate": "rbind ro rprivate", "rbind rslave rw": "rbind rslave rw", "rbind rshared": "rbind rslave", "bind shared": "bind slave", "bind": "bind", "": "rbind"} {
+	for in, want := range map[string]string{"ro rprivate": "rbind ro rprivate", "rbind rslave rw": "rbind rslave rw",
+		"rbind rshared": "rbind rslave", "bind shared": "bind slave", "bind": "bind", "": "rbind"} {
 		if got := strings.Join(guestOptions(strings.Fields(in)), " "); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
@@ -211,7 +220,8 @@ func TestAMachineHasRoomForWhatItsContainersMayUse(t *testing.T) {
 	for _, c := range []struct {
 		size     Size
 		cpus, mb int
-	}{{Size{}, 1, 256}, {Size{MilliCPUs: 1, MemoryMiB: 100}, 2, 356}, {Size{MilliCPUs: 2000}, 3, 256}, {Size{MilliCPUs: 64000}, 4, 256}} {
+	}{{Size{}, 1, 256}, {Size{MilliCPUs: 1, MemoryMiB: 100}, 2, 356}, {Size{MilliCPUs: 2000}, 3, 256},
+		{Size{MilliCPUs: 64000}, 4, 256}} {
 		cfg := sandbox.Config{CPUs: 1, MemoryMiB: 256}
 		c.size.add(&cfg, 4)
 		if cfg.CPUs != c.cpus || cfg.MemoryMiB != c.mb {
@@ -227,11 +237,13 @@ func TestAMachineHasRoomForWhatItsContainersMayUse(t *testing.T) {
 func TestAPodWithoutAGuestSaysWhatToSet(t *testing.T) {
 	c := config.Default()
 	d := Dirs{State: t.TempDir(), Share: t.TempDir()}
-	if _, err := Start(t.Context(), Options{ID: "p1", Config: &c, Dirs: d}); err == nil || !strings.Contains(err.Error(), `set "guest"`) {
+	if _, err := Start(t.Context(), Options{ID: "p1", Config: &c, Dirs: d}); err == nil ||
+		!strings.Contains(err.Error(), `set "guest"`) {
 		t.Error(err)
 	}
 	c.QEMU.Guest = "/no/such/guest"
-	if _, err := Start(t.Context(), Options{ID: "p1", Config: &c, Dirs: d}); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "/no/such/guest") {
+	if _, err := Start(t.Context(), Options{ID: "p1", Config: &c, Dirs: d}); !errors.Is(err, fs.ErrNotExist) ||
+		!strings.Contains(err.Error(), "/no/such/guest") {
 		t.Error(err)
 	}
 	if list, err := os.ReadDir(d.State); err != nil || len(list) > 0 {
@@ -269,12 +281,14 @@ func TestSilenceEndsRequestsAndIsForgiven(t *testing.T) {
 func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 	c := config.Default()
 	c.QEMU.Kernel, c.QEMU.Image, c.QEMU.RootfsType = "/k", "/i", "erofs"
-	c.QEMU.KernelVerityParams = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-,data_blocks=3,data_block_size=4096,hash_block_size=4096"
+	c.QEMU.KernelVerityParams = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-," +
+		"data_blocks=3,data_block_size=4096,hash_block_size=4096"
 	if _, err := readGuest(&c); !errors.Is(err, ErrNothingToCompare) || !strings.Contains(err.Error(), `set "guest"`) {
 		t.Errorf("enforce: %v", err)
 	}
 	state := t.TempDir()
-	if _, err := Start(t.Context(), Options{ID: "pp", Config: &c, Dirs: Dirs{State: state}}); !errors.Is(err, ErrNothingToCompare) {
+	if _, err := Start(t.Context(), Options{ID: "pp", Config: &c, Dirs: Dirs{State: state}}); !errors.Is(err,
+		ErrNothingToCompare) {
 		t.Errorf("start: %v", err)
 	}
 	if ids, err := List(Dirs{State: state}); err != nil || len(ids) > 0 {
@@ -286,7 +300,8 @@ func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p := g.plain; p.Kernel != "/k" || p.Image != "/i" || p.FileSystem != "erofs" || p.Verity.DataBlocks != 3 || g.cpus() != 1 || g.memoryMiB() != 2048 {
+		if p := g.plain; p.Kernel != "/k" || p.Image != "/i" || p.FileSystem != "erofs" || p.Verity.DataBlocks != 3 ||
+			g.cpus() != 1 || g.memoryMiB() != 2048 {
 			t.Errorf("%+v", g.plain)
 		}
 	}
@@ -294,7 +309,8 @@ func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 
 func TestTheRecordOfAGuestWithoutAManifestHasItsFiles(t *testing.T) {
 	r := record()
-	r.Guest, r.Verdict, r.Files = "", verdict.Nothing("kata.img"), []sandbox.BootedFile{{Path: "/k", Digest: digest.Of([]byte("k"))}, {Path: "/i", Digest: digest.Of([]byte("i"))}}
+	r.Guest, r.Verdict, r.Files = "", verdict.Nothing("kata.img"),
+		[]sandbox.BootedFile{{Path: "/k", Digest: digest.Of([]byte("k"))}, {Path: "/i", Digest: digest.Of([]byte("i"))}}
 	b, err := paper.Encode(r)
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +332,8 @@ func (h health) Check(context.Context, *katapb.CheckRequest) (*katapb.HealthChec
 }
 
 func TestAnAgentServesWhenItsHealthSaysSo(t *testing.T) {
-	for status, want := range map[katapb.HealthCheckResponse_ServingStatus]bool{katapb.HealthCheckResponse_SERVING: true, katapb.HealthCheckResponse_NOT_SERVING: false} {
+	for status, want := range map[katapb.HealthCheckResponse_ServingStatus]bool{
+		katapb.HealthCheckResponse_SERVING: true, katapb.HealthCheckResponse_NOT_SERVING: false} {
 		s, err := ttrpc.NewServer()
 		if err != nil {
 			t.Fatal(err)
@@ -352,7 +369,8 @@ func TestTheHostsNetworkIsRefusedAndNeverTouched(t *testing.T) {
 	tc, none := &config.Config{}, &config.Config{}
 	tc.Runtime.InternetworkingModel, none.Runtime.InternetworkingModel = config.NetworkTC, config.NetworkNone
 	for what, o := range map[string]Options{
-		"absent": {HostNetwork: true}, "by path": {Netns: "/proc/self/ns/net"}, "by number": {Netns: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
+		"absent": {HostNetwork: true}, "by path": {Netns: "/proc/self/ns/net"},
+		"by number": {Netns: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
 	} {
 		o.Config = tc
 		if ns, err := p.ownNetns(o); !errors.Is(err, ErrHostNetwork) || ns != "" {

@@ -41,7 +41,8 @@ const (
 	Running  State = "running"
 )
 
-// Record is the paper on disk about a running pod: what it is, and what could outlive it. docs/formats/state.md owns the bytes.
+// Record is the paper on disk about a running pod: what it is, and what could outlive it. docs/formats/state.md owns
+// the bytes.
 type Record struct {
 	Version    int              `json:"version"`
 	ID         string           `json:"id"`
@@ -172,8 +173,10 @@ func (p *Pod) begin(o Options) error {
 		return err
 	}
 	p.record = Record{
-		Version: RecordVersion, ID: p.id, State: Starting, Created: time.Now().UTC().Format(time.RFC3339), Guest: o.Config.QEMU.Guest,
-		Shim: processOf(os.Getpid()), Command: []string{}, Links: []string{}, Cgroup: []string{}, Containers: []string{}, Annotations: o.Annotations,
+		Version: RecordVersion, ID: p.id, State: Starting, Created: time.Now().UTC().Format(time.RFC3339),
+		Guest: o.Config.QEMU.Guest,
+		Shim:  processOf(os.Getpid()), Command: []string{}, Links: []string{}, Cgroup: []string{},
+		Containers: []string{}, Annotations: o.Annotations,
 	}
 	if p.record.Annotations == nil {
 		p.record.Annotations = map[string]string{}
@@ -251,8 +254,8 @@ func VsockSocket(d Dirs, id string) string {
 	return filepath.Join(d.WithDefaults().State, id, vsockSocket)
 }
 
-// Clean removes everything that a pod whose process was killed has left on the host. Calling it again, or for a pod that never was, is a
-// no-op. The caller makes sure that nobody runs the pod any more.
+// Clean removes everything that a pod whose process was killed has left on the host. Calling it again, or for a pod
+// that never was, is a no-op. The caller makes sure that nobody runs the pod any more.
 func Clean(d Dirs, id string) error {
 	d = d.WithDefaults()
 	if err := CheckID(id); err != nil {

@@ -18,7 +18,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/share"
 )
 
-// rootPlan is how a root file system gets into the guest by disks, decided: one disk that has all of it, or layers for an overlay, the topmost first.
+// rootPlan is how a root file system gets into the guest by disks, decided: one disk that has all of it, or layers for
+// an overlay, the topmost first.
 type rootPlan struct {
 	disks   []rootDisk
 	overlay bool
@@ -39,8 +40,8 @@ type rootDisk struct {
 // errHostMounts says that the host has to mount a root file system.
 var errHostMounts = errors.New("the host has to mount it")
 
-// planRoot decides whether mounts of a snapshotter can be disks of the guest. errHostMounts, with a reason, says that they cannot. shared says whether there
-// is a folder for what the host mounts: without one more is done in the guest.
+// planRoot decides whether mounts of a snapshotter can be disks of the guest. errHostMounts, with a reason, says that
+// they cannot. shared says whether there is a folder for what the host mounts: without one more is done in the guest.
 func planRoot(mounts []share.Mount, shared bool) (rootPlan, error) {
 	switch {
 	case len(mounts) == 0:
@@ -129,7 +130,8 @@ func planOverlay(options []string, of func(point string) (rootDisk, error), shar
 		p.disks = append(p.disks, d)
 	case strings.HasPrefix(upper, layerName):
 		return rootPlan{}, fmt.Errorf("%w: folders %s and %s of a disk", errHostMounts, upper, work)
-	case shared && !slices.ContainsFunc(p.disks, func(d rootDisk) bool { return d.verity != "" }): // only the guest checks hash trees
+	// only the guest checks hash trees
+	case shared && !slices.ContainsFunc(p.disks, func(d rootDisk) bool { return d.verity != "" }):
 		return rootPlan{}, fmt.Errorf("%w: the snapshotter wants what is written in %s", errHostMounts, upper)
 	default:
 		p.memory = true
@@ -171,7 +173,8 @@ func diskOf(m share.Mount) (rootDisk, bool) {
 	return d, block || st.Mode().IsRegular() && file
 }
 
-// rootfs brings the container's root into the guest: as disks where it is made of disks and the guest has places for them, else by the shared folder.
+// rootfs brings the container's root into the guest: as disks where it is made of disks and the guest has places for
+// them, else by the shared folder.
 func (p *Pod) rootfs(ctx context.Context, c Container, have *container, g *inGuest) error {
 	plan, err := planRoot(c.Rootfs, p.share != nil)
 	if err == nil {
@@ -189,9 +192,11 @@ func (p *Pod) rootfs(ctx context.Context, c Container, have *container, g *inGue
 	case p.share == nil && unable:
 		return fmt.Errorf("%w; the guest needs a place for each disk, pcie_root_port has their number", err)
 	case p.share == nil:
-		return fmt.Errorf("shared_fs is none, and the snapshotter gives no block device (%w); use one that does, or virtio-fs", err)
+		return fmt.Errorf("shared_fs is none, and the snapshotter gives no block device (%w); use one that does, or "+
+			"virtio-fs", err)
 	case unable:
-		p.log.Warn("the host mounts the root file system, as the guest cannot take its disks", "container", c.ID, "err", err)
+		p.log.Warn("the host mounts the root file system, as the guest cannot take its disks", "container", c.ID,
+			"err", err)
 	case len(c.Rootfs) > 1:
 		p.log.Debug("the host mounts the root file system", "container", c.ID, "err", err)
 	}
@@ -212,7 +217,8 @@ func (p *Pod) sharedRoot(c Container, g *inGuest) error {
 	return p.share.Bind(c.ID, name, path, share.Writable, share.Owners{})
 }
 
-// diskRoot plugs in the disks of a root file system and has the agent mount them. The host never reads a file system that a container writes.
+// diskRoot plugs in the disks of a root file system and has the agent mount them. The host never reads a file system
+// that a container writes.
 func (p *Pod) diskRoot(ctx context.Context, c Container, have *container, g *inGuest, plan rootPlan) error {
 	at := "/run/kata-containers/" + c.ID + "/disk" // the shared folder is read-only at its top
 	begin := len(have.disks)
@@ -231,7 +237,8 @@ func (p *Pod) diskRoot(ctx context.Context, c Container, have *container, g *inG
 		plugged, err := p.plug(ctx, have, disk)
 		if err != nil {
 			if errors.Is(err, sandbox.ErrNoPlug) { // the host will use them
-				err = errors.Join(fmt.Errorf("disk %d of %d: %w", len(storages)+1, len(plan.disks), err), p.unplug(ctx, have, begin))
+				err = errors.Join(fmt.Errorf("disk %d of %d: %w", len(storages)+1, len(plan.disks), err),
+					p.unplug(ctx, have, begin))
 			}
 			return err
 		}
@@ -239,7 +246,8 @@ func (p *Pod) diskRoot(ctx context.Context, c Container, have *container, g *inG
 		storages = append(storages, s)
 	}
 	if plan.memory {
-		p.log.Warn("what the container writes is in the guest's memory and goes with the container: its layers are disks, and the snapshotter gives no disk to write to", "container", c.ID)
+		p.log.Warn("what the container writes is in the guest's memory and goes with the container: its layers are "+
+			"disks, and the snapshotter gives no disk to write to", "container", c.ID)
 	}
 	g.storages = append(g.storages, storages...)
 	g.spec.Root.Path = at
@@ -247,7 +255,8 @@ func (p *Pod) diskRoot(ctx context.Context, c Container, have *container, g *inG
 }
 
 // packedRoot tries again with one disk for all lower layers, where that makes a difference; why is why more do not fit.
-func (p *Pod) packedRoot(ctx context.Context, c Container, have *container, g *inGuest, plan rootPlan, why error) error {
+func (p *Pod) packedRoot(ctx context.Context, c Container, have *container, g *inGuest, plan rootPlan,
+	why error) error {
 	var files []string
 	sum := sha256.New()
 	for _, d := range plan.disks {
@@ -324,11 +333,13 @@ func (d rootDisk) storage(overlay bool) (*katapb.Storage, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Options = append(s.Options, layerVerity+"-enabled", layerVerity+".roothash="+v.RootHash, fmt.Sprintf("%s.hashoffset=%d", layerVerity, v.HashOffset))
+	s.Options = append(s.Options, layerVerity+"-enabled", layerVerity+".roothash="+v.RootHash,
+		fmt.Sprintf("%s.hashoffset=%d", layerVerity, v.HashOffset))
 	return s, nil
 }
 
-// layerTree describes the hash tree of a layer. containerd, docs/snapshotters/erofs.md: a JSON file beside it; the rest is in the tree's superblock.
+// layerTree describes the hash tree of a layer. containerd, docs/snapshotters/erofs.md: a JSON file beside it; the rest
+// is in the tree's superblock.
 type layerTree struct {
 	RootHash   string `json:"roothash"`
 	HashOffset int64  `json:"hashoffset"`

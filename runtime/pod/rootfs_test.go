@@ -29,15 +29,22 @@ func TestADiskIsNotMountedByTheHost(t *testing.T) {
 		ro      bool
 		options string
 	}{
-		"a file with loop":                {share.Mount{Type: "ext4", Source: disk, Options: []string{"loop", "ro"}}, true, true, "ro"},
-		"a file to write to":              {share.Mount{Type: "ext4", Source: disk, Options: []string{"rw", "loop", "X-a=b"}}, true, false, "rw"},
-		"a file without loop":             {share.Mount{Type: "ext4", Source: disk}, false, false, ""},
-		"an overlay":                      {share.Mount{Type: "overlay", Source: disk, Options: []string{"loop"}}, false, false, ""},
-		"a file that is not there":        {share.Mount{Type: "ext4", Source: disk + "x", Options: []string{"loop"}}, false, false, ""},
-		"xfs, whose copies have one UUID": {share.Mount{Type: "xfs", Source: disk, Options: []string{"loop"}}, true, false, "nouuid"},
-		"a layer":                         {share.Mount{Type: "erofs", Source: disk, Options: []string{"loop"}}, true, true, ""},
-		"a layer on several disks":        {share.Mount{Type: "erofs", Source: disk, Options: []string{"loop", "device=/x"}}, false, false, ""},
-		"a character device":              {share.Mount{Type: "ext4", Source: "/dev/null"}, false, false, ""},
+		"a file with loop": {share.Mount{Type: "ext4", Source: disk, Options: []string{"loop", "ro"}},
+			true, true, "ro"},
+		"a file to write to": {share.Mount{Type: "ext4", Source: disk, Options: []string{"rw", "loop",
+			"X-a=b"}}, true, false, "rw"},
+		"a file without loop": {share.Mount{Type: "ext4", Source: disk}, false, false, ""},
+		"an overlay": {share.Mount{Type: "overlay", Source: disk, Options: []string{"loop"}},
+			false, false, ""},
+		"a file that is not there": {share.Mount{Type: "ext4", Source: disk + "x", Options: []string{"loop"}},
+			false, false, ""},
+		"xfs, whose copies have one UUID": {share.Mount{Type: "xfs", Source: disk, Options: []string{"loop"}}, true,
+			false, "nouuid"},
+		"a layer": {share.Mount{Type: "erofs", Source: disk, Options: []string{"loop"}}, true, true,
+			""},
+		"a layer on several disks": {share.Mount{Type: "erofs", Source: disk, Options: []string{"loop", "device=/x"}},
+			false, false, ""},
+		"a character device": {share.Mount{Type: "ext4", Source: "/dev/null"}, false, false, ""},
 	} {
 		d, ok := diskOf(c.m)
 		if ok != c.disk || ok && (d.readOnly != c.ro || strings.Join(d.options, ",") != c.options) {
@@ -46,7 +53,8 @@ func TestADiskIsNotMountedByTheHost(t *testing.T) {
 	}
 }
 
-// erofs makes the mounts of containerd's erofs snapshotter in dir: a layer for each name, and what is written with block or in folders.
+// erofs makes the mounts of containerd's erofs snapshotter in dir: a layer for each name, and what is written with
+// block or in folders.
 func erofs(t *testing.T, dir string, block bool, names ...string) []share.Mount {
 	t.Helper()
 	var list []share.Mount
@@ -54,9 +62,11 @@ func erofs(t *testing.T, dir string, block bool, names ...string) []share.Mount 
 	options := []string{"workdir=" + dir + "/work", "upperdir=" + dir + "/fs"}
 	if block {
 		first = 1
-		list = append(list, share.Mount{Type: "ext4", Source: file(t, dir+"/rwlayer.img"), Options: []string{"rw", "loop"}})
+		list = append(list, share.Mount{Type: "ext4", Source: file(t, dir+"/rwlayer.img"),
+			Options: []string{"rw", "loop"}})
 		options = []string{
-			share.MkdirOption + "{{ mount 0 }}/upper:0755", share.MkdirOption + "{{ mount 0 }}/work:0755", "workdir={{ mount 0 }}/work", "upperdir={{ mount 0 }}/upper",
+			share.MkdirOption + "{{ mount 0 }}/upper:0755", share.MkdirOption + "{{ mount 0 }}/work:0755",
+			"workdir={{ mount 0 }}/work", "upperdir={{ mount 0 }}/upper",
 		}
 	}
 	for _, n := range names {
@@ -97,20 +107,32 @@ func TestLayersBecomeDisksWhereTheSnapshotterAllows(t *testing.T) {
 		shared bool
 		want   string // empty: the host mounts
 	}{
-		"layers and a disk to write to":              {func(d string) []share.Mount { return erofs(t, d, true, "top", "base") }, true, "top base >rwlayer.img overlay"},
-		"one layer":                                  {func(d string) []share.Mount { return erofs(t, d, true, "only") }, false, "only >rwlayer.img overlay"},
-		"a folder to write to, which the guest sees": {func(d string) []share.Mount { return erofs(t, d, false, "top", "base") }, true, ""},
-		"a folder to write to, which it does not":    {func(d string) []share.Mount { return erofs(t, d, false, "top", "base") }, false, "top base overlay memory"},
+		"layers and a disk to write to": {func(d string) []share.Mount {
+			return erofs(t, d, true, "top",
+				"base")
+		}, true, "top base >rwlayer.img overlay"},
+		"one layer": {func(d string) []share.Mount { return erofs(t, d, true, "only") }, false,
+			"only >rwlayer.img overlay"},
+		"a folder to write to, which the guest sees": {func(d string) []share.Mount {
+			return erofs(t, d, false, "top",
+				"base")
+		}, true, ""},
+		"a folder to write to, which it does not": {func(d string) []share.Mount {
+			return erofs(t, d, false, "top",
+				"base")
+		}, false, "top base overlay memory"},
 		"a view of several": {func(d string) []share.Mount {
 			m := erofs(t, d, false, "top", "base")
 			m[2].Options = []string{"ro", "lowerdir={{ overlay 0 1 }}"}
 			return m
 		}, true, "top base overlay"},
 		"a view of one that is bound": {func(d string) []share.Mount {
-			return []share.Mount{erofs(t, d, false, "only")[0], {Type: "format/bind", Source: "{{ mount 0 }}", Options: []string{"ro", "rbind"}}}
+			return []share.Mount{erofs(t, d, false, "only")[0], {Type: "format/bind", Source: "{{ mount 0 }}",
+				Options: []string{"ro", "rbind"}}}
 		}, true, "only"},
 		"layers that containerd mounted": {func(d string) []share.Mount {
-			return []share.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=/a:/b", "upperdir=/u", "workdir=/w"}}}
+			return []share.Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=/a:/b",
+				"upperdir=/u", "workdir=/w"}}}
 		}, true, ""},
 		"a folder among the layers": {func(d string) []share.Mount {
 			m := erofs(t, d, true, "top", "base")
@@ -127,14 +149,20 @@ func TestLayersBecomeDisksWhereTheSnapshotterAllows(t *testing.T) {
 			m[3].Options[3] = "upperdir={{ mount 0 }}/other"
 			return m
 		}, true, ""},
-		"no mounts":   {func(string) []share.Mount { return nil }, true, ""},
-		"two mounts":  {func(string) []share.Mount { return []share.Mount{{Type: "bind"}, {Type: "bind"}} }, true, ""},
-		"a bind":      {func(string) []share.Mount { return []share.Mount{{Type: "bind", Source: "/x"}} }, false, ""},
-		"one file":    {func(d string) []share.Mount { return erofs(t, d, true, "x")[:1] }, true, "rwlayer.img"},
-		"another end": {func(d string) []share.Mount { m := erofs(t, d, true, "x"); m[2].Type = "format/tmpfs"; return m }, true, ""},
+		"no mounts":  {func(string) []share.Mount { return nil }, true, ""},
+		"two mounts": {func(string) []share.Mount { return []share.Mount{{Type: "bind"}, {Type: "bind"}} }, true, ""},
+		"a bind":     {func(string) []share.Mount { return []share.Mount{{Type: "bind", Source: "/x"}} }, false, ""},
+		"one file":   {func(d string) []share.Mount { return erofs(t, d, true, "x")[:1] }, true, "rwlayer.img"},
+		"another end": {func(d string) []share.Mount {
+			m := erofs(t, d, true,
+				"x")
+			m[2].Type = "format/tmpfs"
+			return m
+		}, true, ""},
 	} {
 		p, err := planRoot(c.mounts(t.TempDir()), c.shared)
-		if got := sketch(p); (err == nil) != (c.want != "") || err == nil && got != c.want || err != nil && !errors.Is(err, errHostMounts) {
+		if got := sketch(p); (err == nil) != (c.want != "") || err == nil && got != c.want || err != nil &&
+			!errors.Is(err, errHostMounts) {
 			t.Errorf("%s: %q, %v, want %q", what, got, err, c.want)
 		}
 	}
@@ -167,7 +195,8 @@ func TestLayersBecomeDisksWhereTheSnapshotterAllows(t *testing.T) {
 func TestTheAgentIsAskedForLayers(t *testing.T) {
 	dir := t.TempDir()
 	tree := filepath.Join(dir, "tree")
-	if err := os.WriteFile(tree, []byte(`{"roothash":"`+strings.Repeat("ab", 32)+`","hashoffset":8192}`), 0o644); err != nil {
+	if err := os.WriteFile(tree, []byte(`{"roothash":"`+strings.Repeat("ab", 32)+`","hashoffset":8192}`),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	for what, c := range map[string]struct {
@@ -175,11 +204,16 @@ func TestTheAgentIsAskedForLayers(t *testing.T) {
 		overlay bool
 		want    string // empty is an error
 	}{
-		"a disk alone":   {rootDisk{fstype: "ext4", options: []string{"noatime"}}, false, "ext4 noatime"},
-		"a lower layer":  {rootDisk{fstype: "erofs", readOnly: true}, true, "erofs ro X-kata.multi-layer=true X-kata.overlay-lower"},
-		"one with ro":    {rootDisk{fstype: "erofs", options: []string{"ro"}, readOnly: true}, true, "erofs ro X-kata.multi-layer=true X-kata.overlay-lower"},
-		"the upper":      {rootDisk{fstype: "ext4", upper: true}, true, "ext4 X-kata.multi-layer=true X-kata.overlay-upper"},
-		"one with tree":  {rootDisk{fstype: "erofs", readOnly: true, verity: tree}, true, "erofs ro X-kata.multi-layer=true X-kata.overlay-lower X-kata.dmverity-enabled X-kata.dmverity.roothash=" + strings.Repeat("ab", 32) + " X-kata.dmverity.hashoffset=8192"},
+		"a disk alone": {rootDisk{fstype: "ext4", options: []string{"noatime"}}, false, "ext4 noatime"},
+		"a lower layer": {rootDisk{fstype: "erofs", readOnly: true}, true,
+			"erofs ro X-kata.multi-layer=true X-kata.overlay-lower"},
+		"one with ro": {rootDisk{fstype: "erofs", options: []string{"ro"}, readOnly: true}, true,
+			"erofs ro X-kata.multi-layer=true X-kata.overlay-lower"},
+		"the upper": {rootDisk{fstype: "ext4", upper: true}, true,
+			"ext4 X-kata.multi-layer=true X-kata.overlay-upper"},
+		"one with tree": {rootDisk{fstype: "erofs", readOnly: true, verity: tree}, true,
+			"erofs ro X-kata.multi-layer=true X-kata.overlay-lower X-kata.dmverity-enabled " +
+				"X-kata.dmverity.roothash=" + strings.Repeat("ab", 32) + " X-kata.dmverity.hashoffset=8192"},
 		"a tree of none": {rootDisk{fstype: "erofs", readOnly: true, verity: tree + "x"}, true, ""},
 		"a tree alone":   {rootDisk{fstype: "erofs", readOnly: true, verity: tree}, false, ""},
 	} {
@@ -201,7 +235,8 @@ func FuzzDecodeVerity(f *testing.F) {
 	f.Add([]byte(`{"roothash":"x,y","hashoffset":-1}`)) // what would be other options
 	f.Fuzz(func(t *testing.T, b []byte) {
 		v, err := decodeVerity(b)
-		if err == nil && (v.HashOffset <= 0 || strings.Trim(v.RootHash, "0123456789abcdefABCDEF") != "" || v.RootHash == "") {
+		if err == nil && (v.HashOffset <= 0 || strings.Trim(v.RootHash, "0123456789abcdefABCDEF") != "" ||
+			v.RootHash == "") {
 			t.Errorf("%+v of %q", v, b)
 		}
 	})
@@ -209,10 +244,12 @@ func FuzzDecodeVerity(f *testing.F) {
 
 func FuzzPlanRoot(f *testing.F) {
 	f.Add("erofs", "ro,loop", "format/mkdir/overlay", "lowerdir={{ mount 0 }},upperdir=/x,workdir=/y")
-	f.Add("ext4", "rw,loop", "format/overlay", "lowerdir=layer 0:layer 1,upperdir=layer 7/upper,workdir=layer 7/work") // our own names for mounts
+	// our own names for mounts
+	f.Add("ext4", "rw,loop", "format/overlay", "lowerdir=layer 0:layer 1,upperdir=layer 7/upper,workdir=layer 7/work")
 	f.Fuzz(func(t *testing.T, a, optionsA, b, optionsB string) {
 		p, err := planRoot([]share.Mount{
-			{Type: a, Source: "/proc/self/exe", Options: strings.Split(optionsA, ",")}, {Type: b, Source: "{{ mount 0 }}", Options: strings.Split(optionsB, ",")},
+			{Type: a, Source: "/proc/self/exe", Options: strings.Split(optionsA, ",")},
+			{Type: b, Source: "{{ mount 0 }}", Options: strings.Split(optionsB, ",")},
 		}, false)
 		if err == nil && len(p.disks) == 0 {
 			t.Errorf("a plan without disks: %+v", p)

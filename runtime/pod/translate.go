@@ -27,7 +27,8 @@ type inGuest struct {
 	devices  []*katapb.Device
 }
 
-// translate makes of a container on the host the one in the guest: what is of the host alone goes, and files of the host become files in the guest.
+// translate makes of a container on the host the one in the guest: what is of the host alone goes, and files of the
+// host become files in the guest.
 func (p *Pod) translate(ctx context.Context, c Container, have *container) (*inGuest, error) {
 	if c.Spec.Process == nil || c.Spec.Linux == nil || c.Spec.Root == nil {
 		return nil, errors.New("the container's config.json lacks process, root or linux")
@@ -37,7 +38,9 @@ func (p *Pod) translate(ctx context.Context, c Container, have *container) (*inG
 		return nil, err
 	}
 	if c.Spec.Linux.Seccomp != nil && !p.seccomp && !p.cfg.Runtime.DisableGuestSeccomp {
-		return nil, errors.New("the container has a seccomp profile and the agent cannot do seccomp; set disable_guest_seccomp to run it without")
+		return nil, errors.New(
+			"the container has a seccomp profile and the agent cannot do seccomp; set disable_guest_seccomp to run " +
+				"it without")
 	}
 	if err := p.rootfs(ctx, c, have, g); err != nil {
 		return nil, fmt.Errorf("root file system: %w", err)
@@ -98,7 +101,8 @@ func usesAll(r *specs.LinuxResources) bool {
 	return all
 }
 
-// GuestResources is what of a container's resources means something in the guest: numbers of the host's devices, processors and memory nodes do not.
+// GuestResources is what of a container's resources means something in the guest: numbers of the host's devices,
+// processors and memory nodes do not.
 func GuestResources(r *specs.LinuxResources) *specs.LinuxResources {
 	out := *r
 	out.Devices, out.BlockIO, out.Network, out.Rdma = nil, nil, nil, nil
@@ -125,7 +129,8 @@ func (p *Pod) mounts(ctx context.Context, c Container, have *container, g *inGue
 }
 
 // volume is the mount in the guest, or nil for one that has no use there.
-func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGuest, m specs.Mount) (*specs.Mount, error) {
+func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGuest, m specs.Mount) (*specs.Mount,
+	error) {
 	if !isBind(m) {
 		if m.Type == "cgroup" {
 			m.Source = "cgroup"
@@ -136,7 +141,8 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	case filepath.Clean(m.Destination) == "/dev/shm":
 		return &specs.Mount{Destination: m.Destination, Type: "bind", Source: guestShm, Options: []string{"rbind"}}, nil
 	case hasPrefix(m.Destination, "/proc"), hasPrefix(m.Destination, "/sys"):
-		p.log.Warn("a mount of the host's has no place in the guest", "container", c.ID, "source", m.Source, "destination", m.Destination)
+		p.log.Warn("a mount of the host's has no place in the guest", "container", c.ID, "source", m.Source,
+			"destination", m.Destination)
 		return nil, nil
 	}
 	st, err := os.Stat(m.Source)
@@ -152,7 +158,8 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 		}
 		fallthrough
 	case mode&(os.ModeDevice|os.ModeNamedPipe) != 0, mode&os.ModeSocket != 0:
-		p.log.Warn("a socket, pipe or device of the host does not work in the guest; it is left out", "container", c.ID, "source", m.Source)
+		p.log.Warn("a socket, pipe or device of the host does not work in the guest; it is left out", "container",
+			c.ID, "source", m.Source)
 		return nil, nil
 	}
 	if ephemeral(m.Source) {
@@ -162,7 +169,8 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 		return p.localVolume(g, m)
 	}
 	if slices.Contains(m.Options, "rshared") || slices.Contains(m.Options, "shared") {
-		p.log.Warn("what a container mounts in its guest cannot appear on the host; it sees the host's mounts (Bidirectional is as HostToContainer)",
+		p.log.Warn("what a container mounts in its guest cannot appear on the host; it sees the host's mounts "+
+			"(Bidirectional is as HostToContainer)",
 			"container", c.ID, "source", m.Source)
 	}
 	if p.share == nil {
@@ -179,7 +187,10 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	}
 	if owners.Set() { // the host has seen to it
 		m.UIDMappings, m.GIDMappings = nil, nil
-		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "idmap" || o == "ridmap" })
+		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool {
+			return o == "idmap" ||
+				o == "ridmap"
+		})
 	}
 	if alone {
 		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "ro" })
@@ -199,7 +210,8 @@ func (p *Pod) volume(ctx context.Context, c Container, have *container, g *inGue
 	return &m, nil
 }
 
-// foreignLocks says whether locks of programs on a volume are to be refused, as they would not exclude the other pod that has it.
+// foreignLocks says whether locks of programs on a volume are to be refused, as they would not exclude the other pod
+// that has it.
 func (p *Pod) foreignLocks(c Container, source string, access share.Access) (bool, error) {
 	if p.claims == nil {
 		return false, nil
@@ -209,16 +221,17 @@ func (p *Pod) foreignLocks(c Container, source string, access share.Access) (boo
 		return false, err
 	}
 	if !p.can.foreignLocks {
-		p.log.Warn("another pod has the volume too; locks of one do not exclude the other, and the guest's agent cannot refuse them", "container", c.ID, "source", source)
+		p.log.Warn("another pod has the volume too; locks of one do not exclude the other, and the guest's agent "+
+			"cannot refuse them", "container", c.ID, "source", source)
 		return false, nil
 	}
 	p.log.Warn(`another pod has the volume too; locks on its files are refused with ENOLCK here (foreign_locks = "grant" grants them)`, "container", c.ID, "source", source)
 	return true, nil
 }
 
-// accessOf is what a container may do with a bind. Alone means that the host must see to it, and the guest not: each mount of the host below a shared folder
-// appears in the guest when it is first walked into, with the flags of the one above, so that "ro", which is about the top alone, would be about all.
-// Linux: fs/namespace.c, finish_automount.
+// accessOf is what a container may do with a bind. Alone means that the host must see to it, and the guest not: each
+// mount of the host below a shared folder appears in the guest when it is first walked into, with the flags of the one
+// above, so that "ro", which is about the top alone, would be about all. Linux: fs/namespace.c, finish_automount.
 func accessOf(m specs.Mount, st os.FileInfo) (access share.Access, alone bool, err error) {
 	for _, o := range m.Options { // the last one counts
 		switch o {
@@ -247,21 +260,26 @@ func hasMountsBelow(dir string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(all, func(m mountinfo.Mount) bool { return m.Point != dir && hasPrefix(m.Point, dir) }), nil
+	return slices.ContainsFunc(all, func(m mountinfo.Mount) bool {
+		return m.Point != dir &&
+			hasPrefix(m.Point, dir)
+	}), nil
 }
 
-// ownDevice is the mount of a character device of the guest that has the same name as the host's, or nil for one that has no name.
+// ownDevice is the mount of a character device of the guest that has the same name as the host's, or nil for one that
+// has no name.
 func ownDevice(root string, m specs.Mount, st os.FileInfo) *specs.Mount {
 	dev := uint64(st.Sys().(*syscall.Stat_t).Rdev)
 	name, err := deviceName(root, "char", int64(unix.Major(dev)), int64(unix.Minor(dev)))
 	if err != nil {
 		return nil
 	}
-	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: "/dev/" + name, Options: append(guestOptions(m.Options), agentapi.GuestDevice)}
+	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: "/dev/" + name,
+		Options: append(guestOptions(m.Options), agentapi.GuestDevice)}
 }
 
-// guestOptions drops what means nothing inside the guest: propagation to the host. From the host it is a matter of the shared folder, whose mounts the
-// container's are to receive.
+// guestOptions drops what means nothing inside the guest: propagation to the host. From the host it is a matter of the
+// shared folder, whose mounts the container's are to receive.
 func guestOptions(options []string) []string {
 	out := slices.Clone(options)
 	for i, o := range out {
@@ -349,7 +367,8 @@ func (p *Pod) ephemeralVolume(g *inGuest, m specs.Mount) (*specs.Mount, error) {
 	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
 }
 
-// localVolume is an emptyDir of a pod with which nothing is shared: a folder of the guest's, which all containers of the pod see.
+// localVolume is an emptyDir of a pod with which nothing is shared: a folder of the guest's, which all containers of
+// the pod see.
 func (p *Pod) localVolume(g *inGuest, m specs.Mount) (*specs.Mount, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(m.Source, &st); err != nil {
@@ -360,13 +379,15 @@ func (p *Pod) localVolume(g *inGuest, m specs.Mount) (*specs.Mount, error) {
 	if st.Gid != 0 {
 		options = append(options, fmt.Sprintf("fsgid=%d", st.Gid))
 	}
-	g.storages = append(g.storages, &katapb.Storage{Driver: "local", Source: "local", Fstype: "local", MountPoint: at, Shared: true, Options: options})
+	g.storages = append(g.storages, &katapb.Storage{Driver: "local", Source: "local", Fstype: "local", MountPoint: at,
+		Shared: true, Options: options})
 	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
 }
 
-// watchedPlugins make volumes whose files change while containers look at them. A guest hears of no change on a shared folder, so its agent
-// looks for changes and copies them.
-var watchedPlugins = []string{"kubernetes.io~configmap", "kubernetes.io~secret", "kubernetes.io~projected", "kubernetes.io~downward-api"}
+// watchedPlugins make volumes whose files change while containers look at them. A guest hears of no change on a shared
+// folder, so its agent looks for changes and copies them.
+var watchedPlugins = []string{"kubernetes.io~configmap", "kubernetes.io~secret", "kubernetes.io~projected",
+	"kubernetes.io~downward-api"}
 
 func watched(st os.FileInfo, source string) bool {
 	return st.IsDir() && slices.Contains(watchedPlugins, plugin(source))
@@ -375,7 +396,8 @@ func watched(st os.FileInfo, source string) bool {
 func (p *Pod) watchedVolume(c Container, g *inGuest, m specs.Mount, name string) (*specs.Mount, error) {
 	at := "/run/kata-containers/" + c.ID + "/watchable/" + name
 	g.storages = append(g.storages, &katapb.Storage{
-		Driver: "watchable-bind", Source: share.GuestPath(name), Fstype: "bind", MountPoint: at, Options: guestOptions(m.Options),
+		Driver: "watchable-bind", Source: share.GuestPath(name), Fstype: "bind", MountPoint: at,
+		Options: guestOptions(m.Options),
 	})
 	return &specs.Mount{Destination: m.Destination, Type: "bind", Source: at, Options: guestOptions(m.Options)}, nil
 }

@@ -40,8 +40,10 @@ func TestReadOnlyIsAboutTheTopAndRroAboutAll(t *testing.T) {
 		access          share.Access
 		alone           bool
 	}{
-		{plain, "rbind rw", share.Writable, false}, {plain, "rbind ro", share.ReadOnly, false}, {plain, "rbind ro rro", share.ReadOnlyAll, false},
-		{mounted, "ro", share.ReadOnly, true}, {dir + "/link", "ro", share.ReadOnly, true}, {mounted, "rro", share.ReadOnlyAll, false}, {mounted, "", share.Writable, false},
+		{plain, "rbind rw", share.Writable, false}, {plain, "rbind ro", share.ReadOnly, false},
+		{plain, "rbind ro rro", share.ReadOnlyAll, false},
+		{mounted, "ro", share.ReadOnly, true}, {dir + "/link", "ro", share.ReadOnly, true},
+		{mounted, "rro", share.ReadOnlyAll, false}, {mounted, "", share.Writable, false},
 		{mounted, "rro ro", share.ReadOnlyAll, false}, {file, "ro", share.ReadOnly, false},
 	} {
 		st, err := os.Stat(c.source)
@@ -64,12 +66,14 @@ func TestDevicesOfTheGuestAreMountedByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := t.TempDir()
-	m := specs.Mount{Destination: "/etc/motd", Type: "bind", Source: "/somewhere/else", Options: []string{"rbind", "ro"}}
+	m := specs.Mount{Destination: "/etc/motd", Type: "bind", Source: "/somewhere/else", Options: []string{"rbind",
+		"ro"}}
 	if got := ownDevice(root, m, st); got != nil {
 		t.Error("a device without a name:", got)
 	}
 	uevent := filepath.Join(root, "sys/dev/char/1:3/uevent")
-	for text, want := range map[string]string{"MAJOR=1\nMINOR=3\nDEVNAME=null\nDEVMODE=0666\n": "/dev/null", "DEVNAME=net/tun\n": "/dev/net/tun", "DEVNAME=../x\n": "", "MAJOR=1\n": ""} {
+	for text, want := range map[string]string{"MAJOR=1\nMINOR=3\nDEVNAME=null\nDEVMODE=0666\n": "/dev/null",
+		"DEVNAME=net/tun\n": "/dev/net/tun", "DEVNAME=../x\n": "", "MAJOR=1\n": ""} {
 		if err := os.MkdirAll(filepath.Dir(uevent), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +83,8 @@ func TestDevicesOfTheGuestAreMountedByName(t *testing.T) {
 		got := ownDevice(root, m, st)
 		switch {
 		case got == nil && want == "":
-		case got == nil || got.Source != want || got.Destination != m.Destination || !slices.Equal(got.Options, []string{"rbind", "ro", agentapi.GuestDevice}):
+		case got == nil || got.Source != want || got.Destination != m.Destination || !slices.Equal(got.Options,
+			[]string{"rbind", "ro", agentapi.GuestDevice}):
 			t.Errorf("%q: %+v, want %s", text, got, want)
 		}
 	}
@@ -92,11 +97,15 @@ func TestWhoMayUseEveryDeviceMayUseTheGuests(t *testing.T) {
 		rules []specs.LinuxDeviceCgroup
 		want  int
 	}{
-		"nothing": {}, "all": {[]specs.LinuxDeviceCgroup{{Access: "rwm"}, all}, 1}, "none": {[]specs.LinuxDeviceCgroup{all, {Access: "rwm"}}, 0},
-		"one": {[]specs.LinuxDeviceCgroup{{Allow: true, Type: "c", Major: &one, Minor: &one, Access: "rwm"}}, 0}, "to read": {[]specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "r"}}, 0},
+		"nothing": {}, "all": {[]specs.LinuxDeviceCgroup{{Access: "rwm"}, all}, 1},
+		"none":    {[]specs.LinuxDeviceCgroup{all, {Access: "rwm"}}, 0},
+		"one":     {[]specs.LinuxDeviceCgroup{{Allow: true, Type: "c", Major: &one, Minor: &one, Access: "rwm"}}, 0},
+		"to read": {[]specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "r"}}, 0},
 	} {
-		s := guestSpec(&specs.Spec{Root: &specs.Root{}, Process: &specs.Process{}, Linux: &specs.Linux{Resources: &specs.LinuxResources{Devices: c.rules}}}, true)
-		if got := s.Linux.Resources.Devices; len(got) != c.want || c.want == 1 && (!got[0].Allow || got[0].Type != "a") {
+		s := guestSpec(&specs.Spec{Root: &specs.Root{}, Process: &specs.Process{},
+			Linux: &specs.Linux{Resources: &specs.LinuxResources{Devices: c.rules}}}, true)
+		if got := s.Linux.Resources.Devices; len(got) != c.want || c.want == 1 &&
+			(!got[0].Allow || got[0].Type != "a") {
 			t.Errorf("%s: %+v", what, got)
 		}
 	}

@@ -19,7 +19,8 @@ type users struct {
 
 // of gives a container in the guest the numbers of its user namespace on the host.
 func (u *users) of(host, guest *specs.Spec) error {
-	if !slices.ContainsFunc(host.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
+	if !slices.ContainsFunc(host.Linux.Namespaces,
+		func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
 		return nil
 	}
 	u.mu.Lock()
@@ -31,11 +32,13 @@ func (u *users) of(host, guest *specs.Spec) error {
 		guest.Linux.UIDMappings, guest.Linux.GIDMappings = u.uids, u.gids
 	}
 	if len(guest.Linux.UIDMappings) == 0 {
-		return errors.New("the container joins a user namespace, and neither it nor the pod's first container says which numbers it has")
+		return errors.New("the container joins a user namespace, and neither it nor the pod's first container says " +
+			"which numbers it has")
 	}
 	for _, m := range slices.Concat(guest.Linux.UIDMappings, guest.Linux.GIDMappings) {
 		if m.Size == 0 || uint64(m.HostID)+uint64(m.Size) > 1<<32 || uint64(m.ContainerID)+uint64(m.Size) > 1<<32 {
-			return fmt.Errorf("user namespace: %d numbers from %d as %d: want numbers of 32 bits", m.Size, m.ContainerID, m.HostID)
+			return fmt.Errorf("user namespace: %d numbers from %d as %d: want numbers of 32 bits", m.Size,
+				m.ContainerID, m.HostID)
 		}
 	}
 	return nil

@@ -30,11 +30,13 @@ func TestContainersHaveTheUsersOfTheirPod(t *testing.T) {
 	if err := u.of(in("", numbers), spec(numbers)); err != nil {
 		t.Error(err)
 	}
-	if err := u.of(in("/proc/1/ns/user"), guest); err != nil || !reflect.DeepEqual(guest.Linux.UIDMappings, []specs.LinuxIDMapping{numbers}) ||
+	if err := u.of(in("/proc/1/ns/user"), guest); err != nil || !reflect.DeepEqual(guest.Linux.UIDMappings,
+		[]specs.LinuxIDMapping{numbers}) ||
 		!reflect.DeepEqual(guest.Linux.GIDMappings, []specs.LinuxIDMapping{numbers}) {
 		t.Errorf("one that joins: %+v, %v", guest.Linux, err)
 	}
-	for _, bad := range []specs.LinuxIDMapping{{Size: 0}, {HostID: 1<<32 - 1, Size: 2}, {ContainerID: 1<<32 - 1, Size: 2}} {
+	for _, bad := range []specs.LinuxIDMapping{{Size: 0}, {HostID: 1<<32 - 1, Size: 2}, {ContainerID: 1<<32 - 1,
+		Size: 2}} {
 		if err := u.of(in("", bad), spec(bad)); err == nil {
 			t.Errorf("%+v is taken", bad)
 		}
@@ -50,10 +52,13 @@ func TestOwnersOfVolumes(t *testing.T) {
 		m    specs.Mount
 		want share.Owners
 	}{
-		"none":                  {specs.Mount{Options: []string{"rbind"}}, share.Owners{}},
-		"its own":               {specs.Mount{UIDMappings: other, GIDMappings: other}, owners(share.IDMap{Inside: 5, Outside: 7, Size: 1})},
-		"those of the user ns":  {specs.Mount{Options: []string{"idmap"}}, owners(share.IDMap{Outside: 65536, Size: 10})},
-		"those, and what below": {specs.Mount{Options: []string{"ridmap"}}, owners(share.IDMap{Outside: 65536, Size: 10})},
+		"none": {specs.Mount{Options: []string{"rbind"}}, share.Owners{}},
+		"its own": {specs.Mount{UIDMappings: other, GIDMappings: other},
+			owners(share.IDMap{Inside: 5, Outside: 7, Size: 1})},
+		"those of the user ns": {specs.Mount{Options: []string{"idmap"}},
+			owners(share.IDMap{Outside: 65536, Size: 10})},
+		"those, and what below": {specs.Mount{Options: []string{"ridmap"}},
+			owners(share.IDMap{Outside: 65536, Size: 10})},
 	} {
 		if got := ownersOf(c.m, s); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", what, got, c.want)

@@ -12,8 +12,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
-// BenchmarkBoot measures a boot until the agent is ready, as medians. With KATABUILD_TEST_INITRD it boots that initrd instead of this
-// package's own init:
+// BenchmarkBoot measures a boot until the agent is ready, as medians. With KATABUILD_TEST_INITRD it boots that initrd
+// instead of this package's own init:
 //
 //	go test ./runtime/sandbox -run xxx -bench Boot -benchtime 11x
 func BenchmarkBoot(b *testing.B) {

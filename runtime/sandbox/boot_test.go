@@ -62,7 +62,8 @@ var buildGuest = sync.OnceValues(func() ([]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "init"), "./testdata/guest")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "init"),
+		"./testdata/guest")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
@@ -102,7 +103,8 @@ func testConfig(t testing.TB, mode string) Config {
 	m := &manifest.Manifest{
 		Version: manifest.Version, Name: "boot-test", Arch: "x86_64",
 		Kernel: manifest.Kernel{
-			Image: file("bzImage", read("KATABUILD_TEST_BZIMAGE")), Vmlinux: file("vmlinux", read("KATABUILD_TEST_VMLINUX")),
+			Image: file("bzImage", read("KATABUILD_TEST_BZIMAGE")), Vmlinux: file("vmlinux",
+				read("KATABUILD_TEST_VMLINUX")),
 			Config: file("config", nil), SystemMap: file("System.map", nil),
 		},
 		Initrd: &manifest.Initrd{File: file("initrd.cpio", initrd), Compression: "none"},
@@ -221,7 +223,8 @@ func TestStreams(t *testing.T) {
 			}
 			speed := func(what string, began time.Time) {
 				d := time.Since(began)
-				t.Logf("%s: %d MiB in %v, %.0f MiB/s", what, len(want)>>20, d.Round(time.Millisecond), float64(len(want)>>20)/d.Seconds())
+				t.Logf("%s: %d MiB in %v, %.0f MiB/s", what, len(want)>>20, d.Round(time.Millisecond),
+					float64(len(want)>>20)/d.Seconds())
 			}
 			t.Run("host to guest, half-close, answer", func(t *testing.T) {
 				c := dial(1)
@@ -371,7 +374,8 @@ func TestStreams(t *testing.T) {
 						ds = append(ds, time.Since(began))
 					}
 					slices.Sort(ds)
-					t.Logf("%6d bytes: p50 %v, p99 %v", size, ds[150].Round(time.Microsecond), ds[297].Round(time.Microsecond))
+					t.Logf("%6d bytes: p50 %v, p99 %v", size, ds[150].Round(time.Microsecond),
+						ds[297].Round(time.Microsecond))
 				}
 			})
 		})
@@ -398,12 +402,19 @@ func TestStagesThatFail(t *testing.T) {
 		stage  Stage
 		says   string
 	}{
-		"QEMU is not installed":             {"serve", func(_ *testing.T, c *Config) { c.QEMU = "/nowhere/qemu-system-x86_64" }, VMM, "Debian package qemu-system-x86"},
-		"QEMU does not know the machine":    {"serve", func(_ *testing.T, c *Config) { c.Machine = "toaster" }, VMM, "unsupported machine type"},
-		"the host has not that much memory": {"serve", func(_ *testing.T, c *Config) { c.MemoryMiB = 1 << 30 }, VMM, "allocate memory"},
-		"the kernel is not a kernel":        {"serve", func(t *testing.T, c *Config) { c.replaceVmlinux(t, []byte("\x7fELF this is no kernel")) }, VMM, "QEMU"},
-		"init ends before it says a word":   {"mute-exit", nil, Init, "Attempted to kill init"},
-		"init ends after it":                {"exit", nil, Agent, "Attempted to kill init"},
+		"QEMU is not installed": {"serve",
+			func(_ *testing.T, c *Config) { c.QEMU = "/nowhere/qemu-system-x86_64" }, VMM,
+			"Debian package qemu-system-x86"},
+		"QEMU does not know the machine": {"serve", func(_ *testing.T, c *Config) { c.Machine = "toaster" }, VMM,
+			"unsupported machine type"},
+		"the host has not that much memory": {"serve", func(_ *testing.T, c *Config) { c.MemoryMiB = 1 << 30 }, VMM,
+			"allocate memory"},
+		"the kernel is not a kernel": {"serve", func(t *testing.T, c *Config) {
+			c.replaceVmlinux(t,
+				[]byte("\x7fELF this is no kernel"))
+		}, VMM, "QEMU"},
+		"init ends before it says a word": {"mute-exit", nil, Init, "Attempted to kill init"},
+		"init ends after it":              {"exit", nil, Agent, "Attempted to kill init"},
 		"init ends and the kernel stays": {"exit", func(_ *testing.T, c *Config) {
 			c.Manifest.Boot.CommandLine = strings.Replace(c.Manifest.Boot.CommandLine, "panic=-1", "panic=0", 1)
 		}, Agent, "Attempted to kill init"},
@@ -415,7 +426,10 @@ func TestStagesThatFail(t *testing.T) {
 			short(t, c)
 			c.withoutVsock = true
 		}, Transport, "not ready within"},
-		"there is no init":  {"serve", func(t *testing.T, c *Config) { c.Words = append(c.Words, "rdinit=/nowhere", "init=/nowhere") }, Init, "kernel panic"},
+		"there is no init": {"serve", func(t *testing.T, c *Config) {
+			c.Words = append(c.Words, "rdinit=/nowhere",
+				"init=/nowhere")
+		}, Init, "kernel panic"},
 		"init says nothing": {"speechless", short, Init, "not ready within"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -435,7 +449,8 @@ func TestStagesThatFail(t *testing.T) {
 			}
 			t.Logf("after %v: %v", time.Since(began).Round(time.Millisecond), err)
 			if e.Stage != tc.stage || !strings.Contains(err.Error(), tc.says) {
-				t.Errorf("stage %s, want %s and %q; console:\n%s", e.Stage, tc.stage, tc.says, strings.Join(e.Console, "\n"))
+				t.Errorf("stage %s, want %s and %q; console:\n%s", e.Stage, tc.stage, tc.says,
+					strings.Join(e.Console, "\n"))
 			}
 			if !strings.Contains(e.Command, "-append") || strings.Contains(e.Command, "/proc/self/fd") {
 				t.Errorf("command line to paste: %s", e.Command)
@@ -567,7 +582,8 @@ func TestQEMUHasNothingOfRoots(t *testing.T) {
 	own := strings.Join([]string{id, id, id, id}, " ")
 	const none = "0000000000000000"
 	for field, want := range map[string]string{
-		"Uid": own, "Gid": own, "Groups": "", "CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none, "NoNewPrivs": "1", "Seccomp": "2",
+		"Uid": own, "Gid": own, "Groups": "", "CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none,
+		"CapAmb": none, "NoNewPrivs": "1", "Seccomp": "2",
 	} {
 		if have[field] != want {
 			t.Errorf("%s is %q, want %q", field, have[field], want)
@@ -580,7 +596,8 @@ func TestQEMUHasNothingOfRoots(t *testing.T) {
 			t.Errorf("it is in the host's namespace %s: %v", kind, err)
 		}
 	}
-	for _, path := range []string{"/etc/passwd", "/root", "/home", "/var", "/run", "/sys", "/tmp", "/dev/kmsg", "/dev/net", "/proc/sys", secret} {
+	for _, path := range []string{"/etc/passwd", "/root", "/home", "/var", "/run", "/sys", "/tmp", "/dev/kmsg",
+		"/dev/net", "/proc/sys", secret} {
 		if _, err := os.Lstat(proc + "root" + path); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("it sees %s: %v", path, err)
 		}

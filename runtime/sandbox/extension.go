@@ -38,8 +38,8 @@ type Extension struct {
 	Image string // of the image alone, when it is not in Dir
 }
 
-// ReadExtension reads the folder of an extension, given as FOLDER or NAME=FOLDER. Without a name it is the label of the image's file system.
-// What the image holds is for the guest to check, against the root hash.
+// ReadExtension reads the folder of an extension, given as FOLDER or NAME=FOLDER. Without a name it is the label of the
+// image's file system. What the image holds is for the guest to check, against the root hash.
 func ReadExtension(arg string) (Extension, error) {
 	e := Extension{Dir: arg}
 	if name, dir, ok := strings.Cut(arg, "="); ok && !strings.Contains(name, "/") {
@@ -96,8 +96,8 @@ func readLabel(path string) (string, error) {
 	return label(f)
 }
 
-// Where the label is. The first entry of an MBR's table is at 446, its first sector at 8 in it. Linux, fs/erofs/erofs_fs.h, struct
-// erofs_super_block: at 1024 in the file system, with the magic at 0 and volume_name at 64.
+// Where the label is. The first entry of an MBR's table is at 446, its first sector at 8 in it. Linux,
+// fs/erofs/erofs_fs.h, struct erofs_super_block: at 1024 in the file system, with the magic at 0 and volume_name at 64.
 const (
 	mbrFirstSector = 446 + 8
 	sectorSize     = 512

@@ -49,15 +49,18 @@ func TestAnExtensionIsReadFromItsFolder(t *testing.T) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	for name, c := range map[string]struct{ arg, want string }{
-		"no folder":            {filepath.Join(dir, "none"), "no such file"},
-		"a long label":         {extensionFolder(t, good, disk("abcdefghijklmnop")), "16 bytes, want at most 10, as a disk's serial has 20 and begins with \"extension-\"; name it with NAME=FOLDER"},
+		"no folder": {filepath.Join(dir, "none"), "no such file"},
+		"a long label": {extensionFolder(t, good, disk("abcdefghijklmnop")),
+			"16 bytes, want at most 10, as a disk's serial has 20 and begins with \"extension-\"; name it with " +
+				"NAME=FOLDER"},
 		"no label":             {extensionFolder(t, good, disk("")), "name it with NAME=FOLDER"},
 		"another file system":  {extensionFolder(t, good, make([]byte, 8192)), "not erofs"},
 		"an empty image":       {extensionFolder(t, good, nil), "partition table: EOF"},
 		"a name that is wrong": {"g.pu=" + dir, `name of an extension "g.pu"`},
 		"a name that is long":  {"abcdefghijk=" + dir, "11 bytes, want at most 10"},
-		"a hash cut short":     {extensionFolder(t, fmt.Sprintf(hashLine, "ab"), disk("a")), "root_hash.txt: root_hash"},
-		"no end of a hash":     {extensionFolder(t, strings.Repeat("x", maxHashFile+1), disk("a")), "more than 4096 bytes"},
+		"a hash cut short": {extensionFolder(t, fmt.Sprintf(hashLine, "ab"), disk("a")),
+			"root_hash.txt: root_hash"},
+		"no end of a hash": {extensionFolder(t, strings.Repeat("x", maxHashFile+1), disk("a")), "more than 4096 bytes"},
 	} {
 		if e, err := ReadExtension(c.arg); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %+v, %v, want %s", name, e, err, c.want)
@@ -74,7 +77,9 @@ func TestExtensionsArePlannedBehindTheRoot(t *testing.T) {
 		return newPlan(cfg, g, accel.Choice{Accel: accel.TCG}, vsock.Choice{}, 2600000)
 	}
 	ext := func(name string) Extension {
-		return Extension{Extension: extension.Extension{Name: name, Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: strings.Repeat("cd", 32), DataBlocks: 3, DataBlockSize: 4096, HashBlockSize: 4096}}, Dir: "/ext/" + name}
+		return Extension{Extension: extension.Extension{Name: name,
+			Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: strings.Repeat("cd", 32),
+				DataBlocks: 3, DataBlockSize: 4096, HashBlockSize: 4096}}, Dir: "/ext/" + name}
 	}
 	cfg := plain()
 	cfg.Manifest.Initrd, cfg.Manifest.Image = nil, &manifest.Image{File: manifest.File{Path: "image.img", Size: 5}}
@@ -83,8 +88,10 @@ func TestExtensionsArePlannedBehindTheRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []qemu.Disk{{Path: "/out/image.img", Size: 5}, {Path: "/ext/net/image.img", Serial: "extension-net"}, {Path: "/ext/gpu/image.img", Serial: "extension-gpu"}}
-	if len(p.QEMU.Disks) != 3 || p.QEMU.Disks[0] != want[0] || p.QEMU.Disks[1] != want[1] || p.QEMU.Disks[2] != want[2] {
+	want := []qemu.Disk{{Path: "/out/image.img", Size: 5}, {Path: "/ext/net/image.img", Serial: "extension-net"},
+		{Path: "/ext/gpu/image.img", Serial: "extension-gpu"}}
+	if len(p.QEMU.Disks) != 3 || p.QEMU.Disks[0] != want[0] || p.QEMU.Disks[1] != want[1] ||
+		p.QEMU.Disks[2] != want[2] {
 		t.Errorf("disks %+v", p.QEMU.Disks)
 	}
 	if l := p.CommandLine; l != "quiet tsc_early_khz=2600000 "+ext("net").Word()+" "+ext("gpu").Word()+" debug" {

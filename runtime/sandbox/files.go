@@ -28,7 +28,8 @@ func hostPath(dir string, f manifest.File) string {
 	return filepath.Join(dir, filepath.FromSlash(f.Path))
 }
 
-// checked copies a file into memory that nobody can change any more, and checks the digest of the copy: what QEMU gets is what was checked.
+// checked copies a file into memory that nobody can change any more, and checks the digest of the copy: what QEMU gets
+// is what was checked.
 func checked(dir string, f manifest.File) (*os.File, error) {
 	path := hostPath(dir, f)
 	out, got, err := sealed(path, f.Size)
@@ -45,8 +46,8 @@ func checked(dir string, f manifest.File) (*os.File, error) {
 	return out, nil
 }
 
-// checkedInPlace opens a file and checks its digest without a copy, so that all guests which were made from it share its pages. What changes in it
-// afterwards has to be found out by somebody else: dm-verity in the guest.
+// checkedInPlace opens a file and checks its digest without a copy, so that all guests which were made from it share
+// its pages. What changes in it afterwards has to be found out by somebody else: dm-verity in the guest.
 func checkedInPlace(dir string, f manifest.File) (*os.File, error) {
 	path := hostPath(dir, f)
 	file, got, err := digested(path)
@@ -122,7 +123,8 @@ func openChecked(cfg Config) (b *booted, err error) {
 	return b, nil
 }
 
-// openPlain opens the files of a plain guest, and notes what they are. The image is used where it lies, so that all guests share its pages.
+// openPlain opens the files of a plain guest, and notes what they are. The image is used where it lies, so that all
+// guests share its pages.
 func openPlain(g *guest) (b *booted, err error) {
 	b = &booted{}
 	defer func() {
@@ -157,8 +159,8 @@ func openPlain(g *guest) (b *booted, err error) {
 	return b, nil
 }
 
-// sealed copies a file into memory that nobody can change any more, and digests the copy. Of a file that has more than size bytes it copies one
-// more, which shows in the digest; a negative size is any.
+// sealed copies a file into memory that nobody can change any more, and digests the copy. Of a file that has more than
+// size bytes it copies one more, which shows in the digest; a negative size is any.
 func sealed(path string, size int64) (*os.File, digest.Digest, error) {
 	in, err := os.Open(path)
 	if err != nil {

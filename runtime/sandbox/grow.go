@@ -14,8 +14,8 @@ type Size struct {
 	MemoryMiB int
 }
 
-// memoryBlockMiB is what memory is plugged in multiples of: a block of x86_64's memory hotplug, which no other architecture's exceeds where QEMU has
-// DIMMs. Linux: Documentation/admin-guide/mm/memory-hotplug.rst.
+// memoryBlockMiB is what memory is plugged in multiples of: a block of x86_64's memory hotplug, which no other
+// architecture's exceeds where QEMU has DIMMs. Linux: Documentation/admin-guide/mm/memory-hotplug.rst.
 const memoryBlockMiB = 128
 
 // ErrNoGrowth says that this machine stays as large as it was started.
@@ -32,8 +32,8 @@ func (s *Sandbox) sizeLocked() Size {
 	return Size{s.plan.QEMU.CPUs + s.grown.CPUs, s.plan.QEMU.MemoryMiB + s.grown.MemoryMiB}
 }
 
-// Grow plugs in processors and memory until the machine has at least what is wanted, or all it can have, and says what it has. The guest has to put them to
-// use. What the machine has already is never taken away. The error is ErrNoGrowth
+// Grow plugs in processors and memory until the machine has at least what is wanted, or all it can have, and says what
+// it has. The guest has to put them to use. What the machine has already is never taken away. The error is ErrNoGrowth
 // where a machine was started without room, for processors or for memory, and nothing else is wrong.
 func (s *Sandbox) Grow(ctx context.Context, want Size) (Size, error) {
 	s.growing.Lock()
@@ -48,7 +48,8 @@ func (s *Sandbox) Grow(ctx context.Context, want Size) (Size, error) {
 			errs = append(errs, err)
 		}
 		if want.CPUs > q.MaxCPUs && q.MaxCPUs > q.CPUs {
-			errs = append(errs, fmt.Errorf("%d processors are wanted, and the machine can have %d", want.CPUs, q.MaxCPUs))
+			errs = append(errs, fmt.Errorf("%d processors are wanted, and the machine can have %d", want.CPUs,
+				q.MaxCPUs))
 		}
 	}
 	if more := want.MemoryMiB - now.MemoryMiB; more > 0 {
@@ -61,10 +62,12 @@ func (s *Sandbox) Grow(ctx context.Context, want Size) (Size, error) {
 		case q.MemorySlots == 0 || q.MaxMemoryMiB <= q.MemoryMiB:
 			cannot = append(cannot, fmt.Errorf("%w: %d MiB of memory", ErrNoGrowth, now.MemoryMiB))
 		case s.dimms == q.MemorySlots:
-			errs = append(errs, fmt.Errorf("%d MiB of memory are wanted, and all %d slots are taken", want.MemoryMiB, q.MemorySlots))
+			errs = append(errs, fmt.Errorf("%d MiB of memory are wanted, and all %d slots are taken", want.MemoryMiB,
+				q.MemorySlots))
 		default:
 			if blocks > room {
-				errs = append(errs, fmt.Errorf("%d MiB of memory are wanted, and the machine can have %d", want.MemoryMiB, now.MemoryMiB+room))
+				errs = append(errs, fmt.Errorf("%d MiB of memory are wanted, and the machine can have %d",
+					want.MemoryMiB, now.MemoryMiB+room))
 				blocks = room
 			}
 			if blocks > 0 {
@@ -79,7 +82,8 @@ func (s *Sandbox) Grow(ctx context.Context, want Size) (Size, error) {
 	return s.sizeLocked(), err
 }
 
-// hotpluggable is an element of the answer to query-hotpluggable-cpus. QEMU: docs/devel or qapi/machine.json, HotpluggableCPU.
+// hotpluggable is an element of the answer to query-hotpluggable-cpus. QEMU: docs/devel or qapi/machine.json,
+// HotpluggableCPU.
 type hotpluggable struct {
 	Type  string         `json:"type"`
 	Count int            `json:"vcpus-count"`
@@ -131,8 +135,10 @@ func (s *Sandbox) plugMemory(ctx context.Context, mib int) error {
 	if err := s.qmp(ctx, "object-add", memory); err != nil {
 		return fmt.Errorf("plug in %d MiB of memory: %w", mib, err)
 	}
-	if err := s.qmp(ctx, "device_add", map[string]any{"driver": "pc-dimm", "id": id, "memdev": id + "-memory"}); err != nil {
-		return errors.Join(fmt.Errorf("plug in %d MiB of memory: %w", mib, err), s.qmp(ctx, "object-del", map[string]any{"id": id + "-memory"}))
+	if err := s.qmp(ctx, "device_add", map[string]any{"driver": "pc-dimm", "id": id,
+		"memdev": id + "-memory"}); err != nil {
+		return errors.Join(fmt.Errorf("plug in %d MiB of memory: %w", mib, err), s.qmp(ctx, "object-del",
+			map[string]any{"id": id + "-memory"}))
 	}
 	s.dimms++
 	s.grown.MemoryMiB += mib

@@ -22,13 +22,15 @@ import (
 // defaultGuest starts the guest that containers run in, on a q35 with a shell on its debug console.
 func defaultGuest(t *testing.T, change func(*Config)) *Sandbox {
 	t.Helper()
-	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File("KATABUILD_TEST_GUEST"), testenv.Tool("qemu-system-x86_64"))
+	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File("KATABUILD_TEST_GUEST"),
+		testenv.Tool("qemu-system-x86_64"))
 	dir := os.Getenv("KATABUILD_TEST_GUEST")
 	m, _, err := manifest.Read(dir, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Manifest: m, Dir: dir, Machine: qemu.Q35, Words: []string{"agent.debug_console", "agent.debug_console_vport=1026"}}
+	cfg := Config{Manifest: m, Dir: dir, Machine: qemu.Q35, Words: []string{"agent.debug_console",
+		"agent.debug_console_vport=1026"}}
 	change(&cfg)
 	s, err := Start(t.Context(), cfg)
 	if err != nil {
@@ -102,7 +104,8 @@ func TestTheMemoryOfAMachineGrows(t *testing.T) {
 		if now != have || (err == nil) != (x.err == "") || err != nil && !strings.Contains(err.Error(), x.err) {
 			t.Fatalf("want %d: have %v, %v; want %v, %s", x.want, now, err, have, x.err)
 		}
-		if _, err := agent.OnlineCPUMem(t.Context(), &katapb.OnlineCPUMemRequest{Wait: true, NbCpus: uint32(now.CPUs)}); err != nil {
+		if _, err := agent.OnlineCPUMem(t.Context(), &katapb.OnlineCPUMemRequest{Wait: true,
+			NbCpus: uint32(now.CPUs)}); err != nil {
 			t.Fatalf("%v\n%s", err, shell(t, s, "cd /sys/devices/system; head cpu/online memory/*/state; dmesg | tail"))
 		}
 		var kib int
@@ -137,8 +140,11 @@ func TestProcessorsArePluggedIn(t *testing.T) {
 
 func TestAMachineWithoutRoomStaysAsItIs(t *testing.T) {
 	for name, change := range map[string]func(*Config){
-		"microvm": func(c *Config) { c.Machine, c.Max, c.MemorySlots = qemu.MicroVM, Size{CPUs: 2, MemoryMiB: 1024}, 2 },
-		"q35":     func(*Config) {},
+		"microvm": func(c *Config) {
+			c.Machine, c.Max, c.MemorySlots = qemu.MicroVM, Size{CPUs: 2, MemoryMiB: 1024},
+				2
+		},
+		"q35": func(*Config) {},
 	} {
 		s := defaultGuest(t, change)
 		before := s.Size()

@@ -30,7 +30,8 @@ type KernelFile struct {
 	unpacked []byte
 }
 
-// ReadKernel reads a kernel of any of the architectures: an ELF, or an image by its architecture's boot protocol, which may be packed.
+// ReadKernel reads a kernel of any of the architectures: an ELF, or an image by its architecture's boot protocol, which
+// may be packed.
 func ReadKernel(path string) (*KernelFile, error) {
 	k, err := lookAtKernel(path)
 	if err == nil && k.Digest == "" {
@@ -88,7 +89,8 @@ const (
 )
 
 // elfArch is the architecture of an ELF machine that is little-endian, or on s390x big-endian.
-var elfArch = map[elf.Machine]string{elf.EM_X86_64: "x86_64", elf.EM_PPC64: "ppc64le", elf.EM_S390: "s390x", elf.EM_RISCV: "riscv64", elf.EM_AARCH64: "aarch64"}
+var elfArch = map[elf.Machine]string{elf.EM_X86_64: "x86_64", elf.EM_PPC64: "ppc64le", elf.EM_S390: "s390x",
+	elf.EM_RISCV: "riscv64", elf.EM_AARCH64: "aarch64"}
 
 // headSize is how much of a kernel is looked at, but for an ELF's notes.
 const headSize = s390MagicAt + len(s390Magic)
@@ -139,7 +141,8 @@ func parseUnpacked(b []byte, r io.ReaderAt) (*KernelFile, error) {
 		}
 	case has(b, x86HeaderAt, "HdrS") && has(b, x86BootFlagAt, "\x55\xaa"):
 		name, form = "x86_64", "bzImage"
-		if len(b) < x86LoadFlags+2 || binary.LittleEndian.Uint16(b[x86VersionAt:]) < x86Version || b[x86LoadFlags]&x86Kernel64 == 0 {
+		if len(b) < x86LoadFlags+2 || binary.LittleEndian.Uint16(b[x86VersionAt:]) < x86Version ||
+			b[x86LoadFlags]&x86Kernel64 == 0 {
 			return nil, errors.New("a bzImage without a 64-bit entry: kernels for 32-bit processors are not supported")
 		}
 	case has(b, arm64MagicAt, arm64Magic):
@@ -149,7 +152,8 @@ func parseUnpacked(b []byte, r io.ReaderAt) (*KernelFile, error) {
 	case has(b, s390MagicAt, s390Magic):
 		name, form = "s390x", "s390 image"
 	default:
-		return nil, errors.New("not a kernel: want an ELF, a bzImage, or an Image of arm64, riscv or s390, plain or packed")
+		return nil, errors.New(
+			"not a kernel: want an ELF, a bzImage, or an Image of arm64, riscv or s390, plain or packed")
 	}
 	a, err := arch.Parse(name)
 	if err != nil {
@@ -177,7 +181,8 @@ func unpack(b []byte) (inner []byte, by string, err error) {
 		inner, err = inflate("gzip", b)
 		return inner, "gzip", err
 	}
-	from, size := uint64(binary.LittleEndian.Uint32(b[zbootPayload:])), uint64(binary.LittleEndian.Uint32(b[zbootSize:]))
+	from, size := uint64(binary.LittleEndian.Uint32(b[zbootPayload:])),
+		uint64(binary.LittleEndian.Uint32(b[zbootSize:]))
 	packer, _, _ := bytes.Cut(b[zbootPacker:zbootHeader], []byte{0})
 	if from+size > uint64(len(b)) {
 		return nil, "", fmt.Errorf("an EFI zboot image whose payload is %d bytes at %d of %d", size, from, len(b))
@@ -197,7 +202,8 @@ func inflate(packer string, b []byte) ([]byte, error) {
 		g.Multistream(false) // the size of the unpacked kernel may stand behind it
 		r = g
 	case "zstd", "zstd22":
-		z, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxKernel))
+		z, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(maxKernel))
 		if err != nil {
 			return nil, fmt.Errorf("unpack zstd: %w", err)
 		}
@@ -220,8 +226,8 @@ func inflate(packer string, b []byte) ([]byte, error) {
 	return out, nil
 }
 
-// xenPVH is the type of the note with the entry for virtual machines, by the owner Xen: Linux, include/xen/interface/elfnote.h,
-// XEN_ELFNOTE_PHYS32_ENTRY.
+// xenPVH is the type of the note with the entry for virtual machines, by the owner Xen: Linux,
+// include/xen/interface/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY.
 const (
 	xenPVH   = 18
 	xenOwner = "Xen\x00"
@@ -236,19 +242,22 @@ func parseELF(r io.ReaderAt) (name, form string, err error) {
 	name = elfArch[f.Machine]
 	switch {
 	case name == "" || f.Class != elf.ELFCLASS64 || (f.Data == elf.ELFDATA2MSB) != (name == "s390x"):
-		return "", "", fmt.Errorf("an ELF for %s, %s, %s, which is none of the architectures %s", f.Machine, f.Class, f.Data, strings.Join(arch.Names(arch.All()), ", "))
+		return "", "", fmt.Errorf("an ELF for %s, %s, %s, which is none of the architectures %s", f.Machine, f.Class,
+			f.Data, strings.Join(arch.Names(arch.All()), ", "))
 	case name == "aarch64":
-		return "", "", errors.New("an ELF for aarch64, which QEMU does not boot as Linux; give it arch/arm64/boot/Image")
+		return "", "", errors.New(
+			"an ELF for aarch64, which QEMU does not boot as Linux; give it arch/arm64/boot/Image")
 	case name == "x86_64" && !hasPVH(f):
-		return "", "", errors.New("an ELF without the note for PVH, so QEMU cannot boot it; build it with CONFIG_PVH or give the bzImage")
+		return "", "", errors.New(
+			"an ELF without the note for PVH, so QEMU cannot boot it; build it with CONFIG_PVH or give the bzImage")
 	case name == "x86_64":
 		return name, "vmlinux with a PVH entry", nil
 	}
 	return name, "vmlinux", nil
 }
 
-// hasPVH looks through the notes. ELF, "Note Section": three words - the sizes of the owner's name and of the description, and the type - then both,
-// each padded to words.
+// hasPVH looks through the notes. ELF, "Note Section": three words - the sizes of the owner's name and of the
+// description, and the type - then both, each padded to words.
 func hasPVH(f *elf.File) bool {
 	pad := func(n uint64) uint64 { return (n + 3) &^ 3 }
 	for _, p := range f.Progs {

@@ -8,8 +8,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
-// PlugNIC gives a running guest a network interface, and says where the guest finds it, as the guest API wants it. It fails with ErrNoPlug where there is
-// no place. The interface stays until the sandbox ends.
+// PlugNIC gives a running guest a network interface, and says where the guest finds it, as the guest API wants it. It
+// fails with ErrNoPlug where there is no place. The interface stays until the sandbox ends.
 func (s *Sandbox) PlugNIC(ctx context.Context, n NIC) (pciPath string, err error) {
 	port, err := s.takePort()
 	if err != nil {
@@ -29,7 +29,8 @@ func (s *Sandbox) PlugNIC(ctx context.Context, n NIC) (pciPath string, err error
 	if err := s.qmp(ctx, "netdev_add", map[string]any{"type": "tap", "id": netdev, "fd": netdev}); err != nil {
 		return "", errors.Join(err, s.qmp(ctx, "closefd", map[string]any{"fdname": netdev}))
 	}
-	arguments := map[string]any{"driver": "virtio-net-pci", "id": device, "bus": id, "netdev": netdev, "mac": n.MAC, "romfile": ""}
+	arguments := map[string]any{"driver": "virtio-net-pci", "id": device, "bus": id, "netdev": netdev, "mac": n.MAC,
+		"romfile": ""}
 	if n.MTU > 0 {
 		arguments["host_mtu"] = n.MTU
 	}

@@ -17,15 +17,16 @@ import (
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
-// Plain is a guest of files that somebody names, as Kata Containers is configured: without a manifest, so nobody says what they must be. Its
-// kernel command line is the one that Kata's guests want.
+// Plain is a guest of files that somebody names, as Kata Containers is configured: without a manifest, so nobody says
+// what they must be. Its kernel command line is the one that Kata's guests want.
 type Plain struct {
 	Kernel string // path; see ReadKernel
 	Initrd string // path; one of Initrd and Image
 	Image  string // path of a disk, whose root is the first partition, or all of it where it has no partition table
 	// FileSystem of the image's root: ext4, erofs or xfs. Empty is ext4.
 	FileSystem string
-	// Verity is how dm-verity checks the image's root, as Kata's kernel_verity_params; the hash tree is in the second partition. Nil: it is not checked.
+	// Verity is how dm-verity checks the image's root, as Kata's kernel_verity_params; the hash tree is in the second
+	// partition. Nil: it is not checked.
 	Verity *extension.Params
 }
 
@@ -40,8 +41,9 @@ const (
 
 // BootedFile is a file that a plain guest was booted from.
 type BootedFile struct {
-	Path   string        `json:"path"`
-	Digest digest.Digest `json:"digest"` // of the file that QEMU got, unpacked where it could not do that; of an image, as it was when the guest was started
+	Path string `json:"path"`
+	// of the file that QEMU got, unpacked where it could not do that; of an image, as it was when the guest was started
+	Digest digest.Digest `json:"digest"`
 }
 
 func (p *Plain) check() error {
@@ -104,14 +106,16 @@ func (p *Plain) read() (*guest, error) {
 			return nil, err
 		}
 		if p.Verity != nil && !partitions {
-			return nil, fmt.Errorf("%s has no partition table, so the hash tree for dm-verity cannot be in its second partition", p.Image)
+			return nil, fmt.Errorf(
+				"%s has no partition table, so the hash tree for dm-verity cannot be in its second partition", p.Image)
 		}
 	}
 	g.boot.CommandLine = p.commandLine(k.Arch, partitions)
 	return g, nil
 }
 
-// partitioned says whether a disk begins with a partition table. UEFI Specification 2.10, 5.2.1: both MBR and GPT have 55 aa at 510.
+// partitioned says whether a disk begins with a partition table. UEFI Specification 2.10, 5.2.1: both MBR and GPT have
+// 55 aa at 510.
 func partitioned(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -125,7 +129,8 @@ func partitioned(path string) (bool, error) {
 	return b == [2]byte{0x55, 0xaa}, nil
 }
 
-// plainTCG is what Linux is told where TCG emulates its processor; see kernel.CommandLine, which says it of the kernels that are built here.
+// plainTCG is what Linux is told where TCG emulates its processor; see kernel.CommandLine, which says it of the kernels
+// that are built here.
 func plainTCG(a arch.Arch) string {
 	if a.Name != "x86_64" {
 		return ""
@@ -133,8 +138,8 @@ func plainTCG(a arch.Arch) string {
 	return "tsc_early_khz=" + clockWord + " tsc=reliable no_timer_check"
 }
 
-// commandLine is the kernel's, without what TCG wants. The words of an image are those that Kata Containers' images want: an agent that systemd starts,
-// and nobody else who sets up the network.
+// commandLine is the kernel's, without what TCG wants. The words of an image are those that Kata Containers' images
+// want: an agent that systemd starts, and nobody else who sets up the network.
 func (p *Plain) commandLine(a arch.Arch, partitions bool) string {
 	words := []string{"console=" + a.Console, "quiet", "panic=-1"}
 	switch a.Name {
@@ -152,9 +157,11 @@ func (p *Plain) commandLine(a arch.Arch, partitions bool) string {
 		root, hashes = "/dev/vda1", "/dev/vda2"
 	}
 	if v := p.Verity; v != nil {
-		// Linux, Documentation/admin-guide/device-mapper/dm-init.rst and verity.rst: the length is in sectors of 512 bytes.
+		// Linux, Documentation/admin-guide/device-mapper/dm-init.rst and verity.rst: the length is in sectors of 512
+		// bytes.
 		words = append(words, fmt.Sprintf(`dm-mod.create="dm-verity,,,ro,0 %d verity 1 %s %s %d %d %d 0 sha256 %s %s"`,
-			v.DataBlocks*v.DataBlockSize/sectorSize, root, hashes, v.DataBlockSize, v.HashBlockSize, v.DataBlocks, v.RootHash, v.Salt))
+			v.DataBlocks*v.DataBlockSize/sectorSize, root, hashes, v.DataBlockSize, v.HashBlockSize, v.DataBlocks,
+			v.RootHash, v.Salt))
 		root = "/dev/dm-0"
 	}
 	words = append(words, "root="+root)
@@ -164,7 +171,8 @@ func (p *Plain) commandLine(a arch.Arch, partitions bool) string {
 	default:
 		words = append(words, "ro", "rootfstype="+p.FileSystem)
 	}
-	words = append(words, "systemd.show_status=false", "systemd.unit=kata-containers.target", "systemd.mask=systemd-networkd.service",
+	words = append(words, "systemd.show_status=false", "systemd.unit=kata-containers.target",
+		"systemd.mask=systemd-networkd.service",
 		"systemd.mask=systemd-networkd.socket", "systemd.unified_cgroup_hierarchy=1")
 	return strings.Join(words, " ")
 }

@@ -53,7 +53,8 @@ func elfFile(m elf.Machine, order binary.ByteOrder, notes string) []byte {
 	if order == binary.ByteOrder(binary.BigEndian) {
 		data = byte(elf.ELFDATA2MSB)
 	}
-	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(m), Version: 1, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1, Shentsize: 64}
+	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(m), Version: 1, Phoff: 64, Ehsize: 64, Phentsize: 56,
+		Phnum: 1, Shentsize: 64}
 	copy(h.Ident[:], "\x7fELF\x02"+string(data)+"\x01")
 	p := elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 64 + 56, Filesz: uint64(len(notes)), Memsz: uint64(len(notes))}
 	for _, v := range []any{h, p} {
@@ -102,30 +103,39 @@ func TestAKernelSaysWhatItIs(t *testing.T) {
 		arch, form string
 		fails      string
 	}{
-		"a bzImage":                          {bzImage(0x20f, 1), "x86_64", "bzImage", ""},
-		"a bzImage for 32 bits":              {bzImage(0x20f, 0), "", "", "32-bit"},
-		"a bzImage of an old protocol":       {bzImage(0x20a, 1), "", "", "32-bit"},
-		"an ELF with a PVH note":             {elfFile(elf.EM_X86_64, binary.LittleEndian, pvhNote), "x86_64", "vmlinux with a PVH entry", ""},
-		"an ELF with another note before it": {elfFile(elf.EM_X86_64, binary.LittleEndian, "\x04\x00\x00\x00\x01\x00\x00\x00\x03\x00\x00\x00GNU\x00a\x00\x00\x00"+pvhNote), "x86_64", "vmlinux with a PVH entry", ""},
-		"an ELF without":                     {elfFile(elf.EM_X86_64, binary.LittleEndian, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), "", "", "CONFIG_PVH"},
-		"an ELF of ppc64le":                  {elfFile(elf.EM_PPC64, binary.LittleEndian, ""), "ppc64le", "vmlinux", ""},
-		"an ELF of big-endian ppc64":         {elfFile(elf.EM_PPC64, binary.BigEndian, ""), "", "", "none of the architectures"},
-		"an ELF of s390x":                    {elfFile(elf.EM_S390, binary.BigEndian, ""), "s390x", "vmlinux", ""},
-		"an ELF of riscv64":                  {elfFile(elf.EM_RISCV, binary.LittleEndian, ""), "riscv64", "vmlinux", ""},
-		"an ELF of aarch64":                  {elfFile(elf.EM_AARCH64, binary.LittleEndian, ""), "", "", "arch/arm64/boot/Image"},
-		"an ELF of a vax":                    {elfFile(elf.EM_VAX, binary.LittleEndian, ""), "", "", "none of the architectures"},
-		"an Image of arm64":                  {arm64Kernel, "aarch64", "arm64 Image", ""},
-		"an Image of riscv":                  {riscvKernel, "riscv64", "riscv Image", ""},
-		"an image of s390":                   {s390Kernel, "s390x", "s390 image", ""},
-		"an Image that is packed":            {gzipped(arm64Kernel), "aarch64", "arm64 Image, unpacked from gzip", ""},
-		"an EFI image with gzip":             {zboot("gzip", gzipped(arm64Kernel)), "aarch64", "arm64 Image, unpacked from an EFI zboot image", ""},
-		"an EFI image with zstd":             {zboot("zstd22", zstandard(riscvKernel)), "riscv64", "riscv Image, unpacked from an EFI zboot image", ""},
-		"an EFI image with lzo":              {zboot("lzo", nil), "", "", `packed by "lzo"`},
-		"an EFI image that is cut":           {zboot("gzip", gzipped(arm64Kernel))[:80], "", "", "bytes at 64 of 80"},
-		"a packed file that is cut":          {gzipped(arm64Kernel)[:20], "", "", "unpack gzip"},
-		"packed twice":                       {gzipped(gzipped(gzipped(arm64Kernel))), "", "", "not a kernel"},
-		"an empty file":                      {nil, "", "", "not a kernel"},
-		"a text":                             {[]byte("#!/bin/sh\n"), "", "", "not a kernel"},
+		"a bzImage":                    {bzImage(0x20f, 1), "x86_64", "bzImage", ""},
+		"a bzImage for 32 bits":        {bzImage(0x20f, 0), "", "", "32-bit"},
+		"a bzImage of an old protocol": {bzImage(0x20a, 1), "", "", "32-bit"},
+		"an ELF with a PVH note": {elfFile(elf.EM_X86_64, binary.LittleEndian, pvhNote), "x86_64",
+			"vmlinux with a PVH entry", ""},
+		"an ELF with another note before it": {elfFile(elf.EM_X86_64, binary.LittleEndian,
+			"\x04\x00\x00\x00\x01\x00\x00\x00\x03\x00\x00\x00GNU\x00a\x00\x00\x00"+pvhNote), "x86_64",
+			"vmlinux with a PVH entry", ""},
+		"an ELF without": {elfFile(elf.EM_X86_64, binary.LittleEndian,
+			"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), "", "", "CONFIG_PVH"},
+		"an ELF of ppc64le": {elfFile(elf.EM_PPC64, binary.LittleEndian, ""), "ppc64le", "vmlinux", ""},
+		"an ELF of big-endian ppc64": {elfFile(elf.EM_PPC64, binary.BigEndian, ""), "", "",
+			"none of the architectures"},
+		"an ELF of s390x":   {elfFile(elf.EM_S390, binary.BigEndian, ""), "s390x", "vmlinux", ""},
+		"an ELF of riscv64": {elfFile(elf.EM_RISCV, binary.LittleEndian, ""), "riscv64", "vmlinux", ""},
+		"an ELF of aarch64": {elfFile(elf.EM_AARCH64, binary.LittleEndian, ""), "", "",
+			"arch/arm64/boot/Image"},
+		"an ELF of a vax": {elfFile(elf.EM_VAX, binary.LittleEndian, ""), "", "",
+			"none of the architectures"},
+		"an Image of arm64":       {arm64Kernel, "aarch64", "arm64 Image", ""},
+		"an Image of riscv":       {riscvKernel, "riscv64", "riscv Image", ""},
+		"an image of s390":        {s390Kernel, "s390x", "s390 image", ""},
+		"an Image that is packed": {gzipped(arm64Kernel), "aarch64", "arm64 Image, unpacked from gzip", ""},
+		"an EFI image with gzip": {zboot("gzip", gzipped(arm64Kernel)), "aarch64",
+			"arm64 Image, unpacked from an EFI zboot image", ""},
+		"an EFI image with zstd": {zboot("zstd22", zstandard(riscvKernel)), "riscv64",
+			"riscv Image, unpacked from an EFI zboot image", ""},
+		"an EFI image with lzo":     {zboot("lzo", nil), "", "", `packed by "lzo"`},
+		"an EFI image that is cut":  {zboot("gzip", gzipped(arm64Kernel))[:80], "", "", "bytes at 64 of 80"},
+		"a packed file that is cut": {gzipped(arm64Kernel)[:20], "", "", "unpack gzip"},
+		"packed twice":              {gzipped(gzipped(gzipped(arm64Kernel))), "", "", "not a kernel"},
+		"an empty file":             {nil, "", "", "not a kernel"},
+		"a text":                    {[]byte("#!/bin/sh\n"), "", "", "not a kernel"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k, err := parseKernel(bytes.NewReader(tc.file))
@@ -145,13 +155,15 @@ func TestAKernelSaysWhatItIs(t *testing.T) {
 
 func FuzzParseKernel(f *testing.F) {
 	for _, b := range [][]byte{
-		bzImage(0x20f, 1), elfFile(elf.EM_X86_64, binary.LittleEndian, pvhNote), arm64Kernel, riscvKernel, gzipped(arm64Kernel), zboot("zstd", zstandard(riscvKernel)),
+		bzImage(0x20f, 1), elfFile(elf.EM_X86_64, binary.LittleEndian, pvhNote), arm64Kernel, riscvKernel,
+		gzipped(arm64Kernel), zboot("zstd", zstandard(riscvKernel)),
 		zboot("gzip", gzipped(arm64Kernel)),
 	} {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if k, err := parseKernel(bytes.NewReader(b)); err == nil && (k.Arch.Name == "" || packed(b) != (k.unpacked != nil)) {
+		if k, err := parseKernel(bytes.NewReader(b)); err == nil &&
+			(k.Arch.Name == "" || packed(b) != (k.unpacked != nil)) {
 			t.Errorf("%+v", k)
 		}
 	})
@@ -162,7 +174,8 @@ func plainFiles(t *testing.T, kernel []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	for name, b := range map[string][]byte{
-		"kernel": kernel, "initrd": []byte("initrd"), "bare.img": make([]byte, 4096), "parts.img": at(4096, map[int]string{510: "\x55\xaa"}), "tiny.img": nil,
+		"kernel": kernel, "initrd": []byte("initrd"), "bare.img": make([]byte, 4096),
+		"parts.img": at(4096, map[int]string{510: "\x55\xaa"}), "tiny.img": nil,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
@@ -171,7 +184,8 @@ func plainFiles(t *testing.T, kernel []byte) (dir string) {
 	return dir
 }
 
-const kataImageWords = " systemd.show_status=false systemd.unit=kata-containers.target systemd.mask=systemd-networkd.service systemd.mask=systemd-networkd.socket systemd.unified_cgroup_hierarchy=1"
+const kataImageWords = " systemd.show_status=false systemd.unit=kata-containers.target " +
+	"systemd.mask=systemd-networkd.service systemd.mask=systemd-networkd.socket systemd.unified_cgroup_hierarchy=1"
 
 func TestPlanOfPlainFiles(t *testing.T) {
 	verity := &extension.Params{RootHash: "abc", Salt: "def", DataBlocks: 100, DataBlockSize: 4096, HashBlockSize: 4096}
@@ -185,28 +199,42 @@ func TestPlanOfPlainFiles(t *testing.T) {
 		fails   string
 	}{
 		"an initrd": {bzImage(0x20f, 1), Plain{Initrd: "initrd"}, nil, qemu.Q35, "qemu-system-x86_64",
-			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all tsc_early_khz=2600000 tsc=reliable no_timer_check", ""},
-		"an image with partitions": {bzImage(0x20f, 1), Plain{Image: "parts.img"}, func(c *Config) { c.Words = []string{"agent.log=debug"} }, qemu.Q35, "qemu-system-x86_64",
-			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all root=/dev/vda1 rootflags=data=ordered,errors=remount-ro ro rootfstype=ext4" + kataImageWords +
+			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all tsc_early_khz=2600000 " +
+				"tsc=reliable no_timer_check", ""},
+		"an image with partitions": {bzImage(0x20f, 1), Plain{Image: "parts.img"},
+			func(c *Config) { c.Words = []string{"agent.log=debug"} }, qemu.Q35, "qemu-system-x86_64",
+			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all root=/dev/vda1 " +
+				"rootflags=data=ordered,errors=remount-ro ro rootfstype=ext4" + kataImageWords +
 				" tsc_early_khz=2600000 tsc=reliable no_timer_check agent.log=debug", ""},
-		"an image without": {arm64Kernel, Plain{Image: "bare.img", FileSystem: "erofs"}, nil, qemu.Virt, "qemu-system-aarch64",
-			"console=ttyAMA0 quiet panic=-1 net.ifnames=0 cgroup_no_v1=all root=/dev/vda ro rootfstype=erofs" + kataImageWords, ""},
-		"an image behind dm-verity": {s390Kernel, Plain{Image: "parts.img", FileSystem: "xfs", Verity: verity}, nil, qemu.S390CCW, "qemu-system-s390x",
+		"an image without": {arm64Kernel, Plain{Image: "bare.img", FileSystem: "erofs"}, nil, qemu.Virt,
+			"qemu-system-aarch64",
+			"console=ttyAMA0 quiet panic=-1 net.ifnames=0 cgroup_no_v1=all root=/dev/vda ro rootfstype=erofs" +
+				kataImageWords, ""},
+		"an image behind dm-verity": {s390Kernel, Plain{Image: "parts.img", FileSystem: "xfs", Verity: verity}, nil,
+			qemu.S390CCW, "qemu-system-s390x",
 			`console=ttysclp0 quiet panic=-1 net.ifnames=0 cgroup_no_v1=all dm-mod.create="dm-verity,,,ro,0 800 verity 1 /dev/vda1 /dev/vda2 4096 4096 100 0 sha256 abc def" root=/dev/dm-0 ro rootfstype=xfs` + kataImageWords, ""},
 		"a kernel for riscv": {riscvKernel, Plain{Initrd: "initrd"}, nil, qemu.Virt, "qemu-system-riscv64",
 			"console=ttyS0 quiet panic=-1 numa=off net.ifnames=0 cgroup_no_v1=all", ""},
-		"another machine": {bzImage(0x20f, 1), Plain{Initrd: "initrd"}, func(c *Config) { c.Machine = qemu.MicroVM }, qemu.MicroVM, "qemu-system-x86_64",
-			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all tsc_early_khz=2600000 tsc=reliable no_timer_check", ""},
-		"a machine of another architecture": {arm64Kernel, Plain{Initrd: "initrd"}, func(c *Config) { c.Machine = qemu.Q35 }, "", "", "", "is for aarch64, which has no machine q35 (but virt)"},
-		"both initrd and image":             {arm64Kernel, Plain{Initrd: "initrd", Image: "bare.img"}, nil, "", "", "", "one of initrd and image"},
-		"neither":                           {arm64Kernel, Plain{}, nil, "", "", "", "one of initrd and image"},
-		"another file system":               {arm64Kernel, Plain{Image: "bare.img", FileSystem: "ntfs"}, nil, "", "", "", "known: ext4, erofs, xfs"},
-		"dm-verity of an initrd":            {arm64Kernel, Plain{Initrd: "initrd", Verity: verity}, nil, "", "", "", "initrd is not checked by dm-verity"},
-		"dm-verity without partitions":      {arm64Kernel, Plain{Image: "bare.img", Verity: verity}, nil, "", "", "", "no partition table"},
-		"an image that is too small":        {arm64Kernel, Plain{Image: "tiny.img"}, nil, "", "", "", "first sector of"},
-		"an image that is not there":        {arm64Kernel, Plain{Image: "none.img"}, nil, "", "", "", "no such file"},
-		"a folder":                          {arm64Kernel, Plain{Initrd: "."}, nil, "", "", "", "not a regular file"},
-		"a kernel that is none":             {[]byte("x"), Plain{Initrd: "initrd"}, nil, "", "", "", "not a kernel"},
+		"another machine": {bzImage(0x20f, 1), Plain{Initrd: "initrd"}, func(c *Config) { c.Machine = qemu.MicroVM },
+			qemu.MicroVM, "qemu-system-x86_64",
+			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all tsc_early_khz=2600000 " +
+				"tsc=reliable no_timer_check", ""},
+		"a machine of another architecture": {arm64Kernel, Plain{Initrd: "initrd"},
+			func(c *Config) { c.Machine = qemu.Q35 }, "", "", "",
+			"is for aarch64, which has no machine q35 (but virt)"},
+		"both initrd and image": {arm64Kernel, Plain{Initrd: "initrd", Image: "bare.img"}, nil, "", "", "",
+			"one of initrd and image"},
+		"neither": {arm64Kernel, Plain{}, nil, "", "", "", "one of initrd and image"},
+		"another file system": {arm64Kernel, Plain{Image: "bare.img", FileSystem: "ntfs"}, nil, "", "", "",
+			"known: ext4, erofs, xfs"},
+		"dm-verity of an initrd": {arm64Kernel, Plain{Initrd: "initrd", Verity: verity}, nil, "", "", "",
+			"initrd is not checked by dm-verity"},
+		"dm-verity without partitions": {arm64Kernel, Plain{Image: "bare.img", Verity: verity}, nil, "", "", "",
+			"no partition table"},
+		"an image that is too small": {arm64Kernel, Plain{Image: "tiny.img"}, nil, "", "", "", "first sector of"},
+		"an image that is not there": {arm64Kernel, Plain{Image: "none.img"}, nil, "", "", "", "no such file"},
+		"a folder":                   {arm64Kernel, Plain{Initrd: "."}, nil, "", "", "", "not a regular file"},
+		"a kernel that is none":      {[]byte("x"), Plain{Initrd: "initrd"}, nil, "", "", "", "not a kernel"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := plainFiles(t, tc.kernel)
@@ -236,8 +264,10 @@ func TestPlanOfPlainFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			q := plan.QEMU
-			if q.Machine != tc.machine || q.Binary != tc.binary || q.CPUs != 1 || q.MemoryMiB != 2048 || plan.CommandLine != tc.line {
-				t.Errorf("%s %s, %d CPUs, %d MiB\n%s\nwant\n%s", q.Binary, q.Machine, q.CPUs, q.MemoryMiB, plan.CommandLine, tc.line)
+			if q.Machine != tc.machine || q.Binary != tc.binary || q.CPUs != 1 || q.MemoryMiB != 2048 ||
+				plan.CommandLine != tc.line {
+				t.Errorf("%s %s, %d CPUs, %d MiB\n%s\nwant\n%s", q.Binary, q.Machine, q.CPUs, q.MemoryMiB,
+					plan.CommandLine, tc.line)
 			}
 		})
 	}
@@ -249,7 +279,8 @@ func TestPlanOfPlainFiles(t *testing.T) {
 func TestVirtioFSIsForKernelsOfTheSameNumbers(t *testing.T) {
 	for pair, want := range map[[2]string]bool{
 		{"x86_64", "x86_64"}: true, {"aarch64", "aarch64"}: true, {"s390x", "s390x"}: true, {"x86_64", "riscv64"}: true,
-		{"x86_64", "s390x"}: false, {"x86_64", "ppc64le"}: false, {"x86_64", "aarch64"}: false, {"aarch64", "x86_64"}: false,
+		{"x86_64", "s390x"}: false, {"x86_64", "ppc64le"}: false, {"x86_64", "aarch64"}: false,
+		{"aarch64", "x86_64"}: false,
 	} {
 		host, err := arch.Parse(pair[0])
 		if err != nil {
@@ -259,7 +290,8 @@ func TestVirtioFSIsForKernelsOfTheSameNumbers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := ServesFiles(host, guest); (err == nil) != want || err != nil && !strings.Contains(err.Error(), "virtio-9p") {
+		if err := ServesFiles(host, guest); (err == nil) != want || err != nil && !strings.Contains(err.Error(),
+			"virtio-9p") {
 			t.Errorf("%v: %v", pair, err)
 		}
 	}
@@ -268,7 +300,8 @@ func TestVirtioFSIsForKernelsOfTheSameNumbers(t *testing.T) {
 		kernel = arm64Kernel
 	}
 	dir := plainFiles(t, kernel)
-	_, err := NewPlan(Config{Plain: &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}, FileSystems: []qemu.FileSystem{{Tag: "x", VirtioFS: qemu.Socket("/s")}}})
+	_, err := NewPlan(Config{Plain: &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir,
+		"initrd")}, FileSystems: []qemu.FileSystem{{Tag: "x", VirtioFS: qemu.Socket("/s")}}})
 	if err == nil || !strings.Contains(err.Error(), "virtio-fs cannot serve") {
 		t.Errorf("%v", err)
 	}
@@ -300,7 +333,8 @@ func TestPagesAreClearedWhereTCGDoesNotSeeWhoWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if line := strings.Join(tc.words, " "); !slices.Equal(plan.Words, tc.words) || !strings.HasSuffix(plan.CommandLine, " "+line) ||
+		if line := strings.Join(tc.words, " "); !slices.Equal(plan.Words, tc.words) ||
+			!strings.HasSuffix(plan.CommandLine, " "+line) ||
 			strings.Count(plan.CommandLine, "init_on_alloc") != strings.Count(line, "init_on_alloc") {
 			t.Errorf("%s: %q, %s", name, plan.Words, plan.CommandLine)
 		}
@@ -326,7 +360,8 @@ func TestAForeignGuestCannotHaveKVM(t *testing.T) {
 		kernel = riscvKernel
 	}
 	dir := plainFiles(t, kernel)
-	_, err := NewPlan(Config{Plain: &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}, Accel: accel.OnlyKVM})
+	_, err := NewPlan(Config{Plain: &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir,
+		"initrd")}, Accel: accel.OnlyKVM})
 	if err == nil || !strings.Contains(err.Error(), "KVM was asked for, but the guest is ") {
 		t.Errorf("%v", err)
 	}
@@ -337,7 +372,8 @@ func TestTheFilesOfAPlainGuestAreNoted(t *testing.T) {
 	dir := plainFiles(t, kernel)
 	path := func(name string) string { return filepath.Join(dir, name) }
 	for name, second := range map[string]BootedFile{
-		"initrd": {path("initrd"), digest.Of([]byte("initrd"))}, "image": {path("bare.img"), digest.Of(make([]byte, 4096))},
+		"initrd": {path("initrd"), digest.Of([]byte("initrd"))}, "image": {path("bare.img"),
+			digest.Of(make([]byte, 4096))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := Plain{Kernel: path("kernel"), Initrd: path("initrd")}
@@ -418,7 +454,8 @@ func TestBootOfPlainFiles(t *testing.T) {
 // TestBootOfBuiltGuestsAsPlainFiles boots guests of katabuild's without their manifests.
 func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.Tool("qemu-system-x86_64"),
-		testenv.File("KATABUILD_TEST_GUEST"), testenv.File("KATABUILD_TEST_VMLINUX"), testenv.File("KATABUILD_TEST_INITRD"))
+		testenv.File("KATABUILD_TEST_GUEST"), testenv.File("KATABUILD_TEST_VMLINUX"),
+		testenv.File("KATABUILD_TEST_INITRD"))
 	inGuest := func(name string) string { return filepath.Join(os.Getenv("KATABUILD_TEST_GUEST"), name) }
 	verity := func(t *testing.T) *extension.Params {
 		line, err := os.ReadFile(inGuest("root_hash.txt"))
@@ -437,10 +474,14 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 		machine qemu.Machine // empty is the one of plain guests
 		root    string       // in the guest's report
 	}{
-		"vmlinux and image":                {Plain{Kernel: inGuest("vmlinux"), Image: inGuest("image.img"), FileSystem: "erofs"}, false, "", "erofs"},
-		"bzImage and image on microvm":     {Plain{Kernel: inGuest("bzImage"), Image: inGuest("image.img"), FileSystem: "erofs"}, false, qemu.MicroVM, "erofs"},
-		"vmlinux and image with dm-verity": {Plain{Kernel: inGuest("vmlinux"), Image: inGuest("image.img"), FileSystem: "erofs"}, true, "", "erofs"},
-		"the tiny guest's initrd":          {Plain{Kernel: os.Getenv("KATABUILD_TEST_VMLINUX"), Initrd: os.Getenv("KATABUILD_TEST_INITRD")}, false, "", "rootfs"},
+		"vmlinux and image": {Plain{Kernel: inGuest("vmlinux"), Image: inGuest("image.img"),
+			FileSystem: "erofs"}, false, "", "erofs"},
+		"bzImage and image on microvm": {Plain{Kernel: inGuest("bzImage"), Image: inGuest("image.img"),
+			FileSystem: "erofs"}, false, qemu.MicroVM, "erofs"},
+		"vmlinux and image with dm-verity": {Plain{Kernel: inGuest("vmlinux"), Image: inGuest("image.img"),
+			FileSystem: "erofs"}, true, "", "erofs"},
+		"the tiny guest's initrd": {Plain{Kernel: os.Getenv("KATABUILD_TEST_VMLINUX"),
+			Initrd: os.Getenv("KATABUILD_TEST_INITRD")}, false, "", "rootfs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := Config{Plain: &tc.plain, Machine: tc.machine, MemoryMiB: 256, Timeout: 30 * time.Second, RNG: true}
@@ -461,7 +502,8 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Root.FileSystem != tc.root || r.Kernel.CommandLine != s.Plan().CommandLine || (r.Root.Verity != nil) != tc.verity {
+			if r.Root.FileSystem != tc.root || r.Kernel.CommandLine != s.Plan().CommandLine ||
+				(r.Root.Verity != nil) != tc.verity {
 				t.Errorf("root %+v, command line %q", r.Root, r.Kernel.CommandLine)
 			}
 			for _, f := range s.Files() {
@@ -469,7 +511,8 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			t.Logf("%s, %s, ready after %v", s.Plan().guest.plain.Form, s.Plan().QEMU.Machine, s.Timeline()[len(s.Timeline())-1].After.Round(time.Millisecond))
+			t.Logf("%s, %s, ready after %v", s.Plan().guest.plain.Form, s.Plan().QEMU.Machine,
+				s.Timeline()[len(s.Timeline())-1].After.Round(time.Millisecond))
 		})
 	}
 }

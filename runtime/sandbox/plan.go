@@ -44,14 +44,15 @@ func ParseKernelForm(s string) (KernelForm, error) {
 // DefaultTimeout is how long a guest may take to be ready when the Config does not say.
 const DefaultTimeout = 60 * time.Second
 
-// Config is which guest to start, and how. It has a Manifest with its Dir, or Plain; all else may be zero: the manifest says the rest, or for a plain
-// guest Kata's defaults do.
+// Config is which guest to start, and how. It has a Manifest with its Dir, or Plain; all else may be zero: the manifest
+// says the rest, or for a plain guest Kata's defaults do.
 type Config struct {
 	Manifest *manifest.Manifest
 	Dir      string // with the manifest's files
 	Plain    *Plain
-	// Serves asks whether an agent serves that does not say so by itself, as Kata's. It is called again and again with new connections to AgentPort until
-	// it returns nil or the guest has said that it is ready; the connections are closed for it. Nil: nobody is asked.
+	// Serves asks whether an agent serves that does not say so by itself, as Kata's. It is called again and again with
+	// new connections to AgentPort until it returns nil or the guest has said that it is ready; the connections are
+	// closed for it. Nil: nobody is asked.
 	Serves func(context.Context, net.Conn) error
 
 	ID        string // of what the guest is for, in QEMU's name among the processes; may be empty
@@ -65,7 +66,8 @@ type Config struct {
 	FileSystems []qemu.FileSystem
 	NICs        []NIC
 	RootPorts   int // places for PlugDisk and PlugNIC; ignored where the machine has none
-	// Max is what Grow may make of the machine, with this many pieces of memory; ignored where the machine cannot grow. The zero value is what it starts with.
+	// Max is what Grow may make of the machine, with this many pieces of memory; ignored where the machine cannot grow.
+	// The zero value is what it starts with.
 	Max         Size
 	MemorySlots int
 	RNG         bool // an entropy device
@@ -78,9 +80,11 @@ type Config struct {
 	Console io.Writer // gets the console's bytes as they come, unchanged
 	// Netns is the network namespace that QEMU's process is in; nil is this process's. It stays the caller's.
 	Netns *os.File
-	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See vsock.Device.ServeHybrid.
+	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See
+	// vsock.Device.ServeHybrid.
 	Hybrid string
-	// OnStage is told of each stage when the guest reaches it, from several goroutines, never at once. It must not block for long.
+	// OnStage is told of each stage when the guest reaches it, from several goroutines, never at once. It must not
+	// block for long.
 	OnStage func(Moment)
 	Log     *slog.Logger // nil is silent
 
@@ -101,10 +105,11 @@ type Plan struct {
 	Accel       accel.Choice
 	Vsock       vsock.Choice
 	CommandLine string // the kernel's
-	// Words are what stands on it behind the guest's own and those of its extensions: what this way to run it wants, and Config.Words.
+	// Words are what stands on it behind the guest's own and those of its extensions: what this way to run it wants,
+	// and Config.Words.
 	Words []string
-	// QEMU is the virtual machine with the kernel and the initrd where they lie, its console on standard input and output, and
-	// without monitor and vsock, whose other ends are in this process: a command to try by hand.
+	// QEMU is the virtual machine with the kernel and the initrd where they lie, its console on standard input and
+	// output, and without monitor and vsock, whose other ends are in this process: a command to try by hand.
 	QEMU qemu.Config
 
 	guest *guest
@@ -170,13 +175,14 @@ func NewPlan(cfg Config) (*Plan, error) {
 	return newPlan(cfg, g, choice, vsock.Choose(ReadyPort), accel.HostClockKHz())
 }
 
-// ServesFiles says why a host cannot serve files to a guest by virtio-fs: FUSE has the byte order and the numbers of the kernel that speaks it, and
-// virtiofsd takes them for its own.
+// ServesFiles says why a host cannot serve files to a guest by virtio-fs: FUSE has the byte order and the numbers of
+// the kernel that speaks it, and virtiofsd takes them for its own.
 func ServesFiles(host, guest arch.Arch) error {
 	if host.OpenFlags == guest.OpenFlags {
 		return nil
 	}
-	return fmt.Errorf("virtio-fs cannot serve files of a host that is %s to a guest that is %s, as FUSE has numbers of the architecture's own; share them by virtio-9p", host.Name, guest.Name)
+	return fmt.Errorf("virtio-fs cannot serve files of a host that is %s to a guest that is %s, as FUSE has numbers "+
+		"of the architecture's own; share them by virtio-9p", host.Name, guest.Name)
 }
 
 // newPlan is the decision, a pure function of its arguments.
@@ -216,8 +222,10 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 		}
 	}
 	// A machine that nobody knows is QEMU's to refuse.
-	if _, err := qemu.ParseMachine(string(q.Machine)); err == nil && !slices.Contains(qemu.Machines(g.arch.Name), q.Machine) {
-		return nil, fmt.Errorf("the kernel %s is for %s, which has no machine %s (but %s)", g.kernel, g.arch.Name, q.Machine, list(qemu.Machines(g.arch.Name)))
+	if _, err := qemu.ParseMachine(string(q.Machine)); err == nil && !slices.Contains(qemu.Machines(g.arch.Name),
+		q.Machine) {
+		return nil, fmt.Errorf("the kernel %s is for %s, which has no machine %s (but %s)", g.kernel, g.arch.Name,
+			q.Machine, list(qemu.Machines(g.arch.Name)))
 	}
 	machine := qemu.Has(g.arch.Name, q.Machine)
 	if machine.RootPorts {
@@ -234,8 +242,8 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 	}
 	q.MemoryMiB = (q.MemoryMiB + machine.MemoryMiB - 1) / machine.MemoryMiB * machine.MemoryMiB
 	if machine.Grows && !cfg.ICount {
-		// Linux takes a processor that was not there at its start only under a hypervisor that it knows, and TCG is none: Linux 6.12.117,
-		// arch/x86/kernel/acpi/boot.c, acpi_is_processor_usable.
+		// Linux takes a processor that was not there at its start only under a hypervisor that it knows, and TCG is
+		// none: Linux 6.12.117, arch/x86/kernel/acpi/boot.c, acpi_is_processor_usable.
 		if cfg.Max.CPUs > q.CPUs && (q.Accel == accel.KVM || cfg.cpusUnderTCG) {
 			q.MaxCPUs = cfg.Max.CPUs
 		}
@@ -244,7 +252,8 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 		}
 	}
 	if g.boot.Disk == manifest.NVDIMM && !machine.NVDIMM {
-		return nil, fmt.Errorf("the guest's root is an NVDIMM, which the machine %s does not have; boot it on %s", q.Machine, qemu.Q35)
+		return nil, fmt.Errorf("the guest's root is an NVDIMM, which the machine %s does not have; boot it on %s",
+			q.Machine, qemu.Q35)
 	}
 	if q.CPUs < 1 || q.MemoryMiB < 1 {
 		return nil, fmt.Errorf("a machine with %d CPUs and %d MiB of memory", q.CPUs, q.MemoryMiB)
@@ -258,17 +267,22 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 	words := slices.Concat([]string{CommandLine(g.boot, choice.Accel, clockKHz)}, extensionWords, hostWords)
 	q.CommandLine = strings.Join(words, " ")
 	if n, most := len(q.CommandLine), maxCommandLine(g.arch); n > most {
-		return nil, fmt.Errorf("kernel command line of %d bytes: Linux keeps %d; %d extensions need %d of them, and what this host adds %d", n, most,
+		return nil, fmt.Errorf(
+			"kernel command line of %d bytes: Linux keeps %d; %d extensions need %d of them, and what this host "+
+				"adds %d", n, most,
 			len(extensionWords), len(strings.Join(extensionWords, " ")), len(strings.Join(hostWords, " ")))
 	}
-	return &Plan{Arch: g.arch, Accel: choice, Vsock: channel, CommandLine: q.CommandLine, Words: hostWords, QEMU: q, guest: g}, nil
+	return &Plan{Arch: g.arch, Accel: choice, Vsock: channel, CommandLine: q.CommandLine, Words: hostWords, QEMU: q,
+		guest: g}, nil
 }
 
-// clearWord makes Linux clear each page of memory before it is used for anything. Linux 5.3, Documentation/admin-guide/kernel-parameters.txt.
+// clearWord makes Linux clear each page of memory before it is used for anything. Linux 5.3,
+// Documentation/admin-guide/kernel-parameters.txt.
 //
-// TCG keeps what it has translated of a page of code until somebody writes to that page, and sees only writes of the guest and of QEMU. virtiofsd puts
-// a file's content into a guest's memory behind its back: a page that once held code, and now holds another program, would run as what it held before.
-// When the guest itself writes to the page in between, TCG forgets what it knew. docs/decisions/virtiofs-under-tcg.md.
+// TCG keeps what it has translated of a page of code until somebody writes to that page, and sees only writes of the
+// guest and of QEMU. virtiofsd puts a file's content into a guest's memory behind its back: a page that once held code,
+// and now holds another program, would run as what it held before. When the guest itself writes to the page in between,
+// TCG forgets what it knew. docs/decisions/virtiofs-under-tcg.md.
 const clearWord = "init_on_alloc=1"
 
 func list[T ~string](names []T) string {
@@ -279,14 +293,15 @@ func list[T ~string](names []T) string {
 	return strings.Join(out, ", ")
 }
 
-// icountKHz is the rate of the time stamp counter where QEMU counts instructions: it shows the virtual time in nanoseconds.
+// icountKHz is the rate of the time stamp counter where QEMU counts instructions: it shows the virtual time in
+// nanoseconds.
 const icountKHz = 1_000_000
 
 // clockWord stands for the clock rate in a manifest's TCGCommandLine.
 const clockWord = "{tsc_khz}"
 
-// CommandLine is the kernel command line of a guest under an accelerator, on a host whose time stamp counter runs at clockKHz.
-// Where that is 0, because the host does not say, words that need it are left out.
+// CommandLine is the kernel command line of a guest under an accelerator, on a host whose time stamp counter runs at
+// clockKHz. Where that is 0, because the host does not say, words that need it are left out.
 func CommandLine(b manifest.Boot, a accel.Accel, clockKHz int) string {
 	if a != accel.TCG || b.TCGCommandLine == "" {
 		return b.CommandLine

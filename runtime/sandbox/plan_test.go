@@ -25,10 +25,11 @@ func TestCommandLine(t *testing.T) {
 		khz   int
 		want  string
 	}{
-		"KVM has the manifest's":        {b, accel.KVM, 2600000, "console=ttyS0 quiet"},
-		"TCG has the clock rate":        {b, accel.TCG, 2600000, "console=ttyS0 quiet tsc_early_khz=2600000 x=y"},
-		"without a rate, without it":    {b, accel.TCG, 0, "console=ttyS0 quiet x=y"},
-		"without a rate and else":       {manifest.Boot{CommandLine: "quiet", TCGCommandLine: "a={tsc_khz}"}, accel.TCG, 0, "quiet"},
+		"KVM has the manifest's":     {b, accel.KVM, 2600000, "console=ttyS0 quiet"},
+		"TCG has the clock rate":     {b, accel.TCG, 2600000, "console=ttyS0 quiet tsc_early_khz=2600000 x=y"},
+		"without a rate, without it": {b, accel.TCG, 0, "console=ttyS0 quiet x=y"},
+		"without a rate and else": {manifest.Boot{CommandLine: "quiet", TCGCommandLine: "a={tsc_khz}"},
+			accel.TCG, 0, "quiet"},
 		"TCG with nothing of its own":   {manifest.Boot{CommandLine: "quiet"}, accel.TCG, 1, "quiet"},
 		"the manifest's stays as it is": {manifest.Boot{CommandLine: "a  b"}, accel.KVM, 1, "a  b"},
 	} {
@@ -47,7 +48,8 @@ func plain() Config {
 			Name: "tiny", Arch: "x86_64",
 			Kernel: manifest.Kernel{Image: manifest.File{Path: "bzImage"}, Vmlinux: manifest.File{Path: "sub/vmlinux"}},
 			Initrd: &manifest.Initrd{File: manifest.File{Path: "initrd"}},
-			Boot:   manifest.Boot{Machine: "microvm", CPUs: 2, MemoryMiB: 256, CommandLine: "quiet", TCGCommandLine: "tsc_early_khz={tsc_khz}"},
+			Boot: manifest.Boot{Machine: "microvm", CPUs: 2, MemoryMiB: 256, CommandLine: "quiet",
+				TCGCommandLine: "tsc_early_khz={tsc_khz}"},
 		},
 	}
 }
@@ -68,24 +70,28 @@ func TestPlan(t *testing.T) {
 			t.Fatal(err)
 		}
 		q := p.QEMU
-		if q.Machine != qemu.MicroVM || q.CPUs != 2 || q.MemoryMiB != 256 || q.Kernel != "/out/sub/vmlinux" || q.Binary != "qemu-system-x86_64" ||
+		if q.Machine != qemu.MicroVM || q.CPUs != 2 || q.MemoryMiB != 256 || q.Kernel != "/out/sub/vmlinux" ||
+			q.Binary != "qemu-system-x86_64" ||
 			p.CommandLine != "quiet tsc_early_khz=2600000" {
 			t.Errorf("%+v", p)
 		}
-		if c := p.Command(); !strings.HasPrefix(c, "qemu-system-x86_64 -name katabuild-tiny ") || !strings.Contains(c, "-chardev stdio,") || strings.Contains(c, "vsock") {
+		if c := p.Command(); !strings.HasPrefix(c, "qemu-system-x86_64 -name katabuild-tiny ") ||
+			!strings.Contains(c, "-chardev stdio,") || strings.Contains(c, "vsock") {
 			t.Errorf("command %s", c)
 		}
 	})
 	t.Run("the config goes before it", func(t *testing.T) {
 		cfg := plain()
-		cfg.Machine, cfg.CPUs, cfg.MemoryMiB, cfg.Kernel, cfg.Words, cfg.QEMU = qemu.Q35, 1, 512, Image, []string{"debug", "x"}, "/opt/qemu"
+		cfg.Machine, cfg.CPUs, cfg.MemoryMiB, cfg.Kernel, cfg.Words, cfg.QEMU = qemu.Q35, 1, 512, Image,
+			[]string{"debug", "x"}, "/opt/qemu"
 		cfg.ICount = true
 		p, err := plan(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		q := p.QEMU
-		if q.Machine != qemu.Q35 || q.CPUs != 1 || q.MemoryMiB != 512 || q.Kernel != "/out/bzImage" || q.Binary != "/opt/qemu" ||
+		if q.Machine != qemu.Q35 || q.CPUs != 1 || q.MemoryMiB != 512 || q.Kernel != "/out/bzImage" ||
+			q.Binary != "/opt/qemu" ||
 			p.CommandLine != "quiet tsc_early_khz=1000000 debug x" {
 			t.Errorf("%+v", p)
 		}
@@ -176,7 +182,8 @@ func TestCheckedFileCannotChange(t *testing.T) {
 	if err := c.Truncate(1); err == nil {
 		t.Error("the copy can be cut")
 	}
-	for name, b := range map[string]string{"another byte": "kernek", "a byte more": "kernel!", "a byte less": "kerne", "nothing": ""} {
+	for name, b := range map[string]string{"another byte": "kernek", "a byte more": "kernel!", "a byte less": "kerne",
+		"nothing": ""} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.WriteFile(path, []byte(b), 0o600); err != nil {
 				t.Fatal(err)
@@ -195,20 +202,24 @@ func TestAPanicHasItsReason(t *testing.T) {
 		lines []string
 		want  string
 	}{
-		{[]string{"[    2.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000700"}, "Attempted to kill init! exitcode=0x00000700"},
+		{[]string{"[    2.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000700"},
+			"Attempted to kill init! exitcode=0x00000700"},
 		{[]string{"[    2.1] Run /init as init process"}, ""},
 		{[]string{
-			"[   31.8] Oops: general protection fault, probably for non-canonical address 0xdead000000000145: 0000 [#1] SMP NOPTI",
+			"[   31.8] Oops: general protection fault, probably for non-canonical address 0xdead000000000145: 0000 " +
+				"[#1] SMP NOPTI",
 			"[   31.8] Workqueue: events virtio_fs_requests_done_work",
 			"[   31.9] Kernel panic - not syncing: Fatal exception",
-		}, "Fatal exception: Oops: general protection fault, probably for non-canonical address 0xdead000000000145: 0000 [#1] SMP NOPTI"},
+		}, "Fatal exception: Oops: general protection fault, probably for non-canonical address 0xdead000000000145: " +
+			"0000 [#1] SMP NOPTI"},
 		{[]string{
 			"[    1.0] DEBUG: of somebody else",
 			"[    3.0] BUG: kernel NULL pointer dereference, address: 0000000000000010",
 			"[    3.0] Oops: 0002 [#1] SMP NOPTI",
 			"[    3.0] Kernel panic - not syncing: Fatal exception in interrupt",
 		}, "Fatal exception in interrupt: BUG: kernel NULL pointer dereference, address: 0000000000000010"},
-		{[]string{"[    1.0] DEBUG: of somebody else", "Kernel panic - not syncing: Fatal exception"}, "Fatal exception"},
+		{[]string{"[    1.0] DEBUG: of somebody else", "Kernel panic - not syncing: Fatal exception"},
+			"Fatal exception"},
 	} {
 		var r panicReason
 		got := ""

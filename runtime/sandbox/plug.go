@@ -14,11 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unplugTime bounds waiting for the guest to let go of a device: Linux waits 5 s between a press of the slot's button and its deed (PCI Express Base
-// Specification 5.0, 6.7.1.5), which a guest without ACPI is asked with. One that does not answer keeps the device until the sandbox ends.
+// unplugTime bounds waiting for the guest to let go of a device: Linux waits 5 s between a press of the slot's button
+// and its deed (PCI Express Base Specification 5.0, 6.7.1.5), which a guest without ACPI is asked with. One that does
+// not answer keeps the device until the sandbox ends.
 const unplugTime = 15 * time.Second
 
-// ErrNoPlug says that nothing can be plugged into this guest: its machine has no places for devices, or they are all taken.
+// ErrNoPlug says that nothing can be plugged into this guest: its machine has no places for devices, or they are all
+// taken.
 var ErrNoPlug = errors.New("no place for another device")
 
 // PluggedDisk is a disk that was plugged into a running guest.
@@ -32,7 +34,8 @@ type PluggedDisk struct {
 type Disk struct {
 	Path     string // a file or a block device of the host
 	ReadOnly bool
-	// Parts are files that are the disk one after the other, and read-only. None: Path is the disk, and otherwise a name for it.
+	// Parts are files that are the disk one after the other, and read-only. None: Path is the disk, and otherwise a
+	// name for it.
 	Parts []Part
 }
 
@@ -42,7 +45,8 @@ type Part struct {
 	Size int64  // bytes, a multiple of 512
 }
 
-// PlugDisk gives a running guest a disk. It fails with ErrNoPlug where there is no place. QEMU gets the files open, since it has not the rights to open them.
+// PlugDisk gives a running guest a disk. It fails with ErrNoPlug where there is no place. QEMU gets the files open,
+// since it has not the rights to open them.
 func (s *Sandbox) PlugDisk(ctx context.Context, d Disk) (_ *PluggedDisk, err error) {
 	port, err := s.takePort()
 	if err != nil {
@@ -69,10 +73,12 @@ func (s *Sandbox) PlugDisk(ctx context.Context, d Disk) (_ *PluggedDisk, err err
 	if err != nil {
 		return nil, err
 	}
-	if err := s.qmp(ctx, "blockdev-add", map[string]any{"driver": format, "node-name": node, "read-only": d.ReadOnly, "file": file}); err != nil {
+	if err := s.qmp(ctx, "blockdev-add", map[string]any{"driver": format, "node-name": node, "read-only": d.ReadOnly,
+		"file": file}); err != nil {
 		return nil, err
 	}
-	if err := s.qmp(ctx, "device_add", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id, "drive": node}); err != nil {
+	if err := s.qmp(ctx, "device_add", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id,
+		"drive": node}); err != nil {
 		return nil, errors.Join(err, s.qmp(ctx, "blockdev-del", map[string]any{"node-name": node}))
 	}
 	return plugged, nil
@@ -134,7 +140,8 @@ func (s *Sandbox) takeBack(ctx context.Context, d *PluggedDisk) error {
 	return errors.Join(errs...)
 }
 
-// handParts opens the files that are a disk one after the other, gives them to QEMU, and returns QEMU's options for the file that tells their order.
+// handParts opens the files that are a disk one after the other, gives them to QEMU, and returns QEMU's options for the
+// file that tells their order.
 func (s *Sandbox) handParts(ctx context.Context, d *PluggedDisk, parts []Part) (map[string]any, error) {
 	var names []string
 	for _, p := range parts {
@@ -155,19 +162,22 @@ func (s *Sandbox) handParts(ctx context.Context, d *PluggedDisk, parts []Part) (
 	return s.handFile(ctx, d, fmt.Sprintf("/proc/self/fd/%d", written.Fd()), true)
 }
 
-// describe is the description of a disk in parts, by the names that QEMU has for them. VMware Virtual Disk Format 5.0, "The Descriptor File": QEMU
-// reads it, and knows no other format for a disk of several files.
+// describe is the description of a disk in parts, by the names that QEMU has for them. VMware Virtual Disk Format 5.0,
+// "The Descriptor File": QEMU reads it, and knows no other format for a disk of several files.
 func describe(names []string, parts []Part) string {
 	var b strings.Builder
-	b.WriteString("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"twoGbMaxExtentFlat\"\n\n# Extent description\n")
+	b.WriteString("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n" +
+		"createType=\"twoGbMaxExtentFlat\"\n\n# Extent description\n")
 	for i, n := range names {
 		fmt.Fprintf(&b, "RW %d FLAT \"%s\" 0\n", parts[i].Size/sectorSize, n)
 	}
-	b.WriteString("\n# The Disk Data Base\n#DDB\n\nddb.adapterType = \"ide\"\nddb.geometry.cylinders = \"1\"\nddb.geometry.heads = \"1\"\nddb.geometry.sectors = \"1\"\n")
+	b.WriteString("\n# The Disk Data Base\n#DDB\n\nddb.adapterType = \"ide\"\nddb.geometry.cylinders = " +
+		"\"1\"\nddb.geometry.heads = \"1\"\nddb.geometry.sectors = \"1\"\n")
 	return b.String()
 }
 
-// UnplugDisk takes a disk away. The guest must not use it any more. Where the guest does not let go of it in time, its place stays taken.
+// UnplugDisk takes a disk away. The guest must not use it any more. Where the guest does not let go of it in time, its
+// place stays taken.
 func (s *Sandbox) UnplugDisk(ctx context.Context, d *PluggedDisk) error {
 	id, _ := qemu.RootPort(d.port)
 	if err := s.qmp(ctx, "device_del", map[string]any{"id": "disk-" + id}); err != nil {
@@ -178,7 +188,8 @@ func (s *Sandbox) UnplugDisk(ctx context.Context, d *PluggedDisk) error {
 	defer cancel()
 	for {
 		err := s.qmp(ctx, "blockdev-del", map[string]any{"node-name": "plugged-" + id})
-		if refused, ok := errors.AsType[*qmp.Error](err); ok && strings.Contains(refused.Desc, "Failed to find node") { // an answer of before was lost
+		// an answer of before was lost
+		if refused, ok := errors.AsType[*qmp.Error](err); ok && strings.Contains(refused.Desc, "Failed to find node") {
 			err = nil
 		}
 		if err == nil {
@@ -224,7 +235,8 @@ func (s *Sandbox) qmp(ctx context.Context, name string, arguments map[string]any
 }
 
 // command has QEMU carry out one command, with a file that goes along or nil, and returns what it says.
-func (s *Sandbox) command(ctx context.Context, name string, arguments map[string]any, file *os.File) (json.RawMessage, error) {
+func (s *Sandbox) command(ctx context.Context, name string, arguments map[string]any, file *os.File) (json.RawMessage,
+	error) {
 	var b json.RawMessage
 	if arguments != nil {
 		var err error

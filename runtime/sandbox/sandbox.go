@@ -1,9 +1,10 @@
 // Package sandbox boots one guest and keeps it.
 //
-// In come a manifest with its files and a Config; out comes a running guest that has said it is ready, or one error that names the stage at which
-// it failed, with the console's last words. It refuses to know what the agent serves: it hands out connections. A guest may also be plain files, of
-// which nobody says what they must be; otherwise every byte that the guest boots has been checked against the manifest, and cannot change
-// between the check and its use: kernel and initrd are copies that nobody can write, and a disk behind dm-verity is refused by the guest itself, block by
+// In come a manifest with its files and a Config; out comes a running guest that has said it is ready, or one error
+// that names the stage at which it failed, with the console's last words. It refuses to know what the agent serves: it
+// hands out connections. A guest may also be plain files, of which nobody says what they must be; otherwise every byte
+// that the guest boots has been checked against the manifest, and cannot change between the check and its use: kernel
+// and initrd are copies that nobody can write, and a disk behind dm-verity is refused by the guest itself, block by
 // block, when it changes.
 package sandbox
 
@@ -47,14 +48,15 @@ const consoleLines = 30
 
 // Times that bound waiting for what should be immediate.
 const (
-	panicTime   = 500 * time.Millisecond // for the rest of a panic's text, where the kernel does not reboot by itself
-	lastWords   = 500 * time.Millisecond // for the console's and the monitor's last bytes after QEMU ended
-	readyTime   = 5 * time.Second        // for the ready line once the guest has connected
-	stopTime    = 3 * time.Second        // for QEMU to quit
-	askFirst    = 20 * time.Millisecond  // between two questions whether an agent serves
-	askLast     = 500 * time.Millisecond // it grows up to this
-	askTime     = 3 * time.Second        // for an answer; a connection before the guest's driver runs takes the host's kernel 2 s to give up
-	childFDBase = 3                      // the first file that a child inherits beside its standard ones
+	panicTime = 500 * time.Millisecond // for the rest of a panic's text, where the kernel does not reboot by itself
+	lastWords = 500 * time.Millisecond // for the console's and the monitor's last bytes after QEMU ended
+	readyTime = 5 * time.Second        // for the ready line once the guest has connected
+	stopTime  = 3 * time.Second        // for QEMU to quit
+	askFirst  = 20 * time.Millisecond  // between two questions whether an agent serves
+	askLast   = 500 * time.Millisecond // it grows up to this
+	// for an answer; a connection before the guest's driver runs takes the host's kernel 2 s to give up
+	askTime     = 3 * time.Second
+	childFDBase = 3 // the first file that a child inherits beside its standard ones
 )
 
 // Sandbox is one guest. Its methods may be called from several goroutines.
@@ -87,8 +89,9 @@ type Sandbox struct {
 	dimms   int        // memory slots that are taken
 }
 
-// Start boots a guest and returns when its agent is ready. ctx bounds the start only. A guest that does not come up is a *StageError, and
-// nothing of it is left. A file that is not what the manifest says is a *digest.Mismatch, and nothing was started.
+// Start boots a guest and returns when its agent is ready. ctx bounds the start only. A guest that does not come up is
+// a *StageError, and nothing of it is left. A file that is not what the manifest says is a *digest.Mismatch, and
+// nothing was started.
 func Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	began := time.Now()
 	plan, err := NewPlan(cfg)
@@ -158,14 +161,16 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	if from.image != nil {
 		fd := inherit(from.image)
 		q.Disks[0].Path = byFD(fd)
-		if flags, err := unix.FcntlInt(from.image.Fd(), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE == unix.O_RDONLY && !q.Disks[0].NVDIMM {
+		if flags, err := unix.FcntlInt(from.image.Fd(), unix.F_GETFL, 0); err == nil &&
+			flags&unix.O_ACCMODE == unix.O_RDONLY && !q.Disks[0].NVDIMM {
 			// The file itself: QEMU's user may not be one who may open it. What is sealed is everybody's.
 			q.Inherited = append(q.Inherited, fd)
 			q.Disks[0].Path = qemu.InheritedFile(fd)
 		}
 	}
 	for i, e := range cfg.Extensions {
-		// Nobody tells the host what an extension must be: the root hash tells the guest. But what QEMU reads does not change any more.
+		// Nobody tells the host what an extension must be: the root hash tells the guest. But what QEMU reads does not
+		// change any more.
 		image, sum, err := sealed(e.image(), -1)
 		if err != nil {
 			return fmt.Errorf("extension %s: %w", e.Name, err)
@@ -316,8 +321,10 @@ func (s *Sandbox) serves() {
 	})
 }
 
-// ask asks an agent that does not say by itself that it serves, until it does, ctx ends, or over, the guest's end, is closed. It begins when connected is.
-func (s *Sandbox) ask(ctx context.Context, serves func(context.Context, net.Conn) error, connected, over <-chan struct{}) {
+// ask asks an agent that does not say by itself that it serves, until it does, ctx ends, or over, the guest's end, is
+// closed. It begins when connected is.
+func (s *Sandbox) ask(ctx context.Context, serves func(context.Context, net.Conn) error, connected,
+	over <-chan struct{}) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.wg.Go(func() {
@@ -492,8 +499,8 @@ func (s *Sandbox) Why() error {
 // Done is closed when QEMU has ended, by Stop or by itself.
 func (s *Sandbox) Done() <-chan struct{} { return s.process.Done() }
 
-// Stop ends the guest and waits for it, some seconds at most. Nothing of it is left then but what Console and Timeline tell. The guest is
-// not asked: have the agent shut it down first where that matters. Calling it again is a no-op.
+// Stop ends the guest and waits for it, some seconds at most. Nothing of it is left then but what Console and Timeline
+// tell. The guest is not asked: have the agent shut it down first where that matters. Calling it again is a no-op.
 func (s *Sandbox) Stop() error { return s.stop() }
 
 func (s *Sandbox) stopOnce() error {

@@ -14,8 +14,8 @@ import (
 // Stage is how far a guest has come.
 type Stage int
 
-// The stages in their order. A guest that lacks one did not come up because of it, whatever else it did: the transport, for one, may
-// be there before init.
+// The stages in their order. A guest that lacks one did not come up because of it, whatever else it did: the transport,
+// for one, may be there before init.
 const (
 	VMM       Stage = iota // QEMU runs and answers
 	Kernel                 // the guest's kernel shows life: on the console, or by its vsock driver
@@ -138,8 +138,8 @@ func (p *progress) timeline() []Moment {
 	return slices.Clone(p.moments)
 }
 
-// Merge puts the guest's own moments among the host's. The two clocks meet at the guest's "ready", which is the host's "agent" but for the
-// time the message takes. Without either, only the host's moments come back.
+// Merge puts the guest's own moments among the host's. The two clocks meet at the guest's "ready", which is the host's
+// "agent" but for the time the message takes. Without either, only the host's moments come back.
 func Merge(host []Moment, guest []report.Moment) []Moment {
 	all := slices.Clone(host)
 	h := slices.IndexFunc(host, func(m Moment) bool { return m.Name == Agent.String() })
@@ -159,8 +159,9 @@ type panicReason struct {
 	oops string // what went wrong in the kernel
 }
 
-// read returns the reason when line is that of a panic, and else nothing. A panic for an oops does not say which ("Fatal exception"; Linux: oops_end in
-// arch/x86/kernel/dumpstack.c, die of other architectures). That has been printed before, with the number of the oops, and some say more before that.
+// read returns the reason when line is that of a panic, and else nothing. A panic for an oops does not say which
+// ("Fatal exception"; Linux: oops_end in arch/x86/kernel/dumpstack.c, die of other architectures). That has been
+// printed before, with the number of the oops, and some say more before that.
 func (r *panicReason) read(line string) string {
 	message := line
 	if strings.HasPrefix(line, "[") { // the time

@@ -9,9 +9,11 @@ import (
 
 // ninePRights are the capabilities with which QEMU serves a folder by 9p: it makes the guest's files with the owners
 // and modes that the guest says. capabilities(7).
-var ninePRights = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD, unix.CAP_SETFCAP}
+var ninePRights = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD,
+	unix.CAP_SETFCAP}
 
-// Walls are those of a QEMU that root starts. All that it needs of the host comes as open files, but what is named here.
+// Walls are those of a QEMU that root starts. All that it needs of the host comes as open files, but what is named
+// here.
 func Walls(q qemu.Config) *child.Walls {
 	w := &child.Walls{}
 	if q.Accel == accel.KVM {
@@ -19,7 +21,8 @@ func Walls(q qemu.Config) *child.Walls {
 	}
 	for _, f := range q.FileSystems {
 		if !f.VirtioFS.Set() {
-			w.Folder, w.Capabilities, w.Why = f.Path, ninePRights, "by 9p QEMU makes files of any user, which root alone may"
+			w.Folder, w.Capabilities, w.Why = f.Path, ninePRights,
+				"by 9p QEMU makes files of any user, which root alone may"
 		}
 	}
 	return w

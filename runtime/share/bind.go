@@ -17,9 +17,9 @@ const (
 	ReadOnlyAll               // rro: neither can that be written to
 )
 
-// bind mounts a copy of what is at source, with everything below it, at target. It is made ready before it is attached: what receives it by
-// propagation gets a copy of it as it is then, and would not hear of later changes. open_tree(2), mount_setattr(2), move_mount(2). The attributes are
-// those of the top alone, or of what is mounted below too.
+// bind mounts a copy of what is at source, with everything below it, at target. It is made ready before it is attached:
+// what receives it by propagation gets a copy of it as it is then, and would not hear of later changes. open_tree(2),
+// mount_setattr(2), move_mount(2). The attributes are those of the top alone, or of what is mounted below too.
 func bind(source, target string, set uint64, below bool, owners Owners) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
@@ -55,7 +55,8 @@ var attributes = []struct {
 	flag uintptr
 	attr uint64
 }{
-	{unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, {unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}, {unix.MS_NODEV, unix.MOUNT_ATTR_NODEV},
+	{unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, {unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID},
+	{unix.MS_NODEV, unix.MOUNT_ATTR_NODEV},
 	{unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}, {unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME},
 }
 

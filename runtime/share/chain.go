@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The transforms of mounts that this package carries out: their words stand before the type, as in format/mkdir/overlay. containerd, docs/mounts.md.
+// The transforms of mounts that this package carries out: their words stand before the type, as in
+// format/mkdir/overlay. containerd, docs/mounts.md.
 const (
 	formatTransform = "format"
 	mkdirTransform  = "mkdir"
@@ -25,10 +26,12 @@ var Transforms = []string{formatTransform, mkdirTransform}
 // MkdirOption is the option of a folder to make: PATH[:MODE[:UID:GID]], the mode octal. containerd, docs/mounts.md.
 const MkdirOption = "X-containerd.mkdir.path="
 
-// VerityOption is the option of a layer that has a hash tree: the path of its description. containerd, docs/snapshotters/erofs.md.
+// VerityOption is the option of a layer that has a hash tree: the path of its description. containerd,
+// docs/snapshotters/erofs.md.
 const VerityOption = "X-containerd.dmverity="
 
-// maxChain bounds the mounts that make up one root file system. Linux: fs/overlayfs/params.h, OVL_MAX_STACK, with one to write to and the overlay.
+// maxChain bounds the mounts that make up one root file system. Linux: fs/overlayfs/params.h, OVL_MAX_STACK, with one
+// to write to and the overlay.
 const maxChain = 500 + 2
 
 // Base is the type without its transforms.
@@ -40,16 +43,18 @@ func (m Mount) transforms() []string {
 	return words[:len(words)-1]
 }
 
-// IsChain says whether mounts refer to each other. Those before the last then have places of their own, and the last is what they are for.
+// IsChain says whether mounts refer to each other. Those before the last then have places of their own, and the last is
+// what they are for.
 func IsChain(list []Mount) bool {
 	return slices.ContainsFunc(list, func(m Mount) bool { return slices.Contains(m.transforms(), formatTransform) })
 }
 
-// reference is a reference to mounts before: {{ mount 0 }} and {{ source 0 }} are one's mount point and source, {{ overlay 1 3 }} is the mount
-// points of several with colons between. containerd, docs/mounts.md.
+// reference is a reference to mounts before: {{ mount 0 }} and {{ source 0 }} are one's mount point and source, {{
+// overlay 1 3 }} is the mount points of several with colons between. containerd, docs/mounts.md.
 var reference = regexp.MustCompile(`\{\{-? *([a-z]+) +([0-9]{1,4})(?: +([0-9]{1,4}))? *-?\}\}`)
 
-// Resolve replaces references to the mounts before m by where those are, and takes the transforms from its type. Folders to make stay among the options.
+// Resolve replaces references to the mounts before m by where those are, and takes the transforms from its type.
+// Folders to make stay among the options.
 func (m Mount) Resolve(points []string, before []Mount) (Mount, error) {
 	format := false
 	for _, t := range m.transforms() {
@@ -113,7 +118,8 @@ func resolve(s string, points []string, before []Mount) (string, error) {
 	return out, nil
 }
 
-// mountChain mounts what list is for at target. The mounts on the way are detached again: the last keeps what it needs of them.
+// mountChain mounts what list is for at target. The mounts on the way are detached again: the last keeps what it needs
+// of them.
 func (s *Share) mountChain(owner, target string, list []Mount) (err error) {
 	if len(list) > maxChain {
 		return fmt.Errorf("%d mounts for one file system, at most %d are possible", len(list), maxChain)
@@ -162,7 +168,8 @@ func (s *Share) mountChain(owner, target string, list []Mount) (err error) {
 // defaultFolderMode is that of a folder whose option has none. containerd, docs/mounts.md.
 const defaultFolderMode = 0o700
 
-// makeFolder makes a folder on one of the mounts at points, unless it is there. What a container wrote there cannot lead elsewhere.
+// makeFolder makes a folder on one of the mounts at points, unless it is there. What a container wrote there cannot
+// lead elsewhere.
 func makeFolder(option string, points []string) error {
 	f := strings.SplitN(option, ":", 4)
 	mode := uint64(defaultFolderMode)

@@ -32,7 +32,8 @@ func TestReferencesLeadToTheMountsBefore(t *testing.T) {
 		"a number of no mount":  {"{{ mount 9999 }}", ""},
 		"a number that is long": {"{{ mount 99999999999999999999 }}", ""},
 	} {
-		m, err := Mount{Type: "format/mkdir/overlay", Source: "overlay", Options: []string{"index=off", c.in}}.Resolve(points, before)
+		m, err := Mount{Type: "format/mkdir/overlay", Source: "overlay", Options: []string{"index=off",
+			c.in}}.Resolve(points, before)
 		if (err == nil) != (c.want != "") {
 			t.Errorf("%s: %+v, %v", what, m, err)
 		}
@@ -40,16 +41,19 @@ func TestReferencesLeadToTheMountsBefore(t *testing.T) {
 			t.Errorf("%s: %+v, want %s", what, m, c.want)
 		}
 	}
-	if m, err := (Mount{Type: "erofs", Source: "{{ mount 0 }}"}).Resolve(points, before); err != nil || m.Source != "{{ mount 0 }}" {
+	if m, err := (Mount{Type: "erofs", Source: "{{ mount 0 }}"}).Resolve(points, before); err != nil ||
+		m.Source != "{{ mount 0 }}" {
 		t.Errorf("a mount that is not formatted: %+v, %v", m, err)
 	}
-	if _, err := (Mount{Type: "mkfs/ext4"}).Resolve(points, before); err == nil || !strings.Contains(err.Error(), "mkfs is for containerd") {
+	if _, err := (Mount{Type: "mkfs/ext4"}).Resolve(points, before); err == nil || !strings.Contains(err.Error(),
+		"mkfs is for containerd") {
 		t.Error(err)
 	}
 	for _, c := range []struct {
 		list []Mount
 		want bool
-	}{{[]Mount{{Type: "ext4"}}, false}, {[]Mount{{Type: "erofs"}, {Type: "format/bind"}}, true}, {[]Mount{{Type: "overlay"}, {Type: "mkdir/overlay"}}, false}} {
+	}{{[]Mount{{Type: "ext4"}}, false}, {[]Mount{{Type: "erofs"}, {Type: "format/bind"}}, true},
+		{[]Mount{{Type: "overlay"}, {Type: "mkdir/overlay"}}, false}} {
 		if IsChain(c.list) != c.want {
 			t.Errorf("%+v", c.list)
 		}
@@ -83,13 +87,15 @@ func TestAChainIsMountedAndLeavesOnlyItsLast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As containerd's erofs snapshotter writes it, with folders and memory in the place of disks, which only the machine's own root may mount.
+	// As containerd's erofs snapshotter writes it, with folders and memory in the place of disks, which only the
+	// machine's own root may mount.
 	chain := []Mount{
 		{Type: "tmpfs", Source: "tmpfs", Options: []string{"rw"}},
 		{Type: "bind", Source: dir + "/top", Options: []string{"ro"}},
 		{Type: "bind", Source: dir + "/base", Options: []string{"ro"}},
 		{Type: "format/mkdir/overlay", Source: "overlay", Options: []string{
-			MkdirOption + "{{ mount 0 }}/upper:0755", MkdirOption + "{{ mount 0 }}/work:0755", "workdir={{ mount 0 }}/work", "upperdir={{ mount 0 }}/upper",
+			MkdirOption + "{{ mount 0 }}/upper:0755", MkdirOption + "{{ mount 0 }}/work:0755",
+			"workdir={{ mount 0 }}/work", "upperdir={{ mount 0 }}/upper",
 			"lowerdir={{ overlay 1 2 }}", "userxattr",
 		}},
 	}
@@ -108,7 +114,8 @@ func TestAChainIsMountedAndLeavesOnlyItsLast(t *testing.T) {
 		t.Error(err)
 	}
 	for option, says := range map[string]string{VerityOption + "/x": "hash trees", "uidmap=0:1:1": "only go together"} {
-		m := []Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + dir + "/top:" + dir + "/base", option}}}
+		m := []Mount{{Type: "overlay", Source: "overlay",
+			Options: []string{"lowerdir=" + dir + "/top:" + dir + "/base", option}}}
 		if err := s.Mount("d", "d/rootfs", m); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", option, err)
 		}
@@ -134,7 +141,8 @@ func TestAChainIsMountedAndLeavesOnlyItsLast(t *testing.T) {
 func TestAFolderIsMadeOnTheDiskAndNowhereElse(t *testing.T) {
 	dir := t.TempDir()
 	point, outside := filepath.Join(dir, "0"), filepath.Join(dir, "outside")
-	if err := errors.Join(os.Mkdir(point, 0o755), os.Mkdir(outside, 0o755), os.Symlink(outside, point+"/link"), os.WriteFile(point+"/file", nil, 0o644)); err != nil {
+	if err := errors.Join(os.Mkdir(point, 0o755), os.Mkdir(outside, 0o755), os.Symlink(outside, point+"/link"),
+		os.WriteFile(point+"/file", nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	// The owner is that of the test, which cannot give files away.
@@ -149,8 +157,10 @@ func TestAFolderIsMadeOnTheDiskAndNowhereElse(t *testing.T) {
 		t.Error("one that is there:", err)
 	}
 	for what, option := range map[string]string{
-		"beside it": outside + "/x", "above it": point + "/../x", "itself": point, "by a link": point + "/link/x", "a file": point + "/file",
-		"a link": point + "/link", "a mode": point + "/y:0999", "a user alone": point + "/y:0755:0", "no number": point + "/y:0755:a:0",
+		"beside it": outside + "/x", "above it": point + "/../x", "itself": point, "by a link": point + "/link/x",
+		"a file": point + "/file",
+		"a link": point + "/link", "a mode": point + "/y:0999", "a user alone": point + "/y:0755:0",
+		"no number": point + "/y:0755:a:0",
 	} {
 		if err := makeFolder(option, []string{point}); err == nil {
 			t.Errorf("%s: %s was made", what, option)

@@ -16,13 +16,13 @@ import (
 	"github.com/katabuild/katabuild/internal/mountinfo"
 )
 
-// Claims say which of a host's pods has a folder or file of the host for itself, as far as the advisory locks of programs go: a guest keeps its locks to
-// itself, so those of two guests do not exclude each other. The first pod that may write to something has its locks, until it ends; in the others they are
-// to be refused.
+// Claims say which of a host's pods has a folder or file of the host for itself, as far as the advisory locks of
+// programs go: a guest keeps its locks to itself, so those of two guests do not exclude each other. The first pod that
+// may write to something has its locks, until it ends; in the others they are to be refused.
 //
-// A claim is on a path within a file system, whatever the paths by which pods reach it, and covers what is below and what is mounted there. It is a lock on
-// one byte of a file that all runtimes of the host have open: shared for each folder above, exclusive for the path itself. The kernel ends it with the
-// process that has it.
+// A claim is on a path within a file system, whatever the paths by which pods reach it, and covers what is below and
+// what is mounted there. It is a lock on one byte of a file that all runtimes of the host have open: shared for each
+// folder above, exclusive for the path itself. The kernel ends it with the process that has it.
 type Claims struct {
 	file *os.File
 
@@ -51,8 +51,8 @@ type lockedByte struct {
 	how int16
 }
 
-// Claim claims source, a file or folder of the host, for whoever may write to it, and says whether it is another's. Who only reads claims nothing.
-// What was claimed already is no one else's.
+// Claim claims source, a file or folder of the host, for whoever may write to it, and says whether it is another's. Who
+// only reads claims nothing. What was claimed already is no one else's.
 func (c *Claims) Claim(source string, access Access) (foreign bool, err error) {
 	mounts, err := mountinfo.Self()
 	if err != nil {
@@ -107,14 +107,16 @@ func (c *Claims) giveBack(taken []lockedByte) error {
 		} else {
 			c.have[b.at] = b.how
 		}
-		if err := unix.FcntlFlock(c.file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: b.how, Start: b.at, Len: 1}); err != nil {
+		if err := unix.FcntlFlock(c.file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: b.how, Start: b.at,
+			Len: 1}); err != nil {
 			return &os.PathError{Op: "give a claim back in", Path: c.file.Name(), Err: err}
 		}
 	}
 	return nil
 }
 
-// bytesOf are the bytes for a path without links: for each file system that is seen at it or below, the exclusive one, and a shared one for each folder above.
+// bytesOf are the bytes for a path without links: for each file system that is seen at it or below, the exclusive one,
+// and a shared one for each folder above.
 func bytesOf(mounts []mountinfo.Mount, source string) []lockedByte {
 	var list []lockedByte
 	seen := map[int64]int{}
@@ -136,7 +138,8 @@ func bytesOf(mounts []mountinfo.Mount, source string) []lockedByte {
 	}
 	over := -1
 	for i, m := range mounts {
-		if within(source, m.Point) && (over < 0 || len(m.Point) >= len(mounts[over].Point)) { // what comes later lies on top
+		// what comes later lies on top
+		if within(source, m.Point) && (over < 0 || len(m.Point) >= len(mounts[over].Point)) {
 			over = i
 		}
 	}

@@ -66,7 +66,8 @@ func TestTheFirstThatMayWriteHasTheLocks(t *testing.T) {
 // One file system has one claim, by whatever path it is reached.
 func TestAClaimIsOnAPathWithinAFileSystem(t *testing.T) {
 	mounts := []mountinfo.Mount{
-		{Device: "8:1", Root: "/", Point: "/"}, {Device: "8:2", Root: "/", Point: "/data"}, {Device: "8:2", Root: "/a/b", Point: "/bound"},
+		{Device: "8:1", Root: "/", Point: "/"}, {Device: "8:2", Root: "/", Point: "/data"},
+		{Device: "8:2", Root: "/a/b", Point: "/bound"},
 		{Device: "0:9", Root: "/", Point: "/data/a/memory"},
 	}
 	at := func(list []lockedByte, device, path string) int16 {

@@ -72,13 +72,16 @@ func (o Owners) namespace() (_ *os.File, err error) {
 	defer runtime.UnlockOSThread()
 	maps := func(list []IDMap) (out []syscall.SysProcIDMap) {
 		for _, m := range list {
-			out = append(out, syscall.SysProcIDMap{ContainerID: int(m.Inside), HostID: int(m.Outside), Size: int(m.Size)})
+			out = append(out, syscall.SysProcIDMap{ContainerID: int(m.Inside), HostID: int(m.Outside),
+				Size: int(m.Size)})
 		}
 		return out
 	}
-	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"katabuild-owners"}, Env: []string{}, SysProcAttr: &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER, UidMappings: maps(o.UIDs), GidMappings: maps(o.GIDs), Ptrace: true, Pdeathsig: syscall.SIGKILL,
-	}}
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"katabuild-owners"}, Env: []string{},
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags: unix.CLONE_NEWUSER, UidMappings: maps(o.UIDs), GidMappings: maps(o.GIDs), Ptrace: true,
+			Pdeathsig: syscall.SIGKILL,
+		}}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("user namespace for owners of files: %w", err)
 	}
@@ -112,7 +115,8 @@ func applyNamespace(tree int, path string, below bool, ns *os.File) error {
 	if below {
 		flags |= unix.AT_RECURSIVE
 	}
-	err := unix.MountSetattr(tree, "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
+	err := unix.MountSetattr(tree, "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP,
+		Userns_fd: uint64(ns.Fd())})
 	if errors.Is(err, unix.EINVAL) {
 		err = fmt.Errorf("its file system, or one mounted below it, cannot show files to a user namespace: %w", err)
 	}
@@ -132,7 +136,8 @@ func (s *Share) mapped(m Mount) (_ Mount, done func() error, err error) {
 		return m, nothing, err
 	}
 	if m.Type != "overlay" {
-		return m, nothing, fmt.Errorf("mount %s of type %s: only the layers of an overlay can show other owners", m.Source, m.Type)
+		return m, nothing, fmt.Errorf("mount %s of type %s: only the layers of an overlay can show other owners",
+			m.Source, m.Type)
 	}
 	ns, err := o.namespace()
 	if err != nil {
@@ -147,7 +152,8 @@ func (s *Share) mapped(m Mount) (_ Mount, done func() error, err error) {
 	done = func() error {
 		var errs []error
 		for _, p := range places {
-			if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
+				!errors.Is(err, unix.EINVAL) {
 				errs = append(errs, &os.PathError{Op: "unmount", Path: p, Err: err})
 			}
 			errs = append(errs, os.Remove(p))

@@ -59,7 +59,8 @@ func openLoop(n, mode int) (*os.File, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return d, err
 	}
-	if err := unix.Mknod(name, unix.S_IFBLK|0o600, int(unix.Mkdev(loopMajor, uint32(n)))); err != nil && err != unix.EEXIST {
+	if err := unix.Mknod(name, unix.S_IFBLK|0o600, int(unix.Mkdev(loopMajor, uint32(n)))); err != nil &&
+		err != unix.EEXIST {
 		return nil, &os.PathError{Op: "mknod", Path: name, Err: err}
 	}
 	return os.OpenFile(name, mode, 0)

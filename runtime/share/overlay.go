@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountLong mounts an overlay whose many layers do not fit into a page of options: what the layers' paths have in common is the working folder of
-// the thread that mounts.
+// mountLong mounts an overlay whose many layers do not fit into a page of options: what the layers' paths have in
+// common is the working folder of the thread that mounts.
 func mountLong(source, target, fstype string, flags uintptr, data string) error {
 	options := strings.Split(data, ",")
 	base := ""
@@ -36,7 +36,8 @@ func mountLong(source, target, fstype string, flags uintptr, data string) error 
 	}
 	done := make(chan error)
 	go func() {
-		// The thread has another working folder than the process from here on, and ends with this goroutine, as it stays locked.
+		// The thread has another working folder than the process from here on, and ends with this goroutine, as it
+		// stays locked.
 		runtime.LockOSThread()
 		err := unix.Unshare(unix.CLONE_FS)
 		if err == nil {

@@ -15,9 +15,11 @@ import (
 )
 
 // Programs are where distributions put virtiofsd.
-var Programs = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/qemu/virtiofsd", "/usr/bin/virtiofsd"}
+var Programs = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/qemu/virtiofsd",
+	"/usr/bin/virtiofsd"}
 
-// Program is a virtiofsd. There are two: QEMU's own in C, until QEMU 7.2, and its successor in Rust. Their options and abilities differ.
+// Program is a virtiofsd. There are two: QEMU's own in C, until QEMU 7.2, and its successor in Rust. Their options and
+// abilities differ.
 type Program struct {
 	Path    string // absolute
 	Rust    bool
@@ -40,7 +42,8 @@ func (p Program) String() string {
 // helpTime bounds asking a virtiofsd which of the two it is.
 const helpTime = 5 * time.Second
 
-// versionIn finds the version in what a virtiofsd prints: "virtiofsd 1.13.2", "virtiofsd backend 1.4.0", "virtiofsd version 7.2.22 (Debian ...)".
+// versionIn finds the version in what a virtiofsd prints: "virtiofsd 1.13.2", "virtiofsd backend 1.4.0", "virtiofsd
+// version 7.2.22 (Debian ...)".
 var versionIn = regexp.MustCompile(`^virtiofsd (?:version |backend )?([0-9]+(?:\.[0-9]+)*)`)
 
 // Identify makes a Program of what the one at a path prints when it is asked for its help and its version.
@@ -102,11 +105,13 @@ func firstOf(ctx context.Context, paths []string) (Program, error) {
 // The oldest virtiofsd in Rust that docs/files.md is about.
 const knownMajor, knownMinor = 1, 13
 
-// Limits are what programs in the guest cannot have of the files that a virtiofsd serves, one sentence each. docs/files.md has all that is known.
+// Limits are what programs in the guest cannot have of the files that a virtiofsd serves, one sentence each.
+// docs/files.md has all that is known.
 func (p Program) Limits() []string {
 	if !p.Rust {
 		out := []string{
-			"what is written through a shared mapping of a file that was opened with O_APPEND is appended to the file, and lost where it belongs",
+			"what is written through a shared mapping of a file that was opened with O_APPEND is appended to the " +
+				"file, and lost where it belongs",
 			"O_APPEND stays on a file that was opened with it, also when a program takes it away",
 			"a supplementary group, and so a pod's fsGroup, gives no right to make files in a folder",
 		}
@@ -120,17 +125,20 @@ func (p Program) Limits() []string {
 	a, err1 := strconv.Atoi(major)
 	b, err2 := strconv.Atoi(minor)
 	if err1 != nil || err2 != nil || a < knownMajor || a == knownMajor && b < knownMinor {
-		return []string{fmt.Sprintf("it is older than version %d.%d; what it cannot do has not been tried", knownMajor, knownMinor)}
+		return []string{fmt.Sprintf("it is older than version %d.%d; what it cannot do has not been tried",
+			knownMajor, knownMinor)}
 	}
 	return nil
 }
 
 // LimitOfLocks is what is so whoever serves the files.
-const LimitOfLocks = "locks of programs do not exclude the host's own programs, containers that are not in a guest, and other hosts; between pods see foreign_locks"
+const LimitOfLocks = "locks of programs do not exclude the host's own programs, containers that are not in a guest, " +
+	"and other hosts; between pods see foreign_locks"
 
 // Limits9P is likewise for files that QEMU serves by 9p.
 var Limits9P = []string{
-	"what is written through a shared mapping of a file that was opened with O_APPEND is appended to the file, and lost where it belongs",
+	"what is written through a shared mapping of a file that was opened with O_APPEND is appended to the file, and " +
+		"lost where it belongs",
 	"inotify tells nothing of a file that is made or written to",
 	"a time that is set has whole seconds",
 }

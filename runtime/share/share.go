@@ -1,10 +1,11 @@
 // Package share is the folder of the host that a guest sees, and the program that serves it.
 //
-// In come mounts and files of the host, out go names by which the guest finds them below the folder. The folder is the one of Kata Containers:
-// ROOT/ID/mounts is where things are mounted, ROOT/ID/shared is the same, read-only at its top, and is what the guest gets. It refuses to know what a
-// container is: callers choose names.
+// In come mounts and files of the host, out go names by which the guest finds them below the folder. The folder is the
+// one of Kata Containers: ROOT/ID/mounts is where things are mounted, ROOT/ID/shared is the same, read-only at its top,
+// and is what the guest gets. It refuses to know what a container is: callers choose names.
 //
-// Mounts live in the mount namespace of the process that makes them. A shim has one of its own, so that nothing of them outlives it.
+// Mounts live in the mount namespace of the process that makes them. A shim has one of its own, so that nothing of them
+// outlives it.
 package share
 
 import (
@@ -107,8 +108,8 @@ func (s *Share) place(name string) string {
 // GuestPath is where the guest finds name.
 func GuestPath(name string) string { return GuestDir + "/" + name }
 
-// Mount mounts what a snapshotter gave as name, for owner: mounts over each other, or a chain of them, of which the last is what is seen. Types and
-// options are those of containerd's snapshotters.
+// Mount mounts what a snapshotter gave as name, for owner: mounts over each other, or a chain of them, of which the
+// last is what is seen. Types and options are those of containerd's snapshotters.
 func (s *Share) Mount(owner, name string, list []Mount) error {
 	target := s.place(name)
 	if err := os.MkdirAll(target, 0o755); err != nil {
@@ -224,8 +225,8 @@ func (s *Share) Close() error {
 	return errors.Join(append(errs, Clean(filepath.Split(s.dir)))...)
 }
 
-// Clean removes what is left of the folder of the sandbox id below root, after its mounts have gone: empty folders and files. Calling it
-// again is a no-op. It never goes below something that is still mounted.
+// Clean removes what is left of the folder of the sandbox id below root, after its mounts have gone: empty folders and
+// files. Calling it again is a no-op. It never goes below something that is still mounted.
 func Clean(root, id string) error {
 	dir := filepath.Join(root, id)
 	var st unix.Stat_t
@@ -236,7 +237,8 @@ func Clean(root, id string) error {
 		return &os.PathError{Op: "lstat", Path: dir, Err: err}
 	}
 	for _, sub := range []string{"shared", "mounts"} {
-		// In the caller's namespace nothing is mounted unless it made the mounts, or a shim without a namespace was killed.
+		// In the caller's namespace nothing is mounted unless it made the mounts, or a shim without a namespace was
+		// killed.
 		for unix.Unmount(filepath.Join(dir, sub), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
 		}
 	}
@@ -247,7 +249,8 @@ func Clean(root, id string) error {
 	return errors.Join(errs...)
 }
 
-// removeEmpty removes dir with what is in it: folders on the device dev, and empty files, which are places where files were bound.
+// removeEmpty removes dir with what is in it: folders on the device dev, and empty files, which are places where files
+// were bound.
 func removeEmpty(dir string, dev uint64) error {
 	list, err := os.ReadDir(dir)
 	if err != nil {
@@ -339,8 +342,10 @@ var mountFlags = map[string]struct {
 	"nodev": {unix.MS_NODEV, false}, "dev": {unix.MS_NODEV, true},
 	"noexec": {unix.MS_NOEXEC, false}, "exec": {unix.MS_NOEXEC, true},
 	"noatime": {unix.MS_NOATIME, false}, "atime": {unix.MS_NOATIME, true},
-	"nodiratime": {unix.MS_NODIRATIME, false}, "relatime": {unix.MS_RELATIME, false}, "norelatime": {unix.MS_RELATIME, true},
-	"strictatime": {unix.MS_STRICTATIME, false}, "sync": {unix.MS_SYNCHRONOUS, false}, "dirsync": {unix.MS_DIRSYNC, false},
+	"nodiratime": {unix.MS_NODIRATIME, false}, "relatime": {unix.MS_RELATIME, false}, "norelatime": {unix.MS_RELATIME,
+		true},
+	"strictatime": {unix.MS_STRICTATIME, false}, "sync": {unix.MS_SYNCHRONOUS, false}, "dirsync": {unix.MS_DIRSYNC,
+		false},
 	"defaults": {0, false},
 }
 

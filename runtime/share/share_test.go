@@ -62,7 +62,8 @@ func TestWhatIsMountedIsSeenByTheGuestAndGoesAgain(t *testing.T) {
 		write(t, filepath.Join(dir, d, "made"), "")
 	}
 	write(t, filepath.Join(dir, "low", "a"), "from below")
-	options := []string{"lowerdir=" + filepath.Join(dir, "low"), "upperdir=" + filepath.Join(dir, "up"), "workdir=" + filepath.Join(dir, "work"), "userxattr"}
+	options := []string{"lowerdir=" + filepath.Join(dir, "low"), "upperdir=" + filepath.Join(dir, "up"),
+		"workdir=" + filepath.Join(dir, "work"), "userxattr"}
 	if err := s.Mount("c1", "c1/rootfs", []Mount{{Type: "overlay", Source: "overlay", Options: options}}); err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +206,8 @@ func TestAnOverlayOfManyLayersFits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Mount("c", "c/rootfs", []Mount{{Type: "overlay", Source: "overlay", Options: []string{data}}}); err != nil {
+	if err := s.Mount("c", "c/rootfs", []Mount{{Type: "overlay", Source: "overlay",
+		Options: []string{data}}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range []int{0, 50, 99} {
@@ -224,7 +226,8 @@ func TestMountOptions(t *testing.T) {
 	}{
 		{Mount{Type: "bind", Options: []string{"rbind", "ro"}}, unix.MS_BIND | unix.MS_REC | unix.MS_RDONLY, ""},
 		{Mount{Type: "bind"}, unix.MS_BIND, ""},
-		{Mount{Type: "ext4", Options: []string{"ro", "rw", "nosuid", "X-a=b", "data=ordered", "noload"}}, unix.MS_NOSUID, "data=ordered,noload"},
+		{Mount{Type: "ext4", Options: []string{"ro", "rw", "nosuid", "X-a=b", "data=ordered", "noload"}},
+			unix.MS_NOSUID, "data=ordered,noload"},
 		{Mount{Type: "overlay", Options: []string{"index=off", "lowerdir=/a:/b"}}, 0, "index=off,lowerdir=/a:/b"},
 	} {
 		if flags, data := c.m.flags(); flags != c.flags || data != c.data {
@@ -238,10 +241,14 @@ func TestEachVirtiofsdGetsItsOwnOptions(t *testing.T) {
 		p    Program
 		want string
 	}{
-		{Program{"/v", true, "1.13.2", true, true}, "/v --fd=3 --shared-dir=/d --cache=never --announce-submounts --xattr --posix-acl --killpriv-v2 --x"},
-		{Program{"/v", true, "1.0", false, false}, "/v --fd=3 --shared-dir=/d --cache=never --announce-submounts --xattr --x"},
-		{Program{"/v", false, "7.2", true, false}, "/v --fd=3 -f -o source=/d -o cache=none -o announce_submounts -o xattr -o posix_acl --x"},
-		{Program{"/v", false, "5.2", false, false}, "/v --fd=3 -f -o source=/d -o cache=none -o announce_submounts -o xattr --x"},
+		{Program{"/v", true, "1.13.2", true, true},
+			"/v --fd=3 --shared-dir=/d --cache=never --announce-submounts --xattr --posix-acl --killpriv-v2 --x"},
+		{Program{"/v", true, "1.0", false, false},
+			"/v --fd=3 --shared-dir=/d --cache=never --announce-submounts --xattr --x"},
+		{Program{"/v", false, "7.2", true, false},
+			"/v --fd=3 -f -o source=/d -o cache=none -o announce_submounts -o xattr -o posix_acl --x"},
+		{Program{"/v", false, "5.2", false, false},
+			"/v --fd=3 -f -o source=/d -o cache=none -o announce_submounts -o xattr --x"},
 	} {
 		c := DaemonConfig{Program: tc.p, Dir: "/d", Cache: "never", Extra: []string{"--x"}}
 		if got := strings.Join(c.argv(), " "); got != tc.want {
@@ -258,7 +265,8 @@ func TestProgramsSayWhatTheyAre(t *testing.T) {
 		{"--shared-dir <SHARED_DIR>\n --posix-acl\n", "virtiofsd 1.13.2\n", "/v (in Rust, 1.13.2)", 0},
 		{"--shared-dir <SHARED_DIR>\n --posix-acl\n", "virtiofsd backend 1.4.0\n", "/v (in Rust, 1.4.0)", 1},
 		{"--shared-dir <SHARED_DIR>", "", "/v (in Rust)", 1},
-		{"-o posix_acl/no_posix_acl", "virtiofsd version 7.2.22 (Debian 1:7.2)\nCopyright", "/v (QEMU's own in C, 7.2.22)", 3},
+		{"-o posix_acl/no_posix_acl", "virtiofsd version 7.2.22 (Debian 1:7.2)\nCopyright",
+			"/v (QEMU's own in C, 7.2.22)", 3},
 		{"", "", "/v (QEMU's own in C)", 4},
 	} {
 		p := Identify("/v", []byte(tc.help), []byte(tc.version))
@@ -283,7 +291,8 @@ func TestTheProgramInRustIsPreferred(t *testing.T) {
 	for _, tc := range []struct {
 		list []string
 		want string
-	}{{[]string{missing, c, rust}, rust}, {[]string{rust, c}, rust}, {[]string{missing, c}, c}, {[]string{missing}, ""}} {
+	}{{[]string{missing, c, rust}, rust}, {[]string{rust, c}, rust}, {[]string{missing, c}, c},
+		{[]string{missing}, ""}} {
 		p, err := firstOf(t.Context(), tc.list)
 		if p.Path != tc.want || (err != nil) != (tc.want == "") {
 			t.Errorf("%q: %v, %v", tc.list, p, err)

@@ -44,8 +44,9 @@ func StartDaemon(c DaemonConfig) (*Daemon, error) {
 	return &Daemon{Process: p, socket: c.Socket}, nil
 }
 
-// argv is the command line. The socket is inherited as descriptor 3. The guest must see file capabilities and user attributes, and every mount as one of
-// its own: inode numbers are unique then. With access control lists it is the guest that applies them, and folders' default ones instead of the umask.
+// argv is the command line. The socket is inherited as descriptor 3. The guest must see file capabilities and user
+// attributes, and every mount as one of its own: inode numbers are unique then. With access control lists it is the
+// guest that applies them, and folders' default ones instead of the umask.
 func (c DaemonConfig) argv() []string {
 	cache := c.Cache
 	if cache == "" {
@@ -55,12 +56,14 @@ func (c DaemonConfig) argv() []string {
 		if cache == "none" {
 			cache = "never"
 		}
-		argv := []string{c.Program.Path, "--fd=3", "--shared-dir=" + c.Dir, "--cache=" + cache, "--announce-submounts", "--xattr"}
+		argv := []string{c.Program.Path, "--fd=3", "--shared-dir=" + c.Dir, "--cache=" + cache,
+			"--announce-submounts", "--xattr"}
 		if c.Program.ACLs {
 			argv = append(argv, "--posix-acl")
 		}
 		if cache == "never" && c.Program.KillPriv {
-			// Without a memory of the file's content the guest leaves it to the daemon to clear set-id bits when somebody writes.
+			// Without a memory of the file's content the guest leaves it to the daemon to clear set-id bits when
+			// somebody writes.
 			argv = append(argv, "--killpriv-v2")
 		}
 		return append(argv, c.Extra...)
@@ -68,7 +71,8 @@ func (c DaemonConfig) argv() []string {
 	if cache == "never" {
 		cache = "none"
 	}
-	argv := []string{c.Program.Path, "--fd=3", "-f", "-o", "source=" + c.Dir, "-o", "cache=" + cache, "-o", "announce_submounts", "-o", "xattr"}
+	argv := []string{c.Program.Path, "--fd=3", "-f", "-o", "source=" + c.Dir, "-o", "cache=" + cache, "-o",
+		"announce_submounts", "-o", "xattr"}
 	if c.Program.ACLs {
 		argv = append(argv, "-o", "posix_acl")
 	}

@@ -46,8 +46,9 @@ type StartOptions struct {
 // addressFile is where containerd looks for the address when it starts anew.
 const addressFile = "address"
 
-// Start makes sure that somebody serves the container ID, and returns what containerd wants to read: the address of the service.
-// The containers of a pod are served by one process, which runs in a mount namespace of its own: its mounts end with it.
+// Start makes sure that somebody serves the container ID, and returns what containerd wants to read: the address of the
+// service. The containers of a pod are served by one process, which runs in a mount namespace of its own: its mounts
+// end with it.
 func Start(o StartOptions) (answer string, err error) {
 	spec, err := readSpec(o.Bundle)
 	if err != nil {
@@ -75,7 +76,8 @@ func Start(o StartOptions) (answer string, err error) {
 	return startAnswer(address, o.MaxVersion)
 }
 
-// startAnswer is what containerd reads of a start: the address alone, or a message for those who say which versions they know.
+// startAnswer is what containerd reads of a start: the address alone, or a message for those who say which versions
+// they know.
 func startAnswer(address string, newest int) (string, error) {
 	if newest < 2 {
 		return address, nil
@@ -84,7 +86,8 @@ func startAnswer(address string, newest int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b, err := json.Marshal(bootstrap{Version: min(newest, 3), Address: address, Protocol: "ttrpc", Extensions: []bootstrapExtension{{own}}})
+	b, err := json.Marshal(bootstrap{Version: min(newest, 3), Address: address, Protocol: "ttrpc",
+		Extensions: []bootstrapExtension{{own}}})
 	return string(b), err
 }
 
@@ -100,14 +103,16 @@ type bootstrapExtension struct {
 	Value *anypb.Any `json:"value"`
 }
 
-// ownMounts are the types of mounts that containerd leaves to us, with share.Transforms: layers become disks of the guest. containerd,
-// docs/shim-capabilities.md.
+// ownMounts are the types of mounts that containerd leaves to us, with share.Transforms: layers become disks of the
+// guest. containerd, docs/shim-capabilities.md.
 var ownMounts = []string{"erofs"}
 
-// allowMounts is the annotation by which containerd 2.2 and 2.3 hear of them: types, and TRANSFORM/*, with commas between.
+// allowMounts is the annotation by which containerd 2.2 and 2.3 hear of them: types, and TRANSFORM/*, with commas
+// between.
 const allowMounts = "containerd.io/runtime-allow-mounts"
 
-// SocketPath is the socket of the shim that serves a group, the same for all its containers. Its length does not depend on that of the names.
+// SocketPath is the socket of the shim that serves a group, the same for all its containers. Its length does not depend
+// on that of the names.
 func SocketPath(address, namespace, group string) string {
 	sum := sha256.Sum256([]byte(filepath.Join(address, namespace, group)))
 	return filepath.Join(socketDir, fmt.Sprintf("%x", sum))
@@ -169,7 +174,8 @@ func openLog(bundle string) (*os.File, error) {
 	return os.OpenFile(filepath.Join(bundle, logFile), os.O_RDWR|unix.O_NONBLOCK, 0)
 }
 
-// Log is where a shim's log goes: the bundle's FIFO. What does not fit, because nobody reads, is dropped: a log must not stop a pod.
+// Log is where a shim's log goes: the bundle's FIFO. What does not fit, because nobody reads, is dropped: a log must
+// not stop a pod.
 type Log struct{ fd int }
 
 // OpenLog opens the log of a bundle.
@@ -192,8 +198,8 @@ func (l *Log) Write(b []byte) (int, error) {
 
 // Inherited is the socket that Start left to the process that serves. It prepares the mount namespace too.
 func Inherited() (*Socket, error) {
-	// Mounts of the host are seen, ours are not seen there, and those who copy this namespace, as virtiofsd does, see ours.
-	// Linux: Documentation/filesystems/sharedsubtree.rst.
+	// Mounts of the host are seen, ours are not seen there, and those who copy this namespace, as virtiofsd does, see
+	// ours. Linux: Documentation/filesystems/sharedsubtree.rst.
 	for _, flags := range []uintptr{unix.MS_SLAVE | unix.MS_REC, unix.MS_SHARED | unix.MS_REC} {
 		if err := unix.Mount("", "/", "", flags, ""); err != nil {
 			return nil, &os.PathError{Op: "set the propagation of", Path: "/", Err: err}
@@ -207,7 +213,8 @@ func Inherited() (*Socket, error) {
 	return newSocket(l)
 }
 
-// Socket is where a shim serves: a file that outlives the listener, and may be replaced by a successor of the same name.
+// Socket is where a shim serves: a file that outlives the listener, and may be replaced by a successor of the same
+// name.
 type Socket struct {
 	net.Listener
 	path string
@@ -223,7 +230,8 @@ func newSocket(l net.Listener) (*Socket, error) {
 	return &Socket{l, path, st}, nil
 }
 
-// Remove removes the file of a shim that ends. That of a successor stays. Whether containerd has removed the bundle meanwhile is no matter.
+// Remove removes the file of a shim that ends. That of a successor stays. Whether containerd has removed the bundle
+// meanwhile is no matter.
 func (s *Socket) Remove() error {
 	st, err := os.Lstat(s.path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !(os.SameFile(st, s.file) && changed(st) == changed(s.file)) {
@@ -250,8 +258,8 @@ type DeleteOptions struct {
 // deleteCode is the exit code of a container that was cleaned up: as if killed.
 const deleteCode = 128 + int(unix.SIGKILL)
 
-// Delete removes what a shim that is gone has left, and returns what containerd wants to read. A container of a pod whose shim still serves
-// is left alone.
+// Delete removes what a shim that is gone has left, and returns what containerd wants to read. A container of a pod
+// whose shim still serves is left alone.
 func Delete(o DeleteOptions) ([]byte, error) {
 	group := o.ID
 	if spec, err := readSpec(o.Bundle); err == nil {
@@ -291,6 +299,7 @@ func Info(name, version string) ([]byte, error) {
 		return nil, err
 	}
 	return proto.Marshal(&types.RuntimeInfo{
-		Name: name, Version: &types.RuntimeVersion{Version: version}, Features: own, Annotations: map[string]string{allowMounts: strings.Join(words, ",")},
+		Name: name, Version: &types.RuntimeVersion{Version: version}, Features: own,
+		Annotations: map[string]string{allowMounts: strings.Join(words, ",")},
 	})
 }

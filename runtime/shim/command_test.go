@@ -31,11 +31,13 @@ func TestContainerdReadsWhereWeServeAndWhichMountsAreOurs(t *testing.T) {
 			t.Errorf("%q is taken for another encoding", a)
 		}
 		r.Reset()
-		if err := json.Unmarshal([]byte(a), &r); err != nil || r.Address != address || r.Protocol != "ttrpc" || r.Version != version {
+		if err := json.Unmarshal([]byte(a), &r); err != nil || r.Address != address || r.Protocol != "ttrpc" ||
+			r.Version != version {
 			t.Errorf("for one who knows version %d: %v, %v", newest, &r, err)
 		}
 		var own types.MountCapabilities
-		if ok, err := r.FindExtension(&own); !ok || err != nil || strings.Join(own.Types, " ") != "erofs" || strings.Join(own.Transforms, " ") != "format mkdir" {
+		if ok, err := r.FindExtension(&own); !ok || err != nil || strings.Join(own.Types, " ") != "erofs" ||
+			strings.Join(own.Transforms, " ") != "format mkdir" {
 			t.Errorf("our mounts: %v, %v, %v", &own, ok, err)
 		}
 	}
@@ -44,17 +46,22 @@ func TestContainerdReadsWhereWeServeAndWhichMountsAreOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	var info types.RuntimeInfo
-	if err := proto.Unmarshal(b, &info); err != nil || info.Annotations["containerd.io/runtime-allow-mounts"] != "erofs,format/*,mkdir/*" || info.Version.Version != "1" {
+	if err := proto.Unmarshal(b, &info); err != nil ||
+		info.Annotations["containerd.io/runtime-allow-mounts"] != "erofs,format/*,mkdir/*" ||
+		info.Version.Version != "1" {
 		t.Errorf("%v, %v", &info, err)
 	}
 	var f features.Features
-	if err := json.Unmarshal(info.Features.GetValue(), &f); err != nil || info.Features.TypeUrl != "types.containerd.io/opencontainers/runtime-spec/1/features/Features" {
+	if err := json.Unmarshal(info.Features.GetValue(), &f); err != nil ||
+		info.Features.TypeUrl != "types.containerd.io/opencontainers/runtime-spec/1/features/Features" {
 		t.Fatal(info.Features, err)
 	}
-	if !slices.Contains(f.MountOptions, "rro") || slices.Contains(f.MountOptions, "rshared") || !slices.IsSorted(f.MountOptions) || f.OCIVersionMax != specs.Version {
+	if !slices.Contains(f.MountOptions, "rro") || slices.Contains(f.MountOptions, "rshared") ||
+		!slices.IsSorted(f.MountOptions) || f.OCIVersionMax != specs.Version {
 		t.Errorf("%+v", f)
 	}
-	if m := f.Linux.MountExtensions; slices.Contains(f.Linux.Namespaces, "user") != *m.IDMap.Enabled || !*f.Linux.Seccomp.Enabled {
+	if m := f.Linux.MountExtensions; slices.Contains(f.Linux.Namespaces, "user") != *m.IDMap.Enabled ||
+		!*f.Linux.Seccomp.Enabled {
 		t.Errorf("%+v", f.Linux) // a user namespace is of no use to a host without mounts that have its owners
 	}
 }

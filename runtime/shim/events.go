@@ -77,7 +77,8 @@ func (p *publisher) send(topic string, event proto.Message) {
 		return
 	}
 	e := &types.Envelope{
-		Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topic, Event: packAny(string(event.ProtoReflect().Descriptor().FullName()), b),
+		Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topic,
+		Event: packAny(string(event.ProtoReflect().Descriptor().FullName()), b),
 	}
 	p.mu.Lock()
 	if len(p.waiting) == publishMax {

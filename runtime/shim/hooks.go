@@ -16,14 +16,16 @@ import (
 // hookTime bounds a hook that sets no time of its own.
 const hookTime = 30 * time.Second
 
-// runHooks runs the hooks of the host that come before a container: prestart and createRuntime of the OCI runtime specification. Hooks of the
-// container's own namespaces have no meaning on the host, and do not reach the guest.
+// runHooks runs the hooks of the host that come before a container: prestart and createRuntime of the OCI runtime
+// specification. Hooks of the container's own namespaces have no meaning on the host, and do not reach the guest.
 func runHooks(ctx context.Context, spec *specs.Spec, id, bundle string, pid int) error {
 	if spec.Hooks == nil {
 		return nil
 	}
-	state := specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Pid: pid, Bundle: bundle, Annotations: spec.Annotations}
-	for _, h := range slices.Concat(spec.Hooks.Prestart, spec.Hooks.CreateRuntime) { //nolint:staticcheck // prestart is deprecated and still used
+	state := specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Pid: pid, Bundle: bundle,
+		Annotations: spec.Annotations}
+	for _, h := range slices.Concat(spec.Hooks.Prestart,
+		spec.Hooks.CreateRuntime) { //nolint:staticcheck // prestart is deprecated and still used
 		if err := runHook(ctx, h, state); err != nil {
 			return err
 		}
@@ -36,7 +38,8 @@ func runPoststop(ctx context.Context, spec *specs.Spec, id, bundle string, log *
 	if spec.Hooks == nil {
 		return
 	}
-	state := specs.State{Version: specs.Version, ID: id, Status: specs.StateStopped, Bundle: bundle, Annotations: spec.Annotations}
+	state := specs.State{Version: specs.Version, ID: id, Status: specs.StateStopped, Bundle: bundle,
+		Annotations: spec.Annotations}
 	for _, h := range spec.Hooks.Poststop {
 		if err := runHook(ctx, h, state); err != nil {
 			log.Warn("poststop", "container", id, "err", err)

@@ -25,8 +25,8 @@ const (
 	PodContainer             // another one
 )
 
-// annotations are where those who ask for pods say what a container is: the key of the kind, the key of the pod's id, and the words. containerd's
-// CRI plug-in, CRI-O and dockershim. Kata Containers looks for the same, in this order.
+// annotations are where those who ask for pods say what a container is: the key of the kind, the key of the pod's id,
+// and the words. containerd's CRI plug-in, CRI-O and dockershim. Kata Containers looks for the same, in this order.
 var annotations = []struct{ kind, sandboxID string }{
 	{"io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"},
 	{"io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"},
@@ -43,7 +43,8 @@ func KindOf(a map[string]string) (Kind, string, error) {
 		case v == "container":
 			id := a[k.sandboxID]
 			if id == "" {
-				return 0, "", fmt.Errorf("annotation %s says container, and %s does not say of which pod", k.kind, k.sandboxID)
+				return 0, "", fmt.Errorf("annotation %s says container, and %s does not say of which pod", k.kind,
+					k.sandboxID)
 			}
 			return PodContainer, id, nil
 		default:
@@ -75,7 +76,8 @@ func podSize(spec *specs.Spec, kind Kind) pod.Size {
 		}
 		return &n
 	}
-	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: number(annotationQuota)}, Memory: &specs.LinuxMemory{Limit: number(annotationMemory)}}
+	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: number(annotationQuota)},
+		Memory: &specs.LinuxMemory{Limit: number(annotationMemory)}}
 	if n := number(annotationPeriod); n != nil && *n > 0 {
 		period := uint64(*n)
 		r.CPU.Period = &period
@@ -96,8 +98,9 @@ func namespaceOf(spec *specs.Spec, kind specs.LinuxNamespaceType) (path string, 
 	return "", false
 }
 
-// netnsOf is the network namespace that a specification names. Empty is one of the container's own, with nothing in it; without any entry the container
-// is in the namespace of whoever runs it: the host's. config-linux.md of the OCI runtime specification, "Namespaces".
+// netnsOf is the network namespace that a specification names. Empty is one of the container's own, with nothing in it;
+// without any entry the container is in the namespace of whoever runs it: the host's. config-linux.md of the OCI
+// runtime specification, "Namespaces".
 func netnsOf(spec *specs.Spec) (path string, host bool) {
 	path, there := namespaceOf(spec, specs.NetworkNamespace)
 	return path, !there
@@ -109,10 +112,12 @@ func ofHost(spec *specs.Spec) []string {
 	for _, k := range []struct {
 		kind       specs.LinuxNamespaceType
 		file, what string
-	}{{specs.PIDNamespace, "pid", "processes"}, {specs.IPCNamespace, "ipc", "System V IPC and message queues"}, {specs.UTSNamespace, "uts", "name"}} {
+	}{{specs.PIDNamespace, "pid", "processes"}, {specs.IPCNamespace, "ipc", "System V IPC and message queues"},
+		{specs.UTSNamespace, "uts", "name"}} {
 		path, there := namespaceOf(spec, k.kind)
 		if !there || path != "" && (sameFile(path, "/proc/1/ns/"+k.file) || sameFile(path, "/proc/self/ns/"+k.file)) {
-			out = append(out, "the host's "+k.what+" are asked for, and a guest does not have them: the container has its own, or its pod's")
+			out = append(out, "the host's "+k.what+
+				" are asked for, and a guest does not have them: the container has its own, or its pod's")
 		}
 	}
 	return out
@@ -152,7 +157,8 @@ func shmSize(spec *specs.Spec) int64 {
 	return 0
 }
 
-// bytesOf reads a size as tmpfs does: a number with k, m or g behind it; 0 for others. Linux: Documentation/filesystems/tmpfs.rst.
+// bytesOf reads a size as tmpfs does: a number with k, m or g behind it; 0 for others. Linux:
+// Documentation/filesystems/tmpfs.rst.
 func bytesOf(s string) int64 {
 	shift := 0
 	if s != "" {
@@ -199,7 +205,8 @@ func dnsOf(spec *specs.Spec) []string {
 	return nil
 }
 
-// optionsSuffix ends the name of the message in which containerd hands over the path of the configuration: it stood in another package before 2.0.
+// optionsSuffix ends the name of the message in which containerd hands over the path of the configuration: it stood in
+// another package before 2.0.
 const optionsSuffix = "runtimeoptions.v1.Options"
 
 // runcOptions ends the name of the message for runc. containerd 2 hands it to any runtime, for the owner of a
@@ -221,7 +228,8 @@ func configPath(options *anypb.Any) (string, error) {
 		}
 	}
 	if !strings.HasSuffix(options.TypeUrl, optionsSuffix) {
-		return "", fmt.Errorf("options of type %s: this runtime takes %s, with config_path", options.TypeUrl, optionsSuffix)
+		return "", fmt.Errorf("options of type %s: this runtime takes %s, with config_path", options.TypeUrl,
+			optionsSuffix)
 	}
 	var o runtimeoptions.Options
 	if err := proto.Unmarshal(options.Value, &o); err != nil {
@@ -236,7 +244,8 @@ func (s *Service) loadConfig(options *anypb.Any, annotations map[string]string) 
 	if err != nil {
 		return nil, err
 	}
-	l, err := config.Load(config.Options{Path: path, Environment: s.o.Environment, Annotations: annotations, Lenient: true})
+	l, err := config.Load(config.Options{Path: path, Environment: s.o.Environment, Annotations: annotations,
+		Lenient: true})
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}

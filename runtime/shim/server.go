@@ -11,7 +11,8 @@ import (
 	"github.com/containerd/ttrpc"
 )
 
-// The services. Version 3 has the messages of version 2 under another name, byte for byte; containerd/api's own package for it would bring gRPC along.
+// The services. Version 3 has the messages of version 2 under another name, byte for byte; containerd/api's own package
+// for it would bring gRPC along.
 const serviceV3 = "containerd.task.v3.Task"
 
 // Serve answers containerd on l until ctx ends.
@@ -47,8 +48,9 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 // idleLook is how often a shim looks whether there is anything to serve.
 const idleLook = 5 * time.Second
 
-// endIdle ends the process when two looks in a row find no container, and none that is being made. A containerd that was killed after it had started
-// this process knows nothing to ask for; 1.6 never ends it (https://github.com/containerd/containerd/issues/6860).
+// endIdle ends the process when two looks in a row find no container, and none that is being made. A containerd that
+// was killed after it had started this process knows nothing to ask for; 1.6 never ends it
+// (https://github.com/containerd/containerd/issues/6860).
 func (s *Service) endIdle(ctx context.Context, every time.Duration) {
 	for idle := 0; idle < 2; {
 		select {
@@ -86,9 +88,12 @@ func method[Req, Resp any](call func(context.Context, *Req) (*Resp, error)) ttrp
 // methods are the calls of the task service.
 func (s *Service) methods() map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
-		"State": method(s.State), "Create": method(s.Create), "Start": method(s.Start), "Delete": method(s.Delete), "Pids": method(s.Pids),
-		"Pause": method(s.Pause), "Resume": method(s.Resume), "Checkpoint": method(s.Checkpoint), "Kill": method(s.Kill), "Exec": method(s.Exec),
-		"ResizePty": method(s.ResizePty), "CloseIO": method(s.CloseIO), "Update": method(s.Update), "Wait": method(s.Wait), "Stats": method(s.Stats),
+		"State": method(s.State), "Create": method(s.Create), "Start": method(s.Start), "Delete": method(s.Delete),
+		"Pids":  method(s.Pids),
+		"Pause": method(s.Pause), "Resume": method(s.Resume), "Checkpoint": method(s.Checkpoint),
+		"Kill": method(s.Kill), "Exec": method(s.Exec),
+		"ResizePty": method(s.ResizePty), "CloseIO": method(s.CloseIO), "Update": method(s.Update),
+		"Wait": method(s.Wait), "Stats": method(s.Stats),
 		"Connect": method(s.Connect), "Shutdown": method(s.Shutdown),
 	}
 }

@@ -1,8 +1,9 @@
-// Package shim is what containerd sees of a pod: the task service, version 2 and 3, the events, and the program that containerd starts and asks
-// to clean up.
+// Package shim is what containerd sees of a pod: the task service, version 2 and 3, the events, and the program that
+// containerd starts and asks to clean up.
 //
-// In come containerd's calls, out go those of package pod. It knows containerd's rules, that is which call may come in which state, and refuses to know how a
-// virtual machine works. One process serves one pod with all its containers; docs/shim.md has the protocol as seen from here.
+// In come containerd's calls, out go those of package pod. It knows containerd's rules, that is which call may come in
+// which state, and refuses to know how a virtual machine works. One process serves one pod with all its containers;
+// docs/shim.md has the protocol as seen from here.
 package shim
 
 import (
@@ -66,7 +67,8 @@ type Service struct {
 func New(o Options, end func()) *Service {
 	ending, giveUp := context.WithCancel(context.Background())
 	return &Service{
-		o: o, log: o.Log, events: newPublisher(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{}, ending: ending, giveUp: giveUp,
+		o: o, log: o.Log, events: newPublisher(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{},
+		ending: ending, giveUp: giveUp,
 	}
 }
 
@@ -248,7 +250,8 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 }
 
 // startPod boots the virtual machine for the pod that spec is the first container of.
-func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (*pod.Pod, error) {
+func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (*pod.Pod,
+	error) {
 	cfg, err := s.loadConfig(r.Options, spec.Annotations)
 	if err != nil {
 		return nil, err
@@ -257,8 +260,9 @@ func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 		s.log.Debug("configuration", "guest", cfg.QEMU.Guest)
 	}
 	o := pod.Options{
-		ID: r.ID, Config: cfg, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log, Size: podSize(spec, kind), Annotations: spec.Annotations,
-		Shm: shmSize(spec), DNS: dnsOf(spec),
+		ID: r.ID, Config: cfg, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log, Size: podSize(spec, kind),
+		Annotations: spec.Annotations,
+		Shm:         shmSize(spec), DNS: dnsOf(spec),
 	}
 	if spec.Linux != nil {
 		if spec.Linux.CgroupsPath != "" {
@@ -281,7 +285,8 @@ func (s *Service) setPod(p *pod.Pod) {
 	s.mu.Unlock()
 }
 
-func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (_ *task, err error) {
+func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec,
+	kind Kind) (_ *task, err error) {
 	of := s.pidOwner(spec)
 	c := pod.Container{
 		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: of == "" && sharesPID(spec), PIDOf: of,
@@ -361,7 +366,8 @@ const lostCode = 255
 // lostTime bounds waiting for the end of a process whose guest has ended.
 const lostTime = 5 * time.Second
 
-// outputTime bounds waiting for output before the end of a process is told. A reader that does not read must not keep that.
+// outputTime bounds waiting for output before the end of a process is told. A reader that does not read must not keep
+// that.
 const outputTime = 2 * time.Second
 
 // Start lets a container's first process run, or adds a process.
@@ -405,8 +411,8 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	return &taskapi.StartResponse{Pid: s.pidOf(t)}, nil
 }
 
-// endAfter ends the pod whose first container could not be started: whoever asked for it may never ask for anything else, and a machine would be left.
-// Containerd's task stays, as one that has ended, until it is deleted.
+// endAfter ends the pod whose first container could not be started: whoever asked for it may never ask for anything
+// else, and a machine would be left. Containerd's task stays, as one that has ended, until it is deleted.
 func (s *Service) endAfter(t *task, guest *pod.Pod) {
 	select {
 	case <-t.init.ended: // with its own code
@@ -494,7 +500,8 @@ func (s *Service) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.St
 	}
 	phase, code, exited := p.state()
 	resp := &taskapi.StateResponse{
-		ID: t.id, Bundle: t.bundle, Pid: s.pidOf(t), ExecID: r.ExecID, Stdin: p.stdio.stdin, Stdout: p.stdio.stdout, Stderr: p.stdio.stderr,
+		ID: t.id, Bundle: t.bundle, Pid: s.pidOf(t), ExecID: r.ExecID, Stdin: p.stdio.stdin, Stdout: p.stdio.stdout,
+		Stderr:   p.stdio.stderr,
 		Terminal: p.stdio.terminal, Status: tasktypes.Status_CREATED,
 	}
 	switch phase {
@@ -547,12 +554,14 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 	return &emptypb.Empty{}, nil
 }
 
-// killTime is how long a container may outlive SIGKILL. A process that waits in the guest's kernel for good is ended by nothing but the guest's end.
-// It is less than the 2 minutes that containerd's CRI waits for the end of a container it has killed, and more than a slow host needs.
+// killTime is how long a container may outlive SIGKILL. A process that waits in the guest's kernel for good is ended by
+// nothing but the guest's end. It is less than the 2 minutes that containerd's CRI waits for the end of a container it
+// has killed, and more than a slow host needs.
 const killTime = 30 * time.Second
 
-// insist sees to it that SIGKILL, which t was just sent, has its effect. The first container of a pod gets killTime: whoever kills it wants the
-// pod's end. For another one, the others of its pod are not ended until it is killed once more after that time, as it is when the pod is stopped.
+// insist sees to it that SIGKILL, which t was just sent, has its effect. The first container of a pod gets killTime:
+// whoever kills it wants the pod's end. For another one, the others of its pod are not ended until it is killed once
+// more after that time, as it is when the pod is stopped.
 func (s *Service) insist(t *task) {
 	s.mu.Lock()
 	guest := s.pod

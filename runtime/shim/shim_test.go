@@ -46,8 +46,10 @@ func TestAnnotationsSayWhatAContainerIs(t *testing.T) {
 	}{
 		{nil, Single, "", ""},
 		{map[string]string{"io.kubernetes.cri.container-type": "sandbox"}, Sandbox, "", ""},
-		{map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "p1"}, PodContainer, "p1", ""},
-		{map[string]string{"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "p2"}, PodContainer, "p2", ""},
+		{map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "p1"},
+			PodContainer, "p1", ""},
+		{map[string]string{"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "p2"},
+			PodContainer, "p2", ""},
 		{map[string]string{"io.kubernetes.docker.type": "podsandbox"}, Sandbox, "", ""},
 		{map[string]string{"io.kubernetes.cri.container-type": "container"}, 0, "", "does not say of which pod"},
 		{map[string]string{"io.kubernetes.cri.container-type": "pod"}, 0, "", `want sandbox or container, got "pod"`},
@@ -67,7 +69,8 @@ func TestAnnotationsSayWhatAContainerIs(t *testing.T) {
 
 func TestAPodIsAsLargeAsItsContainersTogether(t *testing.T) {
 	quota, period, limit := int64(150000), uint64(100000), int64(300<<20+1)
-	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period}, Memory: &specs.LinuxMemory{Limit: &limit}}
+	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period},
+		Memory: &specs.LinuxMemory{Limit: &limit}}
 	single := &specs.Spec{Linux: &specs.Linux{Resources: r}}
 	if s := podSize(single, Single); s != (pod.Size{MilliCPUs: 1500, MemoryMiB: 301}) {
 		t.Errorf("%+v", s)
@@ -78,7 +81,8 @@ func TestAPodIsAsLargeAsItsContainersTogether(t *testing.T) {
 	if s := podSize(cri, Sandbox); s != (pod.Size{MilliCPUs: 2000, MemoryMiB: 1024}) {
 		t.Errorf("%+v", s)
 	}
-	if s := podSize(&specs.Spec{Annotations: map[string]string{annotationQuota: "-1", annotationMemory: "x"}}, Sandbox); s != (pod.Size{}) {
+	if s := podSize(&specs.Spec{Annotations: map[string]string{annotationQuota: "-1", annotationMemory: "x"}},
+		Sandbox); s != (pod.Size{}) {
 		t.Errorf("nothing said: %+v", s)
 	}
 }
@@ -110,7 +114,8 @@ func TestNamespacesOfTheHostAreKnown(t *testing.T) {
 }
 
 func TestSizesOfTmpfs(t *testing.T) {
-	for s, want := range map[string]int64{"65536k": 64 << 20, "64m": 64 << 20, "1G": 1 << 30, "4096": 4096, "": 0, "50%": 0, "k": 0, "-1k": 0, "99999999999999999999g": 0} {
+	for s, want := range map[string]int64{"65536k": 64 << 20, "64m": 64 << 20, "1G": 1 << 30, "4096": 4096, "": 0,
+		"50%": 0, "k": 0, "-1k": 0, "99999999999999999999g": 0} {
 		if got := bytesOf(s); got != want {
 			t.Errorf("%q: %d, want %d", s, got, want)
 		}
@@ -130,7 +135,8 @@ func TestTheConfigurationsPathComesWithTheCall(t *testing.T) {
 	if p, err := configPath(nil); p != "" || err != nil {
 		t.Error(p, err)
 	}
-	if _, err := configPath(&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: b}); err == nil || !strings.Contains(err.Error(), "containerd.runc.v1.Options") {
+	if _, err := configPath(&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: b}); err == nil ||
+		!strings.Contains(err.Error(), "containerd.runc.v1.Options") {
 		t.Error(err)
 	}
 	b, err = proto.Marshal(&runc.Options{IoUid: 65536, IoGid: 65536})
@@ -157,7 +163,8 @@ func TestOnePodHasOneSocket(t *testing.T) {
 	if a != SocketPath("/run/containerd/containerd.sock", "k8s.io", "p1") || len(a) > 107 {
 		t.Error(a)
 	}
-	for _, b := range []string{SocketPath("/other", "k8s.io", "p1"), SocketPath("/run/containerd/containerd.sock", "moby", "p1"), SocketPath("/run/containerd/containerd.sock", "k8s.io", "p2")} {
+	for _, b := range []string{SocketPath("/other", "k8s.io", "p1"), SocketPath("/run/containerd/containerd.sock",
+		"moby", "p1"), SocketPath("/run/containerd/containerd.sock", "k8s.io", "p2")} {
 		if a == b {
 			t.Error("two pods have one socket")
 		}
@@ -167,9 +174,11 @@ func TestOnePodHasOneSocket(t *testing.T) {
 func TestStatisticsHaveTheHostsForm(t *testing.T) {
 	r := &katapb.StatsContainerResponse{
 		CgroupStats: &katapb.CgroupStats{
-			CpuStats: &katapb.CpuStats{CpuUsage: &katapb.CpuUsage{TotalUsage: 5000, UsageInUsermode: 3000}, ThrottlingData: &katapb.ThrottlingData{Periods: 2}},
+			CpuStats: &katapb.CpuStats{CpuUsage: &katapb.CpuUsage{TotalUsage: 5000, UsageInUsermode: 3000},
+				ThrottlingData: &katapb.ThrottlingData{Periods: 2}},
 			MemoryStats: &katapb.MemoryStats{
-				Usage: &katapb.MemoryData{Usage: 100, Limit: 200}, Cache: 30, Stats: map[string]uint64{"anon": 60, "pgfault": 7, "inactive_file": 8, "oom_kill": 1},
+				Usage: &katapb.MemoryData{Usage: 100, Limit: 200}, Cache: 30, Stats: map[string]uint64{"anon": 60,
+					"pgfault": 7, "inactive_file": 8, "oom_kill": 1},
 			},
 			PidsStats: &katapb.PidsStats{Current: 3},
 			BlkioStats: &katapb.BlkioStats{IoServiceBytesRecursive: []*katapb.BlkioStatsEntry{
@@ -186,8 +195,10 @@ func TestStatisticsHaveTheHostsForm(t *testing.T) {
 	if err := proto.Unmarshal(a.Value, &one); err != nil {
 		t.Fatal(err)
 	}
-	if one.CPU.Usage.Total != 5000 || one.Memory.Usage.Usage != 100 || one.Memory.Usage.Limit != 200 || one.Memory.RSS != 60 || one.Memory.Cache != 30 ||
-		one.Memory.TotalInactiveFile != 8 || one.Memory.InactiveFile != 8 || one.Memory.PgFault != 7 || one.Pids.Current != 3 || one.MemoryOomControl.OomKill != 1 ||
+	if one.CPU.Usage.Total != 5000 || one.Memory.Usage.Usage != 100 || one.Memory.Usage.Limit != 200 ||
+		one.Memory.RSS != 60 || one.Memory.Cache != 30 ||
+		one.Memory.TotalInactiveFile != 8 || one.Memory.InactiveFile != 8 || one.Memory.PgFault != 7 ||
+		one.Pids.Current != 3 || one.MemoryOomControl.OomKill != 1 ||
 		len(one.Blkio.IoServiceBytesRecursive) != 2 || one.Network[0].RxBytes != 9 {
 		t.Errorf("%v", &one)
 	}
@@ -198,7 +209,8 @@ func TestStatisticsHaveTheHostsForm(t *testing.T) {
 	if err := proto.Unmarshal(a.Value, &two); err != nil {
 		t.Fatal(err)
 	}
-	if two.CPU.UsageUsec != 5 || two.CPU.UserUsec != 3 || two.CPU.NrPeriods != 2 || two.Memory.Usage != 100 || two.Memory.Anon != 60 || two.Memory.InactiveFile != 8 ||
+	if two.CPU.UsageUsec != 5 || two.CPU.UserUsec != 3 || two.CPU.NrPeriods != 2 || two.Memory.Usage != 100 ||
+		two.Memory.Anon != 60 || two.Memory.InactiveFile != 8 ||
 		two.Io.Usage[0].Rbytes != 11 || two.Io.Usage[0].Wbytes != 12 || two.MemoryEvents.OomKill != 1 {
 		t.Errorf("%v", &two)
 	}
@@ -275,7 +287,8 @@ func TestTheEndOfOutputWaitsForItsReader(t *testing.T) {
 	}
 }
 
-// TestOutputIsKeptForWhoComesLate ends a process's output, and deletes the process, before anybody has opened the FIFO, as a quick process's may be.
+// TestOutputIsKeptForWhoComesLate ends a process's output, and deletes the process, before anybody has opened the FIFO,
+// as a quick process's may be.
 func TestOutputIsKeptForWhoComesLate(t *testing.T) {
 	for _, text := range []string{"", "words"} {
 		p := fifo(t, "out")
@@ -378,7 +391,8 @@ func TestALoggerGetsBothStreams(t *testing.T) {
 	testenv.Require(t, testenv.Tool("sh"))
 	dir := t.TempDir()
 	program := filepath.Join(dir, "logger")
-	script := "#!/bin/sh\nexec 5>&-\ncat <&3 >" + dir + "/out\ncat <&4 >" + dir + "/err\necho \"$CONTAINER_ID $CONTAINER_NAMESPACE $*\" >" + dir + "/who\n"
+	script := "#!/bin/sh\nexec 5>&-\ncat <&3 >" + dir + "/out\ncat <&4 >" + dir +
+		"/err\necho \"$CONTAINER_ID $CONTAINER_NAMESPACE $*\" >" + dir + "/who\n"
 	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -395,7 +409,8 @@ func TestALoggerGetsBothStreams(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, b, err)
 		}
 	}
-	if _, err := (stdio{stdout: "binary:///no/such/logger"}).open("ns", "c1"); err == nil || !strings.Contains(err.Error(), "/no/such/logger") {
+	if _, err := (stdio{stdout: "binary:///no/such/logger"}).open("ns", "c1"); err == nil ||
+		!strings.Contains(err.Error(), "/no/such/logger") {
 		t.Error(err)
 	}
 }
@@ -452,7 +467,8 @@ func TestEventsArriveInOrderAlsoWhenContainerdIsNotReady(t *testing.T) {
 	p.send(topicCreate, &eventtypes.TaskCreate{ContainerID: "c1"})
 	p.send(topicStart, &eventtypes.TaskStart{ContainerID: "c1"})
 	p.close()
-	if got := strings.Join(c.topics, ", "); got != "ns/tasks/create containerd.events.TaskCreate, ns/tasks/start containerd.events.TaskStart" {
+	if got := strings.Join(c.topics, ", "); got != "ns/tasks/create containerd.events.TaskCreate, ns/tasks/start "+
+		"containerd.events.TaskStart" {
 		t.Error(got)
 	}
 }
@@ -460,11 +476,13 @@ func TestEventsArriveInOrderAlsoWhenContainerdIsNotReady(t *testing.T) {
 func TestEventsGoThroughAProgramWhereThereIsNoSocket(t *testing.T) {
 	testenv.Require(t, testenv.Tool("sh"))
 	out := filepath.Join(t.TempDir(), "out")
-	p := newPublisher("ns", Publish{Command: []string{"/bin/sh", "-c", `cat >` + out + `; echo "$@" >>` + out, "sh", "publish"}}, slog.New(slog.DiscardHandler))
+	p := newPublisher("ns", Publish{Command: []string{"/bin/sh", "-c", `cat >` + out + `; echo "$@" >>` + out, "sh",
+		"publish"}}, slog.New(slog.DiscardHandler))
 	p.send(topicStart, &eventtypes.TaskStart{ContainerID: "c1", Pid: 7})
 	p.close()
 	b, err := os.ReadFile(out)
-	if err != nil || !strings.HasSuffix(string(b), "publish --topic /tasks/start --namespace ns\n") || !strings.Contains(string(b), "containerd.events.TaskStart") {
+	if err != nil || !strings.HasSuffix(string(b), "publish --topic /tasks/start --namespace ns\n") ||
+		!strings.Contains(string(b), "containerd.events.TaskStart") {
 		t.Errorf("%q, %v", b, err)
 	}
 }
@@ -474,18 +492,22 @@ func TestHooksGetTheStateAndTheirErrorsAreNamed(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	one := 1
 	spec := &specs.Spec{Hooks: &specs.Hooks{
-		Prestart:      []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat >" + out + "; echo $A >>" + out}, Env: []string{"A=b"}}},
+		Prestart: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c",
+			"cat >" + out + "; echo $A >>" + out}, Env: []string{"A=b"}}},
 		CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo the reason >&2; exit 3"}}},
 	}}
 	err := runHooks(t.Context(), spec, "c1", "/b", 42)
 	if err == nil || !strings.Contains(err.Error(), "hook /bin/sh: exit status 3: the reason") {
 		t.Error(err)
 	}
-	if b, err := os.ReadFile(out); err != nil || !strings.Contains(string(b), `"pid":42`) || !strings.HasSuffix(string(b), "b\n") {
+	if b, err := os.ReadFile(out); err != nil || !strings.Contains(string(b), `"pid":42`) ||
+		!strings.HasSuffix(string(b), "b\n") {
 		t.Errorf("%q, %v", b, err)
 	}
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 60"}, Timeout: &one}}}
-	if err := runHooks(t.Context(), spec, "c1", "/b", 42); err == nil || !strings.Contains(err.Error(), "not done within 1s") {
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 60"},
+		Timeout: &one}}}
+	if err := runHooks(t.Context(), spec, "c1", "/b", 42); err == nil || !strings.Contains(err.Error(),
+		"not done within 1s") {
 		t.Error(err)
 	}
 }
@@ -513,8 +535,10 @@ func TestInputThatEndsBeforeTheProcessExistsEndsIt(t *testing.T) {
 
 func TestAContainerOnTheHostsNetworkIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	if err := errors.Join(papertest.WriteGuest(dir+"/guest"), os.Mkdir(dir+"/bundle", 0o755), os.WriteFile(dir+"/configuration.toml",
-		fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\npath = %q\nacceleration = \"tcg\"\n", dir+"/guest", dir+"/no-qemu"), 0o644)); err != nil {
+	if err := errors.Join(papertest.WriteGuest(dir+"/guest"), os.Mkdir(dir+"/bundle", 0o755),
+		os.WriteFile(dir+"/configuration.toml",
+			fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\npath = %q\nacceleration = \"tcg\"\n", dir+"/guest",
+				dir+"/no-qemu"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	options, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: dir + "/configuration.toml"})
@@ -522,16 +546,20 @@ func TestAContainerOnTheHostsNetworkIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, namespaces := range map[string]string{
-		"no namespaces": "", "none of the network": `{"type": "pid"}`, "that of this process": `{"type": "network", "path": "/proc/self/ns/net"}`,
-		"that of a thread": fmt.Sprintf(`{"type": "network", "path": "/proc/%d/task/%d/ns/net"}`, os.Getpid(), os.Getpid()),
+		"no namespaces": "", "none of the network": `{"type": "pid"}`,
+		"that of this process": `{"type": "network", "path": "/proc/self/ns/net"}`,
+		"that of a thread": fmt.Sprintf(`{"type": "network", "path": "/proc/%d/task/%d/ns/net"}`, os.Getpid(),
+			os.Getpid()),
 	} {
 		spec := `{"ociVersion": "1.2.0", "root": {"path": "/"}, "process": {"args": ["true"]}, "linux": {"namespaces": [` + namespaces + `]}}`
 		if err := os.WriteFile(dir+"/bundle/config.json", []byte(spec), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		s := New(Options{Namespace: "test", Dirs: pod.Dirs{State: dir + "/state", Share: dir + "/share"}, Log: slog.New(slog.DiscardHandler),
+		s := New(Options{Namespace: "test", Dirs: pod.Dirs{State: dir + "/state", Share: dir + "/share"},
+			Log:     slog.New(slog.DiscardHandler),
 			Publish: Publish{Command: []string{"true"}}}, func() {})
-		_, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "h-1", Bundle: dir + "/bundle", Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: options}})
+		_, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "h-1", Bundle: dir + "/bundle",
+			Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: options}})
 		if err == nil || !strings.Contains(err.Error(), "the host's network is asked for") {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -552,11 +580,13 @@ func TestATargetIsKnownByTheNumberItWasGiven(t *testing.T) {
 	}
 	defer a.End()
 	defer b.End()
-	s := &Service{tasks: map[string]*task{"pause": {id: "pause"}, "aa": {id: "aa", stand: a}, "bb": {id: "bb", stand: b}}}
+	s := &Service{tasks: map[string]*task{"pause": {id: "pause"}, "aa": {id: "aa", stand: a},
+		"bb": {id: "bb", stand: b}}}
 	with := func(path string) *specs.Spec {
 		return &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: "pid", Path: path}}}}
 	}
-	for path, want := range map[string]string{fmt.Sprintf("/proc/%d/ns/pid", b.TID): "bb", fmt.Sprintf("/proc/%d/ns/pid", a.TID): "aa", "/proc/1/ns/pid": "", "": ""} {
+	for path, want := range map[string]string{fmt.Sprintf("/proc/%d/ns/pid", b.TID): "bb",
+		fmt.Sprintf("/proc/%d/ns/pid", a.TID): "aa", "/proc/1/ns/pid": "", "": ""} {
 		if got := s.pidOwner(with(path)); got != want {
 			t.Errorf("%s: %q, want %q", path, got, want)
 		}
@@ -584,7 +614,8 @@ func hasProcess(t *testing.T, line string) bool {
 	return false
 }
 
-// TestAPodThatIsBeingMadeIsTakenDown has a QEMU that never answers. Whoever ends the shim then must wait for the end of what Create began.
+// TestAPodThatIsBeingMadeIsTakenDown has a QEMU that never answers. Whoever ends the shim then must wait for the end of
+// what Create began.
 func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, s *Service){
 		"by containerd": func(t *testing.T, s *Service) {
@@ -599,25 +630,33 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 			if err := papertest.WriteGuest(dir + "/guest"); err != nil {
 				t.Fatal(err)
 			}
-			runs := fmt.Sprintf("sleep\x00300.%d\x00", time.Now().UnixNano()) // a QEMU that root starts can write no file
-			lines := fmt.Sprintf("[hypervisor.qemu]\nguest = %q\npath = %q\nshared_fs = \"none\"\nacceleration = \"tcg\"\n", dir+"/guest", dir+"/qemu")
+			// a QEMU that root starts can write no file
+			runs := fmt.Sprintf("sleep\x00300.%d\x00", time.Now().UnixNano())
+			lines := fmt.Sprintf(
+				"[hypervisor.qemu]\nguest = %q\npath = %q\nshared_fs = \"none\"\nacceleration = \"tcg\"\n",
+				dir+"/guest", dir+"/qemu")
 			for p, text := range map[string]string{
-				"qemu": "#!/bin/sh\nexec " + strings.TrimSpace(strings.ReplaceAll(runs, "\x00", " ")) + "\n", "configuration.toml": lines,
+				"qemu": "#!/bin/sh\nexec " + strings.TrimSpace(strings.ReplaceAll(runs, "\x00", " ")) +
+					"\n",
+				"configuration.toml": lines,
 				"bundle/config.json": `{"ociVersion": "1.2.0", "process": {"args": ["true"]}, "linux": {"namespaces": [{"type": "network"}]}}`,
 			} {
-				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755), os.WriteFile(filepath.Join(dir, p), []byte(text), 0o755)); err != nil {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, p)), 0o755),
+					os.WriteFile(filepath.Join(dir, p), []byte(text), 0o755)); err != nil {
 					t.Fatal(err)
 				}
 			}
 			dirs := pod.Dirs{State: filepath.Join(dir, "state"), Share: filepath.Join(dir, "share")}
 			s := New(Options{
-				Namespace: "test", Dirs: dirs, Log: slog.New(slog.DiscardHandler), Publish: Publish{Command: []string{"true"}},
+				Namespace: "test", Dirs: dirs, Log: slog.New(slog.DiscardHandler),
+				Publish: Publish{Command: []string{"true"}},
 			}, func() {})
 			options, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: dir + "/configuration.toml"})
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := &taskapi.CreateTaskRequest{ID: "p-1", Bundle: dir + "/bundle", Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: options}}
+			r := &taskapi.CreateTaskRequest{ID: "p-1", Bundle: dir + "/bundle",
+				Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: options}}
 			created := make(chan error, 1)
 			go func() {
 				_, err := s.Create(context.Background(), r)

@@ -38,9 +38,12 @@ func metricsV2(r *katapb.StatsContainerResponse) *v2.Metrics {
 	m := &v2.Metrics{
 		Pids: &v2.PidsStat{Current: c.GetPidsStats().GetCurrent(), Limit: c.GetPidsStats().GetLimit()},
 		CPU: &v2.CPUStat{
-			UsageUsec: cpu.GetCpuUsage().GetTotalUsage() / 1000, UserUsec: cpu.GetCpuUsage().GetUsageInUsermode() / 1000,
-			SystemUsec: cpu.GetCpuUsage().GetUsageInKernelmode() / 1000, NrPeriods: cpu.GetThrottlingData().GetPeriods(),
-			NrThrottled: cpu.GetThrottlingData().GetThrottledPeriods(), ThrottledUsec: cpu.GetThrottlingData().GetThrottledTime() / 1000,
+			UsageUsec:     cpu.GetCpuUsage().GetTotalUsage() / 1000,
+			UserUsec:      cpu.GetCpuUsage().GetUsageInUsermode() / 1000,
+			SystemUsec:    cpu.GetCpuUsage().GetUsageInKernelmode() / 1000,
+			NrPeriods:     cpu.GetThrottlingData().GetPeriods(),
+			NrThrottled:   cpu.GetThrottlingData().GetThrottledPeriods(),
+			ThrottledUsec: cpu.GetThrottlingData().GetThrottledTime() / 1000,
 		},
 		Memory: &v2.MemoryStat{}, MemoryEvents: &v2.MemoryEvents{OomKill: mem.GetStats()["oom_kill"]}, Io: &v2.IOStat{},
 	}
@@ -73,18 +76,22 @@ func metricsV2(r *katapb.StatsContainerResponse) *v2.Metrics {
 		}
 	}
 	for size, h := range c.GetHugetlbStats() {
-		m.Hugetlb = append(m.Hugetlb, &v2.HugeTlbStat{Pagesize: size, Current: h.GetUsage(), Max: h.GetMaxUsage(), Failcnt: h.GetFailcnt()})
+		m.Hugetlb = append(m.Hugetlb, &v2.HugeTlbStat{Pagesize: size, Current: h.GetUsage(), Max: h.GetMaxUsage(),
+			Failcnt: h.GetFailcnt()})
 	}
 	for _, n := range r.GetNetworkStats() {
 		m.Network = append(m.Network, &v2.NetworkStat{
-			Name: n.GetName(), RxBytes: n.GetRxBytes(), RxPackets: n.GetRxPackets(), RxErrors: n.GetRxErrors(), RxDropped: n.GetRxDropped(),
-			TxBytes: n.GetTxBytes(), TxPackets: n.GetTxPackets(), TxErrors: n.GetTxErrors(), TxDropped: n.GetTxDropped(),
+			Name: n.GetName(), RxBytes: n.GetRxBytes(), RxPackets: n.GetRxPackets(), RxErrors: n.GetRxErrors(),
+			RxDropped: n.GetRxDropped(),
+			TxBytes:   n.GetTxBytes(), TxPackets: n.GetTxPackets(), TxErrors: n.GetTxErrors(),
+			TxDropped: n.GetTxDropped(),
 		})
 	}
 	return m
 }
 
-// fill sets the numbers of a message from a map, by their names with a prefix taken off. The names of version 2 are those of memory.stat.
+// fill sets the numbers of a message from a map, by their names with a prefix taken off. The names of version 2 are
+// those of memory.stat.
 func fill(m proto.Message, from map[string]uint64, prefix string) {
 	r := m.ProtoReflect()
 	fields := r.Descriptor().Fields()
@@ -108,27 +115,35 @@ func metricsV1(r *katapb.StatsContainerResponse) *v1.Metrics {
 		return &v1.MemoryEntry{Limit: d.GetLimit(), Usage: d.GetUsage(), Max: d.GetMaxUsage(), Failcnt: d.GetFailcnt()}
 	}
 	st := mem.GetStats()
-	memory := &v1.MemoryStat{Usage: entry(mem.GetUsage()), Swap: entry(mem.GetSwapUsage()), Kernel: entry(mem.GetKernelUsage()), KernelTCP: &v1.MemoryEntry{}}
+	memory := &v1.MemoryStat{Usage: entry(mem.GetUsage()), Swap: entry(mem.GetSwapUsage()),
+		Kernel: entry(mem.GetKernelUsage()), KernelTCP: &v1.MemoryEntry{}}
 	fill(memory, st, "")
 	fill(memory, st, "total_")
-	// Version 2 calls page cache "file" and anonymous memory "anon". Linux: Documentation/admin-guide/cgroup-v2.rst, memory.stat.
-	memory.Cache, memory.RSS, memory.RSSHuge, memory.MappedFile = mem.GetCache(), st["anon"], st["anon_thp"], st["file_mapped"]
+	// Version 2 calls page cache "file" and anonymous memory "anon". Linux: Documentation/admin-guide/cgroup-v2.rst,
+	// memory.stat.
+	memory.Cache, memory.RSS, memory.RSSHuge, memory.MappedFile = mem.GetCache(), st["anon"], st["anon_thp"],
+		st["file_mapped"]
 	if memory.Cache == 0 {
 		memory.Cache = st["file"]
 	}
-	memory.Dirty, memory.Writeback, memory.PgFault, memory.PgMajFault = st["file_dirty"], st["file_writeback"], st["pgfault"], st["pgmajfault"]
-	memory.TotalCache, memory.TotalRSS, memory.TotalRSSHuge, memory.TotalMappedFile = memory.Cache, memory.RSS, memory.RSSHuge, memory.MappedFile
-	memory.TotalDirty, memory.TotalWriteback, memory.TotalPgFault, memory.TotalPgMajFault = memory.Dirty, memory.Writeback, memory.PgFault, memory.PgMajFault
+	memory.Dirty, memory.Writeback, memory.PgFault, memory.PgMajFault = st["file_dirty"], st["file_writeback"],
+		st["pgfault"], st["pgmajfault"]
+	memory.TotalCache, memory.TotalRSS, memory.TotalRSSHuge, memory.TotalMappedFile = memory.Cache, memory.RSS,
+		memory.RSSHuge, memory.MappedFile
+	memory.TotalDirty, memory.TotalWriteback, memory.TotalPgFault, memory.TotalPgMajFault = memory.Dirty,
+		memory.Writeback, memory.PgFault, memory.PgMajFault
 	m := &v1.Metrics{
 		Pids: &v1.PidsStat{Current: c.GetPidsStats().GetCurrent(), Limit: c.GetPidsStats().GetLimit()},
 		CPU: &v1.CPUStat{
 			Usage: &v1.CPUUsage{
-				Total: cpu.GetCpuUsage().GetTotalUsage(), Kernel: cpu.GetCpuUsage().GetUsageInKernelmode(), User: cpu.GetCpuUsage().GetUsageInUsermode(),
+				Total: cpu.GetCpuUsage().GetTotalUsage(), Kernel: cpu.GetCpuUsage().GetUsageInKernelmode(),
+				User:   cpu.GetCpuUsage().GetUsageInUsermode(),
 				PerCPU: cpu.GetCpuUsage().GetPercpuUsage(),
 			},
 			Throttling: &v1.Throttle{
-				Periods: cpu.GetThrottlingData().GetPeriods(), ThrottledPeriods: cpu.GetThrottlingData().GetThrottledPeriods(),
-				ThrottledTime: cpu.GetThrottlingData().GetThrottledTime(),
+				Periods:          cpu.GetThrottlingData().GetPeriods(),
+				ThrottledPeriods: cpu.GetThrottlingData().GetThrottledPeriods(),
+				ThrottledTime:    cpu.GetThrottlingData().GetThrottledTime(),
 			},
 		},
 		Memory: memory, MemoryOomControl: &v1.MemoryOomControl{OomKill: st["oom_kill"]},
@@ -136,20 +151,25 @@ func metricsV1(r *katapb.StatsContainerResponse) *v1.Metrics {
 	blk := func(list []*katapb.BlkioStatsEntry) []*v1.BlkIOEntry {
 		var out []*v1.BlkIOEntry
 		for _, e := range list {
-			out = append(out, &v1.BlkIOEntry{Major: e.GetMajor(), Minor: e.GetMinor(), Op: e.GetOp(), Value: e.GetValue()})
+			out = append(out, &v1.BlkIOEntry{Major: e.GetMajor(), Minor: e.GetMinor(), Op: e.GetOp(),
+				Value: e.GetValue()})
 		}
 		return out
 	}
 	m.Blkio = &v1.BlkIOStat{
-		IoServiceBytesRecursive: blk(c.GetBlkioStats().GetIoServiceBytesRecursive()), IoServicedRecursive: blk(c.GetBlkioStats().GetIoServicedRecursive()),
+		IoServiceBytesRecursive: blk(c.GetBlkioStats().GetIoServiceBytesRecursive()),
+		IoServicedRecursive:     blk(c.GetBlkioStats().GetIoServicedRecursive()),
 	}
 	for size, h := range c.GetHugetlbStats() {
-		m.Hugetlb = append(m.Hugetlb, &v1.HugetlbStat{Pagesize: size, Usage: h.GetUsage(), Max: h.GetMaxUsage(), Failcnt: h.GetFailcnt()})
+		m.Hugetlb = append(m.Hugetlb, &v1.HugetlbStat{Pagesize: size, Usage: h.GetUsage(), Max: h.GetMaxUsage(),
+			Failcnt: h.GetFailcnt()})
 	}
 	for _, n := range r.GetNetworkStats() {
 		m.Network = append(m.Network, &v1.NetworkStat{
-			Name: n.GetName(), RxBytes: n.GetRxBytes(), RxPackets: n.GetRxPackets(), RxErrors: n.GetRxErrors(), RxDropped: n.GetRxDropped(),
-			TxBytes: n.GetTxBytes(), TxPackets: n.GetTxPackets(), TxErrors: n.GetTxErrors(), TxDropped: n.GetTxDropped(),
+			Name: n.GetName(), RxBytes: n.GetRxBytes(), RxPackets: n.GetRxPackets(), RxErrors: n.GetRxErrors(),
+			RxDropped: n.GetRxDropped(),
+			TxBytes:   n.GetTxBytes(), TxPackets: n.GetTxPackets(), TxErrors: n.GetTxErrors(),
+			TxDropped: n.GetTxDropped(),
 		})
 	}
 	return m

@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stdio is where containerd wants a process's streams: paths of FIFOs or files, or addresses file:///PATH, binary:///PROGRAM?args, fifo:///PATH.
+// stdio is where containerd wants a process's streams: paths of FIFOs or files, or addresses file:///PATH,
+// binary:///PROGRAM?args, fifo:///PATH.
 type stdio struct {
 	stdin, stdout, stderr string
 	terminal              bool
@@ -124,9 +125,10 @@ func openOutput(target string) (io.WriteCloser, error) {
 	return newOutput(p)
 }
 
-// output is a FIFO that is written. Its own end for reading lets it be opened and written while nobody reads: clients come late, and a containerd that
-// starts anew finds what was written in between. What ends it for good is a reader's having been there after the last was written: a FIFO that nobody
-// has open forgets what is in it, and who opens it then waits for a writer for ever.
+// output is a FIFO that is written. Its own end for reading lets it be opened and written while nobody reads: clients
+// come late, and a containerd that starts anew finds what was written in between. What ends it for good is a reader's
+// having been there after the last was written: a FIFO that nobody has open forgets what is in it, and who opens it
+// then waits for a writer for ever.
 type output struct {
 	*os.File
 	keep      *os.File
@@ -138,7 +140,8 @@ type output struct {
 	done      chan struct{} // closed when nothing is open any more
 }
 
-// readerTime is how long a reader may come for the output of a process that containerd has deleted: its clients open FIFOs beside their requests.
+// readerTime is how long a reader may come for the output of a process that containerd has deleted: its clients open
+// FIFOs beside their requests.
 const readerTime = 10 * time.Second
 
 func newOutput(p string) (*output, error) {
@@ -146,7 +149,8 @@ func newOutput(p string) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &output{File: w, keep: r, forgotten: make(chan struct{}), slow: outputTime, patience: readerTime, done: make(chan struct{})}, nil
+	return &output{File: w, keep: r, forgotten: make(chan struct{}), slow: outputTime, patience: readerTime,
+		done: make(chan struct{})}, nil
 }
 
 // openFIFO opens both ends, which waits for nobody.
@@ -161,8 +165,9 @@ func openFIFO(p string) (r, w *os.File, err error) {
 	return r, w, nil
 }
 
-// Close is the end of the output. Where nobody reads yet, it waits for nothing, and the end is kept for who comes. A reader gets some time to read
-// to the end: containerd 1.6.20 forgets what it has not read when it hears that the process has ended. Calling it again is a no-op.
+// Close is the end of the output. Where nobody reads yet, it waits for nothing, and the end is kept for who comes. A
+// reader gets some time to read to the end: containerd 1.6.20 forgets what it has not read when it hears that the
+// process has ended. Calling it again is a no-op.
 func (o *output) Close() error {
 	o.end.Do(func() {
 		_ = o.keep.Close() // nothing was read from it
@@ -171,7 +176,8 @@ func (o *output) Close() error {
 			return
 		}
 		end := time.Now().Add(o.slow)
-		for wait := time.Millisecond; o.isRead() && o.unread() > 0 && time.Now().Before(end); wait = min(2*wait, 20*time.Millisecond) {
+		for wait := time.Millisecond; o.isRead() && o.unread() > 0 && time.Now().Before(end); wait = min(2*wait,
+			20*time.Millisecond) {
 			time.Sleep(wait)
 		}
 		_ = o.File.Close() // has been written
@@ -180,7 +186,8 @@ func (o *output) Close() error {
 	return nil
 }
 
-// forget says that containerd has deleted the process: a reader that does not come soon never will. Calling it again is a no-op.
+// forget says that containerd has deleted the process: a reader that does not come soon never will. Calling it again is
+// a no-op.
 func (o *output) forget() { o.drop.Do(func() { close(o.forgotten) }) }
 
 // handOver waits for a reader.
@@ -210,7 +217,8 @@ func (o *output) unread() (n int) {
 	return n
 }
 
-// isRead says whether anybody has the FIFO open for reading. Linux: a pipe without readers polls as POLLERR for who writes (pipe(7), poll(2)).
+// isRead says whether anybody has the FIFO open for reading. Linux: a pipe without readers polls as POLLERR for who
+// writes (pipe(7), poll(2)).
 func (o *output) isRead() bool {
 	read := true
 	o.look(func(fd int) {
@@ -229,8 +237,8 @@ func (o *output) look(f func(fd int)) {
 	}
 }
 
-// input is a FIFO that is read. Its own end for writing keeps it from being at its end while nobody writes: clients come and go, and only the end that
-// containerd asks for is one. What was written before that is still read.
+// input is a FIFO that is read. Its own end for writing keeps it from being at its end while nobody writes: clients
+// come and go, and only the end that containerd asks for is one. What was written before that is still read.
 type input struct {
 	*os.File
 	keep *os.File
@@ -254,8 +262,9 @@ func (i *input) Close() error {
 	return i.File.Close()
 }
 
-// logger is a program that takes a container's output. The protocol is that of containerd's logging binaries (core/runtime/v2/README.md, Logging): the
-// container's standard output is its descriptor 3, standard error 4, and it closes 5 when it is ready.
+// logger is a program that takes a container's output. The protocol is that of containerd's logging binaries
+// (core/runtime/v2/README.md, Logging): the container's standard output is its descriptor 3, standard error 4, and it
+// closes 5 when it is ready.
 type logger struct{ cmd *exec.Cmd }
 
 // loggerTime bounds waiting for a logger to be ready, and to end.
@@ -293,7 +302,8 @@ func startLogger(u *url.URL, namespace, id string) (stdout, stderr io.WriteClose
 		}
 	}
 	cmd := exec.Command(u.Path, args...)
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CONTAINER_ID=" + id, "CONTAINER_NAMESPACE=" + namespace}
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CONTAINER_ID=" + id,
+		"CONTAINER_NAMESPACE=" + namespace}
 	cmd.ExtraFiles = theirs
 	if err := cmd.Start(); err != nil {
 		return nil, nil, nil, fmt.Errorf("start the logger %s: %w", u.Path, err)

@@ -1,4 +1,5 @@
-// Package thread has threads of this process that are somewhere else than the others, such as in another network namespace.
+// Package thread has threads of this process that are somewhere else than the others, such as in another network
+// namespace.
 //
 // In comes a function, which runs on a thread of its own. It refuses to know what is done there.
 package thread
@@ -10,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run starts f on a thread that ends with it, so that f may take the thread to other namespaces. It is never the process's first thread, which cannot end, and
-// whose namespaces are what others take for those of the process: proc(5), /proc/self.
+// Run starts f on a thread that ends with it, so that f may take the thread to other namespaces. It is never the
+// process's first thread, which cannot end, and whose namespaces are what others take for those of the process:
+// proc(5), /proc/self.
 func Run(f func()) {
 	go func() {
 		runtime.LockOSThread() // and never unlocked: that is what ends the thread
@@ -31,8 +33,9 @@ func Run(f func()) {
 	}()
 }
 
-// StandIn is a thread that does nothing, and stands for something on the host: it has a number of its own, by which others find its namespaces, as in
-// /proc/NUMBER/ns/net. Numbers of threads and of processes are of one kind, and /proc knows both: proc(5).
+// StandIn is a thread that does nothing, and stands for something on the host: it has a number of its own, by which
+// others find its namespaces, as in /proc/NUMBER/ns/net. Numbers of threads and of processes are of one kind, and /proc
+// knows both: proc(5).
 type StandIn struct {
 	TID  int
 	done chan struct{}

@@ -27,7 +27,8 @@ func (b *buffer) grow(n int) {
 	b.ring, b.start = ring, 0
 }
 
-// room is the free space that follows the n bytes that are there, of at most n bytes, in two slices. grow must have made it.
+// room is the free space that follows the n bytes that are there, of at most n bytes, in two slices. grow must have
+// made it.
 func (b *buffer) room(n int) (p, q []byte) {
 	end := (b.start + b.n) % len(b.ring)
 	if end+n <= len(b.ring) {

@@ -20,8 +20,8 @@ const (
 
 // Conn is a stream between the host and a port of the guest. It is a net.Conn with CloseWrite and CloseRead.
 //
-// Write returns when the bytes are in the connection's buffer. Close returns at once; what was written before is still delivered.
-// Reset drops it.
+// Write returns when the bytes are in the connection's buffer. Close returns at once; what was written before is still
+// delivered. Reset drops it.
 type Conn struct {
 	m   *mux
 	key key
@@ -388,8 +388,8 @@ func (c *Conn) shutdownLocked(flags uint32) {
 	}
 }
 
-// Close ends the connection. The peer reads everything that was written before, then the end; the address is free again once
-// it has answered or did not for some seconds.
+// Close ends the connection. The peer reads everything that was written before, then the end; the address is free again
+// once it has answered or did not for some seconds.
 func (c *Conn) Close() error {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()

@@ -26,7 +26,8 @@ const batch = 64
 // guestCID is the CID of every guest behind a Device: each has the host for itself, so one number is enough.
 const guestCID = 3
 
-// Device is our own vsock device: a vhost-user back end with the host's ends of the connections. Its Serve speaks with QEMU.
+// Device is our own vsock device: a vhost-user back end with the host's ends of the connections. Its Serve speaks with
+// QEMU.
 type Device struct {
 	mux *mux
 	srv *vhostuser.Server
@@ -79,7 +80,8 @@ func (d *Device) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: &Addr{ContextID: guestCID, Port: port}, Err: err}
 }
 
-// Listen accepts connections that the guest makes to a port of the host. It goes before a UNIX socket for the same port.
+// Listen accepts connections that the guest makes to a port of the host. It goes before a UNIX socket for the same
+// port.
 func (d *Device) Listen(port uint32) (net.Listener, error) {
 	l, err := d.mux.listen(port)
 	if err != nil {

@@ -325,7 +325,8 @@ func TestHybridSockets(t *testing.T) {
 		}
 	})
 	for name, line := range map[string]string{
-		"a refused port closes the socket": "CONNECT 99\n", "an unknown word does": "HELLO 1024\n", "a bad port does": "CONNECT 4294967296\n",
+		"a refused port closes the socket": "CONNECT 99\n", "an unknown word does": "HELLO 1024\n",
+		"a bad port does":      "CONNECT 4294967296\n",
 		"an endless line does": "CONNECT 00000000000000000000000000000000000000000000",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,10 +33,11 @@ type hybrid struct {
 	conns map[*net.UnixConn]bool // closed by close
 }
 
-// ServeHybrid makes the guest's ports reachable at the UNIX socket path, and the host's UNIX sockets path_PORT reachable for the guest.
-// A client connects, writes "CONNECT <port>\n" and reads "OK <its own port>\n"; from there on it is the stream. The socket is closed without
-// an answer when the guest refuses. The other way round, when the guest connects to the host's port P, the device connects to path_P;
-// nothing is said there before the stream. docs/formats/vsock.md owns the bytes. Close ends it and removes path.
+// ServeHybrid makes the guest's ports reachable at the UNIX socket path, and the host's UNIX sockets path_PORT
+// reachable for the guest. A client connects, writes "CONNECT <port>\n" and reads "OK <its own port>\n"; from there on
+// it is the stream. The socket is closed without an answer when the guest refuses. The other way round, when the guest
+// connects to the host's port P, the device connects to path_P; nothing is said there before the stream.
+// docs/formats/vsock.md owns the bytes. Close ends it and removes path.
 func (d *Device) ServeHybrid(path string) error {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -159,7 +160,8 @@ func readConnect(r io.Reader) (uint32, error) {
 	return 0, fmt.Errorf("no line in the first %d bytes", maxHandshake)
 }
 
-// hybridServer returns what serves the guest's request for a port, or nil when there is no UNIX socket. The mux's lock is held.
+// hybridServer returns what serves the guest's request for a port, or nil when there is no UNIX socket. The mux's lock
+// is held.
 func (d *Device) hybridServer(port uint32) func(*Conn) bool {
 	d.mu.Lock()
 	hs := d.hybrid
@@ -203,7 +205,8 @@ func splice(c *Conn, u *net.UnixConn) {
 		if err != nil && !errors.Is(err, syscall.ECONNRESET) {
 			_ = u.CloseRead() // the guest reads no more: what the client still writes fails
 		}
-		// A client that closed with bytes unread is ECONNRESET, after all that it wrote: the orderly end of this direction.
+		// A client that closed with bytes unread is ECONNRESET, after all that it wrote: the orderly end of this
+		// direction.
 		_ = c.CloseWrite() // fails only when c is closed, which is this function's last deed
 	})
 	go func() { // ends with c

@@ -26,8 +26,8 @@ const (
 	maxGuestCID = 1<<32 - 2
 )
 
-// Kernel is a guest's vsock by way of the host kernel's vhost-vsock. The host's ports are shared by all guests of the machine and all
-// its processes: Listen fails when another one has the port.
+// Kernel is a guest's vsock by way of the host kernel's vhost-vsock. The host's ports are shared by all guests of the
+// machine and all its processes: Listen fails when another one has the port.
 type Kernel struct {
 	cid uint32
 	dev *os.File
@@ -39,7 +39,8 @@ type Kernel struct {
 
 var _ Transport = (*Kernel)(nil)
 
-// NewKernel reserves a CID that no other guest has. The first is taken from random, so that processes that start at once do not compete.
+// NewKernel reserves a CID that no other guest has. The first is taken from random, so that processes that start at
+// once do not compete.
 func NewKernel(random io.Reader) (*Kernel, error) {
 	f, err := os.OpenFile(KernelDevice, os.O_RDWR, 0)
 	if err != nil {
@@ -92,7 +93,8 @@ func (k *Kernel) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 				_ = r.c.Close()
 			}
 		}()
-		return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: &Addr{ContextID: k.cid, Port: port}, Err: context.Cause(ctx)}
+		return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: &Addr{ContextID: k.cid, Port: port},
+			Err: context.Cause(ctx)}
 	}
 }
 
@@ -186,7 +188,8 @@ func choose(open, ports error) Choice {
 	case open != nil:
 		return Choice{Reason: fmt.Sprintf("vsock: own vhost-user back end, because %v", open)}
 	case ports != nil:
-		return Choice{Reason: fmt.Sprintf("vsock: own vhost-user back end, because the kernel's cannot be used: %v", ports)}
+		return Choice{Reason: fmt.Sprintf("vsock: own vhost-user back end, because the kernel's cannot be used: %v",
+			ports)}
 	}
 	return Choice{Kernel: true, Reason: "vsock: the kernel's " + KernelDevice}
 }

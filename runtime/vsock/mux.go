@@ -9,10 +9,13 @@ import (
 	"time"
 )
 
-// Limits of one guest's device. They bound what a guest can make the host spend: with these, 256 MiB of received bytes and 1024 goroutines.
+// Limits of one guest's device. They bound what a guest can make the host spend: with these, 256 MiB of received bytes
+// and 1024 goroutines.
 const (
-	maxConns  = 1024      // connections, those counted whose other side is gone but which the host's application has not closed
-	maxResets = 256       // answers to packets that belong to no connection; no packet is taken from the guest while so many wait
+	// connections, those counted whose other side is gone but which the host's application has not closed
+	maxConns = 1024
+	// answers to packets that belong to no connection; no packet is taken from the guest while so many wait
+	maxResets = 256
 	backlog   = 512       // connections that wait for Accept, for each listener
 	window    = 256 << 10 // bytes received for a connection and not yet read, and bytes written and not yet sent
 	maxPacket = 64 << 10  // payload of a packet that we send
@@ -32,8 +35,8 @@ var defaultTiming = timing{close: 8 * time.Second, drain: 30 * time.Second}
 // key names a connection: the mux serves one pair of CIDs.
 type key struct{ local, peer uint32 }
 
-// mux makes connections of packets, for one side of a vsock device. Its driver hands it what the other side sent (receive) and asks for
-// what to send (next). It never blocks.
+// mux makes connections of packets, for one side of a vsock device. Its driver hands it what the other side sent
+// (receive) and asks for what to send (next). It never blocks.
 type mux struct {
 	localCID, peerCID uint32
 	timing            timing
@@ -198,8 +201,9 @@ func (m *mux) enqueue(c *Conn) {
 	m.wakeSend()
 }
 
-// next takes the next packet to send, whose payload has at most room bytes: a header and its payload in two slices, which are valid
-// until the function it returns is called. That function, done, must be called before anything else happens to the mux.
+// next takes the next packet to send, whose payload has at most room bytes: a header and its payload in two slices,
+// which are valid until the function it returns is called. That function, done, must be called before anything else
+// happens to the mux.
 //
 // The mux stays locked from a true result until done.
 func (m *mux) next(room int) (h header, p, q []byte, done func(), ok bool) {
@@ -273,7 +277,8 @@ func (m *mux) abort(c *Conn, err error) {
 	}
 	if c.pending&sendRequest == 0 { // else the peer never heard of it
 		m.resets = append(m.resets, header{
-			srcCID: uint64(m.localCID), srcPort: c.key.local, dstCID: uint64(m.peerCID), dstPort: c.key.peer, kind: typeStream, op: opRst,
+			srcCID: uint64(m.localCID), srcPort: c.key.local, dstCID: uint64(m.peerCID), dstPort: c.key.peer,
+			kind: typeStream, op: opRst,
 		})
 		m.wakeSend()
 	}

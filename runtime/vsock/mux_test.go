@@ -35,7 +35,8 @@ func packet(h header, data string) payload {
 
 // fromGuest is a good packet of the guest's.
 func fromGuest(op uint16, port uint32) header {
-	return header{srcCID: guestCID, dstCID: HostCID, srcPort: 1000, dstPort: port, kind: typeStream, op: op, bufAlloc: 1 << 16}
+	return header{srcCID: guestCID, dstCID: HostCID, srcPort: 1000, dstPort: port, kind: typeStream, op: op,
+		bufAlloc: 1 << 16}
 }
 
 // sent is what the mux has to send, without payload.
@@ -87,7 +88,8 @@ func TestPacketsThatNobodyCanUseAreReset(t *testing.T) {
 			change(&h)
 			m.receive(packet(h, ""))
 			hs := sent(m)
-			if len(hs) != 1 || hs[0].op != opRst || hs[0].srcPort != h.dstPort || hs[0].dstPort != h.srcPort || hs[0].dstCID != guestCID || hs[0].srcCID != h.dstCID {
+			if len(hs) != 1 || hs[0].op != opRst || hs[0].srcPort != h.dstPort || hs[0].dstPort != h.srcPort ||
+				hs[0].dstCID != guestCID || hs[0].srcCID != h.dstCID {
 				t.Errorf("answer %+v", hs)
 			}
 			h.op = opRst
@@ -109,13 +111,24 @@ func TestPacketsThatNobodyCanUseAreReset(t *testing.T) {
 
 func TestBrokenRulesResetTheConnection(t *testing.T) {
 	for name, p := range map[string]payload{
-		"a second request":            packet(fromGuest(opRequest, 7), ""),
-		"a response nobody asked":     packet(fromGuest(opResponse, 7), ""),
-		"an unknown operation":        packet(fromGuest(8, 7), ""),
-		"operation 0":                 packet(fromGuest(0, 7), ""),
-		"less data than it says":      packet(func() header { h := fromGuest(opRW, 7); h.length = 5; return h }(), "1234"),
-		"four gigabytes that it says": packet(func() header { h := fromGuest(opRW, 7); h.length = 1<<32 - 1; return h }(), "1234"),
-		"more data than its credit":   packet(func() header { h := fromGuest(opRW, 7); h.length = window + 1; return h }(), string(make([]byte, window+1))),
+		"a second request":        packet(fromGuest(opRequest, 7), ""),
+		"a response nobody asked": packet(fromGuest(opResponse, 7), ""),
+		"an unknown operation":    packet(fromGuest(8, 7), ""),
+		"operation 0":             packet(fromGuest(0, 7), ""),
+		"less data than it says": packet(func() header { h := fromGuest(opRW, 7); h.length = 5; return h }(),
+			"1234"),
+		"four gigabytes that it says": packet(func() header {
+			h := fromGuest(opRW,
+				7)
+			h.length = 1<<32 - 1
+			return h
+		}(), "1234"),
+		"more data than its credit": packet(func() header {
+			h := fromGuest(opRW,
+				7)
+			h.length = window + 1
+			return h
+		}(), string(make([]byte, window+1))),
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, c := open(t)
@@ -307,7 +320,8 @@ func TestPeerThatDoesNotAnswerShutdown(t *testing.T) {
 	for _, h := range hs {
 		ops = append(ops, h.op)
 	}
-	// It hears at once that we do not read, then the data, then that we do not write either. One SHUTDOWN may say both at the end.
+	// It hears at once that we do not read, then the data, then that we do not write either. One SHUTDOWN may say both
+	// at the end.
 	if len(hs) < 2 || hs[len(hs)-1].op != opShutdown || hs[len(hs)-1].flags != shutBoth {
 		t.Fatalf("sent %v", ops)
 	}
@@ -423,7 +437,8 @@ func TestDeadlinesDoNotLoseBytes(t *testing.T) {
 	}
 }
 
-// FuzzPackets lets a guest send anything. Each packet is 44 bytes of header and as much payload as its length says, as far as there is.
+// FuzzPackets lets a guest send anything. Each packet is 44 bytes of header and as much payload as its length says, as
+// far as there is.
 func FuzzPackets(f *testing.F) {
 	enc := func(hs ...header) []byte {
 		var all []byte
@@ -440,7 +455,8 @@ func FuzzPackets(f *testing.F) {
 	shut.flags = shutBoth
 	f.Add(enc(fromGuest(opRequest, 7), rw, rw, fromGuest(opCreditRequest, 7), shut))
 	f.Add(enc(fromGuest(opRequest, 7), fromGuest(opRst, 7), fromGuest(opRequest, 7), fromGuest(opRequest, 7)))
-	f.Add(enc(header{srcCID: guestCID, dstCID: HostCID, srcPort: 5, dstPort: firstEphemeral, kind: typeStream, op: opResponse, bufAlloc: 1 << 31}))
+	f.Add(enc(header{srcCID: guestCID, dstCID: HostCID, srcPort: 5, dstPort: firstEphemeral, kind: typeStream,
+		op: opResponse, bufAlloc: 1 << 31}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m := newMux(HostCID, guestCID)
 		l, err := m.listen(7)

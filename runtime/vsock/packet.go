@@ -6,8 +6,8 @@ import (
 
 var le = binary.LittleEndian
 
-// headerSize is the length of a packet's header: le64 src_cid, dst_cid; le32 src_port, dst_port, len; le16 type, op; le32 flags,
-// buf_alloc, fwd_cnt. VIRTIO 1.2, 5.10.6.
+// headerSize is the length of a packet's header: le64 src_cid, dst_cid; le32 src_port, dst_port, len; le16 type, op;
+// le32 flags, buf_alloc, fwd_cnt. VIRTIO 1.2, 5.10.6.
 const headerSize = 2*8 + 3*4 + 2*2 + 3*4 // 44
 
 // Operations. VIRTIO 1.2, 5.10.6.

@@ -1,9 +1,11 @@
-// Package vsock is the channel between the host and a guest: stream connections from and to numbered ports, without a network.
+// Package vsock is the channel between the host and a guest: stream connections from and to numbered ports, without a
+// network.
 //
-// In comes a guest's virtio socket device, either the host kernel's vhost-vsock or the Device of this package, a vhost-user back end that
-// needs nothing of the kernel; out go net.Conn and net.Listener, and on request UNIX sockets for other processes ("hybrid vsock").
-// It refuses to know what is said over the connections. What the guest sends is hostile: it can break its own device and nothing else,
-// and what it can make the host spend is bounded. Specification: VIRTIO 1.2, section 5.10.
+// In comes a guest's virtio socket device, either the host kernel's vhost-vsock or the Device of this package, a
+// vhost-user back end that needs nothing of the kernel; out go net.Conn and net.Listener, and on request UNIX sockets
+// for other processes ("hybrid vsock"). It refuses to know what is said over the connections. What the guest sends is
+// hostile: it can break its own device and nothing else, and what it can make the host spend is bounded. Specification:
+// VIRTIO 1.2, section 5.10.
 package vsock
 
 import (

@@ -1,7 +1,9 @@
-// Package cgroup keeps the control groups of containers, version 2 only: limits, devices, the freezer, what was used, and the end of all.
+// Package cgroup keeps the control groups of containers, version 2 only: limits, devices, the freezer, what was used,
+// and the end of all.
 //
-// In come the resources of the runtime specification; they are turned into files and values (Files, Rules) before anything is written.
-// The package knows neither containers nor their processes. Linux: Documentation/admin-guide/cgroup-v2.rst.
+// In come the resources of the runtime specification; they are turned into files and values (Files, Rules) before
+// anything is written. The package knows neither containers nor their processes. Linux:
+// Documentation/admin-guide/cgroup-v2.rst.
 package cgroup
 
 import (
@@ -34,8 +36,8 @@ type Group struct {
 	program int // guarded by mu; the attached device program, -1 without
 }
 
-// Prepare makes the controllers of root available below it. If this process is in root itself, it goes to a group of its own, called leaf:
-// only the root of the whole hierarchy may have both processes and controlled groups.
+// Prepare makes the controllers of root available below it. If this process is in root itself, it goes to a group of
+// its own, called leaf: only the root of the whole hierarchy may have both processes and controlled groups.
 func Prepare(root, leaf string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(root, &st); err != nil {
@@ -64,8 +66,9 @@ func Prepare(root, leaf string) error {
 	return enable(root)
 }
 
-// favorMoves lets processes change their group without waiting until every processor has looked away (two to three ticks of the clock), for a
-// slightly dearer fork(2). Linux: Documentation/admin-guide/cgroup-v2.rst, "favordynmods"; before 6.0 there is no such option, and no harm done.
+// favorMoves lets processes change their group without waiting until every processor has looked away (two to three
+// ticks of the clock), for a slightly dearer fork(2). Linux: Documentation/admin-guide/cgroup-v2.rst, "favordynmods";
+// before 6.0 there is no such option, and no harm done.
 func favorMoves(root string) error {
 	all, err := mountinfo.Self()
 	if err != nil {
@@ -118,8 +121,8 @@ func enable(dir string) error {
 	return write(dir, "cgroup.subtree_control", strings.Join(want, " "))
 }
 
-// Path turns the specification's cgroupsPath into a path below a root: absolute and relative ones alike, never above; "" is fallback.
-// systemd's slice:prefix:name is taken as slice/prefix-name.scope.
+// Path turns the specification's cgroupsPath into a path below a root: absolute and relative ones alike, never above;
+// "" is fallback. systemd's slice:prefix:name is taken as slice/prefix-name.scope.
 func Path(spec, fallback string) string {
 	if p := strings.Split(spec, ":"); len(p) == 3 {
 		spec = p[0] + "/" + p[1] + "-" + p[2] + ".scope"
@@ -212,7 +215,8 @@ func (g *Group) Pids() ([]int, error) {
 			return nil
 		}
 		b, err := os.ReadFile(filepath.Join(p, "cgroup.procs"))
-		if errors.Is(err, unix.EOPNOTSUPP) || p != g.Path && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)) {
+		if errors.Is(err, unix.EOPNOTSUPP) || p != g.Path && (errors.Is(err, fs.ErrNotExist) ||
+			errors.Is(err, unix.ENODEV)) {
 			return nil // a threaded group: its processes are told above
 		}
 		if err != nil {
@@ -252,7 +256,8 @@ func (g *Group) Freeze(ctx context.Context, on bool) error {
 // Empty waits until no process is left.
 func (g *Group) Empty(ctx context.Context) error { return g.await(ctx, "populated", "0") }
 
-// await waits for a value in cgroup.events. Its changes can be polled for, but what is waited for here mostly takes less than a millisecond.
+// await waits for a value in cgroup.events. Its changes can be polled for, but what is waited for here mostly takes
+// less than a millisecond.
 func (g *Group) await(ctx context.Context, key, want string) error {
 	pause := 100 * time.Microsecond
 	for {

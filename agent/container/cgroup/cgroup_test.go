@@ -26,7 +26,8 @@ func TestWeights(t *testing.T) {
 
 func TestPathsStayBelowTheRoot(t *testing.T) {
 	for in, want := range map[string]string{
-		"": "kata/x", "/": "kata/x", "/a/b": "a/b", "a/b": "a/b", "../../etc": "etc", "/../..": "kata/x", "system.slice:kata:abc": "system.slice/kata-abc.scope",
+		"": "kata/x", "/": "kata/x", "/a/b": "a/b", "a/b": "a/b", "../../etc": "etc", "/../..": "kata/x",
+		"system.slice:kata:abc": "system.slice/kata-abc.scope",
 	} {
 		if got := Path(in, "kata/x"); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
@@ -39,15 +40,25 @@ func TestFilesOfResources(t *testing.T) {
 		in   specs.LinuxResources
 		want string
 	}{
-		"nothing":                        {specs.LinuxResources{}, "[]"},
-		"half a processor":               {specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: p(int64(50000)), Period: p(uint64(100000)), Shares: p(uint64(512))}}, "[cpu.weight=20 cpu.max=50000 100000]"},
-		"no quota":                       {specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: p(int64(-1)), Period: p(uint64(100000))}}, "[cpu.max=max 100000]"},
-		"an idle group has no weight":    {specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: p(int64(1)), Shares: p(uint64(512))}}, "[cpu.idle=1]"},
-		"processors":                     {specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0-1", Mems: "0"}}, "[cpuset.cpus=0-1 cpuset.mems=0]"},
-		"swap is counted alone":          {specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p(int64(100)), Swap: p(int64(150)), Reservation: p(int64(50))}}, "[memory.swap.max=50 memory.max=100 memory.low=50]"},
-		"no limit":                       {specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p(int64(-1)), Swap: p(int64(-1))}, Pids: &specs.LinuxPids{Limit: p(int64(-1))}}, "[memory.swap.max=max memory.max=max pids.max=max]"},
-		"unified values come last":       {specs.LinuxResources{Unified: map[string]string{"memory.high": "5", "io.max": "8:0 rbps=1\n8:1 rbps=2"}, Pids: &specs.LinuxPids{Limit: p(int64(5))}}, "[pids.max=5 io.max=8:0 rbps=1 io.max=8:1 rbps=2 memory.high=5]"},
-		"huge pages, also reserved ones": {specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4}}}, "[hugetlb.2MB.max=4 hugetlb.2MB.rsvd.max=4]"},
+		"nothing": {specs.LinuxResources{}, "[]"},
+		"half a processor": {specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: p(int64(50000)),
+			Period: p(uint64(100000)), Shares: p(uint64(512))}}, "[cpu.weight=20 cpu.max=50000 100000]"},
+		"no quota": {specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: p(int64(-1)),
+			Period: p(uint64(100000))}}, "[cpu.max=max 100000]"},
+		"an idle group has no weight": {specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: p(int64(1)),
+			Shares: p(uint64(512))}}, "[cpu.idle=1]"},
+		"processors": {specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0-1", Mems: "0"}},
+			"[cpuset.cpus=0-1 cpuset.mems=0]"},
+		"swap is counted alone": {specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p(int64(100)),
+			Swap: p(int64(150)), Reservation: p(int64(50))}}, "[memory.swap.max=50 memory.max=100 memory.low=50]"},
+		"no limit": {specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: p(int64(-1)),
+			Swap: p(int64(-1))}, Pids: &specs.LinuxPids{Limit: p(int64(-1))}},
+			"[memory.swap.max=max memory.max=max pids.max=max]"},
+		"unified values come last": {specs.LinuxResources{Unified: map[string]string{"memory.high": "5",
+			"io.max": "8:0 rbps=1\n8:1 rbps=2"}, Pids: &specs.LinuxPids{Limit: p(int64(5))}},
+			"[pids.max=5 io.max=8:0 rbps=1 io.max=8:1 rbps=2 memory.high=5]"},
+		"huge pages, also reserved ones": {specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{
+			{Pagesize: "2MB", Limit: 4}}}, "[hugetlb.2MB.max=4 hugetlb.2MB.rsvd.max=4]"},
 	} {
 		files, err := Files(&tc.in)
 		got := []string{}
@@ -73,8 +84,10 @@ func TestFilesOfResources(t *testing.T) {
 func TestThrottles(t *testing.T) {
 	dev := specs.LinuxThrottleDevice{Rate: 1000}
 	dev.Major, dev.Minor = 254, 16
-	files, err := Files(&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: p(uint16(10)), ThrottleWriteIOPSDevice: []specs.LinuxThrottleDevice{dev}}})
-	if want := []File{{"io.weight", "default 1", false}, {"io.max", "254:16 wiops=1000", false}}; err != nil || !reflect.DeepEqual(files, want) {
+	files, err := Files(&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: p(uint16(10)),
+		ThrottleWriteIOPSDevice: []specs.LinuxThrottleDevice{dev}}})
+	if want := []File{{"io.weight", "default 1", false}, {"io.max", "254:16 wiops=1000", false}}; err != nil ||
+		!reflect.DeepEqual(files, want) {
 		t.Error(files, err)
 	}
 }
@@ -132,20 +145,29 @@ func TestDevicePrograms(t *testing.T) {
 		minor               uint32
 		want                bool
 	}{
-		"null may be used":                        {nil, rw, devChar, 1, 3, true},
-		"any node may be made":                    {nil, m, devBlock, 8, 0, true},
-		"a disk may not be read":                  {nil, r, devBlock, 8, 0, false},
-		"/dev/kmsg may not be written":            {nil, w, devChar, 1, 11, false},
-		"a pseudo-terminal may be used":           {nil, rw, devChar, 136, 77, true},
-		"a leading denial leaves the defaults":    {[]specs.LinuxDeviceCgroup{dev(false, "", -1, -1, "rwm")}, rw, devChar, 1, 3, true},
-		"what is allowed is":                      {[]specs.LinuxDeviceCgroup{dev(false, "a", -1, -1, "rwm"), dev(true, "b", 8, 0, "r")}, r, devBlock, 8, 0, true},
-		"to read is not to write":                 {[]specs.LinuxDeviceCgroup{dev(true, "b", 8, 0, "r")}, rw, devBlock, 8, 0, false},
-		"two rules add up":                        {[]specs.LinuxDeviceCgroup{dev(true, "b", 8, 0, "r"), dev(true, "b", 8, -1, "w")}, rw, devBlock, 8, 0, true},
-		"the last rule wins, a denial":            {[]specs.LinuxDeviceCgroup{dev(true, "a", -1, -1, "rwm"), dev(false, "c", 1, 11, "w")}, rw, devChar, 1, 11, false},
-		"a denial of one access is no other's":    {[]specs.LinuxDeviceCgroup{dev(true, "a", -1, -1, "rwm"), dev(false, "c", 1, 11, "w")}, r, devChar, 1, 11, true},
-		"the last rule wins, a permission":        {[]specs.LinuxDeviceCgroup{dev(false, "c", 1, 11, "rw"), dev(true, "c", 1, -1, "rw")}, rw, devChar, 1, 11, true},
-		"a later denial of all denies a default":  {[]specs.LinuxDeviceCgroup{dev(true, "c", 9, 9, "r"), dev(false, "a", -1, -1, "rwm")}, r, devChar, 1, 3, false},
-		"a block rule does not match a character": {[]specs.LinuxDeviceCgroup{dev(true, "b", 8, 0, "rwm")}, r, devChar, 8, 0, false},
+		"null may be used":              {nil, rw, devChar, 1, 3, true},
+		"any node may be made":          {nil, m, devBlock, 8, 0, true},
+		"a disk may not be read":        {nil, r, devBlock, 8, 0, false},
+		"/dev/kmsg may not be written":  {nil, w, devChar, 1, 11, false},
+		"a pseudo-terminal may be used": {nil, rw, devChar, 136, 77, true},
+		"a leading denial leaves the defaults": {[]specs.LinuxDeviceCgroup{dev(false, "", -1, -1, "rwm")}, rw,
+			devChar, 1, 3, true},
+		"what is allowed is": {[]specs.LinuxDeviceCgroup{dev(false, "a", -1, -1, "rwm"),
+			dev(true, "b", 8, 0, "r")}, r, devBlock, 8, 0, true},
+		"to read is not to write": {[]specs.LinuxDeviceCgroup{dev(true, "b", 8, 0, "r")}, rw,
+			devBlock, 8, 0, false},
+		"two rules add up": {[]specs.LinuxDeviceCgroup{dev(true, "b", 8, 0, "r"),
+			dev(true, "b", 8, -1, "w")}, rw, devBlock, 8, 0, true},
+		"the last rule wins, a denial": {[]specs.LinuxDeviceCgroup{dev(true, "a", -1, -1, "rwm"),
+			dev(false, "c", 1, 11, "w")}, rw, devChar, 1, 11, false},
+		"a denial of one access is no other's": {[]specs.LinuxDeviceCgroup{dev(true, "a", -1, -1, "rwm"),
+			dev(false, "c", 1, 11, "w")}, r, devChar, 1, 11, true},
+		"the last rule wins, a permission": {[]specs.LinuxDeviceCgroup{dev(false, "c", 1, 11, "rw"),
+			dev(true, "c", 1, -1, "rw")}, rw, devChar, 1, 11, true},
+		"a later denial of all denies a default": {[]specs.LinuxDeviceCgroup{dev(true, "c", 9, 9, "r"),
+			dev(false, "a", -1, -1, "rwm")}, r, devChar, 1, 3, false},
+		"a block rule does not match a character": {[]specs.LinuxDeviceCgroup{dev(true, "b", 8, 0, "rwm")}, r,
+			devChar, 8, 0, false},
 	} {
 		rules, err := Rules(tc.rules, nil)
 		if err != nil {

@@ -37,8 +37,8 @@ func DefaultRules() []Rule {
 	}
 }
 
-// Rules puts the defaults, a specification's rules and more allowed devices together; the last that matches wins. A leading "deny all", as
-// most callers send it, is what holds without any rule, so it does not cancel the defaults.
+// Rules puts the defaults, a specification's rules and more allowed devices together; the last that matches wins. A
+// leading "deny all", as most callers send it, is what holds without any rule, so it does not cancel the defaults.
 func Rules(list []specs.LinuxDeviceCgroup, more []Rule) ([]Rule, error) {
 	var own []Rule
 	for i, d := range list {
@@ -102,8 +102,9 @@ const (
 	opExit     = 0x95
 )
 
-// Program is the rules as a program of type BPF_PROG_TYPE_CGROUP_DEVICE. Its context is three words: access<<16 | type, major, minor.
-// It goes from the last rule to the first and strikes out what each one grants; what is asked for is allowed when nothing is left.
+// Program is the rules as a program of type BPF_PROG_TYPE_CGROUP_DEVICE. Its context is three words: access<<16 | type,
+// major, minor. It goes from the last rule to the first and strikes out what each one grants; what is asked for is
+// allowed when nothing is left.
 func Program(rules []Rule) []Insn {
 	load := func(reg uint8, off int16) Insn { return Insn{opLoadWord, reg | regContext<<4, off, 0} }
 	p := []Insn{
@@ -160,8 +161,8 @@ func (r Rule) insns() []Insn {
 	return append(head, body...)
 }
 
-// Programs loads programs, and remembers the last one: most containers have the same rules, and the kernel takes its time to verify one.
-// The zero value works. Its methods may be called at the same time.
+// Programs loads programs, and remembers the last one: most containers have the same rules, and the kernel takes its
+// time to verify one. The zero value works. Its methods may be called at the same time.
 type Programs struct {
 	mu   sync.Mutex
 	last []Insn // guarded by mu
@@ -212,12 +213,14 @@ func (g *Group) SetDevices(p *Programs, rules []Rule) error {
 	}
 	defer unix.Close(dir)
 	// The part of union bpf_attr for BPF_PROG_ATTACH.
-	attr := struct{ target, prog, kind, flags, replace uint32 }{uint32(dir), uint32(prog), unix.BPF_CGROUP_DEVICE, allowMulti, 0}
+	attr := struct{ target, prog, kind, flags, replace uint32 }{uint32(dir), uint32(prog), unix.BPF_CGROUP_DEVICE,
+		allowMulti, 0}
 	if g.program >= 0 {
 		attr.flags |= replace
 		attr.replace = uint32(g.program)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_ATTACH, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_ATTACH, uintptr(unsafe.Pointer(&attr)),
+		unsafe.Sizeof(attr)); errno != 0 {
 		unix.Close(prog)
 		return fmt.Errorf("devices of cgroup %s: attach a program: %w", g.Path, errno)
 	}
@@ -254,8 +257,10 @@ func load(p []Insn) (int, error) {
 	var fd uintptr
 	var errno unix.Errno
 	for range loadTries {
-		// EAGAIN: a signal arrived while the program was verified, such as those by which the Go runtime interrupts threads.
-		if fd, _, errno = unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != unix.EAGAIN {
+		// EAGAIN: a signal arrived while the program was verified, such as those by which the Go runtime interrupts
+		// threads.
+		if fd, _, errno = unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)),
+			unsafe.Sizeof(attr)); errno != unix.EAGAIN {
 			break
 		}
 	}
@@ -267,7 +272,8 @@ func load(p []Insn) (int, error) {
 	return int(fd), nil
 }
 
-// swapNibbles puts the registers where a machine of the other byte order has them: they are bit fields of a C structure.
+// swapNibbles puts the registers where a machine of the other byte order has them: they are bit fields of a C
+// structure.
 func swapNibbles(b uint8) uint8 {
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // big-endian
 		return b<<4 | b>>4

@@ -17,7 +17,8 @@ type File struct {
 	Optional    bool // nothing is lost where the kernel has no such file
 }
 
-// Weight turns CPU shares, 2 to 262144, into a weight, 1 to 10000. 0 is "not set". Kubernetes enhancement 2254 has the formula.
+// Weight turns CPU shares, 2 to 262144, into a weight, 1 to 10000. 0 is "not set". Kubernetes enhancement 2254 has the
+// formula.
 func Weight(shares uint64) uint64 {
 	if shares == 0 {
 		return 0
@@ -132,7 +133,8 @@ func memoryFiles(m *specs.LinuxMemory, add func(name, value string)) error {
 		case max <= 0:
 			return fmt.Errorf("memory: a limit of memory and swap together of %d without a limit of memory", swap)
 		case swap < max:
-			return fmt.Errorf("memory: a limit of memory and swap together of %d, which is less than %d for memory alone", swap, max)
+			return fmt.Errorf(
+				"memory: a limit of memory and swap together of %d, which is less than %d for memory alone", swap, max)
 		}
 		// Version 1 counts both together, version 2 swap alone.
 		add("memory.swap.max", strconv.FormatInt(swap-max, 10))
@@ -160,7 +162,8 @@ func ioFiles(b *specs.LinuxBlockIO, add func(name, value string)) {
 	for _, t := range []struct {
 		key  string
 		list []specs.LinuxThrottleDevice
-	}{{"rbps", b.ThrottleReadBpsDevice}, {"wbps", b.ThrottleWriteBpsDevice}, {"riops", b.ThrottleReadIOPSDevice}, {"wiops", b.ThrottleWriteIOPSDevice}} {
+	}{{"rbps", b.ThrottleReadBpsDevice}, {"wbps", b.ThrottleWriteBpsDevice}, {"riops", b.ThrottleReadIOPSDevice},
+		{"wiops", b.ThrottleWriteIOPSDevice}} {
 		for _, d := range t.list {
 			v := "max"
 			if d.Rate != 0 && d.Rate != math.MaxUint64 {

@@ -159,7 +159,8 @@ func parseIO(s string) []IOStats {
 			continue
 		}
 		to := map[string]*uint64{
-			"rbytes": &i.ReadBytes, "wbytes": &i.WriteBytes, "rios": &i.Reads, "wios": &i.Writes, "dbytes": &i.DiscardBytes, "dios": &i.Discards,
+			"rbytes": &i.ReadBytes, "wbytes": &i.WriteBytes, "rios": &i.Reads, "wios": &i.Writes,
+			"dbytes": &i.DiscardBytes, "dios": &i.Discards,
 		}
 		for _, kv := range w[1:] {
 			k, v, _ := strings.Cut(kv, "=")

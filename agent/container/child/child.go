@@ -1,8 +1,9 @@
 // Package child starts programs in user and time namespaces that are there already.
 //
-// setns(2) lets only a process with a single thread into those, and a Go program has more than one from its first line on. So the process
-// is a plain fork, which has one thread and a copy of all memory, and makes system calls and nothing else until it is the program.
-// In comes a Command; out goes the number of a process, which the caller must wait for. What is joined is the caller's decision.
+// setns(2) lets only a process with a single thread into those, and a Go program has more than one from its first line
+// on. So the process is a plain fork, which has one thread and a copy of all memory, and makes system calls and nothing
+// else until it is the program. In comes a Command; out goes the number of a process, which the caller must wait for.
+// What is joined is the caller's decision.
 package child
 
 import (
@@ -23,10 +24,11 @@ type Command struct {
 	Args    []string
 	Env     []string
 	Files   []*os.File // file i of the child; at most MaxFiles
-	Process int        // pidfd of the process whose namespaces are joined, or a namespace's file where Flags is only one
-	Flags   int        // which, as CLONE_NEW flags; in a user namespace the child is root
-	New     int        // CLONE_NEW flags of namespaces that are made after that, and so belong to the user namespace
-	Group   int        // the folder of its control group, open; negative leaves it in the caller's
+	// pidfd of the process whose namespaces are joined, or a namespace's file where Flags is only one
+	Process int
+	Flags   int // which, as CLONE_NEW flags; in a user namespace the child is root
+	New     int // CLONE_NEW flags of namespaces that are made after that, and so belong to the user namespace
+	Group   int // the folder of its control group, open; negative leaves it in the caller's
 }
 
 // MaxFiles is how many files a child can be given.
@@ -49,7 +51,8 @@ const (
 const stepSecond step = 1 << 16
 
 var steps = [...]string{
-	"arrange its files", "change to /", "join namespaces", "join the user namespace", "become root in the user namespace", "make namespaces",
+	"arrange its files", "change to /", "join namespaces", "join the user namespace",
+	"become root in the user namespace", "make namespaces",
 	"execute the program",
 }
 
@@ -83,8 +86,9 @@ type plan struct {
 	failure    [2]uint32
 }
 
-// Start starts the program. It returns once the program has taken the child's place, or else an error, and then no child is left. A thread
-// that has joined a process namespace gives it to the child. Whoever collects any child (wait4 of -1) must not do so meanwhile.
+// Start starts the program. It returns once the program has taken the child's place, or else an error, and then no
+// child is left. A thread that has joined a process namespace gives it to the child. Whoever collects any child (wait4
+// of -1) must not do so meanwhile.
 func (c *Command) Start() (pid int, err error) {
 	if len(c.Files) > MaxFiles || len(c.Args) == 0 {
 		return 0, fmt.Errorf("start %s: %w", c.Program, syscall.EINVAL)
@@ -103,7 +107,8 @@ func (c *Command) Start() (pid int, err error) {
 		}
 		return uintptr(n), err
 	}
-	p := &plan{all: ^uint64(0), user: c.Flags&unix.CLONE_NEWUSER != 0, others: uintptr(c.Flags &^ unix.CLONE_NEWUSER), n: uintptr(len(c.Files))}
+	p := &plan{all: ^uint64(0), user: c.Flags&unix.CLONE_NEWUSER != 0, others: uintptr(c.Flags &^ unix.CLONE_NEWUSER),
+		n: uintptr(len(c.Files))}
 	for i, f := range c.Files {
 		if p.files[i], err = high(int(f.Fd())); err != nil {
 			return 0, fmt.Errorf("start %s: file %d: %w", c.Program, i, err)
@@ -156,8 +161,8 @@ func (c *Command) Start() (pid int, err error) {
 	return await(n, pipe[0], c.Program)
 }
 
-// await reads what the child says until its end of the pipe is closed, and returns the number of the process that goes on. If something went
-// wrong, none is left.
+// await reads what the child says until its end of the pipe is closed, and returns the number of the process that goes
+// on. If something went wrong, none is left.
 func await(pid, pipe int, program string) (int, error) {
 	var failed error
 	first := 0 // the process that made another in its place, if it did
@@ -202,19 +207,22 @@ func collect(pid int) {
 	}
 }
 
-// fork returns in the parent only. The child must not run any part of the Go runtime: its locks may be held by threads that it has not.
-// So nothing from here on may grow the stack, allocate, or be preempted, and signals, whose handlers are the runtime's, stay away.
+// fork returns in the parent only. The child must not run any part of the Go runtime: its locks may be held by threads
+// that it has not. So nothing from here on may grow the stack, allocate, or be preempted, and signals, whose handlers
+// are the runtime's, stay away.
 //
 //go:norace
 //go:nosplit
 func fork(p *plan) (int, syscall.Errno) {
 	var old uint64
-	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_BLOCK, uintptr(unsafe.Pointer(&p.all)), uintptr(unsafe.Pointer(&old)), signalSetSize, 0, 0)
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_BLOCK, uintptr(unsafe.Pointer(&p.all)),
+		uintptr(unsafe.Pointer(&old)), signalSetSize, 0, 0)
 	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.clone)), cloneArgsSize, 0)
 	if errno == 0 && pid == 0 {
 		life(p)
 	}
-	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, signalSetSize, 0, 0)
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, signalSetSize, 0,
+		0)
 	return int(pid), errno
 }
 
@@ -263,7 +271,8 @@ func life(p *plan) {
 			fail(p, stepNew, errno)
 		}
 	}
-	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.none)), 0, signalSetSize, 0, 0)
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.none)), 0, signalSetSize,
+		0, 0)
 	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, p.program, uintptr(unsafe.Pointer(p.empty)),
 		uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envv)), unix.AT_EMPTY_PATH, 0)
 	fail(p, stepExec, errno)

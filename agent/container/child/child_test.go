@@ -35,7 +35,8 @@ func keeper(t *testing.T) (*exec.Cmd, int) {
 		return []syscall.SysProcIDMap{{ContainerID: 0, HostID: id, Size: 1}}
 	}
 	cmd := exec.Command("sleep", "1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWUTS, UidMappings: me(os.Getuid()), GidMappings: me(os.Getgid())}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWUTS,
+		UidMappings: me(os.Getuid()), GidMappings: me(os.Getgid())}
 	testenv.Require(t, testenv.Func("user namespaces", cmd.Start))
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
@@ -65,7 +66,8 @@ func runNew(t *testing.T, fd, flags, fresh int, script string) (string, int) {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	c := Command{Program: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/bin:/bin", "X=y"}, Files: []*os.File{null, w, w}, Process: fd, Flags: flags, New: fresh, Group: -1}
+	c := Command{Program: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/usr/bin:/bin", "X=y"},
+		Files: []*os.File{null, w, w}, Process: fd, Flags: flags, New: fresh, Group: -1}
 	pid, err := c.Start()
 	w.Close()
 	if err != nil {
@@ -88,7 +90,8 @@ func TestAUserNamespaceIsJoinedByAProgramWithThreads(t *testing.T) {
 	}
 	k, fd := keeper(t)
 	for _, flags := range []int{unix.CLONE_NEWUSER, unix.CLONE_NEWUSER | unix.CLONE_NEWUTS} {
-		got, code := run(t, fd, flags, "readlink /proc/self/ns/user; readlink /proc/self/ns/uts; id -u; grep SigBlk /proc/self/status | tr -d '\t'; pwd; echo $X; ls /proc/self/fd | grep -c '^6[4-9]$'; exit 7")
+		got, code := run(t, fd, flags, "readlink /proc/self/ns/user; readlink /proc/self/ns/uts; id -u; grep SigBlk "+
+			"/proc/self/status | tr -d '\t'; pwd; echo $X; ls /proc/self/fd | grep -c '^6[4-9]$'; exit 7")
 		link := func(pid int, name string) string {
 			l, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/" + name)
 			if err != nil {
@@ -125,7 +128,8 @@ func TestNamespacesThatAreMadeBelongToTheUserNamespace(t *testing.T) {
 	}
 	for fresh, number := range map[int]bool{unix.CLONE_NEWUTS: false, unix.CLONE_NEWUTS | unix.CLONE_NEWPID: true} {
 		// To set the name asks for rights in the user namespace that the UTS namespace belongs to.
-		got, code := runNew(t, int(user.Fd()), unix.CLONE_NEWUSER, fresh, "readlink /proc/self/ns/user; readlink /proc/self/ns/uts; hostname inside && hostname; echo $$; exit 7")
+		got, code := runNew(t, int(user.Fd()), unix.CLONE_NEWUSER, fresh,
+			"readlink /proc/self/ns/user; readlink /proc/self/ns/uts; hostname inside && hostname; echo $$; exit 7")
 		f := strings.Fields(got)
 		if code != 7 || len(f) != 4 || f[0] != theirs || f[1] == own || f[2] != "inside" || (f[3] == "1") != number {
 			t.Errorf("%#x: %q, %d, want %s and another than %s", fresh, got, code, theirs, own)
@@ -140,8 +144,10 @@ func TestNamespacesThatAreMadeBelongToTheUserNamespace(t *testing.T) {
 	if err := os.WriteFile(garbage, []byte("\x00garbage"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for fresh, want := range map[int]error{unix.CLONE_NEWPID: unix.ENOEXEC, unix.CLONE_NEWPID | unix.CLONE_THREAD: unix.EINVAL, unix.CLONE_THREAD: unix.EINVAL} {
-		c := Command{Program: garbage, Args: []string{"x"}, Process: int(user.Fd()), Flags: unix.CLONE_NEWUSER, New: fresh, Group: -1}
+	for fresh, want := range map[int]error{unix.CLONE_NEWPID: unix.ENOEXEC,
+		unix.CLONE_NEWPID | unix.CLONE_THREAD: unix.EINVAL, unix.CLONE_THREAD: unix.EINVAL} {
+		c := Command{Program: garbage, Args: []string{"x"}, Process: int(user.Fd()), Flags: unix.CLONE_NEWUSER,
+			New: fresh, Group: -1}
 		if fresh == unix.CLONE_THREAD {
 			c.New = unix.CLONE_NEWUSER | unix.CLONE_NEWUTS | 1<<62 // no flag of unshare(2)
 		}
@@ -188,7 +194,8 @@ func TestWhatCannotBeStartedIsNamedAndCollected(t *testing.T) {
 	}
 }
 
-// TestForksAmongBusyThreads is for what a fork in a Go program is feared for: locks that nobody in the child will ever release.
+// TestForksAmongBusyThreads is for what a fork in a Go program is feared for: locks that nobody in the child will ever
+// release.
 func TestForksAmongBusyThreads(t *testing.T) {
 	_, fd := keeper(t)
 	stop := make(chan struct{})
@@ -211,7 +218,8 @@ func TestForksAmongBusyThreads(t *testing.T) {
 	}
 	before, _ := os.ReadDir("/proc/self/fd")
 	for i := range 50 {
-		if got, code := run(t, fd, unix.CLONE_NEWUSER, "echo "+strconv.Itoa(i)); got != strconv.Itoa(i)+"\n" || code != 0 {
+		if got, code := run(t, fd, unix.CLONE_NEWUSER, "echo "+strconv.Itoa(i)); got != strconv.Itoa(i)+"\n" ||
+			code != 0 {
 			t.Fatal(got, code)
 		}
 	}

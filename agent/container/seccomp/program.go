@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Offsets in struct seccomp_data of <linux/seccomp.h>: nr, arch, instruction pointer (8 bytes), six arguments of 8 bytes.
+// Offsets in struct seccomp_data of <linux/seccomp.h>: nr, arch, instruction pointer (8 bytes), six arguments of 8
+// bytes.
 const (
 	offNumber = 0
 	offArch   = 4

@@ -1,10 +1,13 @@
-// Package seccomp makes a filter of system calls out of the runtime specification's wishes, as a program of classic BPF for seccomp(2).
+// Package seccomp makes a filter of system calls out of the runtime specification's wishes, as a program of classic BPF
+// for seccomp(2).
 //
-// In comes specs.LinuxSeccomp, out go instructions and flags. It loads nothing. Names of calls that no machine here has are skipped: a
-// profile names those of all machines and kernels. Linux: Documentation/userspace-api/seccomp_filter.rst.
+// In comes specs.LinuxSeccomp, out go instructions and flags. It loads nothing. Names of calls that no machine here has
+// are skipped: a profile names those of all machines and kernels. Linux:
+// Documentation/userspace-api/seccomp_filter.rst.
 //
-// Among rules for one call the first whose conditions hold wins. A call with a number above all that the rules name, which is to say newer
-// than the profile, gets ENOSYS unless the profile would allow it by default: C libraries fall back to older calls on no other error.
+// Among rules for one call the first whose conditions hold wins. A call with a number above all that the rules name,
+// which is to say newer than the profile, gets ENOSYS unless the profile would allow it by default: C libraries fall
+// back to older calls on no other error.
 package seccomp
 
 import (
@@ -64,7 +67,8 @@ func compile(s *specs.LinuxSeccomp, machines []machine) ([]unix.SockFilter, uint
 		bits |= b
 	}
 	if bits&unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV != 0 {
-		return nil, 0, fmt.Errorf("seccomp: flag %s: nobody here is notified of calls", specs.LinuxSeccompFlagWaitKillableRecv)
+		return nil, 0, fmt.Errorf("seccomp: flag %s: nobody here is notified of calls",
+			specs.LinuxSeccompFlagWaitKillableRecv)
 	}
 	other, err := action(s.DefaultAction, s.DefaultErrnoRet)
 	if err != nil {
@@ -95,22 +99,29 @@ func compile(s *specs.LinuxSeccomp, machines []machine) ([]unix.SockFilter, uint
 	return p.code, bits, nil
 }
 
-// The commands of fcntl(2) that are about locks and leases: F_GETLK, F_SETLK, F_SETLKW, on 32-bit machines F_GETLK64, F_SETLK64, F_SETLKW64, and for open file
-// descriptions F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW; F_SETLEASE. <asm-generic/fcntl.h>, <linux/fcntl.h>.
+// The commands of fcntl(2) that are about locks and leases: F_GETLK, F_SETLK, F_SETLKW, on 32-bit machines F_GETLK64,
+// F_SETLK64, F_SETLKW64, and for open file descriptions F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW; F_SETLEASE.
+// <asm-generic/fcntl.h>, <linux/fcntl.h>.
 var lockCommands = []uint64{5, 6, 7, 12, 13, 14, 36, 37, 38, 1024}
 
-// Locks makes a program that has a listener decide about calls that take locks on files, on all machines of the kernel, and allows all others.
+// Locks makes a program that has a listener decide about calls that take locks on files, on all machines of the kernel,
+// and allows all others.
 func Locks() ([]unix.SockFilter, error) {
-	s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"flock"}, Action: specs.ActNotify}}}
+	s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"flock"},
+		Action: specs.ActNotify}}}
 	for _, c := range lockCommands {
 		s.Syscalls = append(s.Syscalls, specs.LinuxSyscall{
-			Names: []string{"fcntl", "fcntl64"}, Action: specs.ActNotify, Args: []specs.LinuxSeccompArg{{Index: 1, Value: 0xffffffff, ValueTwo: c, Op: specs.OpMaskedEqual}},
+			Names: []string{"fcntl", "fcntl64"}, Action: specs.ActNotify,
+			Args: []specs.LinuxSeccompArg{{Index: 1, Value: 0xffffffff, ValueTwo: c, Op: specs.OpMaskedEqual}},
 		})
 	}
 	var p program
 	p.load(offArch)
 	for _, m := range machines {
-		body, err := m.compileWith(s, unix.SECCOMP_RET_ALLOW, func(specs.LinuxSeccompAction, *uint) (uint32, error) { return unix.SECCOMP_RET_USER_NOTIF, nil })
+		body, err := m.compileWith(s, unix.SECCOMP_RET_ALLOW, func(specs.LinuxSeccompAction, *uint) (uint32,
+			error) {
+			return unix.SECCOMP_RET_USER_NOTIF, nil
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -169,7 +180,8 @@ func (m machine) compile(s *specs.LinuxSeccomp, other uint32) ([]unix.SockFilter
 	return m.compileWith(s, other, action)
 }
 
-func (m machine) compileWith(s *specs.LinuxSeccomp, other uint32, action func(specs.LinuxSeccompAction, *uint) (uint32, error)) ([]unix.SockFilter, error) {
+func (m machine) compileWith(s *specs.LinuxSeccomp, other uint32, action func(specs.LinuxSeccompAction,
+	*uint) (uint32, error)) ([]unix.SockFilter, error) {
 	numbers := m.numbers()
 	rules := map[uint32][]rule{}
 	var newest uint32
@@ -248,7 +260,8 @@ func plainEqual(a, b []rule, other uint32) bool {
 	return ok1 && ok2 && x == y
 }
 
-// split makes alternatives of conditions on one argument, which libseccomp cannot have together: runtimes take them as "or".
+// split makes alternatives of conditions on one argument, which libseccomp cannot have together: runtimes take them as
+// "or".
 func split(args []specs.LinuxSeccompArg) ([][]specs.LinuxSeccompArg, error) {
 	seen := map[uint]bool{}
 	twice := false
@@ -256,7 +269,8 @@ func split(args []specs.LinuxSeccompArg) ([][]specs.LinuxSeccompArg, error) {
 		if a.Index > 5 {
 			return nil, fmt.Errorf("a system call has no argument %d", a.Index)
 		}
-		if !slices.Contains([]specs.LinuxSeccompOperator{specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo,
+		if !slices.Contains([]specs.LinuxSeccompOperator{specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual,
+			specs.OpEqualTo,
 			specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual}, a.Op) {
 			return nil, fmt.Errorf("operator %q is unknown", a.Op)
 		}

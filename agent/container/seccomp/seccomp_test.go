@@ -12,12 +12,15 @@ import (
 
 // Two machines that stand for all, whatever this test runs on.
 var (
-	little = machine{specs.ArchX86_64, unix.AUDIT_ARCH_X86_64, false, "read 0 write 1 mkdir 83 clone 56 personality 135 last 300"}
+	little = machine{specs.ArchX86_64, unix.AUDIT_ARCH_X86_64, false,
+		"read 0 write 1 mkdir 83 clone 56 personality 135 last 300"}
 	narrow = machine{specs.ArchX86, unix.AUDIT_ARCH_I386, false, "read 3 write 4 mkdir 39"}
-	bigEnd = machine{specs.ArchS390X, unix.AUDIT_ARCH_S390X, true, "read 3 write 4 mkdir 39 clone 120 personality 136 last 300"}
+	bigEnd = machine{specs.ArchS390X, unix.AUDIT_ARCH_S390X, true,
+		"read 3 write 4 mkdir 39 clone 120 personality 136 last 300"}
 )
 
-// vm runs a filter in an interpreter that is not ours. It loads words in network order, so the data are laid out in that.
+// vm runs a filter in an interpreter that is not ours. It loads words in network order, so the data are laid out in
+// that.
 func vm(t testing.TB, code []unix.SockFilter) func(m machine, nr uint32, args ...uint64) uint32 {
 	t.Helper()
 	var raw []bpf.RawInstruction
@@ -64,10 +67,13 @@ func TestSizesOfTheKernelsStructures(t *testing.T) {
 
 func TestActions(t *testing.T) {
 	for a, want := range map[specs.LinuxSeccompAction]uint32{
-		specs.ActKill: unix.SECCOMP_RET_KILL_THREAD, specs.ActKillThread: unix.SECCOMP_RET_KILL_THREAD, specs.ActKillProcess: unix.SECCOMP_RET_KILL_PROCESS,
-		specs.ActTrap: unix.SECCOMP_RET_TRAP, specs.ActErrno: errno | 1, specs.ActTrace: unix.SECCOMP_RET_TRACE | 1, specs.ActLog: unix.SECCOMP_RET_LOG,
+		specs.ActKill: unix.SECCOMP_RET_KILL_THREAD, specs.ActKillThread: unix.SECCOMP_RET_KILL_THREAD,
+		specs.ActKillProcess: unix.SECCOMP_RET_KILL_PROCESS,
+		specs.ActTrap:        unix.SECCOMP_RET_TRAP, specs.ActErrno: errno | 1,
+		specs.ActTrace: unix.SECCOMP_RET_TRACE | 1, specs.ActLog: unix.SECCOMP_RET_LOG,
 	} {
-		code, _, err := compile(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: a}}}, []machine{little})
+		code, _, err := compile(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: a}}}, []machine{little})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +96,8 @@ func TestActions(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	s := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: number(5), Architectures: []specs.Arch{specs.ArchX86},
+	s := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: number(5),
+		Architectures: []specs.Arch{specs.ArchX86},
 		Syscalls: []specs.LinuxSyscall{
 			{Names: []string{"read", "nobody knows this"}, Action: specs.ActAllow},
 			{Names: []string{"mkdir"}, Action: specs.ActErrno, ErrnoRet: number(7)},
@@ -106,8 +113,10 @@ func TestDefaults(t *testing.T) {
 		nr   uint32
 		want uint32
 	}{
-		{little, 0, unix.SECCOMP_RET_ALLOW}, {little, 1, errno | 5}, {little, 83, errno | 7}, {little, 300, unix.SECCOMP_RET_ALLOW},
-		{little, 301, errno | uint32(unix.ENOSYS)}, {narrow, 3, unix.SECCOMP_RET_ALLOW}, {narrow, 0, errno | 5}, {narrow, 39, errno | 7}, {narrow, 40, errno | uint32(unix.ENOSYS)},
+		{little, 0, unix.SECCOMP_RET_ALLOW}, {little, 1, errno | 5}, {little, 83, errno | 7},
+		{little, 300, unix.SECCOMP_RET_ALLOW},
+		{little, 301, errno | uint32(unix.ENOSYS)}, {narrow, 3, unix.SECCOMP_RET_ALLOW}, {narrow, 0, errno | 5},
+		{narrow, 39, errno | 7}, {narrow, 40, errno | uint32(unix.ENOSYS)},
 	} {
 		if got := run(tc.m, tc.nr); got != tc.want {
 			t.Errorf("%s %d: %#x, want %#x", tc.m.name, tc.nr, got, tc.want)
@@ -117,7 +126,8 @@ func TestDefaults(t *testing.T) {
 
 // TestOperators compares every operator with what it means, on both sides of every border, in both orders of bytes.
 func TestOperators(t *testing.T) {
-	values := []uint64{0, 1, 0x7fffffff, 0x80000000, 0xffffffff, 1 << 32, 1<<32 + 1, 5<<32 | 7, 5<<32 | 8, 6<<32 | 7, 1<<63 | 1, ^uint64(0)}
+	values := []uint64{0, 1, 0x7fffffff, 0x80000000, 0xffffffff, 1 << 32, 1<<32 + 1, 5<<32 | 7, 5<<32 | 8, 6<<32 | 7,
+		1<<63 | 1, ^uint64(0)}
 	means := map[specs.LinuxSeccompOperator]func(x, a, b uint64) bool{
 		specs.OpEqualTo:      func(x, a, _ uint64) bool { return x == a },
 		specs.OpNotEqual:     func(x, a, _ uint64) bool { return x != a },
@@ -132,8 +142,10 @@ func TestOperators(t *testing.T) {
 		for op, holds := range means {
 			for _, a := range values {
 				b := a & (5<<32 | 0x7fffffff)
-				s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"clone"}, Action: specs.ActErrno,
-					Args: []specs.LinuxSeccompArg{{Index: 5, Value: a, ValueTwo: b, Op: op}, {Index: 0, Value: 9, Op: specs.OpEqualTo}}}}}
+				s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+					Syscalls: []specs.LinuxSyscall{{Names: []string{"clone"}, Action: specs.ActErrno,
+						Args: []specs.LinuxSeccompArg{{Index: 5, Value: a, ValueTwo: b, Op: op},
+							{Index: 0, Value: 9, Op: specs.OpEqualTo}}}}}
 				code, _, err := compile(s, []machine{m})
 				if err != nil {
 					t.Fatal(err)
@@ -169,7 +181,8 @@ func TestConditionsOnOneArgumentAreAlternatives(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := vm(t, code)
-	for v, want := range map[uint64]uint32{0: unix.SECCOMP_RET_ALLOW, 8: unix.SECCOMP_RET_ALLOW, 9: unix.SECCOMP_RET_LOG, 7: errno | 1} {
+	for v, want := range map[uint64]uint32{0: unix.SECCOMP_RET_ALLOW, 8: unix.SECCOMP_RET_ALLOW,
+		9: unix.SECCOMP_RET_LOG, 7: errno | 1} {
 		if got := run(little, 135, v); got != want {
 			t.Errorf("%d: %#x, want %#x", v, got, want)
 		}
@@ -178,7 +191,9 @@ func TestConditionsOnOneArgumentAreAlternatives(t *testing.T) {
 
 func TestWhatCannotBeIsRefused(t *testing.T) {
 	rule := func(a specs.LinuxSeccompArg) *specs.LinuxSeccomp {
-		return &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{a}}}}
+		return &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActErrno,
+				Args: []specs.LinuxSeccompArg{a}}}}
 	}
 	for name, s := range map[string]*specs.LinuxSeccomp{
 		"an unknown action":   {DefaultAction: "SCMP_ACT_MAYBE"},
@@ -192,7 +207,9 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, f, err := Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActLog, Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow, "SECCOMP_FILTER_FLAG_TSYNC"}}); err != nil || f != 2|4 {
+	if _, f, err := Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActLog,
+		Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow,
+			"SECCOMP_FILTER_FLAG_TSYNC"}}); err != nil || f != 2|4 {
 		t.Error(f, err)
 	}
 }
@@ -240,7 +257,8 @@ func TestLocksAreAskedAbout(t *testing.T) {
 			n, ok := numbers[name]
 			return ok && run(m, n, args...) == unix.SECCOMP_RET_USER_NOTIF
 		}
-		for _, cmd := range []uint64{unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_SETLK, unix.F_OFD_SETLKW, unix.F_SETLEASE, unix.F_SETLK | 1<<40} {
+		for _, cmd := range []uint64{unix.F_GETLK, unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_SETLK, unix.F_OFD_SETLKW,
+			unix.F_SETLEASE, unix.F_SETLK | 1<<40} {
 			if !ask("fcntl", 3, cmd) {
 				t.Errorf("%s: fcntl %#x is not asked about", m.name, cmd)
 			}

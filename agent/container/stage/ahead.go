@@ -43,14 +43,17 @@ func wait() (*Plan, *files, error) {
 	return p, &files{pid: -1, join: rest[:len(p.Join)], trees: rest[len(p.Join):]}, nil
 }
 
-// rehearse does once what will be done with the plan, so that its code and memory are there: what Go does at the first use of a type, and the
-// pages of this program.
+// rehearse does once what will be done with the plan, so that its code and memory are there: what Go does at the first
+// use of a type, and the pages of this program.
 func rehearse() {
 	mask := uint32(0)
 	p := Plan{
-		Root: &Root{Path: "/"}, Mounts: []Mount{{Name: "x", Propagation: []uint64{1}}}, Devices: []Device{{Path: "x"}}, Masked: []string{"x"},
-		Sysctls: []Sysctl{{Name: "x"}}, Join: []Join{{Path: "x"}}, CreateHooks: []Hook{{Args: []string{"x"}}}, State: State{Annotations: map[string]string{"x": "y"}},
-		Process: Process{Args: []string{"x"}, Groups: []uint32{1}, Umask: &mask, Rlimits: []Rlimit{{}}, Caps: &Caps{}, Filter: make(Filter, 64)},
+		Root: &Root{Path: "/"}, Mounts: []Mount{{Name: "x", Propagation: []uint64{1}}},
+		Devices: []Device{{Path: "x"}}, Masked: []string{"x"},
+		Sysctls: []Sysctl{{Name: "x"}}, Join: []Join{{Path: "x"}}, CreateHooks: []Hook{{Args: []string{"x"}}},
+		State: State{Annotations: map[string]string{"x": "y"}},
+		Process: Process{Args: []string{"x"}, Groups: []uint32{1}, Umask: &mask, Rlimits: []Rlimit{{}}, Caps: &Caps{},
+			Filter: make(Filter, 64)},
 	}
 	if b, err := json.Marshal(p); err == nil {
 		json.Unmarshal(b, &p)
@@ -70,8 +73,8 @@ func rehearse() {
 // span is a part of the address space.
 type span struct{ from, to uint64 }
 
-// constant are the parts that hold a file which cannot be written to: this program's code. proc_pid_maps(5): range, permissions, offset,
-// device, inode, path.
+// constant are the parts that hold a file which cannot be written to: this program's code. proc_pid_maps(5): range,
+// permissions, offset, device, inode, path.
 func constant(maps string) []span {
 	var out []span
 	for line := range strings.Lines(maps) {

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyFolder copies what a folder holds into another one: files, folders, links, device nodes and pipes, with owners, modes and times. Sockets are left
-// out, as nobody listens at a copy. Both are open files of any kind; what is copied is found from them, and no link is followed.
+// copyFolder copies what a folder holds into another one: files, folders, links, device nodes and pipes, with owners,
+// modes and times. Sockets are left out, as nobody listens at a copy. Both are open files of any kind; what is copied
+// is found from them, and no link is followed.
 func copyFolder(from, to int) error {
 	fd, err := unix.Openat(from, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -18,22 +18,25 @@ func newCapset(effective, permitted, inheritable uint64) *capset {
 	c := &capset{header: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}}
 	for i := range c.data {
 		shift := 32 * i
-		c.data[i] = unix.CapUserData{Effective: uint32(effective >> shift), Permitted: uint32(permitted >> shift), Inheritable: uint32(inheritable >> shift)}
+		c.data[i] = unix.CapUserData{Effective: uint32(effective >> shift), Permitted: uint32(permitted >> shift),
+			Inheritable: uint32(inheritable >> shift)}
 	}
 	return c
 }
 
 // set needs nothing of the Go runtime.
 func (c *capset) set() unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&c.header)), uintptr(unsafe.Pointer(&c.data[0])), 0)
+	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&c.header)),
+		uintptr(unsafe.Pointer(&c.data[0])), 0)
 	return errno
 }
 
 // sysAdmin is what seccomp(2) asks for without no_new_privs.
 const sysAdmin = 1 << unix.CAP_SYS_ADMIN
 
-// borrow gives this thread the user's rights to files, until back is called: the user's numbers for file systems, and the effective capabilities.
-// credentials(7), capabilities(7): a change of the file system's user takes capabilities from the effective set alone, so there is a way back.
+// borrow gives this thread the user's rights to files, until back is called: the user's numbers for file systems, and
+// the effective capabilities. credentials(7), capabilities(7): a change of the file system's user takes capabilities
+// from the effective set alone, so there is a way back.
 func (p *Process) borrow() (back func() error, err error) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var now [2]unix.CapUserData
@@ -84,8 +87,8 @@ func (p *Process) borrow() (back func() error, err error) {
 	return back, nil
 }
 
-// setfs sets a number of this thread for file systems. setfsuid(2) has no errors: with a number that is none in this namespace the old one stays, and
-// credentials says what is wrong with it.
+// setfs sets a number of this thread for file systems. setfsuid(2) has no errors: with a number that is none in this
+// namespace the old one stays, and credentials says what is wrong with it.
 func setfs(call uintptr, id uint32) { unix.RawSyscall(call, uintptr(id), 0, 0) }
 
 func setGroups(groups []uint32) error {
@@ -93,13 +96,15 @@ func setGroups(groups []uint32) error {
 	if len(groups) > 0 {
 		first = &groups[0]
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(first)), 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(first)),
+		0); errno != 0 {
 		return fmt.Errorf("groups %v: %w", groups, errno)
 	}
 	return nil
 }
 
-// credentials gives up all that the process shall not have, and becomes its user. What is returned has to be set after the filter.
+// credentials gives up all that the process shall not have, and becomes its user. What is returned has to be set after
+// the filter.
 func (p *Process) credentials() (*capset, error) {
 	caps := Caps{}
 	if p.Caps != nil {

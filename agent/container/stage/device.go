@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// links are the symbolic links every container has in /dev. config-linux.md, "Default Devices" and "Dev symbolic links".
+// links are the symbolic links every container has in /dev. config-linux.md, "Default Devices" and "Dev symbolic
+// links".
 var links = []struct{ name, target string }{
 	{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"},
 }
@@ -64,7 +65,8 @@ func (r *room) device(d Device) error {
 	if err := unix.Mknodat(dir, name, d.Type|d.Mode, int(number)); err != nil {
 		var st unix.Stat_t
 		// What is there already is left alone if it is the same device: an image brought it, or a mount.
-		if err == unix.EEXIST && unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == d.Type && st.Rdev == number {
+		if err == unix.EEXIST && unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+			st.Mode&unix.S_IFMT == d.Type && st.Rdev == number {
 			return nil
 		}
 		return err

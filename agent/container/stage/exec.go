@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// find enters the working folder and finds the program, with the rights that it will have. So whoever makes a container hears of a mistake then, and not
-// when it is started.
+// find enters the working folder and finds the program, with the rights that it will have. So whoever makes a container
+// hears of a mistake then, and not when it is started.
 func (p *Process) find() (program string, err error) {
 	if len(p.Args) == 0 {
 		return "", errors.New("start: no program was named")
@@ -60,7 +60,8 @@ func (p *Process) exec(program string) error {
 	if err != nil {
 		return fmt.Errorf("environment of %q: %w", p.Args[0], err)
 	}
-	// Whatever is open beyond the standard streams ends with this program. The kernel has it since 5.11: close_range(2).
+	// Whatever is open beyond the standard streams ends with this program. The kernel has it since 5.11:
+	// close_range(2).
 	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("mark files to be closed: %w", err)
 	}
@@ -86,7 +87,8 @@ func (p *Process) exec(program string) error {
 		tell(Message{Kind: Locks}, listener) // it is closed when the program begins
 	}
 	tell(Message{Kind: Exec}, -1)
-	// From here on the filter may refuse whatever the Go runtime would like to call, so nothing is called but what has to be: capset, execve.
+	// From here on the filter may refuse whatever the Go runtime would like to call, so nothing is called but what has
+	// to be: capset, execve.
 	if len(p.Filter) > 0 {
 		if _, err := p.Filter.install(p.FFlags); err != nil {
 			return fmt.Errorf("seccomp filter of %d instructions: %w", len(p.Filter), err)
@@ -97,7 +99,8 @@ func (p *Process) exec(program string) error {
 			return fmt.Errorf("capabilities behind the seccomp filter: %w", errno)
 		}
 	}
-	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path0)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])))
+	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path0)), uintptr(unsafe.Pointer(&argv[0])),
+		uintptr(unsafe.Pointer(&envv[0])))
 	switch errno {
 	case unix.ENOENT:
 		var st unix.Stat_t
@@ -111,10 +114,12 @@ func (p *Process) exec(program string) error {
 	return fmt.Errorf("start %q: %w", p.Args[0], errno)
 }
 
-// install has the kernel filter the calls of this thread. With SECCOMP_FILTER_FLAG_NEW_LISTENER it returns the listener. It calls nothing else.
+// install has the kernel filter the calls of this thread. With SECCOMP_FILTER_FLAG_NEW_LISTENER it returns the
+// listener. It calls nothing else.
 func (f Filter) install(flags uint) (int, error) {
 	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
-	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), uintptr(unsafe.Pointer(&prog)))
+	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags),
+		uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
 		return -1, errno
 	}
@@ -126,7 +131,8 @@ func (p *Process) surroundings() error {
 	unix.KeyctlJoinSessionKeyring("") // best effort: a kernel without keys has none to share
 	for fd := range 3 {
 		var st unix.Stat_t
-		// So that a program of another user can open /dev/stdout. In a user namespace the owner may have no name, and cannot be changed.
+		// So that a program of another user can open /dev/stdout. In a user namespace the owner may have no name, and
+		// cannot be changed.
 		if err := unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO && st.Uid != p.UID {
 			unix.Fchown(fd, int(p.UID), -1)
 		}

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Filter is a program for seccomp(2). In a plan it is one string: the usual profile has hundreds of instructions, each of which would be an
-// object of its own to read.
+// Filter is a program for seccomp(2). In a plan it is one string: the usual profile has hundreds of instructions, each
+// of which would be an object of its own to read.
 type Filter []unix.SockFilter
 
 // insnSize is the size of struct sock_filter of <linux/filter.h>: code (2 bytes), jt, jf, k (4 bytes).
@@ -39,7 +39,8 @@ func (f *Filter) UnmarshalText(text []byte) error {
 	out := make(Filter, len(b)/insnSize)
 	for i := range out {
 		w := b[i*insnSize:]
-		out[i] = unix.SockFilter{Code: binary.NativeEndian.Uint16(w), Jt: w[2], Jf: w[3], K: binary.NativeEndian.Uint32(w[4:])}
+		out[i] = unix.SockFilter{Code: binary.NativeEndian.Uint16(w), Jt: w[2], Jf: w[3],
+			K: binary.NativeEndian.Uint32(w[4:])}
 	}
 	*f = out
 	return nil

@@ -165,7 +165,8 @@ func setattr(fd int, flags uint, set, clr, propagation uint64) error {
 	if set|clr|propagation == 0 {
 		return nil
 	}
-	return unix.MountSetattr(fd, "", flags|unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: set, Attr_clr: clr, Propagation: propagation})
+	return unix.MountSetattr(fd, "", flags|unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: set, Attr_clr: clr,
+		Propagation: propagation})
 }
 
 func propagate(fd int, kinds []uint64) error {
@@ -196,7 +197,8 @@ func (r *room) mask(name string) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return unix.Mount("tmpfs", fdPath(fd), "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "nr_blocks=1,nr_inodes=1")
+		return unix.Mount("tmpfs", fdPath(fd), "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+			"nr_blocks=1,nr_inodes=1")
 	}
 	// The guest's null device, never the container's, which could be anything.
 	null, err := unix.OpenTree(unix.AT_FDCWD, "/dev/null", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)

@@ -1,8 +1,9 @@
 // Package stage is what the agent becomes between fork and exec of a container's process.
 //
-// In comes a Plan, which the agent has checked and resolved as far as it could; out go messages about how far it got, and in the end the
-// program of the container, which takes the stage's place. Decisions are made where the plan is; here it is only carried out. The stage
-// runs on one locked thread, because namespaces, credentials and filters belong to a thread until exec makes it the whole process.
+// In comes a Plan, which the agent has checked and resolved as far as it could; out go messages about how far it got,
+// and in the end the program of the container, which takes the stage's place. Decisions are made where the plan is;
+// here it is only carried out. The stage runs on one locked thread, because namespaces, credentials and filters belong
+// to a thread until exec makes it the whole process.
 package stage
 
 import (
@@ -18,8 +19,8 @@ const (
 	Word = "init"
 )
 
-// WordAhead is the argv[1] of a stage that is started before there is a plan. It has only ControlFD, and gets a message with files: the plan,
-// the three standard streams, the namespaces of the plan's Join, and its trees.
+// WordAhead is the argv[1] of a stage that is started before there is a plan. It has only ControlFD, and gets a message
+// with files: the plan, the three standard streams, the namespaces of the plan's Join, and its trees.
 const WordAhead = "ahead"
 
 // MaxFiles is how many files such a message can hold. SCM_MAX_FD of <net/scm.h>; unix(7).
@@ -29,13 +30,14 @@ const MaxFiles = 253
 const (
 	ControlFD = 3 // a SEQPACKET socket
 	PlanFD    = 4 // a memfd with the Plan as JSON
-	PidFD     = 5 // for an exec: a pidfd of the container's first process, or its mount namespace when that is all there is to join
+	// for an exec: a pidfd of the container's first process, or its mount namespace when that is all there is to join
+	PidFD = 5
 
 	FirstTreeFD = 5 // for a container: the first of the plan's trees
 )
 
-// Plan is what a stage has to do. The zero values of its parts mean "nothing to do", and are not written: to read the plan is a good part of
-// what a stage does.
+// Plan is what a stage has to do. The zero values of its parts mean "nothing to do", and are not written: to read the
+// plan is a good part of what a stage does.
 type Plan struct {
 	Exec     bool   `json:",omitzero"` // join namespaces by PidFD
 	Flags    int    `json:",omitzero"` // which, as CLONE_NEW flags
@@ -73,7 +75,8 @@ type Root struct {
 	Path        string `json:",omitzero"`
 	Readonly    bool   `json:",omitzero"`
 	Propagation uint64 `json:",omitzero"` // MS_ bits for "/" afterwards; 0 leaves it a slave
-	NoPivot     bool   `json:",omitzero"` // MS_MOVE and chroot(2) instead of pivot_root(2), which cannot replace an initramfs
+	// MS_MOVE and chroot(2) instead of pivot_root(2), which cannot replace an initramfs
+	NoPivot bool `json:",omitzero"`
 }
 
 // Mount is one mount in the container. Destination is resolved inside the root, following no link out of it.
@@ -89,10 +92,12 @@ type Mount struct {
 	Set, Clear  uint64   `json:",omitzero"` // MOUNT_ATTR_ bits for a bind
 	RSet, RClr  uint64   `json:",omitzero"` // likewise, for all that is below too
 	Propagation []uint64 `json:",omitzero"`
-	Tree        int      `json:",omitzero"` // for a bind: the number of the tree that is mounted, from 1; else the tree is made from Source
-	Exact       bool     `json:",omitzero"` // refuse a destination that is reached through a link
-	CopyUp      bool     `json:",omitzero"` // what the folder below holds is copied into the new file system
-	AsBelow     bool     `json:",omitzero"` // the top of the new file system has the mode of the folder below, if that was there
+	// for a bind: the number of the tree that is mounted, from 1; else the tree is made from Source
+	Tree   int  `json:",omitzero"`
+	Exact  bool `json:",omitzero"` // refuse a destination that is reached through a link
+	CopyUp bool `json:",omitzero"` // what the folder below holds is copied into the new file system
+	// the top of the new file system has the mode of the folder below, if that was there
+	AsBelow bool `json:",omitzero"`
 }
 
 // Device is a device node. Bind takes the guest's own node instead of making one, which a user namespace may not.

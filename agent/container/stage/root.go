@@ -81,7 +81,8 @@ func (r *room) leave(root *Root) error {
 			return fmt.Errorf("chroot: %w", err)
 		}
 	} else {
-		// pivot_root(2), notes: with the same folder twice the old root ends up on top of the new one, and needs no place in it.
+		// pivot_root(2), notes: with the same folder twice the old root ends up on top of the new one, and needs no
+		// place in it.
 		if err := unix.PivotRoot(".", "."); err != nil {
 			return fmt.Errorf("pivot_root: %w", err)
 		}
@@ -124,8 +125,8 @@ func openIn(dir int, name string, flags uint64) (int, error) {
 	}
 }
 
-// make opens a path in the room, and makes it where it is missing: folders, and at the end a folder or a file. A link that leads to what is not there
-// yet has that made.
+// make opens a path in the room, and makes it where it is missing: folders, and at the end a folder or a file. A link
+// that leads to what is not there yet has that made.
 func (r *room) make(name string, folder bool) (int, error) {
 	fd, err := r.open(name)
 	if err != unix.ENOENT {
@@ -156,8 +157,9 @@ func (r *room) make(name string, folder bool) (int, error) {
 // maxLinks is how many symbolic links a path may lead through, as for Linux itself: path_resolution(7).
 const maxLinks = 40
 
-// resolve follows the links of a path that leads to nothing yet, as if what is missing were there, and returns the names from the room's root on.
-// None of these is a link, and none leads out of the room: there, ".." of the root is the root.
+// resolve follows the links of a path that leads to nothing yet, as if what is missing were there, and returns the
+// names from the room's root on. None of these is a link, and none leads out of the room: there, ".." of the root is
+// the root.
 func (r *room) resolve(name string) ([]string, error) {
 	var done []string
 	links := 0
@@ -215,7 +217,8 @@ func (r *room) readlink(names []string) (string, error) {
 func (r *room) openPlain(names []string) (int, error) {
 	for {
 		fd, err := unix.Openat2(r.fd, strings.Join(names, "/"), &unix.OpenHow{
-			Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
+			Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 		})
 		if err != unix.EAGAIN && err != unix.EINTR { // EAGAIN: something was renamed meanwhile
 			return fd, err
@@ -223,7 +226,8 @@ func (r *room) openPlain(names []string) (int, error) {
 	}
 }
 
-// workingFolder makes the working folder of a container's first process where it is missing: before the root file system becomes read-only.
+// workingFolder makes the working folder of a container's first process where it is missing: before the root file
+// system becomes read-only.
 func (r *room) workingFolder(name string) error {
 	if name == "" {
 		return nil

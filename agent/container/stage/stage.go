@@ -16,7 +16,8 @@ import (
 // Main carries out the plan that this process was started with. It never returns.
 func Main() {
 	runtime.LockOSThread()
-	// Before the first namespace is joined: a process in there could otherwise look into this one, and find the agent's program.
+	// Before the first namespace is joined: a process in there could otherwise look into this one, and find the agent's
+	// program.
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	take := start
 	if len(os.Args) > 1 && os.Args[1] == WordAhead {

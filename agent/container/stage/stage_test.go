@@ -16,7 +16,8 @@ import (
 
 func TestProgramsAreLookedFor(t *testing.T) {
 	dir := t.TempDir()
-	for name, mode := range map[string]os.FileMode{"a/tool": 0o755, "b/tool": 0o755, "a/data": 0o644, "b/late": 0o755, "a/late/x": 0o755} {
+	for name, mode := range map[string]os.FileMode{"a/tool": 0o755, "b/tool": 0o755, "a/data": 0o644, "b/late": 0o755,
+		"a/late/x": 0o755} {
 		p := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, nil, mode)); err != nil {
 			t.Fatal(err)
@@ -28,7 +29,8 @@ func TestProgramsAreLookedFor(t *testing.T) {
 			t.Errorf("%s: %s, %v", name, got, err)
 		}
 	}
-	for name, want := range map[string]error{"nothing": syscall.ENOENT, "data": syscall.EACCES, "": syscall.ENOENT, dir + "/a/data": syscall.EACCES, dir + "/a": syscall.EISDIR, dir + "/x/y": syscall.ENOENT} {
+	for name, want := range map[string]error{"nothing": syscall.ENOENT, "data": syscall.EACCES, "": syscall.ENOENT,
+		dir + "/a/data": syscall.EACCES, dir + "/a": syscall.EISDIR, dir + "/x/y": syscall.ENOENT} {
 		if _, err := lookUp(name, env); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}
@@ -39,7 +41,8 @@ func TestProgramsAreLookedFor(t *testing.T) {
 }
 
 func TestHomesAreFound(t *testing.T) {
-	const passwd = "root:x:0:0::/root:/bin/sh\nshort:x:1\nodd:x:abc:1::/odd:\nnone:x:2:2:::\nuser:x:1000:1000:,,,:/home/user:\n"
+	const passwd = "root:x:0:0::/root:/bin/sh\nshort:x:1\nodd:x:abc:1::/odd:\nnone:x:2:2:::\nuser:x:1000:1000:,,,:/" +
+		"home/user:\n"
 	for uid, want := range map[uint32]string{0: "/root", 1: "/", 2: "/", 1000: "/home/user", 5: "/"} {
 		if got := homeIn(strings.NewReader(passwd), uid); got != want {
 			t.Errorf("%d: %s, want %s", uid, got, want)
@@ -51,8 +54,10 @@ func TestHomesAreFound(t *testing.T) {
 }
 
 func TestCodeIsFoundInTheAddressSpace(t *testing.T) {
-	const maps = "00400000-00a00000 r-xp 00000000 00:01 1024 /memfd:x (deleted)\n00a00000-00c00000 r--p 00600000 00:01 1024 /memfd:x (deleted)\n" +
-		"00c00000-00c40000 rw-p 00800000 00:01 1024 /memfd:x (deleted)\nc000000000-c000400000 rw-p 00000000 00:00 0\n7ffe0000-7ffe1000 r-xp 00000000 00:00 0 [vdso]\nnonsense\n"
+	const maps = "00400000-00a00000 r-xp 00000000 00:01 1024 /memfd:x (deleted)\n00a00000-00c00000 r--p 00600000 " +
+		"00:01 1024 /memfd:x (deleted)\n" +
+		"00c00000-00c40000 rw-p 00800000 00:01 1024 /memfd:x (deleted)\nc000000000-c000400000 rw-p 00000000 00:00 " +
+		"0\n7ffe0000-7ffe1000 r-xp 00000000 00:00 0 [vdso]\nnonsense\n"
 	if got := constant(maps); !slices.Equal(got, []span{{0x400000, 0xa00000}, {0xa00000, 0xc00000}}) {
 		t.Errorf("%x", got)
 	}
@@ -75,7 +80,8 @@ func FuzzHome(f *testing.F) {
 func TestPathsStayInTheRoom(t *testing.T) {
 	outside := t.TempDir()
 	root := t.TempDir()
-	for link, target := range map[string]string{"abs": outside, "up": "../../../../.." + outside, "loop": "loop", "dangling": "nowhere"} {
+	for link, target := range map[string]string{"abs": outside, "up": "../../../../.." + outside, "loop": "loop",
+		"dangling": "nowhere"} {
 		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +95,8 @@ func TestPathsStayInTheRoom(t *testing.T) {
 	}
 	r := &room{fd}
 	for name, want := range map[string]string{
-		"/a/b/c": "/a/b/c", "/abs/x": outside + "/x", "/up/y/z": outside + "/y/z", "../../../d": "/d", "/": "", "/abs/../e": "/e",
+		"/a/b/c": "/a/b/c", "/abs/x": outside + "/x", "/up/y/z": outside + "/y/z", "../../../d": "/d", "/": "",
+		"/abs/../e": "/e",
 	} {
 		got, err := r.make(name, true)
 		if err != nil {
@@ -124,8 +131,10 @@ func TestLinksThatLeadNowhereYetHaveTheirTargetsMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	for link, target := range map[string]string{
-		"etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf", "abs": "/run/abs", "out": "../../../../.." + outside + "/x", "outabs": outside + "/y",
-		"one": "two", "two": "./three", "three": "/run/../run/chain", "etc/deep/er/up": "../../../top/../sibling", "folder": "missing/", "loopa": "loopb", "loopb": "loopa/x",
+		"etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf", "abs": "/run/abs",
+		"out": "../../../../.." + outside + "/x", "outabs": outside + "/y",
+		"one": "two", "two": "./three", "three": "/run/../run/chain", "etc/deep/er/up": "../../../top/../sibling",
+		"folder": "missing/", "loopa": "loopb", "loopb": "loopa/x",
 		"past": "gone/../../../past2", "etc/self": "self",
 	} {
 		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
@@ -139,7 +148,8 @@ func TestLinksThatLeadNowhereYetHaveTheirTargetsMade(t *testing.T) {
 	defer unix.Close(fd)
 	r := &room{fd}
 	for name, want := range map[string]string{
-		"/etc/resolv.conf": "/run/systemd/resolve/stub-resolv.conf", "/abs": "/run/abs", "/abs2/../abs": "/run/abs", "/out": outside + "/x", "/outabs": outside + "/y",
+		"/etc/resolv.conf": "/run/systemd/resolve/stub-resolv.conf", "/abs": "/run/abs", "/abs2/../abs": "/run/abs",
+		"/out": outside + "/x", "/outabs": outside + "/y",
 		"/one": "/run/chain", "/etc/deep/er/up": "/sibling", "/folder/below/it": "/missing/below/it", "/past": "/past2",
 	} {
 		for _, folder := range []bool{false, true} {
@@ -177,8 +187,10 @@ func TestLinksThatLeadNowhereYetHaveTheirTargetsMade(t *testing.T) {
 func TestAFolderIsCopiedWithAllItHolds(t *testing.T) {
 	from, to := t.TempDir(), t.TempDir()
 	at := unix.Timespec{Sec: 1000000}
-	if err := errors.Join(os.MkdirAll(from+"/a/b", 0o750), os.WriteFile(from+"/a/b/file", []byte("text"), 0o640), os.WriteFile(from+"/empty", nil, 0o600),
-		os.Symlink("/nowhere", from+"/a/link"), unix.Mkfifo(from+"/pipe", 0o622), os.Chmod(from+"/a", 0o1777|os.ModeSticky), os.Chmod(from+"/pipe", 0o622),
+	if err := errors.Join(os.MkdirAll(from+"/a/b", 0o750), os.WriteFile(from+"/a/b/file", []byte("text"), 0o640),
+		os.WriteFile(from+"/empty", nil, 0o600),
+		os.Symlink("/nowhere", from+"/a/link"), unix.Mkfifo(from+"/pipe", 0o622),
+		os.Chmod(from+"/a", 0o1777|os.ModeSticky), os.Chmod(from+"/pipe", 0o622),
 		unix.UtimesNanoAt(unix.AT_FDCWD, from+"/a/b/file", []unix.Timespec{at, at}, 0)); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +207,8 @@ func TestAFolderIsCopiedWithAllItHolds(t *testing.T) {
 	}
 	for _, n := range []string{"a", "a/b", "a/b/file", "a/link", "empty", "pipe"} {
 		var want, got unix.Stat_t
-		if err := errors.Join(unix.Lstat(from+"/"+n, &want), unix.Lstat(to+"/"+n, &got)); err != nil || got.Mode != want.Mode || got.Uid != want.Uid || got.Gid != want.Gid || got.Mtim != want.Mtim {
+		if err := errors.Join(unix.Lstat(from+"/"+n, &want), unix.Lstat(to+"/"+n, &got)); err != nil ||
+			got.Mode != want.Mode || got.Uid != want.Uid || got.Gid != want.Gid || got.Mtim != want.Mtim {
 			t.Errorf("%s: %+v, want %+v, %v", n, got, want, err)
 		}
 	}
@@ -212,7 +225,8 @@ func TestAFolderIsCopiedWithAllItHolds(t *testing.T) {
 
 func TestCapsetHalves(t *testing.T) {
 	c := newCapset(1<<40|1, 1<<33, 2)
-	if c.data[0] != (unix.CapUserData{Effective: 1, Inheritable: 2}) || c.data[1] != (unix.CapUserData{Effective: 1 << 8, Permitted: 2}) {
+	if c.data[0] != (unix.CapUserData{Effective: 1, Inheritable: 2}) ||
+		c.data[1] != (unix.CapUserData{Effective: 1 << 8, Permitted: 2}) {
 		t.Errorf("%+v", c.data)
 	}
 }
@@ -250,7 +264,8 @@ func TestNothingOfAPlanIsLost(t *testing.T) {
 	var full Plan
 	fill(reflect.ValueOf(&full).Elem())
 	zero := uint32(0)
-	for _, want := range []Plan{{}, full, {Process: Process{Umask: &zero, Groups: []uint32{0}, Caps: &Caps{}}, Root: &Root{}}} {
+	for _, want := range []Plan{{}, full, {Process: Process{Umask: &zero, Groups: []uint32{0}, Caps: &Caps{}},
+		Root: &Root{}}} {
 		b, err := json.Marshal(want)
 		if err != nil {
 			t.Fatal(err)

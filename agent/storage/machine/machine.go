@@ -1,6 +1,7 @@
 // Package machine turns on processors and memory that were plugged in, and sets the guest's clock and randomness.
 //
-// Wishes of the host go in; sysfs and the kernel do them. A wish that did not come true in time is an error that says how far it got.
+// Wishes of the host go in; sysfs and the kernel do them. A wish that did not come true in time is an error that says
+// how far it got.
 package machine
 
 import (
@@ -21,7 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Processors appear one by one after they were plugged in. The times are those of Kata Containers: 100 looks, 50 ms apart.
+// Processors appear one by one after they were plugged in. The times are those of Kata Containers: 100 looks, 50 ms
+// apart.
 const (
 	pollEvery = 50 * time.Millisecond
 	pollFor   = 5 * time.Second
@@ -144,7 +146,8 @@ func numbered(dir, prefix string) ([]string, error) {
 	}
 	var numbers []int
 	for _, e := range entries {
-		if n, err := strconv.ParseUint(strings.TrimPrefix(e.Name(), prefix), 10, 31); err == nil && strings.HasPrefix(e.Name(), prefix) {
+		if n, err := strconv.ParseUint(strings.TrimPrefix(e.Name(), prefix), 10, 31); err == nil &&
+			strings.HasPrefix(e.Name(), prefix) {
 			numbers = append(numbers, int(n))
 		}
 	}
@@ -207,8 +210,8 @@ func ioctls() (add, reseed uintptr) {
 	return addEntropy, reseedCRNG
 }
 
-// ReseedRandomDev mixes data into the kernel's randomness and has it used at once: two guests that came from one snapshot are not to draw the same.
-// The data counts as random, which takes a host that is trusted with it.
+// ReseedRandomDev mixes data into the kernel's randomness and has it used at once: two guests that came from one
+// snapshot are not to draw the same. The data counts as random, which takes a host that is trusted with it.
 func (m Machine) ReseedRandomDev(data []byte) error {
 	if len(data) == 0 || len(data) > maxEntropy {
 		return fmt.Errorf("randomness of %d bytes: want 1 to %d", len(data), maxEntropy)
@@ -241,7 +244,8 @@ func entropy(data []byte) []byte {
 func (Machine) SetGuestDateTime(seconds, microseconds int64) error {
 	const maxSeconds = 1 << 33 // the year 2242: nanoseconds still fit 64 bits
 	if seconds < 0 || seconds > maxSeconds || microseconds < 0 || microseconds >= 1e6 {
-		return fmt.Errorf("time of %d s and %d µs: want seconds up to %d, and fewer than a million µs", seconds, microseconds, maxSeconds)
+		return fmt.Errorf("time of %d s and %d µs: want seconds up to %d, and fewer than a million µs", seconds,
+			microseconds, maxSeconds)
 	}
 	t := unix.NsecToTimeval(seconds*1e9 + microseconds*1e3)
 	if err := unix.Settimeofday(&t); err != nil {

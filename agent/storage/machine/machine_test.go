@@ -38,8 +38,10 @@ func read(t *testing.T, m Machine, f string) string {
 func TestProcessorsAndMemoryAreTurnedOn(t *testing.T) {
 	const cpu, memory = "sys/devices/system/cpu/", "sys/devices/system/memory/"
 	m := files(t, map[string]string{
-		cpu + "cpu0/topology/x": "", cpu + "cpu1/online": "0\n", cpu + "cpu2/online": "1\n", cpu + "cpu10/online": "0", cpu + "cpufreq/x": "", cpu + "online": "0-1",
-		memory + "memory0/online": "1\n", memory + "memory32/online": "0\n", memory + "block_size_bytes": "8000000\n", memory + "probe": "",
+		cpu + "cpu0/topology/x": "", cpu + "cpu1/online": "0\n", cpu + "cpu2/online": "1\n",
+		cpu + "cpu10/online": "0", cpu + "cpufreq/x": "", cpu + "online": "0-1",
+		memory + "memory0/online": "1\n", memory + "memory32/online": "0\n", memory + "block_size_bytes": "8000000\n",
+		memory + "probe": "",
 	})
 	if err := m.OnlineCPUMem(t.Context(), 3, true); err != nil {
 		t.Fatal(err)
@@ -68,13 +70,15 @@ func TestProcessorsAndMemoryAreTurnedOn(t *testing.T) {
 		t.Error(err)
 	}
 	err := m.OnlineCPUMem(t.Context(), 6, true)
-	if !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "5 of 6 processors") {
+	if !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(),
+		"5 of 6 processors") {
 		t.Errorf("got %v", err)
 	}
 	if n, err := m.MemoryBlockSize(); n != 128<<20 || err != nil {
 		t.Errorf("blocks of %d bytes, %v", n, err)
 	}
-	if err := m.MemHotplugByProbe([]uint64{0x1_0000_0000}); err != nil || !m.HasProbe() || read(t, m, memory+"probe") != "0x100000000" {
+	if err := m.MemHotplugByProbe([]uint64{0x1_0000_0000}); err != nil || !m.HasProbe() ||
+		read(t, m, memory+"probe") != "0x100000000" {
 		t.Errorf("probe has %q, %v", read(t, m, memory+"probe"), err)
 	}
 	none := files(t, nil)

@@ -1,4 +1,5 @@
-// Package program runs a program of the guest to its end, as a child of the agent's reaper, and returns what it printed.
+// Package program runs a program of the guest to its end, as a child of the agent's reaper, and returns what it
+// printed.
 package program
 
 import (
@@ -53,8 +54,8 @@ func (r Runner) Find(name string) (string, error) {
 	return "", fmt.Errorf("%s: %w in %s", name, ErrMissing, path)
 }
 
-// Run runs the program with stdin as its standard input, and returns its standard output. A program that fails is an error with its complaint;
-// one that is still running when ctx ends is killed.
+// Run runs the program with stdin as its standard input, and returns its standard output. A program that fails is an
+// error with its complaint; one that is still running when ctx ends is killed.
 func (r Runner) Run(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error) {
 	path, err := r.Find(name)
 	if err != nil {

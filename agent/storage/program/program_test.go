@@ -26,16 +26,19 @@ func TestAProgramGetsItsInputAndGivesItsOutput(t *testing.T) {
 	if out, err := r.Run(t.Context(), []byte(long), "cat"); err != nil || string(out) != long {
 		t.Errorf("cat gave %d bytes back, %v", len(out), err)
 	}
-	if _, err := r.Run(t.Context(), nil, "sh", "-c", "echo out; echo no such thing >&2; exit 3"); err == nil || !strings.Contains(err.Error(), "sh ended with 3: no such thing") {
+	if _, err := r.Run(t.Context(), nil, "sh", "-c", "echo out; echo no such thing >&2; exit 3"); err == nil ||
+		!strings.Contains(err.Error(), "sh ended with 3: no such thing") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := r.Run(t.Context(), nil, "katabuild-no-such-program"); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), DefaultPath) {
+	if _, err := r.Run(t.Context(), nil, "katabuild-no-such-program"); !errors.Is(err, ErrMissing) ||
+		!strings.Contains(err.Error(), DefaultPath) {
 		t.Errorf("got %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	if _, err := r.Run(ctx, nil, "sleep", "60"); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 10*time.Second {
+	if _, err := r.Run(ctx, nil, "sleep", "60"); !errors.Is(err, context.DeadlineExceeded) ||
+		time.Since(begin) > 10*time.Second {
 		t.Errorf("got %v after %s", err, time.Since(begin))
 	}
 }

@@ -1,5 +1,5 @@
-// Package pcipath names a PCI device by the slots on the way to it, which host and guest agree on, and finds it in sysfs, where buses have numbers
-// that only the guest knows.
+// Package pcipath names a PCI device by the slots on the way to it, which host and guest agree on, and finds it in
+// sysfs, where buses have numbers that only the guest knows.
 package pcipath
 
 import (
@@ -57,8 +57,8 @@ func (p Path) String() string {
 // word is a step: two hexadecimal digits at most, and a function.
 var word = regexp.MustCompile(`^([0-9a-fA-F]{1,2})(?:\.([0-7]))?$`)
 
-// Parse reads slots in hexadecimal with a slash between them, "02/01" or "02/01.1". A first number that is no slot, 20 or above, is the number of a
-// root bus, as expander bridges have.
+// Parse reads slots in hexadecimal with a slash between them, "02/01" or "02/01.1". A first number that is no slot, 20
+// or above, is the number of a root bus, as expander bridges have.
 func Parse(s string) (Path, error) {
 	words := strings.Split(s, "/")
 	if len(words) > maxDepth {
@@ -130,10 +130,12 @@ func (p Path) Find(root string) (string, error) {
 	return "", fmt.Errorf("PCI path %s: it has no slots", p)
 }
 
-// rootBus is the folder of a root complex: among the devices, or below the platform device of a host bridge that no firmware described.
+// rootBus is the folder of a root complex: among the devices, or below the platform device of a host bridge that no
+// firmware described.
 func rootBus(root string, number uint8) (string, error) {
 	name := fmt.Sprintf("pci0000:%02x", number)
-	for _, pattern := range []string{"sys/devices/" + name, "sys/devices/platform/*/" + name, "sys/devices/platform/*/*/" + name} {
+	for _, pattern := range []string{"sys/devices/" + name, "sys/devices/platform/*/" + name,
+		"sys/devices/platform/*/*/" + name} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			return "", err

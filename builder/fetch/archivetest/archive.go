@@ -52,11 +52,13 @@ type Archive struct {
 func New(t testing.TB) *Archive {
 	t.Helper()
 	made := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	key, err := openpgp.NewEntity("archive", "", "archive@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return made }})
+	key, err := openpgp.NewEntity("archive", "", "archive@example.org",
+		&packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return made }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Archive{key: key, Date: made.AddDate(0, 1, 0), debs: map[string][]byte{}, flags: map[string]string{}, served: map[string]int{}}
+	a := &Archive{key: key, Date: made.AddDate(0, 1, 0), debs: map[string][]byte{}, flags: map[string]string{},
+		served: map[string]int{}}
 	a.Keyring = filepath.Join(t.TempDir(), "archive.asc")
 	if err := os.WriteFile(a.Keyring, a.Key(t), 0o644); err != nil {
 		t.Fatal(err)
@@ -140,7 +142,8 @@ func (p Package) filename() string {
 }
 
 func (p Package) stanza() string {
-	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Somebody <somebody@example.org>\nDescription: %[1]s for tests\n%[4]s",
+	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Somebody "+
+		"<somebody@example.org>\nDescription: %[1]s for tests\n%[4]s",
 		p.Name, p.Version, p.arch(), p.Control)
 }
 
@@ -188,7 +191,8 @@ func tarOf(t testing.TB, files []file) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
-		h := &tar.Header{Name: f.name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(f.text)), Format: tar.FormatGNU}
+		h := &tar.Header{Name: f.name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(f.text)),
+			Format: tar.FormatGNU}
 		if f.dir {
 			h.Typeflag, h.Mode = tar.TypeDir, 0o755
 		}
@@ -269,14 +273,16 @@ func (a *Archive) lists(suite string) map[string]string {
 			continue
 		}
 		deb := a.debs[p.filename()]
-		out[p.component()+"/binary-amd64/Packages"] += fmt.Sprintf("%sFilename: %s\nSize: %d\nSHA256: %x\n\n", p.stanza(), p.filename(), len(deb), sha256.Sum256(deb))
+		out[p.component()+"/binary-amd64/Packages"] += fmt.Sprintf("%sFilename: %s\nSize: %d\nSHA256: %x\n\n",
+			p.stanza(), p.filename(), len(deb), sha256.Sum256(deb))
 	}
 	return out
 }
 
 func (a *Archive) inRelease(suite string, lists map[string]string) []byte {
 	var text strings.Builder
-	fmt.Fprintf(&text, "Origin: Test\nSuite: %s\nCodename: %[1]s\nDate: %[2]s\n%[3]sSHA256:\n", suite, a.Date.Format("Mon, 02 Jan 2006 15:04:05 MST"), a.flags[suite])
+	fmt.Fprintf(&text, "Origin: Test\nSuite: %s\nCodename: %[1]s\nDate: %[2]s\n%[3]sSHA256:\n", suite,
+		a.Date.Format("Mon, 02 Jan 2006 15:04:05 MST"), a.flags[suite])
 	for _, name := range sorted(lists) {
 		fmt.Fprintf(&text, " %x %d %s\n", sha256.Sum256([]byte(lists[name])), len(lists[name]), name)
 	}

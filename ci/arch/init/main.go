@@ -1,5 +1,6 @@
-// Command init is the first process of a guest whose kernel has its drivers in modules: it loads those in /modules, in the order of their names, and
-// becomes the agent. What fails it says on the console, and goes on: the host sees which stage is missing.
+// Command init is the first process of a guest whose kernel has its drivers in modules: it loads those in /modules, in
+// the order of their names, and becomes the agent. What fails it says on the console, and goes on: the host sees which
+// stage is missing.
 package main
 
 import (

@@ -43,7 +43,8 @@ func Distribution(ctx context.Context, dir string) (Release, error) {
 	return Release{Name: "1.6", Dir: dir}, nil
 }
 
-// What containerd 2 is built from, and its checksum as a go.sum has it. What it needs in turn is checked against Go's checksum database.
+// What containerd 2 is built from, and its checksum as a go.sum has it. What it needs in turn is checked against Go's
+// checksum database.
 const (
 	module    = "github.com/containerd/containerd/v2"
 	moduleSum = "h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw="
@@ -56,13 +57,14 @@ func check(program string) error {
 		return fmt.Errorf("%s: %w", program, err)
 	}
 	if b.Main.Path != module || b.Main.Version != "v"+Version2 || b.Main.Sum != moduleSum {
-		return fmt.Errorf("%s was built from %s %s %s, want v%s %s", program, b.Main.Path, b.Main.Version, b.Main.Sum, Version2, moduleSum)
+		return fmt.Errorf("%s was built from %s %s %s, want v%s %s", program, b.Main.Path, b.Main.Version, b.Main.Sum,
+			Version2, moduleSum)
 	}
 	return nil
 }
 
-// Built is containerd Version2 in a folder below cache, built there with Go where it is missing or is not what it should be, for which a
-// network is needed. It takes a minute or three, once.
+// Built is containerd Version2 in a folder below cache, built there with Go where it is missing or is not what it
+// should be, for which a network is needed. It takes a minute or three, once.
 func Built(ctx context.Context, cache string) (Release, error) {
 	r := Release{Name: "2", Dir: filepath.Join(cache, "containerd-"+Version2)}
 	programs := []string{"containerd", "ctr", "containerd-shim-runc-v2"}
@@ -117,9 +119,11 @@ type Config struct {
 	Runtime *Runtime
 	// Snapshotter is CRI's; empty is overlayfs.
 	Snapshotter string
-	// Scratch is a file with an empty ext4: the snapshotter blockfile copies it. Empty: there is no such snapshotter. Containerd 2 only.
+	// Scratch is a file with an empty ext4: the snapshotter blockfile copies it. Empty: there is no such snapshotter.
+	// Containerd 2 only.
 	Scratch string
-	// Writable is how much a container of the snapshotter erofs may write, to a disk, as "64MiB"; empty is a folder. Containerd 2 only.
+	// Writable is how much a container of the snapshotter erofs may write, to a disk, as "64MiB"; empty is a folder.
+	// Containerd 2 only.
 	Writable string
 }
 
@@ -162,7 +166,8 @@ func (c Config) settings() string {
 	}
 	if c.Release.Two() {
 		if c.Scratch != "" {
-			p("[plugins.'io.containerd.snapshotter.v1.blockfile']\n  scratch_file = %q\n  fs_type = 'ext4'\n  recreate_scratch = true", c.Scratch)
+			p("[plugins.'io.containerd.snapshotter.v1.blockfile']\n  scratch_file = %q\n  fs_type = 'ext4'\n  "+
+				"recreate_scratch = true", c.Scratch)
 		}
 		if c.Writable != "" {
 			p("[plugins.'io.containerd.snapshotter.v1.erofs']\n  default_size = %q", c.Writable)
@@ -190,7 +195,8 @@ func (c Config) settings() string {
 	}
 	p("[plugins.'%s'.containerd.runtimes.runc]\n  runtime_type = 'io.containerd.runc.v2'", cri)
 	if r := c.Runtime; r != nil {
-		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q\n  privileged_without_host_devices = true", cri, r.Handler, r.Type)
+		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q\n  privileged_without_host_devices = true", cri,
+			r.Handler, r.Type)
 		p("  pod_annotations = ['io.katacontainers.*']\n  container_annotations = ['io.katacontainers.*']")
 		// The same, and its configuration is where the environment says.
 		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q", cri, r.Handler+PlainSuffix, r.Type)
@@ -211,7 +217,8 @@ func (c Config) network() string {
 
 // Start starts containerd and waits until it answers. Stop must be called.
 func Start(ctx context.Context, cfg Config) (*Daemon, error) {
-	d := &Daemon{Release: cfg.Release, Socket: cfg.Dir + "/sock", Bridge: cfg.Subnet + ".1", cfg: cfg, ended: make(chan struct{})}
+	d := &Daemon{Release: cfg.Release, Socket: cfg.Dir + "/sock", Bridge: cfg.Subnet + ".1", cfg: cfg,
+		ended: make(chan struct{})}
 	if err := os.MkdirAll(cfg.Dir+"/cni", 0o755); err != nil {
 		return nil, err
 	}
@@ -225,7 +232,8 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 		return nil, err
 	}
 	defer out.Close()
-	d.cmd = exec.Command(filepath.Join(cfg.Release.Dir, "containerd"), "--config", filepath.Join(cfg.Dir, "config.toml"), "--log-level", "debug")
+	d.cmd = exec.Command(filepath.Join(cfg.Release.Dir, "containerd"), "--config",
+		filepath.Join(cfg.Dir, "config.toml"), "--log-level", "debug")
 	path := cfg.Release.Dir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"
 	if cfg.Runtime != nil && cfg.Runtime.Path != "" {
 		path = cfg.Runtime.Path + ":" + path
@@ -252,7 +260,8 @@ func (d *Daemon) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var err error
-	if d.Conn, err = grpc.NewClient("unix://"+d.Socket, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+	if d.Conn, err = grpc.NewClient("unix://"+d.Socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		return err
 	}
 	for {
@@ -315,5 +324,6 @@ func (d *Daemon) Tail(n int) string {
 
 // Ctr is a command of this containerd's ctr in a namespace.
 func (d *Daemon) Ctr(namespace string, args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(d.Release.Dir, "ctr"), append([]string{"-a", d.Socket, "-n", namespace}, args...)...)
+	return exec.Command(filepath.Join(d.Release.Dir, "ctr"), append([]string{"-a", d.Socket, "-n", namespace},
+		args...)...)
 }

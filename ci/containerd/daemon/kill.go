@@ -17,7 +17,8 @@ func (d *Daemon) Kill() error {
 	return nil
 }
 
-// Again starts a containerd that has ended once more, over the same folders, and waits until it answers. Conn is a new one then.
+// Again starts a containerd that has ended once more, over the same folders, and waits until it answers. Conn is a new
+// one then.
 func (d *Daemon) Again(ctx context.Context) error {
 	out, err := os.OpenFile(d.LogFile(), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {

@@ -35,8 +35,8 @@ const (
 	Pause = Host + "/pause:1" // the toolbox alone; its entrypoint waits
 	Tools = Host + "/tools:1" // busybox and the toolbox, no entrypoint
 	User  = Host + "/user:1"  // Tools with a user, variables, a working folder, an entrypoint and a volume
-	// Layered is Tools with two layers more: one changes /data/of-image and adds /data/of-layer-1, the next takes /data/of-layer-1 away again and
-	// adds /data/of-layer-2.
+	// Layered is Tools with two layers more: one changes /data/of-image and adds /data/of-layer-1, the next takes
+	// /data/of-layer-1 away again and adds /data/of-layer-2.
 	Layered = Host + "/layered:1"
 )
 
@@ -57,7 +57,8 @@ func layer(files []file) (v1.Layer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
-		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: time.Unix(0, 0), Typeflag: tar.TypeReg, Uid: f.uid, Gid: f.uid}
+		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: time.Unix(0, 0),
+			Typeflag: tar.TypeReg, Uid: f.uid, Gid: f.uid}
 		switch {
 		case f.link != "":
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, f.link, 0
@@ -74,10 +75,14 @@ func layer(files []file) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(b.Bytes())),
+			nil
+	})
 }
 
-// tree is the files of Tools. Applets are hard links, because a symbolic link to the root looks odd where a test binds over one.
+// tree is the files of Tools. Applets are hard links, because a symbolic link to the root looks odd where a test binds
+// over one.
 func tree(toolbox []byte) ([]file, error) {
 	box, err := os.ReadFile(busybox)
 	if err != nil {
@@ -88,11 +93,14 @@ func tree(toolbox []byte) ([]file, error) {
 		return nil, fmt.Errorf("%s --list: %w", busybox, err)
 	}
 	files := []file{
-		{name: "bin/", mode: 0o755}, {name: "etc/", mode: 0o755}, {name: "root/", mode: 0o700}, {name: "home/", mode: 0o755},
-		{name: "home/worker/", mode: 0o755, uid: 1234}, {name: "tmp/", mode: 0o1777}, {name: "var/", mode: 0o755}, {name: "data/", mode: 0o755},
+		{name: "bin/", mode: 0o755}, {name: "etc/", mode: 0o755}, {name: "root/", mode: 0o700},
+		{name: "home/", mode: 0o755},
+		{name: "home/worker/", mode: 0o755, uid: 1234}, {name: "tmp/", mode: 0o1777}, {name: "var/", mode: 0o755},
+		{name: "data/", mode: 0o755},
 		{name: "proc/", mode: 0o555}, {name: "sys/", mode: 0o555}, {name: "dev/", mode: 0o755},
 		{name: "data/of-image", mode: 0o644, data: []byte("of the image\n")},
-		{name: "etc/passwd", mode: 0o644, data: []byte("root:x:0:0:root:/root:/bin/sh\nworker:x:1234:1234:worker:/home/worker:/bin/sh\n")},
+		{name: "etc/passwd", mode: 0o644, data: []byte(
+			"root:x:0:0:root:/root:/bin/sh\nworker:x:1234:1234:worker:/home/worker:/bin/sh\n")},
 		{name: "etc/group", mode: 0o644, data: []byte("root:x:0:\nworker:x:1234:\nwheel:x:77:worker\n")},
 		{name: "bin/toolbox", mode: 0o755, data: toolbox},
 		{name: "bin/busybox", mode: 0o755, data: box},
@@ -141,7 +149,8 @@ func NewSet(ctx context.Context, dir string) (*Set, error) {
 	}
 	bin.Close()
 	defer os.Remove(bin.Name())
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin.Name(), ".")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin.Name(),
+		".")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -163,12 +172,15 @@ func NewSet(ctx context.Context, dir string) (*Set, error) {
 		cfg    v1.Config
 		layers [][]file
 	}{
-		{Pause, []file{{name: "toolbox", mode: 0o755, data: toolbox}}, v1.Config{Entrypoint: []string{"/toolbox", "pause"}}, nil},
+		{Pause, []file{{name: "toolbox", mode: 0o755, data: toolbox}},
+			v1.Config{Entrypoint: []string{"/toolbox", "pause"}}, nil},
 		{Tools, files, v1.Config{Env: env}, nil},
 		{Layered, files, v1.Config{Env: env}, [][]file{
-			{{name: "data/", mode: 0o755}, {name: "data/of-image", mode: 0o644, data: []byte("changed\n")}, {name: "data/of-layer-1", mode: 0o644, data: []byte("1\n")}},
+			{{name: "data/", mode: 0o755}, {name: "data/of-image", mode: 0o644, data: []byte("changed\n")},
+				{name: "data/of-layer-1", mode: 0o644, data: []byte("1\n")}},
 			// OCI image-spec, layer.md, "Whiteouts".
-			{{name: "data/", mode: 0o755}, {name: "data/.wh.of-layer-1", mode: 0o644}, {name: "data/of-layer-2", mode: 0o644, data: []byte("2\n")}},
+			{{name: "data/", mode: 0o755}, {name: "data/.wh.of-layer-1", mode: 0o644}, {name: "data/of-layer-2",
+				mode: 0o644, data: []byte("2\n")}},
 		}},
 		{User, files, v1.Config{
 			Env: append(slices.Clone(env), "COLOUR=green", "SHAPE=round"), User: "worker", WorkingDir: "/home/worker",

@@ -19,8 +19,8 @@ const (
 	stagingVersion = "0.37.2" // of k8s.io/api and its neighbours, which go with Version
 )
 
-// sums are the checksums of the modules' sources, as a go.sum has them. They cover all else: a go.sum comes with the source of Kubernetes, and
-// what etcd needs is checked against Go's checksum database.
+// sums are the checksums of the modules' sources, as a go.sum has them. They cover all else: a go.sum comes with the
+// source of Kubernetes, and what etcd needs is checked against Go's checksum database.
 const (
 	kubernetesSum = "h1:A2VDEiObzkYqFTKhSsn0ZEb0RlLEXpHWj93gi2HqEwE="
 	etcdSum       = "h1:KcTZ/aEZrOiQe0/kdr7iYYcvyfbEoOwDOacHkz8xwZc="
@@ -29,7 +29,8 @@ const (
 // Programs are paths of what a node and its control plane run.
 type Programs struct{ Kubelet, APIServer, Etcd string }
 
-// Built is the programs in folders below cache, built there with Go where they are missing or do not run. It takes ten minutes, once.
+// Built is the programs in folders below cache, built there with Go where they are missing or do not run. It takes ten
+// minutes, once.
 func Built(ctx context.Context, cache string) (Programs, error) {
 	k, e := filepath.Join(cache, "kubernetes-"+Version), filepath.Join(cache, "etcd-"+EtcdVersion)
 	p := Programs{filepath.Join(k, "kubelet"), filepath.Join(k, "kube-apiserver"), filepath.Join(e, "etcd")}
@@ -50,7 +51,8 @@ func Built(ctx context.Context, cache string) (Programs, error) {
 // check says whether the programs are there and are what was meant.
 func (p Programs) check(ctx context.Context) error {
 	for _, c := range []struct{ file, want string }{
-		{p.Kubelet, "Kubernetes v" + Version}, {p.APIServer, "Kubernetes v" + Version}, {p.Etcd, "etcd Version: " + EtcdVersion},
+		{p.Kubelet, "Kubernetes v" + Version}, {p.APIServer, "Kubernetes v" + Version},
+		{p.Etcd, "etcd Version: " + EtcdVersion},
 	} {
 		out, err := exec.CommandContext(ctx, c.file, "--version").Output()
 		if err != nil {
@@ -79,8 +81,8 @@ func into(ctx context.Context, dir string, build func(context.Context, string) e
 	return os.Rename(t, dir)
 }
 
-// buildKubernetes builds in a module that needs k8s.io/kubernetes alone. That one replaces its neighbours by folders which its archive lacks;
-// they are published under versions of their own.
+// buildKubernetes builds in a module that needs k8s.io/kubernetes alone. That one replaces its neighbours by folders
+// which its archive lacks; they are published under versions of their own.
 func buildKubernetes(ctx context.Context, dir string) error {
 	source, err := download(ctx, dir, "k8s.io/kubernetes@v"+Version, kubernetesSum)
 	if err != nil {
@@ -98,14 +100,16 @@ func buildKubernetes(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, "go.mod"), text, 0o644), os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o644)); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "go.mod"), text, 0o644),
+		os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o644)); err != nil {
 		return err
 	}
 	major, rest, _ := strings.Cut(Version, ".")
 	minor, _, _ := strings.Cut(rest, ".")
 	const v = " -X k8s.io/component-base/version."
 	flags := "-s -w" + v + "gitVersion=v" + Version + v + "gitMajor=" + major + v + "gitMinor=" + minor
-	_, err = run(ctx, dir, "go", "build", "-p", "2", "-trimpath", "-ldflags="+flags, "-o", dir+"/", "k8s.io/kubernetes/cmd/kubelet", "k8s.io/kubernetes/cmd/kube-apiserver")
+	_, err = run(ctx, dir, "go", "build", "-p", "2", "-trimpath", "-ldflags="+flags, "-o", dir+"/",
+		"k8s.io/kubernetes/cmd/kubelet", "k8s.io/kubernetes/cmd/kube-apiserver")
 	return err
 }
 
@@ -115,7 +119,8 @@ const staging = "./staging/src/"
 // module is the go.mod of a module that needs Kubernetes, made from that of Kubernetes.
 func module(kubernetes []byte) ([]byte, error) {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "module building\n\ngo 1.26.0\n\ngodebug default=go1.26\n\nrequire k8s.io/kubernetes v%s\n\nreplace (\n", Version)
+	fmt.Fprintf(&b, "module building\n\ngo 1.26.0\n\ngodebug default=go1.26\n\nrequire k8s.io/kubernetes "+
+		"v%s\n\nreplace (\n", Version)
 	n := 0
 	for l := range strings.Lines(string(kubernetes)) {
 		name, folder, ok := strings.Cut(strings.TrimSpace(l), " => ")
@@ -143,7 +148,8 @@ func buildEtcd(ctx context.Context, dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(text), 0o644); err != nil {
 		return err
 	}
-	_, err := run(ctx, dir, "go", "build", "-p", "2", "-trimpath", "-ldflags=-s -w", "-o", dir+"/etcd", "go.etcd.io/etcd/server/v3")
+	_, err := run(ctx, dir, "go", "build", "-p", "2", "-trimpath", "-ldflags=-s -w", "-o", dir+"/etcd",
+		"go.etcd.io/etcd/server/v3")
 	return err
 }
 
@@ -167,7 +173,8 @@ func download(ctx context.Context, dir, what, sum string) (string, error) {
 func run(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "nice", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOWORK=off", "GOFLAGS=-mod=mod -buildvcs=false")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOWORK=off",
+		"GOFLAGS=-mod=mod -buildvcs=false")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {

@@ -125,7 +125,8 @@ func (c *Cluster) Delete(ctx context.Context, path string) error {
 
 // ExecURL is where a command is run in a container of a pod of the namespace default, over a websocket.
 func (c *Cluster) ExecURL(pod, container string, command ...string) string {
-	q := url.Values{"container": {container}, "command": command, "stdin": {"true"}, "stdout": {"true"}, "stderr": {"true"}}
+	q := url.Values{"container": {container}, "command": command, "stdin": {"true"}, "stdout": {"true"},
+		"stderr": {"true"}}
 	return c.URL + PodPath(pod) + "/exec?" + q.Encode()
 }
 

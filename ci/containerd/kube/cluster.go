@@ -50,8 +50,8 @@ type Cluster struct {
 	proxy  *http.Server
 }
 
-// Start starts the parts and waits until the node is ready. It must be called where network and mounts are a test's own. Stop must be called
-// when there is no error.
+// Start starts the parts and waits until the node is ready. It must be called where network and mounts are a test's
+// own. Stop must be called when there is no error.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	c := &Cluster{cfg: cfg}
 	if err := c.start(ctx); err != nil {
@@ -75,7 +75,8 @@ func (c *Cluster) start(ctx context.Context) error {
 	err = errors.Join(
 		a.issue("apiserver", pkix.Name{CommonName: "kube-apiserver"}, loopback),
 		a.issue("apiserver-client", pkix.Name{CommonName: "apiserver", Organization: []string{"system:masters"}}),
-		a.issue("kubelet", pkix.Name{CommonName: "system:node:" + Node, Organization: []string{"system:nodes"}}, c.cfg.Address),
+		a.issue("kubelet", pkix.Name{CommonName: "system:node:" + Node, Organization: []string{"system:nodes"}},
+			c.cfg.Address),
 		a.issue("service-accounts", pkix.Name{CommonName: "service accounts"}),
 	)
 	if err != nil {
@@ -112,8 +113,10 @@ func (c *Cluster) begin(program string, args ...string) (*part, error) {
 }
 
 func (c *Cluster) startEtcd(ctx context.Context) error {
-	p, err := c.begin(c.cfg.Programs.Etcd, "--data-dir="+c.file("etcd-data"), "--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
-		"--listen-peer-urls="+etcdPeers, "--initial-advertise-peer-urls="+etcdPeers, "--initial-cluster=default="+etcdPeers, "--unsafe-no-fsync")
+	p, err := c.begin(c.cfg.Programs.Etcd, "--data-dir="+c.file("etcd-data"), "--listen-client-urls="+etcdURL,
+		"--advertise-client-urls="+etcdURL,
+		"--listen-peer-urls="+etcdPeers, "--initial-advertise-peer-urls="+etcdPeers,
+		"--initial-cluster=default="+etcdPeers, "--unsafe-no-fsync")
 	if err != nil {
 		return err
 	}
@@ -136,14 +139,18 @@ func (c *Cluster) startAPI(ctx context.Context, token string, transport http.Rou
 		return err
 	}
 	p, err := c.begin(c.cfg.Programs.APIServer,
-		"--etcd-servers="+etcdURL, "--bind-address="+loopback, "--secure-port="+apiPort, "--advertise-address="+c.cfg.Address,
+		"--etcd-servers="+etcdURL, "--bind-address="+loopback, "--secure-port="+apiPort,
+		"--advertise-address="+c.cfg.Address,
 		"--service-cluster-ip-range=10.99.0.0/24", "--endpoint-reconciler-type=none",
-		"--cert-dir="+c.keys(), "--tls-cert-file="+c.key("apiserver.crt"), "--tls-private-key-file="+c.key("apiserver.key"),
+		"--cert-dir="+c.keys(), "--tls-cert-file="+c.key("apiserver.crt"),
+		"--tls-private-key-file="+c.key("apiserver.key"),
 		"--client-ca-file="+c.key("ca.crt"), "--token-auth-file="+c.key("tokens.csv"), "--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction", "--disable-admission-plugins=ServiceAccount",
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+c.key("service-accounts.crt"),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file="+c.key("service-accounts.crt"),
 		"--service-account-signing-key-file="+c.key("service-accounts.key"),
-		"--kubelet-client-certificate="+c.key("apiserver-client.crt"), "--kubelet-client-key="+c.key("apiserver-client.key"),
+		"--kubelet-client-certificate="+c.key("apiserver-client.crt"),
+		"--kubelet-client-key="+c.key("apiserver-client.key"),
 		"--kubelet-certificate-authority="+c.key("ca.crt"), "--kubelet-preferred-address-types=InternalIP")
 	if err != nil {
 		return err
@@ -185,14 +192,18 @@ func (c *Cluster) startProxy(token string, transport http.RoundTripper) error {
 func (c *Cluster) startKubelet(ctx context.Context, pool *x509.CertPool) error {
 	client := map[string]any{
 		"apiVersion": "v1", "kind": "Config", "current-context": "test",
-		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]any{"server": "https://" + apiHost, "certificate-authority": c.key("ca.crt")}}},
-		"users":    []any{map[string]any{"name": "node", "user": map[string]any{"client-certificate": c.key("kubelet.crt"), "client-key": c.key("kubelet.key")}}},
+		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]any{"server": "https://" + apiHost,
+			"certificate-authority": c.key("ca.crt")}}},
+		"users": []any{map[string]any{"name": "node",
+			"user": map[string]any{"client-certificate": c.key("kubelet.crt"), "client-key": c.key("kubelet.key")}}},
 		"contexts": []any{map[string]any{"name": "test", "context": map[string]any{"cluster": "test", "user": "node"}}},
 	}
-	if err := errors.Join(c.write("kubeconfig", client), c.write("kubelet.json", c.settings()), os.WriteFile(c.file("resolv.conf"), nil, 0o644)); err != nil {
+	if err := errors.Join(c.write("kubeconfig", client), c.write("kubelet.json", c.settings()),
+		os.WriteFile(c.file("resolv.conf"), nil, 0o644)); err != nil {
 		return err
 	}
-	p, err := c.begin(c.cfg.Programs.Kubelet, "--config="+c.file("kubelet.json"), "--kubeconfig="+c.file("kubeconfig"), "--root-dir="+kubeletDir,
+	p, err := c.begin(c.cfg.Programs.Kubelet, "--config="+c.file("kubelet.json"),
+		"--kubeconfig="+c.file("kubeconfig"), "--root-dir="+kubeletDir,
 		"--cert-dir="+c.keys(), "--hostname-override="+Node, "--node-ip="+c.cfg.Address, "-v=2")
 	if err != nil {
 		return err
@@ -213,16 +224,18 @@ func (c *Cluster) settings() map[string]any {
 		"containerRuntimeEndpoint": "unix://" + c.cfg.Socket,
 		"address":                  c.cfg.Address, "healthzPort": 0, "enableServer": true,
 		"tlsCertFile": c.key("kubelet.crt"), "tlsPrivateKeyFile": c.key("kubelet.key"),
-		"authentication": map[string]any{"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": true}, "x509": map[string]any{"clientCAFile": c.key("ca.crt")}},
-		"authorization":  map[string]any{"mode": "Webhook"},
-		"podLogsDir":     podLogs, "volumePluginDir": c.file("empty"), "resolvConf": c.file("resolv.conf"),
+		"authentication": map[string]any{"anonymous": map[string]any{"enabled": false},
+			"webhook": map[string]any{"enabled": true}, "x509": map[string]any{"clientCAFile": c.key("ca.crt")}},
+		"authorization": map[string]any{"mode": "Webhook"},
+		"podLogsDir":    podLogs, "volumePluginDir": c.file("empty"), "resolvConf": c.file("resolv.conf"),
 		// Changes of a ConfigMap are written at the next look at the pod.
 		"syncFrequency": "1s", "nodeStatusUpdateFrequency": "2s",
 		// For a host that is itself a container: cgroup version 1, and no right to make cgroups of quality of service.
 		"cgroupDriver": "cgroupfs", "failCgroupV1": false, "cgroupsPerQOS": false, "enforceNodeAllocatable": []string{},
 		"failSwapOn": false, "localStorageCapacityIsolation": false, "oomScoreAdj": 0,
 		// A full disk is not what is tested.
-		"evictionHard":                map[string]string{"nodefs.available": "0%", "imagefs.available": "0%", "memory.available": "0%", "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%"},
+		"evictionHard": map[string]string{"nodefs.available": "0%", "imagefs.available": "0%",
+			"memory.available": "0%", "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%"},
 		"imageGCHighThresholdPercent": 100,
 	}
 }

@@ -17,9 +17,10 @@ const (
 	podLogs    = "/var/log/pods"
 )
 
-// tuned are the settings of the kernel that kubelet changes for the whole machine.
-// Kubernetes: pkg/util/sysctl and https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/, protectKernelDefaults.
-var tuned = []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"}
+// tuned are the settings of the kernel that kubelet changes for the whole machine. Kubernetes: pkg/util/sysctl and
+// https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/, protectKernelDefaults.
+var tuned = []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+	"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"}
 
 // furnish mounts folders of this cluster where kubelet writes, and files over the settings that it would change.
 func (c *Cluster) furnish() error {
@@ -48,7 +49,8 @@ func (c *Cluster) furnish() error {
 	return nil
 }
 
-// bind mounts source on target. What is mounted below either is not seen below the other, but is where pods' files are shared from.
+// bind mounts source on target. What is mounted below either is not seen below the other, but is where pods' files are
+// shared from.
 func (c *Cluster) bind(source, target string) error {
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s on %s: %w", source, target, err)

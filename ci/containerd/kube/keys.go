@@ -29,7 +29,8 @@ const day = 24 * time.Hour
 func newAuthority(dir string) (*authority, error) {
 	a := &authority{dir: dir, next: 1}
 	t := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
 	return a, a.sign("ca", t)
 }
@@ -38,7 +39,8 @@ func newAuthority(dir string) (*authority, error) {
 // Kubernetes: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates
 func (a *authority) issue(name string, who pkix.Name, addresses ...string) error {
 	t := &x509.Certificate{
-		Subject: who, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		Subject: who, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
 	for _, s := range addresses {
 		t.IPAddresses = append(t.IPAddresses, net.ParseIP(s))
@@ -70,7 +72,8 @@ func (a *authority) sign(name string, t *x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	for suffix, b := range map[string]pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "EC PRIVATE KEY", Bytes: secret}} {
+	for suffix, b := range map[string]pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der},
+		".key": {Type: "EC PRIVATE KEY", Bytes: secret}} {
 		if err := os.WriteFile(filepath.Join(a.dir, name+suffix), pem.EncodeToMemory(&b), 0o600); err != nil {
 			return err
 		}

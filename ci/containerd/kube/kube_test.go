@@ -20,11 +20,15 @@ func TestModule(t *testing.T) {
 	const head = "module k8s.io/kubernetes\n\ngo 1.26.0\n\nrequire (\n\tk8s.io/api v0.0.0\n)\n\n"
 	for name, c := range map[string]struct{ in, want, err string }{
 		"neighbours are taken by their own versions": {
-			in:   head + "replace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n\tk8s.io/kubelet => ./staging/src/k8s.io/kubelet\n)\n",
-			want: "\nrequire k8s.io/kubernetes v" + Version + "\n\nreplace (\n\tk8s.io/api => k8s.io/api v0.37.2\n\tk8s.io/kubelet => k8s.io/kubelet v0.37.2\n)\n",
+			in: head + "replace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n\tk8s.io/kubelet => " +
+				"./staging/src/k8s.io/kubelet\n)\n",
+			want: "\nrequire k8s.io/kubernetes v" + Version +
+				"\n\nreplace (\n\tk8s.io/api => k8s.io/api v0.37.2\n\tk8s.io/kubelet => k8s.io/kubelet v0.37.2\n)\n",
 		},
-		"another replacement is refused":  {in: head + "replace (\n\tk8s.io/api => ../api\n)\n", err: `replaces "k8s.io/api" by "../api"`},
-		"a neighbour's folder is its own": {in: head + "replace (\n\tk8s.io/api => ./staging/src/k8s.io/kubelet\n)\n", err: "want ./staging/src/k8s.io/api"},
+		"another replacement is refused": {in: head + "replace (\n\tk8s.io/api => ../api\n)\n",
+			err: `replaces "k8s.io/api" by "../api"`},
+		"a neighbour's folder is its own": {in: head + "replace (\n\tk8s.io/api => ./staging/src/k8s.io/kubelet\n)\n",
+			err: "want ./staging/src/k8s.io/api"},
 		"a go.mod without any is refused": {in: head, err: "replaces nothing"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +66,8 @@ func TestCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.issue("node", pkix.Name{CommonName: "system:node:n", Organization: []string{"system:nodes"}}, "127.0.0.1"); err != nil {
+	if err := a.issue("node", pkix.Name{CommonName: "system:node:n", Organization: []string{"system:nodes"}},
+		"127.0.0.1"); err != nil {
 		t.Fatal(err)
 	}
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "node.crt"), filepath.Join(dir, "node.key"))
@@ -73,11 +78,13 @@ func TestCertificates(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, r.TLS.PeerCertificates[0].Subject.String())
 	}))
-	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: a.pool(), ClientAuth: tls.RequireAndVerifyClientCert}
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: a.pool(),
+		ClientAuth: tls.RequireAndVerifyClientCert}
 	s.StartTLS()
 	defer s.Close()
 	get := func(pool *x509.CertPool) (string, error) {
-		c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}}}
+		c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool,
+			Certificates: []tls.Certificate{pair}}}}
 		defer c.CloseIdleConnections()
 		r, err := c.Get("https://" + s.Listener.Addr().String())
 		if err != nil {
@@ -123,7 +130,8 @@ func TestClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := p.Container("c")
-	if p.Status.Phase != "Running" || p.Status.PodIP != "10.0.0.1" || !True(p.Status.Conditions, "Ready") || True(p.Status.Conditions, "Other") ||
+	if p.Status.Phase != "Running" || p.Status.PodIP != "10.0.0.1" || !True(p.Status.Conditions, "Ready") ||
+		True(p.Status.Conditions, "Other") ||
 		!k.Ready || k.RestartCount != 2 || k.LastState.Terminated.ExitCode != 3 {
 		t.Errorf("%+v", p)
 	}
@@ -133,11 +141,13 @@ func TestClient(t *testing.T) {
 	if err := c.Get(ctx, "/pods/b", &p); !errors.Is(err, ErrNotFound) {
 		t.Errorf("%v, want ErrNotFound", err)
 	}
-	if err := c.Create(ctx, "/pods", "{}"); err == nil || errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "409") {
+	if err := c.Create(ctx, "/pods", "{}"); err == nil || errors.Is(err, ErrNotFound) ||
+		!strings.Contains(err.Error(), "409") {
 		t.Errorf("%v, want 409", err)
 	}
 	u, err := url.Parse(c.ExecURL("a", "c", "sh", "-c", "echo a&b"))
-	if err != nil || u.Path != "/api/v1/namespaces/default/pods/a/exec" || strings.Join(u.Query()["command"], "|") != "sh|-c|echo a&b" {
+	if err != nil || u.Path != "/api/v1/namespaces/default/pods/a/exec" || strings.Join(u.Query()["command"],
+		"|") != "sh|-c|echo a&b" {
 		t.Errorf("%v, %v", u, err)
 	}
 }
@@ -149,7 +159,8 @@ func TestPart(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = p.await(t.Context(), "anything", func() bool { return false })
-		if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "no such flag") {
+		if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(),
+			"no such flag") {
 			t.Errorf("%v", err)
 		}
 		if err := p.stop(); err != nil {

@@ -22,7 +22,8 @@ type part struct {
 // begin starts a program that logs to a file in dir.
 func begin(dir, program string, args ...string) (*part, error) {
 	name := filepath.Base(program)
-	p := &part{name: name, log: filepath.Join(dir, name+".log"), cmd: exec.Command(program, args...), ended: make(chan struct{})}
+	p := &part{name: name, log: filepath.Join(dir, name+".log"), cmd: exec.Command(program, args...),
+		ended: make(chan struct{})}
 	out, err := os.Create(p.log)
 	if err != nil {
 		return nil, err

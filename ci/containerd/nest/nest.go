@@ -1,4 +1,5 @@
-// Package nest runs a test binary in namespaces of its own, where it may make networks and mounts, and tells what was left behind.
+// Package nest runs a test binary in namespaces of its own, where it may make networks and mounts, and tells what was
+// left behind.
 package nest
 
 import (
@@ -21,14 +22,16 @@ import (
 // variable tells the stages of Run apart.
 const variable = "KATABUILD_TEST_NEST"
 
-// gatewayless is the address of a bridge without ports that gives the nest a default route, which kubelet and CNI want to see.
-// RFC 5737: 192.0.2.0/24 is for documentation and never routed.
+// gatewayless is the address of a bridge without ports that gives the nest a default route, which kubelet and CNI want
+// to see. RFC 5737: 192.0.2.0/24 is for documentation and never routed.
 const gatewayless = "192.0.2.1/24"
 
-// Run runs tests in new pid, mount, network, IPC and UTS namespaces and returns the exit code. It must be called by TestMain.
+// Run runs tests in new pid, mount, network, IPC and UTS namespaces and returns the exit code. It must be called by
+// TestMain.
 //
-// There are three stages of the same program: the first waits outside, the second is process 1 of the namespaces and reaps, the third runs
-// the tests. When the first is killed, the kernel ends all others with it. cgroups are the host's: tests name theirs by Name.
+// There are three stages of the same program: the first waits outside, the second is process 1 of the namespaces and
+// reaps, the third runs the tests. When the first is killed, the kernel ends all others with it. cgroups are the
+// host's: tests name theirs by Name.
 func Run(tests func() int) int {
 	switch os.Getenv(variable) {
 	case "":
@@ -201,7 +204,8 @@ func Look() (State, error) {
 	return s, nil
 }
 
-// LeftSince lists what exists now and did not exist at before. It looks again for up to patience, since ends take a moment.
+// LeftSince lists what exists now and did not exist at before. It looks again for up to patience, since ends take a
+// moment.
 func LeftSince(before State, patience time.Duration) ([]string, error) {
 	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		now, err := Look()

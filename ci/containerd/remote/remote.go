@@ -1,7 +1,8 @@
 // Package remote is a client of the streams that CRI's exec, attach and port-forward give addresses of, over websocket.
 //
-// Kubernetes: k8s.io/apimachinery/pkg/util/remotecommand documents the protocol v4.channel.k8s.io: the first byte of each binary message is its
-// channel. The end of standard input cannot be said in it; v5 can, which containerd up to 2.4 does not speak.
+// Kubernetes: k8s.io/apimachinery/pkg/util/remotecommand documents the protocol v4.channel.k8s.io: the first byte of
+// each binary message is its channel. The end of standard input cannot be said in it; v5 can, which containerd up to
+// 2.4 does not speak.
 package remote
 
 import (
@@ -79,7 +80,8 @@ func dial(ctx context.Context, address string) (*websocket.Conn, error) {
 	}
 	u.Scheme = "ws"
 	cfg := &websocket.Config{
-		Location: u, Origin: &url.URL{Scheme: "http", Host: u.Host}, Version: websocket.ProtocolVersionHybi13, Protocol: []string{protocol}, Header: http.Header{},
+		Location: u, Origin: &url.URL{Scheme: "http", Host: u.Host}, Version: websocket.ProtocolVersionHybi13,
+		Protocol: []string{protocol}, Header: http.Header{},
 	}
 	c, err := cfg.DialContext(ctx)
 	if err != nil {
@@ -101,7 +103,8 @@ func send(c *websocket.Conn, channel byte, payload []byte) error {
 	return websocket.Message.Send(c, append([]byte{channel}, payload...))
 }
 
-// Run speaks for exec and attach until the server says how the command ended, closes, or ctx ends. Input that is left then is not read.
+// Run speaks for exec and attach until the server says how the command ended, closes, or ctx ends. Input that is left
+// then is not read.
 func Run(ctx context.Context, address string, s Streams) (Status, error) {
 	c, err := dial(ctx, address)
 	if err != nil {
@@ -140,7 +143,8 @@ func Run(ctx context.Context, address string, s Streams) (Status, error) {
 			}
 			if w == nil {
 				if len(payload) > 0 {
-					return Status{}, fmt.Errorf("%d bytes on channel %d, which was not asked for", len(payload), channel)
+					return Status{}, fmt.Errorf("%d bytes on channel %d, which was not asked for", len(payload),
+						channel)
 				}
 				continue
 			}
@@ -154,7 +158,8 @@ func Run(ctx context.Context, address string, s Streams) (Status, error) {
 			return parseStatus(payload)
 		default:
 			if len(payload) > 0 {
-				return Status{}, fmt.Errorf("%d bytes on channel %d, which has no meaning from the server", len(payload), channel)
+				return Status{}, fmt.Errorf("%d bytes on channel %d, which has no meaning from the server",
+					len(payload), channel)
 			}
 		}
 	}
@@ -199,8 +204,10 @@ func resize(c *websocket.Conn, sizes <-chan Size, done <-chan struct{}) {
 	}
 }
 
-// Forward sends request to a port that port-forward gave an address for, and reads until enough says that it has the whole answer.
-func Forward(ctx context.Context, address string, port uint16, request string, enough func(answer string) bool) (string, error) {
+// Forward sends request to a port that port-forward gave an address for, and reads until enough says that it has the
+// whole answer.
+func Forward(ctx context.Context, address string, port uint16, request string, enough func(answer string) bool) (
+	string, error) {
 	c, err := dial(ctx, address)
 	if err != nil {
 		return "", err
@@ -216,7 +223,8 @@ func Forward(ctx context.Context, address string, port uint16, request string, e
 	for !enough(answer.String()) {
 		var m []byte
 		if err := websocket.Message.Receive(c, &m); err != nil {
-			return answer.String(), fmt.Errorf("the stream ended after %d bytes: %w", answer.Len(), errors.Join(err, ctx.Err()))
+			return answer.String(), fmt.Errorf("the stream ended after %d bytes: %w", answer.Len(),
+				errors.Join(err, ctx.Err()))
 		}
 		channel, payload, ok := split(m)
 		if !ok {

@@ -1,4 +1,5 @@
-// Package virtiofsd has the virtiofsd in Rust of a newer Debian than the host's, with the libraries that it is linked to. Nothing is installed.
+// Package virtiofsd has the virtiofsd in Rust of a newer Debian than the host's, with the libraries that it is linked
+// to. Nothing is installed.
 package virtiofsd
 
 import (
@@ -55,11 +56,13 @@ func Rust(ctx context.Context, cache string, a arch.Arch) (string, error) {
 		return "", fmt.Errorf("apt-get left %d packages, want %d: %w", len(debs), len(packages), err)
 	}
 	for _, d := range debs {
-		if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", d, filepath.Join(part, "tree")).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", d,
+			filepath.Join(part, "tree")).CombinedOutput(); err != nil {
 			return "", fmt.Errorf("unpack %s: %w: %s", d, err, out)
 		}
 	}
-	// The loader runs the program with the libraries beside it, and has its name, by which the program is found among the host's processes.
+	// The loader runs the program with the libraries beside it, and has its name, by which the program is found among
+	// the host's processes.
 	libraries, err := filepath.Glob(filepath.Join(part, "tree/usr/lib/*-linux-gnu*/libc.so.6"))
 	if err != nil || len(libraries) != 1 {
 		return "", fmt.Errorf("libc.so.6 is there %d times: %w", len(libraries), err)
@@ -69,7 +72,11 @@ func Rust(ctx context.Context, cache string, a arch.Arch) (string, error) {
 		return "", err
 	}
 	loaders, err := filepath.Glob(filepath.Join(part, "tree/usr/lib*/ld*.so.*"))
-	loaders = slices.DeleteFunc(loaders, func(p string) bool { st, err := os.Stat(p); return err != nil || !st.Mode().IsRegular() })
+	loaders = slices.DeleteFunc(loaders, func(p string) bool {
+		st, err := os.Stat(p)
+		return err != nil ||
+			!st.Mode().IsRegular()
+	})
 	if err != nil || len(loaders) != 1 {
 		return "", fmt.Errorf("loaders: %q, want one: %w", loaders, err)
 	}
@@ -77,7 +84,9 @@ func Rust(ctx context.Context, cache string, a arch.Arch) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	script := fmt.Sprintf("#!/bin/sh\nexec %s/virtiofsd-loader --library-path %s/%s %s/tree/usr/libexec/virtiofsd \"$@\"\n", dir, dir, rel, dir)
-	return program, errors.Join(os.WriteFile(filepath.Join(part, "virtiofsd-loader"), loader, 0o755), os.WriteFile(filepath.Join(part, "virtiofsd"), []byte(script), 0o755),
+	script := fmt.Sprintf("#!/bin/sh\nexec %s/virtiofsd-loader --library-path %s/%s %s/tree/usr/libexec/virtiofsd "+
+		"\"$@\"\n", dir, dir, rel, dir)
+	return program, errors.Join(os.WriteFile(filepath.Join(part, "virtiofsd-loader"), loader, 0o755),
+		os.WriteFile(filepath.Join(part, "virtiofsd"), []byte(script), 0o755),
 		os.RemoveAll(dir), os.Rename(part, dir))
 }

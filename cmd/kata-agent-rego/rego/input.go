@@ -13,8 +13,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
-// input is a request as policies of Kata Containers know it: every field by its name in the API's description, with a zero where it was not sent;
-// messages that were not sent are null, bytes are lists of numbers, enumerations numbers.
+// input is a request as policies of Kata Containers know it: every field by its name in the API's description, with a
+// zero where it was not sent; messages that were not sent are null, bytes are lists of numbers, enumerations numbers.
 func input(request proto.Message) (any, error) {
 	switch r := request.(type) {
 	case nil:
@@ -25,7 +25,8 @@ func input(request proto.Message) (any, error) {
 	return message(request.ProtoReflect()), nil
 }
 
-// copyFile is what a policy may know of a file: not its content, but where a symbolic link leads, and in words what kind of file it is.
+// copyFile is what a policy may know of a file: not its content, but where a symbolic link leads, and in words what
+// kind of file it is.
 func copyFile(r *katapb.CopyFileRequest) (any, error) {
 	kind, target := "Unknown", any(nil)
 	switch r.FileMode & unix.S_IFMT {
@@ -48,7 +49,8 @@ func copyFile(r *katapb.CopyFileRequest) (any, error) {
 
 func number(n int64) json.Number { return json.Number(strconv.FormatInt(n, 10)) }
 
-// typeField is the one name of a field that is a word of the Rust language, in which that agent is written. There it is type_.
+// typeField is the one name of a field that is a word of the Rust language, in which that agent is written. There it is
+// type_.
 const typeField = "type"
 
 func message(m protoreflect.Message) map[string]any {

@@ -1,8 +1,9 @@
 // Package rego decides about calls of the guest API by a policy in Rego, as the agent of Kata Containers does.
 //
-// The text is of package agent_policy. A call is allowed when data.agent_policy.NAME is true, or an object whose member allowed is true; NAME is the
-// name of the request's message, such as ExecProcessRequest, and input the request. Such an object may have a member ops, a JSON Patch (RFC 6902) of
-// data, in which the policy keeps what it wants to remember below pstate. Where AllowRequestsFailingPolicy is true, what is not allowed is only logged.
+// The text is of package agent_policy. A call is allowed when data.agent_policy.NAME is true, or an object whose member
+// allowed is true; NAME is the name of the request's message, such as ExecProcessRequest, and input the request. Such
+// an object may have a member ops, a JSON Patch (RFC 6902) of data, in which the policy keeps what it wants to remember
+// below pstate. Where AllowRequestsFailingPolicy is true, what is not allowed is only logged.
 package rego
 
 import (
@@ -70,17 +71,20 @@ func Read(text string, log *slog.Logger) (policy.Engine, error) {
 		return nil, err
 	}
 	capabilities := ast.CapabilitiesForThisVersion()
-	capabilities.Builtins = slices.DeleteFunc(capabilities.Builtins, func(b *ast.Builtin) bool { return slices.Contains(outside, b.Name) })
+	capabilities.Builtins = slices.DeleteFunc(capabilities.Builtins,
+		func(b *ast.Builtin) bool { return slices.Contains(outside, b.Name) })
 	capabilities.AllowNet = []string{}
 	module, err := parse(text, capabilities)
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
 	if got := module.Package.Path.String(); got != home {
-		return nil, fmt.Errorf("policy: it is of package %s: want package agent_policy", strings.TrimPrefix(got, "data."))
+		return nil, fmt.Errorf("policy: it is of package %s: want package agent_policy",
+			strings.TrimPrefix(got, "data."))
 	}
 	e := &Engine{
-		log: log, store: inmem.NewFromObject(map[string]any{"pstate": map[string]any{}}), queries: map[string]opa.PreparedEvalQuery{},
+		log: log, store: inmem.NewFromObject(map[string]any{"pstate": map[string]any{}}),
+		queries:  map[string]opa.PreparedEvalQuery{},
 		compiler: ast.NewCompiler().WithCapabilities(capabilities).WithEnablePrintStatements(true),
 	}
 	if e.compiler.Compile(map[string]*ast.Module{"policy": module}); e.compiler.Failed() {
@@ -116,13 +120,15 @@ func parse(text string, c *ast.Capabilities) (*ast.Module, error) {
 	if err == nil {
 		return m, nil
 	}
-	if m, err := ast.ParseModuleWithOpts("policy", text, ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: c}); err == nil {
+	if m, err := ast.ParseModuleWithOpts("policy", text, ast.ParserOptions{RegoVersion: ast.RegoV1,
+		Capabilities: c}); err == nil {
 		return m, nil
 	}
 	return nil, err
 }
 
-// Check says whether the host may make a call. The error has the code PermissionDenied, and what the policy printed; one of the policy itself is Internal.
+// Check says whether the host may make a call. The error has the code PermissionDenied, and what the policy printed;
+// one of the policy itself is Internal.
 func (e *Engine) Check(method string, request proto.Message) error {
 	name := method + "Request"
 	if request != nil {
@@ -168,7 +174,9 @@ func (e *Engine) decide(name string, in any) error {
 		return blocked("its rule says no")
 	case map[string]any:
 		if allowed, ok := v["allowed"].(bool); !ok {
-			return status.Errorf(codes.Internal, "%s: the policy fails: its rule gives an object without a truth value called allowed", name)
+			return status.Errorf(
+				codes.Internal, "%s: the policy fails: its rule gives an object without a truth value called allowed",
+				name)
 		} else if !allowed {
 			return blocked("its rule says no")
 		}
@@ -179,7 +187,8 @@ func (e *Engine) decide(name string, in any) error {
 		}
 		return nil
 	}
-	return status.Errorf(codes.Internal, "%s: the policy fails: its rule gives %T: want true, false or an object", name, v)
+	return status.Errorf(codes.Internal, "%s: the policy fails: its rule gives %T: want true, false or an object",
+		name, v)
 }
 
 // eval is the value of a rule. e.mu is held, or nobody else knows e.
@@ -188,7 +197,8 @@ func (e *Engine) eval(name string, in any) (v any, found bool, err error) {
 	defer cancel()
 	q, ok := e.queries[name]
 	if !ok {
-		q, err = opa.New(opa.Query(home+"."+name), opa.Compiler(e.compiler), opa.Store(e.store), opa.PrintHook((*hook)(e))).PrepareForEval(ctx)
+		q, err = opa.New(opa.Query(home+"."+name), opa.Compiler(e.compiler), opa.Store(e.store),
+			opa.PrintHook((*hook)(e))).PrepareForEval(ctx)
 		if err != nil {
 			return nil, false, err
 		}
@@ -225,7 +235,8 @@ func (e *Engine) remember(ops any) error {
 	if err != nil {
 		return fmt.Errorf("read its state: %w", err)
 	}
-	set, err := opa.New(opa.Query("json.patch(input.data, input.ops)"), opa.Input(map[string]any{"data": data, "ops": ops}), opa.StrictBuiltinErrors(true)).Eval(ctx)
+	set, err := opa.New(opa.Query("json.patch(input.data, input.ops)"),
+		opa.Input(map[string]any{"data": data, "ops": ops}), opa.StrictBuiltinErrors(true)).Eval(ctx)
 	if err != nil {
 		return fmt.Errorf("change its state: %w", err)
 	}

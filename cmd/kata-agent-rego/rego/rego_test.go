@@ -15,7 +15,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
-// example has what policies of Kata Containers are made of: defaults, the words of the future that they import, and state.
+// example has what policies of Kata Containers are made of: defaults, the words of the future that they import, and
+// state.
 const example = `# A policy.
 package agent_policy
 
@@ -84,7 +85,8 @@ func TestAPolicyDecidesAndRemembers(t *testing.T) {
 	hooked := container("a")
 	hooked.OCI.Hooks = &katapb.Hooks{}
 	exec := &katapb.ExecProcessRequest{ContainerId: "a", Process: &katapb.Process{}}
-	link := &katapb.CopyFileRequest{Path: "/run/kata-containers/shared/x", FileMode: unix.S_IFLNK | 0o777, Data: []byte("data")}
+	link := &katapb.CopyFileRequest{Path: "/run/kata-containers/shared/x", FileMode: unix.S_IFLNK | 0o777,
+		Data: []byte("data")}
 	elsewhere := proto.Clone(link).(*katapb.CopyFileRequest)
 	elsewhere.Data = []byte("/etc/passwd")
 	broken := proto.Clone(link).(*katapb.CopyFileRequest)
@@ -95,23 +97,34 @@ func TestAPolicyDecidesAndRemembers(t *testing.T) {
 		why          string // empty is allowed
 	}{
 		{"a default", "GetGuestDetails", &katapb.GuestDetailsRequest{}, ""},
-		{"a default that denies", "ReadStdout", &katapb.ReadStreamRequest{}, "ReadStreamRequest is blocked by policy: its rule says no"},
-		{"a call without a rule", "Pause", &katapb.PauseContainerRequest{}, "PauseContainerRequest is blocked by policy: it has no rule of this name"},
-		{"a process before its container", "ExecProcess", exec, "ExecProcessRequest is blocked by policy: is it made? {}"},
-		{"a mount of another kind", "CreateContainer", other, "CreateContainerRequest is blocked by policy: its rule says no"},
-		{"a message that shall not be there", "CreateContainer", hooked, "CreateContainerRequest is blocked by policy: its rule says no"},
+		{"a default that denies", "ReadStdout", &katapb.ReadStreamRequest{},
+			"ReadStreamRequest is blocked by policy: its rule says no"},
+		{"a call without a rule", "Pause", &katapb.PauseContainerRequest{},
+			"PauseContainerRequest is blocked by policy: it has no rule of this name"},
+		{"a process before its container", "ExecProcess", exec,
+			"ExecProcessRequest is blocked by policy: is it made? {}"},
+		{"a mount of another kind", "CreateContainer", other,
+			"CreateContainerRequest is blocked by policy: its rule says no"},
+		{"a message that shall not be there", "CreateContainer", hooked,
+			"CreateContainerRequest is blocked by policy: its rule says no"},
 		{"a container", "CreateContainer", container("a"), ""},
-		{"the same once more", "CreateContainer", container("a"), "CreateContainerRequest is blocked by policy: its rule says no"},
+		{"the same once more", "CreateContainer", container("a"),
+			"CreateContainerRequest is blocked by policy: its rule says no"},
 		{"another one", "CreateContainer", container("b"), ""},
 		{"a process", "ExecProcess", exec, ""},
 		{"a link", "CopyFile", link, ""},
 		{"a link elsewhere", "CopyFile", elsewhere, "CopyFileRequest is blocked by policy: its rule says no"},
-		{"a link to what is no text", "CopyFile", broken, "CopyFileRequest is blocked by policy: the target of a symbolic link is no text"},
+		{"a link to what is no text", "CopyFile", broken,
+			"CopyFileRequest is blocked by policy: the target of a symbolic link is no text"},
 		{"a small file", "CopyFile", &katapb.CopyFileRequest{FileMode: unix.S_IFREG, FileSize: 9}, ""},
-		{"a large file", "CopyFile", &katapb.CopyFileRequest{FileMode: unix.S_IFREG, FileSize: 10}, "CopyFileRequest is blocked by policy: its rule says no"},
-		{"a folder", "CopyFile", &katapb.CopyFileRequest{FileMode: unix.S_IFDIR}, "CopyFileRequest is blocked by policy: its rule says no"},
-		{"another policy", "SetPolicy", &katapb.SetPolicyRequest{}, "SetPolicyRequest is blocked by policy: its rule says no"},
-		{"no request", "StartContainer", nil, "StartContainerRequest is blocked by policy: it has no rule of this name"},
+		{"a large file", "CopyFile", &katapb.CopyFileRequest{FileMode: unix.S_IFREG, FileSize: 10},
+			"CopyFileRequest is blocked by policy: its rule says no"},
+		{"a folder", "CopyFile", &katapb.CopyFileRequest{FileMode: unix.S_IFDIR},
+			"CopyFileRequest is blocked by policy: its rule says no"},
+		{"another policy", "SetPolicy", &katapb.SetPolicyRequest{},
+			"SetPolicyRequest is blocked by policy: its rule says no"},
+		{"no request", "StartContainer", nil, "StartContainerRequest is blocked by policy: it has no rule of " +
+			"this name"},
 	} {
 		err := e.Check(c.method, c.request)
 		switch {
@@ -125,7 +138,8 @@ func TestAPolicyDecidesAndRemembers(t *testing.T) {
 
 func TestFailuresAreOnlyLoggedWhereThePolicySaysSo(t *testing.T) {
 	var log bytes.Buffer
-	e, err := Read("package agent_policy\ndefault AllowRequestsFailingPolicy := true\nExecProcessRequest := 1\n", slog.New(slog.NewTextHandler(&log, nil)))
+	e, err := Read("package agent_policy\ndefault AllowRequestsFailingPolicy := true\nExecProcessRequest := 1\n",
+		slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,16 +180,19 @@ func TestWhatIsNoPolicyIsRefused(t *testing.T) {
 		"an unknown name":             {"package agent_policy\nx := y", "var y is unsafe"},
 		"a long line":                 {"package agent_policy\n# " + strings.Repeat("x", maxLine), "line 2 has"},
 		"many lines":                  {"package agent_policy\n" + strings.Repeat("\n", maxLines), "lines"},
-		"too much":                    {strings.Repeat(strings.Repeat("#", 1000)+"\n", maxText/1000), "bytes: want at most"},
+		"too much": {strings.Repeat(strings.Repeat("#", 1000)+"\n", maxText/1000),
+			"bytes: want at most"},
 	} {
 		if _, err := Read(c.text, nil); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
 	}
-	if e := read(t, "package agent_policy\nimport rego.v1\nExecProcessRequest if input.exec_id == \"\"\n"); e.Check("ExecProcess", &katapb.ExecProcessRequest{}) != nil {
+	if e := read(t, "package agent_policy\nimport rego.v1\nExecProcessRequest if input.exec_id == \"\"\n"); e.Check(
+		"ExecProcess", &katapb.ExecProcessRequest{}) != nil {
 		t.Error("version 1 with its import is not read")
 	}
-	if e := read(t, "package agent_policy\nExecProcessRequest if input.exec_id == \"\"\n"); e.Check("ExecProcess", &katapb.ExecProcessRequest{}) != nil {
+	if e := read(t, "package agent_policy\nExecProcessRequest if input.exec_id == \"\"\n"); e.Check("ExecProcess",
+		&katapb.ExecProcessRequest{}) != nil {
 		t.Error("version 1 is not read")
 	}
 }

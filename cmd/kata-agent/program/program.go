@@ -18,7 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Main is the whole program. Without a version it is that of the module; rego reads policies in Rego, and nil refuses them.
+// Main is the whole program. Without a version it is that of the module; rego reads policies in Rego, and nil refuses
+// them.
 func Main(version string, rego func(text string, log *slog.Logger) (policy.Engine, error)) {
 	if container.IsStage(os.Args) {
 		container.Stage()

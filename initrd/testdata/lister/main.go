@@ -1,4 +1,5 @@
-// Command lister is the init of a boot test: it prints what the kernel made of the initrd, one line a file, and powers off.
+// Command lister is the init of a boot test: it prints what the kernel made of the initrd, one line a file, and powers
+// off.
 package main
 
 import (

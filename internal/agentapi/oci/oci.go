@@ -1,7 +1,8 @@
 // Package oci turns a container of the OCI runtime specification into the guest API's mirror of it, and back.
 //
-// The mirror has no nil for numbers: 0 is "not set" there, as in the specification wherever 0 would make no sense. What the mirror has no place for, and
-// an agent of ours can do, travels as JSON in the annotation Extra; other agents do not look at it. It refuses to know what the fields mean.
+// The mirror has no nil for numbers: 0 is "not set" there, as in the specification wherever 0 would make no sense. What
+// the mirror has no place for, and an agent of ours can do, travels as JSON in the annotation Extra; other agents do
+// not look at it. It refuses to know what the fields mean.
 package oci
 
 import (
@@ -28,7 +29,8 @@ type extra struct {
 }
 
 func (e extra) empty() bool {
-	return e.Umask == nil && e.Domainname == "" && e.DefaultErrnoRet == nil && len(e.Unified) == 0 && len(e.TimeOffsets) == 0 &&
+	return e.Umask == nil && e.Domainname == "" && e.DefaultErrnoRet == nil && len(e.Unified) == 0 &&
+		len(e.TimeOffsets) == 0 &&
 		e.CPUBurst == nil && e.CPUIdle == nil
 }
 
@@ -117,7 +119,8 @@ func FromWire(w *katapb.Spec) (*specs.Spec, error) {
 	s := &specs.Spec{
 		Version: w.Version, Hostname: w.Hostname, Process: ProcessFromWire(w.Process), Hooks: hooksFromWire(w.Hooks),
 		Mounts: each(w.Mounts, func(m *katapb.Mount) specs.Mount {
-			return specs.Mount{Destination: m.GetDestination(), Type: m.GetType(), Source: m.GetSource(), Options: m.GetOptions()}
+			return specs.Mount{Destination: m.GetDestination(), Type: m.GetType(), Source: m.GetSource(),
+				Options: m.GetOptions()}
 		}),
 		Linux: linuxFromWire(w.Linux),
 	}
@@ -170,7 +173,8 @@ func ProcessToWire(p *specs.Process) *katapb.Process {
 	w := &katapb.Process{
 		Terminal: p.Terminal, Args: p.Args, Env: p.Env, Cwd: p.Cwd, NoNewPrivileges: p.NoNewPrivileges,
 		ApparmorProfile: p.ApparmorProfile, SelinuxLabel: p.SelinuxLabel, OOMScoreAdj: int64(value(p.OOMScoreAdj)),
-		User: &katapb.User{UID: p.User.UID, GID: p.User.GID, AdditionalGids: p.User.AdditionalGids, Username: p.User.Username},
+		User: &katapb.User{UID: p.User.UID, GID: p.User.GID, AdditionalGids: p.User.AdditionalGids,
+			Username: p.User.Username},
 		Rlimits: each(p.Rlimits, func(r specs.POSIXRlimit) *katapb.POSIXRlimit {
 			return &katapb.POSIXRlimit{Type: r.Type, Hard: r.Hard, Soft: r.Soft}
 		}),
@@ -180,7 +184,8 @@ func ProcessToWire(p *specs.Process) *katapb.Process {
 	}
 	if c := p.Capabilities; c != nil {
 		w.Capabilities = &katapb.LinuxCapabilities{
-			Bounding: c.Bounding, Effective: c.Effective, Inheritable: c.Inheritable, Permitted: c.Permitted, Ambient: c.Ambient,
+			Bounding: c.Bounding, Effective: c.Effective, Inheritable: c.Inheritable, Permitted: c.Permitted,
+			Ambient: c.Ambient,
 		}
 	}
 	return w
@@ -195,7 +200,8 @@ func ProcessFromWire(w *katapb.Process) *specs.Process {
 		Terminal: w.Terminal, Args: w.Args, Env: w.Env, Cwd: w.Cwd, NoNewPrivileges: w.NoNewPrivileges,
 		ApparmorProfile: w.ApparmorProfile, SelinuxLabel: w.SelinuxLabel, OOMScoreAdj: set(int(w.OOMScoreAdj)),
 		User: specs.User{
-			UID: w.User.GetUID(), GID: w.User.GetGID(), AdditionalGids: w.User.GetAdditionalGids(), Username: w.User.GetUsername(),
+			UID: w.User.GetUID(), GID: w.User.GetGID(), AdditionalGids: w.User.GetAdditionalGids(),
+			Username: w.User.GetUsername(),
 		},
 		Rlimits: each(w.Rlimits, func(r *katapb.POSIXRlimit) specs.POSIXRlimit {
 			return specs.POSIXRlimit{Type: r.GetType(), Hard: r.GetHard(), Soft: r.GetSoft()}
@@ -206,7 +212,8 @@ func ProcessFromWire(w *katapb.Process) *specs.Process {
 	}
 	if c := w.Capabilities; c != nil {
 		p.Capabilities = &specs.LinuxCapabilities{
-			Bounding: c.Bounding, Effective: c.Effective, Inheritable: c.Inheritable, Permitted: c.Permitted, Ambient: c.Ambient,
+			Bounding: c.Bounding, Effective: c.Effective, Inheritable: c.Inheritable, Permitted: c.Permitted,
+			Ambient: c.Ambient,
 		}
 	}
 	return p
@@ -220,8 +227,10 @@ func hooksToWire(h *specs.Hooks) *katapb.Hooks {
 		return &katapb.Hook{Path: h.Path, Args: h.Args, Env: h.Env, Timeout: int64(value(h.Timeout))}
 	}
 	return &katapb.Hooks{
-		Prestart: each(h.Prestart, one), CreateRuntime: each(h.CreateRuntime, one), CreateContainer: each(h.CreateContainer, one),
-		StartContainer: each(h.StartContainer, one), Poststart: each(h.Poststart, one), Poststop: each(h.Poststop, one),
+		Prestart: each(h.Prestart, one), CreateRuntime: each(h.CreateRuntime, one),
+		CreateContainer: each(h.CreateContainer, one),
+		StartContainer:  each(h.StartContainer, one), Poststart: each(h.Poststart, one), Poststop: each(h.Poststop,
+			one),
 	}
 }
 
@@ -233,8 +242,10 @@ func hooksFromWire(w *katapb.Hooks) *specs.Hooks {
 		return specs.Hook{Path: h.GetPath(), Args: h.GetArgs(), Env: h.GetEnv(), Timeout: set(int(h.GetTimeout()))}
 	}
 	return &specs.Hooks{
-		Prestart: each(w.Prestart, one), CreateRuntime: each(w.CreateRuntime, one), CreateContainer: each(w.CreateContainer, one),
-		StartContainer: each(w.StartContainer, one), Poststart: each(w.Poststart, one), Poststop: each(w.Poststop, one),
+		Prestart: each(w.Prestart, one), CreateRuntime: each(w.CreateRuntime, one),
+		CreateContainer: each(w.CreateContainer, one),
+		StartContainer:  each(w.StartContainer, one), Poststart: each(w.Poststart, one), Poststop: each(w.Poststop,
+			one),
 	}
 }
 
@@ -246,15 +257,17 @@ func linuxToWire(l *specs.Linux) *katapb.Linux {
 		return &katapb.LinuxIDMapping{HostID: m.HostID, ContainerID: m.ContainerID, Size: m.Size}
 	}
 	w := &katapb.Linux{
-		UIDMappings: each(l.UIDMappings, ids), GIDMappings: each(l.GIDMappings, ids), Sysctl: l.Sysctl, CgroupsPath: l.CgroupsPath,
-		Resources: ResourcesToWire(l.Resources), RootfsPropagation: l.RootfsPropagation, MaskedPaths: l.MaskedPaths,
+		UIDMappings: each(l.UIDMappings, ids), GIDMappings: each(l.GIDMappings, ids), Sysctl: l.Sysctl,
+		CgroupsPath: l.CgroupsPath,
+		Resources:   ResourcesToWire(l.Resources), RootfsPropagation: l.RootfsPropagation, MaskedPaths: l.MaskedPaths,
 		ReadonlyPaths: l.ReadonlyPaths, MountLabel: l.MountLabel,
 		Namespaces: each(l.Namespaces, func(n specs.LinuxNamespace) *katapb.LinuxNamespace {
 			return &katapb.LinuxNamespace{Type: string(n.Type), Path: n.Path}
 		}),
 		Devices: each(l.Devices, func(d specs.LinuxDevice) *katapb.LinuxDevice {
 			return &katapb.LinuxDevice{
-				Path: d.Path, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: uint32(value(d.FileMode)), UID: value(d.UID), GID: value(d.GID),
+				Path: d.Path, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: uint32(value(d.FileMode)),
+				UID: value(d.UID), GID: value(d.GID),
 			}
 		}),
 	}
@@ -280,16 +293,18 @@ func linuxFromWire(w *katapb.Linux) *specs.Linux {
 		return specs.LinuxIDMapping{HostID: m.GetHostID(), ContainerID: m.GetContainerID(), Size: m.GetSize()}
 	}
 	l := &specs.Linux{
-		UIDMappings: each(w.UIDMappings, ids), GIDMappings: each(w.GIDMappings, ids), Sysctl: w.Sysctl, CgroupsPath: w.CgroupsPath,
-		Resources: ResourcesFromWire(w.Resources), RootfsPropagation: w.RootfsPropagation, MaskedPaths: w.MaskedPaths,
+		UIDMappings: each(w.UIDMappings, ids), GIDMappings: each(w.GIDMappings, ids), Sysctl: w.Sysctl,
+		CgroupsPath: w.CgroupsPath,
+		Resources:   ResourcesFromWire(w.Resources), RootfsPropagation: w.RootfsPropagation, MaskedPaths: w.MaskedPaths,
 		ReadonlyPaths: w.ReadonlyPaths, MountLabel: w.MountLabel,
 		Namespaces: each(w.Namespaces, func(n *katapb.LinuxNamespace) specs.LinuxNamespace {
 			return specs.LinuxNamespace{Type: specs.LinuxNamespaceType(n.GetType()), Path: n.GetPath()}
 		}),
 		Devices: each(w.Devices, func(d *katapb.LinuxDevice) specs.LinuxDevice {
 			return specs.LinuxDevice{
-				Path: d.GetPath(), Type: d.GetType(), Major: d.GetMajor(), Minor: d.GetMinor(), FileMode: set(os.FileMode(d.GetFileMode())),
-				UID: set(d.GetUID()), GID: set(d.GetGID()),
+				Path: d.GetPath(), Type: d.GetType(), Major: d.GetMajor(), Minor: d.GetMinor(),
+				FileMode: set(os.FileMode(d.GetFileMode())),
+				UID:      set(d.GetUID()), GID: set(d.GetGID()),
 			}
 		}),
 	}
@@ -311,7 +326,8 @@ func syscallToWire(s specs.LinuxSyscall) *katapb.LinuxSyscall {
 	w := &katapb.LinuxSyscall{
 		Names: s.Names, Action: string(s.Action),
 		Args: each(s.Args, func(a specs.LinuxSeccompArg) *katapb.LinuxSeccompArg {
-			return &katapb.LinuxSeccompArg{Index: uint64(a.Index), Value: a.Value, ValueTwo: a.ValueTwo, Op: string(a.Op)}
+			return &katapb.LinuxSeccompArg{Index: uint64(a.Index), Value: a.Value, ValueTwo: a.ValueTwo,
+				Op: string(a.Op)}
 		}),
 	}
 	if s.ErrnoRet != nil {
@@ -324,7 +340,8 @@ func syscallFromWire(w *katapb.LinuxSyscall) specs.LinuxSyscall {
 	s := specs.LinuxSyscall{
 		Names: w.GetNames(), Action: specs.LinuxSeccompAction(w.GetAction()),
 		Args: each(w.GetArgs(), func(a *katapb.LinuxSeccompArg) specs.LinuxSeccompArg {
-			return specs.LinuxSeccompArg{Index: uint(a.GetIndex()), Value: a.GetValue(), ValueTwo: a.GetValueTwo(), Op: specs.LinuxSeccompOperator(a.GetOp())}
+			return specs.LinuxSeccompArg{Index: uint(a.GetIndex()), Value: a.GetValue(), ValueTwo: a.GetValueTwo(),
+				Op: specs.LinuxSeccompOperator(a.GetOp())}
 		}),
 	}
 	if e, ok := w.GetErrnoRet().(*katapb.LinuxSyscall_Errnoret); ok {

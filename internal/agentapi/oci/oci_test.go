@@ -12,14 +12,19 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// lost are the fields of the specification that no guest gets: there is no place for them in the mirror, and no use for them in a guest.
+// lost are the fields of the specification that no guest gets: there is no place for them in the mirror, and no use for
+// them in a guest.
 var lost = map[string]bool{
-	"Spec.Solaris": true, "Spec.Windows": true, "Spec.VM": true, "Spec.ZOS": true, "Spec.FreeBSD": true, "Process.CommandLine": true,
-	"Process.Scheduler": true, "Process.IOPriority": true, "Process.ExecCPUAffinity": true, "Mount.UIDMappings": true, "Mount.GIDMappings": true,
-	"Linux.NetDevices": true, "Linux.MemoryPolicy": true, "Linux.Personality": true, "LinuxResources.Rdma": true, "LinuxMemory.UseHierarchy": true,
+	"Spec.Solaris": true, "Spec.Windows": true, "Spec.VM": true, "Spec.ZOS": true, "Spec.FreeBSD": true,
+	"Process.CommandLine": true,
+	"Process.Scheduler":   true, "Process.IOPriority": true, "Process.ExecCPUAffinity": true,
+	"Mount.UIDMappings": true, "Mount.GIDMappings": true,
+	"Linux.NetDevices": true, "Linux.MemoryPolicy": true, "Linux.Personality": true, "LinuxResources.Rdma": true,
+	"LinuxMemory.UseHierarchy":      true,
 	"LinuxMemory.CheckBeforeUpdate": true, "LinuxSeccomp.ListenerPath": true, "LinuxSeccomp.ListenerMetadata": true,
-	"LinuxIntelRdt.ClosID": true, "LinuxIntelRdt.MemBwSchema": true, "LinuxIntelRdt.Schemata": true, "LinuxIntelRdt.EnableMonitoring": true,
-	"LinuxIntelRdt.EnableCMT": true, "LinuxIntelRdt.EnableMBM": true,
+	"LinuxIntelRdt.ClosID": true, "LinuxIntelRdt.MemBwSchema": true, "LinuxIntelRdt.Schemata": true,
+	"LinuxIntelRdt.EnableMonitoring": true,
+	"LinuxIntelRdt.EnableCMT":        true, "LinuxIntelRdt.EnableMBM": true,
 }
 
 // fill puts something into every field, so that a field that is forgotten on the way shows.
@@ -117,7 +122,8 @@ func TestNobodyElseSaysWhatTheMirrorLacks(t *testing.T) {
 	if err != nil || w.Annotations[Extra] != "" {
 		t.Error(w, err)
 	}
-	if _, err := FromWire(&katapb.Spec{Annotations: map[string]string{Extra: "{"}}); err == nil || !strings.Contains(err.Error(), Extra) {
+	if _, err := FromWire(&katapb.Spec{Annotations: map[string]string{Extra: "{"}}); err == nil ||
+		!strings.Contains(err.Error(), Extra) {
 		t.Error(err)
 	}
 }

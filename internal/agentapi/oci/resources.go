@@ -21,7 +21,8 @@ func ResourcesToWire(r *specs.LinuxResources) *katapb.LinuxResources {
 	}
 	w := &katapb.LinuxResources{
 		Devices: each(r.Devices, func(d specs.LinuxDeviceCgroup) *katapb.LinuxDeviceCgroup {
-			return &katapb.LinuxDeviceCgroup{Allow: d.Allow, Type: d.Type, Major: number(d.Major), Minor: number(d.Minor), Access: d.Access}
+			return &katapb.LinuxDeviceCgroup{Allow: d.Allow, Type: d.Type, Major: number(d.Major),
+				Minor: number(d.Minor), Access: d.Access}
 		}),
 		HugepageLimits: each(r.HugepageLimits, func(h specs.LinuxHugepageLimit) *katapb.LinuxHugepageLimit {
 			return &katapb.LinuxHugepageLimit{Pagesize: h.Pagesize, Limit: h.Limit}
@@ -29,14 +30,16 @@ func ResourcesToWire(r *specs.LinuxResources) *katapb.LinuxResources {
 	}
 	if m := r.Memory; m != nil {
 		w.Memory = &katapb.LinuxMemory{
-			Limit: value(m.Limit), Reservation: value(m.Reservation), Swap: value(m.Swap), Kernel: value(m.Kernel), KernelTCP: value(m.KernelTCP),
+			Limit: value(m.Limit), Reservation: value(m.Reservation), Swap: value(m.Swap), Kernel: value(m.Kernel),
+			KernelTCP:  value(m.KernelTCP),
 			Swappiness: value(m.Swappiness), DisableOOMKiller: value(m.DisableOOMKiller),
 		}
 	}
 	if c := r.CPU; c != nil {
 		w.CPU = &katapb.LinuxCPU{
-			Shares: value(c.Shares), Quota: value(c.Quota), Period: value(c.Period), RealtimeRuntime: value(c.RealtimeRuntime),
-			RealtimePeriod: value(c.RealtimePeriod), Cpus: c.Cpus, Mems: c.Mems,
+			Shares: value(c.Shares), Quota: value(c.Quota), Period: value(c.Period),
+			RealtimeRuntime: value(c.RealtimeRuntime),
+			RealtimePeriod:  value(c.RealtimePeriod), Cpus: c.Cpus, Mems: c.Mems,
 		}
 	}
 	if p := r.Pids; p != nil {
@@ -49,10 +52,13 @@ func ResourcesToWire(r *specs.LinuxResources) *katapb.LinuxResources {
 		w.BlockIO = &katapb.LinuxBlockIO{
 			Weight: uint32(value(b.Weight)), LeafWeight: uint32(value(b.LeafWeight)),
 			WeightDevice: each(b.WeightDevice, func(d specs.LinuxWeightDevice) *katapb.LinuxWeightDevice {
-				return &katapb.LinuxWeightDevice{Major: d.Major, Minor: d.Minor, Weight: uint32(value(d.Weight)), LeafWeight: uint32(value(d.LeafWeight))}
+				return &katapb.LinuxWeightDevice{Major: d.Major, Minor: d.Minor, Weight: uint32(value(d.Weight)),
+					LeafWeight: uint32(value(d.LeafWeight))}
 			}),
-			ThrottleReadBpsDevice: each(b.ThrottleReadBpsDevice, throttle), ThrottleWriteBpsDevice: each(b.ThrottleWriteBpsDevice, throttle),
-			ThrottleReadIOPSDevice: each(b.ThrottleReadIOPSDevice, throttle), ThrottleWriteIOPSDevice: each(b.ThrottleWriteIOPSDevice, throttle),
+			ThrottleReadBpsDevice:   each(b.ThrottleReadBpsDevice, throttle),
+			ThrottleWriteBpsDevice:  each(b.ThrottleWriteBpsDevice, throttle),
+			ThrottleReadIOPSDevice:  each(b.ThrottleReadIOPSDevice, throttle),
+			ThrottleWriteIOPSDevice: each(b.ThrottleWriteIOPSDevice, throttle),
 		}
 	}
 	if n := r.Network; n != nil {
@@ -79,7 +85,8 @@ func ResourcesFromWire(w *katapb.LinuxResources) *specs.LinuxResources {
 				}
 				return &n
 			}
-			return specs.LinuxDeviceCgroup{Allow: d.GetAllow(), Type: d.GetType(), Major: number(d.GetMajor()), Minor: number(d.GetMinor()), Access: d.GetAccess()}
+			return specs.LinuxDeviceCgroup{Allow: d.GetAllow(), Type: d.GetType(), Major: number(d.GetMajor()),
+				Minor: number(d.GetMinor()), Access: d.GetAccess()}
 		}),
 		HugepageLimits: each(w.HugepageLimits, func(h *katapb.LinuxHugepageLimit) specs.LinuxHugepageLimit {
 			return specs.LinuxHugepageLimit{Pagesize: h.GetPagesize(), Limit: h.GetLimit()}
@@ -87,7 +94,8 @@ func ResourcesFromWire(w *katapb.LinuxResources) *specs.LinuxResources {
 	}
 	if m := w.Memory; m != nil {
 		r.Memory = &specs.LinuxMemory{
-			Limit: set(m.Limit), Reservation: set(m.Reservation), Swap: set(m.Swap), Kernel: set(m.Kernel), KernelTCP: set(m.KernelTCP),
+			Limit: set(m.Limit), Reservation: set(m.Reservation), Swap: set(m.Swap), Kernel: set(m.Kernel),
+			KernelTCP:  set(m.KernelTCP),
 			Swappiness: set(m.Swappiness), DisableOOMKiller: set(m.DisableOOMKiller),
 		}
 	}
@@ -102,7 +110,8 @@ func ResourcesFromWire(w *katapb.LinuxResources) *specs.LinuxResources {
 	}
 	if b := w.BlockIO; b != nil {
 		throttle := func(d *katapb.LinuxThrottleDevice) specs.LinuxThrottleDevice {
-			return specs.LinuxThrottleDevice{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: d.GetMajor(), Minor: d.GetMinor()}, Rate: d.GetRate()}
+			return specs.LinuxThrottleDevice{LinuxBlockIODevice: specs.LinuxBlockIODevice{Major: d.GetMajor(),
+				Minor: d.GetMinor()}, Rate: d.GetRate()}
 		}
 		r.BlockIO = &specs.LinuxBlockIO{
 			Weight: set(uint16(b.Weight)), LeafWeight: set(uint16(b.LeafWeight)),
@@ -112,8 +121,10 @@ func ResourcesFromWire(w *katapb.LinuxResources) *specs.LinuxResources {
 					Weight:             set(uint16(d.GetWeight())), LeafWeight: set(uint16(d.GetLeafWeight())),
 				}
 			}),
-			ThrottleReadBpsDevice: each(b.ThrottleReadBpsDevice, throttle), ThrottleWriteBpsDevice: each(b.ThrottleWriteBpsDevice, throttle),
-			ThrottleReadIOPSDevice: each(b.ThrottleReadIOPSDevice, throttle), ThrottleWriteIOPSDevice: each(b.ThrottleWriteIOPSDevice, throttle),
+			ThrottleReadBpsDevice:   each(b.ThrottleReadBpsDevice, throttle),
+			ThrottleWriteBpsDevice:  each(b.ThrottleWriteBpsDevice, throttle),
+			ThrottleReadIOPSDevice:  each(b.ThrottleReadIOPSDevice, throttle),
+			ThrottleWriteIOPSDevice: each(b.ThrottleWriteIOPSDevice, throttle),
 		}
 	}
 	if n := w.Network; n != nil {

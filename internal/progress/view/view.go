@@ -1,4 +1,5 @@
-// Package view shows progress events to people and programs: a live view on a terminal, plain lines elsewhere, JSON lines on request.
+// Package view shows progress events to people and programs: a live view on a terminal, plain lines elsewhere, JSON
+// lines on request.
 package view
 
 import (
@@ -260,7 +261,8 @@ func (v *View) live(s *step, e progress.Event) {
 		fmt.Fprintf(v.w, "%s: %s\n", s.name, e.Message)
 	case progress.Done, progress.Hit, progress.Fail:
 		v.erase()
-		mark := map[progress.Kind]string{progress.Done: "\x1b[32m✓\x1b[0m", progress.Hit: "\x1b[36m=\x1b[0m", progress.Fail: "\x1b[31m✗\x1b[0m"}[e.Kind]
+		mark := map[progress.Kind]string{progress.Done: "\x1b[32m✓\x1b[0m", progress.Hit: "\x1b[36m=\x1b[0m",
+			progress.Fail: "\x1b[31m✗\x1b[0m"}[e.Kind]
 		fmt.Fprintf(v.w, "%s %s\n", mark, finalLine(e))
 	}
 	v.draw()

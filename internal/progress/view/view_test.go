@@ -27,7 +27,8 @@ func run(style string, terminal bool) string {
 	v := New(&b, Options{Style: style, Terminal: terminal, Now: clock()})
 	v.Event(progress.Event{Step: "kernel", Kind: progress.Start, Expected: time.Minute})
 	v.Event(progress.Event{Step: "initrd", Kind: progress.Hit})
-	v.Event(progress.Event{Step: "kernel", Kind: progress.Update, Message: "compile", Current: 1, Total: 4, Unit: "files"})
+	v.Event(progress.Event{Step: "kernel", Kind: progress.Update, Message: "compile", Current: 1, Total: 4,
+		Unit: "files"})
 	v.Event(progress.Event{Step: "kernel", Kind: progress.Log, Message: "a warning"})
 	v.Event(progress.Event{Step: "kernel", Kind: progress.Done})
 	v.Close()
@@ -36,7 +37,8 @@ func run(style string, terminal bool) string {
 
 func TestPlainLines(t *testing.T) {
 	got := run(Auto, false)
-	for _, want := range []string{"kernel: start (last time 1m0s)\n", "initrd: hit\n", "kernel: compile 1/4 files, ", " of about 1m0s\n", "kernel: a warning\n", "kernel: done in "} {
+	for _, want := range []string{"kernel: start (last time 1m0s)\n", "initrd: hit\n", "kernel: compile 1/4 files, ",
+		" of about 1m0s\n", "kernel: a warning\n", "kernel: done in "} {
 		if !strings.Contains(got, want) {
 			t.Errorf("lacks %q:\n%s", want, got)
 		}

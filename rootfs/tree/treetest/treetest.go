@@ -1,4 +1,5 @@
-// Package treetest makes trees that a writer of file systems must survive, and compares what a kernel shows of an image with its tree.
+// Package treetest makes trees that a writer of file systems must survive, and compares what a kernel shows of an image
+// with its tree.
 package treetest
 
 import (
@@ -16,8 +17,8 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// ACL is a POSIX ACL as getxattr(2) returns it, with an entry for user 1000: <linux/posix_acl_xattr.h>, version 2, entries of tag, permissions
-// and id.
+// ACL is a POSIX ACL as getxattr(2) returns it, with an entry for user 1000: <linux/posix_acl_xattr.h>, version 2,
+// entries of tag, permissions and id.
 func ACL() []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 2)
 	for _, e := range []struct {
@@ -37,7 +38,8 @@ func ACL() []byte {
 	return b
 }
 
-// Capability is security.capability for cap_net_raw=ep: <linux/capability.h>, struct vfs_cap_data of revision 2 with the effective bit.
+// Capability is security.capability for cap_net_raw=ep: <linux/capability.h>, struct vfs_cap_data of revision 2 with
+// the effective bit.
 func Capability() []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 0x02000001)
 	for _, v := range []uint32{1 << 13, 0, 0, 0} {
@@ -51,7 +53,8 @@ func Small(t testing.TB) *tree.Tree {
 	t.Helper()
 	b := builder{t, tree.New()}
 	b.root(&tree.Node{Mode: 0o755, Time: tree.Time{Sec: 1700000000}})
-	b.put("/bin", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: "usr/bin", Time: tree.Time{Sec: 1, Nsec: 999999999}})
+	b.put("/bin", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: "usr/bin",
+		Time: tree.Time{Sec: 1, Nsec: 999999999}})
 	b.put("/usr", &tree.Node{Mode: 0o755})
 	b.put("/usr/bin", &tree.Node{Mode: 0o755, Time: tree.Time{Sec: 5}})
 	b.file("/usr/bin/ping", 0o4755, pattern(70000, 1), 0).SetXattr("security.capability", Capability())
@@ -74,7 +77,8 @@ func Small(t testing.TB) *tree.Tree {
 	acl.SetXattr("system.posix_acl_access", ACL())
 	acl.SetXattr("system.posix_acl_default", ACL())
 	f := b.file("/srv/hole", 0o640, nil, 9)
-	f.Content = &tree.Sparse{Length: 3<<20 + 5, Pieces: []tree.Piece{{Offset: 1 << 20, Bytes: pattern(9000, 5)}, {Offset: 3 << 20, Bytes: []byte("end")}}}
+	f.Content = &tree.Sparse{Length: 3<<20 + 5, Pieces: []tree.Piece{{Offset: 1 << 20, Bytes: pattern(9000, 5)},
+		{Offset: 3 << 20, Bytes: []byte("end")}}}
 	b.file("/srv/all-hole", 0o640, nil, 9).Content = &tree.Sparse{Length: 1 << 20}
 	b.file("/srv/attributes", 0o644, []byte("a"), 9).SetXattr("user.long", pattern(1500, 6))
 	b.file("/srv/same-attributes", 0o644, []byte("a"), 9).SetXattr("user.long", pattern(1500, 6))
@@ -84,8 +88,9 @@ func Small(t testing.TB) *tree.Tree {
 	return b.Tree
 }
 
-// Torture has what breaks writers: a folder of 20,000 names, names with line breaks, Unicode and 255 bytes, a link of 4,000 bytes, 30
-// attributes on a file, ACLs, capabilities, a sparse file of 200 MB, owners above 2^31, and times from before 1970 to after 2106.
+// Torture has what breaks writers: a folder of 20,000 names, names with line breaks, Unicode and 255 bytes, a link of
+// 4,000 bytes, 30 attributes on a file, ACLs, capabilities, a sparse file of 200 MB, owners above 2^31, and times from
+// before 1970 to after 2106.
 func Torture(t testing.TB) *tree.Tree {
 	t.Helper()
 	b := builder{t, Small(t)}
@@ -99,17 +104,20 @@ func Torture(t testing.TB) *tree.Tree {
 	b.file("/names/\xff\xfe not UTF-8", 0o644, []byte("bytes"), 1)
 	b.file("/names/"+strings.Repeat("n", 255), 0o644, []byte("255"), 1)
 	b.put("/names/"+strings.Repeat("ü", 127), &tree.Node{Mode: 0o755})
-	b.put("/links/4000", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: strings.Repeat("/0123456789abcdef789", 200)})
+	b.put("/links/4000", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: strings.Repeat("/0123456789abcdef789",
+		200)})
 	b.put("/links/4095", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: strings.Repeat("l", 4095)})
 	n := b.file("/thirty", 0o644, []byte("thirty"), 1)
 	for i := range 30 {
 		n.SetXattr(fmt.Sprintf("user.attribute-%02d", i), pattern(20+i, byte(i)))
 	}
 	big := b.file("/sparse", 0o644, nil, 1)
-	big.Content = &tree.Sparse{Length: 200 << 20, Pieces: []tree.Piece{{Offset: 0, Bytes: []byte("start")}, {Offset: 100 << 20, Bytes: pattern(1<<20, 8)}, {Offset: 200<<20 - 10, Bytes: []byte("0123456789")}}}
+	big.Content = &tree.Sparse{Length: 200 << 20, Pieces: []tree.Piece{{Offset: 0, Bytes: []byte("start")},
+		{Offset: 100 << 20, Bytes: pattern(1<<20, 8)}, {Offset: 200<<20 - 10, Bytes: []byte("0123456789")}}}
 	owner := b.file("/owner", 0o644, []byte("o"), 1)
 	owner.UID, owner.GID = 1<<32-2, 1<<31+1
-	for i, sec := range []int64{-1, -1 << 31, -1<<31 - 1, -5000000000, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32, 4291747200, 1<<34 - 1, 1 << 34} {
+	for i, sec := range []int64{-1, -1 << 31, -1<<31 - 1, -5000000000, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32,
+		4291747200, 1<<34 - 1, 1 << 34} {
 		b.file(fmt.Sprintf("/times/%02d", i), 0o644, []byte("t"), sec).Time.Nsec = 123456789
 	}
 	for i := range 300 { // many names of one inode
@@ -167,8 +175,8 @@ func pattern(n int, seed byte) []byte {
 	return b
 }
 
-// Squeeze compresses data: "gz", "xz" or "zst", and "" not at all. The names of media types, "gzip" and "zstd", and file endings with their dot
-// are understood too.
+// Squeeze compresses data: "gz", "xz" or "zst", and "" not at all. The names of media types, "gzip" and "zstd", and
+// file endings with their dot are understood too.
 func Squeeze(t testing.TB, how string, data []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -1,7 +1,8 @@
-// Package accel decides what executes a guest's instructions: the host's processor through KVM, or QEMU's emulation, TCG.
+// Package accel decides what executes a guest's instructions: the host's processor through KVM, or QEMU's emulation,
+// TCG.
 //
-// In come the facts of this host, out goes a choice with its reason in one line. KVM is chosen only when it has just run instructions in a
-// virtual machine: an openable /dev/kvm alone proves nothing.
+// In come the facts of this host, out goes a choice with its reason in one line. KVM is chosen only when it has just
+// run instructions in a virtual machine: an openable /dev/kvm alone proves nothing.
 package accel
 
 import (
@@ -87,7 +88,8 @@ func Probe(guest arch.Arch) Facts {
 	return f
 }
 
-// virtualisation is the flag of the processor's virtualisation extension, or the architecture's name where it has no flag; empty when it is missing.
+// virtualisation is the flag of the processor's virtualisation extension, or the architecture's name where it has no
+// flag; empty when it is missing.
 func (f Facts) virtualisation() string {
 	if f.HostArch != "x86_64" {
 		return f.HostArch
@@ -141,7 +143,8 @@ func (f Facts) withoutKVM() string {
 	case f.Open != nil:
 		return fmt.Sprintf("%s does not open: %v", Device, f.Open)
 	case f.virtualisation() == "":
-		return fmt.Sprintf("the processor shows neither vmx nor svm, and %s without them boots no ordinary kernel", Device)
+		return fmt.Sprintf("the processor shows neither vmx nor svm, and %s without them boots no ordinary kernel",
+			Device)
 	case f.Trial != nil:
 		return fmt.Sprintf("%s did not run a trial: %v", Device, f.Trial)
 	}
@@ -151,8 +154,9 @@ func (f Facts) withoutKVM() string {
 // CPUFlags is the first line of flags in the form of /proc/cpuinfo.
 func CPUFlags(r io.Reader) []string { return strings.Fields(cpuinfo(r, "flags")) }
 
-// ClockKHz is the processor's clock rate in kHz in the form of /proc/cpuinfo, where the time stamp counter runs at that rate, or 0 when
-// it does not say. A name that ends in "@ 2.60GHz" goes before the momentary "cpu MHz", which moves with the load.
+// ClockKHz is the processor's clock rate in kHz in the form of /proc/cpuinfo, where the time stamp counter runs at that
+// rate, or 0 when it does not say. A name that ends in "@ 2.60GHz" goes before the momentary "cpu MHz", which moves
+// with the load.
 func ClockKHz(r io.Reader) int {
 	b, err := io.ReadAll(io.LimitReader(r, 64<<10)) // one processor is enough
 	if err != nil {

@@ -19,18 +19,28 @@ func TestChoose(t *testing.T) {
 		want  Accel
 		says  string
 	}{
-		"KVM where it ran the trial":  {good, KVM, "svm"},
-		"TCG without the device":      {with(func(f *Facts) { f.Open = &fs.PathError{Op: "open", Path: Device, Err: fs.ErrNotExist} }), TCG, "has no /dev/kvm"},
-		"TCG without the permission":  {with(func(f *Facts) { f.Open = &fs.PathError{Op: "open", Path: Device, Err: fs.ErrPermission} }), TCG, "group kvm"},
-		"TCG without vmx and svm":     {with(func(f *Facts) { f.CPUFlags = []string{"fpu"} }), TCG, "neither vmx nor svm"},
-		"TCG where the trial failed":  {with(func(f *Facts) { f.Trial = errors.New("exit for reason 17") }), TCG, "exit for reason 17"},
+		"KVM where it ran the trial": {good, KVM, "svm"},
+		"TCG without the device": {with(func(f *Facts) {
+			f.Open = &fs.PathError{Op: "open", Path: Device,
+				Err: fs.ErrNotExist}
+		}), TCG, "has no /dev/kvm"},
+		"TCG without the permission": {with(func(f *Facts) {
+			f.Open = &fs.PathError{Op: "open", Path: Device,
+				Err: fs.ErrPermission}
+		}), TCG, "group kvm"},
+		"TCG without vmx and svm": {with(func(f *Facts) { f.CPUFlags = []string{"fpu"} }), TCG,
+			"neither vmx nor svm"},
+		"TCG where the trial failed": {with(func(f *Facts) { f.Trial = errors.New("exit for reason 17") }), TCG,
+			"exit for reason 17"},
 		"TCG for the other way round": {Facts{GuestArch: "x86_64", HostArch: "s390x"}, TCG, "this host is s390x"},
 		"TCG for another guest":       {with(func(f *Facts) { f.GuestArch = "aarch64" }), TCG, "the guest is aarch64"},
-		"KVM elsewhere when it opens": {Facts{GuestArch: "aarch64", HostArch: "aarch64"}, KVM, "opens; there is no trial for aarch64"},
+		"KVM elsewhere when it opens": {Facts{GuestArch: "aarch64", HostArch: "aarch64"}, KVM,
+			"opens; there is no trial for aarch64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := Choose(Auto, tc.facts)
-			if err != nil || c.Accel != tc.want || !strings.Contains(c.Reason, tc.says) || strings.Contains(c.Reason, "\n") {
+			if err != nil || c.Accel != tc.want || !strings.Contains(c.Reason, tc.says) || strings.Contains(c.Reason,
+				"\n") {
 				t.Errorf("%+v, %v; want %s because of %q", c, err, tc.want, tc.says)
 			}
 			if c, err := Choose(OnlyTCG, tc.facts); err != nil || c.Accel != TCG {

@@ -30,9 +30,10 @@ const (
 	kvmExitHlt = 5
 )
 
-// Sizes and offsets in bytes. struct kvm_regs has 18 u64, rip the 17th and rflags the 18th. struct kvm_sregs begins with the segments cs, ds,
-// es, fs, gs, ss of 24 bytes: u64 base, u32 limit, u16 selector, ...; behind the segments, two tables and cr0, cr2 come cr3, cr4, cr8, efer.
-// struct kvm_run has u32 exit_reason at 8, immediate_exit at 1, and for KVM_EXIT_IO at 32: u8 direction, size, u16 port, u32 count, u64 offset.
+// Sizes and offsets in bytes. struct kvm_regs has 18 u64, rip the 17th and rflags the 18th. struct kvm_sregs begins
+// with the segments cs, ds, es, fs, gs, ss of 24 bytes: u64 base, u32 limit, u16 selector, ...; behind the segments,
+// two tables and cr0, cr2 come cr3, cr4, cr8, efer. struct kvm_run has u32 exit_reason at 8, immediate_exit at 1, and
+// for KVM_EXIT_IO at 32: u8 direction, size, u16 port, u32 count, u64 offset.
 const (
 	regsSize    = 18 * 8
 	regsRIP     = 16 * 8

@@ -1,7 +1,7 @@
 // Package qemu starts virtual machines in QEMU.
 //
-// In comes a Config value, out go a command line, which is a pure function of it, and a Process. It refuses to know what the guest is for,
-// and waits for nothing in it.
+// In comes a Config value, out go a command line, which is a pure function of it, and a Process. It refuses to know
+// what the guest is for, and waits for nothing in it.
 package qemu
 
 import (
@@ -49,8 +49,8 @@ func (c Channel) SocketPath() string {
 	return c.path
 }
 
-// InheritedFile is by which path QEMU has an open file of Config.Inherited, just as it was opened and whoever may open it again.
-// QEMU: docs/interop/qemu-qmp-ref, add-fd.
+// InheritedFile is by which path QEMU has an open file of Config.Inherited, just as it was opened and whoever may open
+// it again. QEMU: docs/interop/qemu-qmp-ref, add-fd.
 func InheritedFile(fd int) string { return fmt.Sprintf("/dev/fdset/%d", fd) }
 
 // Set says whether the channel leads anywhere.
@@ -102,21 +102,24 @@ type NIC struct {
 	MTU   int    // bytes, told to the guest; 0 says nothing
 }
 
-// Root ports are the places for devices that are plugged into a running machine with PCI Express. The first is function 0 of this slot of the root bus, and
-// each slot has eight functions (PCI Local Bus Specification 3.0, 3.2.2.3.4).
+// Root ports are the places for devices that are plugged into a running machine with PCI Express. The first is function
+// 0 of this slot of the root bus, and each slot has eight functions (PCI Local Bus Specification 3.0, 3.2.2.3.4).
 const (
 	rootPortSlot = 0x10
 	functions    = 8
-	// MaxRootPorts leaves the slots below rootPortSlot to what is there from the start, and the last one, 0x1f, to the chip set.
+	// MaxRootPorts leaves the slots below rootPortSlot to what is there from the start, and the last one, 0x1f, to the
+	// chip set.
 	MaxRootPorts = (0x1f - rootPortSlot) * functions
 )
 
-// RootPort is the id by which a device is plugged into the i-th root port, and the guest's PCI path of such a device, as the guest API wants it.
+// RootPort is the id by which a device is plugged into the i-th root port, and the guest's PCI path of such a device,
+// as the guest API wants it.
 func RootPort(i int) (id, path string) {
 	return fmt.Sprintf("port%d", i), fmt.Sprintf("%02x.%d/00", rootPortSlot+i/functions, i%functions)
 }
 
-// nvdimmAlign is what QEMU wants the size of an NVDIMM's memory to be a multiple of, in bytes; less would be silently unusable in the guest.
+// nvdimmAlign is what QEMU wants the size of an NVDIMM's memory to be a multiple of, in bytes; less would be silently
+// unusable in the guest.
 const nvdimmAlign = 2 << 20
 
 // Config is one virtual machine.
@@ -128,8 +131,8 @@ type Config struct {
 	Accel     accel.Accel
 	CPUs      int
 	MemoryMiB int
-	// MaxCPUs, MaxMemoryMiB and MemorySlots leave room for processors and DIMMs that are plugged in later, where the machine can have them: see Abilities.
-	// Zeros leave none.
+	// MaxCPUs, MaxMemoryMiB and MemorySlots leave room for processors and DIMMs that are plugged in later, where the
+	// machine can have them: see Abilities. Zeros leave none.
 	MaxCPUs      int
 	MaxMemoryMiB int
 	MemorySlots  int
@@ -138,24 +141,29 @@ type Config struct {
 	Disks        []Disk // in the order in which the guest numbers them
 	FileSystems  []FileSystem
 	NICs         []NIC
-	Inherited    []int  // file descriptors that have an InheritedFile
-	RootPorts    int    // places for devices that are plugged in later, at most MaxRootPorts; where the machine has them
-	RNG          bool   // an entropy device, fed from the host's /dev/urandom
-	CommandLine  string // the kernel's
-	Console      Channel
-	Monitor      Channel // QMP
-	Vsock        Vsock
-	ICount       bool // count instructions and let no time pass while waiting: the same virtual times on every run. Needs TCG and one CPU.
-	NoSeccomp    bool // for a QEMU that was built without it
+	Inherited    []int // file descriptors that have an InheritedFile
+	// places for devices that are plugged in later, at most MaxRootPorts; where the machine has them
+	RootPorts   int
+	RNG         bool   // an entropy device, fed from the host's /dev/urandom
+	CommandLine string // the kernel's
+	Console     Channel
+	Monitor     Channel // QMP
+	Vsock       Vsock
+	// count instructions and let no time pass while waiting: the same virtual times on every run. Needs TCG and one
+	// CPU.
+	ICount    bool
+	NoSeccomp bool // for a QEMU that was built without it
 }
 
-// parallelCPUs is how many processors a machine must be able to have for TCG to carry out memory barriers. Without them a back end in another
-// process (virtiofsd, vsock) and the guest may miss each other's notifications, and wait for ever. QEMU before 8.1 leaves them out where there
-// can be one processor only: accel/tcg/tcg-accel-ops-mttcg.c, tcg/tcg-op.c; commit c914d46d0a645e7c633292146f4e38c945d4f847 mended it.
+// parallelCPUs is how many processors a machine must be able to have for TCG to carry out memory barriers. Without them
+// a back end in another process (virtiofsd, vsock) and the guest may miss each other's notifications, and wait for
+// ever. QEMU before 8.1 leaves them out where there can be one processor only: accel/tcg/tcg-accel-ops-mttcg.c,
+// tcg/tcg-op.c; commit c914d46d0a645e7c633292146f4e38c945d4f847 mended it.
 const parallelCPUs = 2
 
-// TranslationMiB is how much memory TCG may fill with translated code, in MiB, whatever the guest's size. QEMU itself would take up to an eighth of the host's
-// memory, at most 1 GiB, and its own notes of each piece with it. When it is full all is forgotten and translated anew. docs/security.md has what was measured.
+// TranslationMiB is how much memory TCG may fill with translated code, in MiB, whatever the guest's size. QEMU itself
+// would take up to an eighth of the host's memory, at most 1 GiB, and its own notes of each piece with it. When it is
+// full all is forgotten and translated anew. docs/security.md has what was measured.
 const TranslationMiB = 128
 
 // Argv is QEMU's command line.
@@ -183,7 +191,8 @@ func (c Config) Argv() []string {
 		machine += ",nvdimm=on"
 		for _, d := range c.Disks {
 			if d.NVDIMM {
-				room += (d.Size+nvdimmAlign-1)/nvdimmAlign*nvdimmAlign + 1<<30 // QEMU places each at a multiple of 1 GiB where it can
+				// QEMU places each at a multiple of 1 GiB where it can
+				room += (d.Size+nvdimmAlign-1)/nvdimmAlign*nvdimmAlign + 1<<30
 			}
 		}
 	}
@@ -225,7 +234,8 @@ func (c Config) Argv() []string {
 	}
 	switch v := c.Vsock; {
 	case v.VhostUser.Set():
-		add("-chardev", v.VhostUser.chardev("vsock"), "-device", Has(c.arch(), c.Machine).VhostUserVsock+",chardev=vsock")
+		add("-chardev", v.VhostUser.chardev("vsock"), "-device",
+			Has(c.arch(), c.Machine).VhostUserVsock+",chardev=vsock")
 	case v.KernelFD > 0:
 		add("-device", fmt.Sprintf("vhost-vsock%s,guest-cid=%d,vhostfd=%d", suffix, v.CID, v.KernelFD))
 	}
@@ -246,7 +256,8 @@ func (c Config) Argv() []string {
 	}
 	for i := range c.RootPorts {
 		id, _ := RootPort(i)
-		port := fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%d,addr=%#x.%d", id, i+1, i+1, rootPortSlot+i/functions, i%functions)
+		port := fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%d,addr=%#x.%d", id, i+1, i+1,
+			rootPortSlot+i/functions, i%functions)
 		if i%functions == 0 && c.RootPorts-i > 1 {
 			port += ",multifunction=on"
 		}
@@ -266,7 +277,8 @@ func (c Config) arch() string {
 	return c.Arch
 }
 
-// SharesMemory says whether other processes map the guest's memory. It is a memfd then, and never a file in /dev/shm, which may be small.
+// SharesMemory says whether other processes map the guest's memory. It is a memfd then, and never a file in /dev/shm,
+// which may be small.
 func (c Config) SharesMemory() bool {
 	shares := c.Vsock.VhostUser.Set()
 	for _, f := range c.FileSystems {
@@ -284,7 +296,8 @@ func (f FileSystem) args(i int, suffix string) []string {
 	if f.VirtioFS.Set() {
 		return []string{
 			"-chardev", f.VirtioFS.chardev(id),
-			"-device", fmt.Sprintf("vhost-user-fs%s,chardev=%s,tag=%s,queue-size=%d", suffix, id, escape(f.Tag), virtioFSQueue),
+			"-device", fmt.Sprintf("vhost-user-fs%s,chardev=%s,tag=%s,queue-size=%d", suffix, id, escape(f.Tag),
+				virtioFSQueue),
 		}
 	}
 	return []string{
@@ -312,7 +325,8 @@ func (d Disk) args(i int, suffix string) []string {
 	if d.NVDIMM {
 		return []string{
 			// Private and read-only: the guest sees the file's bytes and can change none. unarmed tells it so.
-			"-object", fmt.Sprintf("memory-backend-file,id=%s-memory,mem-path=%s,size=%d,share=off,readonly=on", id, escape(d.Path), d.Size),
+			"-object", fmt.Sprintf("memory-backend-file,id=%s-memory,mem-path=%s,size=%d,share=off,readonly=on", id,
+				escape(d.Path), d.Size),
 			"-device", fmt.Sprintf("nvdimm,id=%s,memdev=%s-memory,unarmed=on", id, id),
 		}
 	}
@@ -322,7 +336,9 @@ func (d Disk) args(i int, suffix string) []string {
 	}
 	return []string{
 		// Nobody else writes the file, and a lock cannot be had on what is only readable.
-		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=on,file.driver=file,file.filename=%s,file.read-only=on,file.locking=off", id, escape(d.Path)),
+		"-blockdev", fmt.Sprintf(
+			"driver=raw,node-name=%s,read-only=on,file.driver=file,file.filename=%s,file.read-only=on,"+
+				"file.locking=off", id, escape(d.Path)),
 		"-device", device,
 	}
 }
@@ -342,7 +358,8 @@ func Quote(argv []string) string {
 func quoteWord(w string) string {
 	plain := w != ""
 	for _, r := range w {
-		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_./,=:@%+", r) {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_./,=:@%+",
+			r) {
 			plain = false
 		}
 	}

@@ -17,8 +17,9 @@ import (
 func base() Config {
 	return Config{
 		Binary: "qemu-system-x86_64", Name: "tiny", Machine: MicroVM, Accel: accel.TCG, CPUs: 1, MemoryMiB: 256,
-		Kernel: "/out/vmlinux", Initrd: "/out/initrd.cpio.zst", CommandLine: "console=ttyS0 quiet tsc_early_khz=2600000",
-		Console: Inherited(4), Monitor: Inherited(3), Vsock: Vsock{VhostUser: Inherited(5)},
+		Kernel: "/out/vmlinux", Initrd: "/out/initrd.cpio.zst",
+		CommandLine: "console=ttyS0 quiet tsc_early_khz=2600000",
+		Console:     Inherited(4), Monitor: Inherited(3), Vsock: Vsock{VhostUser: Inherited(5)},
 	}
 }
 
@@ -31,28 +32,38 @@ func TestArgv(t *testing.T) {
 		"q35-tcg":                  func(c *Config) { c.Machine = Q35 },
 		"q35-kvm":                  func(c *Config) { c.Machine, c.Accel, c.CPUs = Q35, accel.KVM, 4 },
 		"q35-tcg-no-vsock":         func(c *Config) { c.Machine, c.Vsock = Q35, Vsock{} },
-		"q35-kvm-kernel-vsock":     func(c *Config) { c.Machine, c.Accel, c.Vsock = Q35, accel.KVM, Vsock{KernelFD: 5, CID: 77} },
-		"console-file":             func(c *Config) { c.Console = File("/tmp/a,b.log") },
-		"console-stdio":            func(c *Config) { c.Console = Stdio() },
-		"console-socket":           func(c *Config) { c.Console = Socket("/run/console.sock") },
-		"icount":                   func(c *Config) { c.ICount = true },
-		"microvm-disk":             func(c *Config) { c.Initrd, c.Disks = "", []Disk{{Path: "/tmp/a,b.img", Serial: "root"}} },
+		"q35-kvm-kernel-vsock": func(c *Config) {
+			c.Machine, c.Accel, c.Vsock = Q35, accel.KVM,
+				Vsock{KernelFD: 5, CID: 77}
+		},
+		"console-file":   func(c *Config) { c.Console = File("/tmp/a,b.log") },
+		"console-stdio":  func(c *Config) { c.Console = Stdio() },
+		"console-socket": func(c *Config) { c.Console = Socket("/run/console.sock") },
+		"icount":         func(c *Config) { c.ICount = true },
+		"microvm-disk":   func(c *Config) { c.Initrd, c.Disks = "", []Disk{{Path: "/tmp/a,b.img", Serial: "root"}} },
 		"q35-disks": func(c *Config) {
 			c.Machine, c.Disks = Q35, []Disk{{Path: "/tmp/a"}, {Path: "/tmp/b", Serial: "extension-x"}}
 		},
 		"microvm-disk-extension": func(c *Config) {
-			c.Initrd, c.Disks = "", []Disk{{Path: "/proc/self/fd/4"}, {Path: "/proc/self/fd/5", Serial: "extension-tools"}}
-			c.CommandLine += " kata.extension.tools.verity_params=root_hash=ab,salt=-,data_blocks=3,data_block_size=4096,hash_block_size=4096"
+			c.Initrd, c.Disks = "", []Disk{{Path: "/proc/self/fd/4"}, {Path: "/proc/self/fd/5",
+				Serial: "extension-tools"}}
+			c.CommandLine += " kata.extension.tools.verity_params=root_hash=ab,salt=-,data_blocks=3," +
+				"data_block_size=4096,hash_block_size=4096"
 		},
 		"q35-grows": func(c *Config) {
 			c.Machine, c.MaxCPUs, c.MaxMemoryMiB, c.MemorySlots = Q35, 4, 4096, 10
 		},
 		"q35-nvdimm-grows": func(c *Config) {
-			c.Machine, c.Disks, c.MaxMemoryMiB, c.MemorySlots = Q35, []Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}}, 4096, 10
+			c.Machine, c.Disks, c.MaxMemoryMiB, c.MemorySlots = Q35,
+				[]Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}}, 4096, 10
 		},
-		"q35-nvdimm": func(c *Config) { c.Machine, c.Disks = Q35, []Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}} },
+		"q35-nvdimm": func(c *Config) {
+			c.Machine, c.Disks = Q35,
+				[]Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}}
+		},
 		"q35-shares": func(c *Config) {
-			c.Machine, c.FileSystems = Q35, []FileSystem{{Tag: "kataShared", VirtioFS: Socket("/run/a,b.sock")}, {Tag: "nine", Path: "/srv/a,b"}}
+			c.Machine, c.FileSystems = Q35, []FileSystem{{Tag: "kataShared", VirtioFS: Socket("/run/a,b.sock")},
+				{Tag: "nine", Path: "/srv/a,b"}}
 		},
 		"microvm-shares-no-vsock": func(c *Config) {
 			c.Vsock, c.FileSystems = Vsock{}, []FileSystem{{Tag: "kataShared", VirtioFS: Inherited(7)}}
@@ -61,15 +72,28 @@ func TestArgv(t *testing.T) {
 			c.Machine, c.RNG, c.RootPorts = Q35, true, 9
 			c.NICs = []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6, MTU: 1450}, {MAC: "52:54:00:12:34:57", TapFD: 7}}
 		},
-		"microvm-nic":                 func(c *Config) { c.Vsock, c.NICs = Vsock{}, []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6}} },
-		"virt-aarch64-tcg":            func(c *Config) { c.foreign("aarch64", Virt) },
-		"virt-aarch64-kvm-everything": func(c *Config) { c.foreign("aarch64", Virt); c.Accel = accel.KVM; c.everything(2) },
-		"virt-riscv64-tcg":            func(c *Config) { c.foreign("riscv64", Virt) },
-		"virt-riscv64-everything":     func(c *Config) { c.foreign("riscv64", Virt); c.everything(2) },
-		"pseries-tcg":                 func(c *Config) { c.foreign("ppc64le", PSeries) },
-		"pseries-kvm-everything":      func(c *Config) { c.foreign("ppc64le", PSeries); c.Accel = accel.KVM; c.everything(0) },
-		"s390-ccw-virtio-tcg":         func(c *Config) { c.foreign("s390x", S390CCW) },
-		"s390-ccw-virtio-everything":  func(c *Config) { c.foreign("s390x", S390CCW); c.everything(0) },
+		"microvm-nic": func(c *Config) {
+			c.Vsock, c.NICs = Vsock{},
+				[]NIC{{MAC: "52:54:00:12:34:56", TapFD: 6}}
+		},
+		"virt-aarch64-tcg": func(c *Config) { c.foreign("aarch64", Virt) },
+		"virt-aarch64-kvm-everything": func(c *Config) {
+			c.foreign("aarch64",
+				Virt)
+			c.Accel = accel.KVM
+			c.everything(2)
+		},
+		"virt-riscv64-tcg":        func(c *Config) { c.foreign("riscv64", Virt) },
+		"virt-riscv64-everything": func(c *Config) { c.foreign("riscv64", Virt); c.everything(2) },
+		"pseries-tcg":             func(c *Config) { c.foreign("ppc64le", PSeries) },
+		"pseries-kvm-everything": func(c *Config) {
+			c.foreign("ppc64le",
+				PSeries)
+			c.Accel = accel.KVM
+			c.everything(0)
+		},
+		"s390-ccw-virtio-tcg":        func(c *Config) { c.foreign("s390x", S390CCW) },
+		"s390-ccw-virtio-everything": func(c *Config) { c.foreign("s390x", S390CCW); c.everything(0) },
 		"s390-ccw-virtio-kvm-kernel-vsock": func(c *Config) {
 			c.foreign("s390x", S390CCW)
 			c.Accel, c.Vsock = accel.KVM, Vsock{KernelFD: 5, CID: 77}
@@ -98,7 +122,8 @@ func (c *Config) foreign(arch string, m Machine) {
 
 // everything gives it a device of each kind.
 func (c *Config) everything(ports int) {
-	c.Disks, c.NICs, c.RNG, c.RootPorts = []Disk{{Path: "/tmp/a", Serial: "root"}}, []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6, MTU: 1450}}, true, ports
+	c.Disks, c.NICs, c.RNG, c.RootPorts = []Disk{{Path: "/tmp/a", Serial: "root"}},
+		[]NIC{{MAC: "52:54:00:12:34:56", TapFD: 6, MTU: 1450}}, true, ports
 	c.FileSystems = []FileSystem{{Tag: "kataShared", VirtioFS: Socket("/run/s.sock")}, {Tag: "nine", Path: "/srv"}}
 }
 
@@ -117,7 +142,8 @@ func TestMachinesOfEachArchitecture(t *testing.T) {
 	if Machines("vax") != nil {
 		t.Error("there are machines for an architecture that is none")
 	}
-	if _, err := ParseMachine("toaster"); err == nil || !strings.Contains(err.Error(), "known: q35, microvm, virt, pseries, s390-ccw-virtio") {
+	if _, err := ParseMachine("toaster"); err == nil || !strings.Contains(err.Error(),
+		"known: q35, microvm, virt, pseries, s390-ccw-virtio") {
 		t.Errorf("an unknown machine: %v", err)
 	}
 }
@@ -133,7 +159,8 @@ func TestQEMUHasTheDevicesThatAreAskedFor(t *testing.T) {
 				}
 				has := Has(a.Name, m)
 				want := []string{has.VhostUserVsock}
-				for _, d := range []string{"vhost-vsock", "vhost-user-fs", "virtio-9p", "virtio-blk", "virtio-net", "virtio-rng"} {
+				for _, d := range []string{"vhost-vsock", "vhost-user-fs", "virtio-9p", "virtio-blk", "virtio-net",
+					"virtio-rng"} {
 					want = append(want, d+has.Bus)
 				}
 				if has.RootPorts {
@@ -159,7 +186,8 @@ func TestRootPortsHaveThePathsOfTheirSlots(t *testing.T) {
 
 func TestQuoteIsReadByTheShell(t *testing.T) {
 	testenv.Require(t, testenv.Tool("sh"))
-	words := []string{"plain", "", "two words", "it's", `a"b`, "$HOME", "`id`", "a\nb", "*", "~", "#x", "a;b", `\`, "é", "{a,b}", "-x=1,y:2"}
+	words := []string{"plain", "", "two words", "it's", `a"b`, "$HOME", "`id`", "a\nb", "*", "~", "#x", "a;b", `\`,
+		"é", "{a,b}", "-x=1,y:2"}
 	out, err := exec.Command("sh", "-c", `for w in `+Quote(words)+`; do printf '%s\0' "$w"; done`).Output()
 	if err != nil {
 		t.Fatal(err)

@@ -11,9 +11,9 @@ import (
 // Machine is a QEMU machine. The zero value is none.
 type Machine string
 
-// The machines. MicroVM has its devices on virtio-mmio and boots fastest; Q35 is a PC with PCI Express. The others are each the one machine for
-// virtual guests of their architecture: Virt, which aarch64 and riscv64 share a name for and nothing else, has PCI Express, PSeries has PCI, and
-// S390CCW has channel devices and PCI.
+// The machines. MicroVM has its devices on virtio-mmio and boots fastest; Q35 is a PC with PCI Express. The others are
+// each the one machine for virtual guests of their architecture: Virt, which aarch64 and riscv64 share a name for and
+// nothing else, has PCI Express, PSeries has PCI, and S390CCW has channel devices and PCI.
 const (
 	MicroVM Machine = "microvm"
 	Q35     Machine = "q35"
@@ -38,30 +38,37 @@ type model struct {
 	vhostUser string // the bus of vhost-user-vsock, where that is another one
 }
 
-// x86TCG is the processor that TCG emulates. Linux copies and clears memory by "rep movsb" and "rep stosb" where a processor says that it has
-// them fast (ERMS, FSRM), and TCG carries them out a byte at a time: without the claim streams, files and networks are 1.4 to 2.8 times as fast.
-// Linux: arch/x86/lib/copy_user_64.S, clear_page_64.S.
+// x86TCG is the processor that TCG emulates. Linux copies and clears memory by "rep movsb" and "rep stosb" where a
+// processor says that it has them fast (ERMS, FSRM), and TCG carries them out a byte at a time: without the claim
+// streams, files and networks are 1.4 to 2.8 times as fast. Linux: arch/x86/lib/copy_user_64.S, clear_page_64.S.
 const x86TCG = "max,-erms,-fsrm"
 
-// models lists all machines of all architectures. The first of an architecture is what one is given that names none and was not built here.
+// models lists all machines of all architectures. The first of an architecture is what one is given that names none and
+// was not built here.
 var models = []model{
 	{
-		arch: "x86_64", machine: Q35, bus: "-pci", options: "usb=off,sata=off,smbus=off,vmport=off", cpu: x86TCG, granule: 1, ports: true, nvdimm: true, grows: true,
+		arch: "x86_64", machine: Q35, bus: "-pci", options: "usb=off,sata=off,smbus=off,vmport=off", cpu: x86TCG,
+		granule: 1, ports: true, nvdimm: true, grows: true,
 	},
 	{
-		// The timer and the clock stay: without them Linux polls for seconds for what is not there, and may hang in the calibration of the
-		// time stamp counter. The kernel finds its devices by ACPI, and its command line is the manifest's and nothing else.
-		arch: "x86_64", machine: MicroVM, bus: "-device", options: "acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off", cpu: x86TCG, granule: 1,
+		// The timer and the clock stay: without them Linux polls for seconds for what is not there, and may hang in the
+		// calibration of the time stamp counter. The kernel finds its devices by ACPI, and its command line is the
+		// manifest's and nothing else.
+		arch: "x86_64", machine: MicroVM, bus: "-device",
+		options: "acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off", cpu: x86TCG, granule: 1,
 	},
 	{
-		// KVM can only give a guest the interrupt controller that the host has. Pointer authentication is emulated with a hash that is cheap:
-		// QEMU, docs/system/arm/cpu-features.rst.
-		arch: "aarch64", machine: Virt, bus: "-pci", options: "usb=off", tcg: "gic-version=3", kvm: "gic-version=host", cpu: "max,pauth-impdef=on", granule: 1, ports: true,
+		// KVM can only give a guest the interrupt controller that the host has. Pointer authentication is emulated with
+		// a hash that is cheap: QEMU, docs/system/arm/cpu-features.rst.
+		arch: "aarch64", machine: Virt, bus: "-pci", options: "usb=off", tcg: "gic-version=3",
+		kvm: "gic-version=host", cpu: "max,pauth-impdef=on", granule: 1, ports: true,
 	},
 	{
-		// The cap- options tell of mitigations, which TCG does not have, and of what not every host has; QEMU, docs/system/ppc/pseries.rst and
-		// hw/ppc/spapr_caps.c. The memory comes in logical blocks of 256 MiB (SPAPR_MEMORY_BLOCK_SIZE).
-		arch: "ppc64le", machine: PSeries, bus: "-pci", options: "usb=off,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off", kvm: "cap-ail-mode-3=off",
+		// The cap- options tell of mitigations, which TCG does not have, and of what not every host has; QEMU,
+		// docs/system/ppc/pseries.rst and hw/ppc/spapr_caps.c. The memory comes in logical blocks of 256 MiB
+		// (SPAPR_MEMORY_BLOCK_SIZE).
+		arch: "ppc64le", machine: PSeries, bus: "-pci",
+		options: "usb=off,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off", kvm: "cap-ail-mode-3=off",
 		cpu: "power9", granule: 256,
 	},
 	{
@@ -87,7 +94,8 @@ func ParseMachine(s string) (Machine, error) {
 	return "", fmt.Errorf("unknown machine %q (known: %s)", s, strings.Join(known, ", "))
 }
 
-// Machines lists those of an architecture, the name being internal/arch's. The first is for guests about which nobody says more.
+// Machines lists those of an architecture, the name being internal/arch's. The first is for guests about which nobody
+// says more.
 func Machines(arch string) []Machine {
 	var out []Machine
 	for _, m := range models {
@@ -111,7 +119,8 @@ func find(arch string, machine Machine) model {
 // Has says what a machine of an architecture has.
 func Has(arch string, m Machine) Abilities {
 	f := find(arch, m)
-	a := Abilities{RootPorts: f.ports, NVDIMM: f.nvdimm, Grows: f.grows, MemoryMiB: f.granule, Bus: f.bus, VhostUserVsock: "vhost-user-vsock" + f.bus}
+	a := Abilities{RootPorts: f.ports, NVDIMM: f.nvdimm, Grows: f.grows, MemoryMiB: f.granule, Bus: f.bus,
+		VhostUserVsock: "vhost-user-vsock" + f.bus}
 	if f.vhostUser != "" {
 		a.VhostUserVsock = "vhost-user-vsock" + f.vhostUser
 	}

@@ -10,8 +10,8 @@ import (
 
 var le = binary.LittleEndian
 
-// maxRegions is how many regions a memory table may have. vhost-user: "Memory regions description", and the limit of 8 that
-// holds where VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS is not offered.
+// maxRegions is how many regions a memory table may have. vhost-user: "Memory regions description", and the limit of 8
+// that holds where VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS is not offered.
 const maxRegions = 8
 
 // maxRegionSize bounds a region, in bytes, so that sums of addresses and sizes stay far from overflow.
@@ -39,7 +39,9 @@ type memory struct {
 // mapMemory maps a table. The files stay the caller's.
 func mapMemory(specs []regionSpec, fds []int) (m memory, err error) {
 	if len(specs) > maxRegions || len(specs) != len(fds) {
-		return memory{}, fmt.Errorf("memory table of %d regions with %d files: want as many files as regions, and at most %d", len(specs), len(fds), maxRegions)
+		return memory{}, fmt.Errorf(
+			"memory table of %d regions with %d files: want as many files as regions, and at most %d", len(specs),
+			len(fds), maxRegions)
 	}
 	defer func() {
 		if err != nil {
@@ -52,7 +54,8 @@ func mapMemory(specs []regionSpec, fds []int) (m memory, err error) {
 			return m, fmt.Errorf("memory region %d: size %#x at file offset %#x: out of range", i, s.size, s.offset)
 		}
 		for _, o := range specs[:i] {
-			if s.guest < o.guest+o.size && o.guest < s.guest+s.size || s.user < o.user+o.size && o.user < s.user+s.size {
+			if s.guest < o.guest+o.size && o.guest < s.guest+s.size || s.user < o.user+o.size &&
+				o.user < s.user+s.size {
 				return m, fmt.Errorf("memory region %d overlaps another", i)
 			}
 		}

@@ -48,8 +48,8 @@ const (
 	protocolResetDevice = 13
 )
 
-// A message is a header of le32 request, le32 flags, le32 size, and size bytes. All integers have the host's order, which
-// is little-endian on every architecture that has this device. vhost-user.rst, "Message Specification".
+// A message is a header of le32 request, le32 flags, le32 size, and size bytes. All integers have the host's order,
+// which is little-endian on every architecture that has this device. vhost-user.rst, "Message Specification".
 const (
 	messageHeader = 12
 	maxPayload    = 4096 // the longest we accept, a memory table, has 264 bytes
@@ -195,7 +195,8 @@ func (m *message) memTable() ([]regionSpec, error) {
 	specs := make([]regionSpec, n)
 	for i := range specs {
 		r := b[32*i:]
-		specs[i] = regionSpec{guest: le.Uint64(r), size: le.Uint64(r[8:]), user: le.Uint64(r[16:]), offset: le.Uint64(r[24:])}
+		specs[i] = regionSpec{guest: le.Uint64(r), size: le.Uint64(r[8:]), user: le.Uint64(r[16:]),
+			offset: le.Uint64(r[24:])}
 	}
 	return specs, nil
 }

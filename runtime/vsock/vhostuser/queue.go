@@ -28,12 +28,12 @@ const (
 // availNoInterrupt is VIRTQ_AVAIL_F_NO_INTERRUPT. VIRTIO 1.2, 2.7.6.
 const availNoInterrupt = 1
 
-// maxChain bounds the descriptors of one chain, those of an indirect table included. A chain may not be longer than its queue, which the
-// specification limits to 32768; no driver of ours comes near this.
+// maxChain bounds the descriptors of one chain, those of an indirect table included. A chain may not be longer than its
+// queue, which the specification limits to 32768; no driver of ours comes near this.
 const maxChain = 1024
 
-// Chain is a buffer that the driver made available: memory the device may read, then memory it may write.
-// The slices are the guest's memory, which may change at any moment: read each byte once. They are valid until Process returns.
+// Chain is a buffer that the driver made available: memory the device may read, then memory it may write. The slices
+// are the guest's memory, which may change at any moment: read each byte once. They are valid until Process returns.
 type Chain struct {
 	Head uint16
 	Out  [][]byte // device-readable
@@ -89,8 +89,8 @@ func (q *Queue) detach() { q.mem, q.desc, q.avail, q.used = nil, nil, nil, nil }
 
 func (q *Queue) has(feature uint) bool { return q.features&(1<<feature) != 0 }
 
-// Next takes the next available chain. When there is none it asks the driver for a notification, looks once more, and returns false.
-// Every error means that the driver broke the rules: the device is to stop.
+// Next takes the next available chain. When there is none it asks the driver for a notification, looks once more, and
+// returns false. Every error means that the driver broke the rules: the device is to stop.
 func (q *Queue) Next() (c Chain, ok bool, err error) {
 	if ok, err = q.pending(); err != nil || !ok {
 		return Chain{}, false, err
@@ -116,7 +116,8 @@ func (q *Queue) pending() (bool, error) {
 		if armed || !q.has(ringEventIdx) {
 			return false, nil // without EVENT_IDX used.flags stays 0: the driver always notifies
 		}
-		// VIRTIO 1.2, 2.7.10. The store has to be visible before the index is read again: both are sequentially consistent.
+		// VIRTIO 1.2, 2.7.10. The store has to be visible before the index is read again: both are sequentially
+		// consistent.
 		if err := storeU16(q.used, usedHeader+usedElement*int(q.size), q.next); err != nil {
 			return false, err
 		}
@@ -213,8 +214,9 @@ func (q *Queue) Flush() {
 	}
 }
 
-// The driver's and our indexes are 16 bits wide and Go's atomics are not: these use the aligned 32-bit word around them, which never
-// crosses a page. Go's atomics are sequentially consistent, stronger than the barriers the specification asks for.
+// The driver's and our indexes are 16 bits wide and Go's atomics are not: these use the aligned 32-bit word around
+// them, which never crosses a page. Go's atomics are sequentially consistent, stronger than the barriers the
+// specification asks for.
 
 func addressOf(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
 

@@ -91,9 +91,10 @@ func FuzzQueue(f *testing.F) {
 	f.Add(seed([]uint16{0}, desc{guestBase + 600, 44, descNext, 0}), false)               // a loop
 	f.Add(seed([]uint16{0, 1}, desc{guestBase + 256, 64, descIndirect, 0}, desc{}), true) // an indirect table
 	f.Add(seed([]uint16{0}, desc{1<<64 - 1, 1<<32 - 1, descWrite, 0}), true)              // an overflow
-	f.Add(seed([]uint16{0}, desc{guestBase + 2048 - 8, 16, descWrite, 0}), true)          // over the border of two regions
-	f.Add(seed([]uint16{7, 7, 7, 7, 7, 7, 7, 7}, desc{}), true)                           // the same chain again and again
-	f.Add(seed([]uint16{0}, desc{guestBase, 2048, descWrite, 0}), false)                  // the rings themselves
+	// over the border of two regions
+	f.Add(seed([]uint16{0}, desc{guestBase + 2048 - 8, 16, descWrite, 0}), true)
+	f.Add(seed([]uint16{7, 7, 7, 7, 7, 7, 7, 7}, desc{}), true)          // the same chain again and again
+	f.Add(seed([]uint16{0}, desc{guestBase, 2048, descWrite, 0}), false) // the rings themselves
 	f.Fuzz(func(t *testing.T, data []byte, features bool) {
 		b := anonymous(t, memBytes)
 		copy(b, data)
@@ -105,7 +106,8 @@ func FuzzQueue(f *testing.F) {
 		if features {
 			q.features = 1<<ringIndirect | 1<<ringEventIdx
 		}
-		if err := q.attach(&mem, ringAddrs{desc: userBase + descAt, avail: userBase + availAt, used: userBase + usedAt}); err != nil {
+		if err := q.attach(&mem, ringAddrs{desc: userBase + descAt, avail: userBase + availAt,
+			used: userBase + usedAt}); err != nil {
 			t.Fatal(err)
 		}
 		for range 100 { // writing into the rings may make work for ever: the server's batches bound it

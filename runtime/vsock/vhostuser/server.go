@@ -1,9 +1,10 @@
-// Package vhostuser is the back end of a vhost-user device: it speaks the protocol with the virtual machine monitor, maps the guest's
-// memory, and hands split virtqueues to a Device.
+// Package vhostuser is the back end of a vhost-user device: it speaks the protocol with the virtual machine monitor,
+// maps the guest's memory, and hands split virtqueues to a Device.
 //
-// In come a UNIX socket and a Device; out go virtqueues. It refuses to know what the device does. Guest memory and every number in it are
-// hostile: each address is checked against the memory table, each descriptor is read once, and a driver that breaks the rules breaks only
-// its own device. Specifications: VIRTIO 1.2 section 2.7, and QEMU's docs/interop/vhost-user.rst.
+// In come a UNIX socket and a Device; out go virtqueues. It refuses to know what the device does. Guest memory and
+// every number in it are hostile: each address is checked against the memory table, each descriptor is read once, and a
+// driver that breaks the rules breaks only its own device. Specifications: VIRTIO 1.2 section 2.7, and QEMU's
+// docs/interop/vhost-user.rst.
 package vhostuser
 
 import (
@@ -20,16 +21,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is what sits behind the queues. The Server calls it with its lock held, so never twice at once, and from several goroutines;
-// it may call Wake, and no other method of the Server.
+// Device is what sits behind the queues. The Server calls it with its lock held, so never twice at once, and from
+// several goroutines; it may call Wake, and no other method of the Server.
 type Device interface {
-	// Process works off queue index: it takes chains, gives each of them back with Push, and calls Flush. An error, or a broken queue,
-	// breaks the device until the driver sets it up anew.
+	// Process works off queue index: it takes chains, gives each of them back with Push, and calls Flush. An error, or
+	// a broken queue, breaks the device until the driver sets it up anew.
 	Process(index int, q *Queue) error
 	// Running says whether all of the first DataQueues queues are started and enabled, each time that changes.
 	Running(bool)
-	// Reset is called when the driver that used the device is gone: it began anew, or the front end hung up, or it broke the rules.
-	// The next driver knows nothing of what was before.
+	// Reset is called when the driver that used the device is gone: it began anew, or the front end hung up, or it
+	// broke the rules. The next driver knows nothing of what was before.
 	Reset(cause error)
 }
 
@@ -106,8 +107,8 @@ func (s *Server) Wake(index int) {
 	}
 }
 
-// Serve speaks with the front end until that hangs up, which is no error, or breaks the protocol. It closes conn. It may be called again
-// with another front end once it has returned.
+// Serve speaks with the front end until that hangs up, which is no error, or breaks the protocol. It closes conn. It
+// may be called again with another front end once it has returned.
 func (s *Server) Serve(conn *net.UnixConn) error {
 	s.mu.Lock()
 	if s.closed || s.conn != nil {
@@ -203,7 +204,8 @@ func (s *Server) processOne(i int) {
 	}
 }
 
-// touch runs f, which touches guest memory. A memory fault there, as when the host has no page left for the guest, becomes an error.
+// touch runs f, which touches guest memory. A memory fault there, as when the host has no page left for the guest,
+// becomes an error.
 func (s *Server) touch(f func() error) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer func() {
@@ -326,8 +328,8 @@ func (s *Server) handle(m *message) (reply []byte, err error) {
 	case setVringNum, setVringBase, getVringBase, setVringEnable:
 		return s.setState(m)
 	}
-	// The front end may send only what was negotiated. It learns of its mistake by the acknowledgement if it asked for one; a reply it
-	// may be waiting for instead cannot be made up, so otherwise the connection ends.
+	// The front end may send only what was negotiated. It learns of its mistake by the acknowledgement if it asked for
+	// one; a reply it may be waiting for instead cannot be made up, so otherwise the connection ends.
 	return nil, errors.New("unknown request")
 }
 
@@ -358,7 +360,8 @@ func (s *Server) setFeatures(m *message) error {
 	return nil
 }
 
-// config answers GET_CONFIG: le32 offset, le32 size, le32 flags, size bytes. An empty payload is an error to the front end.
+// config answers GET_CONFIG: le32 offset, le32 size, le32 flags, size bytes. An empty payload is an error to the front
+// end.
 func (s *Server) config(m *message) ([]byte, error) {
 	if len(m.payload) < 12 {
 		return nil, errShort
@@ -417,7 +420,8 @@ func (s *Server) setAddr(m *message) error {
 	if err != nil {
 		return err
 	}
-	r.addrs = ringAddrs{desc: le.Uint64(m.payload[8:]), used: le.Uint64(m.payload[16:]), avail: le.Uint64(m.payload[24:])}
+	r.addrs = ringAddrs{desc: le.Uint64(m.payload[8:]), used: le.Uint64(m.payload[16:]),
+		avail: le.Uint64(m.payload[24:])}
 	r.hasAddrs = true
 	if r.started {
 		return s.attach(r)
@@ -599,8 +603,8 @@ func (s *Server) readKicks(index int, f *os.File) {
 	}
 }
 
-// resetRings puts everything into its first state but the memory table, the features and the files for interrupts, which a front end
-// need not send again.
+// resetRings puts everything into its first state but the memory table, the features and the files for interrupts,
+// which a front end need not send again.
 func (s *Server) resetRings(cause error) {
 	for i := range s.rings {
 		r := &s.rings[i]

@@ -208,27 +208,38 @@ func TestHostileDriverBreaksOnlyItsDevice(t *testing.T) {
 	}
 	const n, w, i = vhostusertest.Next, vhostusertest.Write, vhostusertest.Indirect
 	for name, a := range map[string]attack{
-		"address behind the memory":     {"outside", desc(end, 1, 0, 0)},
-		"address before the memory":     {"outside", desc(0, 1, 0, 0)},
-		"last byte behind the memory":   {"outside", desc(end-10, 11, 0, 0)},
-		"address and length overflow":   {"outside", desc(1<<64-8, 16, 0, 0)},
-		"longest length":                {"outside", desc(vhostusertest.GuestBase, 1<<32-1, w, 0)},
-		"chain points at itself":        {"loop", desc(vhostusertest.GuestBase, 1, n, 0)},
-		"next is no descriptor":         {"descriptor 8 of a table of 8", desc(vhostusertest.GuestBase, 1, n, 8)},
-		"head is no descriptor":         {"descriptor 65535", func(_ *vhostusertest.Driver, r *vhostusertest.Ring) { r.Offer(65535) }},
-		"more entries than the ring":    {"claims", func(d *vhostusertest.Driver, r *vhostusertest.Ring) { le.PutUint16(d.Mem[r.Avail+2:], 9) }},
-		"index runs backwards":          {"claims", func(d *vhostusertest.Driver, r *vhostusertest.Ring) { le.PutUint16(d.Mem[r.Avail+2:], 65535) }},
+		"address behind the memory":   {"outside", desc(end, 1, 0, 0)},
+		"address before the memory":   {"outside", desc(0, 1, 0, 0)},
+		"last byte behind the memory": {"outside", desc(end-10, 11, 0, 0)},
+		"address and length overflow": {"outside", desc(1<<64-8, 16, 0, 0)},
+		"longest length":              {"outside", desc(vhostusertest.GuestBase, 1<<32-1, w, 0)},
+		"chain points at itself":      {"loop", desc(vhostusertest.GuestBase, 1, n, 0)},
+		"next is no descriptor":       {"descriptor 8 of a table of 8", desc(vhostusertest.GuestBase, 1, n, 8)},
+		"head is no descriptor": {"descriptor 65535", func(_ *vhostusertest.Driver,
+			r *vhostusertest.Ring) {
+			r.Offer(65535)
+		}},
+		"more entries than the ring": {"claims", func(d *vhostusertest.Driver,
+			r *vhostusertest.Ring) {
+			le.PutUint16(d.Mem[r.Avail+2:], 9)
+		}},
+		"index runs backwards": {"claims", func(d *vhostusertest.Driver,
+			r *vhostusertest.Ring) {
+			le.PutUint16(d.Mem[r.Avail+2:], 65535)
+		}},
 		"indirect of no bytes":          {"indirect table of 0", desc(vhostusertest.GuestBase, 0, i, 0)},
 		"indirect of half a descriptor": {"indirect table of 24", desc(vhostusertest.GuestBase, 24, i, 0)},
 		"indirect of a million":         {"indirect table of", desc(vhostusertest.GuestBase, 16<<20, i, 0)},
 		"indirect outside":              {"outside", desc(end-16, 32, i, 0)},
 		"indirect with next":            {"next", desc(vhostusertest.GuestBase, 16, i|n, 1)},
-		"indirect in indirect":          {"indirect table in", table(16, func(b []byte) { vhostusertest.PutDesc(b, addr(0), 16, i, 0) })},
+		"indirect in indirect": {"indirect table in",
+			table(16, func(b []byte) { vhostusertest.PutDesc(b, addr(0), 16, i, 0) })},
 		"indirect loop": {"loop", table(32, func(b []byte) {
 			vhostusertest.PutDesc(b, addr(0), 1, n, 1)
 			vhostusertest.PutDesc(b[16:], addr(0), 1, n, 0)
 		})},
-		"indirect next outside the table": {"descriptor 2 of a table of 2", table(32, func(b []byte) { vhostusertest.PutDesc(b, addr(0), 1, n, 2) })},
+		"indirect next outside the table": {"descriptor 2 of a table of 2",
+			table(32, func(b []byte) { vhostusertest.PutDesc(b, addr(0), 1, n, 2) })},
 		"readable behind writable": {"readable", func(_ *vhostusertest.Driver, r *vhostusertest.Ring) {
 			r.SetDesc(0, addr(0), 1, w|n, 1)
 			r.SetDesc(1, addr(0), 1, 0, 0)
@@ -378,7 +389,8 @@ func TestRequests(t *testing.T) {
 	t.Run("rings outside the memory", func(t *testing.T) {
 		d.SetMemory(0)
 		d.Must(8, vhostusertest.State(0, 8))
-		for _, a := range []uint64{0, vhostusertest.UserBase - 1, vhostusertest.UserBase + memSize - 16, vhostusertest.UserBase + memSize, 1<<64 - 16} {
+		for _, a := range []uint64{0, vhostusertest.UserBase - 1, vhostusertest.UserBase + memSize - 16,
+			vhostusertest.UserBase + memSize, 1<<64 - 16} {
 			d.Must(9, addrs(0, a))
 			if d.Acked(12, vhostusertest.U64(0), pipe) {
 				t.Errorf("rings at %#x were accepted", a)
@@ -600,7 +612,8 @@ func FuzzMessages(f *testing.F) {
 	var session []byte
 	for _, m := range [][]byte{
 		msg(16, vhostusertest.U64(9)), msg(2, vhostusertest.U64(1<<32|1<<30|1<<29|1<<28)), msg(5, table),
-		msg(8, vhostusertest.State(0, 8)), msg(10, vhostusertest.State(0, 65530)), msg(9, rings), msg(13, vhostusertest.U64(0)),
+		msg(8, vhostusertest.State(0, 8)), msg(10, vhostusertest.State(0, 65530)), msg(9, rings),
+		msg(13, vhostusertest.U64(0)),
 		msg(12, vhostusertest.U64(0)), msg(18, vhostusertest.State(0, 1)), msg(11, vhostusertest.State(0, 0)),
 	} {
 		session = append(session, m...)

@@ -1,4 +1,5 @@
-// Command init is process 1 of the kernel's boot tests: it says when it came up and what the kernel says of itself, and switches off.
+// Command init is process 1 of the kernel's boot tests: it says when it came up and what the kernel says of itself, and
+// switches off.
 package main
 
 import (
@@ -14,8 +15,8 @@ import (
 	"unsafe"
 )
 
-// ticks reads the processor's time-stamp counter: under -icount shift=0 one tick is one nanosecond since the machine was switched on,
-// whatever the kernel believes about time.
+// ticks reads the processor's time-stamp counter: under -icount shift=0 one tick is one nanosecond since the machine
+// was switched on, whatever the kernel believes about time.
 func ticks() uint64
 
 func main() {

@@ -29,13 +29,16 @@ func parts() {
 		}
 		try("fs "+fs, err)
 	}
-	for _, d := range []string{"virtio_balloon", "virtio_blk", "virtio_console", "virtio_mem", "virtio_net", "virtio_pmem", "virtio_rng", "virtio_scsi", "virtiofs"} {
+	for _, d := range []string{"virtio_balloon", "virtio_blk", "virtio_console", "virtio_mem", "virtio_net",
+		"virtio_pmem", "virtio_rng", "virtio_scsi", "virtiofs"} {
 		_, err := os.Stat("/sys/bus/virtio/drivers/" + d)
 		try("driver "+d, err)
 	}
 	for name, path := range map[string]string{
-		"pci": "/sys/bus/pci/drivers/virtio-pci", "mmio": "/sys/bus/platform/drivers/virtio-mmio", "pciehp": "/sys/bus/pci_express/drivers/pciehp",
-		"nd": "/sys/bus/nd", "tun": "/sys/class/misc/tun", "fuse device": "/sys/class/misc/fuse", "loop": "/sys/class/misc/loop-control",
+		"pci": "/sys/bus/pci/drivers/virtio-pci", "mmio": "/sys/bus/platform/drivers/virtio-mmio",
+		"pciehp": "/sys/bus/pci_express/drivers/pciehp",
+		"nd":     "/sys/bus/nd", "tun": "/sys/class/misc/tun", "fuse device": "/sys/class/misc/fuse",
+		"loop": "/sys/class/misc/loop-control",
 	} {
 		_, err := os.Stat(path)
 		try(name, err)
@@ -45,7 +48,8 @@ func parts() {
 	for _, ns := range []struct {
 		name string
 		flag int
-	}{{"mnt", syscall.CLONE_NEWNS}, {"uts", syscall.CLONE_NEWUTS}, {"ipc", syscall.CLONE_NEWIPC}, {"net", syscall.CLONE_NEWNET},
+	}{{"mnt", syscall.CLONE_NEWNS}, {"uts", syscall.CLONE_NEWUTS}, {"ipc", syscall.CLONE_NEWIPC},
+		{"net", syscall.CLONE_NEWNET},
 		{"pid", syscall.CLONE_NEWPID}, {"user", syscall.CLONE_NEWUSER}, {"cgroup", 0x02000000}} {
 		try("namespace "+ns.name, child("nothing", ns.flag))
 	}
@@ -66,7 +70,8 @@ func parts() {
 	try("sysv ipc", is(e))
 	_, err = syscall.InotifyInit1(0)
 	try("inotify", err)
-	_, _, e = syscall.Syscall(syscall.SYS_ADD_KEY, uintptr(unsafe.Pointer(&[]byte("user\x00")[0])), uintptr(unsafe.Pointer(&[]byte("k\x00")[0])), uintptr(unsafe.Pointer(&[]byte("v")[0])))
+	_, _, e = syscall.Syscall(syscall.SYS_ADD_KEY, uintptr(unsafe.Pointer(&[]byte("user\x00")[0])),
+		uintptr(unsafe.Pointer(&[]byte("k\x00")[0])), uintptr(unsafe.Pointer(&[]byte("v")[0])))
 	if e == syscall.EINVAL || e == 0 { // the payload's length was left out on purpose: the call exists
 		e = 0
 	}
@@ -103,7 +108,8 @@ func overlay() error {
 	if err := os.WriteFile("/t/lower/f", []byte("lower"), 0o644); err != nil {
 		return err
 	}
-	if err := syscall.Mount("o", "/t/merged", "overlay", 0, "lowerdir=/t/lower,upperdir=/t/upper,workdir=/t/work"); err != nil {
+	if err := syscall.Mount("o", "/t/merged", "overlay", 0,
+		"lowerdir=/t/lower,upperdir=/t/upper,workdir=/t/work"); err != nil {
 		return err
 	}
 	if err := os.WriteFile("/t/merged/f", []byte("upper"), 0o644); err != nil {
@@ -128,7 +134,8 @@ func cgroup() error {
 	if err := os.Mkdir(top+"/c", 0o755); err != nil {
 		return err
 	}
-	for file, value := range map[string]string{"cpu.max": "50000 100000", "memory.max": "16777216", "pids.max": "9", "cpuset.cpus": "0", "cgroup.freeze": "0", "cpu.weight": "50"} {
+	for file, value := range map[string]string{"cpu.max": "50000 100000", "memory.max": "16777216", "pids.max": "9",
+		"cpuset.cpus": "0", "cgroup.freeze": "0", "cpu.weight": "50"} {
 		if err := os.WriteFile(top+"/c/"+file, []byte(value), 0); err != nil {
 			return err
 		}
@@ -157,20 +164,23 @@ func job(name string) {
 		return
 	}
 	runtime.LockOSThread()
-	const prSetNoNewPrivs, prSetSeccomp, modeFilter, retErrno = 38, 22, 2, 0x00050000 // <linux/prctl.h>, <linux/seccomp.h>
+	// <linux/prctl.h>, <linux/seccomp.h>
+	const prSetNoNewPrivs, prSetSeccomp, modeFilter, retErrno = 38, 22, 2, 0x00050000
 	type filter struct {
 		code   uint16
 		jt, jf uint8
 		k      uint32
 	}
 	// getpriority(2) is EPERM, all else is allowed. <linux/filter.h>
-	prog := []filter{{0x20, 0, 0, 0}, {0x15, 0, 1, syscall.SYS_GETPRIORITY}, {0x06, 0, 0, retErrno | 1}, {0x06, 0, 0, 0x7fff0000}}
+	prog := []filter{{0x20, 0, 0, 0}, {0x15, 0, 1, syscall.SYS_GETPRIORITY}, {0x06, 0, 0, retErrno | 1},
+		{0x06, 0, 0, 0x7fff0000}}
 	fprog := struct {
 		n      uint16
 		filter *filter
 	}{uint16(len(prog)), &prog[0]}
 	_, _, e1 := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
-	_, _, e2 := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetSeccomp, modeFilter, uintptr(unsafe.Pointer(&fprog)), 0, 0, 0)
+	_, _, e2 := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetSeccomp, modeFilter, uintptr(unsafe.Pointer(&fprog)), 0,
+		0, 0)
 	_, _, e3 := syscall.RawSyscall(syscall.SYS_GETPRIORITY, 0, 0, 0)
 	if e1 != 0 || e2 != 0 || e3 != syscall.EPERM {
 		fmt.Println(e1, e2, e3)
@@ -187,7 +197,8 @@ func bpf() error {
 		kind, count    uint32
 		insns, license uint64
 		rest           [13]uint64
-	}{kind: typeCgroupDevice, count: uint32(len(insns)), insns: uint64(uintptr(unsafe.Pointer(&insns[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0])))}
+	}{kind: typeCgroupDevice, count: uint32(len(insns)), insns: uint64(uintptr(unsafe.Pointer(&insns[0]))),
+		license: uint64(uintptr(unsafe.Pointer(&license[0])))}
 	_, _, e := syscall.Syscall(sysBPF, progLoad, uintptr(unsafe.Pointer(&attr)), 48)
 	runtime.KeepAlive(insns)
 	runtime.KeepAlive(license)
@@ -201,7 +212,8 @@ func netlink(protocol int, b []byte) error {
 		return err
 	}
 	defer syscall.Close(s)
-	if err := syscall.SetsockoptTimeval(s, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 5}); err != nil {
+	if err := syscall.SetsockoptTimeval(s, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO,
+		&syscall.Timeval{Sec: 5}); err != nil {
 		return err
 	}
 	if err := syscall.Sendto(s, b, 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK}); err != nil {
@@ -242,7 +254,8 @@ func nftables() error {
 	const netfilter, begin, end, subsystem, newTable, inet = 12, 16, 17, 10, 0, 1
 	batch := []byte{0, 0, 0, subsystem}
 	b := message(begin, 0, batch)
-	b = append(b, message(subsystem<<8|newTable, syscall.NLM_F_CREATE|syscall.NLM_F_ACK, append([]byte{inet, 0, 0, 0}, attribute(1, []byte("t\x00"))...))...)
+	b = append(b, message(subsystem<<8|newTable, syscall.NLM_F_CREATE|syscall.NLM_F_ACK, append([]byte{inet, 0, 0, 0},
+		attribute(1, []byte("t\x00"))...))...)
 	return netlink(netfilter, append(b, message(end, 0, batch)...))
 }
 
@@ -261,7 +274,8 @@ func iptables(family int, table string) error {
 	var info [size]byte
 	copy(info[:31], table)
 	n := uint32(size)
-	_, _, e := syscall.Syscall6(syscall.SYS_GETSOCKOPT, uintptr(s), uintptr(level), getInfo, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&n)), 0)
+	_, _, e := syscall.Syscall6(syscall.SYS_GETSOCKOPT, uintptr(s), uintptr(level), getInfo,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&n)), 0)
 	return is(e)
 }
 
@@ -284,7 +298,8 @@ func link(kind string) error {
 		body = append(body, attribute(lower, binary.LittleEndian.AppendUint32(nil, index))...)
 	}
 	body = append(body, attribute(linkInfo, info)...)
-	return netlink(syscall.NETLINK_ROUTE, message(newLink, syscall.NLM_F_CREATE|syscall.NLM_F_EXCL|syscall.NLM_F_ACK, body))
+	return netlink(syscall.NETLINK_ROUTE, message(newLink, syscall.NLM_F_CREATE|syscall.NLM_F_EXCL|syscall.NLM_F_ACK,
+		body))
 }
 
 // dmTargets asks device-mapper for a target. <linux/dm-ioctl.h>, struct dm_ioctl

@@ -1,8 +1,8 @@
 // Package qmp speaks the QEMU Machine Protocol, as the client.
 //
-// In comes a connection to a QEMU's monitor; out go results and events. It refuses to know what commands mean. QEMU may have been taken over
-// by its guest: lines are bounded, and nothing it says can make the client wait for ever or spend without limit.
-// Specification: QEMU docs/interop/qmp-spec.rst.
+// In comes a connection to a QEMU's monitor; out go results and events. It refuses to know what commands mean. QEMU may
+// have been taken over by its guest: lines are bounded, and nothing it says can make the client wait for ever or spend
+// without limit. Specification: QEMU docs/interop/qmp-spec.rst.
 package qmp
 
 import (
@@ -39,7 +39,8 @@ func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Min
 type Command struct {
 	Name      string
 	Arguments json.RawMessage
-	// File goes along where the connection is a UNIX socket, as getfd and its like want it. It may be nil, and stays the caller's.
+	// File goes along where the connection is a UNIX socket, as getfd and its like want it. It may be nil, and stays
+	// the caller's.
 	File *os.File
 }
 
@@ -102,7 +103,8 @@ type line struct {
 
 // New waits for the greeting and negotiates. It owns conn from here on, and closes it when it fails.
 func New(ctx context.Context, conn net.Conn) (*Client, error) {
-	c := &Client{conn: conn, events: make(chan Event, maxEvents), done: make(chan struct{}), waiting: map[string]chan<- response{}}
+	c := &Client{conn: conn, events: make(chan Event, maxEvents), done: make(chan struct{}),
+		waiting: map[string]chan<- response{}}
 	greeting := make(chan Version, 1)
 	go c.read(greeting)
 	select {

@@ -1,6 +1,8 @@
-// Package vhostusertest plays QEMU and a guest's virtio driver against a vhost-user back end, in one process, over a socket pair and a memfd.
+// Package vhostusertest plays QEMU and a guest's virtio driver against a vhost-user back end, in one process, over a
+// socket pair and a memfd.
 //
-// It does what it is told, right or wrong, so that tests can be hostile; it fails the test at everything it does not expect.
+// It does what it is told, right or wrong, so that tests can be hostile; it fails the test at everything it does not
+// expect.
 package vhostusertest
 
 import (
@@ -59,8 +61,8 @@ func Pair(t testing.TB) (a, b *net.UnixConn) {
 	return conn(fds[0]), conn(fds[1])
 }
 
-// New starts serve with one end of a socket pair and gives the guest size bytes of memory. At the end of the test it hangs up and
-// waits for serve, whose error fails the test.
+// New starts serve with one end of a socket pair and gives the guest size bytes of memory. At the end of the test it
+// hangs up and waits for serve, whose error fails the test.
 func New(t testing.TB, size int, serve func(*net.UnixConn) error) *Driver {
 	t.Helper()
 	front, back := Pair(t)
