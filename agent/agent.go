@@ -26,18 +26,14 @@ import (
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/agent/serve"
 	"github.com/katabuild/katabuild/agent/timeline"
+	"github.com/katabuild/katabuild/internal/agentapi"
 )
 
 // FirstLine is the first line on the console: user space has begun.
-const FirstLine = name + "init"
+const FirstLine = agentapi.InitLine
 
-// The host learns that the agent is ready on this port of its own, and may ignore it. docs/formats/agent-api.md.
-const (
-	hostCID      = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
-	readyPort    = 1031
-	readyLine    = "ready\n"
-	readyTimeout = 2 * time.Second
-)
+// readyTimeout bounds telling the host that the agent is ready, which may ignore it. docs/formats/agent-api.md.
+const readyTimeout = 2 * time.Second
 
 // lastAnswer is how long the answer to the request that ends the agent may take to get out.
 const lastAnswer = 500 * time.Millisecond
@@ -200,7 +196,7 @@ func prepare(c Config, log *slog.Logger) (string, error) {
 func announce(ctx context.Context, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	if err := serve.Announce(ctx, hostCID, readyPort, readyLine); err != nil {
+	if err := serve.Announce(ctx, agentapi.HostCID, agentapi.ReadyPort, agentapi.ReadyLine); err != nil {
 		log.Debug(err.Error())
 	}
 }

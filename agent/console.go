@@ -9,10 +9,8 @@ import (
 	"sync"
 
 	"github.com/katabuild/katabuild/agent/options"
+	"github.com/katabuild/katabuild/internal/agentapi"
 )
-
-// name begins every line the agent writes on the console.
-const name = "katabuild-agent: "
 
 // handler writes log records as one-liners: the name, the level unless it is error, the message, then key=value.
 type handler struct {
@@ -31,7 +29,7 @@ func (h *handler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.
 
 func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
-	b.WriteString(name)
+	b.WriteString(agentapi.LinePrefix)
 	switch {
 	case r.Level >= options.LevelCritical:
 		b.WriteString("critical: ")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/katabuild/katabuild/agent/early"
 	"github.com/katabuild/katabuild/agent/reap"
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"golang.org/x/sys/unix"
 )
 
@@ -94,7 +95,8 @@ func serveShells(ctx context.Context, l net.Listener, r *reap.Reaper, log *slog.
 		select {
 		case room <- struct{}{}:
 		default:
-			_, _ = fmt.Fprintf(c, "%sthere are %d shells already\r\n", name, maxShells) // who it is for may be gone
+			// Whoever it is for may be gone.
+			_, _ = fmt.Fprintf(c, "%sthere are %d shells already\r\n", agentapi.LinePrefix, maxShells)
 			_ = c.Close()
 			return
 		}
@@ -114,7 +116,7 @@ func serveShell(ctx context.Context, c net.Conn, r *reap.Reaper) error {
 	defer stop()
 	path, err := firstExecutable(shells)
 	if err != nil {
-		_, _ = fmt.Fprintf(c, "%s%v\r\n", name, err) // who it is for may be gone
+		_, _ = fmt.Fprintf(c, "%s%v\r\n", agentapi.LinePrefix, err) // who it is for may be gone
 		return err
 	}
 	master, tty, err := openTerminal()

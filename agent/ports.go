@@ -11,16 +11,12 @@ import (
 
 	"github.com/katabuild/katabuild/agent/options"
 	"github.com/katabuild/katabuild/agent/serve"
+	"github.com/katabuild/katabuild/internal/agentapi"
 )
 
 // hostPorts are the vsock ports of the guest that a host's tools take for the agent's own: the log's and the debug
 // console's, as Kata Containers has them. docs/formats/vsock.md.
-var hostPorts = []uint32{guestLogPort, guestConsolePort}
-
-const (
-	guestLogPort     = 1025
-	guestConsolePort = 1026
-)
+var hostPorts = []uint32{agentapi.LogPort, agentapi.DebugConsolePort}
 
 // ports are those of the agent's beside the API's. All are taken before there is any container: a container that had
 // one would be met by whoever looks for the agent there.

@@ -7,42 +7,40 @@ import (
 
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/bootwords"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/rootfs"
 )
-
-// clearWord is what a host that emulates the processor adds for files shared by virtiofsd; runtime/sandbox says why.
-const clearWord = "init_on_alloc=1"
 
 // longestLine is the longest command line that a boot of the recipe makes without words of the host's own: numbers and
 // digests are as long as they get.
 func longestLine(r *recipe.Recipe, a arch.Arch) (string, error) {
-	line, tcg := kernel.CommandLine(a, r.Boot.Machine)
+	line, tcg := bootwords.Built(a, r.Boot.Machine)
 	for _, w := range r.Boot.CommandLine {
 		line += " " + w
 	}
 	if i := r.Image; i != nil {
-		const size, block = 1 << 43, 4096 // 8 TiB: more than a disk of ours is
+		const size, block = 1 << 43, dmverity.BlockSize // 8 TiB: more than a disk of ours is
 		l := manifest.ImageLayout{Layout: i.Layout, FileSystem: i.FileSystem, Offset: block, Length: size}
 		if i.WithVerity() {
 			hex := strings.Repeat("f", 64)
-			l.Verity = &manifest.Verity{RootHash: hex, Salt: hex, DataBlocks: size / block, DataBlockSize: block,
-				HashBlockSize: block, Offset: size + block, Length: size}
+			l.Verity = &manifest.Verity{Params: dmverity.Params{RootHash: hex, Salt: hex, DataBlocks: size / block,
+				DataBlockSize: block, HashBlockSize: block}, Offset: size + block, Length: size}
 		}
 		root, err := rootfs.CommandLine(l, guestDisks[r.Boot.Disk])
 		if err != nil {
 			return "", err
 		}
 		line += " " + root
-		if r.Rootfs != nil && r.Rootfs.Init == rootfs.InitSystemd {
+		if r.Rootfs != nil && r.Rootfs.Init == manifest.InitSystemd {
 			line += " " + systemdWord
 		}
 	}
 	if tcg != "" {
-		line += " " + strings.ReplaceAll(tcg, "{tsc_khz}", "10000000") // 10 GHz
+		line += " " + bootwords.OnHost(tcg, bootwords.LongestClock)
 	}
-	return line + " " + clearWord, nil
+	return line + " " + bootwords.ClearMemory, nil
 }
 
 // checkLine refuses words of a recipe that the boot says itself, and more of them than the kernel keeps.
@@ -55,7 +53,7 @@ func checkLine(r *recipe.Recipe) error {
 		return err
 	}
 	own := map[string]string{}
-	line, tcg := kernel.CommandLine(a, r.Boot.Machine)
+	line, tcg := bootwords.Built(a, r.Boot.Machine)
 	for w := range strings.FieldsSeq(line + " " + tcg) {
 		name, _, _ := strings.Cut(w, "=")
 		own[name] = w

@@ -601,7 +601,7 @@ func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*
 		return err
 	}
 	m.Boot.CommandLine += " " + root
-	if m.Agent.Init == rootfs.InitSystemd {
+	if m.Agent.Init == manifest.InitSystemd {
 		m.Boot.CommandLine += " " + systemdWord
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/bootwords"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/progress"
@@ -29,6 +30,7 @@ import (
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/kernel/toolchain"
+	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
@@ -58,7 +60,7 @@ func Vocabulary() (recipe.Vocabulary, error) {
 			v.Features = append(v.Features, f.Name)
 		}
 	}
-	v.URoot = initrd.Commands()
+	v.URoot, v.ImageCompressions = initrd.Commands(), erofs.Compressions()
 	return v, nil
 }
 
@@ -430,7 +432,7 @@ func (g *Guest) manifest(done map[string]*store.Action) (*manifest.Manifest, err
 
 func (g *Guest) boot() manifest.Boot {
 	b := g.Recipe.Boot
-	line, tcg := kernel.CommandLine(g.arch, b.Machine)
+	line, tcg := bootwords.Built(g.arch, b.Machine)
 	for _, w := range b.CommandLine {
 		line += " " + w
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/klauspost/compress/zstd"
@@ -33,8 +34,8 @@ type Compression string
 
 // The kinds of compression. The kernel needs CONFIG_RD_ZSTD for Zstd.
 const (
-	None Compression = "none"
-	Zstd Compression = "zstd"
+	None Compression = manifest.Uncompressed
+	Zstd Compression = manifest.Zstd
 )
 
 // Kind is what a File is. The zero value is a regular file.

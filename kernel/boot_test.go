@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/bootwords"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/kerneltest"
@@ -57,7 +58,7 @@ const virtualKHz = "1000000"
 
 // lineFor is the whole command line for emulation.
 func lineFor(t testing.TB, machine, khz string) string {
-	line, tcg := CommandLine(x86(t), machine)
+	line, tcg := bootwords.Built(x86(t), machine)
 	return line + " " + strings.ReplaceAll(tcg, "{tsc_khz}", khz)
 }
 
@@ -99,7 +100,7 @@ func bootAll(t *testing.T, res *Result) {
 // use what containers use.
 func TestDefaultHasWhatContainersNeed(t *testing.T) {
 	testenv.Require(t, testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"))
-	line, _ := CommandLine(x86(t), "q35") // q35 has timers to measure the clock with
+	line, _ := bootwords.Built(x86(t), "q35") // q35 has timers to measure the clock with
 	got, err := kerneltest.Boot(t.Context(), kerneltest.Machine{
 		Machine: "q35", Kernel: os.Getenv("KATABUILD_TEST_DEFAULT_VMLINUX"), Initrd: initrdFile(t), CPUs: 2,
 		CommandLine: line + ` maxcpus=1 dm-mod.create="kbtest,,,ro,0 8 error of ours" ` + kerneltest.TryParts,

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/elfnote"
 	"github.com/katabuild/katabuild/internal/regular"
 )
 
@@ -21,13 +21,6 @@ type vmlinux struct {
 	buildID string
 	packed  []byte // the file without sections, symbols and padding
 }
-
-// Types of the notes we look for.
-// Linux: include/uapi/linux/elf.h (NT_GNU_BUILD_ID), include/xen/interface/elfnote.h (XEN_ELFNOTE_PHYS32_ENTRY).
-const (
-	NoteBuildID = 3
-	NotePVH     = 18
-)
 
 // readVmlinux reads the file that a foreign program left as vmlinux.
 func readVmlinux(file *os.File) (*vmlinux, error) {
@@ -56,19 +49,11 @@ func readVmlinux(file *os.File) (*vmlinux, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packed: %w", err)
 	}
-	pvh := false
-	for _, n := range Notes(p) {
-		switch {
-		case n.Name == "GNU" && n.Kind == NoteBuildID:
-			v.buildID = hex.EncodeToString(n.Desc)
-		case n.Name == "Xen" && n.Kind == NotePVH:
-			pvh = true
-		}
-	}
-	if v.buildID == "" {
+	notes := elfnote.Read(p)
+	if v.buildID = notes.BuildID(); v.buildID == "" {
 		return nil, errors.New("no GNU build-id")
 	}
-	if p.Machine == elf.EM_X86_64 && !pvh {
+	if p.Machine == elf.EM_X86_64 && !notes.PVH() {
 		return nil, errors.New("no PVH note, so no VMM could start it; the feature guest has CONFIG_PVH")
 	}
 	return v, nil
@@ -115,40 +100,6 @@ func banner(f *elf.File) (release, version string, err error) {
 		return release, rest[i+2:], nil
 	}
 	return "", "", errors.New("no symbol linux_banner")
-}
-
-// Note is one of the notes by which a kernel's file says what it is.
-type Note struct {
-	Name string
-	Kind uint32
-	Desc []byte
-}
-
-// Notes reads every note segment of a kernel; a malformed rest is ignored. System V ABI, "Note Section".
-func Notes(f *elf.File) []Note {
-	var all []Note
-	for _, p := range f.Progs {
-		if p.Type != elf.PT_NOTE || p.Filesz > 1<<20 {
-			continue
-		}
-		b := make([]byte, p.Filesz)
-		if _, err := p.ReadAt(b, 0); err != nil {
-			continue
-		}
-		for len(b) >= 12 {
-			nameLen, descLen := uint64(f.ByteOrder.Uint32(b)), uint64(f.ByteOrder.Uint32(b[4:]))
-			kind := f.ByteOrder.Uint32(b[8:])
-			descAt := 12 + (nameLen+3)&^3
-			end := descAt + (descLen+3)&^3
-			if end > uint64(len(b)) {
-				break
-			}
-			all = append(all, Note{strings.TrimRight(string(b[12:12+nameLen]), "\x00"), kind,
-				b[descAt : descAt+descLen]})
-			b = b[end:]
-		}
-	}
-	return all
 }
 
 // The layout of a 64-bit ELF file.

@@ -65,9 +65,15 @@ func makeVmlinuxAt(at int, banner string, notes ...[]byte) []byte {
 	return b.Bytes()
 }
 
+// Linux: include/uapi/linux/elf.h (NT_GNU_BUILD_ID), include/xen/interface/elfnote.h (XEN_ELFNOTE_PHYS32_ENTRY).
+const (
+	noteBuildID = 3
+	notePVH     = 18
+)
+
 var (
-	buildID = elfNote("GNU", NoteBuildID, []byte{0xde, 0xad, 0xbe, 0xef})
-	pvh     = elfNote("Xen", NotePVH, make([]byte, 8))
+	buildID = elfNote("GNU", noteBuildID, []byte{0xde, 0xad, 0xbe, 0xef})
+	pvh     = elfNote("Xen", notePVH, make([]byte, 8))
 )
 
 // readVmlinuxBytes reads a vmlinux of these bytes.
@@ -137,9 +143,9 @@ func TestOddVmlinuxIsRefused(t *testing.T) {
 		want string
 	}{
 		"no PVH note":           {makeVmlinux(testBanner, buildID), "CONFIG_PVH"},
-		"PVH by another vendor": {makeVmlinux(testBanner, elfNote("GNU", NotePVH, nil), buildID), "CONFIG_PVH"},
+		"PVH by another vendor": {makeVmlinux(testBanner, elfNote("GNU", notePVH, nil), buildID), "CONFIG_PVH"},
 		"no build-id":           {makeVmlinux(testBanner, pvh), "no GNU build-id"},
-		"an empty build-id": {makeVmlinux(testBanner, pvh, elfNote("GNU", NoteBuildID, nil)),
+		"an empty build-id": {makeVmlinux(testBanner, pvh, elfNote("GNU", noteBuildID, nil)),
 			"no GNU build-id"},
 		"a note that overflows": {makeVmlinux(testBanner, pvh,
 			[]byte("\xff\xff\xff\xff\xff\xff\xff\xff\x03\x00\x00\x00GNU\x00")), "no GNU build-id"},

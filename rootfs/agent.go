@@ -7,14 +7,9 @@ import (
 
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
-)
-
-// Who may be PID 1.
-const (
-	InitAgent   = "agent"
-	InitSystemd = "systemd"
 )
 
 // AgentPath is where the agent lies in a root file system. Where it is PID 1, /sbin/init leads there.
@@ -27,7 +22,7 @@ type Agent struct {
 	Digest digest.Digest
 	Size   int64
 	Go     string // version of the Go tool-chain that built it
-	Init   string // InitAgent or InitSystemd
+	Init   string // manifest.InitAgent or manifest.InitSystemd
 }
 
 // Inputs implements Layer.
@@ -81,9 +76,9 @@ func (l Agent) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.C
 		}
 	}
 	switch l.Init {
-	case InitAgent:
+	case manifest.InitAgent:
 		files = append(files, File{Path: "/sbin/init", Kind: tree.Symlink, Target: AgentPath, Origin: origin})
-	case InitSystemd:
+	case manifest.InitSystemd:
 		files = append(files,
 			File{Path: "/usr/lib/systemd/system/kata-agent.service", Kind: tree.File, Mode: 0o644,
 				Data: []byte(agentService), Origin: origin},

@@ -3,7 +3,6 @@ package rootfs
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,9 @@ import (
 
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/dmverity"
+	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/rootfs/erofs"
@@ -25,27 +27,21 @@ import (
 
 // File names of what Image leaves.
 const (
-	ImageName     = "image.img"
+	ImageName     = extension.ImageName
 	SBOMName      = "sbom.spdx.json"
-	CycloneDXName = "sbom.cdx.json" // where Disk.CycloneDX asks for it
-	RootHashName  = "root_hash.txt" // the line that Kata's tools read
-)
-
-// The file systems there are.
-const (
-	EROFS = "erofs"
-	Ext4  = "ext4"
+	CycloneDXName = "sbom.cdx.json"    // where Disk.CycloneDX asks for it
+	RootHashName  = extension.HashName // the line that Kata's tools read
 )
 
 // Disk is how the tree becomes an image.
 type Disk struct {
-	FileSystem  string            // EROFS or Ext4
-	Compression erofs.Compression // of EROFS
+	FileSystem  string            // manifest.EROFS or manifest.Ext4
+	Compression erofs.Compression // of manifest.EROFS
 	Layout      partition.Kind
 	Verity      bool
 	Label       string
-	FreeSpace   int64 // bytes of Ext4 that stay free
-	Journal     bool  // of Ext4
+	FreeSpace   int64 // bytes of manifest.Ext4 that stay free
+	Journal     bool  // of manifest.Ext4
 	CycloneDX   bool  // another bill of materials, in CycloneDX
 	Jobs        int   // never changes the result
 }
@@ -86,12 +82,8 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 	}
 	res.Outputs = append(res.Outputs, artifact.Output{Name: ImageName, Path: path})
 	if v := res.Image.Verity; v != nil {
-		p, err := parameters(v)
-		if err != nil {
-			return nil, err
-		}
 		path := filepath.Join(dir, RootHashName)
-		if err := os.WriteFile(path, []byte(p.RootHashLine()+"\n"), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(v.Params.String()+"\n"), 0o644); err != nil {
 			return nil, err
 		}
 		res.Outputs = append(res.Outputs, artifact.Output{Name: RootHashName, Path: path})
@@ -153,14 +145,14 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 	var uuid [16]byte
 	at := io.NewOffsetWriter(f, l.Data.Offset)
 	switch d.FileSystem {
-	case EROFS:
+	case manifest.EROFS:
 		info, err := erofs.Write(ctx, at, t, erofs.Options{Compression: d.Compression, Label: d.Label, Time: r.Time,
 			Jobs: d.Jobs})
 		if err != nil {
 			return image, nil, err
 		}
 		options.DataSize, uuid = info.Size, info.UUID
-	case Ext4:
+	case manifest.Ext4:
 		info, err := ext4.Write(ctx, at, t, ext4.Options{Label: d.Label, Time: r.Time, FreeSpace: d.FreeSpace,
 			Journal: d.Journal})
 		if err != nil {
@@ -180,7 +172,7 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 		return image, nil, err
 	}
 	image = manifest.ImageLayout{
-		Layout: d.Layout.String(), FileSystem: d.FileSystem, UUID: partition.GUID(uuid).String(),
+		Layout: d.Layout.String(), FileSystem: d.FileSystem, UUID: gpt.GUID(uuid).String(),
 		Offset: l.Data.Offset, Length: l.Data.Size,
 	}
 	if d.Verity {
@@ -191,30 +183,13 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 		if err != nil {
 			return image, nil, err
 		}
-		id = partition.Identity(p.RootHash)
-		image.Verity = &manifest.Verity{
-			RootHash: hex.EncodeToString(p.RootHash[:]), Salt: hex.EncodeToString(p.Salt), DataBlocks: p.DataBlocks,
-			DataBlockSize: int64(p.DataBlockSize), HashBlockSize: int64(p.HashBlockSize), Offset: l.Hash.Offset,
-			Length: l.Hash.Size,
-		}
+		id = partition.Identity(p.Root)
+		image.Verity = &manifest.Verity{Params: p.Params, Offset: l.Hash.Offset, Length: l.Hash.Size}
 	}
 	if err := l.Write(f, id); err != nil {
 		return image, nil, err
 	}
 	return image, warnings, f.Truncate(l.Size)
-}
-
-// parameters are the hash tree's, as the manifest has them.
-func parameters(v *manifest.Verity) (verity.Params, error) {
-	p := verity.Params{DataBlocks: v.DataBlocks, DataBlockSize: int(v.DataBlockSize),
-		HashBlockSize: int(v.HashBlockSize), HashSize: v.Length}
-	root, err1 := hex.DecodeString(v.RootHash)
-	salt, err2 := hex.DecodeString(v.Salt)
-	if err1 != nil || err2 != nil || len(root) != len(p.RootHash) {
-		return p, fmt.Errorf("hash tree: root hash %q, salt %q", v.RootHash, v.Salt)
-	}
-	p.RootHash, p.Salt = [len(p.RootHash)]byte(root), salt
-	return p, nil
 }
 
 // CommandLine is what the kernel must be told to mount the root of an image that the guest has as disk, such as
@@ -231,15 +206,17 @@ func CommandLine(i manifest.ImageLayout, disk string) (string, error) {
 	data, hash, at := l.Devices(disk)
 	flags := "ro"
 	if v := i.Verity; v != nil {
-		p, err := parameters(v)
+		if err := v.Check(); err != nil {
+			return "", fmt.Errorf("hash tree: %w", err)
+		}
+		if at%v.HashBlockSize != 0 {
+			return "", fmt.Errorf("hash tree at %d: want a multiple of %d", at, v.HashBlockSize)
+		}
+		create, err := v.Table(at/v.HashBlockSize).CreateWord(data, hash)
 		if err != nil {
 			return "", err
 		}
-		create, err := p.DMModCreate(verity.Devices{Data: data, Hash: hash, HashOffset: at})
-		if err != nil {
-			return "", err
-		}
-		return create + " root=/dev/dm-0 rootfstype=" + i.FileSystem + " " + flags, nil
+		return create + " root=" + dmverity.CreatedDevice + " rootfstype=" + i.FileSystem + " " + flags, nil
 	}
 	if strings.HasPrefix(disk, "/dev/pmem") {
 		// files are mapped where they lie; dm-verity, which must look at them first, knows no DAX

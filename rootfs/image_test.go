@@ -9,17 +9,19 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/partition"
 )
 
 func TestACycloneDXBillIsThereWhereItIsAskedForAndTheSameEachTime(t *testing.T) {
-	a := agent(t, InitAgent)
+	a := agent(t, manifest.InitAgent)
 	var first []byte
 	for range 2 {
 		dir := t.TempDir()
 		r := Request{Arch: x86(t), Name: "guest", Agent: a, Time: 1700000000}
-		d := Disk{FileSystem: EROFS, Compression: erofs.None, Layout: partition.Bare, Verity: true, CycloneDX: true}
+		d := Disk{FileSystem: manifest.EROFS, Compression: erofs.None, Layout: partition.Bare, Verity: true,
+			CycloneDX: true}
 		res, err := r.WriteImage(context.Background(), d, dir, nil)
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
@@ -46,7 +47,7 @@ func build(t *testing.T, r Request) *tree.Tree {
 }
 
 func TestTheAgentIsTheInitOfAnOtherwiseEmptyRoot(t *testing.T) {
-	tr := build(t, Request{Agent: agent(t, InitAgent), Time: 7})
+	tr := build(t, Request{Agent: agent(t, manifest.InitAgent), Time: 7})
 	for _, p := range []string{"/sbin/init", "/usr/sbin/init", AgentPath} {
 		if n, err := tr.Resolve(p); err != nil || n.Size() != 9 || n.Mode != 0o755 || n.Time.Sec != 7 {
 			t.Errorf("%s: %+v, %v", p, n, err)
@@ -86,7 +87,7 @@ func TestSystemdStartsTheAgentAsAService(t *testing.T) {
 	tr := build(t, Request{Layers: []Layer{Files{
 		{Path: "/usr/sbin", Kind: tree.Dir, Mode: 0o755}, {Path: "/sbin", Kind: tree.Symlink, Target: "usr/sbin"},
 		{Path: "/usr/sbin/init", Kind: tree.Symlink, Target: "../lib/systemd/systemd"},
-	}}, Agent: agent(t, InitSystemd)})
+	}}, Agent: agent(t, manifest.InitSystemd)})
 	if n, err := tr.Lookup("/sbin/init"); err != nil || n.Target != "../lib/systemd/systemd" {
 		t.Errorf("init: %+v, %v", n, err)
 	}
@@ -98,7 +99,7 @@ func TestSystemdStartsTheAgentAsAService(t *testing.T) {
 }
 
 func TestAnAgentThatIsAnotherIsRefused(t *testing.T) {
-	a := agent(t, InitAgent)
+	a := agent(t, manifest.InitAgent)
 	a.Digest = digest.Of([]byte("another"))
 	if _, _, err := (Request{Arch: x86(t), Agent: a}).Tree(context.Background()); err == nil ||
 		!strings.Contains(err.Error(), "wrong digest") {
@@ -127,7 +128,7 @@ func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 				text("/doc/b/README", "go"), text("/doc-not/x", "stay")},
 			folder(t, dir),
 		},
-		Remove: []string{"/doc"}, Keep: []string{"/doc/*/copyright"}, Agent: agent(t, InitAgent),
+		Remove: []string{"/doc"}, Keep: []string{"/doc/*/copyright"}, Agent: agent(t, manifest.InitAgent),
 	})
 	if n, err := tr.Lookup("/motd"); err != nil || n.Size() != 6 || n.UID != 0 || n.Origin != "folder x/motd" {
 		t.Errorf("motd: %+v, %v", n, err)
@@ -138,7 +139,7 @@ func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 			t.Errorf("%s: %v", p, err)
 		}
 	}
-	r := Request{Arch: x86(t), Remove: []string{"/nothing/*"}, Agent: agent(t, InitAgent)}
+	r := Request{Arch: x86(t), Remove: []string{"/nothing/*"}, Agent: agent(t, manifest.InitAgent)}
 	if _, _, err := r.Tree(context.Background()); err == nil || !strings.Contains(err.Error(), "/nothing/*") {
 		t.Errorf("a pattern that matches nothing: %v", err)
 	}
@@ -148,7 +149,7 @@ func TestAccountsAreAddedOnce(t *testing.T) {
 	l := Accounts{Users: []User{{Name: "app", UID: 1000, GID: new(uint32(1000)), Home: "/home/app",
 		Shell: "/bin/sh"}}, Groups: []Group{{Name: "app", GID: new(uint32(1000)), Members: []string{"app"}}}}
 	tr := build(t, Request{Layers: []Layer{Files{text("/etc/passwd",
-		"root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\n")}, l, l}, Agent: agent(t, InitAgent)})
+		"root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\n")}, l, l}, Agent: agent(t, manifest.InitAgent)})
 	for p, want := range map[string]string{
 		"/etc/passwd": "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/none\napp:x:1000:1000::/home/app:/bin/sh\n",
 		"/etc/group":  "app:x:1000:app\n", "/etc/shadow": "app:!:::::::\n",

@@ -21,6 +21,7 @@ import (
 // The commands: _IOWR(0xfd, DM_..._CMD, struct dm_ioctl), the same number on every architecture of ours.
 const (
 	devCreate = 0xc138fd03 // DM_DEV_CREATE
+	devRemove = 0xc138fd04 // DM_DEV_REMOVE
 	// DM_DEV_SUSPEND: without DM_SUSPEND_FLAG it resumes, which makes the loaded table the live one
 	devSuspend  = 0xc138fd06
 	tableLoad   = 0xc138fd09 // DM_TABLE_LOAD
@@ -41,9 +42,10 @@ const (
 	nameSize      = 128 // DM_NAME_LEN
 	bufferSize    = 16 << 10
 
-	flagReadOnly    = 1 << 0 // DM_READONLY_FLAG
-	flagStatusTable = 1 << 4 // DM_STATUS_TABLE_FLAG: the parameters, not the state
-	flagBufferFull  = 1 << 8 // DM_BUFFER_FULL_FLAG
+	flagReadOnly    = 1 << 0  // DM_READONLY_FLAG
+	flagStatusTable = 1 << 4  // DM_STATUS_TABLE_FLAG: the parameters, not the state
+	flagBufferFull  = 1 << 8  // DM_BUFFER_FULL_FLAG
+	flagDeferred    = 1 << 17 // DM_DEFERRED_REMOVE: with its last user, where it has any
 )
 
 // A target is a struct dm_target_spec and its parameters as text that ends in a NUL.
@@ -152,6 +154,18 @@ func (c *Control) Create(name string, t Target) (Device, error) {
 	return d, nil
 }
 
+// Remove removes a device once nobody has it open any more.
+func (c *Control) Remove(name string) error {
+	b, err := removeRequest(name)
+	if err != nil {
+		return err
+	}
+	if err := c.ioctl(devRemove, b); err != nil {
+		return fmt.Errorf("remove the device %s: %w", name, err)
+	}
+	return nil
+}
+
 // Table is the running table of a device, where it has one target; nil where it has more or none.
 func (c *Control) Table(d Device) (*Target, error) {
 	b := request(bufferSize)
@@ -186,6 +200,14 @@ func named(name string, size int) ([]byte, error) {
 	b := request(size)
 	copy(b[offsetName:], name)
 	return b, nil
+}
+
+func removeRequest(name string) ([]byte, error) {
+	b, err := named(name, headerSize)
+	if err == nil {
+		binary.NativeEndian.PutUint32(b[offsetFlags:], flagDeferred)
+	}
+	return b, err
 }
 
 // loadRequest asks for a table of one read-only target.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"strings"
 	"testing"
+
+	"github.com/katabuild/katabuild/internal/dmverity"
 )
 
 // answer is what the kernel leaves in the buffer for a table of targets.
@@ -60,11 +62,10 @@ func TestTheRootHashIsReadFromARunningTable(t *testing.T) {
 
 // A table that is loaded is the table that is read: the kernel's answer has the form of the request.
 func TestAVerityTableIsWrittenAsTheKernelReadsIt(t *testing.T) {
-	v := Verity{
-		Data: Device{254, 17}, Hash: Device{254, 18}, DataBlocks: 7, DataBlockSize: 4096, HashBlockSize: 4096,
-		RootHash: strings.Repeat("ab", 32), Salt: "-",
-	}
-	b, err := loadRequest("extension-x", v.Target())
+	v := dmverity.Params{DataBlocks: 7, DataBlockSize: 4096, HashBlockSize: 4096, RootHash: strings.Repeat("ab", 32),
+		Salt: "-"}
+	target := VerityTarget(v.Table(0), Device{254, 17}, Device{254, 18})
+	b, err := loadRequest("extension-x", target)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func TestAVerityTableIsWrittenAsTheKernelReadsIt(t *testing.T) {
 		t.Errorf("name %q", name)
 	}
 	got, err := parseTable(b)
-	if err != nil || *got != v.Target() || got.Params != "1 254:17 254:18 4096 4096 7 0 sha256 "+v.RootHash+" -" ||
+	if err != nil || *got != target || got.Params != "1 254:17 254:18 4096 4096 7 0 sha256 "+v.RootHash+" -" ||
 		got.Size != 28672 {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -90,7 +91,7 @@ func TestAVerityTableIsWrittenAsTheKernelReadsIt(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"", "a/b", strings.Repeat("x", nameSize)} {
-		if _, err := loadRequest(name, v.Target()); err == nil {
+		if _, err := loadRequest(name, target); err == nil {
 			t.Errorf("the name %q passes", name)
 		}
 	}

@@ -1,31 +1,12 @@
 package devmapper
 
 import (
-	"encoding/hex"
-	"fmt"
-	"strings"
+	"github.com/katabuild/katabuild/internal/dmverity"
 )
 
-// VerityType is the type of a dm-verity target.
-const VerityType = "verity"
-
-// verityRootHash is which word of a verity table the root hash is. Documentation/admin-guide/device-mapper/verity.rst:
-// version, dev, hash_dev, two block sizes, blocks, start, algorithm, digest, salt.
-const verityRootHash = 8
-
-// Verity is a dm-verity target of version 1 with SHA-256, whose hash tree begins at the first byte of its device.
-type Verity struct {
-	Data, Hash                               Device
-	DataBlocks, DataBlockSize, HashBlockSize int64
-	RootHash                                 string // hexadecimal
-	Salt                                     string // hexadecimal, or "-"
-}
-
-// Target is the table's one target.
-func (v Verity) Target() Target {
-	return Target{Type: VerityType, Size: v.DataBlocks * v.DataBlockSize,
-		Params: fmt.Sprintf("1 %s %s %d %d %d 0 sha256 %s %s",
-			v.Data, v.Hash, v.DataBlockSize, v.HashBlockSize, v.DataBlocks, v.RootHash, v.Salt)}
+// VerityTarget is the one target of a table that opens a hash tree. Data and tree may be on one device.
+func VerityTarget(t dmverity.Table, data, hash Device) Target {
+	return Target{Type: dmverity.TargetType, Size: t.DataSize(), Params: t.Arguments(data.String(), hash.String())}
 }
 
 // RootHash is that of the running table of a device, and empty where the device is not guarded by dm-verity alone.
@@ -39,15 +20,8 @@ func (c *Control) RootHash(d Device) (string, error) {
 
 // rootHash finds it in a table. verity covers a whole device, so it is the only target.
 func rootHash(t *Target) (string, error) {
-	if t == nil || t.Type != VerityType {
+	if t == nil || t.Type != dmverity.TargetType {
 		return "", nil
 	}
-	words := strings.Fields(t.Params)
-	if len(words) <= verityRootHash {
-		return "", fmt.Errorf("verity table %q: want at least %d words", t.Params, verityRootHash+1)
-	}
-	if _, err := hex.DecodeString(words[verityRootHash]); err != nil {
-		return "", fmt.Errorf("verity table %q: the root hash is not hexadecimal", t.Params)
-	}
-	return words[verityRootHash], nil
+	return dmverity.RootHashOf(t.Params)
 }

@@ -18,11 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/agent/devmapper"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/manifest"
 )
 
 // fileSystem is what an extension holds.
-const fileSystem = "erofs"
+const fileSystem = manifest.EROFS
 
 // The partitions of an extension's disk. docs/formats/disk.md, mbr.
 const (
@@ -90,7 +92,7 @@ func findDisks(root string) ([]Disk, error) {
 
 // decide says what to mount from where. Each extension's disk and its word on the command line need each other.
 func decide(disks []Disk, words []string) ([]Wanted, error) {
-	params := map[string]extension.Params{}
+	params := map[string]dmverity.Params{}
 	for _, w := range words {
 		e, is, err := extension.ParseWord(w)
 		if err != nil {
@@ -152,10 +154,7 @@ func (w Wanted) mount(root string, control *devmapper.Control) error {
 		return err
 	}
 	p := w.Params
-	device, err := control.Create(w.Serial(), devmapper.Verity{
-		Data: data, Hash: hash, DataBlocks: p.DataBlocks, DataBlockSize: p.DataBlockSize,
-		HashBlockSize: p.HashBlockSize, RootHash: p.RootHash, Salt: p.Salt,
-	}.Target())
+	device, err := control.Create(w.Serial(), devmapper.VerityTarget(p.Table(0), data, hash))
 	if err != nil {
 		// The kernel's numbers are coarse; its words are on the console above ours.
 		return fmt.Errorf("%w (it takes a kernel with dm-verity, and partitions with room for %d blocks and their "+
@@ -184,13 +183,13 @@ func (w Wanted) mount(root string, control *devmapper.Control) error {
 
 // covered says whether dm-verity covers all of a mounted file system. The root hash alone does not tell: a tree over a
 // few blocks less has the same one, and what lies behind would turn out to be missing much later.
-func covered(point string, p extension.Params) error {
+func covered(point string, p dmverity.Params) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(point, &st); err != nil {
 		return fmt.Errorf("%s: %w", point, err)
 	}
-	if want := int64(st.Blocks) * int64(st.Bsize); want > p.DataBlocks*p.DataBlockSize {
-		return fmt.Errorf("its file system has %d bytes, its parameters are for %d", want, p.DataBlocks*p.DataBlockSize)
+	if want := int64(st.Blocks) * int64(st.Bsize); want > p.DataSize() {
+		return fmt.Errorf("its file system has %d bytes, its parameters are for %d", want, p.DataSize())
 	}
 	return nil
 }

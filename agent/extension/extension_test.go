@@ -7,11 +7,12 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/agent/devmapper"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 )
 
 func word(name string) string {
-	return extension.Extension{Name: name, Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: "-",
+	return extension.Extension{Name: name, Params: dmverity.Params{RootHash: strings.Repeat("ab", 32), Salt: "-",
 		DataBlocks: 7, DataBlockSize: 4096, HashBlockSize: 4096}}.Word()
 }
 

@@ -18,10 +18,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/agentapi"
 )
 
 // Prefix begins every last message. Hosts look for it on the console.
-const Prefix = "katabuild-agent: panic: "
+const Prefix = agentapi.LinePrefix + "panic: "
 
 // maxFrames bounds the stack in a last message.
 const maxFrames = 16

@@ -24,6 +24,7 @@ import (
 
 	"github.com/katabuild/katabuild/agent/timeline"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/elfnote"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/report"
 )
@@ -158,11 +159,10 @@ func (g *Guest) kernel() (report.Kernel, error) {
 	case err != nil:
 		return report.Kernel{}, fmt.Errorf("notes of the kernel: %w", err)
 	default:
-		id, err := buildID(notes, binary.NativeEndian)
-		if err != nil && !errors.Is(err, errNoBuildID) {
+		read, err := elfnote.Parse(notes, binary.NativeEndian)
+		if k.BuildID = read.BuildID(); k.BuildID == "" && err != nil {
 			return report.Kernel{}, fmt.Errorf("notes of the kernel: %w", err)
 		}
-		k.BuildID = hex.EncodeToString(id)
 	}
 	return k, nil
 }

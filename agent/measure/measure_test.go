@@ -17,6 +17,15 @@ import (
 )
 
 // guest lays out a root folder with the files that a report reads; change gives other content, or none where it is nil.
+// buildIDNote is an ELF note with the build-id abcd: System V ABI, "Note Section"; <elf.h>, NT_GNU_BUILD_ID.
+func buildIDNote() []byte {
+	var b []byte
+	for _, word := range []uint32{4, 2, 3} {
+		b = binary.NativeEndian.AppendUint32(b, word)
+	}
+	return append(b, "GNU\x00\xab\xcd\x00\x00"...)
+}
+
 func guest(t *testing.T, change map[string][]byte) *Guest {
 	t.Helper()
 	files := map[string][]byte{
@@ -26,7 +35,7 @@ func guest(t *testing.T, change map[string][]byte) *Guest {
 		"proc/1/comm":         []byte("systemd\n"),
 		"proc/self/exe":       []byte("the agent"),
 		"proc/self/mountinfo": []byte("1 1 0:2 / / rw - rootfs rootfs rw\n"),
-		"sys/kernel/notes":    note(binary.NativeEndian, "GNU\x00", ntGNUBuildID, "\xab\xcd"),
+		"sys/kernel/notes":    buildIDNote(),
 		"sys/devices/system/memory/block_size_bytes": []byte("8000000\n"),
 	}
 	for name, data := range change {

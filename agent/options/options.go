@@ -9,10 +9,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/katabuild/katabuild/internal/agentapi"
 )
 
-// DefaultServerAddr is where the agent listens unless told otherwise: every CID of this guest, port 1024.
-const DefaultServerAddr = "vsock://-1:1024"
+// DefaultServerAddr is where the agent listens unless told otherwise: every CID of this guest.
+const DefaultServerAddr = "vsock://-1:" + agentapi.PortText
 
 // LevelTrace and LevelCritical are the levels of agent.log that package slog has no name for.
 const (

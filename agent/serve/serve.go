@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/reportpb"
 	"github.com/katabuild/katabuild/internal/report"
@@ -22,9 +23,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
-
-// apiVersion is the version of the API, the same in every release of Kata Containers so far.
-const apiVersion = "0.0.1"
 
 // Guest is what the API tells about the guest.
 type Guest interface {
@@ -181,7 +179,7 @@ func (a *api) Check(context.Context, *katapb.CheckRequest) (*katapb.HealthCheckR
 }
 
 func (a *api) Version(context.Context, *katapb.CheckRequest) (*katapb.VersionCheckResponse, error) {
-	return &katapb.VersionCheckResponse{GrpcVersion: apiVersion, AgentVersion: a.agent.Version}, nil
+	return &katapb.VersionCheckResponse{GrpcVersion: agentapi.APIVersion, AgentVersion: a.agent.Version}, nil
 }
 
 func (a *api) GetGuestDetails(_ context.Context, r *katapb.GuestDetailsRequest) (*katapb.GuestDetailsResponse, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/katabuild/katabuild/agent/devmapper"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/dmverity"
 )
 
 // The options by which several storages make up one mount, that of containerd's erofs snapshotter: disks with a layer
@@ -246,37 +248,38 @@ func (m *Manager) mountLayer(ctx context.Context, l layer, at place, name string
 	return mounted(d.node, l.fstype, at, l.how, u)
 }
 
-// verity is what a host says of a layer's hash tree, which lies behind its data.
+// verity is what a host says of a layer's hash tree, which lies behind its data. A superblock may say where the tree
+// begins, and how many blocks of data there are.
 type verity struct {
-	rootHash, salt, algorithm    string
-	offset, dataBlock, hashBlock int64
-	hashType                     int64
-	noSuperblock                 bool
+	dmverity.Table
+	offset       int64 // of the hash area, in bytes
+	noSuperblock bool
 }
 
 // readVerity reads the options below X-kata.dmverity. Root hash and offset are needed.
 func readVerity(words []string) (verity, error) {
-	v := verity{algorithm: "sha256", salt: "-", dataBlock: 4096, hashBlock: 4096, hashType: 1, offset: -1}
+	v := verity{Table: dmverity.Params{Salt: dmverity.NoSalt, DataBlockSize: dmverity.BlockSize,
+		HashBlockSize: dmverity.BlockSize}.Table(0), offset: -1}
 	for _, w := range words {
 		key, value, _ := strings.Cut(w, "=")
 		var err error
 		switch key {
 		case "roothash":
-			v.rootHash = strings.ToLower(value)
+			v.RootHash = strings.ToLower(value)
 		case "salt":
-			if v.salt = strings.ToLower(value); v.salt == "" {
-				v.salt = "-"
+			if v.Salt = strings.ToLower(value); v.Salt == "" {
+				v.Salt = dmverity.NoSalt
 			}
 		case "algorithm":
-			v.algorithm = value
+			v.Algorithm = value
 		case "hashoffset":
 			v.offset, err = strconv.ParseInt(value, 10, 64)
 		case "blocksize":
-			v.dataBlock, err = strconv.ParseInt(value, 10, 32)
+			v.DataBlockSize, err = strconv.ParseInt(value, 10, 32)
 		case "hashsize":
-			v.hashBlock, err = strconv.ParseInt(value, 10, 32)
+			v.HashBlockSize, err = strconv.ParseInt(value, 10, 32)
 		case "hashtype":
-			v.hashType, err = strconv.ParseInt(value, 10, 8)
+			v.HashType, err = strconv.ParseInt(value, 10, 8)
 		case "no-superblock":
 			v.noSuperblock = value == "" || value == "true"
 		default:
@@ -289,65 +292,67 @@ func readVerity(words []string) (verity, error) {
 	return v, v.check()
 }
 
+// check is wider than that of dmverity.Params: layers are made by others.
 func (v verity) check() error {
 	sizes := map[string]int{"sha256": 32, "sha384": 48, "sha512": 64}
 	block := func(n int64) bool { return n >= 512 && n <= 65536 && n&(n-1) == 0 }
 	isHex := func(s string) bool { _, err := hex.DecodeString(s); return err == nil }
 	switch {
-	case sizes[v.algorithm] == 0:
-		return fmt.Errorf("dm-verity: hash algorithm %q: want sha256, sha384 or sha512", v.algorithm)
-	case !isHex(v.rootHash) || len(v.rootHash) != 2*sizes[v.algorithm]:
-		return fmt.Errorf("dm-verity: root hash %q: want %d hexadecimal digits", v.rootHash, 2*sizes[v.algorithm])
-	case v.salt != "-" && (!isHex(v.salt) || len(v.salt) > 2*maxSalt):
-		return fmt.Errorf("dm-verity: salt %q: want at most %d hexadecimal digits", v.salt, 2*maxSalt)
-	case !block(v.dataBlock) || !block(v.hashBlock):
-		return fmt.Errorf("dm-verity: blocks of %d and %d bytes: want powers of 2 from 512 to 65536", v.dataBlock,
-			v.hashBlock)
-	case v.hashType != 0 && v.hashType != 1:
-		return fmt.Errorf("dm-verity: hash type %d: want 0 or 1", v.hashType)
-	case v.offset <= 0 || v.offset%v.hashBlock != 0 || v.offset%v.dataBlock != 0:
+	case sizes[v.Algorithm] == 0:
+		return fmt.Errorf("dm-verity: hash algorithm %q: want sha256, sha384 or sha512", v.Algorithm)
+	case !isHex(v.RootHash) || len(v.RootHash) != 2*sizes[v.Algorithm]:
+		return fmt.Errorf("dm-verity: root hash %q: want %d hexadecimal digits", v.RootHash, 2*sizes[v.Algorithm])
+	case v.Salt != dmverity.NoSalt && (!isHex(v.Salt) || len(v.Salt) > 2*dmverity.MaxSalt):
+		return fmt.Errorf("dm-verity: salt %q: want at most %d hexadecimal digits", v.Salt, 2*dmverity.MaxSalt)
+	case !block(v.DataBlockSize) || !block(v.HashBlockSize):
+		return fmt.Errorf("dm-verity: blocks of %d and %d bytes: want powers of 2 from 512 to 65536", v.DataBlockSize,
+			v.HashBlockSize)
+	case v.HashType != 0 && v.HashType != 1:
+		return fmt.Errorf("dm-verity: hash type %d: want 0 or 1", v.HashType)
+	case v.offset <= 0 || v.offset%v.HashBlockSize != 0 || v.offset%v.DataBlockSize != 0:
 		return fmt.Errorf("dm-verity: hash offset %d: want a multiple of both block sizes", v.offset)
 	}
 	return nil
 }
 
-// target is the table of a layer on one device: data first, hashes from the offset on.
-// Documentation/admin-guide/device-mapper/verity.rst.
-func (v verity) target(d devmapper.Device, s *superblock) (devmapper.Target, error) {
-	blocks, start := v.offset/v.dataBlock, v.offset/v.hashBlock
+// target is the table of a layer on one device: data first, hashes from the offset on. s is the superblock there, or
+// nil.
+func (v verity) target(d devmapper.Device, s *dmverity.Superblock) (devmapper.Target, error) {
+	t := v.Table
+	t.DataBlocks, t.HashStart = v.offset/v.DataBlockSize, v.offset/v.HashBlockSize
 	if s != nil {
-		if s.algorithm != v.algorithm || s.dataBlock != v.dataBlock || s.hashBlock != v.hashBlock ||
-			s.hashType != v.hashType {
+		if s.Algorithm != t.Algorithm || s.DataBlockSize != t.DataBlockSize || s.HashBlockSize != t.HashBlockSize ||
+			s.HashType != t.HashType {
 			return devmapper.Target{}, fmt.Errorf(
-				"its superblock says %s, blocks of %d and %d, type %d; the host said otherwise", s.algorithm,
-				s.dataBlock, s.hashBlock, s.hashType)
+				"its superblock says %s, blocks of %d and %d, type %d; the host said otherwise", s.Algorithm,
+				s.DataBlockSize, s.HashBlockSize, s.HashType)
 		}
-		if v.salt != "-" && v.salt != s.salt {
+		if t.Salt != dmverity.NoSalt && t.Salt != s.Salt {
 			return devmapper.Target{}, errors.New("its superblock has another salt than the host said")
 		}
-		if s.dataBlocks < 1 || s.dataBlocks > blocks {
+		if s.DataBlocks < 1 || s.DataBlocks > t.DataBlocks {
 			return devmapper.Target{}, fmt.Errorf("its superblock says %d blocks of data, but %d are before it",
-				s.dataBlocks, blocks)
+				s.DataBlocks, t.DataBlocks)
 		}
-		v.salt, blocks = s.salt, s.dataBlocks
-		start++ // the tree begins with the block after the superblock's
+		t.Salt, t.DataBlocks = s.Salt, s.DataBlocks
+		t.HashStart++ // the tree begins with the block after the superblock's
 	}
-	return devmapper.Target{Type: devmapper.VerityType, Size: blocks * v.dataBlock,
-		Params: fmt.Sprintf("%d %s %s %d %d %d %d %s %s %s",
-			v.hashType, d, d, v.dataBlock, v.hashBlock, blocks, start, v.algorithm, v.rootHash, v.salt)}, nil
+	return devmapper.VerityTarget(t, d, d), nil
 }
 
 // guard puts a disk behind dm-verity.
 func (m *Manager) guard(v verity, d disk, name string, u *undo) (disk, error) {
-	var s *superblock
+	var s *dmverity.Superblock
 	if !v.noSuperblock {
-		b, err := readAt(d.node, v.offset, superblockSize)
+		b, err := readAt(d.node, v.offset, dmverity.SuperblockSize)
 		if err != nil {
 			return disk{}, err
 		}
-		if s, err = parseSuperblock(b); err != nil {
+		there, err := dmverity.ParseSuperblock(b)
+		if err != nil {
 			return disk{}, err
 		}
+		s = &there
 	}
 	target, err := v.target(d.number, s)
 	if err != nil {
@@ -360,7 +365,7 @@ func (m *Manager) guard(v verity, d disk, name string, u *undo) (disk, error) {
 	defer control.Close()
 	number, err := control.Create(name, target)
 	if number != (devmapper.Device{}) {
-		u.add(func() error { return removeMapped(name) })
+		u.add(func() error { return m.removeMapped(name) })
 	}
 	if err != nil {
 		return disk{}, err
@@ -372,4 +377,26 @@ func (m *Manager) guard(v verity, d disk, name string, u *undo) (disk, error) {
 	guarded := disk{name: filepath.Base(node), number: number, node: filepath.Join(m.c.Root, "dev",
 		filepath.Base(node))}
 	return guarded, guarded.file()
+}
+
+// removeMapped removes a device of the device-mapper, once nobody has it open.
+func (m *Manager) removeMapped(name string) error {
+	control, err := devmapper.Open(m.c.Root)
+	if err != nil {
+		return err
+	}
+	return errors.Join(control.Remove(name), control.Close())
+}
+
+func readAt(path string, offset int64, n int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, offset); err != nil {
+		return nil, fmt.Errorf("read %d bytes at %d of %s: %w", n, offset, path, err)
+	}
+	return b, nil
 }

@@ -2,13 +2,11 @@ package storage
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/agent/devmapper"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
@@ -782,12 +781,13 @@ func TestLayersSayWhatTheyAre(t *testing.T) {
 		target.Size != 8192 {
 		t.Errorf("table %q of %d bytes, %v", target.Params, target.Size, err)
 	}
-	s := &superblock{hashType: 1, dataBlock: 4096, hashBlock: 4096, dataBlocks: 1, algorithm: "sha256", salt: "00ff"}
+	s := &dmverity.Superblock{HashType: 1, DataBlockSize: 4096, HashBlockSize: 4096, DataBlocks: 1, Algorithm: "sha256",
+		Salt: "00ff"}
 	if target, err = l.verity.target(devmapper.Device{}, s); err != nil || !strings.Contains(target.Params,
 		" 1 3 sha256 ") {
 		t.Errorf("with a superblock: %q, %v", target.Params, err)
 	}
-	s.dataBlocks = 3
+	s.DataBlocks = 3
 	if _, err = l.verity.target(devmapper.Device{}, s); err == nil {
 		t.Error("a superblock of more data than there is")
 	}
@@ -819,54 +819,6 @@ func TestLayersSayWhatTheyAre(t *testing.T) {
 			t.Errorf("%s: %s, %v", in, got, err)
 		}
 	}
-}
-
-func verityBlock() []byte {
-	b := make([]byte, superblockSize)
-	copy(b, superblockMagic)
-	binary.LittleEndian.PutUint32(b[offsetVersion:], 1)
-	binary.LittleEndian.PutUint32(b[offsetHashType:], 1)
-	copy(b[offsetAlgorithm:], "sha256")
-	binary.LittleEndian.PutUint32(b[offsetDataBlock:], 4096)
-	binary.LittleEndian.PutUint32(b[offsetHashBlock:], 4096)
-	binary.LittleEndian.PutUint64(b[offsetDataBlocks:], 16)
-	binary.LittleEndian.PutUint16(b[offsetSaltSize:], 2)
-	b[offsetSalt] = 0xab
-	return b
-}
-
-func TestASuperblockIsReadAsVeritysetupWritesIt(t *testing.T) {
-	s, err := parseSuperblock(verityBlock())
-	if err != nil || *s != (superblock{1, 4096, 4096, 16, "sha256", "ab00"}) {
-		t.Errorf("%+v, %v", s, err)
-	}
-	testenv.Require(t, testenv.Tool("veritysetup"))
-	dir := t.TempDir()
-	write(t, dir+"/data", strings.Repeat("x", 8*4096))
-	out, err := exec.Command("veritysetup", "format", "--salt=00ff", "--hash-offset=32768", dir+"/data",
-		dir+"/data").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	b, err := readAt(dir+"/data", 32768, superblockSize)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s, err = parseSuperblock(b); err != nil || s.dataBlocks != 8 && s.dataBlocks != 9 || s.salt != "00ff" ||
-		s.algorithm != "sha256" {
-		t.Errorf("veritysetup's: %+v, %v", s, err)
-	}
-}
-
-func FuzzParseSuperblock(f *testing.F) {
-	f.Add(verityBlock())
-	f.Add([]byte(superblockMagic))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseSuperblock(b)
-		if err == nil && (len(s.salt) > 2*maxSalt || s.dataBlocks < 0 || s.dataBlocks > maxVerityDataBlocks) {
-			t.Fatalf("%+v", s)
-		}
-	})
 }
 
 func FuzzPlaceIn(f *testing.F) {

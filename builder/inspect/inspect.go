@@ -7,7 +7,6 @@ package inspect
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +14,10 @@ import (
 	"path/filepath"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/regular"
+	"github.com/katabuild/katabuild/internal/superblock"
 	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/partition"
 	"github.com/katabuild/katabuild/rootfs/tree"
@@ -165,36 +166,27 @@ func (t *Thing) image(f *os.File) error {
 	return nil
 }
 
-// Magic numbers of superblocks, both 1,024 bytes into a file system. Linux: Documentation/filesystems/erofs.rst, and
-// ext4/globals.rst.
-const (
-	superblock = 1024
-	erofsMagic = 0xe0f5e1e2
-	ext4Magic  = 0xef53
-	ext4At     = superblock + 0x38
-)
-
 // fileSystem opens what lies in a partition; nil where it is none that we read.
 func fileSystem(r io.ReaderAt, size int64) (*FileSystem, *tree.Tree, error) {
-	b := make([]byte, ext4At+2)
+	b := make([]byte, superblock.HeadSize)
 	if _, err := r.ReadAt(b, 0); err != nil {
 		return nil, nil, nil //nolint:nilerr // too small for any
 	}
-	switch {
-	case binary.LittleEndian.Uint32(b[superblock:]) == erofsMagic:
+	switch superblock.Kind(b) {
+	case manifest.EROFS:
 		i, err := erofs.Open(r, size)
 		if err != nil {
 			return nil, nil, err
 		}
-		return &FileSystem{Kind: "erofs", UUID: uuid(i.UUID), Label: i.Label, Size: i.Size, Features: i.Features},
-			i.Tree, nil
-	case binary.LittleEndian.Uint16(b[ext4At:]) == ext4Magic:
+		return &FileSystem{Kind: manifest.EROFS, UUID: uuid(i.UUID), Label: i.Label, Size: i.Size,
+			Features: i.Features}, i.Tree, nil
+	case manifest.Ext4:
 		return openExt4(r, size)
 	}
 	return nil, nil, nil
 }
 
-func uuid(u [16]byte) string { return partition.GUID(u).String() }
+func uuid(u [16]byte) string { return gpt.GUID(u).String() }
 
 // hashArea is what the manifest beside an image says of its hash tree; nil where there is no manifest, or it is about
 // something else.

@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +13,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/elfnote"
 	"github.com/katabuild/katabuild/internal/regular"
-	"github.com/katabuild/katabuild/kernel"
 )
 
 // Kernel is what a kernel file says of itself.
@@ -110,14 +109,8 @@ func kernelOf(path string) (*Kernel, error) {
 		return nil, err
 	}
 	defer f.Close()
-	for _, n := range kernel.Notes(f) {
-		switch {
-		case n.Name == "GNU" && n.Kind == kernel.NoteBuildID:
-			k.BuildID = hex.EncodeToString(n.Desc)
-		case n.Name == "Xen" && n.Kind == kernel.NotePVH:
-			k.PVH = true
-		}
-	}
+	notes := elfnote.Read(f)
+	k.BuildID, k.PVH = notes.BuildID(), notes.PVH()
 	m := banner.FindSubmatch(b)
 	if m == nil {
 		return nil, errors.New("an ELF file without Linux's banner")

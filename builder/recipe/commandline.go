@@ -3,12 +3,14 @@ package recipe
 import (
 	"fmt"
 	"strings"
+
+	"github.com/katabuild/katabuild/internal/dmverity"
 )
 
 // bootWord says why a recipe cannot say a word of the command line, or nothing where it can.
 func bootWord(name string) string {
 	switch name {
-	case "root", "rootfstype", "ro", "rw", "dm-mod.create":
+	case "root", "rootfstype", "ro", "rw", dmverity.CreateName:
 		return "the boot says where the root is, from rootfs and image"
 	case "init", "rdinit", "initrd", "noinitrd":
 		return "the boot says which program is the first, from initrd or rootfs.init"

@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/internal/manifest"
 )
 
 // Rootfs is what the root file system of a disk holds: layers, each later one winning, and then what is taken away.
@@ -100,21 +102,6 @@ type Image struct {
 	Journal     bool   `yaml:"journal"`     // of ext4; Kata mounts with data=ordered, which needs one even read-only
 }
 
-// The words an image's fields may have, the default first.
-func FileSystems() []string { return []string{"erofs", "ext4"} }
-
-// ImageCompressions lists what erofs may be compressed with.
-func ImageCompressions() []string { return []string{"none", "lz4", "lz4hc", "zstd", "deflate"} }
-
-// Layouts lists how a disk may be laid out.
-func Layouts() []string { return []string{"gpt", "mbr", "mbr-dax", "bare"} }
-
-// Inits lists who may be PID 1 of a guest with a disk.
-func Inits() []string { return []string{"agent", "systemd"} }
-
-// Disks lists how a guest may be given its image.
-func Disks() []string { return []string{"virtio-blk", "nvdimm"} }
-
 // WithVerity is Verity with its default.
 func (i *Image) WithVerity() bool { return i.Verity == nil || *i.Verity }
 
@@ -130,7 +117,7 @@ func (i *Image) FreeBytes() int64 {
 // maxLabel is what both file systems can hold of a label, in bytes.
 const maxLabel = 16
 
-func (r *Recipe) checkDisk(at func(field, msg string) error) error {
+func (r *Recipe) checkDisk(v Vocabulary, at func(field, msg string) error) error {
 	if r.Rootfs == nil && r.Image == nil {
 		return nil
 	}
@@ -152,8 +139,9 @@ func (r *Recipe) checkDisk(at func(field, msg string) error) error {
 		value *string
 		words []string
 	}{
-		{"image.filesystem", &i.FileSystem, FileSystems()}, {"image.compression", &i.Compression, ImageCompressions()},
-		{"image.layout", &i.Layout, Layouts()},
+		{"image.filesystem", &i.FileSystem, manifest.FileSystems()},
+		{"image.compression", &i.Compression, v.ImageCompressions},
+		{"image.layout", &i.Layout, manifest.Layouts()},
 	} {
 		if *c.value == "" {
 			*c.value = c.words[0]
@@ -163,10 +151,10 @@ func (r *Recipe) checkDisk(at func(field, msg string) error) error {
 				c.words))
 		}
 	}
-	if i.FileSystem != "erofs" && i.Compression != "none" {
+	if i.FileSystem != manifest.EROFS && i.Compression != "none" {
 		return at("image.compression", i.FileSystem+" is not compressed; erofs can be")
 	}
-	if i.FileSystem != "ext4" && (i.FreeSpace != "" || i.Journal) {
+	if i.FileSystem != manifest.Ext4 && (i.FreeSpace != "" || i.Journal) {
 		return at("image", "only ext4 has free space and a journal; erofs is read-only")
 	}
 	if i.FreeSpace != "" {
@@ -189,10 +177,10 @@ func (r *Recipe) checkRootfs(at func(field, msg string) error) error {
 		fs.Agent = AgentBuiltin
 	}
 	if fs.Init == "" {
-		fs.Init = Inits()[0]
+		fs.Init = manifest.Inits()[0]
 	}
-	if !slices.Contains(Inits(), fs.Init) {
-		return at("rootfs.init", fmt.Sprintf("unknown init %q", fs.Init)+didYouMean(fs.Init, Inits()))
+	if !slices.Contains(manifest.Inits(), fs.Init) {
+		return at("rootfs.init", fmt.Sprintf("unknown init %q", fs.Init)+didYouMean(fs.Init, manifest.Inits()))
 	}
 	for _, l := range []struct {
 		field    string

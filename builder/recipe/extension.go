@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/manifest"
 )
 
 // noExtensionKeys are what the recipe of an extension may not have, and why.
@@ -24,7 +25,7 @@ var noExtensionKeys = []struct{ field, why string }{
 
 // checkExtension fills defaults and finds what is wrong with an extension's recipe; has says whether a field stands in
 // the text.
-func (r *Recipe) checkExtension(has func(field string) bool, at func(field, msg string) error) error {
+func (r *Recipe) checkExtension(v Vocabulary, has func(field string) bool, at func(field, msg string) error) error {
 	for _, k := range noExtensionKeys {
 		if has(k.field) {
 			return at(k.field, k.why)
@@ -43,6 +44,6 @@ func (r *Recipe) checkExtension(has func(field string) bool, at func(field, msg 
 	if r.Image == nil {
 		r.Image = &Image{}
 	}
-	r.Image.Layout = "mbr"
-	return r.checkDisk(at)
+	r.Image.Layout = manifest.LayoutMBR
+	return r.checkDisk(v, at)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/manifest"
 )
 
 // Version is the only version of the format this package reads.
@@ -164,13 +165,9 @@ type Boot struct {
 type Vocabulary struct {
 	Features []string // kernel features and sets
 	URoot    []string // u-root commands; nil means unchecked
+	// ImageCompressions are what erofs may be compressed with, the default first.
+	ImageCompressions []string
 }
-
-// Machines lists the QEMU machines a recipe may name.
-func Machines() []string { return []string{"microvm", "q35"} }
-
-// Compressions lists what an initrd may be compressed with.
-func Compressions() []string { return []string{"zstd", "none"} }
 
 // AgentBuiltin asks for the agent that came with this katabuild, AgentRego for the one that reads policies in Rego too.
 const (
@@ -217,13 +214,13 @@ func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field,
 		return at("name", fmt.Sprintf("name %q: want lower-case letters, digits and dashes, at most 63", r.Name))
 	}
 	if r.Arch == "" {
-		r.Arch = "x86_64"
+		r.Arch = arch.Buildable()[0].Name
 	}
 	if _, err := arch.ParseBuildable(r.Arch); err != nil {
 		return at("arch", err.Error()+didYouMean(r.Arch, arch.Names(arch.Buildable())))
 	}
 	if r.Extension {
-		return r.checkExtension(has, at)
+		return r.checkExtension(v, has, at)
 	}
 	if err := r.checkKernel(v, has, at); err != nil {
 		return err
@@ -231,7 +228,7 @@ func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field,
 	if err := r.checkInitrd(v, at); err != nil {
 		return err
 	}
-	if err := r.checkDisk(at); err != nil {
+	if err := r.checkDisk(v, at); err != nil {
 		return err
 	}
 	return r.checkBoot(at)
@@ -337,11 +334,11 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 		in.Agent = AgentBuiltin
 	}
 	if in.Compression == "" {
-		in.Compression = "zstd"
+		in.Compression = manifest.InitrdCompressions()[0]
 	}
-	if !slices.Contains(Compressions(), in.Compression) {
+	if !slices.Contains(manifest.InitrdCompressions(), in.Compression) {
 		return at("initrd.compression", fmt.Sprintf("unknown compression %q", in.Compression)+didYouMean(
-			in.Compression, Compressions()))
+			in.Compression, manifest.InitrdCompressions()))
 	}
 	if err := localPath("initrd.agent", in.Agent, at); err != nil {
 		return err
@@ -500,13 +497,30 @@ func localPath(field, p string, at func(field, msg string) error) error {
 	return nil
 }
 
+// withNVDIMM names the machines whose guests can have one.
+func withNVDIMM(a arch.Arch) string {
+	var names []string
+	for _, m := range a.Machines {
+		if m.NVDIMM {
+			names = append(names, m.Name)
+		}
+	}
+	return strings.Join(names, " or ")
+}
+
 func (r *Recipe) checkBoot(at func(field, msg string) error) error {
 	b := &r.Boot
-	if b.Machine == "" {
-		b.Machine = Machines()[0]
+	a, err := arch.ParseBuildable(r.Arch)
+	if err != nil {
+		return at("arch", err.Error())
 	}
-	if !slices.Contains(Machines(), b.Machine) {
-		return at("boot.machine", fmt.Sprintf("unknown machine %q", b.Machine)+didYouMean(b.Machine, Machines()))
+	machines := a.MachineNames()
+	if b.Machine == "" {
+		b.Machine = machines[0]
+	}
+	machine, known := a.FindMachine(b.Machine)
+	if !known {
+		return at("boot.machine", fmt.Sprintf("unknown machine %q", b.Machine)+didYouMean(b.Machine, machines))
 	}
 	if b.CPUs == 0 {
 		b.CPUs = 1
@@ -528,11 +542,11 @@ func (r *Recipe) checkBoot(at func(field, msg string) error) error {
 	case r.Image == nil && b.Disk != "":
 		return at("boot.disk", "a guest without a rootfs has no disk")
 	case r.Image != nil && b.Disk == "":
-		b.Disk = Disks()[0]
-	case r.Image != nil && !slices.Contains(Disks(), b.Disk):
-		return at("boot.disk", fmt.Sprintf("unknown disk %q", b.Disk)+didYouMean(b.Disk, Disks()))
-	case b.Disk == "nvdimm" && b.Machine != "q35":
-		return at("boot.disk", "only the machine q35 has NVDIMMs")
+		b.Disk = manifest.Disks()[0]
+	case r.Image != nil && !slices.Contains(manifest.Disks(), b.Disk):
+		return at("boot.disk", fmt.Sprintf("unknown disk %q", b.Disk)+didYouMean(b.Disk, manifest.Disks()))
+	case b.Disk == manifest.NVDIMM && !machine.NVDIMM:
+		return at("boot.disk", "only the machine "+withNVDIMM(a)+" has NVDIMMs")
 	}
 	return checkCommandLine(b.CommandLine, at)
 }

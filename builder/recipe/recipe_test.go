@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-var vocabulary = Vocabulary{Features: []string{"tiny", "default", "vsock", "containers", "virtio"}}
+var vocabulary = Vocabulary{Features: []string{"tiny", "default", "vsock", "containers", "virtio"},
+	ImageCompressions: []string{"none", "lz4", "lz4hc", "zstd", "deflate"}}
 
 const good = `version: 1
 name: sample

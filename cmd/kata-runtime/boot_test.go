@@ -15,6 +15,7 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/testenv"
@@ -122,7 +123,7 @@ func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
 	root := bootPod(t)
 	// The agent is ready for the API before it is for people.
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		c, err := dialHybrid(t.Context(), pod.VsockSocket(pod.Dirs{State: root}, "booted"), consolePort)
+		c, err := dialHybrid(t.Context(), pod.VsockSocket(pod.Dirs{State: root}, "booted"), agentapi.DebugConsolePort)
 		if err == nil {
 			c.Close()
 			break

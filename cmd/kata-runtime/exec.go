@@ -17,11 +17,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/usage"
 )
-
-// consolePort is where Kata's runtimes have the debug console.
-const consolePort = 1026
 
 // leave is the key that ends an interactive session, whatever the guest does: Ctrl-].
 const leave = 0x1d
@@ -43,7 +41,7 @@ exit code is that of kata-runtime; both streams come as one, and standard input 
 		Example: `  kata-runtime exec POD
   kata-runtime exec POD -- dmesg`,
 	}
-	c.Flags().Uint32Var(&port, "kata-debug-port", consolePort, "vsock `port` of the debug console")
+	c.Flags().Uint32Var(&port, "kata-debug-port", agentapi.DebugConsolePort, "vsock `port` of the debug console")
 	c.Args = func(c *cobra.Command, args []string) error {
 		n := c.ArgsLenAtDash()
 		if n < 0 {

@@ -101,7 +101,7 @@ func (g *fakeGuest) connect(c net.Conn) {
 	case s == fmt.Sprintf("CONNECT %d", agentapi.Port):
 		io.WriteString(c, "OK 5\n")
 		g.agent <- c
-	case s == fmt.Sprintf("CONNECT %d", consolePort) && g.console:
+	case s == fmt.Sprintf("CONNECT %d", agentapi.DebugConsolePort) && g.console:
 		io.WriteString(c, "OK 6\n")
 		if err := shellOn(c); err != nil {
 			fmt.Fprintln(c, err)

@@ -5,13 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
 )
 
 // forKata is what Kata Containers' own configuration has to say for a guest in a folder, whose path is absolute.
 func forKata(dir string, m *manifest.Manifest) (string, error) {
-	if m.Image != nil && m.Image.Layout == "bare" {
+	if m.Image != nil && m.Image.Layout == manifest.LayoutBare {
 		return "", fmt.Errorf(
 			"the image of guest %s has no partition table, and Kata Containers looks for the root in the first "+
 				"partition; "+
@@ -31,11 +30,10 @@ func forKata(dir string, m *manifest.Manifest) (string, error) {
 		p("rootfs_type", quoted(i.FileSystem))
 		params := ""
 		if v := i.Verity; v != nil {
-			params = extension.Params{RootHash: v.RootHash, Salt: v.Salt, DataBlocks: v.DataBlocks,
-				DataBlockSize: v.DataBlockSize, HashBlockSize: v.HashBlockSize}.String()
+			params = v.Params.String()
 		}
 		p("kernel_verity_params", quoted(params))
-		p("disable_image_nvdimm", i.Layout != "mbr-dax")
+		p("disable_image_nvdimm", i.Layout != manifest.LayoutMBRDAX)
 	}
 	return b.String(), nil
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/runtime/config"
@@ -17,8 +17,8 @@ func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 	disk.Initrd, disk.Kernel.Vmlinux.Path = nil, "vmlinux"
 	disk.Image = &manifest.Image{File: manifest.File{Path: "image.img"},
 		ImageLayout: manifest.ImageLayout{Layout: "gpt", FileSystem: "erofs",
-			Verity: &manifest.Verity{RootHash: hash, Salt: "-", DataBlocks: 7, DataBlockSize: 4096,
-				HashBlockSize: 4096}}}
+			Verity: &manifest.Verity{Params: dmverity.Params{RootHash: hash, Salt: "-", DataBlocks: 7,
+				DataBlockSize: 4096, HashBlockSize: 4096}}}}
 	initrd := papertest.Manifest()
 	initrd.Image, initrd.Initrd = nil, &manifest.Initrd{File: manifest.File{Path: "initrd.img"}}
 	read := func(m *manifest.Manifest) (config.QEMU, string) {
@@ -41,7 +41,7 @@ func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 		q.RootfsType != "erofs" || !strings.Contains(text, "disable_image_nvdimm = true\n") {
 		t.Errorf("%+v\n%s", q, text)
 	}
-	if p, err := extension.ParseParams(q.KernelVerityParams); err != nil || p.RootHash != hash || p.DataBlocks != 7 {
+	if p, err := dmverity.ParseParams(q.KernelVerityParams); err != nil || p.RootHash != hash || p.DataBlocks != 7 {
 		t.Error(p, err)
 	}
 	disk.Image.Layout, disk.Image.Verity = "mbr-dax", nil

@@ -242,7 +242,7 @@ const reportTime = 30 * time.Second
 func askReport(ctx context.Context, s *sandbox.Sandbox, nonce []byte) (*report.Report, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, reportTime)
 	defer cancel()
-	conn, err := s.Dial(ctx, sandbox.AgentPort)
+	conn, err := s.Dial(ctx, agentapi.Port)
 	if err != nil {
 		return nil, nil, err
 	}

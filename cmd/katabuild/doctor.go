@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/builder"
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
-	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
 
@@ -149,7 +149,7 @@ func (a *app) diagnose(ctx context.Context) ([]finding, error) {
 	if choice, err := accel.Choose(accel.Auto, k); err == nil {
 		out = append(out, finding{Name: "KVM", OK: choice.Accel == accel.KVM, Detail: choice.Reason})
 	}
-	v := vsock.Choose(sandbox.ReadyPort)
+	v := vsock.Choose(agentapi.ReadyPort)
 	out = append(out, finding{Name: "vsock", OK: true, Detail: v.Reason})
 
 	tool("go", "", "")

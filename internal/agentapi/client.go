@@ -22,7 +22,12 @@ import (
 // Ports on vsock. The agent listens on Port; it connects once to ReadyPort of HostCID as soon as it listens, writes
 // ReadyLine and closes. A host that does not care refuses the connection.
 const (
-	Port = 1024
+	Port     = 1024
+	PortText = "1024" // Port, as addresses have it
+	// LogPort and DebugConsolePort are where an agent has its log and a shell for each connection, if asked for, as
+	// Kata Containers' agent has them. They are taken by the agent in any case.
+	LogPort          = 1025
+	DebugConsolePort = 1026
 	// StreamsPort is where an agent with StreamsFeature takes connections for standard streams; a process's are named
 	// by the ports of the host's ends. Kata Containers' agent has the same, if asked for.
 	StreamsPort = 1027
@@ -34,6 +39,12 @@ const (
 	HostCID     = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
 	ReadyLine   = "ready\n"
 )
+
+// InitLine begins an agent's first line on the console: it is PID 1, and user space has begun.
+const InitLine = LinePrefix + "init"
+
+// LinePrefix begins all lines of the agent's on the console.
+const LinePrefix = "katabuild-agent: "
 
 // StreamsFeature is among an agent's extra features when it listens on StreamsPort.
 const StreamsFeature = "katabuild.streams.v1"

@@ -30,7 +30,45 @@ type Arch struct {
 	// Linux 6.12: arch/x86/include/asm/setup.h, arch/arm64, powerpc and riscv/include/uapi/asm/setup.h; for s390 the
 	// default of CONFIG_COMMAND_LINE_SIZE, arch/s390/Kconfig.
 	CommandLine int
-	Builds      bool // guests for it can be built here, not only run
+	// BootWords are what its kernels are told beside what all are told; internal/bootwords makes command lines of them.
+	BootWords string
+	// TCGWords are what they are told besides where TCG emulates the processor. ClockWord in them stands for the rate
+	// of the host's time-stamp counter in kHz.
+	TCGWords string
+	// PlainWords are what those are told besides that were not built here.
+	PlainWords string
+	// Machines are those that a recipe may name, the first for a recipe that names none. Only what is built needs any.
+	Machines []Machine
+	Builds   bool // guests for it can be built here, not only run
+}
+
+// Machine is what there is to know of one of QEMU's machines before a guest is built for it.
+type Machine struct {
+	Name     string
+	TCGWords string // more of Arch.TCGWords, on this machine alone
+	NVDIMM   bool   // a guest's disk can be one
+}
+
+// ClockWord stands for the rate of the host's time-stamp counter in kHz.
+const ClockWord = "{tsc_khz}"
+
+// FindMachine finds one of a's by its name.
+func (a Arch) FindMachine(name string) (Machine, bool) {
+	for _, m := range a.Machines {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return Machine{}, false
+}
+
+// MachineNames lists the machines that a recipe may name.
+func (a Arch) MachineNames() []string {
+	var names []string
+	for _, m := range a.Machines {
+		names = append(names, m.Name)
+	}
+	return names
 }
 
 // All lists every architecture, in the order shown to people. The console of each is the first serial port of its
@@ -43,6 +81,17 @@ func All() []Arch {
 			KernelTarget: "bzImage", KernelImage: "arch/x86/boot/bzImage",
 			QEMU: "qemu-system-x86_64", QEMUPackage: "qemu-system-x86", Machine: "microvm", Console: "ttyS0",
 			OpenFlags: "generic", CommandLine: 2048, Builds: true,
+			BootWords: "reboot=t", // by triple fault, which every VMM sees; the other ways are tried for seconds
+			// The rate, since measuring it fails under load, and microvm then hangs. The counter is the host's; the
+			// watchdog that doubts it compares emulated clocks under load. KVM guests do not check the timer either:
+			// ten ticks of waiting for an interrupt that surely comes.
+			TCGWords: "tsc_early_khz=" + ClockWord + " tsc=reliable no_timer_check",
+			Machines: []Machine{
+				{Name: "microvm"},
+				// The local timer's rate is measured for 0.1 s and verified for 0.1 s more; the HPET serves as well.
+				// KVM's timer needs neither, and microvm has no HPET.
+				{Name: "q35", TCGWords: "nolapic_timer", NVDIMM: true},
+			},
 		},
 		{
 			Name: "aarch64", Go: "arm64", Debian: "arm64", Linux: "arm64", CrossPrefix: "aarch64-linux-gnu-",
@@ -67,6 +116,7 @@ func All() []Arch {
 			KernelTarget: "Image", KernelImage: "arch/riscv/boot/Image",
 			QEMU: "qemu-system-riscv64", QEMUPackage: "qemu-system-misc", Machine: "virt", Console: "ttyS0",
 			OpenFlags: "generic", CommandLine: 1024,
+			PlainWords: "numa=off", // as Kata's: QEMU describes no nodes
 		},
 	}
 }

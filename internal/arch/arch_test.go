@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -8,14 +9,14 @@ import (
 
 func TestEveryNameFindsItsRow(t *testing.T) {
 	for _, a := range All() {
-		if b, err := Parse(a.Name); err != nil || b != a {
+		if b, err := Parse(a.Name); err != nil || !reflect.DeepEqual(b, a) {
 			t.Errorf("%s: %v", a.Name, err)
 		}
-		if b, err := FromGo(a.Go); err != nil || b != a {
+		if b, err := FromGo(a.Go); err != nil || !reflect.DeepEqual(b, a) {
 			t.Errorf("%s: %v", a.Go, err)
 		}
 		switch b, err := ParseBuildable(a.Name); {
-		case a.Builds && (err != nil || b != a):
+		case a.Builds && (err != nil || !reflect.DeepEqual(b, a)):
 			t.Errorf("to build, %s: %v", a.Name, err)
 		case !a.Builds && (err == nil || !strings.Contains(err.Error(),
 			"can be run, but not built yet (built: x86_64)")):

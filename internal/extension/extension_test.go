@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/katabuild/katabuild/internal/dmverity"
 )
 
 var (
@@ -12,7 +14,7 @@ var (
 )
 
 func TestAWordIsReadAsItIsWritten(t *testing.T) {
-	p, err := ParseParams(line)
+	p, err := dmverity.ParseParams(line)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,12 +26,12 @@ func TestAWordIsReadAsItIsWritten(t *testing.T) {
 	if got, is, err := ParseWord(e.Word()); got != e || !is || err != nil {
 		t.Error(got, is, err)
 	}
-	if _, err := ParseParams(strings.Replace(line, "0123", "-", 1)); err != nil {
+	if _, err := dmverity.ParseParams(strings.Replace(line, "0123", "-", 1)); err != nil {
 		t.Error("no salt:", err)
 	}
 	fields := strings.Split(line, ",")
 	slices.Reverse(fields)
-	if got, err := ParseParams(strings.Join(fields, ",")); got != p || err != nil || got.String() != line {
+	if got, err := dmverity.ParseParams(strings.Join(fields, ",")); got != p || err != nil || got.String() != line {
 		t.Error("in another order:", got, err)
 	}
 	if got, is, err := ParseWord("kata.extension.Tools_2.verity_params=" + line); got.Name != "Tools_2" || !is ||
@@ -71,8 +73,8 @@ func TestOddWordsAreRefusedWithTheirCause(t *testing.T) {
 		{"data_block_size=4096", "data_block_size=512", "want 4096"},
 		{"salt=", "slat=", `field "slat=0123": want root_hash, salt`},
 	} {
-		if _, err := ParseParams(strings.Replace(line, c[0], c[1], 1)); err == nil || !strings.Contains(err.Error(),
-			c[2]) {
+		if _, err := dmverity.ParseParams(strings.Replace(line, c[0], c[1], 1)); err == nil ||
+			!strings.Contains(err.Error(), c[2]) {
 			t.Errorf("%s for %s: %v", c[1], c[0], err)
 		}
 	}

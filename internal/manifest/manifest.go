@@ -14,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/regular"
 )
@@ -104,13 +105,9 @@ type ImageLayout struct {
 
 // Verity is the dm-verity hash tree over the root file system. Its version is 1, its hash sha256.
 type Verity struct {
-	RootHash      string `json:"root_hash"` // hexadecimal
-	Salt          string `json:"salt"`      // hexadecimal
-	DataBlocks    int64  `json:"data_blocks"`
-	DataBlockSize int64  `json:"data_block_size"` // bytes
-	HashBlockSize int64  `json:"hash_block_size"` // bytes
-	Offset        int64  `json:"offset"`          // of the tree in the image, bytes
-	Length        int64  `json:"length"`          // of the tree, bytes
+	dmverity.Params
+	Offset int64 `json:"offset"` // of the tree in the image, bytes
+	Length int64 `json:"length"` // of the tree, bytes
 }
 
 // SBOM is a software bill of materials beside the image.
@@ -230,12 +227,6 @@ func (m *Manifest) check() error {
 	return nil
 }
 
-// Disks a guest may be given its image as.
-const (
-	VirtioBlk = "virtio-blk"
-	NVDIMM    = "nvdimm"
-)
-
 func (m *Manifest) checkImage() error {
 	i := m.Image
 	if i == nil {
@@ -246,7 +237,7 @@ func (m *Manifest) checkImage() error {
 		return nil
 	}
 	switch {
-	case !slices.Contains([]string{VirtioBlk, NVDIMM}, m.Boot.Disk):
+	case !slices.Contains(Disks(), m.Boot.Disk):
 		return fmt.Errorf("disk %q: want %s or %s", m.Boot.Disk, VirtioBlk, NVDIMM)
 	case m.Root.Kind != RootDisk || m.Root.FileSystem != i.FileSystem:
 		return fmt.Errorf("the root is a %s of %q, the image holds %q", m.Root.Kind, m.Root.FileSystem, i.FileSystem)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 )
 
 // Compression is how the data of files is packed.
@@ -28,6 +29,9 @@ const (
 )
 
 var compressionNames = [...]string{"none", "lz4", "lz4hc", "zstd", "deflate"}
+
+// Compressions lists the names of all, that of the zero value first.
+func Compressions() []string { return slices.Clone(compressionNames[:]) }
 
 func (c Compression) String() string {
 	if int(c) < len(compressionNames) {

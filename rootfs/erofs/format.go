@@ -1,6 +1,10 @@
 package erofs
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	known "github.com/katabuild/katabuild/internal/superblock"
+)
 
 // Everything below is Linux's fs/erofs/erofs_fs.h in its order, with its names in the comments; what the fields mean
 // together is Documentation/filesystems/erofs.rst.
@@ -12,10 +16,10 @@ const BlockSize = 4096
 
 // Places and units, in bytes.
 const (
-	superOffset = 1024 // EROFS_SUPER_OFFSET
-	slotSize    = 32   // an inode starts at a multiple of it; its number (nid) counts slots
-	maxName     = 255  // EROFS_NAME_LEN
-	magic       = 0xe0f5e1e2
+	superOffset = known.At // EROFS_SUPER_OFFSET
+	slotSize    = 32       // an inode starts at a multiple of it; its number (nid) counts slots
+	maxName     = 255      // EROFS_NAME_LEN
+	magic       = known.EROFS
 )
 
 // superblock is struct erofs_super_block.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 
+	known "github.com/katabuild/katabuild/internal/superblock"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
@@ -11,7 +12,7 @@ var le = binary.LittleEndian
 
 // Sizes and limits of what is written.
 const (
-	superOffset    = 1024 // bytes; super.rst
+	superOffset    = known.At // bytes; super.rst
 	superSize      = 1024
 	inodeSize      = 256 // bytes; inodes.rst
 	extraSize      = 32  // i_extra_isize: what of an inode lies behind the first 128 bytes
@@ -28,7 +29,7 @@ const (
 	bytesPerInode  = 16 << 10                // of free space, as mke2fs has it
 	maxGroups      = 1 << 20                 // 128 TiB
 	flexGroups     = 4                       // s_log_groups_per_flex; mke2fs's default
-	magic          = 0xef53                  // s_magic
+	magic          = known.Ext4              // s_magic
 	pointer        = 4                       // bytes of a checksum
 	aclAlign       = 4                       // of names and values of attributes
 	dirAlign       = 4                       // of entries of a folder

@@ -2,26 +2,18 @@ package partition
 
 import (
 	"encoding/binary"
+
+	"github.com/katabuild/katabuild/internal/gpt"
 )
 
-// The DOS partition table. UEFI 2.10, section 5.2.1, "Legacy Master Boot Record": boot code, then at 440 the disk's
-// signature, at 446 four records of 16 bytes, at 510 the mark.
-const (
-	mbrSignature  = 440
-	mbrRecords    = 446
-	mbrRecordSize = 16
-	mbrMark       = 510
-	mbrCount      = 4
-	// maxMBR is where the 32 bits of a record's start and length end.
-	maxMBR = 1 << 32 * sectorSize
-	maxCHS = 1024 * 255 * 63
-)
+// mbrSignature is where a DOS table has the disk's signature. UEFI 2.10, section 5.2.1.
+const mbrSignature = 440
 
-// Types of partitions in a record.
-const (
-	typeLinux      = 0x83 // any Linux file system: Kata's images say "ext4" to parted for all, which is this number
-	typeProtective = 0xee // UEFI 2.10, section 5.2.3: the whole disk belongs to a GPT
-)
+// maxMBR is where the 32 bits of a record's start and length end.
+const maxMBR = 1 << 32 * sectorSize
+
+// typeLinux is any Linux file system: Kata's images say "ext4" to parted for all, which is this number.
+const typeLinux = 0x83
 
 // mbr is a table of partitions, in a sector that lies at an offset of the disk and counts from there.
 func mbr(parts []Extent, offset int64, id Identity) []byte {
@@ -30,28 +22,10 @@ func mbr(parts []Extent, offset int64, id Identity) []byte {
 	sig[0] |= 1 // 0 is no signature, and the kernel then has no PARTUUID
 	copy(b[mbrSignature:], sig[:4])
 	for i, p := range parts {
-		putRecord(b[mbrRecords+i*mbrRecordSize:], typeLinux, (p.Offset-offset)/sectorSize, p.Size/sectorSize)
+		gpt.PutRecord(b[gpt.RecordsAt+i*gpt.RecordSize:], typeLinux, (p.Offset-offset)/sectorSize, p.Size/sectorSize)
 	}
-	b[mbrMark], b[mbrMark+1] = 0x55, 0xaa
+	gpt.PutMark(b)
 	return b
-}
-
-func putRecord(b []byte, kind byte, start, sectors int64) {
-	copy(b[1:], chs(start))
-	b[4] = kind
-	copy(b[5:], chs(start+sectors-1))
-	le.PutUint32(b[8:], uint32(start))
-	le.PutUint32(b[12:], uint32(sectors))
-}
-
-// chs is a sector's address in cylinders, heads and sectors, for 255 heads and 63 sectors as everybody assumes, or the
-// largest there is.
-func chs(sector int64) []byte {
-	if sector >= maxCHS {
-		return []byte{0xfe, 0xff, 0xff}
-	}
-	c, h, s := sector/(255*63), sector/63%255, sector%63+1
-	return []byte{byte(h), byte(s) | byte(c>>8<<6), byte(c)}
 }
 
 // The header that makes a disk's first bytes Linux's NVDIMM "pfn" device, whose bytes from daxOffset on are the disk

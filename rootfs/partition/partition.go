@@ -11,12 +11,13 @@ package partition
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/internal/gpt"
+	"github.com/katabuild/katabuild/internal/manifest"
 )
 
 // Kind is a way to lay out a disk. Names are those of the manifest.
@@ -30,7 +31,7 @@ const (
 	GPT                // a GUID partition table with the types of the Discoverable Partitions Specification
 )
 
-var kindNames = [...]string{"bare", "mbr", "mbr-dax", "gpt"}
+var kindNames = [...]string{manifest.LayoutBare, manifest.LayoutMBR, manifest.LayoutMBRDAX, manifest.LayoutGPT}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -51,7 +52,7 @@ func ParseKind(name string) (Kind, error) {
 
 // Sizes, in bytes.
 const (
-	sectorSize = 512
+	sectorSize = gpt.SectorSize
 	mib        = 1 << 20
 	// blockSize is that of file systems and hash trees here: what is put on a disk must be a multiple.
 	blockSize = 4096
@@ -134,7 +135,7 @@ func plan(kind Kind, o Options) (Layout, error) {
 		end = l.Hash.End()
 	}
 	if kind == GPT {
-		end += gptBackup
+		end += gpt.EndSize
 	}
 	l.Size = roundUp(end, o.Align)
 	if (kind == MBR || kind == MBRDAX) && l.Size > maxMBR {
@@ -215,29 +216,6 @@ func (l Layout) tables(id Identity) (out []piece) {
 func (id Identity) derive(purpose string) [16]byte {
 	s := sha256.Sum256(append([]byte("katabuild disk "+purpose+"\n"), id[:]...))
 	return [16]byte(s[:])
-}
-
-// GUID is a GUID in the order of its text, which is not that of its bytes on a disk.
-type GUID [16]byte
-
-func (g GUID) String() string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", g[:4], g[4:6], g[6:8], g[8:10], g[10:])
-}
-
-// swap goes from one order to the other. UEFI 2.10, appendix A: on a disk the first three fields are little-endian.
-func (g GUID) swap() GUID {
-	slices.Reverse(g[:4])
-	slices.Reverse(g[4:6])
-	slices.Reverse(g[6:8])
-	return g
-}
-
-func mustGUID(s string) GUID {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
-	if err != nil || len(b) != 16 {
-		panic("partition: GUID " + s)
-	}
-	return GUID(b)
 }
 
 var le = binary.LittleEndian

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/golden"
+	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -57,7 +58,8 @@ func image(t testing.TB, l Layout) []byte {
 }
 
 func TestSizesAndOffsets(t *testing.T) {
-	if gptBackup != 33*512 || gptFirst != 34 || mbrRecords+mbrCount*mbrRecordSize != mbrMark || pfnSum != 4088 {
+	if gpt.EndSize != 33*512 || gpt.FirstUsable != 34 || gpt.RecordsAt+gpt.Records*gpt.RecordSize != 510 ||
+		pfnSum != 4088 {
 		t.Error("constants of the formats")
 	}
 	const k, m = 1 << 10, 1 << 20
@@ -354,7 +356,7 @@ func TestDamageIsFound(t *testing.T) {
 		{"gpt-x86_64", gptSize - 512 - 100},
 		{"gpt-x86_64", gptSize - 33*512},
 	} {
-		if err := flip(c.name, c.at); !errors.Is(err, ErrTable) {
+		if err := flip(c.name, c.at); !errors.Is(err, gpt.ErrTable) {
 			t.Errorf("%s: a bit at %d: %v", c.name, c.at, err)
 		}
 	}
@@ -396,13 +398,15 @@ func FuzzRead(f *testing.F) {
 		b := image(f, l)
 		bases = append(bases, b)
 		for _, at := range []int{
-			mbrRecords + 4, mbrRecords + 8, mbrRecords + 12, mbrRecords + 16 + 8, daxOffset + mbrRecords + 8, pfnOffset,
+			gpt.RecordsAt + 4, gpt.RecordsAt + 8, gpt.RecordsAt + 12, gpt.RecordsAt + 16 + 8,
+			daxOffset + gpt.RecordsAt + 8, pfnOffset,
 			512 + 32, 512 + 40, 512 + 48, 512 + 72, 512 + 80, 1024 + 32, 1024 + 40,
 		} {
 			f.Add(byte(len(bases)-1), []byte{byte(at), byte(at >> 8), byte(at >> 16), 1, 2, 3, 4}, int64(len(b)))
 		}
 	}
 	f.Add(byte(0), []byte{}, int64(0))
+	const gptArray = 128 * 128 // UEFI 2.10, section 5.3: entries of 128 bytes, behind a header of 92
 	f.Fuzz(func(t *testing.T, base byte, changes []byte, size int64) {
 		b := bytes.Clone(bases[int(base)%len(bases)])
 		for ; len(changes) >= 7; changes = changes[7:] {
@@ -412,11 +416,11 @@ func FuzzRead(f *testing.F) {
 		}
 		for _, at := range []int{512, len(b) - 512} {
 			h := b[at:][:512]
-			if array := int64(le.Uint64(h[72:])); array >= 0 && array < int64(len(b)-gptArraySize)/512 {
-				le.PutUint32(h[88:], crc32.ChecksumIEEE(b[array*512:][:gptArraySize]))
+			if array := int64(le.Uint64(h[72:])); array >= 0 && array < int64(len(b)-gptArray)/512 {
+				le.PutUint32(h[88:], crc32.ChecksumIEEE(b[array*512:][:gptArray]))
 			}
 			le.PutUint32(h[16:], 0)
-			le.PutUint32(h[16:], crc32.ChecksumIEEE(h[:gptHeaderSize]))
+			le.PutUint32(h[16:], crc32.ChecksumIEEE(h[:92]))
 		}
 		if size < 0 || size > int64(len(b)) {
 			size = int64(len(b))

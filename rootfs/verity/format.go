@@ -3,17 +3,20 @@ package verity
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"runtime"
 	"sync"
+
+	"github.com/katabuild/katabuild/internal/dmverity"
 )
 
 // Options say how a tree is made. The zero value has no salt and no superblock, and uses every processor.
 type Options struct {
-	Salt []byte // at most MaxSalt bytes; Derive makes one
+	Salt []byte // at most dmverity.MaxSalt bytes; Derive makes one
 	// Superblock puts one before the tree, for people with veritysetup at hand; UUID is its.
 	Superblock bool
 	UUID       [16]byte
@@ -27,15 +30,18 @@ const chunk = perBlock
 
 // Format reads dataSize bytes of data, which must be a multiple of BlockSize, and writes the hash area to w at offset.
 // It holds the tree in memory: a 127th of the data.
-func Format(ctx context.Context, data io.ReaderAt, dataSize int64, w io.WriterAt, offset int64, o Options) (Params,
+func Format(ctx context.Context, data io.ReaderAt, dataSize int64, w io.WriterAt, offset int64, o Options) (Tree,
 	error) {
-	p, err := o.params(dataSize)
-	if err != nil {
-		return Params{}, err
+	blocks, err := countBlocks(dataSize)
+	switch {
+	case err != nil:
+		return Tree{}, err
+	case len(o.Salt) > dmverity.MaxSalt:
+		return Tree{}, fmt.Errorf("verity: salt of %d bytes: want at most %d", len(o.Salt), dmverity.MaxSalt)
 	}
-	leaves := make([]byte, p.leafSize())
-	err = each(ctx, o.Jobs, (p.DataBlocks+chunk-1)/chunk, func() func(int64) error {
-		h, buf := newHasher(p.Salt), make([]byte, chunk*BlockSize)
+	leaves := make([]byte, leafSize(blocks))
+	err = each(ctx, o.Jobs, (blocks+chunk-1)/chunk, func() func(int64) error {
+		h, buf := newHasher(o.Salt), make([]byte, chunk*BlockSize)
 		return func(i int64) error {
 			at := i * chunk * BlockSize
 			b := buf[:min(int64(len(buf)), dataSize-at)]
@@ -47,95 +53,38 @@ func Format(ctx context.Context, data io.ReaderAt, dataSize int64, w io.WriterAt
 		}
 	})
 	if err != nil {
-		return Params{}, err
+		return Tree{}, err
 	}
-	return p.finish(leaves, w, offset, o)
-}
-
-// Writer makes a tree of data that passes through it from front to back, for who has it in hand anyway. It hashes in
-// the caller's goroutine.
-type Writer struct {
-	o      Options
-	p      Params
-	h      *hasher
-	leaves []byte
-	at     int64  // bytes written so far
-	part   []byte // of a block that is not yet whole
-}
-
-// NewWriter starts a tree of dataSize bytes, a multiple of BlockSize.
-func NewWriter(dataSize int64, o Options) (*Writer, error) {
-	p, err := o.params(dataSize)
-	if err != nil {
-		return nil, err
-	}
-	return &Writer{o: o, p: p, h: newHasher(p.Salt), leaves: make([]byte, p.leafSize()),
-		part: make([]byte, 0, BlockSize)}, nil
-}
-
-// Write hashes the next bytes of the data.
-func (w *Writer) Write(b []byte) (int, error) {
-	if int64(len(b)) > w.p.DataSize()-w.at {
-		return 0, fmt.Errorf("verity: data beyond the %d bytes announced", w.p.DataSize())
-	}
-	total := len(b)
-	for len(b) > 0 {
-		n := min(BlockSize-len(w.part), len(b))
-		if len(w.part) == 0 && n == BlockSize { // straight from the caller's buffer
-			n = len(b) &^ (BlockSize - 1)
-			w.h.blocks(w.leaves[w.at/BlockSize*digestSize:], b[:n])
-		} else if w.part = append(w.part, b[:n]...); len(w.part) == BlockSize {
-			w.h.blocks(w.leaves[w.at/BlockSize*digestSize:], w.part)
-			w.part = w.part[:0]
-		}
-		b = b[n:]
-		w.at += int64(n)
-	}
-	return total, nil
-}
-
-// Finish writes the hash area to out at offset, once all data has passed.
-func (w *Writer) Finish(out io.WriterAt, offset int64) (Params, error) {
-	if w.at != w.p.DataSize() {
-		return Params{}, fmt.Errorf("verity: data ends at %d of %d bytes: %w", w.at, w.p.DataSize(),
-			io.ErrUnexpectedEOF)
-	}
-	return w.p.finish(w.leaves, out, offset, w.o)
-}
-
-func (o Options) params(dataSize int64) (Params, error) {
-	n, err := countBlocks(dataSize)
-	if err != nil {
-		return Params{}, err
-	}
-	p := newParams(n, o.Salt, o.Superblock)
-	return p, p.check()
+	return finish(blocks, leaves, w, offset, o)
 }
 
 // leafSize is the length of the digests of all data blocks, filled up to whole hash blocks, except that a single digest
 // stands alone.
-func (p Params) leafSize() int64 {
-	if p.DataBlocks == 1 {
+func leafSize(dataBlocks int64) int64 {
+	if dataBlocks == 1 {
 		return digestSize
 	}
-	return levels(p.DataBlocks)[0] * BlockSize
+	return levels(dataBlocks)[0] * BlockSize
 }
 
 // finish makes the upper levels of the digests of the data and writes everything: superblock, then levels from the top
 // down.
-func (p Params) finish(leaves []byte, w io.WriterAt, offset int64, o Options) (Params, error) {
+func finish(dataBlocks int64, leaves []byte, w io.WriterAt, offset int64, o Options) (Tree, error) {
 	if offset < 0 || offset%BlockSize != 0 {
-		return Params{}, fmt.Errorf("verity: hash area at %d: want a multiple of %d", offset, BlockSize)
+		return Tree{}, fmt.Errorf("verity: hash area at %d: want a multiple of %d", offset, BlockSize)
 	}
 	var tree [][]byte
-	h := newHasher(p.Salt)
-	for range levels(p.DataBlocks) {
+	h := newHasher(o.Salt)
+	for range levels(dataBlocks) {
 		tree = append(tree, leaves)
 		above := make([]byte, max(digestSize, (len(leaves)/BlockSize+perBlock-1)/perBlock*BlockSize))
 		h.blocks(above, leaves)
 		leaves = above
 	}
-	p.RootHash = [digestSize]byte(leaves[:digestSize])
+	t := Tree{Root: [digestSize]byte(leaves[:digestSize]), Superblock: o.Superblock,
+		HashSize: hashSize(dataBlocks, o.Superblock),
+		Params: dmverity.Params{RootHash: hex.EncodeToString(leaves[:digestSize]), Salt: dmverity.SaltText(o.Salt),
+			DataBlocks: dataBlocks, DataBlockSize: BlockSize, HashBlockSize: BlockSize}}
 	write := func(b []byte) error {
 		if _, err := w.WriteAt(b, offset); err != nil {
 			return fmt.Errorf("verity: hash area at %d: %w", offset, err)
@@ -143,19 +92,19 @@ func (p Params) finish(leaves []byte, w io.WriterAt, offset int64, o Options) (P
 		offset += int64(len(b))
 		return nil
 	}
-	if p.Superblock {
+	if o.Superblock {
 		b := make([]byte, BlockSize)
-		copy(b, p.superblock(o.UUID))
+		copy(b, t.Table(0).Superblock(o.UUID).Bytes())
 		if err := write(b); err != nil {
-			return Params{}, err
+			return Tree{}, err
 		}
 	}
 	for i := len(tree) - 1; i >= 0; i-- {
 		if err := write(tree[i]); err != nil {
-			return Params{}, err
+			return Tree{}, err
 		}
 	}
-	return p, nil
+	return t, nil
 }
 
 // hasher digests blocks behind a salt without allocating. One goroutine uses it.

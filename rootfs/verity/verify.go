@@ -34,38 +34,38 @@ type Area struct {
 
 // Verify checks the tree against the root hash, from the top down, and then the data against the tree. The first block
 // that differs is a *Corrupt; hash blocks come before data, and lower numbers before higher. Of a superblock only the
-// salt and sizes in p count: the kernel does not read it either.
-func Verify(ctx context.Context, data io.ReaderAt, dataSize int64, hashes Area, p Params, jobs int) error {
-	if err := p.check(); err != nil {
-		return err
+// salt and sizes in t count: the kernel does not read it either.
+func Verify(ctx context.Context, data io.ReaderAt, dataSize int64, hashes Area, t Tree, jobs int) error {
+	if err := t.Check(); err != nil {
+		return fmt.Errorf("verity: %w", err)
 	}
-	if p.DataBlocks > dataSize/BlockSize {
+	if t.DataBlocks > dataSize/BlockSize {
 		return fmt.Errorf("verity: %d bytes of data, but the parameters cover %d blocks of %d", dataSize,
-			p.DataBlocks, BlockSize)
+			t.DataBlocks, BlockSize)
 	}
-	want := newParams(p.DataBlocks, p.Salt, p.Superblock).HashSize
-	if hashes.Size < want {
+	if want := hashSize(t.DataBlocks, t.Superblock); hashes.Size < want {
 		return fmt.Errorf("verity: hash area of %d bytes, but the parameters need %d", hashes.Size, want)
 	}
-	digests := append([]byte(nil), p.RootHash[:]...) // what the blocks of the next level must have
-	at := p.treeStart()
-	counts := levels(p.DataBlocks)
+	salt := t.SaltBytes()
+	digests := append([]byte(nil), t.Root[:]...) // what the blocks of the next level must have
+	at := treeStart(t.Superblock)
+	counts := levels(t.DataBlocks)
 	for level := len(counts) - 1; level >= 0; level-- {
 		blocks := make([]byte, counts[level]*BlockSize)
 		if n, err := hashes.R.ReadAt(blocks, hashes.Offset+at); n < len(blocks) {
 			return readError("hash area", at+int64(n), err)
 		}
-		if i := mismatch(newHasher(p.Salt), digests, blocks); i >= 0 {
+		if i := mismatch(newHasher(salt), digests, blocks); i >= 0 {
 			return &Corrupt{level, i, at + i*BlockSize}
 		}
 		at += int64(len(blocks))
 		digests = blocks
 	}
-	return each(ctx, jobs, (p.DataBlocks+chunk-1)/chunk, func() func(int64) error {
-		h, buf := newHasher(p.Salt), make([]byte, chunk*BlockSize)
+	return each(ctx, jobs, (t.DataBlocks+chunk-1)/chunk, func() func(int64) error {
+		h, buf := newHasher(salt), make([]byte, chunk*BlockSize)
 		return func(c int64) error {
 			first := c * chunk
-			b := buf[:min(chunk, p.DataBlocks-first)*BlockSize]
+			b := buf[:min(chunk, t.DataBlocks-first)*BlockSize]
 			if n, err := data.ReadAt(b, first*BlockSize); n < len(b) {
 				return readError("data", first*BlockSize+int64(n), err)
 			}

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -46,7 +47,7 @@ var (
 	edges   = []int{1, 2, 127, 128, 129, 128*128 + 1}
 )
 
-func format(t testing.TB, data []byte, o Options) (Params, []byte) {
+func format(t testing.TB, data []byte, o Options) (Tree, []byte) {
 	t.Helper()
 	var out buffer
 	p, err := Format(context.Background(), bytes.NewReader(data), int64(len(data)), &out, 0, o)
@@ -71,7 +72,8 @@ func TestSizes(t *testing.T) {
 		}
 	}
 	// cryptsetup's wiki, page DMVerity: offsets in the superblock.
-	b := newParams(0x1122334455, salt, true).superblock(uuid)
+	b := dmverity.Params{Salt: hex.EncodeToString(salt), DataBlocks: 0x1122334455, DataBlockSize: BlockSize,
+		HashBlockSize: BlockSize}.Table(0).Superblock(uuid).Bytes()
 	for at, want := range map[int]string{
 		0: "verity\x00\x00", 8: "\x01\x00\x00\x00", 12: "\x01\x00\x00\x00", 16: string(uuid[:]), 32: "sha256\x00",
 		64: "\x00\x10\x00\x00", 68: "\x00\x10\x00\x00", 72: "\x55\x44\x33\x22\x11\x00\x00\x00", 80: "\x20\x00",
@@ -89,8 +91,8 @@ func TestSizes(t *testing.T) {
 func TestOneBlockNeedsNoTree(t *testing.T) {
 	data := random(1)
 	p, out := format(t, data, Options{Salt: salt})
-	if want := sha256.Sum256(append(bytes.Clone(salt), data...)); p.RootHash != want || len(out) != 0 {
-		t.Errorf("root %x, %d bytes", p.RootHash, len(out))
+	if want := sha256.Sum256(append(bytes.Clone(salt), data...)); p.Root != want || len(out) != 0 {
+		t.Errorf("root %x, %d bytes", p.Root, len(out))
 	}
 }
 
@@ -105,37 +107,6 @@ func TestTheTreeDependsOnNothingButDataAndSalt(t *testing.T) {
 	}
 	if q, _ := format(t, data, Options{}); q.RootHash == p.RootHash {
 		t.Error("the salt does not count")
-	}
-}
-
-func TestAStreamGivesTheSameTree(t *testing.T) {
-	for _, n := range edges[:5] {
-		data := random(n)
-		want, tree := format(t, data, Options{Salt: salt})
-		for _, step := range []int{1000, 4096, 10000, 1 << 20} {
-			w, err := NewWriter(int64(len(data)), Options{Salt: salt})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for b := data; len(b) > 0; b = b[min(step, len(b)):] {
-				if _, err := w.Write(b[:min(step, len(b))]); err != nil {
-					t.Fatal(err)
-				}
-			}
-			var out buffer
-			p, err := w.Finish(&out, 0)
-			if err != nil || !reflect.DeepEqual(p, want) || !bytes.Equal(out, tree) {
-				t.Errorf("%d blocks in steps of %d: another tree (%v)", n, step, err)
-			}
-			if _, err := w.Write([]byte{1}); err == nil {
-				t.Error("more than was announced")
-			}
-		}
-	}
-	w, _ := NewWriter(4096, Options{})
-	w.Write(make([]byte, 4095))
-	if _, err := w.Finish(&buffer{}, 0); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("a byte short: %v", err)
 	}
 }
 
@@ -168,7 +139,7 @@ func TestVeritysetupAgrees(t *testing.T) {
 					args = append(args, "--no-superblock")
 				}
 				out, err := veritysetup(t, append([]string{"format", data, theirs}, args...)...)
-				root := hex.EncodeToString(p.RootHash[:])
+				root := p.RootHash
 				if err != nil || !strings.Contains(out, root) {
 					t.Fatalf("we say %s, veritysetup: %v\n%s", root, err, out)
 				}
@@ -240,7 +211,7 @@ func TestVeritysetupFindsTheFlippedBitToo(t *testing.T) {
 	d, h := filepath.Join(dir, "d"), filepath.Join(dir, "h")
 	os.WriteFile(d, data, 0o600)
 	os.WriteFile(h, tree, 0o600)
-	if out, err := veritysetup(t, "verify", d, h, hex.EncodeToString(p.RootHash[:])); err == nil ||
+	if out, err := veritysetup(t, "verify", d, h, p.RootHash); err == nil ||
 		!strings.Contains(out, fmt.Sprint(77*4096)) {
 		t.Errorf("veritysetup says %v: %s", err, out)
 	}
@@ -249,79 +220,6 @@ func TestVeritysetupFindsTheFlippedBitToo(t *testing.T) {
 		int64(len(tree))}, p, 1)
 	if !errors.As(err, &c) || c.Offset != 77*4096 {
 		t.Error(err)
-	}
-}
-
-func TestASuperblockIsReadBack(t *testing.T) {
-	p, tree := format(t, random(5), Options{Salt: salt, Superblock: true, UUID: uuid})
-	got, u, err := ReadSuperblock(bytes.NewReader(tree), 0)
-	got.RootHash = p.RootHash
-	if err != nil || u != uuid || !reflect.DeepEqual(got, p) {
-		t.Errorf("%+v %x %v, want %+v", got, u, err, p)
-	}
-	for _, at := range []int{0, 8, 12, 32, 65, 79, 81, 84, 200, 511} {
-		b := bytes.Clone(tree)
-		b[at] ^= 0x80
-		if _, _, err := ReadSuperblock(bytes.NewReader(b), 0); !errors.Is(err, ErrSuperblock) {
-			t.Errorf("a bit at %d: %v", at, err)
-		}
-	}
-}
-
-// The words are those of Kata Containers: root_hash_<variant>.txt, and the parameter its runtime makes of it.
-func TestLinesReadAsKataWritesThem(t *testing.T) {
-	line := "root_hash=768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150," +
-		"salt=63f8dacc786bd19f307be8668c7792a8fe07818df4aae55b63e76c4931d35c76,data_blocks=96512," +
-		"data_block_size=4096,hash_block_size=4096"
-	p, err := ParseRootHashLine(line + "\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := p.RootHashLine(); got != line {
-		t.Errorf("got  %s\nwant %s", got, line)
-	}
-	if want := int64(754+6+1) * 4096; p.HashSize != want {
-		t.Errorf("hash area of %d bytes, want %d", p.HashSize, want)
-	}
-	got, err := p.DMModCreate(Devices{Data: "/dev/vda1", Hash: "/dev/vda2"})
-	want := `dm-mod.create="dm-verity,,,ro,0 772096 verity 1 /dev/vda1 /dev/vda2 4096 4096 96512 0 sha256 ` +
-		`768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150 63f8dacc786bd19f307be8668c7792a8fe07818df4aae55b63e76c4931d35c76"`
-	if got != want || err != nil {
-		t.Errorf("got  %s\nwant %s (%v)", got, want, err)
-	}
-	p.Superblock, p.Salt = true, nil
-	got, err = p.Table(Devices{Data: "253:0", Hash: "253:0", HashOffset: 96512 * 4096})
-	if want := "0 772096 verity 1 253:0 253:0 4096 4096 96512 96513 sha256 " +
-		"768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150 -"; got != want || err != nil {
-		t.Errorf("got  %s\nwant %s (%v)", got, want, err)
-	}
-	for _, d := range []Devices{{}, {Data: "a", Hash: "b c"}, {Data: "a;b", Hash: "b"}, {Data: "a", Hash: `"`},
-		{Data: "a", Hash: "b", HashOffset: 512}} {
-		if s, err := p.Table(d); err == nil {
-			t.Errorf("%+v gave %s", d, s)
-		}
-	}
-}
-
-func TestAnOddRootHashLineIsRefused(t *testing.T) {
-	good := "root_hash=" + strings.Repeat("ab", 32) +
-		",salt=0102,data_blocks=7,data_block_size=4096,hash_block_size=4096"
-	if _, err := ParseRootHashLine(good); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range [][2]string{
-		{"abab", "ABAB"}, {"abab", "ab"}, {"0102", "010"}, {"0102", ""}, {"0102", strings.Repeat("00", 257)},
-		{"=7", "=07"}, {"=7", "=+7"}, {"=7", "=0"},
-		{"=7", "=-7"}, {"=7", "=9999999999999999999"}, {"=7", "=99999999999999999"}, {"size=4096,", "size=1024,"},
-		{"salt=", "salt= "}, {",salt", ", salt"},
-		{"data_blocks", "blocks"}, {"root_hash=", ""}, {"4096,", "4096,x=1,"}, {"data_block_size=4096,", ""},
-	} {
-		if p, err := ParseRootHashLine(strings.Replace(good, c[0], c[1], 1)); err == nil {
-			t.Errorf("%q for %q: got %+v", c[1], c[0], p)
-		}
-	}
-	if _, err := ParseRootHashLine(good + "\n\n"); err == nil {
-		t.Error("two line breaks")
 	}
 }
 
@@ -392,33 +290,6 @@ func TestFailuresAreNamed(t *testing.T) {
 	if Verify(ctx, bytes.NewReader(data), int64(len(data))-1, Area{bytes.NewReader(tree), 0, p.HashSize}, p, 0) == nil {
 		t.Error("data too small: no error")
 	}
-}
-
-// Whatever a line holds, it is refused or comes back as it was.
-func FuzzParseRootHashLine(f *testing.F) {
-	f.Add("root_hash=" + strings.Repeat("ab", 32) +
-		",salt=0102,data_blocks=7,data_block_size=4096,hash_block_size=4096")
-	f.Add("root_hash=" + strings.Repeat("00", 32) + ",salt=-,data_blocks=1,data_block_size=4096,hash_block_size=4096\n")
-	f.Add("")
-	f.Fuzz(func(t *testing.T, line string) {
-		p, err := ParseRootHashLine(line)
-		if err == nil && p.RootHashLine() != strings.TrimSuffix(line, "\n") {
-			t.Errorf("%q became %q", line, p.RootHashLine())
-		}
-	})
-}
-
-// Superblocks come from disks.
-func FuzzReadSuperblock(f *testing.F) {
-	f.Add(newParams(7, salt, true).superblock(uuid))
-	f.Add(newParams(maxBlocks, nil, true).superblock(uuid))
-	f.Add([]byte("verity"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p, u, err := ReadSuperblock(bytes.NewReader(b), 0)
-		if err == nil && !bytes.Equal(p.superblock(u), b[:superSize]) {
-			t.Errorf("% x came back as another", b)
-		}
-	})
 }
 
 func BenchmarkFormat(b *testing.B) {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/bootwords"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
@@ -130,8 +131,7 @@ func commandLine(b manifest.Boot, host Boot, got string) verdict.Claim {
 		return c
 	}
 	tcg := b.CommandLine + " " + b.TCGCommandLine + words
-	pattern := strings.ReplaceAll(regexp.QuoteMeta(tcg), regexp.QuoteMeta("{tsc_khz}"), "[0-9]{4,9}")
-	if ok, err := regexp.MatchString("^"+pattern+"$", got); err == nil && ok {
+	if ok, err := regexp.MatchString("^"+bootwords.Pattern(tcg)+"$", got); err == nil && ok {
 		return verdict.Claim{Name: c.Name, Want: got, Got: got, Met: true}
 	}
 	c.Want = fmt.Sprintf("%s (and under TCG: %s%s)", want, b.TCGCommandLine, words)

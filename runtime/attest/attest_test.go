@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/papertest"
@@ -68,9 +69,9 @@ func TestCommandLinesUnderTCG(t *testing.T) {
 }
 
 func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
-	one := extension.Extension{Name: "gpu", Params: extension.Params{RootHash: "ab", Salt: "-", DataBlocks: 3,
+	one := extension.Extension{Name: "gpu", Params: dmverity.Params{RootHash: "ab", Salt: "-", DataBlocks: 3,
 		DataBlockSize: 4096, HashBlockSize: 4096}}
-	two := extension.Extension{Name: "net", Params: extension.Params{RootHash: "cd", Salt: "-", DataBlocks: 4,
+	two := extension.Extension{Name: "net", Params: dmverity.Params{RootHash: "cd", Salt: "-", DataBlocks: 4,
 		DataBlockSize: 4096, HashBlockSize: 4096}}
 	attached := Boot{Nonce: papertest.Nonce, Extensions: []extension.Extension{two, one}}
 	right := func() *report.Report {

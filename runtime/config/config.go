@@ -14,7 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
@@ -33,7 +34,7 @@ type QEMU struct {
 	Initrd               string     // of such a guest; one of Initrd and Image
 	Image                string     // of such a guest
 	RootfsType           string     // of the image's root: ext4, erofs or xfs; never empty
-	KernelVerityParams   string     // of the image, as extension.ParseParams reads them; empty is none
+	KernelVerityParams   string     // of the image, as dmverity.ParseParams reads them; empty is none
 	ValidGuestPaths      []string   // patterns of the guests that an annotation may choose
 	Acceleration         accel.Wish // never empty
 	Path                 string     // the program; empty is the architecture's, found in $PATH
@@ -82,7 +83,7 @@ type ExtensionDisk struct {
 	Name string // as extension.CheckName wants it
 	Path string // absolute: the image, or its folder as katabuild makes it
 	// Params is what dm-verity must know. It is nil where Path is a folder, which has them in root_hash.txt.
-	Params *extension.Params
+	Params *dmverity.Params
 }
 
 // Agent is what the agent in the guest is told.
@@ -187,9 +188,6 @@ func (q *QEMU) VCPUs(manifest, host int) int {
 	return max(min(whole, host), 1)
 }
 
-// DebugConsolePort is the guest's vsock port where each connection gets a shell, Kata's.
-const DebugConsolePort = 1026
-
 // Words are what goes behind the manifest's kernel command line, one word each. White space inside double quotes
 // belongs to a word.
 func (c *Config) Words() []string {
@@ -201,7 +199,7 @@ func (c *Config) Words() []string {
 		out = append(out, "agent.log=debug")
 	}
 	if c.Agent.DebugConsoleEnabled {
-		out = append(out, "agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", DebugConsolePort))
+		out = append(out, "agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", agentapi.DebugConsolePort))
 	}
 	if n := c.Agent.ContainerPipeSize; n > 0 {
 		out = append(out, fmt.Sprintf("agent.container_pipe_size=%d", n))

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/golden"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
@@ -242,7 +242,7 @@ sandbox_bind_mounts = ["/etc/company:ro"]
 
 func TestEveryKeyReachesItsField(t *testing.T) {
 	l := read(t, everything, nil)
-	p, err := extension.ParseParams(params)
+	p, err := dmverity.ParseParams(params)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
@@ -98,7 +99,7 @@ var keys = []key{
 			if c.QEMU.KernelVerityParams == "" {
 				return nil
 			}
-			_, err := extension.ParseParams(c.QEMU.KernelVerityParams)
+			_, err := dmverity.ParseParams(c.QEMU.KernelVerityParams)
 			return err
 		},
 	},
@@ -444,7 +445,7 @@ func kernelParams(list []KernelParam) error {
 					`kernel parameters %q: "--" would take the words behind it away from the kernel and the agent`,
 					string(p))
 			}
-			if strings.HasPrefix(strings.Trim(w, `"`), extensionWord) {
+			if strings.HasPrefix(strings.Trim(w, `"`), extension.WordPrefix) {
 				return fmt.Errorf("kernel parameters: %q is the runtime's to say; use guest_extension_images", w)
 			}
 		}
@@ -455,9 +456,6 @@ func kernelParams(list []KernelParam) error {
 	}
 	return nil
 }
-
-// extensionWord begins the words of extension images; docs/formats/extensions.md.
-const extensionWord = "kata.extension."
 
 func extensions(list []ExtensionDisk) error {
 	seen := map[string]bool{}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/owned"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
@@ -194,7 +195,7 @@ func extensionDisk(v any) (ExtensionDisk, error) {
 		return e, err
 	}
 	if params != "" {
-		p, err := extension.ParseParams(params)
+		p, err := dmverity.ParseParams(params)
 		if err != nil {
 			return e, fmt.Errorf("verity_params: %w", err)
 		}

@@ -28,6 +28,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/verdict"
@@ -274,7 +275,7 @@ func plainGuest(c *config.Config) (guest, error) {
 	q := &c.QEMU
 	p := &sandbox.Plain{Kernel: q.Kernel, Initrd: q.Initrd, Image: q.Image, FileSystem: q.RootfsType}
 	if q.KernelVerityParams != "" {
-		v, err := extension.ParseParams(q.KernelVerityParams)
+		v, err := dmverity.ParseParams(q.KernelVerityParams)
 		if err != nil {
 			return guest{}, fmt.Errorf("kernel_verity_params: %w", err)
 		}

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/testenv"
@@ -155,7 +156,7 @@ func TestBootOfEachMachineAndKernelForm(t *testing.T) {
 				cfg := testConfig(t, "serve")
 				cfg.Machine, cfg.Kernel = machine, form
 				s := boot(t, cfg)
-				c, err := s.Dial(t.Context(), AgentPort)
+				c, err := s.Dial(t.Context(), agentapi.Port)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -176,7 +177,7 @@ func TestBootOfEachMachineAndKernelForm(t *testing.T) {
 				if err := syscall.Kill(s.PID(), 0); !errors.Is(err, syscall.ESRCH) {
 					t.Errorf("QEMU is still there: %v", err)
 				}
-				if _, err := s.Dial(t.Context(), AgentPort); err == nil {
+				if _, err := s.Dial(t.Context(), agentapi.Port); err == nil {
 					t.Error("dial after Stop: no error")
 				}
 				if len(s.Console(3)) == 0 {
@@ -341,7 +342,7 @@ func TestStreams(t *testing.T) {
 				var wg sync.WaitGroup
 				for i := range 200 {
 					wg.Go(func() {
-						c, err := s.Dial(t.Context(), AgentPort)
+						c, err := s.Dial(t.Context(), agentapi.Port)
 						if err != nil {
 							t.Error(err)
 							return
@@ -361,7 +362,7 @@ func TestStreams(t *testing.T) {
 				t.Logf("200 connections with 2 MiB each way: %v", time.Since(began).Round(time.Millisecond))
 			})
 			t.Run("round trips", func(t *testing.T) {
-				c := dial(AgentPort)
+				c := dial(agentapi.Port)
 				for _, size := range []int{64, 4096, 65536} {
 					var ds []time.Duration
 					b := make([]byte, size)

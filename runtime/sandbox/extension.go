@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -10,14 +8,11 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/gpt"
+	"github.com/katabuild/katabuild/internal/superblock"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
-)
-
-// The files of an extension's folder, as `katabuild image` leaves them.
-const (
-	extensionImage = "image.img"
-	extensionHash  = "root_hash.txt"
 )
 
 // maxHashFile bounds root_hash.txt, in bytes; the longest line there is has 700.
@@ -45,12 +40,12 @@ func ReadExtension(arg string) (Extension, error) {
 	if name, dir, ok := strings.Cut(arg, "="); ok && !strings.Contains(name, "/") {
 		e.Name, e.Dir = name, dir
 	}
-	line, err := readSmall(filepath.Join(e.Dir, extensionHash), maxHashFile)
+	line, err := readSmall(filepath.Join(e.Dir, extension.HashName), maxHashFile)
 	if err != nil {
 		return e, fmt.Errorf("extension %s: %w", e.Dir, err)
 	}
-	if e.Params, err = extension.ParseParams(strings.TrimSuffix(string(line), "\n")); err != nil {
-		return e, fmt.Errorf("extension %s: %s: %w", e.Dir, extensionHash, err)
+	if e.Params, err = dmverity.ParseParams(strings.TrimSuffix(string(line), "\n")); err != nil {
+		return e, fmt.Errorf("extension %s: %s: %w", e.Dir, extension.HashName, err)
 	}
 	if e.Dir != arg {
 		if err := extension.CheckName(e.Name); err != nil {
@@ -71,7 +66,7 @@ func (e Extension) image() string {
 	if e.Image != "" {
 		return e.Image
 	}
-	return filepath.Join(e.Dir, extensionImage)
+	return filepath.Join(e.Dir, extension.ImageName)
 }
 
 func readSmall(path string, limit int64) ([]byte, error) {
@@ -96,33 +91,13 @@ func readLabel(path string) (string, error) {
 	return label(f)
 }
 
-// Where the label is. The first entry of an MBR's table is at 446, its first sector at 8 in it. Linux,
-// fs/erofs/erofs_fs.h, struct erofs_super_block: at 1024 in the file system, with the magic at 0 and volume_name at 64.
-const (
-	mbrFirstSector = 446 + 8
-	sectorSize     = 512
-	erofsSuper     = 1024
-	erofsMagic     = 0xe0f5e1e2
-	erofsLabel     = 64
-	erofsLabelSize = 16
-)
-
 // label reads the label of the erofs in the first partition of a disk.
 func label(disk io.ReaderAt) (string, error) {
-	var first [4]byte
-	if _, err := disk.ReadAt(first[:], mbrFirstSector); err != nil {
+	first := make([]byte, gpt.SectorSize)
+	if _, err := disk.ReadAt(first, 0); err != nil {
 		return "", fmt.Errorf("partition table: %w", err)
 	}
-	var super [erofsLabel + erofsLabelSize]byte
-	at := int64(binary.LittleEndian.Uint32(first[:]))*sectorSize + erofsSuper
-	if _, err := disk.ReadAt(super[:], at); err != nil {
-		return "", fmt.Errorf("file system at %d: %w", at, err)
-	}
-	if binary.LittleEndian.Uint32(super[:]) != erofsMagic {
-		return "", fmt.Errorf("file system at %d: not erofs", at)
-	}
-	name, _, _ := bytes.Cut(super[erofsLabel:], []byte{0})
-	return string(name), nil
+	return superblock.EROFSLabel(disk, gpt.FirstSector(first)*gpt.SectorSize)
 }
 
 // attach adds the extensions to a machine, and returns their words for the kernel command line.

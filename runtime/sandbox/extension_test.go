@@ -9,8 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/superblock"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/vsock"
@@ -19,9 +21,9 @@ import (
 // disk is as much of an extension's image as the host reads.
 func disk(label string) []byte {
 	b := make([]byte, 8192)
-	binary.LittleEndian.PutUint32(b[mbrFirstSector:], 8)
-	binary.LittleEndian.PutUint32(b[8*sectorSize+erofsSuper:], erofsMagic)
-	copy(b[8*sectorSize+erofsSuper+erofsLabel:], label)
+	binary.LittleEndian.PutUint32(b[446+8:], 8) // the first sector of the first partition
+	binary.LittleEndian.PutUint32(b[8*512+superblock.At:], superblock.EROFS)
+	copy(b[8*512+superblock.At+64:], label)
 	return b
 }
 
@@ -30,7 +32,7 @@ const hashLine = "root_hash=%s,salt=-,data_blocks=3,data_block_size=4096,hash_bl
 func extensionFolder(t *testing.T, line string, image []byte) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, data := range map[string][]byte{extensionHash: []byte(line), extensionImage: image} {
+	for name, data := range map[string][]byte{extension.HashName: []byte(line), extension.ImageName: image} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +80,7 @@ func TestExtensionsArePlannedBehindTheRoot(t *testing.T) {
 	}
 	ext := func(name string) Extension {
 		return Extension{Extension: extension.Extension{Name: name,
-			Params: extension.Params{RootHash: strings.Repeat("ab", 32), Salt: strings.Repeat("cd", 32),
+			Params: dmverity.Params{RootHash: strings.Repeat("ab", 32), Salt: strings.Repeat("cd", 32),
 				DataBlocks: 3, DataBlockSize: 4096, HashBlockSize: 4096}}, Dir: "/ext/" + name}
 	}
 	cfg := plain()
@@ -133,7 +135,7 @@ func FuzzLabel(f *testing.F) {
 	f.Add(disk("abcdefghijklmnop")) // no NUL at its end
 	f.Add(make([]byte, 600))        // no file system
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := label(bytes.NewReader(b)); err == nil && (len(s) > erofsLabelSize || strings.ContainsRune(s, 0)) {
+		if s, err := label(bytes.NewReader(b)); err == nil && (len(s) > 16 || strings.ContainsRune(s, 0)) {
 			t.Errorf("label %q", s)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/testenv"
@@ -77,7 +78,7 @@ func shell(t *testing.T, s *Sandbox, command string) string {
 func agentOf(t *testing.T, s *Sandbox) katapb.AgentServiceService {
 	t.Helper()
 	var c net.Conn
-	c, err := s.Dial(t.Context(), AgentPort)
+	c, err := s.Dial(t.Context(), agentapi.Port)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/elfnote"
 )
 
 // maxKernel bounds a kernel file, packed and unpacked, in bytes. Distributions' have up to 70 MB.
@@ -226,13 +227,6 @@ func inflate(packer string, b []byte) ([]byte, error) {
 	return out, nil
 }
 
-// xenPVH is the type of the note with the entry for virtual machines, by the owner Xen: Linux,
-// include/xen/interface/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY.
-const (
-	xenPVH   = 18
-	xenOwner = "Xen\x00"
-)
-
 func parseELF(r io.ReaderAt) (name, form string, err error) {
 	f, err := elf.NewFile(r)
 	if err != nil {
@@ -247,7 +241,7 @@ func parseELF(r io.ReaderAt) (name, form string, err error) {
 	case name == "aarch64":
 		return "", "", errors.New(
 			"an ELF for aarch64, which QEMU does not boot as Linux; give it arch/arm64/boot/Image")
-	case name == "x86_64" && !hasPVH(f):
+	case name == "x86_64" && !elfnote.Read(f).PVH():
 		return "", "", errors.New(
 			"an ELF without the note for PVH, so QEMU cannot boot it; build it with CONFIG_PVH or give the bzImage")
 	case name == "x86_64":
@@ -255,34 +249,3 @@ func parseELF(r io.ReaderAt) (name, form string, err error) {
 	}
 	return name, "vmlinux", nil
 }
-
-// hasPVH looks through the notes. ELF, "Note Section": three words - the sizes of the owner's name and of the
-// description, and the type - then both, each padded to words.
-func hasPVH(f *elf.File) bool {
-	pad := func(n uint64) uint64 { return (n + 3) &^ 3 }
-	for _, p := range f.Progs {
-		if p.Type != elf.PT_NOTE || p.Filesz > maxNotes {
-			continue
-		}
-		notes, err := io.ReadAll(p.Open())
-		if err != nil {
-			continue
-		}
-		for len(notes) >= 12 {
-			owner, desc := uint64(binary.LittleEndian.Uint32(notes)), uint64(binary.LittleEndian.Uint32(notes[4:]))
-			kind := binary.LittleEndian.Uint32(notes[8:])
-			notes = notes[12:]
-			if pad(owner)+pad(desc) > uint64(len(notes)) {
-				break
-			}
-			if kind == xenPVH && string(notes[:owner]) == xenOwner {
-				return true
-			}
-			notes = notes[pad(owner)+pad(desc):]
-		}
-	}
-	return false
-}
-
-// maxNotes bounds the notes of a kernel, in bytes; there are some hundred.
-const maxNotes = 1 << 20

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,9 +11,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/bootwords"
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/dmverity"
+	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
@@ -27,7 +29,7 @@ type Plain struct {
 	FileSystem string
 	// Verity is how dm-verity checks the image's root, as Kata's kernel_verity_params; the hash tree is in the second
 	// partition. Nil: it is not checked.
-	Verity *extension.Params
+	Verity *dmverity.Params
 }
 
 // fileSystems are what a Plain's root may be.
@@ -83,7 +85,7 @@ func (p *Plain) read() (*guest, error) {
 	}
 	g := &guest{
 		name: p.name(), arch: k.Arch, kernel: p.Kernel, initrd: p.Initrd, image: p.Image, plain: k,
-		boot: manifest.Boot{CPUs: plainCPUs, MemoryMiB: plainMemoryMiB, TCGCommandLine: plainTCG(k.Arch)},
+		boot: manifest.Boot{CPUs: plainCPUs, MemoryMiB: plainMemoryMiB},
 	}
 	if machines := qemu.Machines(k.Arch.Name); len(machines) > 0 {
 		g.boot.Machine = string(machines[0])
@@ -110,69 +112,44 @@ func (p *Plain) read() (*guest, error) {
 				"%s has no partition table, so the hash tree for dm-verity cannot be in its second partition", p.Image)
 		}
 	}
-	g.boot.CommandLine = p.commandLine(k.Arch, partitions)
+	root, err := p.root(partitions)
+	if err != nil {
+		return nil, err
+	}
+	g.boot.CommandLine, g.boot.TCGCommandLine = bootwords.Plain(k.Arch, root)
 	return g, nil
 }
 
-// partitioned says whether a disk begins with a partition table. UEFI Specification 2.10, 5.2.1: both MBR and GPT have
-// 55 aa at 510.
+// partitioned says whether a disk begins with a partition table.
 func partitioned(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	var b [2]byte
-	if _, err := f.ReadAt(b[:], 510); err != nil {
+	b := make([]byte, gpt.SectorSize)
+	if _, err := f.ReadAt(b, 0); err != nil {
 		return false, fmt.Errorf("first sector of %s: %w", path, err)
 	}
-	return b == [2]byte{0x55, 0xaa}, nil
+	return gpt.Marked(b), nil
 }
 
-// plainTCG is what Linux is told where TCG emulates its processor; see kernel.CommandLine, which says it of the kernels
-// that are built here.
-func plainTCG(a arch.Arch) string {
-	if a.Name != "x86_64" {
-		return ""
-	}
-	return "tsc_early_khz=" + clockWord + " tsc=reliable no_timer_check"
-}
-
-// commandLine is the kernel's, without what TCG wants. The words of an image are those that Kata Containers' images
-// want: an agent that systemd starts, and nobody else who sets up the network.
-func (p *Plain) commandLine(a arch.Arch, partitions bool) string {
-	words := []string{"console=" + a.Console, "quiet", "panic=-1"}
-	switch a.Name {
-	case "x86_64":
-		words = append(words, "reboot=t")
-	case "riscv64":
-		words = append(words, "numa=off") // as Kata's: QEMU describes no nodes
-	}
-	words = append(words, "net.ifnames=0", "cgroup_no_v1=all")
+// root is the disk that the kernel is told of.
+func (p *Plain) root(partitions bool) (bootwords.PlainRoot, error) {
 	if p.Image == "" {
-		return strings.Join(words, " ")
+		return bootwords.PlainRoot{}, nil
 	}
-	root, hashes := "/dev/vda", ""
+	r := bootwords.PlainRoot{Mount: "/dev/vda", FileSystem: cmp.Or(p.FileSystem, fileSystems[0])}
+	hashes := ""
 	if partitions {
-		root, hashes = "/dev/vda1", "/dev/vda2"
+		r.Mount, hashes = "/dev/vda1", "/dev/vda2"
 	}
-	if v := p.Verity; v != nil {
-		// Linux, Documentation/admin-guide/device-mapper/dm-init.rst and verity.rst: the length is in sectors of 512
-		// bytes.
-		words = append(words, fmt.Sprintf(`dm-mod.create="dm-verity,,,ro,0 %d verity 1 %s %s %d %d %d 0 sha256 %s %s"`,
-			v.DataBlocks*v.DataBlockSize/sectorSize, root, hashes, v.DataBlockSize, v.HashBlockSize, v.DataBlocks,
-			v.RootHash, v.Salt))
-		root = "/dev/dm-0"
+	if p.Verity != nil {
+		var err error
+		if r.Create, err = p.Verity.Table(0).CreateWord(r.Mount, hashes); err != nil {
+			return r, err
+		}
+		r.Mount = dmverity.CreatedDevice
 	}
-	words = append(words, "root="+root)
-	switch p.FileSystem {
-	case "", "ext4":
-		words = append(words, "rootflags=data=ordered,errors=remount-ro", "ro", "rootfstype=ext4")
-	default:
-		words = append(words, "ro", "rootfstype="+p.FileSystem)
-	}
-	words = append(words, "systemd.show_status=false", "systemd.unit=kata-containers.target",
-		"systemd.mask=systemd-networkd.service",
-		"systemd.mask=systemd-networkd.socket", "systemd.unified_cgroup_hierarchy=1")
-	return strings.Join(words, " ")
+	return r, nil
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
@@ -188,7 +188,7 @@ const kataImageWords = " systemd.show_status=false systemd.unit=kata-containers.
 	"systemd.mask=systemd-networkd.service systemd.mask=systemd-networkd.socket systemd.unified_cgroup_hierarchy=1"
 
 func TestPlanOfPlainFiles(t *testing.T) {
-	verity := &extension.Params{RootHash: "abc", Salt: "def", DataBlocks: 100, DataBlockSize: 4096, HashBlockSize: 4096}
+	verity := &dmverity.Params{RootHash: "abc", Salt: "def", DataBlocks: 100, DataBlockSize: 4096, HashBlockSize: 4096}
 	for name, tc := range map[string]struct {
 		kernel  []byte
 		plain   Plain // names in the folder
@@ -457,12 +457,12 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 		testenv.File("KATABUILD_TEST_GUEST"), testenv.File("KATABUILD_TEST_VMLINUX"),
 		testenv.File("KATABUILD_TEST_INITRD"))
 	inGuest := func(name string) string { return filepath.Join(os.Getenv("KATABUILD_TEST_GUEST"), name) }
-	verity := func(t *testing.T) *extension.Params {
+	verity := func(t *testing.T) *dmverity.Params {
 		line, err := os.ReadFile(inGuest("root_hash.txt"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := extension.ParseParams(strings.TrimSpace(string(line)))
+		p, err := dmverity.ParseParams(strings.TrimSpace(string(line)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -489,7 +489,7 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 				tc.plain.Verity = verity(t)
 			}
 			s := boot(t, cfg)
-			c, err := s.Dial(t.Context(), AgentPort)
+			c, err := s.Dial(t.Context(), agentapi.Port)
 			if err != nil {
 				t.Fatal(err)
 			}

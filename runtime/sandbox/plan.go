@@ -10,11 +10,12 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/bootwords"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
@@ -51,7 +52,7 @@ type Config struct {
 	Dir      string // with the manifest's files
 	Plain    *Plain
 	// Serves asks whether an agent serves that does not say so by itself, as Kata's. It is called again and again with
-	// new connections to AgentPort until it returns nil or the guest has said that it is ready; the connections are
+	// new connections to agentapi.Port until it returns nil or the guest has said that it is ready; the connections are
 	// closed for it. Nil: nobody is asked.
 	Serves func(context.Context, net.Conn) error
 
@@ -172,7 +173,7 @@ func NewPlan(cfg Config) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newPlan(cfg, g, choice, vsock.Choose(ReadyPort), accel.HostClockKHz())
+	return newPlan(cfg, g, choice, vsock.Choose(agentapi.ReadyPort), accel.HostClockKHz())
 }
 
 // ServesFiles says why a host cannot serve files to a guest by virtio-fs: FUSE has the byte order and the numbers of
@@ -206,7 +207,7 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 			}
 		}
 		if q.Accel == accel.TCG {
-			hostWords = slices.Concat([]string{clearWord}, cfg.Words)
+			hostWords = slices.Concat([]string{bootwords.ClearMemory}, cfg.Words)
 		}
 	}
 	extensionWords, err := attach(&q, cfg.Extensions)
@@ -276,15 +277,6 @@ func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, cl
 		guest: g}, nil
 }
 
-// clearWord makes Linux clear each page of memory before it is used for anything. Linux 5.3,
-// Documentation/admin-guide/kernel-parameters.txt.
-//
-// TCG keeps what it has translated of a page of code until somebody writes to that page, and sees only writes of the
-// guest and of QEMU. virtiofsd puts a file's content into a guest's memory behind its back: a page that once held code,
-// and now holds another program, would run as what it held before. When the guest itself writes to the page in between,
-// TCG forgets what it knew. docs/decisions/virtiofs-under-tcg.md.
-const clearWord = "init_on_alloc=1"
-
 func list[T ~string](names []T) string {
 	var out []string
 	for _, n := range names {
@@ -297,22 +289,11 @@ func list[T ~string](names []T) string {
 // nanoseconds.
 const icountKHz = 1_000_000
 
-// clockWord stands for the clock rate in a manifest's TCGCommandLine.
-const clockWord = "{tsc_khz}"
-
 // CommandLine is the kernel command line of a guest under an accelerator, on a host whose time stamp counter runs at
 // clockKHz. Where that is 0, because the host does not say, words that need it are left out.
 func CommandLine(b manifest.Boot, a accel.Accel, clockKHz int) string {
 	if a != accel.TCG || b.TCGCommandLine == "" {
 		return b.CommandLine
 	}
-	tcg := strings.ReplaceAll(b.TCGCommandLine, clockWord, strconv.Itoa(clockKHz))
-	if clockKHz == 0 {
-		words := strings.Fields(b.TCGCommandLine)
-		tcg = strings.Join(slices.DeleteFunc(words, func(w string) bool { return strings.Contains(w, clockWord) }), " ")
-	}
-	if tcg == "" {
-		return b.CommandLine
-	}
-	return b.CommandLine + " " + tcg
+	return strings.TrimSpace(b.CommandLine + " " + bootwords.OnHost(b.TCGCommandLine, clockKHz))
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
 	"golang.org/x/sys/unix"
@@ -169,7 +170,7 @@ func describe(names []string, parts []Part) string {
 	b.WriteString("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n" +
 		"createType=\"twoGbMaxExtentFlat\"\n\n# Extent description\n")
 	for i, n := range names {
-		fmt.Fprintf(&b, "RW %d FLAT \"%s\" 0\n", parts[i].Size/sectorSize, n)
+		fmt.Fprintf(&b, "RW %d FLAT \"%s\" 0\n", parts[i].Size/gpt.SectorSize, n)
 	}
 	b.WriteString("\n# The Disk Data Base\n#DDB\n\nddb.adapterType = \"ide\"\nddb.geometry.cylinders = " +
 		"\"1\"\nddb.geometry.heads = \"1\"\nddb.geometry.sectors = \"1\"\n")

@@ -25,23 +25,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
-
-// Ports. docs/formats/vsock.md.
-const (
-	AgentPort = 1024 // of the guest: ttrpc
-	ReadyPort = 1031 // of the host: the agent connects once it serves, says readyLine and closes
-)
-
-const readyLine = "ready\n"
-
-// initLine is in the agent's first words on the console.
-const initLine = "katabuild-agent: init"
 
 // consoleLines is how many of the console's last lines an error carries.
 const consoleLines = 30
@@ -266,7 +256,7 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 	if cfg.withoutVsock {
 		q.Vsock = qemu.Vsock{}
 	}
-	l, err := s.channel.Listen(ReadyPort)
+	l, err := s.channel.Listen(agentapi.ReadyPort)
 	if err != nil {
 		close(up)
 		return err
@@ -302,7 +292,7 @@ func (s *Sandbox) launch(ctx context.Context, cfg Config) (err error) {
 }
 
 func (s *Sandbox) consoleLine(line string) {
-	if strings.Contains(line, initLine) {
+	if strings.Contains(line, agentapi.InitLine) {
 		s.progress.reach(Init)
 	}
 	if text := s.reason.read(line); text != "" {
@@ -357,7 +347,7 @@ func (s *Sandbox) ask(ctx context.Context, serves func(context.Context, net.Conn
 func (s *Sandbox) askOnce(ctx context.Context, serves func(context.Context, net.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	c, err := s.channel.Dial(ctx, AgentPort)
+	c, err := s.channel.Dial(ctx, agentapi.Port)
 	if err != nil {
 		return err
 	}
@@ -373,13 +363,13 @@ func (s *Sandbox) awaitReady(l net.Listener) {
 		if err != nil {
 			return // the sandbox stops
 		}
-		line := make([]byte, len(readyLine))
+		line := make([]byte, len(agentapi.ReadyLine))
 		err = c.SetReadDeadline(time.Now().Add(readyTime))
 		if err == nil {
 			_, err = io.ReadFull(c, line)
 		}
 		_ = c.Close() // nothing was written to it
-		if err == nil && string(line) == readyLine {
+		if err == nil && string(line) == agentapi.ReadyLine {
 			s.serves()
 			return
 		}

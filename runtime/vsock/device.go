@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/runtime/vsock/vhostuser"
 )
 
@@ -46,7 +47,7 @@ func NewDevice(log *slog.Logger) *Device {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d := &Device{mux: newMux(HostCID, guestCID), log: log, up: make(chan struct{})}
+	d := &Device{mux: newMux(agentapi.HostCID, guestCID), log: log, up: make(chan struct{})}
 	d.srv = vhostuser.New((*virtio)(d), vhostuser.Options{
 		Queues: queues, DataQueues: 2, Config: le.AppendUint64(nil, guestCID), Log: log,
 	})
@@ -85,7 +86,8 @@ func (d *Device) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 func (d *Device) Listen(port uint32) (net.Listener, error) {
 	l, err := d.mux.listen(port)
 	if err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "vsock", Addr: &Addr{ContextID: HostCID, Port: port}, Err: err}
+		return nil, &net.OpError{Op: "listen", Net: "vsock", Addr: &Addr{ContextID: agentapi.HostCID, Port: port},
+			Err: err}
 	}
 	return l, nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -470,7 +471,7 @@ func TestFrontEndGoneResetsConnections(t *testing.T) {
 }
 
 func TestServiceRunsRoundRobin(t *testing.T) {
-	m := newMux(HostCID, guestCID)
+	m := newMux(agentapi.HostCID, guestCID)
 	var conns []*Conn
 	for i := range 3 {
 		c := m.newConn(key{uint32(i), 1})

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/runtime/vsock/vhostuser/vhostusertest"
 )
 
@@ -33,7 +34,7 @@ const (
 func newGuest(t testing.TB, d *Device, without uint64) *guest {
 	t.Helper()
 	g := newRawGuest(t, d, without)
-	g.mux = newMux(guestCID, HostCID)
+	g.mux = newMux(guestCID, agentapi.HostCID)
 	g.run()
 	return g
 }

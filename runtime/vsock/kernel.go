@@ -12,6 +12,8 @@ import (
 
 	mdvsock "github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/agentapi"
 )
 
 // KernelDevice is the device file of the kernel's own back end.
@@ -100,7 +102,7 @@ func (k *Kernel) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 
 // Listen accepts this guest's connections; those of other guests are closed at once.
 func (k *Kernel) Listen(port uint32) (net.Listener, error) {
-	l, err := mdvsock.ListenContextID(HostCID, port, nil)
+	l, err := mdvsock.ListenContextID(agentapi.HostCID, port, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +173,7 @@ func Choose(ports ...uint32) Choice {
 	}
 	_ = f.Close()
 	for _, p := range ports {
-		l, err := mdvsock.ListenContextID(HostCID, p, nil)
+		l, err := mdvsock.ListenContextID(agentapi.HostCID, p, nil)
 		if err != nil {
 			return choose(nil, fmt.Errorf("port %d of the host: %w", p, err))
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/runtime/vsock/vhostuser/vhostusertest"
 )
 
@@ -35,7 +36,7 @@ func packet(h header, data string) payload {
 
 // fromGuest is a good packet of the guest's.
 func fromGuest(op uint16, port uint32) header {
-	return header{srcCID: guestCID, dstCID: HostCID, srcPort: 1000, dstPort: port, kind: typeStream, op: op,
+	return header{srcCID: guestCID, dstCID: agentapi.HostCID, srcPort: 1000, dstPort: port, kind: typeStream, op: op,
 		bufAlloc: 1 << 16}
 }
 
@@ -55,7 +56,7 @@ func sent(m *mux) []header {
 // open makes a connection of the guest's to port 7.
 func open(t *testing.T) (*mux, *Conn) {
 	t.Helper()
-	m := newMux(HostCID, guestCID)
+	m := newMux(agentapi.HostCID, guestCID)
 	l, err := m.listen(7)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +84,7 @@ func TestPacketsThatNobodyCanUseAreReset(t *testing.T) {
 		"a request to a closed port": func(h *header) {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newMux(HostCID, guestCID)
+			m := newMux(agentapi.HostCID, guestCID)
 			h := fromGuest(opRequest, 8)
 			change(&h)
 			m.receive(packet(h, ""))
@@ -100,7 +101,7 @@ func TestPacketsThatNobodyCanUseAreReset(t *testing.T) {
 		})
 	}
 	t.Run("too short for a header", func(t *testing.T) {
-		m := newMux(HostCID, guestCID)
+		m := newMux(agentapi.HostCID, guestCID)
 		m.receive(payload{make([]byte, headerSize-1)})
 		m.receive(nil)
 		if hs := sent(m); len(hs) != 0 {
@@ -231,7 +232,7 @@ func TestCredit(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	t.Run("connections", func(t *testing.T) {
-		m := newMux(HostCID, guestCID)
+		m := newMux(agentapi.HostCID, guestCID)
 		l, _ := m.listen(7)
 		refused := 0
 		for i := range uint32(maxConns + 10) {
@@ -254,7 +255,7 @@ func TestLimits(t *testing.T) {
 		}
 	})
 	t.Run("connections that nobody accepts", func(t *testing.T) {
-		m := newMux(HostCID, guestCID)
+		m := newMux(agentapi.HostCID, guestCID)
 		l, _ := m.listen(7)
 		for i := range uint32(backlog + 10) {
 			h := fromGuest(opRequest, 7)
@@ -292,7 +293,7 @@ func TestLimits(t *testing.T) {
 		}
 	})
 	t.Run("answers", func(t *testing.T) {
-		m := newMux(HostCID, guestCID)
+		m := newMux(agentapi.HostCID, guestCID)
 		woken := 0
 		m.wakeReceive = func() { woken++ }
 		n := 0
@@ -340,7 +341,7 @@ func TestPeerThatTakesNothingAfterClose(t *testing.T) {
 }
 
 func TestAddressesAreFreeAgain(t *testing.T) {
-	m := newMux(HostCID, guestCID)
+	m := newMux(agentapi.HostCID, guestCID)
 	l, _ := m.listen(7)
 	for range 3 { // the same ports each time
 		m.receive(packet(fromGuest(opRequest, 7), ""))
@@ -380,7 +381,7 @@ func TestTinyReceiveBufferBreaksTheDevice(t *testing.T) {
 func TestGuestThatTakesNothingCannotStopTheHost(t *testing.T) {
 	d := newTestDevice(t)
 	g := newRawGuest(t, d, 0)
-	g.mux = newMux(guestCID, HostCID)
+	g.mux = newMux(guestCID, agentapi.HostCID)
 	// It never offers receive buffers, and floods the host with packets that want an answer.
 	b := g.Mem[g.txBuf[0]:][:headerSize]
 	h := fromGuest(opRW, 8)
@@ -455,10 +456,10 @@ func FuzzPackets(f *testing.F) {
 	shut.flags = shutBoth
 	f.Add(enc(fromGuest(opRequest, 7), rw, rw, fromGuest(opCreditRequest, 7), shut))
 	f.Add(enc(fromGuest(opRequest, 7), fromGuest(opRst, 7), fromGuest(opRequest, 7), fromGuest(opRequest, 7)))
-	f.Add(enc(header{srcCID: guestCID, dstCID: HostCID, srcPort: 5, dstPort: firstEphemeral, kind: typeStream,
+	f.Add(enc(header{srcCID: guestCID, dstCID: agentapi.HostCID, srcPort: 5, dstPort: firstEphemeral, kind: typeStream,
 		op: opResponse, bufAlloc: 1 << 31}))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m := newMux(HostCID, guestCID)
+		m := newMux(agentapi.HostCID, guestCID)
 		l, err := m.listen(7)
 		if err != nil {
 			t.Fatal(err)

@@ -15,9 +15,6 @@ import (
 	mdvsock "github.com/mdlayher/vsock"
 )
 
-// HostCID is the context identifier by which every guest knows its host.
-const HostCID = 2
-
 // Addr is a vsock address: a context identifier and a port.
 type Addr = mdvsock.Addr
 

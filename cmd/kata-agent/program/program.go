@@ -15,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/agent/fatal"
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/timeline"
+	"github.com/katabuild/katabuild/internal/agentapi"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,7 +62,7 @@ func Main(version string, rego func(text string, log *slog.Logger) (policy.Engin
 func end(pid1 bool, code int) {
 	if pid1 {
 		if err := fatal.PowerOff(); err != nil {
-			fmt.Fprintf(os.Stderr, "katabuild-agent: power off: %v\n", err)
+			fmt.Fprintf(os.Stderr, agentapi.LinePrefix+"power off: %v\n", err)
 		}
 	}
 	os.Exit(code)
