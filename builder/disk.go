@@ -130,26 +130,14 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		if err != nil {
 			return nil, err
 		}
-		t, _, err := r.Tree(ctx)
-		if err != nil {
-			return nil, err
-		}
 		path := filepath.Join(job.Dir, "rootfs.tar")
-		return []artifact.Output{{Name: "rootfs.tar", Path: path}}, writeTar(path, t, job.Report)
+		leftOut, err := r.WriteTar(ctx, path)
+		for _, p := range leftOut {
+			job.Report.Send(progress.Event{Kind: progress.Log, Message: p + " is a socket, which a tar cannot hold"})
+		}
+		return []artifact.Output{{Name: "rootfs.tar", Path: path}}, err
 	}}
 	return append(tasks, image, tar), nil
-}
-
-func writeTar(path string, t *tree.Tree, report progress.Func) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	leftOut, err := tree.WriteTar(f, t)
-	for _, p := range leftOut {
-		report.Send(progress.Event{Kind: progress.Log, Message: p + " is a socket, which a tar cannot hold"})
-	}
-	return errors.Join(err, f.Close())
 }
 
 // layer makes a layer for keys, which reads nothing, and a way to open it once a step runs.
@@ -164,25 +152,17 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 	case l.Folder != "":
 		in := g.input(folderInput(l.Folder))
 		key := rootfs.Folder{Digest: in.Digest, Origin: "folder " + l.Folder}
-		return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
+		key.Changed = func(err error) error {
+			return g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].folder", i),
+				g.changed(in, fmt.Errorf("%s: %w", in.Name, err)))
+		}
+		return &key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 			l := key
-			dir := filepath.Join(job.Dir, fmt.Sprintf("folder-%d", i))
-			err := os.Mkdir(dir, 0o700)
-			if err != nil {
-				return nil, err
+			var err error
+			if l.Entries, err = checkout.List(ctx, g.local(in)); err != nil {
+				return nil, key.Changed(err)
 			}
-			// The image is made of the copy that was digested, so whatever happens to the folder meanwhile is in
-			// neither or in both.
-			var got digest.Digest
-			l.Entries, got, l.Lost, err = checkout.Copy(ctx, g.local(in), dir)
-			if err == nil && got != in.Digest {
-				err = &digest.Mismatch{Name: in.Where, Want: in.Digest, Got: got}
-			}
-			if err != nil {
-				return nil, g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].folder", i),
-					g.changed(in, fmt.Errorf("%s: %w", in.Name, err)))
-			}
-			return l, nil
+			return &l, nil
 		}, nil
 	case l.Tar != "":
 		in := g.input(tarInput(l.Tar))
@@ -193,8 +173,8 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 			if err != nil {
 				return nil, err
 			}
-			l.Path = filepath.Join(job.Dir, fmt.Sprintf("layer-%d.tar", i))
-			return l, g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].tar", i), plain(ctx, in.Where, blob, l.Path))
+			l.Path, err = plain(ctx, in.Where, blob, filepath.Join(job.Dir, fmt.Sprintf("layer-%d.tar", i)))
+			return l, g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].tar", i), err)
 		}, nil
 	case l.Files != nil:
 		files, err := g.files(l.Files)
@@ -327,18 +307,25 @@ func (g *Guest) checkFolder(ctx context.Context, in lock.Input, field string) er
 // maxTar bounds what a tar unpacks to, in bytes.
 const maxTar = 64 << 30
 
-// plain unpacks a tar's compression, if it has any. name is the tar's, for people.
-func plain(ctx context.Context, name, from, to string) error {
+// plain is the path of a tar without compression: from itself, or to, where from is compressed. name is the tar's, for
+// people.
+func plain(ctx context.Context, name, from, to string) (string, error) {
 	f, err := os.Open(from)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer f.Close()
 	if err := tree.CheckTar(name, f); err != nil {
-		return err
+		return "", err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
+		return "", err
+	}
+	if packed, err := tree.Compressed(f); err != nil || !packed {
+		return from, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", err
 	}
 	_, _, err = tree.Decompress(tree.WithContext(ctx, f), to, maxTar)
 	switch {
@@ -348,7 +335,7 @@ func plain(ctx context.Context, name, from, to string) error {
 	default:
 		err = fmt.Errorf("unpack %s: %w", name, err)
 	}
-	return err
+	return to, err
 }
 
 // files are the recipe's single files.

@@ -69,15 +69,26 @@ type Result struct {
 }
 
 // WriteImage makes the tree, writes it as a disk into the folder dir, and its bills of materials beside it. more are
-// components that are not in the tree, such as the kernel.
-func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom.Component) (*Result, error) {
-	t, parts, err := r.Tree(ctx)
+// components that are not in the tree, such as the kernel. Each file of a layer is read once.
+func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom.Component) (res *Result, err error) {
+	files := &tree.Opener{WithSums: true}
+	defer func() { err = errors.Join(err, files.Close()) }()
+	err = r.verified(ctx, files, func(t *tree.Tree, parts []sbom.Component) error {
+		res, err = r.writeImage(ctx, d, dir, t, append(parts, more...), files)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
+	return res, nil
+}
+
+func (r Request) writeImage(ctx context.Context, d Disk, dir string, t *tree.Tree, parts []sbom.Component,
+	files *tree.Opener) (*Result, error) {
+	var err error
 	res := &Result{}
 	path := filepath.Join(dir, ImageName)
-	if res.Image, res.Warnings, err = r.WriteDisk(ctx, d, t, path); err != nil {
+	if res.Image, res.Warnings, err = r.WriteDisk(ctx, d, t, files, path); err != nil {
 		return nil, err
 	}
 	res.Outputs = append(res.Outputs, artifact.Output{Name: ImageName, Path: path})
@@ -90,7 +101,7 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 	}
 	r.say("bill of materials")
 	doc := sbom.Document{
-		Name: r.Name, Time: r.Time, Creator: "katabuild", Components: append(parts, more...),
+		Name: r.Name, Time: r.Time, Creator: "katabuild", Components: parts, Files: files,
 	}
 	// Another kernel source or package is another bill, although the files may be the same.
 	doc.Digest = digest.Of(fmt.Appendf(nil, "bill of materials of %s %s %q", r.Name, res.Image.UUID, doc.Components))
@@ -104,7 +115,7 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 		if err != nil {
 			return nil, err
 		}
-		if err := errors.Join(b.write(f, t), f.Close()); err != nil {
+		if err := errors.Join(b.write(ctx, f, t), f.Close()); err != nil {
 			return nil, err
 		}
 		res.Outputs = append(res.Outputs, artifact.Output{Name: b.name, Path: path})
@@ -112,20 +123,72 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 	return res, nil
 }
 
+// WriteTar makes the tree and writes it as a tar. What a tar cannot hold is left out and returned.
+func (r Request) WriteTar(ctx context.Context, path string) (leftOut []string, err error) {
+	files := &tree.Opener{WithSums: true}
+	defer func() { err = errors.Join(err, files.Close()) }()
+	err = r.verified(ctx, files, func(t *tree.Tree, _ []sbom.Component) error {
+		f, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		leftOut, err = tree.WriteTar(f, t, files)
+		return errors.Join(err, f.Close())
+	})
+	return leftOut, err
+}
+
+// verified makes the tree and does something with it, and then compares what was read of each file that could have
+// changed meanwhile with what was expected. Where something failed too, a change is the better explanation.
+func (r Request) verified(ctx context.Context, files *tree.Opener, do func(*tree.Tree, []sbom.Component) error) error {
+	t, parts, err := r.Tree(ctx)
+	if err == nil {
+		err = do(t, parts)
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	for _, l := range r.Layers {
+		if f, ok := l.(*Folder); ok {
+			if changed := f.verify(ctx, files); changed != nil {
+				return changed
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return t.Walk(func(p string, n *tree.Node, first bool) error {
+		live, ok := n.Content.(*tree.Live)
+		if !first || !ok || live.Digest == "" {
+			return nil
+		}
+		sum, err := files.Sum(ctx, n)
+		if got := digest.OfSum(sum.SHA256); err == nil && got != live.Digest {
+			err = &digest.Mismatch{Name: live.Path, Want: live.Digest, Got: got}
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+		return nil
+	})
+}
+
 // bill is one form of the bill of materials.
 type bill struct {
 	name  string
-	write func(io.Writer, *tree.Tree) error
+	write func(context.Context, io.Writer, *tree.Tree) error
 }
 
 func (r Request) say(what string) {
 	r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: what})
 }
 
-// WriteDisk is the part of WriteImage that makes the disk, for who has a tree: it uses no layer of the request. The
-// file must not be there yet. The warnings are what the file system could not say as it was in the tree.
-func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path string) (image manifest.ImageLayout,
-	warnings []string, err error) {
+// WriteDisk is the part of WriteImage that makes the disk, for callers that have a tree: it uses no layer of the
+// request, and opens each file with files, once. The file at path must not be there yet. The warnings are what the file
+// system could not say as it was in the tree.
+func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, files *tree.Opener,
+	path string) (image manifest.ImageLayout, warnings []string, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return image, nil, err
@@ -147,14 +210,14 @@ func (r Request) WriteDisk(ctx context.Context, d Disk, t *tree.Tree, path strin
 	switch d.FileSystem {
 	case manifest.EROFS:
 		info, err := erofs.Write(ctx, at, t, erofs.Options{Compression: d.Compression, Label: d.Label, Time: r.Time,
-			Jobs: d.Jobs})
+			Jobs: d.Jobs, Files: files})
 		if err != nil {
 			return image, nil, err
 		}
 		options.DataSize, uuid = info.Size, info.UUID
 	case manifest.Ext4:
 		info, err := ext4.Write(ctx, at, t, ext4.Options{Label: d.Label, Time: r.Time, FreeSpace: d.FreeSpace,
-			Journal: d.Journal})
+			Journal: d.Journal, Files: files})
 		if err != nil {
 			return image, nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/artifact"
@@ -70,7 +71,7 @@ func (l Files) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.C
 			if err := check(ctx, f.Source, f.Digest); err != nil {
 				return nil, fmt.Errorf("%s: %w", f.Path, err)
 			}
-			n.Content = &tree.Section{Path: f.Source, Length: f.Size}
+			n.Content = &tree.Live{Path: f.Source, Length: f.Size, Digest: f.Digest}
 		case f.Kind == tree.File:
 			n.Content = tree.Bytes(f.Data)
 		}
@@ -100,25 +101,36 @@ func check(ctx context.Context, path string, want digest.Digest) error {
 	return err
 }
 
-// Folder is a copy of a folder of the host as a checkout makes it (package checkout): its files belong to root, and
-// have mode 0755 where they may be executed and 0644 elsewhere. A folder that is there keeps its mode and its owner.
+// Folder is a folder of the host as a checkout makes it (package checkout): its files belong to root, and have mode
+// 0755 where they may be executed and 0644 elsewhere. A folder that is there keeps its mode and its owner.
+//
+// The files are read where they lie, while the image is written, so somebody may be changing them. WriteImage and
+// WriteTar compare what was read with Digest, and fail where it is something else.
 type Folder struct {
 	Digest  digest.Digest // as the lock pinned it
 	Origin  string
-	Entries []checkout.Entry // with this digest
-	Lost    []string         // what of the folder does not count, for people
+	Entries []checkout.Entry // as checkout.List has them
+	// Changed makes the error for a folder that is not the one which the lock pinned. Nil is the error as it is.
+	Changed func(error) error
+
+	files []*tree.Node // those of Entries as they came into the tree; nil for what is no file
 }
 
 // Inputs implements Layer.
-func (l Folder) Inputs() []artifact.Input {
+func (l *Folder) Inputs() []artifact.Input {
 	return []artifact.Input{{Name: l.Origin, Value: string(l.Digest)}}
 }
 
 // Apply implements Layer.
-func (l Folder) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error) {
-	for _, e := range l.Entries {
+func (l *Folder) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.Component, error) {
+	l.files = make([]*tree.Node, len(l.Entries))
+	var lost []string
+	for i, e := range l.Entries {
 		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		if e.Lost != "" {
+			lost = append(lost, e.Name+" ("+e.Lost+")")
 		}
 		if e.Name == "." {
 			continue
@@ -128,21 +140,62 @@ func (l Folder) Apply(ctx context.Context, t *tree.Tree, now tree.Time) ([]sbom.
 		case checkout.Symlink:
 			n.Kind, n.Mode, n.Target = tree.Symlink, 0o777, e.Target
 		case checkout.File, checkout.Executable:
-			n.Kind, n.Content = tree.File, &tree.Section{Path: e.Path, Length: e.Size}
+			n.Kind, n.Content = tree.File, &tree.Live{Path: e.Path, Length: e.Size}
 			if e.Kind == checkout.File {
 				n.Mode = 0o644
 			}
+			l.files[i] = n
 		}
 		if err := t.Lay("/"+e.Name, n, tree.Layering{KeepFolders: true}); err != nil {
 			return nil, err
 		}
 	}
-	if len(l.Lost) > 0 {
+	if len(lost) > 0 {
 		t.Remark(fmt.Sprintf("of files in it counts whether they may be executed, and no other right, so these lose "+
 			"what they had: %s; say what the guest "+
-			"needs in a layer permissions", some(l.Lost)))
+			"needs in a layer permissions", some(lost)))
 	}
 	return nil, nil
+}
+
+// verify compares what was read of the folder with its digest. What nobody read, since it is not in the tree or another
+// layer changed it, is read now.
+func (l *Folder) verify(ctx context.Context, files *tree.Opener) error {
+	if l.files == nil {
+		return nil // nobody came so far
+	}
+	err := l.compare(ctx, files)
+	if err != nil && ctx.Err() == nil && l.Changed != nil {
+		err = l.Changed(err)
+	}
+	return err
+}
+
+func (l *Folder) compare(ctx context.Context, files *tree.Opener) error {
+	entries := slices.Clone(l.Entries)
+	for i, e := range entries {
+		if e.Kind != checkout.File && e.Kind != checkout.Executable {
+			continue
+		}
+		n := l.files[i]
+		if n == nil || !isLive(n, e.Path) {
+			n = &tree.Node{Kind: tree.File, Content: &tree.Live{Path: e.Path, Length: e.Size}}
+		}
+		sum, err := files.Sum(ctx, n)
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Name, err)
+		}
+		entries[i].Sum = digest.OfSum(sum.SHA256)
+	}
+	if got := checkout.Sum(entries); got != l.Digest {
+		return &digest.Mismatch{Name: l.Origin, Want: l.Digest, Got: got}
+	}
+	return nil
+}
+
+func isLive(n *tree.Node, path string) bool {
+	live, ok := n.Content.(*tree.Live)
+	return ok && live.Path == path
 }
 
 // some is a few of many words, for people.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -82,7 +83,8 @@ func TestWhatALayerHidesIsTold(t *testing.T) {
 			fmt.Sprintf("layer 1: replaces the folder /many by a file\nlayer 1: takes away %d files, links and "+
 				"folders", manyFiles)},
 		"a file by a file": {[]Layer{merged(), Files{text("/usr/lib/old", "y")}}, ""},
-		"set-id bits of one": {[]Layer{Folder{Lost: []string{"bin/tool (set-id bits)"}, Origin: "folder f"}},
+		"set-id bits of one": {[]Layer{&Folder{Origin: "folder f",
+			Entries: []checkout.Entry{{Name: "tool", Lost: "set-id bits"}}}},
 			"layer 0 (folder f): of files in it counts"},
 		"nothing is replaced": {[]Layer{merged(), Files{text("/usr/lib/new", "y")}}, ""},
 	} {

@@ -148,7 +148,7 @@ func (r Request) remark(i int, l Layer, remarks map[string]int, before, after ma
 	name := fmt.Sprintf("layer %d", i)
 	if in := l.Inputs(); len(in) > 0 {
 		switch l.(type) {
-		case Folder, Tar, OCI:
+		case *Folder, Tar, OCI:
 			name += " (" + in[0].Name + ")"
 		}
 	}

@@ -1,7 +1,9 @@
 package rootfs
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
@@ -108,13 +111,14 @@ func TestAnAgentThatIsAnotherIsRefused(t *testing.T) {
 }
 
 // folder is a layer of a folder of the host.
-func folder(t *testing.T, dir string) Folder {
+func folder(t *testing.T, dir string) *Folder {
 	t.Helper()
-	entries, sum, lost, err := checkout.Copy(t.Context(), dir, t.TempDir())
-	if err != nil {
+	entries, err1 := checkout.List(t.Context(), dir)
+	sum, err2 := checkout.Digest(t.Context(), dir)
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	return Folder{Digest: sum, Origin: "folder x", Entries: entries, Lost: lost}
+	return &Folder{Digest: sum, Origin: "folder x", Entries: entries}
 }
 
 func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
@@ -164,5 +168,67 @@ func TestAccountsAreAddedOnce(t *testing.T) {
 	}
 	if n, _ := tr.Lookup("/etc/shadow"); n.Mode != 0o640 {
 		t.Errorf("shadow has mode %o", n.Mode)
+	}
+}
+
+// What changes in a folder after it was locked is in no image, whenever that happens.
+func TestAFolderThatChangesIsAnError(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(dir string) error
+		more   []Layer
+		fails  bool
+	}{
+		"nothing":         {func(string) error { return nil }, nil, false},
+		"another content": {func(d string) error { return os.WriteFile(d+"/a", []byte("2"), 0o600) }, nil, true},
+		"another length":  {func(d string) error { return os.WriteFile(d+"/a", []byte("22"), 0o600) }, nil, true},
+		"gone":            {func(d string) error { return os.Remove(d + "/a") }, nil, true},
+		"a file that another layer hides": {func(d string) error { return os.WriteFile(d+"/a", []byte("2"), 0o600) },
+			[]Layer{Files{text("/a", "hidden")}}, true},
+		"a file that no layer finds": {func(d string) error { return os.WriteFile(d+"/a", []byte("2"), 0o600) },
+			[]Layer{Permissions{{Path: "/none", At: "recipe.yaml:1"}}}, true},
+		"after the list": {func(d string) error { return os.WriteFile(d+"/b", []byte("2"), 0o600) }, nil, false},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/a", []byte("1"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, write := range []func(r Request) error{
+			func(r Request) error { _, err := r.WriteTar(t.Context(), t.TempDir()+"/tar"); return err },
+			func(r Request) error {
+				_, err := r.WriteImage(t.Context(), Disk{FileSystem: manifest.EROFS, Verity: true}, t.TempDir(), nil)
+				return err
+			},
+			func(r Request) error {
+				_, err := r.WriteImage(t.Context(), Disk{FileSystem: manifest.Ext4}, t.TempDir(), nil)
+				return err
+			},
+		} {
+			f := folder(t, dir)
+			told := errors.New("told")
+			f.Changed = func(err error) error { return errors.Join(told, err) }
+			if err := c.change(dir); err != nil {
+				t.Fatal(err)
+			}
+			err := write(Request{Arch: x86(t), Layers: append([]Layer{f}, c.more...)})
+			if c.fails != errors.Is(err, told) || !c.fails && err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err := os.WriteFile(dir+"/a", []byte("1"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			os.Remove(dir + "/b")
+		}
+	}
+}
+
+// The agent is compared with its digest before, and what goes into the image is compared again.
+func TestAFileThatChangesAfterItsCheckIsAnError(t *testing.T) {
+	a := agent(t, manifest.InitAgent)
+	r := Request{Arch: x86(t), Agent: a}
+	err := r.verified(t.Context(), &tree.Opener{WithSums: true}, func(*tree.Tree, []sbom.Component) error {
+		return os.WriteFile(a.Path, bytes.Repeat([]byte("x"), int(a.Size)), 0o755)
+	})
+	if m, ok := errors.AsType[*digest.Mismatch](err); !ok || m.Want != a.Digest {
+		t.Error(err)
 	}
 }

@@ -62,7 +62,7 @@ func disk(fileSystem, compression, folder, image string) error {
 	}
 	r := rootfs.Request{Arch: host, Name: "bench"}
 	_, _, err = r.WriteDisk(context.Background(), rootfs.Disk{FileSystem: fileSystem, Compression: c,
-		Layout: partition.GPT, Verity: true}, t, image)
+		Layout: partition.GPT, Verity: true}, t, &tree.Opener{}, image)
 	return err
 }
 

@@ -2,8 +2,8 @@
 // targets and contents. Nothing else of a folder counts: git brings no other modes, owners, times or attributes to the
 // next machine.
 //
-// What its digest covers is what its copy holds, so that equal digests are equal copies. docs/formats/lock.md owns the
-// rule.
+// What its digest covers is what its list and the files in it hold, so that equal digests are equal copies.
+// docs/formats/lock.md owns the rule.
 package checkout
 
 import (
@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -44,7 +43,9 @@ type Entry struct {
 	Sum    digest.Digest // of a file
 	Path   string        // of a file, where its bytes lie
 
-	lost string // what of a file does not count although somebody may have meant it
+	// Lost says of a file, for people, what does not count although somebody may have meant it: set-id bits,
+	// capabilities, an ACL.
+	Lost string
 }
 
 // Folder follows links to a folder and returns its path. What is no folder is an error.
@@ -76,37 +77,8 @@ func Digest(ctx context.Context, path string) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	err = each(ctx, list, func(_ int, e *Entry) error { return e.read(ctx, io.Discard) })
+	err = each(ctx, list, func(_ int, e *Entry) error { return e.digest(ctx) })
 	return sum(list), err
-}
-
-// Copy copies the folder's files into the folder to, which is empty and is changed by nobody else, and returns what
-// the folder holds and the digest over that very copy. lost lists, for people, what did not count although somebody
-// may have meant it: set-id bits, capabilities, ACLs.
-func Copy(ctx context.Context, path, to string) (entries []Entry, d digest.Digest, lost []string, err error) {
-	if entries, err = list(ctx, path); err != nil {
-		return nil, "", nil, err
-	}
-	err = each(ctx, entries, func(i int, e *Entry) error {
-		f, err := os.OpenFile(filepath.Join(to, strconv.Itoa(i)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(e.read(ctx, f), f.Close()); err != nil {
-			return err
-		}
-		e.Path = f.Name()
-		return nil
-	})
-	if err != nil {
-		return nil, "", nil, err
-	}
-	for _, e := range entries {
-		if e.lost != "" {
-			lost = append(lost, e.Name+" ("+e.lost+")")
-		}
-	}
-	return entries, sum(entries), lost, nil
 }
 
 // list walks a folder in lexical order.
@@ -143,7 +115,7 @@ func list(ctx context.Context, path string) ([]Entry, error) {
 			if m&0o111 != 0 {
 				e.Kind = Executable
 			}
-			e.lost = meant(p, m)
+			e.Lost = meant(p, m)
 		case m&fs.ModeSymlink != 0:
 			e.Kind = Symlink
 			if e.Target, err = os.Readlink(p); err != nil {
@@ -163,6 +135,9 @@ func meant(p string, m fs.FileMode) string {
 	if m&(fs.ModeSetuid|fs.ModeSetgid) != 0 {
 		return "set-id bits"
 	}
+	if n, err := unix.Llistxattr(p, nil); err != nil || n == 0 {
+		return "" // as nearly every file
+	}
 	for _, x := range []struct{ name, what string }{{"security.capability", "capabilities"},
 		{"system.posix_acl_access", "an ACL"}} {
 		if n, err := unix.Lgetxattr(p, x.name, nil); err == nil && n > 0 {
@@ -172,22 +147,22 @@ func meant(p string, m fs.FileMode) string {
 	return ""
 }
 
-// read digests a file, writes it to w, and notes its size.
-func (e *Entry) read(ctx context.Context, w io.Writer) error {
+// digest reads a file, and notes its digest and size.
+func (e *Entry) digest(ctx context.Context) error {
 	f, err := regular.Open(e.Path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	d := digest.New()
+	buf := make([]byte, min(e.Size+1, 256<<10))
 	e.Size = 0
-	buf := make([]byte, 256<<10)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		n, err := f.Read(buf)
-		if _, werr := io.MultiWriter(d, w).Write(buf[:n]); werr != nil {
+		if _, werr := d.Write(buf[:n]); werr != nil {
 			return werr
 		}
 		e.Size += int64(n)

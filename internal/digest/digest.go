@@ -53,10 +53,10 @@ func (d Digest) Short() string {
 }
 
 // Of is the digest of b.
-func Of(b []byte) Digest {
-	s := sha256.Sum256(b)
-	return Digest(prefix + hex.EncodeToString(s[:]))
-}
+func Of(b []byte) Digest { return OfSum(sha256.Sum256(b)) }
+
+// OfSum is the digest of bytes whose SHA-256 is known.
+func OfSum(s [sha256.Size]byte) Digest { return Digest(prefix + hex.EncodeToString(s[:])) }
 
 // Reader digests r to its end and counts its bytes.
 func Reader(r io.Reader) (Digest, int64, error) {

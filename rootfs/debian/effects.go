@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -278,13 +277,7 @@ func (e *effects) read(p string) []byte {
 		e.fail(p, err)
 		return nil
 	}
-	r, err := n.Content.Open()
-	if err != nil {
-		e.fail(p, err)
-		return nil
-	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
+	b, err := tree.ReadAll(n)
 	e.fail(p, err)
 	return b
 }

@@ -23,7 +23,7 @@ func (i *image) file(p string, n *tree.Node, in *pipeline) error {
 
 // plain copies the data as it is.
 func (i *image) plain(p string, n *tree.Node) error {
-	r, err := n.Content.Open()
+	r, err := i.o.Files.Open(n)
 	if err != nil {
 		return pathError(p, err)
 	}
@@ -104,7 +104,7 @@ func eachChunk(data []tree.Range, size, chunk int64, f func(number, length int64
 // chunked writes only the chunks that hold data, and the list of them behind the inode.
 func (i *image) chunked(p string, n *tree.Node) error {
 	i.incompat |= incompatChunked
-	r, err := n.Content.Open()
+	r, err := i.o.Files.Open(n)
 	if err != nil {
 		return pathError(p, err)
 	}

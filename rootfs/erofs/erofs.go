@@ -14,6 +14,8 @@ import (
 	"io"
 	"runtime"
 	"slices"
+
+	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
 // Compression is how the data of files is packed.
@@ -71,6 +73,8 @@ type Options struct {
 	// Jobs is how many goroutines compress; 0 is one a processor. Each takes some 40 MB. The image does not depend on
 	// it.
 	Jobs int
+	// Files opens the tree's files, each once; nil is an Opener of its own.
+	Files *tree.Opener
 }
 
 // Info says what was written.

@@ -11,6 +11,7 @@ import (
 // pipeline reads files ahead and compresses their segments, several at once. Segments come out in the order of the
 // tree.
 type pipeline struct {
+	files  *tree.Opener
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	queue  chan *segment // in order
@@ -34,7 +35,7 @@ type segment struct {
 // newPipeline starts the goroutines that an image with compression needs; stop ends them.
 func newPipeline(ctx context.Context, i *image) *pipeline {
 	ctx, cancel := context.WithCancel(ctx)
-	p := &pipeline{cancel: cancel}
+	p := &pipeline{files: i.o.Files, cancel: cancel}
 	if i.o.Compression == None {
 		return p
 	}
@@ -99,7 +100,7 @@ func (p *pipeline) read(ctx context.Context, path string, n *tree.Node) error {
 		}
 		return failed
 	}
-	r, err := n.Content.Open()
+	r, err := p.files.Open(n)
 	if err != nil {
 		return send(&segment{err: err, final: true})
 	}

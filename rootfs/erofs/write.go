@@ -19,6 +19,10 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, o Options) (Info, e
 	if err != nil {
 		return Info{}, fmt.Errorf("erofs: %w", err)
 	}
+	if o.Files == nil {
+		o.Files = &tree.Opener{}
+		defer o.Files.Close()
+	}
 	i := &image{o: o, tree: t, at: map[*tree.Node]place{}}
 	return i.write(ctx, w)
 }

@@ -36,6 +36,8 @@ type Options struct {
 	// Kata's runtime needs it even read-only: it mounts ext4 with data=ordered, which the kernel refuses where there is
 	// no journal.
 	Journal bool
+	// Files opens the tree's files, each once; nil is an Opener of its own.
+	Files *tree.Opener
 }
 
 // Info says what was written.

@@ -69,13 +69,18 @@ func (s *sink) put(number uint64, b []byte) error {
 func (p *plan) write(ctx context.Context, w io.WriterAt) error {
 	// Contents first: what else there is carries checksums that begin with the UUID, and that may come from the
 	// contents.
+	files := p.o.Files
+	if files == nil {
+		files = &tree.Opener{}
+		defer files.Close()
+	}
 	s := &sink{ctx: ctx, w: w, buf: make([]byte, 0, sinkSize)}
 	s.seen = func(b []byte) {
 		p.id.Write(le.AppendUint32(le.AppendUint32(nil, crc32.Checksum(b, castagnoli)), crc32.ChecksumIEEE(b)))
 	}
 	for _, i := range p.inodes {
 		if i.n.Kind == tree.File && len(i.extents) > 0 {
-			if err := s.content(i); err != nil {
+			if err := s.content(i, files); err != nil {
 				return err
 			}
 		}
@@ -127,9 +132,9 @@ func (p *plan) write(ctx context.Context, w io.WriterAt) error {
 }
 
 // content copies a file, the rest of its last block as zeros.
-func (s *sink) content(i *inode) (err error) {
+func (s *sink) content(i *inode, files *tree.Opener) (err error) {
 	size := i.n.Size()
-	r, err := i.n.Content.Open()
+	r, err := files.Open(i.n)
 	if err != nil {
 		return i.pathError(err)
 	}

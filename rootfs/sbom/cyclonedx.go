@@ -1,6 +1,7 @@
 package sbom
 
 import (
+	"context"
 	"encoding/hex"
 	"io"
 	"slices"
@@ -15,9 +16,9 @@ import (
 // WriteCycloneDX writes the bill as CycloneDX 1.6 in JSON: the components, which scanners for vulnerabilities ask for,
 // but not the files of each, which only the SPDX document lists. A component has the same identifier in both. The tree
 // is read for licences.
-func (d Document) WriteCycloneDX(w io.Writer, t *tree.Tree) error {
+func (d Document) WriteCycloneDX(_ context.Context, w io.Writer, t *tree.Tree) error {
 	const image = "Image"
-	components := d.sorted()
+	components, files := d.sorted(), d.files()
 	ids := make([]string, len(components))
 	byName := map[string]string{}
 	for i, c := range components {
@@ -29,7 +30,7 @@ func (d Document) WriteCycloneDX(w io.Writer, t *tree.Tree) error {
 	// any are left out, as nobody tells the two apart here.
 	graph := []cdx.Dependency{{Ref: image, Dependencies: &ids}}
 	for i, c := range components {
-		one, err := c.cycloneDX(ids[i], t)
+		one, err := c.cycloneDX(ids[i], t, files)
 		if err != nil {
 			return err
 		}
@@ -58,7 +59,7 @@ func (d Document) WriteCycloneDX(w io.Writer, t *tree.Tree) error {
 		cdx.SpecVersion1_6)
 }
 
-func (c Component) cycloneDX(id string, t *tree.Tree) (cdx.Component, error) {
+func (c Component) cycloneDX(id string, t *tree.Tree, files *tree.Opener) (cdx.Component, error) {
 	// The specification wants "library" where nobody knows better.
 	out := cdx.Component{BOMRef: id, Type: cdx.ComponentTypeLibrary, Name: c.Name, Version: c.Version,
 		PackageURL: c.PURL}
@@ -71,7 +72,7 @@ func (c Component) cycloneDX(id string, t *tree.Tree) (cdx.Component, error) {
 	if c.Homepage != "" {
 		out.ExternalReferences = &[]cdx.ExternalReference{{Type: cdx.ERTypeWebsite, URL: c.Homepage}}
 	}
-	license, err := licenseOf(c, t)
+	license, err := licenseOf(c, t, files)
 	if err != nil || len(license) == 0 {
 		return out, err
 	}

@@ -17,12 +17,12 @@ func TestTheCycloneDXBillIsReadByTheLibraryAndTheSameEachTime(t *testing.T) {
 	tr, d := sample(t)
 	d.Components[1].Needs = []string{"nobody", "linux", "bash", "linux"}
 	var a, b bytes.Buffer
-	if err := d.WriteCycloneDX(&a, tr); err != nil {
+	if err := d.WriteCycloneDX(t.Context(), &a, tr); err != nil {
 		t.Fatal(err)
 	}
 	slices.Reverse(d.Components)
 	slices.Reverse(d.Components[0].Needs)
-	if err := d.WriteCycloneDX(&b, tr); err != nil {
+	if err := d.WriteCycloneDX(t.Context(), &b, tr); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(a.Bytes(), b.Bytes()) {
@@ -78,7 +78,7 @@ func TestAnotherImageHasAnotherSerialNumber(t *testing.T) {
 
 func TestACycloneDXBillOfNothingIsOne(t *testing.T) {
 	var b bytes.Buffer
-	if err := (Document{Name: "empty", Digest: digest.Of(nil), Creator: "katabuild"}).WriteCycloneDX(&b,
+	if err := (Document{Name: "empty", Digest: digest.Of(nil), Creator: "katabuild"}).WriteCycloneDX(t.Context(), &b,
 		tree.New()); err != nil {
 		t.Fatal(err)
 	}

@@ -8,22 +8,16 @@ package sbom
 
 import (
 	"bytes"
-	"crypto/sha1"
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
 	"fmt"
-	"hash"
 	"io"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/rootfs/tree"
-	spdxjson "github.com/spdx/tools-golang/json"
 	"github.com/spdx/tools-golang/spdx/v2/common"
 	"github.com/spdx/tools-golang/spdx/v2/v2_3"
 )
@@ -58,13 +52,21 @@ type Document struct {
 	Time       int64         // the lock's, seconds since 1970
 	Creator    string        // the tool, such as "katabuild"
 	Components []Component
+	// Files is what the tree's files were read with, WithSums. What it has not read is read now; nil is all of them.
+	Files *tree.Opener
 }
 
-// sum is what SPDX wants to know of a file.
-type sum struct{ sha1, sha256 string }
+// files is Document.Files, or one that has read nothing.
+func (d Document) files() *tree.Opener {
+	if d.Files == nil {
+		return &tree.Opener{}
+	}
+	return d.Files
+}
 
-// Write writes the bill of a tree.
-func (d Document) Write(w io.Writer, t *tree.Tree) error {
+// Write writes the bill of a tree. Memory does not grow with the number of files.
+func (d Document) Write(ctx context.Context, w io.Writer, t *tree.Tree) error {
+	files := d.files()
 	doc := &v2_3.Document{
 		SPDXVersion: v2_3.Version, DataLicense: v2_3.DataLicense, SPDXIdentifier: "DOCUMENT", DocumentName: d.Name,
 		// A name, not an address: the specification wants a URI that nobody else uses.
@@ -104,7 +106,7 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 			IsFilesAnalyzedTagPresent: true, PackageHomePage: c.Homepage, PackageCopyrightText: "NOASSERTION",
 			PackageLicenseConcluded: "NOASSERTION",
 		}
-		license, err := licenseOf(c, t)
+		license, err := licenseOf(c, t, files)
 		if err != nil {
 			return err
 		}
@@ -132,38 +134,52 @@ func (d Document) Write(w io.Writer, t *tree.Tree) error {
 	}
 	doc.OtherLicenses = extracted.list()
 
-	sums, err := sumsOf(t)
-	if err != nil {
-		return err
-	}
-	n := 0
-	err = t.Walk(func(p string, node *tree.Node, _ bool) error {
-		if node.Kind != tree.File {
+	out := newStream(w)
+	out.document(doc)
+	out.list("files", func() error {
+		return eachFile(t, func(p string, number int, n *tree.Node) error {
+			sum, err := files.Sum(ctx, n)
+			if err != nil {
+				return fmt.Errorf("bill of materials: %s: %w", p, err)
+			}
+			comment := n.Origin
+			if _, ok := ids[n.Origin]; ok {
+				comment = ""
+			}
+			out.file(p, number, sum, comment)
+			return ctx.Err()
+		})
+	})
+	out.others(doc.OtherLicenses)
+	out.list("relationships", func() error {
+		for _, r := range doc.Relationships {
+			out.relationship(string(r.RefA.ElementRefID), string(r.RefB.ElementRefID), r.Relationship)
+		}
+		return eachFile(t, func(_ string, number int, n *tree.Node) error {
+			owner, ok := ids[n.Origin]
+			if !ok {
+				owner = "Image"
+			}
+			out.relationship(owner, fileID(number), common.TypeRelationshipContains)
+			return nil
+		})
+	})
+	return out.close()
+}
+
+// eachFile calls f for every name of a regular file, with its number.
+func eachFile(t *tree.Tree, f func(p string, number int, n *tree.Node) error) error {
+	number := 0
+	return t.Walk(func(p string, n *tree.Node, _ bool) error {
+		if n.Kind != tree.File {
 			return nil
 		}
-		s := sums[node]
-		n++
-		id := "File-" + strconv.Itoa(n)
-		doc.Files = append(doc.Files, &v2_3.File{
-			FileName: "." + p, FileSPDXIdentifier: common.ElementID(id), FileCopyrightText: "NOASSERTION",
-			LicenseConcluded: "NOASSERTION",
-			// The specification asks for SHA-1; SHA-256 is what can be trusted.
-			Checksums: []common.Checksum{{Algorithm: common.SHA1, Value: s.sha1}, {Algorithm: common.SHA256,
-				Value: s.sha256}},
-		})
-		owner, ok := ids[node.Origin]
-		if !ok {
-			owner = "Image"
-			doc.Files[len(doc.Files)-1].FileComment = node.Origin
-		}
-		relate(owner, common.TypeRelationshipContains, id)
-		return nil
+		number++
+		return f(p, number, n)
 	})
-	if err != nil {
-		return err
-	}
-	return spdxjson.Write(doc, w, spdxjson.Indent(" "), spdxjson.EscapeHTML(false))
 }
+
+func fileID(number int) string { return "File-" + strconv.Itoa(number) }
 
 // sorted are the components in the order of both documents, which is not the order they were given in.
 func (d Document) sorted() []Component {
@@ -177,83 +193,6 @@ func (d Document) sorted() []Component {
 
 // packageID is what both documents call the i-th of the sorted components.
 func packageID(i int, c Component) string { return "Package-" + strconv.Itoa(i) + "-" + idWord(c.Name) }
-
-// sumsOf reads every regular file of the tree once, on all processors: it takes about as long as writing the image.
-func sumsOf(t *tree.Tree) (map[*tree.Node]sum, error) {
-	type file struct {
-		path string
-		node *tree.Node
-		sum  sum
-		err  error
-	}
-	var files []*file
-	err := t.Walk(func(p string, node *tree.Node, first bool) error {
-		if node.Kind == tree.File && first {
-			files = append(files, &file{path: p, node: node})
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	next := make(chan *file)
-	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(files)) {
-		wg.Go(func() {
-			s := newSummer()
-			for f := range next {
-				f.sum, f.err = s.of(f.node.Content)
-			}
-		})
-	}
-	for _, f := range files {
-		next <- f
-	}
-	close(next)
-	wg.Wait()
-	sums := map[*tree.Node]sum{}
-	for _, f := range files {
-		if f.err != nil {
-			return nil, fmt.Errorf("bill of materials: %s: %w", f.path, f.err)
-		}
-		sums[f.node] = f.sum
-	}
-	return sums, nil
-}
-
-// summer makes sums, one after the other, always in the same memory: a buffer a file would be gigabytes of garbage.
-type summer struct {
-	sha1, sha256 hash.Hash
-	both         io.Writer
-	buf          []byte
-}
-
-func newSummer() *summer {
-	s := &summer{sha1: sha1.New(), sha256: sha256.New(), buf: make([]byte, 128<<10)}
-	s.both = io.MultiWriter(s.sha1, s.sha256)
-	return s
-}
-
-func (s *summer) of(c tree.Content) (sum, error) {
-	s.sha1.Reset()
-	s.sha256.Reset()
-	if c != nil {
-		r, err := c.Open()
-		if err != nil {
-			return sum{}, err
-		}
-		defer r.Close()
-		// Only a reader: one that knew how to write itself would bring a buffer of its own.
-		n, err := io.CopyBuffer(s.both, struct{ io.Reader }{r}, s.buf)
-		if err == nil && n != c.Size() {
-			err = fmt.Errorf("%d bytes of %d: %w", n, c.Size(), io.ErrUnexpectedEOF)
-		}
-		if err != nil {
-			return sum{}, err
-		}
-	}
-	return sum{hex.EncodeToString(s.sha1.Sum(nil)), hex.EncodeToString(s.sha256.Sum(nil))}, nil
-}
 
 // idWord makes of a name what an SPDX identifier may hold: letters, digits, dots and dashes.
 func idWord(s string) string {
@@ -271,7 +210,7 @@ const maxCopyright = 1 << 20
 // licenseOf lists the licences of a component: its own, or the short names in the License fields of Debian's
 // machine-readable copyright file (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/) where the tree
 // still has it. Nil where nobody says.
-func licenseOf(c Component, t *tree.Tree) ([]string, error) {
+func licenseOf(c Component, t *tree.Tree, files *tree.Opener) ([]string, error) {
 	if c.License != "" {
 		return []string{c.License}, nil
 	}
@@ -279,14 +218,9 @@ func licenseOf(c Component, t *tree.Tree) ([]string, error) {
 	if err != nil || n.Kind != tree.File || n.Content == nil || n.Content.Size() > maxCopyright {
 		return nil, nil // slimmed away, or not a package of Debian's
 	}
-	r, err := n.Content.Open()
+	data, err := files.ReadAll(n)
 	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("licences of %s: %w", c.Name, err)
 	}
 	return shortNames(data), nil
 }

@@ -41,11 +41,11 @@ func sample(t *testing.T) (*tree.Tree, Document) {
 func TestTheBillIsAValidDocumentAndTheSameEachTime(t *testing.T) {
 	tr, d := sample(t)
 	var a, b bytes.Buffer
-	if err := d.Write(&a, tr); err != nil {
+	if err := d.Write(t.Context(), &a, tr); err != nil {
 		t.Fatal(err)
 	}
 	d.Components[0], d.Components[1] = d.Components[1], d.Components[0]
-	if err := d.Write(&b, tr); err != nil {
+	if err := d.Write(t.Context(), &b, tr); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(a.Bytes(), b.Bytes()) {
@@ -70,13 +70,39 @@ func TestTheBillIsAValidDocumentAndTheSameEachTime(t *testing.T) {
 	}
 }
 
+// The document is written record by record, and is the one that the library would write in one piece.
+func TestTheStreamIsTheLibrarysDocument(t *testing.T) {
+	tr, d := sample(t)
+	for _, name := range []string{"quote\"", "back\\slash", "line\nfeed\x01", "<html>&", "\u2028\u00fc\U0001f600"} {
+		if err := tr.Put("/odd/"+name, &tree.Node{Kind: tree.File, Origin: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, tr := range map[string]*tree.Tree{"a tree": tr, "an empty tree": tree.New()} {
+		var got, want bytes.Buffer
+		if err := d.Write(t.Context(), &got, tr); err != nil {
+			t.Fatal(err)
+		}
+		doc, err := spdxjson.Read(bytes.NewReader(got.Bytes()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := spdxjson.Write(doc, &want, spdxjson.Indent(" "), spdxjson.EscapeHTML(false)); err != nil {
+			t.Fatal(err)
+		}
+		if got.String() != want.String() {
+			t.Errorf("%s: written as\n%s\nbut the library writes\n%s", what, got.String(), want.String())
+		}
+	}
+}
+
 func TestAFileThatCannotBeReadIsNamed(t *testing.T) {
 	tr, d := sample(t)
 	if err := tr.Put("/gone", &tree.Node{Kind: tree.File, Content: &tree.Section{Path: t.TempDir() + "/none",
 		Length: 1}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Write(&bytes.Buffer{}, tr); err == nil || !strings.Contains(err.Error(), "/gone") {
+	if err := d.Write(t.Context(), &bytes.Buffer{}, tr); err == nil || !strings.Contains(err.Error(), "/gone") {
 		t.Error(err)
 	}
 }

@@ -3,9 +3,9 @@ package tree
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/katabuild/katabuild/internal/digest"
@@ -62,6 +62,7 @@ type Section struct {
 	Offset int64   // of the first byte in the file
 	Length int64   // bytes
 	Ranges []Range // what is not a hole, as Data; nil is all of it
+	Shared bool    // other contents lie in the same file
 }
 
 // Size implements Content.
@@ -77,19 +78,32 @@ func (s *Section) Data() []Range {
 
 // Open implements Content.
 func (s *Section) Open() (Reader, error) {
-	f, err := os.Open(s.Path)
+	f, err := openHost(s.Path, 0)
 	if err != nil {
 		return nil, err
 	}
-	return &sectionReader{io.NewSectionReader(f, s.Offset, s.Length), f}, nil
+	return newSectionReader(f, s.Offset, s.Length, f), nil
+}
+
+func (s *Section) openIn(o *Opener) (Reader, error) {
+	if !s.Shared {
+		return s.Open()
+	}
+	f, err := o.share(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	return newSectionReader(f, s.Offset, s.Length, f), nil
 }
 
 type sectionReader struct {
-	*io.SectionReader
-	f *os.File
+	io.SectionReader
+	io.Closer
 }
 
-func (r *sectionReader) Close() error { return r.f.Close() }
+func newSectionReader(r io.ReaderAt, off, n int64, c io.Closer) *sectionReader {
+	return &sectionReader{*io.NewSectionReader(r, off, n), c}
+}
 
 // Sparse is content made of pieces in memory with holes between them.
 type Sparse struct {
@@ -118,7 +132,7 @@ func (s *Sparse) Data() (out []Range) {
 
 // Open implements Content.
 func (s *Sparse) Open() (Reader, error) {
-	return &sparseReader{SectionReader: io.NewSectionReader(sparseAt{s}, 0, s.Length)}, nil
+	return newSectionReader(sparseAt{s}, 0, s.Length, io.NopCloser(nil)), nil
 }
 
 type sparseAt struct{ *Sparse }
@@ -139,10 +153,6 @@ func (s sparseAt) ReadAt(b []byte, off int64) (int, error) {
 	}
 	return n, nil
 }
-
-type sparseReader struct{ *io.SectionReader }
-
-func (*sparseReader) Close() error { return nil }
 
 // DigestOf reads the whole content, holes as zeros.
 func DigestOf(c Content) (digest.Digest, error) {
@@ -203,9 +213,11 @@ func SameContent(ctx context.Context, m, n *Node) (bool, error) {
 	return true, nil
 }
 
-// ReadAll is the whole content of a small File; how small is the caller's to know.
+// ReadAll is the whole content of a small File; how small is the caller's to know. The content of a Live file stays in
+// memory.
 func ReadAll(n *Node) ([]byte, error) {
-	if n.Content == nil {
+	size := n.Size()
+	if size == 0 {
 		return nil, nil
 	}
 	r, err := n.Content.Open()
@@ -213,9 +225,12 @@ func ReadAll(n *Node) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err == nil && int64(len(b)) != n.Content.Size() {
-		err = fmt.Errorf("%d bytes of %d: %w", len(b), n.Content.Size(), io.ErrUnexpectedEOF)
+	b := make([]byte, size)
+	if got, err := io.ReadFull(r, b); err != nil {
+		return nil, fmt.Errorf("%d bytes of %d: %w", got, size, errors.Join(io.ErrUnexpectedEOF, err))
 	}
-	return b, err
+	if l, ok := n.Content.(*Live); ok && l.kept == nil {
+		l.kept = b
+	}
+	return bytes.Clone(b), nil
 }

@@ -115,7 +115,7 @@ func eachEntry(file string, f func(h *tar.Header, c Content) error) error {
 			err = fmt.Errorf("%d bytes, %d are there: %w", h.Size, pos.size-pos.at, io.ErrUnexpectedEOF)
 		}
 		if c == nil && h.Size > 0 && err == nil {
-			c = &Section{Path: file, Offset: pos.at, Length: h.Size}
+			c = &Section{Path: file, Offset: pos.at, Length: h.Size, Shared: true}
 		}
 		if err == nil {
 			err = f(h, c)

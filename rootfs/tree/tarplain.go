@@ -56,17 +56,17 @@ func Plain(r io.Reader) (io.ReadCloser, error) {
 		return nil, err
 	}
 	switch m := string(magic); {
-	case strings.HasPrefix(m, "\xfd7zXZ\x00"): // The .xz File Format 2.1.1.1
+	case strings.HasPrefix(m, magicXZ):
 		x, err := xz.NewReader(in, xz.DefaultDictMax)
 		return io.NopCloser(x), err
-	case strings.HasPrefix(m, "\x1f\x8b"): // RFC 1952 2.3.1
+	case strings.HasPrefix(m, magicGzip):
 		g, err := gzip.NewReader(in)
 		if err != nil {
 			return nil, err
 		}
 		g.Multistream(false)
 		return &members{g, in}, nil
-	case strings.HasPrefix(m, "\x28\xb5\x2f\xfd"): // RFC 8878 3.1.1
+	case strings.HasPrefix(m, magicZstd):
 		// One goroutine: whoever has many archives reads several at once.
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
@@ -76,6 +76,28 @@ func Plain(r io.Reader) (io.ReadCloser, error) {
 	}
 	return io.NopCloser(in), nil
 }
+
+// Compressed says whether what r holds begins as something that Plain unpacks.
+func Compressed(r io.Reader) (bool, error) {
+	magic := make([]byte, 6)
+	n, err := io.ReadFull(r, magic)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return false, err
+	}
+	for _, m := range []string{magicXZ, magicGzip, magicZstd} {
+		if strings.HasPrefix(string(magic[:n]), m) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// The first bytes of what is compressed.
+const (
+	magicXZ   = "\xfd7zXZ\x00"     // The .xz File Format 2.1.1.1
+	magicGzip = "\x1f\x8b"         // RFC 1952 2.3.1
+	magicZstd = "\x28\xb5\x2f\xfd" // RFC 8878 3.1.1
+)
 
 // WithContext is r until ctx ends; then reading fails with the cause.
 func WithContext(ctx context.Context, r io.Reader) io.Reader { return &untilDone{ctx, r} }

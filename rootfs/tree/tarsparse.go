@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"sort"
 	"strconv"
@@ -29,21 +28,34 @@ func (s *Spread) Data() []Range { return s.Ranges }
 
 // Open implements Content.
 func (s *Spread) Open() (Reader, error) {
-	f, err := os.Open(s.Path)
+	f, err := openHost(s.Path, 0)
 	if err != nil {
 		return nil, err
 	}
+	return s.reader(f, f), nil
+}
+
+func (s *Spread) openIn(o *Opener) (Reader, error) {
+	f, err := o.share(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	return s.reader(f, f), nil
+}
+
+// reader reads from an open file, which c closes.
+func (s *Spread) reader(f io.ReaderAt, c io.Closer) Reader {
 	r := &spreadAt{f: f, s: s, starts: make([]int64, len(s.Ranges))}
 	at := s.Offset
 	for i, d := range s.Ranges {
 		r.starts[i] = at
 		at += d.Length
 	}
-	return &sectionReader{io.NewSectionReader(r, 0, s.Length), f}, nil
+	return newSectionReader(r, 0, s.Length, c)
 }
 
 type spreadAt struct {
-	f      *os.File
+	f      io.ReaderAt
 	s      *Spread
 	starts []int64 // where in the file each range's bytes begin
 }

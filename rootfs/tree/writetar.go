@@ -10,9 +10,10 @@ import (
 
 // WriteTar writes the tree as a POSIX pax tar: names in byte order, attributes as SCHILY.xattr records, holes as zeros.
 // Sockets, which a tar cannot hold, are left out and returned.
+// files opens the tree's files, each once.
 //
 // POSIX.1-2017, pax, "pax Interchange Format".
-func WriteTar(w io.Writer, t *Tree) (leftOut []string, err error) {
+func WriteTar(w io.Writer, t *Tree, files *Opener) (leftOut []string, err error) {
 	out := tar.NewWriter(w)
 	names := map[*Node]string{}
 	err = t.Walk(func(p string, n *Node, first bool) error {
@@ -53,7 +54,7 @@ func WriteTar(w io.Writer, t *Tree) (leftOut []string, err error) {
 		if n.Kind != File || n.Content == nil {
 			return nil
 		}
-		r, err := n.Content.Open()
+		r, err := files.Open(n)
 		if err != nil {
 			return fmt.Errorf("tar of %s: %w", p, err)
 		}
