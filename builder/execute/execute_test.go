@@ -96,13 +96,15 @@ func TestStepsRunOnceAndOnlyWhenNeeded(t *testing.T) {
 
 func TestTheFirstFailureStopsTheOthersAndIsTheError(t *testing.T) {
 	c := config(t)
-	stopped := make(chan struct{})
+	running, stopped := make(chan struct{}), make(chan struct{})
 	slow := Task{Step: plan.New("slow", nil, nil), Run: func(ctx context.Context, _ Job) ([]artifact.Output, error) {
+		close(running)
 		<-ctx.Done()
 		close(stopped)
 		return nil, ctx.Err()
 	}}
 	bad := Task{Step: plan.New("bad", nil, nil), Run: func(_ context.Context, j Job) ([]artifact.Output, error) {
+		<-running // else the other would not even begin
 		fmt.Fprintln(j.Log, "cc: no")
 		return nil, errors.New("compile failed")
 	}}
