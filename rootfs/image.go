@@ -155,23 +155,7 @@ func (r Request) verified(ctx context.Context, files *tree.Opener, do func(*tree
 			}
 		}
 	}
-	if err != nil {
-		return err
-	}
-	return t.Walk(func(p string, n *tree.Node, first bool) error {
-		live, ok := n.Content.(*tree.Live)
-		if !first || !ok || live.Digest == "" {
-			return nil
-		}
-		sum, err := files.Sum(ctx, n)
-		if got := digest.OfSum(sum.SHA256); err == nil && got != live.Digest {
-			err = &digest.Mismatch{Name: live.Path, Want: live.Digest, Got: got}
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", p, err)
-		}
-		return nil
-	})
+	return errors.Join(files.Wrong(), err)
 }
 
 // bill is one form of the bill of materials.

@@ -81,7 +81,10 @@ func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error)
 	for i, l := range layers {
 		r.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "layers", Current: int64(i),
 			Total: int64(len(layers)), Unit: "layers"})
-		before := paths(t)
+		var before map[string]there
+		if i > 0 && i < len(r.Layers) { // the first layer hides nothing, and of the agent nothing is told
+			before = paths(t)
+		}
 		database, err := debian.ReadDatabase(t)
 		if err != nil {
 			return nil, nil, fmt.Errorf("rootfs: %w", err)
@@ -98,7 +101,7 @@ func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error)
 		}
 		parts = append(parts, c...)
 		if i < len(r.Layers) {
-			r.remark(i, l, t.TakeRemarks(), before, paths(t))
+			r.remark(i, l, t.TakeRemarks(), before, t)
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
@@ -136,6 +139,23 @@ func paths(t *tree.Tree) map[string]there {
 	return m
 }
 
+// at is what a tree has at a path of it, no link followed. What is not there has the kind nothing.
+func at(t *tree.Tree, p string) there {
+	n := t.Root()
+	if p == "/" {
+		return there{n, n.Kind, ""}
+	}
+	for name := range strings.SplitSeq(strings.TrimPrefix(p, "/"), "/") {
+		if n = n.Child(name); n == nil {
+			return there{kind: nothing}
+		}
+	}
+	return there{n, n.Kind, n.Target}
+}
+
+// nothing is the kind of what is not there.
+const nothing = tree.Kind(255)
+
 // What is told of a layer that hides what layers before brought.
 const (
 	manyFiles = 100 // files that it replaces or takes away, from which on their number is told
@@ -144,7 +164,7 @@ const (
 
 // remark tells people what a layer left out, and what it hides of the layers before: each link or folder that became
 // something else, and how many files it replaces where they are many.
-func (r Request) remark(i int, l Layer, remarks map[string]int, before, after map[string]there) {
+func (r Request) remark(i int, l Layer, remarks map[string]int, before map[string]there, t *tree.Tree) {
 	name := fmt.Sprintf("layer %d", i)
 	if in := l.Inputs(); len(in) > 0 {
 		switch l.(type) {
@@ -166,10 +186,9 @@ func (r Request) remark(i int, l Layer, remarks map[string]int, before, after ma
 	var changed []string
 	replaced, gone := 0, 0
 	for _, p := range slices.Sorted(maps.Keys(before)) {
-		was, is := before[p], after[p]
+		was, is := before[p], at(t, p)
 		above := path.Dir(p)
-		hidden := above != "/" && before[above].kind == tree.Dir && (after[above].node == nil ||
-			after[above].kind != tree.Dir)
+		hidden := above != "/" && before[above].kind == tree.Dir && at(t, above).kind != tree.Dir
 		switch {
 		case is.node == nil:
 			gone++

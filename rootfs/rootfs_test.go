@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -225,8 +226,14 @@ func TestAFolderThatChangesIsAnError(t *testing.T) {
 func TestAFileThatChangesAfterItsCheckIsAnError(t *testing.T) {
 	a := agent(t, manifest.InitAgent)
 	r := Request{Arch: x86(t), Agent: a}
-	err := r.verified(t.Context(), &tree.Opener{WithSums: true}, func(*tree.Tree, []sbom.Component) error {
-		return os.WriteFile(a.Path, bytes.Repeat([]byte("x"), int(a.Size)), 0o755)
+	files := &tree.Opener{WithSums: true}
+	err := r.verified(t.Context(), files, func(tr *tree.Tree, _ []sbom.Component) error {
+		err := os.WriteFile(a.Path, bytes.Repeat([]byte("x"), int(a.Size)), 0o755)
+		if err != nil {
+			return err
+		}
+		_, err = tree.WriteTar(io.Discard, tr, files)
+		return err
 	})
 	if m, ok := errors.AsType[*digest.Mismatch](err); !ok || m.Want != a.Digest {
 		t.Error(err)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -179,8 +180,13 @@ func (e *Entry) digest(ctx context.Context) error {
 // sum digests a list whose files have their digests.
 func sum(list []Entry) digest.Digest {
 	w := digest.New()
+	var line []byte
 	for _, e := range list {
-		fmt.Fprintf(w, "%c %q %q %s\n", e.Kind, e.Name, e.Target, e.Sum)
+		line = append(line[:0], e.Kind, ' ')
+		line = append(strconv.AppendQuote(line, e.Name), ' ')
+		line = append(strconv.AppendQuote(line, e.Target), ' ')
+		line = append(append(line, e.Sum...), '\n')
+		_, _ = w.Write(line) // which never fails
 	}
 	return w.Digest()
 }

@@ -10,6 +10,7 @@ import (
 type folder struct {
 	path         string
 	node, parent *tree.Node
+	names        []string // with "." and "..", in byte order
 	ino          uint32
 	starts       []int // index of the first name of each block
 	last         int   // bytes in the last block
@@ -28,8 +29,8 @@ func folderNames(n *tree.Node) []string {
 
 // measure divides the names into blocks. A block has its entries first, then its names; no name crosses a block's end.
 func (f *folder) measure() {
-	f.starts, f.last = []int{0}, 0
-	for i, name := range folderNames(f.node) {
+	f.names, f.starts, f.last = folderNames(f.node), []int{0}, 0
+	for i, name := range f.names {
 		need := direntSize + len(name)
 		if f.last+need > BlockSize {
 			f.starts, f.last = append(f.starts, i), 0
@@ -56,9 +57,9 @@ func (f *folder) tail() int {
 	return 0
 }
 
-// block writes the i-th block, whose names lie in names, to b, which is zero.
-func (f *folder) block(b []byte, names []string, i int, nid func(*tree.Node) uint64) {
-	names = names[f.starts[i]:]
+// block writes the i-th block to b, which is zero.
+func (f *folder) block(b []byte, i int, nid func(*tree.Node) uint64) {
+	names := f.names[f.starts[i]:]
 	if i+1 < len(f.starts) {
 		names = names[:f.starts[i+1]-f.starts[i]]
 	}

@@ -282,8 +282,8 @@ func (i *image) writeFolders(front []byte) error {
 	parents := map[*tree.Node]*tree.Node{}
 	bodies := make([][]byte, len(i.folders))
 	for j, f := range i.folders {
-		for _, name := range f.node.Names() {
-			if c := f.node.Child(name); c.Kind == tree.Dir {
+		for _, name := range f.names {
+			if c := f.node.Child(name); c != nil && c.Kind == tree.Dir { // nil is "." or ".."
 				parents[c] = f.node
 			}
 		}
@@ -330,7 +330,7 @@ func (i *image) writeFolders(front []byte) error {
 		}
 		tail := bodies[j][copy(bodies[j], head):]
 		if f.inline {
-			f.block(tail, folderNames(f.node), len(f.starts)-1, nid)
+			f.block(tail, len(f.starts)-1, nid)
 		}
 	}
 	if err := i.meta.write(i.out); err != nil {
@@ -338,10 +338,9 @@ func (i *image) writeFolders(front []byte) error {
 	}
 	b := make([]byte, BlockSize)
 	for _, f := range i.folders {
-		names := folderNames(f.node)
 		for k := range f.wholeBlocks() {
 			clear(b)
-			f.block(b, names, k, nid)
+			f.block(b, k, nid)
 			if err := i.out.write(b); err != nil {
 				return err
 			}

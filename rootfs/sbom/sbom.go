@@ -64,7 +64,7 @@ func (d Document) files() *tree.Opener {
 	return d.Files
 }
 
-// Write writes the bill of a tree. Memory does not grow with the number of files.
+// Write writes the bill of a tree. It keeps next to nothing of each file in memory.
 func (d Document) Write(ctx context.Context, w io.Writer, t *tree.Tree) error {
 	files := d.files()
 	doc := &v2_3.Document{
@@ -136,17 +136,22 @@ func (d Document) Write(ctx context.Context, w io.Writer, t *tree.Tree) error {
 
 	out := newStream(w)
 	out.document(doc)
+	var owners []string // of each file
 	out.list("files", func() error {
-		return eachFile(t, func(p string, number int, n *tree.Node) error {
+		return t.Walk(func(p string, n *tree.Node, _ bool) error {
+			if n.Kind != tree.File {
+				return nil
+			}
 			sum, err := files.Sum(ctx, n)
 			if err != nil {
 				return fmt.Errorf("bill of materials: %s: %w", p, err)
 			}
-			comment := n.Origin
-			if _, ok := ids[n.Origin]; ok {
-				comment = ""
+			owner, comment := "Image", n.Origin
+			if id, ok := ids[n.Origin]; ok {
+				owner, comment = id, ""
 			}
-			out.file(p, number, sum, comment)
+			owners = append(owners, owner)
+			out.file(p, len(owners), sum, comment)
 			return ctx.Err()
 		})
 	})
@@ -155,28 +160,12 @@ func (d Document) Write(ctx context.Context, w io.Writer, t *tree.Tree) error {
 		for _, r := range doc.Relationships {
 			out.relationship(string(r.RefA.ElementRefID), string(r.RefB.ElementRefID), r.Relationship)
 		}
-		return eachFile(t, func(_ string, number int, n *tree.Node) error {
-			owner, ok := ids[n.Origin]
-			if !ok {
-				owner = "Image"
-			}
-			out.relationship(owner, fileID(number), common.TypeRelationshipContains)
-			return nil
-		})
+		for i, owner := range owners {
+			out.relationship(owner, fileID(i+1), common.TypeRelationshipContains)
+		}
+		return nil
 	})
 	return out.close()
-}
-
-// eachFile calls f for every name of a regular file, with its number.
-func eachFile(t *tree.Tree, f func(p string, number int, n *tree.Node) error) error {
-	number := 0
-	return t.Walk(func(p string, n *tree.Node, _ bool) error {
-		if n.Kind != tree.File {
-			return nil
-		}
-		number++
-		return f(p, number, n)
-	})
 }
 
 func fileID(number int) string { return "File-" + strconv.Itoa(number) }

@@ -128,6 +128,7 @@ type Opener struct {
 	shared []*sharedFile
 	sums   map[*Node]Sum
 	spare  []*summer
+	wrong  error // of the first Live file that is not what was expected
 }
 
 // sharedFiles is how many files an Opener keeps open. The files of a package come together, a few of them in turns.
@@ -258,6 +259,18 @@ func (o *Opener) keep(n *Node, sum Sum) {
 		o.sums = map[*Node]Sum{}
 	}
 	o.sums[n] = sum
+	if l, ok := n.Content.(*Live); ok && l.Digest != "" && o.wrong == nil {
+		if got := digest.OfSum(sum.SHA256); got != l.Digest {
+			o.wrong = &digest.Mismatch{Name: l.Path, Want: l.Digest, Got: got}
+		}
+	}
+}
+
+// Wrong is a *digest.Mismatch where a Live file that was summed does not have its Digest, else nil.
+func (o *Opener) Wrong() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.wrong
 }
 
 // summer digests a file.

@@ -428,8 +428,14 @@ func (t *Tree) Walk(f func(p string, n *Node, first bool) error) error {
 			}
 			return err
 		}
+		if n.Kind != Dir {
+			return nil
+		}
+		if p != "/" {
+			p += "/"
+		}
 		for _, name := range n.Names() {
-			if err := visit(path.Join(p, name), n.children[name]); err != nil {
+			if err := visit(p+name, n.children[name]); err != nil {
 				return err
 			}
 		}
