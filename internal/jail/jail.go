@@ -64,7 +64,8 @@ type Command struct {
 // build.
 type Limits struct {
 	Processes int // at once, threads too; 0 stands for 16,384
-	// bytes of address space of each process, at least 2 GiB, which the jail itself needs; 0 stands for 32 GiB
+	// bytes of memory of all processes together, and of address space of each, of which the jail itself needs at least
+	// 2 GiB; 0 stands for 32 GiB
 	Memory    int64
 	File      int64         // bytes of each file; 0 stands for 16 GiB
 	Disk      int64         // bytes by which all writable binds together may grow; 0 stands for 64 GiB
@@ -75,7 +76,7 @@ type Limits struct {
 // filled is l with its defaults.
 func (l Limits) filled() Limits {
 	return Limits{
-		Processes: cmp.Or(l.Processes, 16_384), Memory: max(2<<30, cmp.Or(l.Memory, 32<<30)),
+		Processes: cmp.Or(l.Processes, 16_384), Memory: cmp.Or(l.Memory, 32<<30),
 		File: cmp.Or(l.File, 16<<30), Disk: cmp.Or(l.Disk, 64<<30),
 		Temporary: cmp.Or(l.Temporary, 4<<30), Time: cmp.Or(l.Time, 6*time.Hour),
 	}
@@ -130,6 +131,7 @@ type spec struct {
 type outcome struct {
 	Error     string // the stage could not start the program
 	Forbidden bool   // because the kernel refused what user namespaces should allow
+	Limit     string // what of its limits the program exceeded, if that ended it
 	Code      int
 	Signal    int
 }
@@ -252,6 +254,8 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 		return usage, fmt.Errorf("jail: the stage ended without a word (does main call jail.Main first?)")
 	case out.Error != "":
 		return usage, explain(fmt.Errorf("jail: %s", out.Error), out.Forbidden, readSysctl)
+	case out.Limit != "":
+		return usage, &LimitError{c.Args, out.Limit}
 	case out.Signal != 0:
 		return usage, &ExitError{Args: c.Args, Code: -1, Signal: syscall.Signal(out.Signal)}
 	case out.Code != 0:

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,16 +28,21 @@ func Main() {
 	signal.Notify(make(chan os.Signal, 1))
 	unix.CloseOnExec(3)
 	unix.CloseOnExec(4)
-	out := stage(os.NewFile(3, "spec"))
 	report := os.NewFile(4, "outcome")
-	json.NewEncoder(report).Encode(out) // a parent that is gone has killed us already
-	report.Close()
-	unix.Exit(0) // not os.Exit, which lets the runtime write what it likes to the program's standard error
+	var once sync.Once
+	end := func(out outcome) {
+		once.Do(func() {
+			json.NewEncoder(report).Encode(out) // a parent that is gone has killed us already
+			report.Close()
+			unix.Exit(0) // not os.Exit, which lets the runtime write what it likes to the program's standard error
+		})
+	}
+	end(stage(os.NewFile(3, "spec"), func(what string) { end(outcome{Limit: what}) }))
 }
 
 // stage is the life of process 1 in the jail: make the room, start the program, bury the dead until the program is
-// among them.
-func stage(r io.Reader) outcome {
+// among them. It calls over when the programs exceed a limit, in another goroutine.
+func stage(r io.Reader, over func(what string)) outcome {
 	var s spec
 	if err := json.NewDecoder(r).Decode(&s); err != nil {
 		return outcome{Error: fmt.Sprintf("read the specification: %v", err)}
@@ -51,6 +57,7 @@ func stage(r io.Reader) outcome {
 	if err := errors.Join(dropPrivileges(), s.Limits.set(), seccomp()); err != nil {
 		return outcome{Error: err.Error()}
 	}
+	go s.Limits.watch(over)
 	pid, err := syscall.ForkExec(program, s.Args, &syscall.ProcAttr{
 		Dir: s.Dir, Env: s.Env, Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{Setsid: true},
@@ -80,7 +87,7 @@ func (l Limits) set() error {
 		which int
 		most  uint64
 	}{
-		{unix.RLIMIT_NPROC, uint64(l.Processes)}, {unix.RLIMIT_AS, uint64(l.Memory)},
+		{unix.RLIMIT_NPROC, uint64(l.Processes)}, {unix.RLIMIT_AS, uint64(max(2<<30, l.Memory))},
 		{unix.RLIMIT_FSIZE, uint64(l.File)}, {unix.RLIMIT_CORE, 0},
 	} {
 		var now unix.Rlimit

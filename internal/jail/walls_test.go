@@ -162,7 +162,11 @@ func TestLimitsEndAProgram(t *testing.T) {
 			"i=$((i+1)); done", "bytes to disk"},
 		"file":   {Limits{File: 1 << 20}, "head -c 3000000 /dev/zero > /build/f", ""},
 		"memory": {Limits{Memory: 2 << 30}, "dd if=/dev/zero of=/dev/null bs=3G count=1", ""},
-		"tmp":    {Limits{Temporary: 1 << 20}, "head -c 3000000 /dev/zero > /tmp/f", ""},
+		"processes": {Limits{Processes: 60}, "for i in $(seq 200); do sleep 9 & done; sleep 20",
+			"more than 60 processes"},
+		"memory of all": {Limits{Memory: 100 << 20}, "for i in 1 2 3; do dd if=/dev/zero bs=45M count=1 2>/build/e$i | " +
+			"sleep 20 & done; wait", "bytes of memory"},
+		"tmp": {Limits{Temporary: 1 << 20}, "head -c 3000000 /dev/zero > /tmp/f", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -211,8 +215,8 @@ func TestAReadOnlyBindIsSoBelowToo(t *testing.T) {
 	}
 }
 
-// TestTheProcessLimitEndsAFlood counts as a plain user: the kernel does not count root's (Linux: kernel/fork.c,
-// copy_process). TestWorksForAPlainUser runs it as one where this test is root's.
+// TestTheProcessLimitEndsAFlood has the kernel count, as it does for a plain user and not for root (Linux:
+// kernel/fork.c, copy_process). TestWorksForAPlainUser runs it as one where this test is root's.
 func TestTheProcessLimitEndsAFlood(t *testing.T) {
 	testenv.Require(t, userNamespaces)
 	if os.Geteuid() == 0 {
