@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/katabuild/katabuild/ci/containerd/daemon"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -34,6 +35,12 @@ var fileColumns = []struct{ name, lines string }{
 	{"9p", "shared_fs = \"virtio-9p\"\n"},
 	{"virtio-fs auto, in C", "virtio_fs_daemon = \"/usr/lib/qemu/virtiofsd\"\n"},
 	{"virtio-fs never, in C", "virtio_fs_daemon = \"/usr/lib/qemu/virtiofsd\"\nvirtio_fs_cache = \"never\"\n"},
+}
+
+// rootColumns are how a guest gets a container's root file system, by the name of the column, and the snapshotter.
+var rootColumns = []struct{ name, snapshotter string }{
+	{"root by virtio-fs", "overlayfs"},
+	{"root on a disk", "blockfile"},
 }
 
 // fileResults are the results of the operations, by their names, which are in order too.
@@ -63,6 +70,22 @@ func operate(t *testing.T, c *client) fileResults {
 			specs.Mount{Destination: "/toolbox", Type: "bind", Source: tools, Options: []string{"rbind", "ro"}})
 		s.Process.Args = []string{"/toolbox", "fileops", "/v"}
 	})...)
+	return resultsOf(t, r)
+}
+
+// operateInRoot has a container do all operations in its root file system.
+func operateInRoot(t *testing.T, c *client, snapshotter string) fileResults {
+	t.Helper()
+	flags := []string{"--rm", "--snapshotter", snapshotter}
+	for _, capability := range []string{"CAP_SYS_ADMIN", "CAP_LEASE", "CAP_IPC_LOCK"} {
+		flags = append(flags, "--cap-add", capability)
+	}
+	return resultsOf(t, c.ctr(t, nil, c.run(c.id(), flags, "toolbox", "fileops", "/")...))
+}
+
+// resultsOf reads what "toolbox fileops" said.
+func resultsOf(t *testing.T, r result) fileResults {
+	t.Helper()
 	if r.code != 0 {
 		t.Fatalf("ended with %d: %s", r.code, r.err)
 	}
@@ -110,26 +133,36 @@ func expected(t *testing.T, column string) map[string]string {
 	return out
 }
 
+// compare tells where results are not those of a column of the page.
+func compare(t *testing.T, column string, got fileResults) {
+	t.Helper()
+	want := expected(t, column)
+	for _, name := range got.names {
+		if got.said[name] != want[name] {
+			t.Errorf("%s, %s: %s, and %s has %q", column, name, got.said[name], filesPage, want[name])
+		}
+	}
+}
+
+// rootFiles compares what comes of operations in root file systems with the page.
+func rootFiles(t *testing.T, c *client) {
+	for _, k := range rootColumns {
+		compare(t, k.name, operateInRoot(t, c, k.snapshotter))
+	}
+}
+
 // taskFiles compares what comes of operations on files with the page.
 func taskFiles(t *testing.T, c *client) {
 	if !c.Release.Two() {
 		return // containerd has no part in it, and one is enough
 	}
-	compare := func(column string, got fileResults) {
-		want := expected(t, column)
-		for _, name := range got.names {
-			if got.said[name] != want[name] {
-				t.Errorf("%s, %s: %s, and %s has %q", column, name, got.said[name], filesPage, want[name])
-			}
-		}
-	}
 	if !c.guest() {
-		compare(runcColumn, operate(t, c))
+		compare(t, runcColumn, operate(t, c))
 		return
 	}
 	for _, column := range []string{"virtio-fs auto", "9p"} {
 		i := slices.IndexFunc(fileColumns, func(f struct{ name, lines string }) bool { return f.name == column })
-		compare(column, operate(t, c.configured(t, fileColumns[i].lines)))
+		compare(t, column, operate(t, c.configured(t, fileColumns[i].lines)))
 	}
 }
 
@@ -194,6 +227,12 @@ func TestFilesTable(t *testing.T) {
 		columns = append(columns, operate(t, &plain))
 		for _, f := range fileColumns {
 			columns, names = append(columns, operate(t, c.configured(t, f.lines))), append(names, f.name)
+		}
+	})
+	blockfile := func(c *daemon.Config) { c.Snapshotter = "blockfile" }
+	onDisks(t, "2", blockfile, func(t *testing.T, c *client) {
+		for _, k := range rootColumns {
+			columns, names = append(columns, operateInRoot(t, c, k.snapshotter)), append(names, k.name)
 		}
 	})
 	var table bytes.Buffer

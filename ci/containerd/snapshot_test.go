@@ -52,6 +52,7 @@ var diskChecks = []struct {
 	{"containers of a pod have disks of their own, which go with them", diskPod},
 	{"block devices of the host have their size, and are written or only read", diskVolumes},
 	{"nothing need be shared: files are copied", diskUnshared},
+	{"operations on files are as under runc, or as the page says", rootFiles},
 }
 
 func TestBlockSnapshotter(t *testing.T) {

@@ -164,8 +164,8 @@ func TestLimitsEndAProgram(t *testing.T) {
 		"memory": {Limits{Memory: 2 << 30}, "dd if=/dev/zero of=/dev/null bs=3G count=1", ""},
 		"processes": {Limits{Processes: 60}, "for i in $(seq 200); do sleep 9 & done; sleep 20",
 			"more than 60 processes"},
-		"memory of all": {Limits{Memory: 100 << 20}, "for i in 1 2 3; do dd if=/dev/zero bs=45M count=1 2>/build/e$i | " +
-			"sleep 20 & done; wait", "bytes of memory"},
+		"memory of all": {Limits{Memory: 100 << 20}, "for i in 1 2 3; do " +
+			"dd if=/dev/zero bs=45M count=1 2>/build/e$i | sleep 20 & done; wait", "bytes of memory"},
 		"tmp": {Limits{Temporary: 1 << 20}, "head -c 3000000 /dev/zero > /tmp/f", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
