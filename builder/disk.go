@@ -109,7 +109,7 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		}
 		res, err := r.WriteImage(ctx, disk, job.Dir, more)
 		if err != nil {
-			return nil, err
+			return nil, g.blameLayer(err)
 		}
 		for _, w := range res.Warnings {
 			job.Report.Send(progress.Event{Kind: progress.Log, Message: w})
@@ -135,9 +135,22 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		for _, p := range leftOut {
 			job.Report.Send(progress.Event{Kind: progress.Log, Message: p + " is a socket, which a tar cannot hold"})
 		}
-		return []artifact.Output{{Name: "rootfs.tar", Path: path}}, err
+		return []artifact.Output{{Name: "rootfs.tar", Path: path}}, g.blameLayer(err)
 	}}
 	return append(tasks, image, tar), nil
+}
+
+// blameLayer gives an error of a layer the layer's place in the recipe. Those of accounts and permissions name the line
+// of the entry already.
+func (g *Guest) blameLayer(err error) error {
+	e, ok := errors.AsType[*rootfs.LayerError](err)
+	if !ok || e.Layer >= len(g.Recipe.Rootfs.Layers) {
+		return err
+	}
+	if l := g.Recipe.Rootfs.Layers[e.Layer]; l.Accounts != nil || l.Permissions != nil {
+		return err
+	}
+	return g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d]", e.Layer), err)
 }
 
 // layer makes a layer for keys, which reads nothing, and a way to open it once a step runs.

@@ -67,6 +67,16 @@ func (r Request) Inputs() []artifact.Input {
 	return in
 }
 
+// LayerError says which of a request's layers could not be applied. The agent counts as one behind them.
+type LayerError struct {
+	Layer int // from 0
+	Err   error
+}
+
+func (e *LayerError) Error() string { return fmt.Sprintf("rootfs: %v", e.Err) }
+
+func (e *LayerError) Unwrap() error { return e.Err }
+
 // Tree makes the root file system, and says what is in it.
 func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error) {
 	t := tree.New()
@@ -91,7 +101,7 @@ func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error)
 		}
 		c, err := l.Apply(ctx, t, now)
 		if err != nil {
-			return nil, nil, fmt.Errorf("rootfs: %w", err)
+			return nil, nil, &LayerError{Layer: i, Err: err}
 		}
 		// An image, a tar or a folder may bring a database of its own, that knows nothing of what was there.
 		if _, is := l.(Debian); !is && len(database) > 0 {
