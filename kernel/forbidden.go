@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"github.com/katabuild/katabuild/kernel/kconfig"
@@ -10,7 +11,8 @@ import (
 // refusal says why an option cannot be asked for, with the way out, or nothing where it can. What is refused lets the
 // kernel's make draw something at random, read something of the machine that the lock does not hold, or makes the
 // kernel's own command line another than the one that is attested. Linux 6.12: certs/Makefile,
-// scripts/gcc-plugins/Kconfig, security/Kconfig.hardening, usr/Makefile, drivers/base/firmware_loader/builtin/Makefile.
+// scripts/gcc-plugins/Kconfig, security/Kconfig.hardening, usr/Makefile, drivers/base/firmware_loader/builtin/Makefile,
+// scripts/Makefile.modpost, lib/Makefile, drivers/acpi/tables.c, net/wireless/Makefile.
 func refusal(w kconfig.Wish) string {
 	switch {
 	case w.Symbol == symbolLocalVersion || w.Symbol == symbolLocalVersionAuto:
@@ -30,10 +32,22 @@ func refusal(w kconfig.Wish) string {
 	case "GCC_PLUGIN_LATENT_ENTROPY":
 		return "the compiler's plugin puts random numbers into the kernel, so no two kernels would be alike; " +
 			"leave it out"
-	case "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "EXTRA_FIRMWARE", "EXTRA_FIRMWARE_DIR", "INITRAMFS_SOURCE",
-		"SYSTEM_BLACKLIST_HASH_LIST":
-		return "it names a file of the machine, which the lock does not hold; add the file to the tree by a patch, " +
-			"or leave it out"
+	case "EXTRA_FIRMWARE", "EXTRA_FIRMWARE_DIR":
+		return "it names files of the machine, which the lock does not hold; leave it out, and give the guest its " +
+			"firmware as files of its root"
+	case "INITRAMFS_SOURCE":
+		return "it names files of the machine, which the lock does not hold; leave it out, and say the guest's " +
+			"files in initrd or rootfs"
+	case "SYSTEM_TRUSTED_KEYS", "SYSTEM_REVOCATION_KEYS", "SYSTEM_BLACKLIST_HASH_LIST", "UNUSED_KSYMS_WHITELIST",
+		"BOOT_CONFIG_EMBED_FILE", "ACPI_CUSTOM_DSDT_FILE", "CFG80211_EXTRA_REGDB_KEYDIR":
+		if !filepath.IsLocal(strings.Trim(string(w.Value), `"`)) {
+			return "it names a file of the machine, which the lock does not hold; add the file to the tree by a " +
+				"patch and name it by its path in the tree, or leave it out"
+		}
+	}
+	if strings.HasPrefix(w.Symbol, "GCC_PLUGIN") {
+		return "GCC's headers for plugins, and a C++ compiler, are none of the tools that a key holds, so that the " +
+			"kernel would depend on more of the machine than it says; leave it out"
 	}
 	return ""
 }

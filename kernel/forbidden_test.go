@@ -18,8 +18,12 @@ func TestWhatMakesKernelsDifferIsRefusedWhereItIsAsked(t *testing.T) {
 		"CONFIG_RANDSTRUCT_FULL=y":                        "draws the seed at random",
 		"CONFIG_GCC_PLUGIN_LATENT_ENTROPY=y":              "random numbers",
 		"CONFIG_SYSTEM_TRUSTED_KEYS=\"/etc/key.pem\"":     "a file of the machine",
-		"CONFIG_EXTRA_FIRMWARE=\"x.bin\"":                 "a file of the machine",
-		"CONFIG_INITRAMFS_SOURCE=\"/root\"":               "a file of the machine",
+		"CONFIG_UNUSED_KSYMS_WHITELIST=\"../list\"":       "a file of the machine",
+		"CONFIG_BOOT_CONFIG_EMBED_FILE=\"/boot.conf\"":    "a file of the machine",
+		"CONFIG_EXTRA_FIRMWARE=\"x.bin\"":                 "files of the machine",
+		"CONFIG_INITRAMFS_SOURCE=\"/root\"":               "files of the machine",
+		"CONFIG_GCC_PLUGINS=y":                            "a C++ compiler",
+		"CONFIG_GCC_PLUGIN_STACKLEAK=y":                   "a C++ compiler",
 		"CONFIG_CMDLINE_BOOL=y":                           "boot.command_line",
 		"CONFIG_CMDLINE=\"quiet\"":                        "boot.command_line",
 		"CONFIG_LOCALVERSION=\"x\"":                       "carries the digest",
@@ -32,10 +36,16 @@ func TestWhatMakesKernelsDifferIsRefusedWhereItIsAsked(t *testing.T) {
 		}
 	}
 	r := request(t)
-	r.Fragments = []Fragment{{Name: "my.config", Data: []byte(
-		"# CONFIG_MODULE_SIG is not set\nCONFIG_SYSTEM_TRUSTED_KEYS=\"\"\n# CONFIG_CMDLINE_BOOL is not set\n")}}
+	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# CONFIG_MODULE_SIG is not set\n" +
+		"CONFIG_SYSTEM_TRUSTED_KEYS=\"\"\n# CONFIG_CMDLINE_BOOL is not set\n" +
+		"CONFIG_SYSTEM_REVOCATION_KEYS=\"certs/revoked.pem\"\n")}} // in the tree, by a patch
 	if _, err := r.Wishes(); err != nil {
 		t.Error(err)
+	}
+	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("CONFIG_CMDLINE_BOOL=y\nCONFIG_MODULE_SIG=y\n")}}
+	if _, err := r.Wishes(); err == nil || !strings.Contains(err.Error(), "my.config:1: ") ||
+		!strings.Contains(err.Error(), "my.config:2: ") {
+		t.Errorf("got %v, want both lines", err)
 	}
 }
 

@@ -246,13 +246,13 @@ func (r Request) settle() ([]kconfig.Wish, []Overridden, error) {
 		}
 		all = append(all, parsed.Wishes...)
 	}
+	var errs []error
 	for _, w := range all {
 		if why := refusal(w); why != "" {
-			return nil, nil, fmt.Errorf("%s:%d: CONFIG_%s cannot be asked for: %s", w.File, w.Line, w.Symbol, why)
+			errs = append(errs, fmt.Errorf("%s:%d: CONFIG_%s cannot be asked for: %s", w.File, w.Line, w.Symbol, why))
 		}
 	}
 	merged, conflicts := kconfig.Merge(all)
-	var errs []error
 	for _, c := range conflicts {
 		var e error = c
 		if slices.Contains(all[:ours-len(over)], c.First) && slices.Contains(all[ours:], c.Second) {

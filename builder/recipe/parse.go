@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ func Parse(name string, data []byte, v Vocabulary) (*Recipe, error) {
 	if !utf8.Valid(data) {
 		return nil, fmt.Errorf("%s: not UTF-8 text", name)
 	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // the mark that some editors begin a file of UTF-8 with
 	p := &reader{name: name, lines: strings.Split(string(data), "\n"), at: map[string]*token.Token{}}
 	if err := p.guard(lexer.Tokenize(string(data))); err != nil {
 		return nil, err

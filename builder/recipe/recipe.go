@@ -217,7 +217,10 @@ func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field,
 		r.Arch = arch.Buildable()[0].Name
 	}
 	if _, err := arch.ParseBuildable(r.Arch); err != nil {
-		return at("arch", err.Error()+didYouMean(r.Arch, arch.Names(arch.Buildable())))
+		if _, known := arch.Parse(r.Arch); known != nil {
+			err = fmt.Errorf("unknown architecture %q%s", r.Arch, didYouMean(r.Arch, arch.Names(arch.Buildable())))
+		}
+		return at("arch", err.Error())
 	}
 	if r.Extension {
 		return r.checkExtension(v, has, at)

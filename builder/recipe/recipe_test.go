@@ -38,6 +38,13 @@ func TestParseFillsDefaults(t *testing.T) {
 	}
 }
 
+func TestAMarkOfUTF8AndTheEndsOfLinesOfDOSAreTaken(t *testing.T) {
+	text := "\ufeff" + strings.ReplaceAll(good, "\n", "\r\n")
+	if r, err := Parse("r.yaml", []byte(text), vocabulary); err != nil || r.Boot.MemoryMiB() != 1024 {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestQuotedWordsOfTheCommandLineAreTaken(t *testing.T) {
 	r, err := Parse("r.yaml", []byte(strings.Replace(good, "memory: 1GiB",
 		`command_line: ['dyndbg="file drivers/virtio/* +p"', "a-b=c"]`, 1)), vocabulary)
