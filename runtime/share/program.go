@@ -141,4 +141,5 @@ var Limits9P = []string{
 		"lost where it belongs",
 	"inotify tells nothing of a file that is made or written to",
 	"a time that is set has whole seconds",
+	"access control lists are not kept, and those that the host has set do not count",
 }
