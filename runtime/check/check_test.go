@@ -184,7 +184,7 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 		}, "optional shared files: 4 limits by virtio-fs",
 			"ok virtiofsd: /usr/libexec/virtiofsd (QEMU's own in C, 7.2.22)", true},
 		"files by 9p": {"shared_fs = \"virtio-9p\"\n", func(*fake) {},
-			"optional shared files: 4 limits by virtio-9p", "", true},
+			"optional shared files: 5 limits by virtio-9p", "", true},
 		"no virtiofsd": {"", func(h *fake) { h.system.VirtioFSD = "" },
 			"missing virtiofsd: not found", "Debian", false},
 		"no virtiofsd, and none needed": {"shared_fs = \"virtio-9p\"\n", func(h *fake) { h.system.VirtioFSD = "" },
