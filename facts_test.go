@@ -55,7 +55,7 @@ var facts = []struct {
 
 // elsewhere are literals that look like a fact of another package and are not, with the reason.
 var elsewhere = map[string]string{
-	"runtime/sandbox/kernelfile.go \x55\xaa": "a bzImage has a boot sector's mark of its own",
+	"runtime/guest/kernelfile.go \x55\xaa": "a bzImage has a boot sector's mark of its own",
 }
 
 func TestEveryFactIsWrittenDownOnce(t *testing.T) {

@@ -19,7 +19,9 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 )
@@ -99,14 +101,18 @@ func TestAGuestOfEveryArchitectureBoots(t *testing.T) {
 				t.Fatal(err)
 			}
 			rootfs(t, a, shared)
-			folders := []qemu.FileSystem{{Tag: "shared", Path: shared}}
+			folders := []machine.Share{{Tag: "shared", Path: shared}}
 			if d := virtioFS(t, a, shared); d != nil {
 				folders = append(folders, *d)
 			}
+			g, err := (&guest.Plain{Kernel: k.file, Initrd: initrd}).Read()
+			if err != nil {
+				t.Fatal(err)
+			}
 			began := time.Now()
 			s, err := sandbox.Start(t.Context(), sandbox.Config{
-				Plain: &sandbox.Plain{Kernel: k.file, Initrd: initrd}, MemoryMiB: 512, Timeout: bootTime, RNG: true,
-				FileSystems: folders, RootPorts: 2, CPUs: 2, NICs: tap(t),
+				Guest: g, Hypervisor: qemu.Hypervisor{}, Size: machine.Size{CPUs: 2, MemoryMiB: 512},
+				Timeout: bootTime, RNG: true, Shares: folders, Places: 2, NICs: tap(t),
 			})
 			if err != nil {
 				var e *sandbox.StageError
@@ -173,7 +179,7 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 		Driver: "9p", Source: "shared", Fstype: "9p", MountPoint: share.GuestDir + "/",
 		Options: []string{"trans=virtio", "version=9p2000.L"},
 	}}
-	if len(s.Plan().QEMU.FileSystems) > 1 {
+	if len(s.Plan().Machine.(*qemu.Plan).Config.FileSystems) > 1 {
 		storages = append(storages, &katapb.Storage{Driver: "virtio-fs", Source: "virtiofs", Fstype: "virtiofs",
 			MountPoint: share.GuestDir + "/daemon/"})
 	}
@@ -187,7 +193,7 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 		Storages: storages}); err != nil {
 		t.Fatalf("sandbox with storages: %v", err)
 	}
-	for _, to := range []string{"/nine", "/daemon/virtio-fs"}[:min(2, len(s.Plan().QEMU.FileSystems))] {
+	for _, to := range []string{"/nine", "/daemon/virtio-fs"}[:min(2, len(s.Plan().Machine.(*qemu.Plan).Config.FileSystems))] {
 		if _, err := service.CopyFile(t.Context(), &katapb.CopyFileRequest{
 			Path: share.GuestDir + to, FileSize: 5, FileMode: 0o100644, DirMode: 0o755, Data: []byte("hello"),
 		}); err != nil {
@@ -197,7 +203,7 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 			t.Errorf("what the guest wrote through its device: %q, %v", b, err)
 		}
 	}
-	if len(s.Plan().QEMU.NICs) > 0 {
+	if len(s.Plan().Machine.(*qemu.Plan).Config.NICs) > 0 {
 		useNIC(t, service)
 	}
 	runContainer(t, service)

@@ -19,6 +19,7 @@ import (
 	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/tree"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 )
@@ -27,7 +28,7 @@ import (
 const deviceTime = 30 * time.Second
 
 // virtioFS serves a folder by virtiofsd; nil where that cannot run.
-func virtioFS(t *testing.T, a arch.Arch, dir string) *qemu.FileSystem {
+func virtioFS(t *testing.T, a arch.Arch, dir string) *machine.Share {
 	t.Helper()
 	host, err := arch.FromGo(runtime.GOARCH)
 	if err != nil {
@@ -54,7 +55,7 @@ func virtioFS(t *testing.T, a arch.Arch, dir string) *qemu.FileSystem {
 			t.Error(err)
 		}
 	})
-	return &qemu.FileSystem{Tag: "virtiofs", VirtioFS: qemu.Socket(socket)}
+	return &machine.Share{Tag: "virtiofs", Socket: socket}
 }
 
 // mac is that of the guest's interface.
@@ -62,7 +63,7 @@ const mac = "52:54:00:12:34:56"
 
 // tap is an interface for a guest, in a network namespace of its own, whose other end nobody is at; none where that
 // cannot be made.
-func tap(t *testing.T) []sandbox.NIC {
+func tap(t *testing.T) []machine.NIC {
 	t.Helper()
 	if os.Getuid() != 0 {
 		return nil
@@ -95,7 +96,7 @@ func tap(t *testing.T) []sandbox.NIC {
 	}
 	f := os.NewFile(uintptr(m.fd), "tap0")
 	t.Cleanup(func() { f.Close() })
-	return []sandbox.NIC{{MAC: mac, Tap: f, MTU: 1400}}
+	return []machine.NIC{{MAC: mac, Tap: f, MTU: 1400}}
 }
 
 // useNIC has the agent name and address the guest's interface.
@@ -130,7 +131,7 @@ func agentOf(t *testing.T, s *sandbox.Sandbox) katapb.AgentServiceService {
 }
 
 // plug plugs two disks in. There are none where the machine has no places.
-func plug(t *testing.T, s *sandbox.Sandbox, a arch.Arch) (list []*sandbox.PluggedDisk) {
+func plug(t *testing.T, s *sandbox.Sandbox, a arch.Arch) (list []*machine.Plugged) {
 	t.Helper()
 	disk := filepath.Join(t.TempDir(), "disk")
 	out, err := os.Create(disk)
@@ -148,9 +149,9 @@ func plug(t *testing.T, s *sandbox.Sandbox, a arch.Arch) (list []*sandbox.Plugge
 		t.Fatal(err)
 	}
 	for range 2 {
-		d, err := s.PlugDisk(t.Context(), sandbox.Disk{Path: disk, ReadOnly: true})
-		if !qemu.Has(a.Name, s.Plan().QEMU.Machine).RootPorts {
-			if !errors.Is(err, sandbox.ErrNoPlug) {
+		d, err := s.PlugDisk(t.Context(), machine.Disk{Path: disk, ReadOnly: true})
+		if !qemu.Has(a.Name, qemu.Machine(s.Plan().Machine.Kind())).RootPorts {
+			if !errors.Is(err, machine.ErrNoPlace) {
 				t.Errorf("a machine without ports: %v", err)
 			}
 			return nil

@@ -17,6 +17,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
@@ -36,7 +38,7 @@ CreateSandboxRequest := {"allowed": true, "ops": [{"op": "add", "path": "/pstate
 `
 
 // regoGuest is the default kernel with an agent that reads Rego, or the usual one, and a policy.
-func regoGuest(t *testing.T, flags ...string) (*manifest.Manifest, string) {
+func regoGuest(t *testing.T, flags ...string) *guest.Guest {
 	t.Helper()
 	const initrd = "initrd:\n  compression: none"
 	text := strings.ReplaceAll("\n"+regoPolicy, "\n", "\n        ")
@@ -59,7 +61,11 @@ func regoGuest(t *testing.T, flags ...string) (*manifest.Manifest, string) {
 	if err := os.WriteFile(filepath.Join(dir, m.Initrd.Path), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return m, dir
+	g, err := guest.FromManifest(m, "", dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
 
 func TestAPolicyInRegoDecidesInTheGuest(t *testing.T) {
@@ -69,10 +75,10 @@ func TestAPolicyInRegoDecidesInTheGuest(t *testing.T) {
 	cmd.Dir = abs(t, "cmd/kata-agent-rego")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	finish(t, cmd).want(t, 0)
-	m, dir := regoGuest(t, "--agent", agent)
+	g := regoGuest(t, "--agent", agent)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	vm, err := sandbox.Start(ctx, sandbox.Config{Manifest: m, Dir: dir})
+	vm, err := sandbox.Start(ctx, sandbox.Config{Guest: g, Hypervisor: hypervisor.Default()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,8 +114,8 @@ func TestAPolicyInRegoDecidesInTheGuest(t *testing.T) {
 
 func TestAPolicyThatTheAgentCannotReadEndsTheGuest(t *testing.T) {
 	need(t)
-	m, dir := regoGuest(t)
-	vm, err := sandbox.Start(t.Context(), sandbox.Config{Manifest: m, Dir: dir})
+	g := regoGuest(t)
+	vm, err := sandbox.Start(t.Context(), sandbox.Config{Guest: g, Hypervisor: hypervisor.Default()})
 	if err == nil {
 		vm.Stop() //nolint:errcheck // it should not be there
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/sandbox"
@@ -89,16 +91,20 @@ func bootPod(t *testing.T) string {
 	if err := writeRecord(root, r); err != nil {
 		t.Fatal(err)
 	}
+	g, err := guest.FromManifest(&manifest.Manifest{
+		Version: manifest.Version, Name: "console-test", Arch: "x86_64",
+		Kernel: manifest.Kernel{Vmlinux: file("vmlinux", vmlinux), Image: file("bzImage", nil),
+			Config: file("config", nil), SystemMap: file("System.map", nil)},
+		Initrd: &manifest.Initrd{File: file("initrd", agentInitrd(t)), Compression: "none"},
+		Boot: manifest.Boot{Machine: "microvm", CPUs: 1, MemoryMiB: 256,
+			CommandLine: "console=ttyS0 quiet panic=-1", TCGCommandLine: "tsc_early_khz={tsc_khz}"},
+	}, "", dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	s, err := sandbox.Start(t.Context(), sandbox.Config{
-		Manifest: &manifest.Manifest{
-			Version: manifest.Version, Name: "console-test", Arch: "x86_64",
-			Kernel: manifest.Kernel{Vmlinux: file("vmlinux", vmlinux), Image: file("bzImage", nil),
-				Config: file("config", nil), SystemMap: file("System.map", nil)},
-			Initrd: &manifest.Initrd{File: file("initrd", agentInitrd(t)), Compression: "none"},
-			Boot: manifest.Boot{Machine: "microvm", CPUs: 1, MemoryMiB: 256,
-				CommandLine: "console=ttyS0 quiet panic=-1", TCGCommandLine: "tsc_early_khz={tsc_khz}"},
-		},
-		Dir: dir, Timeout: 2 * time.Minute, Hybrid: pod.VsockSocket(pod.Dirs{State: root}, "booted"),
+		Guest: g, Hypervisor: hypervisor.Default(), Timeout: 2 * time.Minute,
+		Hybrid: pod.VsockSocket(pod.Dirs{State: root}, "booted"),
 		Words: []string{"agent.debug_console", "agent.debug_console_vport=1026", "agent.log_vport=1025",
 			"agent.log=debug"},
 	})

@@ -31,7 +31,7 @@ func TestCommandLines(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": code, "guest": guest, "pod": startPod, "documented": documented,
+			"code": code, "guest": writeGuest, "pod": startPod, "documented": documented,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "pty" {
@@ -66,8 +66,9 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// guest DIR writes the guest of papertest.Manifest, and DIR.toml, a configuration that names it.
-func guest(ts *testscript.TestScript, neg bool, args []string) {
+// writeGuest is the word guest: guest DIR writes the guest of papertest.Manifest, and DIR.toml, a configuration that
+// names it.
+func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: guest DIR")
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -20,11 +19,10 @@ import (
 
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
-	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
@@ -208,27 +206,19 @@ func (a *app) environment(ctx context.Context) environment {
 	host, err := arch.FromGo(runtime.GOARCH)
 	problem(err)
 	target := host
-	var m *manifest.Manifest
-	if dir := cfg.QEMU.Guest; dir != "" {
-		var d digest.Digest
-		if m, d, err = manifest.Read(dir, ""); err != nil {
+	var g *guest.Guest
+	if cfg.QEMU.Guest != "" || cfg.QEMU.Kernel != "" {
+		if g, err = cfg.QEMU.ReadGuest(); err != nil {
 			problem(err)
 		} else {
-			e.describe(m, d, dir)
-			if target, err = arch.Parse(m.Arch); err != nil {
-				problem(err)
-				target = host
-			}
+			target = g.Arch
 		}
 	}
-	plain := cfg.QEMU.Kernel != ""
-	if plain {
+	if cfg.QEMU.Kernel != "" {
 		e.Kernel.Path, e.Image.Path, e.Initrd.Path = cfg.QEMU.Kernel, cfg.QEMU.Image, cfg.QEMU.Initrd
-		if k, err := sandbox.ReadKernel(cfg.QEMU.Kernel); err != nil {
-			problem(err)
-		} else {
-			target = k.Arch
-		}
+	}
+	if g != nil && g.Described() {
+		e.describe(g)
 	}
 	facts := accel.Probe(target)
 	choice, err := accel.Choose(cfg.QEMU.Acceleration, facts)
@@ -239,15 +229,16 @@ func (a *app) environment(ctx context.Context) environment {
 		VirtioFSDaemon: cfg.QEMU.VirtioFSDaemon, Msize9p: cfg.QEMU.Msize9P, PCIeRootPort: cfg.QEMU.PCIeRootPorts,
 		Debug: cfg.QEMU.EnableDebug, Acceleration: choice.Reason,
 	}
-	if machines := qemu.Machines(target.Name); plain && e.Hypervisor.MachineType == "" && len(machines) > 0 {
-		e.Hypervisor.MachineType = string(machines[0])
-	}
-	if m != nil {
+	if g != nil {
 		if e.Hypervisor.MachineType == "" {
-			e.Hypervisor.MachineType = m.Boot.Machine
+			kind, err := qemu.DefaultKind(g.Arch, g.Boot.Machine)
+			problem(err)
+			e.Hypervisor.MachineType = string(kind)
 		}
-		words := append([]string{m.Boot.CommandLine}, cfg.Words()...)
-		e.Kernel.Parameters = strings.Join(words, " ")
+		if g.Described() {
+			words := append([]string{g.Boot.CommandLine}, cfg.Words()...)
+			e.Kernel.Parameters = strings.Join(words, " ")
+		}
 	}
 	if e.Hypervisor.VirtioFSDaemon == "" && cfg.QEMU.SharedFS == config.SharedVirtioFS {
 		found, err := share.FindProgram(ctx)
@@ -275,30 +266,24 @@ func (a *app) environment(ctx context.Context) environment {
 	return e
 }
 
-// describe says what a guest is.
-func (e *environment) describe(m *manifest.Manifest, d digest.Digest, dir string) {
-	path := func(f manifest.File) string { return filepath.Join(dir, filepath.FromSlash(f.Path)) }
-	e.Kernel.Path = path(m.Kernel.Vmlinux)
-	if m.Initrd != nil {
-		e.Initrd.Path = path(m.Initrd.File)
-	}
-	if m.Image != nil {
-		e.Image.Path = path(m.Image.File)
-	}
-	g := &envGuest{
-		Path: dir, Name: m.Name, Architecture: m.Arch, Manifest: d,
+// describe says what a guest with a manifest is.
+func (e *environment) describe(g *guest.Guest) {
+	m := g.Manifest
+	e.Kernel.Path, e.Initrd.Path, e.Image.Path = g.Kernel, g.Initrd, g.Image
+	d := &envGuest{
+		Path: g.Dir, Name: m.Name, Architecture: m.Arch, Manifest: g.Digest,
 		Time:          time.Unix(m.Time, 0).UTC().Format(time.RFC3339),
 		KernelRelease: m.Kernel.Release, KernelVersion: m.Kernel.Version, KernelBuildID: m.Kernel.BuildID,
 		Agent: m.Agent.Digest, AgentGo: m.Agent.Go, Init: m.Agent.Init, Root: m.Root.Kind,
 		VerityRootHash: m.Root.VerityRootHash,
 	}
 	if m.Image != nil && m.Image.Verity != nil {
-		g.VerityRootHash = m.Image.Verity.RootHash
+		d.VerityRootHash = m.Image.Verity.RootHash
 	}
 	for _, f := range m.Files() {
-		g.Files = append(g.Files, envFile(f))
+		d.Files = append(d.Files, envFile(f))
 	}
-	e.Guest = g
+	e.Guest = d
 }
 
 // programTime bounds asking QEMU for its version.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,16 +13,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/atomicfile"
-	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/extension"
-	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/internal/verdict"
-	"github.com/katabuild/katabuild/runtime/attest"
+	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
@@ -57,8 +55,8 @@ An extension, made by "katabuild image" from a recipe with "extension: true", is
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.machine, "machine", "", "QEMU machine, microvm or q35 (default the manifest's)")
-	fl.StringVar(&f.kernel, "kernel", "vmlinux", "which form of the kernel to boot: vmlinux (PVH) or image "+
-		"(compressed)")
+	fl.StringVar(&f.kernel, "kernel", "", "which form of the kernel to boot: vmlinux (PVH) or image (compressed); "+
+		"default what the architecture boots best")
 	fl.StringVar(&f.accel, "accel", "auto", "auto, kvm or tcg")
 	fl.IntVar(&f.cpus, "cpus", 0, "number of CPUs (default the manifest's)")
 	fl.IntVar(&f.memory, "memory", 0, "memory in MiB (default the manifest's)")
@@ -82,21 +80,28 @@ An extension, made by "katabuild image" from a recipe with "extension: true", is
 }
 
 func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
+	form, formErr := guest.ParseKernelForm(f.kernel)
 	m, d, err := readGuest(dir, f.pin)
 	if err != nil {
 		return err
 	}
-	cfg := sandbox.Config{
-		Manifest: m, Dir: dir, CPUs: f.cpus, MemoryMiB: f.memory, Words: f.words, Timeout: f.timeout, QEMU: f.qemu,
-		ICount: f.icount, NoSeccomp: f.noSeccomp, Hybrid: f.hybrid,
-	}
 	if f.machine != "" {
-		if cfg.Machine, err = qemu.ParseMachine(f.machine); err != nil {
+		if _, err := qemu.ParseMachine(f.machine); err != nil {
 			return &usage.Error{Err: err}
 		}
 	}
-	if cfg.Kernel, err = sandbox.ParseKernelForm(f.kernel); err != nil {
-		return &usage.Error{Err: err}
+	if formErr != nil {
+		return &usage.Error{Err: formErr}
+	}
+	g, err := guest.FromManifest(m, d, dir, form)
+	if err != nil {
+		return err
+	}
+	cfg := sandbox.Config{
+		Guest: g, Hypervisor: hypervisor.Default(), Machine: f.machine,
+		Size:  machine.Size{CPUs: f.cpus, MemoryMiB: f.memory},
+		Words: f.words, Timeout: f.timeout, Program: f.qemu, VirtualTime: f.icount, NoSeccomp: f.noSeccomp,
+		Hybrid: f.hybrid, Attest: true,
 	}
 	if cfg.Accel, err = accel.ParseWish(f.accel); err != nil {
 		return &usage.Error{Err: err}
@@ -118,7 +123,7 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 		return err
 	}
 	defer closeConsole()
-	return a.bootAndJudge(ctx, cfg, f, d)
+	return a.bootAndJudge(ctx, cfg, f)
 }
 
 // extensionHelp is about --extension, of boot and verify.
@@ -126,10 +131,10 @@ var extensionHelp = fmt.Sprintf(
 	"an extension, FOLDER or NAME=FOLDER with image.img and root_hash.txt; may be repeated. NAME (default the "+
 		"image's label) has at most %d letters, digits and dashes", extension.MaxName)
 
-func readExtensions(args []string) ([]sandbox.Extension, error) {
-	var out []sandbox.Extension
+func readExtensions(args []string) ([]guest.Extension, error) {
+	var out []guest.Extension
 	for _, arg := range args {
-		e, err := sandbox.ReadExtension(arg)
+		e, err := guest.ReadExtension(arg)
 		if err != nil {
 			return nil, err
 		}
@@ -139,7 +144,7 @@ func readExtensions(args []string) ([]sandbox.Extension, error) {
 }
 
 // named are the extensions as the guest knows them.
-func named(list []sandbox.Extension) []extension.Extension {
+func named(list []guest.Extension) []extension.Extension {
 	var out []extension.Extension
 	for _, e := range list {
 		out = append(out, e.Extension)
@@ -177,7 +182,7 @@ type moment struct {
 	Guest bool   `json:"guest"` // reported by the guest, on a clock moved to the host's
 }
 
-func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags, manifestDigest digest.Digest) error {
+func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags) error {
 	p, err := sandbox.NewPlan(cfg)
 	if err != nil {
 		return err
@@ -185,45 +190,34 @@ func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags,
 	if !f.asJSON {
 		fmt.Fprintf(a.err, "boot: %s; %s\n", p.Accel.Reason, p.Vsock.Reason)
 	}
-	s, err := sandbox.Start(ctx, cfg)
+	s, err := p.Start(ctx, cfg)
 	if err != nil {
 		a.explainBoot(err)
 		return err
 	}
 	defer s.Stop() //nolint:errcheck // Stop is called and checked below; this is for early returns
-	nonce := make([]byte, 32)
-	if _, err := rand.Read(nonce); err != nil {
-		return err
-	}
-	r, raw, err := askReport(ctx, s, nonce)
+	// A word of --append is not the guest's, and the verdict names it.
+	asked, err := s.Attest(ctx, nil)
 	if err != nil {
 		a.tellConsole(s.Console(consoleLines))
 		return fmt.Errorf("the guest runs, but: %w", err)
 	}
-	timeline := sandbox.Merge(s.Timeline(), r.Timeline)
+	timeline := sandbox.Merge(s.Timeline(), asked.Report.Timeline)
 	if !f.keep {
 		if err := s.Stop(); err != nil {
 			return err
 		}
 	}
 	if f.reportFile != "" {
-		if err := atomicfile.Write(f.reportFile, raw, 0o644); err != nil {
+		if err := atomicfile.Write(f.reportFile, asked.Raw, 0o644); err != nil {
 			return err
 		}
 	}
-	// The files were checked when they were handed over; the verdict says so claim by claim.
-	v := &verdict.Verdict{Guest: cfg.Manifest.Name, Manifest: manifestDigest, Report: digest.Of(raw)}
-	if v.Claims, err = attest.Files(cfg.Manifest, cfg.Dir); err != nil {
-		return err
-	}
-	v.Claims = append(v.Claims, attest.Report(cfg.Manifest, r, attest.Boot{Nonce: nonce,
-		Extensions: named(cfg.Extensions)})...)
-	v.Judge(true)
 	if f.asJSON {
-		err = a.printOutcome(v, raw, timeline)
+		err = a.printOutcome(asked, timeline)
 	} else {
 		a.printTimeline(timeline)
-		err = a.printVerdict(v, false)
+		err = a.printVerdict(asked.Verdict, false)
 	}
 	if f.keep {
 		fmt.Fprintln(a.err, "boot: the guest runs on; Ctrl-C ends it")
@@ -236,27 +230,12 @@ func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags,
 	return err
 }
 
-// reportTime bounds asking: a guest that says it is ready answers at once.
-const reportTime = 30 * time.Second
-
-func askReport(ctx context.Context, s *sandbox.Sandbox, nonce []byte) (*report.Report, []byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, reportTime)
-	defer cancel()
-	conn, err := s.Dial(ctx, agentapi.Port)
-	if err != nil {
-		return nil, nil, err
-	}
-	c := agentapi.NewClient(conn)
-	defer c.Close() //nolint:errcheck // the guest is stopped next
-	return c.Report(ctx, nonce)
-}
-
-func (a *app) printOutcome(v *verdict.Verdict, raw []byte, timeline []sandbox.Moment) error {
-	data, err := v.Encode()
+func (a *app) printOutcome(asked *sandbox.Attestation, timeline []sandbox.Moment) error {
+	data, err := asked.Verdict.Encode()
 	if err != nil {
 		return err
 	}
-	o := outcome{Verdict: data, Report: raw}
+	o := outcome{Verdict: data, Report: asked.Raw}
 	for _, m := range timeline {
 		o.Timeline = append(o.Timeline, moment{m.Name, int64(m.After), m.Guest})
 	}
@@ -266,7 +245,7 @@ func (a *app) printOutcome(v *verdict.Verdict, raw []byte, timeline []sandbox.Mo
 	if err := e.Encode(o); err != nil {
 		return err
 	}
-	if v.Result == verdict.Failed {
+	if asked.Verdict.Result == verdict.Failed {
 		return errVerdict
 	}
 	return nil

@@ -30,15 +30,16 @@ func TestCommandLines(t *testing.T) {
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"guest": guest,
+			"guest": writeGuest,
 			"code":  code,
 		},
 		RequireExplicitExec: true,
 	})
 }
 
-// guest DIR writes the guest of papertest.Manifest, and DIR.report.json as it would report.
-func guest(ts *testscript.TestScript, neg bool, args []string) {
+// writeGuest is the word guest: guest DIR writes the guest of papertest.Manifest, and DIR.report.json as it would
+// report.
+func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: guest DIR")
 	}

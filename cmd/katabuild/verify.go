@@ -84,10 +84,11 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 		if rebuild != "" {
 			return a.rebuild(c.Context(), rf, rebuild, dir, keepKernel)
 		}
-		v := &verdict.Verdict{Guest: m.Name, Manifest: d}
-		if v.Claims, err = attest.Files(m, dir); err != nil {
+		files, err := attest.Files(m, dir, nil)
+		if err != nil {
 			return err
 		}
+		var reported *attest.Reported
 		if (nonce != "" || len(extensions) > 0) && reportFile == "" {
 			return &usage.Error{Err: fmt.Errorf("--nonce and --extension go with --report")}
 		}
@@ -106,15 +107,13 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 			if err != nil {
 				return fmt.Errorf("%s: %w", reportFile, err)
 			}
-			v.Report = digest.Of(data)
 			attached, err := readExtensions(extensions)
 			if err != nil {
 				return err
 			}
-			v.Claims = append(v.Claims, attest.Report(m, r, attest.Boot{Nonce: n, Extensions: named(attached)})...)
+			reported = &attest.Reported{Report: r, Raw: data, Boot: attest.Boot{Nonce: n, Extensions: named(attached)}}
 		}
-		v.Judge(reportFile != "")
-		return a.printVerdict(v, asJSON)
+		return a.printVerdict(attest.Verdict(m, d, files, reported), asJSON)
 	}
 	return c
 }
@@ -154,13 +153,12 @@ func (a *app) rebuild(ctx context.Context, f recipeFlags, recipe, dir string, ke
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	claims, err := attest.Files(m, dir)
+	claims, err := attest.Files(m, dir, nil)
 	if err != nil {
 		return err
 	}
-	verdictOf := &verdict.Verdict{Guest: m.Name, Manifest: want,
-		Claims: append(claims, verdict.Claim{Name: "manifest", Want: string(want), Got: string(got), Met: want == got})}
-	verdictOf.Judge(false)
+	claims = append(claims, verdict.Claim{Name: "manifest", Want: string(want), Got: string(got), Met: want == got})
+	verdictOf := attest.Verdict(m, want, claims, nil)
 	if verdictOf.Result != verdict.Failed {
 		fmt.Fprintf(a.out, "%s: built again, and every byte is the same\n", m.Name)
 		return nil

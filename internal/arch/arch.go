@@ -30,6 +30,10 @@ type Arch struct {
 	// Linux 6.12: arch/x86/include/asm/setup.h, arch/arm64, powerpc and riscv/include/uapi/asm/setup.h; for s390 the
 	// default of CONFIG_COMMAND_LINE_SIZE, arch/s390/Kconfig.
 	CommandLine int
+	// BootForm is which of a kernel's two files machines take best, as runtime/guest names them: "vmlinux", the ELF, or
+	// "image", the architecture's own form. QEMU boots an ELF of x86_64 by its PVH entry, and those of ppc64le, s390x
+	// and riscv64; not one of aarch64.
+	BootForm string
 	// BootWords are what its kernels are told beside what all are told; internal/bootwords makes command lines of them.
 	BootWords string
 	// TCGWords are what they are told besides where TCG emulates the processor. ClockWord in them stands for the rate
@@ -78,7 +82,7 @@ func All() []Arch {
 	return []Arch{
 		{
 			Name: "x86_64", Go: "amd64", Debian: "amd64", Linux: "x86", CrossPrefix: "x86_64-linux-gnu-",
-			KernelTarget: "bzImage", KernelImage: "arch/x86/boot/bzImage",
+			KernelTarget: "bzImage", KernelImage: "arch/x86/boot/bzImage", BootForm: "vmlinux",
 			QEMU: "qemu-system-x86_64", QEMUPackage: "qemu-system-x86", Machine: "microvm", Console: "ttyS0",
 			OpenFlags: "generic", CommandLine: 2048, Builds: true,
 			BootWords: "reboot=t", // by triple fault, which every VMM sees; the other ways are tried for seconds
@@ -95,25 +99,25 @@ func All() []Arch {
 		},
 		{
 			Name: "aarch64", Go: "arm64", Debian: "arm64", Linux: "arm64", CrossPrefix: "aarch64-linux-gnu-",
-			KernelTarget: "Image", KernelImage: "arch/arm64/boot/Image",
+			KernelTarget: "Image", KernelImage: "arch/arm64/boot/Image", BootForm: "image",
 			QEMU: "qemu-system-aarch64", QEMUPackage: "qemu-system-arm", Machine: "virt", Console: "ttyAMA0",
 			OpenFlags: "arm64", CommandLine: 2048,
 		},
 		{
 			Name: "ppc64le", Go: "ppc64le", Debian: "ppc64el", Linux: "powerpc", CrossPrefix: "powerpc64le-linux-gnu-",
-			KernelTarget: "vmlinux", KernelImage: "vmlinux",
+			KernelTarget: "vmlinux", KernelImage: "vmlinux", BootForm: "vmlinux",
 			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0",
 			OpenFlags: "powerpc", CommandLine: 2048,
 		},
 		{
 			Name: "s390x", Go: "s390x", Debian: "s390x", Linux: "s390", CrossPrefix: "s390x-linux-gnu-",
-			KernelTarget: "bzImage", KernelImage: "arch/s390/boot/bzImage",
+			KernelTarget: "bzImage", KernelImage: "arch/s390/boot/bzImage", BootForm: "image",
 			QEMU: "qemu-system-s390x", QEMUPackage: "qemu-system-misc", Machine: "s390-ccw-virtio",
 			Console: "ttysclp0", OpenFlags: "generic, big-endian", CommandLine: 4096,
 		},
 		{
 			Name: "riscv64", Go: "riscv64", Debian: "riscv64", Linux: "riscv", CrossPrefix: "riscv64-linux-gnu-",
-			KernelTarget: "Image", KernelImage: "arch/riscv/boot/Image",
+			KernelTarget: "Image", KernelImage: "arch/riscv/boot/Image", BootForm: "image",
 			QEMU: "qemu-system-riscv64", QEMUPackage: "qemu-system-misc", Machine: "virt", Console: "ttyS0",
 			OpenFlags: "generic", CommandLine: 1024,
 			PlainWords: "numa=off", // as Kata's: QEMU describes no nodes

@@ -22,12 +22,36 @@ import (
 	"github.com/katabuild/katabuild/internal/verdict"
 )
 
-// Files checks every file of the guest in the folder dir. A file that cannot be read is an unmet claim; errors are for
-// what stops the check.
-func Files(m *manifest.Manifest, dir string) ([]verdict.Claim, error) {
+// Verdict is what comes of comparing a guest with its manifest, which has a digest: the claims of its files, as Files
+// makes them, and those of its report; nil is none. Nobody else writes verdicts of guests with a manifest.
+func Verdict(m *manifest.Manifest, d digest.Digest, files []verdict.Claim, r *Reported) *verdict.Verdict {
+	v := &verdict.Verdict{Guest: m.Name, Manifest: d, Claims: files}
+	if r != nil {
+		v.Report = digest.Of(r.Raw)
+		v.Claims = append(slices.Clone(files), Report(m, r.Report, r.Boot)...)
+	}
+	v.Judge(r != nil)
+	return v
+}
+
+// Reported is a guest's report, and what its host did.
+type Reported struct {
+	Report *report.Report
+	Raw    []byte // as the guest wrote it
+	Boot   Boot
+}
+
+// Files checks every file of the guest in the folder dir, but those that the caller has checked, which are named by
+// their paths in the manifest. A file that cannot be read is an unmet claim; errors are for what stops the check.
+func Files(m *manifest.Manifest, dir string, checked []string) ([]verdict.Claim, error) {
 	var claims []verdict.Claim
 	for _, f := range m.Files() {
 		c := verdict.Claim{Name: "file " + f.Path, Want: string(f.Digest)}
+		if slices.Contains(checked, f.Path) {
+			c.Got, c.Met = c.Want, true
+			claims = append(claims, c)
+			continue
+		}
 		got, size, err := digest.File(filepath.Join(dir, filepath.FromSlash(f.Path)))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

@@ -145,7 +145,7 @@ func TestFilesAreClaims(t *testing.T) {
 	if err := papertest.WriteGuest(dir); err != nil {
 		t.Fatal(err)
 	}
-	claims, err := Files(m, dir)
+	claims, err := Files(m, dir, nil)
 	if err != nil || unmet(claims) != nil {
 		t.Fatal(unmet(claims), err)
 	}
@@ -155,7 +155,7 @@ func TestFilesAreClaims(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "initrd"), []byte("initrD"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	claims, err = Files(m, dir)
+	claims, err = Files(m, dir, nil)
 	if err != nil || !slices.Equal(unmet(claims), []string{"file config", "file initrd"}) {
 		t.Fatal(unmet(claims), err)
 	}

@@ -12,8 +12,8 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/arch"
-	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 )
 
@@ -79,9 +79,8 @@ type checker struct {
 	cfg      config.Config
 	loaded   *config.Loaded
 	err      error
-	guest    *manifest.Manifest // nil where it cannot be read, or there is none
-	plain    bool               // the guest has no manifest, and a kernel that can be read
-	arch     arch.Arch          // of the guest; else of the host
+	guest    *guest.Guest // nil where it cannot be read, or there is none
+	arch     arch.Arch    // of the guest; else of the host
 	accel    accel.Accel
 	systems  map[string]System // by architecture: the trial of KVM takes its time
 	findings []Finding

@@ -101,8 +101,8 @@ func fits(t *testing.T) *fake {
 	}
 }
 
-// guest writes the sample guest, and a configuration that names it.
-func guest(t *testing.T, more string) (*config.Loaded, string) {
+// guestDir writes the sample guest, and a configuration that names it.
+func guestDir(t *testing.T, more string) (*config.Loaded, string) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := papertest.WriteGuest(dir); err != nil {
@@ -126,7 +126,7 @@ func lines(r Result) string {
 }
 
 func TestAHostThatFitsLacksNothing(t *testing.T) {
-	l, dir := guest(t, "")
+	l, dir := guestDir(t, "")
 	r := Run(t.Context(), Options{Config: l, Host: fits(t)})
 	if !r.Pods || r.Acceleration != accel.KVM {
 		t.Errorf("%+v", r)
@@ -224,7 +224,7 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 			"\"/no/such\"\n", func(*fake) {}, "missing extension gpu:", "guest_extension_images", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, _ := guest(t, tc.more)
+			l, _ := guestDir(t, tc.more)
 			h := fits(t)
 			tc.spoil(h)
 			r := Run(t.Context(), Options{Config: l, Host: h})
@@ -266,7 +266,7 @@ func TestNothingStopsAtTheFirstProblem(t *testing.T) {
 }
 
 func TestEverySpoiltFileOfTheGuestIsNamed(t *testing.T) {
-	l, dir := guest(t, "")
+	l, dir := guestDir(t, "")
 	if err := os.WriteFile(filepath.Join(dir, "vmlinux"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +324,7 @@ func TestTheKernelsOwnWordsAreUnderstood(t *testing.T) {
 }
 
 func TestThisHostIsLookedAtWithoutHarm(t *testing.T) {
-	l, _ := guest(t, "")
+	l, _ := guestDir(t, "")
 	r := Run(t.Context(), Options{Config: l})
 	if len(r.Findings) < 12 {
 		t.Errorf("%d findings", len(r.Findings))

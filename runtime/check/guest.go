@@ -9,8 +9,8 @@ import (
 
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
@@ -89,7 +89,7 @@ func (c *checker) guestFiles(context.Context) {
 			"none is configured")
 		return
 	}
-	m, _, err := manifest.Read(dir, "")
+	g, err := c.cfg.QEMU.ReadGuest()
 	if err != nil {
 		wayOut := "build it anew; the folder is not what katabuild build left there"
 		if errors.Is(err, fs.ErrNotExist) {
@@ -98,12 +98,8 @@ func (c *checker) guestFiles(context.Context) {
 		c.say(Missing, name, wayOut, "%v", err)
 		return
 	}
-	c.guest = m
-	if a, err := arch.Parse(m.Arch); err != nil {
-		c.say(Missing, name, "build a guest for an architecture that this program knows", "%s: %v", dir, err)
-	} else {
-		c.arch = a
-	}
+	c.guest, c.arch = g, g.Arch
+	m := g.Manifest
 	var size int64
 	var wrong int
 	var files []string
@@ -131,14 +127,18 @@ func (c *checker) plainGuest() {
 		c.say(Missing, name, `set attestation in [runtime] to "warn" or "off", or "guest" to a folder that katabuild build made`,
 			`%s has no manifest to compare it with, and attestation is "enforce"`, q.Kernel)
 	}
-	k, err := sandbox.ReadKernel(q.Kernel)
+	g, err := q.ReadGuest()
 	if err != nil {
-		c.say(Missing, name, "name another kernel in [hypervisor.qemu]", "%v", err)
+		wayOut := "name another image or initrd in [hypervisor.qemu]"
+		if _, is := errors.AsType[*guest.KernelError](err); is {
+			wayOut = "name another kernel in [hypervisor.qemu]"
+		}
+		c.say(Missing, name, wayOut, "%v", err)
 		return
 	}
-	c.arch, c.plain = k.Arch, true
+	c.guest, c.arch = g, g.Arch
 	if host, err := arch.Parse(c.system().Accel.HostArch); err == nil && c.cfg.QEMU.SharedFS == config.SharedVirtioFS {
-		if err := sandbox.ServesFiles(host, k.Arch); err != nil {
+		if err := sandbox.ServesFiles(host, g.Arch); err != nil {
 			c.say(Missing, name, `set shared_fs = "virtio-9p" in [hypervisor.qemu]`, "%v", err)
 		}
 	}
@@ -148,16 +148,21 @@ func (c *checker) plainGuest() {
 		c.say(Missing, name, "name another image or initrd in [hypervisor.qemu]", "%v", err)
 		return
 	}
-	f := c.say(OK, name, "", "%s for %s, %s, and %s of %d MB, which nobody has described", k.Form, k.Arch.Name,
+	kernel, _, err := digest.File(q.Kernel)
+	if err != nil {
+		c.say(Missing, name, "name another kernel in [hypervisor.qemu]", "%v", err)
+		return
+	}
+	f := c.say(OK, name, "", "%s for %s, %s, and %s of %d MB, which nobody has described", g.Form, g.Arch.Name,
 		q.Kernel, disk, size/1e6)
-	f.Details = []string{fmt.Sprintf("%s %s", q.Kernel, k.Digest), fmt.Sprintf("%s %s", disk, sum)}
+	f.Details = []string{fmt.Sprintf("%s %s", q.Kernel, kernel), fmt.Sprintf("%s %s", disk, sum)}
 }
 
 func (c *checker) extensions(context.Context) {
 	for _, e := range c.cfg.QEMU.Extensions {
 		name := "extension " + e.Name
 		if e.Params == nil {
-			if _, err := sandbox.ReadExtension(e.Name + "=" + e.Path); err != nil {
+			if _, err := guest.ReadExtension(e.Name + "=" + e.Path); err != nil {
 				c.say(Missing, name, "build it, or take it out of guest_extension_images", "%v", err)
 				continue
 			}

@@ -16,7 +16,6 @@ import (
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
-	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
 // qemuVersion is the first line of qemu-system-x86_64 --version.
@@ -78,7 +77,7 @@ func (c *checker) walls(program string) {
 	if c.cfg.QEMU.SharedFS == config.Shared9P {
 		q.FileSystems = []qemu.FileSystem{{}}
 	}
-	w := sandbox.Walls(q)
+	w := qemu.Walls(q)
 	missing, err := c.host.Behind(w, program, "--version")
 	switch {
 	case err != nil:
@@ -132,18 +131,15 @@ func (c *checker) lacks(ctx context.Context, path string) []string {
 
 func hasWord(b []byte, w string) bool { return slices.Contains(strings.Fields(string(b)), w) }
 
-// machine is the configuration's, or the manifest's; empty where neither says.
+// machine is the configuration's, or the guest's; empty where neither says.
 func (c *checker) machine() qemu.Machine {
 	if c.cfg.QEMU.MachineType != "" {
 		return c.cfg.QEMU.MachineType
 	}
-	if machines := qemu.Machines(c.arch.Name); c.plain && len(machines) > 0 {
-		return machines[0]
-	}
 	if c.guest == nil {
 		return ""
 	}
-	m, err := qemu.ParseMachine(c.guest.Boot.Machine)
+	m, err := qemu.DefaultKind(c.arch, c.guest.Boot.Machine)
 	if err != nil {
 		return ""
 	}
@@ -211,16 +207,9 @@ func (c *checker) memfd(context.Context) {
 
 // memory compares what is free with one guest.
 func (c *checker) memory(context.Context) {
-	need := c.cfg.QEMU.DefaultMemoryMiB
-	if need == 0 && c.guest != nil {
-		need = c.guest.Boot.MemoryMiB
-	}
-	cpus := 0
-	if c.guest != nil {
-		cpus = c.cfg.QEMU.VCPUs(c.guest.Boot.CPUs, runtime.NumCPU())
-	}
-	if c.plain {
-		need, cpus = cmp.Or(need, config.PlainMemoryMiB), c.cfg.QEMU.VCPUs(config.PlainVCPUs, runtime.NumCPU())
+	need, cpus := c.cfg.QEMU.DefaultMemoryMiB, 0
+	if g := c.guest; g != nil {
+		need, cpus = cmp.Or(need, g.Boot.MemoryMiB), c.cfg.QEMU.VCPUs(g.Boot.CPUs, runtime.NumCPU())
 	}
 	b, err := c.host.Read("/proc/meminfo")
 	free, ok := meminfo(b, "MemAvailable")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/dmverity"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
@@ -165,14 +166,23 @@ func Default() Config {
 	}
 }
 
-// The defaults for a guest without a manifest, Kata's.
-const (
-	PlainVCPUs     = 1
-	PlainMemoryMiB = 2048
-)
+// ReadGuest reads the guest that is configured: a folder with a manifest, or plain files.
+func (q *QEMU) ReadGuest() (*guest.Guest, error) {
+	if q.Kernel == "" {
+		return guest.ReadFolder(q.Guest, "", "")
+	}
+	p := guest.Plain{Kernel: q.Kernel, Initrd: q.Initrd, Image: q.Image, FileSystem: q.RootfsType}
+	if q.KernelVerityParams != "" {
+		v, err := dmverity.ParseParams(q.KernelVerityParams)
+		if err != nil {
+			return nil, fmt.Errorf("kernel_verity_params: %w", err)
+		}
+		p.Verity = &v
+	}
+	return p.Read()
+}
 
-// VCPUs is the number of virtual CPUs for a guest whose manifest says manifest, or PlainVCPUs where it has none, on a
-// host with host CPUs, and at least 1. A fraction is rounded up; more than the host has is cut to what it has.
+// VCPUs is the number of virtual CPUs for a guest that itself wants some (guest.Guest.Boot), on a host with host CPUs, and at least 1. A fraction is rounded up; more than the host has is cut to what it has.
 func (q *QEMU) VCPUs(manifest, host int) int {
 	n := q.DefaultVCPUs
 	switch {

@@ -21,6 +21,7 @@ import (
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/golden"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/sandbox"
@@ -308,7 +309,7 @@ func TestAGuestWithoutAManifest(t *testing.T) {
 		c.RootfsType != "ext4" {
 		t.Errorf("%+v", c)
 	}
-	if c := read(t, q+"kernel = '/k'\nimage = '/i'\n[factory]\n", nil).Config.QEMU; c.VCPUs(PlainVCPUs, 4) != 1 ||
+	if c := read(t, q+"kernel = '/k'\nimage = '/i'\n[factory]\n", nil).Config.QEMU; c.VCPUs(guest.PlainCPUs, 4) != 1 ||
 		c.DefaultMemoryMiB != 0 {
 		t.Errorf("%+v", c)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
@@ -88,7 +89,7 @@ var keys = []key{
 		section: sectionQEMU, name: "rootfs_type",
 		doc:   "File system of the image's root: \"ext4\", \"erofs\" or \"xfs\".",
 		field: func(c *Config) any { return &c.QEMU.RootfsType },
-		check: func(c *Config) error { return oneOf(c.QEMU.RootfsType, "ext4", "erofs", "xfs") },
+		check: func(c *Config) error { return oneOf(c.QEMU.RootfsType, guest.FileSystems()...) },
 	},
 	{
 		section: sectionQEMU, name: "kernel_verity_params",

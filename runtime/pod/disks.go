@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +34,7 @@ type diskKey struct {
 // pluggedDisk is a disk with how often it is in use.
 type pluggedDisk struct {
 	key  diskKey
-	disk *sandbox.PluggedDisk
+	disk *machine.Plugged
 	uses int // guarded by disks.mu
 }
 
@@ -54,7 +54,7 @@ func keyOf(file string, readOnly bool) (diskKey, error) {
 }
 
 // plug gives the guest a disk for a container, or another use of one it has.
-func (p *Pod) plug(ctx context.Context, have *container, want sandbox.Disk) (*sandbox.PluggedDisk, error) {
+func (p *Pod) plug(ctx context.Context, have *container, want machine.Disk) (*machine.Plugged, error) {
 	key, err := keyOf(want.Path, want.ReadOnly)
 	if err != nil {
 		return nil, err
@@ -172,7 +172,7 @@ func (p *Pod) disk(ctx context.Context, have *container, g *inGuest, d *specs.Li
 			return err
 		}
 	}
-	plugged, err := p.plug(ctx, have, sandbox.Disk{Path: file, ReadOnly: readOnly})
+	plugged, err := p.plug(ctx, have, machine.Disk{Path: file, ReadOnly: readOnly})
 	if err != nil {
 		return err
 	}

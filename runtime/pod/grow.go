@@ -9,6 +9,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/network"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -18,20 +19,20 @@ import (
 // growth is what decides how large the machine has to be.
 type growth struct {
 	mu    sync.Mutex      // held while the machine grows; guards what follows
-	base  sandbox.Size    // for the guest itself
+	base  machine.Size    // for the guest itself
 	said  Size            // what the pod was said to need when it started
 	sizes map[string]Size // of its containers
 }
 
 // wanted is the size that all containers fit in. g.mu is held.
-func (g *growth) wanted() sandbox.Size {
+func (g *growth) wanted() machine.Size {
 	var sum Size
 	for _, s := range g.sizes {
 		sum.MilliCPUs += s.MilliCPUs
 		sum.MemoryMiB += s.MemoryMiB
 	}
 	cpus := max(sum.MilliCPUs, g.said.MilliCPUs)
-	return sandbox.Size{CPUs: g.base.CPUs + int((cpus+999)/1000), MemoryMiB: g.base.MemoryMiB + max(sum.MemoryMiB,
+	return machine.Size{CPUs: g.base.CPUs + int((cpus+999)/1000), MemoryMiB: g.base.MemoryMiB + max(sum.MemoryMiB,
 		g.said.MemoryMiB)}
 }
 
@@ -41,7 +42,7 @@ func (p *Pod) maySize(cfg *sandbox.Config) {
 	if p.cfg.Runtime.StaticSandboxResourceMgmt {
 		return
 	}
-	cfg.Max = sandbox.Size{CPUs: runtime.NumCPU(), MemoryMiB: hostMemoryMiB()}
+	cfg.Max = machine.Size{CPUs: runtime.NumCPU(), MemoryMiB: hostMemoryMiB()}
 	if n := q.DefaultMaxVCPUs; n > 0 {
 		cfg.Max.CPUs = min(n, cfg.Max.CPUs)
 	}
@@ -80,7 +81,7 @@ func (p *Pod) resize(ctx context.Context, id string, s Size) error {
 		return nil
 	}
 	now, err := p.vm.Grow(ctx, want)
-	if errors.Is(err, sandbox.ErrNoGrowth) {
+	if errors.Is(err, machine.ErrNoGrowth) {
 		p.log.Info("the machine stays as it is", "container", id, "err", err)
 		err = nil
 	}
@@ -125,7 +126,7 @@ func (p *Pod) watchNetwork(ctx context.Context) {
 	err := p.net.Watch(ctx, func(e *network.Endpoint) error {
 		ctx, cancel := context.WithTimeout(ctx, requestTime)
 		defer cancel()
-		path, err := p.vm.PlugNIC(ctx, sandbox.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
+		path, err := p.vm.PlugNIC(ctx, machine.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 	"strconv"
 
 	"github.com/katabuild/katabuild/internal/gpt"
-	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/machine"
 )
 
 // A pack is one disk that has all lower layers of an image, for a guest without a place for each: every partition is a
@@ -98,7 +98,7 @@ func pack(dir string, layers []string) (string, error) {
 }
 
 // packParts are the parts of the pack whose first one is file.
-func packParts(file string) ([]sandbox.Part, error) {
+func packParts(file string) ([]machine.Part, error) {
 	names := []string{packFile}
 	dir := filepath.Dir(file)
 	for i := 1; i <= gpt.Entries; i++ {
@@ -108,14 +108,14 @@ func packParts(file string) ([]sandbox.Part, error) {
 		}
 		names = append(names, name)
 	}
-	var out []sandbox.Part
+	var out []machine.Part
 	for _, n := range append(names, "tail") {
 		path := filepath.Join(dir, n)
 		st, err := os.Stat(path)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, sandbox.Part{Path: path, Size: st.Size()})
+		out = append(out, machine.Part{Path: path, Size: st.Size()})
 	}
 	return out, nil
 }

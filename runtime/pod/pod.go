@@ -9,8 +9,8 @@
 package pod
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -27,15 +27,13 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
-	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/verdict"
-	"github.com/katabuild/katabuild/runtime/attest"
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/config"
-	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/hypervisor"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/network"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
@@ -52,9 +50,10 @@ const (
 
 // Options are how to start a pod.
 type Options struct {
-	ID     string
-	Config *config.Config
-	Dirs   Dirs
+	ID         string
+	Config     *config.Config
+	Hypervisor machine.Hypervisor // nil is hypervisor.Default
+	Dirs       Dirs
 	// Netns is the path of the pod's network namespace. Empty is a new one, with nothing in it but what comes later.
 	Netns string
 	// Hooks is called once there is a network namespace, and before the guest looks at it, with the number of a thread
@@ -150,6 +149,9 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if err := CheckID(o.ID); err != nil {
 		return nil, err
 	}
+	if o.Hypervisor == nil {
+		o.Hypervisor = hypervisor.Default()
+	}
 	g, err := readGuest(o.Config)
 	if err != nil {
 		return nil, err
@@ -207,7 +209,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	}
 	p.agent = ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(p.intercept))
 	p.service, p.health = katapb.NewAgentServiceClient(p.agent), katapb.NewHealthClient(p.agent)
-	if err := p.attest(ctx, g, cfg); err != nil {
+	if err := p.attest(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.introduce(ctx, o); err != nil {
@@ -238,66 +240,27 @@ func (p *Pod) joinCgroup(parent string) error {
 	return p.note(func(r *Record) { r.Cgroup = append([]string{}, g.Dirs...) })
 }
 
-// guest is what is booted: a manifest with its folder, or plain files.
-type guest struct {
-	manifest *manifest.Manifest
-	digest   digest.Digest // of the manifest
-	dir      string
-	plain    *sandbox.Plain // nil where there is a manifest
-}
-
-func readGuest(c *config.Config) (guest, error) {
-	if c.QEMU.Kernel != "" {
-		return plainGuest(c)
+// readGuest is the guest of the configuration.
+func readGuest(c *config.Config) (*guest.Guest, error) {
+	if c.QEMU.Kernel == "" && c.QEMU.Guest == "" {
+		return nil, errors.New(
+			`no guest is configured: set "guest" in [hypervisor.qemu] of configuration.toml to the folder that ` +
+				`katabuild build made, or "kernel" and "image" or "initrd" to a guest without a manifest`)
 	}
-	dir := c.QEMU.Guest
-	if dir == "" {
-		return guest{}, errors.New(
-			`no guest is configured: set "guest" in [hypervisor.qemu] of configuration.toml to the folder that katabuild build made, or "kernel" and "image" or "initrd" to a guest without a manifest`)
+	if c.QEMU.Kernel != "" && c.Runtime.Attestation == config.Enforce {
+		return nil, ErrNothingToCompare
 	}
-	m, d, err := manifest.Read(dir, "")
-	if err != nil {
-		return guest{}, fmt.Errorf("the guest of the configuration: %w", err)
+	g, err := c.QEMU.ReadGuest()
+	if err != nil && c.QEMU.Kernel == "" {
+		return nil, fmt.Errorf("the guest of the configuration: %w", err)
 	}
-	return guest{manifest: m, digest: d, dir: dir}, nil
+	return g, err
 }
 
 // ErrNothingToCompare says that a guest without a manifest cannot be attested, and attestation is asked for.
 var ErrNothingToCompare = errors.New(
 	`attestation is "enforce", and a guest of kernel and image or initrd has no manifest to compare it with: ` +
 		`set "guest" to a folder that katabuild build made, or attestation to "warn" or "off"`)
-
-// plainGuest is the guest of kernel and image or initrd.
-func plainGuest(c *config.Config) (guest, error) {
-	if c.Runtime.Attestation == config.Enforce {
-		return guest{}, ErrNothingToCompare
-	}
-	q := &c.QEMU
-	p := &sandbox.Plain{Kernel: q.Kernel, Initrd: q.Initrd, Image: q.Image, FileSystem: q.RootfsType}
-	if q.KernelVerityParams != "" {
-		v, err := dmverity.ParseParams(q.KernelVerityParams)
-		if err != nil {
-			return guest{}, fmt.Errorf("kernel_verity_params: %w", err)
-		}
-		p.Verity = &v
-	}
-	return guest{plain: p}, nil
-}
-
-// cpus and memory are what the guest has when the configuration does not say.
-func (g guest) cpus() int {
-	if g.plain != nil {
-		return config.PlainVCPUs
-	}
-	return g.manifest.Boot.CPUs
-}
-
-func (g guest) memoryMiB() int {
-	if g.plain != nil {
-		return config.PlainMemoryMiB
-	}
-	return g.manifest.Boot.MemoryMiB
-}
 
 // serves asks an agent that does not say by itself that it is ready, Kata's.
 func serves(ctx context.Context, c net.Conn) error {
@@ -314,24 +277,22 @@ func serves(ctx context.Context, c net.Conn) error {
 }
 
 // sandboxConfig makes everything that the machine needs on the host, and says how to start it.
-func (p *Pod) sandboxConfig(ctx context.Context, o Options, g guest) (sandbox.Config, error) {
+func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (sandbox.Config, error) {
 	c := o.Config
 	cfg := sandbox.Config{
-		ID: p.id, Manifest: g.manifest, Dir: g.dir, Plain: g.plain, Machine: c.QEMU.MachineType, Words: c.Words(),
+		ID: p.id, Guest: g, Hypervisor: o.Hypervisor, Machine: string(c.QEMU.MachineType), Words: c.Words(),
 		Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
-		QEMU: c.QEMU.Path, RNG: true, RootPorts: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: filepath.Join(p.dir(),
+		Program: c.QEMU.Path, RNG: true, Places: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: filepath.Join(p.dir(),
 			vsockSocket),
-		CPUs:      c.QEMU.VCPUs(g.cpus(), runtime.NumCPU()),
-		MemoryMiB: c.QEMU.DefaultMemoryMiB,
+		Size: machine.Size{CPUs: c.QEMU.VCPUs(g.Boot.CPUs, runtime.NumCPU()),
+			MemoryMiB: cmp.Or(c.QEMU.DefaultMemoryMiB, g.Boot.MemoryMiB)},
+		Attest: c.Runtime.Attestation != config.Off,
 	}
-	if cfg.MemoryMiB == 0 {
-		cfg.MemoryMiB = g.memoryMiB()
-	}
-	if g.plain != nil {
+	if !g.Described() {
 		cfg.Serves = serves
 	}
-	p.growth.base, p.growth.said = sandbox.Size{CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB}, o.Size
-	o.Size.add(&cfg, runtime.NumCPU())
+	p.growth.base, p.growth.said = cfg.Size, o.Size
+	o.Size.add(&cfg.Size, runtime.NumCPU())
 	p.maySize(&cfg)
 	cfg.Words = append(cfg.Words, streamsWord)
 	if c.QEMU.EnableDebug {
@@ -347,15 +308,15 @@ func (p *Pod) sandboxConfig(ctx context.Context, o Options, g guest) (sandbox.Co
 	return cfg, p.startNetwork(ctx, o, &cfg)
 }
 
-func extensions(list []config.ExtensionDisk) ([]sandbox.Extension, error) {
-	var out []sandbox.Extension
+func extensions(list []config.ExtensionDisk) ([]guest.Extension, error) {
+	var out []guest.Extension
 	for _, e := range list {
 		if e.Params != nil {
-			out = append(out, sandbox.Extension{Extension: extension.Extension{Name: e.Name, Params: *e.Params},
+			out = append(out, guest.Extension{Extension: extension.Extension{Name: e.Name, Params: *e.Params},
 				Image: e.Path})
 			continue
 		}
-		x, err := sandbox.ReadExtension(e.Name + "=" + e.Path)
+		x, err := guest.ReadExtension(e.Name + "=" + e.Path)
 		if err != nil {
 			return nil, err
 		}
@@ -387,7 +348,7 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 			return err
 		}
 	}
-	f := qemu.FileSystem{Tag: share.Tag}
+	f := machine.Share{Tag: share.Tag}
 	if c.SharedFS == config.Shared9P {
 		f.Path = p.share.Dir()
 	} else {
@@ -402,12 +363,12 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 		if err != nil {
 			return err
 		}
-		f.VirtioFS = qemu.Socket(socket)
+		f.Socket = socket
 		if err := p.note(func(r *Record) { r.VirtioFSD = processOf(p.fs.PID()) }); err != nil {
 			return err
 		}
 	}
-	cfg.FileSystems = append(cfg.FileSystems, f)
+	cfg.Shares = append(cfg.Shares, f)
 	return p.bindForAll()
 }
 
@@ -542,50 +503,30 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 	}
 	p.net = n
 	for _, e := range n.Endpoints() {
-		cfg.NICs = append(cfg.NICs, sandbox.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
+		cfg.NICs = append(cfg.NICs, machine.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
 	}
 	return nil
 }
 
 // attest asks the guest what it is, and does what the configuration says when it is something else.
-func (p *Pod) attest(ctx context.Context, g guest, cfg sandbox.Config) error {
+func (p *Pod) attest(ctx context.Context) error {
 	if p.cfg.Runtime.Attestation == config.Off {
 		return nil
 	}
-	if g.plain != nil {
-		v := verdict.Nothing(filepath.Base(g.plain.Initrd + g.plain.Image)) // one of them is empty
-		p.log.Warn("attestation: nothing of the guest was checked, as it has no manifest", "guest", v.Guest, "files",
-			p.vm.Files())
-		return p.note(func(r *Record) { r.Verdict = v })
-	}
-	ctx, cancel := context.WithTimeout(ctx, reportTime)
-	defer cancel()
-	nonce := make([]byte, 32)
-	if _, err := rand.Read(nonce); err != nil {
-		return err
-	}
-	conn, err := p.vm.Dial(ctx, agentapi.Port)
+	a, err := p.vm.Attest(ctx, p.vm.Plan().Words)
 	if err != nil {
-		return fmt.Errorf("ask the guest what it is: %w", err)
+		return p.judge(err)
 	}
-	client := agentapi.NewClient(conn)
-	defer client.Close() //nolint:errcheck // only read from
-	r, raw, err := client.Report(ctx, nonce)
-	if err != nil {
-		return p.judge(fmt.Errorf("ask the guest what it is: %w", err))
-	}
-	host := attest.Boot{Nonce: nonce, Words: p.vm.Plan().Words}
-	for _, e := range cfg.Extensions {
-		host.Extensions = append(host.Extensions, e.Extension)
-	}
-	// The files were checked when they were handed to QEMU.
-	v := &verdict.Verdict{Guest: g.manifest.Name, Manifest: g.digest, Report: digest.Of(raw),
-		Claims: attest.Report(g.manifest, r, host)}
-	v.Judge(true)
+	v := a.Verdict
 	if err := p.note(func(r *Record) { r.Verdict = v }); err != nil {
 		return err
 	}
-	if v.Result == verdict.Attested {
+	switch v.Result {
+	case verdict.Unchecked:
+		p.log.Warn("attestation: nothing of the guest was checked, as it has no manifest", "guest", v.Guest, "files",
+			p.vm.Files())
+		return nil
+	case verdict.Attested:
 		p.log.Info("the guest is what its manifest says", "guest", v.Guest, "claims", len(v.Claims))
 		return nil
 	}

@@ -26,7 +26,8 @@ import (
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/config"
-	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -222,10 +223,10 @@ func TestAMachineHasRoomForWhatItsContainersMayUse(t *testing.T) {
 		cpus, mb int
 	}{{Size{}, 1, 256}, {Size{MilliCPUs: 1, MemoryMiB: 100}, 2, 356}, {Size{MilliCPUs: 2000}, 3, 256},
 		{Size{MilliCPUs: 64000}, 4, 256}} {
-		cfg := sandbox.Config{CPUs: 1, MemoryMiB: 256}
-		c.size.add(&cfg, 4)
-		if cfg.CPUs != c.cpus || cfg.MemoryMiB != c.mb {
-			t.Errorf("%+v: %d CPUs, %d MiB", c.size, cfg.CPUs, cfg.MemoryMiB)
+		m := machine.Size{CPUs: 1, MemoryMiB: 256}
+		c.size.add(&m, 4)
+		if m.CPUs != c.cpus || m.MemoryMiB != c.mb {
+			t.Errorf("%+v: %d CPUs, %d MiB", c.size, m.CPUs, m.MemoryMiB)
 		}
 	}
 	huge := int64(9223372036854771712) // what version 1 of control groups says for none
@@ -280,7 +281,16 @@ func TestSilenceEndsRequestsAndIsForgiven(t *testing.T) {
 
 func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 	c := config.Default()
-	c.QEMU.Kernel, c.QEMU.Image, c.QEMU.RootfsType = "/k", "/i", "erofs"
+	dir := t.TempDir()
+	image, kernel := make([]byte, 4096), make([]byte, 64)
+	copy(image[510:], "\x55\xaa")
+	copy(kernel[56:], "ARM\x64")
+	for name, b := range map[string][]byte{"k": kernel, "i": image} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.QEMU.Kernel, c.QEMU.Image, c.QEMU.RootfsType = dir+"/k", dir+"/i", "erofs"
 	c.QEMU.KernelVerityParams = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-," +
 		"data_blocks=3,data_block_size=4096,hash_block_size=4096"
 	if _, err := readGuest(&c); !errors.Is(err, ErrNothingToCompare) || !strings.Contains(err.Error(), `set "guest"`) {
@@ -300,9 +310,11 @@ func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p := g.plain; p.Kernel != "/k" || p.Image != "/i" || p.FileSystem != "erofs" || p.Verity.DataBlocks != 3 ||
-			g.cpus() != 1 || g.memoryMiB() != 2048 {
-			t.Errorf("%+v", g.plain)
+		if g.Kernel != dir+"/k" || g.Image != dir+"/i" || g.Described() || g.Boot.CPUs != 1 ||
+			g.Boot.MemoryMiB != 2048 ||
+			!strings.Contains(g.Boot.CommandLine, "rootfstype=erofs") ||
+			!strings.Contains(g.Boot.CommandLine, " 4096 4096 3 0 sha256 aaaa") {
+			t.Errorf("%+v", g)
 		}
 	}
 }
@@ -310,7 +322,7 @@ func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 func TestTheRecordOfAGuestWithoutAManifestHasItsFiles(t *testing.T) {
 	r := record()
 	r.Guest, r.Verdict, r.Files = "", verdict.Nothing("kata.img"),
-		[]sandbox.BootedFile{{Path: "/k", Digest: digest.Of([]byte("k"))}, {Path: "/i", Digest: digest.Of([]byte("i"))}}
+		[]guest.Booted{{Path: "/k", Digest: digest.Of([]byte("k"))}, {Path: "/i", Digest: digest.Of([]byte("i"))}}
 	b, err := paper.Encode(r)
 	if err != nil {
 		t.Fatal(err)

@@ -16,8 +16,8 @@ import (
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/cgroup"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/network"
-	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"golang.org/x/sys/unix"
 )
@@ -60,8 +60,8 @@ type Record struct {
 	Containers []string         `json:"containers"`
 	Verdict    *verdict.Verdict `json:"verdict"` // null where the guest was not asked
 	// Files are those that a guest without a manifest was booted from.
-	Files       []sandbox.BootedFile `json:"files,omitempty"`
-	Annotations map[string]string    `json:"annotations"`
+	Files       []guest.Booted    `json:"files,omitempty"`
+	Annotations map[string]string `json:"annotations"`
 }
 
 // HostProcess is a process that cannot be mistaken for another one which got its number later.

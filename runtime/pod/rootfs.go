@@ -14,7 +14,7 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/share"
 )
 
@@ -180,13 +180,13 @@ func (p *Pod) rootfs(ctx context.Context, c Container, have *container, g *inGue
 	if err == nil {
 		err = p.diskRoot(ctx, c, have, g, plan)
 	}
-	if errors.Is(err, sandbox.ErrNoPlug) {
+	if errors.Is(err, machine.ErrNoPlace) {
 		err = p.packedRoot(ctx, c, have, g, plan, err)
 	}
 	if err == nil {
 		return nil
 	}
-	switch unable := errors.Is(err, sandbox.ErrNoPlug); {
+	switch unable := errors.Is(err, machine.ErrNoPlace); {
 	case !unable && !errors.Is(err, errHostMounts):
 		return err
 	case p.share == nil && unable:
@@ -228,7 +228,7 @@ func (p *Pod) diskRoot(ctx context.Context, c Container, have *container, g *inG
 		if err != nil {
 			return err
 		}
-		disk := sandbox.Disk{Path: d.file, ReadOnly: d.readOnly}
+		disk := machine.Disk{Path: d.file, ReadOnly: d.readOnly}
 		if d.partition > 0 {
 			if disk.Parts, err = packParts(d.file); err != nil {
 				return err
@@ -236,7 +236,7 @@ func (p *Pod) diskRoot(ctx context.Context, c Container, have *container, g *inG
 		}
 		plugged, err := p.plug(ctx, have, disk)
 		if err != nil {
-			if errors.Is(err, sandbox.ErrNoPlug) { // the host will use them
+			if errors.Is(err, machine.ErrNoPlace) { // the host will use them
 				err = errors.Join(fmt.Errorf("disk %d of %d: %w", len(storages)+1, len(plan.disks), err),
 					p.unplug(ctx, have, begin))
 			}

@@ -3,8 +3,9 @@ package pod
 import (
 	"math"
 
-	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/katabuild/katabuild/runtime/machine"
 )
 
 // Size is what the containers of a pod may use together. The zero value is nothing said.
@@ -43,7 +44,7 @@ func mebibytes(bytes int64) int {
 }
 
 // add makes the machine larger by what the containers may use: the configuration's size is for the guest itself.
-func (s Size) add(cfg *sandbox.Config, hostCPUs int) {
-	cfg.MemoryMiB += s.MemoryMiB
-	cfg.CPUs = max(cfg.CPUs, min(cfg.CPUs+int((s.MilliCPUs+999)/1000), hostCPUs))
+func (s Size) add(m *machine.Size, hostCPUs int) {
+	m.MemoryMiB += s.MemoryMiB
+	m.CPUs = max(m.CPUs, min(m.CPUs+int((s.MilliCPUs+999)/1000), hostCPUs))
 }

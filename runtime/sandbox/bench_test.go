@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
@@ -18,10 +19,11 @@ import (
 //	go test ./runtime/sandbox -run xxx -bench Boot -benchtime 11x
 func BenchmarkBoot(b *testing.B) {
 	for _, machine := range []qemu.Machine{qemu.MicroVM, qemu.Q35} {
-		for _, form := range []KernelForm{Vmlinux, Image} {
+		for _, form := range []guest.KernelForm{guest.Vmlinux, guest.Image} {
 			b.Run(fmt.Sprintf("%s/%s", machine, form), func(b *testing.B) {
 				cfg := testConfig(b, "serve")
-				cfg.Machine, cfg.Kernel = machine, form
+				cfg.Machine = string(machine)
+				cfg.Guest = described(b, cfg.Guest.Manifest, cfg.Guest.Dir, form)
 				useInitrd(b, &cfg)
 				times := map[string][]time.Duration{}
 				for b.Loop() {
@@ -58,9 +60,9 @@ func useInitrd(t testing.TB, cfg *Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &cfg.Manifest.Initrd.File
+	f := &cfg.Guest.Manifest.Initrd.File
 	f.Digest, f.Size = digest.Of(data), int64(len(data))
-	if err := os.WriteFile(filepath.Join(cfg.Dir, f.Path), data, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(cfg.Guest.Dir, f.Path), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,9 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/child"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 )
 
 // cpioFile is one entry of a test's initrd.
@@ -115,7 +118,7 @@ func testConfig(t testing.TB, mode string) Config {
 			TCGCommandLine: "tsc_early_khz={tsc_khz}",
 		},
 	}
-	cfg := Config{Manifest: m, Dir: dir, Timeout: 30 * time.Second}
+	cfg := Config{Guest: described(t, m, dir, ""), Hypervisor: qemu.Hypervisor{}, Timeout: 30 * time.Second}
 	if mode != "serve" {
 		cfg.Words = []string{"guest.mode=" + mode}
 	}
@@ -151,10 +154,11 @@ func fail(t testing.TB, err error) {
 
 func TestBootOfEachMachineAndKernelForm(t *testing.T) {
 	for _, machine := range []qemu.Machine{qemu.MicroVM, qemu.Q35} {
-		for _, form := range []KernelForm{Vmlinux, Image} {
+		for _, form := range []guest.KernelForm{guest.Vmlinux, guest.Image} {
 			t.Run(fmt.Sprintf("%s %s", machine, form), func(t *testing.T) {
 				cfg := testConfig(t, "serve")
-				cfg.Machine, cfg.Kernel = machine, form
+				cfg.Machine = string(machine)
+				cfg.Guest = described(t, cfg.Guest.Manifest, cfg.Guest.Dir, form)
 				s := boot(t, cfg)
 				c, err := s.Dial(t.Context(), agentapi.Port)
 				if err != nil {
@@ -208,7 +212,7 @@ func TestStreams(t *testing.T) {
 	for _, machine := range []qemu.Machine{qemu.MicroVM, qemu.Q35} {
 		t.Run(string(machine), func(t *testing.T) {
 			cfg := testConfig(t, "serve")
-			cfg.Machine = machine
+			cfg.Machine = string(machine)
 			cfg.Hybrid = filepath.Join(t.TempDir(), "v")
 			s := boot(t, cfg)
 			want := blocks(streamBlocks)
@@ -404,11 +408,12 @@ func TestStagesThatFail(t *testing.T) {
 		says   string
 	}{
 		"QEMU is not installed": {"serve",
-			func(_ *testing.T, c *Config) { c.QEMU = "/nowhere/qemu-system-x86_64" }, VMM,
+			func(_ *testing.T, c *Config) { c.Program = "/nowhere/qemu-system-x86_64" }, VMM,
 			"Debian package qemu-system-x86"},
 		"QEMU does not know the machine": {"serve", func(_ *testing.T, c *Config) { c.Machine = "toaster" }, VMM,
 			"unsupported machine type"},
-		"the host has not that much memory": {"serve", func(_ *testing.T, c *Config) { c.MemoryMiB = 1 << 30 }, VMM,
+		"the host has not that much memory": {"serve",
+			func(_ *testing.T, c *Config) { c.Size.MemoryMiB = 1 << 30 }, VMM,
 			"allocate memory"},
 		"the kernel is not a kernel": {"serve", func(t *testing.T, c *Config) {
 			c.replaceVmlinux(t,
@@ -417,7 +422,7 @@ func TestStagesThatFail(t *testing.T) {
 		"init ends before it says a word": {"mute-exit", nil, Init, "Attempted to kill init"},
 		"init ends after it":              {"exit", nil, Agent, "Attempted to kill init"},
 		"init ends and the kernel stays": {"exit", func(_ *testing.T, c *Config) {
-			c.Manifest.Boot.CommandLine = strings.Replace(c.Manifest.Boot.CommandLine, "panic=-1", "panic=0", 1)
+			c.Guest.Boot.CommandLine = strings.Replace(c.Guest.Boot.CommandLine, "panic=-1", "panic=0", 1)
 		}, Agent, "Attempted to kill init"},
 		"the guest reboots":        {"poweroff", nil, Agent, "guest-reset"},
 		"init hangs":               {"hang", short, Agent, "not ready within"},
@@ -425,7 +430,7 @@ func TestStagesThatFail(t *testing.T) {
 		"the agent says else":      {"liar", short, Agent, "not ready within"},
 		"there is no vsock device": {"hang", func(t *testing.T, c *Config) {
 			short(t, c)
-			c.withoutVsock = true
+			c.Hypervisor = qemu.Hypervisor{NoVsock: true}
 		}, Transport, "not ready within"},
 		"there is no init": {"serve", func(t *testing.T, c *Config) {
 			c.Words = append(c.Words, "rdinit=/nowhere",
@@ -464,10 +469,10 @@ func short(_ *testing.T, c *Config) { c.Timeout = 4 * time.Second }
 
 // replaceVmlinux puts other bytes in the kernel's place, with the right digest.
 func (c *Config) replaceVmlinux(t *testing.T, b []byte) {
-	if err := os.WriteFile(filepath.Join(c.Dir, "vmlinux"), b, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.Guest.Dir, "vmlinux"), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.Manifest.Kernel.Vmlinux.Digest, c.Manifest.Kernel.Vmlinux.Size = digest.Of(b), int64(len(b))
+	c.Guest.Manifest.Kernel.Vmlinux.Digest, c.Guest.Manifest.Kernel.Vmlinux.Size = digest.Of(b), int64(len(b))
 }
 
 func TestCancelledStartLeavesNothing(t *testing.T) {
@@ -528,7 +533,7 @@ func TestChangedFilesAreRefused(t *testing.T) {
 	for _, name := range []string{"vmlinux", "initrd.cpio"} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t, "serve")
-			path := filepath.Join(cfg.Dir, name)
+			path := filepath.Join(cfg.Guest.Dir, name)
 			b, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
@@ -539,7 +544,6 @@ func TestChangedFilesAreRefused(t *testing.T) {
 			}
 			for what, err := range map[string]error{
 				"start": func() error { _, err := Start(t.Context(), cfg); return err }(),
-				"check": CheckFiles(cfg.Manifest, cfg.Dir),
 			} {
 				var m *digest.Mismatch
 				if !errors.As(err, &m) || m.Name != path || m.Got != digest.Of(b) || m.Want == m.Got {
@@ -563,7 +567,7 @@ func TestQEMUHasNothingOfRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := testConfig(t, "serve")
-	cfg.Machine, cfg.RootPorts = qemu.Q35, 1
+	cfg.Machine, cfg.Places = "q35", 1
 	s := boot(t, cfg)
 	proc := fmt.Sprintf("/proc/%d/", s.PID())
 	b, err := os.ReadFile(proc + "status")
@@ -616,17 +620,38 @@ func TestQEMUHasNothingOfRoots(t *testing.T) {
 		}
 		return n
 	}
-	d, err := s.PlugDisk(t.Context(), Disk{Path: secret, ReadOnly: true})
-	if err != nil {
+	if _, err := s.PlugDisk(t.Context(), machine.Disk{Path: secret, ReadOnly: true}); err != nil {
 		t.Fatal(err)
 	}
 	if opened() == 0 {
 		t.Error("QEMU does not have the disk open")
 	}
-	if _, err := s.PlugDisk(t.Context(), Disk{Path: secret}); !errors.Is(err, ErrNoPlug) {
+	if _, err := s.PlugDisk(t.Context(), machine.Disk{Path: secret}); !errors.Is(err, machine.ErrNoPlace) {
 		t.Errorf("a second disk in one place: %v", err)
 	}
-	if err := s.takeBack(t.Context(), d); err != nil {
+	if err := takeBack(t, s); err != nil {
 		t.Error(err)
 	}
+}
+
+// takeBack has QEMU close the files of the disks that were plugged in, as if they had been unplugged.
+func takeBack(t *testing.T, s *Sandbox) error {
+	t.Helper()
+	vm := s.vm.(*qemu.VM)
+	answer, err := vm.Query(t.Context(), "query-fdsets", nil)
+	if err != nil {
+		return err
+	}
+	var sets []struct {
+		ID int `json:"fdset-id"`
+	}
+	if err := json.Unmarshal(answer, &sets); err != nil {
+		return err
+	}
+	for _, set := range sets {
+		if _, err := vm.Query(t.Context(), "remove-fd", map[string]any{"fdset-id": set.ID}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -15,9 +15,10 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 )
 
 // defaultGuest starts the guest that containers run in, on a q35 with a shell on its debug console.
@@ -26,11 +27,11 @@ func defaultGuest(t *testing.T, change func(*Config)) *Sandbox {
 	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File("KATABUILD_TEST_GUEST"),
 		testenv.Tool("qemu-system-x86_64"))
 	dir := os.Getenv("KATABUILD_TEST_GUEST")
-	m, _, err := manifest.Read(dir, "")
+	g, err := guest.ReadFolder(dir, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Manifest: m, Dir: dir, Machine: qemu.Q35, Words: []string{"agent.debug_console",
+	cfg := Config{Guest: g, Hypervisor: qemu.Hypervisor{}, Machine: "q35", Words: []string{"agent.debug_console",
 		"agent.debug_console_vport=1026"}}
 	change(&cfg)
 	s, err := Start(t.Context(), cfg)
@@ -88,7 +89,7 @@ func agentOf(t *testing.T, s *Sandbox) katapb.AgentServiceService {
 }
 
 func TestTheMemoryOfAMachineGrows(t *testing.T) {
-	s := defaultGuest(t, func(c *Config) { c.Max, c.MemorySlots = Size{CPUs: 3, MemoryMiB: 1000}, 2 })
+	s := defaultGuest(t, func(c *Config) { c.Max, c.MemorySlots = machine.Size{CPUs: 3, MemoryMiB: 1000}, 2 })
 	agent := agentOf(t, s)
 	started := s.Size()
 	for _, x := range []struct {
@@ -100,8 +101,8 @@ func TestTheMemoryOfAMachineGrows(t *testing.T) {
 		{2000, 256 + 384, "2000 MiB of memory are wanted, and the machine can have 896"},
 		{980, 256 + 384, "all 2 slots are taken"},
 	} {
-		have := Size{started.CPUs, started.MemoryMiB + x.more}
-		now, err := s.Grow(t.Context(), Size{1, x.want})
+		have := machine.Size{CPUs: started.CPUs, MemoryMiB: started.MemoryMiB + x.more}
+		now, err := s.Grow(t.Context(), machine.Size{CPUs: 1, MemoryMiB: x.want})
 		if now != have || (err == nil) != (x.err == "") || err != nil && !strings.Contains(err.Error(), x.err) {
 			t.Fatalf("want %d: have %v, %v; want %v, %s", x.want, now, err, have, x.err)
 		}
@@ -122,16 +123,16 @@ func TestTheMemoryOfAMachineGrows(t *testing.T) {
 
 // Under TCG the guest does not take them: this is QEMU's side.
 func TestProcessorsArePluggedIn(t *testing.T) {
-	s := defaultGuest(t, func(c *Config) { c.Max.CPUs, c.cpusUnderTCG = 3, true })
+	s := defaultGuest(t, func(c *Config) { c.Max.CPUs, c.Hypervisor = 3, qemu.Hypervisor{CPUsUnderTCG: true} })
 	for _, x := range []struct {
 		want, have int
 		err        string
 	}{{2, 2, ""}, {5, 3, "5 processors are wanted, and the machine can have 3"}} {
-		now, err := s.Grow(t.Context(), Size{CPUs: x.want})
+		now, err := s.Grow(t.Context(), machine.Size{CPUs: x.want})
 		if now.CPUs != x.have || (err == nil) != (x.err == "") || err != nil && !strings.Contains(err.Error(), x.err) {
 			t.Errorf("want %d: have %v, %v", x.want, now, err)
 		}
-		answer, err := s.command(t.Context(), "query-cpus-fast", nil, nil)
+		answer, err := s.vm.(*qemu.VM).Query(t.Context(), "query-cpus-fast", nil)
 		var list []any
 		if err := errors.Join(err, json.Unmarshal(answer, &list)); err != nil || len(list) != x.have {
 			t.Errorf("QEMU has %d processors, want %d: %v", len(list), x.have, err)
@@ -142,15 +143,15 @@ func TestProcessorsArePluggedIn(t *testing.T) {
 func TestAMachineWithoutRoomStaysAsItIs(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"microvm": func(c *Config) {
-			c.Machine, c.Max, c.MemorySlots = qemu.MicroVM, Size{CPUs: 2, MemoryMiB: 1024},
+			c.Machine, c.Max, c.MemorySlots = "microvm", machine.Size{CPUs: 2, MemoryMiB: 1024},
 				2
 		},
 		"q35": func(*Config) {},
 	} {
 		s := defaultGuest(t, change)
 		before := s.Size()
-		now, err := s.Grow(t.Context(), Size{before.CPUs + 1, before.MemoryMiB + 1})
-		if !errors.Is(err, ErrNoGrowth) || now != before {
+		now, err := s.Grow(t.Context(), machine.Size{CPUs: before.CPUs + 1, MemoryMiB: before.MemoryMiB + 1})
+		if !errors.Is(err, machine.ErrNoGrowth) || now != before {
 			t.Errorf("%s: %v, %v", name, now, err)
 		}
 	}

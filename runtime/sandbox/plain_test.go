@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"debug/elf"
 	"encoding/binary"
@@ -17,15 +16,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
 
@@ -66,108 +65,24 @@ func elfFile(m elf.Machine, order binary.ByteOrder, notes string) []byte {
 	return b.Bytes()
 }
 
-const pvhNote = "\x04\x00\x00\x00\x04\x00\x00\x00\x12\x00\x00\x00Xen\x00abcd"
-
-func gzipped(b []byte) []byte {
-	var out bytes.Buffer
-	w := gzip.NewWriter(&out)
-	w.Write(b)
-	w.Close()
-	return append(out.Bytes(), "size"...)
-}
-
-func zboot(packer string, payload []byte) []byte {
-	b := at(64, map[int]string{0: "MZ", 4: "zimg", 24: packer})
-	binary.LittleEndian.PutUint32(b[8:], 64)
-	binary.LittleEndian.PutUint32(b[12:], uint32(len(payload)))
-	return append(b, payload...)
-}
-
-func zstandard(b []byte) []byte {
-	w, err := zstd.NewWriter(nil)
-	if err != nil {
-		panic(err)
-	}
-	return append(w.EncodeAll(b, nil), "size"...)
-}
-
 var (
 	arm64Kernel = at(64, map[int]string{0: "MZ", 56: "ARM\x64"})
 	riscvKernel = at(64, map[int]string{0: "MZ", 56: "RSC\x05"})
 	s390Kernel  = at(0x10010, map[int]string{0x10008: "S390EP"})
 )
 
-func TestAKernelSaysWhatItIs(t *testing.T) {
-	for name, tc := range map[string]struct {
-		file       []byte
-		arch, form string
-		fails      string
-	}{
-		"a bzImage":                    {bzImage(0x20f, 1), "x86_64", "bzImage", ""},
-		"a bzImage for 32 bits":        {bzImage(0x20f, 0), "", "", "32-bit"},
-		"a bzImage of an old protocol": {bzImage(0x20a, 1), "", "", "32-bit"},
-		"an ELF with a PVH note": {elfFile(elf.EM_X86_64, binary.LittleEndian, pvhNote), "x86_64",
-			"vmlinux with a PVH entry", ""},
-		"an ELF with another note before it": {elfFile(elf.EM_X86_64, binary.LittleEndian,
-			"\x04\x00\x00\x00\x01\x00\x00\x00\x03\x00\x00\x00GNU\x00a\x00\x00\x00"+pvhNote), "x86_64",
-			"vmlinux with a PVH entry", ""},
-		"an ELF without": {elfFile(elf.EM_X86_64, binary.LittleEndian,
-			"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), "", "", "CONFIG_PVH"},
-		"an ELF of ppc64le": {elfFile(elf.EM_PPC64, binary.LittleEndian, ""), "ppc64le", "vmlinux", ""},
-		"an ELF of big-endian ppc64": {elfFile(elf.EM_PPC64, binary.BigEndian, ""), "", "",
-			"none of the architectures"},
-		"an ELF of s390x":   {elfFile(elf.EM_S390, binary.BigEndian, ""), "s390x", "vmlinux", ""},
-		"an ELF of riscv64": {elfFile(elf.EM_RISCV, binary.LittleEndian, ""), "riscv64", "vmlinux", ""},
-		"an ELF of aarch64": {elfFile(elf.EM_AARCH64, binary.LittleEndian, ""), "", "",
-			"arch/arm64/boot/Image"},
-		"an ELF of a vax": {elfFile(elf.EM_VAX, binary.LittleEndian, ""), "", "",
-			"none of the architectures"},
-		"an Image of arm64":       {arm64Kernel, "aarch64", "arm64 Image", ""},
-		"an Image of riscv":       {riscvKernel, "riscv64", "riscv Image", ""},
-		"an image of s390":        {s390Kernel, "s390x", "s390 image", ""},
-		"an Image that is packed": {gzipped(arm64Kernel), "aarch64", "arm64 Image, unpacked from gzip", ""},
-		"an EFI image with gzip": {zboot("gzip", gzipped(arm64Kernel)), "aarch64",
-			"arm64 Image, unpacked from an EFI zboot image", ""},
-		"an EFI image with zstd": {zboot("zstd22", zstandard(riscvKernel)), "riscv64",
-			"riscv Image, unpacked from an EFI zboot image", ""},
-		"an EFI image with lzo":     {zboot("lzo", nil), "", "", `packed by "lzo"`},
-		"an EFI image that is cut":  {zboot("gzip", gzipped(arm64Kernel))[:80], "", "", "bytes at 64 of 80"},
-		"a packed file that is cut": {gzipped(arm64Kernel)[:20], "", "", "unpack gzip"},
-		"packed twice":              {gzipped(gzipped(gzipped(arm64Kernel))), "", "", "not a kernel"},
-		"an empty file":             {nil, "", "", "not a kernel"},
-		"a text":                    {[]byte("#!/bin/sh\n"), "", "", "not a kernel"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			k, err := parseKernel(bytes.NewReader(tc.file))
-			switch {
-			case tc.fails != "":
-				if err == nil || !strings.Contains(err.Error(), tc.fails) {
-					t.Errorf("%+v, %v, want %q", k, err, tc.fails)
-				}
-			case err != nil:
-				t.Error(err)
-			case k.Arch.Name != tc.arch || k.Form != tc.form:
-				t.Errorf("%s for %s, want %s for %s", k.Form, k.Arch.Name, tc.form, tc.arch)
-			}
-		})
+// readPlain reads a guest of plain files.
+func readPlain(t *testing.T, p guest.Plain) *guest.Guest {
+	t.Helper()
+	g, err := p.Read()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return g
 }
 
-func FuzzParseKernel(f *testing.F) {
-	for _, b := range [][]byte{
-		bzImage(0x20f, 1), elfFile(elf.EM_X86_64, binary.LittleEndian, pvhNote), arm64Kernel, riscvKernel,
-		gzipped(arm64Kernel), zboot("zstd", zstandard(riscvKernel)),
-		zboot("gzip", gzipped(arm64Kernel)),
-	} {
-		f.Add(b)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if k, err := parseKernel(bytes.NewReader(b)); err == nil &&
-			(k.Arch.Name == "" || packed(b) != (k.unpacked != nil)) {
-			t.Errorf("%+v", k)
-		}
-	})
-}
+// argvOf is what QEMU's command line is made of.
+func argvOf(p *Plan) qemu.Config { return p.Machine.(*qemu.Plan).Config }
 
 // plainFiles writes a kernel, an initrd, and disks with and without a partition table.
 func plainFiles(t *testing.T, kernel []byte) (dir string) {
@@ -191,50 +106,51 @@ func TestPlanOfPlainFiles(t *testing.T) {
 	verity := &dmverity.Params{RootHash: "abc", Salt: "def", DataBlocks: 100, DataBlockSize: 4096, HashBlockSize: 4096}
 	for name, tc := range map[string]struct {
 		kernel  []byte
-		plain   Plain // names in the folder
+		plain   guest.Plain // names in the folder
 		change  func(*Config)
 		machine qemu.Machine
 		binary  string
 		line    string
 		fails   string
 	}{
-		"an initrd": {bzImage(0x20f, 1), Plain{Initrd: "initrd"}, nil, qemu.Q35, "qemu-system-x86_64",
+		"an initrd": {bzImage(0x20f, 1), guest.Plain{Initrd: "initrd"}, nil, qemu.Q35, "qemu-system-x86_64",
 			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all tsc_early_khz=2600000 " +
 				"tsc=reliable no_timer_check", ""},
-		"an image with partitions": {bzImage(0x20f, 1), Plain{Image: "parts.img"},
+		"an image with partitions": {bzImage(0x20f, 1), guest.Plain{Image: "parts.img"},
 			func(c *Config) { c.Words = []string{"agent.log=debug"} }, qemu.Q35, "qemu-system-x86_64",
 			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all root=/dev/vda1 " +
 				"rootflags=data=ordered,errors=remount-ro ro rootfstype=ext4" + kataImageWords +
 				" tsc_early_khz=2600000 tsc=reliable no_timer_check agent.log=debug", ""},
-		"an image without": {arm64Kernel, Plain{Image: "bare.img", FileSystem: "erofs"}, nil, qemu.Virt,
+		"an image without": {arm64Kernel, guest.Plain{Image: "bare.img", FileSystem: "erofs"}, nil, qemu.Virt,
 			"qemu-system-aarch64",
 			"console=ttyAMA0 quiet panic=-1 net.ifnames=0 cgroup_no_v1=all root=/dev/vda ro rootfstype=erofs" +
 				kataImageWords, ""},
-		"an image behind dm-verity": {s390Kernel, Plain{Image: "parts.img", FileSystem: "xfs", Verity: verity}, nil,
-			qemu.S390CCW, "qemu-system-s390x",
+		"an image behind dm-verity": {s390Kernel, guest.Plain{Image: "parts.img", FileSystem: "xfs", Verity: verity},
+			nil, qemu.S390CCW, "qemu-system-s390x",
 			`console=ttysclp0 quiet panic=-1 net.ifnames=0 cgroup_no_v1=all dm-mod.create="dm-verity,,,ro,0 800 verity 1 /dev/vda1 /dev/vda2 4096 4096 100 0 sha256 abc def" root=/dev/dm-0 ro rootfstype=xfs` + kataImageWords, ""},
-		"a kernel for riscv": {riscvKernel, Plain{Initrd: "initrd"}, nil, qemu.Virt, "qemu-system-riscv64",
+		"a kernel for riscv": {riscvKernel, guest.Plain{Initrd: "initrd"}, nil, qemu.Virt, "qemu-system-riscv64",
 			"console=ttyS0 quiet panic=-1 numa=off net.ifnames=0 cgroup_no_v1=all", ""},
-		"another machine": {bzImage(0x20f, 1), Plain{Initrd: "initrd"}, func(c *Config) { c.Machine = qemu.MicroVM },
+		"another machine": {bzImage(0x20f, 1), guest.Plain{Initrd: "initrd"},
+			func(c *Config) { c.Machine = string(qemu.MicroVM) },
 			qemu.MicroVM, "qemu-system-x86_64",
 			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all tsc_early_khz=2600000 " +
 				"tsc=reliable no_timer_check", ""},
-		"a machine of another architecture": {arm64Kernel, Plain{Initrd: "initrd"},
-			func(c *Config) { c.Machine = qemu.Q35 }, "", "", "",
+		"a machine of another architecture": {arm64Kernel, guest.Plain{Initrd: "initrd"},
+			func(c *Config) { c.Machine = string(qemu.Q35) }, "", "", "",
 			"is for aarch64, which has no machine q35 (but virt)"},
-		"both initrd and image": {arm64Kernel, Plain{Initrd: "initrd", Image: "bare.img"}, nil, "", "", "",
+		"both initrd and image": {arm64Kernel, guest.Plain{Initrd: "initrd", Image: "bare.img"}, nil, "", "", "",
 			"one of initrd and image"},
-		"neither": {arm64Kernel, Plain{}, nil, "", "", "", "one of initrd and image"},
-		"another file system": {arm64Kernel, Plain{Image: "bare.img", FileSystem: "ntfs"}, nil, "", "", "",
+		"neither": {arm64Kernel, guest.Plain{}, nil, "", "", "", "one of initrd and image"},
+		"another file system": {arm64Kernel, guest.Plain{Image: "bare.img", FileSystem: "ntfs"}, nil, "", "", "",
 			"known: ext4, erofs, xfs"},
-		"dm-verity of an initrd": {arm64Kernel, Plain{Initrd: "initrd", Verity: verity}, nil, "", "", "",
+		"dm-verity of an initrd": {arm64Kernel, guest.Plain{Initrd: "initrd", Verity: verity}, nil, "", "", "",
 			"initrd is not checked by dm-verity"},
-		"dm-verity without partitions": {arm64Kernel, Plain{Image: "bare.img", Verity: verity}, nil, "", "", "",
+		"dm-verity without partitions": {arm64Kernel, guest.Plain{Image: "bare.img", Verity: verity}, nil, "", "", "",
 			"no partition table"},
-		"an image that is too small": {arm64Kernel, Plain{Image: "tiny.img"}, nil, "", "", "", "first sector of"},
-		"an image that is not there": {arm64Kernel, Plain{Image: "none.img"}, nil, "", "", "", "no such file"},
-		"a folder":                   {arm64Kernel, Plain{Initrd: "."}, nil, "", "", "", "not a regular file"},
-		"a kernel that is none":      {[]byte("x"), Plain{Initrd: "initrd"}, nil, "", "", "", "not a kernel"},
+		"an image that is too small": {arm64Kernel, guest.Plain{Image: "tiny.img"}, nil, "", "", "", "first sector of"},
+		"an image that is not there": {arm64Kernel, guest.Plain{Image: "none.img"}, nil, "", "", "", "no such file"},
+		"a folder":                   {arm64Kernel, guest.Plain{Initrd: "."}, nil, "", "", "", "not a regular file"},
+		"a kernel that is none":      {[]byte("x"), guest.Plain{Initrd: "initrd"}, nil, "", "", "", "not a kernel"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := plainFiles(t, tc.kernel)
@@ -245,14 +161,15 @@ func TestPlanOfPlainFiles(t *testing.T) {
 					*f = filepath.Join(dir, *f)
 				}
 			}
-			cfg := Config{Plain: &p}
+			cfg := Config{Hypervisor: qemu.Hypervisor{}}
 			if tc.change != nil {
 				tc.change(&cfg)
 			}
-			g, err := p.read()
+			g, err := p.Read()
 			var plan *Plan
 			if err == nil {
-				plan, err = newPlan(cfg, g, accel.Choice{Accel: accel.TCG}, vsock.Choice{}, 2600000)
+				cfg.Guest = g
+				plan, err = newPlan(cfg, accel.Choice{Accel: accel.TCG}, vsock.Choice{}, 2600000)
 			}
 			if tc.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.fails) {
@@ -263,16 +180,13 @@ func TestPlanOfPlainFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			q := plan.QEMU
+			q := argvOf(plan)
 			if q.Machine != tc.machine || q.Binary != tc.binary || q.CPUs != 1 || q.MemoryMiB != 2048 ||
 				plan.CommandLine != tc.line {
 				t.Errorf("%s %s, %d CPUs, %d MiB\n%s\nwant\n%s", q.Binary, q.Machine, q.CPUs, q.MemoryMiB,
 					plan.CommandLine, tc.line)
 			}
 		})
-	}
-	if _, err := NewPlan(Config{Plain: &Plain{}, Manifest: plain().Manifest}); err == nil {
-		t.Error("a plan of both a manifest and plain files")
 	}
 }
 
@@ -286,11 +200,11 @@ func TestVirtioFSIsForKernelsOfTheSameNumbers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		guest, err := arch.Parse(pair[1])
+		target, err := arch.Parse(pair[1])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := ServesFiles(host, guest); (err == nil) != want || err != nil && !strings.Contains(err.Error(),
+		if err := ServesFiles(host, target); (err == nil) != want || err != nil && !strings.Contains(err.Error(),
 			"virtio-9p") {
 			t.Errorf("%v: %v", pair, err)
 		}
@@ -300,8 +214,9 @@ func TestVirtioFSIsForKernelsOfTheSameNumbers(t *testing.T) {
 		kernel = arm64Kernel
 	}
 	dir := plainFiles(t, kernel)
-	_, err := NewPlan(Config{Plain: &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir,
-		"initrd")}, FileSystems: []qemu.FileSystem{{Tag: "x", VirtioFS: qemu.Socket("/s")}}})
+	_, err := NewPlan(Config{Guest: readPlain(t, guest.Plain{Kernel: filepath.Join(dir, "kernel"),
+		Initrd: filepath.Join(dir, "initrd")}), Hypervisor: qemu.Hypervisor{},
+		Shares: []machine.Share{{Tag: "x", Socket: "/s"}}})
 	if err == nil || !strings.Contains(err.Error(), "virtio-fs cannot serve") {
 		t.Errorf("%v", err)
 	}
@@ -313,23 +228,24 @@ func TestPagesAreClearedWhereTCGDoesNotSeeWhoWrites(t *testing.T) {
 		kernel = arm64Kernel
 	}
 	dir := plainFiles(t, kernel)
-	p := &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}
-	virtio, ninep := qemu.FileSystem{Tag: "x", VirtioFS: qemu.Socket("/s")}, qemu.FileSystem{Tag: "x", Path: "/shared"}
+	p := &guest.Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}
+	virtio, ninep := machine.Share{Tag: "x", Socket: "/s"}, machine.Share{Tag: "x", Path: "/shared"}
 	for name, tc := range map[string]struct {
 		accel accel.Accel
-		fs    qemu.FileSystem
+		fs    machine.Share
 		words []string
 	}{
 		"virtio-fs and TCG": {accel.TCG, virtio, []string{"init_on_alloc=1", "agent.log=debug"}},
 		"virtio-fs and KVM": {accel.KVM, virtio, []string{"agent.log=debug"}},
 		"virtio-9p and TCG": {accel.TCG, ninep, []string{"agent.log=debug"}},
 	} {
-		g, err := p.read()
+		g, err := p.Read()
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg := Config{Plain: p, Words: []string{"agent.log=debug"}, FileSystems: []qemu.FileSystem{tc.fs}}
-		plan, err := newPlan(cfg, g, accel.Choice{Accel: tc.accel}, vsock.Choice{}, 0)
+		cfg := Config{Guest: g, Hypervisor: qemu.Hypervisor{}, Words: []string{"agent.log=debug"},
+			Shares: []machine.Share{tc.fs}}
+		plan, err := newPlan(cfg, accel.Choice{Accel: tc.accel}, vsock.Choice{}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,63 +259,28 @@ func TestPagesAreClearedWhereTCGDoesNotSeeWhoWrites(t *testing.T) {
 
 func TestMemoryIsWhatTheMachineTakes(t *testing.T) {
 	dir := plainFiles(t, elfFile(elf.EM_PPC64, binary.LittleEndian, ""))
-	p := &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}
-	g, err := p.read()
+	p := &guest.Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}
+	g, err := p.Read()
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := newPlan(Config{Plain: p, MemoryMiB: 300}, g, accel.Choice{Accel: accel.TCG}, vsock.Choice{}, 0)
-	if err != nil || plan.QEMU.MemoryMiB != 512 {
-		t.Errorf("%d MiB, %v; want 512", plan.QEMU.MemoryMiB, err)
+	cfg := Config{Guest: g, Hypervisor: qemu.Hypervisor{}, Size: machine.Size{MemoryMiB: 300}}
+	plan, err := newPlan(cfg, accel.Choice{Accel: accel.TCG}, vsock.Choice{}, 0)
+	if err != nil || plan.Machine.Size().MemoryMiB != 512 {
+		t.Errorf("%d MiB, %v; want 512", plan.Machine.Size().MemoryMiB, err)
 	}
 }
 
 func TestAForeignGuestCannotHaveKVM(t *testing.T) {
 	kernel := arm64Kernel
-	if k, err := parseKernel(bytes.NewReader(arm64Kernel)); err == nil && accel.Probe(k.Arch).HostArch == k.Arch.Name {
+	if runtime.GOARCH == "arm64" {
 		kernel = riscvKernel
 	}
 	dir := plainFiles(t, kernel)
-	_, err := NewPlan(Config{Plain: &Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir,
-		"initrd")}, Accel: accel.OnlyKVM})
+	_, err := NewPlan(Config{Guest: readPlain(t, guest.Plain{Kernel: filepath.Join(dir, "kernel"),
+		Initrd: filepath.Join(dir, "initrd")}), Hypervisor: qemu.Hypervisor{}, Accel: accel.OnlyKVM})
 	if err == nil || !strings.Contains(err.Error(), "KVM was asked for, but the guest is ") {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestTheFilesOfAPlainGuestAreNoted(t *testing.T) {
-	kernel := gzipped(arm64Kernel)
-	dir := plainFiles(t, kernel)
-	path := func(name string) string { return filepath.Join(dir, name) }
-	for name, second := range map[string]BootedFile{
-		"initrd": {path("initrd"), digest.Of([]byte("initrd"))}, "image": {path("bare.img"),
-			digest.Of(make([]byte, 4096))},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := Plain{Kernel: path("kernel"), Initrd: path("initrd")}
-			if name == "image" {
-				p.Initrd, p.Image = "", second.Path
-			}
-			g, err := p.read()
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, err := openPlain(g)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer b.close()
-			if want := []BootedFile{{path("kernel"), digest.Of(kernel)}, second}; !slices.Equal(b.files, want) {
-				t.Errorf("%v, want %v", b.files, want)
-			}
-			got, err := io.ReadAll(io.NewSectionReader(b.kernel, 0, 1<<20))
-			if err != nil || !bytes.Equal(got, arm64Kernel) {
-				t.Errorf("QEMU gets %d bytes of kernel, %v; want it unpacked", len(got), err)
-			}
-			if _, err := b.kernel.WriteAt([]byte("x"), 0); err == nil {
-				t.Error("the kernel that QEMU gets can be written")
-			}
-		})
 	}
 }
 
@@ -407,8 +288,10 @@ func TestTheFilesOfAPlainGuestAreNoted(t *testing.T) {
 func plainConfig(t *testing.T, mode string) Config {
 	t.Helper()
 	cfg := testConfig(t, mode)
-	cfg.Plain = &Plain{Kernel: filepath.Join(cfg.Dir, "vmlinux"), Initrd: filepath.Join(cfg.Dir, "initrd.cpio")}
-	cfg.Manifest, cfg.Dir, cfg.MemoryMiB = nil, "", 256
+	dir := cfg.Guest.Dir
+	cfg.Guest = readPlain(t, guest.Plain{Kernel: filepath.Join(dir, "vmlinux"),
+		Initrd: filepath.Join(dir, "initrd.cpio")})
+	cfg.Size.MemoryMiB = 256
 	return cfg
 }
 
@@ -469,25 +352,26 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 		return &p
 	}
 	for name, tc := range map[string]struct {
-		plain   Plain
+		plain   guest.Plain
 		verity  bool
 		machine qemu.Machine // empty is the one of plain guests
 		root    string       // in the guest's report
 	}{
-		"vmlinux and image": {Plain{Kernel: inGuest("vmlinux"), Image: inGuest("image.img"),
+		"vmlinux and image": {guest.Plain{Kernel: inGuest("vmlinux"), Image: inGuest("image.img"),
 			FileSystem: "erofs"}, false, "", "erofs"},
-		"bzImage and image on microvm": {Plain{Kernel: inGuest("bzImage"), Image: inGuest("image.img"),
+		"bzImage and image on microvm": {guest.Plain{Kernel: inGuest("bzImage"), Image: inGuest("image.img"),
 			FileSystem: "erofs"}, false, qemu.MicroVM, "erofs"},
-		"vmlinux and image with dm-verity": {Plain{Kernel: inGuest("vmlinux"), Image: inGuest("image.img"),
+		"vmlinux and image with dm-verity": {guest.Plain{Kernel: inGuest("vmlinux"), Image: inGuest("image.img"),
 			FileSystem: "erofs"}, true, "", "erofs"},
-		"the tiny guest's initrd": {Plain{Kernel: os.Getenv("KATABUILD_TEST_VMLINUX"),
+		"the tiny guest's initrd": {guest.Plain{Kernel: os.Getenv("KATABUILD_TEST_VMLINUX"),
 			Initrd: os.Getenv("KATABUILD_TEST_INITRD")}, false, "", "rootfs"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := Config{Plain: &tc.plain, Machine: tc.machine, MemoryMiB: 256, Timeout: 30 * time.Second, RNG: true}
 			if tc.verity {
 				tc.plain.Verity = verity(t)
 			}
+			cfg := Config{Guest: readPlain(t, tc.plain), Hypervisor: qemu.Hypervisor{}, Machine: string(tc.machine),
+				Size: machine.Size{MemoryMiB: 256}, Timeout: 30 * time.Second, RNG: true}
 			s := boot(t, cfg)
 			c, err := s.Dial(t.Context(), agentapi.Port)
 			if err != nil {
@@ -511,7 +395,7 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			t.Logf("%s, %s, ready after %v", s.Plan().guest.plain.Form, s.Plan().QEMU.Machine,
+			t.Logf("%s, %s, ready after %v", cfg.Guest.Form, s.Plan().Machine.Kind(),
 				s.Timeline()[len(s.Timeline())-1].After.Round(time.Millisecond))
 		})
 	}

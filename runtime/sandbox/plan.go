@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,70 +17,53 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/bootwords"
+	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
-	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
-
-// KernelForm is which of the kernel's two files to boot. The zero value is Vmlinux.
-type KernelForm string
-
-// The forms.
-const (
-	Vmlinux KernelForm = "vmlinux" // uncompressed, by its PVH entry: the fastest
-	Image   KernelForm = "image"   // compressed, by the architecture's boot protocol
-)
-
-// ParseKernelForm reads a kernel form.
-func ParseKernelForm(s string) (KernelForm, error) {
-	switch f := KernelForm(s); f {
-	case "":
-		return Vmlinux, nil
-	case Vmlinux, Image:
-		return f, nil
-	}
-	return "", fmt.Errorf("unknown kernel form %q (known: vmlinux, image)", s)
-}
 
 // DefaultTimeout is how long a guest may take to be ready when the Config does not say.
 const DefaultTimeout = 60 * time.Second
 
-// Config is which guest to start, and how. It has a Manifest with its Dir, or Plain; all else may be zero: the manifest
-// says the rest, or for a plain guest Kata's defaults do.
+// Config is which guest to start, and how. Guest and Hypervisor are needed; all else may be zero: the guest says the
+// rest.
 type Config struct {
-	Manifest *manifest.Manifest
-	Dir      string // with the manifest's files
-	Plain    *Plain
+	Guest      *guest.Guest
+	Hypervisor machine.Hypervisor
 	// Serves asks whether an agent serves that does not say so by itself, as Kata's. It is called again and again with
 	// new connections to agentapi.Port until it returns nil or the guest has said that it is ready; the connections are
 	// closed for it. Nil: nobody is asked.
 	Serves func(context.Context, net.Conn) error
 
-	ID        string // of what the guest is for, in QEMU's name among the processes; may be empty
-	Machine   qemu.Machine
-	CPUs      int
-	MemoryMiB int
-	Kernel    KernelForm // of a manifest
-	Words     []string   // appended to the kernel command line
+	ID      string // of what the guest is for, in the machine's name among the processes; may be empty
+	Machine string // the hypervisor's name of a machine
+	Size    machine.Size
+	Words   []string // appended to the kernel command line
 	// Extensions are attached in this order, each with its word on the kernel command line, before Words.
-	Extensions  []Extension
-	FileSystems []qemu.FileSystem
-	NICs        []NIC
-	RootPorts   int // places for PlugDisk and PlugNIC; ignored where the machine has none
+	Extensions []guest.Extension
+	Shares     []machine.Share
+	NICs       []machine.NIC
+	Places     int // for PlugDisk and PlugNIC; ignored where the machine has none
 	// Max is what Grow may make of the machine, with this many pieces of memory; ignored where the machine cannot grow.
 	// The zero value is what it starts with.
-	Max         Size
+	Max         machine.Size
 	MemorySlots int
 	RNG         bool // an entropy device
 	Accel       accel.Wish
-	ICount      bool          // for measurements: virtual time, the same on every run; see qemu.Config
+	VirtualTime bool          // for measurements: the same times on every run; see machine.Spec
 	Timeout     time.Duration // until the agent is ready; zero is DefaultTimeout
-	QEMU        string        // the program; empty is the architecture's, found in $PATH
-	NoSeccomp   bool          // for a QEMU that was built without it
+	Program     string        // the hypervisor's; see machine.Spec
+	NoSeccomp   bool          // likewise
+
+	// Attest says that the guest is to be attested: its files that are not booted are compared with the manifest while
+	// it boots, so that Attest need not wait for that.
+	Attest bool
 
 	Console io.Writer // gets the console's bytes as they come, unchanged
-	// Netns is the network namespace that QEMU's process is in; nil is this process's. It stays the caller's.
+	// Netns is the network namespace that the hypervisor's process is in; nil is this process's. It stays the caller's.
 	Netns *os.File
 	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See
 	// vsock.Device.ServeHybrid.
@@ -88,92 +72,32 @@ type Config struct {
 	// block for long.
 	OnStage func(Moment)
 	Log     *slog.Logger // nil is silent
-
-	withoutVsock bool // for tests: a guest that finds no vsock device
-	cpusUnderTCG bool // for tests: processors are plugged in that the guest does not take
-}
-
-// NIC is a network interface of the guest.
-type NIC struct {
-	MAC string   // 52:54:00:12:34:56
-	Tap *os.File // an open tap device; it stays the caller's
-	MTU int      // bytes, told to the guest; 0 says nothing
 }
 
 // Plan is what Start will do.
 type Plan struct {
-	Arch        arch.Arch // the guest's
 	Accel       accel.Choice
 	Vsock       vsock.Choice
 	CommandLine string // the kernel's
 	// Words are what stands on it behind the guest's own and those of its extensions: what this way to run it wants,
 	// and Config.Words.
-	Words []string
-	// QEMU is the virtual machine with the kernel and the initrd where they lie, its console on standard input and
-	// output, and without monitor and vsock, whose other ends are in this process: a command to try by hand.
-	QEMU qemu.Config
-
-	guest *guest
+	Words   []string
+	Machine machine.Plan
 }
 
-// guest is what is booted: a manifest's words, or for a plain guest those that stand for them.
-type guest struct {
-	name                  string
-	arch                  arch.Arch
-	kernel, initrd, image string // paths; one of initrd and image is empty
-	imageSize             int64  // of an NVDIMM
-	boot                  manifest.Boot
-	plain                 *KernelFile // nil where there is a manifest
-}
-
-// described is the guest of a manifest.
-func described(cfg Config) (*guest, error) {
-	m := cfg.Manifest
-	a, err := arch.Parse(m.Arch)
-	if err != nil {
-		return nil, err
-	}
-	g := &guest{name: m.Name, arch: a, boot: m.Boot}
-	switch cfg.Kernel {
-	case "", Vmlinux:
-		g.kernel = hostPath(cfg.Dir, m.Kernel.Vmlinux)
-	case Image:
-		g.kernel = hostPath(cfg.Dir, m.Kernel.Image)
-	default:
-		return nil, fmt.Errorf("unknown kernel form %q", cfg.Kernel)
-	}
-	if m.Initrd != nil {
-		g.initrd = hostPath(cfg.Dir, m.Initrd.File)
-	}
-	if m.Image != nil {
-		g.image, g.imageSize = hostPath(cfg.Dir, m.Image.File), m.Image.Size
-	}
-	return g, nil
-}
-
-// Command is QEMU's command line, ready to paste.
-func (p *Plan) Command() string { return qemu.Quote(p.QEMU.Argv()) }
+// Command is the machine's command line to try by hand, ready to paste.
+func (p *Plan) Command() string { return p.Machine.Command() }
 
 // NewPlan looks at this host and decides. It starts and opens nothing that lasts.
 func NewPlan(cfg Config) (*Plan, error) {
-	var g *guest
-	var err error
-	switch {
-	case (cfg.Manifest == nil) == (cfg.Plain == nil):
-		return nil, errors.New("a sandbox wants one of a manifest and plain files")
-	case cfg.Plain != nil:
-		g, err = cfg.Plain.read()
-	default:
-		g, err = described(cfg)
+	if cfg.Guest == nil || cfg.Hypervisor == nil {
+		return nil, errors.New("a sandbox wants a guest and a hypervisor")
 	}
+	choice, err := accel.Choose(cfg.Accel, accel.Probe(cfg.Guest.Arch))
 	if err != nil {
 		return nil, err
 	}
-	choice, err := accel.Choose(cfg.Accel, accel.Probe(g.arch))
-	if err != nil {
-		return nil, err
-	}
-	return newPlan(cfg, g, choice, vsock.Choose(agentapi.ReadyPort), accel.HostClockKHz())
+	return newPlan(cfg, choice, vsock.Choose(agentapi.ReadyPort), accel.HostClockKHz())
 }
 
 // ServesFiles says why a host cannot serve files to a guest by virtio-fs: FUSE has the byte order and the numbers of
@@ -187,107 +111,95 @@ func ServesFiles(host, guest arch.Arch) error {
 }
 
 // newPlan is the decision, a pure function of its arguments.
-func newPlan(cfg Config, g *guest, choice accel.Choice, channel vsock.Choice, clockKHz int) (*Plan, error) {
-	q := qemu.Config{
-		Binary: cfg.QEMU, Name: "katabuild-" + g.name, Arch: g.arch.Name, Machine: cfg.Machine, Accel: choice.Accel,
-		CPUs: cfg.CPUs, MemoryMiB: cfg.MemoryMiB, Kernel: g.kernel, Initrd: g.initrd,
-		ICount: cfg.ICount, NoSeccomp: cfg.NoSeccomp, Console: qemu.Stdio(), FileSystems: cfg.FileSystems, RNG: cfg.RNG,
+func newPlan(cfg Config, choice accel.Choice, channel vsock.Choice, clockKHz int) (*Plan, error) {
+	g := cfg.Guest
+	s := machine.Spec{
+		Name: "katabuild-" + g.Name, Arch: g.Arch, Kind: cfg.Machine, DefaultKind: g.Boot.Machine,
+		Size: machine.Size{CPUs: cmp.Or(cfg.Size.CPUs, g.Boot.CPUs), MemoryMiB: cmp.Or(cfg.Size.MemoryMiB,
+			g.Boot.MemoryMiB)},
+		Max: cfg.Max, MemorySlots: cfg.MemorySlots, Places: cfg.Places,
+		Kernel: g.Kernel, Initrd: g.Initrd, Shares: cfg.Shares, NICs: cfg.NICs, RNG: cfg.RNG,
+		Accel: choice.Accel, Channel: channel, VirtualTime: cfg.VirtualTime, Program: cfg.Program,
+		NoSeccomp: cfg.NoSeccomp,
 	}
 	if cfg.ID != "" {
-		q.Name += "-" + cfg.ID
+		s.Name += "-" + cfg.ID
 	}
-	if g.image != "" {
-		q.Disks = append(q.Disks, qemu.Disk{Path: g.image, Size: g.imageSize, NVDIMM: g.boot.Disk == manifest.NVDIMM})
+	if g.Image != "" {
+		s.Disks = append(s.Disks, machine.Disk{Path: g.Image, Size: g.ImageSize,
+			NVDIMM: g.Boot.Disk == manifest.NVDIMM})
 	}
-	hostWords := cfg.Words
-	if slices.ContainsFunc(q.FileSystems, func(f qemu.FileSystem) bool { return f.VirtioFS.Set() }) {
-		if host, err := arch.FromGo(runtime.GOARCH); err == nil {
-			if err := ServesFiles(host, g.arch); err != nil {
-				return nil, err
-			}
-		}
-		if q.Accel == accel.TCG {
-			hostWords = slices.Concat([]string{bootwords.ClearMemory}, cfg.Words)
-		}
-	}
-	extensionWords, err := attach(&q, cfg.Extensions)
+	hostWords, err := wordsForShares(cfg, choice.Accel)
 	if err != nil {
 		return nil, err
 	}
-	if q.Binary == "" {
-		q.Binary = g.arch.QEMU
+	extensionWords, err := attach(&s, cfg.Extensions)
+	if err != nil {
+		return nil, err
 	}
-	if q.Machine == "" {
-		if q.Machine, err = qemu.ParseMachine(g.boot.Machine); err != nil {
-			return nil, err
-		}
+	if cfg.VirtualTime {
+		clockKHz = virtualKHz
 	}
-	// A machine that nobody knows is QEMU's to refuse.
-	if _, err := qemu.ParseMachine(string(q.Machine)); err == nil && !slices.Contains(qemu.Machines(g.arch.Name),
-		q.Machine) {
-		return nil, fmt.Errorf("the kernel %s is for %s, which has no machine %s (but %s)", g.kernel, g.arch.Name,
-			q.Machine, list(qemu.Machines(g.arch.Name)))
-	}
-	machine := qemu.Has(g.arch.Name, q.Machine)
-	if machine.RootPorts {
-		q.RootPorts = min(cfg.RootPorts, qemu.MaxRootPorts)
-	}
-	for _, n := range cfg.NICs {
-		q.NICs = append(q.NICs, qemu.NIC{MAC: n.MAC, TapFD: int(n.Tap.Fd()), MTU: n.MTU})
-	}
-	if q.CPUs == 0 {
-		q.CPUs = g.boot.CPUs
-	}
-	if q.MemoryMiB == 0 {
-		q.MemoryMiB = g.boot.MemoryMiB
-	}
-	q.MemoryMiB = (q.MemoryMiB + machine.MemoryMiB - 1) / machine.MemoryMiB * machine.MemoryMiB
-	if machine.Grows && !cfg.ICount {
-		// Linux takes a processor that was not there at its start only under a hypervisor that it knows, and TCG is
-		// none: Linux 6.12.117, arch/x86/kernel/acpi/boot.c, acpi_is_processor_usable.
-		if cfg.Max.CPUs > q.CPUs && (q.Accel == accel.KVM || cfg.cpusUnderTCG) {
-			q.MaxCPUs = cfg.Max.CPUs
-		}
-		if cfg.Max.MemoryMiB > q.MemoryMiB && cfg.MemorySlots > 0 {
-			q.MaxMemoryMiB, q.MemorySlots = cfg.Max.MemoryMiB, cfg.MemorySlots
-		}
-	}
-	if g.boot.Disk == manifest.NVDIMM && !machine.NVDIMM {
-		return nil, fmt.Errorf("the guest's root is an NVDIMM, which the machine %s does not have; boot it on %s",
-			q.Machine, qemu.Q35)
-	}
-	if q.CPUs < 1 || q.MemoryMiB < 1 {
-		return nil, fmt.Errorf("a machine with %d CPUs and %d MiB of memory", q.CPUs, q.MemoryMiB)
-	}
-	if cfg.ICount {
-		if q.Accel != accel.TCG || q.CPUs != 1 {
-			return nil, errors.New("counting instructions needs TCG and one CPU")
-		}
-		clockKHz = icountKHz
-	}
-	words := slices.Concat([]string{CommandLine(g.boot, choice.Accel, clockKHz)}, extensionWords, hostWords)
-	q.CommandLine = strings.Join(words, " ")
-	if n, most := len(q.CommandLine), maxCommandLine(g.arch); n > most {
+	words := slices.Concat([]string{CommandLine(g.Boot, choice.Accel, clockKHz)}, extensionWords, hostWords)
+	s.CommandLine = strings.Join(words, " ")
+	if n, most := len(s.CommandLine), maxCommandLine(g.Arch); n > most {
 		return nil, fmt.Errorf(
 			"kernel command line of %d bytes: Linux keeps %d; %d extensions need %d of them, and what this host "+
 				"adds %d", n, most,
 			len(extensionWords), len(strings.Join(extensionWords, " ")), len(strings.Join(hostWords, " ")))
 	}
-	return &Plan{Arch: g.arch, Accel: choice, Vsock: channel, CommandLine: q.CommandLine, Words: hostWords, QEMU: q,
-		guest: g}, nil
-}
-
-func list[T ~string](names []T) string {
-	var out []string
-	for _, n := range names {
-		out = append(out, string(n))
+	m, err := cfg.Hypervisor.Plan(s)
+	if err != nil {
+		return nil, err
 	}
-	return strings.Join(out, ", ")
+	return &Plan{Accel: choice, Vsock: channel, CommandLine: s.CommandLine, Words: hostWords, Machine: m}, nil
 }
 
-// icountKHz is the rate of the time stamp counter where QEMU counts instructions: it shows the virtual time in
+// wordsForShares are Config.Words, behind those that shared folders want.
+func wordsForShares(cfg Config, a accel.Accel) ([]string, error) {
+	if !slices.ContainsFunc(cfg.Shares, func(f machine.Share) bool { return f.Socket != "" }) {
+		return cfg.Words, nil
+	}
+	if host, err := arch.FromGo(runtime.GOARCH); err == nil {
+		if err := ServesFiles(host, cfg.Guest.Arch); err != nil {
+			return nil, err
+		}
+	}
+	if a == accel.TCG {
+		return slices.Concat([]string{bootwords.ClearMemory}, cfg.Words), nil
+	}
+	return cfg.Words, nil
+}
+
+// maxCommandLine is what Linux keeps of a kernel command line, in bytes without the NUL.
+func maxCommandLine(a arch.Arch) int {
+	if a.CommandLine == 0 {
+		return 2047 // of most architectures
+	}
+	return a.CommandLine - 1
+}
+
+// attach adds the extensions to a machine, and returns their words for the kernel command line.
+func attach(s *machine.Spec, list []guest.Extension) ([]string, error) {
+	var words []string
+	seen := map[string]bool{}
+	for _, e := range list {
+		if err := extension.CheckName(e.Name); err != nil {
+			return nil, err
+		}
+		if seen[e.Name] {
+			return nil, fmt.Errorf("two extensions are called %s; name one with NAME=FOLDER", e.Name)
+		}
+		seen[e.Name] = true
+		s.Disks = append(s.Disks, machine.Disk{Path: e.Path(), Serial: e.Serial()})
+		words = append(words, e.Word())
+	}
+	return words, nil
+}
+
+// virtualKHz is the rate of the time stamp counter where instructions are counted: it shows the virtual time in
 // nanoseconds.
-const icountKHz = 1_000_000
+const virtualKHz = 1_000_000
 
 // CommandLine is the kernel command line of a guest under an accelerator, on a host whose time stamp counter runs at
 // clockKHz. Where that is 0, because the host does not say, words that need it are left out.

@@ -1,9 +1,6 @@
 package sandbox
 
 import (
-	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,8 +9,10 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
 
@@ -41,35 +40,37 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-func plain() Config {
-	return Config{
-		Dir: "/out",
-		Manifest: &manifest.Manifest{
-			Name: "tiny", Arch: "x86_64",
-			Kernel: manifest.Kernel{Image: manifest.File{Path: "bzImage"}, Vmlinux: manifest.File{Path: "sub/vmlinux"}},
-			Initrd: &manifest.Initrd{File: manifest.File{Path: "initrd"}},
-			Boot: manifest.Boot{Machine: "microvm", CPUs: 2, MemoryMiB: 256, CommandLine: "quiet",
-				TCGCommandLine: "tsc_early_khz={tsc_khz}"},
-		},
+func plain(t *testing.T) Config {
+	t.Helper()
+	return Config{Hypervisor: qemu.Hypervisor{}, Guest: described(t, &manifest.Manifest{
+		Name: "tiny", Arch: "x86_64",
+		Kernel: manifest.Kernel{Image: manifest.File{Path: "bzImage"}, Vmlinux: manifest.File{Path: "sub/vmlinux"}},
+		Initrd: &manifest.Initrd{File: manifest.File{Path: "initrd"}},
+		Boot: manifest.Boot{Machine: "microvm", CPUs: 2, MemoryMiB: 256, CommandLine: "quiet",
+			TCGCommandLine: "tsc_early_khz={tsc_khz}"},
+	}, "/out", "")}
+}
+
+// described is the guest of a manifest.
+func described(t testing.TB, m *manifest.Manifest, dir string, form guest.KernelForm) *guest.Guest {
+	t.Helper()
+	g, err := guest.FromManifest(m, digest.Of([]byte("manifest")), dir, form)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return g
 }
 
 func TestPlan(t *testing.T) {
 	tcg := accel.Choice{Accel: accel.TCG, Reason: "because"}
-	plan := func(cfg Config) (*Plan, error) {
-		g, err := described(cfg)
-		if err != nil {
-			return nil, err
-		}
-		return newPlan(cfg, g, tcg, vsock.Choice{}, 2600000)
-	}
+	plan := func(cfg Config) (*Plan, error) { return newPlan(cfg, tcg, vsock.Choice{}, 2600000) }
 
 	t.Run("the manifest says what nobody else does", func(t *testing.T) {
-		p, err := plan(plain())
+		p, err := plan(plain(t))
 		if err != nil {
 			t.Fatal(err)
 		}
-		q := p.QEMU
+		q := argvOf(p)
 		if q.Machine != qemu.MicroVM || q.CPUs != 2 || q.MemoryMiB != 256 || q.Kernel != "/out/sub/vmlinux" ||
 			q.Binary != "qemu-system-x86_64" ||
 			p.CommandLine != "quiet tsc_early_khz=2600000" {
@@ -81,15 +82,16 @@ func TestPlan(t *testing.T) {
 		}
 	})
 	t.Run("the config goes before it", func(t *testing.T) {
-		cfg := plain()
-		cfg.Machine, cfg.CPUs, cfg.MemoryMiB, cfg.Kernel, cfg.Words, cfg.QEMU = qemu.Q35, 1, 512, Image,
+		cfg := plain(t)
+		cfg.Guest = described(t, cfg.Guest.Manifest, cfg.Guest.Dir, guest.Image)
+		cfg.Machine, cfg.Size, cfg.Words, cfg.Program = "q35", machine.Size{CPUs: 1, MemoryMiB: 512},
 			[]string{"debug", "x"}, "/opt/qemu"
-		cfg.ICount = true
+		cfg.VirtualTime = true
 		p, err := plan(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		q := p.QEMU
+		q := argvOf(p)
 		if q.Machine != qemu.Q35 || q.CPUs != 1 || q.MemoryMiB != 512 || q.Kernel != "/out/bzImage" ||
 			q.Binary != "/opt/qemu" ||
 			p.CommandLine != "quiet tsc_early_khz=1000000 debug x" {
@@ -97,14 +99,13 @@ func TestPlan(t *testing.T) {
 		}
 	})
 	for name, change := range map[string]func(*Config){
-		"an unknown machine":        func(c *Config) { c.Manifest.Boot.Machine = "toaster" },
-		"an unknown kernel form":    func(c *Config) { c.Kernel = "elf" },
-		"counting with two CPUs":    func(c *Config) { c.ICount = true },
-		"less than no memory":       func(c *Config) { c.MemoryMiB = -1 },
-		"a negative number of CPUs": func(c *Config) { c.CPUs = -1 },
+		"an unknown machine":        func(c *Config) { c.Guest.Boot.Machine = "toaster" },
+		"counting with two CPUs":    func(c *Config) { c.VirtualTime = true },
+		"less than no memory":       func(c *Config) { c.Size.MemoryMiB = -1 },
+		"a negative number of CPUs": func(c *Config) { c.Size.CPUs = -1 },
 	} {
 		t.Run(name+" is refused", func(t *testing.T) {
-			cfg := plain()
+			cfg := plain(t)
 			change(&cfg)
 			if p, err := plan(cfg); err == nil {
 				t.Errorf("%+v", p)
@@ -161,39 +162,6 @@ func TestMerge(t *testing.T) {
 	}
 	if m := Merge(host, guest[:2]); len(m) != 2 {
 		t.Errorf("without ready: %v", m)
-	}
-}
-
-func TestCheckedFileCannotChange(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "k")
-	if err := os.WriteFile(path, []byte("kernel"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f := manifest.File{Path: "k", Digest: digest.Of([]byte("kernel")), Size: 6}
-	c, err := checked(dir, f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := c.WriteAt([]byte("x"), 0); err == nil {
-		t.Error("the copy can be written")
-	}
-	if err := c.Truncate(1); err == nil {
-		t.Error("the copy can be cut")
-	}
-	for name, b := range map[string]string{"another byte": "kernek", "a byte more": "kernel!", "a byte less": "kerne",
-		"nothing": ""} {
-		t.Run(name, func(t *testing.T) {
-			if err := os.WriteFile(path, []byte(b), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			_, err := checked(dir, f)
-			var m *digest.Mismatch
-			if !errors.As(err, &m) || m.Name != path || m.Want != f.Digest || m.Got != digest.Of([]byte(b)) {
-				t.Errorf("%v", err)
-			}
-		})
 	}
 }
 

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/runtime/machine"
 )
 
 // Stage is how far a guest has come.
@@ -17,7 +17,7 @@ type Stage int
 // The stages in their order. A guest that lacks one did not come up because of it, whatever else it did: the transport,
 // for one, may be there before init.
 const (
-	VMM       Stage = iota // QEMU runs and answers
+	VMM       Stage = iota // the hypervisor runs and answers
 	Kernel                 // the guest's kernel shows life: on the console, or by its vsock driver
 	Init                   // the agent's first console line, as PID 1
 	Transport              // the guest's vsock driver runs
@@ -36,7 +36,7 @@ func (s Stage) String() string {
 // missing says what it means that a guest did not reach the stage.
 func (s Stage) missing() string {
 	return [numStages]string{
-		"QEMU did not start",
+		"the hypervisor did not start",
 		"the kernel gave no sign of life",
 		"the agent did not start as PID 1",
 		"the guest's vsock driver did not start",
@@ -56,7 +56,7 @@ type StageError struct {
 	Stage   Stage
 	Cause   error
 	Console []string // the console's last lines, cleaned
-	Command string   // QEMU's command line to try by hand, ready to paste; see Plan.QEMU
+	Command string   // the hypervisor's command line to try by hand, ready to paste; see Plan
 	Argv    []string // as it was started
 }
 
@@ -72,7 +72,7 @@ type PanicError struct{ Text string }
 func (e *PanicError) Error() string { return "kernel panic: " + e.Text }
 
 // ErrGuestExited is the cause when a guest shut down or reset itself.
-var ErrGuestExited = errors.New("the guest ended")
+var ErrGuestExited = machine.ErrGuestEnded
 
 // progress notes the stages as they are reached.
 type progress struct {

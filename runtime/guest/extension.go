@@ -1,4 +1,4 @@
-package sandbox
+package guest
 
 import (
 	"fmt"
@@ -7,24 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/internal/superblock"
-	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
 // maxHashFile bounds root_hash.txt, in bytes; the longest line there is has 700.
 const maxHashFile = 4096
-
-// maxCommandLine is what Linux keeps of a kernel command line, in bytes without the NUL.
-func maxCommandLine(a arch.Arch) int {
-	if a.CommandLine == 0 {
-		return 2047 // of most architectures
-	}
-	return a.CommandLine - 1
-}
 
 // Extension is an image that is attached to a guest beside its root.
 type Extension struct {
@@ -53,7 +43,7 @@ func ReadExtension(arg string) (Extension, error) {
 		}
 		return e, nil
 	}
-	if e.Name, err = readLabel(e.image()); err == nil {
+	if e.Name, err = readLabel(e.Path()); err == nil {
 		err = extension.CheckName(e.Name)
 	}
 	if err != nil {
@@ -62,7 +52,8 @@ func ReadExtension(arg string) (Extension, error) {
 	return e, nil
 }
 
-func (e Extension) image() string {
+// Path is that of the image.
+func (e Extension) Path() string {
 	if e.Image != "" {
 		return e.Image
 	}
@@ -98,22 +89,4 @@ func label(disk io.ReaderAt) (string, error) {
 		return "", fmt.Errorf("partition table: %w", err)
 	}
 	return superblock.EROFSLabel(disk, gpt.FirstSector(first)*gpt.SectorSize)
-}
-
-// attach adds the extensions to a machine, and returns their words for the kernel command line.
-func attach(q *qemu.Config, list []Extension) ([]string, error) {
-	var words []string
-	seen := map[string]bool{}
-	for _, e := range list {
-		if err := extension.CheckName(e.Name); err != nil {
-			return nil, err
-		}
-		if seen[e.Name] {
-			return nil, fmt.Errorf("two extensions are called %s; name one with NAME=FOLDER", e.Name)
-		}
-		seen[e.Name] = true
-		q.Disks = append(q.Disks, qemu.Disk{Path: e.image(), Serial: e.Serial()})
-		words = append(words, e.Word())
-	}
-	return words, nil
 }

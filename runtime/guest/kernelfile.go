@@ -1,4 +1,4 @@
-package sandbox
+package guest
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -21,39 +22,43 @@ import (
 // maxKernel bounds a kernel file, packed and unpacked, in bytes. Distributions' have up to 70 MB.
 const maxKernel = 512 << 20
 
-// KernelFile is what a file says that nobody else describes.
-type KernelFile struct {
+// kernelFile is what a file says that nobody else describes.
+type kernelFile struct {
 	Arch   arch.Arch
 	Form   string        // for people
 	Digest digest.Digest // of the file as it is on disk
 
-	// unpacked is what QEMU gets instead of the file, where QEMU could not unpack it; nil otherwise.
+	packed bool
+	// unpacked is what a hypervisor gets instead of a packed file; nil otherwise, and once it has it.
 	unpacked []byte
 }
 
-// ReadKernel reads a kernel of any of the architectures: an ELF, or an image by its architecture's boot protocol, which
-// may be packed.
-func ReadKernel(path string) (*KernelFile, error) {
-	k, err := lookAtKernel(path)
-	if err == nil && k.Digest == "" {
-		k.Digest, _, err = digest.File(path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return k, nil
+// KernelError says that a file is no kernel that can be booted.
+type KernelError struct {
+	Path  string
+	Cause error
 }
 
-// lookAtKernel is ReadKernel without a digest where that would take another read.
-func lookAtKernel(path string) (*KernelFile, error) {
+func (e *KernelError) Error() string {
+	if _, named := errors.AsType[*fs.PathError](e.Cause); named {
+		return fmt.Sprintf("kernel: %v", e.Cause)
+	}
+	return fmt.Sprintf("kernel %s: %v", e.Path, e.Cause)
+}
+
+func (e *KernelError) Unwrap() error { return e.Cause }
+
+// readKernel reads a kernel of any of the architectures: an ELF, or an image by its architecture's boot protocol, which
+// may be packed. It has a digest only where all of the file was read.
+func readKernel(path string) (*kernelFile, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("kernel: %w", err)
+		return nil, &KernelError{path, err}
 	}
 	defer f.Close()
 	k, err := parseKernel(f)
 	if err != nil {
-		return nil, fmt.Errorf("kernel %s: %w", path, err)
+		return nil, &KernelError{path, err}
 	}
 	return k, nil
 }
@@ -97,7 +102,7 @@ var elfArch = map[elf.Machine]string{elf.EM_X86_64: "x86_64", elf.EM_PPC64: "ppc
 const headSize = s390MagicAt + len(s390Magic)
 
 // parseKernel tells what a kernel is. What r holds may be anything. There is a digest only where all was read.
-func parseKernel(r io.ReaderAt) (*KernelFile, error) {
+func parseKernel(r io.ReaderAt) (*kernelFile, error) {
 	b := make([]byte, headSize)
 	n, err := r.ReadAt(b, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -127,12 +132,12 @@ func parseKernel(r io.ReaderAt) (*KernelFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.Form, k.Digest, k.unpacked = k.Form+", unpacked from "+by, sum, all
+	k.Form, k.Digest, k.packed, k.unpacked = k.Form+", unpacked from "+by, sum, true, all
 	return k, nil
 }
 
 // parseUnpacked tells what a kernel is that begins with b.
-func parseUnpacked(b []byte, r io.ReaderAt) (*KernelFile, error) {
+func parseUnpacked(b []byte, r io.ReaderAt) (*kernelFile, error) {
 	name, form := "", ""
 	switch {
 	case has(b, 0, elf.ELFMAG):
@@ -160,7 +165,7 @@ func parseUnpacked(b []byte, r io.ReaderAt) (*KernelFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &KernelFile{Arch: a, Form: form}, nil
+	return &kernelFile{Arch: a, Form: form}, nil
 }
 
 func has(b []byte, at int, magic string) bool {

@@ -1,9 +1,8 @@
-package sandbox
+package qemu
 
 import (
 	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
-	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,7 +13,7 @@ var ninePRights = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWN
 
 // Walls are those of a QEMU that root starts. All that it needs of the host comes as open files, but what is named
 // here.
-func Walls(q qemu.Config) *child.Walls {
+func Walls(q Config) *child.Walls {
 	w := &child.Walls{}
 	if q.Accel == accel.KVM {
 		w.Devices = append(w.Devices, accel.Device)

@@ -1,4 +1,4 @@
-package sandbox
+package guest
 
 import (
 	"cmp"
@@ -12,17 +12,16 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/bootwords"
-	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"golang.org/x/sys/unix"
 )
 
 // Plain is a guest of files that somebody names, as Kata Containers is configured: without a manifest, so nobody says
 // what they must be. Its kernel command line is the one that Kata's guests want.
 type Plain struct {
-	Kernel string // path; see ReadKernel
+	Kernel string // path; an ELF, or an image by its architecture's boot protocol, which may be packed
 	Initrd string // path; one of Initrd and Image
 	Image  string // path of a disk, whose root is the first partition, or all of it where it has no partition table
 	// FileSystem of the image's root: ext4, erofs or xfs. Empty is ext4.
@@ -32,21 +31,14 @@ type Plain struct {
 	Verity *dmverity.Params
 }
 
-// fileSystems are what a Plain's root may be.
-var fileSystems = []string{"ext4", "erofs", "xfs"}
+// FileSystems are what a Plain's root may be, the default first.
+func FileSystems() []string { return []string{manifest.Ext4, manifest.EROFS, "xfs"} }
 
 // What a plain guest has when nobody says more, as with Kata Containers.
 const (
-	plainCPUs      = 1
-	plainMemoryMiB = 2048
+	PlainCPUs      = 1
+	PlainMemoryMiB = 2048
 )
-
-// BootedFile is a file that a plain guest was booted from.
-type BootedFile struct {
-	Path string `json:"path"`
-	// of the file that QEMU got, unpacked where it could not do that; of an image, as it was when the guest was started
-	Digest digest.Digest `json:"digest"`
-}
 
 func (p *Plain) check() error {
 	switch {
@@ -54,8 +46,8 @@ func (p *Plain) check() error {
 		return errors.New("a guest without a kernel")
 	case (p.Initrd == "") == (p.Image == ""):
 		return fmt.Errorf("a guest wants one of initrd and image: initrd is %q, image is %q", p.Initrd, p.Image)
-	case p.FileSystem != "" && !slices.Contains(fileSystems, p.FileSystem):
-		return fmt.Errorf("a root file system %q (known: %s)", p.FileSystem, strings.Join(fileSystems, ", "))
+	case p.FileSystem != "" && !slices.Contains(FileSystems(), p.FileSystem):
+		return fmt.Errorf("a root file system %q (known: %s)", p.FileSystem, strings.Join(FileSystems(), ", "))
 	case p.Image == "" && p.Verity != nil:
 		return errors.New("an initrd is not checked by dm-verity; leave the parameters out")
 	}
@@ -71,39 +63,33 @@ func (p *Plain) name() string {
 	return unnamable.ReplaceAllString(name, "_")
 }
 
-// unnamable are the bytes that QEMU's -name would take for something else.
+// unnamable are the bytes that a hypervisor may take for something else in a name.
 var unnamable = regexp.MustCompile(`[^A-Za-z0-9._-]`)
 
-// read looks at the files and makes of them what a manifest would have said.
-func (p *Plain) read() (*guest, error) {
+// Read looks at the files and makes of them what a manifest would have said.
+func (p *Plain) Read() (*Guest, error) {
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	k, err := lookAtKernel(p.Kernel)
+	k, err := readKernel(p.Kernel)
 	if err != nil {
 		return nil, err
 	}
-	g := &guest{
-		name: p.name(), arch: k.Arch, kernel: p.Kernel, initrd: p.Initrd, image: p.Image, plain: k,
-		boot: manifest.Boot{CPUs: plainCPUs, MemoryMiB: plainMemoryMiB},
-	}
-	if machines := qemu.Machines(k.Arch.Name); len(machines) > 0 {
-		g.boot.Machine = string(machines[0])
+	g := &Guest{
+		Name: p.name(), Arch: k.Arch, Kernel: p.Kernel, Initrd: p.Initrd, Image: p.Image, Form: k.Form, file: k,
+		Boot: manifest.Boot{CPUs: PlainCPUs, MemoryMiB: PlainMemoryMiB},
 	}
 	for _, path := range []string{p.Initrd, p.Image} {
 		if path == "" {
 			continue
 		}
-		switch i, err := os.Stat(path); {
-		case err != nil:
+		if err := regularFile(path); err != nil {
 			return nil, err
-		case !i.Mode().IsRegular():
-			return nil, &fs.PathError{Op: "boot from", Path: path, Err: errors.New("not a regular file")}
 		}
 	}
 	partitions := false
 	if p.Image != "" {
-		g.boot.Disk = manifest.VirtioBlk
+		g.Boot.Disk = manifest.VirtioBlk
 		if partitions, err = partitioned(p.Image); err != nil {
 			return nil, err
 		}
@@ -116,8 +102,21 @@ func (p *Plain) read() (*guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.boot.CommandLine, g.boot.TCGCommandLine = bootwords.Plain(k.Arch, root)
+	g.Boot.CommandLine, g.Boot.TCGCommandLine = bootwords.Plain(k.Arch, root)
 	return g, nil
+}
+
+// regularFile says why a path is no file that can be read.
+func regularFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if i, err := f.Stat(); err != nil || !i.Mode().IsRegular() {
+		return &fs.PathError{Op: "boot from", Path: path, Err: errors.Join(errors.New("not a regular file"), err)}
+	}
+	return nil
 }
 
 // partitioned says whether a disk begins with a partition table.
@@ -139,7 +138,7 @@ func (p *Plain) root(partitions bool) (bootwords.PlainRoot, error) {
 	if p.Image == "" {
 		return bootwords.PlainRoot{}, nil
 	}
-	r := bootwords.PlainRoot{Mount: "/dev/vda", FileSystem: cmp.Or(p.FileSystem, fileSystems[0])}
+	r := bootwords.PlainRoot{Mount: "/dev/vda", FileSystem: cmp.Or(p.FileSystem, FileSystems()[0])}
 	hashes := ""
 	if partitions {
 		r.Mount, hashes = "/dev/vda1", "/dev/vda2"

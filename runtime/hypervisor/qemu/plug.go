@@ -1,4 +1,4 @@
-package sandbox
+package qemu
 
 import (
 	"context"
@@ -10,8 +10,9 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/gpt"
-	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
+	"github.com/katabuild/katabuild/runtime/machine"
+	"github.com/katabuild/katabuild/runtime/sealed"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,45 +21,25 @@ import (
 // not answer keeps the device until the sandbox ends.
 const unplugTime = 15 * time.Second
 
-// ErrNoPlug says that nothing can be plugged into this guest: its machine has no places for devices, or they are all
-// taken.
-var ErrNoPlug = errors.New("no place for another device")
-
-// PluggedDisk is a disk that was plugged into a running guest.
-type PluggedDisk struct {
-	PCIPath string // where the guest finds it, as the guest API wants it
-	port    int
-	sets    []int // of QEMU's descriptors, which are the disk's
+// place is where a disk is plugged in.
+type place struct {
+	port int
+	sets []int // of QEMU's descriptors, which are the disk's
 }
 
-// Disk is a disk to plug in.
-type Disk struct {
-	Path     string // a file or a block device of the host
-	ReadOnly bool
-	// Parts are files that are the disk one after the other, and read-only. None: Path is the disk, and otherwise a
-	// name for it.
-	Parts []Part
-}
-
-// Part is a piece of a disk.
-type Part struct {
-	Path string // a file of the host
-	Size int64  // bytes, a multiple of 512
-}
-
-// PlugDisk gives a running guest a disk. It fails with ErrNoPlug where there is no place. QEMU gets the files open,
-// since it has not the rights to open them.
-func (s *Sandbox) PlugDisk(ctx context.Context, d Disk) (_ *PluggedDisk, err error) {
-	port, err := s.takePort()
+// PlugDisk gives a running guest a disk. It fails with machine.ErrNoPlace where there is no place. QEMU gets the files
+// open, since it has not the rights to open them.
+func (v *VM) PlugDisk(ctx context.Context, d machine.Disk) (_ *machine.Plugged, err error) {
+	port, err := v.takePort()
 	if err != nil {
 		return nil, fmt.Errorf("plug in %s: %w", d.Path, err)
 	}
-	id, pciPath := qemu.RootPort(port)
-	plugged := &PluggedDisk{PCIPath: pciPath, port: port}
+	id, pciPath := RootPort(port)
+	at := &place{port: port}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("plug in %s: %w", d.Path, err), s.takeBack(ctx, plugged))
-			s.freePort(port)
+			err = errors.Join(fmt.Errorf("plug in %s: %w", d.Path, err), v.takeBack(ctx, at))
+			v.freePort(port)
 		}
 	}()
 	node := "plugged-" + id
@@ -66,27 +47,27 @@ func (s *Sandbox) PlugDisk(ctx context.Context, d Disk) (_ *PluggedDisk, err err
 	var file map[string]any
 	if len(d.Parts) > 0 {
 		format = "vmdk"
-		file, err = s.handParts(ctx, plugged, d.Parts)
+		file, err = v.handParts(ctx, at, d.Parts)
 	} else {
 		format = "raw"
-		file, err = s.handFile(ctx, plugged, d.Path, d.ReadOnly)
+		file, err = v.handFile(ctx, at, d.Path, d.ReadOnly)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := s.qmp(ctx, "blockdev-add", map[string]any{"driver": format, "node-name": node, "read-only": d.ReadOnly,
+	if err := v.qmp(ctx, "blockdev-add", map[string]any{"driver": format, "node-name": node, "read-only": d.ReadOnly,
 		"file": file}); err != nil {
 		return nil, err
 	}
-	if err := s.qmp(ctx, "device_add", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id,
+	if err := v.qmp(ctx, "device_add", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id,
 		"drive": node}); err != nil {
-		return nil, errors.Join(err, s.qmp(ctx, "blockdev-del", map[string]any{"node-name": node}))
+		return nil, errors.Join(err, v.qmp(ctx, "blockdev-del", map[string]any{"node-name": node}))
 	}
-	return plugged, nil
+	return &machine.Plugged{PCIPath: pciPath, Place: at}, nil
 }
 
 // handFile opens a file, gives it to QEMU for a disk, and returns QEMU's options for it.
-func (s *Sandbox) handFile(ctx context.Context, d *PluggedDisk, path string, readOnly bool) (map[string]any, error) {
+func (v *VM) handFile(ctx context.Context, d *place, path string, readOnly bool) (map[string]any, error) {
 	flags := os.O_RDWR
 	if readOnly {
 		flags = os.O_RDONLY
@@ -108,7 +89,7 @@ func (s *Sandbox) handFile(ctx context.Context, d *PluggedDisk, path string, rea
 	default:
 		return nil, fmt.Errorf("%s: neither a block device nor a file", path)
 	}
-	name, err := s.hand(ctx, d, f)
+	name, err := v.hand(ctx, d, f)
 	if err != nil {
 		return nil, err
 	}
@@ -116,8 +97,8 @@ func (s *Sandbox) handFile(ctx context.Context, d *PluggedDisk, path string, rea
 }
 
 // hand gives QEMU an open file for a disk, and returns by which name QEMU has it. QEMU: qapi/misc.json, add-fd.
-func (s *Sandbox) hand(ctx context.Context, d *PluggedDisk, f *os.File) (string, error) {
-	answer, err := s.command(ctx, "add-fd", nil, f)
+func (v *VM) hand(ctx context.Context, d *place, f *os.File) (string, error) {
+	answer, err := v.command(ctx, "add-fd", nil, f)
 	if err != nil {
 		return "", err
 	}
@@ -128,14 +109,14 @@ func (s *Sandbox) hand(ctx context.Context, d *PluggedDisk, f *os.File) (string,
 		return "", errors.Join(fmt.Errorf("qmp add-fd: QEMU's answer names no set"), err)
 	}
 	d.sets = append(d.sets, *set.ID)
-	return qemu.InheritedFile(*set.ID), nil
+	return InheritedFile(*set.ID), nil
 }
 
 // takeBack has QEMU close the files of a disk that is not there any more.
-func (s *Sandbox) takeBack(ctx context.Context, d *PluggedDisk) error {
+func (v *VM) takeBack(ctx context.Context, d *place) error {
 	var errs []error
 	for _, id := range d.sets {
-		errs = append(errs, s.qmp(ctx, "remove-fd", map[string]any{"fdset-id": id}))
+		errs = append(errs, v.qmp(ctx, "remove-fd", map[string]any{"fdset-id": id}))
 	}
 	d.sets = nil
 	return errors.Join(errs...)
@@ -143,10 +124,10 @@ func (s *Sandbox) takeBack(ctx context.Context, d *PluggedDisk) error {
 
 // handParts opens the files that are a disk one after the other, gives them to QEMU, and returns QEMU's options for the
 // file that tells their order.
-func (s *Sandbox) handParts(ctx context.Context, d *PluggedDisk, parts []Part) (map[string]any, error) {
+func (v *VM) handParts(ctx context.Context, d *place, parts []machine.Part) (map[string]any, error) {
 	var names []string
 	for _, p := range parts {
-		options, err := s.handFile(ctx, d, p.Path, true)
+		options, err := v.handFile(ctx, d, p.Path, true)
 		if err != nil {
 			return nil, err
 		}
@@ -155,17 +136,17 @@ func (s *Sandbox) handParts(ctx context.Context, d *PluggedDisk, parts []Part) (
 		}
 		names = append(names, options["filename"].(string))
 	}
-	written, _, err := sealedFrom("disk.vmdk", strings.NewReader(describe(names, parts)))
+	written, _, err := sealed.From("disk.vmdk", strings.NewReader(describe(names, parts)))
 	if err != nil {
 		return nil, err
 	}
 	defer written.Close()
-	return s.handFile(ctx, d, fmt.Sprintf("/proc/self/fd/%d", written.Fd()), true)
+	return v.handFile(ctx, d, fmt.Sprintf("/proc/self/fd/%d", written.Fd()), true)
 }
 
 // describe is the description of a disk in parts, by the names that QEMU has for them. VMware Virtual Disk Format 5.0,
 // "The Descriptor File": QEMU reads it, and knows no other format for a disk of several files.
-func describe(names []string, parts []Part) string {
+func describe(names []string, parts []machine.Part) string {
 	var b strings.Builder
 	b.WriteString("# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n" +
 		"createType=\"twoGbMaxExtentFlat\"\n\n# Extent description\n")
@@ -179,23 +160,27 @@ func describe(names []string, parts []Part) string {
 
 // UnplugDisk takes a disk away. The guest must not use it any more. Where the guest does not let go of it in time, its
 // place stays taken.
-func (s *Sandbox) UnplugDisk(ctx context.Context, d *PluggedDisk) error {
-	id, _ := qemu.RootPort(d.port)
-	if err := s.qmp(ctx, "device_del", map[string]any{"id": "disk-" + id}); err != nil {
+func (v *VM) UnplugDisk(ctx context.Context, d *machine.Plugged) error {
+	at, ok := d.Place.(*place)
+	if !ok {
+		return fmt.Errorf("unplug the disk at %s: it is not in a machine of QEMU's", d.PCIPath)
+	}
+	id, _ := RootPort(at.port)
+	if err := v.qmp(ctx, "device_del", map[string]any{"id": "disk-" + id}); err != nil {
 		return fmt.Errorf("unplug the disk at %s: %w", d.PCIPath, err)
 	}
 	// The device is gone when its block node is no longer in use; QEMU says so by an event, which others may have read.
 	ctx, cancel := context.WithTimeout(ctx, unplugTime)
 	defer cancel()
 	for {
-		err := s.qmp(ctx, "blockdev-del", map[string]any{"node-name": "plugged-" + id})
+		err := v.qmp(ctx, "blockdev-del", map[string]any{"node-name": "plugged-" + id})
 		// an answer of before was lost
 		if refused, ok := errors.AsType[*qmp.Error](err); ok && strings.Contains(refused.Desc, "Failed to find node") {
 			err = nil
 		}
 		if err == nil {
-			s.freePort(d.port)
-			return s.takeBack(ctx, d)
+			v.freePort(at.port)
+			return v.takeBack(ctx, at)
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
@@ -205,38 +190,44 @@ func (s *Sandbox) UnplugDisk(ctx context.Context, d *PluggedDisk) error {
 	}
 }
 
-func (s *Sandbox) takePort() (int, error) {
-	s.ports.Lock()
-	defer s.ports.Unlock()
-	if s.plugged == nil {
-		s.plugged = make([]bool, s.plan.QEMU.RootPorts)
+func (v *VM) takePort() (int, error) {
+	v.ports.Lock()
+	defer v.ports.Unlock()
+	if v.plugged == nil {
+		v.plugged = make([]bool, v.plan.Config.RootPorts)
 	}
-	for i, taken := range s.plugged {
+	for i, taken := range v.plugged {
 		if !taken {
-			s.plugged[i] = true
+			v.plugged[i] = true
 			return i, nil
 		}
 	}
-	if len(s.plugged) == 0 {
-		return 0, fmt.Errorf("%w: the machine %s has none", ErrNoPlug, s.plan.QEMU.Machine)
+	if len(v.plugged) == 0 {
+		return 0, fmt.Errorf("%w: the machine %s has none", machine.ErrNoPlace, v.plan.Config.Machine)
 	}
-	return 0, fmt.Errorf("%w: all %d are taken", ErrNoPlug, len(s.plugged))
+	return 0, fmt.Errorf("%w: all %d are taken", machine.ErrNoPlace, len(v.plugged))
 }
 
-func (s *Sandbox) freePort(i int) {
-	s.ports.Lock()
-	s.plugged[i] = false
-	s.ports.Unlock()
+func (v *VM) freePort(i int) {
+	v.ports.Lock()
+	v.plugged[i] = false
+	v.ports.Unlock()
+}
+
+// Query has QEMU carry out one command of its monitor, and returns what it says: for those who want to see what QEMU
+// itself makes of a machine.
+func (v *VM) Query(ctx context.Context, name string, arguments map[string]any) (json.RawMessage, error) {
+	return v.command(ctx, name, arguments, nil)
 }
 
 // qmp has QEMU carry out one command.
-func (s *Sandbox) qmp(ctx context.Context, name string, arguments map[string]any) error {
-	_, err := s.command(ctx, name, arguments, nil)
+func (v *VM) qmp(ctx context.Context, name string, arguments map[string]any) error {
+	_, err := v.command(ctx, name, arguments, nil)
 	return err
 }
 
 // command has QEMU carry out one command, with a file that goes along or nil, and returns what it says.
-func (s *Sandbox) command(ctx context.Context, name string, arguments map[string]any, file *os.File) (json.RawMessage,
+func (v *VM) command(ctx context.Context, name string, arguments map[string]any, file *os.File) (json.RawMessage,
 	error) {
 	var b json.RawMessage
 	if arguments != nil {
@@ -246,10 +237,10 @@ func (s *Sandbox) command(ctx context.Context, name string, arguments map[string
 		}
 	}
 	select {
-	case c := <-s.monitor:
-		s.monitor <- c // the client takes many callers at once
+	case c := <-v.monitor:
+		v.monitor <- c // the client takes many callers at once
 		return c.Execute(ctx, qmp.Command{Name: name, Arguments: b, File: file})
-	case <-s.process.Done():
+	case <-v.process.Done():
 		return nil, fmt.Errorf("qmp %s: QEMU has ended", name)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("qmp %s: %w", name, context.Cause(ctx))

@@ -1,4 +1,4 @@
-package sandbox
+package qemu
 
 import (
 	"context"
@@ -6,45 +6,38 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-)
 
-// Size is what a machine has.
-type Size struct {
-	CPUs      int
-	MemoryMiB int
-}
+	"github.com/katabuild/katabuild/runtime/machine"
+)
 
 // memoryBlockMiB is what memory is plugged in multiples of: a block of x86_64's memory hotplug, which no other
 // architecture's exceeds where QEMU has DIMMs. Linux: Documentation/admin-guide/mm/memory-hotplug.rst.
 const memoryBlockMiB = 128
 
-// ErrNoGrowth says that this machine stays as large as it was started.
-var ErrNoGrowth = errors.New("the machine cannot grow")
-
 // Size is what the machine has now.
-func (s *Sandbox) Size() Size {
-	s.growing.Lock()
-	defer s.growing.Unlock()
-	return s.sizeLocked()
+func (v *VM) Size() machine.Size {
+	v.growing.Lock()
+	defer v.growing.Unlock()
+	return v.sizeLocked()
 }
 
-func (s *Sandbox) sizeLocked() Size {
-	return Size{s.plan.QEMU.CPUs + s.grown.CPUs, s.plan.QEMU.MemoryMiB + s.grown.MemoryMiB}
+func (v *VM) sizeLocked() machine.Size {
+	start := v.plan.Size()
+	return machine.Size{CPUs: start.CPUs + v.grown.CPUs, MemoryMiB: start.MemoryMiB + v.grown.MemoryMiB}
 }
 
 // Grow plugs in processors and memory until the machine has at least what is wanted, or all it can have, and says what
-// it has. The guest has to put them to use. What the machine has already is never taken away. The error is ErrNoGrowth
-// where a machine was started without room, for processors or for memory, and nothing else is wrong.
-func (s *Sandbox) Grow(ctx context.Context, want Size) (Size, error) {
-	s.growing.Lock()
-	defer s.growing.Unlock()
-	q := &s.plan.QEMU
+// it has.
+func (v *VM) Grow(ctx context.Context, want machine.Size) (machine.Size, error) {
+	v.growing.Lock()
+	defer v.growing.Unlock()
+	q := &v.plan.Config
 	var errs, cannot []error
-	now := s.sizeLocked()
+	now := v.sizeLocked()
 	if more := want.CPUs - now.CPUs; more > 0 {
 		if q.MaxCPUs <= q.CPUs {
-			cannot = append(cannot, fmt.Errorf("%w: %d processors", ErrNoGrowth, now.CPUs))
-		} else if err := s.plugCPUs(ctx, min(more, q.MaxCPUs-now.CPUs)); err != nil {
+			cannot = append(cannot, fmt.Errorf("%w: %d processors", machine.ErrNoGrowth, now.CPUs))
+		} else if err := v.plugCPUs(ctx, min(more, q.MaxCPUs-now.CPUs)); err != nil {
 			errs = append(errs, err)
 		}
 		if want.CPUs > q.MaxCPUs && q.MaxCPUs > q.CPUs {
@@ -60,8 +53,8 @@ func (s *Sandbox) Grow(ctx context.Context, want Size) (Size, error) {
 		blocks := (more + memoryBlockMiB - 1) / memoryBlockMiB * memoryBlockMiB
 		switch {
 		case q.MemorySlots == 0 || q.MaxMemoryMiB <= q.MemoryMiB:
-			cannot = append(cannot, fmt.Errorf("%w: %d MiB of memory", ErrNoGrowth, now.MemoryMiB))
-		case s.dimms == q.MemorySlots:
+			cannot = append(cannot, fmt.Errorf("%w: %d MiB of memory", machine.ErrNoGrowth, now.MemoryMiB))
+		case v.dimms == q.MemorySlots:
 			errs = append(errs, fmt.Errorf("%d MiB of memory are wanted, and all %d slots are taken", want.MemoryMiB,
 				q.MemorySlots))
 		default:
@@ -71,7 +64,7 @@ func (s *Sandbox) Grow(ctx context.Context, want Size) (Size, error) {
 				blocks = room
 			}
 			if blocks > 0 {
-				errs = append(errs, s.plugMemory(ctx, blocks))
+				errs = append(errs, v.plugMemory(ctx, blocks))
 			}
 		}
 	}
@@ -79,7 +72,7 @@ func (s *Sandbox) Grow(ctx context.Context, want Size) (Size, error) {
 	if err == nil {
 		err = errors.Join(cannot...)
 	}
-	return s.sizeLocked(), err
+	return v.sizeLocked(), err
 }
 
 // hotpluggable is an element of the answer to query-hotpluggable-cpus. QEMU: docs/devel or qapi/machine.json,
@@ -92,8 +85,8 @@ type hotpluggable struct {
 }
 
 // plugCPUs plugs in some processors, the lowest numbers first.
-func (s *Sandbox) plugCPUs(ctx context.Context, n int) error {
-	answer, err := s.command(ctx, "query-hotpluggable-cpus", nil, nil)
+func (v *VM) plugCPUs(ctx context.Context, n int) error {
+	answer, err := v.command(ctx, "query-hotpluggable-cpus", nil, nil)
 	if err != nil {
 		return fmt.Errorf("plug in processors: %w", err)
 	}
@@ -109,14 +102,14 @@ func (s *Sandbox) plugCPUs(ctx context.Context, n int) error {
 		if c.Path != "" || c.Count != 1 {
 			continue
 		}
-		arguments := map[string]any{"driver": c.Type, "id": fmt.Sprintf("cpu-%d", s.plan.QEMU.CPUs+s.grown.CPUs)}
+		arguments := map[string]any{"driver": c.Type, "id": fmt.Sprintf("cpu-%d", v.plan.Config.CPUs+v.grown.CPUs)}
 		for k, v := range c.Props {
 			arguments[k] = v
 		}
-		if err := s.qmp(ctx, "device_add", arguments); err != nil {
+		if err := v.qmp(ctx, "device_add", arguments); err != nil {
 			return fmt.Errorf("plug in a processor: %w", err)
 		}
-		s.grown.CPUs++
+		v.grown.CPUs++
 		n--
 	}
 	if n > 0 {
@@ -126,21 +119,21 @@ func (s *Sandbox) plugCPUs(ctx context.Context, n int) error {
 }
 
 // plugMemory plugs in one DIMM.
-func (s *Sandbox) plugMemory(ctx context.Context, mib int) error {
-	id := fmt.Sprintf("dimm-%d", s.dimms)
+func (v *VM) plugMemory(ctx context.Context, mib int) error {
+	id := fmt.Sprintf("dimm-%d", v.dimms)
 	memory := map[string]any{"qom-type": "memory-backend-ram", "id": id + "-memory", "size": int64(mib) << 20}
-	if s.plan.QEMU.SharesMemory() { // with back ends in other processes, ours among them
+	if v.plan.Config.SharesMemory() { // with back ends in other processes, ours among them
 		memory["qom-type"], memory["share"] = "memory-backend-memfd", true
 	}
-	if err := s.qmp(ctx, "object-add", memory); err != nil {
+	if err := v.qmp(ctx, "object-add", memory); err != nil {
 		return fmt.Errorf("plug in %d MiB of memory: %w", mib, err)
 	}
-	if err := s.qmp(ctx, "device_add", map[string]any{"driver": "pc-dimm", "id": id,
+	if err := v.qmp(ctx, "device_add", map[string]any{"driver": "pc-dimm", "id": id,
 		"memdev": id + "-memory"}); err != nil {
-		return errors.Join(fmt.Errorf("plug in %d MiB of memory: %w", mib, err), s.qmp(ctx, "object-del",
+		return errors.Join(fmt.Errorf("plug in %d MiB of memory: %w", mib, err), v.qmp(ctx, "object-del",
 			map[string]any{"id": id + "-memory"}))
 	}
-	s.dimms++
-	s.grown.MemoryMiB += mib
+	v.dimms++
+	v.grown.MemoryMiB += mib
 	return nil
 }

@@ -1,0 +1,357 @@
+package qemu
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/runtime/child"
+	"github.com/katabuild/katabuild/runtime/console"
+	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
+	"github.com/katabuild/katabuild/runtime/machine"
+	"github.com/katabuild/katabuild/runtime/vsock"
+)
+
+// Times that bound waiting for what should be immediate.
+const (
+	stopTime    = 3 * time.Second        // for QEMU to quit
+	lastWords   = 500 * time.Millisecond // for the monitor's last bytes after QEMU ended
+	childFDBase = 3                      // the first file that a child inherits beside its standard ones
+)
+
+// VM is a QEMU that was started.
+//
+// Locks: growing and ports are each taken alone, and neither while the other is held.
+type VM struct {
+	plan    *Plan
+	argv    []string
+	log     *slog.Logger
+	process *child.Process
+	channel vsock.Transport
+	wg      sync.WaitGroup
+	stop    func() error
+
+	monitor chan *qmp.Client // has the client once there is one; whoever takes it puts it back
+	answers chan struct{}
+
+	why   sync.Once
+	ended error // guarded by why
+
+	ports   sync.Mutex
+	plugged []bool // root ports that are taken; guarded by ports
+
+	growing sync.Mutex   // held while the machine grows; guards what follows
+	grown   machine.Size // beyond what it was started with
+	dimms   int          // memory slots that are taken
+}
+
+var (
+	_ machine.VM      = (*VM)(nil)
+	_ machine.Plugger = (*VM)(nil)
+	_ machine.Grower  = (*VM)(nil)
+)
+
+// inheritance is the files that QEMU inherits: its ends, which are ours to close once it has them.
+type inheritance struct{ files []*os.File }
+
+// add takes a file over, and says by which number QEMU has it.
+func (i *inheritance) add(f *os.File) int {
+	i.files = append(i.files, f)
+	return childFDBase + len(i.files) - 1
+}
+
+// lend is add of a file that stays its owner's.
+func (i *inheritance) lend(f *os.File) (int, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return i.add(os.NewFile(uintptr(fd), f.Name())), nil
+}
+
+func (i *inheritance) close() {
+	for _, f := range i.files {
+		_ = f.Close() // QEMU has its own, or nobody needs it
+	}
+}
+
+// byFD is the path of an inherited file, for QEMU to open again.
+func byFD(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
+
+// Start starts QEMU.
+func (h Hypervisor) Start(ctx context.Context, plan machine.Plan, o machine.Start) (machine.VM, error) {
+	p, ok := plan.(*Plan)
+	if !ok {
+		return nil, fmt.Errorf("QEMU does not start the plan of another hypervisor (%T)", plan)
+	}
+	v := &VM{plan: p, log: o.Log, monitor: make(chan *qmp.Client, 1), answers: make(chan struct{})}
+	if v.log == nil {
+		v.log = slog.New(slog.DiscardHandler)
+	}
+	v.stop = sync.OnceValue(v.stopOnce)
+	if err := v.start(ctx, h, o); err != nil {
+		return nil, errors.Join(err, v.stop())
+	}
+	return v, nil
+}
+
+// start makes what leads to QEMU, and starts it.
+func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err error) {
+	with := &inheritance{}
+	defer with.close()
+	q := v.plan.Config
+	if err := handFiles(&q, v.plan.spec, o, with); err != nil {
+		return err
+	}
+	monitor, monitorChild, err := socketPair("monitor")
+	if err != nil {
+		return err
+	}
+	q.Monitor = Inherited(with.add(monitorChild))
+	defer func() {
+		if err != nil {
+			_ = monitor.Close()
+		}
+	}()
+	serial, serialChild, err := socketPair("console")
+	if err != nil {
+		return err
+	}
+	q.Console = Inherited(with.add(serialChild))
+	links := machine.Links{Console: serial}
+	if err := v.link(&q, o, with, &links); err != nil {
+		return errors.Join(err, serial.Close())
+	}
+	if h.NoVsock {
+		q.Vsock = Vsock{}
+	}
+	if err := o.Linked(links); err != nil {
+		return err
+	}
+	v.argv = q.Argv()
+	v.process, err = child.StartIn("QEMU", v.argv, with.files, child.Options{Netns: o.Netns, Walls: Walls(q)})
+	if err != nil {
+		return &machine.StartError{Cause: err, Argv: v.argv}
+	}
+	for _, m := range v.process.Missing() {
+		v.log.Warn("QEMU lacks " + m)
+	}
+	v.wg.Go(func() {
+		c, err := qmp.New(ctx, monitor)
+		if err != nil {
+			v.log.Debug("monitor", "err", err)
+			return // QEMU has ended, and says itself why; or ctx has
+		}
+		v.monitor <- c
+		close(v.answers)
+	})
+	return nil
+}
+
+// handFiles gives QEMU the guest's files, the sockets of its shares and its taps, by their numbers.
+func handFiles(q *Config, s machine.Spec, o machine.Start, with *inheritance) error {
+	fd, err := with.lend(o.Kernel)
+	if err != nil {
+		return err
+	}
+	q.Kernel = byFD(fd)
+	if o.Initrd != nil {
+		if fd, err = with.lend(o.Initrd); err != nil {
+			return err
+		}
+		q.Initrd = byFD(fd)
+	}
+	q.Disks = slices.Clone(q.Disks)
+	for i, d := range o.Disks {
+		if fd, err = with.lend(d.File); err != nil {
+			return err
+		}
+		q.Disks[i].Path = byFD(fd)
+		if d.InPlace && !q.Disks[i].NVDIMM {
+			// The file itself: QEMU's user may not be one who may open it. What is sealed is everybody's.
+			q.Inherited = append(q.Inherited, fd)
+			q.Disks[i].Path = InheritedFile(fd)
+		}
+	}
+	q.FileSystems = slices.Clone(q.FileSystems)
+	for i := range q.FileSystems {
+		if path := q.FileSystems[i].VirtioFS.SocketPath(); path != "" {
+			conn, err := connect(path) // which QEMU's user could not
+			if err != nil {
+				return err
+			}
+			q.FileSystems[i].VirtioFS = Inherited(with.add(conn))
+		}
+	}
+	q.NICs = slices.Clone(q.NICs)
+	for i, n := range s.NICs {
+		if q.NICs[i].TapFD, err = with.lend(n.Tap); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// link makes the vsock.
+func (v *VM) link(q *Config, o machine.Start, with *inheritance, l *machine.Links) error {
+	l.Broken = func() error { return nil }
+	if v.plan.spec.Channel.Kernel {
+		k, err := vsock.NewKernel(rand.Reader)
+		if err != nil {
+			return err
+		}
+		v.channel = k
+		fd, err := with.lend(k.File())
+		if err != nil {
+			return err
+		}
+		q.Vsock = Vsock{KernelFD: fd, CID: k.CID()}
+		now := make(chan struct{}) // the host's kernel does not say when the guest's driver runs
+		close(now)
+		l.Channel, l.Driver = k, now
+		return nil
+	}
+	d := vsock.NewDevice(v.log)
+	v.channel = d
+	conn, deviceChild, err := socketPair("vsock")
+	if err != nil {
+		return err
+	}
+	q.Vsock = Vsock{VhostUser: Inherited(with.add(deviceChild))}
+	if o.Hybrid != "" {
+		if err := d.ServeHybrid(o.Hybrid); err != nil {
+			return errors.Join(err, conn.Close())
+		}
+	}
+	v.wg.Go(func() {
+		if err := d.Serve(conn); err != nil {
+			v.log.Warn("vsock device", "err", err)
+		}
+	})
+	l.Channel, l.Driver, l.Told, l.Broken = d, d.Up(), true, d.Broken
+	return nil
+}
+
+// Process is QEMU's.
+func (v *VM) Process() machine.Process { return machine.Process{PID: v.process.PID(), Argv: v.argv} }
+
+// Answers is closed once QEMU answers on its monitor.
+func (v *VM) Answers() <-chan struct{} { return v.answers }
+
+// Done is closed when QEMU has ended.
+func (v *VM) Done() <-chan struct{} { return v.process.Done() }
+
+// Why is why QEMU ended.
+func (v *VM) Why() error {
+	v.why.Do(func() {
+		v.ended = v.process.ExitError()
+		if v.ended == nil {
+			v.ended = machine.ErrGuestEnded
+			if reason := v.shutdownReason(); reason != "" {
+				v.ended = fmt.Errorf("%w: %s", machine.ErrGuestEnded, reason)
+			}
+		}
+	})
+	return v.ended
+}
+
+// shutdownReason is the reason in QEMU's SHUTDOWN event, or empty. QEMU has ended.
+func (v *VM) shutdownReason() string {
+	select {
+	case c := <-v.monitor:
+		defer func() { v.monitor <- c }()
+		select {
+		case <-c.Done():
+		case <-time.After(lastWords):
+		}
+		for {
+			select {
+			case e := <-c.Events():
+				var data struct{ Reason string }
+				if e.Name == "SHUTDOWN" && json.Unmarshal(e.Data, &data) == nil {
+					return console.Clean([]byte(data.Reason))
+				}
+			default:
+				return ""
+			}
+		}
+	default:
+		return ""
+	}
+}
+
+// Stop ends QEMU.
+func (v *VM) Stop() error { return v.stop() }
+
+func (v *VM) stopOnce() error {
+	var errs []error
+	if v.process != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+		errs = append(errs, v.process.Stop(ctx, v.quit))
+		cancel()
+	}
+	select {
+	case c := <-v.monitor:
+		errs = append(errs, c.Close())
+	default:
+	}
+	if v.channel != nil {
+		errs = append(errs, v.channel.Close())
+	}
+	v.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// quit asks QEMU to end.
+func (v *VM) quit(ctx context.Context) error {
+	select {
+	case c := <-v.monitor:
+		_, err := c.Execute(ctx, qmp.Command{Name: "quit"})
+		v.monitor <- c
+		if errors.Is(err, io.EOF) {
+			return nil // it was faster than its answer
+		}
+		return err
+	default:
+		return errors.New("QEMU has not answered yet")
+	}
+}
+
+// connect connects to a UNIX socket for a child.
+func connect(path string) (*os.File, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	f, err := conn.File()
+	if err := errors.Join(err, conn.Close()); err != nil {
+		return nil, fmt.Errorf("connection to %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// socketPair makes a connection between this process and a child.
+func socketPair(name string) (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket pair for the %s: %w", name, err)
+	}
+	child := os.NewFile(uintptr(fds[1]), name)
+	f := os.NewFile(uintptr(fds[0]), name)
+	conn, err := net.FileConn(f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("socket pair for the %s: %w", name, err), child.Close())
+	}
+	return conn.(*net.UnixConn), child, nil
+}

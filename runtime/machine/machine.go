@@ -1,0 +1,218 @@
+// Package machine has the nouns and contracts of virtual machines: what one is made of, what it can do, and what those
+// who start one promise. There is no hypervisor in it; each is a package below runtime/hypervisor.
+//
+// A Hypervisor decides what a Spec becomes on this host (a Plan, a value), and starts that. What not every machine can
+// do is an interface of its own, Plugger and Grower, which a VM may have or not.
+package machine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/vsock"
+)
+
+// Size is what a machine has of processors and memory.
+type Size struct {
+	CPUs      int
+	MemoryMiB int
+}
+
+// Spec is one virtual machine as it is wanted.
+type Spec struct {
+	Name string    // for people, in the list of processes
+	Arch arch.Arch // of the guest
+	// Kind is the hypervisor's name of a kind of machine, such as q35. One that nobody here knows is its program's to
+	// refuse. Empty is DefaultKind.
+	Kind string
+	// DefaultKind is what the guest was built for, which must be known; empty is what there is for the architecture.
+	DefaultKind string
+	Size        Size
+	// Max is what the machine may grow to, with this many pieces of memory. A machine that cannot grow has Size. The
+	// zero value is Size.
+	Max         Size
+	MemorySlots int
+	Places      int // for disks and interfaces that are plugged in later; a machine that has none has none
+
+	Kernel, Initrd string // paths; Initrd may be empty
+	CommandLine    string // the kernel's
+	Disks          []Disk // in the order in which the guest numbers them
+	Shares         []Share
+	NICs           []NIC
+	RNG            bool // an entropy device
+
+	Accel   accel.Accel
+	Channel vsock.Choice // which vsock the guest gets
+	// VirtualTime counts instructions and lets no time pass while waiting: the same times on every run. It needs
+	// emulation and one processor.
+	VirtualTime bool
+	Program     string // the hypervisor's; empty is what it has for the architecture, found in $PATH
+	NoSeccomp   bool   // for a program that was built without it
+}
+
+// Disk is a disk from the machine's start, read-only, or one to plug in.
+type Disk struct {
+	Path   string // a file or a block device of the host
+	Serial string // what the guest calls it by; may be empty
+
+	// What follows is for disks from the start.
+
+	Size   int64 // bytes; needed for an NVDIMM
+	NVDIMM bool  // mapped into the guest's address space instead of read block by block
+
+	// What follows is for disks that are plugged in.
+
+	ReadOnly bool
+	// Parts are files that are the disk one after the other, and read-only. None: Path is the disk, and otherwise a
+	// name for it.
+	Parts []Part
+}
+
+// Part is a piece of a disk.
+type Part struct {
+	Path string // a file of the host
+	Size int64  // bytes, a multiple of 512
+}
+
+// Share is a folder of the host that the guest mounts by its tag.
+type Share struct {
+	Tag    string
+	Socket string // of a virtiofsd that serves the folder
+	Path   string // otherwise the hypervisor itself serves this folder by 9p, with the files' own owners and modes
+}
+
+// NIC is a network interface of the guest.
+type NIC struct {
+	MAC string   // 52:54:00:12:34:56
+	Tap *os.File // an open tap device; it stays the caller's
+	MTU int      // bytes, told to the guest; 0 says nothing
+}
+
+// Plan is what a Spec becomes. It is a value, and nothing of it lasts.
+type Plan interface {
+	// Command is a command line to try by hand, ready to paste: the machine with the files where they lie, its console
+	// on standard input and output, and without what leads to the process that would start it.
+	Command() string
+	// Size is what the machine starts with. It may be more than was wanted, where memory comes in larger pieces.
+	Size() Size
+	// Kind is the kind of machine.
+	Kind() string
+}
+
+// Hypervisor starts virtual machines.
+type Hypervisor interface {
+	// Plan decides what a Spec becomes. It starts and opens nothing that lasts.
+	Plan(Spec) (Plan, error)
+	// Start starts a machine that it planned. It does not wait for the guest. With an error nothing is left, and Linked
+	// may have been called; an error of a machine that did not start at all is a *StartError.
+	Start(context.Context, Plan, Start) (VM, error)
+}
+
+// Start is what a machine gets when it is started.
+type Start struct {
+	// Kernel and Initrd are the open files; Disks are those of Spec.Disks, in their order. They stay the caller's. A
+	// disk that may be opened again by its number, but not by everybody, is InPlace: the hypervisor hands on the open
+	// file itself.
+	Kernel, Initrd *os.File
+	Disks          []OpenDisk
+
+	Netns *os.File // the network namespace of the hypervisor's process; nil is this process's. It stays the caller's
+	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See
+	// vsock.Device.ServeHybrid.
+	Hybrid string
+	Log    *slog.Logger
+	// Linked is called once, before the machine runs, so that nobody misses what the guest says first. The machine is
+	// not started when it fails.
+	Linked func(Links) error
+}
+
+// OpenDisk is an open disk.
+type OpenDisk struct {
+	File    *os.File
+	InPlace bool
+}
+
+// Links are what leads into a machine. The channel is closed by VM.Stop; the console is its receiver's to close.
+type Links struct {
+	Console net.Conn // the serial console
+	Channel vsock.Transport
+	// Driver is closed once the guest's vsock driver runs. A host that cannot tell closes it at once, and has Told
+	// false.
+	Driver <-chan struct{}
+	Told   bool
+	// Broken is why the channel does not serve the guest any more, or nil.
+	Broken func() error
+}
+
+// VM is a machine that was started. Its methods may be called from several goroutines.
+type VM interface {
+	// Process is the hypervisor's.
+	Process() Process
+	// Answers is closed once the hypervisor runs and answers; a machine that ends before never closes it.
+	Answers() <-chan struct{}
+	// Done is closed when the machine has ended, by Stop or by itself.
+	Done() <-chan struct{}
+	// Why is why a machine that is Done ended: the hypervisor's error, or one that wraps ErrGuestEnded.
+	Why() error
+	// Stop ends the machine and waits for it, some seconds at most. The guest is not asked. Nothing of the machine is
+	// left then. Calling it again is a no-op.
+	Stop() error
+}
+
+// Process is a hypervisor's process.
+type Process struct {
+	PID  int
+	Argv []string
+}
+
+// Plugger is a VM that disks and interfaces can be plugged into while it runs.
+type Plugger interface {
+	// PlugDisk gives the guest a disk. It fails with ErrNoPlace where there is no place.
+	PlugDisk(context.Context, Disk) (*Plugged, error)
+	// UnplugDisk takes a disk away. The guest must not use it any more. Where the guest does not let go of it in time,
+	// its place stays taken.
+	UnplugDisk(context.Context, *Plugged) error
+	// PlugNIC gives the guest a network interface, and says where the guest finds it, as the guest API wants it. It
+	// fails with ErrNoPlace where there is no place. The interface stays until the machine ends.
+	PlugNIC(context.Context, NIC) (pciPath string, err error)
+}
+
+// Plugged is a disk that was plugged in.
+type Plugged struct {
+	PCIPath string // where the guest finds it, as the guest API wants it
+	Place   any    // the hypervisor's own
+}
+
+// Grower is a VM that can get more processors and memory while it runs.
+type Grower interface {
+	// Size is what the machine has now.
+	Size() Size
+	// Grow plugs in processors and memory until the machine has at least what is wanted, or all it can have, and says
+	// what it has. The guest has to put them to use. What the machine has already is never taken away. The error is
+	// ErrNoGrowth where a machine was started without room, for processors or for memory, and nothing else is wrong.
+	Grow(context.Context, Size) (Size, error)
+}
+
+// ErrNoPlace says that nothing can be plugged into a machine: it has no places for devices, or they are all taken.
+var ErrNoPlace = errors.New("no place for another device")
+
+// ErrNoGrowth says that a machine stays as large as it was started.
+var ErrNoGrowth = errors.New("the machine cannot grow")
+
+// ErrGuestEnded is the cause when a guest shut down or reset itself.
+var ErrGuestEnded = errors.New("the guest ended")
+
+// StartError says that a hypervisor did not start.
+type StartError struct {
+	Cause error
+	Argv  []string // as it was to be started
+}
+
+func (e *StartError) Error() string { return e.Cause.Error() }
+
+func (e *StartError) Unwrap() error { return e.Cause }
