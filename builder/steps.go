@@ -405,7 +405,7 @@ func (g *Guest) manifest(done map[string]*store.Action) (*manifest.Manifest, err
 			Release: f.Release, Version: f.Version, BuildID: f.BuildID, Toolchain: g.tools,
 			Source: manifest.Source{Kind: sourceKind(src), Name: filepath.Base(src.Where), Version: f.SourceVersion,
 				Digest: src.Digest},
-			Image: file(k, filepath.Base(g.arch.KernelImage)), Vmlinux: file(k, kernel.OutputVmlinux),
+			Image: file(k, g.arch.ImageName()), Vmlinux: file(k, kernel.OutputVmlinux),
 			Config: file(k, kernel.OutputConfig), SystemMap: file(k, kernel.OutputSystemMap),
 		},
 		Agent: manifest.Agent{Path: "/init", Digest: g.agent.digest, Go: g.agent.goVer, Init: "agent"},

@@ -202,7 +202,7 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 	if got := strings.TrimSpace(string(release)); got != b.release {
 		return fmt.Errorf("the kernel calls itself %q instead of %s", got, b.release)
 	}
-	if err := b.leaveFile(res, filepath.Base(b.Arch.KernelImage), b.Arch.KernelImage, maxImage); err != nil {
+	if err := b.leaveFile(res, b.Arch.ImageName(), b.Arch.KernelImage, maxImage); err != nil {
 		return collect(err)
 	}
 	f, err := b.left.Open("vmlinux")

@@ -127,7 +127,6 @@ const (
 // The file comes from foreign programs: what is read and written is at most what the file has, whatever its headers
 // say.
 func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
-	le := binary.LittleEndian
 	head := make([]byte, ehdrSize)
 	if _, err := file.ReadAt(head, 0); err != nil && err != io.EOF {
 		return nil, err
@@ -135,12 +134,16 @@ func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
 	if string(head[:4]) != elf.ELFMAG {
 		return nil, errors.New("not an ELF file: bad magic number")
 	}
-	if head[elf.EI_CLASS] != byte(elf.ELFCLASS64) || head[elf.EI_DATA] != byte(elf.ELFDATA2LSB) {
-		return nil, errors.New("not a little-endian 64-bit ELF file")
+	var order binary.ByteOrder = binary.LittleEndian
+	if head[elf.EI_DATA] == byte(elf.ELFDATA2MSB) { // s390x
+		order = binary.BigEndian
 	}
-	phoff, phnum, shnum := le.Uint64(head[32:]), int(le.Uint16(head[56:])), int(le.Uint16(head[60:]))
+	if head[elf.EI_CLASS] != byte(elf.ELFCLASS64) {
+		return nil, errors.New("not a 64-bit ELF file")
+	}
+	phoff, phnum, shnum := order.Uint64(head[32:]), int(order.Uint16(head[56:])), int(order.Uint16(head[60:]))
 	size := uint64(fileSize)
-	if le.Uint16(head[54:]) != phdrSize || phoff > size || size-phoff < uint64(phnum)*phdrSize {
+	if order.Uint16(head[54:]) != phdrSize || phoff > size || size-phoff < uint64(phnum)*phdrSize {
 		return nil, errors.New("malformed program headers")
 	}
 	if phnum > maxSegments || shnum == 0 || shnum > maxSections {
@@ -153,11 +156,11 @@ func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
 	}
 	out := make([]byte, ehdrSize+phnum*phdrSize)
 	copy(out, head)
-	le.PutUint64(out[32:], ehdrSize) // e_phoff
-	le.PutUint64(out[40:], 0)        // e_shoff
-	le.PutUint16(out[58:], 0)        // e_shentsize
-	le.PutUint16(out[60:], 0)        // e_shnum
-	le.PutUint16(out[62:], 0)        // e_shstrndx
+	order.PutUint64(out[32:], ehdrSize) // e_phoff
+	order.PutUint64(out[40:], 0)        // e_shoff
+	order.PutUint16(out[58:], 0)        // e_shentsize
+	order.PutUint16(out[60:], 0)        // e_shnum
+	order.PutUint16(out[62:], 0)        // e_shstrndx
 	type placed struct{ oldOff, size, newOff uint64 }
 	var loads []placed
 	left := size // bytes of the file that segments may still name: no two of them have a right to the same
@@ -166,12 +169,12 @@ func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
 		for i := range phnum {
 			ph := headers[i*phdrSize:][:phdrSize]
 			to := out[ehdrSize+i*phdrSize:][:phdrSize]
-			load := elf.ProgType(le.Uint32(ph)) == elf.PT_LOAD
+			load := elf.ProgType(order.Uint32(ph)) == elf.PT_LOAD
 			if load != (pass == 0) {
 				continue
 			}
 			copy(to, ph)
-			off, vaddr, n := le.Uint64(ph[8:]), le.Uint64(ph[16:]), le.Uint64(ph[32:])
+			off, vaddr, n := order.Uint64(ph[8:]), order.Uint64(ph[16:]), order.Uint64(ph[32:])
 			if off > size || n > size-off {
 				return nil, fmt.Errorf("segment %d lies outside of the file", i)
 			}
@@ -179,7 +182,7 @@ func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
 				inside := false
 				for _, l := range loads {
 					if off >= l.oldOff && off+n <= l.oldOff+l.size {
-						le.PutUint64(to[8:], l.newOff+off-l.oldOff)
+						order.PutUint64(to[8:], l.newOff+off-l.oldOff)
 						inside = true
 						break
 					}
@@ -195,7 +198,7 @@ func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
 			at := uint64(len(out))
 			if load {
 				at += (vaddr - at) % packPage
-				le.PutUint64(to[48:], packPage) // p_align
+				order.PutUint64(to[48:], packPage) // p_align
 			} else {
 				at = (at + 7) &^ 7
 			}
@@ -204,7 +207,7 @@ func pack(file io.ReaderAt, fileSize int64) ([]byte, error) {
 			}
 			out = append(out, make([]byte, at-uint64(len(out))+n)...)
 			to = out[ehdrSize+i*phdrSize:][:phdrSize] // append may have moved it
-			le.PutUint64(to[8:], at)
+			order.PutUint64(to[8:], at)
 			if _, err := io.ReadFull(io.NewSectionReader(file, int64(off), int64(n)), out[at:]); err != nil {
 				return nil, fmt.Errorf("segment %d: %w", i, err)
 			}

@@ -14,10 +14,14 @@ const testBanner = "Linux version 6.12.117-kb-0123 (katabuild@katabuild) (gcc (D
 	"22:13:20 UTC 2023\n\x00"
 
 func elfNote(name string, kind uint32, desc []byte) []byte {
+	return elfNoteIn(binary.LittleEndian, name, kind, desc)
+}
+
+func elfNoteIn(order binary.AppendByteOrder, name string, kind uint32, desc []byte) []byte {
 	pad := func(b []byte) []byte { return append(b, make([]byte, -len(b)&3)...) }
-	b := binary.LittleEndian.AppendUint32(nil, uint32(len(name)+1))
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(desc)))
-	b = binary.LittleEndian.AppendUint32(b, kind)
+	b := order.AppendUint32(nil, uint32(len(name)+1))
+	b = order.AppendUint32(b, uint32(len(desc)))
+	b = order.AppendUint32(b, kind)
 	return pad(append(pad(append(b, name+"\x00"...)), desc...))
 }
 
@@ -29,20 +33,29 @@ func makeVmlinux(banner string, notes ...[]byte) []byte {
 
 // makeVmlinuxAt puts the segment at an offset of the file.
 func makeVmlinuxAt(at int, banner string, notes ...[]byte) []byte {
+	return makeVmlinuxFor(elf.EM_X86_64, binary.LittleEndian, at, banner, notes...)
+}
+
+// makeVmlinuxFor is one of another machine, in its byte order.
+func makeVmlinuxFor(m elf.Machine, order binary.ByteOrder, at int, banner string, notes ...[]byte) []byte {
+	data := byte(elf.ELFDATA2LSB)
+	if order == binary.ByteOrder(binary.BigEndian) {
+		data = byte(elf.ELFDATA2MSB)
+	}
 	const base = 0xffffffff81000000
 	body := append([]byte(banner), make([]byte, -len(banner)&7)...)
 	noteAt := len(body)
 	body = append(body, bytes.Join(notes, nil)...)
 	names, secs := []byte("\x00linux_banner\x00"), []byte("\x00.text\x00.symtab\x00.strtab\x00.shstrtab\x00")
 	var b bytes.Buffer
-	put := func(v any) { binary.Write(&b, binary.LittleEndian, v) } // a Buffer takes everything
+	put := func(v any) { binary.Write(&b, order, v) } // a Buffer takes everything
 	symAt := uint64(at + len(body))
 	symAt = (symAt + 7) &^ 7
 	strAt := symAt + 48
 	shstrAt := strAt + uint64(len(names))
 	shAt := (shstrAt + uint64(len(secs)) + 7) &^ 7
-	put(elf.Header64{Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: uint16(elf.ET_EXEC),
-		Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64,
+	put(elf.Header64{Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, data, 1}, Type: uint16(elf.ET_EXEC),
+		Machine: uint16(m), Version: 1, Phoff: 64,
 		Shoff: shAt, Ehsize: 64, Phentsize: 56, Phnum: 2, Shentsize: 64, Shnum: 5, Shstrndx: 4})
 	put(elf.Prog64{Type: uint32(elf.PT_LOAD), Off: uint64(at), Vaddr: base, Paddr: 0x1000000,
 		Filesz: uint64(len(body)), Memsz: uint64(len(body)) + 4096, Align: 2 << 20})
@@ -102,6 +115,20 @@ func TestVmlinuxIsReadAndPacked(t *testing.T) {
 	}
 	if len(v.packed) >= len(data)/2 {
 		t.Errorf("%d of %d bytes are left", len(v.packed), len(data))
+	}
+	checkPacked(t, data, v.packed)
+}
+
+// s390x is big-endian, and its kernels have no PVH entry, as nobody boots them by one.
+func TestABigEndianVmlinuxIsReadAndPacked(t *testing.T) {
+	data := makeVmlinuxFor(elf.EM_S390, binary.BigEndian, 0x20000, testBanner,
+		elfNoteIn(binary.BigEndian, "GNU", noteBuildID, []byte{0xde, 0xad, 0xbe, 0xef}))
+	v, err := readVmlinuxBytes(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.release != "6.12.117-kb-0123" || v.buildID != "deadbeef" || len(v.packed) >= len(data)/2 {
+		t.Errorf("%q %q, %d of %d bytes", v.release, v.buildID, len(v.packed), len(data))
 	}
 	checkPacked(t, data, v.packed)
 }

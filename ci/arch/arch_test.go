@@ -179,7 +179,8 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 		Driver: "9p", Source: "shared", Fstype: "9p", MountPoint: share.GuestDir + "/",
 		Options: []string{"trans=virtio", "version=9p2000.L"},
 	}}
-	if len(s.Plan().Machine.(*qemu.Plan).Config.FileSystems) > 1 {
+	shares := len(s.Plan().Machine.(*qemu.Plan).Config.FileSystems)
+	if shares > 1 {
 		storages = append(storages, &katapb.Storage{Driver: "virtio-fs", Source: "virtiofs", Fstype: "virtiofs",
 			MountPoint: share.GuestDir + "/daemon/"})
 	}
@@ -193,7 +194,7 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 		Storages: storages}); err != nil {
 		t.Fatalf("sandbox with storages: %v", err)
 	}
-	for _, to := range []string{"/nine", "/daemon/virtio-fs"}[:min(2, len(s.Plan().Machine.(*qemu.Plan).Config.FileSystems))] {
+	for _, to := range []string{"/nine", "/daemon/virtio-fs"}[:min(2, shares)] {
 		if _, err := service.CopyFile(t.Context(), &katapb.CopyFileRequest{
 			Path: share.GuestDir + to, FileSize: 5, FileMode: 0o100644, DirMode: 0o755, Data: []byte("hello"),
 		}); err != nil {

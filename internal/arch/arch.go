@@ -6,6 +6,7 @@ package arch
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 )
@@ -19,6 +20,7 @@ type Arch struct {
 	CrossPrefix  string // prefix of the GNU cross tools, e.g. "aarch64-linux-gnu-"
 	KernelTarget string // make target of the compressed, bootable kernel
 	KernelImage  string // its path in the build folder
+	KernelName   string // its name among a guest's files, where the base of KernelImage is not one of its own
 	QEMU         string // name of the system emulator
 	QEMUPackage  string // Debian package that has it
 	Machine      string // QEMU machine used when neither a recipe nor a person names one
@@ -55,6 +57,14 @@ type Machine struct {
 
 // ClockWord stands for the rate of the host's time-stamp counter in kHz.
 const ClockWord = "{tsc_khz}"
+
+// ImageName is what the compressed, bootable kernel is called among a guest's files, which have a vmlinux too.
+func (a Arch) ImageName() string {
+	if a.KernelName != "" {
+		return a.KernelName
+	}
+	return path.Base(a.KernelImage)
+}
 
 // FindMachine finds one of a's by its name.
 func (a Arch) FindMachine(name string) (Machine, bool) {
@@ -105,7 +115,8 @@ func All() []Arch {
 		},
 		{
 			Name: "ppc64le", Go: "ppc64le", Debian: "ppc64el", Linux: "powerpc", CrossPrefix: "powerpc64le-linux-gnu-",
-			KernelTarget: "vmlinux", KernelImage: "vmlinux", BootForm: "vmlinux",
+			// The kernel as make leaves it boots, and so does the one without symbols, which is called vmlinux.
+			KernelTarget: "vmlinux", KernelImage: "vmlinux", KernelName: "vmlinux.full", BootForm: "vmlinux",
 			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0",
 			OpenFlags: "powerpc", CommandLine: 2048,
 		},

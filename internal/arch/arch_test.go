@@ -43,3 +43,25 @@ func TestEveryRowIsFull(t *testing.T) {
 		t.Errorf("built are %v", names)
 	}
 }
+
+func TestEveryRowSaysHowItBoots(t *testing.T) {
+	for _, a := range All() {
+		if a.ImageName() == "vmlinux" || a.ImageName() == "" {
+			t.Errorf("%s: its image is called %q, as the ELF beside it", a.Name, a.ImageName())
+		}
+		if a.BootForm != "vmlinux" && a.BootForm != "image" {
+			t.Errorf("%s: it boots a %q", a.Name, a.BootForm)
+		}
+		if names := a.MachineNames(); a.Builds && (len(names) == 0 || names[0] != a.Machine) {
+			t.Errorf("%s: guests are built for %v, and its machine is %s", a.Name, names, a.Machine)
+		}
+		for _, m := range a.MachineNames() {
+			if got, ok := a.FindMachine(m); !ok || got.Name != m {
+				t.Errorf("%s: no machine %s", a.Name, m)
+			}
+		}
+		if _, ok := a.FindMachine("toaster"); ok {
+			t.Errorf("%s: a machine that is none", a.Name)
+		}
+	}
+}

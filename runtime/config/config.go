@@ -182,12 +182,13 @@ func (q *QEMU) ReadGuest() (*guest.Guest, error) {
 	return p.Read()
 }
 
-// VCPUs is the number of virtual CPUs for a guest that itself wants some (guest.Guest.Boot), on a host with host CPUs, and at least 1. A fraction is rounded up; more than the host has is cut to what it has.
-func (q *QEMU) VCPUs(manifest, host int) int {
+// VCPUs is the number of virtual CPUs for a guest that itself wants some (guest.Guest.Boot), on a host with host CPUs,
+// and at least 1. A fraction is rounded up; more than the host has is cut to what it has.
+func (q *QEMU) VCPUs(wants, host int) int {
 	n := q.DefaultVCPUs
 	switch {
 	case n == 0:
-		return max(manifest, 1)
+		return max(wants, 1)
 	case n < 0:
 		return max(host, 1)
 	}
