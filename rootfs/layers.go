@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/artifact"
@@ -172,9 +171,11 @@ func (l *Folder) verify(ctx context.Context, files *tree.Opener) error {
 }
 
 func (l *Folder) compare(ctx context.Context, files *tree.Opener) error {
-	entries := slices.Clone(l.Entries)
-	for i, e := range entries {
+	whole := checkout.NewSummer()
+	for i := range l.Entries {
+		e := &l.Entries[i]
 		if e.Kind != checkout.File && e.Kind != checkout.Executable {
+			whole.Add(e, "")
 			continue
 		}
 		n := l.files[i]
@@ -185,9 +186,9 @@ func (l *Folder) compare(ctx context.Context, files *tree.Opener) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Name, err)
 		}
-		entries[i].Sum = digest.OfSum(sum.SHA256)
+		whole.Add(e, digest.OfSum(sum.SHA256))
 	}
-	if got := checkout.Sum(entries); got != l.Digest {
+	if got := whole.Digest(); got != l.Digest {
 		return &digest.Mismatch{Name: l.Origin, Want: l.Digest, Got: got}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,7 +53,7 @@ func imagesMain(args []string) error {
 	agent := set.String("agent", "bin/kata-agent-x86_64", "the agent")
 	n := set.Int("n", 5, "runs to take the median of")
 	where := set.String("work", "", "folder with 12 GB to spare for a temporary one (default that of the system)")
-	only := set.String("only", "", "measure only these, of: disk, size, debian, again, memory")
+	only := set.String("only", "", "measure only these, of: disk, many, size, debian, again, memory")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
@@ -81,8 +82,10 @@ func imagesMain(args []string) error {
 }
 
 func (b images) run(only string) error {
-	if err := b.tree(); err != nil {
-		return err
+	if only != "many" { // which needs no package
+		if err := b.tree(); err != nil {
+			return err
+		}
 	}
 	load, _ := os.ReadFile("/proc/loadavg") // for people: CPU seconds hardly depend on it, but wall time does
 	fmt.Printf("%d processors, load average before: %s\n", runtime.NumCPU(), load)
@@ -91,7 +94,8 @@ func (b images) run(only string) error {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"disk", b.disks}, {"size", b.sizes}, {"debian", b.debian}, {"again", b.again}, {"memory", b.memory}} {
+	}{{"disk", b.disks}, {"many", b.many}, {"size", b.sizes}, {"debian", b.debian}, {"again", b.again},
+		{"memory", b.memory}} {
 		if only != "" && !slices.Contains(strings.Split(only, ","), part.name) {
 			continue
 		}
@@ -259,11 +263,72 @@ func (b images) disks() error {
 			return err
 		}
 		line(what+": the writer, folder read", got[0].cpu.Seconds(), got[2].cpu.Seconds(), 0.6)
-		line("  the same with digests, store, SBOM: katabuild image", got[1].cpu.Seconds(), got[2].cpu.Seconds(), 0)
+		line("  the same with digests, store, SBOM: katabuild image", got[1].cpu.Seconds(), got[2].cpu.Seconds(), 1.2)
 		note("theirs: %s; %s, without a partition table", strings.Join(short(mkfs), " "), strings.Join(short(verity),
 			" "))
 	}
 	return gone(ours, theirs, hash)()
+}
+
+// The tree of many small files: as many as an image of a large distribution's development tools has.
+const (
+	manyFiles   = 200_000
+	manyPerDir  = 100
+	manyLargest = 8320 // bytes; sizes are even from 0 to this
+)
+
+// many: an erofs image of many small files, from a folder and from a tar, beside mkfs and veritysetup.
+func (b images) many() error {
+	what := fmt.Sprintf("erofs of %d small files, a folder: katabuild image", manyFiles)
+	if !has(what, "mkfs.erofs", "veritysetup", "tar") {
+		return nil
+	}
+	folder, archive := b.path("many", "tree"), b.path("manytar", "tree.tar")
+	if err := errors.Join(b.guest("many", "    - folder: tree\n", "filesystem: erofs, compression: none"),
+		b.guest("manytar", "    - tar: tree.tar\n", "filesystem: erofs, compression: none"),
+		smallFiles(folder)); err != nil {
+		return err
+	}
+	if err := do([]string{"tar", "-C", folder, "-cf", archive, "."}, b.kata("lock", "many"),
+		b.kata("lock", "manytar")); err != nil {
+		return err
+	}
+	theirs, hash := b.path("theirs"), b.path("hash")
+	mkfs := []string{"mkfs.erofs", "--quiet", theirs, folder}
+	image := func(guest string) way {
+		return way{b.forget, [][]string{b.kata("image", guest, "--offline", "-o", b.path("out"))}}
+	}
+	got, err := race(b.n, byCPU, image("many"), image("manytar"),
+		way{gone(theirs, hash), [][]string{mkfs, {"veritysetup", "format", theirs, hash}}})
+	if err != nil {
+		return err
+	}
+	line(what, got[0].cpu.Seconds(), got[2].cpu.Seconds(), 1.3)
+	line("  the same, a tar", got[1].cpu.Seconds(), got[2].cpu.Seconds(), 1.3)
+	note("with digests, store and SBOM; theirs: %s; veritysetup format; of the folder", strings.Join(short(mkfs), " "))
+	note("peak memory: %.0f MB from a folder, %.0f MB from a tar", float64(got[0].peak)/1e6, float64(got[1].peak)/1e6)
+	return gone(theirs, hash, b.path("many"), b.path("manytar"), b.path("out"))()
+}
+
+// smallFiles fills a folder, always with the same.
+func smallFiles(dir string) error {
+	sizes := rand.New(rand.NewPCG(1, 2))
+	bytes := rand.NewChaCha8([32]byte{1})
+	buf := make([]byte, manyLargest)
+	for i := range manyFiles {
+		in := filepath.Join(dir, strconv.Itoa(i/manyPerDir/manyPerDir), strconv.Itoa(i/manyPerDir%manyPerDir))
+		if i%manyPerDir == 0 {
+			if err := os.MkdirAll(in, 0o755); err != nil {
+				return err
+			}
+		}
+		b := buf[:sizes.IntN(manyLargest+1)]
+		_, _ = bytes.Read(b) // which never fails
+		if err := os.WriteFile(filepath.Join(in, "file-"+strconv.Itoa(i)), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // short is a command line without its folders.

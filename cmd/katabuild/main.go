@@ -18,15 +18,13 @@ import (
 // version is set by -ldflags "-X main.version=...".
 var version = "dev"
 
-// memoryLimit is what the collector tries to keep all memory below, in bytes. It is no hard limit: what is needed is
-// had.
-const memoryLimit = 220 << 20
+// garbage is how much garbage may pile up, in percent of what is in use, before the collector runs: half of Go's
+// default, as the tree of an image with a million files takes much memory for long.
+const garbage = 50
 
 func main() {
-	// A tree of 60,000 files and its bill of materials take some 150 MB; the collector would let twice that pile up.
-	// Whoever sets GOMEMLIMIT knows better.
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
+	if os.Getenv("GOGC") == "" { // whoever sets it knows better
+		debug.SetGCPercent(garbage)
 	}
 	jail.Main() // does not return in the process that sets up a jail
 	os.Exit(run(os.Args[1:], &app{out: os.Stdout, err: os.Stderr, getenv: os.Getenv}))

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -72,6 +73,24 @@ func List(ctx context.Context, path string) ([]Entry, error) { return list(ctx, 
 // Sum is the digest of a folder whose entries are listed and whose files have their digests.
 func Sum(list []Entry) digest.Digest { return sum(list) }
 
+// Summer makes a folder's digest entry by entry, in the order of List. Digest tells it.
+type Summer struct {
+	*digest.Writer
+	line []byte
+}
+
+// NewSummer starts with an empty list.
+func NewSummer() *Summer { return &Summer{Writer: digest.New()} }
+
+// Add adds an entry; sum is that of a file.
+func (s *Summer) Add(e *Entry, sum digest.Digest) {
+	b := append(s.line[:0], e.Kind, ' ')
+	b = append(strconv.AppendQuote(b, e.Name), ' ')
+	b = append(strconv.AppendQuote(b, e.Target), ' ')
+	s.line = append(append(b, sum...), '\n')
+	_, _ = s.Write(s.line) // which never fails
+}
+
 // Digest is the folder's digest. Links in the folder are not followed; path may be one.
 func Digest(ctx context.Context, path string) (digest.Digest, error) {
 	list, err := list(ctx, path)
@@ -93,11 +112,10 @@ func list(ctx context.Context, path string) ([]Entry, error) {
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
+		e := Entry{Name: ".", Path: p}
+		if p != dir {
+			e.Name = strings.TrimPrefix(strings.TrimPrefix(p, dir), "/")
 		}
-		e := Entry{Name: filepath.ToSlash(rel), Path: p}
 		if e.Name == leftOut {
 			if d.IsDir() {
 				return fs.SkipDir
@@ -179,14 +197,9 @@ func (e *Entry) digest(ctx context.Context) error {
 
 // sum digests a list whose files have their digests.
 func sum(list []Entry) digest.Digest {
-	w := digest.New()
-	var line []byte
-	for _, e := range list {
-		line = append(line[:0], e.Kind, ' ')
-		line = append(strconv.AppendQuote(line, e.Name), ' ')
-		line = append(strconv.AppendQuote(line, e.Target), ' ')
-		line = append(append(line, e.Sum...), '\n')
-		_, _ = w.Write(line) // which never fails
+	w := NewSummer()
+	for i := range list {
+		w.Add(&list[i], list[i].Sum)
 	}
 	return w.Digest()
 }

@@ -116,6 +116,12 @@ type Sum struct {
 	SHA256 [sha256.Size]byte
 }
 
+// knownSum is what an Opener has found out of a Node with this content.
+type knownSum struct {
+	by  *Opener
+	sum Sum
+}
+
 // Opener opens the files of a tree for whoever goes through them once, such as the writer of an image. It keeps what
 // several files lie in open between them, and digests every file while it is read, so that nobody needs to read it
 // again for that. The zero value is ready. Several goroutines may use it; each Reader is one goroutine's, and reads
@@ -124,9 +130,8 @@ type Opener struct {
 	// WithSums says that Sum will be asked for.
 	WithSums bool
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards what follows, and known of every Node
 	shared []*sharedFile
-	sums   map[*Node]Sum
 	spare  []*summer
 	wrong  error // of the first Live file that is not what was expected
 }
@@ -217,9 +222,7 @@ func (o *Opener) ReadAll(n *Node) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.mu.Lock()
-	sum, ok := o.sums[n]
-	o.mu.Unlock()
+	sum, ok := o.known(n)
 	if ok && sha256.Sum256(data) != sum.SHA256 {
 		return nil, ErrChanged
 	}
@@ -229,9 +232,7 @@ func (o *Opener) ReadAll(n *Node) ([]byte, error) {
 // Sum is the sum of a File: that of the bytes which were read through Open, as far as the Reader was closed after its
 // last byte, and else of what is read now.
 func (o *Opener) Sum(ctx context.Context, n *Node) (Sum, error) {
-	o.mu.Lock()
-	sum, ok := o.sums[n]
-	o.mu.Unlock()
+	sum, ok := o.known(n)
 	if ok {
 		return sum, nil
 	}
@@ -252,13 +253,19 @@ func (o *Opener) Sum(ctx context.Context, n *Node) (Sum, error) {
 	return sum, nil
 }
 
+func (o *Opener) known(n *Node) (Sum, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if n.known == nil || n.known.by != o {
+		return Sum{}, false
+	}
+	return n.known.sum, true
+}
+
 func (o *Opener) keep(n *Node, sum Sum) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.sums == nil {
-		o.sums = map[*Node]Sum{}
-	}
-	o.sums[n] = sum
+	n.known = &knownSum{o, sum}
 	if l, ok := n.Content.(*Live); ok && l.Digest != "" && o.wrong == nil {
 		if got := digest.OfSum(sum.SHA256); got != l.Digest {
 			o.wrong = &digest.Mismatch{Name: l.Path, Want: l.Digest, Got: got}

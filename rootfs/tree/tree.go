@@ -102,6 +102,7 @@ type Node struct {
 
 	children map[string]*Node // of a Dir
 	links    int              // names that lead here
+	known    *knownSum        // of a File; its Opener guards it
 }
 
 // Links is st_nlink: for a folder 2 and its subfolders, else the number of names.
@@ -523,6 +524,6 @@ func differ(m, n *Node) string {
 func (n *Node) Copy() *Node {
 	c := *n
 	c.Xattrs = slices.Clone(n.Xattrs)
-	c.children, c.links = nil, 0
+	c.children, c.links, c.known = nil, 0, nil
 	return &c
 }
