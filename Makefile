@@ -71,10 +71,18 @@ guest: lock ## build the guest of RECIPE (default: default) into out/
 boot: guest ## build and boot the guest of RECIPE, and print the verdict
 	@$(KATABUILD) boot $(OUT)/$(RECIPE)
 
+# tools are what ci/check.sh asks. Go keeps what it built, so that building them again takes no time.
+.PHONY: tools
+tools:
+	@mkdir -p bin/tools
+	@$(GO) -C ci/tools build -o ../../bin/tools/ tool ./exports ./protos ./syscalls
+
+.PHONY: lint
+lint: tools ## formatting, vet, staticcheck, dead code, needless exports, go.mod and generated code
+	@sh ci/check.sh
+
 .PHONY: check
-check: ## unit tests, formatting and vet: a plain user, offline, within a minute
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
-	@$(GO) vet ./...
+check: lint ## lint and unit tests: a plain user, offline, within a minute
 	@$(GO) test ./...
 
 .PHONY: test
@@ -157,8 +165,9 @@ golden: ## rewrite the golden files; read the diff before you commit it
 	@git status --short -- '*testdata*'
 
 .PHONY: generate
-generate: ## rewrite generated code (needs protoc)
-	@sh internal/agentapi/generate.sh
+generate: tools ## rewrite generated code
+	@bin/tools/protos
+	@PATH="$(dir $(shell command -v $(GO))):$$PATH" bin/tools/syscalls
 
 .PHONY: ci
 ci: ## what CI runs

@@ -9,8 +9,8 @@ require (
 	github.com/containerd/cgroups/v3 v3.1.3
 	github.com/containerd/containerd/api v1.12.0
 	github.com/containerd/ttrpc v1.2.10
-	github.com/goccy/go-yaml v1.19.2
 	github.com/docker/cli v29.7.2+incompatible
+	github.com/goccy/go-yaml v1.19.2
 	github.com/google/go-containerregistry v0.22.1
 	github.com/klauspost/compress v1.19.2
 	github.com/mdlayher/vsock v1.4.0

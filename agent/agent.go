@@ -29,8 +29,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 )
 
-// FirstLine is the first line on the console: user space has begun.
-const FirstLine = agentapi.InitLine
+// firstLine is the first line on the console: user space has begun.
+const firstLine = agentapi.InitLine
 
 // readyTimeout bounds telling the host that the agent is ready, which may ignore it. docs/formats/agent-api.md.
 const readyTimeout = 2 * time.Second
@@ -58,7 +58,7 @@ func Run(ctx context.Context, c Config) error {
 	log := newLogger(c.Console, &level)
 
 	if c.PID1 {
-		fmt.Fprintln(c.Console, FirstLine)
+		fmt.Fprintln(c.Console, firstLine)
 	}
 	line, err := prepare(c, log)
 	if err != nil {
@@ -111,7 +111,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	rules, err := newPolicy(c, PolicyFile, log)
+	rules, err := newPolicy(c, policyFile, log)
 	if err != nil {
 		return err
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/katabuild/katabuild/agent/policy"
 )
 
-// PolicyFile is the policy that is in force before a host brings another one, where the guest has it. The path is Kata
+// policyFile is the policy that is in force before a host brings another one, where the guest has it. The path is Kata
 // Containers'.
-const PolicyFile = "/etc/kata-opa/default-policy.rego"
+const policyFile = "/etc/kata-opa/default-policy.rego"
 
 // newPolicy is the policy of a guest with this file. A policy that cannot be read ends the guest: it was put there so
 // that not everything is allowed.

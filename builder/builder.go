@@ -72,8 +72,8 @@ const (
 	RootfsStep = "rootfs" // the image's tree as a tar, for people
 )
 
-// All lists the steps whose outputs make the guest.
-func (g *Guest) All() []string {
+// all lists the steps whose outputs make the guest.
+func (g *Guest) all() []string {
 	if g.Recipe.Extension {
 		return []string{ImageStep}
 	}
@@ -131,7 +131,7 @@ func readRecipe(path string) (*recipe.Recipe, digest.Digest, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	v, err := Vocabulary()
+	v, err := vocabulary()
 	if err != nil {
 		return nil, "", err
 	}
@@ -176,7 +176,7 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 	}
 	l, err := readLock(c.lockPath())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &NoLock{Path: c.lockPath(), Recipe: c.Recipe}
+		return nil, &noLock{Path: c.lockPath(), Recipe: c.Recipe}
 	}
 	if err != nil {
 		return nil, err
@@ -275,7 +275,7 @@ func (g *Guest) findAgent() (agentFile, error) {
 // Plan asks the store which of the wanted steps are done. wanted are step names; nil means all.
 func (g *Guest) Plan(wanted []string) []plan.Status {
 	if wanted == nil {
-		wanted = g.All()
+		wanted = g.all()
 	}
 	steps := make([]plan.Step, len(g.tasks))
 	for i, t := range g.tasks {
@@ -336,11 +336,11 @@ type Built struct {
 func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built, error) {
 	whole := wanted == nil
 	if whole {
-		wanted = g.All()
+		wanted = g.all()
 	}
 	for _, w := range wanted {
 		if !slices.ContainsFunc(g.tasks, func(t execute.Task) bool { return t.Step.Name == w }) {
-			return nil, &NoStep{Step: w, Recipe: g.c.Recipe, Extension: g.Recipe.Extension}
+			return nil, &noStep{Step: w, Recipe: g.c.Recipe, Extension: g.Recipe.Extension}
 		}
 	}
 	how := g.execution()
@@ -384,13 +384,13 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	return b, manifest.Write(out, data)
 }
 
-// NoStep says that a guest, or an extension, has no such part.
-type NoStep struct {
+// noStep says that a guest, or an extension, has no such part.
+type noStep struct {
 	Step, Recipe string
 	Extension    bool
 }
 
-func (e *NoStep) Error() string {
+func (e *noStep) Error() string {
 	if e.Extension {
 		return fmt.Sprintf("%s makes an extension, which has no %s; build its image instead", e.Recipe, e.Step)
 	}

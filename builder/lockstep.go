@@ -262,12 +262,12 @@ func readLock(path string) (*lock.Lock, error) {
 	return l, nil
 }
 
-// NoLock says that a recipe has not been locked yet.
-type NoLock struct{ Path, Recipe string }
+// noLock says that a recipe has not been locked yet.
+type noLock struct{ Path, Recipe string }
 
-func (e *NoLock) Error() string {
+func (e *noLock) Error() string {
 	return fmt.Sprintf("no lock at %s; run: katabuild lock %s", e.Path, filepath.Dir(e.Recipe))
 }
 
-// Is makes a NoLock an fs.ErrNotExist.
-func (e *NoLock) Is(target error) bool { return target == fs.ErrNotExist }
+// Is makes a noLock an fs.ErrNotExist.
+func (e *noLock) Is(target error) bool { return target == fs.ErrNotExist }

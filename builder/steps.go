@@ -48,8 +48,8 @@ type facts struct {
 	SourceVersion string `json:"source_version"`
 }
 
-// Vocabulary is what the crafts can do, for the recipe's reader.
-func Vocabulary() (recipe.Vocabulary, error) {
+// vocabulary is what the crafts can do, for the recipe's reader.
+func vocabulary() (recipe.Vocabulary, error) {
 	var v recipe.Vocabulary
 	for _, a := range arch.Buildable() {
 		all, err := features.All(a)
@@ -253,7 +253,7 @@ type Configured struct {
 // come true are an error beside it.
 func (g *Guest) Configure(ctx context.Context, out string) (_ *Configured, err error) {
 	if g.Recipe.Extension {
-		return nil, &NoStep{Step: KernelStep, Recipe: g.c.Recipe, Extension: true}
+		return nil, &noStep{Step: KernelStep, Recipe: g.c.Recipe, Extension: true}
 	}
 	if err := g.checkOut(out); err != nil {
 		return nil, err

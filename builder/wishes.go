@@ -211,20 +211,20 @@ func (w wish) answers(in *lock.Input) string {
 	return ""
 }
 
-// StaleLock says that a lock does not fit its recipe.
-type StaleLock struct {
+// staleLock says that a lock does not fit its recipe.
+type staleLock struct {
 	Path   string
 	Recipe string
 	Why    string
 }
 
-func (e *StaleLock) Error() string {
+func (e *staleLock) Error() string {
 	return fmt.Sprintf("%s does not fit the recipe: %s; run: katabuild lock %s", e.Path, e.Why, e.Recipe)
 }
 
 // fits compares a lock with what its recipe asks for.
 func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
-	stale := func(why string) error { return &StaleLock{lockPath, filepath.Dir(recipePath), why} }
+	stale := func(why string) error { return &staleLock{lockPath, filepath.Dir(recipePath), why} }
 	if l.Name != r.Name {
 		return stale(fmt.Sprintf("it is for the guest %q, the recipe is called %q", l.Name, r.Name))
 	}

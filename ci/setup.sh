@@ -138,12 +138,20 @@ get_go() {
 	good_go "$(cache)/$GO_VERSION/bin/go" || { say "the fetched Go does not run"; exit 1; }
 }
 
+# modules brings what the programs of `make lint` are made from, and what go mod tidy looks at, so that both work
+# offline. Go itself brings what a build needs.
+modules() {
+	go=$(go_path)
+	GOTOOLCHAIN=local "$go" -C ci/tools mod download
+	GOTOOLCHAIN=local "$go" mod tidy -diff >/dev/null 2>&1 || true # says nothing here: make lint does
+}
+
 case "${1:-all}" in
 packages) packages "$PACKAGES" ;;
 go) get_go ;;
 go-path) go_path ;;
 all) packages "$PACKAGES"; get_go ;;
-tests) packages "$PACKAGES $JUDGES $CONTAINERS"; get_go ;;
+tests) packages "$PACKAGES $JUDGES $CONTAINERS"; get_go; modules ;;
 arch) packages "$MACHINES" ;;
 *) say "usage: ci/setup.sh [packages|go|go-path|tests|arch]"; exit 2 ;;
 esac

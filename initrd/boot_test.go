@@ -97,7 +97,7 @@ func TestTheKernelUnpacksEveryKindOfFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []Compression{None, Zstd} {
+	for _, c := range []Compression{none, zstandard} {
 		t.Run(string(c), func(t *testing.T) {
 			r := request(t)
 			r.Compression, r.Agent = c, Agent{Path: lister, Digest: d}

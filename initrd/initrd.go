@@ -23,8 +23,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Revision changes whenever the same Request would give other bytes than before.
-const Revision = "1"
+// revision changes whenever the same Request would give other bytes than before.
+const revision = "1"
 
 // Name is the file that Build leaves in Request.OutDir.
 const Name = "initrd.img"
@@ -32,10 +32,10 @@ const Name = "initrd.img"
 // Compression is how the archive is packed.
 type Compression string
 
-// The kinds of compression. The kernel needs CONFIG_RD_ZSTD for Zstd.
+// The kinds of compression. The kernel needs CONFIG_RD_ZSTD for zstandard.
 const (
-	None Compression = manifest.Uncompressed
-	Zstd Compression = manifest.Zstd
+	none      Compression = manifest.Uncompressed
+	zstandard Compression = manifest.Zstd
 )
 
 // Kind is what a File is. The zero value is a regular file.
@@ -111,7 +111,7 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 		return nil, err
 	}
 	in := []artifact.Input{
-		{Name: "initrd revision", Value: Revision},
+		{Name: "initrd revision", Value: revision},
 		{Name: "architecture", Value: r.Arch.Name},
 		{Name: "time", Value: fmt.Sprint(r.Time)},
 		{Name: "compression", Value: string(r.compression())},
@@ -162,7 +162,7 @@ func (f planned) describe() (string, error) {
 
 func (r Request) compression() Compression {
 	if r.Compression == "" {
-		return None
+		return none
 	}
 	return r.Compression
 }
@@ -214,7 +214,7 @@ func (r Request) Build(ctx context.Context) (*Result, error) {
 func (r Request) write(ctx context.Context, w io.Writer, files []planned, res *Result) error {
 	packed := w
 	end := func() error { return nil }
-	if r.compression() == Zstd {
+	if r.compression() == zstandard {
 		// One goroutine and fixed settings: the same bytes on every machine, for one version of the library (go.mod
 		// pins it). The window bounds the memory the guest needs to unpack. No checksum: the host checks the digest of
 		// the whole file before it boots.

@@ -67,7 +67,7 @@ func built(t *testing.T, r Request) (*Result, []byte) {
 	if res.Digest != digest.Of(b) || res.Size != int64(len(b)) {
 		t.Errorf("%+v is not what the file is", res)
 	}
-	if r.Compression == Zstd {
+	if r.Compression == zstandard {
 		z, err := zstd.NewReader(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestSmallestRequestHoldsWhatAnInitNeeds(t *testing.T) {
 }
 
 func TestBuiltTwiceElsewhereItIsTheSame(t *testing.T) {
-	for _, c := range []Compression{None, Zstd} {
+	for _, c := range []Compression{none, zstandard} {
 		t.Run(string(c), func(t *testing.T) {
 			var digests []digest.Digest
 			for _, env := range []struct {
@@ -151,7 +151,7 @@ func TestTheZstdProgramReadsIt(t *testing.T) {
 	testenv.Require(t, testenv.Tool("zstd"))
 	r := request(t)
 	_, want := built(t, r)
-	r.Compression = Zstd
+	r.Compression = zstandard
 	res, _ := built(t, r)
 	got, err := exec.Command("zstd", "-dcq", res.Path).Output()
 	if err != nil || !bytes.Equal(got, want) {
@@ -301,7 +301,7 @@ func TestInputsDecideTheBytes(t *testing.T) {
 	for name, change := range map[string]func(*Request){
 		"the agent":   func(r *Request) { r.Agent.Digest = digest.Of(nil) },
 		"time":        func(r *Request) { r.Time++ },
-		"compression": func(r *Request) { r.Compression = Zstd },
+		"compression": func(r *Request) { r.Compression = zstandard },
 		"content":     func(r *Request) { r.Files[1].Data = []byte("x") },
 		"mode":        func(r *Request) { r.Files[1].Mode = new(uint32(0o600)) },
 		"owner":       func(r *Request) { r.Files[1].UID = 5 },

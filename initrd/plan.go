@@ -39,9 +39,9 @@ func base(a Agent) []File {
 // plan decides the entries of the archive and their order. It touches no file.
 func (r Request) plan() ([]planned, error) {
 	switch r.compression() {
-	case None, Zstd:
+	case none, zstandard:
 	default:
-		return nil, fmt.Errorf("initrd: compression %q: want %q or %q", r.Compression, None, Zstd)
+		return nil, fmt.Errorf("initrd: compression %q: want %q or %q", r.Compression, none, zstandard)
 	}
 	files := map[string]File{} // by name
 	for _, f := range base(r.Agent) {

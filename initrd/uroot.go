@@ -47,8 +47,8 @@ type Go struct {
 	Env []string
 }
 
-// ErrNoGo says that URoot was asked for on a machine without the Go tool-chain.
-var ErrNoGo = errors.New("u-root commands are built with the Go tool-chain, and this machine has none")
+// errNoGo says that URoot was asked for on a machine without the Go tool-chain.
+var errNoGo = errors.New("u-root commands are built with the Go tool-chain, and this machine has none")
 
 // Commands lists the u-root commands that URoot may name, sorted.
 func Commands() []string {
@@ -196,20 +196,20 @@ func (g Go) environ(more []string) []string {
 
 func (g Go) run(ctx context.Context, dir string, env []string, args ...string) error {
 	if g.Path == "" {
-		return fmt.Errorf("initrd: %w", ErrNoGo)
+		return fmt.Errorf("initrd: %w", errNoGo)
 	}
 	return g.command(ctx, g.Path, dir, env, args...)
 }
 
 func (g Go) output(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	if g.Path == "" {
-		return nil, fmt.Errorf("initrd: %w", ErrNoGo)
+		return nil, fmt.Errorf("initrd: %w", errNoGo)
 	}
 	cmd := exec.CommandContext(ctx, g.Path, args...)
 	cmd.Dir, cmd.Env = dir, g.environ(nil)
 	out, err := cmd.Output()
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
-		return nil, fmt.Errorf("initrd: %s: %w", g.Path, ErrNoGo)
+		return nil, fmt.Errorf("initrd: %s: %w", g.Path, errNoGo)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("initrd: %s: %w", cmd, err)
@@ -225,7 +225,7 @@ func (g Go) command(ctx context.Context, program, dir string, env []string, args
 	cmd.Stdout, cmd.Stderr = &out, &out
 	switch err := cmd.Run(); {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound):
-		return fmt.Errorf("initrd: %s: %w", program, ErrNoGo)
+		return fmt.Errorf("initrd: %s: %w", program, errNoGo)
 	case err != nil:
 		return fmt.Errorf("initrd: cd %s && %s: %w\n%s", dir, cmd, err, bytes.TrimSpace(out.Bytes()))
 	}

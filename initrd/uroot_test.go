@@ -54,10 +54,10 @@ func TestURootRefuses(t *testing.T) {
 	r.URoot = []string{"ls"}
 	for name, g := range map[string]Go{"none": {}, "a path to nothing": {Path: "/no/such/go"}} {
 		r.Go = g
-		if _, err := r.Inputs(); !errors.Is(err, ErrNoGo) {
+		if _, err := r.Inputs(); !errors.Is(err, errNoGo) {
 			t.Errorf("inputs with Go %s: %v", name, err)
 		}
-		if _, err := r.Build(t.Context()); !errors.Is(err, ErrNoGo) {
+		if _, err := r.Build(t.Context()); !errors.Is(err, errNoGo) {
 			t.Errorf("build with Go %s: %v", name, err)
 		}
 	}

@@ -23,7 +23,7 @@ const wishesName = "wishes.config"
 // names the result. It returns the file's bytes, also beside the error of wishes that did not come true.
 func (b *build) configure(ctx context.Context) ([]byte, error) {
 	b.phase("configure")
-	wishes, err := b.Wishes()
+	wishes, err := b.wishes()
 	if err != nil {
 		return nil, err
 	}

@@ -28,8 +28,8 @@ import (
 	"github.com/katabuild/katabuild/kernel/toolchain"
 )
 
-// Revision changes whenever this package makes other bytes from the same inputs.
-const Revision = "1"
+// revision changes whenever this package makes other bytes from the same inputs.
+const revision = "1"
 
 // Names of the outputs.
 const (
@@ -101,9 +101,6 @@ type Result struct {
 // Features lists what can be asked for by name on an architecture.
 func Features(a arch.Arch) ([]features.Feature, error) { return features.All(a) }
 
-// TreeDigest is the digest of a local tree as a source.
-var TreeDigest = source.TreeDigest
-
 // check refuses what Build could not do anyway.
 func (r Request) check() error {
 	switch {
@@ -156,7 +153,7 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 		return nil, err
 	}
 	in := []artifact.Input{
-		{Name: "kernel revision", Value: Revision},
+		{Name: "kernel revision", Value: revision},
 		{Name: "arch", Value: r.Arch.Name},
 		{Name: "source", Value: r.SourceKind + " " + string(r.SourceDigest)},
 		{Name: "time", Value: strconv.FormatInt(r.Time.Unix(), 10)},
@@ -202,9 +199,9 @@ func (o Overridden) String() string {
 	return "override " + s
 }
 
-// Wishes lists every option asked for, sorted by symbol, with preferences that no other wish for their symbol has
+// wishes lists every option asked for, sorted by symbol, with preferences that no other wish for their symbol has
 // replaced. Wishes that contradict each other are one error, a *kconfig.Conflict for each.
-func (r Request) Wishes() ([]kconfig.Wish, error) {
+func (r Request) wishes() ([]kconfig.Wish, error) {
 	all, _, err := r.settle()
 	return all, err
 }

@@ -288,7 +288,7 @@ func TestModulesArePackedAlikeEverywhere(t *testing.T) {
 func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 	find := func(r Request, symbol string) kconfig.Wish {
 		t.Helper()
-		ws, err := r.Wishes()
+		ws, err := r.wishes()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,14 +326,14 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 	}
 	// The user's own two lines still contradict each other.
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("CONFIG_NET=y\n")}}
-	if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(),
+	if _, err := r.wishes(); err == nil || !strings.HasPrefix(err.Error(),
 		"my.config:1: CONFIG_NET=y contradicts CONFIG_NET=n at recipe.yaml:7") ||
 		strings.Contains(err.Error(), "leave the line out") {
 		t.Errorf("got %v", err)
 	}
 	// What cannot be asked for cannot be had by an override either.
 	r.Overrides = []Override{{Option: "CONFIG_MODULE_SIG", Value: "y", File: "recipe.yaml", Line: 7}}
-	if _, err := r.Wishes(); err == nil || !strings.HasPrefix(err.Error(),
+	if _, err := r.wishes(); err == nil || !strings.HasPrefix(err.Error(),
 		"recipe.yaml:7: CONFIG_MODULE_SIG cannot be asked for") {
 		t.Errorf("got %v", err)
 	}
@@ -342,7 +342,7 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 func TestAFragmentReplacesAPreference(t *testing.T) {
 	r := request(t)
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# CONFIG_UNWINDER_GUESS is not set\n")}}
-	ws, err := r.Wishes()
+	ws, err := r.wishes()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,7 +359,7 @@ func TestAFragmentReplacesAPreference(t *testing.T) {
 func TestAKernelOfFragmentsAlone(t *testing.T) {
 	r := request(t)
 	r.Features = nil
-	ws, err := r.Wishes()
+	ws, err := r.wishes()
 	if err != nil || len(ws) != 1 || ws[0].Symbol != "FHANDLE" {
 		t.Errorf("%v, %v", ws, err)
 	}

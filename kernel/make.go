@@ -73,7 +73,7 @@ func (b *build) make(ctx context.Context, args ...string) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return &MakeError{Args: argv, Lines: w.blame(), Err: err}
+		return &makeError{Args: argv, Lines: w.blame(), Err: err}
 	}
 	return nil
 }
@@ -104,14 +104,14 @@ func (b *build) seen(verb, name string) {
 	}
 }
 
-// MakeError is a make that failed.
-type MakeError struct {
+// makeError is a make that failed.
+type makeError struct {
 	Args  []string
 	Lines []string // what it said about why, at most a dozen lines
 	Err   error
 }
 
-func (e *MakeError) Error() string {
+func (e *makeError) Error() string {
 	s := fmt.Sprintf("%s: %v", strings.Join(e.Args[slices.Index(e.Args, "--no-print-directory")+1:], " "), e.Err)
 	if e.Err != nil {
 		if x, ok := e.Err.(*jail.ExitError); ok && x.Signal == 0 {
@@ -124,7 +124,7 @@ func (e *MakeError) Error() string {
 	return s
 }
 
-func (e *MakeError) Unwrap() error { return e.Err }
+func (e *makeError) Unwrap() error { return e.Err }
 
 // watcher reads what make says: it passes all of it to the log, counts, and remembers the first lines that look like an
 // error.

@@ -141,7 +141,7 @@ func (r Request) WriteTar(ctx context.Context, path string) (leftOut []string, e
 // verified makes the tree and does something with it, and then compares what was read of each file that could have
 // changed meanwhile with what was expected. Where something failed too, a change is the better explanation.
 func (r Request) verified(ctx context.Context, files *tree.Opener, do func(*tree.Tree, []sbom.Component) error) error {
-	t, parts, err := r.Tree(ctx)
+	t, parts, err := r.tree(ctx)
 	if err == nil {
 		err = do(t, parts)
 	}

@@ -22,7 +22,7 @@ func told(t *testing.T, r Request) (*tree.Tree, string, error) {
 			lines = append(lines, e.Message)
 		}
 	}
-	tr, _, err := r.Tree(t.Context())
+	tr, _, err := r.tree(t.Context())
 	return tr, strings.Join(lines, "\n"), err
 }
 

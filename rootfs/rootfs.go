@@ -77,8 +77,8 @@ func (e *LayerError) Error() string { return fmt.Sprintf("rootfs: %v", e.Err) }
 
 func (e *LayerError) Unwrap() error { return e.Err }
 
-// Tree makes the root file system, and says what is in it.
-func (r Request) Tree(ctx context.Context) (*tree.Tree, []sbom.Component, error) {
+// tree makes the root file system, and says what is in it.
+func (r Request) tree(ctx context.Context) (*tree.Tree, []sbom.Component, error) {
 	t := tree.New()
 	now := tree.Time{Sec: r.Time}
 	t.Root().Time = now

@@ -43,7 +43,7 @@ func text(p, s string) File { return File{Path: p, Kind: tree.File, Mode: 0o644,
 func build(t *testing.T, r Request) *tree.Tree {
 	t.Helper()
 	r.Arch = x86(t)
-	tr, _, err := r.Tree(context.Background())
+	tr, _, err := r.tree(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestSystemdStartsTheAgentAsAService(t *testing.T) {
 func TestAnAgentThatIsAnotherIsRefused(t *testing.T) {
 	a := agent(t, manifest.InitAgent)
 	a.Digest = digest.Of([]byte("another"))
-	if _, _, err := (Request{Arch: x86(t), Agent: a}).Tree(context.Background()); err == nil ||
+	if _, _, err := (Request{Arch: x86(t), Agent: a}).tree(context.Background()); err == nil ||
 		!strings.Contains(err.Error(), "wrong digest") {
 		t.Error(err)
 	}
@@ -145,7 +145,7 @@ func TestLaterLayersWinAndRemoveTakesAway(t *testing.T) {
 		}
 	}
 	r := Request{Arch: x86(t), Remove: []string{"/nothing/*"}, Agent: agent(t, manifest.InitAgent)}
-	if _, _, err := r.Tree(context.Background()); err == nil || !strings.Contains(err.Error(), "/nothing/*") {
+	if _, _, err := r.tree(context.Background()); err == nil || !strings.Contains(err.Error(), "/nothing/*") {
 		t.Errorf("a pattern that matches nothing: %v", err)
 	}
 }

@@ -181,15 +181,15 @@ func validID(id string) bool {
 // reserved are folders of others beside those of containers.
 var reserved = []string{"shared", "sandbox", "virtual-volumes", "image"}
 
-// State is what a container does.
-type State string
+// phase is what a container does.
+type phase string
 
 // The states of a container.
 const (
-	StateCreated State = "created"
-	StateRunning State = "running"
-	StatePaused  State = "paused"
-	StateStopped State = "stopped"
+	stateCreated phase = "created"
+	stateRunning phase = "running"
+	statePaused  phase = "paused"
+	stateStopped phase = "stopped"
 )
 
 // Container is a container from Create to Remove.
@@ -208,7 +208,7 @@ type Container struct {
 	op sync.Mutex // one of Start, Remove, Pause, Resume at a time; held while those wait, and by nothing else
 
 	mu      sync.Mutex
-	state   State               // guarded by mu; stopped is told from init
+	state   phase               // guarded by mu; stopped is told from init
 	procs   map[string]*Process // guarded by mu; by exec id, without init
 	control *control            // guarded by mu; the stage's, until it started
 	kills   uint64              // guarded by mu; how many ends for want of memory were told
@@ -239,7 +239,7 @@ func (r *Runner) Create(ctx context.Context, id string, spec *specs.Spec, stdio 
 		stdio.close()
 		return nil, fmt.Errorf("container %q: %w", id, ErrExists)
 	}
-	c := &Container{r: r, id: id, dir: filepath.Join(r.cfg.Root, id), spec: spec, state: StateCreated,
+	c := &Container{r: r, id: id, dir: filepath.Join(r.cfg.Root, id), spec: spec, state: stateCreated,
 		procs: map[string]*Process{}}
 	if err := c.create(ctx, stdio); err != nil {
 		if c.init == nil {

@@ -298,7 +298,7 @@ var guestTests = []struct {
 	{"a created container waits for its start", func(t *testing.T, g *guest) {
 		var out buffer
 		c := g.create(t, sh("echo ran"), Stdio{Stdout: &out})
-		if s := c.State(); s != StateCreated {
+		if s := c.now(); s != stateCreated {
 			t.Error(s)
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -315,7 +315,7 @@ var guestTests = []struct {
 		if got, _ := finish(t, p, &out); got != "ran\n" {
 			t.Error(got)
 		}
-		if s := c.State(); s != StateStopped {
+		if s := c.now(); s != stateStopped {
 			t.Error(s)
 		}
 		if err := c.Start(t.Context()); !errors.Is(err, ErrState) {
@@ -729,7 +729,7 @@ var guestTests = []struct {
 		s.Process.ConsoleSize = &specs.Box{Height: 33, Width: 77}
 		c := g.start(t, s, Stdio{})
 		p := c.init
-		if !p.Terminal() {
+		if !p.io.tty {
 			t.Error("no terminal")
 		}
 		var all strings.Builder
@@ -827,7 +827,7 @@ var guestTests = []struct {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if pids, err := all.Pids(); err != nil || len(pids) < 2 || !slices.Contains(pids, p.PID()) {
+			if pids, err := all.pids(); err != nil || len(pids) < 2 || !slices.Contains(pids, p.PID()) {
 				t.Error(pids, err)
 			}
 			all.SignalAll(t.Context(), unix.SIGKILL)
@@ -841,8 +841,8 @@ var guestTests = []struct {
 	{"a paused container stands still", func(t *testing.T, g *guest) {
 		var out buffer
 		c := g.start(t, sh("while true; do echo x; sleep 0.01; done"), Stdio{Stdout: &out})
-		if err := c.Pause(t.Context()); err != nil || c.State() != StatePaused {
-			t.Fatal(err, c.State())
+		if err := c.Pause(t.Context()); err != nil || c.now() != statePaused {
+			t.Fatal(err, c.now())
 		}
 		time.Sleep(50 * time.Millisecond)
 		before := len(out.String())
@@ -941,6 +941,7 @@ var guestTests = []struct {
 		}
 		s := sh("true")
 		s.Hooks = &specs.Hooks{
+			//lint:ignore SA1019 prestart hooks are deprecated, and in use
 			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"),
 			CreateContainer: hook("createContainer"), Poststart: hook("poststart"), Poststop: hook("poststop"),
 			StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat > /tmp/state"},
@@ -1044,7 +1045,7 @@ var guestTests = []struct {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if pids, err := c.Pids(); err != nil || !slices.Contains(pids, user.PID()) {
+			if pids, err := c.pids(); err != nil || !slices.Contains(pids, user.PID()) {
 				t.Error(pids, err)
 			}
 			if st, err := os.Stat(fmt.Sprintf("/proc/%d", user.PID())); err != nil ||
@@ -1136,7 +1137,7 @@ var guestTests = []struct {
 				code != 3 {
 				t.Errorf("%s: an exec: %q, %d", name, got, code)
 			}
-			if pids, err := c.Pids(); err != nil || !slices.Contains(pids, c.init.pid) {
+			if pids, err := c.pids(); err != nil || !slices.Contains(pids, c.init.pid) {
 				t.Error(name, pids, err)
 			}
 			if st, err := os.Stat(fmt.Sprintf("/proc/%d", c.init.pid)); err != nil ||
@@ -1279,7 +1280,7 @@ var guestTests = []struct {
 		if after := openFiles(t); after > before+2 {
 			t.Errorf("%d files before, %d after", before, after)
 		}
-		if pids, err := c.Pids(); err != nil || len(pids) != 1 {
+		if pids, err := c.pids(); err != nil || len(pids) != 1 {
 			t.Error(pids, err)
 		}
 	}},
@@ -1334,7 +1335,7 @@ var guestTests = []struct {
 		if second.init.pid != pid {
 			t.Errorf("the process is %d, and %d was started ahead", second.init.pid, pid)
 		}
-		if pids, err := second.Pids(); err != nil || !slices.Equal(pids, []int{pid}) {
+		if pids, err := second.pids(); err != nil || !slices.Equal(pids, []int{pid}) {
 			t.Error(pids, err)
 		}
 		if err := second.Start(t.Context()); err != nil {
@@ -1377,7 +1378,7 @@ var guestTests = []struct {
 		if fourth.init.pid == pid {
 			t.Error("it was used")
 		}
-		if pids, err := fourth.Pids(); err != nil || !slices.Equal(pids, []int{fourth.init.pid}) {
+		if pids, err := fourth.pids(); err != nil || !slices.Equal(pids, []int{fourth.init.pid}) {
 			t.Error(pids, err)
 		}
 		if err := fourth.Start(t.Context()); err != nil {
@@ -1548,8 +1549,8 @@ var guestTests = []struct {
 			t.Fatal(err)
 		}
 		time.Sleep(100 * time.Millisecond)
-		if c.State() != StateRunning {
-			t.Error("it did not wait for a reader:", c.State())
+		if c.now() != stateRunning {
+			t.Error("it did not wait for a reader:", c.now())
 		}
 		if err := c.Remove(t.Context()); err != nil {
 			t.Error(err)

@@ -22,10 +22,10 @@ const shared = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.C
 // Stats is what a container has used.
 type Stats = cgroup.Stats
 
-// State is what the container does now.
-func (c *Container) State() State {
+// now is what the container does now.
+func (c *Container) now() phase {
 	if c.init.ended() {
-		return StateStopped
+		return stateStopped
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -33,8 +33,8 @@ func (c *Container) State() State {
 }
 
 // want returns an error unless the container is in one of the states.
-func (c *Container) want(deed string, states ...State) error {
-	now := c.State()
+func (c *Container) want(deed string, states ...phase) error {
+	now := c.now()
 	for _, s := range states {
 		if s == now {
 			return nil
@@ -47,7 +47,7 @@ func (c *Container) want(deed string, states ...State) error {
 func (c *Container) Start(ctx context.Context) error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	if err := c.want("start", StateCreated); err != nil {
+	if err := c.want("start", stateCreated); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -65,11 +65,11 @@ func (c *Container) Start(ctx context.Context) error {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	c.mu.Lock()
-	c.state = StateRunning
+	c.state = stateRunning
 	c.mu.Unlock()
 	if h := c.spec.Hooks; h != nil {
 		s := c.plan.stage.State
-		s.Pid, s.Status = c.init.pid, string(StateRunning)
+		s.Pid, s.Status = c.init.pid, string(stateRunning)
 		for _, hook := range hooks("poststart", h.Poststart) {
 			if err := c.r.hook(ctx, hook, s); err != nil {
 				c.r.cfg.Log.Error(err.Error(), "container", c.id)
@@ -89,7 +89,7 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 	if execID == "" || p == nil {
 		return fail(errors.New("no id or no process"))
 	}
-	if err := c.want("exec in", StateCreated, StateRunning); err != nil {
+	if err := c.want("exec in", stateCreated, stateRunning); err != nil {
 		stdio.close()
 		return nil, err
 	}
@@ -210,8 +210,8 @@ func (c *Container) Process(execID string) (*Process, error) {
 	return nil, fmt.Errorf("process %q of container %s: %w", execID, c.id, ErrNotFound)
 }
 
-// Pids are the processes in the container, by the guest's numbers.
-func (c *Container) Pids() ([]int, error) {
+// pids are the processes in the container, by the guest's numbers.
+func (c *Container) pids() ([]int, error) {
 	pids, err := c.group.Pids()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -227,7 +227,7 @@ func (c *Container) SignalAll(_ context.Context, sig unix.Signal) error {
 		}
 		return nil
 	}
-	pids, err := c.Pids()
+	pids, err := c.pids()
 	if err != nil {
 		return fmt.Errorf("signal container %s: %w", c.id, err)
 	}
@@ -263,21 +263,21 @@ func (c *Container) Stats() (Stats, error) { return c.group.Stats() }
 
 // Pause stops every process where it is.
 func (c *Container) Pause(ctx context.Context) error {
-	return c.freeze(ctx, "pause", StateRunning, StatePaused)
+	return c.freeze(ctx, "pause", stateRunning, statePaused)
 }
 
 // Resume lets paused processes go on.
 func (c *Container) Resume(ctx context.Context) error {
-	return c.freeze(ctx, "resume", StatePaused, StateRunning)
+	return c.freeze(ctx, "resume", statePaused, stateRunning)
 }
 
-func (c *Container) freeze(ctx context.Context, deed string, from, to State) error {
+func (c *Container) freeze(ctx context.Context, deed string, from, to phase) error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	if err := c.want(deed, from); err != nil {
 		return err
 	}
-	if err := c.group.Freeze(ctx, to == StatePaused); err != nil {
+	if err := c.group.Freeze(ctx, to == statePaused); err != nil {
 		return fmt.Errorf("%s container %s: %w", deed, c.id, err)
 	}
 	c.mu.Lock()
@@ -364,7 +364,7 @@ func (c *Container) poststop(ctx context.Context) {
 		return
 	}
 	s := c.plan.stage.State
-	s.Status = string(StateStopped)
+	s.Status = string(stateStopped)
 	for _, h := range hooks("poststop", c.spec.Hooks.Poststop) {
 		if err := c.r.hook(ctx, h, s); err != nil {
 			c.r.cfg.Log.Error(err.Error(), "container", c.id)

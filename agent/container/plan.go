@@ -120,6 +120,7 @@ func newBlueprint(id, bundle string, spec *specs.Spec, noPivot bool) (*blueprint
 		p.Hostname, p.Domainname = "", "" // the pod has its name, and a user namespace may not change it
 	}
 	if h := spec.Hooks; h != nil {
+		//lint:ignore SA1019 prestart hooks are deprecated, and in use
 		b.hooks = append(hooks("prestart", h.Prestart), hooks("createRuntime", h.CreateRuntime)...)
 		p.CreateHooks, p.StartHooks = hooks("createContainer", h.CreateContainer),
 			hooks("startContainer", h.StartContainer)

@@ -124,7 +124,7 @@ func (p *Process) begun(ctx context.Context, ctl *control) error {
 func (p *Process) Signal(sig unix.Signal) error {
 	if p.id == p.c.id && sig == unix.SIGTERM {
 		p.c.mu.Lock()
-		waiting := p.c.state == StateCreated
+		waiting := p.c.state == stateCreated
 		p.c.mu.Unlock()
 		if waiting {
 			sig = unix.SIGKILL
@@ -206,9 +206,6 @@ func (p *Process) dupPidfd() (int, error) {
 	}
 	return unix.FcntlInt(uintptr(p.pidfd), unix.F_DUPFD_CLOEXEC, 0)
 }
-
-// Terminal says whether the process has one.
-func (p *Process) Terminal() bool { return p.io.tty }
 
 // Resize tells the terminal its size in characters.
 func (p *Process) Resize(rows, cols uint16) error {

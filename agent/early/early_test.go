@@ -57,14 +57,14 @@ func TestLinkReplacesWhatIsThere(t *testing.T) {
 		if err := before(); err != nil {
 			t.Fatal(err)
 		}
-		if err := (Link{Target: "pts/ptmx", Path: p}).do(); err != nil {
+		if err := (link{Target: "pts/ptmx", Path: p}).do(); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.Readlink(p); err != nil || got != "pts/ptmx" {
 			t.Error(got, err)
 		}
 	}
-	if err := (Link{Target: "x", Path: filepath.Join(p, "y", "z")}).do(); err == nil {
+	if err := (link{Target: "x", Path: filepath.Join(p, "y", "z")}).do(); err == nil {
 		t.Error("a link in a folder that is not there")
 	}
 }

@@ -45,11 +45,11 @@ func Table() []Item {
 			Data: "mode=0755"}, false},
 		{Mount{Type: "cgroup2", Source: "cgroup2", Target: "/sys/fs/cgroup", Flags: strict | unix.MS_RELATIME,
 			Data: "nsdelegate"}, false},
-		{Link{Target: "pts/ptmx", Path: "/dev/ptmx"}, false},
-		{Link{Target: "/proc/self/fd", Path: "/dev/fd"}, false},
-		{Link{Target: "/proc/self/fd/0", Path: "/dev/stdin"}, false},
-		{Link{Target: "/proc/self/fd/1", Path: "/dev/stdout"}, false},
-		{Link{Target: "/proc/self/fd/2", Path: "/dev/stderr"}, false},
+		{link{Target: "pts/ptmx", Path: "/dev/ptmx"}, false},
+		{link{Target: "/proc/self/fd", Path: "/dev/fd"}, false},
+		{link{Target: "/proc/self/fd/0", Path: "/dev/stdin"}, false},
+		{link{Target: "/proc/self/fd/1", Path: "/dev/stdout"}, false},
+		{link{Target: "/proc/self/fd/2", Path: "/dev/stderr"}, false},
 	}
 }
 
@@ -119,12 +119,12 @@ func mounted(path string) bool {
 	return unix.Stat(path, &here) == nil && unix.Stat(filepath.Dir(path), &above) == nil && here.Dev != above.Dev
 }
 
-// Link is a symbolic link that takes the place of whatever file is there.
-type Link struct{ Target, Path string }
+// link is a symbolic link that takes the place of whatever file is there.
+type link struct{ Target, Path string }
 
-func (l Link) String() string { return fmt.Sprintf("ln -snf %s %s", l.Target, l.Path) }
+func (l link) String() string { return fmt.Sprintf("ln -snf %s %s", l.Target, l.Path) }
 
-func (l Link) do() error {
+func (l link) do() error {
 	if t, err := os.Readlink(l.Path); err == nil && t == l.Target {
 		return nil
 	}

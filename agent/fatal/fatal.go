@@ -22,8 +22,8 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 )
 
-// Prefix begins every last message. Hosts look for it on the console.
-const Prefix = agentapi.LinePrefix + "panic: "
+// prefix begins every last message. Hosts look for it on the console.
+const prefix = agentapi.LinePrefix + "panic: "
 
 // maxFrames bounds the stack in a last message.
 const maxFrames = 16
@@ -57,7 +57,7 @@ func (h *Handler) Die(err error) { h.end(err.Error(), "") }
 
 func (h *Handler) end(why, stack string) {
 	h.once.Do(func() {
-		h.Say(Prefix + why + "\n" + stack)
+		h.Say(prefix + why + "\n" + stack)
 		h.End()
 	})
 	select {} // somebody else got here first, or the end is on its way

@@ -47,7 +47,7 @@ func TestOnlyTheFirstEndIsTold(t *testing.T) {
 	h.Go(func() { h.Die(errors.New("listen: no vsock")) })
 	<-ended
 	h.Go(func() { panic("later") })
-	if got := console.String(); got != Prefix+"listen: no vsock\n" {
+	if got := console.String(); got != prefix+"listen: no vsock\n" {
 		t.Errorf("%q", got)
 	}
 }

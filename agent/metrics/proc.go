@@ -45,7 +45,7 @@ func (*Collector) status(text string) ([]family, error) {
 	}
 	threads, err := number(values["Threads"])
 	if err != nil {
-		return nil, fmt.Errorf("Threads: %w", err)
+		return nil, fmt.Errorf("line Threads: %w", err)
 	}
 	return []family{f, {name: "kata_agent_threads", help: "Threads of the agent.",
 		samples: []sample{{value: threads}}}}, nil

@@ -151,7 +151,7 @@ func (n *Network) update(w wish) error {
 		link = named
 	}
 	if link == nil {
-		return fmt.Errorf("hardware address %s: %w", w.hardware, ErrNotFound)
+		return fmt.Errorf("hardware address %s: %w", w.hardware, errNotFound)
 	}
 	if link.Attrs().Name != w.name {
 		if err := rename(link, w.name, named); err != nil {

@@ -23,8 +23,8 @@ import (
 	"github.com/katabuild/katabuild/agent/uevent"
 )
 
-// ErrNotFound says that there is no such link. It wraps fs.ErrNotExist.
-var ErrNotFound = fmt.Errorf("no such link in this guest: %w", fs.ErrNotExist)
+// errNotFound says that there is no such link. It wraps fs.ErrNotExist.
+var errNotFound = fmt.Errorf("no such link in this guest: %w", fs.ErrNotExist)
 
 // Waiter waits for devices; uevent.Listener is one.
 type Waiter interface {

@@ -167,11 +167,11 @@ func TestWhatIsNoInterfaceIsRefused(t *testing.T) {
 	} {
 		i := good()
 		change(i)
-		if _, err := n.UpdateInterface(t.Context(), i); err == nil || errors.Is(err, ErrNotFound) {
+		if _, err := n.UpdateInterface(t.Context(), i); err == nil || errors.Is(err, errNotFound) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := n.UpdateInterface(t.Context(), good()); !errors.Is(err, ErrNotFound) {
+	if _, err := n.UpdateInterface(t.Context(), good()); !errors.Is(err, errNotFound) {
 		t.Errorf("no such link: %v", err)
 	}
 	i := good()
@@ -289,7 +289,7 @@ func TestRoutesAreThoseOfTheLastCall(t *testing.T) {
 		}
 	}
 	if err := n.AddARPNeighbors([]*katapb.ARPNeighbor{{ToIPAddress: &katapb.IPAddress{Address: "10.0.0.9"},
-		Device: "eth9", Lladdr: "02:00:00:00:00:99"}}); !errors.Is(err, ErrNotFound) {
+		Device: "eth9", Lladdr: "02:00:00:00:00:99"}}); !errors.Is(err, errNotFound) {
 		t.Errorf("neighbour on no link: %v", err)
 	}
 }

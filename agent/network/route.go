@@ -101,7 +101,7 @@ func (n *Network) UpdateRoutes(_ context.Context, routes []*katapb.Route) ([]*ka
 	for _, w := range ways {
 		link, err := netlink.LinkByName(w.device)
 		if err != nil {
-			return nil, fmt.Errorf("route to %s: link %s: %w", w.to, w.device, errors.Join(ErrNotFound, err))
+			return nil, fmt.Errorf("route to %s: link %s: %w", w.to, w.device, errors.Join(errNotFound, err))
 		}
 		if w.to.Addr().Is6() && !n.hasIPv6(w.device) {
 			n.c.Log.Info("no route of version 6: it is disabled in this guest", "link", w.device, "to", w.to.String())
@@ -237,7 +237,7 @@ func (n *Network) AddARPNeighbors(neighbours []*katapb.ARPNeighbor) error {
 		}
 		link, err := netlink.LinkByName(a.GetDevice())
 		if err != nil {
-			return fmt.Errorf("neighbour %s: link %q: %w", to, a.GetDevice(), errors.Join(ErrNotFound, err))
+			return fmt.Errorf("neighbour %s: link %q: %w", to, a.GetDevice(), errors.Join(errNotFound, err))
 		}
 		hardware, err := net.ParseMAC(a.GetLladdr())
 		if err != nil {

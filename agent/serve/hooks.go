@@ -19,8 +19,9 @@ func (f *full) hooks() (*specs.Hooks, error) {
 		return nil, nil
 	}
 	var h specs.Hooks
+	//lint:ignore SA1019 prestart hooks are deprecated, and in use
 	for name, list := range map[string]*[]specs.Hook{"prestart": &h.Prestart, "poststart": &h.Poststart,
-		"poststop": &h.Poststop} { //nolint:staticcheck // deprecated, and Kata's
+		"poststop": &h.Poststop} {
 		entries, err := os.ReadDir(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -94,16 +94,13 @@ func New(c Config) (*Server, error) {
 // agentService begins the names of the calls that a policy is about.
 const agentService = "/grpc.AgentService/"
 
-// Serve answers on l until Close, and closes l.
+// Serve answers on l until Shutdown, and closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if err := s.s.Serve(ctx, l); !errors.Is(err, ttrpc.ErrServerClosed) {
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	}
 	return nil
 }
-
-// Close ends all connections, and Serve. Calling it again is a no-op.
-func (s *Server) Close() error { return s.s.Close() }
 
 // Shutdown lets requests under way be answered, for at most d, and then ends all connections, and Serve.
 func (s *Server) Shutdown(d time.Duration) error {

@@ -43,7 +43,7 @@ func start(t *testing.T, g Guest, guard func()) *agentapi.Client {
 	c := agentapi.NewClient(conn)
 	t.Cleanup(func() {
 		c.Close()
-		if err := s.Close(); err != nil {
+		if err := s.Shutdown(0); err != nil {
 			t.Error(err)
 		}
 		if err := <-ended; err != nil {

@@ -74,7 +74,7 @@ func guestDeeds() error {
 			hash = h
 		}
 	}
-	if err := os.Mkdir(RunDir, 0o755); err != nil {
+	if err := os.Mkdir(runDir, 0o755); err != nil {
 		return err
 	}
 	ctx := context.Background()
@@ -89,7 +89,7 @@ func guestDeeds() error {
 	m := New(Config{Devices: devices})
 	disk := func(driver, source string) *katapb.Storage {
 		return &katapb.Storage{Driver: driver, Source: source, Fstype: "ext4",
-			MountPoint: RunDir + "/" + strings.NewReplacer("/", "-", ":", "-").Replace(driver+source)}
+			MountPoint: runDir + "/" + strings.NewReplacer("/", "-", ":", "-").Replace(driver+source)}
 	}
 	check := func(s *katapb.Storage, want string) error {
 		if err := m.Add(ctx, "c", []*katapb.Storage{s}); err != nil {
@@ -117,7 +117,7 @@ func guestDeeds() error {
 	}
 	// The layer of a snapshotter behind dm-verity, and a disk to write to.
 	layered := func(hash string) []*katapb.Storage {
-		at := RunDir + "/c/rootfs"
+		at := runDir + "/c/rootfs"
 		return []*katapb.Storage{
 			{Driver: multiLayer, Source: "02/00", Fstype: "ext4", MountPoint: at, Options: []string{layerMulti,
 				layerUpper, "rw", layerMkdir + "{{ mount 0 }}/upper:0755"}},
@@ -148,7 +148,7 @@ func guestDeeds() error {
 			return err
 		}
 	}
-	if text, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(text, []byte(RunDir)) {
+	if text, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(text, []byte(runDir)) {
 		return fmt.Errorf("mounts are left: %s, %w", text, err)
 	}
 	if left, err := filepath.Glob("/sys/block/dm-*"); err != nil || len(left) > 0 {

@@ -34,7 +34,7 @@ type copying struct {
 // when its last chunk came: chunks come in order, and one at 0 begins anew. What is a link's target is not looked at,
 // but no parent folder may be one.
 func (m *Manager) CopyFile(r *katapb.CopyFileRequest) error {
-	shared := filepath.Join(m.c.Run, SharedDir)
+	shared := filepath.Join(m.c.Run, sharedDir)
 	at, err := placeIn([]string{shared}, r.GetPath())
 	if err != nil {
 		return fmt.Errorf("copy %w", err)

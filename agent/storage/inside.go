@@ -30,7 +30,7 @@ func placeIn(roots []string, path string) (place, error) {
 	}
 	for w := range strings.SplitSeq(path, "/") {
 		if w == ".." {
-			return place{}, fmt.Errorf("%q: %w: it has a ..", path, ErrOutside)
+			return place{}, fmt.Errorf("%q: %w: .. is in it", path, ErrOutside)
 		}
 	}
 	clean := filepath.Clean(path)

@@ -21,11 +21,11 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
-// RunDir is where everything of the guest API lies. docs/formats/agent-api.md.
-const RunDir = "/run/kata-containers"
+// runDir is where everything of the guest API lies. docs/formats/agent-api.md.
+const runDir = "/run/kata-containers"
 
-// SharedDir is, below RunDir, what the host shares or copies.
-const SharedDir = "shared/containers"
+// sharedDir is, below runDir, what the host shares or copies.
+const sharedDir = "shared/containers"
 
 // ErrNotFound says that what a request names is not there. It wraps fs.ErrNotExist.
 var ErrNotFound = fmt.Errorf("not found in this guest: %w", fs.ErrNotExist)
@@ -48,7 +48,7 @@ type Programs interface {
 // others is that of a guest.
 type Config struct {
 	Root     string         // where sys and dev are found; empty is "/"
-	Run      string         // empty is RunDir; folders of ours are made in it
+	Run      string         // empty is runDir; folders of ours are made in it
 	Below    []string       // mount points lie below one of these; empty is Run alone
 	Devices  Waiter         // needed where a storage or device is waited for
 	Programs Programs       // needed where a file system is made
@@ -86,7 +86,7 @@ func New(c Config) *Manager {
 		c.Root = "/"
 	}
 	if c.Run == "" {
-		c.Run = RunDir
+		c.Run = runDir
 	}
 	if len(c.Below) == 0 {
 		c.Below = []string{c.Run}

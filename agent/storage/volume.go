@@ -103,7 +103,7 @@ func (m *Manager) StaleMounts() error {
 	if err != nil {
 		return err
 	}
-	shared := filepath.Join(m.c.Run, SharedDir) + "/"
+	shared := filepath.Join(m.c.Run, sharedDir) + "/"
 	for _, mount := range all {
 		if !strings.HasPrefix(mount.Point, shared) {
 			continue

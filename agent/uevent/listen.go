@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultTimeout is how long a device may take to appear, as agent.hotplug_timeout of Kata Containers.
-const DefaultTimeout = 3 * time.Second
+// defaultTimeout is how long a device may take to appear, as agent.hotplug_timeout of Kata Containers.
+const defaultTimeout = 3 * time.Second
 
 // afterRescan is how long a device may take after the PCI bus was asked to look again.
 const afterRescan = time.Second
@@ -50,7 +50,7 @@ type Match struct {
 // alone.
 type Listener struct {
 	Root    string        // where sys is found; "/" in a guest
-	Timeout time.Duration // of a Wait; 0 is DefaultTimeout
+	Timeout time.Duration // of a Wait; 0 is defaultTimeout
 	Log     *slog.Logger  // may be nil
 
 	mu    sync.Mutex
@@ -110,27 +110,27 @@ func (l *Listener) Run(ctx context.Context, heard func()) error {
 		if nl, ok := from.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
 			continue
 		}
-		e, err := Parse(buffer[:n])
+		e, err := parse(buffer[:n])
 		if err != nil {
 			l.complain(err.Error())
 			continue
 		}
-		l.Tell(e)
+		l.tell(e)
 	}
 }
 
-// Tell takes in an event, as Run does with each of the kernel's.
-func (l *Listener) Tell(e Event) {
+// tell takes in an event, as Run does with each of the kernel's.
+func (l *Listener) tell(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.seen == nil {
 		l.seen = map[string]Event{}
 	}
 	switch e.Action {
-	case Remove:
+	case remove:
 		delete(l.seen, e.DevPath)
 		return // nobody waits for the end of a device
-	case Move:
+	case move:
 		delete(l.seen, "/"+strings.TrimPrefix(e.OldPath, "/"))
 	}
 	l.seen[e.DevPath] = e
@@ -140,14 +140,6 @@ func (l *Listener) Tell(e Event) {
 		default: // it looks at sysfs again soon anyway
 		}
 	}
-}
-
-// Seen is the last event of a device that is still there.
-func (l *Listener) Seen(devPath string) (Event, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	e, ok := l.seen[devPath]
-	return e, ok
 }
 
 // Wait returns what m is for: at once where it is there, else when it comes, else after one rescan of the PCI bus. The
@@ -162,7 +154,7 @@ func (l *Listener) Wait(ctx context.Context, m Match) (string, error) {
 	}
 	timeout := l.Timeout
 	if timeout == 0 {
-		timeout = DefaultTimeout
+		timeout = defaultTimeout
 	}
 	found, err := waitFor(ctx, timeout, wake, m)
 	if found != "" || err != nil {

@@ -18,9 +18,9 @@ const maxMessage = 2048 + 4096 + 64
 
 // The actions anybody here looks at. <linux/kobject.h>, enum kobject_action.
 const (
-	Add    = "add"
-	Remove = "remove"
-	Move   = "move"
+	add    = "add"
+	remove = "remove"
+	move   = "move"
 )
 
 // Event is one message of the kernel: something happened to a device.
@@ -34,9 +34,9 @@ type Event struct {
 	Minor     int
 }
 
-// Parse reads a message: ACTION@DEVPATH, then KEY=VALUE, each ended by a NUL. lib/kobject_uevent.c,
+// parse reads a message: ACTION@DEVPATH, then KEY=VALUE, each ended by a NUL. lib/kobject_uevent.c,
 // kobject_uevent_net_broadcast. Keys nobody here asks for are passed over, since every driver may add some.
-func Parse(b []byte) (Event, error) {
+func parse(b []byte) (Event, error) {
 	if len(b) > maxMessage {
 		return Event{}, fmt.Errorf("uevent of %d bytes: longer than any of the kernel's", len(b))
 	}

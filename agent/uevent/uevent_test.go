@@ -18,11 +18,11 @@ const disk = "add@/devices/pci0000:00/0000:00:02.0/virtio0/block/vda\x00ACTION=a
 	"SUBSYSTEM=block\x00MAJOR=254\x00MINOR=0\x00DEVNAME=vda\x00DEVTYPE=disk\x00DISKSEQ=7\x00SEQNUM=1234\x00"
 
 func TestAMessageOfTheKernelIsRead(t *testing.T) {
-	e, err := Parse([]byte(disk))
+	e, err := parse([]byte(disk))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Event{Action: Add, DevPath: "/devices/pci0000:00/0000:00:02.0/virtio0/block/vda", Subsystem: "block",
+	want := Event{Action: add, DevPath: "/devices/pci0000:00/0000:00:02.0/virtio0/block/vda", Subsystem: "block",
 		DevName: "vda", Major: 254}
 	if e != want {
 		t.Errorf("got %+v, want %+v", e, want)
@@ -45,7 +45,7 @@ func TestWhatTheKernelWouldNotSayIsRefused(t *testing.T) {
 		"more than a message is":   "add@/" + strings.Repeat("a", maxMessage) + "\x00",
 		"an empty word in between": "add@/devices\x00\x00SUBSYSTEM=block\x00",
 	} {
-		if e, err := Parse([]byte(s)); err == nil {
+		if e, err := parse([]byte(s)); err == nil {
 			t.Errorf("%s is read as %+v", name, e)
 		}
 	}
@@ -56,25 +56,33 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("move@/devices/net/eth0\x00DEVPATH_OLD=/devices/net/tmp\x00SUBSYSTEM=net\x00"))
 	f.Add([]byte("libudev\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := Parse(b)
+		e, err := parse(b)
 		if err == nil && (e.Action == "" || !strings.HasPrefix(e.DevPath, "/") || e.Major < 0 || e.Minor < 0) {
 			t.Fatalf("%q is read as %+v", b, e)
 		}
 	})
 }
 
+// seen is the last event of a device that is still there.
+func seen(l *Listener, devPath string) (Event, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.seen[devPath]
+	return e, ok
+}
+
 func TestADeviceIsForgottenWhenItGoes(t *testing.T) {
 	var l Listener
-	l.Tell(Event{Action: Add, DevPath: "/a"})
-	l.Tell(Event{Action: Add, DevPath: "/old"})
-	l.Tell(Event{Action: Move, DevPath: "/new", OldPath: "/old"})
+	l.tell(Event{Action: add, DevPath: "/a"})
+	l.tell(Event{Action: add, DevPath: "/old"})
+	l.tell(Event{Action: move, DevPath: "/new", OldPath: "/old"})
 	for path, want := range map[string]bool{"/a": true, "/old": false, "/new": true} {
-		if _, got := l.Seen(path); got != want {
+		if _, got := seen(&l, path); got != want {
 			t.Errorf("%s seen: %v", path, got)
 		}
 	}
-	l.Tell(Event{Action: Remove, DevPath: "/a"})
-	if _, ok := l.Seen("/a"); ok {
+	l.tell(Event{Action: remove, DevPath: "/a"})
+	if _, ok := seen(&l, "/a"); ok {
 		t.Error("a removed device is still seen")
 	}
 	l.Timeout = time.Millisecond
@@ -88,7 +96,7 @@ func TestADeviceIsForgottenWhenItGoes(t *testing.T) {
 func TestAWaitEndsWithTheDevice(t *testing.T) {
 	l := Listener{Root: t.TempDir(), Timeout: 5 * time.Second}
 	byName := Match{What: "b", Event: func(e Event) bool { return e.DevPath == "/b" }}
-	l.Tell(Event{Action: Add, DevPath: "/b"})
+	l.tell(Event{Action: add, DevPath: "/b"})
 	if got, err := l.Wait(t.Context(), byName); got != "/b" || err != nil {
 		t.Errorf("a device that came before: %q, %v", got, err)
 	}
@@ -98,7 +106,7 @@ func TestAWaitEndsWithTheDevice(t *testing.T) {
 	}}); got != "there" || err != nil {
 		t.Errorf("a device in sysfs: %q, %v", got, err)
 	}
-	l.Tell(Event{Action: Remove, DevPath: "/b"})
+	l.tell(Event{Action: remove, DevPath: "/b"})
 	looked := make(chan struct{}, 1)
 	byName.Look = func() (string, error) {
 		select {
@@ -109,8 +117,8 @@ func TestAWaitEndsWithTheDevice(t *testing.T) {
 	}
 	go func() {
 		<-looked
-		l.Tell(Event{Action: Add, DevPath: "/other"})
-		l.Tell(Event{Action: Add, DevPath: "/b"})
+		l.tell(Event{Action: add, DevPath: "/other"})
+		l.tell(Event{Action: add, DevPath: "/b"})
 	}()
 	begin := time.Now()
 	if got, err := l.Wait(t.Context(), byName); got != "/b" || err != nil {
@@ -178,7 +186,7 @@ func TestAWaitEndsWithItsContextAndHoldsNoLock(t *testing.T) {
 	}()
 	// More events than a waiter has room for, and other waits, all pass.
 	for range 200 {
-		l.Tell(Event{Action: Add, DevPath: "/y"})
+		l.tell(Event{Action: add, DevPath: "/y"})
 	}
 	if got, err := l.Wait(t.Context(), Match{What: "y",
 		Event: func(e Event) bool { return e.DevPath == "/y" }}); got != "/y" || err != nil {
@@ -213,7 +221,7 @@ func TestOnlyTheKernelIsHeard(t *testing.T) {
 		_ = unix.Sendto(fd, fake, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup})
 	}
 	time.Sleep(20 * time.Millisecond)
-	if _, ok := l.Seen("/devices/fake"); ok {
+	if _, ok := seen(&l, "/devices/fake"); ok {
 		t.Error("a message of a process counts as the kernel's")
 	}
 	cancel()

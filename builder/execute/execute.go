@@ -105,7 +105,7 @@ type once struct {
 
 type run struct {
 	Config
-	ctx    context.Context //nolint:containedctx // the run is one call of Run
+	ctx    context.Context // the run is one call of Run
 	cancel context.CancelCauseFunc
 	once   map[string]*once
 }

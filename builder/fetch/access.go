@@ -232,13 +232,13 @@ func (h *hosts) transport(host string, insecure bool) (http.RoundTripper, error)
 	if err != nil {
 		return nil, fmt.Errorf("registry %s: %w", host, err)
 	}
-	c.InsecureSkipVerify = insecure //nolint:gosec // only for hosts that the user has named
-	t := NewTransport(Deadlines{})
+	c.InsecureSkipVerify = insecure // only for hosts that the user has named
+	t := newTransport(deadlines{})
 	t.TLSClientConfig = c
 	if h.by == nil {
 		h.by = map[string]http.RoundTripper{}
 	}
-	h.by[host] = &Patient{Next: t}
+	h.by[host] = &patient{Next: t}
 	return h.by[host], nil
 }
 

@@ -90,7 +90,7 @@ func (a *Apt) noPackage(ctx context.Context, suite, arch, pkg string) error {
 	if err != nil {
 		return nil
 	}
-	defer r.Close() //nolint:errcheck // only read from
+	defer r.Close() // only read from
 	x := debian.NewIndex(arch)
 	if err := x.Read(r, debian.Source{}); err != nil || x.Find(pkg) != nil {
 		return nil
@@ -124,13 +124,13 @@ func parseShow(out []byte) (*Found, error) {
 	}}, nil
 }
 
-// ErrGone says that the archive no longer has the locked version.
-var ErrGone = errors.New("the archive no longer has this version; `katabuild lock --update` takes the present one")
+// errGone says that the archive no longer has the locked version.
+var errGone = errors.New("the archive no longer has this version; `katabuild lock --update` takes the present one")
 
 // Fetch downloads a locked package into dir and returns the file. Its digest is the caller's to check. arch is dpkg's
 // name of the guest.
 func (a *Apt) Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error) {
-	w, err := a.world(ctx, SectionOf(p), arch)
+	w, err := a.world(ctx, sectionOf(p), arch)
 	if err != nil {
 		return "", err
 	}
@@ -146,7 +146,7 @@ func (a *Apt) Fetch(ctx context.Context, p lock.Package, arch, dir string) (stri
 			return "", uerr
 		}
 		if err = get(); err != nil && strings.Contains(err.Error(), "was not found") {
-			err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, ErrGone)
+			err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, errGone)
 		}
 	}
 	if err != nil {
@@ -172,8 +172,9 @@ func (a *Apt) world(ctx context.Context, s Section, arch string) (*world, error)
 		}
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
+		//lint:ignore ST1005 a name begins the sentence
 		return nil, fmt.Errorf("Debian's archive is reached through apt-get, which this host lacks: %w",
-			err) //nolint:staticcheck // a name begins the sentence
+			err)
 	}
 	name := s.Suite + "-" + arch
 	if s.component() != mainComponent {
@@ -189,7 +190,7 @@ func (a *Apt) world(ctx context.Context, s Section, arch string) (*world, error)
 		}
 	}
 	uri, signed := a.Sources, ""
-	if beside, ok := besideArchive(uri); ok && IsSecurity(s.Suite) {
+	if beside, ok := besideArchive(uri); ok && isSecurity(s.Suite) {
 		uri = beside
 	}
 	if uri == "" {
@@ -258,13 +259,13 @@ func hostArchive(ctx context.Context, suite string) (string, error) {
 	if uri := pickArchive(host, suite); uri != "" {
 		return uri, nil
 	}
-	return "", &NoArchive{Suite: suite}
+	return "", &noArchive{Suite: suite}
 }
 
-// NoArchive says that the host's apt does not know where Debian's archive is.
-type NoArchive struct{ Suite string }
+// noArchive says that the host's apt does not know where Debian's archive is.
+type noArchive struct{ Suite string }
 
-func (e *NoArchive) Error() string {
+func (e *noArchive) Error() string {
 	return fmt.Sprintf("none of the host's apt sources is Debian's archive with %s; name one with --archive ADDRESS "+
 		"(such as that of a mirror), "+
 		"and with --archive-keyring FILE the keys that sign it where they are not Debian's own, or use a tarball "+
@@ -282,7 +283,7 @@ var releases = []string{
 // of Debian's. Security updates, which have an archive of their own, are looked for beside the archive where the host
 // names none.
 func pickArchive(host []hostSuite, suite string) string {
-	security := IsSecurity(suite)
+	security := isSecurity(suite)
 	want := archiveName
 	if security {
 		want = securityName
@@ -290,7 +291,7 @@ func pickArchive(host []hostSuite, suite string) string {
 	named := func(h hostSuite) bool { return path.Base(strings.TrimRight(h.uri, "/")) == want }
 	release := func(h hostSuite) bool {
 		name, _, _ := strings.Cut(strings.ReplaceAll(h.suite, "/", "-"), "-")
-		return slices.Contains(releases, name) && IsSecurity(h.suite) == security
+		return slices.Contains(releases, name) && isSecurity(h.suite) == security
 	}
 	for _, fits := range []func(hostSuite) bool{
 		func(h hostSuite) bool { return h.suite == suite && named(h) }, named,
@@ -361,7 +362,8 @@ func (w *world) update(ctx context.Context) error {
 	if _, derr := w.release(); derr == nil && strings.Contains(err.Error(), "Invoke") {
 		return nil
 	}
-	return fmt.Errorf("Debian's package lists: %w", err) //nolint:staticcheck // a name begins the sentence
+	//lint:ignore ST1005 a name begins the sentence
+	return fmt.Errorf("Debian's package lists: %w", err)
 }
 
 // release reads the suite's release file among the lists.

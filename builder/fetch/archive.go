@@ -26,7 +26,7 @@ type Archive interface {
 	// Index gives the present Packages file of a section, uncompressed, and what the suite's release file says. The
 	// caller reads to the end, where an error may still say that the file is not the signed one, and closes it.
 	Index(ctx context.Context, s Section, arch string) (io.ReadCloser, Release, error)
-	// Fetch downloads a package into dir, and nothing else, and returns the file. ErrGone is that the archive has it no
+	// Fetch downloads a package into dir, and nothing else, and returns the file. errGone is that the archive has it no
 	// longer.
 	Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error)
 	// FetchAll downloads packages of one section into dir. After an error some may be there.
@@ -51,9 +51,9 @@ func (s Section) String() string {
 // mainComponent is the component of Debian that is free software and depends on nothing else.
 const mainComponent = "main"
 
-// SectionOf is where a locked package stands. Its file name says which component it is of: pool/COMPONENT/…, and in the
+// sectionOf is where a locked package stands. Its file name says which component it is of: pool/COMPONENT/…, and in the
 // archive of security updates pool/updates/COMPONENT/….
-func SectionOf(p lock.Package) Section {
+func sectionOf(p lock.Package) Section {
 	f := strings.Split(p.Filename, "/")
 	i := 1
 	if len(f) > 2 && f[1] == "updates" {
@@ -84,9 +84,9 @@ func (r Release) Pin() int {
 	return debian.PinNotAutomatic
 }
 
-// IsSecurity says whether a suite's name is that of one with security updates, which Debian keeps in an archive of
+// isSecurity says whether a suite's name is that of one with security updates, which Debian keeps in an archive of
 // their own.
-func IsSecurity(suite string) bool {
+func isSecurity(suite string) bool {
 	return strings.HasSuffix(suite, "-security") || strings.HasSuffix(suite, "/updates")
 }
 
@@ -187,7 +187,7 @@ func (f *Fetcher) fromSnapshot(ctx context.Context, in lock.Input, report progre
 	for _, at := range []time.Time{f.SnapshotTime.Add(snapshotDelay), f.SnapshotTime} {
 		var addr string
 		name := archiveName
-		if IsSecurity(in.Package.Suite) {
+		if isSecurity(in.Package.Suite) {
 			name = securityName
 		}
 		addr, err = url.JoinPath(f.Snapshot, "archive", name, at.UTC().Format("20060102T150405Z"), in.Package.Filename)

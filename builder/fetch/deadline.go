@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Deadlines bound how long a server may keep a request waiting. Zero fields mean the defaults, which let the slowest
+// deadlines bound how long a server may keep a request waiting. Zero fields mean the defaults, which let the slowest
 // usable link through.
-type Deadlines struct {
+type deadlines struct {
 	Connect time.Duration // until there is a connection, TLS included where the transport is ours; 10 s
 	Header  time.Duration // from the beginning, connecting included, to the end of the answer's header; 20 s
 	Stall   time.Duration // for the next MinBytes of the body; 15 s
@@ -22,7 +22,7 @@ type Deadlines struct {
 	MinBytes int64
 }
 
-func (d Deadlines) orDefault() Deadlines {
+func (d deadlines) orDefault() deadlines {
 	if d.Connect == 0 {
 		d.Connect = 10 * time.Second
 	}
@@ -41,9 +41,9 @@ func (d Deadlines) orDefault() Deadlines {
 // maxHeader bounds the header of an answer, in bytes.
 const maxHeader = 1 << 20
 
-// NewTransport is the transport that everything is fetched with unless a test brings one: the host's proxies,
+// newTransport is the transport that everything is fetched with unless a test brings one: the host's proxies,
 // deadlines, and bytes as the server sends them, without unpacking what was packed for the way only.
-func NewTransport(d Deadlines) *http.Transport {
+func newTransport(d deadlines) *http.Transport {
 	d = d.orDefault()
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
@@ -57,20 +57,20 @@ func NewTransport(d Deadlines) *http.Transport {
 	}
 }
 
-// Patient is a RoundTripper that gives up on a server according to Deadlines, whatever its own transport does.
-type Patient struct {
-	Next      http.RoundTripper // nil is NewTransport(Deadlines)
-	Deadlines Deadlines
+// patient is a RoundTripper that gives up on a server according to Deadlines, whatever its own transport does.
+type patient struct {
+	Next      http.RoundTripper // nil is newTransport(Deadlines)
+	Deadlines deadlines
 
 	once sync.Once
 	next http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
-func (p *Patient) RoundTrip(r *http.Request) (*http.Response, error) {
+func (p *patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	p.once.Do(func() {
 		if p.next = p.Next; p.next == nil {
-			p.next = NewTransport(p.Deadlines)
+			p.next = newTransport(p.Deadlines)
 		}
 	})
 	d := p.Deadlines.orDefault()
@@ -105,9 +105,9 @@ func cause(ctx context.Context, err error) error {
 // reader takes for itself.
 type patientBody struct {
 	body    io.ReadCloser
-	ctx     context.Context //nolint:containedctx // the request's, which Read may have to end
+	ctx     context.Context // the request's, which Read may have to end
 	cancel  context.CancelCauseFunc
-	d       Deadlines
+	d       deadlines
 	stalled error
 
 	waited time.Duration // since bytes was zero

@@ -53,7 +53,7 @@ func trickle(c net.Conn, stop <-chan struct{}, each func(i int) string) {
 }
 
 func TestAServerThatKeepsUsWaitingIsGivenUp(t *testing.T) {
-	patience := Deadlines{Connect: 50 * time.Millisecond, Header: 50 * time.Millisecond,
+	patience := deadlines{Connect: 50 * time.Millisecond, Header: 50 * time.Millisecond,
 		Stall: 100 * time.Millisecond, MinBytes: 1000}
 	for _, c := range []struct {
 		name, want string
@@ -75,7 +75,7 @@ func TestAServerThatKeepsUsWaitingIsGivenUp(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			client := carefulClient(&http.Client{Transport: &Patient{Deadlines: patience}})
+			client := carefulClient(&http.Client{Transport: &patient{Deadlines: patience}})
 			resp, err := client.Get(raw(t, c.say))
 			if err == nil {
 				_, err = io.Copy(io.Discard, resp.Body)
@@ -98,7 +98,7 @@ func TestASlowButSteadyServerIsWaitedFor(t *testing.T) {
 		}
 	})
 	// The whole body takes longer than any of its parts may.
-	client := carefulClient(&http.Client{Transport: &Patient{Deadlines: Deadlines{Stall: 150 * time.Millisecond,
+	client := carefulClient(&http.Client{Transport: &patient{Deadlines: deadlines{Stall: 150 * time.Millisecond,
 		MinBytes: 100}}})
 	resp, err := client.Get(addr)
 	if err != nil {

@@ -139,7 +139,7 @@ func TestAHostWithoutPackageListsKnowsItsArchive(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	aptWith(t, "Types: deb\nURIs: http://127.0.0.1:1/ubuntu\nSuites: noble\nComponents: main\n")
-	var none *NoArchive
+	var none *noArchive
 	if got, err := hostArchive(t.Context(), "trixie"); !errors.As(err, &none) || !strings.Contains(err.Error(),
 		"--archive ADDRESS") {
 		t.Errorf("got %q, %v", got, err)
@@ -167,7 +167,7 @@ func TestAptReachesAnotherSuite(t *testing.T) {
 		t.Error(err)
 	}
 	in.Package.Version, in.Digest = "0.0-1", digest.Of(nil)
-	if err := f.Bring(ctx, in, nil); !errors.Is(err, ErrGone) {
+	if err := f.Bring(ctx, in, nil); !errors.Is(err, errGone) {
 		t.Errorf("a version the archive does not have: %v", err)
 	}
 	if _, err := f.Apt.Resolve(ctx, "trixie", "amd64", "no-such-package-at-all"); err == nil {

@@ -45,8 +45,8 @@ type HTTP struct {
 
 // What is wrong with a release file whose signature is good.
 var (
-	ErrExpired = errors.New("the release file is no longer valid")
-	ErrOlder   = errors.New("the release file is older than one seen before")
+	errExpired = errors.New("the release file is no longer valid")
+	errOlder   = errors.New("the release file is older than one seen before")
 )
 
 // Bounds of what an archive may send, in bytes. Debian's InRelease has 140 KB, its lists of packages have 10 MB,
@@ -128,7 +128,7 @@ func (h *HTTP) Index(ctx context.Context, s Section, arch string) (io.ReadCloser
 // base is the address of the archive that has a suite.
 func (h *HTTP) base(suite string) string {
 	switch beside, ok := besideArchive(h.Base); {
-	case !IsSecurity(suite):
+	case !isSecurity(suite):
 		return h.Base
 	case h.Security != "":
 		return h.Security
@@ -200,7 +200,7 @@ func (h *HTTP) release(ctx context.Context, suite string) (*release, error) {
 	case !isFlat(suite) && !slices.Contains(rel.names, suite):
 		return nil, fmt.Errorf("it is of %s", strings.Join(rel.names, ", "))
 	case !rel.validUntil.IsZero() && now.After(rel.validUntil):
-		return nil, fmt.Errorf("%w, since %s", ErrExpired, rel.validUntil.Format(time.RFC3339))
+		return nil, fmt.Errorf("%w, since %s", errExpired, rel.validUntil.Format(time.RFC3339))
 	case rel.Date.After(now.Add(clockSkew)):
 		return nil, fmt.Errorf("it is of %s, which is yet to come: does the clock go wrong?",
 			rel.Date.Format(time.RFC3339))
@@ -218,7 +218,7 @@ func (h *HTTP) remember(suite string, date time.Time) error {
 		case err != nil:
 			return fmt.Errorf("%s: %w", p, err)
 		case date.Before(seen):
-			return fmt.Errorf("%w: it is of %s, and one of %s was there", ErrOlder, date.Format(time.RFC3339),
+			return fmt.Errorf("%w: it is of %s, and one of %s was there", errOlder, date.Format(time.RFC3339),
 				seen.Format(time.RFC3339))
 		case date.Equal(seen):
 			return nil
@@ -297,7 +297,7 @@ func (h *HTTP) Fetch(ctx context.Context, p lock.Package, _, dir string) (string
 	file := filepath.Join(dir, path.Base(p.Filename))
 	err := h.download(ctx, p.Suite, p.Filename, file, maxPackage)
 	if errors.Is(err, errNotFound) {
-		err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, ErrGone)
+		err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, errGone)
 	}
 	return file, err
 }
@@ -366,7 +366,7 @@ func (h *HTTP) get(ctx context.Context, suite, below string) (io.ReadCloser, err
 }
 
 // defaultTransport is shared, so that connections are used again.
-var defaultTransport = &Patient{}
+var defaultTransport = &patient{}
 
 // carefulClient is c, or a client with deadlines where c is nil, with rules for redirects.
 func carefulClient(c *http.Client) *http.Client {

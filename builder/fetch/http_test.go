@@ -215,7 +215,7 @@ func TestFalseArchivesAreRefused(t *testing.T) {
 			a.files["dists/sid/InRelease"] = a.files["dists/trixie/InRelease"]
 		}, "it is of stable, trixie", nil},
 		"no longer valid": {func(a *archive, h *HTTP) { a.until = today.Add(-time.Minute); a.resign(t, good) },
-			"since 2025-05-20T11:59:00Z", ErrExpired},
+			"since 2025-05-20T11:59:00Z", errExpired},
 		"from the future": {func(a *archive, h *HTTP) { a.date = today.Add(100 * time.Hour); a.resign(t, good) },
 			"yet to come", nil},
 		"altered lists":  {func(a *archive, h *HTTP) { a.files[lists+".xz"][30] ^= 1 }, "wrong digest", nil},
@@ -274,7 +274,7 @@ func TestAnOlderArchiveIsRefused(t *testing.T) {
 		by   time.Duration
 		err  error
 	}{{"the first", 0, nil}, {"the same again", 0, nil}, {"a newer one", time.Minute, nil},
-		{"an older one", -2 * time.Minute, ErrOlder}, {"again", 0, ErrOlder}, {"the newest", 2 * time.Minute, nil}} {
+		{"an older one", -2 * time.Minute, errOlder}, {"again", 0, errOlder}, {"the newest", 2 * time.Minute, nil}} {
 		a.date = a.date.Add(c.by)
 		a.resign(t, key)
 		if _, err := h.Resolve(t.Context(), "trixie", "amd64", "hello"); !errors.Is(err, c.err) {
@@ -305,7 +305,7 @@ func TestAPackageThatIsGoneComesFromTheSnapshot(t *testing.T) {
 	p := lock.Package{Suite: "trixie", Name: "hello", Version: "1.0-1", Arch: "amd64",
 		Filename: "pool/main/h/hello/hello_1.0-1_amd64.deb"}
 	in := lock.Input{Name: "x", Kind: lock.Debian, Digest: digest.Of([]byte("old")), Size: 3, Package: &p}
-	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, ErrGone) {
+	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, errGone) {
 		t.Errorf("got %v", err)
 	}
 	old := []byte("old")
@@ -322,7 +322,7 @@ func TestAPackageThatIsGoneComesFromTheSnapshot(t *testing.T) {
 	f.Snapshot, f.SnapshotTime = srv.URL, today
 	old[0] = 'O'
 	var m *digest.Mismatch
-	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, ErrGone) || !errors.As(err, &m) {
+	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, errGone) || !errors.As(err, &m) {
 		t.Errorf("another package from the snapshot: %v", err)
 	}
 	old[0] = 'o'

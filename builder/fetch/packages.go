@@ -29,7 +29,7 @@ func (f *Fetcher) BringPackages(ctx context.Context, list []lock.Input, report p
 			}
 			continue
 		}
-		p := place{in.Package.Archive, SectionOf(*in.Package)}
+		p := place{in.Package.Archive, sectionOf(*in.Package)}
 		if at[p] == nil {
 			places = append(places, p)
 		}

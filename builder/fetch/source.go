@@ -37,12 +37,13 @@ func ParseSource(data []byte) (Source, error) {
 		switch strings.ToLower(f.Name) {
 		case "types":
 			if !slices.Contains(words, "deb") {
-				return s, fmt.Errorf("Types: %s: want deb", f.Value) //nolint:staticcheck // the field's own name
+				//lint:ignore ST1005 a name begins the sentence
+				return s, fmt.Errorf("Types: %s: want deb", f.Value)
 			}
 		case "uris":
 			if len(words) != 1 || !strings.HasPrefix(words[0], "http://") && !strings.HasPrefix(words[0], "https://") {
 				return s, fmt.Errorf("URIs: %s: want one address that begins with http:// or https://",
-					f.Value) //nolint:staticcheck // as above
+					f.Value)
 			}
 			s.Address = words[0]
 		case "suites":
@@ -88,7 +89,7 @@ func (s *Source) signedBy(value string) error {
 	if !strings.Contains(value, "-----BEGIN ") {
 		if s.KeyFile = strings.TrimSpace(value); !strings.HasPrefix(s.KeyFile, "/") {
 			return fmt.Errorf("Signed-By: %s: want keys, or the absolute path of a file",
-				value) //nolint:staticcheck // the field's own name
+				value)
 		}
 		return nil
 	}

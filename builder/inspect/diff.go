@@ -30,9 +30,9 @@ const (
 	maxShownDigest = 1 << 30  // bytes of a file whose digest is shown where it differs: a sparse one may have any size
 )
 
-// Trees compares two trees name by name. Times count only where times is set: two builds of the same files may have
+// trees compares two trees name by name. Times count only where times is set: two builds of the same files may have
 // stamped other ones.
-func Trees(ctx context.Context, a, b *tree.Tree, times bool) ([]Change, error) {
+func trees(ctx context.Context, a, b *tree.Tree, times bool) ([]Change, error) {
 	list := func(t *tree.Tree) map[string]*tree.Node {
 		m := map[string]*tree.Node{}
 		_ = t.Walk(func(p string, n *tree.Node, _ bool) error { m[p] = n; return nil }) // f never fails
@@ -207,7 +207,7 @@ func Diff(ctx context.Context, a, b *Thing, times bool) ([]Change, error) {
 		return nil, err
 	}
 	out = append(out, values("package", p, q)...)
-	files, err := Trees(ctx, a.Tree, b.Tree, times)
+	files, err := trees(ctx, a.Tree, b.Tree, times)
 	return append(out, files...), err
 }
 
@@ -266,7 +266,7 @@ func Guests(ctx context.Context, a, b, spool string, times bool) ([]Change, erro
 		return nil, err
 	}
 	out = append(out, values("package", p, q)...)
-	files, err := Trees(ctx, x.Tree, y.Tree, times)
+	files, err := trees(ctx, x.Tree, y.Tree, times)
 	return append(out, files...), err
 }
 

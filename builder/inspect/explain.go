@@ -38,15 +38,15 @@ type Source struct {
 	Size     int64    `json:"size"`                // bytes of it at or below the path
 }
 
-// ErrNoBill says that an image has no bill of materials beside it.
-var ErrNoBill = errors.New("no bill of materials (" + rootfs.SBOMName +
+// errNoBill says that an image has no bill of materials beside it.
+var errNoBill = errors.New("no bill of materials (" + rootfs.SBOMName +
 	") lies beside the image, and only that says where its files come from")
 
 // Explain says where what lies at a path comes from, by the bill of materials beside the image.
 func (t *Thing) Explain(at string) (*Explanation, error) {
 	f, err := regular.Open(filepath.Join(filepath.Dir(t.Path), rootfs.SBOMName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNoBill
+		return nil, errNoBill
 	}
 	if err != nil {
 		return nil, err

@@ -14,15 +14,15 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// DefaultMax is how many bytes Extract writes unless it is told otherwise.
-const DefaultMax = 16 << 30
+// defaultMax is how many bytes Extract writes unless it is told otherwise.
+const defaultMax = 16 << 30
 
 // ExtractOptions is what of an image may reach the host. The zero value is for images of anybody.
 type ExtractOptions struct {
 	// Special keeps set-id bits, and makes device nodes where the caller is root. An image of somebody else's with
 	// either gives the host's users more than they should have.
 	Special bool
-	// Max bounds the bytes that are written, holes not counted; zero stands for DefaultMax.
+	// Max bounds the bytes that are written, holes not counted; zero stands for defaultMax.
 	Max int64
 }
 
@@ -43,7 +43,7 @@ func Extract(ctx context.Context, t *tree.Tree, from, to string, o ExtractOption
 	if top.Kind != tree.Dir && top.Kind != tree.File {
 		return nil, fmt.Errorf("%s is a %v", from, top.Kind)
 	}
-	if size, most := written(top), cmp.Or(o.Max, DefaultMax); size > most {
+	if size, most := written(top), cmp.Or(o.Max, defaultMax); size > most {
 		return nil, fmt.Errorf("%s holds %d bytes, more than the %d that may be written: raise --max", from, size, most)
 	}
 	x := &extraction{ctx: ctx, o: o, isRoot: os.Geteuid() == 0, names: map[*tree.Node]name{},
@@ -92,7 +92,7 @@ func written(n *tree.Node) int64 {
 // extraction is an Extract at work. Every file is made in its folder, which is held open, by one name that is no path:
 // so nothing that lies in the folder meanwhile is followed.
 type extraction struct {
-	ctx     context.Context //nolint:containedctx // the extraction is one call of Extract
+	ctx     context.Context // the extraction is one call of Extract
 	o       ExtractOptions
 	isRoot  bool
 	top     int                 // the folder that is written, as a descriptor

@@ -25,9 +25,9 @@ import (
 
 // The kinds of things there are.
 const (
-	KindImage  = "image"
-	KindInitrd = "initrd"
-	KindKernel = "kernel"
+	kindImage  = "image"
+	kindInitrd = "initrd"
+	kindKernel = "kernel"
 )
 
 // Thing is what a file turned out to be.
@@ -75,8 +75,8 @@ type FileSystem struct {
 	Features []string `json:"features,omitempty"`
 }
 
-// ErrUnknown says that a file is nothing that this package reads.
-var ErrUnknown = errors.New("neither a disk image with erofs or ext4, nor an initrd, nor a kernel")
+// errUnknown says that a file is nothing that this package reads.
+var errUnknown = errors.New("neither a disk image with erofs or ext4, nor an initrd, nor a kernel")
 
 // Open finds out what a file is. Close it when done. dir is where what must be unpacked goes meanwhile.
 func Open(path, dir string) (_ *Thing, err error) {
@@ -102,18 +102,18 @@ func Open(path, dir string) (_ *Thing, err error) {
 	head = head[:n]
 	switch {
 	case bytes.HasPrefix(head, []byte("\x7fELF")), len(head) > bzMagic+4 && string(head[bzMagic:bzMagic+4]) == "HdrS":
-		t.Kind = KindKernel
+		t.Kind = kindKernel
 		t.Kernel, err = kernelOf(path)
 	case bytes.HasPrefix(head, []byte("070701")), bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}),
 		bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		t.Kind = KindInitrd
+		t.Kind = kindInitrd
 		var spool string
 		if spool, err = os.MkdirTemp(dir, "katabuild-inspect-"); err == nil {
 			t.close = append(t.close, func() error { return os.RemoveAll(spool) })
 			t.Initrd, t.Tree, err = initrdOf(path, spool)
 		}
 	default:
-		t.Kind = KindImage
+		t.Kind = kindImage
 		err = t.image(f)
 	}
 	if err != nil {
@@ -161,7 +161,7 @@ func (t *Thing) image(f *os.File) error {
 		}
 	}
 	if t.Tree == nil {
-		return ErrUnknown
+		return errUnknown
 	}
 	return nil
 }
@@ -170,7 +170,7 @@ func (t *Thing) image(f *os.File) error {
 func fileSystem(r io.ReaderAt, size int64) (*FileSystem, *tree.Tree, error) {
 	b := make([]byte, superblock.HeadSize)
 	if _, err := r.ReadAt(b, 0); err != nil {
-		return nil, nil, nil //nolint:nilerr // too small for any
+		return nil, nil, nil // too small for any
 	}
 	switch superblock.Kind(b) {
 	case manifest.EROFS:

@@ -51,7 +51,7 @@ func open(t *testing.T, path string) *Thing {
 func TestAnImageShowsWhatWasWritten(t *testing.T) {
 	want := treetest.Small(t)
 	th := open(t, image(t, want))
-	if th.Kind != KindImage || th.Image.Layout != "bare" || th.Image.Partitions[0].FileSystem.Label != "test" {
+	if th.Kind != kindImage || th.Image.Layout != "bare" || th.Image.Partitions[0].FileSystem.Label != "test" {
 		t.Errorf("%+v", th)
 	}
 	if d, err := tree.Equal(want, th.Tree); d != "" || err != nil {
@@ -94,7 +94,7 @@ func TestDiffNamesJustWhatDiffers(t *testing.T) {
 	}
 	n.Content = tree.Bytes([]byte("y"))
 	n.Time.Sec++
-	changes, err := Trees(t.Context(), a, b, false)
+	changes, err := trees(t.Context(), a, b, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestDiffNamesJustWhatDiffers(t *testing.T) {
 	if want := []string{"/usr/empty", "/usr/new", "/usr/one"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if c, err := Trees(t.Context(), a, a, true); len(c) != 0 || err != nil {
+	if c, err := trees(t.Context(), a, a, true); len(c) != 0 || err != nil {
 		t.Errorf("a tree differs from itself: %v, %v", c, err)
 	}
 	if _, err := Diff(t.Context(), open(t, image(t, a)), open(t, initrd(t)), false); err == nil ||
@@ -148,7 +148,7 @@ func initrd(t *testing.T) string {
 
 func TestAnInitrdShowsItsFiles(t *testing.T) {
 	th := open(t, initrd(t))
-	if th.Kind != KindInitrd || th.Initrd.Entries != 5 || th.Initrd.Compression != "none" {
+	if th.Kind != kindInitrd || th.Initrd.Entries != 5 || th.Initrd.Compression != "none" {
 		t.Errorf("%+v", th.Initrd)
 	}
 	for _, p := range []string{"/a", "/b", "/l"} {
@@ -167,7 +167,7 @@ func TestWhatIsNothingIsSaidSo(t *testing.T) {
 	if err := os.WriteFile(p, bytes.Repeat([]byte("nothing "), 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(p, t.TempDir()); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), p) {
+	if _, err := Open(p, t.TempDir()); !errors.Is(err, errUnknown) || !strings.Contains(err.Error(), p) {
 		t.Error(err)
 	}
 }
@@ -301,11 +301,11 @@ func TestExtractAndDiffKeepHolesAndBounds(t *testing.T) {
 		st.Size != 1<<40 || st.Blocks > 1024 {
 		t.Errorf("%q, %d bytes in %d blocks, %v", got, st.Size, st.Blocks, err)
 	}
-	changes, err := Trees(t.Context(), sparse("here"), sparse("hers"), false)
+	changes, err := trees(t.Context(), sparse("here"), sparse("hers"), false)
 	if err != nil || len(changes) != 1 || !strings.Contains(changes[0].From, "other content") {
 		t.Errorf("%+v, %v", changes, err)
 	}
-	if changes, err := Trees(t.Context(), sparse("here"), sparse("here"), false); err != nil || len(changes) != 0 {
+	if changes, err := trees(t.Context(), sparse("here"), sparse("here"), false); err != nil || len(changes) != 0 {
 		t.Errorf("%+v, %v", changes, err)
 	}
 	small := filepath.Join(t.TempDir(), "small")

@@ -46,9 +46,9 @@ func New(name string, needs []string, inputs []artifact.Input) Step {
 
 // The states of a step.
 const (
-	Hit    = "hit"    // the store holds its outputs
-	Miss   = "miss"   // it must run
-	Unused = "unused" // nobody needs its outputs: those who would are hits
+	hit    = "hit"    // the store holds its outputs
+	miss   = "miss"   // it must run
+	unused = "unused" // nobody needs its outputs: those who would are hits
 )
 
 // Status is what a store says of a step.
@@ -65,22 +65,22 @@ func Check(s *store.Store, guest string, steps []Step, wanted []string) []Status
 	st := make([]Status, len(steps))
 	index := map[string]int{}
 	for i, step := range steps {
-		st[i] = Status{Step: step, State: Unused}
+		st[i] = Status{Step: step, State: unused}
 		index[step.Name] = i
 	}
 	var visit func(name string)
 	visit = func(name string) {
 		i, ok := index[name]
-		if !ok || st[i].State != Unused {
+		if !ok || st[i].State != unused {
 			return
 		}
 		step := steps[i]
 		if _, err := s.Complete(step.Key); err == nil {
-			st[i].State = Hit
+			st[i].State = hit
 			return
 		}
 		last := s.Last(guest, step.Name)
-		st[i].State, st[i].Why = Miss, changes(last, step)
+		st[i].State, st[i].Why = miss, changes(last, step)
 		if last != nil {
 			st[i].Expected = time.Duration(last.ElapsedMS) * time.Millisecond
 		}

@@ -50,7 +50,7 @@ func TestAMissSaysWhatChanged(t *testing.T) {
 	states := func(k Step) []Status { return Check(s, "guest", []Step{source, k}, []string{"kernel"}) }
 
 	st := states(kernel)
-	if st[0].State != Miss || st[1].State != Miss || !strings.Contains(st[1].Why[0], "never built") {
+	if st[0].State != miss || st[1].State != miss || !strings.Contains(st[1].Why[0], "never built") {
 		t.Errorf("in an empty store: %+v", st)
 	}
 	if err := s.PutAction(&store.Action{Key: kernel.Key, Step: "kernel", Inputs: kernel.Inputs, ElapsedMS: 2000,
@@ -60,13 +60,13 @@ func TestAMissSaysWhatChanged(t *testing.T) {
 	if err := s.SetLast("guest", "kernel", kernel.Key); err != nil {
 		t.Fatal(err)
 	}
-	if st = states(kernel); st[1].State != Hit || st[0].State != Unused {
+	if st = states(kernel); st[1].State != hit || st[0].State != unused {
 		t.Errorf("after a build: %+v", st)
 	}
 	changed := New("kernel", []string{"source"}, in("feature vsock", "2", "gcc", "12", "patch a", "x"))
 	st = states(changed)
 	want := []string{`feature vsock: was "1", is "2"`, `patch a: new, "x"`, `modules: gone, was "no"`}
-	if st[1].State != Miss || !slices.Equal(st[1].Why, want) || st[1].Expected.Seconds() != 2 || st[0].State != Miss {
+	if st[1].State != miss || !slices.Equal(st[1].Why, want) || st[1].Expected.Seconds() != 2 || st[0].State != miss {
 		t.Errorf("after a change: %+v", st)
 	}
 }

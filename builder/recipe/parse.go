@@ -112,16 +112,16 @@ func (p *reader) guard(tokens token.Tokens) error {
 // has says whether a field stands in the text.
 func (r *Recipe) has(field string) bool { return r.at != nil && r.at.at[field] != nil }
 
-// Blamed is an error whose cause is what stands at a place of a recipe, such as the name of a file that is not there.
-type Blamed struct {
+// blamed is an error whose cause is what stands at a place of a recipe, such as the name of a file that is not there.
+type blamed struct {
 	At    *Error // the place, with the cause's words
 	Cause error
 }
 
 // Unwrap gives both the place and the cause.
-func (b *Blamed) Unwrap() []error { return []error{b.At, b.Cause} }
+func (b *blamed) Unwrap() []error { return []error{b.At, b.Cause} }
 
-func (b *Blamed) Error() string { return b.At.Error() }
+func (b *blamed) Error() string { return b.At.Error() }
 
 // Blame says of an error which field of the recipe it comes from, such as "rootfs.layers[2].tar".
 func (r *Recipe) Blame(field string, err error) error {
@@ -131,7 +131,7 @@ func (r *Recipe) Blame(field string, err error) error {
 	if b, ok := errors.AsType[*Error](err); ok && b.File == r.at.name {
 		return err // it has a place
 	}
-	return &Blamed{r.at.place(r.at.find(field), err.Error()), err}
+	return &blamed{r.at.place(r.at.find(field), err.Error()), err}
 }
 
 // Place is a field's file and line for people, such as "recipe.yaml:12".

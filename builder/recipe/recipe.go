@@ -557,46 +557,6 @@ func (r *Recipe) checkBoot(at func(field, msg string) error) error {
 // IsURL tells an address from a file name.
 func IsURL(s string) bool { return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") }
 
-// LocalFiles lists the files beside the recipe that it names, slash-separated and relative to it, without folders and
-// addresses.
-func (r *Recipe) LocalFiles() []string {
-	var out []string
-	add := func(p string) {
-		if p != "" && !IsURL(p) && !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	if t := r.Kernel.Source.Tarball; t != nil {
-		add(t.From)
-		add(t.Signature)
-		add(t.Keyring)
-	}
-	for _, p := range r.Kernel.Fragments {
-		add(p)
-	}
-	for _, p := range r.Kernel.Patches {
-		add(p)
-	}
-	if !OwnAgent(r.Initrd.Agent) {
-		add(r.Initrd.Agent)
-	}
-	for _, f := range r.Initrd.Files {
-		add(f.From)
-	}
-	if r.Rootfs != nil {
-		if !OwnAgent(r.Rootfs.Agent) {
-			add(r.Rootfs.Agent)
-		}
-		for _, l := range r.Rootfs.Layers {
-			add(l.Tar)
-			for _, f := range l.Files {
-				add(f.From)
-			}
-		}
-	}
-	return out
-}
-
 // Find turns what a user typed, a folder or a file, into the path of the recipe.
 func Find(arg string) string {
 	if filepath.Ext(arg) == ".yaml" || filepath.Ext(arg) == ".yml" {

@@ -30,8 +30,8 @@ func ParseWriter(s string) (Writer, error) {
 	return Writer(s), nil
 }
 
-// Short is the first 12 digits, for people.
-func (w Writer) Short() string { return string(w[:min(12, len(w))]) }
+// short is the first 12 digits, for people.
+func (w Writer) short() string { return string(w[:min(12, len(w))]) }
 
 // Key signs records. The zero value signs nothing.
 type Key struct{ private ed25519.PrivateKey }
@@ -44,8 +44,8 @@ func (k Key) Writer() Writer {
 	return Writer(hex.EncodeToString(k.private.Public().(ed25519.PublicKey)))
 }
 
-// NewKey draws a key.
-func NewKey() (Key, error) {
+// drawKey draws a key.
+func drawKey() (Key, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	return Key{private}, err
 }
@@ -99,7 +99,7 @@ func ReadKey(path string) (Key, error) {
 
 // makeKey writes a new key to path unless there is a file meanwhile.
 func makeKey(path string) error {
-	k, err := NewKey()
+	k, err := drawKey()
 	if err != nil {
 		return err
 	}

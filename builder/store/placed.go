@@ -34,7 +34,7 @@ func (s *Store) IsPlaced(path string, d digest.Digest) bool {
 	if err != nil {
 		return false
 	}
-	stamp, err := Stamp(path)
+	stamp, err := stampOf(path)
 	if err != nil {
 		return false
 	}
@@ -57,7 +57,7 @@ func (s *Store) Placed(path string, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	stamp, err := Stamp(path)
+	stamp, err := stampOf(path)
 	if err != nil {
 		return err
 	}

@@ -70,9 +70,9 @@ type Store struct {
 	seen map[digest.Digest]string // stamps of blobs that this Store has written or read through
 }
 
-// Stamp is what changes when anybody writes to a file: where it lies, its size and its times, of which no program can
+// stampOf is what changes when anybody writes to a file: where it lies, its size and its times, of which no program can
 // set back the change time.
-func Stamp(path string) (string, error) {
+func stampOf(path string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return "", &os.PathError{Op: "lstat", Path: path, Err: err}
@@ -83,7 +83,7 @@ func Stamp(path string) (string, error) {
 
 // remember notes that a blob is right as it lies there now, if it still is what the caller saw.
 func (s *Store) remember(d digest.Digest, stamp string) {
-	if now, err := Stamp(s.blob(d)); err == nil && (stamp == "" || now == stamp) {
+	if now, err := stampOf(s.blob(d)); err == nil && (stamp == "" || now == stamp) {
 		s.mu.Lock()
 		s.seen[d] = now
 		s.mu.Unlock()
@@ -176,22 +176,22 @@ func readSmall(path string) ([]byte, error) {
 // Dir is the store's folder, absolute.
 func (s *Store) Dir() string { return s.dir }
 
-// FullError says that the disk below the store is full.
-type FullError struct {
+// fullError says that the disk below the store is full.
+type fullError struct {
 	Dir string
 	Err error
 }
 
-func (e *FullError) Error() string {
+func (e *fullError) Error() string {
 	return fmt.Sprintf("no room left in the store %s: %v; free some (katabuild store gc), or name another folder "+
 		"with --store. Nothing half-written remains", e.Dir, e.Err)
 }
 
-func (e *FullError) Unwrap() error { return e.Err }
+func (e *fullError) Unwrap() error { return e.Err }
 
 func (s *Store) wrap(deed string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return &FullError{s.dir, err}
+		return &fullError{s.dir, err}
 	}
 	return fmt.Errorf("%s store: %w", deed, err)
 }
@@ -216,7 +216,7 @@ func (s *Store) Has(d digest.Digest) bool {
 // too, with a *digest.Mismatch beside it.
 func (s *Store) Get(d digest.Digest) (string, error) {
 	p := s.blob(d)
-	stamp, err := Stamp(p)
+	stamp, err := stampOf(p)
 	if err == nil && s.knows(d, stamp) {
 		return p, nil
 	}
@@ -405,29 +405,29 @@ const actionVersion = 1
 
 func (s *Store) action(key digest.Digest) string { return filepath.Join(s.dir, "actions", key.Hex()) }
 
-// Distrusted says that a record is whole, but not one that this user believes.
-type Distrusted struct {
+// distrusted says that a record is whole, but not one that this user believes.
+type distrusted struct {
 	Key    digest.Digest
 	Writer Writer // who is said to have written it; empty for nobody
 	Forged bool   // it does not carry this writer's signature
 }
 
-func (e *Distrusted) Error() string {
+func (e *distrusted) Error() string {
 	switch {
 	case e.Writer == "":
 		return fmt.Sprintf("record %s is not signed", e.Key.Short())
 	case e.Forged:
 		return fmt.Sprintf("record %s was changed, or not written by %s: its signature is wrong", e.Key.Short(),
-			e.Writer.Short())
+			e.Writer.short())
 	}
 	return fmt.Sprintf("record %s was written by %s, which is not trusted (katabuild store trust %s)", e.Key.Short(),
-		e.Writer.Short(), e.Writer)
+		e.Writer.short(), e.Writer)
 }
 
-// Action returns what the step with this key made, or ErrMissing. A record that cannot be read, or is not to be
+// lookup returns what the step with this key made, or ErrMissing. A record that cannot be read, or is not to be
 // believed (a *Distrusted beside ErrMissing), counts as missing: the step runs again. It does not look at the outputs'
 // bytes; Complete does.
-func (s *Store) Action(key digest.Digest) (*Action, error) {
+func (s *Store) lookup(key digest.Digest) (*Action, error) {
 	data, err := readSmall(s.action(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("action %s: %w", key, ErrMissing)
@@ -492,10 +492,10 @@ func (s *Store) believe(a *Action) error {
 		return err
 	}
 	if a.Writer == "" || !a.Writer.sealed(recordKind, data, a.Seal) {
-		return &Distrusted{Key: a.Key, Writer: a.Writer, Forged: true}
+		return &distrusted{Key: a.Key, Writer: a.Writer, Forged: true}
 	}
 	if !s.trusts(a.Writer) {
-		return &Distrusted{Key: a.Key, Writer: a.Writer}
+		return &distrusted{Key: a.Key, Writer: a.Writer}
 	}
 	return nil
 }
@@ -503,7 +503,7 @@ func (s *Store) believe(a *Action) error {
 // Complete returns the action with this key if the store holds every output, by presence and size; reading them
 // verifies the bytes.
 func (s *Store) Complete(key digest.Digest) (*Action, error) {
-	a, err := s.Action(key)
+	a, err := s.lookup(key)
 	if err != nil {
 		return nil, err
 	}
@@ -564,7 +564,7 @@ func (s *Store) Last(guest, step string) *Action {
 	if err != nil {
 		return nil
 	}
-	a, err := s.Action(key)
+	a, err := s.lookup(key)
 	if err != nil {
 		return nil
 	}

@@ -108,7 +108,7 @@ func TestActionsRememberAndNoticeLoss(t *testing.T) {
 	if err := os.WriteFile(s.action(a.Key), []byte(`{"version": 1}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Action(a.Key); !errors.Is(err, ErrMissing) {
+	if _, err := s.lookup(a.Key); !errors.Is(err, ErrMissing) {
 		t.Errorf("a damaged record is accepted: %v", err)
 	}
 }
@@ -275,7 +275,7 @@ func TestAFileOfTheStoresOwnIsMovedIn(t *testing.T) {
 func TestABlobIsReadThroughOnce(t *testing.T) {
 	s := open(t)
 	d := put(t, s, "hello")
-	stamp, err := Stamp(s.blob(d))
+	stamp, err := stampOf(s.blob(d))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestABlobIsReadThroughOnce(t *testing.T) {
 	if err := os.Chmod(s.blob(d), 0o600); err != nil { // moves the change time
 		t.Fatal(err)
 	}
-	now, err := Stamp(s.blob(d))
+	now, err := stampOf(s.blob(d))
 	if err != nil || now == stamp || s.knows(d, now) {
 		t.Errorf("a touched blob is still trusted: %s, %v", now, err)
 	}

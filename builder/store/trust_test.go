@@ -16,7 +16,7 @@ import (
 
 func newKey(t *testing.T) Key {
 	t.Helper()
-	k, err := NewKey()
+	k, err := drawKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestAChangedRecordIsNotBelieved(t *testing.T) {
 		{"an output is absolute", `"name": "image.img"`, `"name": "/tmp/image.img"`},
 	} {
 		rewrite(t, s.action(key), c.old, c.new)
-		if _, err := s.Action(key); !errors.Is(err, ErrMissing) {
+		if _, err := s.lookup(key); !errors.Is(err, ErrMissing) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 		if found, err := s.Verify(); err != nil || len(found) != 1 || !strings.Contains(found[0].Path, key.Hex()) {
@@ -124,7 +124,7 @@ func TestAChangedRecordIsNotBelieved(t *testing.T) {
 	if err := os.WriteFile(s.action(key), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Action(key); !errors.Is(err, ErrMissing) {
+	if _, err := s.lookup(key); !errors.Is(err, ErrMissing) {
 		t.Errorf("a record under another name: %v", err)
 	}
 }
@@ -154,14 +154,14 @@ func TestAForgedNoteOfAPlacedFileIsNotBelieved(t *testing.T) {
 	if err := s.Placed(out, d); err != nil || !s.IsPlaced(out, d) {
 		t.Fatal("what was placed is not known", err)
 	}
-	was, err := Stamp(out)
+	was, err := stampOf(out)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(out, []byte("evil"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	now, err := Stamp(out)
+	now, err := stampOf(out)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -153,8 +153,8 @@ func (s *Store) Verify() ([]Problem, error) {
 		add(filepath.Join("actions", a), "is not named by a key")
 	}
 	for _, k := range keys {
-		a, err := s.Action(k)
-		var no *Distrusted
+		a, err := s.lookup(k)
+		var no *distrusted
 		switch {
 		case errors.As(err, &no):
 			add(s.action(k), no.Error()+"; the step will run again")
@@ -208,7 +208,7 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (GCResult, error) {
 	used := map[digest.Digest]bool{}
 	made := map[digest.Digest]bool{}
 	for _, k := range keys {
-		a, err := s.Action(k)
+		a, err := s.lookup(k)
 		fi, serr := os.Stat(s.action(k))
 		old := serr == nil && o.UnusedFor > 0 && o.Now.Sub(fi.ModTime()) > o.UnusedFor
 		if err != nil || old {

@@ -98,7 +98,7 @@ func kernelPackages(ctx context.Context, apt *fetch.Apt, suite string, a arch.Ar
 	if err != nil {
 		return nil, err
 	}
-	defer index.Close() //nolint:errcheck // only read from
+	defer index.Close() // only read from
 	type entry struct{ version, arch, depends string }
 	all := map[string]entry{}
 	s := bufio.NewScanner(index)
@@ -144,7 +144,7 @@ func kernelPackages(ctx context.Context, apt *fetch.Apt, suite string, a arch.Ar
 	}
 	visit(start)
 	if len(out) == 0 {
-		return nil, fmt.Errorf("Debian %s has no %s", suite, start) //nolint:staticcheck // a name begins the sentence
+		return nil, fmt.Errorf("Debian %s has no %s", suite, start)
 	}
 	return out, nil
 }

@@ -82,7 +82,7 @@ func TestAPolicyInRegoDecidesInTheGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer vm.Stop() //nolint:errcheck // the guest is thrown away
+	defer vm.Stop() // the guest is thrown away
 	conn, err := vm.Dial(ctx, agentapi.Port)
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +117,7 @@ func TestAPolicyThatTheAgentCannotReadEndsTheGuest(t *testing.T) {
 	g := regoGuest(t)
 	vm, err := sandbox.Start(t.Context(), sandbox.Config{Guest: g, Hypervisor: hypervisor.Default()})
 	if err == nil {
-		vm.Stop() //nolint:errcheck // it should not be there
+		vm.Stop() // it should not be there
 	}
 	var stage *sandbox.StageError
 	if !errors.As(err, &stage) || !strings.Contains(strings.Join(stage.Console, "\n"),

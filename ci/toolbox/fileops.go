@@ -370,7 +370,7 @@ func seekFolder(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // only read from
+	defer unix.Close(fd) // only read from
 	b := make([]byte, 2048)
 	n, err := unix.Getdents(fd, b)
 	if err != nil || n == 0 {
@@ -402,7 +402,7 @@ func watched(dir string, mask uint32, do func() error) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // only read from
+	defer unix.Close(fd) // only read from
 	if _, err := unix.InotifyAddWatch(fd, dir, mask); err != nil {
 		return err
 	}
@@ -458,7 +458,7 @@ func nameless(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // what was written is looked at
+	defer unix.Close(fd) // what was written is looked at
 	if _, err := unix.Write(fd, []byte("x")); err != nil {
 		return err
 	}
@@ -539,7 +539,7 @@ func socket(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close() //nolint:errcheck // nothing is written
+	defer l.Close() // nothing is written
 	go func() {
 		if c, err := l.Accept(); err == nil {
 			_, _ = c.Write([]byte("hi"))
@@ -786,7 +786,7 @@ var fileOperations = []fileOperation{
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd) //nolint:errcheck // nothing is written
+		defer unix.Close(fd) // nothing is written
 		return errors.Join(os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), 0o600), same("mode", mode(p), "-rw-------"))
 	}},
 	{"flock excludes another process", locked("flock", func(fd uintptr) error {

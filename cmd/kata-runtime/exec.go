@@ -74,7 +74,7 @@ exit code is that of kata-runtime; both streams come as one, and standard input 
 		if err != nil {
 			return err
 		}
-		defer conn.Close() //nolint:errcheck // whatever was said has been read
+		defer conn.Close() // whatever was said has been read
 		stop := context.AfterFunc(c.Context(), func() { _ = conn.Close() })
 		defer stop()
 		if line == "" {

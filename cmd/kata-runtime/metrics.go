@@ -61,7 +61,7 @@ func (a *app) guestMetrics(ctx context.Context, id string) (string, error) {
 		return "", err
 	}
 	client := ttrpc.NewClient(conn)
-	defer client.Close() //nolint:errcheck // only read from
+	defer client.Close() // only read from
 	ctx, cancel := context.WithTimeout(ctx, metricsTime)
 	defer cancel()
 	m, err := katapb.NewAgentServiceClient(client).GetMetrics(ctx, &katapb.GetMetricsRequest{})

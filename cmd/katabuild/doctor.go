@@ -181,7 +181,7 @@ func room(dir string) finding {
 		f.Detail = err.Error()
 		return f
 	}
-	free := int64(st.Bavail) * st.Bsize
+	free := int64(st.Bavail) * int64(st.Bsize)
 	f.OK = free >= workRoom
 	f.Detail = fmt.Sprintf("%s, %.1f GB free", dir, float64(free)/1e9)
 	if !f.OK {

@@ -5,7 +5,7 @@
 // owns the bytes.
 package agentapi
 
-//go:generate ./generate.sh
+//go:generate make -C ../.. generate
 
 import (
 	"context"

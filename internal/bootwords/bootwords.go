@@ -15,8 +15,8 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 )
 
-// Clock stands, in the words for TCG, for the rate of the host's time-stamp counter in kHz.
-const Clock = arch.ClockWord
+// clock stands, in the words for TCG, for the rate of the host's time-stamp counter in kHz.
+const clock = arch.ClockWord
 
 // LongestClock is a rate of as many digits as there can be: 10 GHz.
 const LongestClock = 10_000_000
@@ -78,13 +78,13 @@ func Plain(a arch.Arch, root PlainRoot) (line, tcg string) {
 // it are left out.
 func OnHost(tcg string, clockKHz int) string {
 	if clockKHz != 0 {
-		return strings.ReplaceAll(tcg, Clock, strconv.Itoa(clockKHz))
+		return strings.ReplaceAll(tcg, clock, strconv.Itoa(clockKHz))
 	}
 	words := strings.Fields(tcg)
-	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return strings.Contains(w, Clock) }), " ")
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return strings.Contains(w, clock) }), " ")
 }
 
 // Pattern is a regular expression for what words for TCG are on some host that says its clock rate.
 func Pattern(tcg string) string {
-	return strings.ReplaceAll(regexp.QuoteMeta(tcg), regexp.QuoteMeta(Clock), "[0-9]{4,9}")
+	return strings.ReplaceAll(regexp.QuoteMeta(tcg), regexp.QuoteMeta(clock), "[0-9]{4,9}")
 }

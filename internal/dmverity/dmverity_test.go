@@ -44,7 +44,7 @@ func TestLinesReadAsKataWritesThem(t *testing.T) {
 	if len(p.SaltBytes()) != 0 || SaltText(nil) != NoSalt {
 		t.Errorf("no salt is %x", p.SaltBytes())
 	}
-	got, err = p.Table(96513).Line("253:0", "253:0")
+	got, err = p.Table(96513).line("253:0", "253:0")
 	if want := "0 772096 verity 1 253:0 253:0 4096 4096 96512 96513 sha256 " +
 		"768cd7e848f6cb7eb4f59467b26ee5c5e45ece570cb96a5c952d97dbc89bb150 -"; got != want || err != nil {
 		t.Errorf("got  %s\nwant %s (%v)", got, want, err)
@@ -53,7 +53,7 @@ func TestLinesReadAsKataWritesThem(t *testing.T) {
 		t.Error("the root hash of the table:", root, err)
 	}
 	for _, d := range [][2]string{{}, {"a", "b c"}, {"a;b", "b"}, {"a", `"`}} {
-		if s, err := p.Table(0).Line(d[0], d[1]); err == nil {
+		if s, err := p.Table(0).line(d[0], d[1]); err == nil {
 			t.Errorf("%q gave %s", d, s)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 // TargetType is the type of a dm-verity target in a device-mapper table.
 const TargetType = "verity"
 
-// SHA256 is the kernel's name of the hash function of all trees that are made here.
-const SHA256 = "sha256"
+// algorithm is the kernel's name of the hash function of all trees that are made here.
+const algorithm = "sha256"
 
 // Table is the device-mapper table of one tree, but for the devices.
 type Table struct {
@@ -22,7 +22,7 @@ type Table struct {
 
 // Table opens a tree of SHA-256 that begins at a number of hash blocks on its device.
 func (p Params) Table(hashStart int64) Table {
-	return Table{Params: p, HashType: 1, Algorithm: SHA256, HashStart: hashStart}
+	return Table{Params: p, HashType: 1, Algorithm: algorithm, HashStart: hashStart}
 }
 
 // rootHashWord is which of the arguments the root hash is.
@@ -36,8 +36,8 @@ func (t Table) Arguments(data, hash string) string {
 		t.DataBlocks, t.HashStart, t.Algorithm, t.RootHash, t.Salt)
 }
 
-// Line is the table as dmsetup takes it: the first sector, how many there are, the type and the arguments.
-func (t Table) Line(data, hash string) (string, error) {
+// line is the table as dmsetup takes it: the first sector, how many there are, the type and the arguments.
+func (t Table) line(data, hash string) (string, error) {
 	for _, name := range []string{data, hash} {
 		// Documentation/admin-guide/device-mapper/dm-init.rst: commas part fields, semicolons devices, and spaces
 		// arguments.
@@ -51,7 +51,7 @@ func (t Table) Line(data, hash string) (string, error) {
 // CreateWord is the parameter of the kernel's command line that opens the tree as CreatedDevice before the root is
 // mounted, in the words of Kata's runtime. The kernel needs CONFIG_DM_INIT.
 func (t Table) CreateWord(data, hash string) (string, error) {
-	line, err := t.Line(data, hash)
+	line, err := t.line(data, hash)
 	if err != nil {
 		return "", err
 	}

@@ -72,7 +72,8 @@ func ParseWord(word string) (e Extension, is bool, err error) {
 	key, line, assigned := strings.Cut(rest, "=")
 	name, ok := strings.CutSuffix(key, wordSuffix)
 	if !ok {
-		return e, true, fmt.Errorf("kernel command line: %q: want %sNAME%s=...", WordPrefix+key, WordPrefix, wordSuffix)
+		return e, true, fmt.Errorf("kernel command line: %q: want %sNAME%s=VALUE", WordPrefix+key, WordPrefix,
+			wordSuffix)
 	}
 	if err := CheckName(name); err != nil {
 		return e, true, fmt.Errorf("kernel command line: %w", err)

@@ -8,14 +8,14 @@ import (
 	"testing"
 )
 
-// Variable, when set, makes Check write the files instead of comparing them; `make golden` sets it.
-const Variable = "KATABUILD_GOLDEN_UPDATE"
+// variable, when set, makes Check write the files instead of comparing them; `make golden` sets it.
+const variable = "KATABUILD_GOLDEN_UPDATE"
 
 // Check fails the test unless got is what testdata/name holds.
 func Check(t testing.TB, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
-	if os.Getenv(Variable) != "" {
+	if os.Getenv(variable) != "" {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}

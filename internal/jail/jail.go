@@ -33,8 +33,8 @@ const Path = "/usr/sbin:/usr/bin:/sbin:/bin"
 // Home is the folder the jail calls home, and the usual place to bind the work folder.
 const Home = "/build"
 
-// HostName is what the jail's uname -n says.
-const HostName = "katabuild"
+// hostName is what the jail's uname -n says.
+const hostName = "katabuild"
 
 // baseEnv is the whole environment of the program, before the Command's own.
 func baseEnv() []string {
@@ -82,13 +82,13 @@ func (l Limits) filled() Limits {
 	}
 }
 
-// LimitError says that a program was ended because it took more than its Limits allow.
-type LimitError struct {
+// limitError says that a program was ended because it took more than its Limits allow.
+type limitError struct {
 	Args []string
 	What string
 }
 
-func (e *LimitError) Error() string {
+func (e *limitError) Error() string {
 	return fmt.Sprintf("%s: ended, because it %s", strings.Join(e.Args, " "), e.What)
 }
 
@@ -112,8 +112,8 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s: exit code %d", strings.Join(e.Args, " "), e.Code)
 }
 
-// ErrForbidden is wrapped by errors that say this machine does not let the caller make a user namespace.
-var ErrForbidden = errors.New("this machine forbids unprivileged user namespaces")
+// errForbidden is wrapped by errors that say this machine does not let the caller make a user namespace.
+var errForbidden = errors.New("this machine forbids unprivileged user namespaces")
 
 // stageName is argv[0] of the jail stage.
 const stageName = "katabuild-jail-stage"
@@ -189,7 +189,7 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	deadline := time.AfterFunc(s.Limits.Time, func() {
-		end(&LimitError{c.Args, fmt.Sprintf("took more than %v", s.Limits.Time)})
+		end(&limitError{c.Args, fmt.Sprintf("took more than %v", s.Limits.Time)})
 	})
 	defer deadline.Stop()
 
@@ -222,7 +222,7 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 		specWrite.Close()
 	}()
 	go s.watchDisk(ctx, func() {
-		end(&LimitError{c.Args, fmt.Sprintf("wrote more than %d bytes to disk", s.Limits.Disk)})
+		end(&limitError{c.Args, fmt.Sprintf("wrote more than %d bytes to disk", s.Limits.Disk)})
 	})
 	report, readErr := io.ReadAll(io.LimitReader(outRead, 1<<20))
 	waitErr := cmd.Wait()
@@ -255,7 +255,7 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 	case out.Error != "":
 		return usage, explain(fmt.Errorf("jail: %s", out.Error), out.Forbidden, readSysctl)
 	case out.Limit != "":
-		return usage, &LimitError{c.Args, out.Limit}
+		return usage, &limitError{c.Args, out.Limit}
 	case out.Signal != 0:
 		return usage, &ExitError{Args: c.Args, Code: -1, Signal: syscall.Signal(out.Signal)}
 	case out.Code != 0:
@@ -383,5 +383,5 @@ func explain(err error, forbidden bool, sysctl func(string) string) error {
 			"of it, or with " +
 			"a seccomp profile that allows unshare, clone with namespaces, mount and pivot_root"
 	}
-	return fmt.Errorf("%w: %w: %s", err, ErrForbidden, why)
+	return fmt.Errorf("%w: %w: %s", err, errForbidden, why)
 }

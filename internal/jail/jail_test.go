@@ -261,11 +261,11 @@ func TestForbiddenNamespacesAreExplained(t *testing.T) {
 		"seccomp":  {map[string]string{sysctlMax: "1000"}, "seccomp"},
 	} {
 		err := explain(cause, true, func(n string) string { return c.sysctls[n] })
-		if !errors.Is(err, ErrForbidden) || !errors.Is(err, cause) || !strings.Contains(err.Error(), c.want) {
+		if !errors.Is(err, errForbidden) || !errors.Is(err, cause) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := explain(cause, false, readSysctl); errors.Is(err, ErrForbidden) {
+	if err := explain(cause, false, readSysctl); errors.Is(err, errForbidden) {
 		t.Errorf("not forbidden, yet %v", err)
 	}
 }

@@ -283,7 +283,7 @@ func enter(s spec) error {
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: attrReadOnly}); err != nil {
 		return fmt.Errorf("make the root read-only: %w", err)
 	}
-	if err := unix.Sethostname([]byte(HostName)); err != nil {
+	if err := unix.Sethostname([]byte(hostName)); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
 	if err := unix.Setdomainname([]byte("(none)")); err != nil {

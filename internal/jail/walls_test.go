@@ -176,7 +176,7 @@ func TestLimitsEndAProgram(t *testing.T) {
 				Args: []string{"sh", "-c", c.script}, Limits: c.limits, Stdout: nil, Stderr: &out,
 				Binds: []Bind{{Host: t.TempDir(), Jail: "/build", Writable: true}},
 			}.Run(ctx)
-			var limit *LimitError
+			var limit *limitError
 			var exit *ExitError
 			switch {
 			case errors.Is(err, context.DeadlineExceeded), c.want == "" && !errors.As(err, &exit),

@@ -50,13 +50,13 @@ type Fragment struct {
 	Digest digest.Digest
 }
 
-// Unknown says that no feature has the name.
-type Unknown struct {
+// unknown says that no feature has the name.
+type unknown struct {
 	Name  string
 	Known []string
 }
 
-func (u *Unknown) Error() string {
+func (u *unknown) Error() string {
 	return fmt.Sprintf("unknown kernel feature %q (known: %s)", u.Name, strings.Join(u.Known, ", "))
 }
 
@@ -141,7 +141,7 @@ func Resolve(a arch.Arch, names []string) ([]Feature, error) {
 		seen[name] = true
 		f, ok := byName[name]
 		if !ok {
-			return &Unknown{Name: name, Known: known}
+			return &unknown{Name: name, Known: known}
 		}
 		for _, r := range f.Requires {
 			if err := visit(r); err != nil {

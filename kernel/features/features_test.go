@@ -118,7 +118,7 @@ func TestRequiredFeaturesComeAlongSortedAndOnce(t *testing.T) {
 
 func TestUnknownFeatureListsTheKnown(t *testing.T) {
 	_, err := Resolve(x86(t), []string{"vsok"})
-	var u *Unknown
+	var u *unknown
 	if !errors.As(err, &u) || u.Name != "vsok" || !slices.Contains(u.Known, "vsock") {
 		t.Errorf("got %v", err)
 	}

@@ -31,7 +31,7 @@ func (c *Config) Get(symbol string) Value {
 	return No
 }
 
-// Symbols lists what the configuration mentions, in its order.
+// names lists what the configuration mentions, in its order.
 func (c *Config) Symbols() []string { return slices.Clone(c.order) }
 
 // ParseConfig reads a .config strictly: every line is a setting, "# CONFIG_X is not set", a comment or blank, and no
@@ -65,7 +65,7 @@ const (
 // ParseLine reads one line of a .config or a fragment; ok is false for a blank line or a comment.
 func ParseLine(line string) (symbol string, value Value, ok bool, err error) {
 	if rest, found := strings.CutPrefix(line, "# "+prefix); found {
-		if symbol, found = strings.CutSuffix(rest, notSet); found && IsSymbol(symbol) {
+		if symbol, found = strings.CutSuffix(rest, notSet); found && isSymbol(symbol) {
 			return symbol, No, true, nil
 		}
 		return "", "", false, fmt.Errorf("%q: want \"# %sNAME%s\", or a comment that does not begin with %s", line,
@@ -80,7 +80,7 @@ func ParseLine(line string) (symbol string, value Value, ok bool, err error) {
 			prefix, prefix, notSet)
 	}
 	symbol, v, found := strings.Cut(rest, "=")
-	if !found || !IsSymbol(symbol) {
+	if !found || !isSymbol(symbol) {
 		return "", "", false, fmt.Errorf("%q: want %sNAME=value", line, prefix)
 	}
 	if !validValue(v) {
@@ -90,8 +90,8 @@ func ParseLine(line string) (symbol string, value Value, ok bool, err error) {
 	return symbol, Value(v), true, nil
 }
 
-// IsSymbol says whether s can name a symbol.
-func IsSymbol(s string) bool {
+// isSymbol says whether s can name a symbol.
+func isSymbol(s string) bool {
 	for _, r := range s {
 		if (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' {
 			return false

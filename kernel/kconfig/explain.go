@@ -20,7 +20,7 @@ func (t *Tree) explain(w Wish, final *Config) string {
 	defs := t.symbols[w.Symbol]
 	if len(defs) == 0 {
 		s := fmt.Sprintf("%s: no such symbol in this tree", w.Symbol)
-		if n := Nearest(w.Symbol, t.Symbols()); n != "" {
+		if n := nearest(w.Symbol, t.names()); n != "" {
 			s += "; the nearest is " + n
 		}
 		return s
@@ -289,8 +289,8 @@ func (t *Tree) whyTooMuch(w Wish, defs []*definition, c *Config) string {
 	return "nothing we can see selects it; ask `make menuconfig`"
 }
 
-// Nearest is the name closest to s, or "" when none is close.
-func Nearest(s string, names []string) string {
+// nearest is the name closest to s, or "" when none is close.
+func nearest(s string, names []string) string {
 	best, bestD := "", max(2, len(s)/4)+1
 	for _, n := range names {
 		if d := distance(s, n, bestD); d < bestD {

@@ -33,12 +33,12 @@ func TestTreeHasWhatItsFilesDefine(t *testing.T) {
 	tree := fakeTree(t)
 	for _, s := range []string{"MODULES", "X86", "PHYSICAL_START", "KERNEL_ZSTD", "VIRTIO_FS", "MSDOS_PARTITION",
 		"HUGE", "SMALL"} {
-		if !tree.Has(s) {
+		if len(tree.symbols[s]) == 0 {
 			t.Errorf("no %s", s)
 		}
 	}
 	for _, s := range []string{"IN_HELP", "nothing", "CC", ""} {
-		if tree.Has(s) {
+		if len(tree.symbols[s]) > 0 {
 			t.Errorf("%q is a symbol", s)
 		}
 	}
@@ -261,7 +261,7 @@ func TestNearestName(t *testing.T) {
 		"VIRTIO_MIMO": "VIRTIO_MMIO", "VIRTIONET": "VIRTIO_NET", "VSOCKET": "VSOCKETS", "NIT": "NET", "NET": "NET",
 		"BTRFS_FS": "", "": "",
 	} {
-		if got := Nearest(s, names); got != want {
+		if got := nearest(s, names); got != want {
 			t.Errorf("nearest to %q is %q, want %q", s, got, want)
 		}
 	}

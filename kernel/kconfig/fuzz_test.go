@@ -67,17 +67,17 @@ func FuzzKconfig(f *testing.F) {
 		if err != nil {
 			c = &Config{}
 		}
-		if symbols := tree.Symbols(); !tree.Has(symbol) && len(symbols) > 0 {
+		if symbols := tree.names(); len(tree.symbols[symbol]) == 0 && len(symbols) > 0 {
 			symbol = symbols[0]
 		}
-		if !IsSymbol(symbol) {
+		if !isSymbol(symbol) {
 			return // no wish has such a name
 		}
 		if !validValue(value) {
 			value = "y"
 		}
 		var others []Wish
-		for i, s := range tree.Symbols() {
+		for i, s := range tree.names() {
 			others = append(others, Wish{Symbol: s, Value: []Value{"y", "n"}[i%2], File: "f", Line: i})
 		}
 		for _, v := range []Value{Value(value), "n", "m", "1", `""`} {

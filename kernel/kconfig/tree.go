@@ -72,11 +72,8 @@ func ReadTree(tree fs.FS, root string, variables map[string]string) (*Tree, erro
 	return p.t, nil
 }
 
-// Has says whether the tree defines a symbol.
-func (t *Tree) Has(symbol string) bool { return len(t.symbols[symbol]) > 0 }
-
-// Symbols lists every symbol, sorted.
-func (t *Tree) Symbols() []string {
+// names lists every symbol, sorted.
+func (t *Tree) names() []string {
 	var all []string
 	for s := range t.symbols {
 		all = append(all, s)
@@ -198,7 +195,7 @@ func (p *parser) statement(toks []token, file string, line, depth int) error {
 	rest := toks[1:]
 	switch key.text {
 	case "config", "menuconfig":
-		if len(rest) != 1 || rest[0].kind != 'w' || !IsSymbol(rest[0].text) {
+		if len(rest) != 1 || rest[0].kind != 'w' || !isSymbol(rest[0].text) {
 			return fmt.Errorf("%s: want one symbol", key.text)
 		}
 		p.def = &definition{symbol: rest[0].text, file: file, line: line, around: p.block}

@@ -93,8 +93,8 @@ type Machine struct {
 	Virtual bool
 }
 
-// Args is QEMU's command line.
-func (m Machine) Args() []string {
+// args is QEMU's command line.
+func (m Machine) args() []string {
 	cpus, memory := max(1, m.CPUs), m.MemoryMiB
 	if memory == 0 {
 		memory = 256
@@ -134,7 +134,7 @@ const TryParts = "kernel_test_parts"
 
 // Boot starts the machine and waits until it has switched itself off. On an error the report still has the console.
 func Boot(ctx context.Context, m Machine) (Report, error) {
-	args := m.Args()
+	args := m.args()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.WaitDelay = time.Second
 	w := &console{start: time.Now()}

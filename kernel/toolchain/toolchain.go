@@ -111,11 +111,11 @@ func (m *Missing) Error() string {
 		names = append(names, n.Name)
 	}
 	return fmt.Sprintf("missing to build a kernel: %s (Debian packages: %s)", strings.Join(names, ", "),
-		strings.Join(m.Packages(), " "))
+		strings.Join(m.packages(), " "))
 }
 
-// Packages lists the Debian packages that have what is missing, sorted, each once.
-func (m *Missing) Packages() []string {
+// packages lists the Debian packages that have what is missing, sorted, each once.
+func (m *Missing) packages() []string {
 	var p []string
 	for _, n := range m.Needs {
 		if !slices.Contains(p, n.Debian) {

@@ -81,7 +81,7 @@ func TestAllThatIsMissingIsNamedAtOnce(t *testing.T) {
 			t.Errorf("%s is not named: %v", want, err)
 		}
 	}
-	if p := m.Packages(); !slices.Contains(p, "binutils") || !slices.IsSorted(p) {
+	if p := m.packages(); !slices.Contains(p, "binutils") || !slices.IsSorted(p) {
 		t.Errorf("packages %v", p)
 	}
 }

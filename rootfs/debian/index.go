@@ -71,9 +71,6 @@ func NewIndex(arch string) *Index {
 	return &Index{arch: arch, packages: map[string]*Package{}, others: map[string][]*Package{}}
 }
 
-// Len is how many packages there are.
-func (x *Index) Len() int { return len(x.packages) }
-
 // Find is a package, or nil.
 func (x *Index) Find(name string) *Package { return x.packages[name] }
 
@@ -83,7 +80,7 @@ const maxLine = 1 << 20
 // Read adds a Packages file. Packages of other architectures are left out; of two versions the one with the higher
 // priority counts, then the newer, of two equal ones the first.
 func (x *Index) Read(r io.Reader, from Source) error {
-	return ParsePackages(r, func(p *Package) error {
+	return parsePackages(r, func(p *Package) error {
 		if p.Arch == x.arch || p.Arch == "all" {
 			p.Source = from
 			x.Add(p)
@@ -142,9 +139,9 @@ func (x *Index) Nearest(name string) string {
 	return mistake.Nearest(name, slices.Sorted(maps.Keys(x.packages)), len(name)/3+2)
 }
 
-// ParsePackages calls f for each stanza of a Packages file, in its order. A stanza without a name, version,
+// parsePackages calls f for each stanza of a Packages file, in its order. A stanza without a name, version,
 // architecture, file name, size or digest is an error.
-func ParsePackages(r io.Reader, f func(*Package) error) error {
+func parsePackages(r io.Reader, f func(*Package) error) error {
 	in := bufio.NewReaderSize(r, maxLine)
 	p, n := &Package{}, 0
 	end := func() error {
@@ -268,7 +265,7 @@ func (x *Index) providers(r Relation) ([]*Package, error) {
 	}
 	var out []*Package
 	for _, p := range x.provides[r.Name] {
-		if r.Op == "" || p.version != "" && r.Holds(p.version) {
+		if r.Op == "" || p.version != "" && r.holds(p.version) {
 			out = append(out, p.by)
 		}
 	}

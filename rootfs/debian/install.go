@@ -98,7 +98,7 @@ func (in *installer) apply(d *Deb) error {
 	folders := map[string]*tree.Node{} // left out, unless something in them is kept
 	err := tree.ApplyTar(in.t, d.Tar, tree.TarOptions{Origin: d.String(), Keep: func(p string, n *tree.Node) (bool,
 		error) {
-		if !in.o.Paths.Keep(p) {
+		if !in.o.Paths.keep(p) {
 			if n.Kind == tree.Dir {
 				folders[p] = n
 			}
@@ -164,6 +164,6 @@ func (d *Deb) replaces(other *Deb) (bool, error) {
 		return false, fmt.Errorf("%s: Replaces: %w", d, err)
 	}
 	return slices.ContainsFunc(clauses, func(c Clause) bool {
-		return slices.ContainsFunc(c, func(r Relation) bool { return r.Name == other.Name && r.Holds(other.Version) })
+		return slices.ContainsFunc(c, func(r Relation) bool { return r.Name == other.Name && r.holds(other.Version) })
 	}), nil
 }

@@ -36,7 +36,7 @@ func TestPatternsMatchAsDpkgDoes(t *testing.T) {
 	r := append(Exclude("/usr/share/doc/*"), Include("/usr/share/doc/*/copyright")...)
 	for p, want := range map[string]bool{"/usr/bin/x": true, "/usr/share/doc": true, "/usr/share/doc/x": false,
 		"/usr/share/doc/x/README": false, "/usr/share/doc/x/copyright": true} {
-		if r.Keep(p) != want {
+		if r.keep(p) != want {
 			t.Errorf("%s: %v", p, !want)
 		}
 	}

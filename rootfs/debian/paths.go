@@ -25,8 +25,8 @@ func rules(patterns []string, keep bool) (out Rules) {
 	return out
 }
 
-// Keep says whether an absolute path is kept.
-func (r Rules) Keep(p string) bool {
+// keep says whether an absolute path is kept.
+func (r Rules) keep(p string) bool {
 	for i := len(r) - 1; i >= 0; i-- {
 		if tree.Match(r[i].Pattern, p) {
 			return r[i].Keep

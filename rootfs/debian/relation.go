@@ -24,8 +24,8 @@ func (r Relation) String() string {
 	return s
 }
 
-// Holds says whether a version is one that counts.
-func (r Relation) Holds(v Version) bool {
+// holds says whether a version is one that counts.
+func (r Relation) holds(v Version) bool {
 	c := 0
 	if r.Op != "" {
 		c = v.Compare(r.Version)

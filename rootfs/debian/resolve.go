@@ -200,11 +200,11 @@ func (r *resolver) met(c Clause) bool {
 		if !r.ours(a) {
 			continue
 		}
-		if p := r.chosen[a.Name]; p != nil && a.Holds(p.Version) {
+		if p := r.chosen[a.Name]; p != nil && a.holds(p.Version) {
 			return true
 		}
 		for _, p := range r.provided[a.Name] {
-			if v := p.provides[a.Name]; a.Op == "" || v != "" && a.Holds(v) {
+			if v := p.provides[a.Name]; a.Op == "" || v != "" && a.holds(v) {
 				return true
 			}
 		}
@@ -224,7 +224,7 @@ func (r *resolver) candidates(c Clause) (out []*Package, err error) {
 			continue
 		}
 		var list []*Package
-		if p := r.x.packages[a.Name]; p != nil && a.Holds(p.Version) {
+		if p := r.x.packages[a.Name]; p != nil && a.holds(p.Version) {
 			list = append(list, p)
 		}
 		by, err := r.x.providers(a)
@@ -282,7 +282,7 @@ func (r *resolver) why(c Clause) string {
 		switch {
 		case !r.ours(a):
 			said = append(said, a.Name+":"+a.Arch+" is of another architecture")
-		case p != nil && !a.Holds(p.Version):
+		case p != nil && !a.holds(p.Version):
 			said = append(said, fmt.Sprintf("there is %s %s", p.Name, p.Version))
 		case p != nil:
 			by = append(by, p)
@@ -323,10 +323,10 @@ func newChoice(p *Package, by *choice) (*choice, error) {
 func (c *choice) hits(d *choice) bool {
 	return slices.ContainsFunc(c.against, func(a Relation) bool {
 		if a.Name == d.Name {
-			return a.Holds(d.Version)
+			return a.holds(d.Version)
 		}
 		v, ok := d.provides[a.Name]
-		return ok && (a.Op == "" || v != "" && a.Holds(v))
+		return ok && (a.Op == "" || v != "" && a.holds(v))
 	})
 }
 
@@ -415,7 +415,7 @@ func Satisfied(list []*Package, arch string) error {
 						return err
 					}
 					q := x.packages[a.Name]
-					met = met || (q != nil && a.Holds(q.Version) || len(by) > 0) &&
+					met = met || (q != nil && a.holds(q.Version) || len(by) > 0) &&
 						(a.Arch == "" || a.Arch == "any" || a.Arch == arch)
 				}
 				if !met {

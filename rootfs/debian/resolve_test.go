@@ -40,8 +40,8 @@ func TestPackagesAreRead(t *testing.T) {
 	want := &Package{Name: "aa", Version: "1.0", Arch: "amd64", Essential: true, Priority: "required",
 		Depends: "bb (>= 1), cc | dd:any", Filename: "pool/aa.deb",
 		Size: 9, InstalledSize: 12, Digest: x.Find("bb").Digest}
-	if got := x.Find("aa"); !reflect.DeepEqual(got, want) || x.Len() != 2 {
-		t.Errorf("got %+v of %d, want %+v", got, x.Len(), want)
+	if got := x.Find("aa"); !reflect.DeepEqual(got, want) || len(x.packages) != 2 {
+		t.Errorf("got %+v of %d, want %+v", got, len(x.packages), want)
 	}
 	if err := x.Read(strings.NewReader(strings.TrimRight(stanzas("aa 2 amd64"), "\n")), Source{}); err != nil ||
 		x.Find("aa").Version != "2" {

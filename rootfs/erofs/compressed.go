@@ -177,7 +177,7 @@ func (i *image) addSized(p string, n *tree.Node, size int64, h mapHeader, extent
 func appendIndex(b []byte, size int64, extents []placed) []byte {
 	at := int64(0)
 	for _, e := range extents {
-		head, next := at/BlockSize, (at+int64(e.length))/BlockSize
+		head, next := at/blockLength, (at+int64(e.length))/blockLength
 		if at+int64(e.length) == size {
 			next = blocks(size)
 		}
@@ -188,14 +188,14 @@ func appendIndex(b []byte, size int64, extents []placed) []byte {
 		if e.plain {
 			kind = clusterPlain
 		}
-		b = le.AppendUint16(le.AppendUint16(b, kind), uint16(at%BlockSize))
+		b = le.AppendUint16(le.AppendUint16(b, kind), uint16(at%blockLength))
 		b = le.AppendUint32(b, e.block)
 		for c := head + 1; c < next; c++ {
 			back := uint16(c - head)
 			if c == head+1 && e.blocks > 0 {
 				back = blockCount | uint16(e.blocks)
 			}
-			b = le.AppendUint16(le.AppendUint16(b, clusterNonHead), uint16(at%BlockSize))
+			b = le.AppendUint16(le.AppendUint16(b, clusterNonHead), uint16(at%blockLength))
 			b = le.AppendUint16(le.AppendUint16(b, back), uint16(next-c))
 		}
 		at += int64(e.length)

@@ -31,7 +31,7 @@ func (i *image) plain(p string, n *tree.Node) error {
 	size := n.Size()
 	in := inode{layout: layoutPlain, size: size}
 	tail := make([]byte, 0)
-	if rest := size % BlockSize; i.o.Inline && rest <= maxTail {
+	if rest := size % blockLength; i.o.Inline && rest <= maxTail {
 		tail = make([]byte, rest)
 	}
 	if whole := size - int64(len(tail)); whole > 0 {
@@ -71,15 +71,15 @@ func (i *image) chunks(n *tree.Node) int {
 	if blocks(held) == blocks(size) {
 		return 0
 	}
-	best, least := 0, blocks(size)*BlockSize
+	best, least := 0, blocks(size)*blockLength
 	if i.o.Compression != None {
 		// A guess of what compression makes of it: a half of the data, little of the zeros, and the index.
-		least = held/2 + (size-held)/256 + size/BlockSize*indexEntry
+		least = held/2 + (size-held)/256 + size/blockLength*indexEntry
 	}
 	for bits := range chunkBitsMask + 1 {
-		chunk := int64(BlockSize) << bits
+		chunk := int64(blockLength) << bits
 		cost := (size + chunk - 1) / chunk * 4
-		eachChunk(data, size, chunk, func(_, length int64) { cost += roundUp(length, BlockSize) })
+		eachChunk(data, size, chunk, func(_, length int64) { cost += roundUp(length, blockLength) })
 		if cost < least {
 			best, least = bits+1, cost
 		}
@@ -110,7 +110,7 @@ func (i *image) chunked(p string, n *tree.Node) error {
 	}
 	defer r.Close()
 	bits := i.chunks(n) - 1
-	size, chunk := n.Size(), int64(BlockSize)<<bits
+	size, chunk := n.Size(), int64(blockLength)<<bits
 	list := make([]byte, (size+chunk-1)/chunk*4)
 	for j := range list {
 		list[j] = nullBlock & 0xff

@@ -57,8 +57,8 @@ type Options struct {
 	Compression Compression
 	// Level of the compression; 0 is the default. LZ4HC and Deflate have 1 to 9, Zstd 1 to 4, the others none.
 	Level int
-	// ClusterSize is how many bytes of a file are compressed at a time: a multiple of BlockSize up to 1 MiB. Larger is
-	// smaller, and slower to read at random. 0 is the default, 128 KiB.
+	// ClusterSize is how many bytes of a file are compressed at a time: a multiple of blockLength up to 1 MiB. Larger
+	// is smaller, and slower to read at random. 0 is the default, 128 KiB.
 	ClusterSize int
 	// Inline puts the last bytes of a file behind its inode where they fit, without Compression too: smaller, but such
 	// files are not fit for DAX.
@@ -79,7 +79,7 @@ type Options struct {
 
 // Info says what was written.
 type Info struct {
-	Size   int64 // bytes, a multiple of BlockSize
+	Size   int64 // bytes, a multiple of blockLength
 	Inodes int
 	// UUID is Options.UUID or, where that is zero, derived: SHA-256 over two checksums (CRC-32C, CRC-32) of every 256
 	// KiB of the image and of its first blocks, cut to the form of a UUID of version 8 (RFC 9562). It tells images
@@ -113,9 +113,9 @@ func (o Options) complete() (Options, error) {
 	if o.ClusterSize == 0 {
 		o.ClusterSize = defaultCluster
 	}
-	if o.ClusterSize < 2*BlockSize || o.ClusterSize > maxCluster || o.ClusterSize%BlockSize != 0 {
-		return o, fmt.Errorf("cluster size %d: want a multiple of %d from %d to %d", o.ClusterSize, BlockSize,
-			2*BlockSize, maxCluster)
+	if o.ClusterSize < 2*blockLength || o.ClusterSize > maxCluster || o.ClusterSize%blockLength != 0 {
+		return o, fmt.Errorf("cluster size %d: want a multiple of %d from %d to %d", o.ClusterSize, blockLength,
+			2*blockLength, maxCluster)
 	}
 	if len(o.Label) > maxLabel {
 		return o, fmt.Errorf("label %q: want at most %d bytes", o.Label, maxLabel)

@@ -32,7 +32,7 @@ func (f *folder) measure() {
 	f.names, f.starts, f.last = folderNames(f.node), []int{0}, 0
 	for i, name := range f.names {
 		need := direntSize + len(name)
-		if f.last+need > BlockSize {
+		if f.last+need > blockLength {
 			f.starts, f.last = append(f.starts, i), 0
 		}
 		f.last += need
@@ -40,7 +40,7 @@ func (f *folder) measure() {
 	f.inline = f.last <= maxTail
 }
 
-func (f *folder) size() int64 { return int64(len(f.starts)-1)*BlockSize + int64(f.last) }
+func (f *folder) size() int64 { return int64(len(f.starts)-1)*blockLength + int64(f.last) }
 
 // wholeBlocks is how many blocks are not behind the inode.
 func (f *folder) wholeBlocks() int {

@@ -11,8 +11,9 @@ import (
 
 var le = binary.LittleEndian
 
-// BlockSize is the only block size that Write knows: the smallest page of any architecture, so every kernel mounts it.
-const BlockSize = 4096
+// blockLength is the only block size that Write knows: the smallest page of any architecture, so that every kernel
+// mounts it.
+const blockLength = 4096
 
 // Places and units, in bytes.
 const (
@@ -127,7 +128,7 @@ const (
 
 // A list of chunks: erofs_inode_chunk_info.format.
 const (
-	chunkBitsMask = 0x1f // chunks have BlockSize << these bits
+	chunkBitsMask = 0x1f // chunks have blockLength << these bits
 	chunkIndexes  = 0x20 // 8 bytes a chunk, with a device, instead of 4
 	nullBlock     = 0xffffffff
 )
@@ -213,4 +214,4 @@ const (
 func roundUp[T ~int | ~int64](n, to T) T { return (n + to - 1) &^ (to - 1) }
 
 // blocks is how many blocks hold n bytes.
-func blocks[T ~int | ~int64](n T) T { return (n + BlockSize - 1) / BlockSize }
+func blocks[T ~int | ~int64](n T) T { return (n + blockLength - 1) / blockLength }

@@ -83,9 +83,9 @@ func TestTheFormatIsAsInTheHeader(t *testing.T) {
 // An extent's entries: where it starts, then how many blocks it has, then how far back its start and how far ahead the
 // next one is.
 func TestAnIndexSaysWhereExtentsStart(t *testing.T) {
-	got := appendIndex(nil, 5*BlockSize+7, []placed{
-		{extent{length: 3*BlockSize + 100, blocks: 2}, 50},
-		{extent{length: 2*BlockSize - 93, blocks: 1, plain: false}, 52},
+	got := appendIndex(nil, 5*blockLength+7, []placed{
+		{extent{length: 3*blockLength + 100, blocks: 2}, 50},
+		{extent{length: 2*blockLength - 93, blocks: 1, plain: false}, 52},
 	})
 	var want []byte
 	for _, e := range [][4]uint16{

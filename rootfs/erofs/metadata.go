@@ -9,7 +9,7 @@ const regionSize = 1 << 20
 
 // maxTail is how long the bytes behind an inode may be that must not cross a block's end: an inode cannot be placed
 // more exactly than by slots.
-const maxTail = BlockSize - slotSize
+const maxTail = blockLength - slotSize
 
 // metadata gathers inodes.
 type metadata struct {
@@ -46,7 +46,7 @@ func (m *metadata) find(head, tail int) int {
 	}
 	at := len(m.buf)
 	if crosses(at+head, tail) {
-		next := roundUp(roundUp(at+head, BlockSize)-head, slotSize)
+		next := roundUp(roundUp(at+head, blockLength)-head, slotSize)
 		if len(m.gaps) == maxGaps {
 			m.gaps = append(m.gaps[:0], m.gaps[1:]...)
 		}
@@ -60,7 +60,7 @@ func (m *metadata) find(head, tail int) int {
 }
 
 // crosses says that size bytes at an offset are in more than one block.
-func crosses(at, size int) bool { return size > 0 && at%BlockSize+size > BlockSize }
+func crosses(at, size int) bool { return size > 0 && at%blockLength+size > blockLength }
 
 // add places an inode and fills it.
 func (m *metadata) add(head, tail []byte) place {
@@ -71,7 +71,7 @@ func (m *metadata) add(head, tail []byte) place {
 
 // write ends the region.
 func (m *metadata) write(out *sink) error {
-	m.bases = append(m.bases, int64(out.block())*BlockSize)
+	m.bases = append(m.bases, int64(out.block())*blockLength)
 	if err := out.write(m.buf); err != nil {
 		return err
 	}

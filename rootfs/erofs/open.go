@@ -58,15 +58,14 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 
 // reader is an image that is being opened, and later read.
 type reader struct {
-	r          io.ReaderAt
-	size       int64
-	sb         superblock
-	blockBits  uint
-	blockSize  int64
-	packed     *onDisk // the packed inode, or nil
-	decoders   decoders
-	spent      int64 // bytes of metadata read
-	folderSize int64 // bytes of folders read
+	r         io.ReaderAt
+	size      int64
+	sb        superblock
+	blockBits uint
+	blockSize int64
+	packed    *onDisk // the packed inode, or nil
+	decoders  decoders
+	spent     int64 // bytes of metadata read
 
 	inodes       map[uint64]*onDisk // by nid: what is no folder, and the folders above and below
 	sharedXattrs map[uint32]tree.Xattr

@@ -177,7 +177,7 @@ func TestDamagedDataIsAnError(t *testing.T) {
 		putFile(t, tr, "/f", words(100_000, 1))
 		whole := write(t, tr, Options{Compression: c})
 		bad, same := 0, 0
-		for at := 2 * BlockSize; at+40 < 6*BlockSize; at += 1000 {
+		for at := 2 * blockLength; at+40 < 6*blockLength; at += 1000 {
 			b := unchecked(whole)
 			copy(b[at:], strings.Repeat("\xff", 24))
 			if err := readAll(b); err != nil {

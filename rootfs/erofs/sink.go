@@ -15,7 +15,7 @@ const sinkSize = 256 << 10
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-	zeroBlock  [BlockSize]byte
+	zeroBlock  [blockLength]byte
 )
 
 // sink writes the image from front to back, and keeps what its UUID is derived from.
@@ -44,10 +44,10 @@ func (s *sink) pos() int64 { return s.base + int64(len(s.buf)) }
 
 // block is the number of the next block, which must be a whole one.
 func (s *sink) block() uint32 {
-	if s.pos()%BlockSize != 0 {
+	if s.pos()%blockLength != 0 {
 		panic("erofs: a block that does not start at a block")
 	}
-	return uint32(s.pos() / BlockSize)
+	return uint32(s.pos() / blockLength)
 }
 
 func (s *sink) flush() error {
@@ -87,7 +87,7 @@ func (s *sink) write(p []byte) error {
 }
 
 // pad fills the block with zeros.
-func (s *sink) pad() error { return s.write(zeroBlock[:-s.pos()&(BlockSize-1)]) }
+func (s *sink) pad() error { return s.write(zeroBlock[:-s.pos()&(blockLength-1)]) }
 
 // read takes n bytes from r without a copy on the way. An error is r's unless s.err is set.
 func (s *sink) read(r io.Reader, n int64) error {

@@ -73,7 +73,7 @@ func (s *squeezer) squeeze(data []byte, final bool) squeezed {
 		packed, n := s.grow(next, n)
 		if packed == nil {
 			if n < len(next) {
-				n -= (out.length + n) % BlockSize
+				n -= (out.length + n) % blockLength
 			}
 			out.addPlain(next[:n])
 		} else {
@@ -89,7 +89,7 @@ func (s *squeezer) grow(data []byte, n int) ([]byte, int) {
 	if packed == nil || blocks(len(packed)) >= blocks(n) {
 		return nil, n
 	}
-	full := blocks(len(packed)) * BlockSize
+	full := blocks(len(packed)) * blockLength
 	for try := 1; try <= maxGrowth; try++ {
 		free := full - len(packed)
 		if free < enoughFilled {
@@ -112,18 +112,18 @@ func (s *squeezer) grow(data []byte, n int) ([]byte, int) {
 // end compresses a file's last bytes, at most a cluster: into blocks that are full, and a rest of less than a block.
 func (s *squeezer) end(out *squeezed, data []byte) {
 	var packed []byte
-	if len(data) > BlockSize {
+	if len(data) > blockLength {
 		packed = s.encode(s.buf[0], data)
 	}
 	if packed == nil || blocks(len(packed)) >= blocks(len(data)) {
-		whole := max(0, len(data)-(out.length+len(data))%BlockSize)
+		whole := max(0, len(data)-(out.length+len(data))%blockLength)
 		out.addPlain(data[:whole])
 		if !s.keepRest(out, data[whole:], out.length) {
 			out.addPlain(data[whole:])
 		}
 		return
 	}
-	if len(packed) < BlockSize && s.keepRest(out, data, out.length) {
+	if len(packed) < blockLength && s.keepRest(out, data, out.length) {
 		return
 	}
 	if n, front := s.shrink(data, packed); front != nil && s.keepRest(out, data[n:], out.length+n) {
@@ -135,8 +135,8 @@ func (s *squeezer) end(out *squeezed, data []byte) {
 
 // shrink finds how much of data fills one block less than packed, which is all of it.
 func (s *squeezer) shrink(data, packed []byte) (int, []byte) {
-	full := len(packed) / BlockSize * BlockSize
-	if full == 0 || roundUp(len(packed), BlockSize)-len(packed) < 2*enoughFilled {
+	full := len(packed) / blockLength * blockLength
+	if full == 0 || roundUp(len(packed), blockLength)-len(packed) < 2*enoughFilled {
 		return 0, nil
 	}
 	n := int(int64(len(data)) * int64(full) / int64(len(packed)) * 63 / 64)
@@ -163,7 +163,7 @@ func (s *squeezer) keepRest(out *squeezed, rest []byte, at int) bool {
 	switch {
 	case packed != nil && len(packed) <= maxInlined:
 		out.packed = bytes.Clone(packed)
-	case len(rest) > maxInlined || at%BlockSize+len(rest) > BlockSize:
+	case len(rest) > maxInlined || at%blockLength+len(rest) > blockLength:
 		return false // a plain extent stays in one logical cluster, as in addPlain
 	}
 	out.rest = rest
@@ -175,7 +175,7 @@ func (q *squeezed) add(length int, packed []byte) {
 	n := blocks(len(packed))
 	q.extents = append(q.extents, extent{length: length, blocks: n})
 	q.length += length
-	q.data = append(q.data, zeroBlock[:n*BlockSize-len(packed)]...)
+	q.data = append(q.data, zeroBlock[:n*blockLength-len(packed)]...)
 	q.data = append(q.data, packed...)
 }
 
@@ -183,11 +183,11 @@ func (q *squeezed) add(length int, packed []byte) {
 // file's last extent to end where its last cluster does, and refuses a plain one that is then longer than its block.
 func (q *squeezed) addPlain(data []byte) {
 	for len(data) > 0 {
-		n := min(BlockSize-q.length%BlockSize, len(data))
+		n := min(blockLength-q.length%blockLength, len(data))
 		q.extents = append(q.extents, extent{length: n, blocks: 1, plain: true})
 		q.length += n
 		q.data = append(q.data, data[:n]...)
-		q.data = append(q.data, zeroBlock[:BlockSize-n]...)
+		q.data = append(q.data, zeroBlock[:blockLength-n]...)
 		data = data[n:]
 	}
 }

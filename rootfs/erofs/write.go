@@ -104,12 +104,12 @@ func (i *image) finish(w io.WriterAt, front []byte, sb superblock) (Info, error)
 		sb.UUID[8] = sb.UUID[8]&0x3f | 0x80
 		put()
 	}
-	sb.Checksum = superChecksum(front[superOffset:BlockSize])
+	sb.Checksum = superChecksum(front[superOffset:blockLength])
 	put()
 	if _, err := w.WriteAt(front, 0); err != nil {
 		return Info{}, fmt.Errorf("erofs: image at 0: %w", err)
 	}
-	return Info{Size: int64(sb.Blocks) * BlockSize, Inodes: i.inodes, UUID: sb.UUID}, nil
+	return Info{Size: int64(sb.Blocks) * blockLength, Inodes: i.inodes, UUID: sb.UUID}, nil
 }
 
 // superChecksum is CRC-32C as the kernel's crc32c has it, which does not invert the result, over the rest of the block
@@ -173,7 +173,7 @@ func (i *image) front() ([]byte, error) {
 	i.meta.bases = append(i.meta.bases, 0)
 	root.at = rootOffset
 	i.at[root.node] = root.at
-	return make([]byte, roundUp(rootOffset+len(head)+root.tail(), BlockSize)), nil
+	return make([]byte, roundUp(rootOffset+len(head)+root.tail(), blockLength)), nil
 }
 
 // inode is what an inode says beyond its node.
@@ -303,7 +303,7 @@ func (i *image) writeFolders(front []byte) error {
 	}
 	// The region's place is known before it is written, since nothing comes in between.
 	region := i.meta.buf
-	base := int64(i.out.block()) * BlockSize
+	base := int64(i.out.block()) * blockLength
 	next := int64(i.out.block()) + int64(blocks(len(region)))
 	nid := func(n *tree.Node) uint64 {
 		p := i.at[n]
@@ -336,7 +336,7 @@ func (i *image) writeFolders(front []byte) error {
 	if err := i.meta.write(i.out); err != nil {
 		return err
 	}
-	b := make([]byte, BlockSize)
+	b := make([]byte, blockLength)
 	for _, f := range i.folders {
 		for k := range f.wholeBlocks() {
 			clear(b)

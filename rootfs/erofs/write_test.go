@@ -32,7 +32,7 @@ func write(t testing.TB, tr *tree.Tree, o Options) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.Size != int64(len(m.b)) || info.Size%BlockSize != 0 {
+	if info.Size != int64(len(m.b)) || info.Size%blockLength != 0 {
 		t.Errorf("%d bytes were written, the answer is %d", len(m.b), info.Size)
 	}
 	return m.b
@@ -68,7 +68,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 					t.Errorf("%s, %v", d, err)
 				}
 				if img.Time.Sec != o.Time || img.Label != o.Label || img.Size != int64(len(b)) ||
-					img.BlockSize != BlockSize || img.UUID[6]>>4 != 8 {
+					img.BlockSize != blockLength || img.UUID[6]>>4 != 8 {
 					t.Errorf("%+v", img)
 				}
 			})
@@ -109,7 +109,7 @@ func edges(t testing.TB) *tree.Tree {
 	tr := tree.New()
 	for _, base := range []int{0, 1, 2, 3, 31, 32, 33, 256} {
 		for _, d := range []int{-300, -33, -32, -1, 0, 1, 40, 1000, 3900} {
-			n := base*BlockSize + d
+			n := base*blockLength + d
 			if n < 0 || (base == 256 && (d < -1 || d > 1)) {
 				continue // few large ones: they take time
 			}

@@ -17,8 +17,8 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// BlockSize of the images written, in bytes.
-const BlockSize = 4096
+// blockSize of the images written, in bytes.
+const blockSize = 4096
 
 // Options say how an image is written. The zero value is as small an image as holds the tree, without a journal, of
 // 1970.
@@ -42,7 +42,7 @@ type Options struct {
 
 // Info says what was written.
 type Info struct {
-	Size   int64 // bytes, a multiple of BlockSize
+	Size   int64 // bytes, a multiple of blockSize
 	Inodes int   // of the tree: a file with several names counts once
 	// UUID is Options.UUID; where that is zero, it is made from SHA-256 over all that the tree says of its files and
 	// two checksums of every run of their data, in the form of a UUID of version 8, RFC 9562. It tells images apart; it
@@ -64,15 +64,6 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, o Options) (Info, e
 		return Info{}, err
 	}
 	return p.info(), nil
-}
-
-// Size is how many bytes Write will write, for who must know before. It reads no content.
-func Size(t *tree.Tree, o Options) (int64, error) {
-	p, err := newPlan(t, o)
-	if err != nil {
-		return 0, err
-	}
-	return p.info().Size, nil
 }
 
 func (o Options) check() error {

@@ -6,7 +6,7 @@ const (
 	extentHeader = 12 // bytes; an entry has as many
 	extentEntry  = 12
 	rootExtents  = (60 - extentHeader) / extentEntry                  // in the inode
-	nodeExtents  = (BlockSize - extentHeader - pointer) / extentEntry // in a block, 340, with the checksum behind them
+	nodeExtents  = (blockSize - extentHeader - pointer) / extentEntry // in a block, 340, with the checksum behind them
 )
 
 // extent is a run of a file's blocks on disk.
@@ -75,9 +75,9 @@ func extentTree(extents []extent, nodes []uint64, seed uint32) (root []byte, blo
 		var above []entry
 		for len(level) > 0 {
 			n := min(len(level), nodeExtents)
-			b := make([]byte, BlockSize)
+			b := make([]byte, blockSize)
 			put(b, level[:n], nodeExtents, depth)
-			le.PutUint32(b[BlockSize-pointer:], crc(seed, b[:BlockSize-pointer]))
+			le.PutUint32(b[blockSize-pointer:], crc(seed, b[:blockSize-pointer]))
 			e := entry{logical: level[0].logical}
 			le.PutUint32(e.rest[:], uint32(nodes[0]))
 			le.PutUint16(e.rest[4:], uint16(nodes[0]>>32))

@@ -10,7 +10,7 @@ import (
 const (
 	entryHeader = 8  // bytes of an entry without its name
 	dirTail     = 12 // the false entry at a block's end that holds its checksum
-	leafRoom    = BlockSize - dirTail
+	leafRoom    = blockSize - dirTail
 	dotsSize    = 2 * (entryHeader + dirAlign) // "." and ".."
 	indexHeader = dotsSize + 8                 // of a tree's root: what precedes its index
 	nodeHeader  = entryHeader                  // of a block below it
@@ -20,8 +20,8 @@ const (
 
 // rootIndex and nodeIndex are how many blocks the root and a block below it can point to, with the checksum at the end.
 const (
-	rootIndex = (BlockSize-indexHeader)/indexEntry - 1 // 507
-	nodeIndex = (BlockSize-nodeHeader)/indexEntry - 1  // 510
+	rootIndex = (blockSize-indexHeader)/indexEntry - 1 // 507
+	nodeIndex = (blockSize-nodeHeader)/indexEntry - 1  // 510
 )
 
 type entry struct {
@@ -98,14 +98,14 @@ func (f *folder) blocks() int {
 
 // each makes one block after the other, in the same buffer.
 func (f *folder) each(self, parent, seed uint32, do func(b []byte) error) error {
-	b := make([]byte, BlockSize)
+	b := make([]byte, blockSize)
 	putEntry(b, self, 2, ".", entryHeader+dirAlign)
 	if f.leaves == nil {
 		putEntry(b[entryHeader+dirAlign:], parent, 2, "..", entryHeader+dirAlign)
 		putLeaf(b, dotsSize, entryHeader+dirAlign, f.entries, seed)
 		return do(b)
 	}
-	putEntry(b[entryHeader+dirAlign:], parent, 2, "..", BlockSize-entryHeader-dirAlign)
+	putEntry(b[entryHeader+dirAlign:], parent, 2, "..", blockSize-entryHeader-dirAlign)
 	info := b[dotsSize:]
 	info[4], info[5] = hashHalfMD4, 8
 	nodes := f.nodes()
@@ -124,7 +124,7 @@ func (f *folder) each(self, parent, seed uint32, do func(b []byte) error) error 
 	}
 	for i := range nodes {
 		clear(b)
-		putEntry(b, 0, 0, "", BlockSize)
+		putEntry(b, 0, 0, "", blockSize)
 		from := i * nodeIndex
 		putIndex(b, nodeHeader, nodeIndex, f.hashes[from:min(len(f.hashes), from+nodeIndex)], 1+nodes+from, seed)
 		if err := do(b); err != nil {

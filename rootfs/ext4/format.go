@@ -17,14 +17,14 @@ const (
 	inodeSize      = 256 // bytes; inodes.rst
 	extraSize      = 32  // i_extra_isize: what of an inode lies behind the first 128 bytes
 	descriptorSize = 64  // bytes, with the 64bit feature; group_descr.rst
-	blocksPerGroup = 8 * BlockSize
-	inodesPerBlock = BlockSize / inodeSize
+	blocksPerGroup = 8 * blockSize
+	inodesPerBlock = blockSize / inodeSize
 	rootInode      = 2 // special_inodes.rst
 	journalInode   = 8
 	firstInode     = 11 // those below are reserved
 	maxLinks       = 65000
 	// bytes of a file: its blocks have numbers of 32 bits, and the last is kept
-	maxSize        = (1<<32 - 1) * BlockSize
+	maxSize        = (1<<32 - 1) * blockSize
 	fastTarget     = 60                      // a link's target shorter than this lies in its inode; ifork.rst
 	bytesPerInode  = 16 << 10                // of free space, as mke2fs has it
 	maxGroups      = 1 << 20                 // 128 TiB
@@ -34,7 +34,7 @@ const (
 	aclAlign       = 4                       // of names and values of attributes
 	dirAlign       = 4                       // of entries of a folder
 	superChecksum  = superSize - pointer     // where it lies
-	sectorsOfBlock = BlockSize / 512         // i_blocks counts sectors
+	sectorsOfBlock = blockSize / 512         // i_blocks counts sectors
 	sparseExtent   = 32768                   // blocks of one extent; ifork.rst
 	inlineStart    = 128 + extraSize         // where attributes in an inode begin
 	inlineSize     = inodeSize - inlineStart // with their magic number

@@ -34,13 +34,13 @@ type Image struct {
 
 // What a reader must say no to, and the causes that callers tell apart.
 var (
-	ErrFormat      = errors.New("not an ext4 file system")
-	ErrUnsupported = errors.New("not supported")
-	ErrDamaged     = errors.New("damaged")
+	errFormat      = errors.New("not an ext4 file system")
+	errUnsupported = errors.New("not supported")
+	errDamaged     = errors.New("damaged")
 )
 
 func damaged(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrDamaged, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: %s", errDamaged, fmt.Sprintf(format, args...))
 }
 
 // incompatible are the features that the reader understands among those a reader must understand. The rest of
@@ -60,7 +60,7 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 
 func (im *Image) open(size int64) error {
 	if size < superOffset+superSize {
-		return fmt.Errorf("%w: %d bytes", ErrFormat, size)
+		return fmt.Errorf("%w: %d bytes", errFormat, size)
 	}
 	b := make([]byte, superSize)
 	if err := im.readAt(b, superOffset); err != nil {
@@ -71,18 +71,18 @@ func (im *Image) open(size int64) error {
 	wide := incompat&incompat64 != 0
 	switch {
 	case le.Uint16(b[0x38:]) != magic:
-		return ErrFormat
+		return errFormat
 	case u32(0x4c) != 1:
-		return fmt.Errorf("%w: revision %d", ErrUnsupported, u32(0x4c))
+		return fmt.Errorf("%w: revision %d", errUnsupported, u32(0x4c))
 	case incompat&^incompatible != 0:
-		return fmt.Errorf("%w: incompatible features %#x", ErrUnsupported, incompat&^incompatible)
+		return fmt.Errorf("%w: incompatible features %#x", errUnsupported, incompat&^incompatible)
 	case ro&roBigalloc != 0:
-		return fmt.Errorf("%w: clusters of blocks (bigalloc)", ErrUnsupported)
+		return fmt.Errorf("%w: clusters of blocks (bigalloc)", errUnsupported)
 	}
 	im.Checksums = ro&roChecksums != 0
 	if im.Checksums {
 		if b[0x175] != 1 {
-			return fmt.Errorf("%w: checksums of type %d", ErrUnsupported, b[0x175])
+			return fmt.Errorf("%w: checksums of type %d", errUnsupported, b[0x175])
 		}
 		if got, want := u32(superChecksum), crc(^uint32(0), b[:superChecksum]); got != want {
 			return damaged("superblock: checksum %08x, want %08x", got, want)

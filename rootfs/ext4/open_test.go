@@ -103,7 +103,7 @@ func TestImagesOfMke2fsAreRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		if _, err := Open(f, 40<<20); !errors.Is(err, ErrUnsupported) {
+		if _, err := Open(f, 40<<20); !errors.Is(err, errUnsupported) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -152,7 +152,7 @@ func tiny(t testing.TB) *tree.Tree {
 	put(t, tr, "/dev", &tree.Node{Kind: tree.CharDevice, Major: 4000, Minor: 70000})
 	pieces := make([]tree.Piece, 6) // a tree of extents of two levels
 	for i := range pieces {
-		pieces[i] = tree.Piece{Offset: int64(i) * 3 * BlockSize, Bytes: []byte{byte(i), 1}}
+		pieces[i] = tree.Piece{Offset: int64(i) * 3 * blockSize, Bytes: []byte{byte(i), 1}}
 	}
 	put(t, tr, "/h", &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 1 << 20, Pieces: pieces}})
 	for i := range 20 { // an index
@@ -207,15 +207,15 @@ func TestEveryFlippedBitOfMetadataIsFound(t *testing.T) {
 	}
 	type span struct{ from, to int64 }
 	// what checksums cover
-	sealed := []span{{superOffset, superOffset + superSize}, {BlockSize, BlockSize + descriptorSize}}
+	sealed := []span{{superOffset, superOffset + superSize}, {blockSize, blockSize + descriptorSize}}
 	add := func(number uint64) {
-		sealed = append(sealed, span{int64(number) * BlockSize, int64(number+1) * BlockSize})
+		sealed = append(sealed, span{int64(number) * blockSize, int64(number+1) * blockSize})
 	}
 	for _, x := range p.xattrs {
 		add(x.at)
 	}
 	for _, i := range p.inodes {
-		at := int64(p.inodeTables[0])*BlockSize + int64(i.num-1)*inodeSize
+		at := int64(p.inodeTables[0])*blockSize + int64(i.num-1)*inodeSize
 		sealed = append(sealed, span{at, at + inodeSize})
 		for _, n := range i.nodes {
 			add(n)
@@ -241,12 +241,12 @@ func TestEveryFlippedBitOfMetadataIsFound(t *testing.T) {
 
 // slack is what the checksum of an index leaves out: what is not in use.
 func slack(b []byte, p *plan, at int64) bool {
-	block := b[at/BlockSize*BlockSize:][:BlockSize]
-	within := int(at % BlockSize)
+	block := b[at/blockSize*blockSize:][:blockSize]
+	within := int(at % blockSize)
 	for _, i := range p.inodes {
-		if i.folder != nil && i.folder.leaves != nil && at/BlockSize == int64(i.extents[0].block) {
+		if i.folder != nil && i.folder.leaves != nil && at/blockSize == int64(i.extents[0].block) {
 			count := int(le.Uint16(block[indexHeader+2:]))
-			return within >= indexHeader+count*indexEntry && within < BlockSize-8
+			return within >= indexHeader+count*indexEntry && within < blockSize-8
 		}
 	}
 	return false
@@ -262,51 +262,51 @@ func TestLoopsAndLiesAreRefused(t *testing.T) {
 		byPath[i.path()] = i
 	}
 	inodeAt := func(path string) int64 {
-		return int64(p.inodeTables[0])*BlockSize + int64(byPath[path].num-1)*inodeSize
+		return int64(p.inodeTables[0])*blockSize + int64(byPath[path].num-1)*inodeSize
 	}
 	for name, change := range map[string]func(b []byte){
 		"a folder in itself": func(b []byte) { // "/d/e" becomes "/d"
-			d := b[byPath["/d"].extents[0].block*BlockSize:]
+			d := b[byPath["/d"].extents[0].block*blockSize:]
 			le.PutUint32(d[24:], byPath["/d"].num)
 		},
 		"two folders in one block": func(b []byte) { copy(b[inodeAt("/d/e")+0x28:][:60], b[inodeAt("/d")+0x28:][:60]) },
 		"a node of extents in itself": func(b []byte) {
 			node := byPath["/h"].nodes[0]
-			n := b[node*BlockSize:]
+			n := b[node*blockSize:]
 			le.PutUint16(n[6:], 1)
 			le.PutUint32(n[extentHeader+4:], uint32(node))
 			le.PutUint16(b[inodeAt("/h")+0x28+6:], 2)
 		},
 		"a file behind the image": func(b []byte) {
 			le.PutUint32(b[inodeAt("/d/f")+0x28+20:],
-				uint32(len(b)/BlockSize))
+				uint32(len(b)/blockSize))
 		},
 		"a longer run than the image": func(b []byte) { le.PutUint16(b[inodeAt("/d/f")+0x28+16:], 30000) },
-		"a name with a slash":         func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+8] = '/' },
-		"a name twice":                func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+12+8] = 'e' },
+		"a name with a slash":         func(b []byte) { b[byPath["/d"].extents[0].block*blockSize+24+8] = '/' },
+		"a name twice":                func(b []byte) { b[byPath["/d"].extents[0].block*blockSize+24+12+8] = 'e' },
 		"an entry of no length": func(b []byte) {
 			le.PutUint16(
-				b[byPath["/d"].extents[0].block*BlockSize+24+4:], 0)
+				b[byPath["/d"].extents[0].block*blockSize+24+4:], 0)
 		},
 		"an entry longer than the block": func(b []byte) {
 			le.PutUint16(
-				b[byPath["/d"].extents[0].block*BlockSize+24+4:], 5000)
+				b[byPath["/d"].extents[0].block*blockSize+24+4:], 5000)
 		},
 		"an entry for the journal": func(b []byte) {
 			le.PutUint32(
-				b[byPath["/d"].extents[0].block*BlockSize+24:], 8)
+				b[byPath["/d"].extents[0].block*blockSize+24:], 8)
 		},
 		"an entry for no inode": func(b []byte) {
 			le.PutUint32(
-				b[byPath["/d"].extents[0].block*BlockSize+24:], 4000)
+				b[byPath["/d"].extents[0].block*blockSize+24:], 4000)
 		},
-		"an entry of another kind": func(b []byte) { b[byPath["/d"].extents[0].block*BlockSize+24+7] = 1 },
+		"an entry of another kind": func(b []byte) { b[byPath["/d"].extents[0].block*blockSize+24+7] = 1 },
 		"a parent that is none": func(b []byte) {
 			le.PutUint32(
-				b[byPath["/d"].extents[0].block*BlockSize+12:], 13)
+				b[byPath["/d"].extents[0].block*blockSize+12:], 13)
 		},
-		"a folder longer than its blocks": func(b []byte) { le.PutUint32(b[inodeAt("/d")+4:], 3*BlockSize) },
-		"a folder of half a block":        func(b []byte) { le.PutUint32(b[inodeAt("/d")+4:], BlockSize/2) },
+		"a folder longer than its blocks": func(b []byte) { le.PutUint32(b[inodeAt("/d")+4:], 3*blockSize) },
+		"a folder of half a block":        func(b []byte) { le.PutUint32(b[inodeAt("/d")+4:], blockSize/2) },
 		"a mode that is none":             func(b []byte) { le.PutUint16(b[inodeAt("/d/f"):], 0o644) },
 		"an attribute behind the inode":   func(b []byte) { le.PutUint16(b[inodeAt("/d/f")+inlineStart+4+2:], 90) },
 		"attributes behind the image":     func(b []byte) { le.PutUint32(b[inodeAt("/d/x")+0x68:], 1<<30) },
@@ -314,10 +314,10 @@ func TestLoopsAndLiesAreRefused(t *testing.T) {
 		"a link without a target":         func(b []byte) { le.PutUint32(b[inodeAt("/s")+4:], 0) },
 		"a link too long":                 func(b []byte) { le.PutUint32(b[inodeAt("/t")+4:], 5000) },
 		"more fields than an inode":       func(b []byte) { le.PutUint16(b[inodeAt("/d/f")+0x80:], 200) },
-		"inodes behind the image":         func(b []byte) { le.PutUint32(b[BlockSize+8:], uint32(len(b)/BlockSize)) },
+		"inodes behind the image":         func(b []byte) { le.PutUint32(b[blockSize+8:], uint32(len(b)/blockSize)) },
 		"more blocks than the image": func(b []byte) {
 			le.PutUint32(b[superOffset+4:],
-				uint32(len(b)/BlockSize+1))
+				uint32(len(b)/blockSize+1))
 		},
 		"groups of no blocks":      func(b []byte) { le.PutUint32(b[superOffset+0x20:], 0) },
 		"groups of one block":      func(b []byte) { le.PutUint32(b[superOffset+0x20:], 1) },
@@ -330,11 +330,11 @@ func TestLoopsAndLiesAreRefused(t *testing.T) {
 		change(b)
 		if _, err := readTree(b); err == nil {
 			t.Errorf("%s: no error", name)
-		} else if !errors.Is(err, ErrDamaged) && !errors.Is(err, tree.ErrIsDir) {
+		} else if !errors.Is(err, errDamaged) && !errors.Is(err, tree.ErrIsDir) {
 			t.Errorf("%s: %v: want ErrDamaged", name, err)
 		}
 	}
-	if _, err := Open(bytes.NewReader(make([]byte, 8192)), 8192); !errors.Is(err, ErrFormat) {
+	if _, err := Open(bytes.NewReader(make([]byte, 8192)), 8192); !errors.Is(err, errFormat) {
 		t.Errorf("zeros: %v", err)
 	}
 	whole := tinyImage(t)
@@ -358,12 +358,12 @@ func FuzzOpen(f *testing.F) {
 	f.Add(change(superOffset+0x64, 0x46b)) // with checksums, all of which are right
 	f.Add(change(superOffset+0x18, 0))     // blocks of 1 KiB
 	for _, i := range p.inodes {
-		at := int64(p.inodeTables[0])*BlockSize + int64(i.num-1)*inodeSize
+		at := int64(p.inodeTables[0])*blockSize + int64(i.num-1)*inodeSize
 		f.Add(change(at+0x22, 0))                                 // a map of blocks in place of extents
 		f.Add(change(at+0x28+6, 1))                               // a tree of extents that is deeper
 		f.Add(append(change(at+4, 0xf000), change(at+6, 0xf)...)) // longer
 		if len(i.extents) > 0 {
-			f.Add(change(int64(i.extents[0].block)*BlockSize+24, 2)) // a folder that holds the root
+			f.Add(change(int64(i.extents[0].block)*blockSize+24, 2)) // a folder that holds the root
 		}
 	}
 	f.Fuzz(func(t *testing.T, changes []byte) {

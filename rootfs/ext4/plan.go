@@ -191,7 +191,7 @@ func (p *plan) layOut() error {
 	for _, i := range p.inodes {
 		demand += p.demand(i)
 	}
-	free := uint64(divUp(p.o.FreeSpace, BlockSize))
+	free := uint64(divUp(p.o.FreeSpace, blockSize))
 	var journal uint64
 	if p.o.Journal {
 		journal = journalBlocks(demand + free)
@@ -231,7 +231,7 @@ func dataRuns(n *tree.Node) (out []run) {
 		return nil
 	}
 	for _, r := range n.Content.Data() {
-		first, end := uint64(r.Offset)/BlockSize, divUp(uint64(r.End()), BlockSize)
+		first, end := uint64(r.Offset)/blockSize, divUp(uint64(r.End()), blockSize)
 		if k := len(out) - 1; k >= 0 && out[k].start+out[k].count >= first {
 			out[k].count = end - out[k].start
 			continue
@@ -244,10 +244,10 @@ func dataRuns(n *tree.Node) (out []run) {
 // place places everything into so many groups, if they hold it; otherwise it says how many it would take, at the least.
 func (p *plan) place(groups int, inodes, journal, free uint64) (ok bool, need int) {
 	p.groups, p.free, p.journal = groups, nil, nil
-	p.descriptors = divUp(uint64(groups)*descriptorSize, BlockSize)
+	p.descriptors = divUp(uint64(groups)*descriptorSize, blockSize)
 	perGroup := roundUp(divUp(inodes, uint64(groups)), inodesPerBlock)
-	if perGroup > 8*BlockSize { // a bitmap is one block
-		return false, int(divUp(inodes, uint64(8*BlockSize)))
+	if perGroup > 8*blockSize { // a bitmap is one block
+		return false, int(divUp(inodes, uint64(8*blockSize)))
 	}
 	p.inodesPerGroup = uint32(perGroup)
 	a := newAllocator(groups, 1+p.descriptors)
@@ -368,5 +368,5 @@ func (a *allocator) extents(i *inode, runs []run) {
 }
 
 func (p *plan) info() Info {
-	return Info{Size: int64(p.blocks) * BlockSize, Inodes: len(p.inodes), UUID: p.uuid, Warnings: p.warnings}
+	return Info{Size: int64(p.blocks) * blockSize, Inodes: len(p.inodes), UUID: p.uuid, Warnings: p.warnings}
 }

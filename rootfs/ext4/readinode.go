@@ -80,7 +80,7 @@ func (w *walker) inode(num uint32) (*rawInode, error) {
 	case size > 1<<32*uint64(w.BlockSize):
 		return nil, damaged("inode %d: %d bytes", num, size)
 	case i.flags&(flagEncrypted|flagInline) != 0:
-		return nil, fmt.Errorf("inode %d: encryption and data in inodes: %w", num, ErrUnsupported)
+		return nil, fmt.Errorf("inode %d: encryption and data in inodes: %w", num, errUnsupported)
 	case le.Uint16(b[0x1a:]) == 0:
 		return nil, damaged("inode %d has no name", num)
 	}
@@ -381,7 +381,7 @@ func (w *walker) parseXattrs(b []byte, at, base int) (out []tree.Xattr, err erro
 			}
 		}
 		if strings.HasPrefix(x.Name, "(") {
-			return nil, fmt.Errorf("attribute %q: %w", x.Name, ErrUnsupported)
+			return nil, fmt.Errorf("attribute %q: %w", x.Name, errUnsupported)
 		}
 		out = append(out, x)
 	}

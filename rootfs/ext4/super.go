@@ -91,8 +91,8 @@ func (p *plan) makeGroups() []group {
 		}
 	}
 	for g := range out {
-		out[g].blockBitmap, out[g].inodeBitmap = make([]byte, BlockSize), make([]byte, BlockSize)
-		for i := range BlockSize {
+		out[g].blockBitmap, out[g].inodeBitmap = make([]byte, blockSize), make([]byte, blockSize)
+		for i := range blockSize {
 			out[g].blockBitmap[i], out[g].inodeBitmap[i] = 0xff, 0xff
 		}
 		for i := p.usedInodes(g); i < p.inodesPerGroup; i++ {
@@ -170,7 +170,7 @@ func (i *inode) encode(p *plan) (b []byte, blocks []block) {
 	switch n.Kind {
 	case tree.Dir:
 		mapped = true
-		size = int64(i.folder.blocks()) * BlockSize
+		size = int64(i.folder.blocks()) * blockSize
 		if i.folder.leaves != nil {
 			flags |= flagIndex
 		}
@@ -212,7 +212,7 @@ func (i *inode) encode(p *plan) (b []byte, blocks []block) {
 // journalBlocks is how long the journal of a file system of so many blocks is: jbd2 wants 1,024 blocks at the least,
 // and more lets more be written at a time.
 func journalBlocks(blocks uint64) uint64 {
-	const gib = 1 << 30 / BlockSize
+	const gib = 1 << 30 / blockSize
 	switch {
 	case blocks < gib/8:
 		return 1024
@@ -224,17 +224,17 @@ func journalBlocks(blocks uint64) uint64 {
 
 func (p *plan) journalSize() (n int64) {
 	for _, e := range p.journal.extents {
-		n += int64(e.count) * BlockSize
+		n += int64(e.count) * blockSize
 	}
 	return n
 }
 
 // journalSuper is the journal's first block: an empty log. Everything in it is big-endian. journal.rst, "Super Block".
 func (p *plan) journalSuper() []byte {
-	b := make([]byte, BlockSize)
+	b := make([]byte, blockSize)
 	for at, v := range map[int]uint32{
 		0x0: 0xc03b3998, 0x4: 4, // h_magic; h_blocktype: superblock, version 2
-		0xc: BlockSize, 0x10: uint32(p.journalSize() / BlockSize), 0x14: 1, // s_blocksize, s_maxlen, s_first
+		0xc: blockSize, 0x10: uint32(p.journalSize() / blockSize), 0x14: 1, // s_blocksize, s_maxlen, s_first
 		0x18: 1,    // s_sequence; s_start is 0: nothing to replay
 		0x40: 0x01, // s_nr_users
 	} {

@@ -42,7 +42,7 @@ func (s *sink) flush() error {
 // room makes sure that the next byte is one of block number, and returns where to put up to want bytes of it and those
 // behind.
 func (s *sink) room(number uint64, want int64) ([]byte, error) {
-	at := int64(number) * BlockSize
+	at := int64(number) * blockSize
 	if s.base+int64(len(s.buf)) != at || len(s.buf) == cap(s.buf) {
 		if err := s.flush(); err != nil {
 			return nil, err
@@ -61,7 +61,7 @@ func (s *sink) put(number uint64, b []byte) error {
 		n := copy(to, b)
 		s.buf = s.buf[:len(s.buf)+n]
 		b = b[n:]
-		number += uint64(n) / BlockSize
+		number += uint64(n) / blockSize
 	}
 	return nil
 }
@@ -124,7 +124,7 @@ func (p *plan) write(ctx context.Context, w io.WriterAt) error {
 		}
 	}
 	if k := len(p.free) - 1; k >= 0 && p.free[k].start+p.free[k].count == p.blocks { // the file gets its length
-		if err := s.put(p.blocks-1, make([]byte, BlockSize)); err != nil {
+		if err := s.put(p.blocks-1, make([]byte, blockSize)); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func (s *sink) content(i *inode, files *tree.Opener) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeError(i, r)) }()
 	for _, e := range i.extents {
-		at, left := int64(e.logical)*BlockSize, int64(e.count)*BlockSize
+		at, left := int64(e.logical)*blockSize, int64(e.count)*blockSize
 		for number := e.block; left > 0; {
 			to, err := s.room(number, left)
 			if err != nil {
@@ -157,7 +157,7 @@ func (s *sink) content(i *inode, files *tree.Opener) (err error) {
 			s.buf = s.buf[:len(s.buf)+len(to)]
 			at += int64(len(to))
 			left -= int64(len(to))
-			number += uint64(len(to)) / BlockSize
+			number += uint64(len(to)) / blockSize
 		}
 	}
 	return nil
@@ -174,7 +174,7 @@ func closeError(i *inode, r io.Closer) error {
 func (p *plan) writeGroups(s *sink) error {
 	groups := p.makeGroups()
 	var freeBlocks uint64
-	descriptors := make([]byte, 0, p.descriptors*BlockSize)
+	descriptors := make([]byte, 0, p.descriptors*blockSize)
 	for _, g := range groups {
 		freeBlocks += g.freeBlocks
 		descriptors = append(descriptors, g.descriptor...)
@@ -185,7 +185,7 @@ func (p *plan) writeGroups(s *sink) error {
 		if !isBackup(g) {
 			continue
 		}
-		b, at := make([]byte, BlockSize), 0
+		b, at := make([]byte, blockSize), 0
 		if g == 0 {
 			at = superOffset
 		}
@@ -213,7 +213,7 @@ func (p *plan) writeGroups(s *sink) error {
 func (p *plan) writeInodes(s *sink) (nodes []block, err error) {
 	rest := p.inodes
 	for g := range p.groups {
-		b := make([]byte, roundUp(p.usedInodes(g)*inodeSize, BlockSize))
+		b := make([]byte, roundUp(p.usedInodes(g)*inodeSize, blockSize))
 		first := uint32(g)*p.inodesPerGroup + 1
 		put := func(i *inode) {
 			enc, blocks := i.encode(p)
@@ -246,7 +246,7 @@ func (p *plan) writeMeta(s *sink, i *inode) error {
 		return nil
 	}
 	if i.folder == nil {
-		b := make([]byte, BlockSize)
+		b := make([]byte, blockSize)
 		copy(b, i.n.Target)
 		return s.put(i.extents[0].block, b)
 	}

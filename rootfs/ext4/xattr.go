@@ -73,7 +73,7 @@ func toStored(xs []tree.Xattr) ([]stored, error) {
 		}
 		if s.index == 0 {
 			return nil, fmt.Errorf(
-				"attribute %q: ext4 keeps POSIX ACLs, and what begins with user., trusted. or security.", x.Name)
+				"attribute %q: ext4 keeps names that begin with user., trusted. or security., and POSIX ACLs", x.Name)
 		}
 		if s.index == indexAccess || s.index == indexDefault {
 			var err error
@@ -101,7 +101,7 @@ func fits(xs []stored, room int) bool {
 // place decides which attributes lie behind the inode and which in a block: all there, or else all in a block, which
 // may then be shared, or else as many behind the inode as find room.
 func place(xs []stored) (inline, block []stored, err error) {
-	const inlineRoom, blockRoom = inlineSize - 4, BlockSize - xattrHeader
+	const inlineRoom, blockRoom = inlineSize - 4, blockSize - xattrHeader
 	switch {
 	case fits(xs, inlineRoom):
 		return xs, nil, nil
@@ -174,7 +174,7 @@ type xattrBlock struct {
 }
 
 func newXattrBlock(xs []stored) *xattrBlock {
-	b := make([]byte, BlockSize)
+	b := make([]byte, blockSize)
 	le.PutUint32(b, xattrMagic)
 	le.PutUint32(b[8:], 1) // h_blocks
 	var h uint32           // Linux: fs/ext4/xattr.c, ext4_xattr_rehash

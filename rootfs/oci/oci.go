@@ -377,7 +377,7 @@ func (c *chooser) platform(d descriptor) (string, error) {
 	}
 	var cfg Config
 	if err := unmarshal("configuration", data, &cfg); err != nil {
-		return "something else than an image", nil //nolint:nilerr // such as a signature
+		return "something else than an image", nil // such as a signature
 	}
 	return cfg.OS + "/" + cfg.Architecture, nil
 }

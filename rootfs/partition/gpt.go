@@ -55,7 +55,7 @@ func (l Layout) gpt(id Identity) []piece {
 		if i == 1 {
 			e = gpt.Entry{Type: types.verity, ID: gpt.GUID(id[16:]), Name: types.name + "-verity"}
 		}
-		e.First, e.Last, e.Attributes = p.Offset/sectorSize, p.End()/sectorSize-1, gptReadOnly
+		e.First, e.Last, e.Attributes = p.Offset/sectorSize, p.end()/sectorSize-1, gptReadOnly
 		t.Entries = append(t.Entries, e)
 	}
 	start, end := t.Bytes()

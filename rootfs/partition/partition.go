@@ -76,8 +76,8 @@ type Options struct {
 // Extent is a part of a disk, in bytes.
 type Extent struct{ Offset, Size int64 }
 
-// End is the offset of the first byte behind it.
-func (e Extent) End() int64 { return e.Offset + e.Size }
+// end is the offset of the first byte behind it.
+func (e Extent) end() int64 { return e.Offset + e.Size }
 
 // Layout is where everything lies.
 type Layout struct {
@@ -129,10 +129,10 @@ func plan(kind Kind, o Options) (Layout, error) {
 		return l, fmt.Errorf("alignment %d: want a power of two of at least %d", o.Align, least)
 	}
 	l.Data = Extent{from, o.DataSize}
-	end := l.Data.End()
+	end := l.Data.end()
 	if o.HashSize > 0 {
 		l.Hash = Extent{roundUp(end, step), o.HashSize}
-		end = l.Hash.End()
+		end = l.Hash.end()
 	}
 	if kind == GPT {
 		end += gpt.EndSize
@@ -206,7 +206,7 @@ func (l Layout) tables(id Identity) (out []piece) {
 	case GPT:
 		return l.gpt(id) // fills the end itself
 	}
-	if parts := l.partitions(); parts[len(parts)-1].End() < l.Size {
+	if parts := l.partitions(); parts[len(parts)-1].end() < l.Size {
 		out = append(out, piece{l.Size - 1, []byte{0}})
 	}
 	return out

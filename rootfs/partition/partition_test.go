@@ -51,7 +51,7 @@ func image(t testing.TB, l Layout) []byte {
 		t.Fatal(err)
 	}
 	// A partition that reaches to the end gives the file its length.
-	if parts := l.partitions(); int64(len(d)) != l.Size && parts[len(parts)-1].End() != l.Size {
+	if parts := l.partitions(); int64(len(d)) != l.Size && parts[len(parts)-1].end() != l.Size {
 		t.Fatalf("%v: %d bytes, want %d", l.Kind, len(d), l.Size)
 	}
 	return append(d, make([]byte, l.Size-int64(len(d)))...)
@@ -363,7 +363,7 @@ func TestDamageIsFound(t *testing.T) {
 	for name, l := range samples(t) {
 		b := image(t, l)
 		for _, n := range []int64{512, 1024, 4096, l.Size - 4096} {
-			if _, err := Read(bytes.NewReader(b[:n]), n); err == nil && l.Hash.End() != 0 && n < l.Hash.End() {
+			if _, err := Read(bytes.NewReader(b[:n]), n); err == nil && l.Hash.end() != 0 && n < l.Hash.end() {
 				t.Errorf("%s cut to %d bytes: no error", name, n)
 			}
 		}
@@ -430,11 +430,11 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		for i, p := range d.Partitions {
-			if p.Offset < 512 || p.Size <= 0 || p.End() > size {
+			if p.Offset < 512 || p.Size <= 0 || p.end() > size {
 				t.Errorf("%+v in %d bytes", p, size)
 			}
 			for _, q := range d.Partitions[:i] {
-				if p.Offset < q.End() && q.Offset < p.End() {
+				if p.Offset < q.end() && q.Offset < p.end() {
 					t.Errorf("%+v and %+v", p, q)
 				}
 			}

@@ -125,13 +125,13 @@ func checkExtents(parts []Partition, inside Extent) error {
 		switch {
 		case p.Size <= 0:
 			return gpt.Damaged("partition %d is empty", p.Number)
-		case p.Offset < inside.Offset || p.End() > inside.End():
-			return gpt.Damaged("partition %d from %d to %d: want it between %d and %d", p.Number, p.Offset, p.End(),
-				inside.Offset, inside.End())
+		case p.Offset < inside.Offset || p.end() > inside.end():
+			return gpt.Damaged("partition %d from %d to %d: want it between %d and %d", p.Number, p.Offset, p.end(),
+				inside.Offset, inside.end())
 		case p.Offset < at:
 			return gpt.Damaged("partition %d begins at %d, where another lies", p.Number, p.Offset)
 		}
-		at = p.End()
+		at = p.end()
 	}
 	return nil
 }

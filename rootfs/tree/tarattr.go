@@ -19,10 +19,10 @@ const (
 	aclDefault = "system.posix_acl_default"
 )
 
-// ForLinux says whether a Linux guest can read an attribute of this name from its own disk. xattr(7) has four
+// forLinux says whether a Linux guest can read an attribute of this name from its own disk. xattr(7) has four
 // namespaces, and of "system" a disk holds nothing but ACLs. Other names are those of other systems, such as
 // com.apple.quarantine, or of one file system, such as btrfs.compression.
-func ForLinux(name string) bool {
+func forLinux(name string) bool {
 	for _, space := range []string{"user.", "trusted.", "security."} {
 		if rest, ok := strings.CutPrefix(name, space); ok && rest != "" {
 			return true
@@ -67,7 +67,7 @@ func (n *Node) setRecords(records map[string]string, remark func(string)) error 
 		if err != nil {
 			return fmt.Errorf("%s: %w", k, err)
 		}
-		if !ForLinux(name) {
+		if !forLinux(name) {
 			remark(fmt.Sprintf("the attribute %q is left out: no Linux guest reads it", name))
 			continue
 		}

@@ -103,7 +103,7 @@ const (
 func WithContext(ctx context.Context, r io.Reader) io.Reader { return &untilDone{ctx, r} }
 
 type untilDone struct {
-	ctx context.Context //nolint:containedctx // the reader lives as long as the work it is read for
+	ctx context.Context // the reader lives as long as the work it is read for
 	r   io.Reader
 }
 
@@ -157,17 +157,17 @@ func (m *members) zeros() error {
 	}
 }
 
-// NotATar says what a file is that should be a tar.
-type NotATar struct {
+// notATar says what a file is that should be a tar.
+type notATar struct {
 	Name string
 	What string // such as "empty", "a zip archive"
 }
 
-func (e *NotATar) Error() string {
+func (e *notATar) Error() string {
 	return fmt.Sprintf("%s is no tar but %s: want a tar, plain or compressed by gzip, xz or zstd", e.Name, e.What)
 }
 
-// CheckTar reads the beginning of a tar, compressed or not, and returns a *NotATar for what is none. name is for
+// CheckTar reads the beginning of a tar, compressed or not, and returns a *notATar for what is none. name is for
 // people.
 func CheckTar(name string, r io.Reader) error {
 	in := bufio.NewReader(r)
@@ -176,31 +176,31 @@ func CheckTar(name string, r io.Reader) error {
 		return err
 	}
 	if what := foreign(head); what != "" {
-		return &NotATar{name, what}
+		return &notATar{name, what}
 	}
 	plain, err := Plain(in)
 	if err != nil {
-		return &NotATar{name, "damaged: " + err.Error()}
+		return &notATar{name, "damaged: " + err.Error()}
 	}
 	defer plain.Close()
 	block := make([]byte, 512)
 	n, err := io.ReadFull(plain, block)
 	switch {
 	case err == io.EOF && len(head) == 0:
-		return &NotATar{name, "empty"}
+		return &notATar{name, "empty"}
 	case err == io.EOF || err == io.ErrUnexpectedEOF:
 		if what := foreign(block[:n]); what != "" {
-			return &NotATar{name, what}
+			return &notATar{name, what}
 		}
-		return &NotATar{name, fmt.Sprintf("%d bytes, which is too short (cut off?)", n)}
+		return &notATar{name, fmt.Sprintf("%d bytes, which is too short (cut off?)", n)}
 	case err != nil:
-		return &NotATar{name, "damaged: " + err.Error()}
+		return &notATar{name, "damaged: " + err.Error()}
 	}
 	if what := foreign(block); what != "" {
-		return &NotATar{name, "in its compression " + what}
+		return &notATar{name, "in its compression " + what}
 	}
 	if !isHeader(block) {
-		return &NotATar{name, "something else: its first 512 bytes are no header of a tar"}
+		return &notATar{name, "something else: its first 512 bytes are no header of a tar"}
 	}
 	return nil
 }

@@ -64,17 +64,6 @@ type Time struct {
 	Nsec uint32 // 0 to 999,999,999, counted upwards from Sec also before 1970
 }
 
-// Compare orders times.
-func (t Time) Compare(u Time) int {
-	switch {
-	case t.Sec != u.Sec && t.Sec < u.Sec, t.Sec == u.Sec && t.Nsec < u.Nsec:
-		return -1
-	case t == u:
-		return 0
-	}
-	return 1
-}
-
 // Xattr is one extended attribute. POSIX ACLs are system.posix_acl_access and system.posix_acl_default in the form
 // getxattr(2) returns (version 2, 8 bytes an entry); file capabilities are security.capability.
 type Xattr struct {

@@ -80,7 +80,7 @@ func (This) Read(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close() // only read from
 	b, err := io.ReadAll(io.LimitReader(f, readLimit+1))
 	if err == nil && len(b) > readLimit {
 		err = fmt.Errorf("%s has more than %d bytes", path, readLimit)

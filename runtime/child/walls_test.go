@@ -115,12 +115,12 @@ func TestAProgramBehindWallsIsNobodyAndSeesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.SysvShmCtl(memory, unix.IPC_RMID, nil)         //nolint:errcheck // best effort
+	defer unix.SysvShmCtl(memory, unix.IPC_RMID, nil)         // best effort
 	leaked, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0) // without O_CLOEXEC, as those of whoever started us
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(leaked) //nolint:errcheck // only read from
+	defer unix.Close(leaked) // only read from
 	p, out := behind(t, &Walls{}, `
 		echo files: $(ls -l /proc/self/fd)
 		echo root: /*

@@ -14,8 +14,8 @@ import (
 	"unicode/utf8"
 )
 
-// Size is how many bytes are kept: the last ones.
-const Size = 256 << 10
+// size is how many bytes are kept: the last ones.
+const size = 256 << 10
 
 // maxLine bounds the line that OnLine gets, in bytes. A longer one comes in pieces.
 const maxLine = 4096
@@ -110,17 +110,17 @@ func (c *Console) lines(b []byte) []byte {
 func (c *Console) keep(b []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(b) > Size {
-		b = b[len(b)-Size:]
+	if len(b) > size {
+		b = b[len(b)-size:]
 	}
-	if room := Size - len(c.ring); room > 0 {
+	if room := size - len(c.ring); room > 0 {
 		n := min(room, len(b))
 		c.ring = append(c.ring, b[:n]...)
 		b = b[n:]
 	}
 	for len(b) > 0 { // the ring is full: overwrite the oldest
 		n := copy(c.ring[c.start:], b)
-		c.start = (c.start + n) % Size
+		c.start = (c.start + n) % size
 		b = b[n:]
 	}
 }

@@ -28,7 +28,7 @@ func TestConsoleKeepsTheLastBytes(t *testing.T) {
 	if !bytes.Equal(all.Bytes(), want.Bytes()) {
 		t.Error("the copy differs from what was written")
 	}
-	if got := c.Bytes(); !bytes.Equal(got, want.Bytes()[want.Len()-Size:]) {
+	if got := c.Bytes(); !bytes.Equal(got, want.Bytes()[want.Len()-size:]) {
 		t.Errorf("kept %d bytes, and not the last ones", len(got))
 	}
 	if got := c.Lines(2); !slices.Equal(got, []string{"line 19999 of a long boot", "login:"}) {

@@ -92,7 +92,7 @@ func (f *forwarder) serve(ctx context.Context, l net.Listener, dial Dial) {
 			defer g.Close()
 			stop := context.AfterFunc(ctx, func() { _ = c.Close(); _ = g.Close() })
 			defer stop()
-			Pipe(c, g)
+			pipe(c, g)
 		})
 	}
 }
@@ -112,8 +112,8 @@ func (f *forwarder) close() error {
 	return errors.Join(errs...)
 }
 
-// Pipe carries bytes between two connections, each direction to its own end.
-func Pipe(a, b net.Conn) {
+// pipe carries bytes between two connections, each direction to its own end.
+func pipe(a, b net.Conn) {
 	var wg sync.WaitGroup
 	one := func(to, from net.Conn) {
 		_, _ = io.Copy(to, from) // the other side sees the end

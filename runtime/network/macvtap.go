@@ -52,7 +52,7 @@ func (e *Endpoint) macvtap() error {
 func (e *Endpoint) restore() error {
 	l, err := netlink.LinkByName(e.Name)
 	if err != nil {
-		return nil //nolint:nilerr // whoever made it has taken it away
+		return nil // whoever made it has taken it away
 	}
 	var errs []error
 	if err := netlink.LinkSetHardwareAddr(l, e.link.Attrs().HardwareAddr); err != nil {

@@ -31,8 +31,8 @@ type Model string
 
 // The models, by Kata's names.
 const (
-	TC      Model = "tcfilter" // a tap beside the interface, and tc sends each one's packets out of the other
-	Macvtap Model = "macvtap"  // a tap on top of the interface
+	tcModel      Model = "tcfilter" // a tap beside the interface, and tc sends each one's packets out of the other
+	macvtapModel Model = "macvtap"  // a tap on top of the interface
 )
 
 // Options are what Attach is asked for.
@@ -252,7 +252,7 @@ func (n *Network) attach(l netlink.Link, index int) (_ *Endpoint, err error) {
 			err = errors.Join(err, e.detach())
 		}
 	}()
-	if n.o.Model == Macvtap {
+	if n.o.Model == macvtapModel {
 		return e, e.macvtap()
 	}
 	return e, e.tc()

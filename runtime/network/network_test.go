@@ -76,7 +76,7 @@ func TestAGuestGetsThePodsNetwork(t *testing.T) {
 		IP: net.ParseIP("10.88.0.1"), HardwareAddr: mac}))
 
 	var links []string
-	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC, Note: func(l string) error {
+	n, err := Attach(t.Context(), Options{Netns: ns, Model: tcModel, Note: func(l string) error {
 		links = append(links,
 			l)
 		return nil
@@ -222,7 +222,7 @@ func TestCleanTakesWhatAKilledOneLeft(t *testing.T) {
 	ns := here(t)
 	pod, _ := veth(t, "eth0", "10.88.0.5/16")
 	var links []string
-	n, err := Attach(t.Context(), Options{Netns: ns, Model: TC, Note: func(l string) error {
+	n, err := Attach(t.Context(), Options{Netns: ns, Model: tcModel, Note: func(l string) error {
 		if q, err := netlink.QdiscList(pod); err != nil ||
 			slices.ContainsFunc(q, func(x netlink.Qdisc) bool { return x.Type() == "ingress" }) {
 			t.Errorf("the interface is changed before it is noted: %v, %v", q, err)
@@ -249,13 +249,13 @@ func TestCleanTakesWhatAKilledOneLeft(t *testing.T) {
 		t.Error("an interface that is nobody's tap would be removed")
 	}
 	// And it can be done again.
-	n, err = Attach(t.Context(), Options{Netns: ns, Model: TC})
+	n, err = Attach(t.Context(), Options{Netns: ns, Model: tcModel})
 	must(t, err)
 	must(t, n.Detach())
 }
 
 func TestANamespaceThatIsNotThereIsNamed(t *testing.T) {
-	_, err := Attach(t.Context(), Options{Netns: "/no/such/namespace", Model: TC})
+	_, err := Attach(t.Context(), Options{Netns: "/no/such/namespace", Model: tcModel})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "/no/such/namespace") {
 		t.Error(err)
 	}
@@ -266,7 +266,7 @@ func TestAnInterfaceThatComesLaterIsJoinedOnce(t *testing.T) {
 		return
 	}
 	testenv.Require(t, testenv.Func("/dev/net/tun", func() error { _, err := os.Stat("/dev/net/tun"); return err }))
-	n, err := Attach(t.Context(), Options{Netns: here(t), Model: TC})
+	n, err := Attach(t.Context(), Options{Netns: here(t), Model: tcModel})
 	must(t, err)
 	if e := n.Endpoints(); len(e) != 0 {
 		t.Fatalf("endpoints %+v", e)
@@ -355,7 +355,7 @@ func TestMacvtapsOfTwoNamespacesAreNotConfused(t *testing.T) {
 				Gw: net.ParseIP(fmt.Sprintf("10.88.%d.1", i))})
 		}))
 		var err error
-		p.net, err = Attach(t.Context(), Options{Netns: p.path, Model: Macvtap})
+		p.net, err = Attach(t.Context(), Options{Netns: p.path, Model: macvtapModel})
 		must(t, err)
 		if e := p.net.Endpoints(); len(e) != 1 || e[0].MAC != p.eth.Attrs().HardwareAddr.String() {
 			t.Fatalf("endpoints %+v", e)

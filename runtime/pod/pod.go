@@ -265,7 +265,7 @@ var ErrNothingToCompare = errors.New(
 // serves asks an agent that does not say by itself that it is ready, Kata's.
 func serves(ctx context.Context, c net.Conn) error {
 	client := ttrpc.NewClient(c)
-	defer client.Close() //nolint:errcheck // its connection is the caller's
+	defer client.Close() // its connection is the caller's
 	r, err := katapb.NewHealthClient(client).Check(ctx, &katapb.CheckRequest{})
 	if err != nil {
 		return err

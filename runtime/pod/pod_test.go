@@ -355,7 +355,7 @@ func TestAnAgentServesWhenItsHealthSaysSo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		go s.Serve(t.Context(), l) //nolint:errcheck // it ends by Close
+		go s.Serve(t.Context(), l) // it ends by Close
 		t.Cleanup(func() { s.Close() })
 		c, err := net.Dial("unix", l.Addr().String())
 		if err != nil {

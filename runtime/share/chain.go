@@ -34,8 +34,8 @@ const VerityOption = "X-containerd.dmverity="
 // to write to and the overlay.
 const maxChain = 500 + 2
 
-// Base is the type without its transforms.
-func (m Mount) Base() string { return m.Type[strings.LastIndexByte(m.Type, '/')+1:] }
+// base is the type without its transforms.
+func (m Mount) base() string { return m.Type[strings.LastIndexByte(m.Type, '/')+1:] }
 
 // transforms are the words before the type.
 func (m Mount) transforms() []string {
@@ -66,7 +66,7 @@ func (m Mount) Resolve(points []string, before []Mount) (Mount, error) {
 			return Mount{}, fmt.Errorf("mount of type %s: %s is for containerd to do", m.Type, t)
 		}
 	}
-	out := Mount{Type: m.Base(), Source: m.Source, Options: slices.Clone(m.Options)}
+	out := Mount{Type: m.base(), Source: m.Source, Options: slices.Clone(m.Options)}
 	if !format {
 		return out, nil
 	}

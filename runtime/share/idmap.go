@@ -27,9 +27,9 @@ type IDMap struct {
 // Set says whether owners are seen by other numbers.
 func (o Owners) Set() bool { return len(o.UIDs)+len(o.GIDs) > 0 }
 
-// ParseOwners reads the options uidmap= and gidmap= of a mount, INSIDE:OUTSIDE:SIZE with commas between, and returns
+// parseOwners reads the options uidmap= and gidmap= of a mount, INSIDE:OUTSIDE:SIZE with commas between, and returns
 // the others. containerd, core/mount: options of the overlay snapshotter for user namespaces.
-func ParseOwners(options []string) (o Owners, others []string, err error) {
+func parseOwners(options []string) (o Owners, others []string, err error) {
 	for _, opt := range options {
 		key, value, _ := strings.Cut(opt, "=")
 		var list *[]IDMap
@@ -131,7 +131,7 @@ func applyNamespace(tree int, path string, below bool, ns *os.File) error {
 // places away again; the overlay keeps what it needs of them.
 func (s *Share) mapped(m Mount) (_ Mount, done func() error, err error) {
 	nothing := func() error { return nil }
-	o, options, err := ParseOwners(m.Options)
+	o, options, err := parseOwners(m.Options)
 	if err != nil || !o.Set() {
 		return m, nothing, err
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/child"
 )
 
-// Programs are where distributions put virtiofsd.
-var Programs = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/qemu/virtiofsd",
+// programs are where distributions put virtiofsd.
+var programs = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/qemu/virtiofsd",
 	"/usr/bin/virtiofsd"}
 
 // Program is a virtiofsd. There are two: QEMU's own in C, until QEMU 7.2, and its successor in Rust. Their options and
@@ -77,7 +77,7 @@ func Ask(ctx context.Context, path string) (Program, error) {
 }
 
 // FindProgram is the first of Programs that is in Rust; where there is none, the first that exists.
-func FindProgram(ctx context.Context) (Program, error) { return firstOf(ctx, Programs) }
+func FindProgram(ctx context.Context) (Program, error) { return firstOf(ctx, programs) }
 
 func firstOf(ctx context.Context, paths []string) (Program, error) {
 	var first Program

@@ -54,16 +54,16 @@ func Start(o StartOptions) (answer string, err error) {
 	if err != nil {
 		return "", err
 	}
-	kind, group, err := KindOf(spec.Annotations)
+	kind, group, err := kindOf(spec.Annotations)
 	if err != nil {
 		return "", err
 	}
-	if kind != PodContainer {
+	if kind != kindContainer {
 		group = o.ID
 	}
-	path := SocketPath(o.Address, o.Namespace, group)
+	path := socketPath(o.Address, o.Namespace, group)
 	address := "unix://" + path
-	if kind == PodContainer {
+	if kind == kindContainer {
 		if !answers(path) {
 			return "", fmt.Errorf("container %s belongs to the pod %s, which does not run", o.ID, group)
 		}
@@ -111,9 +111,9 @@ var ownMounts = []string{"erofs"}
 // between.
 const allowMounts = "containerd.io/runtime-allow-mounts"
 
-// SocketPath is the socket of the shim that serves a group, the same for all its containers. Its length does not depend
+// socketPath is the socket of the shim that serves a group, the same for all its containers. Its length does not depend
 // on that of the names.
-func SocketPath(address, namespace, group string) string {
+func socketPath(address, namespace, group string) string {
 	sum := sha256.Sum256([]byte(filepath.Join(address, namespace, group)))
 	return filepath.Join(socketDir, fmt.Sprintf("%x", sum))
 }
@@ -263,11 +263,11 @@ const deleteCode = 128 + int(unix.SIGKILL)
 func Delete(o DeleteOptions) ([]byte, error) {
 	group := o.ID
 	if spec, err := readSpec(o.Bundle); err == nil {
-		if kind, id, err := KindOf(spec.Annotations); err == nil && kind == PodContainer {
+		if kind, id, err := kindOf(spec.Annotations); err == nil && kind == kindContainer {
 			group = id
 		}
 	}
-	path := SocketPath(o.Address, o.Namespace, group)
+	path := socketPath(o.Address, o.Namespace, group)
 	if !answers(path) {
 		// Also for a container: its pod is dead, and containerd may ask for the pod's cleaning up later or never.
 		if err := pod.Clean(o.Dirs, group); err != nil {

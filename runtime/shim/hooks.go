@@ -24,8 +24,9 @@ func runHooks(ctx context.Context, spec *specs.Spec, id, bundle string, pid int)
 	}
 	state := specs.State{Version: specs.Version, ID: id, Status: specs.StateCreating, Pid: pid, Bundle: bundle,
 		Annotations: spec.Annotations}
+	//lint:ignore SA1019 prestart hooks are deprecated, and in use
 	for _, h := range slices.Concat(spec.Hooks.Prestart,
-		spec.Hooks.CreateRuntime) { //nolint:staticcheck // prestart is deprecated and still used
+		spec.Hooks.CreateRuntime) {
 		if err := runHook(ctx, h, state); err != nil {
 			return err
 		}

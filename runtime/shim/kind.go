@@ -20,9 +20,9 @@ type Kind int
 
 // The kinds.
 const (
-	Single       Kind = iota // alone in its virtual machine
-	Sandbox                  // the first of a pod
-	PodContainer             // another one
+	kindSingle    Kind = iota // alone in its virtual machine
+	kindSandbox               // the first of a pod
+	kindContainer             // another one
 )
 
 // annotations are where those who ask for pods say what a container is: the key of the kind, the key of the pod's id,
@@ -33,25 +33,25 @@ var annotations = []struct{ kind, sandboxID string }{
 	{"io.kubernetes.docker.type", "io.kubernetes.sandbox.id"},
 }
 
-// KindOf reads a container's annotations. The second result is the id of the pod that a PodContainer belongs to.
-func KindOf(a map[string]string) (Kind, string, error) {
+// kindOf reads a container's annotations. The second result is the id of the pod that a kindContainer belongs to.
+func kindOf(a map[string]string) (Kind, string, error) {
 	for _, k := range annotations {
 		switch v, ok := a[k.kind]; {
 		case !ok:
 		case v == "sandbox", v == "podsandbox":
-			return Sandbox, "", nil
+			return kindSandbox, "", nil
 		case v == "container":
 			id := a[k.sandboxID]
 			if id == "" {
 				return 0, "", fmt.Errorf("annotation %s says container, and %s does not say of which pod", k.kind,
 					k.sandboxID)
 			}
-			return PodContainer, id, nil
+			return kindContainer, id, nil
 		default:
 			return 0, "", fmt.Errorf("annotation %s: want sandbox or container, got %q", k.kind, v)
 		}
 	}
-	return Single, "", nil
+	return kindSingle, "", nil
 }
 
 // What containerd's CRI plug-in and CRI-O say of all containers of a pod together.
@@ -63,7 +63,7 @@ const (
 
 // podSize is what the pod's containers may use together, as far as it is known before they are made.
 func podSize(spec *specs.Spec, kind Kind) pod.Size {
-	if kind == Single {
+	if kind == kindSingle {
 		if spec.Linux == nil {
 			return pod.Size{}
 		}

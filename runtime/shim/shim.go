@@ -200,7 +200,7 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	if err != nil {
 		return nil, err
 	}
-	kind, _, err := KindOf(spec.Annotations)
+	kind, _, err := kindOf(spec.Annotations)
 	if err != nil {
 		return nil, err
 	}
@@ -221,9 +221,9 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	}
 	first := p == nil
 	switch {
-	case first && kind == PodContainer:
+	case first && kind == kindContainer:
 		return nil, precondition("container %s belongs to a pod that does not run here", r.ID)
-	case !first && kind != PodContainer:
+	case !first && kind != kindContainer:
 		return nil, precondition("this shim serves another pod already")
 	}
 	if first {
@@ -306,7 +306,7 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 		return nil, fmt.Errorf("a thread for the container: %w", err)
 	}
 	defer func() {
-		if err != nil || kind != PodContainer {
+		if err != nil || kind != kindContainer {
 			stand.End()
 		}
 	}()
@@ -320,8 +320,8 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 		return nil, err
 	}
 	init.run(q, s.log)
-	t := &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*process{}, sandbox: kind != PodContainer}
-	if kind == PodContainer {
+	t := &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*process{}, sandbox: kind != kindContainer}
+	if kind == kindContainer {
 		t.stand = stand
 	}
 	return t, nil

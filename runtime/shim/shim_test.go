@@ -44,17 +44,17 @@ func TestAnnotationsSayWhatAContainerIs(t *testing.T) {
 		id   string
 		err  string
 	}{
-		{nil, Single, "", ""},
-		{map[string]string{"io.kubernetes.cri.container-type": "sandbox"}, Sandbox, "", ""},
+		{nil, kindSingle, "", ""},
+		{map[string]string{"io.kubernetes.cri.container-type": "sandbox"}, kindSandbox, "", ""},
 		{map[string]string{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "p1"},
-			PodContainer, "p1", ""},
+			kindContainer, "p1", ""},
 		{map[string]string{"io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "p2"},
-			PodContainer, "p2", ""},
-		{map[string]string{"io.kubernetes.docker.type": "podsandbox"}, Sandbox, "", ""},
+			kindContainer, "p2", ""},
+		{map[string]string{"io.kubernetes.docker.type": "podsandbox"}, kindSandbox, "", ""},
 		{map[string]string{"io.kubernetes.cri.container-type": "container"}, 0, "", "does not say of which pod"},
 		{map[string]string{"io.kubernetes.cri.container-type": "pod"}, 0, "", `want sandbox or container, got "pod"`},
 	} {
-		kind, id, err := KindOf(c.a)
+		kind, id, err := kindOf(c.a)
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) {
 				t.Errorf("%v: %v, want %s", c.a, err, c.err)
@@ -72,17 +72,17 @@ func TestAPodIsAsLargeAsItsContainersTogether(t *testing.T) {
 	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Period: &period},
 		Memory: &specs.LinuxMemory{Limit: &limit}}
 	single := &specs.Spec{Linux: &specs.Linux{Resources: r}}
-	if s := podSize(single, Single); s != (pod.Size{MilliCPUs: 1500, MemoryMiB: 301}) {
+	if s := podSize(single, kindSingle); s != (pod.Size{MilliCPUs: 1500, MemoryMiB: 301}) {
 		t.Errorf("%+v", s)
 	}
 	cri := &specs.Spec{Linux: &specs.Linux{Resources: r}, Annotations: map[string]string{
 		annotationQuota: "200000", annotationPeriod: "100000", annotationMemory: "1073741824",
 	}}
-	if s := podSize(cri, Sandbox); s != (pod.Size{MilliCPUs: 2000, MemoryMiB: 1024}) {
+	if s := podSize(cri, kindSandbox); s != (pod.Size{MilliCPUs: 2000, MemoryMiB: 1024}) {
 		t.Errorf("%+v", s)
 	}
 	if s := podSize(&specs.Spec{Annotations: map[string]string{annotationQuota: "-1", annotationMemory: "x"}},
-		Sandbox); s != (pod.Size{}) {
+		kindSandbox); s != (pod.Size{}) {
 		t.Errorf("nothing said: %+v", s)
 	}
 }
@@ -159,12 +159,12 @@ func TestTheConfigurationsPathComesWithTheCall(t *testing.T) {
 }
 
 func TestOnePodHasOneSocket(t *testing.T) {
-	a := SocketPath("/run/containerd/containerd.sock", "k8s.io", "p1")
-	if a != SocketPath("/run/containerd/containerd.sock", "k8s.io", "p1") || len(a) > 107 {
+	a := socketPath("/run/containerd/containerd.sock", "k8s.io", "p1")
+	if a != socketPath("/run/containerd/containerd.sock", "k8s.io", "p1") || len(a) > 107 {
 		t.Error(a)
 	}
-	for _, b := range []string{SocketPath("/other", "k8s.io", "p1"), SocketPath("/run/containerd/containerd.sock",
-		"moby", "p1"), SocketPath("/run/containerd/containerd.sock", "k8s.io", "p2")} {
+	for _, b := range []string{socketPath("/other", "k8s.io", "p1"), socketPath("/run/containerd/containerd.sock",
+		"moby", "p1"), socketPath("/run/containerd/containerd.sock", "k8s.io", "p2")} {
 		if a == b {
 			t.Error("two pods have one socket")
 		}
@@ -492,6 +492,7 @@ func TestHooksGetTheStateAndTheirErrorsAreNamed(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	one := 1
 	spec := &specs.Spec{Hooks: &specs.Hooks{
+		//lint:ignore SA1019 prestart hooks are deprecated, and in use
 		Prestart: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c",
 			"cat >" + out + "; echo $A >>" + out}, Env: []string{"A=b"}}},
 		CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo the reason >&2; exit 3"}}},

@@ -13,7 +13,7 @@ func p[T any](v T) *T { return &v }
 
 func TestWeights(t *testing.T) {
 	for shares, want := range map[uint64]uint64{0: 0, 1: 1, 2: 1, 1024: 39, 262144: 10000, 1 << 40: 10000} {
-		if got := Weight(shares); got != want {
+		if got := weight(shares); got != want {
 			t.Errorf("%d shares: %d, want %d", shares, got, want)
 		}
 	}
@@ -93,7 +93,7 @@ func TestThrottles(t *testing.T) {
 }
 
 // run is an interpreter for the instructions that Program uses.
-func run(t *testing.T, code []Insn, access, kind, major, minor uint32) bool {
+func run(t *testing.T, code []insn, access, kind, major, minor uint32) bool {
 	t.Helper()
 	var r [11]int64
 	ctx := []uint32{access<<16 | kind, major, minor}
@@ -173,7 +173,7 @@ func TestDevicePrograms(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := run(t, Program(rules), tc.access, tc.kind, tc.major, tc.minor); got != tc.want {
+		if got := run(t, compile(rules), tc.access, tc.kind, tc.major, tc.minor); got != tc.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

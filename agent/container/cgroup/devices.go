@@ -21,8 +21,8 @@ type Rule struct {
 	Access       string
 }
 
-// DefaultRules are the devices that every container may use: to make any node is harmless, to open it is not.
-func DefaultRules() []Rule {
+// defaultRules are the devices that every container may use: to make any node is harmless, to open it is not.
+func defaultRules() []Rule {
 	return []Rule{
 		{true, 'c', -1, -1, "m"}, {true, 'b', -1, -1, "m"},
 		{true, 'c', 1, 3, "rwm"},    // null
@@ -69,7 +69,7 @@ func Rules(list []specs.LinuxDeviceCgroup, more []Rule) ([]Rule, error) {
 		}
 		own = append(own, r)
 	}
-	return append(append(DefaultRules(), own...), more...), nil
+	return append(append(defaultRules(), own...), more...), nil
 }
 
 // Numbers of <linux/bpf.h>.
@@ -82,8 +82,8 @@ const (
 	regReturn, regContext, regType, regMajor, regMinor, regLeft, regTemp = 0, 1, 2, 3, 4, 5, 6
 )
 
-// Insn is an instruction of eBPF: Documentation/bpf/standardization/instruction-set.rst.
-type Insn struct {
+// insn is an instruction of eBPF: Documentation/bpf/standardization/instruction-set.rst.
+type insn struct {
 	Op  uint8
 	Reg uint8 // destination in the low half, source in the high one
 	Off int16
@@ -102,12 +102,12 @@ const (
 	opExit     = 0x95
 )
 
-// Program is the rules as a program of type BPF_PROG_TYPE_CGROUP_DEVICE. Its context is three words: access<<16 | type,
+// compile is the rules as a program of type BPF_PROG_TYPE_CGROUP_DEVICE. Its context is three words: access<<16 | type,
 // major, minor. It goes from the last rule to the first and strikes out what each one grants; what is asked for is
 // allowed when nothing is left.
-func Program(rules []Rule) []Insn {
-	load := func(reg uint8, off int16) Insn { return Insn{opLoadWord, reg | regContext<<4, off, 0} }
-	p := []Insn{
+func compile(rules []Rule) []insn {
+	load := func(reg uint8, off int16) insn { return insn{opLoadWord, reg | regContext<<4, off, 0} }
+	p := []insn{
 		load(regType, 0), load(regMajor, 4), load(regMinor, 8),
 		{opMovReg, regLeft | regType<<4, 0, 0},
 		{opRight, regLeft, 0, 16},
@@ -116,24 +116,24 @@ func Program(rules []Rule) []Insn {
 	for i := len(rules) - 1; i >= 0; i-- {
 		p = append(p, rules[i].insns()...)
 	}
-	return append(p, Insn{opMov, regReturn, 0, 0}, Insn{opExit, 0, 0, 0})
+	return append(p, insn{opMov, regReturn, 0, 0}, insn{opExit, 0, 0, 0})
 }
 
-func (r Rule) insns() []Insn {
+func (r Rule) insns() []insn {
 	var access int32
 	for _, a := range r.Access {
 		access |= map[rune]int32{'m': accessMknod, 'r': accessRead, 'w': accessWrite}[a]
 	}
-	var body []Insn
+	var body []insn
 	if r.Allow {
-		body = []Insn{
+		body = []insn{
 			{opAnd, regLeft, 0, ^access},
 			{opJumpNe, regLeft, 2, 0},
 			{opMov, regReturn, 0, 1},
 			{opExit, 0, 0, 0},
 		}
 	} else {
-		body = []Insn{
+		body = []insn{
 			{opMovReg, regTemp | regLeft<<4, 0, 0},
 			{opAnd, regTemp, 0, access},
 			{opJumpEq, regTemp, 2, 0},
@@ -141,8 +141,8 @@ func (r Rule) insns() []Insn {
 			{opExit, 0, 0, 0},
 		}
 	}
-	var head []Insn
-	is := func(reg uint8, imm int32) { head = append(head, Insn{opJumpNe, reg, 0, imm}) }
+	var head []insn
+	is := func(reg uint8, imm int32) { head = append(head, insn{opJumpNe, reg, 0, imm}) }
 	switch r.Type {
 	case 'c':
 		is(regType, devChar)
@@ -165,12 +165,12 @@ func (r Rule) insns() []Insn {
 // time to verify one. The zero value works. Its methods may be called at the same time.
 type Programs struct {
 	mu   sync.Mutex
-	last []Insn // guarded by mu
+	last []insn // guarded by mu
 	fd   int    // guarded by mu; of last, where that is not empty
 }
 
 // load returns a file of a program, to be closed by the caller.
-func (p *Programs) load(code []Insn) (int, error) {
+func (p *Programs) load(code []insn) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !slices.Equal(code, p.last) {
@@ -202,7 +202,7 @@ func (p *Programs) forget() {
 func (g *Group) SetDevices(p *Programs, rules []Rule) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	prog, err := p.load(Program(rules))
+	prog, err := p.load(compile(rules))
 	if err != nil {
 		return fmt.Errorf("devices of cgroup %s: load a program: %w", g.Path, err)
 	}
@@ -235,7 +235,7 @@ func (g *Group) SetDevices(p *Programs, rules []Rule) error {
 const loadTries = 20
 
 // load gives a program to the kernel.
-func load(p []Insn) (int, error) {
+func load(p []insn) (int, error) {
 	code := make([]byte, 0, 8*len(p))
 	for _, i := range p {
 		code = append(code, i.Op, swapNibbles(i.Reg))

@@ -17,9 +17,9 @@ type File struct {
 	Optional    bool // nothing is lost where the kernel has no such file
 }
 
-// Weight turns CPU shares, 2 to 262144, into a weight, 1 to 10000. 0 is "not set". Kubernetes enhancement 2254 has the
+// weight turns CPU shares, 2 to 262144, into a weight, 1 to 10000. 0 is "not set". Kubernetes enhancement 2254 has the
 // formula.
-func Weight(shares uint64) uint64 {
+func weight(shares uint64) uint64 {
 	if shares == 0 {
 		return 0
 	}
@@ -96,7 +96,7 @@ func cpuFiles(c *specs.LinuxCPU, add func(name, value string)) {
 		add("cpu.idle", strconv.FormatInt(*c.Idle, 10))
 	}
 	if c.Shares != nil && *c.Shares != 0 && (c.Idle == nil || *c.Idle == 0) { // an idle group has no weight
-		add("cpu.weight", strconv.FormatUint(Weight(*c.Shares), 10))
+		add("cpu.weight", strconv.FormatUint(weight(*c.Shares), 10))
 	}
 	quota, period := c.Quota, c.Period
 	if quota != nil && *quota != 0 || period != nil && *period != 0 {

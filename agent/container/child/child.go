@@ -23,7 +23,7 @@ type Command struct {
 	Program string // opened before anything is joined
 	Args    []string
 	Env     []string
-	Files   []*os.File // file i of the child; at most MaxFiles
+	Files   []*os.File // file i of the child; at most maxFiles
 	// pidfd of the process whose namespaces are joined, or a namespace's file where Flags is only one
 	Process int
 	Flags   int // which, as CLONE_NEW flags; in a user namespace the child is root
@@ -31,8 +31,8 @@ type Command struct {
 	Group   int // the folder of its control group, open; negative leaves it in the caller's
 }
 
-// MaxFiles is how many files a child can be given.
-const MaxFiles = 64
+// maxFiles is how many files a child can be given.
+const maxFiles = 64
 
 // step is what the child was about to do.
 type step uint32
@@ -71,7 +71,7 @@ const signalSetSize = 8
 type plan struct {
 	clone      cloneArgs
 	second     cloneArgs // for a process namespace, which only a new process is in
-	files      [MaxFiles]uintptr
+	files      [maxFiles]uintptr
 	n          uintptr
 	program    uintptr
 	process    uintptr
@@ -90,7 +90,7 @@ type plan struct {
 // child is left. A thread that has joined a process namespace gives it to the child. Whoever collects any child (wait4
 // of -1) must not do so meanwhile.
 func (c *Command) Start() (pid int, err error) {
-	if len(c.Files) > MaxFiles || len(c.Args) == 0 {
+	if len(c.Files) > maxFiles || len(c.Args) == 0 {
 		return 0, fmt.Errorf("start %s: %w", c.Program, syscall.EINVAL)
 	}
 	var opened []int
@@ -101,7 +101,7 @@ func (c *Command) Start() (pid int, err error) {
 	}()
 	// high makes a copy above all the numbers that the child's files will have.
 	high := func(fd int) (uintptr, error) {
-		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, MaxFiles)
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, maxFiles)
 		if err == nil {
 			opened = append(opened, n)
 		}
@@ -233,7 +233,7 @@ func fork(p *plan) (int, syscall.Errno) {
 func life(p *plan) {
 	// Before it is in there, where somebody could otherwise look into the copy of this program's memory.
 	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0)
-	for i := uintptr(0); i < p.n && i < MaxFiles; i++ {
+	for i := uintptr(0); i < p.n && i < maxFiles; i++ {
 		if _, _, errno := syscall.RawSyscall(unix.SYS_DUP3, p.files[i], i, 0); errno != 0 {
 			fail(p, stepFiles, errno)
 		}

@@ -103,7 +103,7 @@ func TestAUserNamespaceIsJoinedByAProgramWithThreads(t *testing.T) {
 		if flags&unix.CLONE_NEWUTS != 0 {
 			uts = k.Process.Pid
 		}
-		// None of the copies made above MaxFiles is left open.
+		// None of the copies made above maxFiles is left open.
 		want := link(k.Process.Pid, "user") + link(uts, "uts") + "0\nSigBlk:0000000000000000\n/\ny\n0\n"
 		if got != want || code != 7 {
 			t.Errorf("%q, %d, want %q", got, code, want)

@@ -17,7 +17,7 @@ var errNotFirst = errors.New("not on the first thread")
 
 // wait is the life of a stage that was started ahead, until its plan comes.
 func wait() (*Plan, *files, error) {
-	unix.CloseOnExec(ControlFD)
+	unix.CloseOnExec(controlFD)
 	if unix.Gettid() != unix.Getpid() {
 		return nil, nil, errNotFirst
 	}
@@ -97,7 +97,7 @@ func receive() ([]int, error) {
 	var b [16]byte
 	oob := make([]byte, unix.CmsgSpace(4*MaxFiles))
 	for {
-		n, oobn, flags, _, err := unix.Recvmsg(ControlFD, b[:], oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, err := unix.Recvmsg(controlFD, b[:], oob, unix.MSG_CMSG_CLOEXEC)
 		switch {
 		case err == unix.EINTR:
 			continue

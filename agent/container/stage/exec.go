@@ -238,8 +238,8 @@ func (f fdReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// DefaultPath is where programs are looked for when the process has no PATH.
-const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// defaultPath is where programs are looked for when the process has no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // errNotInPath says it in the words that people and tools of the container world look for.
 var errNotInPath = fmt.Errorf("executable file not found in $PATH: %w", syscall.ENOENT)
@@ -252,7 +252,7 @@ func lookUp(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, executable(name)
 	}
-	search := DefaultPath
+	search := defaultPath
 	for _, e := range env {
 		if v, ok := strings.CutPrefix(e, "PATH="); ok {
 			search = v // the last one counts, as for a shell

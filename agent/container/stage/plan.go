@@ -19,7 +19,7 @@ const (
 	Word = "init"
 )
 
-// WordAhead is the argv[1] of a stage that is started before there is a plan. It has only ControlFD, and gets a message
+// WordAhead is the argv[1] of a stage that is started before there is a plan. It has only controlFD, and gets a message
 // with files: the plan, the three standard streams, the namespaces of the plan's Join, and its trees.
 const WordAhead = "ahead"
 
@@ -28,18 +28,18 @@ const MaxFiles = 253
 
 // The files that a stage is started with.
 const (
-	ControlFD = 3 // a SEQPACKET socket
-	PlanFD    = 4 // a memfd with the Plan as JSON
+	controlFD = 3 // a SEQPACKET socket
+	planFD    = 4 // a memfd with the Plan as JSON
 	// for an exec: a pidfd of the container's first process, or its mount namespace when that is all there is to join
-	PidFD = 5
+	pidFD = 5
 
-	FirstTreeFD = 5 // for a container: the first of the plan's trees
+	firstTreeFD = 5 // for a container: the first of the plan's trees
 )
 
 // Plan is what a stage has to do. The zero values of its parts mean "nothing to do", and are not written: to read the
 // plan is a good part of what a stage does.
 type Plan struct {
-	Exec     bool   `json:",omitzero"` // join namespaces by PidFD
+	Exec     bool   `json:",omitzero"` // join namespaces by pidFD
 	Flags    int    `json:",omitzero"` // which, as CLONE_NEW flags
 	Join     []Join `json:",omitzero"` // namespaces whose files came with the plan
 	Unshare  int    `json:",omitzero"` // CLONE_NEW flags of namespaces that clone(2) did not make

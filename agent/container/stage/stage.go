@@ -35,23 +35,23 @@ const exitFailed = 127
 
 // files are the open files that come with a plan.
 type files struct {
-	pid   int   // PidFD, where there is one
+	pid   int   // pidFD, where there is one
 	join  []int // for each of the plan's Join
 	trees []int // for the mounts that have one
 }
 
 // start reads the plan that this process was started with.
 func start() (*Plan, *files, error) {
-	for fd := ControlFD; fd <= PidFD; fd++ {
+	for fd := controlFD; fd <= pidFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	p, err := read(PlanFD)
+	p, err := read(planFD)
 	if err != nil {
 		return nil, nil, err
 	}
-	f := &files{pid: PidFD}
+	f := &files{pid: pidFD}
 	for i := range p.Trees {
-		f.trees = append(f.trees, FirstTreeFD+i)
+		f.trees = append(f.trees, firstTreeFD+i)
 	}
 	return p, f, nil
 }
@@ -242,7 +242,7 @@ func tell(m Message, fd int) {
 	if fd >= 0 {
 		rights = unix.UnixRights(fd)
 	}
-	unix.Sendmsg(ControlFD, b, rights, nil, unix.MSG_NOSIGNAL)
+	unix.Sendmsg(controlFD, b, rights, nil, unix.MSG_NOSIGNAL)
 }
 
 // ask tells and waits for leave to go on.
@@ -250,7 +250,7 @@ func ask(k Kind) error {
 	tell(Message{Kind: k}, -1)
 	var b [16]byte
 	for {
-		n, err := unix.Read(ControlFD, b[:])
+		n, err := unix.Read(controlFD, b[:])
 		switch {
 		case err == unix.EINTR:
 		case err != nil:

@@ -32,8 +32,8 @@ const (
 // maxEntropy is more than any host has reason to send.
 const maxEntropy = 64 << 10
 
-// ErrTimeout says that fewer processors came than were to be online. It wraps context.DeadlineExceeded.
-var ErrTimeout = fmt.Errorf("not online in time: %w", context.DeadlineExceeded)
+// errTimeout says that fewer processors came than were to be online. It wraps context.DeadlineExceeded.
+var errTimeout = fmt.Errorf("not online in time: %w", context.DeadlineExceeded)
 
 // Machine is this guest's hardware.
 type Machine struct {
@@ -75,7 +75,7 @@ func (m Machine) onlineCPUs(ctx context.Context, want int) error {
 		case <-ctx.Done():
 			return fmt.Errorf("%d of %d processors: %w", online, want, ctx.Err())
 		case <-end.C:
-			return fmt.Errorf("%d of %d processors after %s: %w", online, want, wait, ErrTimeout)
+			return fmt.Errorf("%d of %d processors after %s: %w", online, want, wait, errTimeout)
 		case <-tick.C:
 		}
 	}
@@ -159,30 +159,8 @@ func numbered(dir, prefix string) ([]string, error) {
 	return out, nil
 }
 
-// MemoryBlockSize is the granularity of memory that is plugged in, in bytes; 0 where this kernel plugs none.
-func (m Machine) MemoryBlockSize() (uint64, error) {
-	text, err := os.ReadFile(m.path("sys/devices/system/memory/block_size_bytes"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 16, 64)
-	if err != nil {
-		return 0, fmt.Errorf("size of memory blocks: %w", err)
-	}
-	return n, nil
-}
-
 // probe is where kernels that are not told of new memory by firmware learn its address.
 const probe = "sys/devices/system/memory/probe"
-
-// HasProbe says whether MemHotplugByProbe can work.
-func (m Machine) HasProbe() bool {
-	_, err := os.Stat(m.path(probe))
-	return err == nil
-}
 
 // MemHotplugByProbe tells the kernel of memory at addresses.
 func (m Machine) MemHotplugByProbe(addresses []uint64) error {

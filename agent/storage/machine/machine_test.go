@@ -70,20 +70,13 @@ func TestProcessorsAndMemoryAreTurnedOn(t *testing.T) {
 		t.Error(err)
 	}
 	err := m.OnlineCPUMem(t.Context(), 6, true)
-	if !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(),
+	if !errors.Is(err, errTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(),
 		"5 of 6 processors") {
 		t.Errorf("got %v", err)
 	}
-	if n, err := m.MemoryBlockSize(); n != 128<<20 || err != nil {
-		t.Errorf("blocks of %d bytes, %v", n, err)
-	}
-	if err := m.MemHotplugByProbe([]uint64{0x1_0000_0000}); err != nil || !m.HasProbe() ||
+	if err := m.MemHotplugByProbe([]uint64{0x1_0000_0000}); err != nil ||
 		read(t, m, memory+"probe") != "0x100000000" {
 		t.Errorf("probe has %q, %v", read(t, m, memory+"probe"), err)
-	}
-	none := files(t, nil)
-	if n, err := none.MemoryBlockSize(); n != 0 || err != nil || none.HasProbe() {
-		t.Errorf("a kernel without memory blocks: %d, %v", n, err)
 	}
 }
 

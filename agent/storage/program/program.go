@@ -19,8 +19,8 @@ import (
 	"github.com/katabuild/katabuild/agent/reap"
 )
 
-// DefaultPath is where programs are looked for, first match first.
-const DefaultPath = "/usr/sbin:/usr/bin:/sbin:/bin"
+// defaultPath is where programs are looked for, first match first.
+const defaultPath = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 // maxOutput bounds what is kept of each stream; more is an error for standard output, and cut for standard error.
 const (
@@ -28,20 +28,20 @@ const (
 	maxComplain = 4 << 10
 )
 
-// ErrMissing says that the guest has no such program.
-var ErrMissing = errors.New("this guest has no such program")
+// errMissing says that the guest has no such program.
+var errMissing = errors.New("this guest has no such program")
 
 // Runner runs programs.
 type Runner struct {
 	Reaper *reap.Reaper
-	Path   string // as $PATH; empty is DefaultPath
+	Path   string // as $PATH; empty is defaultPath
 }
 
-// Find is where a program is. ErrMissing names where it was looked for.
-func (r Runner) Find(name string) (string, error) {
+// find is where a program is. errMissing names where it was looked for.
+func (r Runner) find(name string) (string, error) {
 	path := r.Path
 	if path == "" {
-		path = DefaultPath
+		path = defaultPath
 	}
 	for dir := range strings.SplitSeq(path, ":") {
 		p := filepath.Join(dir, name)
@@ -51,13 +51,13 @@ func (r Runner) Find(name string) (string, error) {
 			return "", err
 		}
 	}
-	return "", fmt.Errorf("%s: %w in %s", name, ErrMissing, path)
+	return "", fmt.Errorf("%s: %w in %s", name, errMissing, path)
 }
 
 // Run runs the program with stdin as its standard input, and returns its standard output. A program that fails is an
 // error with its complaint; one that is still running when ctx ends is killed.
 func (r Runner) Run(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error) {
-	path, err := r.Find(name)
+	path, err := r.find(name)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (r Runner) Run(ctx context.Context, stdin []byte, name string, args ...stri
 	}
 	search := r.Path
 	if search == "" {
-		search = DefaultPath
+		search = defaultPath
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Env = []string{"PATH=" + search, "LC_ALL=C"}

@@ -30,8 +30,8 @@ func TestAProgramGetsItsInputAndGivesItsOutput(t *testing.T) {
 		!strings.Contains(err.Error(), "sh ended with 3: no such thing") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := r.Run(t.Context(), nil, "katabuild-no-such-program"); !errors.Is(err, ErrMissing) ||
-		!strings.Contains(err.Error(), DefaultPath) {
+	if _, err := r.Run(t.Context(), nil, "katabuild-no-such-program"); !errors.Is(err, errMissing) ||
+		!strings.Contains(err.Error(), defaultPath) {
 		t.Errorf("got %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

@@ -218,19 +218,6 @@ func sorted(m map[string]string) []string {
 	return out
 }
 
-// Asked is how many times paths that end so were asked for.
-func (a *Archive) Asked(suffix string) int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n := 0
-	for p, k := range a.served {
-		if strings.HasSuffix(p, suffix) {
-			n += k
-		}
-	}
-	return n
-}
-
 // ServeHTTP implements http.Handler.
 func (a *Archive) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()

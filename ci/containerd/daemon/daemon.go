@@ -19,8 +19,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Version2 is the containerd 2 that is built from its Go module. The distribution brings the other.
-const Version2 = "2.4.2"
+// version2 is the containerd 2 that is built from its Go module. The distribution brings the other.
+const version2 = "2.4.2"
 
 // Release is one containerd.
 type Release struct {
@@ -56,9 +56,9 @@ func check(program string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", program, err)
 	}
-	if b.Main.Path != module || b.Main.Version != "v"+Version2 || b.Main.Sum != moduleSum {
+	if b.Main.Path != module || b.Main.Version != "v"+version2 || b.Main.Sum != moduleSum {
 		return fmt.Errorf("%s was built from %s %s %s, want v%s %s", program, b.Main.Path, b.Main.Version, b.Main.Sum,
-			Version2, moduleSum)
+			version2, moduleSum)
 	}
 	return nil
 }
@@ -66,7 +66,7 @@ func check(program string) error {
 // Built is containerd Version2 in a folder below cache, built there with Go where it is missing or is not what it
 // should be, for which a network is needed. It takes a minute or three, once.
 func Built(ctx context.Context, cache string) (Release, error) {
-	r := Release{Name: "2", Dir: filepath.Join(cache, "containerd-"+Version2)}
+	r := Release{Name: "2", Dir: filepath.Join(cache, "containerd-"+version2)}
 	programs := []string{"containerd", "ctr", "containerd-shim-runc-v2"}
 	if !slices.ContainsFunc(programs, func(p string) bool { return check(filepath.Join(r.Dir, p)) != nil }) {
 		return r, nil
@@ -81,13 +81,13 @@ func Built(ctx context.Context, cache string) (Release, error) {
 	defer os.RemoveAll(t)
 	args := []string{"install", "-trimpath", "-ldflags=-s -w"}
 	for _, p := range programs {
-		args = append(args, module+"/cmd/"+p+"@v"+Version2)
+		args = append(args, module+"/cmd/"+p+"@v"+version2)
 	}
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = t // outside of any module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN=local", "GOFLAGS=", "GOBIN="+t)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return r, fmt.Errorf("build containerd %s: %w: %s", Version2, err, out)
+		return r, fmt.Errorf("build containerd %s: %w: %s", version2, err, out)
 	}
 	for _, p := range programs {
 		if err := check(filepath.Join(t, p)); err != nil {

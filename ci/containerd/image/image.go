@@ -27,17 +27,17 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// Host is the registry's name in references. Daemons are told that every name is served on loopback.
-const Host = "registry.test"
+// host is the registry's name in references. Daemons are told that every name is served on loopback.
+const host = "registry.test"
 
 // The images, as references.
 const (
-	Pause = Host + "/pause:1" // the toolbox alone; its entrypoint waits
-	Tools = Host + "/tools:1" // busybox and the toolbox, no entrypoint
-	User  = Host + "/user:1"  // Tools with a user, variables, a working folder, an entrypoint and a volume
+	Pause = host + "/pause:1" // the toolbox alone; its entrypoint waits
+	Tools = host + "/tools:1" // busybox and the toolbox, no entrypoint
+	User  = host + "/user:1"  // Tools with a user, variables, a working folder, an entrypoint and a volume
 	// Layered is Tools with two layers more: one changes /data/of-image and adds /data/of-layer-1, the next takes
 	// /data/of-layer-1 away again and adds /data/of-layer-2.
-	Layered = Host + "/layered:1"
+	Layered = host + "/layered:1"
 )
 
 // busybox is Debian's static one.
@@ -204,7 +204,7 @@ func (s *Set) serve() error {
 	s.addr = l.Addr().String()
 	go func() { _ = s.server.Serve(l) }() // ends with Close
 	for ref, img := range s.images {
-		r, err := name.ParseReference(s.addr+strings.TrimPrefix(ref, Host), name.Insecure)
+		r, err := name.ParseReference(s.addr+strings.TrimPrefix(ref, host), name.Insecure)
 		if err != nil {
 			return err
 		}

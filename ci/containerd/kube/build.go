@@ -14,8 +14,8 @@ import (
 
 // Versions are what is built. cgroup version 1, which a host of tests may still have, ends in a later kubelet.
 const (
-	Version        = "1.37.2"
-	EtcdVersion    = "3.7.3"
+	version        = "1.37.2"
+	etcdVersion    = "3.7.3"
 	stagingVersion = "0.37.2" // of k8s.io/api and its neighbours, which go with Version
 )
 
@@ -32,7 +32,7 @@ type Programs struct{ Kubelet, APIServer, Etcd string }
 // Built is the programs in folders below cache, built there with Go where they are missing or do not run. It takes ten
 // minutes, once.
 func Built(ctx context.Context, cache string) (Programs, error) {
-	k, e := filepath.Join(cache, "kubernetes-"+Version), filepath.Join(cache, "etcd-"+EtcdVersion)
+	k, e := filepath.Join(cache, "kubernetes-"+version), filepath.Join(cache, "etcd-"+etcdVersion)
 	p := Programs{filepath.Join(k, "kubelet"), filepath.Join(k, "kube-apiserver"), filepath.Join(e, "etcd")}
 	if p.check(ctx) == nil {
 		return p, nil
@@ -51,8 +51,8 @@ func Built(ctx context.Context, cache string) (Programs, error) {
 // check says whether the programs are there and are what was meant.
 func (p Programs) check(ctx context.Context) error {
 	for _, c := range []struct{ file, want string }{
-		{p.Kubelet, "Kubernetes v" + Version}, {p.APIServer, "Kubernetes v" + Version},
-		{p.Etcd, "etcd Version: " + EtcdVersion},
+		{p.Kubelet, "Kubernetes v" + version}, {p.APIServer, "Kubernetes v" + version},
+		{p.Etcd, "etcd Version: " + etcdVersion},
 	} {
 		out, err := exec.CommandContext(ctx, c.file, "--version").Output()
 		if err != nil {
@@ -84,7 +84,7 @@ func into(ctx context.Context, dir string, build func(context.Context, string) e
 // buildKubernetes builds in a module that needs k8s.io/kubernetes alone. That one replaces its neighbours by folders
 // which its archive lacks; they are published under versions of their own.
 func buildKubernetes(ctx context.Context, dir string) error {
-	source, err := download(ctx, dir, "k8s.io/kubernetes@v"+Version, kubernetesSum)
+	source, err := download(ctx, dir, "k8s.io/kubernetes@v"+version, kubernetesSum)
 	if err != nil {
 		return err
 	}
@@ -104,10 +104,10 @@ func buildKubernetes(ctx context.Context, dir string) error {
 		os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o644)); err != nil {
 		return err
 	}
-	major, rest, _ := strings.Cut(Version, ".")
+	major, rest, _ := strings.Cut(version, ".")
 	minor, _, _ := strings.Cut(rest, ".")
 	const v = " -X k8s.io/component-base/version."
-	flags := "-s -w" + v + "gitVersion=v" + Version + v + "gitMajor=" + major + v + "gitMinor=" + minor
+	flags := "-s -w" + v + "gitVersion=v" + version + v + "gitMajor=" + major + v + "gitMinor=" + minor
 	_, err = run(ctx, dir, "go", "build", "-p", "2", "-trimpath", "-ldflags="+flags, "-o", dir+"/",
 		"k8s.io/kubernetes/cmd/kubelet", "k8s.io/kubernetes/cmd/kube-apiserver")
 	return err
@@ -120,7 +120,7 @@ const staging = "./staging/src/"
 func module(kubernetes []byte) ([]byte, error) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "module building\n\ngo 1.26.0\n\ngodebug default=go1.26\n\nrequire k8s.io/kubernetes "+
-		"v%s\n\nreplace (\n", Version)
+		"v%s\n\nreplace (\n", version)
 	n := 0
 	for l := range strings.Lines(string(kubernetes)) {
 		name, folder, ok := strings.Cut(strings.TrimSpace(l), " => ")
@@ -141,10 +141,10 @@ func module(kubernetes []byte) ([]byte, error) {
 }
 
 func buildEtcd(ctx context.Context, dir string) error {
-	if _, err := download(ctx, dir, "go.etcd.io/etcd/server/v3@v"+EtcdVersion, etcdSum); err != nil {
+	if _, err := download(ctx, dir, "go.etcd.io/etcd/server/v3@v"+etcdVersion, etcdSum); err != nil {
 		return err
 	}
-	text := "module building\n\ngo 1.26.0\n\nrequire go.etcd.io/etcd/server/v3 v" + EtcdVersion + "\n"
+	text := "module building\n\ngo 1.26.0\n\nrequire go.etcd.io/etcd/server/v3 v" + etcdVersion + "\n"
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(text), 0o644); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func TestModule(t *testing.T) {
 		"neighbours are taken by their own versions": {
 			in: head + "replace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n\tk8s.io/kubelet => " +
 				"./staging/src/k8s.io/kubelet\n)\n",
-			want: "\nrequire k8s.io/kubernetes v" + Version +
+			want: "\nrequire k8s.io/kubernetes v" + version +
 				"\n\nreplace (\n\tk8s.io/api => k8s.io/api v0.37.2\n\tk8s.io/kubelet => k8s.io/kubelet v0.37.2\n)\n",
 		},
 		"another replacement is refused": {in: head + "replace (\n\tk8s.io/api => ../api\n)\n",

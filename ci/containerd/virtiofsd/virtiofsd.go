@@ -16,8 +16,8 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 )
 
-// Installed is where Debian puts it, from version 13 on.
-const Installed = "/usr/libexec/virtiofsd"
+// installed is where Debian puts it, from version 13 on.
+const installed = "/usr/libexec/virtiofsd"
 
 // suite is the first Debian that has it.
 const suite = "trixie"
@@ -27,8 +27,8 @@ var packages = []string{"virtiofsd", "libc6", "libcap-ng0", "libseccomp2", "libg
 
 // Rust is the path of the host's own, or of one that is brought into the folder cache and stays there.
 func Rust(ctx context.Context, cache string, a arch.Arch) (string, error) {
-	if _, err := os.Stat(Installed); err == nil {
-		return Installed, nil
+	if _, err := os.Stat(installed); err == nil {
+		return installed, nil
 	}
 	dir := filepath.Join(cache, "virtiofsd-"+suite)
 	program := filepath.Join(dir, "virtiofsd")

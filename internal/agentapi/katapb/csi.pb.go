@@ -1,4 +1,5 @@
-// Usage of volumes, wire-compatible with Kata Containers 4.1, which took the messages from the Container Storage Interface.
+// Usage of volumes, wire-compatible with Kata Containers 4.1, which took the messages from the Container Storage
+// Interface.
 //
 // The package, message and field names, field numbers and types are facts of that wire format and never change here;
 // docs/formats/agent-api.md lists them and the package's wire test holds them.

@@ -1,4 +1,5 @@
-// The container that the host asks for, wire-compatible with Kata Containers 4.1: a mirror of the OCI runtime specification, which
+// The container that the host asks for, wire-compatible with Kata Containers 4.1: a mirror of the OCI runtime
+// specification, which
 // says what each field means. Fields newer than the mirror have no place on the wire.
 //
 // The package, message and field names, field numbers and types are facts of that wire format and never change here;

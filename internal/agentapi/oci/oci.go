@@ -14,8 +14,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Extra is the annotation that carries what the mirror lacks. docs/formats/agent-api.md.
-const Extra = "io.katabuild.oci-extra"
+// extraKey is the annotation that carries what the mirror lacks. docs/formats/agent-api.md.
+const extraKey = "io.katabuild.oci-extra"
 
 // extra is what the mirror lacks.
 type extra struct {
@@ -100,13 +100,13 @@ func ToWire(s *specs.Spec) (*katapb.Spec, error) {
 			w.Annotations[k] = v
 		}
 	}
-	delete(w.Annotations, Extra) // nobody but this package says what it holds
+	delete(w.Annotations, extraKey) // nobody but this package says what it holds
 	if !e.empty() {
 		b, err := json.Marshal(e)
 		if err != nil {
 			return nil, fmt.Errorf("container's specification: %w", err)
 		}
-		w.Annotations[Extra] = string(b)
+		w.Annotations[extraKey] = string(b)
 	}
 	return w, nil
 }
@@ -129,9 +129,9 @@ func FromWire(w *katapb.Spec) (*specs.Spec, error) {
 	}
 	var e extra
 	for k, v := range w.Annotations {
-		if k == Extra {
+		if k == extraKey {
 			if err := json.Unmarshal([]byte(v), &e); err != nil {
-				return nil, fmt.Errorf("annotation %s: %w", Extra, err)
+				return nil, fmt.Errorf("annotation %s: %w", extraKey, err)
 			}
 			continue
 		}
@@ -227,6 +227,7 @@ func hooksToWire(h *specs.Hooks) *katapb.Hooks {
 		return &katapb.Hook{Path: h.Path, Args: h.Args, Env: h.Env, Timeout: int64(value(h.Timeout))}
 	}
 	return &katapb.Hooks{
+		//lint:ignore SA1019 prestart hooks are deprecated, and in use
 		Prestart: each(h.Prestart, one), CreateRuntime: each(h.CreateRuntime, one),
 		CreateContainer: each(h.CreateContainer, one),
 		StartContainer:  each(h.StartContainer, one), Poststart: each(h.Poststart, one), Poststop: each(h.Poststop,
@@ -242,6 +243,7 @@ func hooksFromWire(w *katapb.Hooks) *specs.Hooks {
 		return specs.Hook{Path: h.GetPath(), Args: h.GetArgs(), Env: h.GetEnv(), Timeout: set(int(h.GetTimeout()))}
 	}
 	return &specs.Hooks{
+		//lint:ignore SA1019 prestart hooks are deprecated, and in use
 		Prestart: each(w.Prestart, one), CreateRuntime: each(w.CreateRuntime, one),
 		CreateContainer: each(w.CreateContainer, one),
 		StartContainer:  each(w.StartContainer, one), Poststart: each(w.Poststart, one), Poststop: each(w.Poststop,

@@ -118,12 +118,12 @@ func TestWhatIsNotSetStaysSo(t *testing.T) {
 }
 
 func TestNobodyElseSaysWhatTheMirrorLacks(t *testing.T) {
-	w, err := ToWire(&specs.Spec{Process: &specs.Process{}, Annotations: map[string]string{Extra: `{"umask":18}`}})
-	if err != nil || w.Annotations[Extra] != "" {
+	w, err := ToWire(&specs.Spec{Process: &specs.Process{}, Annotations: map[string]string{extraKey: `{"umask":18}`}})
+	if err != nil || w.Annotations[extraKey] != "" {
 		t.Error(w, err)
 	}
-	if _, err := FromWire(&katapb.Spec{Annotations: map[string]string{Extra: "{"}}); err == nil ||
-		!strings.Contains(err.Error(), Extra) {
+	if _, err := FromWire(&katapb.Spec{Annotations: map[string]string{extraKey: "{"}}); err == nil ||
+		!strings.Contains(err.Error(), extraKey) {
 		t.Error(err)
 	}
 }

@@ -30,6 +30,7 @@ func ResourcesToWire(r *specs.LinuxResources) *katapb.LinuxResources {
 	}
 	if m := r.Memory; m != nil {
 		w.Memory = &katapb.LinuxMemory{
+			//lint:ignore SA1019 a field of the wire, whatever becomes of it
 			Limit: value(m.Limit), Reservation: value(m.Reservation), Swap: value(m.Swap), Kernel: value(m.Kernel),
 			KernelTCP:  value(m.KernelTCP),
 			Swappiness: value(m.Swappiness), DisableOOMKiller: value(m.DisableOOMKiller),
@@ -94,6 +95,7 @@ func ResourcesFromWire(w *katapb.LinuxResources) *specs.LinuxResources {
 	}
 	if m := w.Memory; m != nil {
 		r.Memory = &specs.LinuxMemory{
+			//lint:ignore SA1019 a field of the wire, whatever becomes of it
 			Limit: set(m.Limit), Reservation: set(m.Reservation), Swap: set(m.Swap), Kernel: set(m.Kernel),
 			KernelTCP:  set(m.KernelTCP),
 			Swappiness: set(m.Swappiness), DisableOOMKiller: set(m.DisableOOMKiller),

@@ -40,7 +40,6 @@ type View struct {
 	mu    sync.Mutex // guards what follows
 	steps []*step
 	drawn int // lines of the live block on the screen
-	last  time.Time
 	stop  chan struct{}
 	ended chan struct{}
 }

@@ -96,8 +96,8 @@ func New(t testing.TB, size int, serve func(*net.UnixConn) error) *Driver {
 	return d
 }
 
-// Send writes one message.
-func (d *Driver) Send(request, flags uint32, payload []byte, fds ...int) {
+// send writes one message.
+func (d *Driver) send(request, flags uint32, payload []byte, fds ...int) {
 	d.T.Helper()
 	b := le.AppendUint32(nil, request)
 	b = le.AppendUint32(b, 1|flags)
@@ -111,18 +111,18 @@ func (d *Driver) Send(request, flags uint32, payload []byte, fds ...int) {
 	}
 }
 
-// Reply reads one reply.
-func (d *Driver) Reply(request uint32) []byte {
+// reply reads one reply.
+func (d *Driver) reply(request uint32) []byte {
 	d.T.Helper()
-	b, err := d.TryReply(request)
+	b, err := d.tryReply(request)
 	if err != nil {
 		d.T.Fatalf("reply to request %d: %v", request, err)
 	}
 	return b
 }
 
-// TryReply is Reply for those who expect the connection to be closed.
-func (d *Driver) TryReply(request uint32) ([]byte, error) {
+// tryReply is Reply for those who expect the connection to be closed.
+func (d *Driver) tryReply(request uint32) ([]byte, error) {
 	d.Conn.SetReadDeadline(time.Now().Add(timeout))
 	read := func(n int) ([]byte, error) {
 		b := make([]byte, n)
@@ -148,15 +148,15 @@ func (d *Driver) TryReply(request uint32) ([]byte, error) {
 // Ask sends a request that has a reply of its own.
 func (d *Driver) Ask(request uint32, payload []byte) []byte {
 	d.T.Helper()
-	d.Send(request, 0, payload)
-	return d.Reply(request)
+	d.send(request, 0, payload)
+	return d.reply(request)
 }
 
 // Acked sends a request that asks for an acknowledgement and says whether it was carried out.
 func (d *Driver) Acked(request uint32, payload []byte, fds ...int) bool {
 	d.T.Helper()
-	d.Send(request, 8, payload, fds...)
-	return le.Uint64(d.Reply(request)) == 0
+	d.send(request, 8, payload, fds...)
+	return le.Uint64(d.reply(request)) == 0
 }
 
 // Must is Acked for requests that have to succeed.
@@ -178,7 +178,7 @@ func (d *Driver) Negotiate(without uint64) {
 	d.T.Helper()
 	offered := le.Uint64(d.Ask(1, nil))
 	d.Protocol = le.Uint64(d.Ask(15, nil))
-	d.Send(16, 0, U64(d.Protocol))
+	d.send(16, 0, U64(d.Protocol))
 	d.Features = offered &^ without
 	d.Must(3, nil)
 	d.Must(2, U64(d.Features))
@@ -253,8 +253,8 @@ func eventfd(t testing.TB) (*os.File, int) {
 	return f, fd
 }
 
-// Addrs is the payload of SET_VRING_ADDR.
-func (r *Ring) Addrs() []byte {
+// addrs is the payload of SET_VRING_ADDR.
+func (r *Ring) addrs() []byte {
 	b := State(r.Index, 0)
 	b = le.AppendUint64(b, UserBase+uint64(r.Desc))
 	b = le.AppendUint64(b, UserBase+uint64(r.Used))
@@ -268,7 +268,7 @@ func (r *Ring) Start(base uint16) {
 	d.T.Helper()
 	d.Must(8, State(r.Index, r.Size))
 	d.Must(10, State(r.Index, uint32(base)))
-	d.Must(9, r.Addrs())
+	d.Must(9, r.addrs())
 	d.Must(13, U64(uint64(r.Index)), r.callFD)
 	d.Must(12, U64(uint64(r.Index)), r.kickFD)
 	d.Must(18, State(r.Index, 1))
@@ -279,9 +279,6 @@ func (r *Ring) Stop() uint16 {
 	r.D.T.Helper()
 	return uint16(le.Uint32(r.D.Ask(11, State(r.Index, 0))[4:]))
 }
-
-// Buf is the memory at a guest address.
-func (d *Driver) Buf(addr uint64, n int) []byte { return d.Mem[addr-GuestBase:][:n] }
 
 // Flags of descriptors.
 const (
