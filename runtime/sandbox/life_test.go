@@ -15,10 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/ttrpc"
-
 	"github.com/katabuild/katabuild/internal/agentapi"
-	"github.com/katabuild/katabuild/internal/agentapi/reportpb"
+	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/report"
@@ -45,60 +43,13 @@ func sample(t *testing.T, h *machinetest.Hypervisor) Config {
 	return Config{Guest: g, Hypervisor: h, Timeout: 10 * time.Second}
 }
 
-// announce is the agent's start: its line on the console, its port, and its word to the host.
-func announce(t *testing.T, i *machinetest.Inside) net.Listener {
-	i.Say("[    0.1] Linux")
-	i.Say(agentapi.InitLine)
-	l, err := i.Listen(agentapi.Port)
-	if err != nil {
-		t.Error(err)
-	}
-	c, err := i.Dial(agentapi.ReadyPort)
-	if err != nil {
-		t.Error(err)
-		return l
-	}
-	if _, err := io.WriteString(c, agentapi.ReadyLine); err != nil {
-		t.Error(err)
-	}
-	_ = c.Close()
-	return l
-}
-
-// reporter is an agent that reports what change makes of papertest's report.
-type reporter struct {
-	line   string
-	change func(*report.Report)
-}
-
-func (r reporter) Get(_ context.Context, q *reportpb.GetRequest) (*reportpb.GetResponse, error) {
-	p := papertest.Report()
-	p.Nonce, p.Kernel.CommandLine = hex.EncodeToString(q.Nonce), r.line
-	if r.change != nil {
-		r.change(p)
-	}
-	b, err := p.Encode()
-	return &reportpb.GetResponse{Report: b}, err
-}
-
-// serving is a guest whose agent is ready and reports, until its machine ends.
-func serving(t *testing.T, change func(*report.Report)) func(*machinetest.Inside) {
-	return func(i *machinetest.Inside) {
-		l := announce(t, i)
-		s, err := ttrpc.NewServer()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		reportpb.RegisterReportService(s, reporter{i.CommandLine(), change})
-		go func() { _ = s.Serve(context.Background(), l) }()
-		<-i.Over()
-		_ = s.Close()
-	}
+// serving is a guest whose agent is ready and reports what change makes of papertest's report.
+func serving(change func(*report.Report)) func(*machinetest.Inside) {
+	return machinetest.WithAgent(&agenttest.Agent{Report: change})
 }
 
 func TestAGuestComesUpIsAttestedAndEnds(t *testing.T) {
-	h := &machinetest.Hypervisor{Guest: serving(t, nil)}
+	h := &machinetest.Hypervisor{Guest: serving(nil)}
 	cfg := sample(t, h)
 	cfg.Attest = true
 	var console bytes.Buffer
@@ -147,7 +98,7 @@ func TestAGuestComesUpIsAttestedAndEnds(t *testing.T) {
 			t.Errorf("no stage %s among %v", want, stages)
 		}
 	}
-	if got := strings.Join(s.Console(5), "|"); got != "[    0.1] Linux|"+agentapi.InitLine {
+	if got := strings.Join(s.Console(5), "|"); got != agentapi.InitLine {
 		t.Errorf("console %q", got)
 	}
 }
@@ -162,7 +113,7 @@ func TestNothingIsReadTwiceAndWhatIsNotBootedIsComparedToo(t *testing.T) {
 		"a file that is not booted is compared":                  {"System.map", verdict.Failed, "file System.map"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := sample(t, &machinetest.Hypervisor{Guest: serving(t, nil)})
+			cfg := sample(t, &machinetest.Hypervisor{Guest: serving(nil)})
 			s, err := Start(t.Context(), cfg)
 			if err != nil {
 				t.Fatal(err)
@@ -180,7 +131,7 @@ func TestNothingIsReadTwiceAndWhatIsNotBootedIsComparedToo(t *testing.T) {
 }
 
 func TestAGuestThatIsAnotherIsNamedByItsClaim(t *testing.T) {
-	cfg := sample(t, &machinetest.Hypervisor{Guest: serving(t, func(r *report.Report) { r.Agent.Go = "go1.0" })})
+	cfg := sample(t, &machinetest.Hypervisor{Guest: serving(func(r *report.Report) { r.Agent.Go = "go1.0" })})
 	cfg.Words = []string{"debug"}
 	s, err := Start(t.Context(), cfg)
 	if err != nil {
@@ -308,7 +259,7 @@ func TestAChangedFileStartsNothing(t *testing.T) {
 func TestWhatAMachineCannotDoIsAnErrorOfItsKind(t *testing.T) {
 	for name, fixed := range map[string]bool{"a machine that can": false, "one that cannot": true} {
 		t.Run(name, func(t *testing.T) {
-			cfg := sample(t, &machinetest.Hypervisor{Guest: serving(t, nil), Fixed: fixed})
+			cfg := sample(t, &machinetest.Hypervisor{Guest: serving(nil), Fixed: fixed})
 			cfg.Places, cfg.Max = 1, machine.Size{CPUs: 2, MemoryMiB: 512}
 			s, err := Start(t.Context(), cfg)
 			if err != nil {

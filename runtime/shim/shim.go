@@ -24,6 +24,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/runtime/cgroup"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/thread"
@@ -40,6 +41,7 @@ import (
 type Options struct {
 	Namespace   string // containerd's
 	Dirs        pod.Dirs
+	Hypervisor  machine.Hypervisor // nil is hypervisor.Default
 	Publish     Publish
 	Environment string // the value of KATA_CONF_FILE
 	Log         *slog.Logger
@@ -260,9 +262,8 @@ func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 		s.log.Debug("configuration", "guest", cfg.QEMU.Guest)
 	}
 	o := pod.Options{
-		ID: r.ID, Config: cfg, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log, Size: podSize(spec, kind),
-		Annotations: spec.Annotations,
-		Shm:         shmSize(spec), DNS: dnsOf(spec),
+		ID: r.ID, Config: cfg, Hypervisor: s.o.Hypervisor, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log,
+		Size: podSize(spec, kind), Annotations: spec.Annotations, Shm: shmSize(spec), DNS: dnsOf(spec),
 	}
 	if spec.Linux != nil {
 		if spec.Linux.CgroupsPath != "" {

@@ -1,0 +1,319 @@
+package pod
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
+	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/machine/machinetest"
+	"github.com/katabuild/katabuild/runtime/share"
+)
+
+// These tests run a pod's whole life in machinetest's machines, with an agent that keeps containers in memory.
+
+// options are those of a pod without shared folders and network, in a machine with some places.
+func options(t *testing.T, h *machinetest.Hypervisor, a *agenttest.Agent) Options {
+	t.Helper()
+	dir := t.TempDir()
+	if err := papertest.WriteGuest(dir + "/guest"); err != nil {
+		t.Fatal(err)
+	}
+	c := config.Default()
+	c.QEMU.Guest, c.QEMU.SharedFS, c.QEMU.PCIeRootPorts = dir+"/guest", config.SharedNone, 4
+	c.QEMU.Acceleration = accel.OnlyTCG
+	c.QEMU.DefaultMaxMemoryMiB, c.QEMU.MemorySlots = 4096, 2
+	c.Runtime.InternetworkingModel = config.NetworkNone
+	h.Guest = machinetest.WithAgent(a)
+	return Options{ID: "pod-1", Config: &c, Hypervisor: h, Log: slog.New(slog.DiscardHandler),
+		Dirs: Dirs{State: dir + "/state", Share: dir + "/share"}}
+}
+
+// withDisk is a container whose root is a disk, which is a file.
+func withDisk(t *testing.T, id string) Container {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Container{ID: id, Bundle: filepath.Dir(file),
+		Rootfs: []share.Mount{{Type: "ext4", Source: file, Options: []string{"loop"}}},
+		Spec: &specs.Spec{Version: "1.2.0", Root: &specs.Root{Path: "rootfs"}, Linux: &specs.Linux{},
+			Process: &specs.Process{Args: []string{"true"}, Cwd: "/"}}}
+}
+
+// gone says what of a pod is left on the host.
+func gone(t *testing.T, o Options, h *machinetest.Hypervisor) {
+	t.Helper()
+	if ids, err := List(o.Dirs); err != nil || len(ids) > 0 {
+		t.Errorf("left over: %v, %v", ids, err)
+	}
+	for _, vm := range h.VMs() {
+		select {
+		case <-vm.Done():
+		case <-time.After(5 * time.Second):
+			t.Error("a machine goes on")
+		}
+	}
+}
+
+func TestAPodLivesWithItsContainers(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := ReadRecord(o.Dirs, o.ID)
+	if err != nil || r.State != Running || r.Verdict == nil || r.Verdict.Result != verdict.Attested {
+		t.Fatalf("record %+v, %v", r, err)
+	}
+	isFile := func(c verdict.Claim) bool { return c.Name == "file System.map" }
+	if !slices.ContainsFunc(r.Verdict.Claims, isFile) {
+		t.Errorf("a pod's verdict has no claims about files: %v", r.Verdict.Claims)
+	}
+	c := withDisk(t, "c1")
+	c.Streams = Streams{Stdin: true, Stdout: true, Stderr: true}
+	q, err := p.Create(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Create(t.Context(), c); err == nil || !strings.Contains(err.Error(), "exists already") {
+		t.Error("the same container twice:", err)
+	}
+	vm := h.VMs()[0]
+	if d := vm.Disks(); len(d) != 1 || d[0].Path != c.Rootfs[0].Source {
+		t.Errorf("disks %+v", d)
+	}
+	if err := p.Start(t.Context(), "c1"); err != nil {
+		t.Fatal(err)
+	}
+	e, err := p.Exec(t.Context(), "c1", "e1", &specs.Process{Args: []string{"sh"}, Cwd: "/"}, Streams{Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(e.Resize(t.Context(), 24, 80), e.Signal(t.Context(), 9, false), q.CloseStdin(),
+		a.Exit("c1", "", 3)); err != nil {
+		t.Error(err)
+	}
+	for want, q := range map[int]*Process{137: e, 3: q} {
+		if code, err := q.Wait(t.Context()); code != want || err != nil {
+			t.Errorf("code %d, %v; want %d", code, err, want)
+		}
+		if n, err := q.Stdout.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Errorf("output %d, %v", n, err)
+		}
+		if err := q.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := errors.Join(p.Remove(t.Context(), "c1"), p.Remove(t.Context(), "c1")); err != nil {
+		t.Error(err)
+	}
+	if len(vm.Disks()) > 0 || len(a.Containers()) > 0 {
+		t.Errorf("disks %v, containers %v stay", vm.Disks(), a.Containers())
+	}
+	if p.Why() != nil {
+		t.Error(p.Why())
+	}
+	if err := errors.Join(p.Stop(), p.Stop()); err != nil {
+		t.Error(err)
+	}
+	if calls := a.Calls(); !slices.Contains(calls, "DestroySandbox") {
+		t.Errorf("the guest was not told to end: %v", calls)
+	}
+	gone(t, o, h)
+}
+
+func TestAContainerThatCannotBeMadeLeavesNothing(t *testing.T) {
+	no := errors.New("no")
+	for name, tc := range map[string]struct {
+		call   string
+		change func(*Container)
+		says   string
+	}{
+		"the agent refuses it":            {"CreateContainer", nil, "create the container in the guest"},
+		"an id that is none":              {"", func(c *Container) { c.ID = "../x" }, "../x"},
+		"processes that cannot be shared": {"", func(c *Container) { c.PIDOf = "c0" }, "the guest's agent cannot do"},
+		"a root that is a folder": {"", func(c *Container) { c.Rootfs = []share.Mount{{Type: "bind", Source: "/"}} },
+			"shared_fs is none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+			o := options(t, h, a)
+			p, err := Start(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.call != "" {
+				a.Fail(tc.call, no)
+			}
+			c := withDisk(t, "c1")
+			if tc.change != nil {
+				tc.change(&c)
+			}
+			if q, err := p.Create(t.Context(), c); err == nil || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%+v, %v; want %q", q, err, tc.says)
+			}
+			if d := h.VMs()[0].Disks(); len(d) > 0 || len(a.Containers()) > 0 || len(p.containers) > 0 ||
+				len(p.growth.sizes) > 0 {
+				t.Errorf("left: disks %v, containers %v", d, a.Containers())
+			}
+			if r, err := ReadRecord(o.Dirs, o.ID); err != nil || len(r.Containers) > 0 {
+				t.Errorf("record: %v, %v", r.Containers, err)
+			}
+			// What failed once may succeed.
+			a.Fail("CreateContainer", nil)
+			if q, err := p.Create(t.Context(), withDisk(t, "c1")); err != nil {
+				t.Error(err)
+			} else if err := q.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := p.Stop(); err != nil {
+				t.Error(err)
+			}
+			gone(t, o, h)
+		})
+	}
+}
+
+func TestAttestationDoesWhatTheConfigurationSays(t *testing.T) {
+	other := func(r *report.Report) { r.Agent.Go = "go1.0" }
+	for name, tc := range map[string]struct {
+		mode   config.Attestation
+		report func(*report.Report)
+		fail   error
+		starts bool
+		result string // in the record
+	}{
+		"enforce, and it is the guest":    {config.Enforce, nil, nil, true, verdict.Attested},
+		"enforce, and it is another":      {config.Enforce, other, nil, false, ""},
+		"enforce, and it does not answer": {config.Enforce, nil, errors.New("mute"), false, ""},
+		"warn, and it is another":         {config.Warn, other, nil, true, verdict.Failed},
+		"warn, and it does not answer":    {config.Warn, nil, errors.New("mute"), true, ""},
+		"off, and it is another":          {config.Off, other, nil, true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, a := &machinetest.Hypervisor{}, &agenttest.Agent{Report: tc.report}
+			a.Fail("Report", tc.fail)
+			o := options(t, h, a)
+			o.Config.Runtime.Attestation = tc.mode
+			p, err := Start(t.Context(), o)
+			if (err == nil) != tc.starts {
+				t.Fatal(err)
+			}
+			if !tc.starts {
+				if m, is := errors.AsType[*MismatchError](err); is != (tc.report != nil) {
+					t.Errorf("%v, %+v", err, m)
+				}
+				gone(t, o, h)
+				return
+			}
+			r, err := ReadRecord(o.Dirs, o.ID)
+			if err != nil || (r.Verdict == nil) != (tc.result == "") ||
+				r.Verdict != nil && r.Verdict.Result != tc.result {
+				t.Errorf("record %+v, %v", r.Verdict, err)
+			}
+			if asked := slices.Contains(a.Calls(), "Report"); asked != (tc.mode != config.Off) {
+				t.Errorf("asked: %v", asked)
+			}
+			if err := p.Stop(); err != nil {
+				t.Error(err)
+			}
+			gone(t, o, h)
+		})
+	}
+}
+
+func TestAPodThatDoesNotComeUpLeavesNothing(t *testing.T) {
+	for call, says := range map[string]string{"GetGuestDetails": "details of the guest",
+		"CreateSandbox": "make the sandbox in the guest"} {
+		t.Run(call, func(t *testing.T) {
+			h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+			o := options(t, h, a)
+			a.Fail(call, errors.New("no"))
+			if _, err := Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("%v, want %q", err, says)
+			}
+			gone(t, o, h)
+		})
+	}
+	h, a := &machinetest.Hypervisor{StartError: errors.New("no such program")}, &agenttest.Agent{}
+	o := options(t, h, a)
+	if _, err := Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), "no such program") {
+		t.Error(err)
+	}
+	gone(t, o, h)
+}
+
+func TestTheMachineGrowsWithItsContainersWhereItCan(t *testing.T) {
+	limit := int64(512 << 20)
+	resources := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	for name, fixed := range map[string]bool{"a machine that grows": false, "one that cannot": true} {
+		t.Run(name, func(t *testing.T) {
+			h, a := &machinetest.Hypervisor{Fixed: fixed}, &agenttest.Agent{}
+			o := options(t, h, a)
+			p, err := Start(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := p.vm.Size()
+			if err := p.resize(t.Context(), "c1", SizeOf(resources)); err != nil {
+				t.Error("a machine that stays as it is is no error:", err)
+			}
+			if err := p.Update(t.Context(), "c1", resources); err != nil {
+				t.Error(err)
+			}
+			now := p.vm.Size()
+			if grew := now.MemoryMiB == before.MemoryMiB+512; grew == fixed || fixed && now != before {
+				t.Errorf("from %+v to %+v", before, now)
+			}
+			if told := slices.Contains(a.Calls(), "OnlineCPUMem"); told == fixed {
+				t.Errorf("the guest was told: %v", told)
+			}
+			if err := p.Stop(); err != nil {
+				t.Error(err)
+			}
+			gone(t, o, h)
+		})
+	}
+}
+
+func TestAGuestThatEndsIsToldAsTheCause(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := p.Create(t.Context(), withDisk(t, "c1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.VMs()[0].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	if _, err := q.Wait(t.Context()); err == nil {
+		t.Error("a process of a guest that has ended goes on")
+	}
+	if p.Why() == nil {
+		t.Error("nobody knows why")
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
+}
