@@ -304,7 +304,7 @@ func (g *Guest) Fetch(ctx context.Context) error {
 	if err := g.fetchDisk(ctx); err != nil {
 		return err
 	}
-	if len(g.Recipe.Initrd.URoot) == 0 {
+	if !usesURoot(g.Recipe) {
 		return nil
 	}
 	g.c.Report.Send(progress.Event{Step: "u-root", Kind: progress.Start})

@@ -64,7 +64,21 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		if l.Modules {
 			needs = append(needs, KernelStep)
 		}
-		key, open, err := g.layer(i, l)
+		var key rootfs.Layer
+		var open func(context.Context, execute.Job) (rootfs.Layer, error)
+		var err error
+		if l.URoot != nil {
+			var t execute.Task
+			if t, err = g.urootTask(l.URoot); err != nil {
+				return nil, err
+			}
+			if !slices.Contains(needs, t.Step.Name) {
+				tasks, needs = append(tasks, t), append(needs, t.Step.Name)
+			}
+			key, open, err = urootLayer(l.URoot, t.Step)
+		} else {
+			key, open, err = g.layer(i, l)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -23,7 +23,6 @@ import (
 	"github.com/katabuild/katabuild/internal/bootwords"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/paper"
-	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
@@ -356,11 +355,8 @@ func (g *Guest) initrdTask() (execute.Task, error) {
 		if err := errors.Join(os.Mkdir(r.WorkDir, 0o755), os.Mkdir(r.OutDir, 0o755)); err != nil {
 			return nil, err
 		}
-		// The commands' modules come from a network, or from Go's own cache; Go checks them against the digests that
-		// katabuild carries.
-		if len(r.URoot) > 0 && !g.c.Offline {
-			job.Report.Send(progress.Event{Kind: progress.Update, Message: "fetch u-root"})
-			if err := initrd.FetchURoot(ctx, r.Go, r.WorkDir); err != nil {
+		if len(r.URoot) > 0 {
+			if err := g.fetchURoot(ctx, r.WorkDir, job.Report); err != nil {
 				return nil, err
 			}
 		}

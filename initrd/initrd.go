@@ -124,13 +124,17 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 		in = append(in, artifact.Input{Name: "file /" + f.header.Name, Value: what})
 	}
 	if len(r.URoot) > 0 {
-		u, err := urootInputs(r)
+		u, err := r.uroot().Inputs()
 		if err != nil {
 			return nil, err
 		}
 		in = append(in, u...)
 	}
 	return in, nil
+}
+
+func (r Request) uroot() URoot {
+	return URoot{Arch: r.Arch, Commands: r.URoot, Go: r.Go, WorkDir: r.WorkDir}
 }
 
 // describe tells everything that decides the bytes of an entry, apart from its name and time.
@@ -174,7 +178,7 @@ func (r Request) Build(ctx context.Context) (*Result, error) {
 	}
 	if len(r.URoot) > 0 {
 		r.Progress.Send(progress.Event{Step: "initrd", Kind: progress.Update, Message: "build u-root commands"})
-		files, err := urootBuild(ctx, r)
+		files, err := r.uroot().Build(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
 )
@@ -28,7 +29,8 @@ var (
 )
 
 const (
-	urootPrefix = "github.com/u-root/u-root/cmds/core/"
+	urootModule = "github.com/u-root/u-root"
+	urootPrefix = urootModule + "/cmds/core/"
 	makebb      = "github.com/u-root/gobusybox/src/cmd/makebb"
 	bbPackage   = "src/bb.u-root.com/bb" // where makebb puts the merged program, below its output folder
 	bbName      = "bb"                   // its name in the guest
@@ -65,16 +67,34 @@ func Commands() []string {
 // FetchURoot brings the modules that URoot needs into Go's module cache, where Build finds them. It is all that uses a
 // network here. Only what go.sum.txt lists by digest is accepted.
 func FetchURoot(ctx context.Context, g Go, workDir string) error {
-	dir, err := urootModule(workDir)
+	dir, err := writeModule(workDir)
 	if err != nil {
 		return err
 	}
 	return g.run(ctx, dir, nil, "mod", "download", "all")
 }
 
-// urootInputs is what decides the bytes of the commands.
-func urootInputs(r Request) ([]artifact.Input, error) {
-	if err := checkCommands(r.URoot); err != nil {
+// URoot is commands of u-root, built for a guest. Everything is needed.
+type URoot struct {
+	Arch     arch.Arch
+	Commands []string // by name, in any order
+	Go       Go
+	WorkDir  string // for what is needed while it builds, and the program; not part of the bytes
+}
+
+// URootVersion is the version of u-root that Build takes, such as v0.16.0.
+func URootVersion() string {
+	for line := range strings.Lines(string(urootMod)) {
+		if _, version, ok := strings.Cut(strings.TrimSpace(line), urootModule+" "); ok {
+			return version
+		}
+	}
+	return ""
+}
+
+// Inputs is what decides the bytes of the commands.
+func (r URoot) Inputs() ([]artifact.Input, error) {
+	if err := checkCommands(r.Commands); err != nil {
 		return nil, err
 	}
 	version, err := r.Go.output(context.Background(), "", "env", "GOVERSION")
@@ -82,7 +102,7 @@ func urootInputs(r Request) ([]artifact.Input, error) {
 		return nil, err
 	}
 	return []artifact.Input{
-		{Name: "u-root commands", Value: strings.Join(sorted(r.URoot), " ") + " (" + urootTags + ")"},
+		{Name: "u-root commands", Value: strings.Join(sorted(r.Commands), " ") + " (" + urootTags + ")"},
 		{Name: "u-root modules", Value: string(digest.Of(slices.Concat(urootMod, []byte{0}, urootSum, []byte{0},
 			urootTools)))},
 		{Name: "tool go", Value: strings.TrimSpace(string(version))},
@@ -101,15 +121,15 @@ func checkCommands(names []string) error {
 
 func sorted(names []string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
 
-// urootBuild makes one program of all commands and returns it with a link for each.
+// Build makes one program of all commands and returns it with a link for each. It needs FetchURoot before.
 //
 // makebb would also compile, always anew; left to the go command itself, a second build takes what the first compiled.
-func urootBuild(ctx context.Context, r Request) ([]File, error) {
-	if err := checkCommands(r.URoot); err != nil {
+func (r URoot) Build(ctx context.Context) ([]File, error) {
+	if err := checkCommands(r.Commands); err != nil {
 		return nil, err
 	}
-	names := sorted(r.URoot)
-	dir, err := urootModule(r.WorkDir)
+	names := sorted(r.Commands)
+	dir, err := writeModule(r.WorkDir)
 	if err != nil {
 		return nil, err
 	}
@@ -140,13 +160,14 @@ func urootBuild(ctx context.Context, r Request) ([]File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("initrd: %w", err)
 	}
-	return urootFiles(names, bb, d), nil
+	return URootFiles(names, bb, d), nil
 }
 
-// urootFiles is the program and its links under /bin.
-func urootFiles(names []string, bb string, d digest.Digest) []File {
+// URootFiles is the program, which lies at bb on this machine, and its links under /bin: what Build returns of these
+// commands.
+func URootFiles(names []string, bb string, d digest.Digest) []File {
 	files := []File{{Path: "/bin/" + bbName, Source: bb, Digest: d, Mode: new(uint32(0o755))}}
-	for _, c := range names {
+	for _, c := range sorted(names) {
 		files = append(files, File{Path: "/bin/" + c, Kind: Symlink, Target: bbName})
 		if c == shell {
 			files = append(files, File{Path: "/bin/sh", Kind: Symlink, Target: shell})
@@ -155,8 +176,8 @@ func urootFiles(names []string, bb string, d digest.Digest) []File {
 	return files
 }
 
-// urootModule writes the pinned module below workDir and returns its folder.
-func urootModule(workDir string) (string, error) {
+// writeModule writes the pinned module below workDir and returns its folder.
+func writeModule(workDir string) (string, error) {
 	if workDir == "" {
 		return "", errors.New("initrd: u-root commands need a work folder")
 	}

@@ -30,7 +30,7 @@ func TestCommandsAreThoseThatThePinnedModuleNames(t *testing.T) {
 
 func TestURootFiles(t *testing.T) {
 	var got []string
-	for _, f := range urootFiles([]string{"gosh", "ls"}, "/x/bb", digest.Of(nil)) {
+	for _, f := range URootFiles([]string{"gosh", "ls"}, "/x/bb", digest.Of(nil)) {
 		if err := f.check(); err != nil {
 			t.Error(f.Path, err)
 		}

@@ -27,6 +27,7 @@ type Layer struct {
 	Folder   string       `yaml:"folder"`   // a folder relative to the recipe, owned by root in the guest
 	Files    []File       `yaml:"files"`    // single files with owner and mode
 	Accounts *Accounts    `yaml:"accounts"` // users and groups
+	URoot    []string     `yaml:"uroot"`    // commands of the u-root project, by name
 	Modules  bool         `yaml:"modules"`  // the kernel's loadable modules, where kernel.modules asks for them
 	// Permissions change what layers before brought: modes and owners, and no content.
 	Permissions []Permission `yaml:"permissions"`
@@ -130,7 +131,7 @@ func (r *Recipe) checkDisk(v Vocabulary, at func(field, msg string) error) error
 	if r.Image == nil {
 		r.Image = &Image{}
 	}
-	if err := r.checkRootfs(at); err != nil {
+	if err := r.checkRootfs(v, at); err != nil {
 		return err
 	}
 	i := r.Image
@@ -171,7 +172,7 @@ func (r *Recipe) checkDisk(v Vocabulary, at func(field, msg string) error) error
 	return nil
 }
 
-func (r *Recipe) checkRootfs(at func(field, msg string) error) error {
+func (r *Recipe) checkRootfs(v Vocabulary, at func(field, msg string) error) error {
 	fs := r.Rootfs
 	if fs.Agent == "" {
 		fs.Agent = AgentBuiltin
@@ -193,8 +194,13 @@ func (r *Recipe) checkRootfs(at func(field, msg string) error) error {
 	if err := localPath("rootfs.agent", fs.Agent, at); err != nil {
 		return err
 	}
+	first := slices.IndexFunc(fs.Layers, func(l Layer) bool { return l.URoot != nil })
 	for i := range fs.Layers {
-		if err := r.checkLayer(&fs.Layers[i], fmt.Sprintf("rootfs.layers[%d]", i), at); err != nil {
+		if fs.Layers[i].URoot != nil && i != first {
+			return at(fmt.Sprintf("rootfs.layers[%d].uroot", i), "the commands of u-root are one program, so one layer "+
+				"has them all; the first is at "+r.Place(fmt.Sprintf("rootfs.layers[%d].uroot", first)))
+		}
+		if err := r.checkLayer(&fs.Layers[i], fmt.Sprintf("rootfs.layers[%d]", i), v, at); err != nil {
 			return err
 		}
 	}
@@ -213,20 +219,26 @@ func checkPatterns(field string, patterns []string, at func(field, msg string) e
 	return nil
 }
 
-func (r *Recipe) checkLayer(l *Layer, field string, at func(field, msg string) error) error {
+func (r *Recipe) checkLayer(l *Layer, field string, v Vocabulary, at func(field, msg string) error) error {
 	n := 0
 	for _, set := range []bool{l.Debian != nil, l.OCI != nil, l.Tar != "", l.Folder != "", l.Files != nil,
-		l.Accounts != nil, l.Modules, l.Permissions != nil} {
+		l.Accounts != nil, l.URoot != nil, l.Modules, l.Permissions != nil} {
 		if set {
 			n++
 		}
 	}
 	if n != 1 {
 		return at(field, fmt.Sprintf(
-			"want exactly one of debian, oci, tar, folder, files, accounts, modules and permissions, got %d", n))
+			"want exactly one of debian, oci, tar, folder, files, accounts, uroot, modules and permissions, got %d", n))
 	}
 	if l.Modules && !r.Kernel.Modules {
 		return at(field, "the kernel is built without modules; set kernel.modules")
+	}
+	if l.URoot != nil && len(l.URoot) == 0 {
+		return at(field+".uroot", "want at least one command, such as gosh")
+	}
+	if err := v.checkURoot(l.URoot, field+".uroot", at); err != nil {
+		return err
 	}
 	if err := l.Debian.check(field+".debian", at); err != nil {
 		return err

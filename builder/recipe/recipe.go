@@ -376,10 +376,17 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 			}
 		}
 	}
-	for i, c := range in.URoot {
+	return v.checkURoot(in.URoot, "initrd.uroot", at)
+}
+
+// checkURoot finds commands that u-root does not have here.
+func (v Vocabulary) checkURoot(names []string, field string, at func(field, msg string) error) error {
+	for i, c := range names {
 		if v.URoot != nil && !slices.Contains(v.URoot, c) {
-			return at(fmt.Sprintf("initrd.uroot[%d]", i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c,
-				v.URoot))
+			err := at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c, v.URoot))
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil

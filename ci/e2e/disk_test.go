@@ -5,6 +5,7 @@ import (
 	"log"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -250,4 +251,19 @@ func TestDebianBootsAsAgentAndAsSystemd(t *testing.T) {
 			katabuild(t, nil, "explain", out+":/usr/bin/bash").want(t, 0, "bash 5.")
 		})
 	}
+}
+
+// TestAGuestOfGoAloneIsAttested boots a disk with commands of u-root, and runs them here as the guest would.
+func TestAGuestOfGoAloneIsAttested(t *testing.T) {
+	need(t, testenv.Tool("go"))
+	out := diskGuest(t, "rootfs:\n  layers: [{uroot: [ls, gosh, wc, cat]}]\n", false)
+	katabuild(t, nil, "boot", out).want(t, 0, "minimal: attested", "root.verity")
+	image := filepath.Join(out, "image.img")
+	bin := filepath.Join(t.TempDir(), "bin")
+	katabuild(t, nil, "extract", image+":/bin", bin).want(t, 0)
+	said, err := exec.Command(filepath.Join(bin, "sh"), "-c", "echo of Go").CombinedOutput()
+	if err != nil || string(said) != "of Go\n" {
+		t.Errorf("the guest's shell: %v, %q", err, said)
+	}
+	katabuild(t, nil, "explain", image+":/bin/wc").want(t, 0, "u-root", "BSD-3-Clause")
 }
