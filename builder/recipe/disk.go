@@ -197,8 +197,9 @@ func (r *Recipe) checkRootfs(v Vocabulary, at func(field, msg string) error) err
 	first := slices.IndexFunc(fs.Layers, func(l Layer) bool { return l.URoot != nil })
 	for i := range fs.Layers {
 		if fs.Layers[i].URoot != nil && i != first {
-			return at(fmt.Sprintf("rootfs.layers[%d].uroot", i), "the commands of u-root are one program, so one layer "+
-				"has them all; the first is at "+r.Place(fmt.Sprintf("rootfs.layers[%d].uroot", first)))
+			return at(fmt.Sprintf("rootfs.layers[%d].uroot", i),
+				"the commands of u-root are one program, so one layer "+
+					"has them all; the first is at "+r.Place(fmt.Sprintf("rootfs.layers[%d].uroot", first)))
 		}
 		if err := r.checkLayer(&fs.Layers[i], fmt.Sprintf("rootfs.layers[%d]", i), v, at); err != nil {
 			return err

@@ -383,7 +383,8 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 func (v Vocabulary) checkURoot(names []string, field string, at func(field, msg string) error) error {
 	for i, c := range names {
 		if v.URoot != nil && !slices.Contains(v.URoot, c) {
-			err := at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c, v.URoot))
+			err := at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c,
+				v.URoot))
 			if err != nil {
 				return err
 			}
