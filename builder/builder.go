@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/katabuild/katabuild/builder/execute"
@@ -90,7 +91,8 @@ func (c Config) lockPath() string {
 	return filepath.Join(filepath.Dir(c.Recipe), lock.FileName)
 }
 
-func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
+// fetcher is where the inputs of a recipe come from. l is the lock that counts; nil where there is none yet.
+func (c Config) fetcher(r *recipe.Recipe, l *lock.Lock) (*fetch.Fetcher, error) {
 	a, err := arch.Parse(r.Arch)
 	if err != nil {
 		return nil, err
@@ -100,7 +102,7 @@ func (c Config) fetcher(r *recipe.Recipe) (*fetch.Fetcher, error) {
 		Apt: &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions}, Snapshot: c.Snapshot,
 		Registry: &fetch.Registry{Access: c.Registries},
 	}
-	if l, err := readLock(c.lockPath()); err == nil {
+	if l != nil {
 		f.SnapshotTime = time.Unix(l.Time, 0)
 	}
 	if c.HTTPArchive != "" {
@@ -156,6 +158,9 @@ type Guest struct {
 	tasks        []execute.Task
 	overrides    []kernel.Overridden
 	kernel       kernel.Request // without what a step gives it
+
+	// fetcher is made when something has to be fetched, and once.
+	fetcher func() (*fetch.Fetcher, error)
 }
 
 type agentFile struct {
@@ -189,6 +194,13 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{Recipe: r, c: c, arch: a, lock: l, recipeDigest: rd, lockDigest: digest.Of(data)}
+	g.fetcher = sync.OnceValues(func() (*fetch.Fetcher, error) {
+		f, err := c.fetcher(r, l)
+		if err == nil && c.Offline {
+			f.Registry.Transport = offline{}
+		}
+		return f, err
+	})
 	if err := g.checkLocal(ctx); err != nil {
 		return nil, err
 	}
@@ -321,7 +333,8 @@ func (g *Guest) Fetch(ctx context.Context) error {
 }
 
 func (g *Guest) execution() execute.Config {
-	return execute.Config{Store: g.c.Store, Guest: g.Recipe.Name, Report: g.c.Report, Now: g.c.Now}
+	return execute.Config{Blobs: g.c.Store, Actions: g.c.Store, Workshop: g.c.Store, Guest: g.Recipe.Name,
+		Report: g.c.Report, Now: g.c.Now}
 }
 
 // Built is what Build made.

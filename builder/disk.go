@@ -298,12 +298,9 @@ func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.
 		if err := os.Mkdir(l.Path, 0o755); err != nil {
 			return nil, err
 		}
-		f, err := g.c.fetcher(g.Recipe)
+		f, err := g.fetcher()
 		if err != nil {
 			return nil, err
-		}
-		if g.c.Offline {
-			f.Registry.Transport = offline{}
 		}
 		if err := f.Bring(ctx, in, job.Report); err != nil {
 			return nil, err
@@ -463,7 +460,7 @@ func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.J
 					"without --offline, or: katabuild fetch %s",
 				len(missing), missing[0].Package.Name, g.c.Store.Dir(), filepath.Dir(g.c.Recipe))
 		}
-		f, err := g.c.fetcher(g.Recipe)
+		f, err := g.fetcher()
 		if err != nil {
 			return nil, err
 		}
@@ -639,12 +636,12 @@ func (g *Guest) fetchDisk(ctx context.Context) error {
 			return err
 		}
 	}
+	f, err := g.fetcher()
+	if err != nil {
+		return err
+	}
 	for _, in := range g.lock.Inputs {
 		if in.Kind == lock.URL || in.Kind == lock.OCI {
-			f, err := g.c.fetcher(g.Recipe)
-			if err != nil {
-				return err
-			}
 			if err := f.Bring(ctx, in, report); err != nil {
 				return err
 			}

@@ -1,12 +1,12 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"time"
 
@@ -38,118 +38,163 @@ func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := c.lockPath()
-	old, err := readLock(path)
-	// A lock that cannot be read is replaced: that is what the user asks for.
+	old, err := readLock(c.lockPath())
 	if err != nil {
-		old = nil
+		old = nil // a lock that cannot be read is replaced: that is what the user asks for
 	}
-	f, err := c.fetcher(r)
+	f, err := c.fetcher(r, old)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.Update.check(old); err != nil {
 		return nil, err
 	}
-	l := &lock.Lock{Version: lock.Version, Name: r.Name, Inputs: []lock.Input{}}
-	var date time.Time
+	m := &locker{c: c, r: r, f: f, old: old, lock: &lock.Lock{Version: lock.Version, Name: r.Name,
+		Inputs: []lock.Input{}}}
 	for _, w := range wishes(r) {
-		report := progress.Func(func(e progress.Event) {
-			e.Step = "lock"
-			c.Report.Send(e)
-		})
-		in := lock.Input{Name: w.name, Kind: w.kind, Where: w.where}
-		if pinned := pinned(old, w); pinned != nil && !c.Update.renews(pinned) {
-			l.Inputs = append(l.Inputs, *pinned)
-			continue
+		if err := m.answer(ctx, w); err != nil {
+			return nil, r.Blame(w.field, err)
 		}
-		switch w.kind {
-		case lock.Debian:
-			report.Send(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " +
-				strings.Join(w.deb.Suites, ", ")})
-			found, err := newestOf(ctx, f, w.deb)
-			if err != nil {
-				return nil, r.Blame(w.field, err)
-			}
-			in.Package, in.Digest, in.Size = &found.Package, found.Digest, found.Size
-			if found.Date.After(date) {
-				date = found.Date
-			}
-		case lock.URL:
-			var want digest.Digest
-			if t := r.Kernel.Source.Tarball; t != nil && w.name == sourceInput && t.SHA256 != "" {
-				want = digest.Digest("sha256:" + t.SHA256)
-			}
-			in.Digest, in.Size, err = f.Download(ctx, w.where, want, -1, report)
-		case lock.Local:
-			in.Digest, in.Size, err = fileDigest(ctx, filepath.Join(f.Base, filepath.FromSlash(w.where)))
-			if t := r.Kernel.Source.Tarball; err == nil && t != nil && w.name == sourceInput && t.SHA256 != "" &&
-				in.Digest.Hex() != t.SHA256 {
-				err = &digest.Mismatch{Name: w.where, Want: digest.Digest("sha256:" + t.SHA256), Got: in.Digest}
-			}
-		case lock.OCI:
-			report.Send(progress.Event{Kind: progress.Update, Message: "look up the image " + w.where})
-			a, err := arch.Parse(r.Arch)
-			if err != nil {
-				return nil, err
-			}
-			found, err := f.Registry.Resolve(ctx, w.where, a.Go)
-			if err != nil {
-				return nil, r.Blame(w.field, err)
-			}
-			in.Digest, in.Size = found.Digest, found.Size
-		case lock.Tree:
-			report.Send(progress.Event{Kind: progress.Update, Message: "digest the folder " + w.where})
-			if err = c.checkPlace(w.where, filepath.Join(f.Base, filepath.FromSlash(w.where))); err == nil {
-				in.Digest, err = treeDigest(ctx, w.name, filepath.Join(f.Base, filepath.FromSlash(w.where)))
-			}
-		}
-		if err == nil && w.tar {
-			err = c.checkTar(in, f.Base)
-		}
-		if err != nil {
-			return nil, r.Blame(w.field, inputError(ctx, w, err))
-		}
-		l.Inputs = append(l.Inputs, in)
 	}
 	if err := c.checkImages(ctx, r, f.Base); err != nil {
 		return nil, err
 	}
-	sets := setMaker{c: c, r: r, f: f, old: old, lock: l}
 	for _, w := range setWishes(r) {
-		if sets.keep(w) {
+		if m.keep(w) {
 			continue
 		}
-		found, err := sets.make(ctx, w)
+		date, err := m.choose(ctx, w)
 		if err != nil {
 			return nil, r.Blame(w.field, err)
 		}
-		if found.After(date) {
-			date = found
-		}
+		m.saw(date)
 	}
-	if err := c.verifySignature(ctx, r, l); err != nil {
+	if err := m.verifySignature(ctx); err != nil {
 		return nil, err
 	}
-	if date.IsZero() {
-		date = c.Now()
+	return m.finish()
+}
+
+// locker makes a new lock, as near to an old one as it can.
+type locker struct {
+	c    Config
+	r    *recipe.Recipe
+	f    *fetch.Fetcher
+	old  *lock.Lock // nil where there is none
+	lock *lock.Lock // the new one
+	date time.Time  // of the newest release file that was read
+}
+
+func (m *locker) saw(date time.Time) {
+	if date.After(m.date) {
+		m.date = date
 	}
-	l.Time = date.Unix()
-	if old != nil && old.Name == l.Name && sameSource(old, l) {
-		l.Time = old.Time
+}
+
+func (m *locker) say(e progress.Event) {
+	e.Step = "lock"
+	m.c.Report.Send(e)
+}
+
+// answer answers a wish, as the old lock did where it may, and adds the answer to the lock.
+func (m *locker) answer(ctx context.Context, w wish) error {
+	if in := pinned(m.old, w); in != nil && !m.c.Update.renews(in) {
+		m.lock.Inputs = append(m.lock.Inputs, *in)
+		return nil
 	}
-	data, err := l.Encode() // sorts, so that what differs are contents
+	in := lock.Input{Name: w.name, Kind: w.kind, Where: w.where}
+	if w.kind == lock.Debian || w.kind == lock.OCI {
+		if err := m.lookUp(ctx, w, &in); err != nil {
+			return err
+		}
+	} else {
+		err := m.look(ctx, w, &in)
+		if err == nil && w.tar {
+			err = m.c.checkTar(in, m.f.Base)
+		}
+		if err != nil {
+			return inputError(ctx, w, err)
+		}
+	}
+	m.lock.Inputs = append(m.lock.Inputs, in)
+	return nil
+}
+
+// lookUp asks an archive for a package, or a registry for an image.
+func (m *locker) lookUp(ctx context.Context, w wish, in *lock.Input) error {
+	if w.kind == lock.OCI {
+		m.say(progress.Event{Kind: progress.Update, Message: "look up the image " + w.where})
+		a, err := arch.Parse(m.r.Arch)
+		if err != nil {
+			return err
+		}
+		found, err := m.f.Registry.Resolve(ctx, w.where, a.Go)
+		if err != nil {
+			return err
+		}
+		in.Digest, in.Size = found.Digest, found.Size
+		return nil
+	}
+	m.say(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " +
+		strings.Join(w.deb.Suites, ", ")})
+	found, err := newestOf(ctx, m.f, w.deb)
+	if err != nil {
+		return err
+	}
+	in.Package, in.Digest, in.Size = &found.Package, found.Digest, found.Size
+	m.saw(found.Date)
+	return nil
+}
+
+// look finds out the digest of what lies at an address or beside the recipe.
+func (m *locker) look(ctx context.Context, w wish, in *lock.Input) (err error) {
+	path := filepath.Join(m.f.Base, filepath.FromSlash(w.where))
+	var want digest.Digest // where the recipe says it
+	if t := m.r.Kernel.Source.Tarball; t != nil && w.name == sourceInput && t.SHA256 != "" {
+		want = digest.Digest("sha256:" + t.SHA256)
+	}
+	switch w.kind {
+	case lock.URL:
+		in.Digest, in.Size, err = m.f.Download(ctx, w.where, want, -1, m.say)
+	case lock.Local:
+		in.Digest, in.Size, err = fileDigest(ctx, path)
+		if err == nil && want != "" && in.Digest != want {
+			err = &digest.Mismatch{Name: w.where, Want: want, Got: in.Digest}
+		}
+	case lock.Tree:
+		m.say(progress.Event{Kind: progress.Update, Message: "digest the folder " + w.where})
+		if err = m.c.checkPlace(w.where, path); err == nil {
+			in.Digest, err = treeDigest(ctx, w.name, path)
+		}
+	}
+	return err
+}
+
+// finish gives the lock its time, and writes it where it is another than the old one.
+func (m *locker) finish() (*Locked, error) {
+	if m.date.IsZero() {
+		m.date = m.c.Now()
+	}
+	m.lock.Time = m.date.Unix()
+	if m.old != nil && m.old.Name == m.lock.Name && sameSource(m.old, m.lock) {
+		m.lock.Time = m.old.Time
+	}
+	data, err := m.lock.Encode()
 	if err != nil {
 		return nil, err
 	}
-	if old != nil && old.Name == l.Name && reflect.DeepEqual(old.Inputs, l.Inputs) && reflect.DeepEqual(old.Sets,
-		l.Sets) {
-		return &Locked{Lock: l, Old: old}, nil // the old one was read strictly: equal contents are equal bytes
+	done := &Locked{Lock: m.lock, Old: m.old, Changed: true}
+	if m.old != nil {
+		was, err := m.old.Encode() // it was read strictly: these are the bytes of the file
+		if err != nil {
+			return nil, err
+		}
+		done.Changed = !bytes.Equal(was, data)
 	}
-	if c.Dry {
-		return &Locked{l, old, true}, nil
+	if !done.Changed || m.c.Dry {
+		return done, nil
 	}
-	return &Locked{l, old, true}, atomicfile.Write(path, data, 0o644)
+	return done, atomicfile.Write(m.c.lockPath(), data, 0o644)
 }
 
 // newestOf looks a package up in several suites: the newest version counts, of the first suite that has it.
@@ -199,24 +244,20 @@ func sameSource(a, b *lock.Lock) bool {
 }
 
 // verifySignature checks a tarball's OpenPGP signature, so that a lock never pins source nobody signed.
-func (c Config) verifySignature(ctx context.Context, r *recipe.Recipe, l *lock.Lock) error {
-	t := r.Kernel.Source.Tarball
+func (m *locker) verifySignature(ctx context.Context) error {
+	t := m.r.Kernel.Source.Tarball
 	if t == nil || t.Signature == "" {
 		return nil
 	}
-	f, err := c.fetcher(r)
-	if err != nil {
-		return err
-	}
 	path := func(name string) (string, error) {
-		in := l.Find(name)
+		in := m.lock.Find(name)
 		if in.Kind == lock.Local {
-			return filepath.Join(f.Base, filepath.FromSlash(in.Where)), nil
+			return filepath.Join(m.f.Base, filepath.FromSlash(in.Where)), nil
 		}
-		if err := f.Bring(ctx, *in, c.Report); err != nil {
+		if err := m.f.Bring(ctx, *in, m.c.Report); err != nil {
 			return "", err
 		}
-		return c.Store.Get(in.Digest)
+		return m.c.Store.Get(in.Digest)
 	}
 	tarball, err1 := path(sourceInput)
 	sig, err2 := path(signatureInput)
@@ -224,7 +265,7 @@ func (c Config) verifySignature(ctx context.Context, r *recipe.Recipe, l *lock.L
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update,
+	m.say(progress.Event{Kind: progress.Update,
 		Message: "verify the signature of " + filepath.Base(t.From)})
 	s, err := readSignature(sig, ring)
 	if err != nil {

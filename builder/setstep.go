@@ -71,17 +71,8 @@ func (u Update) check(old *lock.Lock) error {
 	return nil
 }
 
-// setMaker chooses the packages of wishes, as near to an old lock as it can.
-type setMaker struct {
-	c    Config
-	r    *recipe.Recipe
-	f    *fetch.Fetcher
-	old  *lock.Lock // nil where there is none
-	lock *lock.Lock // the new one
-}
-
 // keep takes over the packages that the old lock has for the same wish, unless something in it is to be renewed.
-func (m *setMaker) keep(w setWish) bool {
+func (m *locker) keep(w setWish) bool {
 	if m.old == nil || m.c.Update.All {
 		return false
 	}
@@ -115,7 +106,7 @@ func (m *setMaker) keep(w setWish) bool {
 }
 
 // add puts an input into the lock unless it is there.
-func (m *setMaker) add(in lock.Input) error {
+func (m *locker) add(in lock.Input) error {
 	if there := m.lock.Find(in.Name); there != nil {
 		if there.Digest != in.Digest {
 			return fmt.Errorf("%s: two archives have it with different bytes, %s and %s", in.Name, there.Digest,
@@ -127,8 +118,8 @@ func (m *setMaker) add(in lock.Input) error {
 	return nil
 }
 
-// make chooses the packages of a wish, adds them to the lock, and returns the date of the newest release file.
-func (m *setMaker) make(ctx context.Context, w setWish) (time.Time, error) {
+// choose chooses the packages of a wish, adds them to the lock, and returns the date of the newest release file.
+func (m *locker) choose(ctx context.Context, w setWish) (time.Time, error) {
 	m.c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update,
 		Message: "choose packages of Debian " + strings.Join(w.deb.Suites, ", ")})
 	x, date, err := m.index(ctx, w)
@@ -225,7 +216,7 @@ func choose(x *debian.Index, w recipe.Wanted) error {
 }
 
 // index reads the lists of everything that a wish may take packages from.
-func (m *setMaker) index(ctx context.Context, w setWish) (*debian.Index, time.Time, error) {
+func (m *locker) index(ctx context.Context, w setWish) (*debian.Index, time.Time, error) {
 	type list struct {
 		archive fetch.Archive
 		section fetch.Section
@@ -270,7 +261,7 @@ const pinFile = 1 << 30
 
 // addDebs adds the single files of a wish to the lists, and returns the inputs they are, by the names of their
 // packages.
-func (m *setMaker) addDebs(ctx context.Context, x *debian.Index, w setWish) (map[string]string, error) {
+func (m *locker) addDebs(ctx context.Context, x *debian.Index, w setWish) (map[string]string, error) {
 	out := map[string]string{}
 	for _, file := range w.deb.Debs {
 		in := m.lock.Find(debInput(file))
@@ -312,7 +303,7 @@ func packageOf(path string) (*debian.Package, error) {
 }
 
 // pins are the versions that the old lock has and that are not to be renewed, by name.
-func (m *setMaker) pins(firm map[string]bool) map[string]lock.Input {
+func (m *locker) pins(firm map[string]bool) map[string]lock.Input {
 	out := map[string]lock.Input{}
 	if m.old == nil || m.c.Update.All {
 		return out
@@ -330,7 +321,7 @@ func (m *setMaker) pins(firm map[string]bool) map[string]lock.Input {
 
 // resolve chooses packages, in the old lock's versions where they are to be had and the wish can come true with them.
 // What stands in the way of that is renewed too.
-func (m *setMaker) resolve(x *debian.Index, wish debian.Wish, firm map[string]bool) ([]*debian.Package, error) {
+func (m *locker) resolve(x *debian.Index, wish debian.Wish, firm map[string]bool) ([]*debian.Package, error) {
 	pins := m.pins(firm)
 	newest := map[string]*debian.Package{}
 	for name, in := range pins {
@@ -369,7 +360,7 @@ func (m *setMaker) resolve(x *debian.Index, wish debian.Wish, firm map[string]bo
 
 // pin makes a locked version the one that counts, and says whether it can. One that no list has any more is read from
 // the store.
-func (m *setMaker) pin(x *debian.Index, in lock.Input) bool {
+func (m *locker) pin(x *debian.Index, in lock.Input) bool {
 	is := func(p *debian.Package) bool { return p.Digest == in.Digest }
 	if x.Choose(in.Package.Name, is) {
 		return true

@@ -151,7 +151,7 @@ func (g *Guest) bring(ctx context.Context, in lock.Input, job execute.Job) (stri
 		}
 		return g.c.Store.Get(in.Digest)
 	}
-	f, err := g.c.fetcher(g.Recipe)
+	f, err := g.fetcher()
 	if err != nil {
 		return "", err
 	}

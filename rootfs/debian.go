@@ -34,7 +34,14 @@ func (l Debian) Inputs() []artifact.Input {
 	for _, p := range l.Packages {
 		out = append(out, artifact.Input{Name: "package " + p.Name, Value: string(p.Digest)})
 	}
-	return append(out, artifact.Input{Name: "paths", Value: fmt.Sprint(l.Rules)})
+	for i, r := range l.Rules {
+		what := "exclude "
+		if r.Keep {
+			what = "include "
+		}
+		out = append(out, artifact.Input{Name: fmt.Sprintf("paths %d", i), Value: what + r.Pattern})
+	}
+	return out
 }
 
 // Apply implements Layer.

@@ -16,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/ext4"
@@ -85,8 +86,8 @@ func (r Request) WriteImage(ctx context.Context, d Disk, dir string, more []sbom
 
 func (r Request) writeImage(ctx context.Context, d Disk, dir string, t *tree.Tree, parts []sbom.Component,
 	files *tree.Opener) (*Result, error) {
-	var err error
 	res := &Result{}
+	var err error
 	path := filepath.Join(dir, ImageName)
 	if res.Image, res.Warnings, err = r.WriteDisk(ctx, d, t, files, path); err != nil {
 		return nil, err
@@ -104,7 +105,14 @@ func (r Request) writeImage(ctx context.Context, d Disk, dir string, t *tree.Tre
 		Name: r.Name, Time: r.Time, Creator: "katabuild", Components: parts, Files: files,
 	}
 	// Another kernel source or package is another bill, although the files may be the same.
-	doc.Digest = digest.Of(fmt.Appendf(nil, "bill of materials of %s %s %q", r.Name, res.Image.UUID, doc.Components))
+	whole, err := paper.Encode(struct {
+		Name, UUID string
+		Components []sbom.Component
+	}{r.Name, res.Image.UUID, doc.Components})
+	if err != nil {
+		return nil, err
+	}
+	doc.Digest = digest.Of(append([]byte("bill of materials\n"), whole...))
 	bills := []bill{{SBOMName, doc.Write}}
 	if d.CycloneDX {
 		bills = append(bills, bill{CycloneDXName, doc.WriteCycloneDX})

@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
 )
 
@@ -40,9 +41,49 @@ type Job struct {
 	Need func(step, output string) (string, error)
 }
 
+// Blobs keeps bytes by their digest, on this machine or behind a network. *store.Store is one. Several goroutines use
+// it.
+type Blobs interface {
+	// Has says whether Get would probably find it. It reads nothing.
+	Has(d digest.Digest) bool
+	// Get is the path of a file with these bytes, verified, which nobody may change.
+	Get(d digest.Digest) (path string, err error)
+	// PutFile adds the file at path, which may be moved away, and verifies it against want where that is not empty.
+	PutFile(path string, want digest.Digest) (d digest.Digest, size int64, err error)
+	// Held says whether path came from Get, and what it holds: such a file need not be put again.
+	Held(path string) (d digest.Digest, size int64, ok bool)
+}
+
+// Actions keeps what steps made by their keys, on this machine or behind a network. *store.Store is one. Several
+// goroutines use it.
+type Actions interface {
+	plan.Actions
+	// PutAction records what a step made. Its outputs have been put into the Blobs before.
+	PutAction(a *store.Action) error
+	// SetLast remembers the key that a guest's step had last.
+	SetLast(guest, step string, key digest.Digest) error
+	// Touch says that an action was of use. It cannot fail: only what is kept for how long depends on it.
+	Touch(key digest.Digest, now time.Time)
+}
+
+// Workshop is where steps run: always on this machine. *store.Store is one.
+type Workshop interface {
+	// Use keeps what there is from being swept away until done is called.
+	Use(ctx context.Context) (done func(), err error)
+	// Lock waits until nobody else makes key here. waiting is called once if there is a wait.
+	Lock(key digest.Digest, waiting func()) (unlock func(), err error)
+	// Temp makes an empty folder, from which Blobs can take files without copying; remove deletes it.
+	Temp(step string) (dir string, remove func() error, err error)
+	// Log makes a file for what foreign programs say.
+	Log(name string) (*os.File, error)
+}
+
 // Config says where and for whom.
 type Config struct {
-	Store  *store.Store
+	Blobs    Blobs
+	Actions  Actions
+	Workshop Workshop
+
 	Guest  string // remembers the keys under this name
 	Report progress.Func
 	Now    func() time.Time
@@ -65,7 +106,7 @@ func (f *Failure) Unwrap() error { return f.Err }
 // Run does the wanted steps and everything they need, and returns what each wanted step made. The first failure stops
 // the others.
 func Run(ctx context.Context, c Config, tasks []Task, wanted []string) (map[string]*store.Action, error) {
-	unused, err := c.Store.Use(ctx)
+	unused, err := c.Workshop.Use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +173,7 @@ func (r *run) do(t Task) (*store.Action, error) {
 	if a, ok := r.hit(t, report); ok {
 		return a, nil
 	}
-	unlock, err := r.Store.Lock(t.Key, func() {
+	unlock, err := r.Workshop.Lock(t.Key, func() {
 		report.Send(progress.Event{Kind: progress.Log,
 			Message: "another katabuild is building the same; waiting for it"})
 	})
@@ -158,7 +199,7 @@ func (r *run) do(t Task) (*store.Action, error) {
 	}
 	began := r.Now()
 	start := progress.Event{Kind: progress.Start}
-	if last := r.Store.Last(r.Guest, t.Name); last != nil {
+	if last := r.Actions.Last(r.Guest, t.Name); last != nil {
 		start.Expected = time.Duration(last.ElapsedMS) * time.Millisecond
 	}
 	report.Send(start)
@@ -168,7 +209,7 @@ func (r *run) do(t Task) (*store.Action, error) {
 		return nil, err
 	}
 	a.ElapsedMS = r.Now().Sub(began).Milliseconds()
-	if err := errors.Join(r.Store.PutAction(a), r.Store.SetLast(r.Guest, t.Name, a.Key)); err != nil {
+	if err := errors.Join(r.Actions.PutAction(a), r.Actions.SetLast(r.Guest, t.Name, a.Key)); err != nil {
 		report.Send(progress.Event{Kind: progress.Fail, Message: err.Error()})
 		return nil, &Failure{Step: t.Name, Err: err}
 	}
@@ -177,24 +218,24 @@ func (r *run) do(t Task) (*store.Action, error) {
 }
 
 func (r *run) hit(t Task, report progress.Func) (*store.Action, bool) {
-	a, err := r.Store.Complete(t.Key)
+	a, err := r.Actions.Complete(t.Key)
 	if err != nil {
 		return nil, false
 	}
 	// The bytes are verified now, not when somebody trips over them: a rotten output makes the step run again.
 	for _, o := range a.Outputs {
-		if r.Unread != nil && r.Unread(t.Name, o) && r.Store.Has(o.Digest) {
+		if r.Unread != nil && r.Unread(t.Name, o) && r.Blobs.Has(o.Digest) {
 			continue
 		}
-		if _, err := r.Store.Get(o.Digest); err != nil {
+		if _, err := r.Blobs.Get(o.Digest); err != nil {
 			report.Send(progress.Event{Kind: progress.Log, Message: err.Error() + "; building it again"})
 			return nil, false
 		}
 	}
-	r.Store.Touch(t.Key, r.Now())
-	if last := r.Store.Last(r.Guest, t.Name); last == nil || last.Key != t.Key {
+	r.Actions.Touch(t.Key, r.Now())
+	if last := r.Actions.Last(r.Guest, t.Name); last == nil || last.Key != t.Key {
 		// Only a plan's explanations depend on it.
-		_ = r.Store.SetLast(r.Guest, t.Name, t.Key)
+		_ = r.Actions.SetLast(r.Guest, t.Name, t.Key)
 	}
 	report.Send(progress.Event{Kind: progress.Hit})
 	return a, true
@@ -202,17 +243,17 @@ func (r *run) hit(t Task, report progress.Func) (*store.Action, bool) {
 
 // make runs t in a folder of its own and moves what it made into the store.
 func (r *run) make(t Task, report progress.Func) (_ *store.Action, err error) {
-	dir, remove, err := r.Store.Temp(t.Name)
+	dir, remove, err := r.Workshop.Temp(t.Name)
 	if err != nil {
 		return nil, &Failure{Step: t.Name, Err: err}
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	log := &logFile{open: func() (*os.File, error) { return r.Store.Log(r.Guest + "-" + t.Name) }}
+	log := &logFile{open: func() (*os.File, error) { return r.Workshop.Log(r.Guest + "-" + t.Name) }}
 	defer log.close()
 	failure := func(err error) error { return &Failure{Step: t.Name, Log: log.used(), Err: err} }
 
 	job := Job{Dir: dir, Log: log, Report: report, Need: r.need, Cost: &store.Cost{}}
-	if last := r.Store.Last(r.Guest, t.Name); last != nil {
+	if last := r.Actions.Last(r.Guest, t.Name); last != nil {
 		job.Last = last.Cost
 	}
 	outputs, err := t.Run(r.ctx, job)
@@ -221,9 +262,9 @@ func (r *run) make(t Task, report progress.Func) (_ *store.Action, err error) {
 	}
 	a := &store.Action{Key: t.Key, Step: t.Name, Inputs: t.Inputs, Outputs: []store.Output{}, Cost: *job.Cost}
 	for _, o := range outputs {
-		d, n, held := r.Store.Held(o.Path)
+		d, n, held := r.Blobs.Held(o.Path)
 		if !held {
-			if d, n, err = r.Store.PutFile(o.Path, ""); err != nil {
+			if d, n, err = r.Blobs.PutFile(o.Path, ""); err != nil {
 				return nil, failure(err)
 			}
 		}
@@ -241,7 +282,7 @@ func (r *run) need(step, output string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return r.Store.Get(o.Digest)
+	return r.Blobs.Get(o.Digest)
 }
 
 // logFile is made at its first line, so that steps which say nothing leave none.

@@ -14,15 +14,32 @@ import (
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/artifact"
+	"github.com/katabuild/katabuild/internal/digest"
 )
 
 func config(t *testing.T) Config {
+	t.Helper()
+	s := open(t)
+	return Config{Blobs: s, Actions: s, Workshop: s, Guest: "guest", Now: time.Now}
+}
+
+func open(t *testing.T) *store.Store {
 	t.Helper()
 	s, err := store.Open(filepath.Join(t.TempDir(), "store"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Config{Store: s, Guest: "guest", Now: time.Now}
+	return s
+}
+
+// du is how full the store of a configuration is.
+func du(t *testing.T, c Config) store.Usage {
+	t.Helper()
+	u, err := c.Workshop.(*store.Store).DU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
 
 // writes makes a task that writes text, with what it needs behind it.
@@ -63,7 +80,7 @@ func TestStepsRunOnceAndOnlyWhenNeeded(t *testing.T) {
 		return a
 	}
 	a := do("k")
-	p, err := c.Store.Get(a["kernel"].Outputs[0].Digest)
+	p, err := c.Blobs.Get(a["kernel"].Outputs[0].Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +106,7 @@ func TestStepsRunOnceAndOnlyWhenNeeded(t *testing.T) {
 	if counts() != "1 3 1" {
 		t.Errorf("after rot: %s", counts())
 	}
-	if u, _ := c.Store.DU(); u.Temp != 0 {
+	if u := du(t, c); u.Temp != 0 {
 		t.Errorf("temporary files stayed: %+v", u)
 	}
 }
@@ -117,8 +134,76 @@ func TestTheFirstFailureStopsTheOthersAndIsTheError(t *testing.T) {
 	if data, _ := os.ReadFile(f.Log); !strings.Contains(string(data), "cc: no") {
 		t.Errorf("the log %q holds %q", f.Log, data)
 	}
-	if u, _ := c.Store.DU(); u.Temp != 0 || u.Actions != 0 {
+	if u := du(t, c); u.Temp != 0 || u.Actions != 0 {
 		t.Errorf("a failure left something: %+v", u)
+	}
+}
+
+// behind is a store with another one behind it, as a cache that many machines share would be.
+type behind struct {
+	*store.Store
+	far *store.Store
+}
+
+// Complete implements Actions: what is only far away is brought here.
+func (b behind) Complete(key digest.Digest) (*store.Action, error) {
+	if a, err := b.Store.Complete(key); err == nil {
+		return a, nil
+	}
+	a, err := b.far.Complete(key)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range a.Outputs {
+		path, err := b.far.Get(o.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if _, _, err := b.Store.PutFile(path, o.Digest); err != nil {
+			return nil, err
+		}
+	}
+	return a, b.Store.PutAction(a)
+}
+
+// PutAction implements Actions: what is made here is there for others.
+func (b behind) PutAction(a *store.Action) error {
+	for _, o := range a.Outputs {
+		path, err := b.Store.Get(o.Digest)
+		if err != nil {
+			return err
+		}
+		if _, _, err := b.far.PutFile(path, o.Digest); err != nil {
+			return err
+		}
+	}
+	return errors.Join(b.Store.PutAction(a), b.far.PutAction(a))
+}
+
+func TestAnotherStoreMayStandBehind(t *testing.T) {
+	far := open(t)
+	var runs atomic.Int32
+	for range 2 { // two machines
+		here := behind{open(t), far}
+		c := Config{Blobs: here, Actions: here, Workshop: here, Guest: "guest", Now: time.Now}
+		task := writes("step", "x", &runs)
+		done, err := Run(t.Context(), c, []Task{task}, []string{"step"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path, err := here.Get(done["step"].Outputs[0].Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, err := os.ReadFile(path); string(data) != "x" || err != nil {
+			t.Errorf("%q, %v", data, err)
+		}
+		if st := plan.Check(here, "guest", []plan.Step{task.Step}, []string{"step"}); st[0].State != "hit" {
+			t.Errorf("the plan says %s", st[0].State)
+		}
+	}
+	if runs.Load() != 1 {
+		t.Errorf("ran %d times", runs.Load())
 	}
 }
 

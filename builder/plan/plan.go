@@ -59,9 +59,17 @@ type Status struct {
 	Expected time.Duration // for a miss: how long it took last time, zero when unknown
 }
 
-// Check asks a store about the steps. wanted are the steps whose outputs the user wants; the others count only as needs
+// Actions is what a plan asks of what steps have made, here or elsewhere. *store.Store is one.
+type Actions interface {
+	// Complete is the action with a key whose outputs are all there; an error is that there is none.
+	Complete(key digest.Digest) (*store.Action, error)
+	// Last is what a guest's step made last, nil where nobody knows.
+	Last(guest, step string) *store.Action
+}
+
+// Check asks about the steps. wanted are the steps whose outputs the user wants; the others count only as needs
 // of a miss.
-func Check(s *store.Store, guest string, steps []Step, wanted []string) []Status {
+func Check(made Actions, guest string, steps []Step, wanted []string) []Status {
 	st := make([]Status, len(steps))
 	index := map[string]int{}
 	for i, step := range steps {
@@ -75,11 +83,11 @@ func Check(s *store.Store, guest string, steps []Step, wanted []string) []Status
 			return
 		}
 		step := steps[i]
-		if _, err := s.Complete(step.Key); err == nil {
+		if _, err := made.Complete(step.Key); err == nil {
 			st[i].State = hit
 			return
 		}
-		last := s.Last(guest, step.Name)
+		last := made.Last(guest, step.Name)
 		st[i].State, st[i].Why = miss, changes(last, step)
 		if last != nil {
 			st[i].Expected = time.Duration(last.ElapsedMS) * time.Millisecond
