@@ -16,7 +16,10 @@ endif
 
 .PHONY: help
 help: ## explain these words
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' \
+		$(firstword $(MAKEFILE_LIST))
+
+## Use
 
 .PHONY: setup
 setup: ## install what is missing: Debian packages (as root or with sudo) and Go
@@ -71,6 +74,8 @@ guest: lock ## build the guest of RECIPE (default: default) into out/
 boot: guest ## build and boot the guest of RECIPE, and print the verdict
 	@$(KATABUILD) boot $(OUT)/$(RECIPE)
 
+## Check
+
 # tools are what ci/check.sh asks. Go keeps what it built, so that building them again takes no time.
 .PHONY: tools
 tools:
@@ -122,16 +127,6 @@ test-faults: ## kill QEMU, virtiofsd, shim and containerd (KATABUILD_TEST_CYCLES
 test-kubernetes: ## run a pod of Kubernetes, whose parts are built first, in a guest (as root; minutes the first time)
 	@sh ci/test.sh kubernetes
 
-.PHONY: bench-containers
-bench-containers: build ## measure containers, files, network and streams (as root, with the guest in out/)
-	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \
-		-run '^TestBench$$' -v ./ci/containerd | grep '^bench'
-
-.PHONY: files-table
-files-table: build ## write the table of docs/files.md: operations on files under runc and in guests (as root)
-	@KATABUILD_TEST_FILES=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \
-		-run '^TestFilesTable$$' ./ci/containerd
-
 .PHONY: test-arch
 test-arch: ## run a container with Debian's kernel for every architecture, emulated (as root; 300 MB the first time)
 	@sh ci/setup.sh arch
@@ -143,7 +138,24 @@ test-cross: ## build and vet the agent for every architecture
 
 .PHONY: twice
 twice: build ## build the guest of RECIPE twice, in other folders, as other users, and compare every byte
+	@KATABUILD_TEST_TWICE=1 $(GO) test -count=1 -run Twice ./cmd/kata-agent ./initrd
 	@sh ci/twice.sh $(RECIPE)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (default 20s)
+	@sh ci/fuzz.sh $(or $(FUZZTIME),20s)
+
+## Measure
+
+.PHONY: bench-containers
+bench-containers: build ## measure containers, files, network and streams (as root, with the guest in out/)
+	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \
+		-run '^TestBench$$' -v ./ci/containerd | grep '^bench'
+
+.PHONY: files-table
+files-table: build ## write the table of docs/files.md: operations on files under runc and in guests (as root)
+	@KATABUILD_TEST_FILES=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \
+		-run '^TestFilesTable$$' ./ci/containerd
 
 .PHONY: bench
 bench: guest bench-images ## measure boot, build and sizes, beside what a user would use instead
@@ -155,13 +167,12 @@ bench: guest bench-images ## measure boot, build and sizes, beside what a user w
 bench-images: build ## measure making disk images, beside mkfs and mmdebstrap (needs Debian's archive and 12 GB of disk)
 	@$(GO) run ./ci/bench images
 
-.PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (default 20s)
-	@sh ci/fuzz.sh $(or $(FUZZTIME),20s)
+## Keep
 
 .PHONY: golden
 golden: ## rewrite the golden files; read the diff before you commit it
-	@KATABUILD_GOLDEN_UPDATE=1 $(GO) test ./... >/dev/null || true
+	@out=$$(KATABUILD_GOLDEN_UPDATE=1 $(GO) test ./... 2>&1) || { echo "$$out" | grep -v -e '^ok ' -e 'no test files'; \
+		echo "golden: the tests above failed, whatever was written"; exit 1; }
 	@git status --short -- '*testdata*'
 
 .PHONY: generate

@@ -97,7 +97,8 @@ func TestEveryImportGoesThroughADoor(t *testing.T) {
 			return d.room == from
 		})
 		if i < 0 {
-			t.Errorf("%s/%s: the house has no room %q (DESIGN: the top-level names are fixed)", s.dir, s.name, from)
+			t.Errorf("%s/%s: the house has no room %q (CONTRIBUTING.md: the top-level names are fixed)", s.dir, s.name,
+				from)
 			continue
 		}
 		for _, im := range s.file.Imports {

@@ -19,7 +19,7 @@ import (
 )
 
 func TestAgentServesUntilToldToEnd(t *testing.T) {
-	testenv.Require(t, testenv.Func("proc", func() error {
+	testenv.Require(t, testenv.Func(testenv.Proc, func() error {
 		_, err := os.Stat("/proc/cmdline")
 		return err
 	}))

@@ -22,8 +22,8 @@ import (
 // child in another way.
 func debugShells(t *testing.T) func() net.Conn {
 	t.Helper()
-	testenv.Require(t, testenv.Func("shell", func() error { _, err := firstExecutable(shells); return err }),
-		testenv.Func("ptmx", func() error {
+	testenv.Require(t, testenv.Func(testenv.Shell, func() error { _, err := firstExecutable(shells); return err }),
+		testenv.Func(testenv.Terminals, func() error {
 			m, tty, err := openTerminal()
 			if err != nil {
 				return err

@@ -23,7 +23,7 @@ import (
 // is built.
 func madeUp(t *testing.T, rules string) Request {
 	t.Helper()
-	testenv.Require(t, testenv.Tool("make"), testenv.Func("user-namespaces",
+	testenv.Require(t, testenv.Tool("make"), testenv.Func(testenv.UserNamespaces,
 		func() error { return jail.Check(context.Background()) }))
 	tree := t.TempDir()
 	for name, text := range map[string]string{

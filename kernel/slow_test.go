@@ -48,7 +48,7 @@ func x86(t testing.TB) arch.Arch {
 func findTools(t testing.TB) toolchain.Toolchain {
 	t.Helper()
 	var tc toolchain.Toolchain
-	testenv.Require(t, testenv.Func("toolchain", func() (err error) {
+	testenv.Require(t, testenv.Func(testenv.Toolchain, func() (err error) {
 		tc, err = toolchain.Find(context.Background(), toolchain.Options{Arch: x86(t), Host: x86(t),
 			Dirs: strings.Split(jail.Path, ":")})
 		return err
@@ -60,7 +60,7 @@ func findTools(t testing.TB) toolchain.Toolchain {
 func slowRequest(t testing.TB, names ...string) Request {
 	t.Helper()
 	testenv.Require(t, testenv.Asked(slowVariable, "test-kernel"), testenv.File(sourceVariable),
-		testenv.Func("user-namespaces", func() error { return jail.Check(context.Background()) }))
+		testenv.Func(testenv.UserNamespaces, func() error { return jail.Check(context.Background()) }))
 	deb := os.Getenv(sourceVariable)
 	d, _, err := digest.File(deb)
 	if err != nil {

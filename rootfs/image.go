@@ -26,7 +26,7 @@ import (
 	"github.com/katabuild/katabuild/rootfs/verity"
 )
 
-// File names of what Image leaves.
+// File names of what WriteDisk and WriteImage leave.
 const (
 	ImageName     = extension.ImageName
 	SBOMName      = "sbom.spdx.json"
@@ -62,7 +62,7 @@ func (d Disk) Inputs() []artifact.Input {
 	return in
 }
 
-// Result is what Image made.
+// Result is what WriteDisk and WriteImage made.
 type Result struct {
 	Outputs  []artifact.Output
 	Image    manifest.ImageLayout

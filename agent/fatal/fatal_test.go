@@ -88,7 +88,7 @@ func TestConsoleTellsAPlainFileOnce(t *testing.T) {
 
 func TestATerminalThatPassedItsBytesOnIsNotWaitedFor(t *testing.T) {
 	var tty *os.File
-	testenv.Require(t, testenv.Func("pseudo-terminals", func() (err error) {
+	testenv.Require(t, testenv.Func(testenv.Terminals, func() (err error) {
 		tty, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 		return err
 	}))

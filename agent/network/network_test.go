@@ -26,7 +26,7 @@ func cable(t *testing.T, a, b string) {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = a, net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	testenv.Require(t, testenv.Func("veth", func() error {
+	testenv.Require(t, testenv.Func(testenv.Veth, func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: b, PeerHardwareAddr: net.HardwareAddr{2, 0,
 			0, 0, 0, 2}})
 	}))

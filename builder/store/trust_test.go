@@ -214,12 +214,7 @@ func TestAStoreThatOthersCanWriteToIsRefusedUnlessItIsShared(t *testing.T) {
 }
 
 // root is needed to give files away.
-var root = testenv.Func("root", func() error {
-	if os.Geteuid() != 0 {
-		return errors.New("this user is not root")
-	}
-	return nil
-})
+var root = testenv.Root
 
 // elsewhere moves a folder of a store away and leaves a link to it.
 func elsewhere(dir, name string) error {

@@ -4,7 +4,6 @@ package containerd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -76,12 +75,7 @@ func tools() (string, error) {
 	return filepath.Join(cache, "katabuild-tools"), err
 }
 
-var root = testenv.Func("root", func() error {
-	if os.Getuid() != 0 {
-		return errors.New("containerd makes mounts, networks and cgroups, which only root may")
-	}
-	return nil
-})
+var root = testenv.Root
 
 var images = sync.OnceValues(func() (*image.Set, error) {
 	return image.NewSet(context.Background(), filepath.Join(house, "ci/toolbox"))
@@ -219,11 +213,11 @@ func kata(t *testing.T, handler, dir string) *daemon.Runtime {
 		guest = filepath.Join(filepath.Dir(bin), "out/default")
 	}
 	testenv.Require(t, testenv.Tool("qemu-system-x86_64"),
-		testenv.Func("containerd-shim-kata-v2", func() error {
+		testenv.Func(testenv.Shim, func() error {
 			_, err := os.Stat(filepath.Join(bin, "containerd-shim-kata-v2"))
 			return err
 		}),
-		testenv.Func("guest", func() error {
+		testenv.Func(testenv.Guest, func() error {
 			_, err := os.Stat(filepath.Join(guest, "manifest.json"))
 			return err
 		}))

@@ -29,7 +29,7 @@ import (
 const scratchMiB = 40
 
 // loops needs loop devices, which containerd mounts files with.
-var loops = testenv.Func("loop devices", func() error {
+var loops = testenv.Func(testenv.Loops, func() error {
 	_, err := os.Stat("/dev/loop-control")
 	return err
 })

@@ -37,12 +37,7 @@ func need(t *testing.T, more ...testenv.Need) {
 }
 
 // root is for mounting a small disk and for becoming another user.
-var root = testenv.Func("root", func() error {
-	if os.Getuid() != 0 {
-		return errors.New("mounts a disk or changes the user, which only root may")
-	}
-	return nil
-})
+var root = testenv.Root
 
 func abs(t *testing.T, p string) string {
 	t.Helper()

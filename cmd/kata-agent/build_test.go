@@ -78,7 +78,7 @@ func twice(t *testing.T, env ...string) {
 	if err := digest.Check(there, a); err != nil {
 		t.Error(err)
 	}
-	// Container support is still to come; 9 MB is what the agent may weigh with everything.
+	// 9 MB is what the agent may weigh with everything.
 	if limit := int64(9_000_000); size > limit {
 		t.Errorf("the agent has %d bytes, more than %d", size, limit)
 	}

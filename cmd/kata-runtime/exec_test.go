@@ -62,7 +62,7 @@ func TestWhatATerminalWouldActOnIsNotTyped(t *testing.T) {
 }
 
 func TestTheKeyLeavesAndTheTerminalIsRestored(t *testing.T) {
-	testenv.Require(t, testenv.Func("ptmx", hasTerminals))
+	testenv.Require(t, testenv.Func(testenv.Terminals, hasTerminals))
 	master, tty, err := openTerminal()
 	if err != nil {
 		t.Fatal(err)

@@ -16,7 +16,6 @@ import (
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/internal/arch"
-	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/usage"
 )
@@ -205,13 +204,17 @@ func expected(s plan.Status) string {
 }
 
 func (a *app) planJSON(guest string, st []plan.Status) error {
+	type input struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	}
 	type step struct {
-		Step   string           `json:"step"`
-		State  string           `json:"state"`
-		Key    string           `json:"key"`
-		Needs  []string         `json:"needs,omitempty"`
-		Why    []string         `json:"why,omitempty"`
-		Inputs []artifact.Input `json:"inputs"`
+		Step   string   `json:"step"`
+		State  string   `json:"state"`
+		Key    string   `json:"key"`
+		Needs  []string `json:"needs,omitempty"`
+		Why    []string `json:"why,omitempty"`
+		Inputs []input  `json:"inputs"`
 	}
 	out := struct {
 		Version int    `json:"version"`
@@ -219,8 +222,11 @@ func (a *app) planJSON(guest string, st []plan.Status) error {
 		Steps   []step `json:"steps"`
 	}{Version: 1, Guest: guest}
 	for _, s := range st {
-		out.Steps = append(out.Steps, step{s.Step.Name, s.State, string(s.Step.Key), s.Step.Needs, s.Why,
-			s.Step.Inputs})
+		inputs := []input{}
+		for _, i := range s.Step.Inputs {
+			inputs = append(inputs, input(i))
+		}
+		out.Steps = append(out.Steps, step{s.Step.Name, s.State, string(s.Step.Key), s.Step.Needs, s.Why, inputs})
 	}
 	data, err := paper.Encode(out)
 	if err != nil {

@@ -263,8 +263,8 @@ func (f *recipeFlags) add(c *cobra.Command) {
 		"address of an archive of archives, for locked packages that mirrors have dropped (default "+
 			"$KATABUILD_SNAPSHOT)")
 	f.registry.add(c)
-	c.Flags().StringVar(&f.agent, "agent", "", "the agent for recipes that say `builtin` (default $KATABUILD_AGENT, "+
-		"or the one beside katabuild)")
+	c.Flags().StringVar(&f.agent, "agent", "", "the agent, a `file`, for recipes that say builtin "+
+		"(default $KATABUILD_AGENT, or the one beside katabuild)")
 }
 
 func (f *recipeFlags) addBuild(c *cobra.Command) {

@@ -66,7 +66,7 @@ nothing made of them, and every file is compared; what differs is listed as "kat
   katabuild verify out/default --report report.json --nonce 00112233445566778899aabbccddeeff --json
   katabuild verify out/default --rebuild recipes/default --keep-kernel`,
 	}
-	c.Flags().StringVar(&reportFile, "report", "", "a report, as `katabuild boot --report` writes it")
+	c.Flags().StringVar(&reportFile, "report", "", "a report: a `file` that katabuild boot --report wrote")
 	c.Flags().StringVar(&nonce, "nonce", "", "the nonce the report must hold, in hexadecimal")
 	c.Flags().StringArrayVar(&extensions, "extension", nil, "with --report: "+extensionHelp)
 	c.Flags().StringVar(&pin, "manifest-digest", "", "the digest the manifest must have, from a source you trust")
@@ -82,11 +82,20 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 			return err
 		}
 		if rebuild != "" {
+			for _, other := range []string{"report", "nonce", "extension", "json"} {
+				if c.Flags().Changed(other) {
+					return &usage.Error{Err: fmt.Errorf("--%s does not go with --rebuild, which compares files alone",
+						other)}
+				}
+			}
 			return a.rebuild(c.Context(), rf, rebuild, dir, keepKernel)
 		}
 		files, err := attest.Files(m, dir, nil)
 		if err != nil {
 			return err
+		}
+		if keepKernel {
+			return &usage.Error{Err: errors.New("--keep-kernel goes with --rebuild")}
 		}
 		var reported *attest.Reported
 		if (nonce != "" || len(extensions) > 0) && reportFile == "" {

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var userNamespaces = testenv.Func("user-namespaces", func() error { return Check(context.Background()) })
+var userNamespaces = testenv.Func(testenv.UserNamespaces, func() error { return Check(context.Background()) })
 
 // sh runs a shell script in a jail and returns what it wrote.
 func sh(t *testing.T, script string, binds ...Bind) (string, error) {
@@ -215,12 +215,7 @@ func TestUsageCountsGrandchildren(t *testing.T) {
 }
 
 func TestWorksForAPlainUser(t *testing.T) {
-	testenv.Require(t, userNamespaces, testenv.Func("root", func() error {
-		if os.Geteuid() != 0 {
-			return errors.New("the other tests ran as a plain user already")
-		}
-		return nil
-	}))
+	testenv.Require(t, userNamespaces, testenv.Root)
 	dir, err := os.MkdirTemp("/var/tmp", "jail-test-")
 	if err != nil {
 		t.Fatal(err)

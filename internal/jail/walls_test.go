@@ -103,7 +103,7 @@ func TestOnlyWhatCompilersNeedOfEtcIsShown(t *testing.T) {
 }
 
 // keys is that this process may have keys, which a container's seccomp filter may forbid.
-var keys = testenv.Func("keys", func() error {
+var keys = testenv.Func(testenv.Keys, func() error {
 	if _, err := os.Stat("/proc/keys"); err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func TestAPlaceForABindFollowsNoLink(t *testing.T) {
 func TestAReadOnlyBindIsSoBelowToo(t *testing.T) {
 	dir := t.TempDir()
 	below := filepath.Join(dir, "below")
-	testenv.Require(t, userNamespaces, testenv.Func("mounts", func() error {
+	testenv.Require(t, userNamespaces, testenv.Func(testenv.Mounts, func() error {
 		return errors.Join(os.Mkdir(below, 0o777), unix.Mount("test", below, "tmpfs", 0, "mode=777"))
 	}))
 	defer unix.Unmount(below, unix.MNT_DETACH)

@@ -39,13 +39,13 @@ func Inside(t *testing.T, flags uintptr) bool {
 	}
 	out, err := cmd.CombinedOutput()
 	if _, ran := errors.AsType[*exec.ExitError](err); err != nil && !ran {
-		Require(t, Func("user-namespaces", func() error { return err }))
+		Require(t, Func(UserNamespaces, func() error { return err }))
 	}
 	switch {
 	case err != nil:
 		t.Fatalf("inside: %v\n%s", err, out)
 	case strings.Contains(string(out), "--- SKIP: "+t.Name()+" "):
-		Require(t, Func("user-namespaces", func() error { return errors.New(string(out)) }))
+		Require(t, Func(UserNamespaces, func() error { return errors.New(string(out)) }))
 	case !strings.Contains(string(out), "--- PASS: "+t.Name()+" "):
 		t.Fatalf("inside: the test did not run\n%s", out)
 	}

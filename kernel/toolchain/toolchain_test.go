@@ -25,7 +25,7 @@ func options(t *testing.T) Options {
 
 func found(t *testing.T, o Options) Toolchain {
 	t.Helper()
-	testenv.Require(t, testenv.Func("toolchain", func() error {
+	testenv.Require(t, testenv.Func(testenv.Toolchain, func() error {
 		_, err := Find(context.Background(), o)
 		return err
 	}))
@@ -114,7 +114,7 @@ func TestAChangedToolIsNoticed(t *testing.T) {
 	first, err := Find(t.Context(), o)
 	var m *Missing
 	if errors.As(err, &m) {
-		testenv.Require(t, testenv.Func("headers", func() error { return err }))
+		testenv.Require(t, testenv.Func(testenv.Headers, func() error { return err }))
 	}
 	if err != nil {
 		t.Fatal(err)

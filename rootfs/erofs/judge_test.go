@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var root = testenv.Func("root", func() error {
+var root = testenv.Func(testenv.Loops, func() error {
 	if os.Getuid() != 0 {
 		return errors.New("loop devices are root's")
 	}
@@ -25,7 +25,7 @@ var root = testenv.Func("root", func() error {
 
 // linux needs a kernel of that version or a later one.
 func linux(major, minor int) testenv.Need {
-	name := fmt.Sprintf("linux-%d.%d", major, minor)
+	name := testenv.Name(fmt.Sprintf("linux-%d.%d", major, minor))
 	return testenv.Func(name, func() error {
 		var u unix.Utsname
 		if err := unix.Uname(&u); err != nil {

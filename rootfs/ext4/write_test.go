@@ -19,12 +19,7 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
-var root = testenv.Func("root", func() error {
-	if os.Getuid() != 0 {
-		return errors.New("not root")
-	}
-	return nil
-})
+var root = testenv.Root
 
 // write puts an image into a new file and checks its length.
 func write(t testing.TB, tr *tree.Tree, o Options) (string, Info) {

@@ -727,12 +727,7 @@ func TestThePageSaysWhoMaySetWhat(t *testing.T) {
 }
 
 func TestFilesOfOthersAreNotRead(t *testing.T) {
-	asRoot := testenv.Func("root", func() error {
-		if os.Geteuid() != 0 {
-			return errors.New("this user is not root")
-		}
-		return nil
-	})
+	asRoot := testenv.Root
 	for _, c := range []struct {
 		name, want string
 		root       bool

@@ -499,7 +499,7 @@ func TestServiceRunsRoundRobin(t *testing.T) {
 }
 
 func TestNoGoroutineOrFileIsLeft(t *testing.T) {
-	testenv.Require(t, testenv.Func("proc", func() error {
+	testenv.Require(t, testenv.Func(testenv.Proc, func() error {
 		_, err := os.Stat("/proc/self/fd")
 		return err
 	}))

@@ -37,7 +37,7 @@ func keeper(t *testing.T) (*exec.Cmd, int) {
 	cmd := exec.Command("sleep", "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWUTS,
 		UidMappings: me(os.Getuid()), GidMappings: me(os.Getgid())}
-	testenv.Require(t, testenv.Func("user namespaces", cmd.Start))
+	testenv.Require(t, testenv.Func(testenv.UserNamespaces, cmd.Start))
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
 	if err != nil {

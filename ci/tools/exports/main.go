@@ -62,10 +62,6 @@ func run(except string, patterns []string) (int, error) {
 		key := keyOf(o)
 		short := strings.TrimPrefix(key, u.module+"/")
 		if u.used[key] || selected[o.Name()] {
-			if _, ok := may[short]; ok {
-				fmt.Printf("%s: is used outside its package, and listed in %s\n", short, except)
-				n++
-			}
 			delete(may, short)
 			continue
 		}

@@ -89,7 +89,7 @@ func TestProbeOfThisHost(t *testing.T) {
 }
 
 func TestTrialOnKVM(t *testing.T) {
-	testenv.Require(t, testenv.Func("kvm", func() error {
+	testenv.Require(t, testenv.Func(testenv.KVM, func() error {
 		f, err := os.OpenFile(Device, os.O_RDWR, 0)
 		if err != nil {
 			return err
