@@ -10,12 +10,15 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/agent/early"
 	"github.com/katabuild/katabuild/agent/extension"
@@ -32,8 +35,13 @@ import (
 // firstLine is the first line on the console: user space has begun.
 const firstLine = agentapi.InitLine
 
-// readyTimeout bounds telling the host that the agent is ready, which may ignore it. docs/formats/agent-api.md.
-const readyTimeout = 2 * time.Second
+// Telling the host that the agent is ready, which may ignore it. docs/formats/agent-api.md.
+const (
+	// for one attempt: that of Linux itself, net/vmw_vsock/af_vsock.c, VSOCK_DEFAULT_CONNECT_TIMEOUT
+	readyAttempt = 2 * time.Second
+	readyPause   = 100 * time.Millisecond // between two; it doubles
+	readyTime    = time.Minute            // for all, by the guest's clock: a busy host may not run for seconds
+)
 
 // lastAnswer is how long the answer to the request that ends the agent may take to get out.
 const lastAnswer = 500 * time.Millisecond
@@ -145,7 +153,11 @@ func Run(ctx context.Context, c Config) error {
 		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
 	}
 	if opts.ServerAddr == options.DefaultServerAddr {
-		c.Fatal.Go(func() { announce(ctx, log) })
+		c.Fatal.Go(func() {
+			if err := announce(ctx, tellReady); err != nil {
+				log.Debug(err.Error())
+			}
+		})
 	}
 	c.Fatal.Go(func() { reaper.Run(ctx) })
 	for _, m := range c.Timeline.Moments() {
@@ -193,10 +205,27 @@ func prepare(c Config, log *slog.Logger) (string, error) {
 	return string(line), nil
 }
 
-func announce(ctx context.Context, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+func tellReady(ctx context.Context) error {
+	return serve.Announce(ctx, agentapi.HostCID, agentapi.ReadyPort, agentapi.ReadyLine)
+}
+
+// announce has tell tell the host that the agent is ready, until it is told, refuses, or time is over. Nobody waits for
+// it.
+func announce(ctx context.Context, tell func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
-	if err := serve.Announce(ctx, agentapi.HostCID, agentapi.ReadyPort, agentapi.ReadyLine); err != nil {
-		log.Debug(err.Error())
+	for pause := readyPause; ; pause *= 2 {
+		attempt, end := context.WithTimeout(ctx, readyAttempt)
+		err := tell(attempt)
+		end()
+		// A host that does not listen there answers at once.
+		if err == nil || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET) {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
 	}
 }

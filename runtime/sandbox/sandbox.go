@@ -32,7 +32,7 @@ const consoleLines = 30
 const (
 	panicTime = 500 * time.Millisecond // for the rest of a panic's text, where the kernel does not reboot by itself
 	lastWords = 500 * time.Millisecond // for the console's last bytes after the machine ended
-	readyTime = 5 * time.Second        // for the ready line once the guest has connected
+	readyTime = 30 * time.Second       // for the ready line once the guest has connected
 	askFirst  = 20 * time.Millisecond  // between two questions whether an agent serves
 	askLast   = 500 * time.Millisecond // it grows up to this
 	// for an answer; a connection before the guest's driver runs takes the host's kernel 2 s to give up
