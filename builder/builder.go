@@ -24,13 +24,13 @@ import (
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/builder/tasks"
 	"github.com/katabuild/katabuild/initrd"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
-	"github.com/katabuild/katabuild/kernel"
 )
 
 // Config says what to build, from where, and for whom.
@@ -66,11 +66,11 @@ type Config struct {
 
 // The steps and what a user may want.
 const (
-	SourceStep = "source"
-	KernelStep = "kernel"
-	InitrdStep = "initrd"
-	ImageStep  = "image"
-	RootfsStep = "rootfs" // the image's tree as a tar, for people
+	SourceStep = tasks.SourceStep
+	KernelStep = tasks.KernelStep
+	InitrdStep = tasks.InitrdStep
+	ImageStep  = tasks.ImageStep
+	RootfsStep = tasks.RootfsStep
 )
 
 // all lists the steps whose outputs make the guest.
@@ -153,20 +153,15 @@ type Guest struct {
 	lock         *lock.Lock
 	recipeDigest digest.Digest
 	lockDigest   digest.Digest
-	agent        agentFile
-	tools        []manifest.Tool
-	tasks        []execute.Task
-	overrides    []kernel.Overridden
-	kernel       kernel.Request // without what a step gives it
-
-	// fetcher is made when something has to be fetched, and once.
-	fetcher func() (*fetch.Fetcher, error)
+	of           tasks.Guest
+	made         *tasks.Made
 }
 
-type agentFile struct {
-	path   string
-	digest digest.Digest
-	goVer  string
+// offline is a network that is not reached.
+type offline struct{}
+
+func (offline) RoundTrip(r *http.Request) (*http.Response, error) {
+	return nil, fmt.Errorf("%s is not in the store, and --offline forbids fetching it", r.URL.Host)
 }
 
 // Open reads the recipe and its lock, checks every local input against the lock, finds the tools, and makes the steps.
@@ -194,22 +189,26 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{Recipe: r, c: c, arch: a, lock: l, recipeDigest: rd, lockDigest: digest.Of(data)}
-	g.fetcher = sync.OnceValues(func() (*fetch.Fetcher, error) {
-		f, err := c.fetcher(r, l)
-		if err == nil && c.Offline {
-			f.Registry.Transport = offline{}
-		}
-		return f, err
-	})
+	g.of = tasks.Guest{
+		Recipe: r, Lock: l, Arch: a, Dir: filepath.Dir(c.Recipe), Store: c.Store, Offline: c.Offline, Jobs: c.Jobs,
+		ToolFolders: c.ToolFolders, Go: c.Go, GoEnv: c.GoEnv,
+		Fetcher: sync.OnceValues(func() (*fetch.Fetcher, error) {
+			f, err := c.fetcher(r, l)
+			if err == nil && c.Offline {
+				f.Registry.Transport = offline{}
+			}
+			return f, err
+		}),
+	}
 	if err := g.checkLocal(ctx); err != nil {
 		return nil, err
 	}
 	if !r.Extension {
-		if g.agent, err = g.findAgent(); err != nil {
+		if g.of.Agent, err = g.findAgent(); err != nil {
 			return nil, err
 		}
 	}
-	if err := g.makeTasks(ctx); err != nil {
+	if g.made, err = tasks.Make(ctx, g.of); err != nil {
 		return nil, err
 	}
 	return g, nil
@@ -222,62 +221,45 @@ func (g *Guest) checkLocal(ctx context.Context) error {
 		if in.Kind != lock.Local {
 			continue
 		}
-		got, _, err := fileDigest(ctx, g.local(*in))
+		got, _, err := fileDigest(ctx, g.of.Local(*in))
 		if err == nil && got != in.Digest {
 			err = &digest.Mismatch{Name: in.Where, Want: in.Digest, Got: got}
 		}
 		if err != nil {
-			return g.Recipe.Blame(w.field, g.changed(*in, inputError(ctx, w, err)))
+			return g.Recipe.Blame(w.field, g.of.Changed(*in, inputError(ctx, w, err)))
 		}
 	}
 	return nil
 }
 
-func (g *Guest) local(in lock.Input) string {
-	return filepath.Join(filepath.Dir(g.c.Recipe), filepath.FromSlash(in.Where))
-}
-
-// changed wraps a mismatch of a local input: the user either wants the change or does not.
-func (g *Guest) changed(in lock.Input, err error) error {
-	var m *digest.Mismatch
-	if errors.As(err, &m) {
-		return fmt.Errorf("%s is not what the lock pinned: %w; undo the change, or run: katabuild lock %s", in.Name,
-			err, filepath.Dir(g.c.Recipe))
-	}
-	return err
-}
-
-// input is the locked input with this name; fits has made sure it is there.
-func (g *Guest) input(name string) lock.Input { return *g.lock.Find(name) }
-
-func (g *Guest) findAgent() (agentFile, error) {
-	var f agentFile
+func (g *Guest) findAgent() (tasks.Agent, error) {
+	var f tasks.Agent
 	asked := g.Recipe.Initrd.Agent
 	if g.Recipe.Rootfs != nil {
 		asked = g.Recipe.Rootfs.Agent
 	}
 	if !recipe.OwnAgent(asked) {
-		in := g.input(agentInput)
-		f.path, f.digest = g.local(in), in.Digest
+		in := g.of.Input(lock.AgentInput)
+		f.Path, f.Digest = g.of.Local(in), in.Digest
 	} else {
 		wayOut := "`make build`, or name one with --agent"
-		if f.path = g.c.Agent; asked == recipe.AgentRego {
-			f.path, wayOut = g.c.RegoAgent, "`make agent-rego`"
+		if f.Path = g.c.Agent; asked == recipe.AgentRego {
+			f.Path, wayOut = g.c.RegoAgent, "`make agent-rego`"
 		}
-		d, _, err := digest.File(f.path)
+		d, _, err := digest.File(f.Path)
 		if err != nil {
 			return f, fmt.Errorf("the agent that comes with katabuild: %w; build it with %s", err, wayOut)
 		}
-		f.digest = d
+		f.Digest = d
 	}
-	bi, err := buildinfo.ReadFile(f.path)
+	bi, err := buildinfo.ReadFile(f.Path)
 	if err != nil {
-		return f, fmt.Errorf("agent %s: not a Go program: %w", f.path, err)
+		return f, fmt.Errorf("agent %s: not a Go program: %w", f.Path, err)
 	}
-	f.goVer = bi.GoVersion
+	f.Go = bi.GoVersion
 	for _, s := range bi.Settings {
 		if s.Key == "GOARCH" && s.Value != g.arch.Go {
-			return f, fmt.Errorf("agent %s: built for %s, the guest is %s (%s)", f.path, s.Value, g.arch.Name,
+			return f, fmt.Errorf("agent %s: built for %s, the guest is %s (%s)", f.Path, s.Value, g.arch.Name,
 				g.arch.Go)
 		}
 	}
@@ -289,8 +271,8 @@ func (g *Guest) Plan(wanted []string) []plan.Status {
 	if wanted == nil {
 		wanted = g.all()
 	}
-	steps := make([]plan.Step, len(g.tasks))
-	for i, t := range g.tasks {
+	steps := make([]plan.Step, len(g.made.Tasks))
+	for i, t := range g.made.Tasks {
 		steps[i] = t.Step
 	}
 	return plan.Check(g.c.Store, g.Recipe.Name, steps, wanted)
@@ -299,7 +281,7 @@ func (g *Guest) Plan(wanted []string) []plan.Status {
 // Overrides says, one line each, which options the recipe decides against its kernel's features.
 func (g *Guest) Overrides() []string {
 	var out []string
-	for _, o := range g.overrides {
+	for _, o := range g.made.Overrides {
 		out = append(out, o.String())
 	}
 	return out
@@ -308,15 +290,18 @@ func (g *Guest) Overrides() []string {
 // Fetch brings the recipe's inputs from the network into the store, and the modules of u-root's commands into Go's own
 // cache.
 func (g *Guest) Fetch(ctx context.Context) error {
-	if in := g.lock.Find(sourceInput); in != nil && in.Kind != lock.Tree {
-		if _, err := execute.Run(ctx, g.execution(), g.tasks, []string{SourceStep}); err != nil {
+	if in := g.lock.Find(lock.SourceInput); in != nil && in.Kind != lock.Tree {
+		if _, err := execute.Run(ctx, g.execution(), g.made.Tasks, []string{SourceStep}); err != nil {
 			return err
 		}
 	}
-	if err := g.fetchDisk(ctx); err != nil {
+	if err := g.of.Fetch(ctx, func(e progress.Event) {
+		e.Step = "fetch"
+		g.c.Report.Send(e)
+	}); err != nil {
 		return err
 	}
-	if !usesURoot(g.Recipe) {
+	if !tasks.UsesURoot(g.Recipe) {
 		return nil
 	}
 	g.c.Report.Send(progress.Event{Step: "u-root", Kind: progress.Start})
@@ -352,7 +337,7 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 		wanted = g.all()
 	}
 	for _, w := range wanted {
-		if !slices.ContainsFunc(g.tasks, func(t execute.Task) bool { return t.Step.Name == w }) {
+		if !slices.ContainsFunc(g.made.Tasks, func(t execute.Task) bool { return t.Step.Name == w }) {
 			return nil, &noStep{Step: w, Recipe: g.c.Recipe, Extension: g.Recipe.Extension}
 		}
 	}
@@ -363,7 +348,7 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	if err := g.checkOut(out); err != nil {
 		return nil, err
 	}
-	done, err := execute.Run(ctx, how, g.tasks, wanted)
+	done, err := execute.Run(ctx, how, g.made.Tasks, wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -373,7 +358,7 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 	b := &Built{Dir: out}
 	for _, step := range wanted {
 		for _, o := range done[step].Outputs {
-			if o.Name == factsOutput || o.Name == imageFacts {
+			if o.Name == tasks.FactsOutput || o.Name == tasks.ImageFacts {
 				continue
 			}
 			if err := g.place(o, filepath.Join(out, o.Name)); err != nil {

@@ -36,7 +36,7 @@ func treeDigest(ctx context.Context, name, path string) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	if name == sourceInput {
+	if name == lock.SourceInput {
 		return source.TreeDigest(ctx, dir)
 	}
 	return checkout.Digest(ctx, dir)
@@ -126,7 +126,7 @@ func (g *Guest) checkOut(out string) error {
 		if in.Kind != lock.Tree {
 			continue
 		}
-		dir, err := checkout.Folder(g.local(in))
+		dir, err := checkout.Folder(g.of.Local(in))
 		if err != nil {
 			return err
 		}

@@ -150,7 +150,7 @@ func (m *locker) lookUp(ctx context.Context, w wish, in *lock.Input) error {
 func (m *locker) look(ctx context.Context, w wish, in *lock.Input) (err error) {
 	path := filepath.Join(m.f.Base, filepath.FromSlash(w.where))
 	var want digest.Digest // where the recipe says it
-	if t := m.r.Kernel.Source.Tarball; t != nil && w.name == sourceInput && t.SHA256 != "" {
+	if t := m.r.Kernel.Source.Tarball; t != nil && w.name == lock.SourceInput && t.SHA256 != "" {
 		want = digest.Digest("sha256:" + t.SHA256)
 	}
 	switch w.kind {
@@ -239,7 +239,7 @@ func pinned(old *lock.Lock, w wish) *lock.Input {
 
 // sameSource says whether two locks pin the same kernel source, or both none.
 func sameSource(a, b *lock.Lock) bool {
-	x, y := a.Find(sourceInput), b.Find(sourceInput)
+	x, y := a.Find(lock.SourceInput), b.Find(lock.SourceInput)
 	return x == nil && y == nil || x != nil && y != nil && x.Digest == y.Digest
 }
 
@@ -259,32 +259,19 @@ func (m *locker) verifySignature(ctx context.Context) error {
 		}
 		return m.c.Store.Get(in.Digest)
 	}
-	tarball, err1 := path(sourceInput)
-	sig, err2 := path(signatureInput)
-	ring, err3 := path(keyringInput)
+	tarball, err1 := path(lock.SourceInput)
+	sig, err2 := path(lock.SignatureInput)
+	ring, err3 := path(lock.KeyringInput)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
 	m.say(progress.Event{Kind: progress.Update,
 		Message: "verify the signature of " + filepath.Base(t.From)})
-	s, err := readSignature(sig, ring)
+	s, err := source.ReadSignature(sig, ring)
 	if err != nil {
 		return err
 	}
 	return source.VerifyTarball(tarball, *s)
-}
-
-func readSignature(sig, ring string) (*source.Signature, error) {
-	const most = 16 << 20 // bytes of a signature or a ring of keys; both have a few thousand
-	s, err := regular.ReadFile(sig, most)
-	if err != nil {
-		return nil, err
-	}
-	k, err := regular.ReadFile(ring, most)
-	if err != nil {
-		return nil, err
-	}
-	return &source.Signature{Data: s, Keyring: k}, nil
 }
 
 // maxLock bounds a lock, in bytes: one with a thousand packages has less than one million.

@@ -28,7 +28,7 @@ func (g *Guest) Rebuild(ctx context.Context, wanted, keep []string, dir string) 
 			return nil, err
 		}
 	}
-	for _, t := range g.tasks {
+	for _, t := range g.made.Tasks {
 		for _, k := range keep {
 			if t.Step.Name != k {
 				continue

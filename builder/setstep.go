@@ -77,7 +77,7 @@ func (m *locker) keep(w setWish) bool {
 		return false
 	}
 	s := m.old.FindSet(w.name)
-	if s == nil || s.Asked != w.asked() {
+	if s == nil || s.Asked != w.deb.Asked() {
 		return false
 	}
 	var inputs []lock.Input
@@ -150,7 +150,7 @@ func (m *locker) choose(ctx context.Context, w setWish) (time.Time, error) {
 	if err != nil {
 		return date, m.r.Blame(blamed(w, err), err)
 	}
-	set := lock.Set{Name: w.name, Asked: w.asked(), Inputs: []string{}}
+	set := lock.Set{Name: w.name, Asked: w.deb.Asked(), Inputs: []string{}}
 	for _, p := range chosen {
 		if in := debs[p.Name]; in != "" {
 			set.Inputs = append(set.Inputs, in)
@@ -264,7 +264,7 @@ const pinFile = 1 << 30
 func (m *locker) addDebs(ctx context.Context, x *debian.Index, w setWish) (map[string]string, error) {
 	out := map[string]string{}
 	for _, file := range w.deb.Debs {
-		in := m.lock.Find(debInput(file))
+		in := m.lock.Find(lock.DebInput(file))
 		path := filepath.Join(m.f.Base, filepath.FromSlash(in.Where))
 		if in.Kind == lock.URL {
 			if err := m.f.Bring(ctx, *in, m.c.Report); err != nil {
@@ -391,7 +391,7 @@ type ownArchive struct {
 // ownArchive reads what a recipe says of an archive, or the file that says it. Keys come from beside the recipe.
 func (c Config) ownArchive(ctx context.Context, f *fetch.Fetcher, a recipe.Archive) (*ownArchive, error) {
 	read := func(name string) ([]byte, error) {
-		in := lock.Input{Name: archiveInput(name), Kind: lock.Local, Where: name}
+		in := lock.Input{Name: lock.ArchiveInput(name), Kind: lock.Local, Where: name}
 		if recipe.IsURL(name) {
 			return nil, fmt.Errorf("%s: want a file beside the recipe", name)
 		}

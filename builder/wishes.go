@@ -8,8 +8,6 @@ import (
 
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
-	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
@@ -22,23 +20,6 @@ type wish struct {
 	field string // of the recipe that asks for it, for errors
 	tar   bool   // it has to be a tar
 }
-
-// Names of inputs that the kernel step looks up.
-const (
-	sourceInput    = "kernel source"
-	signatureInput = "kernel signature"
-	keyringInput   = "kernel keyring"
-	agentInput     = "agent"
-)
-
-func fragmentInput(path string) string { return "kernel fragment " + path }
-func patchInput(path string) string    { return "kernel patch " + path }
-func fileInput(from string) string     { return "file " + from }
-func tarInput(path string) string      { return "tar " + path }
-func folderInput(path string) string   { return "folder " + path }
-func imageInput(ref string) string     { return "oci image " + ref }
-func debInput(path string) string      { return "deb " + path }
-func archiveInput(path string) string  { return "archive file " + path }
 
 // packageInput is the lock's name for a package of an archive: whichever layer asks for it, it is the same.
 func packageInput(p *debian.Package) string {
@@ -70,69 +51,70 @@ func wishes(r *recipe.Recipe) []wish {
 	switch s := r.Kernel.Source; {
 	case r.Extension: // has no kernel
 	case s.Debian != nil:
-		add(wish{name: sourceInput, kind: lock.Debian, deb: s.Debian, field: "kernel.source.debian"})
+		add(wish{name: lock.SourceInput, kind: lock.Debian, deb: s.Debian, field: "kernel.source.debian"})
 	case s.Tarball != nil:
-		w := of(sourceInput, s.Tarball.From, "kernel.source.tarball.from")
+		w := of(lock.SourceInput, s.Tarball.From, "kernel.source.tarball.from")
 		w.tar = true
 		add(w)
 		if s.Tarball.Signature != "" {
-			file(signatureInput, s.Tarball.Signature, "kernel.source.tarball.signature")
-			file(keyringInput, s.Tarball.Keyring, "kernel.source.tarball.keyring")
+			file(lock.SignatureInput, s.Tarball.Signature, "kernel.source.tarball.signature")
+			file(lock.KeyringInput, s.Tarball.Keyring, "kernel.source.tarball.keyring")
 		}
 	default:
-		add(wish{name: sourceInput, kind: lock.Tree, where: s.Tree, field: "kernel.source.tree"})
+		add(wish{name: lock.SourceInput, kind: lock.Tree, where: s.Tree, field: "kernel.source.tree"})
 	}
 	for i, p := range r.Kernel.Fragments {
-		file(fragmentInput(p), p, fmt.Sprintf("kernel.fragments[%d]", i))
+		file(lock.FragmentInput(p), p, fmt.Sprintf("kernel.fragments[%d]", i))
 	}
 	for i, p := range r.Kernel.Patches {
-		file(patchInput(p), p, fmt.Sprintf("kernel.patches[%d]", i))
+		file(lock.PatchInput(p), p, fmt.Sprintf("kernel.patches[%d]", i))
 	}
 	if !recipe.OwnAgent(r.Initrd.Agent) {
-		file(agentInput, r.Initrd.Agent, "initrd.agent")
+		file(lock.AgentInput, r.Initrd.Agent, "initrd.agent")
 	}
 	for i, f := range r.Initrd.Files {
 		if f.From != "" {
-			file(fileInput(f.From), f.From, fmt.Sprintf("initrd.files[%d].from", i))
+			file(lock.FileInput(f.From), f.From, fmt.Sprintf("initrd.files[%d].from", i))
 		}
 	}
 	if r.Rootfs != nil {
 		if !recipe.OwnAgent(r.Rootfs.Agent) {
-			file(agentInput, r.Rootfs.Agent, "rootfs.agent")
+			file(lock.AgentInput, r.Rootfs.Agent, "rootfs.agent")
 		}
 		for i, l := range r.Rootfs.Layers {
 			field := fmt.Sprintf("rootfs.layers[%d]", i)
 			if d := l.Debian; d != nil {
 				for j, p := range d.Debs {
-					file(debInput(p), p, fmt.Sprintf("%s.debian.debs[%d]", field, j))
+					file(lock.DebInput(p), p, fmt.Sprintf("%s.debian.debs[%d]", field, j))
 				}
 				for j, a := range d.Archives {
 					for _, f := range [][2]string{{a.Keyring, "keyring"}, {a.Sources, "sources"}} {
 						if f[0] != "" {
-							file(archiveInput(f[0]), f[0], fmt.Sprintf("%s.debian.archives[%d].%s", field, j, f[1]))
+							file(lock.ArchiveInput(f[0]), f[0],
+								fmt.Sprintf("%s.debian.archives[%d].%s", field, j, f[1]))
 						}
 					}
 				}
 			}
 			switch {
 			case l.Tar != "":
-				w := of(tarInput(l.Tar), l.Tar, field+".tar")
+				w := of(lock.TarInput(l.Tar), l.Tar, field+".tar")
 				w.tar = true
 				add(w)
 			case l.Folder != "":
-				add(wish{name: folderInput(l.Folder), kind: lock.Tree, where: l.Folder, field: field + ".folder"})
+				add(wish{name: lock.FolderInput(l.Folder), kind: lock.Tree, where: l.Folder, field: field + ".folder"})
 			case l.OCI != nil && l.OCI.Image != "":
-				add(wish{name: imageInput(l.OCI.Image), kind: lock.OCI, where: l.OCI.Image,
+				add(wish{name: lock.ImageInput(l.OCI.Image), kind: lock.OCI, where: l.OCI.Image,
 					field: field + ".oci.image"})
 			case l.OCI != nil && l.OCI.Layout != "":
-				add(wish{name: folderInput(l.OCI.Layout), kind: lock.Tree, where: l.OCI.Layout,
+				add(wish{name: lock.FolderInput(l.OCI.Layout), kind: lock.Tree, where: l.OCI.Layout,
 					field: field + ".oci.layout"})
 			case l.OCI != nil:
-				file(fileInput(l.OCI.Archive), l.OCI.Archive, field+".oci.archive")
+				file(lock.FileInput(l.OCI.Archive), l.OCI.Archive, field+".oci.archive")
 			}
 			for j, f := range l.Files {
 				if f.From != "" {
-					file(fileInput(f.From), f.From, fmt.Sprintf("%s.files[%d].from", field, j))
+					file(lock.FileInput(f.From), f.From, fmt.Sprintf("%s.files[%d].from", field, j))
 				}
 			}
 		}
@@ -147,37 +129,6 @@ type setWish struct {
 	deb   *recipe.DebianLayer
 }
 
-// asked is the digest over what decides the packages: not over which of their files are unpacked.
-func asked(d *recipe.DebianLayer) (digest.Digest, error) {
-	data, err := paper.Encode(struct {
-		Suites     []string         `json:"suites"`
-		Components []string         `json:"components"`
-		Archives   []recipe.Archive `json:"archives"`
-		Debs       []string         `json:"debs"`
-		Packages   []string         `json:"packages"`
-		Recommends bool             `json:"recommends"`
-		Exclude    []string         `json:"exclude"`
-	}{d.Suites, d.Components, d.Archives, d.Debs, d.Packages, d.Recommends, d.Exclude})
-	return digest.Of(data), err
-}
-
-// setName is the lock's name of the packages that a layer asks for.
-func setName(d *recipe.DebianLayer) string {
-	key, err := asked(d)
-	if err != nil {
-		panic(err) // strings, numbers and lists of them always encode
-	}
-	return "debian packages " + key.Short()
-}
-
-func (w setWish) asked() digest.Digest {
-	key, err := asked(w.deb)
-	if err != nil {
-		panic(err) // as above
-	}
-	return key
-}
-
 // setWishes lists every set of packages of a recipe, each once.
 func setWishes(r *recipe.Recipe) []setWish {
 	var out []setWish
@@ -186,7 +137,7 @@ func setWishes(r *recipe.Recipe) []setWish {
 			if l.Debian == nil {
 				continue
 			}
-			name := setName(l.Debian)
+			name := lock.SetName(l.Debian.Asked())
 			if !slices.ContainsFunc(out, func(w setWish) bool { return w.name == name }) {
 				out = append(out, setWish{name, fmt.Sprintf("rootfs.layers[%d].debian", i), l.Debian})
 			}
@@ -238,7 +189,7 @@ func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
 	sets := setWishes(r)
 	for _, w := range sets {
 		s := l.FindSet(w.name)
-		if s == nil || s.Asked != w.asked() {
+		if s == nil || s.Asked != w.deb.Asked() {
 			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.field,
 				strings.Join(w.deb.Packages, " ")))
 		}

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/paper"
 )
 
 // defaultSuite is the suite that is meant where a recipe names none.
@@ -20,6 +23,23 @@ type DebianLayer struct {
 	Recommends bool      `yaml:"recommends"` // also what packages recommend
 	Exclude    []string  `yaml:"exclude"`    // packages to do without, although something depends on them
 	Paths      Paths     `yaml:"paths"`
+}
+
+// Asked is the digest over what decides the packages: not over which of their files are unpacked.
+func (d *DebianLayer) Asked() digest.Digest {
+	data, err := paper.Encode(struct {
+		Suites     []string  `json:"suites"`
+		Components []string  `json:"components"`
+		Archives   []Archive `json:"archives"`
+		Debs       []string  `json:"debs"`
+		Packages   []string  `json:"packages"`
+		Recommends bool      `json:"recommends"`
+		Exclude    []string  `json:"exclude"`
+	}{d.Suites, d.Components, d.Archives, d.Debs, d.Packages, d.Recommends, d.Exclude})
+	if err != nil {
+		panic(err) // strings, numbers and lists of them always encode
+	}
+	return digest.Of(data)
 }
 
 // Archive is an archive of packages that is not Debian's own. Either Sources is set, or Address and Suite.

@@ -20,6 +20,20 @@ type Signature struct {
 	Time    time.Time // when keys and the signature must be valid; the zero value means the present
 }
 
+// ReadSignature reads a signature and a ring of keys from plain files.
+func ReadSignature(sig, ring string) (*Signature, error) {
+	const most = 16 << 20 // bytes of a signature or a ring of keys; both have a few thousand
+	s, err := regular.ReadFile(sig, most)
+	if err != nil {
+		return nil, err
+	}
+	k, err := regular.ReadFile(ring, most)
+	if err != nil {
+		return nil, err
+	}
+	return &Signature{Data: s, Keyring: k}, nil
+}
+
 // VerifyTarball checks that one of the keys signed the tarball. As kernel.org does, the signature is over the .tar,
 // whatever compresses it on disk.
 func VerifyTarball(path string, s Signature) error {

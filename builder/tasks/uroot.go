@@ -1,4 +1,4 @@
-package builder
+package tasks
 
 import (
 	"context"
@@ -20,8 +20,8 @@ import (
 // urootOutput is the program of u-root's commands, as their step's output.
 const urootOutput = "bb"
 
-// usesURoot says whether the guest has commands of u-root.
-func usesURoot(r *recipe.Recipe) bool {
+// UsesURoot says whether the guest has commands of u-root.
+func UsesURoot(r *recipe.Recipe) bool {
 	if len(r.Initrd.URoot) > 0 {
 		return true
 	}
@@ -37,28 +37,28 @@ func usesURoot(r *recipe.Recipe) bool {
 }
 
 // uroot is what a list of commands is built with.
-func (g *Guest) uroot(commands []string) initrd.URoot {
-	return initrd.URoot{Arch: g.arch, Commands: commands, Go: initrd.Go{Path: g.c.Go, Env: g.c.GoEnv}}
+func (g *maker) uroot(commands []string) initrd.URoot {
+	return initrd.URoot{Arch: g.Arch, Commands: commands, Go: initrd.Go{Path: g.Go, Env: g.GoEnv}}
 }
 
 // fetchURoot brings the commands' modules from a network into Go's own cache; Go checks them against the digests that
 // katabuild carries.
-func (g *Guest) fetchURoot(ctx context.Context, workDir string, report progress.Func) error {
-	if g.c.Offline {
+func (g *maker) fetchURoot(ctx context.Context, workDir string, report progress.Func) error {
+	if g.Offline {
 		return nil
 	}
 	report.Send(progress.Event{Kind: progress.Update, Message: "fetch u-root"})
-	return initrd.FetchURoot(ctx, initrd.Go{Path: g.c.Go, Env: g.c.GoEnv}, workDir)
+	return initrd.FetchURoot(ctx, initrd.Go{Path: g.Go, Env: g.GoEnv}, workDir)
 }
 
 // urootTask builds the commands of a layer, in a step of its own, so that nothing else of the guest builds them again.
-func (g *Guest) urootTask(commands []string) (execute.Task, error) {
+func (g *maker) urootTask(commands []string) (execute.Task, error) {
 	u := g.uroot(commands)
 	inputs, err := u.Inputs()
 	if err != nil {
 		return execute.Task{}, err
 	}
-	inputs = append(inputs, artifact.Input{Name: "architecture", Value: g.arch.Name})
+	inputs = append(inputs, artifact.Input{Name: "architecture", Value: g.Arch.Name})
 	// The name is of what is asked for, as with packages.
 	name := "uroot-" + digest.Of(fmt.Appendf(nil, "%q", commands)).Short()
 	return execute.Task{Step: plan.New(name, nil, inputs), Run: func(ctx context.Context,

@@ -1,4 +1,4 @@
-package builder
+package tasks
 
 import (
 	"cmp"
@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,7 +17,6 @@ import (
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
-	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
@@ -26,6 +24,7 @@ import (
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel"
+	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/rootfs"
 	"github.com/katabuild/katabuild/rootfs/debian"
 	"github.com/katabuild/katabuild/rootfs/erofs"
@@ -34,13 +33,13 @@ import (
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// imageFacts is the image step's output that is for the manifest, not for the user.
-const imageFacts = "image.json"
+// ImageFacts is the image step's output that is for the manifest, not for the user.
+const ImageFacts = "image.json"
 
 // unpackStep is the name of the step that unpacks the packages of a layer: of what it asks for, so that a layer in
 // front of it changes nothing.
 func unpackStep(d *recipe.DebianLayer) string {
-	return "unpack-" + strings.TrimPrefix(setName(d), "debian packages ")
+	return "unpack-" + strings.TrimPrefix(lock.SetName(d.Asked()), "debian packages ")
 }
 
 // unpackFormat is part of every unpack step's key.
@@ -49,12 +48,15 @@ const unpackFormat = "1"
 // tarOutput is the unpack step's output for a package.
 func tarOutput(name string) string { return name + ".tar" }
 
+// opener makes a layer ready to be applied, once a step runs: only then are bytes brought and read.
+type opener func(ctx context.Context, job execute.Job) (rootfs.Layer, error)
+
 // diskTasks are the steps of a guest that boots from a disk, but for the kernel's, and all steps of an extension.
-func (g *Guest) diskTasks() ([]execute.Task, error) {
+func (g *maker) diskTasks() ([]execute.Task, error) {
 	var tasks []execute.Task
 	var needs []string
-	var layers []func(context.Context, execute.Job) (rootfs.Layer, error)
-	keys := rootfs.Request{Arch: g.arch, Name: g.Recipe.Name, Time: g.lock.Time, Remove: g.Recipe.Rootfs.Remove,
+	var layers []opener
+	keys := rootfs.Request{Arch: g.Arch, Name: g.Recipe.Name, Time: g.Lock.Time, Remove: g.Recipe.Rootfs.Remove,
 		Keep: g.Recipe.Rootfs.Keep}
 	for i, l := range g.Recipe.Rootfs.Layers {
 		if l.Debian != nil && !slices.Contains(needs, unpackStep(l.Debian)) {
@@ -65,7 +67,7 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 			needs = append(needs, KernelStep)
 		}
 		var key rootfs.Layer
-		var open func(context.Context, execute.Job) (rootfs.Layer, error)
+		var open opener
 		var err error
 		if l.URoot != nil {
 			var t execute.Task
@@ -85,11 +87,11 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		keys.Layers, layers = append(keys.Layers, key), append(layers, open)
 	}
 	if !g.Recipe.Extension {
-		fi, err := os.Stat(g.agent.path)
+		fi, err := os.Stat(g.Agent.Path)
 		if err != nil {
 			return nil, err
 		}
-		keys.Agent = rootfs.Agent{Path: g.agent.path, Digest: g.agent.digest, Size: fi.Size(), Go: g.agent.goVer,
+		keys.Agent = rootfs.Agent{Path: g.Agent.Path, Digest: g.Agent.Digest, Size: fi.Size(), Go: g.Agent.Go,
 			Init: g.Recipe.Rootfs.Init}
 	}
 	request := func(ctx context.Context, job execute.Job) (rootfs.Request, error) {
@@ -132,11 +134,11 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 		if err != nil {
 			return nil, err
 		}
-		path := filepath.Join(job.Dir, imageFacts)
+		path := filepath.Join(job.Dir, ImageFacts)
 		if err := os.WriteFile(path, data, 0o644); err != nil {
 			return nil, err
 		}
-		return append(res.Outputs, artifact.Output{Name: imageFacts, Path: path}), nil
+		return append(res.Outputs, artifact.Output{Name: ImageFacts, Path: path}), nil
 	}}
 	tar := execute.Task{Step: plan.New(RootfsStep, needs, keys.Inputs()), Run: func(ctx context.Context,
 		job execute.Job) ([]artifact.Output, error) {
@@ -156,7 +158,7 @@ func (g *Guest) diskTasks() ([]execute.Task, error) {
 
 // blameLayer gives an error of a layer the layer's place in the recipe. Those of accounts and permissions name the line
 // of the entry already.
-func (g *Guest) blameLayer(err error) error {
+func (g *maker) blameLayer(err error) error {
 	e, ok := errors.AsType[*rootfs.LayerError](err)
 	if !ok || e.Layer >= len(g.Recipe.Rootfs.Layers) {
 		return err
@@ -168,31 +170,30 @@ func (g *Guest) blameLayer(err error) error {
 }
 
 // layer makes a layer for keys, which reads nothing, and a way to open it once a step runs.
-func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error),
-	error) {
-	same := func(l rootfs.Layer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer, error), error) {
+func (g *maker) layer(i int, l recipe.Layer) (rootfs.Layer, opener, error) {
+	same := func(l rootfs.Layer) (rootfs.Layer, opener, error) {
 		return l, func(context.Context, execute.Job) (rootfs.Layer, error) { return l, nil }, nil
 	}
 	switch {
 	case l.Debian != nil:
 		return g.debianLayer(l.Debian)
 	case l.Folder != "":
-		in := g.input(folderInput(l.Folder))
+		in := g.Input(lock.FolderInput(l.Folder))
 		key := rootfs.Folder{Digest: in.Digest, Origin: "folder " + l.Folder}
 		key.Changed = func(err error) error {
 			return g.Recipe.Blame(fmt.Sprintf("rootfs.layers[%d].folder", i),
-				g.changed(in, fmt.Errorf("%s: %w", in.Name, err)))
+				g.Changed(in, fmt.Errorf("%s: %w", in.Name, err)))
 		}
 		return &key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 			l := key
 			var err error
-			if l.Entries, err = checkout.List(ctx, g.local(in)); err != nil {
+			if l.Entries, err = checkout.List(ctx, g.Local(in)); err != nil {
 				return nil, key.Changed(err)
 			}
 			return &l, nil
 		}, nil
 	case l.Tar != "":
-		in := g.input(tarInput(l.Tar))
+		in := g.Input(lock.TarInput(l.Tar))
 		key := rootfs.Tar{Digest: in.Digest, Origin: "tar " + l.Tar}
 		return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
 			l := key
@@ -216,7 +217,7 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 				}
 				// The store's copy, which nobody changes while the image is written.
 				var err error
-				if opened[j].Source, err = g.bring(ctx, g.input(fileInput(f.From)), job); err != nil {
+				if opened[j].Source, err = g.bring(ctx, g.Input(lock.FileInput(f.From)), job); err != nil {
 					return nil, err
 				}
 			}
@@ -246,7 +247,7 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 	case l.Modules:
 		// The key of the kernel's step stands for its modules: equal keys, equal bytes.
 		var key digest.Digest
-		for _, t := range g.tasks {
+		for _, t := range g.Tasks {
 			if t.Step.Name == KernelStep {
 				key = t.Step.Key
 			}
@@ -263,23 +264,22 @@ func (g *Guest) layer(i int, l recipe.Layer) (rootfs.Layer, func(context.Context
 }
 
 // ociLayer is a container image.
-func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer,
-	error), error) {
+func (g *maker) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, opener, error) {
 	var in lock.Input
-	key := rootfs.OCI{Arch: g.arch.Go, Ref: o.Name, Manifest: digest.Digest(o.Digest), At: strings.TrimSuffix(o.At,
+	key := rootfs.OCI{Arch: g.Arch.Go, Ref: o.Name, Manifest: digest.Digest(o.Digest), At: strings.TrimSuffix(o.At,
 		"/")}
 	switch {
 	case o.Image != "":
-		in, key.Name = g.input(imageInput(o.Image)), o.Image
+		in, key.Name = g.Input(lock.ImageInput(o.Image)), o.Image
 		key.Manifest = in.Digest
 	case o.Layout != "":
-		in, key.Name = g.input(folderInput(o.Layout)), o.Layout
-		key.Path = g.local(in)
+		in, key.Name = g.Input(lock.FolderInput(o.Layout)), o.Layout
+		key.Path = g.Local(in)
 		key.Check = func(ctx context.Context) error {
 			return g.checkFolder(ctx, in, fmt.Sprintf("rootfs.layers[%d].oci.layout", i))
 		}
 	default:
-		in, key.Name = g.input(fileInput(o.Archive)), o.Archive
+		in, key.Name = g.Input(lock.FileInput(o.Archive)), o.Archive
 	}
 	key.Digest = in.Digest
 	return key, func(ctx context.Context, job execute.Job) (rootfs.Layer, error) {
@@ -298,7 +298,7 @@ func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.
 		if err := os.Mkdir(l.Path, 0o755); err != nil {
 			return nil, err
 		}
-		f, err := g.fetcher()
+		f, err := g.Fetcher()
 		if err != nil {
 			return nil, err
 		}
@@ -309,21 +309,14 @@ func (g *Guest) ociLayer(i int, o *recipe.OCILayer) (rootfs.Layer, func(context.
 	}, nil
 }
 
-// offline is a network that is not reached.
-type offline struct{}
-
-func (offline) RoundTrip(r *http.Request) (*http.Response, error) {
-	return nil, fmt.Errorf("%s is not in the store, and --offline forbids fetching it", r.URL.Host)
-}
-
 // checkFolder compares a folder beside the recipe with the lock.
-func (g *Guest) checkFolder(ctx context.Context, in lock.Input, field string) error {
-	got, err := checkout.Digest(ctx, g.local(in))
+func (g *maker) checkFolder(ctx context.Context, in lock.Input, field string) error {
+	got, err := checkout.Digest(ctx, g.Local(in))
 	if err == nil && got != in.Digest {
 		err = &digest.Mismatch{Name: in.Where, Want: in.Digest, Got: got}
 	}
 	if err != nil {
-		return g.Recipe.Blame(field, g.changed(in, err))
+		return g.Recipe.Blame(field, g.Changed(in, err))
 	}
 	return nil
 }
@@ -363,14 +356,14 @@ func plain(ctx context.Context, name, from, to string) (string, error) {
 }
 
 // files are the recipe's single files.
-func (g *Guest) files(list []recipe.File) (rootfs.Files, error) {
+func (g *maker) files(list []recipe.File) (rootfs.Files, error) {
 	var out rootfs.Files
 	for _, f := range list {
 		file := rootfs.File{Path: f.Path, Kind: tree.File, Mode: uint16(f.FileMode()), UID: f.UID, GID: f.GID,
 			Origin: "file " + f.Path + " of the recipe"}
 		switch {
 		case f.From != "":
-			in := g.input(fileInput(f.From))
+			in := g.Input(lock.FileInput(f.From))
 			file.Digest, file.Size = in.Digest, in.Size
 		case f.Link != "":
 			file.Kind, file.Target = tree.Symlink, f.Link
@@ -386,11 +379,11 @@ func (g *Guest) files(list []recipe.File) (rootfs.Files, error) {
 
 // unpackTask unpacks a layer's packages, each into a tar of its own, so that another list of files or options does not
 // unpack them again.
-func (g *Guest) unpackTask(d *recipe.DebianLayer) execute.Task {
-	set := g.lock.FindSet(setName(d))
+func (g *maker) unpackTask(d *recipe.DebianLayer) execute.Task {
+	set := g.Lock.FindSet(lock.SetName(d.Asked()))
 	inputs := []artifact.Input{{Name: "unpack format", Value: unpackFormat}}
 	for _, name := range set.Inputs {
-		in := g.input(name)
+		in := g.Input(name)
 		inputs = append(inputs, artifact.Input{Name: "package " + in.Package.Name, Value: string(in.Digest)})
 	}
 	return execute.Task{Step: plan.New(unpackStep(d), nil, inputs), Run: func(ctx context.Context,
@@ -405,10 +398,10 @@ func (g *Guest) unpackTask(d *recipe.DebianLayer) execute.Task {
 		var mu sync.Mutex
 		done := 0
 		next := make(chan int)
-		for range cmp.Or(g.c.Jobs, runtime.NumCPU()) {
+		for range cmp.Or(g.Jobs, runtime.NumCPU()) {
 			wg.Go(func() {
 				for j := range next {
-					in := g.input(set.Inputs[j])
+					in := g.Input(set.Inputs[j])
 					dir := filepath.Join(job.Dir, in.Package.Name)
 					var deb *debian.Deb
 					if errs[j] = os.Mkdir(dir, 0o755); errs[j] == nil {
@@ -441,26 +434,26 @@ func (g *Guest) unpackTask(d *recipe.DebianLayer) execute.Task {
 func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.Job) ([]string, error) {
 	var missing []lock.Input
 	for _, name := range names {
-		in := g.input(name)
-		if g.c.Store.Has(in.Digest) {
+		in := g.Input(name)
+		if g.Store.Has(in.Digest) {
 			continue
 		}
 		if in.Kind == lock.Local {
-			if _, _, err := g.c.Store.PutFile(g.local(in), in.Digest); err != nil {
-				return nil, g.changed(in, err)
+			if _, _, err := g.Store.PutFile(g.Local(in), in.Digest); err != nil {
+				return nil, g.Changed(in, err)
 			}
 			continue
 		}
 		missing = append(missing, in)
 	}
 	if len(missing) > 0 {
-		if g.c.Offline {
+		if g.Offline {
 			return nil, fmt.Errorf(
 				"%d packages, %s among them, are not in the store %s, and --offline forbids fetching them; run once "+
 					"without --offline, or: katabuild fetch %s",
-				len(missing), missing[0].Package.Name, g.c.Store.Dir(), filepath.Dir(g.c.Recipe))
+				len(missing), missing[0].Package.Name, g.Store.Dir(), g.Dir)
 		}
-		f, err := g.fetcher()
+		f, err := g.Fetcher()
 		if err != nil {
 			return nil, err
 		}
@@ -470,7 +463,7 @@ func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.J
 	}
 	var paths []string
 	for _, name := range names {
-		p, err := g.c.Store.Get(g.input(name).Digest)
+		p, err := g.Store.Get(g.Input(name).Digest)
 		if err != nil {
 			return nil, err
 		}
@@ -480,12 +473,11 @@ func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.J
 }
 
 // debianLayer is the packages of a layer.
-func (g *Guest) debianLayer(d *recipe.DebianLayer) (rootfs.Layer, func(context.Context, execute.Job) (rootfs.Layer,
-	error), error) {
-	set := g.lock.FindSet(setName(d))
+func (g *maker) debianLayer(d *recipe.DebianLayer) (rootfs.Layer, opener, error) {
+	set := g.Lock.FindSet(lock.SetName(d.Asked()))
 	key := rootfs.Debian{Rules: append(debian.Exclude(d.Paths.Exclude...), debian.Include(d.Paths.Include...)...)}
 	for _, name := range set.Inputs {
-		in := g.input(name)
+		in := g.Input(name)
 		key.Packages = append(key.Packages, rootfs.DebianPackage{
 			Name: in.Package.Name, Version: in.Package.Version, Arch: in.Package.Arch, Digest: in.Digest,
 			Foreign: in.Kind != lock.Debian || in.Package.Archive != "",
@@ -497,7 +489,7 @@ func (g *Guest) debianLayer(d *recipe.DebianLayer) (rootfs.Layer, func(context.C
 		for j, name := range set.Inputs {
 			p := &l.Packages[j]
 			var err error
-			if p.Path, err = g.c.Store.Get(g.input(name).Digest); err != nil {
+			if p.Path, err = g.Store.Get(g.Input(name).Digest); err != nil {
 				return nil, err
 			}
 			if p.Tar, err = job.Need(unpackStep(d), tarOutput(p.Name)); err != nil {
@@ -509,32 +501,11 @@ func (g *Guest) debianLayer(d *recipe.DebianLayer) (rootfs.Layer, func(context.C
 }
 
 // features are those the recipe asks for, and those without which the kernel could not boot from the recipe's disk.
-func (g *Guest) features() ([]string, error) {
+func (g *maker) features() ([]string, error) {
 	asked := slices.Clone(g.Recipe.Kernel.Features)
 	i := g.Recipe.Image
 	if i == nil {
 		return asked, nil
-	}
-	all, err := kernel.Features(g.arch)
-	if err != nil {
-		return nil, err
-	}
-	requires := map[string][]string{}
-	for _, f := range all {
-		requires[f.Name] = f.Requires
-	}
-	there := map[string]bool{}
-	var add func(name string)
-	add = func(name string) {
-		if !there[name] {
-			there[name] = true
-			for _, r := range requires[name] {
-				add(r)
-			}
-		}
-	}
-	for _, f := range asked {
-		add(f)
 	}
 	needed := []string{i.FileSystem, "virtio-devices"}
 	if i.WithVerity() {
@@ -546,20 +517,23 @@ func (g *Guest) features() ([]string, error) {
 	if g.Recipe.Boot.Disk == manifest.NVDIMM {
 		needed = append(needed, "pmem")
 	}
-	for _, f := range needed {
-		if !there[f] {
-			asked = append(asked, f)
-			add(f)
+	for _, name := range needed {
+		have, err := features.Resolve(g.Arch, asked)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(have, func(f features.Feature) bool { return f.Name == name }) {
+			asked = append(asked, name)
 		}
 	}
 	return asked, nil
 }
 
 // disk is the recipe's image.
-func (g *Guest) disk() (rootfs.Disk, error) {
+func (g *maker) disk() (rootfs.Disk, error) {
 	i := g.Recipe.Image
 	d := rootfs.Disk{FileSystem: i.FileSystem, Verity: i.WithVerity(), Label: i.Label, FreeSpace: i.FreeBytes(),
-		Journal: i.Journal, Jobs: g.c.Jobs, CycloneDX: i.CycloneDX}
+		Journal: i.Journal, Jobs: g.Jobs, CycloneDX: i.CycloneDX}
 	var err1, err2 error
 	d.Compression, err1 = erofs.ParseCompression(i.Compression)
 	d.Layout, err2 = partition.ParseKind(i.Layout)
@@ -567,8 +541,8 @@ func (g *Guest) disk() (rootfs.Disk, error) {
 }
 
 // kernelComponent is the kernel in the bill of materials.
-func (g *Guest) kernelComponent() sbom.Component {
-	src := g.input(sourceInput)
+func (g *maker) kernelComponent() sbom.Component {
+	src := g.Input(lock.SourceInput)
 	c := sbom.Component{Name: "linux", Digest: src.Digest, License: "GPL-2.0-only", Homepage: "https://www.kernel.org/"}
 	if p := src.Package; p != nil {
 		c.Name, c.Version, c.Supplier = p.Name, p.Version, "Debian"
@@ -577,70 +551,19 @@ func (g *Guest) kernelComponent() sbom.Component {
 	return c
 }
 
-// describeImage puts into the manifest what the image step made.
-func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*store.Action,
-	string) manifest.File) error {
-	o, err := a.Output(imageFacts)
-	if err != nil {
-		return err
-	}
-	path, err := g.c.Store.Get(o.Digest)
-	if err != nil {
-		return err
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	m.Image = &manifest.Image{}
-	if err := paper.Decode("image facts", data, &m.Image.ImageLayout); err != nil {
-		return err
-	}
-	m.Image.File = file(a, rootfs.ImageName)
-	m.SBOM = []manifest.SBOM{{File: file(a, rootfs.SBOMName), Format: sbom.Format}}
-	if g.Recipe.Image.CycloneDX {
-		m.SBOM = append(m.SBOM, manifest.SBOM{File: file(a, rootfs.CycloneDXName), Format: sbom.FormatCycloneDX})
-	}
-	m.Agent.Path, m.Agent.Init = rootfs.AgentPath, g.Recipe.Rootfs.Init
-	m.Root = manifest.Root{Kind: manifest.RootDisk, FileSystem: m.Image.FileSystem}
-	if v := m.Image.Verity; v != nil {
-		m.Root.VerityRootHash = v.RootHash
-	}
-	m.Boot.Disk = g.Recipe.Boot.Disk
-	root, err := rootfs.CommandLine(m.Image.ImageLayout, guestDisks[m.Boot.Disk])
-	if err != nil {
-		return err
-	}
-	m.Boot.CommandLine += " " + root
-	if m.Agent.Init == manifest.InitSystemd {
-		m.Boot.CommandLine += " " + systemdWord
-	}
-	return nil
-}
-
-// systemdWord makes systemd start what a guest of ours needs.
-const systemdWord = "systemd.unit=kata-containers.target"
-
-// guestDisks are the names of the first disk of each kind in a guest.
-var guestDisks = map[string]string{manifest.VirtioBlk: "/dev/vda", manifest.NVDIMM: "/dev/pmem0"}
-
-// fetchDisk brings what the layers of a rootfs are made of into the store.
-func (g *Guest) fetchDisk(ctx context.Context) error {
-	report := progress.Func(func(e progress.Event) {
-		e.Step = "fetch"
-		g.c.Report.Send(e)
-	})
+// Fetch brings what the layers of a rootfs are made of into the store.
+func (g *Guest) Fetch(ctx context.Context, report progress.Func) error {
 	job := execute.Job{Report: report}
-	for _, s := range g.lock.Sets {
+	for _, s := range g.Lock.Sets {
 		if _, err := g.bringPackages(ctx, s.Inputs, job); err != nil {
 			return err
 		}
 	}
-	f, err := g.fetcher()
+	f, err := g.Fetcher()
 	if err != nil {
 		return err
 	}
-	for _, in := range g.lock.Inputs {
+	for _, in := range g.Lock.Inputs {
 		if in.Kind == lock.URL || in.Kind == lock.OCI {
 			if err := f.Bring(ctx, in, report); err != nil {
 				return err
