@@ -27,13 +27,16 @@ var doors = []struct {
 		"tested and replaced alone"},
 	{"initrd", []string{"internal"}, "a craft knows neither its neighbours nor who calls it"},
 	{"rootfs", []string{"internal"}, "a craft knows neither its neighbours nor who calls it"},
-	{"builder", []string{"internal", "kernel", "initrd", "rootfs"}, "the foreman is the only one who calls the crafts"},
+	{"builder", []string{"internal", "kernel", "initrd", "rootfs"},
+		"the foreman is the only one that has the crafts make something"},
+	{"inspect", []string{"internal", "initrd", "rootfs"}, "it reads what the crafts' formats hold, for " +
+		"people, whoever wrote it, and makes nothing"},
 	{"runtime", []string{"internal"}, "the host side meets a guest through its manifest, whoever built it"},
 	{"agent", []string{"internal"}, "the agent is small and must build for every guest without the builder"},
 	{"releases", []string{"internal"}, "a release is papers about artefacts, whoever made them"},
-	{"cmd", []string{"internal", "builder", "runtime", "agent", "releases"},
+	{"cmd", []string{"internal", "builder", "inspect", "runtime", "agent", "releases"},
 		"commands call rooms, never a craft behind the foreman's back"},
-	{"ci", []string{"internal", "builder", "runtime", "agent", "releases", "kernel", "initrd", "rootfs"},
+	{"ci", []string{"internal", "builder", "inspect", "runtime", "agent", "releases", "kernel", "initrd", "rootfs"},
 		"tests of the whole house may look anywhere"},
 }
 
@@ -176,8 +179,8 @@ func TestOnlyCommandsReadTheEnvironmentAndExit(t *testing.T) {
 }
 
 func TestEveryRoomIsThere(t *testing.T) {
-	for _, r := range []string{"builder", "recipes", "kernel", "rootfs", "initrd", "runtime", "agent", "releases",
-		"ci", "docs", "cmd", "internal"} {
+	for _, r := range []string{"builder", "inspect", "recipes", "kernel", "rootfs", "initrd", "runtime", "agent",
+		"releases", "ci", "docs", "cmd", "internal"} {
 		if fi, err := os.Stat(r); err != nil || !fi.IsDir() {
 			t.Errorf("no room %s: the top-level folders are fixed", r)
 		}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/katabuild/katabuild/builder/inspect"
+	"github.com/katabuild/katabuild/inspect"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/manifest"
 )

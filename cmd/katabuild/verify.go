@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/katabuild/katabuild/builder"
-	"github.com/katabuild/katabuild/builder/inspect"
+	"github.com/katabuild/katabuild/inspect"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
