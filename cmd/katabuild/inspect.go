@@ -18,7 +18,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/katabuild/katabuild/inspect"
+	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 )
 
@@ -68,11 +70,17 @@ func (a *app) inspectCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "inspect FILE|GUEST", Args: cobra.ExactArgs(1), Short: "say what an image, initrd or kernel is",
 		Long: `inspect reads a disk image (partitions, file systems, hash tree), an initrd or a kernel (release, build-id, the
-configuration inside), without mounting or booting it. A guest's folder stands for its image or initrd.`,
+configuration inside), without mounting or booting it. Of a guest's folder it says what manifest.json has (kernel, agent,
+root, boot, files and their sizes), the features that the kernel's configuration has all options of, and what the image
+or initrd is. It checks no digests; "katabuild verify" does.`,
 		Example: "  katabuild inspect out/default\n  katabuild inspect out/default/vmlinux",
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(_ *cobra.Command, args []string) (err error) {
+		g, err := readWhole(args[0])
+		if err != nil {
+			return err
+		}
 		t, err := a.openThing(args[0])
 		if err != nil {
 			return err
@@ -81,11 +89,86 @@ configuration inside), without mounting or booting it. A guest's folder stands f
 		if asJSON {
 			e := json.NewEncoder(a.out)
 			e.SetIndent("", "  ")
+			if g != nil {
+				g.Thing = t
+				return e.Encode(g)
+			}
 			return e.Encode(t)
+		}
+		if g != nil {
+			if err := a.printWhole(g); err != nil {
+				return err
+			}
 		}
 		return a.printThing(t)
 	}
 	return c
+}
+
+// whole is a guest's folder, and the file that holds its root.
+type whole struct {
+	*inspect.Thing
+	Guest    *manifest.Manifest `json:"guest"`
+	Manifest digest.Digest      `json:"manifest"`
+	Features []string           `json:"features"`
+}
+
+// readWhole reads the manifest and the kernel's configuration of a guest's folder. Of a file it is nil.
+func readWhole(name string) (*whole, error) {
+	if fi, err := os.Stat(name); err != nil || !fi.IsDir() {
+		return nil, err
+	}
+	m, d, err := manifest.Read(name, "")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // openThing tells it
+	}
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(name, filepath.FromSlash(m.Kernel.Config.Path))
+	config, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	names, err := builder.FeaturesOf(m.Arch, path, config)
+	if err != nil {
+		return nil, err
+	}
+	return &whole{Guest: m, Manifest: d, Features: names}, nil
+}
+
+func (a *app) printWhole(g *whole) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	row := func(key string, values ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", key, strings.TrimSpace(fmt.Sprintln(values...)))
+	}
+	m := g.Guest
+	row("guest", m.Name, m.Arch, "of", time.Unix(m.Time, 0).UTC().Format(time.RFC3339))
+	row("manifest", g.Manifest)
+	row("kernel", m.Kernel.Release, "from", m.Kernel.Source.Kind, m.Kernel.Source.Name, m.Kernel.Source.Version)
+	row("build-id", m.Kernel.BuildID)
+	row("features", strings.Join(g.Features, " "))
+	row("agent", m.Agent.Path, m.Agent.Digest, "by", m.Agent.Go)
+	row("PID 1", m.Agent.Init)
+	root := m.Root.Kind
+	if m.Root.FileSystem != "" {
+		root += ", " + m.Root.FileSystem
+	}
+	if m.Root.VerityRootHash != "" {
+		root += ", dm-verity " + m.Root.VerityRootHash
+	}
+	row("root", root)
+	row("boot", m.Boot.Machine+",", m.Boot.CPUs, "CPUs,", m.Boot.MemoryMiB, "MiB", m.Boot.Disk)
+	row("command line", m.Boot.CommandLine)
+	row("  under TCG", m.Boot.TCGCommandLine)
+	total := int64(0)
+	for _, f := range m.Files() {
+		row("file", fmt.Sprintf("%d bytes", f.Size), f.Path)
+		total += f.Size
+	}
+	row("in all", total, "bytes")
+	fmt.Fprintln(w)
+	return w.Flush()
 }
 
 func (a *app) printThing(t *inspect.Thing) error {
