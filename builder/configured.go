@@ -6,8 +6,8 @@ import (
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
-// FeaturesOf names the features that a kernel's configuration has every option of, sorted. Those that only require others
-// are not among them. name is what the configuration is called in errors.
+// FeaturesOf names the features that a kernel's configuration has every option of, sorted. Those that only require
+// others are not among them. name is what the configuration is called in errors.
 func FeaturesOf(architecture, name string, config []byte) ([]string, error) {
 	a, err := arch.Parse(architecture)
 	if err != nil {

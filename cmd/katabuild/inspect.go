@@ -17,8 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/katabuild/katabuild/inspect"
 	"github.com/katabuild/katabuild/builder"
+	"github.com/katabuild/katabuild/inspect"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
