@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/katabuild/katabuild/builder/execute"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/plan"
@@ -393,40 +395,34 @@ func (g *maker) unpackTask(d *recipe.DebianLayer) execute.Task {
 			return nil, err
 		}
 		outputs := make([]artifact.Output, len(debs))
-		errs := make([]error, len(debs))
-		var wg sync.WaitGroup
-		var mu sync.Mutex
+		all, ctx := errgroup.WithContext(ctx)
+		all.SetLimit(cmp.Or(g.Jobs, runtime.NumCPU()))
+		var mu sync.Mutex // guards done, and keeps reports in order
 		done := 0
-		next := make(chan int)
-		for range cmp.Or(g.Jobs, runtime.NumCPU()) {
-			wg.Go(func() {
-				for j := range next {
-					in := g.Input(set.Inputs[j])
-					dir := filepath.Join(job.Dir, in.Package.Name)
-					var deb *debian.Deb
-					if errs[j] = os.Mkdir(dir, 0o755); errs[j] == nil {
-						deb, errs[j] = debian.Unpack(debs[j], dir)
-					}
-					if errs[j] == nil {
-						outputs[j] = artifact.Output{Name: tarOutput(in.Package.Name), Path: deb.Tar}
-					}
-					mu.Lock()
-					done++
-					job.Report.Send(progress.Event{Kind: progress.Update, Message: "unpack", Current: int64(done),
-						Total: int64(len(debs)), Unit: "packages"})
-					mu.Unlock()
+		for j, file := range debs {
+			all.Go(func() error {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
 				}
+				name := g.Input(set.Inputs[j]).Package.Name
+				dir := filepath.Join(job.Dir, name)
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					return err
+				}
+				deb, err := debian.Unpack(file, dir)
+				if err != nil {
+					return err
+				}
+				outputs[j] = artifact.Output{Name: tarOutput(name), Path: deb.Tar}
+				mu.Lock()
+				defer mu.Unlock()
+				done++
+				job.Report.Send(progress.Event{Kind: progress.Update, Message: "unpack", Current: int64(done),
+					Total: int64(len(debs)), Unit: "packages"})
+				return nil
 			})
 		}
-		for j := range debs {
-			if ctx.Err() != nil {
-				break
-			}
-			next <- j
-		}
-		close(next)
-		wg.Wait()
-		return outputs, errors.Join(append(errs, ctx.Err())...)
+		return outputs, all.Wait()
 	}}
 }
 
