@@ -1,0 +1,48 @@
+package katabuild_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/runtime/pod"
+)
+
+// papers are the documents that outlive the program which wrote them: a guest that was built before an upgrade, a pod
+// that runs through one. What writes one version reads that and the one before. The example of a version is kept for
+// ever: NAME.json is of the newest, NAME-vN.json of version N before it.
+var papers = []struct {
+	example string // path without .json
+	version int    // the newest
+	decode  func([]byte) error
+}{
+	{"builder/lock/testdata/lock", lock.Version, func(b []byte) error { _, err := lock.Decode(b); return err }},
+	{"internal/manifest/testdata/manifest", manifest.Version,
+		func(b []byte) error { _, err := manifest.Decode(b); return err }},
+	{"internal/report/testdata/report", report.Version,
+		func(b []byte) error { _, err := report.Decode(b); return err }},
+	{"runtime/pod/testdata/state", pod.RecordVersion,
+		func(b []byte) error { _, err := pod.DecodeRecord(b); return err }},
+}
+
+func TestAPaperOfTheVersionBeforeIsRead(t *testing.T) {
+	for _, p := range papers {
+		for v := 1; v <= p.version; v++ {
+			path := p.example + ".json"
+			if v < p.version {
+				path = fmt.Sprintf("%s-v%d.json", p.example, v)
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Errorf("version %d has no example: %v", v, err)
+				continue
+			}
+			if err := p.decode(b); err != nil && v >= p.version-1 {
+				t.Errorf("%s, version %d of %d: %v", path, v, p.version, err)
+			}
+		}
+	}
+}
