@@ -71,7 +71,7 @@ func newSandbox(ctx context.Context, c Config, o options.Options, rules *policy.
 	}
 	programs := program.Runner{Reaper: reaper}
 	return &serve.Sandbox{
-		Containers: runner,
+		Containers: containers{runner},
 		Storage:    storage.New(storage.Config{Devices: devices, Programs: programs, Go: c.Fatal.Go, Log: log}),
 		Network:    network.New(network.Config{Devices: devices, Programs: programs, Log: log}),
 		Machine:    machine.Machine{},

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/katabuild/katabuild/agent/container"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
@@ -218,7 +217,7 @@ func (f *full) ExecProcess(ctx context.Context, r *katapb.ExecProcessRequest) (*
 	return &emptypb.Empty{}, nil
 }
 
-func (f *full) process(id, exec string) (*container.Container, *container.Process, error) {
+func (f *full) process(id, exec string) (Container, Process, error) {
 	c, err := f.s.Containers.Container(id)
 	if err != nil {
 		return nil, nil, coded(err)

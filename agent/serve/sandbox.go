@@ -23,8 +23,8 @@ import (
 
 // Sandbox is what the API makes of a guest: containers with their files and network.
 type Sandbox struct {
-	Containers *container.Runner
-	Storage    *storage.Manager
+	Containers Containers
+	Storage    Storage
 	Network    Network
 	Machine    Machine
 	Metrics    Metrics
@@ -36,24 +36,6 @@ type Sandbox struct {
 	End func()
 	// NamespaceDir is where the pod's shared namespaces are pinned; empty is namespaceDir.
 	NamespaceDir string
-}
-
-// Network sets up the guest's interfaces.
-type Network interface {
-	UpdateInterface(context.Context, *katapb.Interface) (*katapb.Interface, error)
-	UpdateRoutes(context.Context, []*katapb.Route) ([]*katapb.Route, error)
-	ListInterfaces() ([]*katapb.Interface, error)
-	ListRoutes() ([]*katapb.Route, error)
-	AddARPNeighbors([]*katapb.ARPNeighbor) error
-	DNS(lines []string) error
-	IPTables(ctx context.Context, v6 bool) ([]byte, error)
-	SetIPTables(ctx context.Context, v6 bool, rules []byte) ([]byte, error)
-}
-
-// Metrics are the numbers of the guest in Prometheus' text format.
-type Metrics interface {
-	// Collect returns the text, which is good beside an error: that says which numbers are missing.
-	Collect() (string, error)
 }
 
 // namespaceDir is where Kata's agent pins the pod's namespaces too.

@@ -166,15 +166,15 @@ func (f *full) WriteStdin(ctx context.Context, r *katapb.WriteStreamRequest) (*k
 
 // ReadStdout waits for output; no data is the end.
 func (f *full) ReadStdout(ctx context.Context, r *katapb.ReadStreamRequest) (*katapb.ReadStreamResponse, error) {
-	return f.read(ctx, r, (*container.Process).ReadStdout)
+	return f.read(ctx, r, Process.ReadStdout)
 }
 
 // ReadStderr waits for output; no data is the end.
 func (f *full) ReadStderr(ctx context.Context, r *katapb.ReadStreamRequest) (*katapb.ReadStreamResponse, error) {
-	return f.read(ctx, r, (*container.Process).ReadStderr)
+	return f.read(ctx, r, Process.ReadStderr)
 }
 
-func (f *full) read(ctx context.Context, r *katapb.ReadStreamRequest, read func(*container.Process, context.Context,
+func (f *full) read(ctx context.Context, r *katapb.ReadStreamRequest, read func(Process, context.Context,
 	int) ([]byte, error)) (*katapb.ReadStreamResponse, error) {
 	_, p, err := f.process(r.ContainerId, r.ExecId)
 	if err != nil {

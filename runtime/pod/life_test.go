@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
 	"github.com/katabuild/katabuild/runtime/share"
+	"golang.org/x/sys/unix"
 )
 
 // These tests run a pod's whole life in machinetest's machines, with an agent that keeps containers in memory.
@@ -103,6 +104,18 @@ func TestAPodLivesWithItsContainers(t *testing.T) {
 	e, err := p.Exec(t.Context(), "c1", "e1", &specs.Process{Args: []string{"sh"}, Cwd: "/"}, Streams{Stdout: true})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if n, err := q.Stdin.Write([]byte("hello")); n != 5 || err != nil {
+		t.Errorf("input: %d, %v", n, err)
+	}
+	if p.PID() != os.Getpid() || p.Agent() == nil {
+		t.Error("the pod is nobody")
+	}
+	stand, err := p.StandIn()
+	if err != nil || stand.TID == 0 {
+		t.Errorf("no thread stands for a container: %v", err)
+	} else {
+		stand.End()
 	}
 	if err := errors.Join(e.Resize(t.Context(), 24, 80), e.Signal(t.Context(), 9, false), q.CloseStdin(),
 		a.Exit("c1", "", 3)); err != nil {
@@ -311,6 +324,86 @@ func TestAGuestThatEndsIsToldAsTheCause(t *testing.T) {
 	}
 	if p.Why() == nil {
 		t.Error("nobody knows why")
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
+}
+
+func TestVolumesOfAPodThatSharesNothing(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	empty := dir + "/pods/uid/volumes/kubernetes.io~empty-dir/cache"
+	big := strings.Repeat("x", copyChunk+1)
+	if err := errors.Join(os.MkdirAll(empty, 0o777), os.Mkdir(dir+"/folder", 0o755),
+		os.WriteFile(dir+"/folder/big", []byte(big), 0o644), os.Symlink("big", dir+"/folder/link"),
+		os.WriteFile(dir+"/file", []byte("text"), 0o600), unix.Mkfifo(dir+"/pipe", 0o600),
+		unix.Mkfifo(dir+"/folder/pipe", 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		mount   specs.Mount
+		source  string // what the guest's begins with; "-" is no mount at all
+		storage string // its driver
+		copied  map[string]string
+	}{
+		"a file system of its own": {specs.Mount{Destination: "/t", Type: "tmpfs", Source: "tmpfs"}, "tmpfs", "", nil},
+		"control groups": {specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "/host"}, "cgroup", "",
+			nil},
+		"the pod's shared memory": {specs.Mount{Destination: "/dev/shm", Type: "bind", Source: dir}, guestShm, "", nil},
+		"what is the host's":      {specs.Mount{Destination: "/proc/x", Type: "bind", Source: dir}, "-", "", nil},
+		"a pipe":                  {specs.Mount{Destination: "/p", Type: "bind", Source: dir + "/pipe"}, "-", "", nil},
+		"a device":                {specs.Mount{Destination: "/n", Type: "bind", Source: "/dev/null"}, "-", "", nil},
+		"an empty folder of the pod's": {specs.Mount{Destination: "/c", Type: "bind", Source: empty},
+			"/run/kata-containers/sandbox/local/cache", "local", nil},
+		"a file": {specs.Mount{Destination: "/f", Type: "bind", Source: dir + "/file", Options: []string{"ro"}},
+			share.GuestPath("copied-"), "", map[string]string{"": "text"}},
+		"a folder": {specs.Mount{Destination: "/d", Type: "bind", Source: dir + "/folder"}, share.GuestPath("copied-"),
+			"", map[string]string{"": "", "/big": big, "/link": "big"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := &inGuest{spec: &specs.Spec{}}
+			m, err := p.volume(t.Context(), Container{ID: "c", Spec: &specs.Spec{}}, &container{id: "c"}, g, tc.mount)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.source == "-" {
+				if m != nil {
+					t.Errorf("it is mounted: %+v", m)
+				}
+				return
+			}
+			if m == nil || !strings.HasPrefix(m.Source, tc.source) || m.Destination != tc.mount.Destination {
+				t.Fatalf("mount %+v, want one of %s", m, tc.source)
+			}
+			if (tc.storage == "") != (len(g.storages) == 0) || tc.storage != "" && g.storages[0].Driver != tc.storage {
+				t.Errorf("storages %v, want %q", g.storages, tc.storage)
+			}
+			copied := a.Copied()
+			for path, want := range tc.copied {
+				if got, there := copied[m.Source+path]; !there || got != want {
+					t.Errorf("%s has %d bytes in the guest, want %d", path, len(got), len(want))
+				}
+			}
+			if _, there := copied[m.Source+"/pipe"]; there {
+				t.Error("a pipe was copied")
+			}
+		})
+	}
+	a.Fail("CopyFile", errors.New("no room"))
+	c := withDisk(t, "c1")
+	c.Spec.Mounts = []specs.Mount{{Destination: "/f", Type: "bind", Source: dir + "/file"}}
+	if _, err := p.Create(t.Context(), c); err == nil || !strings.Contains(err.Error(), "mount at /f: copy") {
+		t.Errorf("a volume that cannot be copied: %v", err)
+	}
+	if d := h.VMs()[0].Disks(); len(d) > 0 {
+		t.Errorf("disks stay: %v", d)
 	}
 	if err := p.Stop(); err != nil {
 		t.Error(err)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -32,7 +33,15 @@ type Agent struct {
 	failing   map[string]error
 	calls     []string
 	processes map[key]*process
+	copied    map[string]string
 	gone      chan struct{} // closed by Serve when it ends
+}
+
+// Copied are the files and links that were copied into the guest, by path.
+func (a *Agent) Copied() map[string]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.copied)
 }
 
 // key names a process: a container's first has the container's id for exec.
@@ -116,7 +125,7 @@ func (a *Agent) Serve(l net.Listener, commandLine string, over <-chan struct{}) 
 		return err
 	}
 	a.mu.Lock()
-	a.processes, a.gone = map[key]*process{}, make(chan struct{})
+	a.processes, a.copied, a.gone = map[key]*process{}, map[string]string{}, make(chan struct{})
 	a.mu.Unlock()
 	reportpb.RegisterReportService(s, reports{a, commandLine})
 	s.RegisterService("grpc.Health", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
@@ -211,6 +220,7 @@ func (a *Agent) methods() map[string]ttrpc.Method {
 			*katapb.WriteStreamResponse, error) {
 			return &katapb.WriteStreamResponse{Len: uint32(len(q.Data))}, nil
 		}),
+		"CopyFile":     on(a, "CopyFile", a.copyFile),
 		"CloseStdin":   done[katapb.CloseStdinRequest](a, "CloseStdin"),
 		"TtyWinResize": done[katapb.TtyWinResizeRequest](a, "TtyWinResize"),
 		"GetOOMEvent": on(a, "GetOOMEvent", func(ctx context.Context, _ *katapb.GetOOMEventRequest) (*katapb.OOMEvent,
@@ -279,6 +289,18 @@ func (a *Agent) remove(_ context.Context, q *katapb.RemoveContainerRequest) (*em
 			delete(a.processes, k)
 		}
 	}
+	return &emptypb.Empty{}, nil
+}
+
+// copyFile takes a piece of a file at its offset, in order.
+func (a *Agent) copyFile(_ context.Context, q *katapb.CopyFileRequest) (*emptypb.Empty, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if have := a.copied[q.Path]; int64(len(have)) != q.Offset {
+		return nil, status.Errorf(codes.InvalidArgument, "a piece of %s at %d, which has %d bytes", q.Path, q.Offset,
+			len(have))
+	}
+	a.copied[q.Path] += string(q.Data)
 	return &emptypb.Empty{}, nil
 }
 

@@ -21,7 +21,7 @@ func WithAgent(a *agenttest.Agent) func(*Inside) {
 			i.Crash(err)
 			return
 		}
-		if err := a.Serve(l, i.CommandLine(), i.Over()); err != nil {
+		if err := a.Serve(l, i.vm.Spec.CommandLine, i.Over()); err != nil {
 			i.Say(err.Error())
 		}
 	}

@@ -290,9 +290,6 @@ type Inside struct {
 	up      sync.Once
 }
 
-// CommandLine is the kernel's.
-func (i *Inside) CommandLine() string { return i.vm.Spec.CommandLine }
-
 // Say writes a line on the console. A host that does not read it any more has ended the machine.
 func (i *Inside) Say(line string) {
 	_, _ = i.console.Write([]byte(strings.TrimSuffix(line, "\n") + "\r\n"))
