@@ -327,7 +327,13 @@ func spaced(v string) string {
 // md5Of is how dpkg names the content of a conffile.
 func md5Of(n *tree.Node) (string, error) {
 	h := md5.New()
-	if n.Content != nil {
+	if _, live := n.Content.(*tree.Live); live { // ReadAll keeps what it reads, so that the image has the same bytes
+		data, err := tree.ReadAll(n)
+		if err != nil {
+			return "", err
+		}
+		h.Write(data)
+	} else if n.Content != nil {
 		r, err := n.Content.Open()
 		if err != nil {
 			return "", err

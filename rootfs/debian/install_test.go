@@ -238,3 +238,21 @@ func TestDpkgReadsTheDatabase(t *testing.T) {
 		t.Errorf("%v, %s", err, out)
 	}
 }
+
+// A file of a folder that stands where a conffile would is read once: the database and the image have the same bytes.
+func TestAConffileIsReadOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "conf")
+	n := &tree.Node{Kind: tree.File, Content: &tree.Live{Path: file, Length: 5}}
+	if err := os.WriteFile(file, []byte("first"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if sum, err := md5Of(n); sum != "8b04d5e3775d298e78455efc5ca404d5" || err != nil { // md5sum's
+		t.Fatalf("%s, %v", sum, err)
+	}
+	if err := os.WriteFile(file, []byte("other"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := tree.ReadAll(n); string(b) != "first" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}
