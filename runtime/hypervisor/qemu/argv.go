@@ -178,51 +178,8 @@ func (c Config) Argv() []string {
 		add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	}
 	m := find(c.arch(), c.Machine)
-	machine, suffix := m.word(c.Accel), m.bus
-	slots := 0
-	for _, d := range c.Disks {
-		if d.NVDIMM {
-			slots++
-		}
-	}
-	memory := fmt.Sprintf("%dM", c.MemoryMiB)
-	room := int64(max(c.MemoryMiB, c.MaxMemoryMiB)) << 20
-	if slots > 0 {
-		machine += ",nvdimm=on"
-		for _, d := range c.Disks {
-			if d.NVDIMM {
-				// QEMU places each at a multiple of 1 GiB where it can
-				room += (d.Size+nvdimmAlign-1)/nvdimmAlign*nvdimmAlign + 1<<30
-			}
-		}
-	}
-	if slots += c.MemorySlots; slots > 0 {
-		memory += fmt.Sprintf(",slots=%d,maxmem=%dM", slots, room>>20)
-	}
-	if c.SharesMemory() {
-		machine += ",memory-backend=memory"
-		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
-	}
-	add("-machine", machine)
-	if c.Accel == accel.TCG {
-		add("-accel", fmt.Sprintf("tcg,tb-size=%d", TranslationMiB))
-	}
-	if c.ICount {
-		add("-icount", "shift=0,sleep=off")
-	}
-	cpu := m.cpu
-	if c.Accel == accel.KVM {
-		cpu = "host"
-	}
-	cpus := strconv.Itoa(c.CPUs)
-	most := c.MaxCPUs
-	if c.Accel == accel.TCG && max(c.CPUs, most) < parallelCPUs {
-		most = parallelCPUs
-	}
-	if most > 0 {
-		cpus += fmt.Sprintf(",maxcpus=%d", most)
-	}
-	add("-cpu", cpu, "-smp", cpus, "-m", memory)
+	suffix := m.bus
+	add(c.board(m)...)
 	if c.Machine == MicroVM && (c.Vsock.set() || c.RNG || len(c.Disks)+len(c.FileSystems)+len(c.NICs) > 0) {
 		add("-global", "virtio-mmio.force-legacy=false")
 	}
@@ -268,6 +225,57 @@ func (c Config) Argv() []string {
 		add("-initrd", c.Initrd)
 	}
 	return append(a, "-append", c.CommandLine)
+}
+
+// board is the machine itself: its memory, with room for what is mapped into it or plugged in, and its processors.
+func (c Config) board(m model) (a []string) {
+	add := func(words ...string) { a = append(a, words...) }
+	machine := m.word(c.Accel)
+	slots := 0
+	for _, d := range c.Disks {
+		if d.NVDIMM {
+			slots++
+		}
+	}
+	memory := fmt.Sprintf("%dM", c.MemoryMiB)
+	room := int64(max(c.MemoryMiB, c.MaxMemoryMiB)) << 20
+	if slots > 0 {
+		machine += ",nvdimm=on"
+		for _, d := range c.Disks {
+			if d.NVDIMM {
+				// QEMU places each at a multiple of 1 GiB where it can
+				room += (d.Size+nvdimmAlign-1)/nvdimmAlign*nvdimmAlign + 1<<30
+			}
+		}
+	}
+	if slots += c.MemorySlots; slots > 0 {
+		memory += fmt.Sprintf(",slots=%d,maxmem=%dM", slots, room>>20)
+	}
+	if c.SharesMemory() {
+		machine += ",memory-backend=memory"
+		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
+	}
+	add("-machine", machine)
+	if c.Accel == accel.TCG {
+		add("-accel", fmt.Sprintf("tcg,tb-size=%d", TranslationMiB))
+	}
+	if c.ICount {
+		add("-icount", "shift=0,sleep=off")
+	}
+	cpu := m.cpu
+	if c.Accel == accel.KVM {
+		cpu = "host"
+	}
+	cpus := strconv.Itoa(c.CPUs)
+	most := c.MaxCPUs
+	if c.Accel == accel.TCG && max(c.CPUs, most) < parallelCPUs {
+		most = parallelCPUs
+	}
+	if most > 0 {
+		cpus += fmt.Sprintf(",maxcpus=%d", most)
+	}
+	add("-cpu", cpu, "-smp", cpus, "-m", memory)
+	return a
 }
 
 func (c Config) arch() string {
