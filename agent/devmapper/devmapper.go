@@ -166,8 +166,8 @@ func (c *Control) Remove(name string) error {
 	return nil
 }
 
-// Table is the running table of a device, where it has one target; nil where it has more or none.
-func (c *Control) Table(d Device) (*Target, error) {
+// table is the running table of a device, where it has one target; nil where it has more or none.
+func (c *Control) table(d Device) (*Target, error) {
 	b := request(bufferSize)
 	binary.NativeEndian.PutUint32(b[offsetFlags:], flagStatusTable)
 	binary.NativeEndian.PutUint64(b[offsetDev:], d.huge())

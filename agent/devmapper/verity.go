@@ -11,7 +11,7 @@ func VerityTarget(t dmverity.Table, data, hash Device) Target {
 
 // RootHash is that of the running table of a device, and empty where the device is not guarded by dm-verity alone.
 func (c *Control) RootHash(d Device) (string, error) {
-	t, err := c.Table(d)
+	t, err := c.table(d)
 	if err != nil {
 		return "", err
 	}

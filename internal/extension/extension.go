@@ -24,8 +24,8 @@ const (
 // VIRTIO_BLK_ID_BYTES.
 const MaxName = 20 - len(SerialPrefix)
 
-// MountRoot is the folder that extensions are mounted in, each under its name.
-const MountRoot = "/run/kata-extensions"
+// mountRoot is the folder that extensions are mounted in, each under its name.
+const mountRoot = "/run/kata-extensions"
 
 // WordPrefix begins the word of each extension on the kernel command line.
 const WordPrefix = "kata.extension."
@@ -57,7 +57,7 @@ type Extension struct {
 func (e Extension) Serial() string { return SerialPrefix + e.Name }
 
 // MountPoint is where the guest has it.
-func (e Extension) MountPoint() string { return MountRoot + "/" + e.Name }
+func (e Extension) MountPoint() string { return mountRoot + "/" + e.Name }
 
 // Word is what the kernel command line says of it.
 func (e Extension) Word() string { return WordPrefix + e.Name + wordSuffix + "=" + e.Params.String() }

@@ -22,9 +22,9 @@ type State string
 
 // The states.
 const (
-	OK       State = "ok"
-	Missing  State = "missing"  // without it no pod runs
-	Optional State = "optional" // not there, and pods run without it, as Fact says
+	fine     State = "ok"
+	lacking  State = "missing"  // without it no pod runs
+	optional State = "optional" // not there, and pods run without it, as Fact says
 )
 
 // Finding is what is known about one thing.
@@ -32,7 +32,7 @@ type Finding struct {
 	Name    string   `json:"name"`
 	State   State    `json:"state"`
 	Fact    string   `json:"fact"`              // one line
-	WayOut  string   `json:"way_out,omitempty"` // what to do; empty where State is OK
+	WayOut  string   `json:"way_out,omitempty"` // what to do; empty where State is fine
 	Details []string `json:"details,omitempty"` // what Fact sums up, a line each
 }
 
@@ -53,15 +53,15 @@ type Result struct {
 	Findings     []Finding   `json:"findings"` // in a fixed order
 }
 
-// Missing are the names of what no pod runs without, each once.
+// lacking are the names of what no pod runs without, each once.
 func (r *Result) Missing() []string {
 	var out []string
 	seen := map[string]bool{}
 	for _, f := range r.Findings {
-		if f.State == Missing && !seen[f.Name] {
+		if f.State == lacking && !seen[f.Name] {
 			out = append(out, f.Name)
 		}
-		seen[f.Name] = seen[f.Name] || f.State == Missing
+		seen[f.Name] = seen[f.Name] || f.State == lacking
 	}
 	return out
 }
@@ -104,7 +104,7 @@ func (c *checker) system() System {
 func Run(ctx context.Context, o Options) Result {
 	c := &checker{host: o.Host, cfg: config.Default(), loaded: o.Config, err: o.ConfigErr, systems: map[string]System{}}
 	if c.host == nil {
-		c.host = This{}
+		c.host = this{}
 	}
 	if o.Config != nil {
 		c.cfg = o.Config.Config

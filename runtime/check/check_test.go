@@ -132,7 +132,7 @@ func TestAHostThatFitsLacksNothing(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for _, f := range r.Findings {
-		if f.State != OK || f.WayOut != "" {
+		if f.State != fine || f.WayOut != "" {
 			t.Error(f)
 		}
 	}
@@ -194,9 +194,9 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 		"no tun, and no network": {"[runtime]\ninternetworking_model = \"none\"\n",
 			func(h *fake) { h.devices["/dev/net/tun"] = notExist("/dev/net/tun") }, "optional tun", "", true},
 		"a tun that nobody has loaded": {
-			"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded; h.files["/proc/modules"] += "tun 1 0\n" },
+			"", func(h *fake) { h.devices["/dev/net/tun"] = errNotLoaded; h.files["/proc/modules"] += "tun 1 0\n" },
 			"ok tun", "", true},
-		"a tun that nobody can load": {"", func(h *fake) { h.devices["/dev/net/tun"] = ErrNotLoaded },
+		"a tun that nobody can load": {"", func(h *fake) { h.devices["/dev/net/tun"] = errNotLoaded },
 			"missing tun: /dev/net/tun: its driver is not loaded", "", false},
 		"u32 where matchall is absent": {"", func(h *fake) { delete(h.files, "/proc/modules") },
 			"ok traffic control: cls_u32 is a module that is loaded when needed", "", true},
@@ -236,7 +236,7 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 				t.Errorf("pods: %v, want %v", r.Pods, tc.pods)
 			}
 			for _, f := range r.Findings {
-				if strings.ContainsAny(f.String(), "\n\x1b") || f.Fact == "" || (f.WayOut == "") != (f.State == OK) {
+				if strings.ContainsAny(f.String(), "\n\x1b") || f.Fact == "" || (f.WayOut == "") != (f.State == fine) {
 					t.Errorf("%+q", f)
 				}
 			}

@@ -20,9 +20,9 @@ import (
 func (c *checker) sharedFiles(ctx context.Context) {
 	const name = "virtiofsd"
 	needed := c.cfg.QEMU.SharedFS == config.SharedVirtioFS
-	state := Optional
+	state := optional
 	if needed {
-		state = Missing
+		state = lacking
 	} else {
 		defer c.fileLimits(share.Program{})
 	}
@@ -49,7 +49,7 @@ func (c *checker) sharedFiles(ctx context.Context) {
 		c.say(state, name, wayOut, "%s: %v; shared_fs is %s", found, err, c.cfg.QEMU.SharedFS)
 		return
 	}
-	c.say(OK, name, "", "%s", share.Identify(found, help, version))
+	c.say(fine, name, "", "%s", share.Identify(found, help, version))
 	if needed {
 		c.fileLimits(share.Identify(found, help, version))
 	}
@@ -68,9 +68,9 @@ func (c *checker) fileLimits(p share.Program) {
 	case config.Shared9P:
 		limits, wayOut = share.Limits9P, `set shared_fs = "virtio-fs"`
 	}
-	state := Optional
+	state := optional
 	if len(limits) == 0 {
-		state = OK
+		state = fine
 	}
 	if c.cfg.QEMU.SharedFS == config.SharedNone {
 		return
@@ -83,20 +83,20 @@ func (c *checker) fileLimits(p share.Program) {
 func (c *checker) tun(context.Context) {
 	const device = "/dev/net/tun"
 	err := c.host.Device(device)
-	if errors.Is(err, ErrNotLoaded) {
+	if errors.Is(err, errNotLoaded) {
 		if p := c.kernel().find(part{"tun", "CONFIG_TUN"}); p.there() {
-			c.say(OK, "tun", "", "%s is there, and tun is %s", device, p)
+			c.say(fine, "tun", "", "%s is there, and tun is %s", device, p)
 			return
 		}
 	}
 	if err != nil {
-		state, wayOut := Optional, "none needed"
+		state, wayOut := optional, "none needed"
 		if c.cfg.Runtime.InternetworkingModel == config.NetworkTC {
-			state, wayOut = Missing, `modprobe tun, or set internetworking_model = "none"`
+			state, wayOut = lacking, `modprobe tun, or set internetworking_model = "none"`
 			if errors.Is(err, fs.ErrPermission) {
 				wayOut = "run it as root"
 				if c.system().UID != 0 {
-					state = Optional // it says nothing about the runtime, which is root
+					state = optional // it says nothing about the runtime, which is root
 				}
 			}
 		}
@@ -104,7 +104,7 @@ func (c *checker) tun(context.Context) {
 			c.cfg.Runtime.InternetworkingModel)
 		return
 	}
-	c.say(OK, "tun", "", "%s opens", device)
+	c.say(fine, "tun", "", "%s opens", device)
 }
 
 // presence is what is known about a part of the host's kernel.
@@ -133,7 +133,7 @@ func (c *checker) trafficControl(context.Context) {
 	const name = "traffic control"
 	model := c.cfg.Runtime.InternetworkingModel
 	if model != config.NetworkTC {
-		c.say(OK, name, "", "not needed; internetworking_model is %s", model)
+		c.say(fine, name, "", "not needed; internetworking_model is %s", model)
 		return
 	}
 	k := c.kernel()
@@ -149,17 +149,17 @@ func (c *checker) trafficControl(context.Context) {
 	wayOut := `use a kernel with it, or set internetworking_model = "macvtap" or "none"`
 	switch {
 	case p[0] == absent && p[1] == absent:
-		f = c.say(Missing, name, wayOut, "the kernel has neither classifier, matchall nor u32")
+		f = c.say(lacking, name, wayOut, "the kernel has neither classifier, matchall nor u32")
 	case p[2] == absent || p[3] == absent:
-		f = c.say(Missing, name, wayOut, "the kernel lacks the queue sch_ingress or the action act_mirred")
+		f = c.say(lacking, name, wayOut, "the kernel lacks the queue sch_ingress or the action act_mirred")
 	case (p[0].there() || p[1].there()) && p[2].there() && p[3].there():
 		classifier := 0
 		if !p[0].there() {
 			classifier = 1
 		}
-		f = c.say(OK, name, "", "%s is %s", parts[classifier].module, p[classifier])
+		f = c.say(fine, name, "", "%s is %s", parts[classifier].module, p[classifier])
 	default:
-		f = c.say(Optional, name, "start a pod with a network to know",
+		f = c.say(optional, name, "start a pod with a network to know",
 			"neither /proc nor /boot nor /lib/modules tells whether the kernel has matchall or u32, sch_ingress and "+
 				"act_mirred")
 	}
@@ -243,12 +243,12 @@ func (c *checker) controlGroups(context.Context) {
 	const name = "cgroups"
 	b, err := c.host.Read("/proc/self/mountinfo")
 	if err != nil {
-		c.say(Optional, name, "mount /proc", "%v", err)
+		c.say(optional, name, "mount /proc", "%v", err)
 		return
 	}
 	all, err := mountinfo.Parse(string(b))
 	if err != nil {
-		c.say(Optional, name, "", "/proc/self/mountinfo: %v", err)
+		c.say(optional, name, "", "/proc/self/mountinfo: %v", err)
 		return
 	}
 	v1, v2 := 0, ""
@@ -262,11 +262,11 @@ func (c *checker) controlGroups(context.Context) {
 	}
 	switch {
 	case v1 > 0:
-		c.say(OK, name, "", "version 1, %d hierarchies", v1)
+		c.say(fine, name, "", "version 1, %d hierarchies", v1)
 	case v2 != "":
-		c.say(OK, name, "", "version 2 at %s", v2)
+		c.say(fine, name, "", "version 2 at %s", v2)
 	default:
-		c.say(Optional, name, "mount them: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+		c.say(optional, name, "mount them: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
 			"none are mounted; pods' processes on the host are not limited")
 	}
 }

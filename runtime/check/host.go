@@ -27,7 +27,7 @@ type Host interface {
 	Output(ctx context.Context, argv ...string) ([]byte, error)
 	// Read is a small file.
 	Read(path string) ([]byte, error)
-	// Device opens a device for reading and writing, and closes it. One whose driver is not there is ErrNotLoaded:
+	// Device opens a device for reading and writing, and closes it. One whose driver is not there is errNotLoaded:
 	// opening would load its module.
 	Device(path string) error
 	// Behind runs a program behind the walls that QEMU has, until it ends, and says which of them could not be built.
@@ -45,11 +45,11 @@ type System struct {
 	VirtioFSD string // of share.FindProgram; empty is none
 }
 
-// ErrNotLoaded says that a device's file is there, and its driver is not.
-var ErrNotLoaded = errors.New("its driver is not loaded")
+// errNotLoaded says that a device's file is there, and its driver is not.
+var errNotLoaded = errors.New("its driver is not loaded")
 
-// This is the host that the program runs on.
-type This struct{}
+// this is the host that the program runs on.
+type this struct{}
 
 // programTime is how long a program may take to say its version.
 const programTime = 10 * time.Second
@@ -58,10 +58,10 @@ const programTime = 10 * time.Second
 const readLimit = 8 << 20
 
 // Find implements Host.
-func (This) Find(program string) (string, error) { return exec.LookPath(program) }
+func (this) Find(program string) (string, error) { return exec.LookPath(program) }
 
 // Output implements Host.
-func (This) Output(ctx context.Context, argv ...string) ([]byte, error) {
+func (this) Output(ctx context.Context, argv ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -70,7 +70,7 @@ func (This) Output(ctx context.Context, argv ...string) ([]byte, error) {
 }
 
 // Read implements Host.
-func (This) Read(path string) ([]byte, error) {
+func (this) Read(path string) ([]byte, error) {
 	if st, err := os.Stat(path); err != nil {
 		return nil, err
 	} else if !st.Mode().IsRegular() {
@@ -89,12 +89,12 @@ func (This) Read(path string) ([]byte, error) {
 }
 
 // Device implements Host.
-func (This) Device(path string) error {
+func (this) Device(path string) error {
 	if _, err := os.Stat(path); err != nil {
 		return err
 	}
 	if !registered(path) {
-		return &fs.PathError{Op: "open", Path: path, Err: ErrNotLoaded}
+		return &fs.PathError{Op: "open", Path: path, Err: errNotLoaded}
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -104,7 +104,7 @@ func (This) Device(path string) error {
 }
 
 // Behind implements Host.
-func (This) Behind(walls *child.Walls, argv ...string) ([]string, error) {
+func (this) Behind(walls *child.Walls, argv ...string) ([]string, error) {
 	p, err := child.StartIn("QEMU", argv, nil, child.Options{Walls: walls})
 	if err != nil {
 		return nil, err
@@ -118,11 +118,11 @@ func (This) Behind(walls *child.Walls, argv ...string) ([]string, error) {
 }
 
 // System implements Host.
-func (This) System(guest arch.Arch) System {
+func (this) System(guest arch.Arch) System {
 	s := System{UID: os.Geteuid(), Memfd: memfd()}
 	if _, err := os.Stat(accel.Device); err == nil && !registered(accel.Device) {
 		s.Accel = accel.Facts{GuestArch: guest.Name, HostArch: hostArch().Name, Open: &fs.PathError{Op: "open",
-			Path: accel.Device, Err: ErrNotLoaded}}
+			Path: accel.Device, Err: errNotLoaded}}
 	} else {
 		s.Accel = accel.Probe(guest)
 	}

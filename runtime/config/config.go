@@ -138,8 +138,8 @@ const (
 	Off     Attestation = "off"     // no report is asked for
 )
 
-// ParseAttestation reads an Attestation.
-func ParseAttestation(s string) (Attestation, error) {
+// parseAttestation reads an Attestation.
+func parseAttestation(s string) (Attestation, error) {
 	switch a := Attestation(s); a {
 	case Enforce, Warn, Off:
 		return a, nil

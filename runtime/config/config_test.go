@@ -664,7 +664,7 @@ enable_annotations = ["create_container_timeout"]
 				if err == nil || !strings.Contains(err.Error(), c.err) {
 					t.Fatalf("error %v, want %s", err, c.err)
 				}
-				e, ok := errors.AsType[*AnnotationError](err)
+				e, ok := errors.AsType[*annotationError](err)
 				if n := slices.Collect(maps.Keys(c.in))[0]; !ok || e.Name != n {
 					t.Errorf("%v does not name %s", err, n)
 				}

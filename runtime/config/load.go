@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// DropIns is the folder beside a configuration whose files are read after it.
-const DropIns = "config.d"
+// dropIns is the folder beside a configuration whose files are read after it.
+const dropIns = "config.d"
 
 // Paths lists where a configuration is looked for, the first found wins. The list is the caller's own. The first is of
 // this runtime alone, so that it and Kata Containers' can be on one host.
@@ -115,7 +115,7 @@ func (l *Loaded) Settings() ([]Setting, error) {
 }
 
 // Load finds, reads and merges a configuration. An error may be several, joined; those that a line can be blamed for
-// are an *Error, those of annotations an *AnnotationError.
+// are an *Error, those of annotations an *annotationError.
 func Load(o Options) (*Loaded, error) {
 	files := o.Files
 	if files == nil {
@@ -183,7 +183,7 @@ func readAll(files Files, main string) ([]Text, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	texts := []Text{{main, data}}
-	dir := filepath.Join(filepath.Dir(main), DropIns)
+	dir := filepath.Join(filepath.Dir(main), dropIns)
 	names, err := files.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return texts, nil
@@ -411,13 +411,13 @@ func namesOf(section string) []string {
 	return out
 }
 
-// AnnotationError is an annotation that cannot be followed.
-type AnnotationError struct {
+// annotationError is an annotation that cannot be followed.
+type annotationError struct {
 	Name    string // whole
 	Message string
 }
 
-func (e *AnnotationError) Error() string { return fmt.Sprintf("annotation %s: %s", e.Name, e.Message) }
+func (e *annotationError) Error() string { return fmt.Sprintf("annotation %s: %s", e.Name, e.Message) }
 
 func (r *reader) annotations(all map[string]string) {
 	var names []string
@@ -429,7 +429,7 @@ func (r *reader) annotations(all map[string]string) {
 	slices.Sort(names)
 	for _, n := range names {
 		if msg := r.annotation(n, all[n]); msg != "" {
-			r.errs = append(r.errs, &AnnotationError{n, msg})
+			r.errs = append(r.errs, &annotationError{n, msg})
 		}
 	}
 }

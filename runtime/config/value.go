@@ -154,7 +154,7 @@ func setText(field any, s string) (err error) {
 		}
 		*f = m
 	case *Attestation:
-		a, err := ParseAttestation(s)
+		a, err := parseAttestation(s)
 		if err != nil {
 			return err
 		}

@@ -7,18 +7,18 @@ import (
 	"github.com/katabuild/katabuild/runtime/machine"
 )
 
-// Named is a hypervisor with its name in configurations.
-type Named struct {
+// named is a hypervisor with its name in configurations.
+type named struct {
 	Name       string
 	Hypervisor machine.Hypervisor
 }
 
-// All lists them, the one that is taken where nobody names one first.
-func All() []Named {
-	return []Named{
+// all lists them, the one that is taken where nobody names one first.
+func all() []named {
+	return []named{
 		{"qemu", qemu.Hypervisor{}},
 	}
 }
 
 // Default is the one that is taken where nobody names one.
-func Default() machine.Hypervisor { return All()[0].Hypervisor }
+func Default() machine.Hypervisor { return all()[0].Hypervisor }

@@ -61,7 +61,7 @@ type Process struct {
 
 // Create makes a container. Its first process waits to be started. When it fails nothing of the container is left.
 func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
-	if err := CheckID(c.ID); err != nil {
+	if err := checkID(c.ID); err != nil {
 		return nil, err
 	}
 	have := &container{id: c.ID}
@@ -175,7 +175,7 @@ func (p *Pod) forget(ctx context.Context, c *container) error {
 		_, err := p.service.RemoveContainer(asked, &katapb.RemoveContainerRequest{ContainerId: c.id,
 			Timeout: uint32(requestTime / time.Second)})
 		cancel()
-		if err != nil && !IsNotFound(err) {
+		if err != nil && !isNotFound(err) {
 			errs = append(errs, fmt.Errorf("remove the container in the guest: %w", err))
 		}
 		if err := p.unplug(ctx, c, 0); err != nil {
@@ -345,7 +345,7 @@ func (s *calledStdin) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTime)
 	defer cancel()
 	_, err := s.q.pod.service.CloseStdin(ctx, &katapb.CloseStdinRequest{ContainerId: s.q.container, ExecId: s.q.exec})
-	if err != nil && !IsNotFound(err) {
+	if err != nil && !isNotFound(err) {
 		return fmt.Errorf("close the standard input of the process: %w", err)
 	}
 	return nil

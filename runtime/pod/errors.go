@@ -7,9 +7,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// IsNotFound says that the agent does not know the container or process. Agents of Kata Containers say so in words
+// isNotFound says that the agent does not know the container or process. Agents of Kata Containers say so in words
 // only.
-func IsNotFound(err error) bool {
+func isNotFound(err error) bool {
 	for _, s := range causes(err) {
 		if s.Code() == codes.NotFound {
 			return true

@@ -117,7 +117,7 @@ func (p *Pod) Update(ctx context.Context, id string, r *specs.LinuxResources) er
 		return err
 	}
 	_, err := p.service.UpdateContainer(ctx, &katapb.UpdateContainerRequest{ContainerId: id,
-		Resources: oci.ResourcesToWire(GuestResources(r))})
+		Resources: oci.ResourcesToWire(guestResources(r))})
 	return err
 }
 

@@ -228,7 +228,7 @@ func TestAttestationDoesWhatTheConfigurationSays(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !tc.starts {
-				if m, is := errors.AsType[*MismatchError](err); is != (tc.report != nil) {
+				if m, is := errors.AsType[*mismatchError](err); is != (tc.report != nil) {
 					t.Errorf("%v, %+v", err, m)
 				}
 				gone(t, o, h)

@@ -146,7 +146,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	p.stop = sync.OnceValue(p.stopOnce)
-	if err := CheckID(o.ID); err != nil {
+	if err := checkID(o.ID); err != nil {
 		return nil, err
 	}
 	if o.Hypervisor == nil {
@@ -248,7 +248,7 @@ func readGuest(c *config.Config) (*guest.Guest, error) {
 				`katabuild build made, or "kernel" and "image" or "initrd" to a guest without a manifest`)
 	}
 	if c.QEMU.Kernel != "" && c.Runtime.Attestation == config.Enforce {
-		return nil, ErrNothingToCompare
+		return nil, errNothingToCompare
 	}
 	g, err := c.QEMU.ReadGuest()
 	if err != nil && c.QEMU.Kernel == "" {
@@ -257,8 +257,8 @@ func readGuest(c *config.Config) (*guest.Guest, error) {
 	return g, err
 }
 
-// ErrNothingToCompare says that a guest without a manifest cannot be attested, and attestation is asked for.
-var ErrNothingToCompare = errors.New(
+// errNothingToCompare says that a guest without a manifest cannot be attested, and attestation is asked for.
+var errNothingToCompare = errors.New(
 	`attestation is "enforce", and a guest of kernel and image or initrd has no manifest to compare it with: ` +
 		`set "guest" to a folder that katabuild build made, or attestation to "warn" or "off"`)
 
@@ -404,8 +404,8 @@ func (p *Pod) bindForAll() error {
 	return nil
 }
 
-// ErrHostNetwork says that a pod asks for the host's network.
-var ErrHostNetwork = errors.New(
+// errHostNetwork says that a pod asks for the host's network.
+var errHostNetwork = errors.New(
 	"the host's network is asked for (hostNetwork of a pod, --net=host), and a guest has none but its own: ask for " +
 		"a network " +
 		`of the pod's own, or set internetworking_model to "none" for a pod without a network`)
@@ -424,7 +424,7 @@ func (p *Pod) ownNetns(o Options) (string, error) {
 	case !host:
 		return o.Netns, nil
 	case o.Config.Runtime.InternetworkingModel != config.NetworkNone:
-		return "", ErrHostNetwork
+		return "", errHostNetwork
 	}
 	p.log.Warn("the host's network is asked for; the guest has no network at all")
 	return "", nil
@@ -530,7 +530,7 @@ func (p *Pod) attest(ctx context.Context) error {
 		p.log.Info("the guest is what its manifest says", "guest", v.Guest, "claims", len(v.Claims))
 		return nil
 	}
-	return p.judge(&MismatchError{v})
+	return p.judge(&mismatchError{v})
 }
 
 // judge makes an error of what was found, or only tells it.
@@ -542,10 +542,10 @@ func (p *Pod) judge(err error) error {
 	return err
 }
 
-// MismatchError says that the guest which came up is not the one that its manifest describes.
-type MismatchError struct{ Verdict *verdict.Verdict }
+// mismatchError says that the guest which came up is not the one that its manifest describes.
+type mismatchError struct{ Verdict *verdict.Verdict }
 
-func (e *MismatchError) Error() string {
+func (e *mismatchError) Error() string {
 	var unmet []string
 	for _, c := range e.Verdict.Claims {
 		if !c.Met {

@@ -83,7 +83,7 @@ func FuzzDecodeRecord(f *testing.F) {
 
 func TestIdsThatWouldLeadElsewhereAreRefused(t *testing.T) {
 	for _, id := range []string{"", ".", "..", "../x", "a/b", "-x", "a b", strings.Repeat("a", maxID+1)} {
-		if CheckID(id) == nil {
+		if checkID(id) == nil {
 			t.Errorf("%q is an id", id)
 		}
 		if err := Clean(Dirs{State: t.TempDir()}, id); err == nil {
@@ -91,7 +91,7 @@ func TestIdsThatWouldLeadElsewhereAreRefused(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"a", strings.Repeat("0123456789abcdef", 4)} {
-		if err := CheckID(id); err != nil {
+		if err := checkID(id); err != nil {
 			t.Error(err)
 		}
 	}
@@ -293,12 +293,12 @@ func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 	c.QEMU.Kernel, c.QEMU.Image, c.QEMU.RootfsType = dir+"/k", dir+"/i", "erofs"
 	c.QEMU.KernelVerityParams = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-," +
 		"data_blocks=3,data_block_size=4096,hash_block_size=4096"
-	if _, err := readGuest(&c); !errors.Is(err, ErrNothingToCompare) || !strings.Contains(err.Error(), `set "guest"`) {
+	if _, err := readGuest(&c); !errors.Is(err, errNothingToCompare) || !strings.Contains(err.Error(), `set "guest"`) {
 		t.Errorf("enforce: %v", err)
 	}
 	state := t.TempDir()
 	if _, err := Start(t.Context(), Options{ID: "pp", Config: &c, Dirs: Dirs{State: state}}); !errors.Is(err,
-		ErrNothingToCompare) {
+		errNothingToCompare) {
 		t.Errorf("start: %v", err)
 	}
 	if ids, err := List(Dirs{State: state}); err != nil || len(ids) > 0 {
@@ -385,7 +385,7 @@ func TestTheHostsNetworkIsRefusedAndNeverTouched(t *testing.T) {
 		"by number": {Netns: fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
 	} {
 		o.Config = tc
-		if ns, err := p.ownNetns(o); !errors.Is(err, ErrHostNetwork) || ns != "" {
+		if ns, err := p.ownNetns(o); !errors.Is(err, errHostNetwork) || ns != "" {
 			t.Errorf("%s: %q, %v", what, ns, err)
 		}
 		o.Config = none

@@ -148,8 +148,8 @@ var idPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 // maxID keeps the path of the longest socket within what a UNIX address holds.
 const maxID = 76
 
-// CheckID refuses an id that cannot be a file's name, or that the agent would not take.
-func CheckID(id string) error {
+// checkID refuses an id that cannot be a file's name, or that the agent would not take.
+func checkID(id string) error {
 	if !idPattern.MatchString(id) {
 		return fmt.Errorf("id %q: want letters, digits, and - _ . behind the first", id)
 	}
@@ -218,7 +218,7 @@ func DecodeRecord(b []byte) (*Record, error) {
 
 // ReadRecord reads the record of a pod. One that does not exist is fs.ErrNotExist.
 func ReadRecord(d Dirs, id string) (*Record, error) {
-	if err := CheckID(id); err != nil {
+	if err := checkID(id); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(d.WithDefaults().State, id, recordFile)
@@ -241,7 +241,7 @@ func List(d Dirs) ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if e.IsDir() && CheckID(e.Name()) == nil {
+		if e.IsDir() && checkID(e.Name()) == nil {
 			ids = append(ids, e.Name())
 		}
 	}
@@ -258,7 +258,7 @@ func VsockSocket(d Dirs, id string) string {
 // that never was, is a no-op. The caller makes sure that nobody runs the pod any more.
 func Clean(d Dirs, id string) error {
 	d = d.WithDefaults()
-	if err := CheckID(id); err != nil {
+	if err := checkID(id); err != nil {
 		return err
 	}
 	r, err := ReadRecord(d, id)

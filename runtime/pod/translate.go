@@ -81,7 +81,7 @@ func guestSpec(s *specs.Spec, seccomp bool) *specs.Spec {
 		}
 	}
 	if s.Linux.Resources != nil {
-		r := GuestResources(s.Linux.Resources)
+		r := guestResources(s.Linux.Resources)
 		if usesAll(s.Linux.Resources) {
 			r.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "rwm"}} // the guest's
 		}
@@ -101,9 +101,9 @@ func usesAll(r *specs.LinuxResources) bool {
 	return all
 }
 
-// GuestResources is what of a container's resources means something in the guest: numbers of the host's devices,
+// guestResources is what of a container's resources means something in the guest: numbers of the host's devices,
 // processors and memory nodes do not.
-func GuestResources(r *specs.LinuxResources) *specs.LinuxResources {
+func guestResources(r *specs.LinuxResources) *specs.LinuxResources {
 	out := *r
 	out.Devices, out.BlockIO, out.Network, out.Rdma = nil, nil, nil, nil
 	if r.CPU != nil {

@@ -269,7 +269,7 @@ func TestStreams(t *testing.T) {
 				}
 			})
 			t.Run("over a connection that the guest makes", func(t *testing.T) {
-				l, err := s.Listen(5000)
+				l, err := s.links.Channel.Listen(5000)
 				if err != nil {
 					t.Fatal(err)
 				}

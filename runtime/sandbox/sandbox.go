@@ -288,7 +288,7 @@ func (s *Sandbox) await(ctx context.Context) error {
 			s.drain()
 		case <-time.After(panicTime):
 		}
-		return &PanicError{text}
+		return &panicError{text}
 	case <-ctx.Done():
 		if broken := s.links.Broken(); broken != nil {
 			return fmt.Errorf("%w (the guest's driver broke the vsock device: %w)", context.Cause(ctx), broken)
@@ -324,7 +324,7 @@ func (s *Sandbox) whyEnded() error {
 	s.drain()
 	select {
 	case text := <-s.panicked:
-		return &PanicError{text}
+		return &panicError{text}
 	default:
 	}
 	return s.vm.Why()
@@ -334,9 +334,6 @@ func (s *Sandbox) whyEnded() error {
 func (s *Sandbox) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return s.links.Channel.Dial(ctx, port)
 }
-
-// Listen accepts the guest's connections to a port of the host, until Stop or the listener is closed.
-func (s *Sandbox) Listen(port uint32) (net.Listener, error) { return s.links.Channel.Listen(port) }
 
 // Plan is what was decided at the start.
 func (s *Sandbox) Plan() *Plan { return s.plan }
@@ -356,7 +353,7 @@ func (s *Sandbox) Timeline() []Moment { return s.progress.timeline() }
 // Console is the last n lines of the console, cleaned. It works after Stop as well.
 func (s *Sandbox) Console(n int) []string { return s.console.Lines(n) }
 
-// Why is why the guest ended: a *PanicError, the hypervisor's error, or ErrGuestExited. It is nil while the guest runs.
+// Why is why the guest ended: a *panicError, or the hypervisor's error. It is nil while the guest runs.
 func (s *Sandbox) Why() error {
 	select {
 	case <-s.vm.Done():

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/report"
-	"github.com/katabuild/katabuild/runtime/machine"
 )
 
 // Stage is how far a guest has come.
@@ -66,13 +65,10 @@ func (e *StageError) Error() string {
 
 func (e *StageError) Unwrap() error { return e.Cause }
 
-// PanicError is a panic of the guest's kernel.
-type PanicError struct{ Text string }
+// panicError is a panic of the guest's kernel.
+type panicError struct{ Text string }
 
-func (e *PanicError) Error() string { return "kernel panic: " + e.Text }
-
-// ErrGuestExited is the cause when a guest shut down or reset itself.
-var ErrGuestExited = machine.ErrGuestEnded
+func (e *panicError) Error() string { return "kernel panic: " + e.Text }
 
 // progress notes the stages as they are reached.
 type progress struct {

@@ -18,11 +18,11 @@ const (
 	sendCreditRequest
 )
 
-// Conn is a stream between the host and a port of the guest. It is a net.Conn with CloseWrite and CloseRead.
+// muxConn is a stream between the host and a port of the guest. It is a net.Conn with CloseWrite and CloseRead.
 //
 // Write returns when the bytes are in the connection's buffer. Close returns at once; what was written before is still
 // delivered. Reset drops it.
-type Conn struct {
+type muxConn struct {
 	m   *mux
 	key key
 
@@ -57,15 +57,15 @@ type Conn struct {
 	readDeadline, writeDeadline deadline
 }
 
-var _ net.Conn = (*Conn)(nil)
+var _ net.Conn = (*muxConn)(nil)
 
 // sendable says whether payload may go out.
-func (c *Conn) sendable() bool {
+func (c *muxConn) sendable() bool {
 	return c.established && c.out.len() > 0 && c.credit() > 0 && c.peerShut&shutReceive == 0
 }
 
 // credit is how many bytes the peer has room for. Whatever it claims, the result is sane.
-func (c *Conn) credit() int {
+func (c *muxConn) credit() int {
 	inFlight := c.txCnt - c.peerFwd
 	if inFlight > c.peerAlloc {
 		return 0
@@ -74,7 +74,7 @@ func (c *Conn) credit() int {
 }
 
 // shutDue says which SHUTDOWN flags may go out now: that we send no more only after everything was sent.
-func (c *Conn) shutDue() uint32 {
+func (c *muxConn) shutDue() uint32 {
 	due := c.shut
 	if c.out.len() > 0 && c.peerShut&shutReceive == 0 {
 		due &^= shutSend
@@ -85,12 +85,12 @@ func (c *Conn) shutDue() uint32 {
 	return due | c.shutTold
 }
 
-func (c *Conn) wantsToSend() bool {
+func (c *muxConn) wantsToSend() bool {
 	return !c.gone && (c.pending != 0 || c.sendable() || c.shutDue() != 0)
 }
 
 // nextPacket decides what to send; op 0 is nothing.
-func (c *Conn) nextPacket(room int) (h header, n int) {
+func (c *muxConn) nextPacket(room int) (h header, n int) {
 	if c.gone {
 		return header{}, 0
 	}
@@ -119,7 +119,7 @@ func (c *Conn) nextPacket(room int) (h header, n int) {
 }
 
 // sent notes what nextPacket decided and the driver has carried out.
-func (c *Conn) sent(h *header, n int) {
+func (c *muxConn) sent(h *header, n int) {
 	c.fwdTold = c.fwdCnt
 	c.pending &^= sendCredit // every packet carries fwdCnt
 	switch h.op {
@@ -146,7 +146,7 @@ func (c *Conn) sent(h *header, n int) {
 }
 
 // receive is a packet of this connection, whose payload is as long as it says.
-func (c *Conn) receive(h *header, data payload) {
+func (c *muxConn) receive(h *header, data payload) {
 	m := c.m
 	switch h.op {
 	case opResponse:
@@ -203,14 +203,14 @@ func (c *Conn) receive(h *header, data payload) {
 }
 
 // accept answers the peer's request.
-func (c *Conn) accept() {
+func (c *muxConn) accept() {
 	c.established = true
 	c.pending |= sendResponse
 	c.m.enqueue(c)
 }
 
 // end takes the connection out of the mux. What came in stays readable. A nil err is a clean end.
-func (c *Conn) end(err error) {
+func (c *muxConn) end(err error) {
 	if c.gone {
 		return
 	}
@@ -233,7 +233,7 @@ func (c *Conn) end(err error) {
 }
 
 // release stops counting the connection: both sides are done with it.
-func (c *Conn) release() {
+func (c *muxConn) release() {
 	if c.counted {
 		c.counted = false
 		c.m.open--
@@ -242,7 +242,7 @@ func (c *Conn) release() {
 }
 
 // setTimer has the connection end in d, unless bytes move meanwhile.
-func (c *Conn) setTimer(d time.Duration) {
+func (c *muxConn) setTimer(d time.Duration) {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
@@ -250,7 +250,7 @@ func (c *Conn) setTimer(d time.Duration) {
 	c.timer = time.AfterFunc(d, c.expire)
 }
 
-func (c *Conn) expire() {
+func (c *muxConn) expire() {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	switch {
@@ -263,7 +263,7 @@ func (c *Conn) expire() {
 }
 
 // tellCredit lets the peer know that there is room again, when it is worth a packet.
-func (c *Conn) tellCredit() {
+func (c *muxConn) tellCredit() {
 	if !c.gone && c.fwdCnt-c.fwdTold >= window/4 {
 		c.pending |= sendCredit
 		c.m.enqueue(c)
@@ -271,7 +271,7 @@ func (c *Conn) tellCredit() {
 }
 
 // wait returns when the peer has answered a dial.
-func (c *Conn) wait(ctx context.Context) error {
+func (c *muxConn) wait(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		c.m.mu.Lock()
 		c.cond.Broadcast()
@@ -298,7 +298,7 @@ func (c *Conn) wait(ctx context.Context) error {
 }
 
 // Read reads what the peer sent, and io.EOF after the peer's orderly end.
-func (c *Conn) Read(b []byte) (int, error) {
+func (c *muxConn) Read(b []byte) (int, error) {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	for {
@@ -330,7 +330,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 }
 
 // Write writes to the peer. It returns when everything is in the connection's buffer, which the peer's credit empties.
-func (c *Conn) Write(b []byte) (int, error) {
+func (c *muxConn) Write(b []byte) (int, error) {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	done := 0
@@ -360,12 +360,12 @@ func (c *Conn) Write(b []byte) (int, error) {
 }
 
 // CloseWrite lets the peer read the end after everything that was written.
-func (c *Conn) CloseWrite() error { return c.shutdown(shutSend) }
+func (c *muxConn) CloseWrite() error { return c.shutdown(shutSend) }
 
 // CloseRead drops what the peer sends from now on; it is told so.
-func (c *Conn) CloseRead() error { return c.shutdown(shutReceive) }
+func (c *muxConn) CloseRead() error { return c.shutdown(shutReceive) }
 
-func (c *Conn) shutdown(flags uint32) error {
+func (c *muxConn) shutdown(flags uint32) error {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	if c.closed {
@@ -375,7 +375,7 @@ func (c *Conn) shutdown(flags uint32) error {
 	return nil
 }
 
-func (c *Conn) shutdownLocked(flags uint32) {
+func (c *muxConn) shutdownLocked(flags uint32) {
 	c.shut |= flags
 	if flags&shutReceive != 0 {
 		c.fwdCnt += uint32(c.in.len())
@@ -390,7 +390,7 @@ func (c *Conn) shutdownLocked(flags uint32) {
 
 // Close ends the connection. The peer reads everything that was written before, then the end; the address is free again
 // once it has answered or did not for some seconds.
-func (c *Conn) Close() error {
+func (c *muxConn) Close() error {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	if c.closed {
@@ -408,7 +408,7 @@ func (c *Conn) Close() error {
 }
 
 // Reset ends the connection at once: what was written and not sent is lost, and the peer sees a connection reset.
-func (c *Conn) Reset() {
+func (c *muxConn) Reset() {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	c.closed = true
@@ -417,7 +417,7 @@ func (c *Conn) Reset() {
 }
 
 // waitGone returns when neither side can use the connection any more. What came in may still be read.
-func (c *Conn) waitGone() {
+func (c *muxConn) waitGone() {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	for !c.gone {
@@ -426,38 +426,38 @@ func (c *Conn) waitGone() {
 }
 
 // failure is why the connection ended other than in order, or nil.
-func (c *Conn) failure() error {
+func (c *muxConn) failure() error {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	return c.err
 }
 
-func (c *Conn) fail(op string, err error) error {
+func (c *muxConn) fail(op string, err error) error {
 	return &net.OpError{Op: op, Net: "vsock", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
 // LocalAddr is the host's CID and port.
-func (c *Conn) LocalAddr() net.Addr {
-	return &Addr{ContextID: c.m.localCID, Port: c.key.local}
+func (c *muxConn) LocalAddr() net.Addr {
+	return &addr{ContextID: c.m.localCID, Port: c.key.local}
 }
 
 // RemoteAddr is the guest's CID and port.
-func (c *Conn) RemoteAddr() net.Addr {
-	return &Addr{ContextID: c.m.peerCID, Port: c.key.peer}
+func (c *muxConn) RemoteAddr() net.Addr {
+	return &addr{ContextID: c.m.peerCID, Port: c.key.peer}
 }
 
 // SetDeadline sets both deadlines; the zero time is none.
-func (c *Conn) SetDeadline(t time.Time) error {
+func (c *muxConn) SetDeadline(t time.Time) error {
 	return c.setDeadlines(t, &c.readDeadline, &c.writeDeadline)
 }
 
 // SetReadDeadline bounds Read.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadlines(t, &c.readDeadline) }
+func (c *muxConn) SetReadDeadline(t time.Time) error { return c.setDeadlines(t, &c.readDeadline) }
 
 // SetWriteDeadline bounds Write.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadlines(t, &c.writeDeadline) }
+func (c *muxConn) SetWriteDeadline(t time.Time) error { return c.setDeadlines(t, &c.writeDeadline) }
 
-func (c *Conn) setDeadlines(t time.Time, ds ...*deadline) error {
+func (c *muxConn) setDeadlines(t time.Time, ds ...*deadline) error {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	if c.closed {
@@ -478,7 +478,7 @@ type deadline struct {
 
 func (d *deadline) passed() bool { return d.expired }
 
-func (d *deadline) set(t time.Time, c *Conn) {
+func (d *deadline) set(t time.Time, c *muxConn) {
 	if d.timer != nil {
 		d.timer.Stop()
 		d.timer = nil

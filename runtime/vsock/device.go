@@ -78,7 +78,7 @@ func (d *Device) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 			return c, nil
 		}
 	}
-	return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: &Addr{ContextID: guestCID, Port: port}, Err: err}
+	return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: &addr{ContextID: guestCID, Port: port}, Err: err}
 }
 
 // Listen accepts connections that the guest makes to a port of the host. It goes before a UNIX socket for the same
@@ -86,7 +86,7 @@ func (d *Device) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 func (d *Device) Listen(port uint32) (net.Listener, error) {
 	l, err := d.mux.listen(port)
 	if err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "vsock", Addr: &Addr{ContextID: agentapi.HostCID, Port: port},
+		return nil, &net.OpError{Op: "listen", Net: "vsock", Addr: &addr{ContextID: agentapi.HostCID, Port: port},
 			Err: err}
 	}
 	return l, nil

@@ -162,7 +162,7 @@ func TestHalfClose(t *testing.T) {
 	answer := bytes.Repeat([]byte("answer"), 100_000)
 	go func() {
 		c.Write(question)
-		c.(*Conn).CloseWrite()
+		c.(*muxConn).CloseWrite()
 	}()
 	got, err := io.ReadAll(gc)
 	if err != nil || !bytes.Equal(got, question) {
@@ -214,7 +214,7 @@ func TestResetReachesThePeer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := a.(*Conn)
+			c := a.(*muxConn)
 			if byHost {
 				c, gc = gc, c
 			}
@@ -263,7 +263,7 @@ func TestManyConnectionsAtOnce(t *testing.T) {
 			msg := bytes.Repeat([]byte{byte(i)}, 20_000)
 			go func() {
 				c.Write(msg)
-				c.(*Conn).CloseWrite()
+				c.(*muxConn).CloseWrite()
 			}()
 			if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, msg) {
 				t.Errorf("connection %d: read %d bytes, %v", i, len(got), err)
@@ -472,7 +472,7 @@ func TestFrontEndGoneResetsConnections(t *testing.T) {
 
 func TestServiceRunsRoundRobin(t *testing.T) {
 	m := newMux(agentapi.HostCID, guestCID)
-	var conns []*Conn
+	var conns []*muxConn
 	for i := range 3 {
 		c := m.newConn(key{uint32(i), 1})
 		c.established, c.peerAlloc = true, 1<<20

@@ -161,7 +161,7 @@ func (g *guest) sender() {
 }
 
 // dial connects from the guest to a port of the host.
-func (g *guest) dial(port uint32) (*Conn, error) {
+func (g *guest) dial(port uint32) (*muxConn, error) {
 	c, err := g.mux.dial(port)
 	if err != nil {
 		return nil, err

@@ -125,7 +125,7 @@ func (h *hybrid) client(u *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	vc := c.(*Conn)
+	vc := c.(*muxConn)
 	if _, err := fmt.Fprintf(u, "OK %d\n", vc.key.local); err != nil {
 		vc.Reset()
 		return err
@@ -162,21 +162,21 @@ func readConnect(r io.Reader) (uint32, error) {
 
 // hybridServer returns what serves the guest's request for a port, or nil when there is no UNIX socket. The mux's lock
 // is held.
-func (d *Device) hybridServer(port uint32) func(*Conn) bool {
+func (d *Device) hybridServer(port uint32) func(*muxConn) bool {
 	d.mu.Lock()
 	hs := d.hybrid
 	d.mu.Unlock()
 	for _, h := range hs {
 		path := fmt.Sprintf("%s_%d", h.path, port)
 		if _, err := os.Lstat(path); err == nil {
-			return func(c *Conn) bool { return h.server(c, path) }
+			return func(c *muxConn) bool { return h.server(c, path) }
 		}
 	}
 	return nil
 }
 
 // server joins the guest's request c to the UNIX socket path. False means that nobody listens there.
-func (h *hybrid) server(c *Conn, path string) bool {
+func (h *hybrid) server(c *muxConn, path string) bool {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(h.ctx, "unix", path)
 	if err != nil {
@@ -198,7 +198,7 @@ func (h *hybrid) server(c *Conn, path string) bool {
 }
 
 // splice moves bytes both ways until both directions have ended, each by itself. It closes c.
-func splice(c *Conn, u *net.UnixConn) {
+func splice(c *muxConn, u *net.UnixConn) {
 	var wg sync.WaitGroup
 	wg.Go(func() { // from the UNIX socket to the guest
 		_, err := io.Copy(onlyWriter{c}, u)

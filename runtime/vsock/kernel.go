@@ -95,7 +95,7 @@ func (k *Kernel) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 				_ = r.c.Close()
 			}
 		}()
-		return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: &Addr{ContextID: k.cid, Port: port},
+		return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: &addr{ContextID: k.cid, Port: port},
 			Err: context.Cause(ctx)}
 	}
 }
@@ -145,7 +145,7 @@ func (l *kernelListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if a, ok := c.RemoteAddr().(*Addr); ok && a.ContextID == l.k.cid {
+		if a, ok := c.RemoteAddr().(*addr); ok && a.ContextID == l.k.cid {
 			return c, nil
 		}
 		_ = c.Close() // a stranger

@@ -42,13 +42,13 @@ type mux struct {
 	timing            timing
 	wakeSend          func() // called, perhaps with mu held, when next has something; must not block or call back
 	wakeReceive       func() // likewise when receive, after it said no, can go on
-	onRequest         func(port uint32) func(*Conn) bool
+	onRequest         func(port uint32) func(*muxConn) bool
 
 	mu        sync.Mutex // guards everything below and every Conn
-	conns     map[key]*Conn
+	conns     map[key]*muxConn
 	open      int // Conns that count towards maxConns
 	listeners map[uint32]*listener
-	ready     []*Conn // round robin: those that next may ask
+	ready     []*muxConn // round robin: those that next may ask
 	resets    []header
 	blocked   bool // receive said no
 	nextPort  uint32
@@ -59,7 +59,7 @@ func newMux(localCID, peerCID uint32) *mux {
 	return &mux{
 		localCID: localCID, peerCID: peerCID, timing: defaultTiming,
 		wakeSend: func() {}, wakeReceive: func() {},
-		conns: map[key]*Conn{}, listeners: map[uint32]*listener{}, nextPort: firstEphemeral,
+		conns: map[key]*muxConn{}, listeners: map[uint32]*listener{}, nextPort: firstEphemeral,
 	}
 }
 
@@ -157,8 +157,8 @@ func (m *mux) request(k key, h *header) {
 	m.refuse(h)
 }
 
-func (m *mux) newConn(k key) *Conn {
-	c := &Conn{m: m, key: k, counted: true}
+func (m *mux) newConn(k key) *muxConn {
+	c := &muxConn{m: m, key: k, counted: true}
 	c.cond.L = &m.mu
 	m.conns[k] = c
 	m.open++
@@ -166,7 +166,7 @@ func (m *mux) newConn(k key) *Conn {
 }
 
 // dial begins a connection. The Conn's wait tells how it went.
-func (m *mux) dial(port uint32) (*Conn, error) {
+func (m *mux) dial(port uint32) (*muxConn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed != nil {
@@ -193,7 +193,7 @@ func (m *mux) dial(port uint32) (*Conn, error) {
 }
 
 // enqueue puts c into the round robin.
-func (m *mux) enqueue(c *Conn) {
+func (m *mux) enqueue(c *muxConn) {
 	if !c.queued {
 		c.queued = true
 		m.ready = append(m.ready, c)
@@ -271,7 +271,7 @@ func (m *mux) hasNext() bool {
 }
 
 // abort ends c at once, with a RST for the peer if it knows the connection. mu is held.
-func (m *mux) abort(c *Conn, err error) {
+func (m *mux) abort(c *muxConn, err error) {
 	if c.gone {
 		return
 	}
@@ -331,7 +331,7 @@ type listener struct {
 	m      *mux
 	port   uint32
 	cond   sync.Cond // m.mu
-	queue  []*Conn
+	queue  []*muxConn
 	closed bool
 }
 
@@ -377,7 +377,7 @@ func (l *listener) closeLocked() {
 }
 
 func (l *listener) Addr() net.Addr {
-	return &Addr{ContextID: l.m.localCID, Port: l.port}
+	return &addr{ContextID: l.m.localCID, Port: l.port}
 }
 
 var errDeviceClosed = errors.New("vsock device closed")

@@ -54,7 +54,7 @@ func sent(m *mux) []header {
 }
 
 // open makes a connection of the guest's to port 7.
-func open(t *testing.T) (*mux, *Conn) {
+func open(t *testing.T) (*mux, *muxConn) {
 	t.Helper()
 	m := newMux(agentapi.HostCID, guestCID)
 	l, err := m.listen(7)
@@ -69,7 +69,7 @@ func open(t *testing.T) (*mux, *Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m, c.(*Conn)
+	return m, c.(*muxConn)
 }
 
 func TestPacketsThatNobodyCanUseAreReset(t *testing.T) {
@@ -483,7 +483,7 @@ func FuzzPackets(f *testing.F) {
 			if len(l.queue) > 0 {
 				a, _ := l.Accept()
 				a.SetDeadline(time.Now().Add(-time.Second))
-				a.(*Conn).out.write([]byte("data")) // as Write would, without waiting
+				a.(*muxConn).out.write([]byte("data")) // as Write would, without waiting
 				if n%2 == 0 {
 					a.Close()
 				}

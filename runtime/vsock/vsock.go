@@ -15,8 +15,8 @@ import (
 	mdvsock "github.com/mdlayher/vsock"
 )
 
-// Addr is a vsock address: a context identifier and a port.
-type Addr = mdvsock.Addr
+// addr is a vsock address: a context identifier and a port.
+type addr = mdvsock.Addr
 
 // Transport is the vsock of one guest, seen from the host. Its methods may be called from several goroutines.
 type Transport interface {

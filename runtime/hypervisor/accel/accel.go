@@ -154,10 +154,10 @@ func (f Facts) withoutKVM() string {
 // CPUFlags is the first line of flags in the form of /proc/cpuinfo.
 func CPUFlags(r io.Reader) []string { return strings.Fields(cpuinfo(r, "flags")) }
 
-// ClockKHz is the processor's clock rate in kHz in the form of /proc/cpuinfo, where the time stamp counter runs at that
+// clockKHz is the processor's clock rate in kHz in the form of /proc/cpuinfo, where the time stamp counter runs at that
 // rate, or 0 when it does not say. A name that ends in "@ 2.60GHz" goes before the momentary "cpu MHz", which moves
 // with the load.
-func ClockKHz(r io.Reader) int {
+func clockKHz(r io.Reader) int {
 	b, err := io.ReadAll(io.LimitReader(r, 64<<10)) // one processor is enough
 	if err != nil {
 		return 0
@@ -181,14 +181,14 @@ func kHz(f float64) int {
 	return int(f + 0.5)
 }
 
-// HostClockKHz is ClockKHz of this host.
+// HostClockKHz is clockKHz of this host.
 func HostClockKHz() int {
 	f, err := os.Open("/proc/cpuinfo")
 	if err != nil {
 		return 0
 	}
 	defer f.Close()
-	return ClockKHz(f)
+	return clockKHz(f)
 }
 
 // cpuinfo is the first value of a name.

@@ -69,7 +69,7 @@ func TestClockRate(t *testing.T) {
 		"a line without a colon is skip": {"nothing\ncpu MHz : 1000\n", 1000000},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := ClockKHz(strings.NewReader(tc.in)); got != tc.want {
+			if got := clockKHz(strings.NewReader(tc.in)); got != tc.want {
 				t.Errorf("%d kHz, want %d", got, tc.want)
 			}
 		})

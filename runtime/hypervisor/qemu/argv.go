@@ -29,29 +29,29 @@ const (
 	toFD
 )
 
-// Stdio is QEMU's own standard input and output.
-func Stdio() Channel { return Channel{kind: toStdio} }
+// stdio is QEMU's own standard input and output.
+func stdio() Channel { return Channel{kind: toStdio} }
 
 // File is a file that QEMU writes.
 func File(path string) Channel { return Channel{kind: toFile, path: path} }
 
-// Socket is a UNIX socket that somebody listens on; QEMU connects to it.
-func Socket(path string) Channel { return Channel{kind: toSocket, path: path} }
+// socket is a UNIX socket that somebody listens on; QEMU connects to it.
+func socket(path string) Channel { return Channel{kind: toSocket, path: path} }
 
-// Inherited is a connected socket that QEMU inherits as file descriptor fd.
-func Inherited(fd int) Channel { return Channel{kind: toFD, fd: fd} }
+// inherited is a connected socket that QEMU inherits as file descriptor fd.
+func inherited(fd int) Channel { return Channel{kind: toFD, fd: fd} }
 
-// SocketPath is the path of Socket, and empty for other channels.
-func (c Channel) SocketPath() string {
+// socketPath is the path of socket, and empty for other channels.
+func (c Channel) socketPath() string {
 	if c.kind != toSocket {
 		return ""
 	}
 	return c.path
 }
 
-// InheritedFile is by which path QEMU has an open file of Config.Inherited, just as it was opened and whoever may open
+// inheritedFile is by which path QEMU has an open file of Config.Inherited, just as it was opened and whoever may open
 // it again. QEMU: docs/interop/qemu-qmp-ref, add-fd.
-func InheritedFile(fd int) string { return fmt.Sprintf("/dev/fdset/%d", fd) }
+func inheritedFile(fd int) string { return fmt.Sprintf("/dev/fdset/%d", fd) }
 
 // Set says whether the channel leads anywhere.
 func (c Channel) Set() bool { return c.kind != nowhere }
@@ -112,9 +112,9 @@ const (
 	MaxRootPorts = (0x1f - rootPortSlot) * functions
 )
 
-// RootPort is the id by which a device is plugged into the i-th root port, and the guest's PCI path of such a device,
+// rootPort is the id by which a device is plugged into the i-th root port, and the guest's PCI path of such a device,
 // as the guest API wants it.
-func RootPort(i int) (id, path string) {
+func rootPort(i int) (id, path string) {
 	return fmt.Sprintf("port%d", i), fmt.Sprintf("%02x.%d/00", rootPortSlot+i/functions, i%functions)
 }
 
@@ -141,7 +141,7 @@ type Config struct {
 	Disks        []Disk // in the order in which the guest numbers them
 	FileSystems  []FileSystem
 	NICs         []NIC
-	Inherited    []int // file descriptors that have an InheritedFile
+	Inherited    []int // file descriptors that have an inheritedFile
 	// places for devices that are plugged in later, at most MaxRootPorts; where the machine has them
 	RootPorts   int
 	RNG         bool   // an entropy device, fed from the host's /dev/urandom
@@ -161,13 +161,13 @@ type Config struct {
 // tcg/tcg-op.c; commit c914d46d0a645e7c633292146f4e38c945d4f847 mended it.
 const parallelCPUs = 2
 
-// TranslationMiB is how much memory TCG may fill with translated code, in MiB, whatever the guest's size. QEMU itself
+// translationMiB is how much memory TCG may fill with translated code, in MiB, whatever the guest's size. QEMU itself
 // would take up to an eighth of the host's memory, at most 1 GiB, and its own notes of each piece with it. When it is
 // full all is forgotten and translated anew. docs/security.md has what was measured.
-const TranslationMiB = 128
+const translationMiB = 128
 
-// Argv is QEMU's command line.
-func (c Config) Argv() []string {
+// argv is QEMU's command line.
+func (c Config) argv() []string {
 	a := []string{c.Binary}
 	add := func(words ...string) { a = append(a, words...) }
 	if c.Name != "" {
@@ -212,7 +212,7 @@ func (c Config) Argv() []string {
 		add("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng"+suffix+",rng=rng")
 	}
 	for i := range c.RootPorts {
-		id, _ := RootPort(i)
+		id, _ := rootPort(i)
 		port := fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%d,addr=%#x.%d", id, i+1, i+1,
 			rootPortSlot+i/functions, i%functions)
 		if i%functions == 0 && c.RootPorts-i > 1 {
@@ -251,13 +251,13 @@ func (c Config) board(m model) (a []string) {
 	if slots += c.MemorySlots; slots > 0 {
 		memory += fmt.Sprintf(",slots=%d,maxmem=%dM", slots, room>>20)
 	}
-	if c.SharesMemory() {
+	if c.sharesMemory() {
 		machine += ",memory-backend=memory"
 		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
 	}
 	add("-machine", machine)
 	if c.Accel == accel.TCG {
-		add("-accel", fmt.Sprintf("tcg,tb-size=%d", TranslationMiB))
+		add("-accel", fmt.Sprintf("tcg,tb-size=%d", translationMiB))
 	}
 	if c.ICount {
 		add("-icount", "shift=0,sleep=off")
@@ -285,9 +285,9 @@ func (c Config) arch() string {
 	return c.Arch
 }
 
-// SharesMemory says whether other processes map the guest's memory. It is a memfd then, and never a file in /dev/shm,
+// sharesMemory says whether other processes map the guest's memory. It is a memfd then, and never a file in /dev/shm,
 // which may be small.
-func (c Config) SharesMemory() bool {
+func (c Config) sharesMemory() bool {
 	shares := c.Vsock.VhostUser.Set()
 	for _, f := range c.FileSystems {
 		shares = shares || f.VirtioFS.Set()

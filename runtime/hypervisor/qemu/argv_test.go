@@ -19,7 +19,7 @@ func base() Config {
 		Binary: "qemu-system-x86_64", Name: "tiny", Machine: MicroVM, Accel: accel.TCG, CPUs: 1, MemoryMiB: 256,
 		Kernel: "/out/vmlinux", Initrd: "/out/initrd.cpio.zst",
 		CommandLine: "console=ttyS0 quiet tsc_early_khz=2600000",
-		Console:     Inherited(4), Monitor: Inherited(3), Vsock: Vsock{VhostUser: Inherited(5)},
+		Console:     inherited(4), Monitor: inherited(3), Vsock: Vsock{VhostUser: inherited(5)},
 	}
 }
 
@@ -37,8 +37,8 @@ func TestArgv(t *testing.T) {
 				Vsock{KernelFD: 5, CID: 77}
 		},
 		"console-file":   func(c *Config) { c.Console = File("/tmp/a,b.log") },
-		"console-stdio":  func(c *Config) { c.Console = Stdio() },
-		"console-socket": func(c *Config) { c.Console = Socket("/run/console.sock") },
+		"console-stdio":  func(c *Config) { c.Console = stdio() },
+		"console-socket": func(c *Config) { c.Console = socket("/run/console.sock") },
 		"icount":         func(c *Config) { c.ICount = true },
 		"microvm-disk":   func(c *Config) { c.Initrd, c.Disks = "", []Disk{{Path: "/tmp/a,b.img", Serial: "root"}} },
 		"q35-disks": func(c *Config) {
@@ -62,11 +62,11 @@ func TestArgv(t *testing.T) {
 				[]Disk{{Path: "/tmp/a", Size: 5 << 20, NVDIMM: true}}
 		},
 		"q35-shares": func(c *Config) {
-			c.Machine, c.FileSystems = Q35, []FileSystem{{Tag: "kataShared", VirtioFS: Socket("/run/a,b.sock")},
+			c.Machine, c.FileSystems = Q35, []FileSystem{{Tag: "kataShared", VirtioFS: socket("/run/a,b.sock")},
 				{Tag: "nine", Path: "/srv/a,b"}}
 		},
 		"microvm-shares-no-vsock": func(c *Config) {
-			c.Vsock, c.FileSystems = Vsock{}, []FileSystem{{Tag: "kataShared", VirtioFS: Inherited(7)}}
+			c.Vsock, c.FileSystems = Vsock{}, []FileSystem{{Tag: "kataShared", VirtioFS: inherited(7)}}
 		},
 		"q35-nics-ports": func(c *Config) {
 			c.Machine, c.RNG, c.RootPorts = Q35, true, 9
@@ -107,7 +107,7 @@ func TestArgv(t *testing.T) {
 			change(&c)
 			// One word a line shows what differs; what is pasted has them on one.
 			var b bytes.Buffer
-			for _, w := range c.Argv() {
+			for _, w := range c.argv() {
 				b.WriteString(quoteWord(w) + "\n")
 			}
 			golden.Check(t, "argv/"+name, b.Bytes())
@@ -124,7 +124,7 @@ func (c *Config) foreign(arch string, m Machine) {
 func (c *Config) everything(ports int) {
 	c.Disks, c.NICs, c.RNG, c.RootPorts = []Disk{{Path: "/tmp/a", Serial: "root"}},
 		[]NIC{{MAC: "52:54:00:12:34:56", TapFD: 6, MTU: 1450}}, true, ports
-	c.FileSystems = []FileSystem{{Tag: "kataShared", VirtioFS: Socket("/run/s.sock")}, {Tag: "nine", Path: "/srv"}}
+	c.FileSystems = []FileSystem{{Tag: "kataShared", VirtioFS: socket("/run/s.sock")}, {Tag: "nine", Path: "/srv"}}
 }
 
 func TestMachinesOfEachArchitecture(t *testing.T) {
@@ -178,7 +178,7 @@ func TestQEMUHasTheDevicesThatAreAskedFor(t *testing.T) {
 
 func TestRootPortsHaveThePathsOfTheirSlots(t *testing.T) {
 	for i, want := range map[int]string{0: "10.0/00", 7: "10.7/00", 8: "11.0/00", MaxRootPorts - 1: "1e.7/00"} {
-		if id, path := RootPort(i); path != want || id != fmt.Sprintf("port%d", i) {
+		if id, path := rootPort(i); path != want || id != fmt.Sprintf("port%d", i) {
 			t.Errorf("port %d: %s at %s, want %s", i, id, path, want)
 		}
 	}

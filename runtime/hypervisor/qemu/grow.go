@@ -122,7 +122,7 @@ func (v *VM) plugCPUs(ctx context.Context, n int) error {
 func (v *VM) plugMemory(ctx context.Context, mib int) error {
 	id := fmt.Sprintf("dimm-%d", v.dimms)
 	memory := map[string]any{"qom-type": "memory-backend-ram", "id": id + "-memory", "size": int64(mib) << 20}
-	if v.plan.Config.SharesMemory() { // with back ends in other processes, ours among them
+	if v.plan.Config.sharesMemory() { // with back ends in other processes, ours among them
 		memory["qom-type"], memory["share"] = "memory-backend-memfd", true
 	}
 	if err := v.qmp(ctx, "object-add", memory); err != nil {

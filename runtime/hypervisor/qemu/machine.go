@@ -140,7 +140,7 @@ type Abilities struct {
 // word is the value of -machine, without what memory and disks want of it.
 func (m model) word(a accel.Accel) string {
 	words := []string{string(m.machine)}
-	if a != accel.TCG { // Argv has it where it has options
+	if a != accel.TCG { // argv has it where it has options
 		words = append(words, "accel="+string(a))
 	}
 	more := m.tcg

@@ -15,7 +15,7 @@ func (v *VM) PlugNIC(ctx context.Context, n machine.NIC) (pciPath string, err er
 	if err != nil {
 		return "", fmt.Errorf("plug in the interface %s: %w", n.MAC, err)
 	}
-	id, pciPath := RootPort(port)
+	id, pciPath := rootPort(port)
 	netdev, device := "plugged-"+id, "nic-"+id
 	defer func() {
 		if err != nil {

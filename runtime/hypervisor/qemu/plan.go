@@ -30,7 +30,7 @@ type Plan struct {
 var _ machine.Plan = (*Plan)(nil)
 
 // Command is QEMU's command line, ready to paste.
-func (p *Plan) Command() string { return Quote(p.Config.Argv()) }
+func (p *Plan) Command() string { return Quote(p.Config.argv()) }
 
 // Size is what the machine starts with.
 func (p *Plan) Size() machine.Size {
@@ -55,7 +55,7 @@ func (h Hypervisor) plan(s machine.Spec) (*Plan, error) {
 		Binary: s.Program, Name: s.Name, Arch: s.Arch.Name, Machine: kind, Accel: s.Accel, CPUs: s.Size.CPUs,
 		MemoryMiB: (s.Size.MemoryMiB + has.MemoryMiB - 1) / has.MemoryMiB * has.MemoryMiB,
 		Kernel:    s.Kernel, Initrd: s.Initrd, CommandLine: s.CommandLine, ICount: s.VirtualTime,
-		NoSeccomp: s.NoSeccomp, Console: Stdio(), RNG: s.RNG,
+		NoSeccomp: s.NoSeccomp, Console: stdio(), RNG: s.RNG,
 	}
 	if c.Binary == "" {
 		c.Binary = s.Arch.QEMU
@@ -73,7 +73,7 @@ func (h Hypervisor) plan(s machine.Spec) (*Plan, error) {
 	for _, f := range s.Shares {
 		fs := FileSystem{Tag: f.Tag, Path: f.Path}
 		if f.Socket != "" {
-			fs.VirtioFS = Socket(f.Socket)
+			fs.VirtioFS = socket(f.Socket)
 		}
 		c.FileSystems = append(c.FileSystems, fs)
 	}

@@ -34,7 +34,7 @@ func (v *VM) PlugDisk(ctx context.Context, d machine.Disk) (_ *machine.Plugged, 
 	if err != nil {
 		return nil, fmt.Errorf("plug in %s: %w", d.Path, err)
 	}
-	id, pciPath := RootPort(port)
+	id, pciPath := rootPort(port)
 	at := &place{port: port}
 	defer func() {
 		if err != nil {
@@ -109,7 +109,7 @@ func (v *VM) hand(ctx context.Context, d *place, f *os.File) (string, error) {
 		return "", errors.Join(fmt.Errorf("qmp add-fd: QEMU's answer names no set"), err)
 	}
 	d.sets = append(d.sets, *set.ID)
-	return InheritedFile(*set.ID), nil
+	return inheritedFile(*set.ID), nil
 }
 
 // takeBack has QEMU close the files of a disk that is not there any more.
@@ -165,7 +165,7 @@ func (v *VM) UnplugDisk(ctx context.Context, d *machine.Plugged) error {
 	if !ok {
 		return fmt.Errorf("unplug the disk at %s: it is not in a machine of QEMU's", d.PCIPath)
 	}
-	id, _ := RootPort(at.port)
+	id, _ := rootPort(at.port)
 	if err := v.qmp(ctx, "device_del", map[string]any{"id": "disk-" + id}); err != nil {
 		return fmt.Errorf("unplug the disk at %s: %w", d.PCIPath, err)
 	}

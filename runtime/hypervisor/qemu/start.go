@@ -118,7 +118,7 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 	if err != nil {
 		return err
 	}
-	q.Monitor = Inherited(with.add(monitorChild))
+	q.Monitor = inherited(with.add(monitorChild))
 	defer func() {
 		if err != nil {
 			_ = monitor.Close()
@@ -128,7 +128,7 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 	if err != nil {
 		return err
 	}
-	q.Console = Inherited(with.add(serialChild))
+	q.Console = inherited(with.add(serialChild))
 	links := machine.Links{Console: serial}
 	if err := v.link(&q, o, with, &links); err != nil {
 		return errors.Join(err, serial.Close())
@@ -139,7 +139,7 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 	if err := o.Linked(links); err != nil {
 		return err
 	}
-	v.argv = q.Argv()
+	v.argv = q.argv()
 	v.process, err = child.StartIn("QEMU", v.argv, with.files, child.Options{Netns: o.Netns, Walls: Walls(q)})
 	if err != nil {
 		return &machine.StartError{Cause: err, Argv: v.argv}
@@ -181,17 +181,17 @@ func handFiles(q *Config, s machine.Spec, o machine.Start, with *inheritance) er
 		if d.InPlace && !q.Disks[i].NVDIMM {
 			// The file itself: QEMU's user may not be one who may open it. What is sealed is everybody's.
 			q.Inherited = append(q.Inherited, fd)
-			q.Disks[i].Path = InheritedFile(fd)
+			q.Disks[i].Path = inheritedFile(fd)
 		}
 	}
 	q.FileSystems = slices.Clone(q.FileSystems)
 	for i := range q.FileSystems {
-		if path := q.FileSystems[i].VirtioFS.SocketPath(); path != "" {
+		if path := q.FileSystems[i].VirtioFS.socketPath(); path != "" {
 			conn, err := connect(path) // which QEMU's user could not
 			if err != nil {
 				return err
 			}
-			q.FileSystems[i].VirtioFS = Inherited(with.add(conn))
+			q.FileSystems[i].VirtioFS = inherited(with.add(conn))
 		}
 	}
 	q.NICs = slices.Clone(q.NICs)
@@ -228,7 +228,7 @@ func (v *VM) link(q *Config, o machine.Start, with *inheritance, l *machine.Link
 	if err != nil {
 		return err
 	}
-	q.Vsock = Vsock{VhostUser: Inherited(with.add(deviceChild))}
+	q.Vsock = Vsock{VhostUser: inherited(with.add(deviceChild))}
 	if o.Hybrid != "" {
 		if err := d.ServeHybrid(o.Hybrid); err != nil {
 			return errors.Join(err, conn.Close())

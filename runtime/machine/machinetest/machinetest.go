@@ -49,17 +49,17 @@ func (h *Hypervisor) VMs() []*VM {
 	return append([]*VM(nil), h.vms...)
 }
 
-// Plan is what a Spec becomes: itself.
-type Plan struct{ Spec machine.Spec }
+// twinPlan is what a Spec becomes: itself.
+type twinPlan struct{ Spec machine.Spec }
 
 // Command is no program's.
-func (p *Plan) Command() string { return "machinetest -append '" + p.Spec.CommandLine + "'" }
+func (p *twinPlan) Command() string { return "machinetest -append '" + p.Spec.CommandLine + "'" }
 
 // Size is what was wanted.
-func (p *Plan) Size() machine.Size { return p.Spec.Size }
+func (p *twinPlan) Size() machine.Size { return p.Spec.Size }
 
 // Kind is the kind that was wanted, or "test".
-func (p *Plan) Kind() string {
+func (p *twinPlan) Kind() string {
 	for _, k := range []string{p.Spec.Kind, p.Spec.DefaultKind} {
 		if k != "" {
 			return k
@@ -74,12 +74,12 @@ func (h *Hypervisor) Plan(s machine.Spec) (machine.Plan, error) {
 		return nil, fmt.Errorf("a machine with %d CPUs, %d MiB of memory and the kernel %q", s.Size.CPUs,
 			s.Size.MemoryMiB, s.Kernel)
 	}
-	return &Plan{s}, nil
+	return &twinPlan{s}, nil
 }
 
 // Start runs the guest.
 func (h *Hypervisor) Start(_ context.Context, p machine.Plan, o machine.Start) (machine.VM, error) {
-	plan, ok := p.(*Plan)
+	plan, ok := p.(*twinPlan)
 	if !ok {
 		return nil, fmt.Errorf("machinetest does not start a %T", p)
 	}

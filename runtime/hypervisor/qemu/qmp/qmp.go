@@ -27,13 +27,13 @@ const maxLine = 1 << 20
 // maxEvents is how many events wait for the reader of Events. The oldest go when there are more.
 const maxEvents = 64
 
-// Version is QEMU's, from its greeting.
-type Version struct {
+// qemuVersion is QEMU's, from its greeting.
+type qemuVersion struct {
 	Major, Minor, Micro int
 	Package             string // e.g. the distribution's version
 }
 
-func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro) }
+func (v qemuVersion) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro) }
 
 // Command is what to execute. Arguments is a JSON object, or nil.
 type Command struct {
@@ -62,7 +62,7 @@ func (e *Error) Error() string { return fmt.Sprintf("qmp %s: %s", e.Command, e.D
 // Client is a connection to a QEMU. Its methods may be called from several goroutines.
 type Client struct {
 	conn    net.Conn
-	version Version
+	version qemuVersion
 	events  chan Event
 	done    chan struct{} // closed when the connection is over
 
@@ -105,7 +105,7 @@ type line struct {
 func New(ctx context.Context, conn net.Conn) (*Client, error) {
 	c := &Client{conn: conn, events: make(chan Event, maxEvents), done: make(chan struct{}),
 		waiting: map[string]chan<- response{}}
-	greeting := make(chan Version, 1)
+	greeting := make(chan qemuVersion, 1)
 	go c.read(greeting)
 	select {
 	case c.version = <-greeting:
@@ -121,7 +121,7 @@ func New(ctx context.Context, conn net.Conn) (*Client, error) {
 }
 
 // Version is what QEMU said in its greeting.
-func (c *Client) Version() Version { return c.version }
+func (c *Client) Version() qemuVersion { return c.version }
 
 // Events delivers events in order. When the reader is slow the oldest are dropped. It is never closed; see Done.
 func (c *Client) Events() <-chan Event { return c.events }
@@ -232,7 +232,7 @@ func (c *Client) send(ctx context.Context, b []byte, file *os.File) error {
 }
 
 // read distributes what QEMU sends until the connection is over.
-func (c *Client) read(greeting chan<- Version) {
+func (c *Client) read(greeting chan<- qemuVersion) {
 	r := bufio.NewReader(c.conn)
 	for {
 		b, err := readLine(r)
@@ -252,7 +252,7 @@ func (c *Client) read(greeting chan<- Version) {
 		case l.Greeting != nil:
 			v := l.Greeting.Version
 			select {
-			case greeting <- Version{v.QEMU.Major, v.QEMU.Minor, v.QEMU.Micro, v.Package}:
+			case greeting <- qemuVersion{v.QEMU.Major, v.QEMU.Minor, v.QEMU.Micro, v.Package}:
 			default: // a second one is of no interest
 			}
 		case l.Event != "":
