@@ -493,7 +493,13 @@ var causes = []struct {
 // guestOf is the guest's folder of the configuration under test.
 func guestOf(t *testing.T, c *client) string {
 	t.Helper()
-	b, err := os.ReadFile(c.config)
+	return guestIn(t, c.config)
+}
+
+// guestIn is the guest that a configuration of the tests names.
+func guestIn(t *testing.T, config string) string {
+	t.Helper()
+	b, err := os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -501,7 +507,7 @@ func guestOf(t *testing.T, c *client) string {
 	line, _, _ = strings.Cut(line, "\n")
 	dir, err := strconv.Unquote(line)
 	if err != nil {
-		t.Fatalf("%s: guest is %q: %v", c.config, line, err)
+		t.Fatalf("%s: guest is %q: %v", config, line, err)
 	}
 	return dir
 }

@@ -427,13 +427,7 @@ func (k *kubernetes) ids(t *testing.T, c cri.RuntimeServiceClient) []string {
 // guestKernel is the release of the kernel of the guest that a configuration file names.
 func guestKernel(t *testing.T, config string) string {
 	t.Helper()
-	text, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, guest, _ := strings.Cut(string(text), "guest = ")
-	guest = strings.Trim(strings.TrimSpace(guest), `"`)
-	b, err := os.ReadFile(filepath.Join(guest, "manifest.json"))
+	b, err := os.ReadFile(filepath.Join(guestIn(t, config), "manifest.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
