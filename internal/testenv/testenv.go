@@ -107,12 +107,16 @@ func Require(t testing.TB, needs ...Need) {
 			continue
 		}
 		unset := n.kind == byFile && os.Getenv(string(n.name)) == ""
-		if required(os.Getenv(Variable), n, asked || n.kind != byWord && !unset) {
+		if required(os.Getenv(Variable), n, n.inAll(asked, unset)) {
 			t.Fatalf("needs %s: %v (%s asks for it)", n.name, err, Variable)
 		}
 		t.Skipf("needs %s: %v", n.name, err)
 	}
 }
+
+// inAll says whether "all" stands for a need that is missing: asked is whether the test was asked for by a word, unset
+// that the need is a file which no word has named. A word itself never is: one that runs need not bring another.
+func (n Need) inAll(asked, unset bool) bool { return n.kind != byWord && (asked || !unset) }
 
 // required says whether a list asks for a need; inAll is whether the need is one of those that "all" stands for.
 func required(list string, n Need, inAll bool) bool {

@@ -24,3 +24,19 @@ func TestAllStandsForEveryNeedButThoseTakenOut(t *testing.T) {
 		}
 	}
 }
+
+func TestAWordIsNeverInAll(t *testing.T) {
+	word, tool := Asked("X", "test-x"), Tool("tar")
+	for _, c := range []struct {
+		need               Need
+		asked, unset, want bool
+	}{
+		{word, false, false, false}, {word, true, false, false}, // also behind another word that runs
+		{tool, false, false, true}, {tool, true, false, true},
+		{tool, false, true, false}, {tool, true, true, true},
+	} {
+		if got := c.need.inAll(c.asked, c.unset); got != c.want {
+			t.Errorf("%s, asked %v, unset %v: %v", c.need.name, c.asked, c.unset, got)
+		}
+	}
+}
