@@ -43,6 +43,7 @@ cryptsetup-bin:/usr/sbin/veritysetup
 gdisk:/usr/sbin/sgdisk
 fdisk:/usr/sbin/sfdisk
 attr:/usr/bin/setfattr
+faketime:/usr/bin/faketime
 bzip2:/bin/bzip2
 "
 
