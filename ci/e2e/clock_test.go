@@ -50,7 +50,8 @@ func TestAKernelBuiltTwoDaysLaterIsTheSame(t *testing.T) {
 	}
 
 	out := filepath.Join(e.dir, "out")
-	finish(t, e.command(before, nil, "kernel", "recipes/tiny", "--lock", "lock.json", "--offline", "--progress", "plain",
+	finish(t, e.command(before, nil, "kernel", "recipes/tiny", "--lock", "lock.json", "--offline", "--progress",
+		"plain",
 		"-o", out)).want(t, 0, "kernel: compile")
 	for _, name := range []string{"config", "bzImage", "vmlinux", "System.map"} {
 		got, _, err := digest.File(filepath.Join(out, name))
