@@ -298,7 +298,8 @@ func plug(qmp string) error {
 	defer c.Close()
 	answers := json.NewDecoder(c)
 	for _, command := range []string{"", `{"execute":"qmp_capabilities"}`,
-		`{"execute":"device_add","arguments":{"driver":"virtio-blk-pci","bus":"third","drive":"drive-plugged","id":"plugged"}}`} {
+		`{"execute":"device_add","arguments":{"driver":"virtio-blk-pci","bus":"third",` +
+			`"drive":"drive-plugged","id":"plugged"}}`} {
 		if _, err := c.Write([]byte(command)); err != nil {
 			return err
 		}

@@ -70,8 +70,8 @@ func (a *app) inspectCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "inspect FILE|GUEST", Args: cobra.ExactArgs(1), Short: "say what an image, initrd or kernel is",
 		Long: `inspect reads a disk image (partitions, file systems, hash tree), an initrd or a kernel (release, build-id, the
-configuration inside), without mounting or booting it. Of a guest's folder it says what manifest.json has (kernel, agent,
-root, boot, files and their sizes), the features that the kernel's configuration has all options of, and what the image
+configuration inside), without mounting or booting it. Of a guest's folder it says what manifest.json has (kernel,
+agent, root, boot, files and their sizes), the features that the kernel's configuration has all options of, and what the image
 or initrd is. It checks no digests; "katabuild verify" does.`,
 		Example: "  katabuild inspect out/default\n  katabuild inspect out/default/vmlinux",
 	}

@@ -53,8 +53,9 @@ func TestOddWordsAreRefusedWithTheirCause(t *testing.T) {
 		start + "=" + line + ",": "6 fields",
 		start + "=" + line[1:]:   `field "oot_hash=`,
 		start + "=" + strings.Replace(line, "salt=0123", "data_blocks=7", 1): "data_blocks is there twice",
-		start + "=" + line + "\n":                          "hash_block_size",
-		"kata.extension.gpu=" + line:                       `"kata.extension.gpu": want kata.extension.NAME.verity_params=VALUE`,
+		start + "=" + line + "\n": "hash_block_size",
+		"kata.extension.gpu=" + line: `"kata.extension.gpu": ` +
+			`want kata.extension.NAME.verity_params=VALUE`,
 		"kata.extension.gpu.root=" + line:                  "want kata.extension.NAME.verity_params=VALUE",
 		"kata.extension..verity_params=" + line:            `name of an extension ""`,
 		"kata.extension.../x.verity_params=" + line:        "name of an extension",

@@ -124,7 +124,8 @@ func (c *checker) plainGuest() {
 	const name = "guest"
 	q := &c.cfg.QEMU
 	if c.cfg.Runtime.Attestation == config.Enforce {
-		c.say(lacking, name, `set attestation in [runtime] to "warn" or "off", or "guest" to a folder that katabuild build made`,
+		c.say(lacking, name, `set attestation in [runtime] to "warn" or "off", or "guest" `+
+			`to a folder that katabuild build made`,
 			`%s has no manifest to compare it with, and attestation is "enforce"`, q.Kernel)
 	}
 	g, err := q.ReadGuest()

@@ -12,46 +12,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/runtime/guest/guesttest"
 )
-
-// at is a file of n bytes with words at offsets.
-func at(n int, words map[int]string) []byte {
-	b := make([]byte, n)
-	for i, w := range words {
-		copy(b[i:], w)
-	}
-	return b
-}
-
-// bzImage has what the boot protocol says of a 64-bit kernel.
-func bzImage(version uint16, flags byte) []byte {
-	b := at(1024, map[int]string{0x1fe: "\x55\xaa", 0x202: "HdrS"})
-	binary.LittleEndian.PutUint16(b[0x206:], version)
-	b[0x236] = flags
-	return b
-}
-
-// elfFile is an ELF of a machine, with one segment of notes.
-func elfFile(m elf.Machine, order binary.ByteOrder, notes string) []byte {
-	var b bytes.Buffer
-	data := byte(elf.ELFDATA2LSB)
-	if order == binary.ByteOrder(binary.BigEndian) {
-		data = byte(elf.ELFDATA2MSB)
-	}
-	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(m), Version: 1, Phoff: 64, Ehsize: 64, Phentsize: 56,
-		Phnum: 1, Shentsize: 64}
-	copy(h.Ident[:], "\x7fELF\x02"+string(data)+"\x01")
-	p := elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 64 + 56, Filesz: uint64(len(notes)), Memsz: uint64(len(notes))}
-	for _, v := range []any{h, p} {
-		if err := binary.Write(&b, order, v); err != nil {
-			panic(err)
-		}
-	}
-	b.WriteString(notes)
-	return b.Bytes()
-}
 
 const pvhNote = "\x04\x00\x00\x00\x04\x00\x00\x00\x12\x00\x00\x00Xen\x00abcd"
 
@@ -64,7 +29,7 @@ func gzipped(b []byte) []byte {
 }
 
 func zboot(packer string, payload []byte) []byte {
-	b := at(64, map[int]string{0: "MZ", 4: "zimg", 24: packer})
+	b := guesttest.At(64, map[int]string{0: "MZ", 4: "zimg", 24: packer})
 	binary.LittleEndian.PutUint32(b[8:], 64)
 	binary.LittleEndian.PutUint32(b[12:], uint32(len(payload)))
 	return append(b, payload...)
@@ -79,9 +44,9 @@ func zstandard(b []byte) []byte {
 }
 
 var (
-	arm64Kernel = at(64, map[int]string{0: "MZ", 56: "ARM\x64"})
-	riscvKernel = at(64, map[int]string{0: "MZ", 56: "RSC\x05"})
-	s390Kernel  = at(0x10010, map[int]string{0x10008: "S390EP"})
+	arm64Kernel = guesttest.At(64, map[int]string{0: "MZ", 56: "ARM\x64"})
+	riscvKernel = guesttest.At(64, map[int]string{0: "MZ", 56: "RSC\x05"})
+	s390Kernel  = guesttest.At(0x10010, map[int]string{0x10008: "S390EP"})
 )
 
 func TestAKernelSaysWhatItIs(t *testing.T) {
@@ -90,24 +55,24 @@ func TestAKernelSaysWhatItIs(t *testing.T) {
 		arch, form string
 		fails      string
 	}{
-		"a bzImage":                    {bzImage(0x20f, 1), "x86_64", "bzImage", ""},
-		"a bzImage for 32 bits":        {bzImage(0x20f, 0), "", "", "32-bit"},
-		"a bzImage of an old protocol": {bzImage(0x20a, 1), "", "", "32-bit"},
-		"an ELF with a PVH note": {elfFile(elf.EM_X86_64, binary.LittleEndian, pvhNote), "x86_64",
+		"a bzImage":                    {guesttest.BzImage(0x20f, 1), "x86_64", "bzImage", ""},
+		"a bzImage for 32 bits":        {guesttest.BzImage(0x20f, 0), "", "", "32-bit"},
+		"a bzImage of an old protocol": {guesttest.BzImage(0x20a, 1), "", "", "32-bit"},
+		"an ELF with a PVH note": {guesttest.ELF(elf.EM_X86_64, binary.LittleEndian, pvhNote), "x86_64",
 			"vmlinux with a PVH entry", ""},
-		"an ELF with another note before it": {elfFile(elf.EM_X86_64, binary.LittleEndian,
+		"an ELF with another note before it": {guesttest.ELF(elf.EM_X86_64, binary.LittleEndian,
 			"\x04\x00\x00\x00\x01\x00\x00\x00\x03\x00\x00\x00GNU\x00a\x00\x00\x00"+pvhNote), "x86_64",
 			"vmlinux with a PVH entry", ""},
-		"an ELF without": {elfFile(elf.EM_X86_64, binary.LittleEndian,
+		"an ELF without": {guesttest.ELF(elf.EM_X86_64, binary.LittleEndian,
 			"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), "", "", "CONFIG_PVH"},
-		"an ELF of ppc64le": {elfFile(elf.EM_PPC64, binary.LittleEndian, ""), "ppc64le", "vmlinux", ""},
-		"an ELF of big-endian ppc64": {elfFile(elf.EM_PPC64, binary.BigEndian, ""), "", "",
+		"an ELF of ppc64le": {guesttest.ELF(elf.EM_PPC64, binary.LittleEndian, ""), "ppc64le", "vmlinux", ""},
+		"an ELF of big-endian ppc64": {guesttest.ELF(elf.EM_PPC64, binary.BigEndian, ""), "", "",
 			"none of the architectures"},
-		"an ELF of s390x":   {elfFile(elf.EM_S390, binary.BigEndian, ""), "s390x", "vmlinux", ""},
-		"an ELF of riscv64": {elfFile(elf.EM_RISCV, binary.LittleEndian, ""), "riscv64", "vmlinux", ""},
-		"an ELF of aarch64": {elfFile(elf.EM_AARCH64, binary.LittleEndian, ""), "", "",
+		"an ELF of s390x":   {guesttest.ELF(elf.EM_S390, binary.BigEndian, ""), "s390x", "vmlinux", ""},
+		"an ELF of riscv64": {guesttest.ELF(elf.EM_RISCV, binary.LittleEndian, ""), "riscv64", "vmlinux", ""},
+		"an ELF of aarch64": {guesttest.ELF(elf.EM_AARCH64, binary.LittleEndian, ""), "", "",
 			"arch/arm64/boot/Image"},
-		"an ELF of a vax": {elfFile(elf.EM_VAX, binary.LittleEndian, ""), "", "",
+		"an ELF of a vax": {guesttest.ELF(elf.EM_VAX, binary.LittleEndian, ""), "", "",
 			"none of the architectures"},
 		"an Image of arm64":       {arm64Kernel, "aarch64", "arm64 Image", ""},
 		"an Image of riscv":       {riscvKernel, "riscv64", "riscv Image", ""},
@@ -142,7 +107,8 @@ func TestAKernelSaysWhatItIs(t *testing.T) {
 
 func FuzzParseKernel(f *testing.F) {
 	for _, b := range [][]byte{
-		bzImage(0x20f, 1), elfFile(elf.EM_X86_64, binary.LittleEndian, pvhNote), arm64Kernel, riscvKernel,
+		guesttest.BzImage(0x20f, 1), guesttest.ELF(elf.EM_X86_64, binary.LittleEndian, pvhNote), arm64Kernel,
+		riscvKernel,
 		gzipped(arm64Kernel), zboot("zstd", zstandard(riscvKernel)),
 		zboot("gzip", gzipped(arm64Kernel)),
 	} {
@@ -162,7 +128,7 @@ func plainFiles(t *testing.T, kernel []byte) (dir string) {
 	dir = t.TempDir()
 	for name, b := range map[string][]byte{
 		"kernel": kernel, "initrd": []byte("initrd"), "bare.img": make([]byte, 4096),
-		"parts.img": at(4096, map[int]string{510: "\x55\xaa"}), "tiny.img": nil,
+		"parts.img": guesttest.At(4096, map[int]string{510: "\x55\xaa"}), "tiny.img": nil,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"context"
 	"debug/elf"
 	"encoding/binary"
@@ -22,53 +21,17 @@ import (
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/guest/guesttest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
 
-// at is a file of n bytes with words at offsets.
-func at(n int, words map[int]string) []byte {
-	b := make([]byte, n)
-	for i, w := range words {
-		copy(b[i:], w)
-	}
-	return b
-}
-
-// bzImage has what the boot protocol says of a 64-bit kernel.
-func bzImage(version uint16, flags byte) []byte {
-	b := at(1024, map[int]string{0x1fe: "\x55\xaa", 0x202: "HdrS"})
-	binary.LittleEndian.PutUint16(b[0x206:], version)
-	b[0x236] = flags
-	return b
-}
-
-// elfFile is an ELF of a machine, with one segment of notes.
-func elfFile(m elf.Machine, order binary.ByteOrder, notes string) []byte {
-	var b bytes.Buffer
-	data := byte(elf.ELFDATA2LSB)
-	if order == binary.ByteOrder(binary.BigEndian) {
-		data = byte(elf.ELFDATA2MSB)
-	}
-	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(m), Version: 1, Phoff: 64, Ehsize: 64, Phentsize: 56,
-		Phnum: 1, Shentsize: 64}
-	copy(h.Ident[:], "\x7fELF\x02"+string(data)+"\x01")
-	p := elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 64 + 56, Filesz: uint64(len(notes)), Memsz: uint64(len(notes))}
-	for _, v := range []any{h, p} {
-		if err := binary.Write(&b, order, v); err != nil {
-			panic(err)
-		}
-	}
-	b.WriteString(notes)
-	return b.Bytes()
-}
-
 var (
-	arm64Kernel = at(64, map[int]string{0: "MZ", 56: "ARM\x64"})
-	riscvKernel = at(64, map[int]string{0: "MZ", 56: "RSC\x05"})
-	s390Kernel  = at(0x10010, map[int]string{0x10008: "S390EP"})
+	arm64Kernel = guesttest.At(64, map[int]string{0: "MZ", 56: "ARM\x64"})
+	riscvKernel = guesttest.At(64, map[int]string{0: "MZ", 56: "RSC\x05"})
+	s390Kernel  = guesttest.At(0x10010, map[int]string{0x10008: "S390EP"})
 )
 
 // readPlain reads a guest of plain files.
@@ -90,7 +53,7 @@ func plainFiles(t *testing.T, kernel []byte) (dir string) {
 	dir = t.TempDir()
 	for name, b := range map[string][]byte{
 		"kernel": kernel, "initrd": []byte("initrd"), "bare.img": make([]byte, 4096),
-		"parts.img": at(4096, map[int]string{510: "\x55\xaa"}), "tiny.img": nil,
+		"parts.img": guesttest.At(4096, map[int]string{510: "\x55\xaa"}), "tiny.img": nil,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
@@ -113,10 +76,10 @@ func TestPlanOfPlainFiles(t *testing.T) {
 		line    string
 		fails   string
 	}{
-		"an initrd": {bzImage(0x20f, 1), guest.Plain{Initrd: "initrd"}, nil, qemu.Q35, "qemu-system-x86_64",
+		"an initrd": {guesttest.BzImage(0x20f, 1), guest.Plain{Initrd: "initrd"}, nil, qemu.Q35, "qemu-system-x86_64",
 			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all tsc_early_khz=2600000 " +
 				"tsc=reliable no_timer_check", ""},
-		"an image with partitions": {bzImage(0x20f, 1), guest.Plain{Image: "parts.img"},
+		"an image with partitions": {guesttest.BzImage(0x20f, 1), guest.Plain{Image: "parts.img"},
 			func(c *Config) { c.Words = []string{"agent.log=debug"} }, qemu.Q35, "qemu-system-x86_64",
 			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all root=/dev/vda1 " +
 				"rootflags=data=ordered,errors=remount-ro ro rootfstype=ext4" + kataImageWords +
@@ -130,7 +93,7 @@ func TestPlanOfPlainFiles(t *testing.T) {
 			`console=ttysclp0 quiet panic=-1 net.ifnames=0 cgroup_no_v1=all dm-mod.create="dm-verity,,,ro,0 800 verity 1 /dev/vda1 /dev/vda2 4096 4096 100 0 sha256 abc def" root=/dev/dm-0 ro rootfstype=xfs` + kataImageWords, ""},
 		"a kernel for riscv": {riscvKernel, guest.Plain{Initrd: "initrd"}, nil, qemu.Virt, "qemu-system-riscv64",
 			"console=ttyS0 quiet panic=-1 numa=off net.ifnames=0 cgroup_no_v1=all", ""},
-		"another machine": {bzImage(0x20f, 1), guest.Plain{Initrd: "initrd"},
+		"another machine": {guesttest.BzImage(0x20f, 1), guest.Plain{Initrd: "initrd"},
 			func(c *Config) { c.Machine = string(qemu.MicroVM) },
 			qemu.MicroVM, "qemu-system-x86_64",
 			"console=ttyS0 quiet panic=-1 reboot=t net.ifnames=0 cgroup_no_v1=all tsc_early_khz=2600000 " +
@@ -223,7 +186,7 @@ func TestVirtioFSIsForKernelsOfTheSameNumbers(t *testing.T) {
 }
 
 func TestPagesAreClearedWhereTCGDoesNotSeeWhoWrites(t *testing.T) {
-	kernel := bzImage(0x20f, 1)
+	kernel := guesttest.BzImage(0x20f, 1)
 	if runtime.GOARCH == "arm64" { // the host's numbers are the guest's
 		kernel = arm64Kernel
 	}
@@ -258,7 +221,7 @@ func TestPagesAreClearedWhereTCGDoesNotSeeWhoWrites(t *testing.T) {
 }
 
 func TestMemoryIsWhatTheMachineTakes(t *testing.T) {
-	dir := plainFiles(t, elfFile(elf.EM_PPC64, binary.LittleEndian, ""))
+	dir := plainFiles(t, guesttest.ELF(elf.EM_PPC64, binary.LittleEndian, ""))
 	p := &guest.Plain{Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd")}
 	g, err := p.Read()
 	if err != nil {

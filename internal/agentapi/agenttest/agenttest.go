@@ -317,13 +317,8 @@ func (a *Agent) signal(_ context.Context, q *katapb.SignalProcessRequest) (*empt
 }
 
 func (a *Agent) wait(ctx context.Context, q *katapb.WaitProcessRequest) (*katapb.WaitProcessResponse, error) {
-	a.mu.Lock()
-	p := a.find(q.ContainerId, q.ExecId)
-	a.mu.Unlock()
-	if p == nil {
-		return nil, missing(q.ContainerId, q.ExecId)
-	}
-	if err := a.await(ctx, p); err != nil {
+	p, err := a.ended(ctx, q.ContainerId, q.ExecId)
+	if err != nil {
 		return nil, err
 	}
 	a.mu.Lock()
@@ -333,25 +328,26 @@ func (a *Agent) wait(ctx context.Context, q *katapb.WaitProcessRequest) (*katapb
 
 // read has no output but the end of it, which comes with the process's.
 func (a *Agent) read(ctx context.Context, q *katapb.ReadStreamRequest) (*katapb.ReadStreamResponse, error) {
-	a.mu.Lock()
-	p := a.find(q.ContainerId, q.ExecId)
-	a.mu.Unlock()
-	if p == nil {
-		return nil, missing(q.ContainerId, q.ExecId)
-	}
-	if err := a.await(ctx, p); err != nil {
+	if _, err := a.ended(ctx, q.ContainerId, q.ExecId); err != nil {
 		return nil, err
 	}
 	return &katapb.ReadStreamResponse{}, nil
 }
 
-func (a *Agent) await(ctx context.Context, p *process) error {
+// ended waits for the end of a process.
+func (a *Agent) ended(ctx context.Context, container, exec string) (*process, error) {
+	a.mu.Lock()
+	p := a.find(container, exec)
+	a.mu.Unlock()
+	if p == nil {
+		return nil, missing(container, exec)
+	}
 	select {
 	case <-p.ended:
-		return nil
+		return p, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	case <-a.gone:
-		return fmt.Errorf("the agent has ended")
+		return nil, fmt.Errorf("the agent has ended")
 	}
 }
