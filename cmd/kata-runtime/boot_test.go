@@ -182,8 +182,8 @@ func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
 		!strings.Contains(out, "\nkata_guest_load{") || !strings.Contains(out, "katabuild_pod_up 1\n") {
 		t.Errorf("metrics: %d, %s", code, out)
 	}
-	// What the shells have left behind: nothing. The agent ends a shell after its connection, so that the one before may
-	// still be there for a moment.
+	// What the shells have left behind: nothing. The agent ends a shell after its connection, so that the one before
+	// may still be there for a moment.
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		out, _ := kataRuntime(nil, "exec", "booted", "--", "ps", "-o", "comm")
 		if strings.Count(out, "sh\n") == 1 {

@@ -40,32 +40,15 @@ It changes nothing and loads no modules. It ends with 1 when pods cannot run. Ru
 			if err := a.writeJSON(r); err != nil {
 				return err
 			}
-		} else if err := a.printChecks(r, verbose); err != nil {
+		} else if err := r.Findings.Print(a.out, verbose); err != nil {
 			return err
 		}
 		if !r.Pods {
-			return fmt.Errorf("pods cannot run here: missing %s", strings.Join(r.Missing(), ", "))
+			return fmt.Errorf("pods cannot run here: missing %s", strings.Join(r.Findings.Missing(), ", "))
 		}
 		return nil
 	}
 	return c
-}
-
-func (a *app) printChecks(r check.Result, verbose bool) error {
-	for _, f := range r.Findings {
-		if _, err := fmt.Fprintln(a.out, f); err != nil {
-			return err
-		}
-		if !verbose {
-			continue
-		}
-		for _, d := range f.Details {
-			if _, err := fmt.Fprintln(a.out, "    "+d); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 func (a *app) writeJSON(v any) error {

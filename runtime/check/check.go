@@ -1,6 +1,6 @@
 // Package check says whether this host can run pods, and what to do where it cannot.
 //
-// In come the effective configuration and a view of the host; out comes a Result, a Finding for everything that pods
+// In come the effective configuration and a view of the host; out comes a Result, a finding for everything that pods
 // need or could use. It looks at everything, whatever is missing, and changes nothing: no module is loaded, and the
 // only things made are a virtual machine of a few instructions and a piece of memory, which are gone when Run returns.
 package check
@@ -9,61 +9,20 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"strings"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/finding"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 )
 
-// State is what a Finding comes to.
-type State string
-
-// The states.
-const (
-	fine     State = "ok"
-	lacking  State = "missing"  // without it no pod runs
-	optional State = "optional" // not there, and pods run without it, as Fact says
-)
-
-// Finding is what is known about one thing.
-type Finding struct {
-	Name    string   `json:"name"`
-	State   State    `json:"state"`
-	Fact    string   `json:"fact"`              // one line
-	WayOut  string   `json:"way_out,omitempty"` // what to do; empty where State is fine
-	Details []string `json:"details,omitempty"` // what Fact sums up, a line each
-}
-
-// String is "state name: fact; way out".
-func (f Finding) String() string {
-	s := fmt.Sprintf("%s %s: %s", f.State, f.Name, f.Fact)
-	if f.WayOut != "" {
-		s += "; " + f.WayOut
-	}
-	return s
-}
-
 // Result is the whole answer.
 type Result struct {
 	Pods bool `json:"pods"` // they can run
 	// what would execute the guest; empty where nothing that is allowed can
-	Acceleration accel.Accel `json:"acceleration"`
-	Findings     []Finding   `json:"findings"` // in a fixed order
-}
-
-// lacking are the names of what no pod runs without, each once.
-func (r *Result) Missing() []string {
-	var out []string
-	seen := map[string]bool{}
-	for _, f := range r.Findings {
-		if f.State == lacking && !seen[f.Name] {
-			out = append(out, f.Name)
-		}
-		seen[f.Name] = seen[f.Name] || f.State == lacking
-	}
-	return out
+	Acceleration accel.Accel  `json:"acceleration"`
+	Findings     finding.List `json:"findings"` // in a fixed order
 }
 
 // Options are what to check.
@@ -83,7 +42,9 @@ type checker struct {
 	arch     arch.Arch    // of the guest; else of the host
 	accel    accel.Accel
 	systems  map[string]System // by architecture: the trial of KVM takes its time
-	findings []Finding
+	findings finding.List
+	// machineOnly says that nobody asked about pods or a configuration, so that no way out may name its keys.
+	machineOnly bool
 }
 
 // system is what the host's kernel says, for guests of the architecture as far as it is known.
@@ -102,6 +63,23 @@ func (c *checker) system() System {
 
 // Run checks everything. It returns early, with what it found so far, only when ctx ends.
 func Run(ctx context.Context, o Options) Result {
+	c := newChecker(o)
+	c.run(ctx, c.user, c.configuration, c.guestFiles, c.extensions, c.qemu, c.acceleration, c.vsock, c.sharedFiles,
+		c.tun, c.trafficControl, c.controlGroups, c.memfd, c.memory)
+	r := Result{Acceleration: c.accel, Findings: c.findings}
+	r.Pods = len(r.Findings.Missing()) == 0 && ctx.Err() == nil
+	return r
+}
+
+// Machine checks only what a virtual machine of the architecture needs, without a configuration and without pods.
+func Machine(ctx context.Context, a arch.Arch) finding.List {
+	c := newChecker(Options{})
+	c.arch, c.machineOnly = a, true
+	c.run(ctx, c.qemu, c.acceleration, c.vsock, c.memfd)
+	return c.findings
+}
+
+func newChecker(o Options) *checker {
 	c := &checker{host: o.Host, cfg: config.Default(), loaded: o.Config, err: o.ConfigErr, systems: map[string]System{}}
 	if c.host == nil {
 		c.host = this{}
@@ -109,29 +87,22 @@ func Run(ctx context.Context, o Options) Result {
 	if o.Config != nil {
 		c.cfg = o.Config.Config
 	}
-	for _, check := range []func(context.Context){
-		c.user, c.configuration, c.guestFiles, c.extensions, c.qemu, c.acceleration, c.vsock, c.sharedFiles, c.tun,
-		c.trafficControl, c.controlGroups, c.memfd, c.memory,
-	} {
+	return c
+}
+
+func (c *checker) run(ctx context.Context, checks ...func(context.Context)) {
+	for _, check := range checks {
 		if ctx.Err() != nil {
-			break
+			return
 		}
 		check(ctx)
 	}
-	r := Result{Acceleration: c.accel, Findings: c.findings}
-	r.Pods = len(r.Missing()) == 0 && ctx.Err() == nil
-	return r
 }
 
-func (c *checker) say(state State, name, wayOut, format string, args ...any) *Finding {
-	fact := oneLine(fmt.Sprintf(format, args...))
-	c.findings = append(c.findings, Finding{Name: name, State: state, Fact: fact, WayOut: wayOut})
+func (c *checker) say(state finding.State, name, wayOut, format string, args ...any) *finding.Finding {
+	fact := finding.OneLine(fmt.Sprintf(format, args...))
+	c.findings = append(c.findings, finding.Finding{Name: name, State: state, Fact: fact, WayOut: wayOut})
 	return &c.findings[len(c.findings)-1]
-}
-
-// oneLine keeps the errors of several things, and what a program printed, on a line of their own.
-func oneLine(s string) string {
-	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }), " ")
 }
 
 // hostArch is this host's architecture, or one by Go's name alone where the table has none.

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/finding"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/runtime/child"
@@ -132,7 +133,7 @@ func TestAHostThatFitsLacksNothing(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	for _, f := range r.Findings {
-		if f.State != fine || f.WayOut != "" {
+		if f.State != finding.Fine || f.WayOut != "" {
 			t.Error(f)
 		}
 	}
@@ -167,7 +168,7 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 		"a QEMU without a device": {"", func(h *fake) { h.outputs["/bin/q -machine microvm -device help"] = "" },
 			"missing QEMU: /bin/q, version 7.2.22, has no device vhost-user-vsock-device, no device", "", false},
 		"no /dev/kvm": {"", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }),
-			"optional KVM: TCG emulation, because the host has no /dev/kvm; pods run", "modprobe", true},
+			"optional KVM: TCG emulation, because the host has no /dev/kvm; guests run", "modprobe", true},
 		"KVM that failed its trial": {"", kvm(func(f *accel.Facts) { f.Trial = errors.New("exit 17") }),
 			"optional KVM: TCG", "exit 17", true},
 		"no vmx": {"", kvm(func(f *accel.Facts) { f.CPUFlags = nil }), "optional KVM: TCG", "nested",
@@ -236,7 +237,8 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 				t.Errorf("pods: %v, want %v", r.Pods, tc.pods)
 			}
 			for _, f := range r.Findings {
-				if strings.ContainsAny(f.String(), "\n\x1b") || f.Fact == "" || (f.WayOut == "") != (f.State == fine) {
+				if strings.ContainsAny(f.String(), "\n\x1b") || f.Fact == "" ||
+					(f.WayOut == "") != (f.State == finding.Fine) {
 					t.Errorf("%+q", f)
 				}
 			}
@@ -251,7 +253,7 @@ func TestNothingStopsAtTheFirstProblem(t *testing.T) {
 	_, err := config.Read([]config.Text{{Name: "c.toml",
 		Data: []byte("[hypervisor.qemu]\ngest = 1\ndefault_memory = \"x\"\n")}}, nil, false)
 	r := Run(t.Context(), Options{ConfigErr: err, Host: h})
-	got := r.Missing()
+	got := r.Findings.Missing()
 	want := []string{"configuration", "guest", "QEMU", "virtiofsd", "tun", "memfd"}
 	if !slices.Equal(got, want) || r.Pods {
 		t.Errorf("%v, want %v\n%s", got, want, lines(r))
@@ -274,14 +276,14 @@ func TestEverySpoiltFileOfTheGuestIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := Run(t.Context(), Options{Config: l, Host: fits(t)})
-	if got := r.Missing(); !slices.Equal(got, []string{"guest file vmlinux", "guest file initrd"}) {
+	if got := r.Findings.Missing(); !slices.Equal(got, []string{"guest file vmlinux", "guest file initrd"}) {
 		t.Errorf("%v\n%s", got, lines(r))
 	}
 	if err := os.WriteFile(filepath.Join(dir, manifest.Name), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r = Run(t.Context(), Options{Config: l, Host: fits(t)})
-	if got := r.Missing(); !slices.Equal(got, []string{"guest"}) {
+	if got := r.Findings.Missing(); !slices.Equal(got, []string{"guest"}) {
 		t.Errorf("%v\n%s", got, lines(r))
 	}
 }

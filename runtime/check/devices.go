@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/finding"
 	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/share"
@@ -20,9 +21,9 @@ import (
 func (c *checker) sharedFiles(ctx context.Context) {
 	const name = "virtiofsd"
 	needed := c.cfg.QEMU.SharedFS == config.SharedVirtioFS
-	state := optional
+	state := finding.Optional
 	if needed {
-		state = lacking
+		state = finding.Missing
 	} else {
 		defer c.fileLimits(share.Program{})
 	}
@@ -49,7 +50,7 @@ func (c *checker) sharedFiles(ctx context.Context) {
 		c.say(state, name, wayOut, "%s: %v; shared_fs is %s", found, err, c.cfg.QEMU.SharedFS)
 		return
 	}
-	c.say(fine, name, "", "%s", share.Identify(found, help, version))
+	c.say(finding.Fine, name, "", "%s", share.Identify(found, help, version))
 	if needed {
 		c.fileLimits(share.Identify(found, help, version))
 	}
@@ -68,9 +69,9 @@ func (c *checker) fileLimits(p share.Program) {
 	case config.Shared9P:
 		limits, wayOut = share.Limits9P, `set shared_fs = "virtio-fs"`
 	}
-	state := optional
+	state := finding.Optional
 	if len(limits) == 0 {
-		state = fine
+		state = finding.Fine
 	}
 	if c.cfg.QEMU.SharedFS == config.SharedNone {
 		return
@@ -85,18 +86,18 @@ func (c *checker) tun(context.Context) {
 	err := c.host.Device(device)
 	if errors.Is(err, errNotLoaded) {
 		if p := c.kernel().find(part{"tun", "CONFIG_TUN"}); p.there() {
-			c.say(fine, "tun", "", "%s is there, and tun is %s", device, p)
+			c.say(finding.Fine, "tun", "", "%s is there, and tun is %s", device, p)
 			return
 		}
 	}
 	if err != nil {
-		state, wayOut := optional, "none needed"
+		state, wayOut := finding.Optional, "none needed"
 		if c.cfg.Runtime.InternetworkingModel == config.NetworkTC {
-			state, wayOut = lacking, `modprobe tun, or set internetworking_model = "none"`
+			state, wayOut = finding.Missing, `modprobe tun, or set internetworking_model = "none"`
 			if errors.Is(err, fs.ErrPermission) {
 				wayOut = "run it as root"
 				if c.system().UID != 0 {
-					state = optional // it says nothing about the runtime, which is root
+					state = finding.Optional // it says nothing about the runtime, which is root
 				}
 			}
 		}
@@ -104,7 +105,7 @@ func (c *checker) tun(context.Context) {
 			c.cfg.Runtime.InternetworkingModel)
 		return
 	}
-	c.say(fine, "tun", "", "%s opens", device)
+	c.say(finding.Fine, "tun", "", "%s opens", device)
 }
 
 // presence is what is known about a part of the host's kernel.
@@ -133,7 +134,7 @@ func (c *checker) trafficControl(context.Context) {
 	const name = "traffic control"
 	model := c.cfg.Runtime.InternetworkingModel
 	if model != config.NetworkTC {
-		c.say(fine, name, "", "not needed; internetworking_model is %s", model)
+		c.say(finding.Fine, name, "", "not needed; internetworking_model is %s", model)
 		return
 	}
 	k := c.kernel()
@@ -145,21 +146,21 @@ func (c *checker) trafficControl(context.Context) {
 		p = append(p, k.find(x))
 		details = append(details, fmt.Sprintf("%s (%s) is %s", x.module, x.option, p[len(p)-1]))
 	}
-	var f *Finding
+	var f *finding.Finding
 	wayOut := `use a kernel with it, or set internetworking_model = "macvtap" or "none"`
 	switch {
 	case p[0] == absent && p[1] == absent:
-		f = c.say(lacking, name, wayOut, "the kernel has neither classifier, matchall nor u32")
+		f = c.say(finding.Missing, name, wayOut, "the kernel has neither classifier, matchall nor u32")
 	case p[2] == absent || p[3] == absent:
-		f = c.say(lacking, name, wayOut, "the kernel lacks the queue sch_ingress or the action act_mirred")
+		f = c.say(finding.Missing, name, wayOut, "the kernel lacks the queue sch_ingress or the action act_mirred")
 	case (p[0].there() || p[1].there()) && p[2].there() && p[3].there():
 		classifier := 0
 		if !p[0].there() {
 			classifier = 1
 		}
-		f = c.say(fine, name, "", "%s is %s", parts[classifier].module, p[classifier])
+		f = c.say(finding.Fine, name, "", "%s is %s", parts[classifier].module, p[classifier])
 	default:
-		f = c.say(optional, name, "start a pod with a network to know",
+		f = c.say(finding.Optional, name, "start a pod with a network to know",
 			"neither /proc nor /boot nor /lib/modules tells whether the kernel has matchall or u32, sch_ingress and "+
 				"act_mirred")
 	}
@@ -243,12 +244,12 @@ func (c *checker) controlGroups(context.Context) {
 	const name = "cgroups"
 	b, err := c.host.Read("/proc/self/mountinfo")
 	if err != nil {
-		c.say(optional, name, "mount /proc", "%v", err)
+		c.say(finding.Optional, name, "mount /proc", "%v", err)
 		return
 	}
 	all, err := mountinfo.Parse(string(b))
 	if err != nil {
-		c.say(optional, name, "", "/proc/self/mountinfo: %v", err)
+		c.say(finding.Optional, name, "", "/proc/self/mountinfo: %v", err)
 		return
 	}
 	v1, v2 := 0, ""
@@ -262,11 +263,11 @@ func (c *checker) controlGroups(context.Context) {
 	}
 	switch {
 	case v1 > 0:
-		c.say(fine, name, "", "version 1, %d hierarchies", v1)
+		c.say(finding.Fine, name, "", "version 1, %d hierarchies", v1)
 	case v2 != "":
-		c.say(fine, name, "", "version 2 at %s", v2)
+		c.say(finding.Fine, name, "", "version 2 at %s", v2)
 	default:
-		c.say(optional, name, "mount them: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+		c.say(finding.Optional, name, "mount them: mount -t cgroup2 cgroup2 /sys/fs/cgroup",
 			"none are mounted; pods' processes on the host are not limited")
 	}
 }

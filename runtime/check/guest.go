@@ -9,6 +9,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/finding"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/sandbox"
@@ -16,11 +17,11 @@ import (
 
 func (c *checker) user(context.Context) {
 	if uid := c.system().UID; uid != 0 {
-		c.say(optional, "user", "run it as root to see what the runtime sees",
+		c.say(finding.Optional, "user", "run it as root to see what the runtime sees",
 			"user %d, not root: what is said of devices and programs holds for this user", uid)
 		return
 	}
-	c.say(fine, "user", "", "root, as the runtime is")
+	c.say(finding.Fine, "user", "", "root, as the runtime is")
 }
 
 // configuration says each mistake for itself.
@@ -28,35 +29,35 @@ func (c *checker) configuration(context.Context) {
 	const name = "configuration"
 	switch _, absent := errors.AsType[*config.NotFoundError](c.err); {
 	case absent:
-		c.say(lacking, name, fmt.Sprintf(`make one: kata-runtime config --template > %s, and set "guest"`,
+		c.say(finding.Missing, name, fmt.Sprintf(`make one: kata-runtime config --template > %s, and set "guest"`,
 			config.Paths()[0]), "%v", c.err)
 		return
 	case c.err != nil:
 		for _, err := range flatten(c.err) {
 			if mistake, ok := errors.AsType[*config.Error](err); ok {
-				c.say(lacking, name, "correct it; kata-runtime config shows the line", "%s", mistake.Short())
+				c.say(finding.Missing, name, "correct it; kata-runtime config shows the line", "%s", mistake.Short())
 				continue
 			}
-			c.say(lacking, name, "correct it", "%v", err)
+			c.say(finding.Missing, name, "correct it", "%v", err)
 		}
 		return
 	case c.loaded == nil:
-		c.say(lacking, name, "", "none was given")
+		c.say(finding.Missing, name, "", "none was given")
 		return
 	}
-	f := c.say(fine, name, "", "%d files, of which %s is the first", len(c.loaded.Files), c.loaded.Files[0])
+	f := c.say(finding.Fine, name, "", "%d files, of which %s is the first", len(c.loaded.Files), c.loaded.Files[0])
 	if len(c.loaded.Files) == 1 {
 		f.Fact = c.loaded.Files[0]
 	}
 	f.Details = c.loaded.Files
 	if n := len(c.loaded.Warnings); n > 0 {
-		f := c.say(optional, name, "kata-runtime config says more; remove what is not needed",
+		f := c.say(finding.Optional, name, "kata-runtime config says more; remove what is not needed",
 			"%d warnings, the first is: %s", n, c.loaded.Warnings[0])
 		if n == 1 {
-			f.Fact = oneLine(c.loaded.Warnings[0].String())
+			f.Fact = finding.OneLine(c.loaded.Warnings[0].String())
 		}
 		for _, w := range c.loaded.Warnings {
-			f.Details = append(f.Details, oneLine(w.String()))
+			f.Details = append(f.Details, finding.OneLine(w.String()))
 		}
 	}
 }
@@ -85,7 +86,7 @@ func (c *checker) guestFiles(context.Context) {
 	}
 	dir := c.cfg.QEMU.Guest
 	if dir == "" {
-		c.say(lacking, name, `set "guest" in [hypervisor.qemu] to the folder that katabuild build made`,
+		c.say(finding.Missing, name, `set "guest" in [hypervisor.qemu] to the folder that katabuild build made`,
 			"none is configured")
 		return
 	}
@@ -95,7 +96,7 @@ func (c *checker) guestFiles(context.Context) {
 		if errors.Is(err, fs.ErrNotExist) {
 			wayOut = buildGuest
 		}
-		c.say(lacking, name, wayOut, "%v", err)
+		c.say(finding.Missing, name, wayOut, "%v", err)
 		return
 	}
 	c.guest, c.arch = g, g.Arch
@@ -107,13 +108,14 @@ func (c *checker) guestFiles(context.Context) {
 		size += f.Size
 		if err := digest.Check(filepath.Join(dir, filepath.FromSlash(f.Path)), f.Digest); err != nil {
 			wrong++
-			c.say(lacking, "guest file "+f.Path, "copy or build the guest anew", "%v", err)
+			c.say(finding.Missing, "guest file "+f.Path, "copy or build the guest anew", "%v", err)
 			continue
 		}
 		files = append(files, fmt.Sprintf("%s %s", f.Path, f.Digest))
 	}
 	if wrong == 0 {
-		f := c.say(fine, name, "", "%s in %s: %s, kernel %s, %d files of %d MB with the right digests", m.Name, dir,
+		f := c.say(finding.Fine, name, "", "%s in %s: %s, kernel %s, %d files of %d MB with the right digests",
+			m.Name, dir,
 			m.Arch, m.Kernel.Release, len(files), size/1e6)
 		f.Details = files
 	}
@@ -124,7 +126,7 @@ func (c *checker) plainGuest() {
 	const name = "guest"
 	q := &c.cfg.QEMU
 	if c.cfg.Runtime.Attestation == config.Enforce {
-		c.say(lacking, name, `set attestation in [runtime] to "warn" or "off", or "guest" `+
+		c.say(finding.Missing, name, `set attestation in [runtime] to "warn" or "off", or "guest" `+
 			`to a folder that katabuild build made`,
 			`%s has no manifest to compare it with, and attestation is "enforce"`, q.Kernel)
 	}
@@ -134,27 +136,28 @@ func (c *checker) plainGuest() {
 		if _, is := errors.AsType[*guest.KernelError](err); is {
 			wayOut = "name another kernel in [hypervisor.qemu]"
 		}
-		c.say(lacking, name, wayOut, "%v", err)
+		c.say(finding.Missing, name, wayOut, "%v", err)
 		return
 	}
 	c.guest, c.arch = g, g.Arch
 	if host, err := arch.Parse(c.system().Accel.HostArch); err == nil && c.cfg.QEMU.SharedFS == config.SharedVirtioFS {
 		if err := sandbox.ServesFiles(host, g.Arch); err != nil {
-			c.say(lacking, name, `set shared_fs = "virtio-9p" in [hypervisor.qemu]`, "%v", err)
+			c.say(finding.Missing, name, `set shared_fs = "virtio-9p" in [hypervisor.qemu]`, "%v", err)
 		}
 	}
 	disk := q.Image + q.Initrd // one of them is empty
 	sum, size, err := digest.File(disk)
 	if err != nil {
-		c.say(lacking, name, "name another image or initrd in [hypervisor.qemu]", "%v", err)
+		c.say(finding.Missing, name, "name another image or initrd in [hypervisor.qemu]", "%v", err)
 		return
 	}
 	kernel, _, err := digest.File(q.Kernel)
 	if err != nil {
-		c.say(lacking, name, "name another kernel in [hypervisor.qemu]", "%v", err)
+		c.say(finding.Missing, name, "name another kernel in [hypervisor.qemu]", "%v", err)
 		return
 	}
-	f := c.say(fine, name, "", "%s for %s, %s, and %s of %d MB, which nobody has described", g.Form, g.Arch.Name,
+	f := c.say(finding.Fine, name, "", "%s for %s, %s, and %s of %d MB, which nobody has described", g.Form,
+		g.Arch.Name,
 		q.Kernel, disk, size/1e6)
 	f.Details = []string{fmt.Sprintf("%s %s", q.Kernel, kernel), fmt.Sprintf("%s %s", disk, sum)}
 }
@@ -164,13 +167,13 @@ func (c *checker) extensions(context.Context) {
 		name := "extension " + e.Name
 		if e.Params == nil {
 			if _, err := guest.ReadExtension(e.Name + "=" + e.Path); err != nil {
-				c.say(lacking, name, "build it, or take it out of guest_extension_images", "%v", err)
+				c.say(finding.Missing, name, "build it, or take it out of guest_extension_images", "%v", err)
 				continue
 			}
 		} else if _, _, err := digest.File(e.Path); err != nil {
-			c.say(lacking, name, "build it, or take it out of guest_extension_images", "%v", err)
+			c.say(finding.Missing, name, "build it, or take it out of guest_extension_images", "%v", err)
 			continue
 		}
-		c.say(fine, name, "", "%s; its contents are checked in the guest", e.Path)
+		c.say(finding.Fine, name, "", "%s; its contents are checked in the guest", e.Path)
 	}
 }

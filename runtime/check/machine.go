@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/finding"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
@@ -31,36 +32,41 @@ func (c *checker) qemu(ctx context.Context) {
 	if program == "" {
 		program = c.arch.QEMU
 	}
-	wayOut := "install it (Debian: " + qemuPackage(c.arch) + "), or name one as path in [hypervisor.qemu]"
+	wayOut := "install it (Debian: " + qemuPackage(c.arch) + ")"
+	if !c.machineOnly {
+		wayOut += ", or name one as path in [hypervisor.qemu]"
+	}
+	missing := func(format string, args ...any) {
+		c.say(finding.Missing, name, wayOut, format, args...).Packages = []string{qemuPackage(c.arch)}
+	}
 	path, err := c.host.Find(program)
 	if err != nil {
-		c.say(lacking, name, wayOut, "%v", err)
+		missing("%v", err)
 		return
 	}
 	out, err := c.host.Output(ctx, path, "--version")
 	if err != nil {
-		c.say(lacking, name, wayOut, "%s --version: %v: %.200s", path, err, out)
+		missing("%s --version: %v: %.200s", path, err, out)
 		return
 	}
 	v := qemuVersion.FindStringSubmatch(string(out))
 	if v == nil {
-		c.say(lacking, name, wayOut, "%s does not say that it is QEMU: %.100q", path, out)
+		missing("%s does not say that it is QEMU: %.100q", path, out)
 		return
 	}
 	major, _ := strconv.Atoi(v[1]) // digits; what is too large is large
 	minor, _ := strconv.Atoi(v[2])
 	version := strings.TrimPrefix(v[0], "QEMU emulator version ")
 	if major < minQEMU || major == minQEMU && minor < minQEMUMinor {
-		c.say(lacking, name, wayOut, "%s is version %s, which is older than %d.%d", path, version, minQEMU,
-			minQEMUMinor)
+		missing("%s is version %s, which is older than %d.%d", path, version, minQEMU, minQEMUMinor)
 		return
 	}
 	lacks := c.lacks(ctx, path)
 	if len(lacks) > 0 {
-		c.say(lacking, name, wayOut, "%s, version %s, has no %s", path, version, strings.Join(lacks, ", no "))
+		missing("%s, version %s, has no %s", path, version, strings.Join(lacks, ", no "))
 		return
 	}
-	c.say(fine, name, "", "%s, version %s", path, version)
+	c.say(finding.Fine, name, "", "%s, version %s", path, version)
 	c.walls(path)
 }
 
@@ -81,12 +87,13 @@ func (c *checker) walls(program string) {
 	missing, err := c.host.Behind(w, program, "--version")
 	switch {
 	case err != nil:
-		c.say(lacking, name, "see docs/security.md: all that QEMU needs has to be below /usr, or beside its program",
+		c.say(finding.Missing, name, "see docs/security.md: all that QEMU needs has to be below /usr, or beside its "+
+			"program",
 			"%s does not run behind them: %v", program, err)
 	case len(missing) > 0:
-		c.say(optional, name, "see docs/security.md", "QEMU lacks %s", strings.Join(missing, "; "))
+		c.say(finding.Optional, name, "see docs/security.md", "QEMU lacks %s", strings.Join(missing, "; "))
 	default:
-		c.say(fine, name, "", "a user of its own, no capabilities, namespaces")
+		c.say(finding.Fine, name, "", "a user of its own, no capabilities, namespaces")
 	}
 }
 
@@ -151,15 +158,16 @@ func (c *checker) acceleration(context.Context) {
 	choice, err := accel.Choose(c.cfg.QEMU.Acceleration, c.system().Accel)
 	switch {
 	case err != nil:
-		c.say(lacking, name, kvmWayOut(c.system().Accel)+
+		c.say(finding.Missing, name, kvmWayOut(c.system().Accel)+
 			`, or set acceleration = "auto" to emulate, many times slower`, "%v", err)
 		return
 	case choice.Accel == accel.KVM:
-		c.say(fine, name, "", "%s", choice.Reason)
+		c.say(finding.Fine, name, "", "%s", choice.Reason)
 	case c.cfg.QEMU.Acceleration == accel.OnlyTCG:
-		c.say(optional, name, `set acceleration = "auto" to use KVM where it works`, "not used: %s", choice.Reason)
+		c.say(finding.Optional, name, `set acceleration = "auto" to use KVM where it works`, "not used: %s",
+			choice.Reason)
 	default:
-		c.say(optional, name, kvmWayOut(c.system().Accel), "%s; pods run, many times slower", choice.Reason)
+		c.say(finding.Optional, name, kvmWayOut(c.system().Accel), "%s; guests run, many times slower", choice.Reason)
 	}
 	c.accel = choice.Accel
 }
@@ -181,11 +189,11 @@ func kvmWayOut(f accel.Facts) string {
 func (c *checker) vsock(context.Context) {
 	const device = "/dev/vhost-vsock"
 	if err := c.host.Device(device); err != nil {
-		c.say(optional, "vhost-vsock", "none needed", "%s; the runtime's own back end is used instead",
+		c.say(finding.Optional, "vhost-vsock", "none needed", "%s; the runtime's own back end is used instead",
 			pathless(device, err))
 		return
 	}
-	c.say(fine, "vhost-vsock", "", "%s opens", device)
+	c.say(finding.Fine, "vhost-vsock", "", "%s opens", device)
 }
 
 func pathless(path string, err error) string {
@@ -198,11 +206,11 @@ func pathless(path string, err error) string {
 
 func (c *checker) memfd(context.Context) {
 	if err := c.system().Memfd; err != nil {
-		c.say(lacking, "memfd", "use a kernel with CONFIG_MEMFD_CREATE, and a seccomp profile that allows "+
+		c.say(finding.Missing, "memfd", "use a kernel with CONFIG_MEMFD_CREATE, and a seccomp profile that allows "+
 			"memfd_create", "%v", err)
 		return
 	}
-	c.say(fine, "memfd", "", "memory can be sealed and shared")
+	c.say(finding.Fine, "memfd", "", "memory can be sealed and shared")
 }
 
 // memory compares what is free with one guest.
@@ -215,16 +223,17 @@ func (c *checker) memory(context.Context) {
 	free, ok := meminfo(b, "MemAvailable")
 	switch {
 	case err != nil:
-		c.say(optional, "memory", "mount /proc", "%v", err)
+		c.say(finding.Optional, "memory", "mount /proc", "%v", err)
 	case !ok:
-		c.say(optional, "memory", "use Linux 3.14 or newer", "/proc/meminfo has no MemAvailable")
+		c.say(finding.Optional, "memory", "use Linux 3.14 or newer", "/proc/meminfo has no MemAvailable")
 	case need > 0 && free>>20 < int64(need):
-		c.say(optional, "memory", "lower default_memory, or end something",
+		c.say(finding.Optional, "memory", "lower default_memory, or end something",
 			"%d MiB are available, fewer than the %d MiB of one guest", free>>20, need)
 	case need == 0:
-		c.say(fine, "memory", "", "%d MiB are available", free>>20)
+		c.say(finding.Fine, "memory", "", "%d MiB are available", free>>20)
 	default:
-		c.say(fine, "memory", "", "%d MiB are available; a pod without limits has %d MiB and %d CPUs", free>>20, need,
+		c.say(finding.Fine, "memory", "", "%d MiB are available; a pod without limits has %d MiB and %d CPUs",
+			free>>20, need,
 			cpus)
 	}
 }
