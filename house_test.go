@@ -40,6 +40,25 @@ var doors = []struct {
 		"tests of the whole house may look anywhere"},
 }
 
+// inner says what packages that are a part of another one may import from their own room, and which package they are a
+// part of: nobody else of the room imports them.
+var inner = []struct {
+	pkg, of string
+	may     []string
+	reason  string
+}{
+	{"agent/storage/place", "agent/storage", nil,
+		"a path from outside is made safe by one small package that anybody can read whole"},
+	{"agent/storage/mount", "agent/storage", []string{"agent/storage/place"},
+		"it mounts where it is told, and knows neither the guest API nor what a mount is for"},
+	{"agent/storage/incoming", "agent/storage", []string{"agent/storage/place"},
+		"it takes files to a place, and knows no mounts and no disks"},
+	{"agent/storage/mirror", "agent/storage", []string{"agent/storage/place"},
+		"it copies from folder to folder, and knows no mounts and no disks"},
+	{"agent/storage/disk", "agent/storage", []string{"agent/devmapper", "agent/uevent", "agent/uevent/pcipath"},
+		"it finds disks, and knows neither the guest API nor where they are mounted"},
+}
+
 type source struct {
 	dir  string // slash-separated, from the root
 	name string
@@ -123,6 +142,42 @@ func TestEveryImportGoesThroughADoor(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAPartOfAPackageKnowsOnlyWhatItNeeds(t *testing.T) {
+	all := sources(t)
+	for _, part := range inner {
+		if !slices.ContainsFunc(all, func(s source) bool { return s.dir == part.pkg }) {
+			t.Errorf("there is no package %s", part.pkg)
+		}
+		for _, s := range all {
+			for _, im := range s.file.Imports {
+				p, err := strconv.Unquote(im.Path.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				rest, ours := strings.CutPrefix(p, module)
+				switch {
+				case !ours:
+				case s.dir == part.pkg && room(rest) == room(part.pkg) && !slices.Contains(part.may, rest):
+					t.Errorf("%s/%s imports %s: this part of %s may not, because %s", s.dir, s.name, rest, part.of,
+						part.reason)
+				case rest == part.pkg && s.dir != part.of && !isPartOf(s.dir, part.of):
+					t.Errorf("%s/%s imports %s, which is a part of %s", s.dir, s.name, rest, part.of)
+				}
+			}
+		}
+	}
+}
+
+// isPartOf says whether a package is listed as a part of another one.
+func isPartOf(pkg, of string) bool {
+	for _, part := range inner {
+		if part.pkg == pkg && part.of == of {
+			return true
+		}
+	}
+	return false
 }
 
 func TestEveryPackageSaysWhatItIs(t *testing.T) {

@@ -72,23 +72,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if c.LogLevel != "" {
-		line += " agent.log=" + c.LogLevel
-	}
-	if c.ServerAddr != "" {
-		line += " agent.server_addr=" + c.ServerAddr
-	}
-	opts := options.Parse(line)
-	level.Set(opts.Log)
-	for _, s := range opts.Complaints {
-		log.Error(s)
-	}
-	for _, s := range opts.Later {
-		log.Info("kernel command line: this agent does nothing about it yet", "option", s)
-	}
-	if opts.CgroupV1 {
-		log.Error("kernel command line: cgroups of version 1 were asked for; this agent only mounts version 2")
-	}
+	opts, line := readOptions(c, line, &level, log)
 	testPanic(opts.TestPanic, c.Fatal)
 	console := log
 	var stream *logStream
@@ -141,17 +125,7 @@ func Run(ctx context.Context, c Config) error {
 	if ports.log != nil {
 		c.Fatal.Go(func() { serveOn(ctx, "log on vsock", ports.log, console, stream.serve) })
 	}
-	switch {
-	case ports.console != nil:
-		c.Fatal.Go(func() {
-			serveOn(ctx, "debug console", ports.console, log, func(ctx context.Context,
-				l net.Listener) error {
-				return serveShells(ctx, l, reaper, log)
-			})
-		})
-	case opts.DebugConsole && opts.DebugConsolePort == 0:
-		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
-	}
+	openConsole(ctx, c, opts, ports.console, reaper, log)
 	if opts.ServerAddr == options.DefaultServerAddr {
 		c.Fatal.Go(func() {
 			if err := announce(ctx, tellReady); err != nil {
@@ -169,6 +143,45 @@ func Run(ctx context.Context, c Config) error {
 		return server.Shutdown(lastAnswer)
 	case err := <-ended:
 		return err
+	}
+}
+
+// readOptions reads the kernel command line with what main adds to it, and tells what is odd about it. The line is
+// returned with the additions.
+func readOptions(c Config, line string, level *slog.LevelVar, log *slog.Logger) (options.Options, string) {
+	if c.LogLevel != "" {
+		line += " agent.log=" + c.LogLevel
+	}
+	if c.ServerAddr != "" {
+		line += " agent.server_addr=" + c.ServerAddr
+	}
+	opts := options.Parse(line)
+	level.Set(opts.Log)
+	for _, s := range opts.Complaints {
+		log.Error(s)
+	}
+	for _, s := range opts.Later {
+		log.Info("kernel command line: this agent does nothing about it yet", "option", s)
+	}
+	if opts.CgroupV1 {
+		log.Error("kernel command line: cgroups of version 1 were asked for; this agent only mounts version 2")
+	}
+	return opts, line
+}
+
+// openConsole serves the debug console, if one was asked for: on its port, where l is not nil, or on the guest's
+// console.
+func openConsole(ctx context.Context, c Config, opts options.Options, l net.Listener, reaper *reap.Reaper,
+	log *slog.Logger) {
+	switch {
+	case l != nil:
+		c.Fatal.Go(func() {
+			serveOn(ctx, "debug console", l, log, func(ctx context.Context, l net.Listener) error {
+				return serveShells(ctx, l, reaper, log)
+			})
+		})
+	case opts.DebugConsole && opts.DebugConsolePort == 0:
+		c.Fatal.Go(func() { debugConsole(ctx, reaper, log) })
 	}
 }
 

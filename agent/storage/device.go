@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/katabuild/katabuild/agent/devmapper"
+	"github.com/katabuild/katabuild/agent/storage/disk"
+	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/agent/uevent/pcipath"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
@@ -22,10 +25,7 @@ const vfioKernel = "vfio-pci-gk"
 
 // DeviceHandlers are the types of devices, sorted: GetGuestDetails tells the host.
 func (m *Manager) DeviceHandlers() []string {
-	names := []string{vfioKernel}
-	for _, b := range buses {
-		names = append(names, b.driver)
-	}
+	names := append(disk.Drivers(), vfioKernel)
 	slices.Sort(names)
 	return names
 }
@@ -53,18 +53,18 @@ func (m *Manager) Devices(ctx context.Context, devices []*katapb.Device, spec *s
 			}
 			continue
 		}
-		if !slices.ContainsFunc(buses, func(b bus) bool { return b.driver == d.Type }) {
+		if !slices.Contains(disk.Drivers(), d.Type) {
 			return fmt.Errorf("device %s: this agent has no driver %q", d.ContainerPath, d.Type)
 		}
-		found, err := m.disk(ctx, d.Type, sourceOf(d))
+		found, err := m.disks().Find(ctx, d.Type, sourceOf(d))
 		if err != nil {
 			return fmt.Errorf("device %s: %w", d.ContainerPath, err)
 		}
-		if err := found.file(); err != nil {
+		if err := found.MakeNode(); err != nil {
 			return err
 		}
 		if d.ContainerPath != "" {
-			changes = append(changes, change{d.ContainerPath, found.number})
+			changes = append(changes, change{d.ContainerPath, found.Number})
 		}
 	}
 	return rewrite(spec, changes)
@@ -74,8 +74,7 @@ func (m *Manager) Devices(ctx context.Context, devices []*katapb.Device, spec *s
 // does not count every disk of the guest, and is looked at only where nothing else says which device it is: without an
 // id, and on buses that have no places.
 func sourceOf(d *katapb.Device) string {
-	bus := slices.IndexFunc(buses, func(b bus) bool { return b.driver == d.Type })
-	if d.VmPath != "" && (d.Id == "" || bus >= 0 && buses[bus].find == nil) {
+	if d.VmPath != "" && (d.Id == "" || !disk.HasPlaces(d.Type)) {
 		return d.VmPath
 	}
 	return d.Id
@@ -97,7 +96,10 @@ func (m *Manager) waitVFIO(ctx context.Context, d *katapb.Device) error {
 		}
 		look := func() (string, error) {
 			dir, err := p.Find(m.c.Root)
-			return dir, ignore(err, pcipath.ErrNotFound)
+			if errors.Is(err, pcipath.ErrNotFound) {
+				return "", nil
+			}
+			return dir, err
 		}
 		if m.c.Devices == nil {
 			if _, err := p.Find(m.c.Root); err != nil {
@@ -161,7 +163,7 @@ func rewrite(spec *specs.Spec, changes []change) error {
 
 // deviceFile makes sure that a path that others name is a device of this guest.
 func (m *Manager) deviceFile(path string) (string, error) {
-	p, err := placeIn(append([]string{filepath.Join(m.c.Root, "dev")}, m.c.Below...), path)
+	p, err := place.In(append([]string{filepath.Join(m.c.Root, "dev")}, m.c.Below...), path)
 	if err != nil {
 		return "", err
 	}

@@ -3,13 +3,14 @@ package storage
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/agent/storage/mount"
+	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
@@ -19,7 +20,7 @@ type request struct {
 	driver    driver
 	s         *katapb.Storage   // the first, where there are several
 	layers    []*katapb.Storage // of multiLayer: all that make up the mount
-	at        place
+	at        place.Place
 }
 
 // driver makes a kind of mount. What do does it adds to u, also when it fails.
@@ -54,13 +55,13 @@ var drivers = []driver{
 func (m *Manager) group(container string, storages []*katapb.Storage) ([]request, error) {
 	var requests []request
 	for _, s := range storages {
-		at, err := placeIn(m.c.Below, s.GetMountPoint())
+		at, err := place.In(m.c.Below, s.GetMountPoint())
 		if err != nil {
 			return nil, fmt.Errorf("storage of driver %s: mount point %w", s.GetDriver(), err)
 		}
-		if at.rest == "." {
+		if at.Rest() == "." {
 			return nil, fmt.Errorf("storage of driver %s: mount point %s: %w: it is the folder itself", s.GetDriver(),
-				at, ErrOutside)
+				at, place.ErrOutside)
 		}
 		if isLayer(s) {
 			same := func(r request) bool { return r.layers != nil && r.at == at }
@@ -81,18 +82,22 @@ func (m *Manager) group(container string, storages []*katapb.Storage) ([]request
 	return requests, nil
 }
 
-// mounted mounts source at r.at, a folder, and notes how to take it away.
-func mounted(source, fstype string, at place, h how, u *undo) error {
-	dir, err := at.makeDirs(dirMode, nil)
-	if err != nil {
+// mounted mounts source at a place, a folder, and notes how to take it away.
+func mounted(source, fstype string, at place.Place, h mount.Options, u *undo) error {
+	if err := mount.At(source, fstype, at, h); err != nil {
 		return err
 	}
-	defer dir.close()
-	if err := mountAt(source, fstype, dir, at.String(), h); err != nil {
+	u.add(func() error { return mount.Unmount(at) })
+	return nil
+}
+
+// bound binds an open folder or file at a place, and notes how to take it away.
+func bound(from place.Handle, at place.Place, h mount.Options, u *undo) error {
+	if err := mount.Bind(from, at, h); err != nil {
 		return err
 	}
-	u.add(at.unmount)
-	return settle(at, h)
+	u.add(func() error { return mount.Unmount(at) })
+	return nil
 }
 
 // mountSource mounts what needs no device: a tag of the host's, such as kataShared.
@@ -100,7 +105,7 @@ func mountSource(_ context.Context, _ *Manager, r request, u *undo) error {
 	if r.s.Source == "" || r.s.Fstype == "" {
 		return fmt.Errorf("driver %s: want a source and a type of file system", r.driver.name)
 	}
-	if err := mounted(r.s.Source, r.s.Fstype, r.at, parseOptions(r.s.Options), u); err != nil {
+	if err := mounted(r.s.Source, r.s.Fstype, r.at, mount.Parse(r.s.Options), u); err != nil {
 		return err
 	}
 	return own(r.s.FsGroup, r.at)
@@ -108,58 +113,34 @@ func mountSource(_ context.Context, _ *Manager, r request, u *undo) error {
 
 // mountBind makes a folder or file visible a second time.
 func mountBind(_ context.Context, m *Manager, r request, u *undo) error {
-	h := parseOptions(r.s.Options)
-	h.flags |= unix.MS_BIND
-	if err := m.bind(r.s.Source, r.at, h, u); err != nil {
+	src, err := m.source(r.s.Source)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := bound(src, r.at, mount.Parse(r.s.Options), u); err != nil {
 		return err
 	}
 	return own(r.s.FsGroup, r.at)
 }
 
-// bind binds a source below one of the known folders.
-func (m *Manager) bind(source string, at place, h how, u *undo) error {
-	src, err := m.source(source)
-	if err != nil {
-		return err
-	}
-	defer src.close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(src), &st); err != nil {
-		return fmt.Errorf("%s: %w", source, err)
-	}
-	target := at.makeFile
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		target = func() (handle, error) { return at.makeDirs(dirMode, nil) }
-	}
-	t, err := target()
-	if err != nil {
-		return err
-	}
-	defer t.close()
-	if err := mountAt(src.path(), "", t, at.String(), h); err != nil {
-		return err
-	}
-	u.add(at.unmount)
-	return settle(at, h)
-}
-
 // source opens a folder or file that a request names as a source, below the known folders.
-func (m *Manager) source(path string) (handle, error) {
-	p, err := placeIn(m.c.Below, path)
+func (m *Manager) source(path string) (place.Handle, error) {
+	p, err := place.In(m.c.Below, path)
 	if err != nil {
 		return -1, fmt.Errorf("source %w", err)
 	}
-	return p.open(unix.O_PATH)
+	return p.Open(unix.O_PATH)
 }
 
 // makeLocal makes a folder in the guest.
 func makeLocal(_ context.Context, _ *Manager, r request, _ *undo) error {
-	h := parseOptions(r.s.Options)
-	dir, err := r.at.makeDirs(dirMode, nil)
+	h := mount.Parse(r.s.Options)
+	dir, err := r.at.MakeDirs(place.DirMode, nil)
 	if err != nil {
 		return err
 	}
-	defer dir.close()
+	defer dir.Close()
 	if err := modeAndGroup(dir, r.at, &h); err != nil {
 		return err
 	}
@@ -168,9 +149,9 @@ func makeLocal(_ context.Context, _ *Manager, r request, _ *undo) error {
 
 // mountEphemeral mounts memory: a tmpfs, or huge pages.
 func mountEphemeral(_ context.Context, m *Manager, r request, u *undo) error {
-	h := parseOptions(r.s.Options)
-	mode, hasMode := h.take("mode")
-	gid, hasGID := h.take("fsgid")
+	h := mount.Parse(r.s.Options)
+	mode, hasMode := h.Take("mode")
+	gid, hasGID := h.Take("fsgid")
 	switch r.s.Fstype {
 	case "tmpfs":
 	case "hugetlbfs":
@@ -187,18 +168,18 @@ func mountEphemeral(_ context.Context, m *Manager, r request, u *undo) error {
 	if err := mounted(source, r.s.Fstype, r.at, h, u); err != nil {
 		return err
 	}
-	var again how
+	var again mount.Options
 	if hasMode {
-		again.data = append(again.data, "mode="+mode)
+		again.Data = append(again.Data, "mode="+mode)
 	}
 	if hasGID {
-		again.data = append(again.data, "fsgid="+gid)
+		again.Data = append(again.Data, "fsgid="+gid)
 	}
-	top, err := r.at.open(unix.O_PATH)
+	top, err := r.at.Open(unix.O_PATH)
 	if err != nil {
 		return err
 	}
-	defer top.close()
+	defer top.Close()
 	if err := modeAndGroup(top, r.at, &again); err != nil {
 		return err
 	}
@@ -206,9 +187,9 @@ func mountEphemeral(_ context.Context, m *Manager, r request, u *undo) error {
 }
 
 // modeAndGroup does what mode=, in octal, and fsgid= ask for. A group's folder hands its group down.
-func modeAndGroup(dir handle, at place, h *how) error {
-	mode, hasMode := h.take("mode")
-	gid, hasGID := h.take("fsgid")
+func modeAndGroup(dir place.Handle, at place.Place, h *mount.Options) error {
+	mode, hasMode := h.Take("mode")
+	gid, hasGID := h.Take("fsgid")
 	var st unix.Stat_t
 	if err := unix.Fstat(int(dir), &st); err != nil {
 		return fmt.Errorf("%s: %w", at, err)
@@ -226,14 +207,14 @@ func modeAndGroup(dir handle, at place, h *how) error {
 		if err != nil {
 			return fmt.Errorf("option fsgid=%s: want the number of a group", gid)
 		}
-		if err := unix.Chown(dir.path(), -1, int(n)); err != nil {
+		if err := unix.Chown(dir.Path(), -1, int(n)); err != nil {
 			return fmt.Errorf("group %d of %s: %w", n, at, err)
 		}
 		bits |= unix.S_ISGID
 	}
 	// After the change of group, which clears bits.
 	if hasMode || hasGID {
-		if err := unix.Chmod(dir.path(), bits); err != nil {
+		if err := unix.Chmod(dir.Path(), bits); err != nil {
 			return fmt.Errorf("mode %o of %s: %w", bits, at, err)
 		}
 	}
@@ -251,35 +232,36 @@ const (
 func mountOverlay(_ context.Context, m *Manager, r request, u *undo) error {
 	for _, o := range r.s.DriverOptions {
 		if folder, ok := strings.CutPrefix(o, overlayFolder); ok {
-			p, err := placeIn(m.c.Below, folder)
+			p, err := place.In(m.c.Below, folder)
 			if err != nil {
 				return err
 			}
-			h, err := p.makeDirs(dirMode, nil)
+			h, err := p.MakeDirs(place.DirMode, nil)
 			if err != nil {
 				return err
 			}
-			h.close()
+			h.Close()
 		}
 	}
-	h := parseOptions(r.s.Options)
-	writable := slices.Contains(h.data, overlayRW)
-	h.data = slices.DeleteFunc(h.data, func(w string) bool { return strings.HasPrefix(w, hostOptions) })
-	lower, ok := h.take("lowerdir")
+	h := mount.Parse(r.s.Options)
+	writable := slices.Contains(h.Data, overlayRW)
+	h.Data = slices.DeleteFunc(h.Data, func(w string) bool { return strings.HasPrefix(w, hostOptions) })
+	lower, ok := h.Take("lowerdir")
 	if !ok {
 		return fmt.Errorf("driver %s: the options have no lowerdir", r.driver.name)
 	}
-	o := overlay{lower: strings.Split(lower, ":")}
-	o.upper, _ = h.take("upperdir")
-	o.work, _ = h.take("workdir")
+	o := mount.Overlay{Lower: strings.Split(lower, ":")}
+	o.Upper, _ = h.Take("upperdir")
+	o.Work, _ = h.Take("workdir")
 	if writable {
-		mine := place{m.c.Run, r.container}
-		o.upper, o.work = filepath.Join(mine.String(), "upper"), filepath.Join(mine.String(), "work")
-		if err := m.upperFolders(o, 0o755, u); err != nil {
+		mine := place.Root(m.c.Run).Join(r.container)
+		upper, work := mine.Join("upper"), mine.Join("work")
+		if err := upperFolders(u, upper, work); err != nil {
 			return err
 		}
+		o.Upper, o.Work = upper.String(), work.String()
 	}
-	for _, p := range slices.Concat(o.lower, []string{o.upper, o.work}) {
+	for _, p := range slices.Concat(o.Lower, []string{o.Upper, o.Work}) {
 		if p == "" {
 			continue
 		}
@@ -287,10 +269,32 @@ func mountOverlay(_ context.Context, m *Manager, r request, u *undo) error {
 		if err != nil {
 			return err
 		}
-		f.close()
+		f.Close()
 	}
-	if err := o.mount(r.at, h, u); err != nil {
+	if err := overlaid(o, r.at, h, u); err != nil {
 		return err
 	}
 	return own(r.s.FsGroup, r.at)
+}
+
+// overlaid mounts an overlay at a place, and notes how to take it away.
+func overlaid(o mount.Overlay, at place.Place, h mount.Options, u *undo) error {
+	if err := o.Mount(at, h); err != nil {
+		return err
+	}
+	u.add(func() error { return mount.Unmount(at) })
+	return nil
+}
+
+// upperFolders makes the folders that an overlay writes to, and takes them away with what the container wrote.
+func upperFolders(u *undo, folders ...place.Place) error {
+	for _, at := range folders {
+		h, err := at.MakeDirs(place.DirMode, nil)
+		if err != nil {
+			return err
+		}
+		h.Close()
+		u.add(at.RemoveAll)
+	}
+	return nil
 }

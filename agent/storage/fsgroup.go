@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
@@ -20,18 +22,18 @@ const (
 )
 
 // own gives everything below a mount to a group. Nil is nobody; a read-only file system stays what it is.
-func own(g *katapb.FSGroup, at place) error {
+func own(g *katapb.FSGroup, at place.Place) error {
 	if g == nil {
 		return nil
 	}
-	top, err := at.open(unix.O_RDONLY | unix.O_DIRECTORY)
+	top, err := at.Open(unix.O_RDONLY | unix.O_DIRECTORY)
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil // a single file, bound; its folder's owner decides
 	}
 	if err != nil {
 		return err
 	}
-	defer top.close()
+	defer top.Close()
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(top), &st); err != nil {
 		return fmt.Errorf("%s: %w", at, err)
@@ -39,7 +41,7 @@ func own(g *katapb.FSGroup, at place) error {
 	if st.Flags&unix.ST_RDONLY != 0 {
 		return nil
 	}
-	root, err := os.OpenRoot(top.path())
+	root, err := os.OpenRoot(top.Path())
 	if err != nil {
 		return fmt.Errorf("%s: %w", at, err)
 	}
@@ -96,4 +98,13 @@ func ownOne(root *os.Root, name string, gid uint32) error {
 		return nil // a link has no rights of its own
 	}
 	return root.Chmod(name, fi.Mode()&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)|wanted(fi.Mode()))
+}
+
+// groupOf is the number of a file's group.
+func groupOf(fi fs.FileInfo) (uint32, bool) {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return st.Gid, true
 }

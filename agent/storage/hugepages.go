@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/katabuild/katabuild/agent/storage/mount"
 )
 
 // reserve adds the pages of a hugetlbfs mount to those the kernel keeps, and gives them back at the end.
 // Documentation/admin-guide/mm/hugetlbpage.rst.
-func (m *Manager) reserve(h how, u *undo) error {
-	text, ok := h.get("pagesize")
+func (m *Manager) reserve(h mount.Options, u *undo) error {
+	text, ok := h.Get("pagesize")
 	if !ok {
 		return fmt.Errorf("hugetlbfs: the options have no pagesize")
 	}
@@ -20,7 +22,7 @@ func (m *Manager) reserve(h how, u *undo) error {
 	if err != nil {
 		return fmt.Errorf("hugetlbfs: pagesize: %w", err)
 	}
-	if text, ok = h.get("size"); !ok {
+	if text, ok = h.Get("size"); !ok {
 		return fmt.Errorf("hugetlbfs: the options have no size")
 	}
 	size, err := parseSize(text)

@@ -2,20 +2,18 @@ package storage
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/katabuild/katabuild/agent/devmapper"
+	"github.com/katabuild/katabuild/agent/storage/disk"
+	"github.com/katabuild/katabuild/agent/storage/mount"
+	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/internal/dmverity"
 )
 
 // The options by which several storages make up one mount, that of containerd's erofs snapshotter: disks with a layer
@@ -29,7 +27,7 @@ const (
 	layerNumber   = layerPrefix + "partition-number="
 	layerMkdir    = layerPrefix + "mkdir.path="
 	layerVerity   = layerPrefix + "dmverity-enabled"
-	verityOptions = layerPrefix + "dmverity."
+	verityOptions = disk.VerityOptions
 )
 
 // maxLayers is what an overlay takes. fs/overlayfs/params.h, OVL_MAX_STACK.
@@ -46,16 +44,16 @@ type layer struct {
 	upper                  bool
 	partition              int // 0 is the whole disk
 	folders                []string
-	verity                 *verity
+	verity                 *disk.Verity
 	driverOptions          []string
-	how                    how
+	how                    mount.Options
 }
 
 // readLayer reads the options of a storage.
 func readLayer(s *katapb.Storage) (layer, error) {
 	l := layer{source: s.Source, fstype: s.Fstype, driver: s.Driver, driverOptions: s.DriverOptions}
 	if l.driver == multiLayer {
-		l.driver = driverOf(s.Source)
+		l.driver = disk.DriverOf(s.Source)
 	}
 	var lower, gpt, guarded bool
 	var words, rest []string
@@ -89,7 +87,7 @@ func readLayer(s *katapb.Storage) (layer, error) {
 			rest = append(rest, o)
 		}
 	}
-	l.how = parseOptions(rest)
+	l.how = mount.Parse(rest)
 	switch {
 	case l.upper == lower:
 		return layer{}, fmt.Errorf("layer %s: want either %s or %s", s.Source, layerUpper, layerLower)
@@ -106,10 +104,10 @@ func readLayer(s *katapb.Storage) (layer, error) {
 		return layer{}, fmt.Errorf("layer %s: options of dm-verity without %s", s.Source, layerVerity)
 	}
 	if lower {
-		l.how.flags |= unix.MS_RDONLY
+		l.how.Flags |= unix.MS_RDONLY
 	}
 	if guarded {
-		v, err := readVerity(words)
+		v, err := disk.ReadVerity(words)
 		if err != nil {
 			return layer{}, fmt.Errorf("layer %s: %w", s.Source, err)
 		}
@@ -118,89 +116,77 @@ func readLayer(s *katapb.Storage) (layer, error) {
 	return l, nil
 }
 
-// driverOf guesses a disk's bus from its source, where a storage does not say it.
-func driverOf(source string) string {
-	switch {
-	case strings.HasPrefix(source, "/dev/"):
-		return "mmioblk"
-	case scsiName.MatchString(source):
-		return "scsi"
-	case ccwBus.MatchString(source):
-		return "blk-ccw"
-	}
-	return "blk"
-}
-
-// mountLayers mounts the lower layers, the topmost first in the request, what is written to, and an overlay of them.
-// Without a layer to write to there is memory.
-func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
-	var lowers []layer
-	var upper *layer
-	for _, s := range r.layers {
+// readLayers reads the storages of one mount: the lower layers, the topmost first, and the one to write to, or nil.
+func readLayers(storages []*katapb.Storage) (lowers []layer, upper *layer, _ error) {
+	for _, s := range storages {
 		l, err := readLayer(s)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		switch {
 		case !l.upper:
 			lowers = append(lowers, l)
 		case upper != nil:
-			return errors.New("two layers to write to")
+			return nil, nil, errors.New("two layers to write to")
 		default:
 			upper = &l
 		}
 	}
 	if len(lowers) == 0 || len(lowers) > maxLayers {
-		return fmt.Errorf("%d lower layers: want 1 to %d", len(lowers), maxLayers)
+		return nil, nil, fmt.Errorf("%d lower layers: want 1 to %d", len(lowers), maxLayers)
 	}
-	base := place{m.c.Run, filepath.Join(r.container, "multi-layer")}
-	u.add(base.removeEmpty) // last; were something still mounted in it, its files must not go
-	o := overlay{}
+	return lowers, upper, nil
+}
+
+// mountLayers mounts the lower layers, the topmost first in the request, what is written to, and an overlay of them.
+// Without a layer to write to there is memory.
+func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
+	lowers, upper, err := readLayers(r.layers)
+	if err != nil {
+		return err
+	}
+	base := place.Root(m.c.Run).Join(r.container, "multi-layer")
+	u.add(base.RemoveEmpty) // last; were something still mounted in it, its files must not go
+	o := mount.Overlay{}
 	for i, l := range lowers {
-		at := place{base.root, filepath.Join(base.rest, fmt.Sprintf("lower-%d", i))}
+		at := base.Join(fmt.Sprintf("lower-%d", i))
 		if err := m.mountLayer(ctx, l, at, fmt.Sprintf("%.64s-%d", r.container, i), u); err != nil {
 			return err
 		}
-		o.lower = append(o.lower, at.String())
+		o.Lower = append(o.Lower, at.String())
 	}
-	up := place{base.root, filepath.Join(base.rest, "upper")}
+	up := base.Join("upper")
 	switch {
-	case upper != nil && upper.fstype == "tmpfs", upper == nil:
-		h := how{data: []string{"mode=0755"}}
-		if upper != nil {
-			h = upper.how
-		}
-		if err := mounted("upper", "tmpfs", up, h, u); err != nil {
-			return err
-		}
+	case upper == nil:
+		err = mounted("upper", "tmpfs", up, mount.Options{Data: []string{"mode=0755"}}, u)
+	case upper.fstype == "tmpfs":
+		err = mounted("upper", "tmpfs", up, upper.how, u)
 	default:
-		if err := m.mountLayer(ctx, *upper, up, "", u); err != nil {
-			return err
-		}
+		err = m.mountLayer(ctx, *upper, up, "", u)
 	}
-	o.upper, o.work = filepath.Join(up.String(), "upper"), filepath.Join(up.String(), "work")
-	folders := []string{o.upper, o.work}
+	if err != nil {
+		return err
+	}
+	top := place.Root(up.String())
+	folders := []place.Place{top.Join("upper"), top.Join("work")}
+	o.Upper, o.Work = folders[0].String(), folders[1].String()
 	if upper != nil {
 		for _, f := range upper.folders {
-			p, err := folderOf(up, f)
+			p, err := folderOf(top, f)
 			if err != nil {
 				return err
 			}
-			folders = append(folders, p.String())
+			folders = append(folders, p)
 		}
 	}
-	for _, f := range folders {
-		p, err := placeIn([]string{up.String()}, f)
+	for _, p := range folders {
+		h, err := p.MakeDirs(place.DirMode, nil)
 		if err != nil {
 			return err
 		}
-		h, err := p.makeDirs(dirMode, nil)
-		if err != nil {
-			return err
-		}
-		h.close()
+		h.Close()
 	}
-	if err := o.mount(r.at, how{}, u); err != nil {
+	if err := overlaid(o, r.at, mount.Options{}, u); err != nil {
 		return err
 	}
 	return own(r.s.FsGroup, r.at)
@@ -208,31 +194,32 @@ func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
 
 // folderOf is a folder to make on what is written to: PATH, or PATH:MODE. A path may begin with a reference to that
 // mount in Kata's form, "{{ mount N }}".
-func folderOf(up place, s string) (place, error) {
+func folderOf(up place.Place, s string) (place.Place, error) {
 	path, _, _ := strings.Cut(s, ":")
 	if strings.HasPrefix(path, "{{") {
 		_, rest, ok := strings.Cut(path, "}}")
 		if !ok {
-			return place{}, fmt.Errorf("option %s%s: no }} after its mount reference", layerMkdir, s)
+			return place.Place{}, fmt.Errorf("option %s%s: no }} after its mount reference", layerMkdir, s)
 		}
 		path = rest
 	}
 	path = strings.TrimPrefix(path, up.String())
-	return placeIn([]string{up.String()}, up.String()+"/"+strings.TrimLeft(path, "/"))
+	return place.In([]string{up.String()}, up.String()+"/"+strings.TrimLeft(path, "/"))
 }
 
 // mountLayer mounts one disk, behind dm-verity where it asks for that. name is for the device-mapper.
-func (m *Manager) mountLayer(ctx context.Context, l layer, at place, name string, u *undo) error {
-	d, err := m.disk(ctx, l.driver, l.source)
+func (m *Manager) mountLayer(ctx context.Context, l layer, at place.Place, name string, u *undo) error {
+	disks := m.disks()
+	d, err := disks.Find(ctx, l.driver, l.source)
 	if err != nil {
 		return err
 	}
 	if l.partition > 0 {
-		if d, err = m.partition(ctx, d, l.partition); err != nil {
+		if d, err = disks.Partition(ctx, d, l.partition); err != nil {
 			return err
 		}
 	}
-	if err := d.file(); err != nil {
+	if err := d.MakeNode(); err != nil {
 		return err
 	}
 	if l.upper {
@@ -241,162 +228,11 @@ func (m *Manager) mountLayer(ctx context.Context, l layer, at place, name string
 		}
 	}
 	if l.verity != nil {
-		if d, err = m.guard(*l.verity, d, "katabuild-layer-"+name, u); err != nil {
+		name = "katabuild-layer-" + name
+		if d, err = disks.Guard(*l.verity, d, name); err != nil {
 			return fmt.Errorf("dm-verity of layer %s: %w", l.source, err)
 		}
+		u.add(func() error { return disks.Unguard(name) })
 	}
-	return mounted(d.node, l.fstype, at, l.how, u)
-}
-
-// verity is what a host says of a layer's hash tree, which lies behind its data. A superblock may say where the tree
-// begins, and how many blocks of data there are.
-type verity struct {
-	dmverity.Table
-	offset       int64 // of the hash area, in bytes
-	noSuperblock bool
-}
-
-// readVerity reads the options below X-kata.dmverity. Root hash and offset are needed.
-func readVerity(words []string) (verity, error) {
-	v := verity{Table: dmverity.Params{Salt: dmverity.NoSalt, DataBlockSize: dmverity.BlockSize,
-		HashBlockSize: dmverity.BlockSize}.Table(0), offset: -1}
-	for _, w := range words {
-		key, value, _ := strings.Cut(w, "=")
-		var err error
-		switch key {
-		case "roothash":
-			v.RootHash = strings.ToLower(value)
-		case "salt":
-			if v.Salt = strings.ToLower(value); v.Salt == "" {
-				v.Salt = dmverity.NoSalt
-			}
-		case "algorithm":
-			v.Algorithm = value
-		case "hashoffset":
-			v.offset, err = strconv.ParseInt(value, 10, 64)
-		case "blocksize":
-			v.DataBlockSize, err = strconv.ParseInt(value, 10, 32)
-		case "hashsize":
-			v.HashBlockSize, err = strconv.ParseInt(value, 10, 32)
-		case "hashtype":
-			v.HashType, err = strconv.ParseInt(value, 10, 8)
-		case "no-superblock":
-			v.noSuperblock = value == "" || value == "true"
-		default:
-			err = errors.New("this agent does not know it")
-		}
-		if err != nil {
-			return verity{}, fmt.Errorf("option %s%s: %w", verityOptions, w, err)
-		}
-	}
-	return v, v.check()
-}
-
-// check is wider than that of dmverity.Params: layers are made by others.
-func (v verity) check() error {
-	sizes := map[string]int{"sha256": 32, "sha384": 48, "sha512": 64}
-	block := func(n int64) bool { return n >= 512 && n <= 65536 && n&(n-1) == 0 }
-	isHex := func(s string) bool { _, err := hex.DecodeString(s); return err == nil }
-	switch {
-	case sizes[v.Algorithm] == 0:
-		return fmt.Errorf("dm-verity: hash algorithm %q: want sha256, sha384 or sha512", v.Algorithm)
-	case !isHex(v.RootHash) || len(v.RootHash) != 2*sizes[v.Algorithm]:
-		return fmt.Errorf("dm-verity: root hash %q: want %d hexadecimal digits", v.RootHash, 2*sizes[v.Algorithm])
-	case v.Salt != dmverity.NoSalt && (!isHex(v.Salt) || len(v.Salt) > 2*dmverity.MaxSalt):
-		return fmt.Errorf("dm-verity: salt %q: want at most %d hexadecimal digits", v.Salt, 2*dmverity.MaxSalt)
-	case !block(v.DataBlockSize) || !block(v.HashBlockSize):
-		return fmt.Errorf("dm-verity: blocks of %d and %d bytes: want powers of 2 from 512 to 65536", v.DataBlockSize,
-			v.HashBlockSize)
-	case v.HashType != 0 && v.HashType != 1:
-		return fmt.Errorf("dm-verity: hash type %d: want 0 or 1", v.HashType)
-	case v.offset <= 0 || v.offset%v.HashBlockSize != 0 || v.offset%v.DataBlockSize != 0:
-		return fmt.Errorf("dm-verity: hash offset %d: want a multiple of both block sizes", v.offset)
-	}
-	return nil
-}
-
-// target is the table of a layer on one device: data first, hashes from the offset on. s is the superblock there, or
-// nil.
-func (v verity) target(d devmapper.Device, s *dmverity.Superblock) (devmapper.Target, error) {
-	t := v.Table
-	t.DataBlocks, t.HashStart = v.offset/v.DataBlockSize, v.offset/v.HashBlockSize
-	if s != nil {
-		if s.Algorithm != t.Algorithm || s.DataBlockSize != t.DataBlockSize || s.HashBlockSize != t.HashBlockSize ||
-			s.HashType != t.HashType {
-			return devmapper.Target{}, fmt.Errorf(
-				"its superblock says %s, blocks of %d and %d, type %d; the host said otherwise", s.Algorithm,
-				s.DataBlockSize, s.HashBlockSize, s.HashType)
-		}
-		if t.Salt != dmverity.NoSalt && t.Salt != s.Salt {
-			return devmapper.Target{}, errors.New("its superblock has another salt than the host said")
-		}
-		if s.DataBlocks < 1 || s.DataBlocks > t.DataBlocks {
-			return devmapper.Target{}, fmt.Errorf("its superblock says %d blocks of data, but %d are before it",
-				s.DataBlocks, t.DataBlocks)
-		}
-		t.Salt, t.DataBlocks = s.Salt, s.DataBlocks
-		t.HashStart++ // the tree begins with the block after the superblock's
-	}
-	return devmapper.VerityTarget(t, d, d), nil
-}
-
-// guard puts a disk behind dm-verity.
-func (m *Manager) guard(v verity, d disk, name string, u *undo) (disk, error) {
-	var s *dmverity.Superblock
-	if !v.noSuperblock {
-		b, err := readAt(d.node, v.offset, dmverity.SuperblockSize)
-		if err != nil {
-			return disk{}, err
-		}
-		there, err := dmverity.ParseSuperblock(b)
-		if err != nil {
-			return disk{}, err
-		}
-		s = &there
-	}
-	target, err := v.target(d.number, s)
-	if err != nil {
-		return disk{}, err
-	}
-	control, err := devmapper.Open(m.c.Root)
-	if err != nil {
-		return disk{}, err
-	}
-	defer control.Close()
-	number, err := control.Create(name, target)
-	if number != (devmapper.Device{}) {
-		u.add(func() error { return m.removeMapped(name) })
-	}
-	if err != nil {
-		return disk{}, err
-	}
-	node, err := filepath.EvalSymlinks(filepath.Join(m.c.Root, "sys/dev/block", number.String()))
-	if err != nil {
-		return disk{}, err
-	}
-	guarded := disk{name: filepath.Base(node), number: number, node: filepath.Join(m.c.Root, "dev",
-		filepath.Base(node))}
-	return guarded, guarded.file()
-}
-
-// removeMapped removes a device of the device-mapper, once nobody has it open.
-func (m *Manager) removeMapped(name string) error {
-	control, err := devmapper.Open(m.c.Root)
-	if err != nil {
-		return err
-	}
-	return errors.Join(control.Remove(name), control.Close())
-}
-
-func readAt(path string, offset int64, n int) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b := make([]byte, n)
-	if _, err := f.ReadAt(b, offset); err != nil {
-		return nil, fmt.Errorf("read %d bytes at %d of %s: %w", n, offset, path, err)
-	}
-	return b, nil
+	return mounted(d.Node, l.fstype, at, l.how, u)
 }

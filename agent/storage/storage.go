@@ -10,13 +10,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"regexp"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/katabuild/katabuild/agent/storage/disk"
+	"github.com/katabuild/katabuild/agent/storage/incoming"
+	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
@@ -27,16 +29,15 @@ const runDir = "/run/kata-containers"
 // sharedDir is, below runDir, what the host shares or copies.
 const sharedDir = "shared/containers"
 
-// ErrNotFound says that what a request names is not there. It wraps fs.ErrNotExist.
-var ErrNotFound = fmt.Errorf("not found in this guest: %w", fs.ErrNotExist)
-
-// ErrTimeout says that a device did not appear in time. It wraps context.DeadlineExceeded.
-var ErrTimeout = uevent.ErrTimeout
-
-// Waiter waits for devices; uevent.Listener is one. Wait returns what m.Look returned, or the path of an event.
-type Waiter interface {
-	Wait(ctx context.Context, m uevent.Match) (string, error)
-}
+// Reasons why something cannot be done.
+var (
+	// ErrNotFound says that what a request names is not there. It wraps fs.ErrNotExist.
+	ErrNotFound = disk.ErrNotFound
+	// ErrTimeout says that a device did not appear in time. It wraps context.DeadlineExceeded.
+	ErrTimeout = uevent.ErrTimeout
+	// ErrOutside says that a path is not below a folder this agent may touch, or leaves it by a symbolic link.
+	ErrOutside = place.ErrOutside
+)
 
 // Programs runs programs of the guest; program.Runner is one. ErrMissing of that package says that there is none of
 // that name.
@@ -50,7 +51,7 @@ type Config struct {
 	Root     string         // where sys and dev are found; empty is "/"
 	Run      string         // empty is runDir; folders of ours are made in it
 	Below    []string       // mount points lie below one of these; empty is Run alone
-	Devices  Waiter         // needed where a storage or device is waited for
+	Devices  disk.Waiter    // needed where a storage or device is waited for
 	Programs Programs       // needed where a file system is made
 	Go       func(f func()) // starts the goroutines of watchers; nil is a plain go
 	Log      *slog.Logger   // nil is none
@@ -65,8 +66,9 @@ type Manager struct {
 
 	mu     sync.Mutex
 	points map[string]*point // guarded by mu; by mount point
-	copies copies
-	huge   sync.Mutex // held while the kernel reserves huge pages
+
+	incoming incoming.Files
+	huge     sync.Mutex // held while the kernel reserves huge pages
 }
 
 // point is a mount point in use.
@@ -256,7 +258,7 @@ func (m *Manager) Close() error {
 			errs = append(errs, m.remove(key, p))
 		}
 	}
-	errs = append(errs, m.copies.close())
+	errs = append(errs, m.incoming.Close())
 	return errors.Join(errs...)
 }
 

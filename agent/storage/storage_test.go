@@ -1,11 +1,9 @@
 package storage
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,9 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/agent/devmapper"
+	"github.com/katabuild/katabuild/agent/storage/disk"
+	"github.com/katabuild/katabuild/agent/storage/mirror"
+	"github.com/katabuild/katabuild/agent/storage/mount"
+	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
@@ -365,10 +366,10 @@ func TestABigFolderIsBoundInstead(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	for i := range maxWatched + 1 {
+	for i := range mirror.MaxFiles + 1 {
 		write(t, fmt.Sprintf("%s/shared/many/%d", run, i), "x")
 	}
-	write(t, run+"/shared/big/file", strings.Repeat("x", maxWatchBytes+1))
+	write(t, run+"/shared/big/file", strings.Repeat("x", mirror.MaxBytes+1))
 	for _, name := range []string{"many", "big"} {
 		if err := m.Add(t.Context(), "c", []*katapb.Storage{{Driver: "watchable-bind",
 			Source: run + "/shared/" + name, MountPoint: run + "/w/" + name}}); err != nil {
@@ -476,74 +477,7 @@ func TestALocalFolderHasItsModeAndMemoryItsNewSize(t *testing.T) {
 	}
 }
 
-func copyRequest(path string, offset, size int64, data string) *katapb.CopyFileRequest {
-	return &katapb.CopyFileRequest{Path: path, FileSize: size, FileMode: unix.S_IFREG | 0o640, DirMode: 0o750,
-		Uid: int32(os.Getuid()), Gid: int32(os.Getgid()), Offset: offset, Data: []byte(data)}
-}
-
-func TestAFileAppearsWhole(t *testing.T) {
-	run := t.TempDir()
-	m := New(Config{Run: run})
-	path := run + "/shared/containers/a/b/file"
-	write(t, path, "before")
-	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.CopyFile(copyRequest(path, 0, 6, "abc")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("half a file is there: %v", err)
-	}
-	if err := m.CopyFile(copyRequest(path, 3, 6, "def")); err != nil {
-		t.Fatal(err)
-	}
-	if fi, err := os.Stat(path); err != nil || fi.Mode() != 0o640 || read(path) != "abcdef" {
-		t.Errorf("%v, %q, %v", fi.Mode(), read(path), err)
-	}
-	if fi, err := os.Stat(filepath.Dir(path)); err != nil || fi.Mode().Perm() != 0o750 {
-		t.Errorf("its folder is %v, %v", fi.Mode(), err)
-	}
-	// Over an older file, which stays whole until then; and one without bytes.
-	if err := errors.Join(m.CopyFile(copyRequest(path, 0, 4, "ne")),
-		m.CopyFile(copyRequest(path+"-empty", 0, 0, ""))); err != nil {
-		t.Fatal(err)
-	}
-	if read(path) != "abcdef" || read(path+"-empty") != "" {
-		t.Errorf("%q, %q", read(path), read(path+"-empty"))
-	}
-	// Begun anew, then complete.
-	if err := errors.Join(m.CopyFile(copyRequest(path, 0, 4, "NE")),
-		m.CopyFile(copyRequest(path, 2, 4, "W!"))); err != nil || read(path) != "NEW!" {
-		t.Errorf("%q, %v", read(path), err)
-	}
-	link := copyRequest(filepath.Dir(path)+"/link", 0, 0, "../../../../etc/passwd")
-	link.FileMode = unix.S_IFLNK | 0o777
-	folder := copyRequest(filepath.Dir(path)+"/dir", 0, 0, "")
-	folder.FileMode = unix.S_IFDIR | 0o701
-	for range 2 { // again is fine
-		if err := errors.Join(m.CopyFile(link), m.CopyFile(folder)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got, err := os.Readlink(link.Path); got != string(link.Data) {
-		t.Errorf("link to %q, %v", got, err)
-	}
-	if fi, err := os.Stat(folder.Path); err != nil || fi.Mode() != fs.ModeDir|0o701 {
-		t.Errorf("folder is %v, %v", fi.Mode(), err)
-	}
-	if err := m.CopyFile(copyRequest(path, 0, 90, "unfinished")); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if e, _ := filepath.Glob(filepath.Dir(path) + "/.*"); len(e) != 0 {
-		t.Errorf("left: %v", e)
-	}
-}
-
-func TestWrongChunksAreRefused(t *testing.T) {
+func TestFilesAreCopiedBelowTheSharedFolderAlone(t *testing.T) {
 	run := t.TempDir()
 	m := New(Config{Run: run})
 	shared := run + "/shared/containers"
@@ -552,58 +486,33 @@ func TestWrongChunksAreRefused(t *testing.T) {
 	if err := errors.Join(os.Symlink(outside, shared+"/out"), os.Symlink("real", shared+"/in")); err != nil {
 		t.Fatal(err)
 	}
+	request := func(path string, size int64) *katapb.CopyFileRequest {
+		return &katapb.CopyFileRequest{Path: path, FileSize: size, FileMode: unix.S_IFREG | 0o640,
+			Uid: int32(os.Getuid()), Gid: int32(os.Getgid()), Data: []byte("x")}
+	}
 	for name, path := range map[string]string{
 		"elsewhere": outside + "/x", "another shared folder": run + "/shared/foo", "up": shared + "/../x",
 		"a link out": shared + "/out/x", "a link that stays in": shared + "/in/x",
 		"the folder itself": shared, "relative": "x", "a NUL": shared + "/a\x00b", "a neighbour": shared + "-2/x",
 	} {
-		if err := m.CopyFile(copyRequest(path, 0, 1, "x")); !errors.Is(err, ErrOutside) {
+		if err := m.CopyFile(request(path, 1)); !errors.Is(err, ErrOutside) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if e, _ := os.ReadDir(outside); len(e) != 0 {
 		t.Errorf("written outside: %v", e)
 	}
-	for name, c := range map[string]struct {
-		offset, size int64
-		data         string
-	}{
-		"more than the file": {0, 2, "abc"}, "beyond its end": {2, 2, "a"}, "a negative offset": {-1, 2, "a"},
-		"a negative size": {0, -1, ""}, "a start that is missing": {1, 2, "a"},
-		"no bytes": {0, 2, ""}, "an offset that overflows": {1 << 62, 1<<63 - 1, "a"},
-	} {
-		if err := m.CopyFile(copyRequest(shared+"/f", c.offset, c.size, c.data)); err == nil {
-			t.Errorf("%s is taken", name)
-		}
+	if err := m.CopyFile(request(shared+"/a/whole", 1)); err != nil || read(shared+"/a/whole") != "x" {
+		t.Errorf("%q, %v", read(shared+"/a/whole"), err)
 	}
-	// A hole, or another size half way, ends the file.
-	for _, second := range []*katapb.CopyFileRequest{copyRequest(shared+"/g", 2, 4, "x"), copyRequest(shared+"/g", 1,
-		5, "x")} {
-		if err := m.CopyFile(copyRequest(shared+"/g", 0, 4, "a")); err != nil {
-			t.Fatal(err)
-		}
-		if err := m.CopyFile(second); err == nil {
-			t.Error("a chunk that does not fit is taken")
-		}
-		if err := m.CopyFile(copyRequest(shared+"/g", 1, 4, "bcd")); err == nil {
-			t.Error("a file with a failed chunk goes on")
-		}
+	if err := m.CopyFile(request(shared+"/a/half", 2)); err != nil {
+		t.Fatal(err)
 	}
-	device := copyRequest(shared+"/dev", 0, 0, "")
-	device.FileMode = unix.S_IFCHR | 0o666
-	if err := m.CopyFile(device); err == nil {
-		t.Error("a device is taken")
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
 	}
-	over := copyRequest(shared+"/real", 0, 1, "x")
-	if err := m.CopyFile(over); err == nil {
-		t.Error("a file replaced a folder")
-	}
-	if e, _ := filepath.Glob(shared + "/.*"); len(e) != 0 {
-		t.Errorf("left: %v", e)
-	}
-	// A link at the path itself is replaced, not followed.
-	if err := m.CopyFile(copyRequest(shared+"/out", 0, 1, "x")); err != nil || read(shared+"/out") != "x" {
-		t.Errorf("%v", err)
+	if e, err := os.ReadDir(shared + "/a"); err != nil || len(e) != 1 {
+		t.Errorf("left: %v, %v", e, err)
 	}
 }
 
@@ -633,68 +542,6 @@ func disks(t *testing.T) string {
 		"sys/class/scsi_host/host2/scan":                             "",
 		"sys/devices/css0/0.0.0004/0.0.0005/virtio1/block/dasda/dev": "94:0\n",
 	})
-}
-
-func TestEachDriverFindsItsDisk(t *testing.T) {
-	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(),
-		Timeout: time.Millisecond}})
-	for _, c := range []struct{ driver, source, name, number string }{
-		{"blk", "02/01", "vdb", "254:16"}, {"blk", "/dev/vdb", "vdb", "254:16"}, {"mmioblk", "/dev/vdb", "vdb",
-			"254:16"}, {"nvdimm", "/dev/pmem1", "pmem1", "259:1"},
-		{"scsi", "1:3", "sda", "8:0"}, {"blk-ccw", "0.0.0005", "dasda", "94:0"},
-	} {
-		d, err := m.disk(t.Context(), c.driver, c.source)
-		if err != nil || d.name != c.name || d.number.String() != c.number {
-			t.Errorf("%s %s: %+v, %v", c.driver, c.source, d, err)
-		}
-	}
-	d, err := m.disk(t.Context(), "blk", "02/01")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if p, err := m.partition(t.Context(), d, 2); err != nil || p.number.String() != "254:18" {
-		t.Errorf("partition 2: %+v, %v", p, err)
-	}
-	if _, err := m.partition(t.Context(), d, 1); !errors.Is(err, ErrTimeout) {
-		t.Errorf("partition 1: %v", err)
-	}
-	// The kernel shows a disk before it can be opened: ENXIO, which the file of a UNIX socket gives too.
-	node := filepath.Join(m.c.Root, "dev/vdb")
-	if err := os.MkdirAll(filepath.Dir(node), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	// By a relative path, as the address of a socket is short.
-	t.Chdir(filepath.Dir(node))
-	socket, err := net.Listen("unix", "vdb")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, source := range []string{"02/01", "/dev/vdb"} {
-		if _, err := m.disk(t.Context(), "blk", source); !errors.Is(err, ErrTimeout) {
-			t.Errorf("%s, which cannot be opened yet: %v", source, err)
-		}
-	}
-	if err := socket.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.disk(t.Context(), "blk", "02/01"); err != nil {
-		t.Errorf("it can be opened now: %v", err)
-	}
-	for _, c := range [][2]string{{"blk", "02/02"}, {"mmioblk", "/dev/vdc"}, {"blk-ccw", "0.0.0006"}, {"scsi", "1:4"}} {
-		if _, err := m.disk(t.Context(), c[0], c[1]); !errors.Is(err, ErrTimeout) ||
-			!errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c[1]) {
-			t.Errorf("%v: %v", c, err)
-		}
-	}
-	if got := read(m.c.Root + "/sys/class/scsi_host/host2/scan"); got != "0 1 4" {
-		t.Errorf("asked the SCSI host for %q", got)
-	}
-	for _, c := range [][2]string{{"blk", "../x"}, {"blk", "/dev/../etc"}, {"mmioblk", "vdb"}, {"scsi", "*:1"},
-		{"scsi", "1"}, {"blk-ccw", "*"}, {"nvdimm", "/dev/a/b"}, {"floppy", "0"}} {
-		if d, err := m.disk(t.Context(), c[0], c[1]); err == nil || errors.Is(err, ErrTimeout) {
-			t.Errorf("%v: %+v, %v", c, d, err)
-		}
-	}
 }
 
 func TestASpecGetsTheNumbersOfThisGuest(t *testing.T) {
@@ -773,23 +620,9 @@ func TestLayersSayWhatTheyAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.driver != "blk" || l.partition != 3 || l.upper || l.how.flags&unix.MS_RDONLY == 0 || len(l.how.data) != 0 {
+	if l.driver != "blk" || l.verity == nil || l.partition != 3 || l.upper ||
+		l.how.Flags&unix.MS_RDONLY == 0 || len(l.how.Data) != 0 {
 		t.Errorf("got %+v", l)
-	}
-	target, err := l.verity.target(devmapper.Device{Major: 254, Minor: 1}, nil)
-	if want := "1 254:1 254:1 4096 4096 2 2 sha256 " + root + " 00ff"; err != nil || target.Params != want ||
-		target.Size != 8192 {
-		t.Errorf("table %q of %d bytes, %v", target.Params, target.Size, err)
-	}
-	s := &dmverity.Superblock{HashType: 1, DataBlockSize: 4096, HashBlockSize: 4096, DataBlocks: 1, Algorithm: "sha256",
-		Salt: "00ff"}
-	if target, err = l.verity.target(devmapper.Device{}, s); err != nil || !strings.Contains(target.Params,
-		" 1 3 sha256 ") {
-		t.Errorf("with a superblock: %q, %v", target.Params, err)
-	}
-	s.DataBlocks = 3
-	if _, err = l.verity.target(devmapper.Device{}, s); err == nil {
-		t.Error("a superblock of more data than there is")
 	}
 	good := []string{layerMulti, layerLower, layerVerity, verityOptions + "roothash=" + root,
 		verityOptions + "hashoffset=4096"}
@@ -811,7 +644,7 @@ func TestLayersSayWhatTheyAre(t *testing.T) {
 			t.Errorf("%s: %+v", name, l)
 		}
 	}
-	up := place{"/run/x", "upper"}
+	up := place.Root("/run/x/upper")
 	for in, want := range map[string]string{"{{ mount 0 }}/upper:0755": "/run/x/upper/upper",
 		"/work": "/run/x/upper/work", "/run/x/upper/deep/er": "/run/x/upper/deep/er", "{{ mount 0 }}/../../etc": "",
 		"{{ mount": ""} {
@@ -819,19 +652,6 @@ func TestLayersSayWhatTheyAre(t *testing.T) {
 			t.Errorf("%s: %s, %v", in, got, err)
 		}
 	}
-}
-
-func FuzzPlaceIn(f *testing.F) {
-	for _, s := range []string{"/run/a", "/run/../a", "/run//a/.", "/runa", "", "/run"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		p, err := placeIn([]string{"/run"}, s)
-		if err == nil && (!filepath.IsLocal(p.rest) || p.String() != "/run" && !strings.HasPrefix(p.String(),
-			"/run/")) {
-			t.Fatalf("%q is %+v", s, p)
-		}
-	})
 }
 
 func TestSizesAreRead(t *testing.T) {
@@ -849,7 +669,7 @@ func TestHugePagesAreReservedAndGivenBack(t *testing.T) {
 	root := sysfs(t, map[string]string{file: "3\n"})
 	m := New(Config{Root: root, Run: t.TempDir()})
 	var u undo
-	if err := m.reserve(parseOptions([]string{"pagesize=2M", "size=8388608"}), &u); err != nil ||
+	if err := m.reserve(mount.Parse([]string{"pagesize=2M", "size=8388608"}), &u); err != nil ||
 		read(filepath.Join(root, file)) != "7" {
 		t.Fatalf("%s pages, %v", read(filepath.Join(root, file)), err)
 	}
@@ -857,7 +677,7 @@ func TestHugePagesAreReservedAndGivenBack(t *testing.T) {
 		t.Errorf("%s pages afterwards, %v", read(filepath.Join(root, file)), err)
 	}
 	for _, o := range []string{"pagesize=2M", "size=1G", "pagesize=1G,size=1G", "pagesize=2M,size=1M"} {
-		if err := m.reserve(parseOptions([]string{o}), &u); err == nil {
+		if err := m.reserve(mount.Parse([]string{o}), &u); err == nil {
 			t.Errorf("%s: no error", o)
 		}
 	}
@@ -865,14 +685,14 @@ func TestHugePagesAreReservedAndGivenBack(t *testing.T) {
 
 func TestAFileSystemIsMadeOnlyWithItsProgram(t *testing.T) {
 	m := New(Config{Run: t.TempDir()})
-	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, []string{"encryption_key=ephemeral",
+	if err := m.makeFileSystem(t.Context(), disk.Disk{Node: "/dev/x"}, []string{"encryption_key=ephemeral",
 		createFileSystem}); err == nil || !strings.Contains(err.Error(), "encrypt") {
 		t.Errorf("got %v", err)
 	}
-	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, []string{createFileSystem}); err == nil {
+	if err := m.makeFileSystem(t.Context(), disk.Disk{Node: "/dev/x"}, []string{createFileSystem}); err == nil {
 		t.Error("a file system was made by nothing")
 	}
-	if err := m.makeFileSystem(t.Context(), disk{node: "/dev/x"}, nil); err != nil {
+	if err := m.makeFileSystem(t.Context(), disk.Disk{Node: "/dev/x"}, nil); err != nil {
 		t.Error(err)
 	}
 }

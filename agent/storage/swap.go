@@ -16,14 +16,14 @@ func (m *Manager) AddSwap(ctx context.Context, slots []uint32) error {
 	if err != nil {
 		return fmt.Errorf("swap: %w", err)
 	}
-	d, err := m.disk(ctx, "blk", p.String())
+	d, err := m.disks().Find(ctx, "blk", p.String())
 	if err != nil {
 		return fmt.Errorf("swap: %w", err)
 	}
-	if err := d.file(); err != nil {
+	if err := d.MakeNode(); err != nil {
 		return fmt.Errorf("swap: %w", err)
 	}
-	return swapOn(d.node)
+	return swapOn(d.Node)
 }
 
 // AddSwapPath swaps to a device file or a file below a folder of ours.

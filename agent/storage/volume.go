@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/agent/storage/mount"
+	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/mountinfo"
 )
@@ -16,20 +18,20 @@ import (
 // VolumeStats says how full the file system at a path of the guest is: its bytes and its inodes, as the container
 // storage interface counts them.
 func (m *Manager) VolumeStats(path string) (*katapb.VolumeStatsResponse, error) {
-	p, err := placeIn(m.c.Below, path)
+	p, err := place.In(m.c.Below, path)
 	if err != nil {
 		return nil, fmt.Errorf("volume %w", err)
 	}
-	h, err := p.open(unix.O_PATH)
+	h, err := p.Open(unix.O_PATH)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("volume %s: %w", p, ErrNotFound)
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer h.close()
+	defer h.Close()
 	var st unix.Statfs_t
-	if err := unix.Statfs(h.path(), &st); err != nil {
+	if err := unix.Statfs(h.Path(), &st); err != nil {
 		return nil, fmt.Errorf("volume %s: %w", p, err)
 	}
 	block := uint64(st.Frsize)
@@ -53,11 +55,11 @@ func (m *Manager) UpdateEphemeral(storages []*katapb.Storage) error {
 		if s.GetDriver() != ephemeral || s.Fstype == "hugetlbfs" {
 			return fmt.Errorf("storage %s: only memory of the driver %s changes its size", s.GetMountPoint(), ephemeral)
 		}
-		p, err := placeIn(m.c.Below, s.GetMountPoint())
+		p, err := place.In(m.c.Below, s.GetMountPoint())
 		if err != nil {
 			return fmt.Errorf("mount point %w", err)
 		}
-		size, ok := parseOptions(s.Options).get("size")
+		size, ok := mount.Parse(s.Options).Get("size")
 		if !ok {
 			return fmt.Errorf("storage %s: the options have no size", p)
 		}
@@ -73,24 +75,24 @@ func (m *Manager) UpdateEphemeral(storages []*katapb.Storage) error {
 	return nil
 }
 
-func resize(p place, size string) error {
-	h, err := p.open(unix.O_PATH | unix.O_DIRECTORY)
+func resize(p place.Place, size string) error {
+	h, err := p.Open(unix.O_PATH | unix.O_DIRECTORY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("storage %s: %w", p, ErrNotFound)
 	}
 	if err != nil {
 		return err
 	}
-	defer h.close()
+	defer h.Close()
 	var st unix.Statfs_t
-	if err := unix.Statfs(h.path(), &st); err != nil {
+	if err := unix.Statfs(h.Path(), &st); err != nil {
 		return fmt.Errorf("storage %s: %w", p, err)
 	}
 	if st.Type != unix.TMPFS_MAGIC {
 		return fmt.Errorf("storage %s: not a tmpfs", p)
 	}
 	// A remount sets every flag of the mount, so those it has are asked for again.
-	if err := unix.Mount("", h.path(), "", unix.MS_REMOUNT|flagsOf(st), "size="+size); err != nil {
+	if err := unix.Mount("", h.Path(), "", unix.MS_REMOUNT|mount.FlagsOf(st), "size="+size); err != nil {
 		return fmt.Errorf("storage %s: size %s: %w", p, size, err)
 	}
 	return nil
@@ -104,13 +106,31 @@ func (m *Manager) StaleMounts() error {
 		return err
 	}
 	shared := filepath.Join(m.c.Run, sharedDir) + "/"
-	for _, mount := range all {
-		if !strings.HasPrefix(mount.Point, shared) {
+	for _, mounted := range all {
+		if !strings.HasPrefix(mounted.Point, shared) {
 			continue
 		}
 		var st unix.Stat_t
 		// The look is the deed; what it finds is of no interest.
-		_ = unix.Stat(mount.Point, &st)
+		_ = unix.Stat(mounted.Point, &st)
 	}
 	return nil
+}
+
+// CopyFile takes a chunk of a file, a folder or a symbolic link below the shared folder, as incoming.Files does.
+func (m *Manager) CopyFile(r *katapb.CopyFileRequest) error {
+	shared := filepath.Join(m.c.Run, sharedDir)
+	at, err := place.In([]string{shared}, r.GetPath())
+	if err != nil {
+		return fmt.Errorf("copy %w", err)
+	}
+	if at.Rest() == "." {
+		return fmt.Errorf("copy %s: %w: it is the shared folder itself", at, place.ErrOutside)
+	}
+	h, err := place.Root(m.c.Run).Join(sharedDir).MakeDirs(place.DirMode, nil)
+	if err != nil {
+		return err
+	}
+	h.Close()
+	return m.incoming.Take(at, r)
 }

@@ -1,21 +1,26 @@
-package storage
+// Package incoming takes the files, folders and links that the host copies into the guest.
+//
+// In come chunks of the guest API; out come whole files, which appear at their paths when their last chunk came, and
+// never half. It refuses to know where they may lie: it is given a place below a folder.
+package incoming
 
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
 // maxLink is the longest target of a symbolic link. <linux/limits.h>, PATH_MAX, with its NUL.
 const maxLink = 4095
 
-// copies are the files that the host is copying.
-type copies struct {
+// Files are the files that the host is copying. The zero value has none. Its methods may be called from several
+// goroutines.
+type Files struct {
 	mu   sync.Mutex
 	open map[string]*copying // guarded by mu; by path
 }
@@ -26,34 +31,18 @@ type copying struct {
 	fd   int
 	next int64 // the offset of the next chunk
 	size int64
-	dir  handle
+	dir  place.Handle
 	temp string // its name in dir until it is complete
 }
 
-// CopyFile takes a chunk of a file, a folder or a symbolic link below the shared folder. A file appears at its path
-// when its last chunk came: chunks come in order, and one at 0 begins anew. What is a link's target is not looked at,
-// but no parent folder may be one.
-func (m *Manager) CopyFile(r *katapb.CopyFileRequest) error {
-	shared := filepath.Join(m.c.Run, sharedDir)
-	at, err := placeIn([]string{shared}, r.GetPath())
-	if err != nil {
-		return fmt.Errorf("copy %w", err)
-	}
-	if at.rest == "." {
-		return fmt.Errorf("copy %s: %w: it is the shared folder itself", at, ErrOutside)
-	}
-	top, err := placeIn([]string{m.c.Run}, shared)
-	if err != nil {
-		return err
-	}
-	h, err := top.makeDirs(dirMode, nil)
-	if err != nil {
-		return err
-	}
-	h.close()
+// Take takes a chunk of a file, a folder or a symbolic link for a place. A file appears there when its last chunk came:
+// chunks come in order, and one at 0 begins anew. What is a link's target is not looked at, but no parent folder may be
+// one.
+func (c *Files) Take(at place.Place, r *katapb.CopyFileRequest) error {
+	var err error
 	switch r.FileMode & unix.S_IFMT {
 	case unix.S_IFREG:
-		err = m.copies.chunk(at, r)
+		err = c.chunk(at, r)
 	case unix.S_IFDIR:
 		err = copyFolder(at, r)
 	case unix.S_IFLNK:
@@ -68,32 +57,32 @@ func (m *Manager) CopyFile(r *katapb.CopyFileRequest) error {
 }
 
 // parentOf opens the folder that a copied file is to be in. Folders on the way get the file's owner.
-func parentOf(at place, r *katapb.CopyFileRequest) (handle, string, error) {
+func parentOf(at place.Place, r *katapb.CopyFileRequest) (place.Handle, string, error) {
 	mode := r.DirMode & 0o7777
 	if mode == 0 {
-		mode = dirMode
+		mode = place.DirMode
 	}
-	return at.parent(mode, func(h handle) error { return unix.Chown(h.path(), int(r.Uid), int(r.Gid)) })
+	return at.Parent(mode, func(h place.Handle) error { return unix.Chown(h.Path(), int(r.Uid), int(r.Gid)) })
 }
 
-func copyFolder(at place, r *katapb.CopyFileRequest) error {
+func copyFolder(at place.Place, r *katapb.CopyFileRequest) error {
 	dir, name, err := parentOf(at, r)
 	if err != nil {
 		return err
 	}
-	defer dir.close()
-	h, err := makeDir(dir, name, r.FileMode&0o7777, nil)
+	defer dir.Close()
+	h, err := place.MakeDir(dir, name, r.FileMode&0o7777, nil)
 	if err != nil {
 		return err
 	}
-	defer h.close()
-	if err := unix.Chown(h.path(), int(r.Uid), int(r.Gid)); err != nil {
+	defer h.Close()
+	if err := unix.Chown(h.Path(), int(r.Uid), int(r.Gid)); err != nil {
 		return err
 	}
-	return unix.Chmod(h.path(), r.FileMode&0o7777) // after the owner, whose change clears bits
+	return unix.Chmod(h.Path(), r.FileMode&0o7777) // after the owner, whose change clears bits
 }
 
-func copyLink(at place, r *katapb.CopyFileRequest) error {
+func copyLink(at place.Place, r *katapb.CopyFileRequest) error {
 	if len(r.Data) == 0 || len(r.Data) > maxLink {
 		return fmt.Errorf("target of %d bytes: want 1 to %d", len(r.Data), maxLink)
 	}
@@ -101,8 +90,8 @@ func copyLink(at place, r *katapb.CopyFileRequest) error {
 	if err != nil {
 		return err
 	}
-	defer dir.close()
-	temp := tempName(name)
+	defer dir.Close()
+	temp := place.TempName(name)
 	_ = unix.Unlinkat(int(dir), temp, 0) // of an attempt that was cut short
 	if err := unix.Symlinkat(string(r.Data), int(dir), temp); err != nil {
 		return err
@@ -116,14 +105,8 @@ func copyLink(at place, r *katapb.CopyFileRequest) error {
 	return nil
 }
 
-// tempName is a name beside the final one; a long one is cut, so that it stays within NAME_MAX.
-func tempName(name string) string {
-	const room = 200
-	return "." + name[:min(len(name), room)] + ".copying"
-}
-
 // chunk takes a chunk of a regular file.
-func (c *copies) chunk(at place, r *katapb.CopyFileRequest) error {
+func (c *Files) chunk(at place.Place, r *katapb.CopyFileRequest) error {
 	n := int64(len(r.Data))
 	switch {
 	case r.FileSize < 0 || r.Offset < 0:
@@ -163,23 +146,23 @@ func (c *copies) chunk(at place, r *katapb.CopyFileRequest) error {
 	return err
 }
 
-func begin(at place, r *katapb.CopyFileRequest) (*copying, error) {
+func begin(at place.Place, r *katapb.CopyFileRequest) (*copying, error) {
 	dir, name, err := parentOf(at, r)
 	if err != nil {
 		return nil, err
 	}
-	temp := tempName(name)
+	temp := place.TempName(name)
 	_ = unix.Unlinkat(int(dir), temp, 0)
 	fd, err := unix.Openat(int(dir), temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		dir.close()
+		dir.Close()
 		return nil, err
 	}
 	return &copying{fd: fd, size: r.FileSize, dir: dir, temp: temp}, nil
 }
 
 // take writes a chunk, and with the last one puts the file in its place.
-func (f *copying) take(at place, r *katapb.CopyFileRequest) (done bool, err error) {
+func (f *copying) take(at place.Place, r *katapb.CopyFileRequest) (done bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -210,7 +193,7 @@ func (f *copying) take(at place, r *katapb.CopyFileRequest) (done bool, err erro
 	if err := unix.Fchmod(f.fd, r.FileMode&0o7777); err != nil {
 		return false, err
 	}
-	if err := unix.Renameat(int(f.dir), f.temp, int(f.dir), filepath.Base(at.rest)); err != nil {
+	if err := unix.Renameat(int(f.dir), f.temp, int(f.dir), at.Name()); err != nil {
 		return false, err
 	}
 	f.temp = ""
@@ -218,7 +201,7 @@ func (f *copying) take(at place, r *katapb.CopyFileRequest) (done bool, err erro
 }
 
 // forget closes a file and removes what is not complete.
-func (c *copies) forget(key string, f *copying) error {
+func (c *Files) forget(key string, f *copying) error {
 	c.mu.Lock()
 	if c.open[key] == f {
 		delete(c.open, key)
@@ -240,13 +223,13 @@ func (f *copying) close() error {
 		}
 	}
 	err = errors.Join(err, unix.Close(f.fd))
-	f.dir.close()
+	f.dir.Close()
 	f.fd = -1
 	return err
 }
 
-// close forgets everything that is not complete.
-func (c *copies) close() error {
+// Close forgets every file that is not complete. The value may be used again afterwards.
+func (c *Files) Close() error {
 	c.mu.Lock()
 	open := c.open
 	c.open = nil

@@ -1,4 +1,4 @@
-package storage
+package mount
 
 import (
 	"errors"
@@ -6,51 +6,53 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/agent/storage/place"
 )
 
-// overlay is what an overlay file system is made of. Documentation/filesystems/overlayfs.rst.
-type overlay struct {
-	lower       []string // the topmost first
-	upper, work string   // empty is read-only
+// Overlay is what an overlay file system is made of. Documentation/filesystems/overlayfs.rst.
+type Overlay struct {
+	Lower       []string // the topmost first
+	Upper, Work string   // empty is read-only
 }
 
 // options is the text mount(2) takes. Folders of ours have neither colons nor commas nor backslashes; others' may not.
-func (o overlay) options(rest []string) ([]string, error) {
-	for _, p := range append([]string{o.upper, o.work}, o.lower...) {
+func (o Overlay) options(rest []string) ([]string, error) {
+	for _, p := range append([]string{o.Upper, o.Work}, o.Lower...) {
 		if strings.ContainsAny(p, ":,\\") {
 			return nil, fmt.Errorf(
 				"folder %q of an overlay: it has a character that the options of an overlay give a meaning to", p)
 		}
 	}
-	words := []string{"lowerdir=" + strings.Join(o.lower, ":")}
-	if o.upper != "" {
-		words = append(words, "upperdir="+o.upper, "workdir="+o.work)
+	words := []string{"lowerdir=" + strings.Join(o.Lower, ":")}
+	if o.Upper != "" {
+		words = append(words, "upperdir="+o.Upper, "workdir="+o.Work)
 	}
 	return append(words, rest...), nil
 }
 
-// mount mounts it: by mount(2) where the options fit a page, else with a call for each folder.
-func (o overlay) mount(at place, h how, u *undo) error {
-	words, err := o.options(h.data)
+// Mount mounts it at a place, whose folder it makes: by mount(2) where the options fit a page, else with a call for
+// each folder. h is as for At, and as with At nothing is mounted after an error.
+func (o Overlay) Mount(at place.Place, h Options) error {
+	words, err := o.options(h.Data)
 	if err != nil {
 		return err
 	}
-	if (o.upper == "") != (o.work == "") {
+	if (o.Upper == "") != (o.Work == "") {
 		return errors.New("overlay: upperdir and workdir need each other")
 	}
 	if len(strings.Join(words, ",")) < pageSize {
-		h.data = words
-		return mounted("overlay", "overlay", at, h, u)
+		h.Data = words
+		return At("overlay", "overlay", at, h)
 	}
-	dir, err := at.makeDirs(dirMode, nil)
+	dir, err := at.MakeDirs(place.DirMode, nil)
 	if err != nil {
 		return err
 	}
-	defer dir.close()
+	defer dir.Close()
 	if err := o.mountEach(dir, h); err != nil {
-		return fmt.Errorf("mount an overlay of %d folders at %s: %w", len(o.lower), at, err)
+		return fmt.Errorf("mount an overlay of %d folders at %s: %w", len(o.Lower), at, err)
 	}
-	u.add(at.unmount)
 	return settle(at, h)
 }
 
@@ -66,7 +68,7 @@ var attributes = []struct {
 }
 
 // mountEach uses the key lowerdir+, which Linux has since 6.7.
-func (o overlay) mountEach(dir handle, h how) error {
+func (o Overlay) mountEach(dir place.Handle, h Options) error {
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return err
@@ -78,17 +80,17 @@ func (o overlay) mountEach(dir handle, h how) error {
 		}
 		return nil
 	}
-	for _, l := range o.lower {
+	for _, l := range o.Lower {
 		if err := set("lowerdir+", l); err != nil {
 			return err
 		}
 	}
-	if o.upper != "" {
-		if err := errors.Join(set("upperdir", o.upper), set("workdir", o.work)); err != nil {
+	if o.Upper != "" {
+		if err := errors.Join(set("upperdir", o.Upper), set("workdir", o.Work)); err != nil {
 			return err
 		}
 	}
-	for _, w := range h.data {
+	for _, w := range h.Data {
 		if key, value, ok := strings.Cut(w, "="); ok {
 			err = set(key, value)
 		} else {
@@ -98,7 +100,7 @@ func (o overlay) mountEach(dir handle, h how) error {
 			return err
 		}
 	}
-	if h.flags&unix.MS_RDONLY != 0 {
+	if h.Flags&unix.MS_RDONLY != 0 {
 		if err := unix.FsconfigSetFlag(fd, "ro"); err != nil {
 			return err
 		}
@@ -108,7 +110,7 @@ func (o overlay) mountEach(dir handle, h how) error {
 	}
 	attr := 0
 	for _, a := range attributes {
-		if h.flags&a.flag != 0 {
+		if h.Flags&a.flag != 0 {
 			attr |= a.attribute
 		}
 	}
@@ -118,22 +120,4 @@ func (o overlay) mountEach(dir handle, h how) error {
 	}
 	defer unix.Close(m)
 	return unix.MoveMount(m, "", int(dir), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-}
-
-// upperFolders makes the upper and work folders of o, below the known ones, and takes them away with what the container
-// wrote.
-func (m *Manager) upperFolders(o overlay, mode uint32, u *undo) error {
-	for _, p := range []string{o.upper, o.work} {
-		at, err := placeIn([]string{m.c.Run}, p)
-		if err != nil {
-			return err
-		}
-		h, err := at.makeDirs(mode, nil)
-		if err != nil {
-			return err
-		}
-		h.close()
-		u.add(at.removeAll)
-	}
-	return nil
 }

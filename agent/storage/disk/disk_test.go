@@ -1,0 +1,121 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/katabuild/katabuild/agent/uevent"
+)
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// sysfs makes files below a folder; a value that ends in / is a folder's.
+func sysfs(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for f, text := range files {
+		write(t, filepath.Join(root, f), text)
+	}
+	return root
+}
+
+const pciDisk = "sys/devices/pci0000:00/0000:00:02.0/0000:01:01.0/virtio3/block/vdb/"
+
+func disks(t *testing.T) string {
+	return sysfs(t, map[string]string{
+		"sys/devices/pci0000:00/0000:00:02.0/pci_bus/0000:01/x": "",
+		pciDisk + "dev":                                              "254:16\n",
+		"sys/class/block/vdb/dev":                                    "254:16\n",
+		"sys/class/block/vdb/vdb2/partition":                         "2\n",
+		"sys/class/block/vdb2/dev":                                   "254:18\n",
+		"sys/class/block/pmem1/dev":                                  "259:1\n",
+		"sys/class/block/sda/dev":                                    "8:0\n",
+		"sys/class/block/dasda/dev":                                  "94:0\n",
+		"sys/bus/scsi/devices/2:0:1:3/block/sda/dev":                 "8:0\n",
+		"sys/class/scsi_host/host2/scan":                             "",
+		"sys/devices/css0/0.0.0004/0.0.0005/virtio1/block/dasda/dev": "94:0\n",
+	})
+}
+
+func TestEachDriverFindsItsDisk(t *testing.T) {
+	f := Finder{Root: disks(t), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}}
+	for _, c := range []struct{ driver, source, name, number string }{
+		{"blk", "02/01", "vdb", "254:16"}, {"blk", "/dev/vdb", "vdb", "254:16"}, {"mmioblk", "/dev/vdb", "vdb",
+			"254:16"}, {"nvdimm", "/dev/pmem1", "pmem1", "259:1"},
+		{"scsi", "1:3", "sda", "8:0"}, {"blk-ccw", "0.0.0005", "dasda", "94:0"},
+	} {
+		d, err := f.Find(t.Context(), c.driver, c.source)
+		if err != nil || d.name != c.name || d.Number.String() != c.number {
+			t.Errorf("%s %s: %+v, %v", c.driver, c.source, d, err)
+		}
+	}
+	d, err := f.Find(t.Context(), "blk", "02/01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := f.Partition(t.Context(), d, 2); err != nil || p.Number.String() != "254:18" {
+		t.Errorf("partition 2: %+v, %v", p, err)
+	}
+	if _, err := f.Partition(t.Context(), d, 1); !errors.Is(err, uevent.ErrTimeout) {
+		t.Errorf("partition 1: %v", err)
+	}
+	// The kernel shows a disk before it can be opened: ENXIO, which the file of a UNIX socket gives too.
+	node := filepath.Join(f.Root, "dev/vdb")
+	if err := os.MkdirAll(filepath.Dir(node), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// By a relative path, as the address of a socket is short.
+	t.Chdir(filepath.Dir(node))
+	socket, err := net.Listen("unix", "vdb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []string{"02/01", "/dev/vdb"} {
+		if _, err := f.Find(t.Context(), "blk", source); !errors.Is(err, uevent.ErrTimeout) {
+			t.Errorf("%s, which cannot be opened yet: %v", source, err)
+		}
+	}
+	if err := socket.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Find(t.Context(), "blk", "02/01"); err != nil {
+		t.Errorf("it can be opened now: %v", err)
+	}
+	for _, c := range [][2]string{{"blk", "02/02"}, {"mmioblk", "/dev/vdc"}, {"blk-ccw", "0.0.0006"}, {"scsi", "1:4"}} {
+		if _, err := f.Find(t.Context(), c[0], c[1]); !errors.Is(err, uevent.ErrTimeout) ||
+			!errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c[1]) {
+			t.Errorf("%v: %v", c, err)
+		}
+	}
+	if got := read(f.Root + "/sys/class/scsi_host/host2/scan"); got != "0 1 4" {
+		t.Errorf("asked the SCSI host for %q", got)
+	}
+	for _, c := range [][2]string{{"blk", "../x"}, {"blk", "/dev/../etc"}, {"mmioblk", "vdb"}, {"scsi", "*:1"},
+		{"scsi", "1"}, {"blk-ccw", "*"}, {"nvdimm", "/dev/a/b"}, {"floppy", "0"}} {
+		if d, err := f.Find(t.Context(), c[0], c[1]); err == nil || errors.Is(err, uevent.ErrTimeout) {
+			t.Errorf("%v: %+v, %v", c, d, err)
+		}
+	}
+}
