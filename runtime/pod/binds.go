@@ -1,14 +1,15 @@
 package pod
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/translate"
 )
 
 // binds are the volumes in the shared folder. One that several containers have is there once: the guest then knows that
@@ -36,26 +37,24 @@ type boundVolume struct {
 }
 
 // bind has a file or folder of the host in the shared folder for a container, and returns its name there. One that
-// others may write to is not made again for who only reads: the guest sees to that. If alone, it is made again all the
-// same, because the guest cannot.
-func (p *Pod) bind(
-	have *container, source string, st os.FileInfo, access share.Access, alone bool, owners share.Owners,
-) (string, error) {
-	sys := st.Sys().(*syscall.Stat_t)
-	key := bindKey{filepath.Clean(source), sys.Dev, sys.Ino, share.Writable, fmt.Sprint(owners)}
+// others may write to is not made again for a container that only reads: the guest sees to that. If the bind is Alone,
+// it is made again all the same, because the guest cannot.
+func (p *Pod) bind(have *container, want translate.Bind) (string, error) {
+	key := bindKey{filepath.Clean(want.Source), want.File.Dev, want.File.Node, share.Writable,
+		fmt.Sprint(want.Owners)}
 	p.binds.mu.Lock()
 	defer p.binds.mu.Unlock()
 	b := p.binds.list[key]
-	if access != share.Writable && (b == nil || alone) {
-		key.access = access
+	if want.Access != share.Writable && (b == nil || want.Alone) {
+		key.access = want.Access
 		b = p.binds.list[key]
 	}
 	if b == nil {
-		name, err := volumeName(have.id, source)
+		name, err := volumeName(have.id, want.Source)
 		if err != nil {
 			return "", err
 		}
-		if err := p.share.Bind(name, name, source, access, owners); err != nil {
+		if err := p.share.Bind(name, name, want.Source, want.Access, want.Owners); err != nil {
 			return "", errors.Join(err, p.share.Release(name))
 		}
 		b = &boundVolume{key: key, name: name}
@@ -86,4 +85,17 @@ func (p *Pod) unbind(c *container) error {
 	}
 	c.binds = nil
 	return errors.Join(errs...)
+}
+
+// volumeName is a name in the shared folder that no other volume has.
+func volumeName(id, source string) (string, error) {
+	b := make([]byte, 4)
+	if _, err := rand.Read(b); err != nil {
+		return "", err
+	}
+	base := filepath.Base(source)
+	if base == "/" {
+		base = "root"
+	}
+	return id + "-" + hex.EncodeToString(b) + "-" + base, nil
 }

@@ -3,13 +3,24 @@ package pod
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/translate"
 	"golang.org/x/sys/unix"
 )
+
+// file makes an empty file.
+func file(t *testing.T, path string) string {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
 
 func TestAVolumeOfSeveralContainersIsSharedOnce(t *testing.T) {
 	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
@@ -28,15 +39,15 @@ func TestAVolumeOfSeveralContainersIsSharedOnce(t *testing.T) {
 	volume := file(t, dir+"/volume")
 	bind := func(c *container, path string, readOnly bool) string {
 		t.Helper()
-		st, err := os.Stat(path)
+		f, err := translate.ThisHost{}.Stat(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		access := share.Writable
+		b := translate.Bind{Source: path, File: f}
 		if readOnly {
-			access = share.ReadOnly
+			b.Access = share.ReadOnly
 		}
-		name, err := p.bind(c, path, st, access, false, share.Owners{})
+		name, err := p.bind(c, b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,5 +86,13 @@ func TestAVolumeOfSeveralContainersIsSharedOnce(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestVolumesHaveNamesOfTheirOwn(t *testing.T) {
+	a, err := volumeName("c1", "/etc/hosts")
+	b, err2 := volumeName("c1", "/etc/hosts")
+	if err != nil || err2 != nil || a == b || !strings.HasPrefix(a, "c1-") || !strings.HasSuffix(a, "-hosts") {
+		t.Error(a, b, err, err2)
 	}
 }

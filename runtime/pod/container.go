@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/translate"
 	"github.com/mdlayher/vsock"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -79,19 +79,17 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
 	}()
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Runtime.CreateContainerTimeout)
 	defer cancel()
-	g, err := p.translate(ctx, c, have)
+	plan, err := p.translate(c)
 	if err != nil {
 		return nil, err
 	}
-	if c.Spec.Linux != nil {
-		if err := p.resize(ctx, c.ID, SizeOf(c.Spec.Linux.Resources)); err != nil {
-			p.log.Warn("the machine is not as large as its containers want it", "container", c.ID, "err", err)
-		}
-	}
-	if err := p.sharePID(g, c); err != nil {
+	if err := p.prepare(ctx, have, plan); err != nil {
 		return nil, err
 	}
-	wire, err := oci.ToWire(g.spec)
+	if err := p.resize(ctx, c.ID, SizeOf(c.Spec.Linux.Resources)); err != nil {
+		p.log.Warn("the machine is not as large as its containers want it", "container", c.ID, "err", err)
+	}
+	wire, err := oci.ToWire(plan.Spec)
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +98,9 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
 		return nil, err
 	}
 	req := &katapb.CreateContainerRequest{
-		ContainerId: c.ID, ExecId: c.ID, OCI: wire, Storages: g.storages, Devices: g.devices, SandboxPidns: c.SharedPID,
-		StdinPort: ports[0], StdoutPort: ports[1], StderrPort: ports[2],
+		ContainerId: c.ID, ExecId: c.ID, OCI: wire, Storages: plan.Storages, Devices: plan.Devices,
+		SandboxPidns: c.SharedPID,
+		StdinPort:    ports[0], StdoutPort: ports[1], StderrPort: ports[2],
 	}
 	if _, err := p.service.CreateContainer(ctx, req); err != nil {
 		return nil, errors.Join(fmt.Errorf("create the container in the guest: %w", err), proc.Close())
@@ -110,21 +109,24 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
 	return proc, p.note(func(r *Record) { r.Containers = append(r.Containers, c.ID) })
 }
 
-// sharePID has the container join the processes of another one.
-func (p *Pod) sharePID(g *inGuest, c Container) error {
-	g.spec.Annotations = maps.Clone(g.spec.Annotations)
-	delete(g.spec.Annotations, agentapi.PIDOf) // which is ours to say, and not for whoever writes a pod's annotations
-	switch {
-	case c.PIDOf == "":
-		return nil
-	case !p.can.pidOf:
-		return fmt.Errorf("the container shares the processes of %s, which the guest's agent cannot do", c.PIDOf)
+// translate makes the plan of a container. The pod's containers have the users of the first one that has any.
+func (p *Pod) translate(c Container) (*translate.Plan, error) {
+	p.mu.Lock()
+	users := p.users
+	p.mu.Unlock()
+	of := translate.Pod{Shared: p.share != nil, NoSeccomp: p.cfg.Runtime.DisableGuestSeccomp, Seccomp: p.seccomp,
+		GuestDevices: p.can.guestDevices, PIDOf: p.can.pidOf, Users: users}
+	plan, err := translate.Translate(of, translate.ThisHost{}, translate.Container{ID: c.ID, Spec: c.Spec,
+		Rootfs: c.Rootfs, Bundle: c.Bundle, PIDOf: c.PIDOf})
+	if err != nil {
+		return nil, err
 	}
-	if g.spec.Annotations == nil {
-		g.spec.Annotations = map[string]string{}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.users.UIDs) == 0 {
+		p.users = plan.Users
 	}
-	g.spec.Annotations[agentapi.PIDOf] = c.PIDOf
-	return nil
+	return plan, nil
 }
 
 // Start lets the first process of a container run.

@@ -2,7 +2,6 @@ package pod
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,8 +10,7 @@ import (
 	"syscall"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/runtime/share"
-	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/katabuild/katabuild/runtime/translate"
 )
 
 // copyChunk is what one call carries, in bytes, as Kata's hosts do; ttrpc takes 4 MiB.
@@ -43,26 +41,13 @@ func (r *room) take(size int64) error {
 	return nil
 }
 
-// copyName is what the copy of a file or folder is called: the same for all containers of the pod, so that one which is
-// started again and again does not fill the guest's memory.
-func copyName(source string) string {
-	source = filepath.Clean(source)
-	sum := sha256.Sum256([]byte(source))
-	base := filepath.Base(source)
-	if base == "/" {
-		base = "root"
-	}
-	return fmt.Sprintf("copied-%x-%s", sum[:8], base)
-}
-
 // copyVolume copies a file or folder of the host into a guest with which nothing is shared, as it is now. Changes of
 // the host's come with the next container that has the volume; those of the guest's stay there.
-func (p *Pod) copyVolume(ctx context.Context, m specs.Mount) (*specs.Mount, error) {
-	name := copyName(m.Source)
+func (p *Pod) copyVolume(ctx context.Context, c translate.Copy) error {
 	left := room{maxCopied, maxCopiedFiles}
-	root, err := filepath.EvalSymlinks(m.Source)
+	root, err := filepath.EvalSymlinks(c.Source)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -72,13 +57,12 @@ func (p *Pod) copyVolume(ctx context.Context, m specs.Mount) (*specs.Mount, erro
 		if err != nil {
 			return err
 		}
-		return p.copyFile(ctx, path, filepath.Join(share.GuestPath(name), rel), &left)
+		return p.copyFile(ctx, path, filepath.Join(c.Path, rel), &left)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("copy %s into the guest: %w", m.Source, err)
+		return fmt.Errorf("copy %s into the guest: %w", c.Source, err)
 	}
-	m.Type, m.Source, m.Options = "bind", share.GuestPath(name), guestOptions(m.Options)
-	return &m, nil
+	return nil
 }
 
 // copyFile copies one file, folder or symbolic link; others have no meaning in another machine.

@@ -12,6 +12,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/network"
 	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/translate"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -117,7 +118,7 @@ func (p *Pod) Update(ctx context.Context, id string, r *specs.LinuxResources) er
 		return err
 	}
 	_, err := p.service.UpdateContainer(ctx, &katapb.UpdateContainerRequest{ContainerId: id,
-		Resources: oci.ResourcesToWire(guestResources(r))})
+		Resources: oci.ResourcesToWire(translate.Resources(r))})
 	return err
 }
 

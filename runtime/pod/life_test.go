@@ -331,7 +331,7 @@ func TestAGuestThatEndsIsToldAsTheCause(t *testing.T) {
 	gone(t, o, h)
 }
 
-func TestVolumesOfAPodThatSharesNothing(t *testing.T) {
+func TestVolumesOfAPodThatSharesNothingAreCopied(t *testing.T) {
 	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
 	o := options(t, h, a)
 	p, err := Start(t.Context(), o)
@@ -339,60 +339,44 @@ func TestVolumesOfAPodThatSharesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	empty := dir + "/pods/uid/volumes/kubernetes.io~empty-dir/cache"
 	big := strings.Repeat("x", copyChunk+1)
-	if err := errors.Join(os.MkdirAll(empty, 0o777), os.Mkdir(dir+"/folder", 0o755),
+	if err := errors.Join(os.Mkdir(dir+"/folder", 0o755),
 		os.WriteFile(dir+"/folder/big", []byte(big), 0o644), os.Symlink("big", dir+"/folder/link"),
-		os.WriteFile(dir+"/file", []byte("text"), 0o600), unix.Mkfifo(dir+"/pipe", 0o600),
-		unix.Mkfifo(dir+"/folder/pipe", 0o600)); err != nil {
+		os.WriteFile(dir+"/file", []byte("text"), 0o600), unix.Mkfifo(dir+"/folder/pipe", 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
-		mount   specs.Mount
-		source  string // what the guest's begins with; "-" is no mount at all
-		storage string // its driver
-		copied  map[string]string
+		source string
+		copied map[string]string
 	}{
-		"a file system of its own": {specs.Mount{Destination: "/t", Type: "tmpfs", Source: "tmpfs"}, "tmpfs", "", nil},
-		"control groups": {specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "/host"}, "cgroup", "",
-			nil},
-		"the pod's shared memory": {specs.Mount{Destination: "/dev/shm", Type: "bind", Source: dir}, guestShm, "", nil},
-		"what is the host's":      {specs.Mount{Destination: "/proc/x", Type: "bind", Source: dir}, "-", "", nil},
-		"a pipe":                  {specs.Mount{Destination: "/p", Type: "bind", Source: dir + "/pipe"}, "-", "", nil},
-		"a device":                {specs.Mount{Destination: "/n", Type: "bind", Source: "/dev/null"}, "-", "", nil},
-		"an empty folder of the pod's": {specs.Mount{Destination: "/c", Type: "bind", Source: empty},
-			"/run/kata-containers/sandbox/local/cache", "local", nil},
-		"a file": {specs.Mount{Destination: "/f", Type: "bind", Source: dir + "/file", Options: []string{"ro"}},
-			share.GuestPath("copied-"), "", map[string]string{"": "text"}},
-		"a folder": {specs.Mount{Destination: "/d", Type: "bind", Source: dir + "/folder"}, share.GuestPath("copied-"),
-			"", map[string]string{"": "", "/big": big, "/link": "big"}},
+		"a file":   {dir + "/file", map[string]string{"": "text"}},
+		"a folder": {dir + "/folder", map[string]string{"": "", "/big": big, "/link": "big"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := &inGuest{spec: &specs.Spec{}}
-			m, err := p.volume(t.Context(), Container{ID: "c", Spec: &specs.Spec{}}, &container{id: "c"}, g, tc.mount)
+			c := withDisk(t, "c-"+filepath.Base(tc.source))
+			c.Spec.Mounts = []specs.Mount{{Destination: "/v", Type: "bind", Source: tc.source}}
+			q, err := p.Create(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if tc.source == "-" {
-				if m != nil {
-					t.Errorf("it is mounted: %+v", m)
-				}
-				return
+			if err := q.Close(); err != nil {
+				t.Error(err)
 			}
-			if m == nil || !strings.HasPrefix(m.Source, tc.source) || m.Destination != tc.mount.Destination {
-				t.Fatalf("mount %+v, want one of %s", m, tc.source)
-			}
-			if (tc.storage == "") != (len(g.storages) == 0) || tc.storage != "" && g.storages[0].Driver != tc.storage {
-				t.Errorf("storages %v, want %q", g.storages, tc.storage)
+			mounts := a.Request(c.ID).GetOCI().GetMounts()
+			if len(mounts) != 1 || !strings.HasPrefix(mounts[0].GetSource(), share.GuestPath("copied-")) {
+				t.Fatalf("mounts %+v", mounts)
 			}
 			copied := a.Copied()
 			for path, want := range tc.copied {
-				if got, there := copied[m.Source+path]; !there || got != want {
+				if got, there := copied[mounts[0].GetSource()+path]; !there || got != want {
 					t.Errorf("%s has %d bytes in the guest, want %d", path, len(got), len(want))
 				}
 			}
-			if _, there := copied[m.Source+"/pipe"]; there {
+			if _, there := copied[mounts[0].GetSource()+"/pipe"]; there {
 				t.Error("a pipe was copied")
+			}
+			if err := p.Remove(t.Context(), c.ID); err != nil {
+				t.Error(err)
 			}
 		})
 	}

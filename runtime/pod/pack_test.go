@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,23 +98,5 @@ func TestAPackIsADiskWithAPartitionForEachLayer(t *testing.T) {
 		if err != nil || !strings.Contains(words, w) {
 			t.Errorf("sgdisk does not say %q: %v: %s", w, err, out)
 		}
-	}
-}
-
-func TestAPackedPlanNamesPartitions(t *testing.T) {
-	p := rootPlan{overlay: true, disks: []rootDisk{{file: "top", readOnly: true}, {file: "base", readOnly: true},
-		{file: "rw", upper: true}}}
-	q := p.packed("/pack")
-	if got := fmt.Sprintf("%s %d, %s %d, %s %d", q.disks[0].file, q.disks[0].partition, q.disks[1].file,
-		q.disks[1].partition, q.disks[2].file, q.disks[2].partition); got != "/pack 1, /pack 2, rw 0" {
-		t.Error(got)
-	}
-	if p.disks[0].file != "top" {
-		t.Error("the plan before was changed")
-	}
-	s, err := rootDisk{fstype: "erofs", readOnly: true, partition: 2}.storage(true)
-	want := "ro X-kata.multi-layer=true X-kata.overlay-lower X-kata.gpt-partitioned=true X-kata.partition-number=2"
-	if err != nil || strings.Join(s.Options, " ") != want {
-		t.Errorf("%v, %v", s, err)
 	}
 }

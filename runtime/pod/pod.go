@@ -38,6 +38,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/thread"
+	"github.com/katabuild/katabuild/runtime/translate"
 	"golang.org/x/sys/unix"
 )
 
@@ -123,8 +124,8 @@ type Pod struct {
 
 	mu         sync.Mutex
 	containers map[string]*container // guarded by mu
+	users      translate.Users       // guarded by mu
 	disks      disks
-	users      users
 	binds      binds
 
 	stop     func() error
@@ -610,9 +611,6 @@ func featuresOf(list []string) features {
 		has(agentapi.ForeignLocksFeature)}
 }
 
-// Where the guest has the pod's /dev/shm, as with Kata Containers.
-const guestShm = "/run/kata-containers/sandbox/shm"
-
 // storages are what the guest mounts for the whole pod.
 func (p *Pod) storages(o Options) []*katapb.Storage {
 	var list []*katapb.Storage
@@ -628,7 +626,7 @@ func (p *Pod) storages(o Options) []*katapb.Storage {
 		})
 	}
 	shm := &katapb.Storage{
-		Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: guestShm, Shared: true,
+		Driver: "ephemeral", Source: "shm", Fstype: "tmpfs", MountPoint: translate.Shm, Shared: true,
 		Options: []string{"noexec", "nosuid", "nodev", "mode=1777"},
 	}
 	if o.Shm > 0 {

@@ -2,7 +2,6 @@ package pod
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -155,65 +154,6 @@ func TestCleanEndsExactlyTheProcessesOfTheRecord(t *testing.T) {
 	}
 	if err := Clean(d, "p1"); err == nil || !strings.Contains(err.Error(), "by hand") {
 		t.Error(err)
-	}
-}
-
-func TestWhatIsOfTheHostAloneStaysThere(t *testing.T) {
-	quota, limit := int64(1), int64(2)
-	s := &specs.Spec{
-		Hostname: "h", Root: &specs.Root{Path: "rootfs", Readonly: true},
-		Process: &specs.Process{Args: []string{"sh"}, SelinuxLabel: "x", ApparmorProfile: "y"},
-		Hooks:   &specs.Hooks{Poststop: []specs.Hook{{Path: "/hook"}}},
-		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc"}},
-		Linux: &specs.Linux{
-			CgroupsPath: "/kubepods/x", MountLabel: "z", Seccomp: &specs.LinuxSeccomp{},
-			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "network", Path: "/n"},
-				{Type: "ipc", Path: "/i"}, {Type: "mount"}, {Type: "cgroup"}},
-			Resources: &specs.LinuxResources{
-				Devices: []specs.LinuxDeviceCgroup{{}}, CPU: &specs.LinuxCPU{Quota: &quota, Cpus: "0-3", Mems: "0"},
-				Memory:  &specs.LinuxMemory{Limit: &limit},
-				BlockIO: &specs.LinuxBlockIO{}, Network: &specs.LinuxNetwork{},
-			},
-		},
-	}
-	before, _ := json.Marshal(s)
-	g := guestSpec(s, true)
-	if after, _ := json.Marshal(s); string(after) != string(before) {
-		t.Errorf("the caller's specification became %s", after)
-	}
-	b, _ := json.Marshal(g)
-	want := `{"ociVersion":"","process":{"user":{"uid":0,"gid":0},"args":["sh"],"cwd":""},"root":{"path":"rootfs","readonly":true},"hostname":"h",` +
-		`"linux":{"resources":{"memory":{"limit":2},"cpu":{"quota":1}},"namespaces":[{"type":"ipc"},{"type":"mount"}],"seccomp":{"defaultAction":""}}}`
-	if string(b) != want {
-		t.Errorf("%s\nwant %s", b, want)
-	}
-	if guestSpec(s, false).Linux.Seccomp != nil {
-		t.Error("a profile is sent where none is wanted")
-	}
-}
-
-func TestVolumesOfTheKubelet(t *testing.T) {
-	for path, want := range map[string]string{
-		"/var/lib/kubelet/pods/u/volumes/kubernetes.io~configmap/cfg": "kubernetes.io~configmap",
-		"/x/pods/u/volumes/kubernetes.io~empty-dir/tmp/":              "kubernetes.io~empty-dir",
-		"/x/pods/u/volumes/kubernetes.io~configmap":                   "",
-		"/srv/data": "",
-		"/":         "",
-	} {
-		if got := plugin(path); got != want {
-			t.Errorf("%s: %q, want %q", path, got, want)
-		}
-	}
-	for in, want := range map[string]string{"ro rprivate": "rbind ro rprivate", "rbind rslave rw": "rbind rslave rw",
-		"rbind rshared": "rbind rslave", "bind shared": "bind slave", "bind": "bind", "": "rbind"} {
-		if got := strings.Join(guestOptions(strings.Fields(in)), " "); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-	a, err := volumeName("c1", "/etc/hosts")
-	b, err2 := volumeName("c1", "/etc/hosts")
-	if err != nil || err2 != nil || a == b || !strings.HasPrefix(a, "c1-") || !strings.HasSuffix(a, "-hosts") {
-		t.Error(a, b, err, err2)
 	}
 }
 

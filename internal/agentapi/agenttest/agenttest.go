@@ -34,7 +34,8 @@ type Agent struct {
 	calls     []string
 	processes map[key]*process
 	copied    map[string]string
-	gone      chan struct{} // closed by Serve when it ends
+	requests  map[string]*katapb.CreateContainerRequest // by the container's id
+	gone      chan struct{}                             // closed by Serve when it ends
 }
 
 // Copied are the files and links that were copied into the guest, by path.
@@ -42,6 +43,13 @@ func (a *Agent) Copied() map[string]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return maps.Clone(a.copied)
+}
+
+// Request is what was asked for when a container was made; nil for one that never was.
+func (a *Agent) Request(id string) *katapb.CreateContainerRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.requests[id]
 }
 
 // key names a process: a container's first has the container's id for exec.
@@ -126,6 +134,7 @@ func (a *Agent) Serve(l net.Listener, commandLine string, over <-chan struct{}) 
 	}
 	a.mu.Lock()
 	a.processes, a.copied, a.gone = map[key]*process{}, map[string]string{}, make(chan struct{})
+	a.requests = map[string]*katapb.CreateContainerRequest{}
 	a.mu.Unlock()
 	reportpb.RegisterReportService(s, reports{a, commandLine})
 	s.RegisterService("grpc.Health", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
@@ -240,6 +249,9 @@ func (a *Agent) details(context.Context, *katapb.GuestDetailsRequest) (*katapb.G
 }
 
 func (a *Agent) create(_ context.Context, q *katapb.CreateContainerRequest) (*emptypb.Empty, error) {
+	a.mu.Lock()
+	a.requests[q.ContainerId] = q
+	a.mu.Unlock()
 	return a.add(q.ContainerId, q.ContainerId, false)
 }
 

@@ -1,4 +1,4 @@
-package pod
+package translate
 
 import (
 	"errors"
@@ -46,7 +46,7 @@ func TestADiskIsNotMountedByTheHost(t *testing.T) {
 			false, false, ""},
 		"a character device": {share.Mount{Type: "ext4", Source: "/dev/null"}, false, false, ""},
 	} {
-		d, ok := diskOf(c.m)
+		d, ok := diskOf(ThisHost{}, c.m)
 		if ok != c.disk || ok && (d.readOnly != c.ro || strings.Join(d.options, ",") != c.options) {
 			t.Errorf("%s: %+v, %v", what, d, ok)
 		}
@@ -160,7 +160,7 @@ func TestLayersBecomeDisksWhereTheSnapshotterAllows(t *testing.T) {
 			return m
 		}, true, ""},
 	} {
-		p, err := planRoot(c.mounts(t.TempDir()), c.shared)
+		p, err := planRoot(ThisHost{}, c.mounts(t.TempDir()), c.shared)
 		if got := sketch(p); (err == nil) != (c.want != "") || err == nil && got != c.want || err != nil &&
 			!errors.Is(err, errHostMounts) {
 			t.Errorf("%s: %q, %v, want %q", what, got, err, c.want)
@@ -180,14 +180,14 @@ func TestLayersBecomeDisksWhereTheSnapshotterAllows(t *testing.T) {
 			m[i].Options = slices.Clone(m[i].Options)
 		}
 		change(m)
-		if p, err := planRoot(m, true); err == nil || errors.Is(err, errHostMounts) {
+		if p, err := planRoot(ThisHost{}, m, true); err == nil || errors.Is(err, errHostMounts) {
 			t.Errorf("%s: %q, %v", what, sketch(p), err)
 		}
 	}
 	// Layers that show other owners are the host's to mount.
 	m := slices.Clone(good)
 	m[3].Options = append(slices.Clone(m[3].Options), "uidmap=0:1:2", "gidmap=0:1:2")
-	if p, err := planRoot(m, true); !errors.Is(err, errHostMounts) {
+	if p, err := planRoot(ThisHost{}, m, true); !errors.Is(err, errHostMounts) {
 		t.Errorf("other owners: %q, %v", sketch(p), err)
 	}
 }
@@ -217,7 +217,7 @@ func TestTheAgentIsAskedForLayers(t *testing.T) {
 		"a tree of none": {rootDisk{fstype: "erofs", readOnly: true, verity: tree + "x"}, true, ""},
 		"a tree alone":   {rootDisk{fstype: "erofs", readOnly: true, verity: tree}, false, ""},
 	} {
-		s, err := c.d.storage(c.overlay)
+		s, err := c.d.storage(ThisHost{}, c.overlay)
 		if err != nil {
 			if c.want != "" {
 				t.Errorf("%s: %v", what, err)
@@ -230,6 +230,24 @@ func TestTheAgentIsAskedForLayers(t *testing.T) {
 	}
 }
 
+func TestAPackedPlanNamesPartitions(t *testing.T) {
+	p := rootPlan{overlay: true, disks: []rootDisk{{file: "top", readOnly: true}, {file: "base", readOnly: true},
+		{file: "rw", upper: true}}}
+	q := p.packed()
+	if got := fmt.Sprintf("%q %d, %q %d, %q %d of %q", q.disks[0].file, q.disks[0].partition, q.disks[1].file,
+		q.disks[1].partition, q.disks[2].file, q.disks[2].partition, q.pack); got !=
+		`"" 1, "" 2, "rw" 0 of ["top" "base"]` {
+		t.Error(got)
+	}
+	if p.disks[0].file != "top" {
+		t.Error("the plan before was changed")
+	}
+	s, err := rootDisk{fstype: "erofs", readOnly: true, partition: 2}.storage(ThisHost{}, true)
+	want := "ro X-kata.multi-layer=true X-kata.overlay-lower X-kata.gpt-partitioned=true X-kata.partition-number=2"
+	if err != nil || strings.Join(s.Options, " ") != want {
+		t.Errorf("%v, %v", s, err)
+	}
+}
 func FuzzDecodeVerity(f *testing.F) {
 	f.Add([]byte(`{"roothash":"00ff","hashoffset":4096}`))
 	f.Add([]byte(`{"roothash":"x,y","hashoffset":-1}`)) // what would be other options
@@ -247,7 +265,7 @@ func FuzzPlanRoot(f *testing.F) {
 	// our own names for mounts
 	f.Add("ext4", "rw,loop", "format/overlay", "lowerdir=layer 0:layer 1,upperdir=layer 7/upper,workdir=layer 7/work")
 	f.Fuzz(func(t *testing.T, a, optionsA, b, optionsB string) {
-		p, err := planRoot([]share.Mount{
+		p, err := planRoot(ThisHost{}, []share.Mount{
 			{Type: a, Source: "/proc/self/exe", Options: strings.Split(optionsA, ",")},
 			{Type: b, Source: "{{ mount 0 }}", Options: strings.Split(optionsB, ",")},
 		}, false)

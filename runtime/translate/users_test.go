@@ -1,4 +1,4 @@
-package pod
+package translate
 
 import (
 	"reflect"
@@ -19,25 +19,26 @@ func TestContainersHaveTheUsersOfTheirPod(t *testing.T) {
 		return s
 	}
 	numbers := specs.LinuxIDMapping{ContainerID: 0, HostID: 65536, Size: 65536}
-	var u users
+	var u Users
 	guest := spec()
-	if err := u.of(spec(), guest); err != nil || guest.Linux.UIDMappings != nil {
+	if _, err := u.of(spec(), guest); err != nil || guest.Linux.UIDMappings != nil {
 		t.Errorf("a pod without: %+v, %v", guest.Linux, err)
 	}
-	if err := u.of(in("/proc/1/ns/user"), spec()); err == nil || !strings.Contains(err.Error(), "which numbers") {
+	if _, err := u.of(in("/proc/1/ns/user"), spec()); err == nil || !strings.Contains(err.Error(), "which numbers") {
 		t.Errorf("numbers that nobody says: %v", err)
 	}
-	if err := u.of(in("", numbers), spec(numbers)); err != nil {
+	u, err := u.of(in("", numbers), spec(numbers))
+	if err != nil {
 		t.Error(err)
 	}
-	if err := u.of(in("/proc/1/ns/user"), guest); err != nil || !reflect.DeepEqual(guest.Linux.UIDMappings,
+	if _, err := u.of(in("/proc/1/ns/user"), guest); err != nil || !reflect.DeepEqual(guest.Linux.UIDMappings,
 		[]specs.LinuxIDMapping{numbers}) ||
 		!reflect.DeepEqual(guest.Linux.GIDMappings, []specs.LinuxIDMapping{numbers}) {
 		t.Errorf("one that joins: %+v, %v", guest.Linux, err)
 	}
 	for _, bad := range []specs.LinuxIDMapping{{Size: 0}, {HostID: 1<<32 - 1, Size: 2}, {ContainerID: 1<<32 - 1,
 		Size: 2}} {
-		if err := u.of(in("", bad), spec(bad)); err == nil {
+		if _, err := u.of(in("", bad), spec(bad)); err == nil {
 			t.Errorf("%+v is taken", bad)
 		}
 	}

@@ -1,4 +1,4 @@
-package pod
+package translate
 
 import (
 	"os"
@@ -46,11 +46,12 @@ func TestReadOnlyIsAboutTheTopAndRroAboutAll(t *testing.T) {
 		{mounted, "rro", share.ReadOnlyAll, false}, {mounted, "", share.Writable, false},
 		{mounted, "rro ro", share.ReadOnlyAll, false}, {file, "ro", share.ReadOnly, false},
 	} {
-		st, err := os.Stat(c.source)
+		f, err := ThisHost{}.Stat(c.source)
 		if err != nil {
 			t.Fatal(err)
 		}
-		access, alone, err := accessOf(specs.Mount{Source: c.source, Options: strings.Fields(c.options)}, st)
+		access, alone, err := accessOf(ThisHost{}, specs.Mount{Source: c.source,
+			Options: strings.Fields(c.options)}, f)
 		if access != c.access || alone != c.alone || err != nil {
 			t.Errorf("%s %q: %v %v %v", filepath.Base(c.source), c.options, access, alone, err)
 		}
@@ -61,14 +62,14 @@ func TestReadOnlyIsAboutTheTopAndRroAboutAll(t *testing.T) {
 }
 
 func TestDevicesOfTheGuestAreMountedByName(t *testing.T) {
-	st, err := os.Stat("/dev/null")
+	f, err := ThisHost{}.Stat("/dev/null")
 	if err != nil {
 		t.Fatal(err)
 	}
 	root := t.TempDir()
 	m := specs.Mount{Destination: "/etc/motd", Type: "bind", Source: "/somewhere/else", Options: []string{"rbind",
 		"ro"}}
-	if got := ownDevice(root, m, st); got != nil {
+	if got := ownDevice(ThisHost{Root: root}, m, f); got != nil {
 		t.Error("a device without a name:", got)
 	}
 	uevent := filepath.Join(root, "sys/dev/char/1:3/uevent")
@@ -80,7 +81,7 @@ func TestDevicesOfTheGuestAreMountedByName(t *testing.T) {
 		if err := os.WriteFile(uevent, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		got := ownDevice(root, m, st)
+		got := ownDevice(ThisHost{Root: root}, m, f)
 		switch {
 		case got == nil && want == "":
 		case got == nil || got.Source != want || got.Destination != m.Destination || !slices.Equal(got.Options,
@@ -108,5 +109,35 @@ func TestWhoMayUseEveryDeviceMayUseTheGuests(t *testing.T) {
 			(!got[0].Allow || got[0].Type != "a") {
 			t.Errorf("%s: %+v", what, got)
 		}
+	}
+}
+
+func TestVolumesOfTheKubelet(t *testing.T) {
+	for path, want := range map[string]string{
+		"/var/lib/kubelet/pods/u/volumes/kubernetes.io~configmap/cfg": "kubernetes.io~configmap",
+		"/x/pods/u/volumes/kubernetes.io~empty-dir/tmp/":              "kubernetes.io~empty-dir",
+		"/x/pods/u/volumes/kubernetes.io~configmap":                   "",
+		"/srv/data": "",
+		"/":         "",
+	} {
+		if got := plugin(path); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	for in, want := range map[string]string{"ro rprivate": "rbind ro rprivate", "rbind rslave rw": "rbind rslave rw",
+		"rbind rshared": "rbind rslave", "bind shared": "bind slave", "bind": "bind", "": "rbind"} {
+		if got := strings.Join(guestOptions(strings.Fields(in)), " "); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestACopyHasANameOfItsSource(t *testing.T) {
+	if a, b := copyName("/var/a/hosts"), copyName("/var/b/hosts"); a == b || a != copyName("/var//a/hosts") ||
+		!strings.HasSuffix(a, "-hosts") || strings.Contains(a, "/") {
+		t.Error(a, b)
+	}
+	if n := copyName("/"); !filepath.IsLocal(n) {
+		t.Error(n)
 	}
 }

@@ -1,28 +1,42 @@
-package pod
+package translate
 
 import (
-	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/share"
+	"golang.org/x/sys/unix"
 )
+
+// Root is one way to bring a root file system into the guest: as Disks, or by the host, which shares it.
+type Root struct {
+	Path  string // in the guest
+	Disks []Disk // none: the host shares it
+	// Pack are the files of layers that become one disk with a partition each, for a guest without a place for each.
+	Pack []string
+
+	Name   string        // in the shared folder, where the host shares it
+	Mounts []share.Mount // what the host mounts there; none is the folder Folder
+	Folder string
+
+	Notes []Note // for the log, where it is taken
+
+	storages []*katapb.Storage // one for each of Disks
+}
 
 // rootPlan is how a root file system gets into the guest by disks, decided: one disk that has all of it, or layers for
 // an overlay, the topmost first.
 type rootPlan struct {
 	disks   []rootDisk
 	overlay bool
+	pack    []string // the files that are the partitions of one disk
 	// memory: the snapshotter has a folder for what the container writes, and the guest's memory takes its place.
 	memory bool
 }
@@ -42,12 +56,12 @@ var errHostMounts = errors.New("the host has to mount it")
 
 // planRoot decides whether mounts of a snapshotter can be disks of the guest. errHostMounts, with a reason, says that
 // they cannot. shared says whether there is a folder for what the host mounts: without one more is done in the guest.
-func planRoot(mounts []share.Mount, shared bool) (rootPlan, error) {
+func planRoot(host Host, mounts []share.Mount, shared bool) (rootPlan, error) {
 	switch {
 	case len(mounts) == 0:
 		return rootPlan{}, fmt.Errorf("%w: it is a folder", errHostMounts)
 	case len(mounts) == 1:
-		d, ok := diskOf(mounts[0])
+		d, ok := diskOf(host, mounts[0])
 		if !ok {
 			return rootPlan{}, fmt.Errorf("%w: %s is no disk", errHostMounts, mounts[0].Type)
 		}
@@ -69,7 +83,7 @@ func planRoot(mounts []share.Mount, shared bool) (rootPlan, error) {
 		if !strings.HasPrefix(point, layerName) || err != nil || n < 0 || n >= len(points) {
 			return rootDisk{}, fmt.Errorf("%w: %s is a folder of the host", errHostMounts, point)
 		}
-		d, ok := diskOf(mounts[n])
+		d, ok := diskOf(host, mounts[n])
 		if !ok {
 			return rootDisk{}, fmt.Errorf("%w: %s is no disk", errHostMounts, mounts[n].Type)
 		}
@@ -140,7 +154,7 @@ func planOverlay(options []string, of func(point string) (rootDisk, error), shar
 }
 
 // diskOf is the disk that a mount is of: a block device, or a file of one.
-func diskOf(m share.Mount) (rootDisk, bool) {
+func diskOf(host Host, m share.Mount) (rootDisk, bool) {
 	switch m.Type {
 	case "ext4", "xfs", "btrfs", "erofs":
 	default:
@@ -165,133 +179,88 @@ func diskOf(m share.Mount) (rootDisk, bool) {
 	if m.Type == "xfs" { // two snapshots of one image have the same UUID
 		d.options = append(d.options, "nouuid")
 	}
-	st, err := os.Stat(m.Source)
+	f, err := host.Stat(m.Source)
 	if err != nil {
 		return rootDisk{}, false
 	}
-	block := st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
-	return d, block || st.Mode().IsRegular() && file
+	return d, f.is(unix.S_IFBLK) || f.is(unix.S_IFREG) && file
 }
 
-// rootfs brings the container's root into the guest: as disks where it is made of disks and the guest has places for
-// them, else by the shared folder.
-func (p *Pod) rootfs(ctx context.Context, c Container, have *container, g *inGuest) error {
-	plan, err := planRoot(c.Rootfs, p.share != nil)
-	if err == nil {
-		err = p.diskRoot(ctx, c, have, g, plan)
-	}
-	if errors.Is(err, machine.ErrNoPlace) {
-		err = p.packedRoot(ctx, c, have, g, plan, err)
-	}
-	if err == nil {
-		return nil
-	}
-	switch unable := errors.Is(err, machine.ErrNoPlace); {
-	case !unable && !errors.Is(err, errHostMounts):
-		return err
-	case p.share == nil && unable:
-		return fmt.Errorf("%w; the guest needs a place for each disk, pcie_root_port has their number", err)
-	case p.share == nil:
-		return fmt.Errorf("shared_fs is none, and the snapshotter gives no block device (%w); use one that does, or "+
-			"virtio-fs", err)
-	case unable:
-		p.log.Warn("the host mounts the root file system, as the guest cannot take its disks", "container", c.ID,
-			"err", err)
-	case len(c.Rootfs) > 1:
-		p.log.Debug("the host mounts the root file system", "container", c.ID, "err", err)
-	}
-	return p.sharedRoot(c, g)
-}
-
-// sharedRoot has the host mount the root file system into the shared folder.
-func (p *Pod) sharedRoot(c Container, g *inGuest) error {
-	name := c.ID + "/rootfs"
-	g.spec.Root.Path = share.GuestPath(name)
-	if len(c.Rootfs) > 0 {
-		return p.share.Mount(c.ID, name, c.Rootfs)
-	}
-	path := c.Spec.Root.Path
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(c.Bundle, path)
-	}
-	return p.share.Bind(c.ID, name, path, share.Writable, share.Owners{})
-}
-
-// diskRoot plugs in the disks of a root file system and has the agent mount them. The host never reads a file system
-// that a container writes.
-func (p *Pod) diskRoot(ctx context.Context, c Container, have *container, g *inGuest, plan rootPlan) error {
-	at := "/run/kata-containers/" + c.ID + "/disk" // the shared folder is read-only at its top
-	begin := len(have.disks)
-	var storages []*katapb.Storage
-	for _, d := range plan.disks {
-		s, err := d.storage(plan.overlay)
-		if err != nil {
-			return err
+// root decides how the container's root comes into the guest: as disks where it is made of disks and the guest has
+// places for them, else by the shared folder.
+func (p *Plan) root(pod Pod, host Host, c Container) error {
+	plan, err := planRoot(host, c.Rootfs, pod.Shared)
+	switch {
+	case err == nil:
+		// the shared folder is read-only at its top
+		at := "/run/kata-containers/" + c.ID + "/disk"
+		plans := []rootPlan{plan}
+		if packed := plan.packed(); len(packed.pack) > 1 {
+			plans = append(plans, packed)
 		}
-		disk := machine.Disk{Path: d.file, ReadOnly: d.readOnly}
-		if d.partition > 0 {
-			if disk.Parts, err = packParts(d.file); err != nil {
+		for _, plan := range plans {
+			r, err := plan.root(host, at)
+			if err != nil {
 				return err
 			}
-		}
-		plugged, err := p.plug(ctx, have, disk)
-		if err != nil {
-			if errors.Is(err, machine.ErrNoPlace) { // the host will use them
-				err = errors.Join(fmt.Errorf("disk %d of %d: %w", len(storages)+1, len(plan.disks), err),
-					p.unplug(ctx, have, begin))
+			if plan.memory {
+				r.Notes = []Note{c.warning("what the container writes is in the guest's memory and goes with the " +
+					"container: its layers are disks, and the snapshotter gives no disk to write to")}
 			}
-			return err
+			p.Roots = append(p.Roots, r)
 		}
-		s.Source, s.MountPoint = plugged.PCIPath, at
-		storages = append(storages, s)
+	case !errors.Is(err, errHostMounts):
+		return err
+	case !pod.Shared:
+		return fmt.Errorf("shared_fs is none, and the snapshotter gives no block device (%w); use one that does, or "+
+			"virtio-fs", err)
+	case len(c.Rootfs) > 1:
+		n := c.warning("the host mounts the root file system", slog.Any("err", err))
+		n.Level = slog.LevelDebug
+		p.Notes = append(p.Notes, n)
 	}
-	if plan.memory {
-		p.log.Warn("what the container writes is in the guest's memory and goes with the container: its layers are "+
-			"disks, and the snapshotter gives no disk to write to", "container", c.ID)
+	if pod.Shared {
+		p.Roots = append(p.Roots, sharedRoot(c))
 	}
-	g.storages = append(g.storages, storages...)
-	g.spec.Root.Path = at
 	return nil
 }
 
-// packedRoot tries again with one disk for all lower layers, where that makes a difference; why is why more do not fit.
-func (p *Pod) packedRoot(ctx context.Context, c Container, have *container, g *inGuest, plan rootPlan,
-	why error) error {
-	var files []string
-	sum := sha256.New()
-	for _, d := range plan.disks {
-		if !d.upper {
-			files = append(files, d.file)
-			fmt.Fprintf(sum, "%q\n", d.file)
-		}
+// sharedRoot has the host mount the root file system into the shared folder.
+func sharedRoot(c Container) Root {
+	r := Root{Name: c.ID + "/rootfs", Mounts: c.Rootfs, Folder: c.Spec.Root.Path}
+	r.Path = share.GuestPath(r.Name)
+	if !filepath.IsAbs(r.Folder) {
+		r.Folder = filepath.Join(c.Bundle, r.Folder)
 	}
-	if !plan.overlay || len(files) < 2 {
-		return why
-	}
-	// Containers of one image have one disk.
-	dir := filepath.Join(p.dir(), fmt.Sprintf("pack-%.16x", sum.Sum(nil)))
-	file := filepath.Join(dir, packFile)
-	if !p.isPlugged(file) {
-		err := os.RemoveAll(dir) // of a container that is gone
-		if err == nil {
-			file, err = pack(dir, files)
-		}
+	return r
+}
+
+// root is the way by the disks of the plan, which the agent mounts at a folder of the guest. The host never reads a
+// file system that a container writes.
+func (p rootPlan) root(host Host, at string) (Root, error) {
+	r := Root{Path: at, Pack: p.pack}
+	for _, d := range p.disks {
+		s, err := d.storage(host, p.overlay)
 		if err != nil {
-			p.log.Debug("no disk for all layers", "container", c.ID, "err", err)
-			return why
+			return r, err
 		}
+		s.MountPoint = at
+		r.storages = append(r.storages, s)
+		r.Disks = append(r.Disks, Disk{File: d.file, ReadOnly: d.readOnly})
 	}
-	return p.diskRoot(ctx, c, have, g, plan.packed(file))
+	return r, nil
 }
 
 // packed is the plan with its lower layers on one disk.
-func (p rootPlan) packed(file string) rootPlan {
+func (p rootPlan) packed() rootPlan {
+	if !p.overlay {
+		return p
+	}
 	p.disks = slices.Clone(p.disks)
-	n := 0
 	for i := range p.disks {
 		if d := &p.disks[i]; !d.upper {
-			n++
-			d.file, d.partition = file, n
+			p.pack = append(p.pack, d.file)
+			d.file, d.partition = "", len(p.pack)
 		}
 	}
 	return p
@@ -308,7 +277,7 @@ const (
 )
 
 // storage is what the agent is asked for; where the disk is and where it is to be mounted are not known yet.
-func (d rootDisk) storage(overlay bool) (*katapb.Storage, error) {
+func (d rootDisk) storage(host Host, overlay bool) (*katapb.Storage, error) {
 	s := &katapb.Storage{Driver: "blk", Fstype: d.fstype, Options: slices.Clone(d.options)}
 	if d.readOnly && !slices.Contains(s.Options, "ro") {
 		s.Options = append(s.Options, "ro")
@@ -329,7 +298,7 @@ func (d rootDisk) storage(overlay bool) (*katapb.Storage, error) {
 	if d.verity == "" {
 		return s, nil
 	}
-	v, err := readVerity(d.verity)
+	v, err := readVerity(host, d.verity)
 	if err != nil {
 		return nil, err
 	}
@@ -348,13 +317,8 @@ type layerTree struct {
 // maxVerity bounds the description of a hash tree, in bytes.
 const maxVerity = 4096
 
-func readVerity(file string) (layerTree, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return layerTree{}, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxVerity+1))
+func readVerity(host Host, file string) (layerTree, error) {
+	b, err := host.Read(file, maxVerity)
 	if err != nil {
 		return layerTree{}, err
 	}
@@ -367,9 +331,6 @@ func readVerity(file string) (layerTree, error) {
 
 func decodeVerity(b []byte) (layerTree, error) {
 	var v layerTree
-	if len(b) > maxVerity {
-		return v, fmt.Errorf("more than %d bytes", maxVerity)
-	}
 	if err := json.Unmarshal(b, &v); err != nil {
 		return layerTree{}, err
 	}

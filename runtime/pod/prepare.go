@@ -1,0 +1,195 @@
+package pod
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/katabuild/katabuild/runtime/machine"
+	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/translate"
+	"golang.org/x/sys/unix"
+)
+
+// prepare does what a container's plan says has to be done on the host, and completes the plan by it. What was done
+// before an error is the container's, and goes with it.
+func (p *Pod) prepare(ctx context.Context, have *container, plan *translate.Plan) error {
+	p.tell(ctx, plan.Notes)
+	if err := p.root(ctx, have, plan); err != nil {
+		return fmt.Errorf("root file system: %w", err)
+	}
+	for _, d := range plan.Disks {
+		if err := p.disk(ctx, have, plan, d); err != nil {
+			return fmt.Errorf("%s: %w", d.What, err)
+		}
+	}
+	for _, b := range plan.Binds {
+		if err := p.bindVolume(have, plan, b); err != nil {
+			return fmt.Errorf("%s: %w", b.What, err)
+		}
+	}
+	for _, c := range plan.Copies {
+		if err := p.copyVolume(ctx, c); err != nil {
+			return fmt.Errorf("%s: %w", c.What, err)
+		}
+	}
+	return nil
+}
+
+// tell writes to the log what was noted.
+func (p *Pod) tell(ctx context.Context, notes []translate.Note) {
+	for _, n := range notes {
+		p.log.LogAttrs(ctx, n.Level, n.Text, n.Attrs...)
+	}
+}
+
+// root brings the root file system into the guest by the first way that the machine has places for.
+func (p *Pod) root(ctx context.Context, have *container, plan *translate.Plan) error {
+	var full error // why no way before had places
+	for _, r := range plan.Roots {
+		if len(r.Disks) == 0 && full != nil {
+			p.log.Warn("the host mounts the root file system, as the guest cannot take its disks", "container", have.id,
+				"err", full)
+		}
+		at, err := p.rootBy(ctx, have, r)
+		switch {
+		case errors.Is(err, machine.ErrNoPlace):
+			full = err
+			continue
+		case errors.Is(err, errNoPack):
+			p.log.Debug("no disk for all layers", "container", have.id, "err", err)
+			continue
+		case err != nil:
+			return err
+		}
+		p.tell(ctx, r.Notes)
+		plan.Rooted(r, at)
+		return nil
+	}
+	return fmt.Errorf("%w; the guest needs a place for each disk, pcie_root_port has their number", full)
+}
+
+// rootBy brings the root file system into the guest in one way, and returns where the guest finds the disks. Nothing of
+// it is left after an error of the machine's.
+func (p *Pod) rootBy(ctx context.Context, have *container, r translate.Root) (at []string, err error) {
+	if len(r.Disks) == 0 {
+		if len(r.Mounts) > 0 {
+			return nil, p.share.Mount(have.id, r.Name, r.Mounts)
+		}
+		return nil, p.share.Bind(have.id, r.Name, r.Folder, share.Writable, share.Owners{})
+	}
+	pack := machine.Disk{ReadOnly: true}
+	if len(r.Pack) > 0 {
+		if pack.Path, err = p.packed(r.Pack); err != nil {
+			return nil, err
+		}
+		if pack.Parts, err = packParts(pack.Path); err != nil {
+			return nil, err
+		}
+	}
+	before := len(have.disks)
+	for i, d := range r.Disks {
+		disk := machine.Disk{Path: d.File, ReadOnly: d.ReadOnly}
+		if d.File == "" {
+			disk = pack
+		}
+		plugged, err := p.plug(ctx, have, disk)
+		if errors.Is(err, machine.ErrNoPlace) { // another way may have use for the places
+			err = errors.Join(fmt.Errorf("disk %d of %d: %w", i+1, len(r.Disks), err), p.unplug(ctx, have, before))
+		}
+		if err != nil {
+			return nil, err
+		}
+		at = append(at, plugged.PCIPath)
+	}
+	return at, nil
+}
+
+// packed is the disk that has these layers as partitions. Containers of one image have one. Any error is errNoPack.
+func (p *Pod) packed(layers []string) (string, error) {
+	sum := sha256.New()
+	for _, l := range layers {
+		fmt.Fprintf(sum, "%q\n", l)
+	}
+	dir := filepath.Join(p.dir(), fmt.Sprintf("pack-%.16x", sum.Sum(nil)))
+	file := filepath.Join(dir, packFile)
+	if p.isPlugged(file) {
+		return file, nil
+	}
+	err := os.RemoveAll(dir) // of a container that is gone
+	if err == nil {
+		file, err = pack(dir, layers)
+	}
+	if err != nil && !errors.Is(err, errNoPack) {
+		err = fmt.Errorf("%w: %w", errNoPack, err)
+	}
+	return file, err
+}
+
+// disk plugs in a disk of the plan.
+func (p *Pod) disk(ctx context.Context, have *container, plan *translate.Plan, d translate.Disk) error {
+	if d.Exclusive {
+		if err := free(d.File); err != nil {
+			return err
+		}
+	}
+	plugged, err := p.plug(ctx, have, machine.Disk{Path: d.File, ReadOnly: d.ReadOnly})
+	if err != nil {
+		return err
+	}
+	plan.Plugged(d, plugged.PCIPath)
+	return nil
+}
+
+// free refuses a device that the host itself has mounted or put to another use: two kernels that write to one file
+// system destroy it.
+func free(file string) error {
+	// open(2): EBUSY where it is in use
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("%s is in use on the host: a guest may only read it", file)
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: file, Err: err}
+	}
+	return unix.Close(fd)
+}
+
+// bindVolume shares a file or folder of the plan.
+func (p *Pod) bindVolume(have *container, plan *translate.Plan, b translate.Bind) error {
+	name, err := p.bind(have, b)
+	if err != nil {
+		return err
+	}
+	foreign := false
+	if b.Claimed {
+		if foreign, err = p.foreignLocks(have.id, b); err != nil {
+			return err
+		}
+	}
+	plan.Bound(b, name, foreign)
+	return nil
+}
+
+// foreignLocks says whether locks of programs on a volume are to be refused, as they would not exclude the other pod
+// that has it.
+func (p *Pod) foreignLocks(id string, b translate.Bind) (bool, error) {
+	if p.claims == nil {
+		return false, nil
+	}
+	foreign, err := p.claims.Claim(b.Source, b.Access)
+	if err != nil || !foreign {
+		return false, err
+	}
+	if !p.can.foreignLocks {
+		p.log.Warn("another pod has the volume too; locks of one do not exclude the other, and the guest's agent "+
+			"cannot refuse them", "container", id, "source", b.Source)
+		return false, nil
+	}
+	p.log.Warn(`another pod has the volume too; locks on its files are refused with ENOLCK here `+
+		`(foreign_locks = "grant" grants them)`, "container", id, "source", b.Source)
+	return true, nil
+}
