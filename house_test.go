@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -211,8 +212,8 @@ func TestNobodyRegistersItselfInInit(t *testing.T) {
 
 func TestOnlyCommandsReadTheEnvironmentAndExit(t *testing.T) {
 	// internal/testenv and internal/golden each read one variable; internal/jail is a re-executed stage; the agent is
-	// PID 1.
-	allowed := []string{"cmd", "internal/testenv", "internal/golden", "internal/jail", "ci"}
+	// PID 1; kernel/kerneltest runs Go in tests.
+	allowed := []string{"cmd", "internal/testenv", "internal/golden", "internal/jail", "kernel/kerneltest", "ci"}
 	for _, s := range sources(t) {
 		if strings.HasSuffix(s.name, "_test.go") || slices.ContainsFunc(allowed,
 			func(a string) bool { return s.dir == a || strings.HasPrefix(s.dir, a+"/") }) {
@@ -224,9 +225,27 @@ func TestOnlyCommandsReadTheEnvironmentAndExit(t *testing.T) {
 				return true
 			}
 			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "os" &&
-				slices.Contains([]string{"Getenv", "LookupEnv", "Exit"}, sel.Sel.Name) {
+				slices.Contains([]string{"Getenv", "LookupEnv", "Environ", "Exit"}, sel.Sel.Name) {
 				t.Errorf("%s/%s calls os.%s: only commands read the environment or exit, so that rooms depend on "+
 					"their arguments alone", s.dir, s.name, sel.Sel.Name)
+			}
+			return true
+		})
+	}
+}
+
+func TestOnlyCommandsSayWhatToType(t *testing.T) {
+	typed := regexp.MustCompile(
+		`katabuild (lock|fetch|build|store|doctor) |--(offline|store|archive|agent|registry-[a-z]+)\b`)
+	for _, s := range sources(t) {
+		if strings.HasSuffix(s.name, "_test.go") || !slices.Contains([]string{"builder", "kernel", "rootfs", "initrd",
+			"inspect", "internal"}, strings.Split(s.dir, "/")[0]) {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING && typed.MatchString(l.Value) {
+				t.Errorf("%s/%s says %s: return an error of a type of its own, and say what to type in cmd/katabuild/"+
+					"hints.go", s.dir, s.name, l.Value)
 			}
 			return true
 		})

@@ -60,7 +60,7 @@ type Config struct {
 	Report      progress.Func
 	Now         func() time.Time // must be set; only locks and expectations see it
 	Go          string           // the Go program, for u-root commands; empty where there is none
-	GoEnv       []string         // the environment to run it in
+	Env         []string         // the environment to run Go and apt in
 	ToolFolders []string         // where the tool-chain is looked for, first match first
 }
 
@@ -99,7 +99,8 @@ func (c Config) fetcher(r *recipe.Recipe, l *lock.Lock) (*fetch.Fetcher, error) 
 	}
 	f := &fetch.Fetcher{
 		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, HTTP: c.HTTP,
-		Apt: &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions}, Snapshot: c.Snapshot,
+		Apt:      &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions, Env: c.Env},
+		Snapshot: c.Snapshot,
 		Registry: &fetch.Registry{Access: c.Registries},
 	}
 	if l != nil {
@@ -161,7 +162,7 @@ type Guest struct {
 type offline struct{}
 
 func (offline) RoundTrip(r *http.Request) (*http.Response, error) {
-	return nil, fmt.Errorf("%s is not in the store, and --offline forbids fetching it", r.URL.Host)
+	return nil, &tasks.Offline{What: "what " + r.URL.Host + " has"}
 }
 
 // Open reads the recipe and its lock, checks every local input against the lock, finds the tools, and makes the steps.
@@ -176,7 +177,7 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 	}
 	l, err := readLock(c.lockPath())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &noLock{Path: c.lockPath(), Recipe: c.Recipe}
+		return nil, &NoLock{Path: c.lockPath(), Recipe: filepath.Dir(c.Recipe)}
 	}
 	if err != nil {
 		return nil, err
@@ -191,7 +192,7 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 	g := &Guest{Recipe: r, c: c, arch: a, lock: l, recipeDigest: rd, lockDigest: digest.Of(data)}
 	g.of = tasks.Guest{
 		Recipe: r, Lock: l, Arch: a, Dir: filepath.Dir(c.Recipe), Store: c.Store, Offline: c.Offline, Jobs: c.Jobs,
-		ToolFolders: c.ToolFolders, Go: c.Go, GoEnv: c.GoEnv,
+		ToolFolders: c.ToolFolders, Go: c.Go, GoEnv: c.Env,
 		Fetcher: sync.OnceValues(func() (*fetch.Fetcher, error) {
 			f, err := c.fetcher(r, l)
 			if err == nil && c.Offline {
@@ -232,6 +233,19 @@ func (g *Guest) checkLocal(ctx context.Context) error {
 	return nil
 }
 
+// NoAgent says that the agent that comes with katabuild is not there, or cannot be read.
+type NoAgent struct {
+	Rego bool // it is the one that reads policies in Rego
+	Err  error
+}
+
+func (e *NoAgent) Error() string {
+	return fmt.Sprintf("the agent that comes with katabuild: %v", e.Err)
+}
+
+// Unwrap is the error of its file.
+func (e *NoAgent) Unwrap() error { return e.Err }
+
 func (g *Guest) findAgent() (tasks.Agent, error) {
 	var f tasks.Agent
 	asked := g.Recipe.Initrd.Agent
@@ -242,13 +256,13 @@ func (g *Guest) findAgent() (tasks.Agent, error) {
 		in := g.of.Input(lock.AgentInput)
 		f.Path, f.Digest = g.of.Local(in), in.Digest
 	} else {
-		wayOut := "`make build`, or name one with --agent"
-		if f.Path = g.c.Agent; asked == recipe.AgentRego {
-			f.Path, wayOut = g.c.RegoAgent, "`make agent-rego`"
+		rego := asked == recipe.AgentRego
+		if f.Path = g.c.Agent; rego {
+			f.Path = g.c.RegoAgent
 		}
 		d, _, err := digest.File(f.Path)
 		if err != nil {
-			return f, fmt.Errorf("the agent that comes with katabuild: %w; build it with %s", err, wayOut)
+			return f, &NoAgent{Rego: rego, Err: err}
 		}
 		f.Digest = d
 	}
@@ -309,7 +323,7 @@ func (g *Guest) Fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = initrd.FetchURoot(ctx, initrd.Go{Path: g.c.Go, Env: g.c.GoEnv}, dir)
+	err = initrd.FetchURoot(ctx, initrd.Go{Path: g.c.Go, Env: g.c.Env}, dir)
 	if err = errors.Join(err, remove()); err != nil {
 		return err
 	}

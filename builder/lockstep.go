@@ -290,12 +290,13 @@ func readLock(path string) (*lock.Lock, error) {
 	return l, nil
 }
 
-// noLock says that a recipe has not been locked yet.
-type noLock struct{ Path, Recipe string }
-
-func (e *noLock) Error() string {
-	return fmt.Sprintf("no lock at %s; run: katabuild lock %s", e.Path, filepath.Dir(e.Recipe))
+// NoLock says that a recipe has not been locked yet. Locking it is the way out.
+type NoLock struct {
+	Path   string // where the lock would be
+	Recipe string // the recipe's folder
 }
 
-// Is makes a noLock an fs.ErrNotExist.
-func (e *noLock) Is(target error) bool { return target == fs.ErrNotExist }
+func (e *NoLock) Error() string { return "there is no lock at " + e.Path }
+
+// Is makes a NoLock an fs.ErrNotExist.
+func (e *NoLock) Is(target error) bool { return target == fs.ErrNotExist }

@@ -162,20 +162,20 @@ func (w wish) answers(in *lock.Input) string {
 	return ""
 }
 
-// staleLock says that a lock does not fit its recipe.
-type staleLock struct {
-	Path   string
-	Recipe string
+// StaleLock says that a lock does not fit its recipe. Locking it again is the way out.
+type StaleLock struct {
+	Path   string // of the lock
+	Recipe string // the recipe's folder
 	Why    string
 }
 
-func (e *staleLock) Error() string {
-	return fmt.Sprintf("%s does not fit the recipe: %s; run: katabuild lock %s", e.Path, e.Why, e.Recipe)
+func (e *StaleLock) Error() string {
+	return fmt.Sprintf("%s does not fit the recipe: %s", e.Path, e.Why)
 }
 
 // fits compares a lock with what its recipe asks for.
 func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
-	stale := func(why string) error { return &staleLock{lockPath, filepath.Dir(recipePath), why} }
+	stale := func(why string) error { return &StaleLock{lockPath, filepath.Dir(recipePath), why} }
 	if l.Name != r.Name {
 		return stale(fmt.Sprintf("it is for the guest %q, the recipe is called %q", l.Name, r.Name))
 	}

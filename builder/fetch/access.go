@@ -116,10 +116,23 @@ func (k *keychain) explain(host string, err error) error {
 	if tried == "" {
 		tried = "as nobody"
 	}
-	return fmt.Errorf("%s refuses (%d), asked %s; log in with docker login or podman login, or name a file with "+
-		"--registry-auth: %w",
-		host, refused.StatusCode, tried, err)
+	return &Refused{Registry: host, Status: refused.StatusCode, Tried: tried, Err: err}
 }
+
+// Refused says that a registry gives nothing to whoever asked.
+type Refused struct {
+	Registry string // host, and port where it is not https's
+	Status   int    // HTTP's: 401 or 403
+	Tried    string // as whom it was asked: "as ..."
+	Err      error
+}
+
+func (e *Refused) Error() string {
+	return fmt.Sprintf("%s refuses (%d), asked %s: %v", e.Registry, e.Status, e.Tried, e.Err)
+}
+
+// Unwrap is the registry's answer.
+func (e *Refused) Unwrap() error { return e.Err }
 
 // maxAuth bounds a file of credentials, in bytes.
 const maxAuth = 1 << 20
@@ -204,6 +217,13 @@ type hosts struct {
 	by map[string]http.RoundTripper
 }
 
+// Insecure says that a registry on another machine would be reached by something else than https.
+type Insecure struct{ Scheme, Host string }
+
+func (e *Insecure) Error() string {
+	return fmt.Sprintf("%s to %s: a registry elsewhere is reached by https only", e.Scheme, e.Host)
+}
+
 // RoundTrip implements http.RoundTripper.
 func (h *hosts) RoundTrip(r *http.Request) (*http.Response, error) {
 	host := r.URL.Hostname()
@@ -211,9 +231,7 @@ func (h *hosts) RoundTrip(r *http.Request) (*http.Response, error) {
 	home := host == "localhost" || ip != nil && ip.IsLoopback()
 	insecure := slices.Contains(h.a.Insecure, r.URL.Host)
 	if r.URL.Scheme != "https" && (r.URL.Scheme != "http" || !home && !insecure) {
-		return nil, fmt.Errorf(
-			"%s to %s: a registry elsewhere is reached by https only, unless --registry-insecure names it",
-			r.URL.Scheme, r.URL.Host)
+		return nil, &Insecure{Scheme: r.URL.Scheme, Host: r.URL.Host}
 	}
 	t, err := h.transport(r.URL.Host, insecure)
 	if err != nil {

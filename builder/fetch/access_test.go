@@ -3,6 +3,7 @@ package fetch
 import (
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -102,7 +103,7 @@ func TestCredentialsComeFromTheFilesThatLoginsWrite(t *testing.T) {
 		{"a helper's", []string{byHelper}, nil},
 		{"the second file's", []string{none, other, authFile(t, host, password)}, nil},
 		{"nowhere", []string{none, other}, []string{host + " refuses (401), asked as nobody: " + other +
-			" holds nothing for " + host, "--registry-auth"}},
+			" holds nothing for " + host}},
 		{"no file at all", nil, []string{"as nobody: no file with credentials is there"}},
 		{"another namespace's", []string{authFile(t, host+"/else", password)}, []string{"holds nothing for " + host}},
 		{"an old password", []string{authFile(t, host, "wrong")}, []string{"asked as ann, from "}},
@@ -114,7 +115,8 @@ func TestCredentialsComeFromTheFilesThatLoginsWrite(t *testing.T) {
 				t.Error(err)
 			}
 			for _, w := range c.want {
-				if err == nil || !strings.Contains(err.Error(), w) {
+				var refused *Refused
+				if !errors.As(err, &refused) || refused.Registry != host || !strings.Contains(err.Error(), w) {
 					t.Errorf("got %v, want %q", err, w)
 				}
 			}

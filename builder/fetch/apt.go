@@ -31,6 +31,8 @@ type Apt struct {
 	Sources string
 	// Options are further `-o` settings of apt-get, such as a keyring for Sources.
 	Options []string
+	// Env is the environment to run apt in.
+	Env []string
 }
 
 // keyring is where Debian's own keys are, on Debian and, from the package debian-archive-keyring, elsewhere.
@@ -124,8 +126,8 @@ func parseShow(out []byte) (*Found, error) {
 	}}, nil
 }
 
-// errGone says that the archive no longer has the locked version.
-var errGone = errors.New("the archive no longer has this version; `katabuild lock --update` takes the present one")
+// ErrGone says that the archive no longer has the locked version.
+var ErrGone = errors.New("the archive no longer has this version")
 
 // Fetch downloads a locked package into dir and returns the file. Its digest is the caller's to check. arch is dpkg's
 // name of the guest.
@@ -146,7 +148,7 @@ func (a *Apt) Fetch(ctx context.Context, p lock.Package, arch, dir string) (stri
 			return "", uerr
 		}
 		if err = get(); err != nil && strings.Contains(err.Error(), "was not found") {
-			err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, errGone)
+			err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, ErrGone)
 		}
 	}
 	if err != nil {
@@ -163,6 +165,7 @@ func (a *Apt) Fetch(ctx context.Context, p lock.Package, arch, dir string) (stri
 type world struct {
 	dir     string
 	options []string
+	env     []string
 }
 
 func (a *Apt) world(ctx context.Context, s Section, arch string) (*world, error) {
@@ -194,7 +197,7 @@ func (a *Apt) world(ctx context.Context, s Section, arch string) (*world, error)
 		uri = beside
 	}
 	if uri == "" {
-		if uri, err = hostArchive(ctx, s.Suite); err != nil {
+		if uri, err = hostArchive(ctx, a.Env, s.Suite); err != nil {
 			return nil, err
 		}
 		signed = " [signed-by=" + keyring + "]"
@@ -209,7 +212,7 @@ func (a *Apt) world(ctx context.Context, s Section, arch string) (*world, error)
 			return nil, err
 		}
 	}
-	w := &world{dir: dir, options: []string{
+	w := &world{dir: dir, env: a.Env, options: []string{
 		"Dir::State=" + filepath.Join(dir, "state"),
 		// Each by itself: a host's settings of these win over what is said of the folder above.
 		"Dir::State::lists=" + filepath.Join(dir, "state/lists"),
@@ -241,9 +244,9 @@ var releaseURI = regexp.MustCompile(`(?m)^'(.+)/dists/(.+)/(?:In)?Release(?:\.gp
 
 // hostArchive finds the address of Debian's archive for a suite among the host's own sources. It asks apt what an
 // update would fetch, which works without any package lists, in whatever form the sources are written.
-func hostArchive(ctx context.Context, suite string) (string, error) {
+func hostArchive(ctx context.Context, env []string, suite string) (string, error) {
 	cmd := exec.CommandContext(ctx, "apt-get", "update", "--print-uris")
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(slices.Clone(env), "LC_ALL=C")
 	out, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError
@@ -259,17 +262,14 @@ func hostArchive(ctx context.Context, suite string) (string, error) {
 	if uri := pickArchive(host, suite); uri != "" {
 		return uri, nil
 	}
-	return "", &noArchive{Suite: suite}
+	return "", &NoArchive{Suite: suite}
 }
 
-// noArchive says that the host's apt does not know where Debian's archive is.
-type noArchive struct{ Suite string }
+// NoArchive says that the host's apt does not know where Debian's archive is.
+type NoArchive struct{ Suite string }
 
-func (e *noArchive) Error() string {
-	return fmt.Sprintf("none of the host's apt sources is Debian's archive with %s; name one with --archive ADDRESS "+
-		"(such as that of a mirror), "+
-		"and with --archive-keyring FILE the keys that sign it where they are not Debian's own, or use a tarball "+
-		"as source", e.Suite)
+func (e *NoArchive) Error() string {
+	return "none of the host's apt sources is Debian's archive with " + e.Suite
 }
 
 // releases are names of Debian's releases: an archive under another name than Debian's that has one of them is taken
@@ -318,7 +318,7 @@ func (w *world) command(ctx context.Context, name string, args ...string) *exec.
 		full = append(full, "-o", o)
 	}
 	cmd := exec.CommandContext(ctx, name, append(full, args...)...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(slices.Clone(w.env), "LC_ALL=C")
 	cmd.Dir = w.dir
 	cmd.WaitDelay = 5 * time.Second
 	return cmd

@@ -26,7 +26,7 @@ type Archive interface {
 	// Index gives the present Packages file of a section, uncompressed, and what the suite's release file says. The
 	// caller reads to the end, where an error may still say that the file is not the signed one, and closes it.
 	Index(ctx context.Context, s Section, arch string) (io.ReadCloser, Release, error)
-	// Fetch downloads a package into dir, and nothing else, and returns the file. errGone is that the archive has it no
+	// Fetch downloads a package into dir, and nothing else, and returns the file. ErrGone is that the archive has it no
 	// longer.
 	Fetch(ctx context.Context, p lock.Package, arch, dir string) (string, error)
 	// FetchAll downloads packages of one section into dir. After an error some may be there.

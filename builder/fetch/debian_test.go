@@ -35,7 +35,7 @@ func TestARealDebian(t *testing.T) {
 		"test-network"))
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	apt := &Apt{Dir: t.TempDir()}
+	apt := &Apt{Dir: t.TempDir(), Env: os.Environ()}
 	start := func(what string) func() {
 		begin, used := time.Now(), cpu()
 		return func() {
@@ -64,7 +64,7 @@ func TestARealDebian(t *testing.T) {
 		return x
 	}
 	x := read(apt)
-	uri, err := hostArchive(ctx, "trixie")
+	uri, err := hostArchive(ctx, os.Environ(), "trixie")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,7 +88,7 @@ func (f *Fetcher) bringDebian(ctx context.Context, in lock.Input, report progres
 	}
 	file, err := a.Fetch(ctx, *in.Package, f.Arch, dir)
 	stop()
-	if errors.Is(err, errGone) && f.Snapshot != "" && in.Package.Archive == "" {
+	if errors.Is(err, ErrGone) && f.Snapshot != "" && in.Package.Archive == "" {
 		if serr := f.fromSnapshot(ctx, in, report); serr != nil {
 			return errors.Join(err, serr)
 		}

@@ -297,7 +297,7 @@ func (h *HTTP) Fetch(ctx context.Context, p lock.Package, _, dir string) (string
 	file := filepath.Join(dir, path.Base(p.Filename))
 	err := h.download(ctx, p.Suite, p.Filename, file, maxPackage)
 	if errors.Is(err, errNotFound) {
-		err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, errGone)
+		err = fmt.Errorf("%s %s in Debian %s: %w", p.Name, p.Version, p.Suite, ErrGone)
 	}
 	return file, err
 }

@@ -305,7 +305,7 @@ func TestAPackageThatIsGoneComesFromTheSnapshot(t *testing.T) {
 	p := lock.Package{Suite: "trixie", Name: "hello", Version: "1.0-1", Arch: "amd64",
 		Filename: "pool/main/h/hello/hello_1.0-1_amd64.deb"}
 	in := lock.Input{Name: "x", Kind: lock.Debian, Digest: digest.Of([]byte("old")), Size: 3, Package: &p}
-	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, errGone) {
+	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, ErrGone) {
 		t.Errorf("got %v", err)
 	}
 	old := []byte("old")
@@ -322,7 +322,7 @@ func TestAPackageThatIsGoneComesFromTheSnapshot(t *testing.T) {
 	f.Snapshot, f.SnapshotTime = srv.URL, today
 	old[0] = 'O'
 	var m *digest.Mismatch
-	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, errGone) || !errors.As(err, &m) {
+	if err := f.Bring(t.Context(), in, nil); !errors.Is(err, ErrGone) || !errors.As(err, &m) {
 		t.Errorf("another package from the snapshot: %v", err)
 	}
 	old[0] = 'o'

@@ -24,8 +24,7 @@ type Writer string
 func ParseWriter(s string) (Writer, error) {
 	if b, err := hex.DecodeString(s); err != nil || len(b) != ed25519.PublicKeySize || strings.ToLower(s) != s {
 		return "", fmt.Errorf(
-			"key of a writer %q: want %d lower-case hexadecimal digits, as `katabuild store key` prints them", s,
-			2*ed25519.PublicKeySize)
+			"key of a writer %q: want %d lower-case hexadecimal digits", s, 2*ed25519.PublicKeySize)
 	}
 	return Writer(s), nil
 }

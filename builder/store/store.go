@@ -137,8 +137,7 @@ func Open(dir string, o Options) (*Store, error) {
 	case err != nil:
 		return nil, s.wrap("open", err)
 	case string(got) != layout:
-		return nil, fmt.Errorf("store %s: layout %q, this katabuild knows %q; name another folder with --store", dir,
-			strings.TrimSpace(string(got)), strings.TrimSpace(layout))
+		return nil, &OtherLayout{Dir: dir, Layout: strings.TrimSpace(string(got))}
 	}
 	s.sweep()
 	return s, nil
@@ -176,22 +175,29 @@ func readSmall(path string) ([]byte, error) {
 // Dir is the store's folder, absolute.
 func (s *Store) Dir() string { return s.dir }
 
-// fullError says that the disk below the store is full.
-type fullError struct {
-	Dir string
+// OtherLayout says that a store was made by another version of this package.
+type OtherLayout struct{ Dir, Layout string }
+
+func (e *OtherLayout) Error() string {
+	return fmt.Sprintf("store %s: layout %q, this katabuild knows %q", e.Dir, e.Layout, strings.TrimSpace(layout))
+}
+
+// Full says that the disk below the store is full.
+type Full struct {
+	Dir string // the store's
 	Err error
 }
 
-func (e *fullError) Error() string {
-	return fmt.Sprintf("no room left in the store %s: %v; free some (katabuild store gc), or name another folder "+
-		"with --store. Nothing half-written remains", e.Dir, e.Err)
+func (e *Full) Error() string {
+	return fmt.Sprintf("no room left in the store %s: %v; nothing half-written remains", e.Dir, e.Err)
 }
 
-func (e *fullError) Unwrap() error { return e.Err }
+// Unwrap is the kernel's error.
+func (e *Full) Unwrap() error { return e.Err }
 
 func (s *Store) wrap(deed string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return &fullError{s.dir, err}
+		return &Full{s.dir, err}
 	}
 	return fmt.Errorf("%s store: %w", deed, err)
 }
@@ -420,12 +426,11 @@ func (e *distrusted) Error() string {
 		return fmt.Sprintf("record %s was changed, or not written by %s: its signature is wrong", e.Key.Short(),
 			e.Writer.short())
 	}
-	return fmt.Sprintf("record %s was written by %s, which is not trusted (katabuild store trust %s)", e.Key.Short(),
-		e.Writer.short(), e.Writer)
+	return fmt.Sprintf("record %s was written by %s, which is not trusted", e.Key.Short(), e.Writer)
 }
 
 // lookup returns what the step with this key made, or ErrMissing. A record that cannot be read, or is not to be
-// believed (a *Distrusted beside ErrMissing), counts as missing: the step runs again. It does not look at the outputs'
+// believed (a *distrusted beside ErrMissing), counts as missing: the step runs again. It does not look at the outputs'
 // bytes; Complete does.
 func (s *Store) lookup(key digest.Digest) (*Action, error) {
 	data, err := readSmall(s.action(key))

@@ -231,7 +231,8 @@ func TestANewerLayoutIsRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, "version"), []byte("2\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(s.dir, Options{}); err == nil || !strings.Contains(err.Error(), "--store") {
+	var other *OtherLayout
+	if _, err := Open(s.dir, Options{}); !errors.As(err, &other) || other.Layout != "2" {
 		t.Errorf("got %v", err)
 	}
 }

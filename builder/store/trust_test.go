@@ -69,7 +69,7 @@ func TestARecordIsBelievedOnlyFromATrustedWriter(t *testing.T) {
 	}{
 		{"the writer itself", Options{Key: theirs}, key, ""},
 		{"one who does not know the writer", Options{Key: mine}, key,
-			"which is not trusted (katabuild store trust " + string(theirs.Writer())},
+			"was written by " + string(theirs.Writer()) + ", which is not trusted"},
 		{"one who trusts the writer", Options{Key: mine, Trusted: []Writer{theirs.Writer()}}, key, ""},
 		{"a private store of which nobody has a key", Options{}, key, ""},
 		{"an unsigned record", Options{Key: mine}, unsigned, "is not signed"},

@@ -26,6 +26,8 @@ type Usage struct {
 type Problem struct {
 	Path string // relative to the store
 	What string
+	// Untrusted wrote a record that is whole, and is not among those whom this user trusts; empty where that is not it.
+	Untrusted Writer
 }
 
 // eachBlob calls do for every file below blobs.
@@ -110,7 +112,7 @@ func (s *Store) Verify() ([]Problem, error) {
 		if rel, err := filepath.Rel(s.dir, p); err == nil {
 			p = rel
 		}
-		found = append(found, Problem{p, what})
+		found = append(found, Problem{Path: p, What: what})
 	}
 	err := s.eachBlob(func(p string, _ int64, _ time.Time) error {
 		name := filepath.Base(p)
@@ -158,6 +160,9 @@ func (s *Store) Verify() ([]Problem, error) {
 		switch {
 		case errors.As(err, &no):
 			add(s.action(k), no.Error()+"; the step will run again")
+			if !no.Forged {
+				found[len(found)-1].Untrusted = no.Writer
+			}
 			continue
 		case err != nil:
 			add(s.action(k), "cannot be read; the step will run again")

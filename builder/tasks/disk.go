@@ -444,10 +444,8 @@ func (g *Guest) bringPackages(ctx context.Context, names []string, job execute.J
 	}
 	if len(missing) > 0 {
 		if g.Offline {
-			return nil, fmt.Errorf(
-				"%d packages, %s among them, are not in the store %s, and --offline forbids fetching them; run once "+
-					"without --offline, or: katabuild fetch %s",
-				len(missing), missing[0].Package.Name, g.Store.Dir(), g.Dir)
+			return nil, &Offline{What: fmt.Sprintf("package %s (and %d others)", missing[0].Package.Name,
+				len(missing)-1), Store: g.Store.Dir(), Recipe: g.Dir}
 		}
 		f, err := g.Fetcher()
 		if err != nil {

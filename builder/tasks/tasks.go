@@ -96,12 +96,40 @@ func (g *Guest) Local(in lock.Input) string {
 	return filepath.Join(g.Dir, filepath.FromSlash(in.Where))
 }
 
+// ChangedInput says that an input beside the recipe is not what the lock pinned.
+type ChangedInput struct {
+	Name   string // of the input
+	Recipe string // the recipe's folder
+	Err    error
+}
+
+func (e *ChangedInput) Error() string {
+	return fmt.Sprintf("%s is not what the lock pinned: %v", e.Name, e.Err)
+}
+
+// Unwrap is what differs.
+func (e *ChangedInput) Unwrap() error { return e.Err }
+
+// Offline says that a build, which may not use the network, needs what the store does not have.
+type Offline struct {
+	What   string
+	Store  string // its folder; empty where that is not known
+	Recipe string // the recipe's folder; empty where that is not known
+}
+
+func (e *Offline) Error() string {
+	where := "the store"
+	if e.Store != "" {
+		where += " " + e.Store
+	}
+	return fmt.Sprintf("%s is not in %s, and nothing may be fetched", e.What, where)
+}
+
 // Changed wraps a mismatch of a local input: the user either wants the change or does not.
 func (g *Guest) Changed(in lock.Input, err error) error {
 	var m *digest.Mismatch
 	if errors.As(err, &m) {
-		return fmt.Errorf("%s is not what the lock pinned: %w; undo the change, or run: katabuild lock %s", in.Name,
-			err, g.Dir)
+		return &ChangedInput{Name: in.Name, Recipe: g.Dir, Err: err}
 	}
 	return err
 }
@@ -194,10 +222,7 @@ func (g *maker) bring(ctx context.Context, in lock.Input, job execute.Job) (stri
 		return path, err
 	}
 	if g.Offline && in.Kind != lock.Local {
-		return "", fmt.Errorf(
-			"%s (%s) is not in the store %s, and --offline forbids fetching it; run once without --offline, or: "+
-				"katabuild fetch %s",
-			in.Name, in.Digest, g.Store.Dir(), g.Dir)
+		return "", &Offline{What: fmt.Sprintf("%s (%s)", in.Name, in.Digest), Store: g.Store.Dir(), Recipe: g.Dir}
 	}
 	if in.Kind == lock.Local {
 		// Read here, so that it ends with the context.

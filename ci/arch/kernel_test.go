@@ -69,7 +69,7 @@ func debian(t *testing.T, a arch.Arch) kernel {
 // download brings the packages of the newest kernel of the first suite that has one.
 func download(t *testing.T, a arch.Arch, dir string) []string {
 	t.Helper()
-	apt := &fetch.Apt{Dir: filepath.Join(dir, "apt")}
+	apt := &fetch.Apt{Dir: filepath.Join(dir, "apt"), Env: os.Environ()}
 	var errs []error
 	for _, suite := range suites {
 		debs := filepath.Join(dir, "debs-"+suite)

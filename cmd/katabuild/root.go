@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/builder"
-	"github.com/katabuild/katabuild/builder/execute"
 	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
@@ -299,7 +298,7 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 		HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), SecurityArchive: f.security,
 		ArchiveKeyring: f.keyring,
 		Snapshot:       cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Registries: access,
-		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), GoEnv: os.Environ(),
+		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), Env: os.Environ(),
 	}, nil
 }
 
@@ -326,20 +325,6 @@ func besideUs(name string) string {
 		return installed
 	}
 	return filepath.Join(dir, name)
-}
-
-// hintFor is a second line for people, for errors whose way out is not in the error itself.
-func hintFor(err error) string {
-	var f *execute.Failure
-	if errors.As(err, &f) && f.Log != "" {
-		return "everything it said is in " + f.Log
-	}
-	var unsafe *store.Unsafe
-	if errors.As(err, &unsafe) {
-		return "what lies there could be somebody else's doing: use a store of your own (--store), or, if all who " +
-			"can write to it may, --store-shared"
-	}
-	return ""
 }
 
 // goTool finds the Go tool-chain; only recipes with u-root commands need one.

@@ -85,6 +85,9 @@ func (a *app) storeVerifyCmd() *cobra.Command {
 			}
 			for _, p := range found {
 				fmt.Fprintf(a.out, "%s %s\n", p.Path, p.What)
+				if p.Untrusted != "" {
+					fmt.Fprintf(a.out, "  to trust the writer: katabuild store trust %s\n", p.Untrusted)
+				}
 			}
 			if len(found) > 0 {
 				return fmt.Errorf(

@@ -39,7 +39,7 @@ func Rust(ctx context.Context, cache string, a arch.Arch) (string, error) {
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(filepath.Join(part, "debs"), 0o755)); err != nil {
 		return "", err
 	}
-	apt := &fetch.Apt{Dir: filepath.Join(cache, "apt")}
+	apt := &fetch.Apt{Dir: filepath.Join(cache, "apt"), Env: os.Environ()}
 	var list []lock.Package
 	for _, name := range packages {
 		found, err := apt.Resolve(ctx, suite, a.Debian, name)
