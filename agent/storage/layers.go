@@ -139,7 +139,6 @@ func readLayers(storages []*katapb.Storage) (lowers []layer, upper *layer, _ err
 }
 
 // mountLayers mounts the lower layers, the topmost first in the request, what is written to, and an overlay of them.
-// Without a layer to write to there is memory.
 func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
 	lowers, upper, err := readLayers(r.layers)
 	if err != nil {
@@ -147,29 +146,41 @@ func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
 	}
 	base := place.Root(m.c.Run).Join(r.container, "multi-layer")
 	u.add(base.RemoveEmpty) // last; were something still mounted in it, its files must not go
-	o := mount.Overlay{}
+	var folders []string
 	for i, l := range lowers {
 		at := base.Join(fmt.Sprintf("lower-%d", i))
 		if err := m.mountLayer(ctx, l, at, fmt.Sprintf("%.64s-%d", r.container, i), u); err != nil {
 			return err
 		}
-		o.Lower = append(o.Lower, at.String())
+		folders = append(folders, at.String())
 	}
 	up := base.Join("upper")
-	switch {
-	case upper == nil:
-		err = mounted("upper", "tmpfs", up, mount.Options{Data: []string{"mode=0755"}}, u)
-	case upper.fstype == "tmpfs":
-		err = mounted("upper", "tmpfs", up, upper.how, u)
-	default:
-		err = m.mountLayer(ctx, *upper, up, "", u)
-	}
-	if err != nil {
+	if err := m.mountUpper(ctx, upper, up, u); err != nil {
 		return err
 	}
+	if err := overlayLayers(folders, upper, up, r.at, u); err != nil {
+		return err
+	}
+	return own(r.s.FsGroup, r.at)
+}
+
+// mountUpper mounts what is written to; without a layer for that it is memory.
+func (m *Manager) mountUpper(ctx context.Context, upper *layer, at place.Place, u *undo) error {
+	switch {
+	case upper == nil:
+		return mounted("upper", "tmpfs", at, mount.Options{Data: []string{"mode=0755"}}, u)
+	case upper.fstype == "tmpfs":
+		return mounted("upper", "tmpfs", at, upper.how, u)
+	default:
+		return m.mountLayer(ctx, *upper, at, "", u)
+	}
+}
+
+// overlayLayers mounts an overlay of folders, the topmost first, and of what is mounted at up, after it has made there
+// the folders that the layer to write to asks for.
+func overlayLayers(lower []string, upper *layer, up, at place.Place, u *undo) error {
 	top := place.Root(up.String())
 	folders := []place.Place{top.Join("upper"), top.Join("work")}
-	o.Upper, o.Work = folders[0].String(), folders[1].String()
 	if upper != nil {
 		for _, f := range upper.folders {
 			p, err := folderOf(top, f)
@@ -186,10 +197,8 @@ func mountLayers(ctx context.Context, m *Manager, r request, u *undo) error {
 		}
 		h.Close()
 	}
-	if err := overlaid(o, r.at, mount.Options{}, u); err != nil {
-		return err
-	}
-	return own(r.s.FsGroup, r.at)
+	o := mount.Overlay{Lower: lower, Upper: folders[0].String(), Work: folders[1].String()}
+	return overlaid(o, at, mount.Options{}, u)
 }
 
 // folderOf is a folder to make on what is written to: PATH, or PATH:MODE. A path may begin with a reference to that

@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -10,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katabuild/katabuild/agent/uevent"
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 func write(t *testing.T, path, text string) {
@@ -117,5 +121,81 @@ func TestEachDriverFindsItsDisk(t *testing.T) {
 		if d, err := f.Find(t.Context(), c[0], c[1]); err == nil || errors.Is(err, uevent.ErrTimeout) {
 			t.Errorf("%v: %+v, %v", c, d, err)
 		}
+	}
+}
+
+func TestADriverNamesItsDisks(t *testing.T) {
+	if got := strings.Join(Drivers(), " "); got != "blk blk-ccw mmioblk nvdimm scsi" {
+		t.Errorf("drivers: %s", got)
+	}
+	for driver, want := range map[string]bool{"blk": true, "blk-ccw": true, "scsi": true, "mmioblk": false,
+		"nvdimm": false, "floppy": false} {
+		if got := HasPlaces(driver); got != want {
+			t.Errorf("%s has places: %v", driver, got)
+		}
+	}
+	for source, want := range map[string]string{"/dev/vdb": "mmioblk", "0:1": "scsi", "0.0.0005": "blk-ccw",
+		"02/01": "blk", "02": "blk"} {
+		if got := DriverOf(source); got != want {
+			t.Errorf("%s is of %s, want %s", source, got, want)
+		}
+	}
+}
+
+func TestWithoutAWaiterADiskIsThereOrNot(t *testing.T) {
+	f := Finder{Root: disks(t)}
+	if d, err := f.Find(t.Context(), "blk", "02/01"); err != nil || d.Node != filepath.Join(f.Root, "dev/vdb") {
+		t.Errorf("%+v, %v", d, err)
+	}
+	for _, c := range [][2]string{{"blk", "02/02"}, {"blk", "03"}, {"nvdimm", "/dev/pmem0"}, {"scsi", "1:4"}} {
+		if d, err := f.Find(t.Context(), c[0], c[1]); !errors.Is(err, ErrNotFound) || !errors.Is(err, fs.ErrNotExist) ||
+			!strings.Contains(err.Error(), c[1]) {
+			t.Errorf("%v: %+v, %v", c, d, err)
+		}
+	}
+	if d, err := (Finder{Root: t.TempDir()}).Find(t.Context(), "scsi", "0:1"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("without a SCSI host: %+v, %v", d, err)
+	}
+	write(t, f.Root+"/sys/class/block/vdb/dev", "garbage")
+	if d, err := f.Find(t.Context(), "blk", "02/01"); err == nil || !strings.Contains(err.Error(), "vdb") {
+		t.Errorf("a disk without a number: %+v, %v", d, err)
+	}
+}
+
+func TestADeviceFileIsTheDevice(t *testing.T) {
+	if !testenv.Inside(t, 0) { // as root of a user namespace, which may make no device
+		return
+	}
+	f := Finder{Root: disks(t)}
+	if err := os.MkdirAll(f.Root+"/dev", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d, err := f.Find(t.Context(), "blk", "02/01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.MakeNode(); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), d.Node) {
+		t.Errorf("one that may not be made: %v", err)
+	}
+	for name, make := range map[string]func() error{
+		"a file": func() error { return os.WriteFile(d.Node, nil, 0o600) },
+		"a link": func() error { return os.Symlink("/dev/null", d.Node) },
+	} {
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.MakeNode(); err == nil || !strings.Contains(err.Error(), "is not the device 254:16") {
+			t.Errorf("%s in its place: %v", name, err)
+		}
+		if err := os.Remove(d.Node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(f.Root + "/dev"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, f.Root+"/dev", "a file where the folder should be")
+	if err := d.MakeNode(); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("got %v", err)
 	}
 }

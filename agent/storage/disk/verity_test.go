@@ -1,6 +1,11 @@
 package disk
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -68,5 +73,44 @@ func TestOptionsOfAHashTreeAreChecked(t *testing.T) {
 		if v, err := ReadVerity(append(good[:2:2], more...)); err == nil {
 			t.Errorf("%s: %+v", name, v)
 		}
+	}
+}
+
+func TestADiskIsNotGuardedByWhatItDoesNotHold(t *testing.T) {
+	const offset = 8192
+	root := strings.Repeat("ab", 32)
+	table := dmverity.Params{DataBlocks: 2, DataBlockSize: 4096, HashBlockSize: 4096, RootHash: root,
+		Salt: "00ff"}.Table(3)
+	super := table.Superblock([16]byte{1}).Bytes()
+	f := Finder{Root: t.TempDir()}
+	for name, c := range map[string]struct {
+		image []byte
+		words []string
+		want  string
+	}{
+		"a short disk":  {make([]byte, offset+100), nil, "read 512 bytes at 8192"},
+		"no superblock": {make([]byte, offset+4096), nil, "superblock"},
+		"another salt":  {append(make([]byte, offset), super...), []string{"salt=00fe"}, "another salt"},
+		"other block size": {append(make([]byte, offset), super...), []string{"blocksize=512"},
+			"the host said otherwise"},
+	} {
+		d := Disk{Node: filepath.Join(t.TempDir(), "disk")}
+		if err := os.WriteFile(d.Node, c.image, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		v, err := ReadVerity(append([]string{"roothash=" + root, fmt.Sprintf("hashoffset=%d", offset)}, c.words...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g, err := f.Guard(v, d, "test"); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %+v, %v", name, g, err)
+		}
+	}
+	v, err := ReadVerity([]string{"roothash=" + root, "hashoffset=8192"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g, err := f.Guard(v, Disk{Node: filepath.Join(t.TempDir(), "none")}, "test"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a disk that is gone: %+v, %v", g, err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -159,6 +160,7 @@ func (w *Mirror) update(list map[string]seen) error {
 				if err := w.To.RemoveAll(n); err != nil {
 					return err
 				}
+				maps.DeleteFunc(w.last, func(name string, _ seen) bool { return strings.HasPrefix(name, n+"/") })
 			}
 			if err := do(n, s); err != nil {
 				return err
