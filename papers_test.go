@@ -8,7 +8,7 @@ import (
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 )
 
 // papers are the documents that outlive the program which wrote them: a guest that was built before an upgrade, a pod
@@ -24,8 +24,8 @@ var papers = []struct {
 		func(b []byte) error { _, err := manifest.Decode(b); return err }},
 	{"internal/report/testdata/report", report.Version,
 		func(b []byte) error { _, err := report.Decode(b); return err }},
-	{"runtime/pod/testdata/state", pod.RecordVersion,
-		func(b []byte) error { _, err := pod.DecodeRecord(b); return err }},
+	{"runtime/record/testdata/state", record.Version,
+		func(b []byte) error { _, err := record.Decode(b); return err }},
 }
 
 func TestAPaperOfTheVersionBeforeIsRead(t *testing.T) {

@@ -22,7 +22,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
@@ -104,7 +104,7 @@ func bootPod(t *testing.T) string {
 	}
 	s, err := sandbox.Start(t.Context(), sandbox.Config{
 		Guest: g, Hypervisor: hypervisor.Default(), Timeout: 2 * time.Minute,
-		Hybrid: pod.VsockSocket(pod.Dirs{State: root}, "booted"),
+		Hybrid: record.Dirs{State: root}.VsockSocket("booted"),
 		Words: []string{"agent.debug_console", "agent.debug_console_vport=1026", "agent.log_vport=1025",
 			"agent.log=debug"},
 	})
@@ -129,7 +129,7 @@ func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
 	root := bootPod(t)
 	// The agent is ready for the API before it is for people.
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		c, err := dialHybrid(t.Context(), pod.VsockSocket(pod.Dirs{State: root}, "booted"), agentapi.DebugConsolePort)
+		c, err := dialHybrid(t.Context(), record.Dirs{State: root}.VsockSocket("booted"), agentapi.DebugConsolePort)
 		if err == nil {
 			c.Close()
 			break
@@ -197,7 +197,7 @@ func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	c, err := dialHybrid(ctx, pod.VsockSocket(pod.Dirs{State: root}, "booted"), logPort)
+	c, err := dialHybrid(ctx, record.Dirs{State: root}.VsockSocket("booted"), logPort)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 )
 
 // dialTime bounds the way to a port of the guest. The runtime gives a guest 10 s.
@@ -35,8 +35,8 @@ func (e *refusedError) Error() string {
 }
 
 // record reads the record of a pod. An unknown id is errNoPod.
-func (a *app) record(id string) (*pod.Record, error) {
-	r, err := pod.ReadRecord(a.dirs, id)
+func (a *app) record(id string) (*record.Record, error) {
+	r, err := record.Read(a.dirs, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("pod %s: %w in %s", id, errNoPod, a.dirs.WithDefaults().State)
 	}
@@ -48,7 +48,7 @@ func (a *app) dial(ctx context.Context, id string, port uint32) (net.Conn, error
 	if _, err := a.record(id); err != nil {
 		return nil, err
 	}
-	c, err := dialHybrid(ctx, pod.VsockSocket(a.dirs, id), port)
+	c, err := dialHybrid(ctx, a.dirs.VsockSocket(id), port)
 	switch {
 	case errors.Is(err, errRefused):
 		return nil, &refusedError{id: id, port: port}

@@ -24,7 +24,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/verdict"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 )
 
 // fakeGuest is a guest as it is seen through a hybrid vsock socket: its agent knows GetMetrics, and its debug console
@@ -168,18 +168,18 @@ func shellOn(c net.Conn) error {
 }
 
 // self describes this process as a record does.
-func self() (pod.HostProcess, error) {
+func self() (record.HostProcess, error) {
 	b, err := os.ReadFile("/proc/self/stat")
 	if err != nil {
-		return pod.HostProcess{}, err
+		return record.HostProcess{}, err
 	}
 	f := strings.Fields(string(b[strings.LastIndex(string(b), ") ")+2:]))
 	start, err := strconv.ParseUint(f[22-3], 10, 64)
-	return pod.HostProcess{PID: os.Getpid(), Start: start}, err
+	return record.HostProcess{PID: os.Getpid(), Start: start}, err
 }
 
 // newRecord is that of a running pod whose processes are this one.
-func newRecord(id string) (*pod.Record, error) {
+func newRecord(id string) (*record.Record, error) {
 	p, err := self()
 	if err != nil {
 		return nil, err
@@ -187,15 +187,15 @@ func newRecord(id string) (*pod.Record, error) {
 	v := &verdict.Verdict{Version: verdict.Version, Guest: "sample", Manifest: digest.Of(nil), Report: digest.Of(nil),
 		Claims: []verdict.Claim{{Name: "kernel.release", Want: "6", Got: "6", Met: true}}}
 	v.Judge(true)
-	return &pod.Record{
-		Version: pod.RecordVersion, ID: id, State: pod.Running, Created: "2026-01-02T03:04:05Z",
+	return &record.Record{
+		Version: record.Version, ID: id, State: record.Running, Created: "2026-01-02T03:04:05Z",
 		Guest: "/srv/guests/sample", Shim: p, QEMU: p,
 		Command: []string{"qemu"}, Links: []string{}, Cgroup: []string{}, Containers: []string{"one", "two"},
 		Verdict: v, Annotations: map[string]string{},
 	}, nil
 }
 
-func writeRecord(root string, r *pod.Record) error {
+func writeRecord(root string, r *record.Record) error {
 	b, err := paper.Encode(r)
 	if err != nil {
 		return err
@@ -233,12 +233,12 @@ func startPod(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) > 3 {
 		g.metrics = ts.ReadFile(args[3])
 	}
-	stop, err := g.serve(pod.VsockSocket(pod.Dirs{State: root}, args[1]))
+	stop, err := g.serve(record.Dirs{State: root}.VsockSocket(args[1]))
 	ts.Check(err)
 	ts.Defer(stop)
 }
 
-func mustRecord(t *testing.T) *pod.Record {
+func mustRecord(t *testing.T) *record.Record {
 	t.Helper()
 	r, err := newRecord("one")
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/verdict"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 )
 
 // metricsTime bounds the agent's answer.
@@ -122,7 +122,7 @@ func hostMetrics(s podState, read func(pid int) (stats, error)) string {
 	}
 	flag := map[bool]int{true: 1}
 	family("pod_up", "gauge", "Whether the shim and the virtual machine run.")
-	fmt.Fprintf(&b, "%spod_up %d\n", hostPrefix, flag[s.Alive.Shim && s.Alive.QEMU && s.State == pod.Running])
+	fmt.Fprintf(&b, "%spod_up %d\n", hostPrefix, flag[s.Alive.Shim && s.Alive.QEMU && s.State == record.Running])
 	family("pod_info", "gauge", "What the pod is; the value is always 1.")
 	fmt.Fprintf(&b, "%spod_info{sandbox=%s,guest=%s,verdict=%s} 1\n", hostPrefix, label(s.ID), label(s.guest()),
 		label(s.verdict()))

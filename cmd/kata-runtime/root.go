@@ -10,7 +10,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/config"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 )
 
 // app is what every command shares: the streams, the environment and the global flags.
@@ -21,7 +21,7 @@ type app struct {
 
 	configFile string
 	showPaths  bool
-	dirs       pod.Dirs
+	dirs       record.Dirs
 }
 
 const long = `kata-runtime shows how the runtime makes the virtual machine that a pod runs in, whether this host can, and how the pods
@@ -53,7 +53,7 @@ func (a *app) root() *cobra.Command {
 	f := root.PersistentFlags()
 	f.StringVar(&a.configFile, "config", "", "the configuration (default: the first of --show-default-config-paths)")
 	f.StringVar(&a.configFile, "kata-config", "", "the same as --config, by Kata's other name")
-	f.StringVar(&a.dirs.State, "root", pod.DefaultState, "`folder` of the pods' records and sockets")
+	f.StringVar(&a.dirs.State, "root", record.DefaultState, "`folder` of the pods' records and sockets")
 	root.AddCommand(a.checkCmd(), a.configCmd(), a.envCmd(), a.execCmd(), a.metricsCmd(), a.stateCmd(), a.versionCmd())
 	usage.Apply(root)
 	return root

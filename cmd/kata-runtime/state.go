@@ -9,12 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 )
 
 // podState is a pod's record and what has become of it.
 type podState struct {
-	*pod.Record
+	*record.Record
 	Alive alive `json:"alive"`
 }
 
@@ -25,7 +25,7 @@ type alive struct {
 	VirtioFSD bool `json:"virtiofsd"`
 }
 
-func stateOf(r *pod.Record) podState {
+func stateOf(r *record.Record) podState {
 	return podState{r, alive{r.Shim.Alive(), r.QEMU.Alive(), r.VirtioFSD.Alive()}}
 }
 
@@ -34,7 +34,7 @@ func (s podState) word() string {
 	switch {
 	case !s.Alive.Shim:
 		return "left over"
-	case s.State == pod.Running && !s.Alive.QEMU:
+	case s.State == record.Running && !s.Alive.QEMU:
 		return "ending"
 	}
 	return string(s.State)
@@ -71,7 +71,7 @@ A pod that is "left over" has no shim any more: containerd cleans it up when it 
 	c.RunE = func(_ *cobra.Command, ids []string) error {
 		if len(ids) == 0 {
 			var err error
-			if ids, err = pod.List(a.dirs); err != nil {
+			if ids, err = record.List(a.dirs); err != nil {
 				return err
 			}
 		}
@@ -106,7 +106,7 @@ func (a *app) printStates(states []podState) error {
 }
 
 // process is a number, or a dash for none.
-func process(p pod.HostProcess, alive bool) string {
+func process(p record.HostProcess, alive bool) string {
 	switch {
 	case p.PID == 0:
 		return "-"

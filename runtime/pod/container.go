@@ -13,6 +13,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/translate"
 	"github.com/mdlayher/vsock"
@@ -61,7 +62,7 @@ type Process struct {
 
 // Create makes a container. Its first process waits to be started. When it fails nothing of the container is left.
 func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
-	if err := checkID(c.ID); err != nil {
+	if err := record.CheckID(c.ID); err != nil {
 		return nil, err
 	}
 	have := &container{id: c.ID}
@@ -106,7 +107,7 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *Process, err error) {
 		return nil, errors.Join(fmt.Errorf("create the container in the guest: %w", err), proc.Close())
 	}
 	proc.begin()
-	return proc, p.note(func(r *Record) { r.Containers = append(r.Containers, c.ID) })
+	return proc, p.record.Note(func(r *record.Record) { r.Containers = append(r.Containers, c.ID) })
 }
 
 // translate makes the plan of a container. The pod's containers have the users of the first one that has any.
@@ -193,7 +194,7 @@ func (p *Pod) forget(ctx context.Context, c *container) error {
 	p.growth.mu.Lock()
 	delete(p.growth.sizes, c.id)
 	p.growth.mu.Unlock()
-	errs = append(errs, p.note(func(r *Record) {
+	errs = append(errs, p.record.Note(func(r *record.Record) {
 		r.Containers = slices.DeleteFunc(r.Containers, func(id string) bool { return id == c.id })
 	}))
 	return errors.Join(errs...)

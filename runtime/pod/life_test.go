@@ -19,6 +19,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
 	"golang.org/x/sys/unix"
 )
@@ -39,7 +40,7 @@ func options(t *testing.T, h *machinetest.Hypervisor, a *agenttest.Agent) Option
 	c.Runtime.InternetworkingModel = config.NetworkNone
 	h.Guest = machinetest.WithAgent(a)
 	return Options{ID: "pod-1", Config: &c, Hypervisor: h, Log: slog.New(slog.DiscardHandler),
-		Dirs: Dirs{State: dir + "/state", Share: dir + "/share"}}
+		Dirs: record.Dirs{State: dir + "/state", Share: dir + "/share"}}
 }
 
 // withDisk is a container whose root is a disk, which is a file.
@@ -58,7 +59,7 @@ func withDisk(t *testing.T, id string) Container {
 // gone says what of a pod is left on the host.
 func gone(t *testing.T, o Options, h *machinetest.Hypervisor) {
 	t.Helper()
-	if ids, err := List(o.Dirs); err != nil || len(ids) > 0 {
+	if ids, err := record.List(o.Dirs); err != nil || len(ids) > 0 {
 		t.Errorf("left over: %v, %v", ids, err)
 	}
 	for _, vm := range h.VMs() {
@@ -77,8 +78,8 @@ func TestAPodLivesWithItsContainers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := ReadRecord(o.Dirs, o.ID)
-	if err != nil || r.State != Running || r.Verdict == nil || r.Verdict.Result != verdict.Attested {
+	r, err := record.Read(o.Dirs, o.ID)
+	if err != nil || r.State != record.Running || r.Verdict == nil || r.Verdict.Result != verdict.Attested {
 		t.Fatalf("record %+v, %v", r, err)
 	}
 	isFile := func(c verdict.Claim) bool { return c.Name == "file System.map" }
@@ -184,7 +185,7 @@ func TestAContainerThatCannotBeMadeLeavesNothing(t *testing.T) {
 				len(p.growth.sizes) > 0 {
 				t.Errorf("left: disks %v, containers %v", d, a.Containers())
 			}
-			if r, err := ReadRecord(o.Dirs, o.ID); err != nil || len(r.Containers) > 0 {
+			if r, err := record.Read(o.Dirs, o.ID); err != nil || len(r.Containers) > 0 {
 				t.Errorf("record: %v, %v", r.Containers, err)
 			}
 			// What failed once may succeed.
@@ -234,7 +235,7 @@ func TestAttestationDoesWhatTheConfigurationSays(t *testing.T) {
 				gone(t, o, h)
 				return
 			}
-			r, err := ReadRecord(o.Dirs, o.ID)
+			r, err := record.Read(o.Dirs, o.ID)
 			if err != nil || (r.Verdict == nil) != (tc.result == "") ||
 				r.Verdict != nil && r.Verdict.Result != tc.result {
 				t.Errorf("record %+v, %v", r.Verdict, err)

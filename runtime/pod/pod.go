@@ -4,8 +4,8 @@
 // containers, reached through the agent. It puts together what the other rooms of runtime make: the folder that is
 // shared, the network, the sandbox, the verdict. It refuses to know who asks: nothing here speaks to containerd.
 //
-// A pod keeps a record on disk of everything that could outlive it (docs/formats/state.md), so that whoever comes after
-// a killed one can clean up.
+// A pod keeps a record on disk of everything that could outlive it (package record), so that whoever comes after a
+// killed one can clean up.
 package pod
 
 import (
@@ -35,6 +35,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/network"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/thread"
@@ -54,7 +55,7 @@ type Options struct {
 	ID         string
 	Config     *config.Config
 	Hypervisor machine.Hypervisor // nil is hypervisor.Default
-	Dirs       Dirs
+	Dirs       record.Dirs
 	// Netns is the path of the pod's network namespace. Empty is a new one, with nothing in it but what comes later.
 	Netns string
 	// Hooks is called once there is a network namespace, and before the guest looks at it, with the number of a thread
@@ -73,34 +74,11 @@ type Options struct {
 	Annotations map[string]string // for the record only
 }
 
-// Dirs are the folders of the host that pods use. The zero value is the default of each.
-type Dirs struct {
-	State string // /run/katabuild: a folder for each pod, with its record and its sockets
-	Share string // /run/kata-containers/shared/sandboxes, Kata's
-}
-
-// The defaults of Dirs.
-const (
-	DefaultState = "/run/katabuild"
-	DefaultShare = "/run/kata-containers/shared/sandboxes"
-)
-
-// WithDefaults fills what is empty.
-func (d Dirs) WithDefaults() Dirs {
-	if d.State == "" {
-		d.State = DefaultState
-	}
-	if d.Share == "" {
-		d.Share = DefaultShare
-	}
-	return d
-}
-
 // Pod is a running guest with its containers. Its methods may be called from several goroutines.
 type Pod struct {
 	id      string
 	cfg     *config.Config
-	dirs    Dirs
+	dirs    record.Dirs
 	log     *slog.Logger
 	share   *share.Share  // nil where nothing is shared
 	claims  *share.Claims // likewise, and where foreign locks are granted
@@ -119,8 +97,7 @@ type Pod struct {
 	pulse   *pulse
 	growth  growth
 
-	recordMu sync.Mutex // guards record
-	record   Record
+	record *record.File
 
 	mu         sync.Mutex
 	containers map[string]*container // guarded by mu
@@ -147,7 +124,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	p.stop = sync.OnceValue(p.stopOnce)
-	if err := checkID(o.ID); err != nil {
+	if err := record.CheckID(o.ID); err != nil {
 		return nil, err
 	}
 	if o.Hypervisor == nil {
@@ -160,7 +137,9 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if o.Netns, err = p.ownNetns(o); err != nil {
 		return nil, err
 	}
-	if err := p.begin(o); err != nil {
+	p.record, err = record.Begin(p.dirs, record.Record{ID: p.id, Guest: o.Config.QEMU.Guest,
+		Annotations: o.Annotations})
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -196,8 +175,8 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		<-p.vm.Done()
 		p.pulse.lose(explain(p.reason())) // nobody waits for answers that cannot come
 	})
-	if err := p.note(func(r *Record) {
-		r.QEMU = processOf(
+	if err := p.record.Note(func(r *record.Record) {
+		r.QEMU = record.ProcessOf(
 			p.vm.PID())
 		r.Command = p.vm.Argv()
 		r.Files = p.vm.Files()
@@ -220,7 +199,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if p.net != nil {
 		p.wg.Go(func() { p.watchNetwork(beside) })
 	}
-	return p, p.note(func(r *Record) { r.State = Running })
+	return p, p.record.Note(func(r *record.Record) { r.State = record.Running })
 }
 
 // joinCgroup moves this process, and so all that it starts, into a group of the pod's own.
@@ -229,7 +208,7 @@ func (p *Pod) joinCgroup(parent string) error {
 		return nil
 	}
 	if dirs, err := cgroup.Dirs(parent, p.id); err == nil { // Join says why not
-		if err := p.note(func(r *Record) { r.Cgroup = append(r.Cgroup, dirs...) }); err != nil {
+		if err := p.record.Note(func(r *record.Record) { r.Cgroup = append(r.Cgroup, dirs...) }); err != nil {
 			return err
 		}
 	}
@@ -238,7 +217,7 @@ func (p *Pod) joinCgroup(parent string) error {
 		p.log.Warn("the pod's processes are not, or not wholly, in a control group of their own", "err", err)
 	}
 	p.cgroup = g
-	return p.note(func(r *Record) { r.Cgroup = append([]string{}, g.Dirs...) })
+	return p.record.Note(func(r *record.Record) { r.Cgroup = append([]string{}, g.Dirs...) })
 }
 
 // readGuest is the guest of the configuration.
@@ -283,8 +262,7 @@ func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (san
 	cfg := sandbox.Config{
 		ID: p.id, Guest: g, Hypervisor: o.Hypervisor, Machine: string(c.QEMU.MachineType), Words: c.Words(),
 		Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
-		Program: c.QEMU.Path, RNG: true, Places: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: filepath.Join(p.dir(),
-			vsockSocket),
+		Program: c.QEMU.Path, RNG: true, Places: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: p.dirs.VsockSocket(p.id),
 		Size: machine.Size{CPUs: c.QEMU.VCPUs(g.Boot.CPUs, runtime.NumCPU()),
 			MemoryMiB: cmp.Or(c.QEMU.DefaultMemoryMiB, g.Boot.MemoryMiB)},
 		Attest: c.Runtime.Attestation != config.Off,
@@ -341,7 +319,7 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 	if p.share, err = share.New(p.dirs.Share, p.id); err != nil {
 		return err
 	}
-	if err := p.note(func(r *Record) { r.Share = true }); err != nil {
+	if err := p.record.Note(func(r *record.Record) { r.Share = true }); err != nil {
 		return err
 	}
 	if c.ForeignLocks == config.LocksRefused {
@@ -353,7 +331,7 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 	if c.SharedFS == config.Shared9P {
 		f.Path = p.share.Dir()
 	} else {
-		socket := filepath.Join(p.dir(), fsSocket)
+		socket := p.dirs.ShareSocket(p.id)
 		program, err := p.program(ctx)
 		if err != nil {
 			return err
@@ -365,7 +343,7 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 			return err
 		}
 		f.Socket = socket
-		if err := p.note(func(r *Record) { r.VirtioFSD = processOf(p.fs.PID()) }); err != nil {
+		if err := p.record.Note(func(r *record.Record) { r.VirtioFSD = record.ProcessOf(p.fs.PID()) }); err != nil {
 			return err
 		}
 	}
@@ -496,7 +474,7 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.netns.Fd())
 	}
 	note := func(link string) error {
-		return p.note(func(r *Record) { r.Netns = o.Netns; r.Links = append(r.Links, link) })
+		return p.record.Note(func(r *record.Record) { r.Netns = o.Netns; r.Links = append(r.Links, link) })
 	}
 	n, err := network.Attach(ctx, network.Options{Netns: path, Model: network.Model(model), Log: p.log, Note: note})
 	if err != nil {
@@ -519,7 +497,7 @@ func (p *Pod) attest(ctx context.Context) error {
 		return p.judge(err)
 	}
 	v := a.Verdict
-	if err := p.note(func(r *Record) { r.Verdict = v }); err != nil {
+	if err := p.record.Note(func(r *record.Record) { r.Verdict = v }); err != nil {
 		return err
 	}
 	switch v.Result {
@@ -680,6 +658,9 @@ func (p *Pod) dialLoopback(ctx context.Context, port uint16) (net.Conn, error) {
 	return c, nil
 }
 
+// dir is the pod's folder.
+func (p *Pod) dir() string { return p.dirs.Folder(p.id) }
+
 // Done is closed when the guest has ended.
 func (p *Pod) Done() <-chan struct{} { return p.vm.Done() }
 
@@ -745,7 +726,7 @@ func (p *Pod) stopOnce() error {
 	if err := errors.Join(append(errs, p.cgroup.Leave())...); err != nil {
 		return err // the record stays, for Clean
 	}
-	return p.end()
+	return p.record.End()
 }
 
 // explain puts the reason into one line: the console's last words are in the log, where there is room.

@@ -17,7 +17,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -252,7 +252,7 @@ type DeleteOptions struct {
 	Namespace string
 	Address   string
 	Bundle    string
-	Dirs      pod.Dirs
+	Dirs      record.Dirs
 }
 
 // deleteCode is the exit code of a container that was cleaned up: as if killed.
@@ -270,7 +270,7 @@ func Delete(o DeleteOptions) ([]byte, error) {
 	path := socketPath(o.Address, o.Namespace, group)
 	if !answers(path) {
 		// Also for a container: its pod is dead, and containerd may ask for the pod's cleaning up later or never.
-		if err := pod.Clean(o.Dirs, group); err != nil {
+		if err := record.Clean(o.Dirs, group); err != nil {
 			return nil, err
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -26,7 +26,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 )
 
 // These tests run tasks in machinetest's machines, with an agent that keeps containers in memory: all of the runtime
@@ -51,14 +51,14 @@ func newHost(t *testing.T) *host {
 		os.WriteFile(h.dir+"/configuration.toml", []byte(text), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	h.Service = New(Options{Namespace: "test", Dirs: pod.Dirs{State: h.dir + "/state", Share: h.dir + "/share"},
+	h.Service = New(Options{Namespace: "test", Dirs: record.Dirs{State: h.dir + "/state", Share: h.dir + "/share"},
 		Hypervisor: h.machine, Version: "v",
 		Log: slog.New(slog.DiscardHandler), Publish: Publish{Command: []string{"true"}}}, func() { h.ended = true })
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}
-		if ids, err := pod.List(h.o.Dirs); err != nil || len(ids) > 0 {
+		if ids, err := record.List(h.o.Dirs); err != nil || len(ids) > 0 {
 			t.Errorf("left over: %v, %v", ids, err)
 		}
 	})

@@ -26,6 +26,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/thread"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -40,7 +41,7 @@ import (
 // Options are how to serve.
 type Options struct {
 	Namespace   string // containerd's
-	Dirs        pod.Dirs
+	Dirs        record.Dirs
 	Hypervisor  machine.Hypervisor // nil is hypervisor.Default
 	Publish     Publish
 	Environment string // the value of KATA_CONF_FILE

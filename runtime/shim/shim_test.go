@@ -24,6 +24,7 @@ import (
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/thread"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -556,7 +557,7 @@ func TestAContainerOnTheHostsNetworkIsRefused(t *testing.T) {
 		if err := os.WriteFile(dir+"/bundle/config.json", []byte(spec), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		s := New(Options{Namespace: "test", Dirs: pod.Dirs{State: dir + "/state", Share: dir + "/share"},
+		s := New(Options{Namespace: "test", Dirs: record.Dirs{State: dir + "/state", Share: dir + "/share"},
 			Log:     slog.New(slog.DiscardHandler),
 			Publish: Publish{Command: []string{"true"}}}, func() {})
 		_, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "h-1", Bundle: dir + "/bundle",
@@ -647,7 +648,7 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			dirs := pod.Dirs{State: filepath.Join(dir, "state"), Share: filepath.Join(dir, "share")}
+			dirs := record.Dirs{State: filepath.Join(dir, "state"), Share: filepath.Join(dir, "share")}
 			s := New(Options{
 				Namespace: "test", Dirs: dirs, Log: slog.New(slog.DiscardHandler),
 				Publish: Publish{Command: []string{"true"}},
@@ -673,14 +674,14 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 				case <-time.After(10 * time.Millisecond):
 				}
 			}
-			if ids, err := pod.List(dirs); err != nil || len(ids) != 1 {
+			if ids, err := record.List(dirs); err != nil || len(ids) != 1 {
 				t.Fatal(ids, err)
 			}
 			end(t, s)
 			if err := s.Close(); err != nil {
 				t.Error(err)
 			}
-			if ids, err := pod.List(dirs); err != nil || len(ids) != 0 {
+			if ids, err := record.List(dirs); err != nil || len(ids) != 0 {
 				t.Errorf("left behind: %q, %v", ids, err)
 			}
 			if err := <-created; err == nil {
