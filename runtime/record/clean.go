@@ -39,8 +39,8 @@ func remainsOf(b []byte) (remains, error) {
 // Clean removes everything that a pod whose process was killed has left on the host. Calling it again, or for a pod
 // that never was, is a no-op. The caller makes sure that nobody runs the pod any more.
 //
-// Of a pod whose record a newer version wrote, what this one knows about is removed; the folder stays, and the error says
-// which version it is.
+// Of a pod whose record a newer version wrote, what this one knows about is removed; the folder stays, and the error
+// says which version it is.
 func Clean(d Dirs, id string) error {
 	d = d.WithDefaults()
 	if err := CheckID(id); err != nil {
