@@ -39,6 +39,10 @@ Keys of Kata's that have no effect are warnings, with the reason. Keys that nobo
 		"a `FOLDER`, and end")
 	c.Flags().BoolVar(&lenient, "lenient", false, "warn of keys that nobody knows, instead of refusing them")
 	c.Flags().StringArrayVar(&annotations, "annotation", nil, "`NAME=VALUE` of a pod, as if it were there (repeat)")
+	others := []string{"all", "json", "lenient", "annotation"}
+	usage.Rules(c,
+		usage.Rule{Flag: "template", Excludes: append(others, "for-kata"), Why: "which reads no configuration"},
+		usage.Rule{Flag: "for-kata", Excludes: others, Why: "which reads no configuration"})
 	c.RunE = func(*cobra.Command, []string) error {
 		if template {
 			_, err := a.out.Write(config.Template())

@@ -75,6 +75,8 @@ An extension, made by "katabuild image" from a recipe with "extension: true", is
 	fl.BoolVar(&f.noSeccomp, "no-qemu-sandbox", false, "for a QEMU that was built without seccomp")
 	fl.BoolVar(&f.icount, "icount", false, "for measurements: virtual time, one nanosecond an instruction (TCG, "+
 		"one CPU)")
+	usage.Rules(c, usage.Rule{Flag: "dry-run", Excludes: []string{"json", "report", "console", "keep", "timeout"},
+		Why: "which starts nothing"})
 	c.RunE = func(c *cobra.Command, args []string) error { return a.boot(c.Context(), f, guestDir(args)) }
 	return c
 }

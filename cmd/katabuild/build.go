@@ -36,7 +36,7 @@ which are security updates, and writes nothing.`,
 		Example: "  katabuild lock recipes/default\n  katabuild lock --update --diff recipes/default\n  katabuild " +
 			"lock --update openssl recipes/default",
 	}
-	f.add(c)
+	f.add(c.Flags())
 	c.Flags().StringArrayVar(&update, "update", nil, "look up again what is pinned: everything, or `NAME` (repeatable)")
 	c.Flags().Lookup("update").NoOptDefVal = updateAll
 	c.Flags().BoolVar(&diff, "diff", false, "say what would change, and write nothing")
@@ -131,7 +131,7 @@ func (a *app) fetchCmd() *cobra.Command {
 		Use: "fetch [RECIPE]", Args: cobra.MaximumNArgs(1),
 		Short: "bring a recipe's locked inputs into the store, so that --offline builds work",
 	}
-	f.add(c)
+	f.add(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cfg, err := a.config(c.Context(), f, args)
 		if err != nil {
@@ -162,7 +162,7 @@ func (a *app) planCmd() *cobra.Command {
 equal keys mean equal bytes. A hit is in the store; for a miss plan names the inputs that changed since the
 guest was last built with this store; unused steps are needed only by steps that are hits.`,
 	}
-	f.add(c)
+	f.add(c.Flags())
 	c.Flags().BoolVar(&asJSON, "json", false, "print the plan with all inputs as JSON")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cfg, err := a.config(c.Context(), f, args)
@@ -283,7 +283,7 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 	var out string
 	c := &cobra.Command{Use: name + " [RECIPE]", Args: cobra.MaximumNArgs(1), Short: short, Long: long,
 		Example: fmt.Sprintf("  katabuild %s recipes/default -o out/default", name)}
-	f.addBuild(c)
+	f.addBuild(c.Flags())
 	c.Flags().StringVarP(&out, "output", "o", "", "folder for the files (default out/NAME)")
 	onlyConfig := false
 	if name == builder.KernelStep {

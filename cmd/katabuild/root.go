@@ -14,12 +14,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/cmd/katabuild/look"
 	"github.com/katabuild/katabuild/internal/progress/view"
 	"github.com/katabuild/katabuild/internal/usage"
 )
@@ -84,8 +86,7 @@ func (a *app) root() *cobra.Command {
 		c.GroupID = "run"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.inspectCmd(), a.lsCmd(), a.catCmd(), a.extractCmd(), a.diffCmd(),
-		a.explainCmd()} {
+	for _, c := range look.Commands(a.out, a.err, errVerdict) {
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}
@@ -202,14 +203,14 @@ type recipeFlags struct {
 // registryFlags say how registries of container images are reached.
 type registryFlags struct{ auth, authorities, mirrors, insecure []string }
 
-func (f *registryFlags) add(c *cobra.Command) {
-	c.Flags().StringArrayVar(&f.auth, "registry-auth", nil,
+func (f *registryFlags) add(fl *pflag.FlagSet) {
+	fl.StringArrayVar(&f.auth, "registry-auth", nil,
 		"`file` of credentials for registries, asked before docker's and podman's own (repeatable)")
-	c.Flags().StringArrayVar(&f.authorities, "registry-ca", nil,
+	fl.StringArrayVar(&f.authorities, "registry-ca", nil,
 		"`file` of certificate authorities to believe beside the host's, in PEM form (repeatable)")
-	c.Flags().StringArrayVar(&f.mirrors, "registry-mirror", nil,
+	fl.StringArrayVar(&f.mirrors, "registry-mirror", nil,
 		"`HOST=PLACE`: ask PLACE, HOST[:PORT][/PREFIX], before the registry HOST (repeatable)")
-	c.Flags().StringArrayVar(&f.insecure, "registry-insecure", nil,
+	fl.StringArrayVar(&f.insecure, "registry-insecure", nil,
 		"registry, `HOST[:PORT]`, that may be reached by plain HTTP or with any certificate (repeatable)")
 }
 
@@ -249,27 +250,28 @@ func (f *registryFlags) access(getenv func(string) string) (fetch.Access, error)
 	return a, nil
 }
 
-func (f *recipeFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.lock, "lock", "", "path of the lock (default lock.json beside the recipe)")
-	c.Flags().StringVar(&f.archive, "archive", "",
+func (f *recipeFlags) add(fl *pflag.FlagSet) {
+	fl.StringVar(&f.lock, "lock", "", "path of the lock (default lock.json beside the recipe)")
+	fl.StringVar(&f.archive, "archive", "",
 		"address of a Debian archive to reach without apt (default $KATABUILD_ARCHIVE, else apt and the host's own "+
 			"sources)")
-	c.Flags().StringVar(&f.security, "security-archive", "",
+	fl.StringVar(&f.security, "security-archive", "",
 		"with --archive: address of its security updates (default debian-security beside it)")
-	c.Flags().StringVar(&f.keyring, "archive-keyring", "",
+	fl.StringVar(&f.keyring, "archive-keyring", "",
 		"with --archive: the file of keys that sign it (default that of the package debian-archive-keyring)")
-	c.Flags().StringVar(&f.snapshot, "snapshot", "",
+	fl.StringVar(&f.snapshot, "snapshot", "",
 		"address of an archive of archives, for locked packages that mirrors have dropped (default "+
 			"$KATABUILD_SNAPSHOT)")
-	f.registry.add(c)
-	c.Flags().StringVar(&f.agent, "agent", "", "the agent, a `file`, for recipes that say builtin "+
+	f.registry.add(fl)
+	fl.StringVar(&f.agent, "agent", "", "the agent, a `file`, for recipes that say builtin "+
 		"(default $KATABUILD_AGENT, or the one beside katabuild)")
 }
 
-func (f *recipeFlags) addBuild(c *cobra.Command) {
-	f.add(c)
-	c.Flags().BoolVar(&f.offline, "offline", false, "never reach a network; what the store lacks is an error")
-	c.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "processes a step may run at once (default one a CPU); never changes "+
+// addBuild adds the flags of a command that builds.
+func (f *recipeFlags) addBuild(fl *pflag.FlagSet) {
+	f.add(fl)
+	fl.BoolVar(&f.offline, "offline", false, "never reach a network; what the store lacks is an error")
+	fl.IntVarP(&f.jobs, "jobs", "j", 0, "processes a step may run at once (default one a CPU); never changes "+
 		"the result")
 }
 
@@ -284,6 +286,13 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 		return builder.Config{}, fmt.Errorf("recipe: %w; name a folder with a %s, or the file itself", err,
 			recipe.FileName)
 	}
+	archive := cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE"))
+	for flag, value := range map[string]string{"archive-keyring": f.keyring, "security-archive": f.security} {
+		if value != "" && archive == "" {
+			return builder.Config{}, &usage.Error{Err: fmt.Errorf("--%s goes with --archive, or KATABUILD_ARCHIVE",
+				flag)}
+		}
+	}
 	access, err := f.registry.access(a.getenv)
 	if err != nil {
 		return builder.Config{}, err
@@ -295,7 +304,7 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 	return builder.Config{
 		Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent),
 		RegoAgent: besideUs("kata-agent-rego-x86_64"), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
-		HTTPArchive: cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE")), SecurityArchive: f.security,
+		HTTPArchive: archive, SecurityArchive: f.security,
 		ArchiveKeyring: f.keyring,
 		Snapshot:       cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Registries: access,
 		ToolFolders: filepath.SplitList(a.getenv("PATH")), Go: goTool(), Env: os.Environ(),

@@ -8,10 +8,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/katabuild/katabuild/builder"
+	"github.com/katabuild/katabuild/cmd/katabuild/look"
 	"github.com/katabuild/katabuild/inspect"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
@@ -74,7 +77,15 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 	c.Flags().StringVar(&rebuild, "rebuild", "", "build the guest of this recipe again, and compare")
 	c.Flags().BoolVar(&keepKernel, "keep-kernel", false,
 		"with --rebuild: take the kernel, which takes minutes, from the store")
-	rf.addBuild(c)
+	build := pflag.NewFlagSet("build", pflag.ContinueOnError)
+	rf.addBuild(build)
+	c.Flags().AddFlagSet(build)
+	toRebuild := []string{"keep-kernel"}
+	build.VisitAll(func(f *pflag.Flag) { toRebuild = append(toRebuild, f.Name) })
+	usage.Rules(c, slices.Concat(
+		[]usage.Rule{{Flag: "rebuild", Excludes: []string{"report", "nonce", "extension", "json"},
+			Why: "which compares files alone"}},
+		usage.Need("report", "nonce", "extension"), usage.Need("rebuild", toRebuild...))...)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		dir := guestDir(args)
 		m, d, err := readGuest(dir, pin)
@@ -82,25 +93,13 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 			return err
 		}
 		if rebuild != "" {
-			for _, other := range []string{"report", "nonce", "extension", "json"} {
-				if c.Flags().Changed(other) {
-					return &usage.Error{Err: fmt.Errorf("--%s does not go with --rebuild, which compares files alone",
-						other)}
-				}
-			}
 			return a.rebuild(c.Context(), rf, rebuild, dir, keepKernel)
 		}
 		files, err := attest.Files(m, dir, nil)
 		if err != nil {
 			return err
 		}
-		if keepKernel {
-			return &usage.Error{Err: errors.New("--keep-kernel goes with --rebuild")}
-		}
 		var reported *attest.Reported
-		if (nonce != "" || len(extensions) > 0) && reportFile == "" {
-			return &usage.Error{Err: fmt.Errorf("--nonce and --extension go with --report")}
-		}
 		if reportFile != "" {
 			var n []byte
 			if nonce != "" {
@@ -179,7 +178,7 @@ func (a *app) rebuild(ctx context.Context, f recipeFlags, recipe, dir string, ke
 	if err != nil {
 		return err
 	}
-	if err := a.printChanges(changes); err != nil {
+	if err := look.PrintChanges(a.out, changes); err != nil {
 		return err
 	}
 	return errVerdict

@@ -1,4 +1,5 @@
-package main
+// Package look has katabuild's commands that look inside of guests, images, initrds and kernels.
+package look
 
 import (
 	"context"
@@ -24,6 +25,19 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 )
 
+// commands is what they share.
+type commands struct {
+	out, err io.Writer
+	differs  error // what diff ends with, when something does
+}
+
+// Commands makes them. They print to out, and to errs what extract leaves out; diff ends with the error differs when
+// something does.
+func Commands(out, errs io.Writer, differs error) []*cobra.Command {
+	c := &commands{out: out, err: errs, differs: differs}
+	return []*cobra.Command{c.inspectCmd(), c.lsCmd(), c.catCmd(), c.extractCmd(), c.diffCmd(), c.explainCmd()}
+}
+
 // splitTarget parts FILE:/path. A file whose own name has a colon is given with a path, too.
 func splitTarget(arg string) (file, inside string) {
 	if i := strings.Index(arg, ":/"); i >= 0 {
@@ -33,7 +47,7 @@ func splitTarget(arg string) (file, inside string) {
 }
 
 // openThing opens a file, or what holds the files of a guest's folder.
-func (a *app) openThing(name string) (*inspect.Thing, error) {
+func (c *commands) openThing(name string) (*inspect.Thing, error) {
 	fi, err := os.Stat(name)
 	if err != nil {
 		return nil, err
@@ -52,9 +66,9 @@ func (a *app) openThing(name string) (*inspect.Thing, error) {
 }
 
 // withTree opens what has files.
-func (a *app) withTree(arg string, f func(t *inspect.Thing, inside string) error) (err error) {
+func (c *commands) withTree(arg string, f func(t *inspect.Thing, inside string) error) (err error) {
 	name, inside := splitTarget(arg)
-	t, err := a.openThing(name)
+	t, err := c.openThing(name)
 	if err != nil {
 		return err
 	}
@@ -65,7 +79,7 @@ func (a *app) withTree(arg string, f func(t *inspect.Thing, inside string) error
 	return f(t, inside)
 }
 
-func (a *app) inspectCmd() *cobra.Command {
+func (x *commands) inspectCmd() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "inspect FILE|GUEST", Args: cobra.ExactArgs(1), Short: "say what an image, initrd or kernel is",
@@ -81,13 +95,13 @@ or initrd is. It checks no digests; "katabuild verify" does.`,
 		if err != nil {
 			return err
 		}
-		t, err := a.openThing(args[0])
+		t, err := x.openThing(args[0])
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, t.Close()) }()
 		if asJSON {
-			e := json.NewEncoder(a.out)
+			e := json.NewEncoder(x.out)
 			e.SetIndent("", "  ")
 			if g != nil {
 				g.Thing = t
@@ -96,11 +110,11 @@ or initrd is. It checks no digests; "katabuild verify" does.`,
 			return e.Encode(t)
 		}
 		if g != nil {
-			if err := a.printWhole(g); err != nil {
+			if err := x.printWhole(g); err != nil {
 				return err
 			}
 		}
-		return a.printThing(t)
+		return x.printThing(t)
 	}
 	return c
 }
@@ -137,8 +151,8 @@ func readWhole(name string) (*whole, error) {
 	return &whole{Guest: m, Manifest: d, Features: names}, nil
 }
 
-func (a *app) printWhole(g *whole) error {
-	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+func (c *commands) printWhole(g *whole) error {
+	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	row := func(key string, values ...any) {
 		fmt.Fprintf(w, "%s\t%s\n", key, strings.TrimSpace(fmt.Sprintln(values...)))
 	}
@@ -171,8 +185,8 @@ func (a *app) printWhole(g *whole) error {
 	return w.Flush()
 }
 
-func (a *app) printThing(t *inspect.Thing) error {
-	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+func (c *commands) printThing(t *inspect.Thing) error {
+	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	row := func(key string, values ...any) {
 		fmt.Fprintf(w, "%s\t%s\n", key, strings.TrimSpace(fmt.Sprintln(values...)))
 	}
@@ -209,7 +223,7 @@ func (a *app) printThing(t *inspect.Thing) error {
 	return w.Flush()
 }
 
-func (a *app) lsCmd() *cobra.Command {
+func (x *commands) lsCmd() *cobra.Command {
 	var long, recursive bool
 	c := &cobra.Command{
 		Use: "ls FILE|GUEST[:/PATH]", Args: cobra.ExactArgs(1), Short: "list files in an image or initrd",
@@ -218,12 +232,12 @@ func (a *app) lsCmd() *cobra.Command {
 	c.Flags().BoolVarP(&long, "long", "l", false, "also modes, owners, sizes, times and attributes")
 	c.Flags().BoolVarP(&recursive, "recursive", "R", false, "also what is in folders")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
-			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+		return x.withTree(args[0], func(t *inspect.Thing, inside string) error {
+			w := tabwriter.NewWriter(x.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 			err := inspect.List(t.Tree, inside, recursive, func(e inspect.Entry) {
 				name := quoteName(e.Name)
 				if !long {
-					fmt.Fprintln(a.out, name)
+					fmt.Fprintln(x.out, name)
 					return
 				}
 				if e.Target != "" {
@@ -249,20 +263,20 @@ func quoteName(s string) string {
 	return s
 }
 
-func (a *app) catCmd() *cobra.Command {
+func (x *commands) catCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "cat FILE|GUEST:/PATH", Args: cobra.ExactArgs(1), Short: "print a file in an image or initrd",
 		Example: "  katabuild cat out/default:/etc/os-release",
 		RunE: func(_ *cobra.Command, args []string) error {
-			return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
+			return x.withTree(args[0], func(t *inspect.Thing, inside string) error {
 				return inspect.Cat(t.Tree,
-					inside, a.out)
+					inside, x.out)
 			})
 		},
 	}
 }
 
-func (a *app) extractCmd() *cobra.Command {
+func (x *commands) extractCmd() *cobra.Command {
 	var o inspect.ExtractOptions
 	most := "16GiB"
 	c := &cobra.Command{
@@ -277,14 +291,14 @@ extended attributes for nobody. Set-id bits and devices are left out unless --sp
 			if o.Max, err = parseSize(most); err != nil {
 				return fmt.Errorf("--max: %w", err)
 			}
-			return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
+			return x.withTree(args[0], func(t *inspect.Thing, inside string) error {
 				leftOut, err := inspect.Extract(c.Context(), t.Tree, inside, args[1], o)
 				for i, l := range leftOut {
 					if i == maxLeftOut {
-						fmt.Fprintf(a.err, "left out: and %d more\n", len(leftOut)-i)
+						fmt.Fprintf(x.err, "left out: and %d more\n", len(leftOut)-i)
 						break
 					}
-					fmt.Fprintf(a.err, "left out: %s of %s\n", l.What, quoteName(l.Path))
+					fmt.Fprintf(x.err, "left out: %s of %s\n", l.What, quoteName(l.Path))
 				}
 				return err
 			})
@@ -313,7 +327,7 @@ func parseSize(s string) (int64, error) {
 // maxLeftOut is how many files are named that extract left something out of.
 const maxLeftOut = 20
 
-func (a *app) diffCmd() *cobra.Command {
+func (x *commands) diffCmd() *cobra.Command {
 	var asJSON, times bool
 	c := &cobra.Command{
 		Use: "diff A B", Args: cobra.ExactArgs(2),
@@ -325,7 +339,7 @@ Its exit code is 0 when nothing differs and 3 when something does.`,
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().BoolVar(&times, "times", false, "also compare the times of files")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		changes, err := a.diff(c.Context(), args[0], args[1], times)
+		changes, err := x.diff(c.Context(), args[0], args[1], times)
 		if err != nil {
 			return err
 		}
@@ -333,42 +347,44 @@ Its exit code is 0 when nothing differs and 3 when something does.`,
 			if changes == nil {
 				changes = []inspect.Change{}
 			}
-			e := json.NewEncoder(a.out)
+			e := json.NewEncoder(x.out)
 			e.SetIndent("", "  ")
 			if err := e.Encode(changes); err != nil {
 				return err
 			}
 		} else {
-			if err := a.printChanges(changes); err != nil {
+			if err := PrintChanges(x.out, changes); err != nil {
 				return err
 			}
 		}
 		if len(changes) > 0 {
-			return errVerdict
+			return x.differs
 		}
 		return nil
 	}
 	return c
 }
 
-func (a *app) printChanges(changes []inspect.Change) error {
+// PrintChanges prints a line for each: + for what only the second has, - for what only the first has, ~ for what both
+// have otherwise.
+func PrintChanges(out io.Writer, changes []inspect.Change) error {
 	var errs []error
 	for _, ch := range changes {
 		var err error
 		switch {
 		case ch.From == "":
-			_, err = fmt.Fprintf(a.out, "+ %s %s: %s\n", ch.What, quoteName(ch.Name), ch.To)
+			_, err = fmt.Fprintf(out, "+ %s %s: %s\n", ch.What, quoteName(ch.Name), ch.To)
 		case ch.To == "":
-			_, err = fmt.Fprintf(a.out, "- %s %s: %s\n", ch.What, quoteName(ch.Name), ch.From)
+			_, err = fmt.Fprintf(out, "- %s %s: %s\n", ch.What, quoteName(ch.Name), ch.From)
 		default:
-			_, err = fmt.Fprintf(a.out, "~ %s %s: %s => %s\n", ch.What, quoteName(ch.Name), ch.From, ch.To)
+			_, err = fmt.Fprintf(out, "~ %s %s: %s => %s\n", ch.What, quoteName(ch.Name), ch.From, ch.To)
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func (a *app) diff(ctx context.Context, x, y string, times bool) (_ []inspect.Change, err error) {
+func (c *commands) diff(ctx context.Context, x, y string, times bool) (_ []inspect.Change, err error) {
 	guest := func(p string) bool {
 		_, err := os.Stat(path.Join(p, manifest.Name))
 		return err == nil
@@ -376,12 +392,12 @@ func (a *app) diff(ctx context.Context, x, y string, times bool) (_ []inspect.Ch
 	if guest(x) && guest(y) {
 		return inspect.Guests(ctx, x, y, os.TempDir(), times)
 	}
-	t, err := a.openThing(x)
+	t, err := c.openThing(x)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	u, err := a.openThing(y)
+	u, err := c.openThing(y)
 	if err != nil {
 		return nil, err
 	}
@@ -389,7 +405,7 @@ func (a *app) diff(ctx context.Context, x, y string, times bool) (_ []inspect.Ch
 	return inspect.Diff(ctx, t, u, times)
 }
 
-func (a *app) explainCmd() *cobra.Command {
+func (x *commands) explainCmd() *cobra.Command {
 	var asJSON bool
 	var size string
 	c := &cobra.Command{
@@ -402,7 +418,7 @@ that component's licence, and which others depend on it. With --size it draws wh
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().StringVar(&size, "size", "", "draw a treemap of what is below the path into this SVG file")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		return a.withTree(args[0], func(t *inspect.Thing, inside string) error {
+		return x.withTree(args[0], func(t *inspect.Thing, inside string) error {
 			if size != "" {
 				return atomicfile.With(size, 0o644, func(w io.Writer) error {
 					return inspect.Treemap(w, t.Tree,
@@ -414,16 +430,16 @@ that component's licence, and which others depend on it. With --size it draws wh
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(a.out)
+				enc := json.NewEncoder(x.out)
 				enc.SetIndent("", "  ")
 				return enc.Encode(e)
 			}
-			fmt.Fprintf(a.out, "%s is a %s of %d bytes", quoteName(e.Path), e.Kind, e.Size)
+			fmt.Fprintf(x.out, "%s is a %s of %d bytes", quoteName(e.Path), e.Kind, e.Size)
 			if e.Real != "" {
-				fmt.Fprintf(a.out, " (%s)", quoteName(e.Real))
+				fmt.Fprintf(x.out, " (%s)", quoteName(e.Real))
 			}
-			fmt.Fprintln(a.out)
-			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(x.out)
+			w := tabwriter.NewWriter(x.out, 0, 0, 2, ' ', 0)
 			for _, s := range e.By {
 				fmt.Fprintf(w, "  %d bytes\t%s %s\n", s.Size, s.Name, s.Version)
 				if len(e.By) > 1 {

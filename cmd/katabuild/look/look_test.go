@@ -1,4 +1,4 @@
-package main
+package look
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ func TestAGuestsFolderTellsTheWholeGuest(t *testing.T) {
 		t.Errorf("features %q of a kernel that has no ext4", g.Features)
 	}
 	var out bytes.Buffer
-	if err := (&app{out: &out}).printWhole(g); err != nil {
+	if err := (&commands{out: &out}).printWhole(g); err != nil {
 		t.Fatal(err)
 	}
 	m := papertest.Manifest()
