@@ -30,6 +30,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/registry"
 	"github.com/katabuild/katabuild/internal/regular"
 )
 
@@ -54,7 +55,7 @@ type Config struct {
 	// beside it.
 	HTTPArchive, SecurityArchive, ArchiveKeyring string
 	// Registries says how registries of container images are reached.
-	Registries fetch.Access
+	Registries registry.Access
 	// Snapshot is the address of an archive of archives for packages that the archive has dropped; empty is none.
 	Snapshot    string
 	Report      progress.Func
@@ -101,7 +102,7 @@ func (c Config) fetcher(r *recipe.Recipe, l *lock.Lock) (*fetch.Fetcher, error) 
 		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, HTTP: c.HTTP,
 		Apt:      &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions, Env: c.Env},
 		Snapshot: c.Snapshot,
-		Registry: &fetch.Registry{Access: c.Registries},
+		Registry: &registry.Client{Access: c.Registries},
 	}
 	if l != nil {
 		f.SnapshotTime = time.Unix(l.Time, 0)

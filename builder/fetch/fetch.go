@@ -18,7 +18,9 @@ import (
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/httpclient"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/registry"
 )
 
 // Fetcher knows where inputs come from.
@@ -30,8 +32,8 @@ type Fetcher struct {
 	Base string // the recipe's folder: local paths are relative to it
 	Arch string // dpkg's name of the guest's architecture
 	HTTP *http.Client
-	// Registry is where container images come from; nil is the zero Registry.
-	Registry *Registry
+	// Registry is where container images come from; nil is the zero Client.
+	Registry *registry.Client
 	// Snapshot is the address of an archive of archives, such as Debian's snapshot service, for packages that Apt has
 	// no longer; empty is none.
 	Snapshot string
@@ -152,7 +154,7 @@ func (f *Fetcher) Download(ctx context.Context, addr string, want digest.Digest,
 	if err != nil {
 		return "", 0, err
 	}
-	resp, err := carefulClient(f.HTTP).Do(req)
+	resp, err := httpclient.New(f.HTTP).Do(req)
 	if err != nil {
 		return "", 0, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/httpclient"
 	"github.com/katabuild/katabuild/rootfs/debian"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -52,10 +53,9 @@ var (
 // Bounds of what an archive may send, in bytes. Debian's InRelease has 140 KB, its lists of packages have 10 MB,
 // unpacked 60.
 const (
-	maxRelease  = 16 << 20
-	maxLists    = 1 << 30
-	maxPackage  = 8 << 30
-	maxRedirect = 10
+	maxRelease = 16 << 20
+	maxLists   = 1 << 30
+	maxPackage = 8 << 30
 )
 
 // clockSkew is by how much a release file may come from the future.
@@ -350,7 +350,7 @@ func (h *HTTP) get(ctx context.Context, suite, below string) (io.ReadCloser, err
 		return nil, err
 	}
 	req.Header.Set("Accept-Encoding", "identity") // a .gz is to arrive as it is
-	resp, err := carefulClient(h.Client).Do(req)
+	resp, err := httpclient.New(h.Client).Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -363,29 +363,6 @@ func (h *HTTP) get(ctx context.Context, suite, below string) (io.ReadCloser, err
 		err = errors.New(resp.Status)
 	}
 	return nil, errors.Join(fmt.Errorf("%s: %w", addr, err), resp.Body.Close())
-}
-
-// defaultTransport is shared, so that connections are used again.
-var defaultTransport = &patient{}
-
-// carefulClient is c, or a client with deadlines where c is nil, with rules for redirects.
-func carefulClient(c *http.Client) *http.Client {
-	if c == nil {
-		c = &http.Client{Transport: defaultTransport}
-	}
-	careful := *c
-	careful.CheckRedirect = func(to *http.Request, via []*http.Request) error {
-		from := via[len(via)-1].URL
-		switch {
-		case len(via) >= maxRedirect:
-			return fmt.Errorf("more than %d redirects", maxRedirect)
-		case to.URL.Scheme != from.Scheme:
-			return fmt.Errorf("redirect from %s to %s; where that is right, name the address that it leads to: %s",
-				from.Scheme, to.URL.Scheme, to.URL)
-		}
-		return nil
-	}
-	return &careful
 }
 
 // oneWord keeps a suite's name to what cannot climb out of a path.

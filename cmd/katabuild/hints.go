@@ -11,6 +11,7 @@ import (
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/builder/tasks"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/registry"
 )
 
 // hintFor is a second line for people: what they can do about an error, in the words of this command line. Packages say
@@ -63,10 +64,10 @@ func archiveHint(err error) string {
 			"that sign " +
 			"it where they are not Debian's own; or use a tarball as source"
 	}
-	if _, ok := errors.AsType[*fetch.Refused](err); ok {
+	if _, ok := errors.AsType[*registry.Refused](err); ok {
 		return "log in with docker login or podman login, or name a file of credentials with --registry-auth"
 	}
-	if i, ok := errors.AsType[*fetch.Insecure](err); ok {
+	if i, ok := errors.AsType[*registry.Insecure](err); ok {
 		return "if it is to be so: --registry-insecure " + i.Host
 	}
 	return ""

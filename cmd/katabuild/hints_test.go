@@ -12,6 +12,7 @@ import (
 	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/builder/tasks"
+	"github.com/katabuild/katabuild/internal/registry"
 )
 
 func TestErrorsComeWithTheWayOut(t *testing.T) {
@@ -30,8 +31,8 @@ func TestErrorsComeWithTheWayOut(t *testing.T) {
 		{&builder.NoAgent{Err: fs.ErrNotExist, Rego: true}, "make agent-rego"},
 		{fetch.ErrGone, "katabuild lock --update"},
 		{&fetch.NoArchive{Suite: "trixie"}, "--archive ADDRESS"},
-		{&fetch.Refused{Registry: "h", Err: errors.New("e")}, "--registry-auth"},
-		{&fetch.Insecure{Scheme: "http", Host: "h:5000"}, "--registry-insecure h:5000"},
+		{&registry.Refused{Registry: "h", Err: errors.New("e")}, "--registry-auth"},
+		{&registry.Insecure{Scheme: "http", Host: "h:5000"}, "--registry-insecure h:5000"},
 		{&store.Full{Dir: "d", Err: errors.New("e")}, "katabuild store gc"},
 		{&store.OtherLayout{Dir: "d", Layout: "2"}, "--store"},
 		{&store.Unsafe{}, "--store-shared"},

@@ -18,11 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/builder"
-	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/cmd/katabuild/look"
 	"github.com/katabuild/katabuild/internal/progress/view"
+	"github.com/katabuild/katabuild/internal/registry"
 	"github.com/katabuild/katabuild/internal/usage"
 )
 
@@ -215,8 +215,8 @@ func (f *registryFlags) add(fl *pflag.FlagSet) {
 }
 
 // access is what the flags say, with the places where docker's and podman's logins and certificates are.
-func (f *registryFlags) access(getenv func(string) string) (fetch.Access, error) {
-	a := fetch.Access{Authorities: f.authorities, Insecure: f.insecure, Mirrors: map[string][]string{}}
+func (f *registryFlags) access(getenv func(string) string) (registry.Access, error) {
+	a := registry.Access{Authorities: f.authorities, Insecure: f.insecure, Mirrors: map[string][]string{}}
 	for _, m := range f.mirrors {
 		host, place, ok := strings.Cut(m, "=")
 		if !ok || host == "" || place == "" || strings.Contains(place, "://") {

@@ -1,4 +1,4 @@
-package fetch
+package httpclient
 
 import (
 	"compress/gzip"
@@ -75,7 +75,7 @@ func TestAServerThatKeepsUsWaitingIsGivenUp(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			client := carefulClient(&http.Client{Transport: &patient{Deadlines: patience}})
+			client := New(&http.Client{Transport: &patient{Deadlines: patience}})
 			resp, err := client.Get(raw(t, c.say))
 			if err == nil {
 				_, err = io.Copy(io.Discard, resp.Body)
@@ -98,7 +98,7 @@ func TestASlowButSteadyServerIsWaitedFor(t *testing.T) {
 		}
 	})
 	// The whole body takes longer than any of its parts may.
-	client := carefulClient(&http.Client{Transport: &patient{Deadlines: deadlines{Stall: 150 * time.Millisecond,
+	client := New(&http.Client{Transport: &patient{Deadlines: deadlines{Stall: 150 * time.Millisecond,
 		MinBytes: 100}}})
 	resp, err := client.Get(addr)
 	if err != nil {
@@ -118,7 +118,7 @@ func TestWhoeverCancelsIsTheCause(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = carefulClient(nil).Do(req)
+	_, err = New(nil).Do(req)
 	if err == nil || !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 		t.Errorf("got %v", err)
 	}
@@ -135,7 +135,7 @@ func TestBytesArriveAsTheServerSendsThem(t *testing.T) {
 		z.Close()
 	}))
 	defer s.Close()
-	resp, err := carefulClient(nil).Get(s.URL)
+	resp, err := New(nil).Get(s.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestBytesArriveAsTheServerSendsThem(t *testing.T) {
 func TestARedirectToAnotherSchemeIsRefused(t *testing.T) {
 	for _, to := range []string{"https://127.0.0.1:1/x", "file:///etc/passwd", "ftp://127.0.0.1/x"} {
 		s := httptest.NewServer(http.RedirectHandler(to, http.StatusFound))
-		_, err := carefulClient(nil).Get(s.URL)
+		_, err := New(nil).Get(s.URL)
 		s.Close()
 		if err == nil || !strings.Contains(err.Error(), "name the address that it leads to: "+to) {
 			t.Errorf("to %s: %v", to, err)

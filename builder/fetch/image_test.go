@@ -1,88 +1,27 @@
 package fetch
 
 import (
-	"archive/tar"
 	"bytes"
-	"errors"
-	"io"
-	"log"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/registry"
+	"github.com/katabuild/katabuild/internal/registry/registrytest"
 	"github.com/katabuild/katabuild/rootfs/oci"
 )
 
-func imageOf(t testing.TB, arch string, files ...string) v1.Image {
-	t.Helper()
-	img := empty.Image
-	for _, f := range files {
-		var b bytes.Buffer
-		w := tar.NewWriter(&b)
-		err := w.WriteHeader(&tar.Header{Name: f, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(f))})
-		if err == nil {
-			_, err = io.WriteString(w, f)
-		}
-		if err = errors.Join(err, w.Close()); err != nil {
-			t.Fatal(err)
-		}
-		l, err := tarball.LayerFromOpener(func() (io.ReadCloser,
-			error) {
-			return io.NopCloser(bytes.NewReader(b.Bytes())), nil
-		})
-		if err == nil {
-			img, err = mutate.AppendLayers(img, l)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	cfg, err := img.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg = cfg.DeepCopy()
-	cfg.OS, cfg.Architecture = "linux", arch
-	if img, err = mutate.ConfigFile(img, cfg); err != nil {
-		t.Fatal(err)
-	}
-	return img
-}
-
-// serveRegistry is go-containerregistry's registry on loopback. What spoil returns is sent in place of what is there,
-// unless it is nil.
-func serveRegistry(t testing.TB, spoil func(path string) []byte) string {
-	t.Helper()
-	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if spoil != nil && r.Method == http.MethodGet {
-			if data := spoil(r.URL.Path); data != nil {
-				w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
-				_, _ = w.Write(data)
-				return
-			}
-		}
-		inner.ServeHTTP(w, r)
-	}))
-	t.Cleanup(srv.Close)
-	return strings.TrimPrefix(srv.URL, "http://")
-}
-
 func TestImagesComeByName(t *testing.T) {
-	host := serveRegistry(t, nil)
-	amd, arm := imageOf(t, "amd64", "a", "b", "a"), imageOf(t, "arm64", "c")
+	host := registrytest.Serve(t, nil)
+	amd, arm := registrytest.Image(t, "amd64", "a", "b", "a"), registrytest.Image(t, "arm64", "c")
 	index := mutate.AppendManifests(empty.Index,
 		mutate.IndexAddendum{Add: amd, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux",
 			Architecture: "amd64"}}},
@@ -103,7 +42,7 @@ func TestImagesComeByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := fetcher(t)
-	r := &Registry{}
+	r := &registry.Client{}
 	found, err := r.Resolve(t.Context(), ref.String(), "amd64")
 	if err != nil {
 		t.Fatal(err)
@@ -118,14 +57,14 @@ func TestImagesComeByName(t *testing.T) {
 	}
 	// The tag now means something else; the digest does not. What the store holds is not fetched again, what it has
 	// lost is.
-	if err := remote.Write(ref, imageOf(t, "amd64", "other")); err != nil {
+	if err := remote.Write(ref, registrytest.Image(t, "amd64", "other")); err != nil {
 		t.Fatal(err)
 	}
 	blobs, err := f.imageBlobs(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lost, err := f.Store.Get(blobs[2].digest)
+	lost, err := f.Store.Get(blobs[2].Digest)
 	if err == nil {
 		err = os.Remove(lost)
 	}
@@ -164,7 +103,7 @@ func TestImagesComeByName(t *testing.T) {
 }
 
 func TestFalseRegistriesAreRefused(t *testing.T) {
-	img := imageOf(t, "amd64", "a")
+	img := registrytest.Image(t, "amd64", "a")
 	want, err := img.Digest()
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +129,7 @@ func TestFalseRegistriesAreRefused(t *testing.T) {
 		"a longer layer":   {"/v2/x/blobs/" + layer.String(), bytes.Repeat([]byte("x"), 1<<20)},
 	} {
 		on := false
-		host := serveRegistry(t, func(path string) []byte {
+		host := registrytest.Serve(t, func(path string) []byte {
 			if on && path == c.path {
 				return c.send
 			}
@@ -217,7 +156,7 @@ func TestFalseRegistriesAreRefused(t *testing.T) {
 	}
 	for _, s := range []string{"", "{}", `{"schemaVersion":2,"manifests":[],"config":{}}`,
 		`{"schemaVersion":2,"config":{"digest":"sha256:x"}}`, `{"schemaVersion":2,"config":{"size":1}}`} {
-		if _, err := blobsOf([]byte(s)); err == nil {
+		if _, err := registry.Blobs([]byte(s)); err == nil {
 			t.Errorf("%s is a manifest", s)
 		}
 	}

@@ -1,7 +1,12 @@
-package fetch
+// Package httpclient is HTTP for fetching bytes by their digest from servers that nobody vouches for.
+//
+// A client gives up on servers that keep it waiting, takes the bytes as they are kept, and follows no redirect to
+// another scheme.
+package httpclient
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -41,9 +46,16 @@ func (d deadlines) orDefault() deadlines {
 // maxHeader bounds the header of an answer, in bytes.
 const maxHeader = 1 << 20
 
-// newTransport is the transport that everything is fetched with unless a test brings one: the host's proxies,
-// deadlines, and bytes as the server sends them, without unpacking what was packed for the way only.
-func newTransport(d deadlines) *http.Transport {
+// NewTransport makes a transport with deadlines: by the host's proxies, and bytes as the server sends them, without
+// unpacking what was packed for the way only. certificates is how servers are checked; nil is by the host's
+// authorities.
+func NewTransport(certificates *tls.Config) http.RoundTripper {
+	t := transport(deadlines{})
+	t.TLSClientConfig = certificates
+	return &patient{Next: t}
+}
+
+func transport(d deadlines) *http.Transport {
 	d = d.orDefault()
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
@@ -59,7 +71,7 @@ func newTransport(d deadlines) *http.Transport {
 
 // patient is a RoundTripper that gives up on a server according to Deadlines, whatever its own transport does.
 type patient struct {
-	Next      http.RoundTripper // nil is newTransport(Deadlines)
+	Next      http.RoundTripper // nil is transport(Deadlines)
 	Deadlines deadlines
 
 	once sync.Once
@@ -70,7 +82,7 @@ type patient struct {
 func (p *patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	p.once.Do(func() {
 		if p.next = p.Next; p.next == nil {
-			p.next = newTransport(p.Deadlines)
+			p.next = transport(p.Deadlines)
 		}
 	})
 	d := p.Deadlines.orDefault()
@@ -136,4 +148,30 @@ func (b *patientBody) Close() error {
 	err := b.body.Close()
 	b.cancel(nil)
 	return err
+}
+
+// maxRedirect is how many redirects are followed.
+const maxRedirect = 10
+
+// defaultTransport is shared, so that connections are used again.
+var defaultTransport = &patient{}
+
+// New is c, or a client with deadlines where c is nil, with rules for redirects.
+func New(c *http.Client) *http.Client {
+	if c == nil {
+		c = &http.Client{Transport: defaultTransport}
+	}
+	careful := *c
+	careful.CheckRedirect = func(to *http.Request, via []*http.Request) error {
+		from := via[len(via)-1].URL
+		switch {
+		case len(via) >= maxRedirect:
+			return fmt.Errorf("more than %d redirects", maxRedirect)
+		case to.URL.Scheme != from.Scheme:
+			return fmt.Errorf("redirect from %s to %s; where that is right, name the address that it leads to: %s",
+				from.Scheme, to.URL.Scheme, to.URL)
+		}
+		return nil
+	}
+	return &careful
 }

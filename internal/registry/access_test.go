@@ -1,4 +1,4 @@
-package fetch
+package registry
 
 import (
 	"encoding/base64"
@@ -16,8 +16,10 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
+	served "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/katabuild/katabuild/internal/registry/registrytest"
 )
 
 const user, password = "ann", "secret"
@@ -26,7 +28,7 @@ const user, password = "ann", "secret"
 func locked(t *testing.T, tls bool) (s *httptest.Server, asked *int) {
 	t.Helper()
 	asked = new(int)
-	next := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	next := served.New(served.Logger(log.New(io.Discard, "", 0)))
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		*asked++
 		if u, p, _ := r.BasicAuth(); u != user || p != password {
@@ -47,7 +49,7 @@ func locked(t *testing.T, tls bool) (s *httptest.Server, asked *int) {
 		t.Fatal(err)
 	}
 	auth := authn.FromConfig(authn.AuthConfig{Username: user, Password: password})
-	if err := remote.Write(ref, imageOf(t, "amd64", "a"), remote.WithTransport(s.Client().Transport),
+	if err := remote.Write(ref, registrytest.Image(t, "amd64", "a"), remote.WithTransport(s.Client().Transport),
 		remote.WithAuth(auth)); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +111,7 @@ func TestCredentialsComeFromTheFilesThatLoginsWrite(t *testing.T) {
 		{"an old password", []string{authFile(t, host, "wrong")}, []string{"asked as ann, from "}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &Registry{Access: Access{AuthFiles: c.files}}
+			r := &Client{Access: Access{AuthFiles: c.files}}
 			_, err := r.Resolve(t.Context(), host+"/team/app:1", "amd64")
 			if c.want == nil && err != nil {
 				t.Error(err)
@@ -150,7 +152,7 @@ func TestAPrivateAuthorityIsBelievedWhereItIsNamed(t *testing.T) {
 		{"not checked, because the user says so", Access{AuthFiles: auth, Insecure: []string{host}}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &Registry{Access: c.a}
+			r := &Client{Access: c.a}
 			_, err := r.Resolve(t.Context(), host+"/team/app:1", "amd64")
 			if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
@@ -165,8 +167,8 @@ func TestAMirrorIsAskedFirstAndTheRegistryAfterIt(t *testing.T) {
 	auth, _ := write(t, 0o600, fmt.Sprintf(
 		`{"auths": {%q: {"username": "ann", "password": "secret"}, %q: {"username": "ann", "password": "secret"}}}`,
 		hostOf(mirror), hostOf(origin)), "config.json")
-	from := func(m string) *Registry {
-		return &Registry{Access: Access{AuthFiles: []string{auth}, Mirrors: map[string][]string{hostOf(origin): {m}}}}
+	from := func(m string) *Client {
+		return &Client{Access: Access{AuthFiles: []string{auth}, Mirrors: map[string][]string{hostOf(origin): {m}}}}
 	}
 	if _, err := from(hostOf(mirror)).Resolve(t.Context(), hostOf(origin)+"/team/app:1", "amd64"); err != nil {
 		t.Fatal(err)

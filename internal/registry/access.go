@@ -1,4 +1,4 @@
-package fetch
+package registry
 
 import (
 	"crypto/tls"
@@ -21,6 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/katabuild/katabuild/internal/httpclient"
 )
 
 // Access says how registries are reached. The zero value reaches them as nobody, by https with the host's certificate
@@ -251,12 +253,10 @@ func (h *hosts) transport(host string, insecure bool) (http.RoundTripper, error)
 		return nil, fmt.Errorf("registry %s: %w", host, err)
 	}
 	c.InsecureSkipVerify = insecure // only for hosts that the user has named
-	t := newTransport(deadlines{})
-	t.TLSClientConfig = c
 	if h.by == nil {
 		h.by = map[string]http.RoundTripper{}
 	}
-	h.by[host] = &patient{Next: t}
+	h.by[host] = httpclient.NewTransport(c)
 	return h.by[host], nil
 }
 
