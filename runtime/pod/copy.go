@@ -83,7 +83,7 @@ func (p *Pod) copyFile(ctx context.Context, from, to string, left *room) error {
 		Gid: int32(sys.Gid)}
 	switch {
 	case st.IsDir():
-		_, err = p.service.CopyFile(ctx, req)
+		_, err = p.link.CopyFile(ctx, req)
 		return err
 	case st.Mode()&os.ModeSymlink != 0:
 		target, err := os.Readlink(from)
@@ -91,7 +91,7 @@ func (p *Pod) copyFile(ctx context.Context, from, to string, left *room) error {
 			return err
 		}
 		req.Data, req.FileSize = []byte(target), int64(len(target))
-		_, err = p.service.CopyFile(ctx, req)
+		_, err = p.link.CopyFile(ctx, req)
 		return err
 	case !st.Mode().IsRegular():
 		p.log.Warn("not copied into the guest: neither file, folder nor link", "path", from)
@@ -110,7 +110,7 @@ func (p *Pod) copyFile(ctx context.Context, from, to string, left *room) error {
 			return fmt.Errorf("%s: %w", from, err) // it became shorter while it was read
 		}
 		req.Data = b[:n]
-		if _, err := p.service.CopyFile(ctx, req); err != nil {
+		if _, err := p.link.CopyFile(ctx, req); err != nil {
 			return err
 		}
 		if req.Offset += int64(n); req.Offset >= req.FileSize {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
+	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/network"
 	"github.com/katabuild/katabuild/runtime/sandbox"
@@ -91,7 +92,7 @@ func (p *Pod) resize(ctx context.Context, id string, s Size) error {
 			fmt.Sprintf("%d MiB", now.MemoryMiB))
 		req := &katapb.OnlineCPUMemRequest{Wait: true, NbCpus: uint32(now.CPUs),
 			CpuOnly: now.MemoryMiB == before.MemoryMiB}
-		if _, e := p.service.OnlineCPUMem(ctx, req); e != nil {
+		if _, e := p.link.OnlineCPUMem(ctx, req); e != nil {
 			err = errors.Join(err, fmt.Errorf("have the guest use %d processors and %d MiB of memory: %w", now.CPUs,
 				now.MemoryMiB, e))
 		}
@@ -101,7 +102,7 @@ func (p *Pod) resize(ctx context.Context, id string, s Size) error {
 
 // Update changes what a container may use.
 func (p *Pod) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	ctx, cancel := context.WithTimeout(ctx, agentlink.RequestTime)
 	defer cancel()
 	p.growth.mu.Lock()
 	s := p.growth.sizes[id]
@@ -117,7 +118,7 @@ func (p *Pod) Update(ctx context.Context, id string, r *specs.LinuxResources) er
 	if err := p.resize(ctx, id, s); err != nil {
 		return err
 	}
-	_, err := p.service.UpdateContainer(ctx, &katapb.UpdateContainerRequest{ContainerId: id,
+	_, err := p.link.UpdateContainer(ctx, &katapb.UpdateContainerRequest{ContainerId: id,
 		Resources: oci.ResourcesToWire(translate.Resources(r))})
 	return err
 }
@@ -125,7 +126,7 @@ func (p *Pod) Update(ctx context.Context, id string, r *specs.LinuxResources) er
 // watchNetwork gives the guest the interfaces that come after its start.
 func (p *Pod) watchNetwork(ctx context.Context) {
 	err := p.net.Watch(ctx, func(e *network.Endpoint) error {
-		ctx, cancel := context.WithTimeout(ctx, requestTime)
+		ctx, cancel := context.WithTimeout(ctx, agentlink.RequestTime)
 		defer cancel()
 		path, err := p.vm.PlugNIC(ctx, machine.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
 		if err != nil {
@@ -133,7 +134,7 @@ func (p *Pod) watchNetwork(ctx context.Context) {
 		}
 		i := e.Interface()
 		i.DevicePath = path
-		if _, err := p.service.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: i}); err != nil {
+		if _, err := p.link.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: i}); err != nil {
 			return fmt.Errorf("set it up in the guest: %w", err)
 		}
 		p.log.Info("an interface came later", "name", e.Name)

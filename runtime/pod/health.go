@@ -6,117 +6,29 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
-	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
-
-// Times of looking after the agent. Requests fail once it has been silent, so that whoever asks learns the cause soon;
-// the pod is given up only when it stays silent, for a host under load may be slow.
-const (
-	healthEvery = 3 * time.Second  // between checks
-	silentAfter = 5 * time.Second  // requests fail from here on
-	healthTime  = 30 * time.Second // the pod is given up
-)
-
-// ErrSilent says that the agent does not answer.
-var ErrSilent = errors.New("the agent in the guest does not answer")
 
 // ErrStuck says that a process in the guest does not end although it was killed, as one that waits in the kernel for a
 // device that never answers.
 var ErrStuck = errors.New("a process in the guest outlives SIGKILL")
 
-// pulse knows whether the agent answers.
-type pulse struct {
-	mu     sync.Mutex    // guards what follows
-	silent chan struct{} // closed while the agent is silent
-	why    error         // what requests fail with: ErrSilent, unless the pod is lost
-	lost   bool          // for good
-}
-
-func newPulse() *pulse { return &pulse{silent: make(chan struct{}), why: ErrSilent} }
-
-// set says how the agent is.
-func (p *pulse) set(answers bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.lost {
-		return
-	}
-	p.setLocked(answers)
-}
-
-// lose has requests fail with why from here on.
-func (p *pulse) lose(why error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lost, p.why = true, why
-	p.setLocked(false)
-}
-
-func (p *pulse) setLocked(answers bool) {
-	select {
-	case <-p.silent:
-		if answers {
-			p.silent = make(chan struct{})
-		}
-	default:
-		if !answers {
-			close(p.silent)
-		}
-	}
-}
-
-// context ends when the agent is silent, with why as its cause.
-func (p *pulse) context(ctx context.Context) (context.Context, context.CancelFunc) {
-	p.mu.Lock()
-	silent := p.silent
-	p.mu.Unlock()
-	ctx, cancel := context.WithCancelCause(ctx)
-	done := make(chan struct{})
-	go func() {
-		select {
-		case <-silent:
-			p.mu.Lock()
-			why := p.why
-			p.mu.Unlock()
-			cancel(why)
-		case <-done:
-		}
-	}()
-	return ctx, sync.OnceFunc(func() { close(done); cancel(nil) })
-}
-
-// watch looks whether the agent still answers, until ctx or the guest ends.
+// watch gives the pod up when its agent no longer answers, until ctx or the guest ends.
 func (p *Pod) watch(ctx context.Context) {
-	for {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.wg.Go(func() {
 		select {
-		case <-ctx.Done():
-			return
 		case <-p.vm.Done():
-			return
 		case <-p.sick:
-			return
-		case <-time.After(healthEvery):
+		case <-ctx.Done():
 		}
-		late := time.AfterFunc(silentAfter, func() {
-			p.log.Error(ErrSilent.Error(), "for", silentAfter)
-			p.pulse.set(false)
-		})
-		check, cancel := context.WithTimeout(ctx, healthTime)
-		_, err := p.health.Check(check, &katapb.CheckRequest{})
 		cancel()
-		if late.Stop() || err == nil {
-			p.pulse.set(true)
-		}
-		if err != nil && ctx.Err() == nil && p.vm.Why() == nil {
-			p.lose(fmt.Errorf("%w: %w", ErrSilent, err))
-			return
-		}
+	})
+	if err := p.link.Watch(ctx, p.log); err != nil && ctx.Err() == nil && p.vm.Why() == nil {
+		p.lose(err)
 	}
 }
 
@@ -124,7 +36,7 @@ func (p *Pod) watch(ctx context.Context) {
 func (p *Pod) lose(why error) {
 	p.lost.Do(func() {
 		p.sickErr = why
-		p.pulse.lose(why)
+		p.link.Lose(why)
 		close(p.sick)
 	})
 }
@@ -171,6 +83,12 @@ func (p *Pod) outOfMemory(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w (%w)", ErrOutOfMemory, err)
+}
+
+// betterReason is why the guest ended, where that is why a call failed; nil where it is not.
+func (p *Pod) betterReason(err error) error {
+	p.graceFor(err)
+	return explain(p.vm.Why())
 }
 
 // graceFor waits a moment for QEMU's end where err says that its connections ended: it may be seen later, and is the
@@ -223,42 +141,3 @@ const endGrace = time.Second
 
 // fsGrace is how much later than virtiofsd's end QEMU's may be seen.
 const fsGrace = 300 * time.Millisecond
-
-// waits are the calls that take as long as they take: they wait for something in the guest.
-var waits = []string{"/WaitProcess", "/ReadStdout", "/ReadStderr", "/WriteStdin", "/GetOOMEvent", "/Check"}
-
-// intercept is around each call to the agent: it ends when the agent is silent, and its error is the agent's own words
-// with the agent's code.
-func (p *Pod) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo,
-	call ttrpc.Invoker) error {
-	long := false
-	for _, w := range waits {
-		long = long || strings.HasSuffix(info.FullMethod, w)
-	}
-	if !long {
-		var cancel context.CancelFunc
-		ctx, cancel = p.pulse.context(ctx)
-		defer cancel()
-	}
-	err := call(ctx, req, resp)
-	if err == nil {
-		if s := status.FromProto(resp.GetStatus()); s.Code() != codes.OK {
-			return &agentError{s}
-		}
-		return nil
-	}
-	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
-		return cause
-	}
-	p.graceFor(err)
-	if why := p.vm.Why(); why != nil { // the connection is gone with the guest
-		return explain(why)
-	}
-	return err
-}
-
-// agentError is what the agent said, without ttrpc's words around it. status.FromError finds its code.
-type agentError struct{ s *status.Status }
-
-func (e *agentError) Error() string              { return e.s.Message() }
-func (e *agentError) GRPCStatus() *status.Status { return e.s }

@@ -10,17 +10,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,7 +87,7 @@ func TestAPodLivesWithItsContainers(t *testing.T) {
 		t.Errorf("a pod's verdict has no claims about files: %v", r.Verdict.Claims)
 	}
 	c := withDisk(t, "c1")
-	c.Streams = Streams{Stdin: true, Stdout: true, Stderr: true}
+	c.Streams = agentlink.Streams{Stdin: true, Stdout: true, Stderr: true}
 	q, err := p.Create(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func TestAPodLivesWithItsContainers(t *testing.T) {
 	if err := p.Start(t.Context(), "c1"); err != nil {
 		t.Fatal(err)
 	}
-	e, err := p.Exec(t.Context(), "c1", "e1", &specs.Process{Args: []string{"sh"}, Cwd: "/"}, Streams{Stdout: true})
+	e, err := p.Exec(t.Context(), "c1", "e1", &specs.Process{Args: []string{"sh"}, Cwd: "/"}, agentlink.Streams{Stdout: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestAPodLivesWithItsContainers(t *testing.T) {
 		a.Exit("c1", "", 3)); err != nil {
 		t.Error(err)
 	}
-	for want, q := range map[int]*Process{137: e, 3: q} {
+	for want, q := range map[int]*agentlink.Process{137: e, 3: q} {
 		if code, err := q.Wait(t.Context()); code != want || err != nil {
 			t.Errorf("code %d, %v; want %d", code, err, want)
 		}

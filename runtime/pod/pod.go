@@ -19,18 +19,18 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/disks"
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/machine"
@@ -45,9 +45,8 @@ import (
 
 // Times that bound what should be quick.
 const (
-	reportTime  = 30 * time.Second // for the report; a guest that is ready answers at once
-	requestTime = 60 * time.Second // for a request to the agent that has no time of its own, as Kata's
-	endTime     = 5 * time.Second  // for the guest to end its containers before it is stopped
+	reportTime = 30 * time.Second // for the report; a guest that is ready answers at once
+	endTime    = 5 * time.Second  // for the guest to end its containers before it is stopped
 )
 
 // Options are how to start a pod.
@@ -88,13 +87,8 @@ type Pod struct {
 	stand   *thread.StandIn  // is in it; nil likewise
 	cgroup  cgroup.Group
 	vm      *sandbox.Sandbox
-	agent   *ttrpc.Client
-	service katapb.AgentServiceService
-	health  katapb.HealthService
-	streams bool // the agent takes streams on their own connections
-	can     features
+	link    *agentlink.Link
 	seccomp bool // the agent can do seccomp
-	pulse   *pulse
 	growth  growth
 
 	record *record.File
@@ -102,7 +96,7 @@ type Pod struct {
 	mu         sync.Mutex
 	containers map[string]*container // guarded by mu
 	users      translate.Users       // guarded by mu
-	disks      disks
+	disks      disks.Pool
 	binds      binds
 
 	stop     func() error
@@ -119,7 +113,8 @@ type Pod struct {
 // Start boots the guest of a pod and gets it ready for containers. When it fails nothing is left.
 func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{},
-		sick: make(chan struct{}), stopping: make(chan struct{}), pulse: newPulse()}
+		sick: make(chan struct{}), stopping: make(chan struct{})}
+	p.link = agentlink.New(p.dial, p.betterReason)
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -173,7 +168,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	}
 	p.wg.Go(func() {
 		<-p.vm.Done()
-		p.pulse.lose(explain(p.reason())) // nobody waits for answers that cannot come
+		p.link.Lose(explain(p.reason())) // nobody waits for answers that cannot come
 	})
 	if err := p.record.Note(func(r *record.Record) {
 		r.QEMU = record.ProcessOf(
@@ -183,12 +178,9 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	conn, err := p.vm.Dial(ctx, agentapi.Port)
-	if err != nil {
-		return nil, fmt.Errorf("connect to the agent: %w", err)
+	if err := p.link.Connect(ctx); err != nil {
+		return nil, err
 	}
-	p.agent = ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(p.intercept))
-	p.service, p.health = katapb.NewAgentServiceClient(p.agent), katapb.NewHealthClient(p.agent)
 	if err := p.attest(ctx); err != nil {
 		return nil, err
 	}
@@ -242,20 +234,6 @@ var errNothingToCompare = errors.New(
 	`attestation is "enforce", and a guest of kernel and image or initrd has no manifest to compare it with: ` +
 		`set "guest" to a folder that katabuild build made, or attestation to "warn" or "off"`)
 
-// serves asks an agent that does not say by itself that it is ready, Kata's.
-func serves(ctx context.Context, c net.Conn) error {
-	client := ttrpc.NewClient(c)
-	defer client.Close() // its connection is the caller's
-	r, err := katapb.NewHealthClient(client).Check(ctx, &katapb.CheckRequest{})
-	if err != nil {
-		return err
-	}
-	if s := r.GetStatus(); s != katapb.HealthCheckResponse_SERVING {
-		return fmt.Errorf("the agent's health is %s", s)
-	}
-	return nil
-}
-
 // sandboxConfig makes everything that the machine needs on the host, and says how to start it.
 func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (sandbox.Config, error) {
 	c := o.Config
@@ -268,12 +246,12 @@ func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (san
 		Attest: c.Runtime.Attestation != config.Off,
 	}
 	if !g.Described() {
-		cfg.Serves = serves
+		cfg.Serves = agentlink.Serves
 	}
 	p.growth.base, p.growth.said = cfg.Size, o.Size
 	o.Size.add(&cfg.Size, runtime.NumCPU())
 	p.maySize(&cfg)
-	cfg.Words = append(cfg.Words, streamsWord)
+	cfg.Words = append(cfg.Words, agentlink.StreamsWord())
 	if c.QEMU.EnableDebug {
 		cfg.Console = &consoleLog{log: p.log}
 	}
@@ -536,7 +514,7 @@ func (e *mismatchError) Error() string {
 
 // introduce makes the sandbox in the guest: its network, its shared folder, its name.
 func (p *Pod) introduce(ctx context.Context, o Options) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	ctx, cancel := context.WithTimeout(ctx, agentlink.RequestTime)
 	defer cancel()
 	// Before anything else, so that it is about all that follows.
 	policy, err := p.cfg.Agent.PolicyText()
@@ -544,22 +522,20 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 		return err
 	}
 	if policy != "" {
-		if _, err := p.service.SetPolicy(ctx, &katapb.SetPolicyRequest{Policy: policy}); err != nil {
+		if _, err := p.link.SetPolicy(ctx, &katapb.SetPolicyRequest{Policy: policy}); err != nil {
 			return fmt.Errorf("policy of the pod: %w", err)
 		}
 	}
-	d, err := p.service.GetGuestDetails(ctx, &katapb.GuestDetailsRequest{})
+	d, err := p.link.Introduce(ctx)
 	if err != nil {
-		return fmt.Errorf("details of the guest: %w", err)
+		return err
 	}
-	p.seccomp = d.GetAgentDetails().GetSupportsSeccomp()
-	p.streams = slices.Contains(d.GetAgentDetails().GetExtraFeatures(), agentapi.StreamsFeature)
-	p.can = featuresOf(d.GetAgentDetails().GetExtraFeatures())
+	p.seccomp = d.GetSupportsSeccomp()
 	if p.net != nil {
 		if err := p.configureNetwork(ctx); err != nil {
 			return err
 		}
-		if slices.Contains(d.GetAgentDetails().GetExtraFeatures(), agentapi.ForwardFeature) {
+		if p.link.Can.Forward {
 			if err := p.net.Forward(p.dialLoopback); err != nil {
 				p.log.Warn("ports cannot be forwarded to the pod by localhost", "err", err)
 			}
@@ -569,24 +545,10 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, GuestHookPath: p.cfg.QEMU.GuestHookPath,
 		Storages: p.storages(o),
 	}
-	if _, err := p.service.CreateSandbox(ctx, req); err != nil {
+	if _, err := p.link.CreateSandbox(ctx, req); err != nil {
 		return fmt.Errorf("make the sandbox in the guest: %w", err)
 	}
 	return nil
-}
-
-// features are what our agent can do and Kata's cannot.
-type features struct {
-	signalAll    bool // a signal goes to all processes of a container, or to the first as it is
-	pidOf        bool // a container shares the processes of any other
-	guestDevices bool // a container has devices of the guest, by their names
-	foreignLocks bool // locks on a mount can be refused
-}
-
-func featuresOf(list []string) features {
-	has := func(name string) bool { return slices.Contains(list, name) }
-	return features{has(agentapi.SignalAllFeature), has(agentapi.PIDOfFeature), has(agentapi.GuestDevicesFeature),
-		has(agentapi.ForeignLocksFeature)}
 }
 
 // storages are what the guest mounts for the whole pod.
@@ -615,7 +577,7 @@ func (p *Pod) storages(o Options) []*katapb.Storage {
 
 func (p *Pod) configureNetwork(ctx context.Context) error {
 	for _, i := range p.net.Interfaces() {
-		if _, err := p.service.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: i}); err != nil {
+		if _, err := p.link.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: i}); err != nil {
 			return fmt.Errorf("set up the interface %s in the guest: %w", i.GetName(), err)
 		}
 	}
@@ -624,12 +586,12 @@ func (p *Pod) configureNetwork(ctx context.Context) error {
 
 // updateRoutes has the guest know the routes and neighbours that there are now.
 func (p *Pod) updateRoutes(ctx context.Context) error {
-	if _, err := p.service.UpdateRoutes(
+	if _, err := p.link.UpdateRoutes(
 		ctx, &katapb.UpdateRoutesRequest{Routes: &katapb.Routes{Routes: p.net.Routes()}}); err != nil {
 		return fmt.Errorf("set up the routes in the guest: %w", err)
 	}
 	if n := p.net.Neighbours(); len(n) > 0 {
-		if _, err := p.service.AddARPNeighbors(ctx,
+		if _, err := p.link.AddARPNeighbors(ctx,
 			&katapb.AddARPNeighborsRequest{Neighbors: &katapb.ARPNeighbors{ARPNeighbors: n}}); err != nil {
 			return fmt.Errorf("set up the neighbours in the guest: %w", err)
 		}
@@ -639,7 +601,7 @@ func (p *Pod) updateRoutes(ctx context.Context) error {
 
 // dialLoopback connects to a TCP port of the guest's loopback interface.
 func (p *Pod) dialLoopback(ctx context.Context, port uint16) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	ctx, cancel := context.WithTimeout(ctx, agentlink.RequestTime)
 	defer cancel()
 	c, err := p.vm.Dial(ctx, agentapi.ForwardPort)
 	if err != nil {
@@ -657,6 +619,9 @@ func (p *Pod) dialLoopback(ctx context.Context, port uint16) (net.Conn, error) {
 	}
 	return c, nil
 }
+
+// dial connects to a port of the guest.
+func (p *Pod) dial(ctx context.Context, port uint32) (net.Conn, error) { return p.vm.Dial(ctx, port) }
 
 // dir is the pod's folder.
 func (p *Pod) dir() string { return p.dirs.Folder(p.id) }
@@ -677,11 +642,11 @@ func (p *Pod) Why() error { return explain(p.reason()) }
 func (p *Pod) PID() int { return p.vm.PID() }
 
 // Agent is the agent, for calls that this package does not wrap.
-func (p *Pod) Agent() katapb.AgentServiceService { return p.service }
+func (p *Pod) Agent() katapb.AgentServiceService { return p.link }
 
 // OOM waits for a container that met its memory limit, and returns its id.
 func (p *Pod) OOM(ctx context.Context) (string, error) {
-	e, err := p.service.GetOOMEvent(ctx, &katapb.GetOOMEventRequest{})
+	e, err := p.link.GetOOMEvent(ctx, &katapb.GetOOMEventRequest{})
 	return e.GetContainerId(), err
 }
 
@@ -694,15 +659,15 @@ func (p *Pod) stopOnce() error {
 		p.cancel()
 	}
 	var errs []error
-	if p.agent != nil {
+	if p.link.Connected() {
 		ctx, cancel := context.WithTimeout(context.Background(), p.endTime())
 		if p.Why() == nil {
-			if _, err := p.service.DestroySandbox(ctx, &katapb.DestroySandboxRequest{}); err != nil {
+			if _, err := p.link.DestroySandbox(ctx, &katapb.DestroySandboxRequest{}); err != nil {
 				p.log.Debug("end the sandbox in the guest", "err", err)
 			}
 		}
 		cancel()
-		errs = append(errs, p.agent.Close())
+		errs = append(errs, p.link.Close())
 	}
 	if p.vm != nil {
 		errs = append(errs, p.vm.Stop())
@@ -727,6 +692,15 @@ func (p *Pod) stopOnce() error {
 		return err // the record stays, for Clean
 	}
 	return p.record.End()
+}
+
+// endTime is how long the guest may take to end its containers. Shared files are the host's, so that nothing of them is
+// lost when it does not answer; what was written to disks has to leave its memory.
+func (p *Pod) endTime() time.Duration {
+	if p.disks.Written() {
+		return agentlink.RequestTime
+	}
+	return endTime
 }
 
 // explain puts the reason into one line: the console's last words are in the log, where there is room.

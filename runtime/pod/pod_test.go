@@ -1,21 +1,16 @@
 package pod
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
-	"github.com/containerd/ttrpc"
-	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/machine"
@@ -58,33 +53,6 @@ func TestAPodWithoutAGuestSaysWhatToSet(t *testing.T) {
 	}
 }
 
-func TestSilenceEndsRequestsAndIsForgiven(t *testing.T) {
-	p := newPulse()
-	ctx, cancel := p.context(t.Context())
-	defer cancel()
-	p.set(false)
-	p.set(false)
-	<-ctx.Done()
-	if ctx2, cancel := p.context(t.Context()); true {
-		defer cancel()
-		select {
-		case <-ctx2.Done():
-		case <-time.After(5 * time.Second):
-			t.Error("a request begins while the agent is silent")
-		}
-	}
-	p.set(true)
-	ctx3, cancel3 := p.context(t.Context())
-	if ctx3.Err() != nil {
-		t.Error(ctx3.Err())
-	}
-	cancel3()
-	cancel3()
-	if s := fmt.Sprint(ErrSilent); !strings.Contains(s, "does not answer") {
-		t.Error(s)
-	}
-}
-
 func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 	c := config.Default()
 	dir := t.TempDir()
@@ -122,46 +90,6 @@ func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 			!strings.Contains(g.Boot.CommandLine, " 4096 4096 3 0 sha256 aaaa") {
 			t.Errorf("%+v", g)
 		}
-	}
-}
-
-// health is an agent's health service.
-type health struct {
-	katapb.HealthService
-	status katapb.HealthCheckResponse_ServingStatus
-}
-
-func (h health) Check(context.Context, *katapb.CheckRequest) (*katapb.HealthCheckResponse, error) {
-	return &katapb.HealthCheckResponse{Status: h.status}, nil
-}
-
-func TestAnAgentServesWhenItsHealthSaysSo(t *testing.T) {
-	for status, want := range map[katapb.HealthCheckResponse_ServingStatus]bool{
-		katapb.HealthCheckResponse_SERVING: true, katapb.HealthCheckResponse_NOT_SERVING: false} {
-		s, err := ttrpc.NewServer()
-		if err != nil {
-			t.Fatal(err)
-		}
-		katapb.RegisterHealthService(s, health{status: status})
-		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		go s.Serve(t.Context(), l) // it ends by Close
-		t.Cleanup(func() { s.Close() })
-		c, err := net.Dial("unix", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := serves(t.Context(), c); (err == nil) != want {
-			t.Errorf("%s: %v", status, err)
-		}
-	}
-	// Who closes the connection does not serve.
-	a, b := net.Pipe()
-	b.Close()
-	if serves(t.Context(), a) == nil {
-		t.Error("a closed connection serves")
 	}
 }
 

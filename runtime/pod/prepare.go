@@ -2,12 +2,11 @@ package pod
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
+	"github.com/katabuild/katabuild/runtime/disks"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/translate"
@@ -59,7 +58,7 @@ func (p *Pod) root(ctx context.Context, have *container, plan *translate.Plan) e
 		case errors.Is(err, machine.ErrNoPlace):
 			full = err
 			continue
-		case errors.Is(err, errNoPack):
+		case errors.Is(err, disks.ErrNoPack):
 			p.log.Debug("no disk for all layers", "container", have.id, "err", err)
 			continue
 		case err != nil:
@@ -81,12 +80,9 @@ func (p *Pod) rootBy(ctx context.Context, have *container, r translate.Root) (at
 		}
 		return nil, p.share.Bind(have.id, r.Name, r.Folder, share.Writable, share.Owners{})
 	}
-	pack := machine.Disk{ReadOnly: true}
+	var pack machine.Disk
 	if len(r.Pack) > 0 {
-		if pack.Path, err = p.packed(r.Pack); err != nil {
-			return nil, err
-		}
-		if pack.Parts, err = packParts(pack.Path); err != nil {
+		if pack, err = p.disks.Pack(p.dir(), r.Pack); err != nil {
 			return nil, err
 		}
 	}
@@ -108,25 +104,21 @@ func (p *Pod) rootBy(ctx context.Context, have *container, r translate.Root) (at
 	return at, nil
 }
 
-// packed is the disk that has these layers as partitions. Containers of one image have one. Any error is errNoPack.
-func (p *Pod) packed(layers []string) (string, error) {
-	sum := sha256.New()
-	for _, l := range layers {
-		fmt.Fprintf(sum, "%q\n", l)
+// plug gives the machine a disk for a container.
+func (p *Pod) plug(ctx context.Context, have *container, want machine.Disk) (*machine.Plugged, error) {
+	u, err := p.disks.Plug(ctx, p.vm, want)
+	if err != nil {
+		return nil, err
 	}
-	dir := filepath.Join(p.dir(), fmt.Sprintf("pack-%.16x", sum.Sum(nil)))
-	file := filepath.Join(dir, packFile)
-	if p.isPlugged(file) {
-		return file, nil
-	}
-	err := os.RemoveAll(dir) // of a container that is gone
-	if err == nil {
-		file, err = pack(dir, layers)
-	}
-	if err != nil && !errors.Is(err, errNoPack) {
-		err = fmt.Errorf("%w: %w", errNoPack, err)
-	}
-	return file, err
+	have.disks = append(have.disks, u)
+	return u.Disk, nil
+}
+
+// unplug ends the uses that a container made of disks, from its from-th on.
+func (p *Pod) unplug(ctx context.Context, c *container, from int) error {
+	uses := c.disks[from:]
+	c.disks = c.disks[:from]
+	return p.disks.Unplug(ctx, p.vm, uses)
 }
 
 // disk plugs in a disk of the plan.
@@ -184,7 +176,7 @@ func (p *Pod) foreignLocks(id string, b translate.Bind) (bool, error) {
 	if err != nil || !foreign {
 		return false, err
 	}
-	if !p.can.foreignLocks {
+	if !p.link.Can.ForeignLocks {
 		p.log.Warn("another pod has the volume too; locks of one do not exclude the other, and the guest's agent "+
 			"cannot refuse them", "container", id, "source", b.Source)
 		return false, nil

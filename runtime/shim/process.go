@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/flow"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -33,7 +33,7 @@ type process struct {
 	phase      phase
 	code       int
 	exitedAt   time.Time
-	guest      *pod.Process // nil until it exists
+	guest      *agentlink.Process // nil until it exists
 	files      files
 	killedAt   time.Time // zero before the first SIGKILL
 	inputEnded bool      // containerd has asked for the end of the input, perhaps before the process exists
@@ -99,7 +99,7 @@ func (p *process) open(namespace, id string) error {
 }
 
 // running is the process in the guest; nil before it exists.
-func (p *process) running() *pod.Process {
+func (p *process) running() *agentlink.Process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.guest
@@ -113,7 +113,7 @@ func (p *process) host() files {
 }
 
 // run has the streams flow between the host and the process.
-func (p *process) run(q *pod.Process, log *slog.Logger) {
+func (p *process) run(q *agentlink.Process, log *slog.Logger) {
 	p.mu.Lock()
 	p.guest = q
 	files, inputEnded := p.files, p.inputEnded

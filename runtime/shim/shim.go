@@ -23,6 +23,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/pod"
@@ -292,7 +293,7 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 	of := s.pidOwner(spec)
 	c := pod.Container{
 		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: of == "" && sharesPID(spec), PIDOf: of,
-		Streams: pod.Streams{Stdin: r.Stdin != "", Stdout: r.Stdout != "", Stderr: r.Stderr != ""},
+		Streams: agentlink.Streams{Stdin: r.Stdin != "", Stdout: r.Stdout != "", Stderr: r.Stderr != ""},
 	}
 	for _, w := range ofHost(spec) {
 		s.log.Warn(w, "container", r.ID)
@@ -534,7 +535,7 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		s.mu.Lock()
 		guest := s.pod
 		s.mu.Unlock()
-		if guest.Why() != nil && !errors.Is(err, pod.ErrSilent) {
+		if guest.Why() != nil && !errors.Is(err, agentlink.ErrSilent) {
 			// The guest has ended, or is about to be: the process is gone, which is about to be told.
 			select {
 			case <-p.ended:
@@ -542,10 +543,10 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 			}
 			return nil, notFound("process %q of container %s is lost with its guest: %v", r.ExecID, r.ID, err)
 		}
-		if errors.Is(err, pod.ErrSilent) && t.sandbox && r.ExecID == "" && r.Signal == uint32(unix.SIGKILL) {
+		if errors.Is(err, agentlink.ErrSilent) && t.sandbox && r.ExecID == "" && r.Signal == uint32(unix.SIGKILL) {
 			// Who kills the pod need not wait longer for an agent that hangs.
 			s.log.Warn("the pod is killed although its agent does not answer", "container", t.id)
-			guest.GiveUp(pod.ErrSilent)
+			guest.GiveUp(agentlink.ErrSilent)
 			return &emptypb.Empty{}, nil
 		}
 		return nil, asStatus(err)

@@ -23,6 +23,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/thread"
@@ -521,7 +522,7 @@ func TestInputThatEndsBeforeTheProcessExistsEndsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, w := io.Pipe()
-	p.run(&pod.Process{Stdin: w}, slog.New(slog.DiscardHandler))
+	p.run(&agentlink.Process{Stdin: w}, slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
 	go func() { _, err := io.ReadAll(r); ended <- err }()
 	select {

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/flow"
-	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/agentlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,8 +26,8 @@ type stdio struct {
 	terminal              bool
 }
 
-func (s stdio) streams() pod.Streams {
-	return pod.Streams{Stdin: s.stdin != "", Stdout: s.stdout != "", Stderr: s.stderr != "" && !s.terminal}
+func (s stdio) streams() agentlink.Streams {
+	return agentlink.Streams{Stdin: s.stdin != "", Stdout: s.stdout != "", Stderr: s.stderr != "" && !s.terminal}
 }
 
 // files are the host's ends of a process's streams. Nil ones lead nowhere.

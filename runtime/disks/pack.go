@@ -1,6 +1,7 @@
-package pod
+package disks
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -25,19 +26,43 @@ const (
 // linuxData is the type of a partition with files. Discoverable Partitions Specification.
 const linuxData = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 
-// errNoPack says that layers cannot be one disk.
-var errNoPack = errors.New("the layers cannot be one disk")
+// ErrNoPack says that layers cannot be one disk.
+var ErrNoPack = errors.New("the layers cannot be one disk")
+
+// Pack is a disk that has each of these layers as a partition, in a folder below dir. Containers of one image have one:
+// it is made anew where the machine does not have it. Any error is ErrNoPack.
+func (p *Pool) Pack(dir string, layers []string) (machine.Disk, error) {
+	sum := sha256.New()
+	for _, l := range layers {
+		fmt.Fprintf(sum, "%q\n", l)
+	}
+	dir = filepath.Join(dir, fmt.Sprintf("pack-%.16x", sum.Sum(nil)))
+	d := machine.Disk{Path: filepath.Join(dir, packFile), ReadOnly: true}
+	var err error
+	if !p.has(d.Path) {
+		if err = os.RemoveAll(dir); err == nil { // of a container that is gone
+			_, err = pack(dir, layers)
+		}
+	}
+	if err == nil {
+		d.Parts, err = packParts(d.Path)
+	}
+	if err != nil && !errors.Is(err, ErrNoPack) {
+		err = fmt.Errorf("%w: %w", ErrNoPack, err)
+	}
+	return d, err
+}
 
 // packTables makes what is before and behind partitions of sizes, which are in bytes.
 func packTables(sizes []int64) (head, tail []byte, err error) {
 	if len(sizes) == 0 || len(sizes) > gpt.Entries {
-		return nil, nil, fmt.Errorf("%w: there are %d, and places for %d", errNoPack, len(sizes), gpt.Entries)
+		return nil, nil, fmt.Errorf("%w: there are %d, and places for %d", ErrNoPack, len(sizes), gpt.Entries)
 	}
 	t := gpt.Table{Disk: packID(0)}
 	at := int64(packBegin / gpt.SectorSize)
 	for i, size := range sizes {
 		if size <= 0 || size%packAlign != 0 {
-			return nil, nil, fmt.Errorf("%w: one has %d bytes, want a multiple of %d", errNoPack, size, packAlign)
+			return nil, nil, fmt.Errorf("%w: one has %d bytes, want a multiple of %d", ErrNoPack, size, packAlign)
 		}
 		end := at + size/gpt.SectorSize
 		t.Entries = append(t.Entries, gpt.Entry{Type: gpt.MustGUID(linuxData), ID: packID(uint64(i) + 1), First: at,
@@ -73,7 +98,7 @@ func pack(dir string, layers []string) (string, error) {
 			return "", err
 		}
 		if !st.Mode().IsRegular() {
-			return "", fmt.Errorf("%w: %s is no file", errNoPack, l)
+			return "", fmt.Errorf("%w: %s is no file", ErrNoPack, l)
 		}
 		sizes = append(sizes, st.Size())
 	}

@@ -1,4 +1,4 @@
-package pod
+package disks
 
 import (
 	"bytes"
@@ -75,11 +75,11 @@ func TestAPackIsADiskWithAPartitionForEachLayer(t *testing.T) {
 	}
 	for what, sizes := range map[string][]int64{"none": nil, "too many": make([]int64, 129),
 		"an empty one": {4096, 0}, "a crooked one": {4096, 512}} {
-		if _, _, err := packTables(sizes); !errors.Is(err, errNoPack) {
+		if _, _, err := packTables(sizes); !errors.Is(err, ErrNoPack) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := pack(filepath.Join(dir, "device"), []string{"/dev/null"}); !errors.Is(err, errNoPack) {
+	if _, err := pack(filepath.Join(dir, "device"), []string{"/dev/null"}); !errors.Is(err, ErrNoPack) {
 		t.Errorf("a device: %v", err)
 	}
 	if _, err := pack(filepath.Join(dir, "none"), []string{dir + "/nothing"}); !errors.Is(err, os.ErrNotExist) {

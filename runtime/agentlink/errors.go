@@ -1,4 +1,4 @@
-package pod
+package agentlink
 
 import (
 	"strings"
@@ -7,9 +7,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// isNotFound says that the agent does not know the container or process. Agents of Kata Containers say so in words
+// IsNotFound says that the agent does not know the container or process. Agents of Kata Containers say so in words
 // only.
-func isNotFound(err error) bool {
+func IsNotFound(err error) bool {
 	for _, s := range causes(err) {
 		if s.Code() == codes.NotFound {
 			return true
