@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 	"strconv"
 
+	"github.com/katabuild/katabuild/runtime/events"
 	"github.com/katabuild/katabuild/runtime/shim"
 	"golang.org/x/sys/unix"
 )
@@ -164,7 +165,7 @@ func serveContainerd(f flags) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	signal.Ignore(unix.SIGPIPE)
-	publish := shim.Publish{Address: os.Getenv("TTRPC_ADDRESS")}
+	publish := events.Target{Address: os.Getenv("TTRPC_ADDRESS")}
 	if publish.Address == "" {
 		publish.Command = []string{f.publish, "--address", f.address, "publish"}
 	}

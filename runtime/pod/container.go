@@ -14,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/translate"
+	"github.com/katabuild/katabuild/runtime/usage"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -118,7 +119,8 @@ func (p *Pod) Start(ctx context.Context, id string) error {
 }
 
 // Exec runs another process in a container.
-func (p *Pod) Exec(ctx context.Context, id, exec string, spec *specs.Process, s agentlink.Streams) (*agentlink.Process, error) {
+func (p *Pod) Exec(ctx context.Context, id, exec string, spec *specs.Process, s agentlink.Streams) (*agentlink.Process,
+	error) {
 	ctx, cancel := context.WithTimeout(ctx, agentlink.RequestTime)
 	defer cancel()
 	proc, ports, err := p.link.Process(ctx, id, exec, s, spec.Terminal)
@@ -175,4 +177,22 @@ func (p *Pod) forget(ctx context.Context, c *container) error {
 		r.Containers = slices.DeleteFunc(r.Containers, func(id string) bool { return id == c.id })
 	}))
 	return errors.Join(errs...)
+}
+
+// Pause freezes a container until Resume.
+func (p *Pod) Pause(ctx context.Context, id string) error {
+	_, err := p.link.PauseContainer(ctx, &katapb.PauseContainerRequest{ContainerId: id})
+	return err
+}
+
+// Resume lets a frozen container go on.
+func (p *Pod) Resume(ctx context.Context, id string) error {
+	_, err := p.link.ResumeContainer(ctx, &katapb.ResumeContainerRequest{ContainerId: id})
+	return err
+}
+
+// Stats says what a container uses.
+func (p *Pod) Stats(ctx context.Context, id string) (usage.Usage, error) {
+	r, err := p.link.StatsContainer(ctx, &katapb.StatsContainerRequest{ContainerId: id})
+	return usage.Of(r), err
 }

@@ -641,9 +641,6 @@ func (p *Pod) Why() error { return explain(p.reason()) }
 // PID is that of the process on the host which is the pod: QEMU's.
 func (p *Pod) PID() int { return p.vm.PID() }
 
-// Agent is the agent, for calls that this package does not wrap.
-func (p *Pod) Agent() katapb.AgentServiceService { return p.link }
-
 // OOM waits for a container that met its memory limit, and returns its id.
 func (p *Pod) OOM(ctx context.Context) (string, error) {
 	e, err := p.link.GetOOMEvent(ctx, &katapb.GetOOMEventRequest{})

@@ -55,5 +55,5 @@ func packFeatures() (*anypb.Any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return packAny(featuresType, b), nil
+	return &anypb.Any{TypeUrl: featuresType, Value: b}, nil
 }

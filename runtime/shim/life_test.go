@@ -25,6 +25,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/runtime/events"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
 	"github.com/katabuild/katabuild/runtime/record"
 )
@@ -53,7 +54,8 @@ func newHost(t *testing.T) *host {
 	}
 	h.Service = New(Options{Namespace: "test", Dirs: record.Dirs{State: h.dir + "/state", Share: h.dir + "/share"},
 		Hypervisor: h.machine, Version: "v",
-		Log: slog.New(slog.DiscardHandler), Publish: Publish{Command: []string{"true"}}}, func() { h.ended = true })
+		Log:     slog.New(slog.DiscardHandler),
+		Publish: events.Target{Command: []string{"true"}}}, func() { h.ended = true })
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
 			t.Error(err)

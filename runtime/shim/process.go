@@ -8,6 +8,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/runtime/agentlink"
+	"github.com/katabuild/katabuild/runtime/stdio"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -20,10 +21,10 @@ const (
 	ended
 )
 
-// process is a process as containerd knows it.
-type process struct {
+// execution is a process as containerd knows it.
+type execution struct {
 	id, exec string // of the container, and of the process in it: empty is the first
-	stdio    stdio
+	stdio    stdio.Paths
 	spec     *specs.Process // of an added process
 	ended    chan struct{}  // closed at the end
 	output   sync.WaitGroup
@@ -33,18 +34,24 @@ type process struct {
 	phase      phase
 	code       int
 	exitedAt   time.Time
-	guest      *agentlink.Process // nil until it exists
-	files      files
+	guest      process // nil until it exists
+	files      stdio.Files
 	killedAt   time.Time // zero before the first SIGKILL
 	inputEnded bool      // containerd has asked for the end of the input, perhaps before the process exists
 }
 
-func newProcess(id, exec string, s stdio) *process {
-	return &process{id: id, exec: exec, stdio: s, ended: make(chan struct{})}
+func newExecution(id, exec string, s stdio.Paths) *execution {
+	return &execution{id: id, exec: exec, stdio: s, ended: make(chan struct{})}
+}
+
+// wanted are the streams that lead into the guest.
+func (p *execution) wanted() agentlink.Streams {
+	return agentlink.Streams{Stdin: p.stdio.Stdin != "", Stdout: p.stdio.Stdout != "",
+		Stderr: p.stdio.Stderr != "" && !p.stdio.Terminal}
 }
 
 // claim says whether the caller is the one who starts the process.
-func (p *process) claim() bool {
+func (p *execution) claim() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase != created {
@@ -54,7 +61,7 @@ func (p *process) claim() bool {
 	return true
 }
 
-func (p *process) unclaim() {
+func (p *execution) unclaim() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase == started {
@@ -62,13 +69,13 @@ func (p *process) unclaim() {
 	}
 }
 
-func (p *process) state() (phase, int, time.Time) {
+func (p *execution) state() (phase, int, time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.phase, p.code, p.exitedAt
 }
 
-func (p *process) exit(code int) {
+func (p *execution) exit(code int) {
 	p.mu.Lock()
 	p.phase, p.code, p.exitedAt = ended, code, time.Now()
 	p.mu.Unlock()
@@ -76,7 +83,7 @@ func (p *process) exit(code int) {
 }
 
 // killed notes that the process is killed now, and returns when it was first, and whether that was before.
-func (p *process) killed(now time.Time) (first time.Time, again bool) {
+func (p *execution) killed(now time.Time) (first time.Time, again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.killedAt.IsZero() {
@@ -87,8 +94,8 @@ func (p *process) killed(now time.Time) (first time.Time, again bool) {
 }
 
 // open opens where the process's streams lead on the host.
-func (p *process) open(namespace, id string) error {
-	f, err := p.stdio.open(namespace, id)
+func (p *execution) open(namespace, id string) error {
+	f, err := p.stdio.Open(namespace, id)
 	if err != nil {
 		return err
 	}
@@ -99,27 +106,27 @@ func (p *process) open(namespace, id string) error {
 }
 
 // running is the process in the guest; nil before it exists.
-func (p *process) running() *agentlink.Process {
+func (p *execution) running() process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.guest
 }
 
 // host is the host's ends of the streams.
-func (p *process) host() files {
+func (p *execution) host() stdio.Files {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.files
 }
 
 // run has the streams flow between the host and the process.
-func (p *process) run(q *agentlink.Process, log *slog.Logger) {
+func (p *execution) run(q process, s streams, log *slog.Logger) {
 	p.mu.Lock()
 	p.guest = q
 	files, inputEnded := p.files, p.inputEnded
 	p.mu.Unlock()
-	if inputEnded && files.stdin != nil {
-		files.stdin.CloseWrite()
+	if inputEnded && files.Stdin != nil {
+		files.Stdin.CloseWrite()
 	}
 	copyOut := func(to io.WriteCloser, from io.ReadCloser, name string) {
 		if to == nil || from == nil {
@@ -133,11 +140,11 @@ func (p *process) run(q *agentlink.Process, log *slog.Logger) {
 			_ = from.Close() // nothing more is read
 		})
 	}
-	copyOut(files.stdout, q.Stdout, "stdout")
-	copyOut(files.stderr, q.Stderr, "stderr")
-	if files.stdin != nil && q.Stdin != nil {
+	copyOut(files.Stdout, s.stdout, "stdout")
+	copyOut(files.Stderr, s.stderr, "stderr")
+	if files.Stdin != nil && s.stdin != nil {
 		go func() {
-			if err := flow.Copy(q.Stdin, files.stdin); err != nil {
+			if err := flow.Copy(s.stdin, files.Stdin); err != nil {
 				log.Debug("copy input", "container", p.id, "process", p.exec, "err", err)
 			}
 			p.endStdin()
@@ -146,10 +153,10 @@ func (p *process) run(q *agentlink.Process, log *slog.Logger) {
 }
 
 // closeStdin is the end of file for the process, after all that was written. Calling it again is a no-op.
-func (p *process) closeStdin() {
+func (p *execution) closeStdin() {
 	p.mu.Lock()
 	p.inputEnded = true
-	in := p.files.stdin
+	in := p.files.Stdin
 	p.mu.Unlock()
 	if in != nil {
 		in.CloseWrite() // the copy comes to its end, and ends the process's
@@ -157,9 +164,9 @@ func (p *process) closeStdin() {
 }
 
 // endStdin ends it at once. Calling it again is a no-op.
-func (p *process) endStdin() {
+func (p *execution) endStdin() {
 	p.stdin.Do(func() {
-		if in := p.host().stdin; in != nil {
+		if in := p.host().Stdin; in != nil {
 			_ = in.Close() // only read from
 		}
 		if q := p.running(); q != nil {
@@ -169,7 +176,7 @@ func (p *process) endStdin() {
 }
 
 // outputDone waits until all output has been handed over, for at most d.
-func (p *process) outputDone(d time.Duration) {
+func (p *execution) outputDone(d time.Duration) {
 	done := make(chan struct{})
 	go func() {
 		p.output.Wait()
@@ -182,12 +189,12 @@ func (p *process) outputDone(d time.Duration) {
 }
 
 // close takes the streams away.
-func (p *process) close() {
-	p.outputDone(outputTime)
+func (p *execution) close() {
+	p.outputDone(stdio.OutputTime)
 	p.endStdin()
 	if q := p.running(); q != nil {
 		_ = q.Close() // a stream cut short on purpose
 	}
 	files := p.host()
-	files.close()
+	files.Close()
 }

@@ -45,6 +45,9 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// closeTime bounds waiting for the answer to the call that ended the process.
+const closeTime = 3 * time.Second
+
 // idleLook is how often a shim looks whether there is anything to serve.
 const idleLook = 5 * time.Second
 

@@ -15,7 +15,7 @@ func TestAShimWithoutContainersEnds(t *testing.T) {
 	const every = 20 * time.Millisecond
 	ended := make(chan struct{})
 	s := New(Options{Log: slog.New(slog.DiscardHandler)}, func() { close(ended) })
-	defer s.events.close()
+	defer s.events.Close()
 	s.create.Lock() // a container is being made
 	s.tasks["c"] = &task{}
 	go s.endIdle(t.Context(), every)

@@ -22,19 +22,19 @@ import (
 	eventtypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	tasktypes "github.com/containerd/containerd/api/types/task"
-	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/cgroup"
+	"github.com/katabuild/katabuild/runtime/events"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/stdio"
 	"github.com/katabuild/katabuild/runtime/thread"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -44,7 +44,7 @@ type Options struct {
 	Namespace   string // containerd's
 	Dirs        record.Dirs
 	Hypervisor  machine.Hypervisor // nil is hypervisor.Default
-	Publish     Publish
+	Publish     events.Target
 	Environment string // the value of KATA_CONF_FILE
 	Log         *slog.Logger
 	Version     string // of this program, for Connect
@@ -54,8 +54,9 @@ type Options struct {
 type Service struct {
 	o      Options
 	log    *slog.Logger
-	events *publisher
+	events *events.Publisher
 	end    func() // ends the process that serves
+	start  func(context.Context, pod.Options) (guest, error)
 
 	create sync.Mutex // held while a pod is made: the calls for its containers wait for it
 
@@ -63,7 +64,7 @@ type Service struct {
 	giveUp func()          // ends it
 
 	mu    sync.Mutex // guards what follows
-	pod   *pod.Pod
+	pod   guest      // nil without one
 	tasks map[string]*task
 }
 
@@ -71,8 +72,8 @@ type Service struct {
 func New(o Options, end func()) *Service {
 	ending, giveUp := context.WithCancel(context.Background())
 	return &Service{
-		o: o, log: o.Log, events: newPublisher(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{},
-		ending: ending, giveUp: giveUp,
+		o: o, log: o.Log, events: events.New(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{},
+		ending: ending, giveUp: giveUp, start: startPod,
 	}
 }
 
@@ -81,12 +82,12 @@ type task struct {
 	id      string
 	bundle  string
 	sandbox bool // the pod lives and dies with it
-	init    *process
+	init    *execution
 	stand   *thread.StandIn // for its processes on the host; nil for a sandbox, which QEMU is
 
 	mu     sync.Mutex // guards what follows
 	paused bool
-	execs  map[string]*process
+	execs  map[string]*execution
 }
 
 // notFound, and so on, are errors as containerd tells them apart: by code.
@@ -121,7 +122,7 @@ func (s *Service) task(id string) (*task, error) {
 	return nil, notFound("no container %s", id)
 }
 
-func (s *Service) process(id, exec string) (*task, *process, error) {
+func (s *Service) process(id, exec string) (*task, *execution, error) {
 	t, err := s.task(id)
 	if err != nil {
 		return nil, nil, err
@@ -147,12 +148,11 @@ func (s *Service) pidOf(t *task) uint32 {
 
 // pid is the process on the host that is the pod.
 func (s *Service) pid() uint32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pod == nil {
+	g := s.guest()
+	if g == nil {
 		return 0
 	}
-	return uint32(s.pod.PID())
+	return uint32(g.PID())
 }
 
 // maxSpec bounds config.json, in bytes.
@@ -188,7 +188,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		s.log.Error("create", "container", r.ID, "err", err)
 		return nil, asStatus(err)
 	}
-	s.events.send(topicCreate, &eventtypes.TaskCreate{
+	s.events.Send(events.Create, &eventtypes.TaskCreate{
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: s.pidOf(t),
 		IO: &eventtypes.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
@@ -231,7 +231,7 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 		return nil, precondition("this shim serves another pod already")
 	}
 	if first {
-		if p, err = s.startPod(ctx, r, spec, kind); err != nil {
+		if p, err = s.startFor(ctx, r, spec, kind); err != nil {
 			return nil, err
 		}
 	}
@@ -253,8 +253,8 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	return t, nil
 }
 
-// startPod boots the virtual machine for the pod that spec is the first container of.
-func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (*pod.Pod,
+// startFor boots the virtual machine for the pod that spec is the first container of.
+func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (guest,
 	error) {
 	cfg, err := s.loadConfig(r.Options, spec.Annotations)
 	if err != nil {
@@ -274,7 +274,7 @@ func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	}
 	o.Netns, o.HostNetwork = netnsOf(spec)
 	o.Hooks = func(ctx context.Context, pid int) error { return runHooks(ctx, spec, r.ID, r.Bundle, pid) }
-	p, err := pod.Start(ctx, o)
+	p, err := s.start(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -282,13 +282,20 @@ func (s *Service) startPod(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	return p, nil
 }
 
-func (s *Service) setPod(p *pod.Pod) {
+// guest is the pod; nil without one.
+func (s *Service) guest() guest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pod
+}
+
+func (s *Service) setPod(p guest) {
 	s.mu.Lock()
 	s.pod = p
 	s.mu.Unlock()
 }
 
-func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTaskRequest, spec *specs.Spec,
+func (s *Service) createIn(ctx context.Context, p guest, r *taskapi.CreateTaskRequest, spec *specs.Spec,
 	kind Kind) (_ *task, err error) {
 	of := s.pidOwner(spec)
 	c := pod.Container{
@@ -313,17 +320,18 @@ func (s *Service) createIn(ctx context.Context, p *pod.Pod, r *taskapi.CreateTas
 			stand.End()
 		}
 	}()
-	init := newProcess(r.ID, "", stdio{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, terminal: r.Terminal})
+	init := newExecution(r.ID, "",
+		stdio.Paths{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
 	if err := init.open(s.o.Namespace, r.ID); err != nil {
 		return nil, err
 	}
-	q, err := p.Create(ctx, c)
+	q, ends, err := p.Create(ctx, c)
 	if err != nil {
 		init.close()
 		return nil, err
 	}
-	init.run(q, s.log)
-	t := &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*process{}, sandbox: kind != kindContainer}
+	init.run(q, ends, s.log)
+	t := &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*execution{}, sandbox: kind != kindContainer}
 	if kind == kindContainer {
 		t.stand = stand
 	}
@@ -344,21 +352,21 @@ func (s *Service) pidOwner(spec *specs.Spec) string {
 }
 
 // await waits for the end of a process and tells containerd of it.
-func (s *Service) await(t *task, p *process) {
+func (s *Service) await(t *task, p *execution) {
 	code, err := p.running().Wait(context.Background())
 	if err != nil {
 		s.log.Error("the process is lost with its guest", "container", t.id, "process", p.exec, "err", err)
 		code = lostCode
 	}
 	// containerd looks for output when it hears of the end: what came before it should be there.
-	p.outputDone(outputTime)
+	p.outputDone(stdio.OutputTime)
 	p.exit(code)
 	id := p.exec
 	if id == "" {
 		id = t.id
 	}
 	_, _, exited := p.state()
-	s.events.send(topicExit, &eventtypes.TaskExit{
+	s.events.Send(events.Exit, &eventtypes.TaskExit{
 		ContainerID: t.id, ID: id, Pid: s.pidOf(t), ExitStatus: uint32(code), ExitedAt: timestamppb.New(exited),
 	})
 }
@@ -369,60 +377,54 @@ const lostCode = 255
 // lostTime bounds waiting for the end of a process whose guest has ended.
 const lostTime = 5 * time.Second
 
-// outputTime bounds waiting for output before the end of a process is told. A reader that does not read must not keep
-// that.
-const outputTime = 2 * time.Second
-
 // Start lets a container's first process run, or adds a process.
 func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	t, p, err := s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	guest := s.pod
-	s.mu.Unlock()
+	g := s.guest()
 	if !p.claim() {
 		return nil, precondition("process %q of container %s was started already", r.ExecID, r.ID)
 	}
 	if r.ExecID == "" {
-		if err := guest.Start(ctx, t.id); err != nil {
+		if err := g.Start(ctx, t.id); err != nil {
 			p.unclaim()
 			s.log.Error("start", "container", t.id, "err", err)
 			if t.sandbox {
-				s.endAfter(t, guest)
+				s.endAfter(t, g)
 			}
 			return nil, asStatus(err)
 		}
-		s.events.send(topicStart, &eventtypes.TaskStart{ContainerID: t.id, Pid: s.pidOf(t)})
+		s.events.Send(events.Start, &eventtypes.TaskStart{ContainerID: t.id, Pid: s.pidOf(t)})
 		return &taskapi.StartResponse{Pid: s.pidOf(t)}, nil
 	}
 	if err := p.open(s.o.Namespace, t.id); err != nil {
 		p.unclaim()
 		return nil, asStatus(err)
 	}
-	q, err := guest.Exec(ctx, t.id, r.ExecID, p.spec, p.stdio.streams())
+	q, ends, err := g.Exec(ctx, t.id, r.ExecID, p.spec, p.wanted())
 	if err != nil {
 		files := p.host()
-		files.close()
+		files.Close()
 		p.unclaim()
 		return nil, asStatus(err)
 	}
-	p.run(q, s.log)
-	s.events.send(topicExecStarted, &eventtypes.TaskExecStarted{ContainerID: t.id, ExecID: r.ExecID, Pid: s.pidOf(t)})
+	p.run(q, ends, s.log)
+	s.events.Send(events.ExecStarted, &eventtypes.TaskExecStarted{ContainerID: t.id, ExecID: r.ExecID, Pid: s.pidOf(t)})
 	go s.await(t, p)
 	return &taskapi.StartResponse{Pid: s.pidOf(t)}, nil
 }
 
 // endAfter ends the pod whose first container could not be started: whoever asked for it may never ask for anything
 // else, and a machine would be left. Containerd's task stays, as one that has ended, until it is deleted.
-func (s *Service) endAfter(t *task, guest *pod.Pod) {
+func (s *Service) endAfter(t *task, g guest) {
 	select {
 	case <-t.init.ended: // with its own code
-	case <-guest.Sick():
+	case <-g.Sick():
 	case <-time.After(lostTime):
 	}
-	if err := guest.Stop(); err != nil {
+	if err := g.Stop(); err != nil {
 		s.log.Error("stop the pod", "err", err)
 	}
 }
@@ -443,10 +445,11 @@ func (s *Service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (*empty
 	if t.execs[r.ExecID] != nil {
 		return nil, status.Errorf(codes.AlreadyExists, "process %s exists already in container %s", r.ExecID, r.ID)
 	}
-	p := newProcess(t.id, r.ExecID, stdio{stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, terminal: r.Terminal})
+	p := newExecution(t.id, r.ExecID,
+		stdio.Paths{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
 	p.spec = &spec
 	t.execs[r.ExecID] = p
-	s.events.send(topicExecAdded, &eventtypes.TaskExecAdded{ContainerID: t.id, ExecID: r.ExecID})
+	s.events.Send(events.ExecAdded, &eventtypes.TaskExecAdded{ContainerID: t.id, ExecID: r.ExecID})
 	return &emptypb.Empty{}, nil
 }
 
@@ -468,13 +471,11 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 		t.mu.Unlock()
 		return resp, nil
 	}
-	s.mu.Lock()
-	guest := s.pod
-	s.mu.Unlock()
+	g := s.guest()
 	if t.sandbox {
-		err = guest.Stop()
+		err = g.Stop()
 	} else {
-		err = guest.Remove(ctx, t.id)
+		err = g.Remove(ctx, t.id)
 	}
 	if err != nil {
 		// Nobody asks again: what is left is left to the end of this process, or to the cleaning up after it.
@@ -489,7 +490,7 @@ func (s *Service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if t.stand != nil {
 		t.stand.End()
 	}
-	s.events.send(topicDelete, &eventtypes.TaskDelete{
+	s.events.Send(events.Delete, &eventtypes.TaskDelete{
 		ContainerID: t.id, ID: t.id, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt,
 	})
 	return resp, nil
@@ -503,9 +504,8 @@ func (s *Service) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.St
 	}
 	phase, code, exited := p.state()
 	resp := &taskapi.StateResponse{
-		ID: t.id, Bundle: t.bundle, Pid: s.pidOf(t), ExecID: r.ExecID, Stdin: p.stdio.stdin, Stdout: p.stdio.stdout,
-		Stderr:   p.stdio.stderr,
-		Terminal: p.stdio.terminal, Status: tasktypes.Status_CREATED,
+		ID: t.id, Bundle: t.bundle, Pid: s.pidOf(t), ExecID: r.ExecID, Stdin: p.stdio.Stdin, Stdout: p.stdio.Stdout,
+		Stderr: p.stdio.Stderr, Terminal: p.stdio.Terminal, Status: tasktypes.Status_CREATED,
 	}
 	switch phase {
 	case started:
@@ -532,10 +532,8 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		return nil, notFound("process %q of container %s does not run", r.ExecID, r.ID)
 	}
 	if err := q.Signal(ctx, r.Signal, r.All); err != nil {
-		s.mu.Lock()
-		guest := s.pod
-		s.mu.Unlock()
-		if guest.Why() != nil && !errors.Is(err, agentlink.ErrSilent) {
+		g := s.guest()
+		if g.Why() != nil && !errors.Is(err, agentlink.ErrSilent) {
 			// The guest has ended, or is about to be: the process is gone, which is about to be told.
 			select {
 			case <-p.ended:
@@ -546,7 +544,7 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 		if errors.Is(err, agentlink.ErrSilent) && t.sandbox && r.ExecID == "" && r.Signal == uint32(unix.SIGKILL) {
 			// Who kills the pod need not wait longer for an agent that hangs.
 			s.log.Warn("the pod is killed although its agent does not answer", "container", t.id)
-			guest.GiveUp(agentlink.ErrSilent)
+			g.GiveUp(agentlink.ErrSilent)
 			return &emptypb.Empty{}, nil
 		}
 		return nil, asStatus(err)
@@ -566,13 +564,11 @@ const killTime = 30 * time.Second
 // whoever kills it wants the pod's end. For another one, the others of its pod are not ended until it is killed once
 // more after that time, as it is when the pod is stopped.
 func (s *Service) insist(t *task) {
-	s.mu.Lock()
-	guest := s.pod
-	s.mu.Unlock()
+	g := s.guest()
 	since, again := t.init.killed(time.Now())
 	giveUp := func() {
 		s.log.Error("the guest is ended, which a killed container outlives", "container", t.id)
-		guest.GiveUp(pod.ErrStuck)
+		g.GiveUp(pod.ErrStuck)
 	}
 	switch {
 	case t.sandbox && !again:
@@ -640,46 +636,35 @@ func (s *Service) CloseIO(_ context.Context, r *taskapi.CloseIORequest) (*emptyp
 	return &emptypb.Empty{}, nil
 }
 
-// agent is the agent of the pod that a container runs in.
-func (s *Service) agent(id string) (*task, katapb.AgentServiceService, error) {
-	t, err := s.task(id)
-	if err != nil {
-		return nil, nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return t, s.pod.Agent(), nil
-}
-
 // Pause freezes a container.
 func (s *Service) Pause(ctx context.Context, r *taskapi.PauseRequest) (*emptypb.Empty, error) {
-	t, agent, err := s.agent(r.ID)
+	t, err := s.task(r.ID)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := agent.PauseContainer(ctx, &katapb.PauseContainerRequest{ContainerId: t.id}); err != nil {
+	if err := s.guest().Pause(ctx, t.id); err != nil {
 		return nil, asStatus(err)
 	}
 	t.mu.Lock()
 	t.paused = true
 	t.mu.Unlock()
-	s.events.send(topicPaused, &eventtypes.TaskPaused{ContainerID: t.id})
+	s.events.Send(events.Paused, &eventtypes.TaskPaused{ContainerID: t.id})
 	return &emptypb.Empty{}, nil
 }
 
 // Resume lets a frozen container go on.
 func (s *Service) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*emptypb.Empty, error) {
-	t, agent, err := s.agent(r.ID)
+	t, err := s.task(r.ID)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := agent.ResumeContainer(ctx, &katapb.ResumeContainerRequest{ContainerId: t.id}); err != nil {
+	if err := s.guest().Resume(ctx, t.id); err != nil {
 		return nil, asStatus(err)
 	}
 	t.mu.Lock()
 	t.paused = false
 	t.mu.Unlock()
-	s.events.send(topicResumed, &eventtypes.TaskResumed{ContainerID: t.id})
+	s.events.Send(events.Resumed, &eventtypes.TaskResumed{ContainerID: t.id})
 	return &emptypb.Empty{}, nil
 }
 
@@ -689,9 +674,7 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	p := s.pod
-	s.mu.Unlock()
+	p := s.guest()
 	var resources specs.LinuxResources
 	if err := json.Unmarshal(r.Resources.GetValue(), &resources); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "resources: %v", err)
@@ -704,18 +687,18 @@ func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*em
 
 // Stats says what a container uses, in the form of the host's version of cgroups.
 func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
-	t, agent, err := s.agent(r.ID)
+	t, err := s.task(r.ID)
 	if err != nil {
 		return nil, err
 	}
 	if phase, _, _ := t.init.state(); phase == ended {
 		return nil, notFound("container %s has ended, and uses nothing", t.id)
 	}
-	st, err := agent.StatsContainer(ctx, &katapb.StatsContainerRequest{ContainerId: t.id})
+	u, err := s.guest().Stats(ctx, t.id)
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	a, err := metrics(st, hostHasV2("/sys/fs/cgroup"))
+	a, err := u.Metrics()
 	if err != nil {
 		return nil, asStatus(err)
 	}
@@ -756,19 +739,17 @@ func (s *Service) Close() error {
 	s.giveUp()
 	s.create.Lock() // whoever makes a pod takes it down, which this process must not cut short
 	defer s.create.Unlock()
-	s.mu.Lock()
-	p := s.pod
-	s.mu.Unlock()
+	p := s.guest()
 	var err error
 	if p != nil {
 		err = p.Stop()
 	}
-	s.events.close()
+	s.events.Close()
 	return err
 }
 
 // watchOOM tells containerd of containers that met their memory limits.
-func (s *Service) watchOOM(p *pod.Pod) {
+func (s *Service) watchOOM(p guest) {
 	for {
 		id, err := p.OOM(context.Background())
 		if err != nil {
@@ -777,7 +758,7 @@ func (s *Service) watchOOM(p *pod.Pod) {
 			}
 			return
 		}
-		s.events.send(topicOOM, &eventtypes.TaskOOM{ContainerID: id})
+		s.events.Send(events.OOM, &eventtypes.TaskOOM{ContainerID: id})
 	}
 }
 
@@ -789,7 +770,7 @@ func (s *Service) ids() []string {
 }
 
 // watchHealth ends a pod whose agent no longer answers, upon which its processes count as lost.
-func (s *Service) watchHealth(p *pod.Pod) {
+func (s *Service) watchHealth(p guest) {
 	select {
 	case <-p.Done():
 		select {
@@ -799,7 +780,7 @@ func (s *Service) watchHealth(p *pod.Pod) {
 			s.log.Error("the guest has ended", "err", why)
 			if errors.Is(why, pod.ErrOutOfMemory) { // all of the pod's containers met its limit
 				for _, id := range s.ids() {
-					s.events.send(topicOOM, &eventtypes.TaskOOM{ContainerID: id})
+					s.events.Send(events.OOM, &eventtypes.TaskOOM{ContainerID: id})
 				}
 			}
 		}
@@ -810,6 +791,3 @@ func (s *Service) watchHealth(p *pod.Pod) {
 		}
 	}
 }
-
-// packAny packs a message as containerd's packages do, under its bare name.
-func packAny(name string, value []byte) *anypb.Any { return &anypb.Any{TypeUrl: name, Value: value} }

@@ -6,26 +6,22 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	eventtypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
-	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	runc "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
-	"github.com/containerd/ttrpc"
-	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/agentlink"
+	"github.com/katabuild/katabuild/runtime/events"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/record"
+	"github.com/katabuild/katabuild/runtime/stdio"
 	"github.com/katabuild/katabuild/runtime/thread"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -33,10 +29,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/emptypb"
-
-	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
-	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 )
 
 func TestAnnotationsSayWhatAContainerIs(t *testing.T) {
@@ -173,51 +165,6 @@ func TestOnePodHasOneSocket(t *testing.T) {
 	}
 }
 
-func TestStatisticsHaveTheHostsForm(t *testing.T) {
-	r := &katapb.StatsContainerResponse{
-		CgroupStats: &katapb.CgroupStats{
-			CpuStats: &katapb.CpuStats{CpuUsage: &katapb.CpuUsage{TotalUsage: 5000, UsageInUsermode: 3000},
-				ThrottlingData: &katapb.ThrottlingData{Periods: 2}},
-			MemoryStats: &katapb.MemoryStats{
-				Usage: &katapb.MemoryData{Usage: 100, Limit: 200}, Cache: 30, Stats: map[string]uint64{"anon": 60,
-					"pgfault": 7, "inactive_file": 8, "oom_kill": 1},
-			},
-			PidsStats: &katapb.PidsStats{Current: 3},
-			BlkioStats: &katapb.BlkioStats{IoServiceBytesRecursive: []*katapb.BlkioStatsEntry{
-				{Major: 254, Op: "Read", Value: 11}, {Major: 254, Op: "Write", Value: 12},
-			}},
-		},
-		NetworkStats: []*katapb.NetworkStats{{Name: "eth0", RxBytes: 9}},
-	}
-	a, err := metrics(r, false)
-	if err != nil || a.TypeUrl != "io.containerd.cgroups.v1.Metrics" {
-		t.Fatal(a.GetTypeUrl(), err)
-	}
-	var one v1.Metrics
-	if err := proto.Unmarshal(a.Value, &one); err != nil {
-		t.Fatal(err)
-	}
-	if one.CPU.Usage.Total != 5000 || one.Memory.Usage.Usage != 100 || one.Memory.Usage.Limit != 200 ||
-		one.Memory.RSS != 60 || one.Memory.Cache != 30 ||
-		one.Memory.TotalInactiveFile != 8 || one.Memory.InactiveFile != 8 || one.Memory.PgFault != 7 ||
-		one.Pids.Current != 3 || one.MemoryOomControl.OomKill != 1 ||
-		len(one.Blkio.IoServiceBytesRecursive) != 2 || one.Network[0].RxBytes != 9 {
-		t.Errorf("%v", &one)
-	}
-	if a, err = metrics(r, true); err != nil || a.TypeUrl != "io.containerd.cgroups.v2.Metrics" {
-		t.Fatal(a.GetTypeUrl(), err)
-	}
-	var two v2.Metrics
-	if err := proto.Unmarshal(a.Value, &two); err != nil {
-		t.Fatal(err)
-	}
-	if two.CPU.UsageUsec != 5 || two.CPU.UserUsec != 3 || two.CPU.NrPeriods != 2 || two.Memory.Usage != 100 ||
-		two.Memory.Anon != 60 || two.Memory.InactiveFile != 8 ||
-		two.Io.Usage[0].Rbytes != 11 || two.Io.Usage[0].Wbytes != 12 || two.MemoryEvents.OomKill != 1 {
-		t.Errorf("%v", &two)
-	}
-}
-
 // fifo makes a FIFO.
 func fifo(t *testing.T, name string) string {
 	t.Helper()
@@ -226,267 +173,6 @@ func fifo(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return p
-}
-
-func TestOutputWaitsForAReaderAndEnds(t *testing.T) {
-	p := fifo(t, "out")
-	f, err := (stdio{stdout: p}).open("ns", "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.stdout.Write([]byte("before anybody reads")); err != nil {
-		t.Fatal(err)
-	}
-	r, err := os.Open(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	go f.close()
-	if b, err := io.ReadAll(r); err != nil || string(b) != "before anybody reads" {
-		t.Errorf("%q, %v", b, err)
-	}
-}
-
-// TestTheEndOfOutputWaitsForItsReader as the end of the process is told after it.
-func TestTheEndOfOutputWaitsForItsReader(t *testing.T) {
-	for name, x := range map[string]struct {
-		slow  time.Duration
-		reads bool
-	}{"which reads": {time.Hour, true}, "which does not": {100 * time.Millisecond, false}} {
-		t.Run(name, func(t *testing.T) {
-			p := fifo(t, "out")
-			o, err := newOutput(p)
-			if err != nil {
-				t.Fatal(err)
-			}
-			o.slow = x.slow
-			if _, err := io.WriteString(o, "words"); err != nil {
-				t.Fatal(err)
-			}
-			r, err := os.Open(p)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Close()
-			closed := make(chan struct{})
-			go func() {
-				_ = o.Close() // never fails
-				close(closed)
-			}()
-			select {
-			case <-closed:
-				t.Error("closed before it was read")
-			case <-time.After(50 * time.Millisecond):
-			}
-			if x.reads {
-				if b, err := io.ReadAll(r); err != nil || string(b) != "words" {
-					t.Errorf("%q, %v", b, err)
-				}
-			}
-			<-closed
-		})
-	}
-}
-
-// TestOutputIsKeptForWhoComesLate ends a process's output, and deletes the process, before anybody has opened the FIFO,
-// as a quick process's may be.
-func TestOutputIsKeptForWhoComesLate(t *testing.T) {
-	for _, text := range []string{"", "words"} {
-		p := fifo(t, "out")
-		f, err := (stdio{stdout: p}).open("ns", "c1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(f.stdout, text); err != nil {
-			t.Fatal(err)
-		}
-		f.close()
-		time.Sleep(50 * time.Millisecond)
-		read := make(chan string, 1)
-		go func() {
-			b, err := os.ReadFile(p)
-			read <- fmt.Sprint(string(b), err)
-		}()
-		select {
-		case got := <-read:
-			if want := fmt.Sprint(text, error(nil)); got != want {
-				t.Errorf("read %q, want %q", got, want)
-			}
-		case <-time.After(10 * time.Second):
-			t.Fatalf("who reads %q waits for ever", text)
-		}
-		<-f.stdout.(*output).done
-	}
-}
-
-func TestOutputThatNobodyReadsIsGivenUpOnceTheProcessIsDeleted(t *testing.T) {
-	p := fifo(t, "out")
-	o, err := newOutput(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.patience = time.Millisecond
-	if err := o.Close(); err != nil {
-		t.Error(err)
-	}
-	select {
-	case <-o.done:
-		t.Error("given up before the process was deleted")
-	case <-time.After(50 * time.Millisecond):
-	}
-	o.forget()
-	<-o.done
-	if f, err := os.OpenFile(p, os.O_WRONLY|unix.O_NONBLOCK, 0); !errors.Is(err, unix.ENXIO) {
-		t.Errorf("somebody still reads: %v, %v", f, err)
-	}
-}
-
-func TestInputEndsWhenContainerdSaysSoAndNotBefore(t *testing.T) {
-	p := fifo(t, "in")
-	f, err := (stdio{stdin: p}).open("ns", "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan string, 1)
-	go func() { b, _ := io.ReadAll(f.stdin); got <- string(b) }()
-	// One client goes, another comes; the last has written more than was read when the end is asked for.
-	rest := strings.Repeat("x", 40000)
-	var last *os.File
-	for _, s := range []string{"hello, ", rest} {
-		w, err := os.OpenFile(p, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.WriteString(s)
-		if last != nil {
-			last.Close()
-		}
-		last = w
-	}
-	f.stdin.CloseWrite()
-	f.stdin.CloseWrite()
-	last.Close()
-	if s := <-got; s != "hello, "+rest {
-		t.Errorf("%d bytes", len(s))
-	}
-	f.close()
-}
-
-func TestInputThatNobodyWritesCanBeClosed(t *testing.T) {
-	f, err := (stdio{stdin: fifo(t, "in")}).open("ns", "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { _, err := f.stdin.Read(make([]byte, 1)); ended <- err }()
-	time.Sleep(20 * time.Millisecond)
-	if err := f.stdin.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-ended; err == nil {
-		t.Error("it reads on")
-	}
-}
-
-func TestALoggerGetsBothStreams(t *testing.T) {
-	testenv.Require(t, testenv.Tool("sh"))
-	dir := t.TempDir()
-	program := filepath.Join(dir, "logger")
-	script := "#!/bin/sh\nexec 5>&-\ncat <&3 >" + dir + "/out\ncat <&4 >" + dir +
-		"/err\necho \"$CONTAINER_ID $CONTAINER_NAMESPACE $*\" >" + dir + "/who\n"
-	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	u := "binary://" + program + "?b=2&a=1"
-	f, err := (stdio{stdout: u, stderr: u}).open("ns", "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	io.WriteString(f.stdout, "to out")
-	io.WriteString(f.stderr, "to err")
-	f.close()
-	for name, want := range map[string]string{"out": "to out", "err": "to err", "who": "c1 ns a 1 b 2\n"} {
-		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != want {
-			t.Errorf("%s: %q, %v", name, b, err)
-		}
-	}
-	if _, err := (stdio{stdout: "binary:///no/such/logger"}).open("ns", "c1"); err == nil ||
-		!strings.Contains(err.Error(), "/no/such/logger") {
-		t.Error(err)
-	}
-}
-
-func TestAFileGetsLinesOfBothStreams(t *testing.T) {
-	p := filepath.Join(t.TempDir(), "new", "log")
-	u := "file://" + p
-	f, err := (stdio{stdout: u, stderr: u}).open("ns", "c1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	io.WriteString(f.stdout, "one\n")
-	io.WriteString(f.stderr, "two\n")
-	io.WriteString(f.stdout, "three\n")
-	f.close()
-	if b, err := os.ReadFile(p); err != nil || string(b) != "one\ntwo\nthree\n" {
-		t.Errorf("%q, %v", b, err)
-	}
-}
-
-// containerd takes events, and refuses the first tries.
-type containerd struct {
-	mu     sync.Mutex
-	refuse int
-	topics []string
-}
-
-func (c *containerd) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.refuse > 0 {
-		c.refuse--
-		return nil, errors.New("not now")
-	}
-	c.topics = append(c.topics, r.Envelope.Namespace+r.Envelope.Topic+" "+r.Envelope.Event.TypeUrl)
-	return &emptypb.Empty{}, nil
-}
-
-func TestEventsArriveInOrderAlsoWhenContainerdIsNotReady(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &containerd{refuse: 1}
-	eventsapi.RegisterTTRPCEventsService(srv, c)
-	go srv.Serve(t.Context(), l)
-	defer srv.Close()
-	p := newPublisher("ns", Publish{Address: path}, slog.New(slog.DiscardHandler))
-	p.send(topicCreate, &eventtypes.TaskCreate{ContainerID: "c1"})
-	p.send(topicStart, &eventtypes.TaskStart{ContainerID: "c1"})
-	p.close()
-	if got := strings.Join(c.topics, ", "); got != "ns/tasks/create containerd.events.TaskCreate, ns/tasks/start "+
-		"containerd.events.TaskStart" {
-		t.Error(got)
-	}
-}
-
-func TestEventsGoThroughAProgramWhereThereIsNoSocket(t *testing.T) {
-	testenv.Require(t, testenv.Tool("sh"))
-	out := filepath.Join(t.TempDir(), "out")
-	p := newPublisher("ns", Publish{Command: []string{"/bin/sh", "-c", `cat >` + out + `; echo "$@" >>` + out, "sh",
-		"publish"}}, slog.New(slog.DiscardHandler))
-	p.send(topicStart, &eventtypes.TaskStart{ContainerID: "c1", Pid: 7})
-	p.close()
-	b, err := os.ReadFile(out)
-	if err != nil || !strings.HasSuffix(string(b), "publish --topic /tasks/start --namespace ns\n") ||
-		!strings.Contains(string(b), "containerd.events.TaskStart") {
-		t.Errorf("%q, %v", b, err)
-	}
 }
 
 func TestHooksGetTheStateAndTheirErrorsAreNamed(t *testing.T) {
@@ -516,13 +202,13 @@ func TestHooksGetTheStateAndTheirErrorsAreNamed(t *testing.T) {
 }
 
 func TestInputThatEndsBeforeTheProcessExistsEndsIt(t *testing.T) {
-	p := newProcess("c1", "e1", stdio{stdin: fifo(t, "in")})
+	p := newExecution("c1", "e1", stdio.Paths{Stdin: fifo(t, "in")})
 	p.closeStdin() // a client whose own input is empty is that fast
 	if err := p.open("ns", "c1"); err != nil {
 		t.Fatal(err)
 	}
 	r, w := io.Pipe()
-	p.run(&agentlink.Process{Stdin: w}, slog.New(slog.DiscardHandler))
+	p.run(&agentlink.Process{Stdin: w}, streams{stdin: w}, slog.New(slog.DiscardHandler))
 	ended := make(chan error, 1)
 	go func() { _, err := io.ReadAll(r); ended <- err }()
 	select {
@@ -560,7 +246,7 @@ func TestAContainerOnTheHostsNetworkIsRefused(t *testing.T) {
 		}
 		s := New(Options{Namespace: "test", Dirs: record.Dirs{State: dir + "/state", Share: dir + "/share"},
 			Log:     slog.New(slog.DiscardHandler),
-			Publish: Publish{Command: []string{"true"}}}, func() {})
+			Publish: events.Target{Command: []string{"true"}}}, func() {})
 		_, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "h-1", Bundle: dir + "/bundle",
 			Options: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: options}})
 		if err == nil || !strings.Contains(err.Error(), "the host's network is asked for") {
@@ -652,7 +338,7 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 			dirs := record.Dirs{State: filepath.Join(dir, "state"), Share: filepath.Join(dir, "share")}
 			s := New(Options{
 				Namespace: "test", Dirs: dirs, Log: slog.New(slog.DiscardHandler),
-				Publish: Publish{Command: []string{"true"}},
+				Publish: events.Target{Command: []string{"true"}},
 			}, func() {})
 			options, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: dir + "/configuration.toml"})
 			if err != nil {
@@ -696,9 +382,9 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 }
 
 func TestWhatHasEndedHasNoStatistics(t *testing.T) {
-	init := newProcess("c1", "", stdio{})
+	init := newExecution("c1", "", stdio.Paths{})
 	init.exit(3)
-	s := &Service{pod: &pod.Pod{}, tasks: map[string]*task{"c1": {id: "c1", init: init}}}
+	s := &Service{tasks: map[string]*task{"c1": {id: "c1", init: init}}}
 	if _, err := s.Stats(t.Context(), &taskapi.StatsRequest{ID: "c1"}); status.Code(err) != codes.NotFound {
 		t.Error(err)
 	}

@@ -1,4 +1,8 @@
-package shim
+// Package events tells containerd what happens to containers.
+//
+// In come events as they happen; out they go in that order, each until containerd has taken it or has had enough tries.
+// Whoever sends one waits for nothing. The package refuses to know what an event means.
+package events
 
 import (
 	"bytes"
@@ -15,24 +19,25 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // The topics of containerd's task events.
 const (
-	topicCreate      = "/tasks/create"
-	topicStart       = "/tasks/start"
-	topicExit        = "/tasks/exit"
-	topicDelete      = "/tasks/delete"
-	topicOOM         = "/tasks/oom"
-	topicExecAdded   = "/tasks/exec-added"
-	topicExecStarted = "/tasks/exec-started"
-	topicPaused      = "/tasks/paused"
-	topicResumed     = "/tasks/resumed"
+	Create      = "/tasks/create"
+	Start       = "/tasks/start"
+	Exit        = "/tasks/exit"
+	Delete      = "/tasks/delete"
+	OOM         = "/tasks/oom"
+	ExecAdded   = "/tasks/exec-added"
+	ExecStarted = "/tasks/exec-started"
+	Paused      = "/tasks/paused"
+	Resumed     = "/tasks/resumed"
 )
 
-// Publish is how containerd takes events: over its ttrpc socket, or else through a program of its own.
-type Publish struct {
+// Target is how containerd takes events: over its ttrpc socket, or else through a program of its own.
+type Target struct {
 	Address string   // path of the UNIX socket; may be empty
 	Command []string // fed with the packed event; topic and namespace are appended. May be empty.
 }
@@ -45,10 +50,10 @@ const (
 	closeTime   = 3 * time.Second // for what waits when the process ends
 )
 
-// publisher sends events in order, each until it has arrived or has been tried often enough.
-type publisher struct {
+// Publisher sends events in order, each until it has arrived or has been tried often enough.
+type Publisher struct {
 	namespace string
-	to        Publish
+	to        Target
 	log       *slog.Logger
 	wake      chan struct{}
 	done      chan struct{} // closed when run has ended
@@ -61,16 +66,17 @@ type publisher struct {
 	closing bool
 }
 
-func newPublisher(namespace string, to Publish, log *slog.Logger) *publisher {
-	p := &publisher{namespace: namespace, to: to, log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
+// New makes a publisher for a namespace of containerd's. Close ends it.
+func New(namespace string, to Target, log *slog.Logger) *Publisher {
+	p := &Publisher{namespace: namespace, to: to, log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
 	go p.run(ctx)
 	return p
 }
 
-// send queues an event. It never waits.
-func (p *publisher) send(topic string, event proto.Message) {
+// Send queues an event. It never waits.
+func (p *Publisher) Send(topic string, event proto.Message) {
 	b, err := proto.Marshal(event)
 	if err != nil {
 		p.log.Error("pack an event", "topic", topic, "err", err)
@@ -78,7 +84,8 @@ func (p *publisher) send(topic string, event proto.Message) {
 	}
 	e := &types.Envelope{
 		Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topic,
-		Event: packAny(string(event.ProtoReflect().Descriptor().FullName()), b),
+		// under its bare name, as containerd's packages do
+		Event: &anypb.Any{TypeUrl: string(event.ProtoReflect().Descriptor().FullName()), Value: b},
 	}
 	p.mu.Lock()
 	if len(p.waiting) == publishMax {
@@ -90,14 +97,14 @@ func (p *publisher) send(topic string, event proto.Message) {
 	p.poke()
 }
 
-func (p *publisher) poke() {
+func (p *Publisher) poke() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (p *publisher) run(ctx context.Context) {
+func (p *Publisher) run(ctx context.Context) {
 	defer close(p.done)
 	defer p.hangUp()
 	for {
@@ -137,7 +144,7 @@ func (p *publisher) run(ctx context.Context) {
 	}
 }
 
-func (p *publisher) publish(ctx context.Context, e *types.Envelope) error {
+func (p *Publisher) publish(ctx context.Context, e *types.Envelope) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTime)
 	defer cancel()
 	if p.to.Address == "" {
@@ -155,7 +162,7 @@ func (p *publisher) publish(ctx context.Context, e *types.Envelope) error {
 	return err
 }
 
-func (p *publisher) byCommand(ctx context.Context, e *types.Envelope) error {
+func (p *Publisher) byCommand(ctx context.Context, e *types.Envelope) error {
 	if len(p.to.Command) == 0 {
 		return nil // nobody wants to know
 	}
@@ -172,15 +179,15 @@ func (p *publisher) byCommand(ctx context.Context, e *types.Envelope) error {
 	return nil
 }
 
-func (p *publisher) hangUp() {
+func (p *Publisher) hangUp() {
 	if p.client != nil {
 		_ = p.client.Close() // a new one is made
 		p.client = nil
 	}
 }
 
-// close sends what waits, for a while, and ends.
-func (p *publisher) close() {
+// Close sends what waits, for a while, and ends.
+func (p *Publisher) Close() {
 	p.mu.Lock()
 	p.closing = true
 	p.mu.Unlock()

@@ -1,4 +1,8 @@
-package shim
+// Package usage says what a container in a guest uses, in the forms that containerd reads.
+//
+// In come the agent's numbers, which are those of control groups of version 2; out come containerd's messages for one
+// version of control groups or the other. It refuses to know where the numbers come from.
+package usage
 
 import (
 	"os"
@@ -19,17 +23,28 @@ func hostHasV2(root string) bool {
 	return err == nil
 }
 
-// metrics packs what a container uses in the form of one version.
-func metrics(r *katapb.StatsContainerResponse, version2 bool) (*anypb.Any, error) {
-	var m proto.Message = metricsV1(r)
+// Usage is what a container uses. The zero value is nothing.
+type Usage struct {
+	r *katapb.StatsContainerResponse
+}
+
+// Of is the usage in an agent's answer.
+func Of(r *katapb.StatsContainerResponse) Usage { return Usage{r} }
+
+// Metrics packs it in the form of the host's version of control groups.
+func (u Usage) Metrics() (*anypb.Any, error) { return u.metrics(hostHasV2("/sys/fs/cgroup")) }
+
+func (u Usage) metrics(version2 bool) (*anypb.Any, error) {
+	var m proto.Message = metricsV1(u.r)
 	if version2 {
-		m = metricsV2(r)
+		m = metricsV2(u.r)
 	}
 	b, err := proto.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
-	return packAny(string(m.ProtoReflect().Descriptor().FullName()), b), nil
+	// as containerd's packages do, under its bare name
+	return &anypb.Any{TypeUrl: string(m.ProtoReflect().Descriptor().FullName()), Value: b}, nil
 }
 
 func metricsV2(r *katapb.StatsContainerResponse) *v2.Metrics {

@@ -1,4 +1,8 @@
-package shim
+// Package stdio is where a process's standard streams lead on the host: FIFOs, files, and programs that take output.
+//
+// In come the addresses that containerd gives; out come files to read from and to write to, which keep what is written
+// until somebody reads it, and end when containerd says so. It refuses to know what process they are of.
+package stdio
 
 import (
 	"errors"
@@ -15,33 +19,29 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/flow"
-	"github.com/katabuild/katabuild/runtime/agentlink"
 	"golang.org/x/sys/unix"
 )
 
-// stdio is where containerd wants a process's streams: paths of FIFOs or files, or addresses file:///PATH,
+// Paths is where containerd wants a process's streams: paths of FIFOs or files, or addresses file:///PATH,
 // binary:///PROGRAM?args, fifo:///PATH.
-type stdio struct {
-	stdin, stdout, stderr string
-	terminal              bool
+type Paths struct {
+	Stdin, Stdout, Stderr string // empty leads nowhere
+	Terminal              bool   // one stream for all output
 }
 
-func (s stdio) streams() agentlink.Streams {
-	return agentlink.Streams{Stdin: s.stdin != "", Stdout: s.stdout != "", Stderr: s.stderr != "" && !s.terminal}
-}
-
-// files are the host's ends of a process's streams. Nil ones lead nowhere.
-type files struct {
-	stdin          *input
-	stdout, stderr io.WriteCloser
+// Files are the host's ends of a process's streams. Nil ones lead nowhere.
+type Files struct {
+	Stdin          *Input
+	Stdout, Stderr io.WriteCloser
 	logger         *logger
 }
 
-func (f *files) close() {
-	if f.stdin != nil {
-		_ = f.stdin.Close() // only read from
+// Close closes all of them.
+func (f *Files) Close() {
+	if f.Stdin != nil {
+		_ = f.Stdin.Close() // only read from
 	}
-	for _, c := range []io.Closer{f.stdout, f.stderr} {
+	for _, c := range []io.Closer{f.Stdout, f.Stderr} {
 		if c != nil {
 			_ = c.Close() // closed already, or of no use any more
 		}
@@ -54,47 +54,47 @@ func (f *files) close() {
 	}
 }
 
-// open opens all of them.
-func (s stdio) open(namespace, id string) (_ files, err error) {
-	var f files
+// Open opens all of them. A program that takes output is told the container's id and its namespace of containerd's.
+func (s Paths) Open(namespace, id string) (_ Files, err error) {
+	var f Files
 	defer func() {
 		if err != nil {
-			f.close()
+			f.Close()
 		}
 	}()
-	if s.terminal {
-		s.stderr = "" // a terminal has one stream
+	if s.Terminal {
+		s.Stderr = "" // a terminal has one stream
 	}
-	if s.stdin != "" {
-		in, err := openInput(s.stdin)
+	if s.Stdin != "" {
+		in, err := openInput(s.Stdin)
 		if err != nil {
 			return f, fmt.Errorf("standard input: %w", err)
 		}
-		f.stdin = in
+		f.Stdin = in
 	}
-	u, err := url.Parse(s.stdout)
+	u, err := url.Parse(s.Stdout)
 	if err != nil {
-		return f, fmt.Errorf("standard output %q: %w", s.stdout, err)
+		return f, fmt.Errorf("standard output %q: %w", s.Stdout, err)
 	}
 	if u.Scheme == "binary" {
-		f.stdout, f.stderr, f.logger, err = startLogger(u, namespace, id)
-		if s.stderr == "" && f.stderr != nil {
-			_ = f.stderr.Close() // nothing will be written
-			f.stderr = nil
+		f.Stdout, f.Stderr, f.logger, err = startLogger(u, namespace, id)
+		if s.Stderr == "" && f.Stderr != nil {
+			_ = f.Stderr.Close() // nothing will be written
+			f.Stderr = nil
 		}
 		return f, err
 	}
-	if s.stdout != "" {
-		if f.stdout, err = openOutput(s.stdout); err != nil {
+	if s.Stdout != "" {
+		if f.Stdout, err = openOutput(s.Stdout); err != nil {
 			return f, fmt.Errorf("standard output: %w", err)
 		}
 	}
 	switch {
-	case s.stderr == "":
-	case s.stderr == s.stdout && u.Scheme == "file":
-		f.stderr = &shared{f.stdout} // one file, whose lines do not overwrite each other
+	case s.Stderr == "":
+	case s.Stderr == s.Stdout && u.Scheme == "file":
+		f.Stderr = &shared{f.Stdout} // one file, whose lines do not overwrite each other
 	default:
-		if f.stderr, err = openOutput(s.stderr); err != nil {
+		if f.Stderr, err = openOutput(s.Stderr); err != nil {
 			return f, fmt.Errorf("standard error: %w", err)
 		}
 	}
@@ -140,6 +140,9 @@ type output struct {
 	done      chan struct{} // closed when nothing is open any more
 }
 
+// OutputTime bounds waiting for output to be read before its end. A reader that does not read must not keep that.
+const OutputTime = 2 * time.Second
+
 // readerTime is how long a reader may come for the output of a process that containerd has deleted: its clients open
 // FIFOs beside their requests.
 const readerTime = 10 * time.Second
@@ -149,7 +152,7 @@ func newOutput(p string) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &output{File: w, keep: r, forgotten: make(chan struct{}), slow: outputTime, patience: readerTime,
+	return &output{File: w, keep: r, forgotten: make(chan struct{}), slow: OutputTime, patience: readerTime,
 		done: make(chan struct{})}, nil
 }
 
@@ -237,27 +240,27 @@ func (o *output) look(f func(fd int)) {
 	}
 }
 
-// input is a FIFO that is read. Its own end for writing keeps it from being at its end while nobody writes: clients
+// Input is a FIFO that is read. Its own end for writing keeps it from being at its end while nobody writes: clients
 // come and go, and only the end that containerd asks for is one. What was written before that is still read.
-type input struct {
+type Input struct {
 	*os.File
 	keep *os.File
 	once sync.Once
 }
 
-func openInput(target string) (*input, error) {
+func openInput(target string) (*Input, error) {
 	r, w, err := openFIFO(strings.TrimPrefix(target, "fifo://"))
 	if err != nil {
 		return nil, err
 	}
-	return &input{File: r, keep: w}, nil
+	return &Input{File: r, keep: w}, nil
 }
 
 // CloseWrite ends the input once all others who write have closed it. Calling it again is a no-op.
-func (i *input) CloseWrite() { i.once.Do(func() { _ = i.keep.Close() }) } // nothing was written to it
+func (i *Input) CloseWrite() { i.once.Do(func() { _ = i.keep.Close() }) } // nothing was written to it
 
 // Close ends it at once.
-func (i *input) Close() error {
+func (i *Input) Close() error {
 	i.CloseWrite()
 	return i.File.Close()
 }
