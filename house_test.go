@@ -56,6 +56,12 @@ var inner = []struct {
 		"it takes files to a place, and knows no mounts and no disks"},
 	{"agent/storage/mirror", "agent/storage", []string{"agent/storage/place"},
 		"it copies from folder to folder, and knows no mounts and no disks"},
+	{"agent/container/blueprint", "agent/container", []string{"agent/container/seccomp", "agent/container/stage"},
+		"it decides how a container is made and does nothing"},
+	{"agent/container/launch", "agent/container", []string{"agent/container/blueprint", "agent/container/cgroup",
+		"agent/container/child", "agent/container/stage", "agent/reap"},
+		"it starts stages, and knows neither containers nor their streams"},
+	{"agent/container/locks", "agent/container", nil, "it answers about locks, and knows nothing of containers"},
 	{"agent/storage/disk", "agent/storage", []string{"agent/devmapper", "agent/uevent", "agent/uevent/pcipath"},
 		"it finds disks, and knows neither the guest API nor where they are mounted"},
 }

@@ -18,10 +18,15 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/katabuild/katabuild/agent/container/blueprint"
 	"github.com/katabuild/katabuild/agent/container/cgroup"
+	"github.com/katabuild/katabuild/agent/container/launch"
+	"github.com/katabuild/katabuild/agent/container/locks"
+	"github.com/katabuild/katabuild/agent/container/seccomp"
 	"github.com/katabuild/katabuild/agent/container/stage"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/internal/flow"
+	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -55,14 +60,13 @@ const oomBacklog = 100
 
 // Runner runs containers. Its methods may be called at the same time.
 type Runner struct {
-	cfg  Config
-	oom  chan string
-	self func() (string, error) // once: the program to execute as a stage
-	ears *ears
+	cfg         Config
+	oom         chan string
+	outOfMemory *memoryWatch
 
 	programs cgroup.Programs
-
-	ahead ahead
+	stages   *launch.Launcher
+	ahead    ahead
 
 	mu         sync.Mutex
 	containers map[string]*Container // guarded by mu; nil while being created
@@ -104,17 +108,41 @@ func New(c Config) (*Runner, error) {
 	// The first root of a kernel is a ramfs or tmpfs. <linux/magic.h>
 	c.NoPivot = c.NoPivot || int64(st.Type) == unix.RAMFS_MAGIC || int64(st.Type) == unix.TMPFS_MAGIC && firstRoot()
 	r := &Runner{cfg: c, oom: make(chan string, oomBacklog), containers: map[string]*Container{}}
-	r.self = sync.OnceValues(func() (string, error) { return sealed(c.Self) })
+	r.stages = &launch.Launcher{Reaper: c.Reaper, Guard: c.Guard,
+		Self: sync.OnceValues(func() (string, error) { return launch.Sealed(c.Self) })}
 	var err error
-	if r.ears, err = newEars(); err != nil {
+	if r.outOfMemory, err = newMemoryWatch(); err != nil {
 		return nil, err
 	}
-	r.goes(r.ears.listen)
+	r.background(r.outOfMemory.listen)
 	return r, nil
 }
 
-// goes runs f in a goroutine.
-func (r *Runner) goes(f func()) {
+// firstRoot says whether the root is the kernel's first one, which has no device to be mounted from.
+func firstRoot() bool {
+	all, err := mountinfo.Self()
+	if err != nil {
+		return false
+	}
+	for _, m := range all {
+		if m.Point == "/" {
+			return m.Type == "rootfs"
+		}
+	}
+	return true // a root that mountinfo does not list
+}
+
+// IsStage says whether a program with these arguments was started as a stage, and so shall call Stage before anything
+// else. It may be process 1 then, of a container.
+func IsStage(args []string) bool {
+	return len(args) == 2 && args[0] == stage.Name && (args[1] == stage.Word || args[1] == stage.WordAhead)
+}
+
+// Stage is the life of such a program. It never returns.
+func Stage() { stage.Main() }
+
+// background runs f in a goroutine.
+func (r *Runner) background(f func()) {
 	go func() {
 		defer r.cfg.Guard()
 		f()
@@ -125,7 +153,8 @@ func (r *Runner) goes(f func()) {
 // nobody reads.
 func (r *Runner) OOM() <-chan string { return r.oom }
 
-func (r *Runner) lack(id string) {
+// reportOOM adds to OOM.
+func (r *Runner) reportOOM(id string) {
 	for {
 		select {
 		case r.oom <- id:
@@ -200,8 +229,8 @@ type Container struct {
 	spec  *specs.Spec
 	group *cgroup.Group
 	init  *Process
-	plan  *blueprint
-	locks []foreign // whose locks are refused; not changed after creation
+	plan  *blueprint.Blueprint
+	locks locks.Foreign // whose locks are refused; not changed after creation
 
 	mounts mounts // used by Create, and then by Remove
 
@@ -210,7 +239,7 @@ type Container struct {
 	mu      sync.Mutex
 	state   phase               // guarded by mu; stopped is told from init
 	procs   map[string]*Process // guarded by mu; by exec id, without init
-	control *control            // guarded by mu; the stage's, until it started
+	control *launch.Control     // guarded by mu; the stage's, until it started
 	kills   uint64              // guarded by mu; how many ends for want of memory were told
 	stopped bool                // guarded by mu; poststop hooks have run
 	going   bool                // guarded by mu; Remove has begun, and nothing is started any more
@@ -251,26 +280,31 @@ func (r *Runner) Create(ctx context.Context, id string, spec *specs.Spec, stdio 
 		r.mu.Lock()
 		delete(r.containers, id)
 		if len(r.containers) == 0 {
-			r.idle()
+			r.forgetAhead()
 		}
 		r.mu.Unlock()
 		return nil, err
 	}
 	r.mu.Lock()
 	r.containers[id] = c
-	r.prepare() // with mu held, so that whoever removes the last container comes after it
+	r.startNext() // with mu held, so that whoever removes the last container comes after it
 	r.mu.Unlock()
 	return c, nil
 }
 
 func (c *Container) create(ctx context.Context, stdio Stdio) error {
 	var err error
-	if c.plan, err = newBlueprint(c.id, c.dir, c.spec, c.r.cfg.NoPivot); err != nil {
+	if c.plan, err = blueprint.New(c.id, c.dir, c.spec, c.r.cfg.NoPivot); err != nil {
 		return err
 	}
-	c.warn(c.plan.odd)
-	if err := c.refuseLocks(); err != nil {
+	c.warn(c.plan.Unknown)
+	if c.locks, err = locks.Find(c.spec.Mounts); err != nil {
 		return err
+	}
+	if len(c.locks) > 0 {
+		if c.plan.Stage.Process.Locks, err = seccomp.Locks(); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(c.dir, 0o711); err != nil {
 		return fmt.Errorf("folder: %w", err)
@@ -282,55 +316,69 @@ func (c *Container) create(ctx context.Context, stdio Stdio) error {
 	if c.group, err = cgroup.Make(c.r.cfg.CgroupRoot, cgroup.Path(path, "kata/"+c.id)); err != nil {
 		return err
 	}
-	l := launch{plan: &c.plan.stage, clone: c.plan.clone, group: c.group, join: c.plan.join, stdio: stdio,
-		oom:  c.plan.oom,
-		uids: c.plan.uids, gids: c.plan.gids, owner: c.plan.owner}
-	l.recruit = c.r.recruit(&l)
-	defer func() {
-		if l.recruit != nil {
-			l.recruit.dismiss()
-		}
-	}()
-	if err := c.limit(); err != nil {
-		return err
-	}
-	if err := c.plan.settle(); err != nil {
-		return err
-	}
-	l.trees, err = c.r.makeTrees(c.plan)
-	defer func() {
-		for _, f := range l.trees {
-			f.Close()
-		}
-	}()
-	if err != nil {
-		return err
-	}
-	p, ctl, err := c.r.launch(ctx, c, &l)
+	p, ctl, err := c.first(ctx, stdio)
 	if err != nil {
 		return err
 	}
 	c.init, c.control = p, ctl
 	c.keepMounts(p)
+	return c.awaitCreated(ctx)
+}
+
+// first starts the container's first process: in its control group, with its limits, and what the agent has to make and
+// set for it.
+func (c *Container) first(ctx context.Context, stdio Stdio) (*Process, *launch.Control, error) {
+	l := &launch.Request{Plan: &c.plan.Stage, Clone: c.plan.Clone, Group: c.group, Join: c.plan.Join, OOM: c.plan.OOM,
+		UIDs: c.plan.UIDs, GIDs: c.plan.GIDs, Owner: c.plan.Owner}
+	moving := c.r.takeAhead(l)
+	defer func() {
+		if moving != nil {
+			moving.discard()
+		}
+	}()
+	if err := c.limit(); err != nil {
+		return nil, nil, err
+	}
+	if err := launch.SetSysctls(c.plan); err != nil {
+		return nil, nil, err
+	}
+	var err error
+	l.Trees, err = c.r.stages.Trees(c.plan)
+	defer func() {
+		for _, f := range l.Trees {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return nil, nil, err
+	}
+	use := moving
+	moving = nil // whether it can be used or not, launch ends with it
+	return c.r.launch(ctx, c, l, stdio, use)
+}
+
+// awaitCreated has the stage make all that comes before Start.
+func (c *Container) awaitCreated(ctx context.Context) error {
+	p, ctl := c.init, c.control
 	for {
-		m, err := ctl.next(ctx)
+		m, err := ctl.Next(ctx)
 		if err != nil {
 			return p.early(ctx, err)
 		}
 		switch m.Kind {
 		case stage.Hooks:
-			s := c.plan.stage.State
+			s := c.plan.Stage.State
 			s.Pid = p.pid
-			for _, h := range c.plan.hooks {
+			for _, h := range c.plan.Hooks {
 				if err := c.r.hook(ctx, h, s); err != nil {
 					return err
 				}
 			}
-			if err := ctl.leave(); err != nil {
+			if err := ctl.Continue(); err != nil {
 				return p.early(ctx, err)
 			}
 		case stage.Terminal:
-			p.io.terminal(ctl.takeFile())
+			p.io.terminal(ctl.TakeFile())
 		case stage.Created:
 			p.io.begin()
 			return nil
@@ -366,7 +414,7 @@ func (c *Container) limit() error {
 	if err := c.group.SetDevices(&c.r.programs, rules); err != nil {
 		return err
 	}
-	c.r.ears.watch(filepath.Join(c.group.Path, cgroup.EventsFile), c.id, c.lacks)
+	c.r.outOfMemory.watch(filepath.Join(c.group.Path, cgroup.EventsFile), c.id, c.checkOOM)
 	return nil
 }
 
@@ -394,7 +442,7 @@ func (c *Container) rules(res *specs.LinuxResources) ([]cgroup.Rule, error) {
 			}
 		}
 	}
-	for _, m := range c.plan.stage.Mounts {
+	for _, m := range c.plan.Stage.Mounts {
 		var st unix.Stat_t
 		if !m.Bind || unix.Stat(m.Source, &st) != nil {
 			continue
@@ -409,8 +457,8 @@ func (c *Container) rules(res *specs.LinuxResources) ([]cgroup.Rule, error) {
 	return cgroup.Rules(nil, more)
 }
 
-// lacks tells of processes killed since it was last called.
-func (c *Container) lacks() {
+// checkOOM tells of processes killed since it was last called.
+func (c *Container) checkOOM() {
 	n, err := c.group.OOMKills()
 	c.mu.Lock()
 	more := err == nil && n > c.kills
@@ -419,6 +467,6 @@ func (c *Container) lacks() {
 	}
 	c.mu.Unlock()
 	if more {
-		c.r.lack(c.id)
+		c.r.reportOOM(c.id)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katabuild/katabuild/agent/container/blueprint"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -94,7 +95,7 @@ func (g *guest) create(t *testing.T, s *specs.Spec, stdio Stdio) *Container {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := c.plan; g.ahead && p.clone&unix.CLONE_NEWPID != 0 && !p.user && c.init.pid != waits {
+	if p := c.plan; g.ahead && p.Clone&unix.CLONE_NEWPID != 0 && !p.User && c.init.pid != waits {
 		t.Errorf("the process is %d, and %d was started ahead", c.init.pid, waits)
 	}
 	t.Cleanup(func() {
@@ -188,7 +189,7 @@ func TestInGuest(t *testing.T) {
 		" - cgroup2 cgroup2 rw,nsdelegate,favordynmods\n") {
 		t.Errorf("options of cgroups: %v\n%s", err, b)
 	}
-	r.self() // the copy of the program stays open
+	r.stages.Self() // the copy of the program stays open
 	files := openFiles(t)
 	if os.Getenv("container_root") == "tmpfs" { // as each pod has one
 		pause, err := g.Create(t.Context(), "pause", spec("/bin/sleep", "100000"), Stdio{})
@@ -1290,7 +1291,7 @@ var guestTests = []struct {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.self = g.self
+		r.stages.Self = g.stages.Self
 		defer os.Remove("/run/others")
 		own := &guest{Runner: r}
 		before, files := len(children(t)), openFiles(t)
@@ -1362,7 +1363,7 @@ var guestTests = []struct {
 		pid = own.await(t)
 		unix.Kill(pid, unix.SIGKILL)
 		r.ahead.mu.Lock()
-		<-r.ahead.ready.child.Done()
+		<-r.ahead.ready.Child.Done()
 		r.ahead.mu.Unlock()
 		third := make("ahead-4")
 		remove(third)
@@ -1391,10 +1392,10 @@ var guestTests = []struct {
 		r.ahead.mu.Lock()
 		s := r.ahead.ready
 		r.ahead.mu.Unlock()
-		s.ctl.close()
+		s.Control.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		if e, err := s.child.Wait(ctx); err != nil || e.Code != 0 {
+		if e, err := s.Child.Wait(ctx); err != nil || e.Code != 0 {
 			t.Error("it outlives its agent:", e, err)
 		}
 		// A deadline holds for a stage that does not answer, too, and nothing is left then.
@@ -1676,15 +1677,15 @@ func (g *guest) await(t *testing.T) int {
 		g.Runner.ahead.mu.Lock()
 		s, asked := g.Runner.ahead.ready, g.Runner.ahead.timer != nil
 		g.Runner.ahead.mu.Unlock()
-		if s == nil || s.child.Ended() {
+		if s == nil || s.Child.Ended() {
 			if !asked {
-				g.prepare()
+				g.startNext()
 			}
 			continue
 		}
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", s.child.Pid)); err == nil &&
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", s.Child.Pid)); err == nil &&
 			strings.HasPrefix(string(b), fmt.Sprint(unix.SYS_RECVMSG)+" ") {
-			return s.child.Pid
+			return s.Child.Pid
 		}
 	}
 	t.Fatal("no stage is started ahead")
@@ -1694,7 +1695,7 @@ func (g *guest) await(t *testing.T) int {
 // r says whether the guest's root is its initramfs.
 func r(g *guest) bool { return g.cfg.NoPivot }
 
-func allCaps() []string { return strings.Split(nameCaps(1<<len(capabilities)-1), ", ") }
+func allCaps() []string { return blueprint.CapabilityNames(1<<(unix.CAP_LAST_CAP+1) - 1) }
 
 // copyRoot is a root file system of the test's own.
 func copyRoot(t *testing.T) string {

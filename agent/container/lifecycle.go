@@ -5,10 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/katabuild/katabuild/agent/container/blueprint"
 	"github.com/katabuild/katabuild/agent/container/cgroup"
+	"github.com/katabuild/katabuild/agent/container/launch"
 	"github.com/katabuild/katabuild/agent/container/stage"
+	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -57,8 +63,8 @@ func (c *Container) Start(ctx context.Context) error {
 	if ctl == nil {
 		return fmt.Errorf("start container %s a second time: %w", c.id, ErrState)
 	}
-	defer ctl.close()
-	if err := ctl.leave(); err != nil {
+	defer ctl.Close()
+	if err := ctl.Continue(); err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, c.init.early(ctx, err))
 	}
 	if err := c.init.begun(ctx, ctl); err != nil {
@@ -68,9 +74,9 @@ func (c *Container) Start(ctx context.Context) error {
 	c.state = stateRunning
 	c.mu.Unlock()
 	if h := c.spec.Hooks; h != nil {
-		s := c.plan.stage.State
+		s := c.plan.Stage.State
 		s.Pid, s.Status = c.init.pid, string(stateRunning)
-		for _, hook := range hooks("poststart", h.Poststart) {
+		for _, hook := range blueprint.Hooks("poststart", h.Poststart) {
 			if err := c.r.hook(ctx, hook, s); err != nil {
 				c.r.cfg.Log.Error(err.Error(), "container", c.id)
 			}
@@ -98,12 +104,12 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 		linux = &specs.Linux{}
 	}
 	whole := inherit(*p, c.spec.Process)
-	proc, odd, err := process(&whole, linux)
+	proc, odd, err := blueprint.Process(&whole, linux)
 	if err != nil {
 		return fail(err)
 	}
 	c.warn(odd)
-	proc.Personality, proc.Locks = c.plan.stage.Process.Personality, c.plan.stage.Process.Locks
+	proc.Personality, proc.Locks = c.plan.Stage.Process.Personality, c.plan.Stage.Process.Locks
 	c.mu.Lock()
 	_, there := c.procs[execID]
 	going := c.going
@@ -118,13 +124,14 @@ func (c *Container) Exec(ctx context.Context, execID string, p *specs.Process, s
 		return fail(ErrExists)
 	}
 	plan := &stage.Plan{Exec: true, Flags: shared, Process: *proc}
-	enter := c.plan.stage.Unshare & unix.CLONE_NEWTIME
-	if c.plan.user { // from within, a namespace that is not of this user namespace could not be joined
+	enter := c.plan.Stage.Unshare & unix.CLONE_NEWTIME
+	if c.plan.User { // from within, a namespace that is not of this user namespace could not be joined
 		plan.Flags = unix.CLONE_NEWNS
 		enter |= unix.CLONE_NEWUSER | shared&^plan.Flags
 	}
-	out, err := c.exec(ctx, execID, launch{plan: plan, group: c.group, stdio: stdio, into: c.init, enter: enter,
-		oom: whole.OOMScoreAdj})
+	request := &launch.Request{Plan: plan, Group: c.group, OOM: whole.OOMScoreAdj,
+		Into: &launch.Container{PID: c.init.pid, Enter: enter}}
+	out, err := c.exec(ctx, execID, request, stdio)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -149,18 +156,23 @@ var errGoing = fmt.Errorf("the container is being removed: %w", ErrState)
 // abandon ends a process that nobody will know.
 func (c *Container) abandon(p *Process) {
 	p.child.Signal(unix.SIGKILL) // it may have ended already
-	c.r.goes(func() {
+	c.r.background(func() {
 		<-p.drained
 		p.io.close()
 	})
 }
 
-func (c *Container) exec(ctx context.Context, execID string, l launch) (*Process, error) {
-	p, ctl, err := c.r.launch(ctx, c, &l)
+func (c *Container) exec(ctx context.Context, execID string, l *launch.Request, stdio Stdio) (*Process, error) {
+	var err error
+	if l.Into.Pidfd, err = c.init.dupPidfd(); err != nil {
+		return nil, err
+	}
+	defer unix.Close(l.Into.Pidfd)
+	p, ctl, err := c.r.launch(ctx, c, l, stdio, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer ctl.close()
+	defer ctl.Close()
 	p.id = execID
 	if err := p.begun(ctx, ctl); err != nil {
 		c.abandon(p)
@@ -298,7 +310,7 @@ func (c *Container) Remove(ctx context.Context) error {
 	if c.r.containers[c.id] == c {
 		delete(c.r.containers, c.id)
 		if len(c.r.containers) == 0 { // also of those being made, which want it themselves
-			c.r.idle()
+			c.r.forgetAhead()
 		}
 	}
 	return nil
@@ -318,7 +330,7 @@ func (c *Container) undo(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if ctl != nil {
-		ctl.close()
+		ctl.Close()
 	}
 	if c.group != nil {
 		if err := c.SignalAll(ctx, unix.SIGKILL); err != nil {
@@ -336,7 +348,7 @@ func (c *Container) undo(ctx context.Context) error {
 		p.io.close()
 	}
 	if c.group != nil {
-		c.r.ears.unwatch(c.id)
+		c.r.outOfMemory.unwatch(c.id)
 		if err := c.group.Empty(ctx); err != nil {
 			return err
 		}
@@ -348,7 +360,7 @@ func (c *Container) undo(ctx context.Context) error {
 		c.init.closePidfd()
 		c.poststop(ctx)
 	}
-	if err := c.mounts.drop(ctx, c.r.goes); err != nil {
+	if err := c.mounts.drop(ctx, c.r.background); err != nil {
 		return err
 	}
 	return removeFolder(c.dir)
@@ -363,11 +375,32 @@ func (c *Container) poststop(ctx context.Context) {
 	if done || c.spec.Hooks == nil {
 		return
 	}
-	s := c.plan.stage.State
+	s := c.plan.Stage.State
 	s.Status = string(stateStopped)
-	for _, h := range hooks("poststop", c.spec.Hooks.Poststop) {
+	for _, h := range blueprint.Hooks("poststop", c.spec.Hooks.Poststop) {
 		if err := c.r.hook(ctx, h, s); err != nil {
 			c.r.cfg.Log.Error(err.Error(), "container", c.id)
 		}
 	}
+}
+
+// removeFolder removes a container's folder after unmounting all in it. What cannot be unmounted is not removed from
+// within.
+func removeFolder(dir string) error {
+	mounts, err := mountinfo.Self()
+	if err != nil {
+		return fmt.Errorf("mounts below %s: %w", dir, err)
+	}
+	for i := len(mounts) - 1; i >= 0; i-- { // what was mounted last lies on top
+		if p := mounts[i].Point; p == dir || strings.HasPrefix(p, dir+string(filepath.Separator)) {
+			if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
+				!errors.Is(err, unix.EINVAL) {
+				return fmt.Errorf("unmount %s: %w", p, err)
+			}
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/katabuild/katabuild/agent/container/launch"
 	"github.com/katabuild/katabuild/internal/mountinfo"
 	"golang.org/x/sys/unix"
 )
@@ -32,21 +33,21 @@ func (c *Container) keepMounts(p *Process) {
 		return
 	}
 	defer unix.Close(pidfd)
-	if f, err := openMounts(p.pid, pidfd); err == nil {
+	if f, err := launch.OpenMounts(p.pid, pidfd); err == nil {
 		c.mounts.file = f
 	}
 }
 
 // drop gives the namespace up, after its last process has ended. After an error it may be called again, to wait on.
-func (m *mounts) drop(ctx context.Context, goes func(func())) error {
+func (m *mounts) drop(ctx context.Context, background func(func())) error {
 	if m.file == nil {
 		return nil
 	}
 	if m.dropped == nil {
 		m.dropped = make(chan struct{})
-		goes(func() {
+		background(func() {
 			defer close(m.dropped)
-			settle()
+			awaitAnswers()
 			m.file.Close() // what it was for has been done
 		})
 	}
@@ -58,18 +59,18 @@ func (m *mounts) drop(ctx context.Context, goes func(func())) error {
 	}
 }
 
-// Rounds of settle. Linux sends at most 12 requests that nobody waits for at a time (fs/fuse/inode.c,
+// Rounds of awaitAnswers. Linux sends at most 12 requests that nobody waits for at a time (fs/fuse/inode.c,
 // FUSE_DEFAULT_MAX_BACKGROUND), and each read may be followed by a release: a few rounds are enough where answers come
 // in order. Where other containers use files too, there may always be a request under way, and many rounds are as good
 // as an end.
 const (
-	settleBlind = 4   // if Linux does not say how many are under way
-	settleMost  = 100 // if it does
+	roundsBlind = 4   // if Linux does not say how many are under way
+	roundsMost  = 100 // if it does
 )
 
-// settle waits until virtiofsd has answered what it was asked before: each round is a request that is answered behind
-// those. An error is none of a container's, and leaves it to fewer rounds.
-func settle() {
+// awaitAnswers waits until virtiofsd has answered what it was asked before: each round is a request that is answered
+// behind those. An error is none of a container's, and leaves it to fewer rounds.
+func awaitAnswers() {
 	all, err := mountinfo.Self()
 	if err != nil {
 		return
@@ -89,13 +90,13 @@ func settle() {
 		if connections < 0 {
 			connections = fuseConnections()
 		}
-		for i := range settleMost {
+		for i := range roundsMost {
 			var st unix.Statfs_t
 			if err := unix.Statfs(m.Point, &st); err != nil {
 				break
 			}
 			waiting, err := fuseWaiting(connections, m.Device)
-			if err == nil && waiting == 0 || err != nil && i+1 >= settleBlind {
+			if err == nil && waiting == 0 || err != nil && i+1 >= roundsBlind {
 				break
 			}
 		}

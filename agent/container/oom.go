@@ -9,25 +9,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ears hear when a control group's events change. inotify(7): the kernel reports a modification of the file.
-type ears struct {
+// memoryWatch tells when a control group's events change. inotify(7): the kernel reports a modification of the file.
+type memoryWatch struct {
 	f *os.File
 
 	mu    sync.Mutex
-	heard map[int32]func() // guarded by mu; by watch descriptor
+	calls map[int32]func() // guarded by mu; by watch descriptor
 	ids   map[string]int32 // guarded by mu
 }
 
-func newEars() (*ears, error) {
+func newMemoryWatch() (*memoryWatch, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("watch for lack of memory: %w", err)
 	}
-	return &ears{f: os.NewFile(uintptr(fd), "inotify"), heard: map[int32]func(){}, ids: map[string]int32{}}, nil
+	return &memoryWatch{f: os.NewFile(uintptr(fd), "inotify"), calls: map[int32]func(){}, ids: map[string]int32{}}, nil
 }
 
 // watch calls f when the file changes. Without a memory controller there is no file, and nothing to tell.
-func (e *ears) watch(file, id string, f func()) {
+func (e *memoryWatch) watch(file, id string, f func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var wd int
@@ -37,11 +37,11 @@ func (e *ears) watch(file, id string, f func()) {
 	}
 	c.Control(func(fd uintptr) { wd, err = unix.InotifyAddWatch(int(fd), file, unix.IN_MODIFY) })
 	if err == nil {
-		e.heard[int32(wd)], e.ids[id] = f, int32(wd)
+		e.calls[int32(wd)], e.ids[id] = f, int32(wd)
 	}
 }
 
-func (e *ears) unwatch(id string) {
+func (e *memoryWatch) unwatch(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	wd, ok := e.ids[id]
@@ -49,7 +49,7 @@ func (e *ears) unwatch(id string) {
 		return
 	}
 	delete(e.ids, id)
-	delete(e.heard, wd)
+	delete(e.calls, wd)
 	if c, err := e.f.SyscallConn(); err == nil {
 		// the file may be gone, and the watch with it
 		c.Control(func(fd uintptr) { unix.InotifyRmWatch(int(fd), uint32(wd)) })
@@ -57,7 +57,7 @@ func (e *ears) unwatch(id string) {
 }
 
 // listen runs for good.
-func (e *ears) listen() {
+func (e *memoryWatch) listen() {
 	b := make([]byte, 4096)
 	for {
 		n, err := e.f.Read(b)
@@ -66,7 +66,7 @@ func (e *ears) listen() {
 		}
 		for _, wd := range watches(b[:n]) {
 			e.mu.Lock()
-			f := e.heard[wd]
+			f := e.calls[wd]
 			e.mu.Unlock()
 			if f != nil {
 				f()

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/katabuild/katabuild/agent/container/launch"
 	"github.com/katabuild/katabuild/agent/container/stage"
 	"github.com/katabuild/katabuild/agent/reap"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,45 @@ import (
 // drainTime is how long output is waited for after a process has ended, when a child of it keeps its streams. As Kata's
 // agent has it.
 const drainTime = 500 * time.Millisecond
+
+// launch starts a stage. The process is known to the reaper; its control must be read. ahead, where not nil, is the
+// stage to use; when it cannot be used, for whatever reason, another one is started, which says what is wrong if it is
+// not the stage.
+func (r *Runner) launch(ctx context.Context, c *Container, l *launch.Request, stdio Stdio, ahead *moving) (*Process,
+	*launch.Control, error) {
+	sio, files, err := newStreams(r, stdio, l.Plan.Process.Terminal)
+	if err != nil {
+		if ahead != nil {
+			ahead.discard()
+		}
+		return nil, nil, err
+	}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	var s *launch.Stage
+	if ahead != nil {
+		if err := ahead.HandOver(ctx, l, files, ahead.arrived); err == nil {
+			s = ahead.Stage
+		} else {
+			r.cfg.Log.Warn("a stage that was started ahead is of no use: " + err.Error())
+			ahead.discard()
+		}
+	}
+	if s == nil {
+		if s, err = r.stages.Start(l, files); err != nil {
+			sio.close()
+			return nil, nil, err
+		}
+	}
+	p := &Process{c: c, id: c.id, pid: s.Child.Pid, child: s.Child, io: sio, done: make(chan struct{}),
+		drained: make(chan struct{}), pidfd: -1}
+	p.openPidfd()
+	r.background(p.watch)
+	return p, s.Control, nil
+}
 
 // Process is a process that was started in a container, also after its end.
 type Process struct {
@@ -71,7 +111,7 @@ func (p *Process) ended() bool {
 func (p *Process) watch() {
 	p.exit, _ = p.child.Wait(context.Background())
 	if p == p.c.init {
-		p.c.lacks() // the event may be read too late
+		p.c.checkOOM() // the event may be read too late
 	}
 	close(p.done)
 	p.io.end(drainTime)
@@ -97,18 +137,18 @@ func (p *Process) early(ctx context.Context, err error) error {
 }
 
 // begun reads messages until the program runs.
-func (p *Process) begun(ctx context.Context, ctl *control) error {
+func (p *Process) begun(ctx context.Context, ctl *launch.Control) error {
 	announced := false
 	for {
-		m, err := ctl.next(ctx)
+		m, err := ctl.Next(ctx)
 		switch {
 		case err == nil && m.Kind == stage.Exec:
 			announced = true
 		case err == nil && m.Kind == stage.Terminal:
-			p.io.terminal(ctl.takeFile())
+			p.io.terminal(ctl.TakeFile())
 		case err == nil && m.Kind == stage.Locks:
-			if f := ctl.takeFile(); f != nil {
-				p.c.r.goes(func() { p.c.answerLocks(f) })
+			if f := ctl.TakeFile(); f != nil {
+				p.c.r.background(func() { p.c.answerLocks(f) })
 			}
 		case err == nil:
 		case errors.Is(err, io.EOF) && announced:
@@ -116,6 +156,13 @@ func (p *Process) begun(ctx context.Context, ctl *control) error {
 		default:
 			return p.early(ctx, err)
 		}
+	}
+}
+
+// answerLocks answers whoever takes locks, as long as anybody can ask.
+func (c *Container) answerLocks(listener *os.File) {
+	if err := c.locks.Answer(listener, c.init.pid); err != nil {
+		c.r.cfg.Log.Error(err.Error(), "container", c.id)
 	}
 }
 

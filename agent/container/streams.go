@@ -127,13 +127,13 @@ func (s *streams) begin() {
 				continue
 			}
 			s.pumps.Add(1)
-			s.r.goes(func() {
+			s.r.background(func() {
 				defer s.pumps.Done()
 				pump(o.to, o.from)
 			})
 		}
 		if s.host.Stdin != nil {
-			s.r.goes(func() {
+			s.r.background(func() {
 				flow.Copy(s.in, s.host.Stdin)
 				s.closeStdin()
 			})
@@ -169,7 +169,7 @@ func pump(to io.WriteCloser, from *outlet) {
 func (s *streams) end(patience time.Duration) {
 	s.begin() // a process that failed early has a last word too
 	done := make(chan struct{})
-	s.r.goes(func() {
+	s.r.background(func() {
 		s.pumps.Wait()
 		close(done)
 	})

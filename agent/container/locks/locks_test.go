@@ -1,4 +1,4 @@
-package container
+package locks
 
 import (
 	"os"
@@ -16,7 +16,7 @@ func TestLocksAreRefusedOnForeignMountsAndBelow(t *testing.T) {
 		{ID: 4, Device: "0:9", Root: "/name-x", Point: "/nine"},
 		{ID: 5, Device: "0:9", Root: "/name-y", Point: "/other"},
 	}
-	list := []foreign{{"0:2", "/"}, {"0:9", "/name-x"}}
+	list := Foreign{{"0:2", "/"}, {"0:9", "/name-x"}}
 	for point, want := range map[string]bool{"/": false, "/v": true, "/v/nested": true, "/nine": true,
 		"/other": false, "/various": false} {
 		if got := foreignPoint(all, point, list); got != want {

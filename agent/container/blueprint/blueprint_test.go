@@ -1,4 +1,4 @@
-package container
+package blueprint
 
 import (
 	"encoding/json"
@@ -11,6 +11,28 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
+
+// spec is a specification as containerd has them.
+func spec(args ...string) *specs.Spec {
+	return &specs.Spec{
+		Version: specs.Version, Root: &specs.Root{Path: "/rootfs"}, Hostname: "pod",
+		Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}, NoNewPrivileges: true},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime",
+				"mode=755", "size=65536k"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec",
+				"nodev"}},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"},
+				{Type: "cgroup"}},
+			MaskedPaths:   []string{"/proc/kcore"},
+			ReadonlyPaths: []string{"/proc/sys"},
+		},
+	}
+}
 
 func TestMountOptions(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -77,35 +99,35 @@ func TestMountOptions(t *testing.T) {
 func TestMountsWithOtherOwners(t *testing.T) {
 	some := []specs.LinuxIDMapping{{HostID: 1000, Size: 10}}
 	own := []specs.LinuxIDMapping{{HostID: 5000, Size: 10}}
-	with := func(m specs.Mount, namespaces ...specs.LinuxNamespace) (*blueprint, error) {
+	with := func(m specs.Mount, namespaces ...specs.LinuxNamespace) (*Blueprint, error) {
 		s := spec("true")
 		s.Linux.Namespaces = append(s.Linux.Namespaces, namespaces...)
 		s.Linux.UIDMappings, s.Linux.GIDMappings = own, own
 		m.Destination, m.Source = "/d", "/s"
 		s.Mounts = append(s.Mounts, m)
-		return newBlueprint("x", "/x", s, false)
+		return New("x", "/x", s, false)
 	}
 	last := len(spec("true").Mounts)
 	for name, tc := range map[string]struct {
 		in   specs.Mount
 		ns   []specs.LinuxNamespace
-		want idmap
+		want Tree
 	}{
 		"mappings": {specs.Mount{Type: "bind", UIDMappings: some, GIDMappings: some}, nil,
-			idmap{uids: some, gids: some}},
+			Tree{UIDs: some, GIDs: some}},
 		"mappings and an option": {specs.Mount{Type: "bind", Options: []string{"ridmap"}, UIDMappings: some,
-			GIDMappings: some}, nil, idmap{recursive: true, uids: some, gids: some}},
+			GIDMappings: some}, nil, Tree{Recursive: true, UIDs: some, GIDs: some}},
 		"those of the container": {specs.Mount{Type: "bind", Options: []string{"idmap"}},
-			[]specs.LinuxNamespace{{Type: "user"}}, idmap{uids: own, gids: own}},
+			[]specs.LinuxNamespace{{Type: "user"}}, Tree{UIDs: own, GIDs: own}},
 		"those of its namespace": {specs.Mount{Type: "bind", Options: []string{"idmap"}},
-			[]specs.LinuxNamespace{{Type: "user", Path: "/u"}}, idmap{}},
+			[]specs.LinuxNamespace{{Type: "user", Path: "/u"}}, Tree{}},
 		"others than its own are": {specs.Mount{Type: "bind", UIDMappings: some, GIDMappings: some},
-			[]specs.LinuxNamespace{{Type: "user"}}, idmap{uids: some, gids: some}},
+			[]specs.LinuxNamespace{{Type: "user"}}, Tree{UIDs: some, GIDs: some}},
 	} {
-		tc.want.mount = last
+		tc.want.Mount = last
 		b, err := with(tc.in, tc.ns...)
-		if err != nil || len(b.trees) < 1 || !reflect.DeepEqual(b.trees[0], tc.want) ||
-			b.stage.Trees != len(b.trees) || b.stage.Mounts[last].Tree != 1 || b.stage.Mounts[0].Tree != 0 {
+		if err != nil || len(b.Trees) < 1 || !reflect.DeepEqual(b.Trees[0], tc.want) ||
+			b.Stage.Trees != len(b.Trees) || b.Stage.Mounts[last].Tree != 1 || b.Stage.Mounts[0].Tree != 0 {
 			t.Errorf("%s: %+v, %v", name, b, err)
 		}
 	}
@@ -117,12 +139,6 @@ func TestMountsWithOtherOwners(t *testing.T) {
 		if _, err := with(m); err == nil || !strings.HasPrefix(err.Error(), "mount /d: other owners: ") {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-	if got := fileSystem("/proc"); got != "proc" {
-		t.Error(got)
-	}
-	if got := fileSystem("/nowhere"); got != "(unknown)" {
-		t.Error(got)
 	}
 }
 
@@ -193,11 +209,11 @@ func TestSpecificationsThatCannotBe(t *testing.T) {
 	} {
 		s := spec("true")
 		tc.change(s)
-		if _, err := newBlueprint("x", "/x", s, false); err == nil || !strings.Contains(err.Error(), tc.says) {
+		if _, err := New("x", "/x", s, false); err == nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := newBlueprint("x", "/x", spec("true"), false); err != nil {
+	if _, err := New("x", "/x", spec("true"), false); err != nil {
 		t.Error(err)
 	}
 }
@@ -219,39 +235,6 @@ func TestSysctls(t *testing.T) {
 	}
 }
 
-func TestExecsInherit(t *testing.T) {
-	score := 5
-	from := &specs.Process{Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &score, NoNewPrivileges: true,
-		Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}}}
-	got := inherit(specs.Process{Args: []string{"x"}}, from)
-	if got.Capabilities != from.Capabilities || !got.NoNewPrivileges || len(got.Rlimits) != 1 ||
-		got.OOMScoreAdj != &score || got.Args[0] != "x" {
-		t.Errorf("%+v", got)
-	}
-	own := &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL"}}
-	if got := inherit(specs.Process{Capabilities: own}, from); got.Capabilities != own {
-		t.Error("its own capabilities are lost")
-	}
-}
-
-func TestSignalsThatAreHandled(t *testing.T) {
-	const status = "Name:\tx\nSigBlk:\t0000000000010000\nSigIgn:\t0000000000000004\nSigCgt:\t0000000000004000\n"
-	for sig, want := range map[unix.Signal]bool{unix.SIGTERM: true, unix.SIGQUIT: true, unix.SIGCHLD: true,
-		unix.SIGINT: false} {
-		if got := handlesIn(status, sig); got != want {
-			t.Errorf("%s: %v", unix.SignalName(sig), got)
-		}
-	}
-}
-
-func FuzzText(f *testing.F) {
-	f.Add("Name:\tx\nSigCgt:\t0000000000004000\n", []byte("0123456789abcdef"))
-	f.Fuzz(func(t *testing.T, s string, b []byte) {
-		handlesIn(s, unix.SIGTERM)
-		watches(b)
-	})
-}
-
 // FuzzBlueprint: a host may ask for anything; it gets a plan or an error.
 func FuzzBlueprint(f *testing.F) {
 	b, err := json.Marshal(spec("true"))
@@ -262,20 +245,9 @@ func FuzzBlueprint(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s specs.Spec
 		if json.Unmarshal(b, &s) == nil {
-			newBlueprint("x", "/x", &s, false)
+			New("x", "/x", &s, false)
 		}
 	})
-}
-
-func TestIDsAreNamesOfFolders(t *testing.T) {
-	for id, want := range map[string]bool{
-		"abc": true, "0_a.b-c": true, strings.Repeat("x", 255): true, "": false, ".": false, "..": false, "-x": false,
-		"a/b": false, "shared": false, "sandbox": false, strings.Repeat("x", 256): false, "ä": false,
-	} {
-		if got := validID(id); got != want {
-			t.Errorf("%q: %v", id, got)
-		}
-	}
 }
 
 func TestTheAgentMountsWhatShowsThePod(t *testing.T) {
@@ -288,25 +260,25 @@ func TestTheAgentMountsWhatShowsThePod(t *testing.T) {
 	s.Mounts = append(s.Mounts, specs.Mount{Type: "sysfs", Source: "sysfs", Destination: "/sys2",
 		Options: []string{"ro", "nosuid"}})
 	last := len(s.Mounts) - 1
-	b, err := newBlueprint("x", "/x", s, false)
+	b, err := New("x", "/x", s, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree := b.stage.Mounts[last].Tree
-	if tree == 0 || len(b.stage.Sysctls) > 0 || len(b.sysctls) != 1 {
+	tree := b.Stage.Mounts[last].Tree
+	if tree == 0 || len(b.Stage.Sysctls) > 0 || len(b.Sysctls) != 1 {
 		t.Fatalf("%+v", b)
 	}
-	want := idmap{mount: last, fs: "sysfs", attr: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID,
-		in: join{flag: unix.CLONE_NEWNET, path: "/n"}}
-	if got := b.trees[tree-1]; !reflect.DeepEqual(got, want) || !b.stage.Mounts[last].Bind {
+	want := Tree{Mount: last, FS: "sysfs", Attr: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID,
+		In: stage.Join{Flag: unix.CLONE_NEWNET, Path: "/n"}}
+	if got := b.Trees[tree-1]; !reflect.DeepEqual(got, want) || !b.Stage.Mounts[last].Bind {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	// Without a user namespace the container does all this itself.
 	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces,
 		func(n specs.LinuxNamespace) bool { return n.Type == "user" })
 	s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil
-	if b, err = newBlueprint("x", "/x", s, false); err != nil || len(b.trees)+len(b.sysctls) > 0 ||
-		len(b.stage.Sysctls) != 1 {
+	if b, err = New("x", "/x", s, false); err != nil || len(b.Trees)+len(b.Sysctls) > 0 ||
+		len(b.Stage.Sysctls) != 1 {
 		t.Errorf("without: %+v, %v", b, err)
 	}
 }

@@ -1,4 +1,10 @@
-package container
+// Package locks refuses locks on files that other guests have, too.
+//
+// A guest keeps the locks of its programs to itself. On what another guest has too they exclude nobody, and so are
+// refused: every call that takes a lock comes to the agent first, which looks where the file is. Linux:
+// Documentation/userspace-api/seccomp_filter.rst, "Userspace Notification". In come the mounts of a specification and
+// the listener of a container's filter; which calls ask is package seccomp's business.
+package locks
 
 import (
 	"errors"
@@ -10,16 +16,12 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/katabuild/katabuild/agent/container/seccomp"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/mountinfo"
 )
-
-// A guest keeps the locks of its programs to itself. On what another guest has too they exclude nobody, and so are
-// refused: every call that takes a lock comes to the agent first, which looks where the file is. Linux:
-// Documentation/userspace-api/seccomp_filter.rst, "Userspace Notification".
 
 // foreign is a part of a file system that is mounted in a container, on which locks are refused.
 type foreign struct {
@@ -27,29 +29,27 @@ type foreign struct {
 	root   string
 }
 
-// refuseLocks has the processes of the container ask about locks if it has mounts on which locks are to be refused. The
-// option is taken away.
-func (c *Container) refuseLocks() error {
+// Foreign are the places of a container on which locks are refused.
+type Foreign []foreign
+
+// Find finds them among the mounts of a specification: those with agentapi.ForeignLocks.
+func Find(mounts []specs.Mount) (Foreign, error) {
 	var sources []string
-	for _, m := range c.spec.Mounts {
+	for _, m := range mounts {
 		if slices.Contains(m.Options, agentapi.ForeignLocks) {
 			sources = append(sources, m.Source)
 		}
 	}
-	if len(sources) == 0 {
-		return nil
+	list, err := foreignOf(sources)
+	if err != nil {
+		return nil, fmt.Errorf("locks of another pod: %w", err)
 	}
-	var err error
-	if c.locks, err = foreignOf(sources); err != nil {
-		return fmt.Errorf("locks of another pod: %w", err)
-	}
-	c.plan.stage.Process.Locks, err = seccomp.Locks()
-	return err
+	return list, nil
 }
 
 // foreignOf finds in which file systems the folders and files are.
-func foreignOf(sources []string) ([]foreign, error) {
-	var out []foreign
+func foreignOf(sources []string) (Foreign, error) {
+	var out Foreign
 	for _, source := range sources {
 		f, err := os.Open(source) // what the host has mounted there is mounted here with the first look into it
 		if err != nil {
@@ -123,19 +123,19 @@ var (
 	_ [answerSize]byte = [unsafe.Sizeof(answer{})]byte{}
 )
 
-// answerLocks answers the processes that have a listener's filter, until the last one has ended.
-func (c *Container) answerLocks(listener *os.File) {
+// Answer answers the processes that have a listener's filter, until the last one has ended, and closes the listener.
+// first is the container's first process.
+func (f Foreign) Answer(listener *os.File, first int) error {
 	defer listener.Close()
 	fd := listener.Fd()
 	for {
 		polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(polled, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			c.r.cfg.Log.Error("locks on files of another pod are not answered any more", "container", c.id, "err", err)
-			return
+			return fmt.Errorf("locks on files of another pod are not answered any more: %w", err)
 		}
 		if polled[0].Revents&unix.POLLIN == 0 {
 			if polled[0].Revents != 0 {
-				return // nobody has the filter any more
+				return nil // nobody has the filter any more
 			}
 			continue
 		}
@@ -145,34 +145,34 @@ func (c *Container) answerLocks(listener *os.File) {
 			continue // it was killed meanwhile
 		}
 		a := answer{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
-		if c.isForeign(int(n.pid), uint32(n.call.args[0])) {
+		if f.has(int(n.pid), uint32(n.call.args[0]), first) {
 			a = answer{id: n.id, errno: -int32(unix.ENOLCK)}
 		}
 		unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&a))) // likewise
 	}
 }
 
-// isForeign says whether an open file of a process is on one of the mounts on which locks are refused, or on what is
-// mounted below.
-func (c *Container) isForeign(pid int, fd uint32) bool {
+// has says whether an open file of a process is on one of the mounts on which locks are refused, or on what is mounted
+// below. first is as for Answer.
+func (f Foreign) has(pid int, fd uint32, first int) bool {
 	id, err := mountOf(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
 	if err != nil {
 		return false // it has no such file, as the call will say
 	}
-	for _, of := range []int{pid, c.init.pid} { // who has changed its root sees no mounts outside of it
+	for _, of := range []int{pid, first} { // whoever has changed its root sees no mounts outside of it
 		all, err := mountinfo.File(fmt.Sprintf("/proc/%d/mountinfo", of))
 		if err != nil {
 			continue
 		}
 		if i := slices.IndexFunc(all, func(m mountinfo.Mount) bool { return m.ID == id }); i >= 0 {
-			return foreignPoint(all, all[i].Point, c.locks)
+			return foreignPoint(all, all[i].Point, f)
 		}
 	}
 	return false
 }
 
 // foreignPoint says whether a mount's point is that of a foreign one or below.
-func foreignPoint(all []mountinfo.Mount, point string, list []foreign) bool {
+func foreignPoint(all []mountinfo.Mount, point string, list Foreign) bool {
 	below := func(p, dir string) bool { return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/") }
 	return slices.ContainsFunc(all, func(m mountinfo.Mount) bool {
 		return below(point, m.Point) && slices.ContainsFunc(list,

@@ -1,4 +1,4 @@
-package container
+package blueprint
 
 import (
 	"fmt"
@@ -41,7 +41,8 @@ func caps(c *specs.LinuxCapabilities) (*stage.Caps, []string, error) {
 	}
 	// The kernel's own rules, capabilities(7), said before it says EPERM.
 	if bad := out.Effective &^ out.Permitted; bad != 0 {
-		return nil, nil, fmt.Errorf("capability %s is effective, but not permitted", nameCaps(bad))
+		return nil, nil, fmt.Errorf("capability %s is effective, but not permitted",
+			strings.Join(CapabilityNames(bad), ", "))
 	}
 	// A runtime tells callers that ask for ambient capabilities that cannot be by leaving them out: containerd does not
 	// keep the sets in step.
@@ -50,12 +51,13 @@ func caps(c *specs.LinuxCapabilities) (*stage.Caps, []string, error) {
 	return &out, slices.Compact(unknown), nil
 }
 
-func nameCaps(set uint64) string {
+// CapabilityNames are the names of a set's capabilities, in the order of their numbers, of which each is a bit.
+func CapabilityNames(set uint64) []string {
 	var out []string
 	for i, n := range capabilities {
 		if set>>i&1 == 1 {
 			out = append(out, "CAP_"+n)
 		}
 	}
-	return strings.Join(out, ", ")
+	return out
 }
