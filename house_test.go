@@ -59,7 +59,7 @@ var inner = []struct {
 	{"agent/container/blueprint", "agent/container", []string{"agent/container/seccomp", "agent/container/stage"},
 		"it decides how a container is made and does nothing"},
 	{"agent/container/launch", "agent/container", []string{"agent/container/blueprint", "agent/container/cgroup",
-		"agent/container/child", "agent/container/stage", "agent/reap"},
+		"agent/container/child", "agent/container/stage", "agent/osthread", "agent/reap"},
 		"it starts stages, and knows neither containers nor their streams"},
 	{"agent/container/locks", "agent/container", nil, "it answers about locks, and knows nothing of containers"},
 	{"agent/storage/disk", "agent/storage", []string{"agent/devmapper", "agent/uevent", "agent/uevent/pcipath"},

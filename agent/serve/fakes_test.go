@@ -219,6 +219,8 @@ func (n *fakeNetwork) UpdateRoutes(_ context.Context, r []*katapb.Route) ([]*kat
 	return r, n.call("routes %d", len(r))
 }
 
+func (n *fakeNetwork) DNS(servers []string) error { return n.call("dns %d", len(servers)) }
+
 func (n *fakeNetwork) ListInterfaces() ([]*katapb.Interface, error) { return nil, n.call("interfaces") }
 func (n *fakeNetwork) ListRoutes() ([]*katapb.Route, error)         { return nil, n.call("list routes") }
 func (n *fakeNetwork) AddARPNeighbors([]*katapb.ARPNeighbor) error  { return n.call("neighbours") }

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/katabuild/katabuild/agent/container"
+	"github.com/katabuild/katabuild/agent/osthread"
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/storage"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
@@ -264,29 +265,28 @@ func pinNamespaces(dir, hostname string) (map[string]string, error) {
 		return nil, err
 	}
 	pinned := map[string]string{}
-	done := make(chan error)
-	go func() {
-		// The thread is not used for anything else: it ends with this goroutine, as it stays locked.
-		done <- inNewNamespaces(unix.CLONE_NEWIPC|unix.CLONE_NEWUTS, func() error {
-			if hostname != "" {
-				if err := unix.Sethostname([]byte(hostname)); err != nil {
-					return fmt.Errorf("host name %q: %w", hostname, err)
-				}
+	err := osthread.Run(nil, func() error {
+		if err := unix.Unshare(unix.CLONE_NEWIPC | unix.CLONE_NEWUTS); err != nil {
+			return fmt.Errorf("new namespaces: %w", err)
+		}
+		if hostname != "" {
+			if err := unix.Sethostname([]byte(hostname)); err != nil {
+				return fmt.Errorf("host name %q: %w", hostname, err)
 			}
-			for _, n := range []string{"ipc", "uts"} {
-				path := filepath.Join(dir, n)
-				if err := os.WriteFile(path, nil, 0o444); err != nil {
-					return err
-				}
-				if err := unix.Mount("/proc/thread-self/ns/"+n, path, "", unix.MS_BIND, ""); err != nil {
-					return fmt.Errorf("pin the namespace %s: %w", path, err)
-				}
-				pinned[n] = path
+		}
+		for _, n := range []string{"ipc", "uts"} {
+			path := filepath.Join(dir, n)
+			if err := os.WriteFile(path, nil, 0o444); err != nil {
+				return err
 			}
-			return nil
-		})
-	}()
-	if err := <-done; err != nil {
+			if err := unix.Mount("/proc/thread-self/ns/"+n, path, "", unix.MS_BIND, ""); err != nil {
+				return errors.Join(fmt.Errorf("pin the namespace %s: %w", path, err), os.Remove(path))
+			}
+			pinned[n] = path
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, errors.Join(err, unpin(pinned))
 	}
 	return pinned, nil

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 
 	"github.com/katabuild/katabuild/agent/container/child"
 	"github.com/katabuild/katabuild/agent/container/stage"
+	"github.com/katabuild/katabuild/agent/osthread"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -106,7 +106,7 @@ func (l *Launcher) startFrom(r *Request, start func() (*reap.Child, error)) (c *
 		return nil
 	}
 	if len(r.Join) > 0 || r.Into != nil {
-		err = onThread(l.Guard, do)
+		err = osthread.Run(l.Guard, do)
 	} else {
 		err = do()
 	}
@@ -160,28 +160,4 @@ func mappings(list []specs.LinuxIDMapping) []syscall.SysProcIDMap {
 			Size: int(m.Size)})
 	}
 	return out
-}
-
-// onThread runs f on a thread that ends with it, so that f may change the thread's namespaces.
-func onThread(guard func(), f func() error) error {
-	ended := make(chan error, 1)
-	var run func()
-	run = func() {
-		defer guard()
-		runtime.LockOSThread() // never unlocked: that is what ends the thread
-		if unix.Gettid() == os.Getpid() {
-			// The first thread cannot end before the others. Hold it while another one is found.
-			inner := make(chan struct{})
-			go func() {
-				defer close(inner)
-				run()
-			}()
-			<-inner
-			runtime.UnlockOSThread()
-			return
-		}
-		ended <- f()
-	}
-	go run()
-	return <-ended
 }

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 
 	"github.com/katabuild/katabuild/agent/container/blueprint"
 	"github.com/katabuild/katabuild/agent/container/stage"
+	"github.com/katabuild/katabuild/agent/osthread"
 	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -36,16 +36,12 @@ func within(j stage.Join, do func() error) error {
 	if j.Path == "" {
 		return do()
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and the thread ends with this goroutine
-		err := join(j)
-		if err == nil {
-			err = do()
+	return osthread.Run(nil, func() error {
+		if err := join(j); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	return <-done
+		return do()
+	})
 }
 
 // SetSysctls sets what a stage in a user namespace may not, because it belongs to the pod: sysctls of its network and
