@@ -11,6 +11,7 @@ package config
 import (
 	"encoding/base64"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -147,6 +148,14 @@ func parseAttestation(s string) (Attestation, error) {
 	return "", fmt.Errorf("want enforce, warn or off, got %q", s)
 }
 
+// machineOrNone reads a kind of machine; an empty text is none.
+func machineOrNone(s string) (qemu.Machine, error) {
+	if s == "" {
+		return "", nil
+	}
+	return qemu.ParseMachine(s)
+}
+
 // Default is the configuration of an empty file. This is the one place where defaults are.
 func Default() Config {
 	return Config{
@@ -192,11 +201,7 @@ func (q *QEMU) VCPUs(wants, host int) int {
 	case n < 0:
 		return max(host, 1)
 	}
-	whole := int(n)
-	if float64(whole) < n {
-		whole++
-	}
-	return max(min(whole, host), 1)
+	return max(min(int(math.Ceil(n)), host), 1)
 }
 
 // Words are what goes behind the manifest's kernel command line, one word each. White space inside double quotes

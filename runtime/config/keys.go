@@ -10,6 +10,7 @@ import (
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
@@ -29,8 +30,8 @@ type key struct {
 	section, name string
 	doc           string // for people, with unit and range
 	ours          bool   // Kata has no such key
-	// field is where the value goes; its type is the key's kind.
-	field func(*Config) any
+	// field is where the value goes.
+	field func(*Config) value
 	// check is nil where every value of the kind is right. It sees the Config with the value in it.
 	check func(*Config) error
 	// pod says that an annotation may set the key; for a path, valid is the patterns it must match.
@@ -60,7 +61,7 @@ var keys = []key{
 		doc: "Folder of the guest: manifest.json and the files it names, as katabuild build makes it.\nEvery file " +
 			"is checked against the manifest before it is used. There is no default; kernel and image or initrd are " +
 			"the other way.",
-		field: func(c *Config) any { return &c.QEMU.Guest },
+		field: func(c *Config) value { return plainText(&c.QEMU.Guest) },
 		check: func(c *Config) error { return absolute(c.QEMU.Guest) },
 		valid: func(c *Config) ([]string, string) { return c.QEMU.ValidGuestPaths, "valid_guest_paths" },
 	},
@@ -69,33 +70,33 @@ var keys = []key{
 		doc: "Kernel of a guest without a manifest, such as Kata's /usr/share/kata-containers/vmlinux.container: " +
 			"an ELF, a bzImage or an Image, plain or packed; its architecture is the guest's.\nNobody says what its " +
 			"files must be: attestation must be \"warn\" or \"off\". Not together with guest.",
-		field: func(c *Config) any { return &c.QEMU.Kernel },
+		field: func(c *Config) value { return plainText(&c.QEMU.Kernel) },
 		check: func(c *Config) error { return absolute(c.QEMU.Kernel) },
 	},
 	{
 		section: sectionQEMU, name: "image",
 		doc: "Disk image of a guest without a manifest, attached as virtio-blk; its root is the first partition, " +
 			"or all of it where it has none.",
-		field: func(c *Config) any { return &c.QEMU.Image },
+		field: func(c *Config) value { return plainText(&c.QEMU.Image) },
 		check: func(c *Config) error { return absolute(c.QEMU.Image) },
 	},
 	{
 		section: sectionQEMU, name: "initrd",
 		doc:   "Initial RAM disk of a guest without a manifest, with the agent as /init. Either image or initrd.",
-		field: func(c *Config) any { return &c.QEMU.Initrd },
+		field: func(c *Config) value { return plainText(&c.QEMU.Initrd) },
 		check: func(c *Config) error { return absolute(c.QEMU.Initrd) },
 	},
 	{
 		section: sectionQEMU, name: "rootfs_type",
 		doc:   "File system of the image's root: \"ext4\", \"erofs\" or \"xfs\".",
-		field: func(c *Config) any { return &c.QEMU.RootfsType },
+		field: func(c *Config) value { return plainText(&c.QEMU.RootfsType) },
 		check: func(c *Config) error { return oneOf(c.QEMU.RootfsType, guest.FileSystems()...) },
 	},
 	{
 		section: sectionQEMU, name: "kernel_verity_params",
 		doc: "How dm-verity checks the image's root, as the line of root_hash.txt; the hash tree is in the second " +
 			"partition. Empty: it is not checked.",
-		field: func(c *Config) any { return &c.QEMU.KernelVerityParams },
+		field: func(c *Config) value { return plainText(&c.QEMU.KernelVerityParams) },
 		check: func(c *Config) error {
 			if c.QEMU.KernelVerityParams == "" {
 				return nil
@@ -108,19 +109,19 @@ var keys = []key{
 		section: sectionQEMU, name: "valid_guest_paths", ours: true, example: `["/usr/share/katabuild/guests/*"]`,
 		doc: "Patterns of the folders that the annotation \"guest\" may name. * matches within one name. None: no " +
 			"folder.",
-		field: func(c *Config) any { return &c.QEMU.ValidGuestPaths },
+		field: func(c *Config) value { return (*texts)(&c.QEMU.ValidGuestPaths) },
 		check: func(c *Config) error { return patterns(c.QEMU.ValidGuestPaths) },
 	},
 	{
 		section: sectionQEMU, name: "acceleration", ours: true, pod: true,
 		doc: "What runs the guest's instructions: \"auto\" (KVM where it works, otherwise TCG), \"kvm\" (or fail) " +
 			"or \"tcg\" (emulation).",
-		field: func(c *Config) any { return &c.QEMU.Acceleration },
+		field: func(c *Config) value { return textOf(&c.QEMU.Acceleration, accel.ParseWish) },
 	},
 	{
 		section: sectionQEMU, name: "path", pod: true, example: `"/usr/bin/qemu-system-x86_64"`,
 		doc:   "The QEMU program. Empty: the one of the guest's architecture, found in $PATH.",
-		field: func(c *Config) any { return &c.QEMU.Path },
+		field: func(c *Config) value { return plainText(&c.QEMU.Path) },
 		check: func(c *Config) error { return absolute(c.QEMU.Path) },
 		valid: func(c *Config) ([]string, string) { return c.QEMU.ValidHypervisorPaths, "valid_hypervisor_paths" },
 	},
@@ -128,7 +129,7 @@ var keys = []key{
 		section: sectionQEMU, name: "valid_hypervisor_paths", example: `["/usr/bin/qemu-system-*"]`,
 		doc: "Patterns of the programs that the annotation \"path\" may name. * matches within one name. None: no " +
 			"program.",
-		field: func(c *Config) any { return &c.QEMU.ValidHypervisorPaths },
+		field: func(c *Config) value { return (*texts)(&c.QEMU.ValidHypervisorPaths) },
 		check: func(c *Config) error { return patterns(c.QEMU.ValidHypervisorPaths) },
 	},
 	{
@@ -136,7 +137,7 @@ var keys = []key{
 		doc: "Regular expressions for the names behind io.katacontainers.config.hypervisor. that a pod's " +
 			"annotations may have.\nOne must match the whole name. Who may set kernel_params controls the guest's " +
 			"command line.",
-		field: func(c *Config) any { return &c.QEMU.EnableAnnotations },
+		field: func(c *Config) value { return (*texts)(&c.QEMU.EnableAnnotations) },
 		check: func(c *Config) error { return expressions(c.QEMU.EnableAnnotations) },
 	},
 	{
@@ -144,13 +145,13 @@ var keys = []key{
 		doc: "QEMU's machine: \"q35\" or \"microvm\" for x86_64, \"virt\" for aarch64 and riscv64, \"pseries\" " +
 			"for ppc64le, \"s390-ccw-virtio\" for s390x.\nEmpty: what the guest's manifest says, or without one the " +
 			"first of these.",
-		field: func(c *Config) any { return &c.QEMU.MachineType },
+		field: func(c *Config) value { return textOf(&c.QEMU.MachineType, machineOrNone) },
 	},
 	{
 		section: sectionQEMU, name: "default_vcpus", pod: true,
 		doc: "Number of virtual CPUs, up to 288; a fraction is rounded up, more than the host has is cut.\n0: " +
 			"what the guest's manifest says, or 1 without one. Negative: all that the host has.",
-		field: func(c *Config) any { return &c.QEMU.DefaultVCPUs },
+		field: func(c *Config) value { return (*fraction)(&c.QEMU.DefaultVCPUs) },
 		check: func(c *Config) error {
 			if n := c.QEMU.DefaultVCPUs; !(n >= -maxVCPUs && n <= maxVCPUs) {
 				return fmt.Errorf("%v virtual CPUs: want at most %d", n, maxVCPUs)
@@ -162,27 +163,27 @@ var keys = []key{
 		section: sectionQEMU, name: "default_maxvcpus", pod: true,
 		doc: "Most virtual CPUs that the machine grows to, where it can (q35). 0, and what the host does not " +
 			"have: all that the host has.",
-		field: func(c *Config) any { return &c.QEMU.DefaultMaxVCPUs },
+		field: func(c *Config) value { return (*number)(&c.QEMU.DefaultMaxVCPUs) },
 		check: func(c *Config) error { return between(c.QEMU.DefaultMaxVCPUs, 0, maxVCPUs) },
 	},
 	{
 		section: sectionQEMU, name: "default_maxmemory", pod: true,
 		doc: "Most memory in MiB that the machine grows to, where it can (q35). 0, and what the host does not " +
 			"have: all that the host has.",
-		field: func(c *Config) any { return &c.QEMU.DefaultMaxMemoryMiB },
+		field: func(c *Config) value { return (*number)(&c.QEMU.DefaultMaxMemoryMiB) },
 		check: func(c *Config) error { return between(c.QEMU.DefaultMaxMemoryMiB, 0, maxMemoryMiB) },
 	},
 	{
 		section: sectionQEMU, name: "memory_slots", pod: true,
 		doc: "How many times the machine's memory can grow, 0 to 256. Back ends such as virtiofsd take a few " +
 			"pieces of memory only.",
-		field: func(c *Config) any { return &c.QEMU.MemorySlots },
+		field: func(c *Config) value { return (*number)(&c.QEMU.MemorySlots) },
 		check: func(c *Config) error { return between(c.QEMU.MemorySlots, 0, maxMemorySlots) },
 	},
 	{
 		section: sectionQEMU, name: "default_memory", pod: true,
 		doc:   "Memory of the guest in MiB, 16 to 67108864. 0: what the guest's manifest says, or 2048 without one.",
-		field: func(c *Config) any { return &c.QEMU.DefaultMemoryMiB },
+		field: func(c *Config) value { return (*number)(&c.QEMU.DefaultMemoryMiB) },
 		check: func(c *Config) error {
 			if n := c.QEMU.DefaultMemoryMiB; n != 0 && (n < minMemoryMiB || n > maxMemoryMiB) {
 				return fmt.Errorf("%d MiB of memory: want 0 or %d to %d", n, minMemoryMiB, maxMemoryMiB)
@@ -194,7 +195,7 @@ var keys = []key{
 		section: sectionQEMU, name: "kernel_params", pod: true, example: `"loglevel=6"`,
 		doc: "Words put behind the guest's kernel command line, at most 2047 bytes. An annotation's words come " +
 			"behind these.",
-		field: func(c *Config) any { return &c.QEMU.KernelParams },
+		field: func(c *Config) value { return (*params)(&c.QEMU.KernelParams) },
 		check: func(c *Config) error { return kernelParams(c.QEMU.KernelParams) },
 	},
 	{
@@ -202,7 +203,7 @@ var keys = []key{
 		example: `[{name = "tools", path = "/usr/share/katabuild/extensions/tools"}]`,
 		doc: "Extension images, attached in this order. path is the folder that katabuild made, or the image " +
 			"alone;\nthe image alone needs verity_params, the line of root_hash.txt.",
-		field: func(c *Config) any { return &c.QEMU.Extensions },
+		field: func(c *Config) value { return (*disks)(&c.QEMU.Extensions) },
 		check: func(c *Config) error { return extensions(c.QEMU.Extensions) },
 	},
 	{
@@ -210,14 +211,14 @@ var keys = []key{
 		doc: "How containers' files reach the guest: \"virtio-fs\" (by virtiofsd), \"virtio-9p\" (by QEMU; " +
 			"slower, needs no other program)\nor \"none\" (root file systems on block devices, other files are " +
 			"copied).",
-		field: func(c *Config) any { return &c.QEMU.SharedFS },
+		field: func(c *Config) value { return plainText(&c.QEMU.SharedFS) },
 		check: func(c *Config) error { return oneOf(c.QEMU.SharedFS, SharedVirtioFS, Shared9P, SharedNone) },
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_daemon", pod: true, example: `"/usr/libexec/virtiofsd"`,
 		doc: "The virtiofsd program, QEMU's own in C or its successor in Rust. Empty: the first in Rust where " +
 			"distributions put it, or else the first in C.",
-		field: func(c *Config) any { return &c.QEMU.VirtioFSDaemon },
+		field: func(c *Config) value { return plainText(&c.QEMU.VirtioFSDaemon) },
 		check: func(c *Config) error { return absolute(c.QEMU.VirtioFSDaemon) },
 		valid: func(c *Config) ([]string, string) {
 			return c.QEMU.ValidVirtioFSDaemonPaths, "valid_virtio_fs_daemon_paths"
@@ -227,68 +228,68 @@ var keys = []key{
 		section: sectionQEMU, name: "valid_virtio_fs_daemon_paths", example: `["/usr/libexec/virtiofsd"]`,
 		doc: "Patterns of the programs that the annotation \"virtio_fs_daemon\" may name. * matches within one " +
 			"name. None: no program.",
-		field: func(c *Config) any { return &c.QEMU.ValidVirtioFSDaemonPaths },
+		field: func(c *Config) value { return (*texts)(&c.QEMU.ValidVirtioFSDaemonPaths) },
 		check: func(c *Config) error { return patterns(c.QEMU.ValidVirtioFSDaemonPaths) },
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_cache", pod: true,
 		doc: "What the guest may remember of shared files: \"never\", \"auto\" (for a second) or \"always\" " +
 			"(nobody else changes them).",
-		field: func(c *Config) any { return &c.QEMU.VirtioFSCache },
+		field: func(c *Config) value { return plainText(&c.QEMU.VirtioFSCache) },
 		check: func(c *Config) error { return oneOf(c.QEMU.VirtioFSCache, "never", "none", "auto", "always") },
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_extra_args", example: `["--thread-pool-size=1"]`,
 		doc:   "Arguments handed to virtiofsd as they are.",
-		field: func(c *Config) any { return &c.QEMU.VirtioFSExtraArgs },
+		field: func(c *Config) value { return (*texts)(&c.QEMU.VirtioFSExtraArgs) },
 	},
 	{
 		section: sectionQEMU, name: "foreign_locks", pod: true,
 		doc: "What becomes of flock and fcntl locks on a volume of the host that another pod may write to and had " +
 			"first: \"refuse\" (ENOLCK)\nor \"grant\" (they hold within the pod alone).",
-		field: func(c *Config) any { return &c.QEMU.ForeignLocks },
+		field: func(c *Config) value { return plainText(&c.QEMU.ForeignLocks) },
 		check: func(c *Config) error { return oneOf(c.QEMU.ForeignLocks, LocksRefused, LocksGranted) },
 	},
 	{
 		section: sectionQEMU, name: "msize_9p", pod: true,
 		doc:   "Bytes of a 9p message, 4096 to 1048576.",
-		field: func(c *Config) any { return &c.QEMU.Msize9P },
+		field: func(c *Config) value { return (*number)(&c.QEMU.Msize9P) },
 		check: func(c *Config) error { return between(c.QEMU.Msize9P, 4096, 1<<20) },
 	},
 	{
 		section: sectionQEMU, name: "pcie_root_port", pod: true,
 		doc:   "Places for disks that are plugged into a running guest, 0 to 120; machines q35 and virt only.",
-		field: func(c *Config) any { return &c.QEMU.PCIeRootPorts },
+		field: func(c *Config) value { return (*number)(&c.QEMU.PCIeRootPorts) },
 		check: func(c *Config) error { return between(c.QEMU.PCIeRootPorts, 0, qemu.MaxRootPorts) },
 	},
 	{
 		section: sectionQEMU, name: "guest_hook_path", pod: true, example: `"/usr/share/oci/hooks"`,
 		doc: "Folder in the guest with the folders prestart, poststart and poststop, whose programs are run for " +
 			"every container. Empty: none.",
-		field: func(c *Config) any { return &c.QEMU.GuestHookPath },
+		field: func(c *Config) value { return plainText(&c.QEMU.GuestHookPath) },
 		check: func(c *Config) error { return absolute(c.QEMU.GuestHookPath) },
 	},
 	{
 		section: sectionQEMU, name: "enable_debug",
 		doc:   "Put the guest's console into the runtime's log.",
-		field: func(c *Config) any { return &c.QEMU.EnableDebug },
+		field: func(c *Config) value { return (*flag)(&c.QEMU.EnableDebug) },
 	},
 	{
 		section: sectionAgent, name: "enable_debug",
 		doc:   "Let the agent log at level debug (agent.log=debug).",
-		field: func(c *Config) any { return &c.Agent.EnableDebug },
+		field: func(c *Config) value { return (*flag)(&c.Agent.EnableDebug) },
 	},
 	{
 		section: sectionAgent, name: "debug_console_enabled",
 		doc: "Let the agent give a shell to whoever connects to the guest's vsock port 1026, as \"kata-runtime " +
 			"exec\" does.",
-		field: func(c *Config) any { return &c.Agent.DebugConsoleEnabled },
+		field: func(c *Config) value { return (*flag)(&c.Agent.DebugConsoleEnabled) },
 	},
 	{
 		section: sectionAgent, name: "container_pipe_size",
 		doc: "Bytes that each pipe of a process's standard streams holds in the guest, 0 to 1073741824; 0 is the " +
 			"agent's own, 262144.",
-		field: func(c *Config) any { return &c.Agent.ContainerPipeSize },
+		field: func(c *Config) value { return (*number)(&c.Agent.ContainerPipeSize) },
 		check: func(c *Config) error { return between(c.Agent.ContainerPipeSize, 0, 1<<30) },
 	},
 	{
@@ -296,50 +297,50 @@ var keys = []key{
 		example: `"a2F0YWJ1aWxkLXBvbGljeSAxCmRlZmF1bHQgYWxsb3cKZGVueSBFeGVjUHJvY2Vzcwo="`,
 		doc: "Policy for the guest's agent, in base64: which calls it answers; docs/formats/policy.md. The " +
 			"annotation is Kata's. Empty: what the guest has.",
-		field: func(c *Config) any { return &c.Agent.Policy },
+		field: func(c *Config) value { return plainText(&c.Agent.Policy) },
 		check: func(c *Config) error { _, err := c.Agent.PolicyText(); return err },
 	},
 	{
 		section: sectionAgent, name: "enable_annotations", ours: true, example: `["policy"]`,
 		doc: "Regular expressions for the names behind io.katacontainers.config.agent. that a pod's annotations " +
 			"may have.\nWho may set policy takes the place of the policy that is set here.",
-		field: func(c *Config) any { return &c.Agent.EnableAnnotations },
+		field: func(c *Config) value { return (*texts)(&c.Agent.EnableAnnotations) },
 		check: func(c *Config) error { return expressions(c.Agent.EnableAnnotations) },
 	},
 	{
 		section: sectionAgent, name: "dial_timeout",
 		doc:   "Seconds from QEMU's start until the agent must be ready, 1 to 3600.",
-		field: func(c *Config) any { return &c.Agent.DialTimeout },
+		field: func(c *Config) value { return (*seconds)(&c.Agent.DialTimeout) },
 	},
 	{
 		section: sectionRuntime, name: "attestation", ours: true,
 		doc: "What a guest that is not what its manifest says, or has none, leads to: \"enforce\" (it does not " +
 			"start), \"warn\" (it is logged)\nor \"off\" (no report is asked for). No annotation can change this.",
-		field: func(c *Config) any { return &c.Runtime.Attestation },
+		field: func(c *Config) value { return textOf(&c.Runtime.Attestation, parseAttestation) },
 	},
 	{
 		section: sectionRuntime, name: "enable_annotations", ours: true, example: `["create_container_timeout"]`,
 		doc: "Regular expressions for the names behind io.katacontainers.config.runtime. that a pod's annotations " +
 			"may have.\nWho may set disable_guest_seccomp takes away the profiles that others demand.",
-		field: func(c *Config) any { return &c.Runtime.EnableAnnotations },
+		field: func(c *Config) value { return (*texts)(&c.Runtime.EnableAnnotations) },
 		check: func(c *Config) error { return expressions(c.Runtime.EnableAnnotations) },
 	},
 	{
 		section: sectionRuntime, name: "static_sandbox_resource_mgmt",
 		doc: "Let the machine stay as large as it was started. Otherwise it grows with its containers, where it " +
 			"can (q35).",
-		field: func(c *Config) any { return &c.Runtime.StaticSandboxResourceMgmt },
+		field: func(c *Config) value { return (*flag)(&c.Runtime.StaticSandboxResourceMgmt) },
 	},
 	{
 		section: sectionRuntime, name: "enable_debug",
 		doc:   "Log at level debug.",
-		field: func(c *Config) any { return &c.Runtime.EnableDebug },
+		field: func(c *Config) value { return (*flag)(&c.Runtime.EnableDebug) },
 	},
 	{
 		section: sectionRuntime, name: "internetworking_model", pod: true,
 		doc: "How the pod's interfaces reach the guest: \"tcfilter\" (a tap joined to each by tc), \"macvtap\" or " +
 			"\"none\".",
-		field: func(c *Config) any { return &c.Runtime.InternetworkingModel },
+		field: func(c *Config) value { return plainText(&c.Runtime.InternetworkingModel) },
 		check: func(c *Config) error {
 			return oneOf(c.Runtime.InternetworkingModel, NetworkTC, NetworkMacvtap, NetworkNone)
 		},
@@ -348,18 +349,18 @@ var keys = []key{
 		section: sectionRuntime, name: "disable_guest_seccomp", pod: true,
 		doc: "Do not send containers' seccomp profiles to the guest. Kata's default is true; here the agent needs " +
 			"no library for them.",
-		field: func(c *Config) any { return &c.Runtime.DisableGuestSeccomp },
+		field: func(c *Config) value { return (*flag)(&c.Runtime.DisableGuestSeccomp) },
 	},
 	{
 		section: sectionRuntime, name: "sandbox_bind_mounts", example: `["/etc/company:ro"]`,
 		doc: "Folders or files of the host that the guest sees at " +
 			"/run/kata-containers/shared/containers/sandbox-mounts/NAME, read-only unless they end in :rw.",
-		field: func(c *Config) any { return &c.Runtime.SandboxBindMounts },
+		field: func(c *Config) value { return (*texts)(&c.Runtime.SandboxBindMounts) },
 	},
 	{
 		section: sectionRuntime, name: "create_container_timeout", pod: true,
 		doc:   "Seconds that creating one container may take in a guest that is ready, 1 to 3600.",
-		field: func(c *Config) any { return &c.Runtime.CreateContainerTimeout },
+		field: func(c *Config) value { return (*seconds)(&c.Runtime.CreateContainerTimeout) },
 	},
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"path/filepath"
@@ -101,12 +100,12 @@ func (l *Loaded) Settings() ([]Setting, error) {
 	for i := range keys {
 		k := &keys[i]
 		field := k.field(&l.Config)
-		s := Setting{Key: k.String(), Ours: k.ours, Value: toTOML(field), From: slices.Clone(l.from[k.String()])}
+		s := Setting{Key: k.String(), Ours: k.ours, Value: field.toml(), From: slices.Clone(l.from[k.String()])}
 		if len(s.From) == 0 {
 			s.From = []Place{{}}
 		}
 		var err error
-		if s.JSON, err = toJSON(field); err != nil {
+		if s.JSON, err = json.Marshal(field.json()); err != nil {
 			return nil, fmt.Errorf("value of %s: %w", k, err)
 		}
 		out = append(out, s)
@@ -205,8 +204,6 @@ func readAll(files Files, main string) ([]Text, error) {
 	return texts, nil
 }
 
-func readLimited(r io.Reader, n int64) ([]byte, error) { return io.ReadAll(io.LimitReader(r, n)) }
-
 // Read merges texts, each later value winning over an earlier one as a whole, and then annotations. It looks at nothing
 // else.
 func Read(texts []Text, annotations map[string]string, lenient bool) (*Loaded, error) {
@@ -215,7 +212,7 @@ func Read(texts []Text, annotations map[string]string, lenient bool) (*Loaded, e
 		r.Files = append(r.Files, t.Name)
 		d, err := parse(t)
 		if err != nil {
-			r.errs = append(r.errs, err)
+			r.fail(err)
 			continue
 		}
 		r.document(d)
@@ -241,7 +238,7 @@ type reader struct {
 // oneGuest refuses a configuration that names two guests, or half of one.
 func (r *reader) oneGuest() {
 	q := &r.Config.QEMU
-	fail := func(format string, args ...any) { r.errs = append(r.errs, fmt.Errorf(format, args...)) }
+	fail := func(format string, args ...any) { r.fail(fmt.Errorf(format, args...)) }
 	set := func(name string) string { return fmt.Sprintf("%s (%s)", name, r.place(name)) }
 	for _, other := range []struct{ name, value string }{{"kernel", q.Kernel}, {"image", q.Image},
 		{"initrd", q.Initrd}} {
@@ -270,7 +267,7 @@ func (r *reader) oneGuest() {
 
 func (r *reader) unknown(e *Error) {
 	if !r.lenient {
-		r.errs = append(r.errs, e)
+		r.fail(e)
 		return
 	}
 	r.warn(Place{File: e.File, Line: e.Line, Column: e.Column}, e.Message)
@@ -278,26 +275,28 @@ func (r *reader) unknown(e *Error) {
 
 func (r *reader) warn(p Place, msg string) { r.Warnings = append(r.Warnings, Warning{p, msg}) }
 
+// fail notes a mistake; reading goes on, so that all are told.
+func (r *reader) fail(err error) { r.errs = append(r.errs, err) }
+
 func (r *reader) document(d *document) {
 	for _, top := range d.ordered(d.root) {
 		table, isTable := d.root[top].(map[string]any)
+		want := ""
+		switch top {
+		case sectionRuntime, sectionFactory:
+			want = fmt.Sprintf("the table [%s]", top)
+		case "hypervisor", "agent":
+			want = fmt.Sprintf("tables such as [%s]", sectionsOf(top)[0])
+		}
 		switch {
-		case top == sectionRuntime || top == sectionFactory:
-			if !isTable {
-				r.errs = append(r.errs, d.atValue(top, fmt.Sprintf("want the table [%s], got %s", top,
-					kindOfValue(d.root[top]))))
-				continue
-			}
-			r.section(d, table, top, top)
-		case top == "hypervisor" || top == "agent":
-			if !isTable {
-				r.errs = append(r.errs, d.atValue(top, fmt.Sprintf("want tables such as [%s], got %s",
-					sectionsOf(top)[0], kindOfValue(d.root[top]))))
-				continue
-			}
-			r.group(d, table, top)
-		default:
+		case want == "":
 			r.unknown(d.atKey(top, fmt.Sprintf("unknown key %q", top)+hint(top, "", groups())))
+		case !isTable:
+			r.fail(d.atValue(top, fmt.Sprintf("want %s, got %s", want, kindOf(d.root[top]))))
+		case slices.Contains(sections, top):
+			r.section(d, table, top, top)
+		default:
+			r.group(d, table, top)
 		}
 	}
 }
@@ -313,11 +312,11 @@ func (r *reader) group(d *document, tables map[string]any, top string) {
 		case isTable && top == "hypervisor" && slices.Contains([]string{"clh", "cloud-hypervisor", "firecracker",
 			"stratovirt", "remote", "dragonball", "openvmm", "acrn"}, name):
 			// Never a warning: what such a file asks for is another virtual machine.
-			r.errs = append(r.errs, d.atKey(at, fmt.Sprintf("hypervisor %q is not supported; there is [%s]", name,
+			r.fail(d.atKey(at, fmt.Sprintf("hypervisor %q is not supported; there is [%s]", name,
 				sectionQEMU)))
 		case slices.Contains(sections, section):
-			r.errs = append(r.errs, d.atValue(at, fmt.Sprintf("want the table [%s], got %s", section,
-				kindOfValue(tables[name]))))
+			r.fail(d.atValue(at, fmt.Sprintf("want the table [%s], got %s", section,
+				kindOf(tables[name]))))
 		default:
 			r.unknown(d.atKey(at, fmt.Sprintf("unknown key %q in [%s]", name, top)+hint(name, "",
 				lastNames(sectionsOf(top)))))
@@ -334,12 +333,12 @@ func (r *reader) section(d *document, table map[string]any, section string, path
 		v := table[name]
 		if k := findKey(section, name); k != nil {
 			field := k.field(&r.Config)
-			err := set(field, v)
+			err := field.set(v)
 			if err == nil && k.check != nil {
 				err = k.check(&r.Config)
 			}
 			if err != nil {
-				r.errs = append(r.errs, d.atValue(at, fmt.Sprintf("%s: %v", name, err)))
+				r.fail(d.atValue(at, fmt.Sprintf("%s: %v", name, err)))
 				continue
 			}
 			r.from[whole] = []Place{place}
@@ -349,9 +348,9 @@ func (r *reader) section(d *document, table map[string]any, section string, path
 		switch {
 		case i == nil:
 			r.unknown(d.atKey(at, fmt.Sprintf("unknown key %q in [%s]", name, section)+hint(name, section,
-				namesOf(section))))
+				namesOf(section, false))))
 		case i.harmless != "" && !isHarmless(v, i.harmless):
-			r.errs = append(r.errs, d.atValue(at, fmt.Sprintf("%s can only be %s, because %s", name, i.harmless,
+			r.fail(d.atValue(at, fmt.Sprintf("%s can only be %s, because %s", name, i.harmless,
 				i.reason)))
 		default:
 			r.warn(place, fmt.Sprintf("%s has no effect, because %s", whole, i.reason))
@@ -395,15 +394,20 @@ func lastNames(list []string) []string {
 	return out
 }
 
-// namesOf lists the keys of a section: with an effect first, so that they win when two are equally near.
-func namesOf(section string) []string {
+// namesOf lists the keys of a section, or of those the ones that annotations may set: with an effect first, so that
+// they win when two are equally near.
+func namesOf(section string, pod bool) []string {
 	var out []string
 	for _, k := range keys {
-		if k.section == section {
+		if k.section == section && (k.pod || !pod) {
 			out = append(out, k.name)
 		}
 	}
-	for _, i := range idles {
+	idle := idles
+	if pod {
+		idle = slices.Concat(idles, podIdles)
+	}
+	for _, i := range idle {
 		if i.section == section {
 			out = append(out, i.names...)
 		}
@@ -429,7 +433,7 @@ func (r *reader) annotations(all map[string]string) {
 	slices.Sort(names)
 	for _, n := range names {
 		if msg := r.annotation(n, all[n]); msg != "" {
-			r.errs = append(r.errs, &annotationError{n, msg})
+			r.fail(&annotationError{n, msg})
 		}
 	}
 }
@@ -443,14 +447,14 @@ func (r *reader) annotation(whole, value string) string {
 	}
 	k, i := findKey(section, name), findIdle(slices.Concat(idles, podIdles), section, name)
 	if k == nil && i == nil {
-		return fmt.Sprintf("unknown key %q%s", name, didYouMean(name, podNames(section)))
+		return fmt.Sprintf("unknown key %q%s", name, didYouMean(name, namesOf(section, true)))
 	}
 	if k != nil && !k.pod {
 		return fmt.Sprintf("only the host's configuration may set %s", k)
 	}
 	// What has no effect cannot weaken anything; of the hypervisor's group it must be listed all the same, as in Kata.
 	if list := r.enabledIn(section); (k != nil || section == sectionQEMU) && !matches(*list, name) {
-		return fmt.Sprintf("not allowed by enable_annotations = %s in [%s] (%s)", toTOML(list), section,
+		return fmt.Sprintf("not allowed by enable_annotations = %s in [%s] (%s)", (*texts)(list).toml(), section,
 			r.placeIn(section, "enable_annotations"))
 	}
 	if i != nil {
@@ -461,15 +465,16 @@ func (r *reader) annotation(whole, value string) string {
 		return ""
 	}
 	field := k.field(&r.Config)
-	v, err := fromText(field, value)
-	before := slices.Clone(r.Config.QEMU.KernelParams)
-	if err == nil {
-		err = set(field, v)
+	v, ok := field.parse(value)
+	if !ok {
+		return fmt.Sprintf("want %s, got %q", field.kind(), value)
 	}
+	before := slices.Clone(r.Config.QEMU.KernelParams)
+	err := field.set(v)
 	from := []Place{{Annotation: whole}}
-	if params, ok := field.(*[]KernelParam); ok && err == nil {
+	if added, ok := field.(*params); ok && err == nil {
 		// As in Kata, a pod adds words to the host's and takes none away.
-		*params = append(before, *params...)
+		*added = append(before, *added...)
 		from = append(slices.Clone(r.from[k.String()]), from...)
 	}
 	if err == nil && k.check != nil {
@@ -482,10 +487,10 @@ func (r *reader) annotation(whole, value string) string {
 		patterns, list := k.valid(&r.Config)
 		if !slices.ContainsFunc(patterns, func(p string) bool {
 			ok, err := path.Match(p, value)
-			return ok &&
-				err == nil
+			return ok && err == nil
 		}) {
-			return fmt.Sprintf("path %q matches none of %s = %s (%s)", value, list, toTOML(&patterns), r.place(list))
+			return fmt.Sprintf("path %q matches none of %s = %s (%s)", value, list, (*texts)(&patterns).toml(),
+				r.place(list))
 		}
 	}
 	r.from[k.String()] = from
@@ -520,20 +525,4 @@ func (r *reader) placeIn(section, name string) Place {
 		return p[0]
 	}
 	return Place{}
-}
-
-// podNames lists the keys of a section that an annotation may set.
-func podNames(section string) []string {
-	var out []string
-	for _, k := range keys {
-		if k.section == section && k.pod {
-			out = append(out, k.name)
-		}
-	}
-	for _, i := range slices.Concat(idles, podIdles) {
-		if i.section == section {
-			out = append(out, i.names...)
-		}
-	}
-	return out
 }

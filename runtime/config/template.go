@@ -39,7 +39,7 @@ func Template() []byte {
 			for line := range strings.SplitSeq(doc, "\n") {
 				fmt.Fprintf(&b, "# %s\n", line)
 			}
-			value, note := toTOML(k.field(&def)), ""
+			value, note := k.field(&def).toml(), ""
 			if k.example != "" {
 				value, note = k.example, fmt.Sprintf(" # an example; the default is %s", value)
 			}

@@ -2,7 +2,6 @@ package config
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -12,38 +11,262 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/owned"
-	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
-	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 )
 
-// kindOf says for people what a field wants. field is a pointer, as key.field returns it.
-func kindOf(field any) string {
-	switch field.(type) {
-	case *bool:
-		return "true or false"
-	case *int:
-		return "a whole number"
-	case *float64:
-		return "a number"
-	case *time.Duration:
-		return "a whole number of seconds"
-	case *[]string:
-		return "a list of texts"
-	case *[]ExtensionDisk:
-		return "a list of tables"
-	case *string, *accel.Wish, *qemu.Machine, *Attestation, *[]KernelParam:
-		return "text"
-	}
-	panic(fmt.Sprintf("configuration field of type %T", field)) // a new type needs a line in every function here
+// value is a field of Config, by the kind of its value. Each is a pointer into the Config.
+type value interface {
+	// kind says for people what the field wants.
+	kind() string
+	// set puts a TOML value into the field.
+	set(v any) error
+	// parse makes the TOML value of an annotation's text. A text that is none of the kind is false.
+	parse(s string) (any, bool)
+	// toml writes the value.
+	toml() string
+	// json is the value for encoding/json.
+	json() any
 }
 
-// kindOfValue says what a TOML value is.
-func kindOfValue(v any) string {
+// wrong says that a TOML value is not of a field's kind.
+func wrong(f value, v any) error { return fmt.Errorf("want %s, got %s", f.kind(), kindOf(v)) }
+
+// flag is true or false.
+type flag bool
+
+func (*flag) kind() string { return "true or false" }
+
+func (f *flag) set(v any) error {
+	b, ok := v.(bool)
+	if !ok {
+		return wrong(f, v)
+	}
+	*f = flag(b)
+	return nil
+}
+
+func (*flag) parse(s string) (any, bool) { return s == "true", s == "true" || s == "false" }
+func (f *flag) toml() string             { return strconv.FormatBool(bool(*f)) }
+func (f *flag) json() any                { return bool(*f) }
+
+// number is a whole number of 32 bits.
+type number int
+
+func (*number) kind() string { return "a whole number" }
+
+func (f *number) set(v any) error {
+	n, ok := v.(int64)
+	switch {
+	case !ok:
+		return wrong(f, v)
+	case n < math.MinInt32 || n > math.MaxInt32:
+		return fmt.Errorf("%d is out of range", n)
+	}
+	*f = number(n)
+	return nil
+}
+
+func (*number) parse(s string) (any, bool) { return parseWhole(s) }
+func (f *number) toml() string             { return strconv.Itoa(int(*f)) }
+func (f *number) json() any                { return int(*f) }
+
+func parseWhole(s string) (any, bool) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil
+}
+
+// seconds is a time of at least one.
+type seconds time.Duration
+
+func (*seconds) kind() string { return "a whole number of seconds" }
+
+func (f *seconds) set(v any) error {
+	n, ok := v.(int64)
+	switch {
+	case !ok:
+		return wrong(f, v)
+	case n < 1 || n > maxSeconds:
+		return fmt.Errorf("%d seconds: want 1 to %d", n, maxSeconds)
+	}
+	*f = seconds(time.Duration(n) * time.Second)
+	return nil
+}
+
+func (*seconds) parse(s string) (any, bool) { return parseWhole(s) }
+func (f *seconds) toml() string             { return strconv.FormatInt(f.count(), 10) }
+func (f *seconds) json() any                { return f.count() }
+func (f *seconds) count() int64             { return int64(time.Duration(*f) / time.Second) }
+
+// fraction is a number, whole or not.
+type fraction float64
+
+func (*fraction) kind() string { return "a number" }
+
+func (f *fraction) set(v any) error {
+	switch n := v.(type) {
+	case int64:
+		*f = fraction(n)
+	case float64:
+		*f = fraction(n)
+	default:
+		return wrong(f, v)
+	}
+	return nil
+}
+
+func (*fraction) parse(s string) (any, bool) {
+	n, err := strconv.ParseFloat(s, 64)
+	return n, err == nil
+}
+
+func (f *fraction) toml() string { return strconv.FormatFloat(float64(*f), 'f', -1, 64) }
+func (f *fraction) json() any    { return json.RawMessage(f.toml()) }
+
+// text is a text that read understands.
+type text[T ~string] struct {
+	to   *T
+	read func(string) (T, error)
+}
+
+// textOf is the field to.
+func textOf[T ~string](to *T, read func(string) (T, error)) value { return text[T]{to, read} }
+
+// plainText is a field that takes every text.
+func plainText(to *string) value {
+	return text[string]{to, func(s string) (string, error) { return s, nil }}
+}
+
+func (text[T]) kind() string { return "text" }
+
+func (f text[T]) set(v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return wrong(f, v)
+	}
+	t, err := f.read(s)
+	if err == nil {
+		*f.to = t
+	}
+	return err
+}
+
+func (text[T]) parse(s string) (any, bool) { return s, true }
+func (f text[T]) toml() string             { return quote(string(*f.to)) }
+func (f text[T]) json() any                { return string(*f.to) }
+
+// params is kernel parameters: a text, to which an annotation adds.
+type params []KernelParam
+
+func (*params) kind() string { return "text" }
+
+func (f *params) set(v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return wrong(f, v)
+	}
+	*f = params{KernelParam(s)}
+	return nil
+}
+
+func (*params) parse(s string) (any, bool) { return s, true }
+func (f *params) toml() string             { return quote(f.joined()) }
+func (f *params) json() any                { return f.joined() }
+
+func (f *params) joined() string {
+	parts := make([]string, len(*f))
+	for i, p := range *f {
+		parts[i] = string(p)
+	}
+	return strings.Join(parts, " ")
+}
+
+// texts is a list of texts.
+type texts []string
+
+func (*texts) kind() string { return "a list of texts" }
+
+func (f *texts) set(v any) error {
+	list, ok := v.([]any)
+	if !ok {
+		return wrong(f, v)
+	}
+	out := make(texts, len(list))
+	for i, e := range list {
+		if out[i], ok = e.(string); !ok {
+			return fmt.Errorf("want %s, got one with %s", f.kind(), kindOf(e))
+		}
+	}
+	*f = out
+	return nil
+}
+
+func (*texts) parse(string) (any, bool) { return nil, false } // no annotation sets a list
+
+func (f *texts) toml() string {
+	parts := make([]string, len(*f))
+	for i, s := range *f {
+		parts[i] = quote(s)
+	}
+	return "[" + strings.Join(parts, ", ") + "]"
+}
+
+func (f *texts) json() any { return append([]string{}, *f...) } // never null
+
+// disks is a list of tables, one an extension.
+type disks []ExtensionDisk
+
+func (*disks) kind() string { return "a list of tables" }
+
+func (f *disks) set(v any) error {
+	list, ok := v.([]any)
+	if !ok {
+		return wrong(f, v)
+	}
+	out := make(disks, len(list))
+	for i, e := range list {
+		var err error
+		if out[i], err = extensionDisk(e); err != nil {
+			return fmt.Errorf("image %d: %w", i+1, err)
+		}
+	}
+	*f = out
+	return nil
+}
+
+func (*disks) parse(string) (any, bool) { return nil, false } // no annotation sets a list
+
+func (f *disks) toml() string {
+	parts := make([]string, len(*f))
+	for i, e := range *f {
+		params := ""
+		if e.Params != nil {
+			params = ", verity_params = " + quote(e.Params.String())
+		}
+		parts[i] = fmt.Sprintf("{name = %s, path = %s%s}", quote(e.Name), quote(e.Path), params)
+	}
+	return "[" + strings.Join(parts, ", ") + "]"
+}
+
+func (f *disks) json() any {
+	type disk struct {
+		Name   string `json:"name"`
+		Path   string `json:"path"`
+		Params string `json:"verity_params,omitempty"`
+	}
+	out := make([]disk, len(*f))
+	for i, e := range *f {
+		out[i] = disk{Name: e.Name, Path: e.Path}
+		if e.Params != nil {
+			out[i].Params = e.Params.String()
+		}
+	}
+	return out
+}
+
+// kindOf says what a TOML value is.
+func kindOf(v any) string {
 	switch v.(type) {
 	case bool:
 		return "true or false"
@@ -61,112 +284,10 @@ func kindOfValue(v any) string {
 	return "a date or time"
 }
 
-// set puts a TOML value into a field.
-func set(field, v any) error {
-	wrong := fmt.Errorf("want %s, got %s", kindOf(field), kindOfValue(v))
-	switch f := field.(type) {
-	case *bool:
-		b, ok := v.(bool)
-		if !ok {
-			return wrong
-		}
-		*f = b
-	case *int, *time.Duration:
-		n, ok := v.(int64)
-		if !ok {
-			return wrong
-		}
-		if d, seconds := f.(*time.Duration); seconds {
-			if n < 1 || n > maxSeconds {
-				return fmt.Errorf("%d seconds: want 1 to %d", n, maxSeconds)
-			}
-			*d = time.Duration(n) * time.Second
-			return nil
-		}
-		if n < math.MinInt32 || n > math.MaxInt32 {
-			return fmt.Errorf("%d is out of range", n)
-		}
-		*f.(*int) = int(n)
-	case *float64:
-		switch n := v.(type) {
-		case int64:
-			*f = float64(n)
-		case float64:
-			*f = n
-		default:
-			return wrong
-		}
-	case *[]string:
-		list, ok := v.([]any)
-		if !ok {
-			return wrong
-		}
-		out := make([]string, len(list))
-		for i, e := range list {
-			if out[i], ok = e.(string); !ok {
-				return fmt.Errorf("want %s, got one with %s", kindOf(field), kindOfValue(e))
-			}
-		}
-		*f = out
-	case *[]ExtensionDisk:
-		list, ok := v.([]any)
-		if !ok {
-			return wrong
-		}
-		out := make([]ExtensionDisk, len(list))
-		for i, e := range list {
-			var err error
-			if out[i], err = extensionDisk(e); err != nil {
-				return fmt.Errorf("image %d: %w", i+1, err)
-			}
-		}
-		*f = out
-	default:
-		s, ok := v.(string)
-		if !ok {
-			return wrong
-		}
-		return setText(field, s)
-	}
-	return nil
-}
-
-func setText(field any, s string) (err error) {
-	switch f := field.(type) {
-	case *string:
-		*f = s
-	case *[]KernelParam:
-		*f = []KernelParam{KernelParam(s)}
-	case *accel.Wish:
-		w, err := accel.ParseWish(s)
-		if err != nil {
-			return err
-		}
-		*f = w
-	case *qemu.Machine:
-		if s == "" {
-			*f = ""
-			return nil
-		}
-		m, err := qemu.ParseMachine(s)
-		if err != nil {
-			return err
-		}
-		*f = m
-	case *Attestation:
-		a, err := parseAttestation(s)
-		if err != nil {
-			return err
-		}
-		*f = a
-	}
-	return nil
-}
-
 func extensionDisk(v any) (ExtensionDisk, error) {
 	table, ok := v.(map[string]any)
 	if !ok {
-		return ExtensionDisk{}, fmt.Errorf("want a table, got %s", kindOfValue(v))
+		return ExtensionDisk{}, fmt.Errorf("want a table, got %s", kindOf(v))
 	}
 	var e ExtensionDisk
 	var params string
@@ -182,7 +303,7 @@ func extensionDisk(v any) (ExtensionDisk, error) {
 			return e, fmt.Errorf("unknown key %q%s", n, didYouMean(n, []string{"name", "path", "verity_params"}))
 		}
 		if *f, ok = table[n].(string); !ok {
-			return e, fmt.Errorf("%s: want text, got %s", n, kindOfValue(table[n]))
+			return e, fmt.Errorf("%s: want text, got %s", n, kindOf(table[n]))
 		}
 	}
 	if err := extension.CheckName(e.Name); err != nil {
@@ -204,36 +325,6 @@ func extensionDisk(v any) (ExtensionDisk, error) {
 	return e, nil
 }
 
-// fromText makes the TOML value of an annotation's text for a field.
-func fromText(field any, s string) (any, error) {
-	wrong := fmt.Errorf("want %s, got %q", kindOf(field), s)
-	switch field.(type) {
-	case *bool:
-		switch s {
-		case "true":
-			return true, nil
-		case "false":
-			return false, nil
-		}
-		return nil, wrong
-	case *int, *time.Duration:
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			return nil, wrong
-		}
-		return n, nil
-	case *float64:
-		n, err := strconv.ParseFloat(s, 64)
-		if err != nil {
-			return nil, wrong
-		}
-		return n, nil
-	case *[]string, *[]ExtensionDisk:
-		panic("no annotation sets a list")
-	}
-	return s, nil
-}
-
 // quote writes a TOML basic string.
 func quote(s string) string {
 	var b strings.Builder
@@ -253,83 +344,6 @@ func quote(s string) string {
 	return b.String()
 }
 
-// text is a string field's value.
-func text(field any) string {
-	switch f := field.(type) {
-	case *string:
-		return *f
-	case *accel.Wish:
-		return string(*f)
-	case *qemu.Machine:
-		return string(*f)
-	case *Attestation:
-		return string(*f)
-	case *[]KernelParam:
-		parts := make([]string, len(*f))
-		for i, p := range *f {
-			parts[i] = string(p)
-		}
-		return strings.Join(parts, " ")
-	}
-	panic(fmt.Sprintf("configuration field of type %T", field))
-}
-
-// toTOML writes a field's value.
-func toTOML(field any) string {
-	switch f := field.(type) {
-	case *bool:
-		return strconv.FormatBool(*f)
-	case *int:
-		return strconv.Itoa(*f)
-	case *float64:
-		return strconv.FormatFloat(*f, 'f', -1, 64)
-	case *time.Duration:
-		return strconv.FormatInt(int64(*f/time.Second), 10)
-	case *[]string:
-		parts := make([]string, len(*f))
-		for i, s := range *f {
-			parts[i] = quote(s)
-		}
-		return "[" + strings.Join(parts, ", ") + "]"
-	case *[]ExtensionDisk:
-		parts := make([]string, len(*f))
-		for i, e := range *f {
-			params := ""
-			if e.Params != nil {
-				params = ", verity_params = " + quote(e.Params.String())
-			}
-			parts[i] = fmt.Sprintf("{name = %s, path = %s%s}", quote(e.Name), quote(e.Path), params)
-		}
-		return "[" + strings.Join(parts, ", ") + "]"
-	}
-	return quote(text(field))
-}
-
-// toJSON writes a field's value.
-func toJSON(field any) (json.RawMessage, error) {
-	switch f := field.(type) {
-	case *bool, *int, *float64, *time.Duration:
-		return json.RawMessage(toTOML(f)), nil // numbers and truth values are written alike
-	case *[]string:
-		return json.Marshal(append([]string{}, *f...)) // never null
-	case *[]ExtensionDisk:
-		type disk struct {
-			Name   string `json:"name"`
-			Path   string `json:"path"`
-			Params string `json:"verity_params,omitempty"`
-		}
-		out := make([]disk, len(*f))
-		for i, e := range *f {
-			out[i] = disk{Name: e.Name, Path: e.Path}
-			if e.Params != nil {
-				out[i].Params = e.Params.String()
-			}
-		}
-		return json.Marshal(out)
-	}
-	return json.Marshal(text(field))
-}
-
 // Files is what Load needs of a file system. Paths are absolute, or as the user gave them.
 type Files interface {
 	// ReadFile reads a file. A missing one is fs.ErrNotExist.
@@ -343,41 +357,9 @@ type Files interface {
 // Host is the files of this host.
 type Host struct{}
 
-// ReadFile is os.ReadFile for files of at most the size a configuration may have; one byte more tells that there is
-// more. A file that another user than this one or root could have written is an *owned.Unsafe: what stands in it is run
-// as root.
-func (Host) ReadFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, &os.PathError{Op: "fstat", Path: path, Err: err}
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, fmt.Errorf("%s is no regular file", path)
-	}
-	if err := errors.Join(owned.By(path, st.Uid, st.Mode), safeFolder(filepath.Dir(path)),
-		owned.Above(path)); err != nil {
-		return nil, err
-	}
-	return readLimited(f, maxSize+1)
-}
-
-// safeFolder refuses a folder in which another user could put one file in the place of another. Where the sticky bit
-// keeps them from that, as in /tmp, the file's own owner decides.
-func safeFolder(dir string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: dir, Err: err}
-	}
-	if st.Mode&unix.S_ISVTX != 0 && (st.Uid == 0 || int(st.Uid) == os.Geteuid()) {
-		return nil
-	}
-	return owned.By(dir, st.Uid, st.Mode)
-}
+// ReadFile reads a file of at most the size a configuration may have; one byte more tells that there is more. What
+// stands in it is run as root, so owned.Read refuses a file that another user could have written.
+func (Host) ReadFile(path string) ([]byte, error) { return owned.Read(path, maxSize+1) }
 
 // ReadDir implements Files.
 func (Host) ReadDir(path string) ([]string, error) {
