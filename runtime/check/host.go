@@ -21,17 +21,27 @@ import (
 
 // Host is what the checks see of a host. Nothing it does lasts.
 type Host interface {
+	programs
+	files
+}
+
+// programs are those of a host.
+type programs interface {
 	// Find is the path of a program, of which a name without slash is looked for in $PATH.
 	Find(program string) (string, error)
 	// Output is what a program prints, on both streams, and the error of it.
 	Output(ctx context.Context, argv ...string) ([]byte, error)
+	// Behind runs a program behind the walls that QEMU has, until it ends, and says which of them could not be built.
+	Behind(walls *child.Walls, argv ...string) ([]string, error)
+}
+
+// files is what a host's kernel shows: files, devices and facts.
+type files interface {
 	// Read is a small file.
 	Read(path string) ([]byte, error)
 	// Device opens a device for reading and writing, and closes it. One whose driver is not there is errNotLoaded:
 	// opening would load its module.
 	Device(path string) error
-	// Behind runs a program behind the walls that QEMU has, until it ends, and says which of them could not be built.
-	Behind(walls *child.Walls, argv ...string) ([]string, error)
 	// System are the facts that need system calls.
 	System(guest arch.Arch) System
 }

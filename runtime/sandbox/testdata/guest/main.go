@@ -50,7 +50,21 @@ func main() {
 	case "hang":
 		hang()
 	}
-	services := map[uint32]func(net.Conn){
+	for port, serve := range services(say) {
+		listen(port, serve, say)
+	}
+	if mode != "never-ready" {
+		tell(mode, say)
+	}
+	hang()
+}
+
+// logger writes a line to the console.
+type logger func(format string, args ...any)
+
+// services are what the guest does with a connection, by port.
+func services(say logger) map[uint32]func(net.Conn) {
+	return map[uint32]func(net.Conn){
 		1024: func(c net.Conn) { io.Copy(c, c) },
 		1: func(c net.Conn) { // how long is it, and what is its digest?
 			h := sha256.New()
@@ -83,42 +97,45 @@ func main() {
 			say("guest: port 4 ended with %v", err)
 		},
 	}
-	for port, serve := range services {
-		l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil)
-		if err != nil {
-			say("guest: listen: %v", err)
-			hang()
-		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					say("guest: accept: %v", err)
-					time.Sleep(10 * time.Millisecond)
-					continue
-				}
-				go func() {
-					serve(c)
-					c.Close()
-				}()
+}
+
+// listen serves a port from here on.
+func listen(port uint32, serve func(net.Conn), say logger) {
+	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil)
+	if err != nil {
+		say("guest: listen: %v", err)
+		hang()
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				say("guest: accept: %v", err)
+				time.Sleep(10 * time.Millisecond)
+				continue
 			}
-		}()
+			go func() {
+				serve(c)
+				c.Close()
+			}()
+		}
+	}()
+}
+
+// tell tells the host that the guest is ready; a liar says something else.
+func tell(mode string, say logger) {
+	c, err := vsock.Dial(vsock.Host, 1031, nil)
+	if err != nil {
+		say("guest: ready: %v", err)
+		hang()
 	}
-	if mode != "never-ready" {
-		c, err := vsock.Dial(vsock.Host, 1031, nil)
-		if err != nil {
-			say("guest: ready: %v", err)
-			hang()
-		}
-		if mode == "liar" {
-			io.WriteString(c, "xxxxxx")
-			c.Close()
-			hang()
-		}
-		io.WriteString(c, "ready\n")
+	if mode == "liar" {
+		io.WriteString(c, "xxxxxx")
 		c.Close()
+		hang()
 	}
-	hang()
+	io.WriteString(c, "ready\n")
+	c.Close()
 }
 
 // hang waits for ever. An empty select would end the program when nothing else runs.
