@@ -182,7 +182,7 @@ func read(t *testing.T, s string, annotations map[string]string) *Loaded {
 	return l
 }
 
-const verityParams = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-,data_blocks=3," +
+const verity = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-,data_blocks=3," +
 	"data_block_size=4096,hash_block_size=4096"
 
 // everything sets every key to something else than its default.
@@ -222,7 +222,7 @@ path = "/srv/tools"
 [[hypervisor.qemu.guest_extension_images]]
 name = "gpu"
 path = "/srv/gpu.img"
-verity_params = "` + verityParams + `"
+verity_params = "` + verity + `"
 [agent.kata]
 enable_debug = true
 debug_console_enabled = true
@@ -243,7 +243,7 @@ sandbox_bind_mounts = ["/etc/company:ro"]
 
 func TestEveryKeyReachesItsField(t *testing.T) {
 	l := read(t, everything, nil)
-	p, err := dmverity.ParseParams(verityParams)
+	p, err := dmverity.ParseParams(verity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,9 +300,9 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 
 func TestAGuestWithoutAManifest(t *testing.T) {
 	const q = "[hypervisor.qemu]\n"
-	l := read(t, q+"kernel = '/k'\nimage = '/i'\nrootfs_type = 'erofs'\nkernel_verity_params = '"+verityParams+"'\n", nil)
+	l := read(t, q+"kernel = '/k'\nimage = '/i'\nrootfs_type = 'erofs'\nkernel_verity_params = '"+verity+"'\n", nil)
 	if c := l.Config.QEMU; c.Kernel != "/k" || c.Image != "/i" || c.Initrd != "" || c.RootfsType != "erofs" ||
-		c.KernelVerityParams != verityParams || c.Guest != "" {
+		c.KernelVerityParams != verity || c.Guest != "" {
 		t.Errorf("%+v", c)
 	}
 	if c := read(t, q+"kernel = '/k'\ninitrd = '/i'", nil).Config.QEMU; c.Kernel != "/k" || c.Initrd != "/i" ||
@@ -323,9 +323,9 @@ func TestAGuestWithoutAManifest(t *testing.T) {
 		"a kernel alone":  {"kernel = '/k'", `kernel (c.toml:2:1) is set, and neither image nor initrd`},
 		"an image alone":  {"image = '/i'", `image (c.toml:2:1) is set without a kernel`},
 		"an initrd alone": {"initrd = '/i'", `initrd (c.toml:2:1) is set without a kernel`},
-		"dm-verity of an initrd": {"kernel = '/k'\ninitrd = '/i'\nkernel_verity_params = '" + verityParams + "'",
+		"dm-verity of an initrd": {"kernel = '/k'\ninitrd = '/i'\nkernel_verity_params = '" + verity + "'",
 			`kernel_verity_params (c.toml:4:1) is for an image`},
-		"dm-verity beside a manifest": {"guest = '/g'\nkernel_verity_params = '" + verityParams + "'",
+		"dm-verity beside a manifest": {"guest = '/g'\nkernel_verity_params = '" + verity + "'",
 			`kernel_verity_params (c.toml:3:1) is set, but guest`},
 		"parameters that are none": {"kernel_verity_params = 'x'", `kernel_verity_params: `},
 		"another file system":      {"rootfs_type = 'btrfs'", `want ext4, erofs or xfs`},
