@@ -2,9 +2,10 @@
 //
 // In come specifications of the OCI runtime specification whose paths are the guest's; out go processes, their streams
 // and how they end. A container's first process is this program once more, as a stage (package stage): it is cloned
-// into new namespaces, makes mounts, devices and limits, waits for Start and turns into the program. Control groups are
-// those of version 2 (package cgroup). The package refuses to know the guest API and where root file systems come from.
-// Shapes: Container and Process, both from a Runner.
+// into new namespaces, makes mounts, devices and limits, waits for Start and turns into the program. Package blueprint
+// decides what it is to do, and package launch starts it. Control groups are those of version 2 (package cgroup). The
+// package refuses to know the guest API and where root file systems come from. Shapes: Container and Process, both from
+// a Runner.
 package container
 
 import (

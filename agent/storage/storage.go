@@ -3,7 +3,8 @@
 //
 // Storages, devices and file chunks of the guest API go in; mounts, device numbers and files come out. Every path that
 // a request names is reached below a known folder without following links. It refuses to know what a container is: it
-// counts who uses what by a name.
+// counts the users of what is mounted by their names. Its parts do the deeds: place (paths), mount, disk, incoming
+// (files that are copied) and mirror (folders that are watched).
 package storage
 
 import (
@@ -39,8 +40,7 @@ var (
 	ErrOutside = place.ErrOutside
 )
 
-// Programs runs programs of the guest; program.Runner is one. ErrMissing of that package says that there is none of
-// that name.
+// Programs runs programs of the guest; program.Runner is one.
 type Programs interface {
 	Run(ctx context.Context, stdin []byte, name string, args ...string) ([]byte, error)
 }

@@ -114,3 +114,21 @@ func TestADiskIsNotGuardedByWhatItDoesNotHold(t *testing.T) {
 		t.Errorf("a disk that is gone: %+v, %v", g, err)
 	}
 }
+
+// FuzzReadVerity: whatever a host says of a hash tree, the table has the words that dm-verity asks for, and no others.
+func FuzzReadVerity(f *testing.F) {
+	root := strings.Repeat("ab", 32)
+	f.Add("roothash=" + root + "\nhashoffset=8192\nsalt=00ff")
+	f.Add("roothash=" + root + "\nhashoffset=8192\nsalt=00 1 ignore_corruption") // words in a value
+	f.Add("hashoffset=9223372036854775807\nblocksize=65536\nroothash=" + root)
+	f.Fuzz(func(t *testing.T, words string) {
+		v, err := ReadVerity(strings.Split(words, "\n"))
+		if err != nil {
+			return
+		}
+		target, err := v.target(devmapper.Device{Major: 254, Minor: 1}, nil)
+		if fields := strings.Fields(target.Params); err != nil || len(fields) != 10 || target.Size <= 0 {
+			t.Fatalf("%q of %d bytes, %v", target.Params, target.Size, err)
+		}
+	})
+}

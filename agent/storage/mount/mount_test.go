@@ -320,3 +320,22 @@ func TestAnOverlayShowsItsFolders(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParse: a request's options never ask for a bind or a remount that they do not name.
+func FuzzParse(f *testing.F) {
+	f.Add("ro,nosuid,size=1m")
+	f.Add("rbind,rprivate")
+	f.Fuzz(func(t *testing.T, words string) {
+		o := Parse([]string{words})
+		named := slices.ContainsFunc(strings.Split(words, ","),
+			func(w string) bool { return w == "bind" || w == "rbind" })
+		if o.Flags&unix.MS_REMOUNT != 0 || (o.Flags&(unix.MS_BIND|unix.MS_REC) != 0) != named {
+			t.Fatalf("%q: flags %x", words, o.Flags)
+		}
+		for _, d := range o.Data {
+			if d == "" || strings.Contains(d, ",") {
+				t.Fatalf("%q: %q", words, o.Data)
+			}
+		}
+	})
+}
