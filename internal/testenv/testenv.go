@@ -83,6 +83,17 @@ func File(variable string) Need {
 	}}
 }
 
+// Device needs a device file that the test may read and write. Its name in Variable is its path.
+func Device(path Name) Need {
+	return Need{path, byHost, func() error {
+		f, err := os.OpenFile(string(path), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	}}
+}
+
 // Asked needs an environment variable to be set, because the test takes minutes; word is the make word that sets it.
 func Asked(variable, word string) Need {
 	return Need{Name(variable), byWord, func() error {

@@ -60,7 +60,7 @@ func TestAGuestGetsThePodsNetwork(t *testing.T) {
 	if !testenv.Inside(t, syscall.CLONE_NEWNET) {
 		return
 	}
-	testenv.Require(t, testenv.Func(testenv.TUN, func() error { _, err := os.Stat("/dev/net/tun"); return err }))
+	testenv.Require(t, testenv.Device(testenv.TUN))
 	ns := here(t)
 	lo, err := netlink.LinkByName("lo")
 	must(t, err)
@@ -218,7 +218,7 @@ func TestCleanTakesWhatAKilledOneLeft(t *testing.T) {
 	if !testenv.Inside(t, syscall.CLONE_NEWNET) {
 		return
 	}
-	testenv.Require(t, testenv.Func(testenv.TUN, func() error { _, err := os.Stat("/dev/net/tun"); return err }))
+	testenv.Require(t, testenv.Device(testenv.TUN))
 	ns := here(t)
 	pod, _ := veth(t, "eth0", "10.88.0.5/16")
 	var links []string
@@ -265,7 +265,7 @@ func TestAnInterfaceThatComesLaterIsJoinedOnce(t *testing.T) {
 	if !testenv.Inside(t, syscall.CLONE_NEWNET) {
 		return
 	}
-	testenv.Require(t, testenv.Func(testenv.TUN, func() error { _, err := os.Stat("/dev/net/tun"); return err }))
+	testenv.Require(t, testenv.Device(testenv.TUN))
 	n, err := Attach(t.Context(), Options{Netns: here(t), Model: tcModel})
 	must(t, err)
 	if e := n.Endpoints(); len(e) != 0 {

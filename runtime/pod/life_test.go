@@ -2,6 +2,7 @@ package pod
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,15 +12,19 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
+	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
 	"github.com/katabuild/katabuild/runtime/record"
+	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/translate"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -395,4 +400,217 @@ func TestVolumesOfAPodThatSharesNothingAreCopied(t *testing.T) {
 		t.Error(err)
 	}
 	gone(t, o, h)
+}
+
+// layers are a root of n layers and a disk to write to, as containerd's erofs snapshotter gives them.
+func layers(t *testing.T, n int) []share.Mount {
+	t.Helper()
+	dir := t.TempDir()
+	image := func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	list := []share.Mount{{Type: "ext4", Source: image("rw"), Options: []string{"rw", "loop"}}}
+	for i := range n {
+		list = append(list, share.Mount{Type: "erofs", Source: image(fmt.Sprint("layer", i)),
+			Options: []string{"ro", "loop"}})
+	}
+	return append(list, share.Mount{Type: "format/overlay", Source: "overlay", Options: []string{
+		"workdir={{ mount 0 }}/work", "upperdir={{ mount 0 }}/upper", fmt.Sprintf("lowerdir={{ overlay 1 %d }}", n)}})
+}
+
+func TestLayersTakeAsManyPlacesAsThereAre(t *testing.T) {
+	for name, tc := range map[string]struct {
+		places int
+		disks  int // 0 is an error
+	}{"one each": {4, 4}, "two": {2, 2}, "too few": {1, 0}} {
+		t.Run(name, func(t *testing.T) {
+			h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+			o := options(t, h, a)
+			o.Config.QEMU.PCIeRootPorts = tc.places
+			p, err := Start(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := withDisk(t, "c1")
+			c.Rootfs = layers(t, 3)
+			q, err := p.Create(t.Context(), c)
+			if tc.disks == 0 {
+				if err == nil || !strings.Contains(err.Error(), "pcie_root_port") {
+					t.Errorf("%v", err)
+				}
+			} else if err != nil {
+				t.Fatal(err)
+			} else if err := q.Close(); err != nil {
+				t.Error(err)
+			}
+			disks := h.VMs()[0].Disks()
+			if len(disks) != tc.disks {
+				t.Errorf("disks %+v", disks)
+			}
+			packed := slices.ContainsFunc(disks, func(d machine.Disk) bool { return len(d.Parts) == 3+2 })
+			if packed != (tc.disks == 2) {
+				t.Errorf("disks %+v", disks)
+			}
+			if s := a.Request("c1").GetStorages(); tc.disks > 0 && len(s) != 4 {
+				t.Errorf("storages %v", s)
+			}
+			if tc.disks == 2 { // another container of the image has the same
+				d := withDisk(t, "c2")
+				d.Rootfs = c.Rootfs
+				if q, err := p.Create(t.Context(), d); err != nil {
+					t.Error(err)
+				} else if err := q.Close(); err != nil {
+					t.Error(err)
+				}
+				if n := len(h.VMs()[0].Disks()); n != 2 {
+					t.Errorf("%d disks for two containers of one image", n)
+				}
+				if err := p.Remove(t.Context(), "c2"); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := p.Remove(t.Context(), "c1"); err != nil {
+				t.Error(err)
+			}
+			if d := h.VMs()[0].Disks(); len(d) > 0 {
+				t.Errorf("disks stay: %v", d)
+			}
+			if err := p.Stop(); err != nil {
+				t.Error(err)
+			}
+			gone(t, o, h)
+		})
+	}
+}
+
+func TestDisksOfAContainerGoWithIt(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := p.endTime(); d != endTime {
+		t.Errorf("a guest that writes to nothing has %v", d)
+	}
+	root := translate.Root{Path: "/r", Disks: []translate.Disk{{File: file(t, t.TempDir()+"/root")}}}
+	disk := translate.Disk{What: "device /dev/x", File: file(t, t.TempDir()+"/disk"), Exclusive: true}
+	have := &container{id: "c1"}
+	_, err = p.rootBy(t.Context(), have, root)
+	plan := &translate.Plan{Notes: []translate.Note{{Text: "note"}}}
+	if err := errors.Join(err, p.disk(t.Context(), have, plan, disk)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(h.VMs()[0].Disks()); n != 2 {
+		t.Errorf("%d disks", n)
+	}
+	if d := p.endTime(); d <= endTime {
+		t.Errorf("a guest that writes to a disk has %v", d)
+	}
+	disk.File += "x"
+	if err := p.disk(t.Context(), have, plan, disk); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a disk that is not there: %v", err)
+	}
+	if err := p.unplug(t.Context(), have, 0); err != nil || len(h.VMs()[0].Disks()) > 0 {
+		t.Errorf("%v, %v", h.VMs()[0].Disks(), err)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
+}
+
+func TestWhatIsAskedOfAContainerReachesTheAgent(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	o.Shm, o.Config.Agent.Policy = 4096, "cGFja2FnZSBhZ2VudF9wb2xpY3k="
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := p.Create(t.Context(), withDisk(t, "c1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.Stats(t.Context(), "c1")
+	if err := errors.Join(err, p.Pause(t.Context(), "c1"), p.Resume(t.Context(), "c1")); err != nil {
+		t.Error(err)
+	}
+	a.Starve("c1")
+	if id, err := p.OOM(t.Context()); id != "c1" || err != nil {
+		t.Errorf("%q, %v", id, err)
+	}
+	for _, call := range []string{"SetPolicy", "PauseContainer", "ResumeContainer", "StatsContainer"} {
+		if !slices.Contains(a.Calls(), call) {
+			t.Errorf("no %s: %v", call, a.Calls())
+		}
+	}
+	a.Fail("StartContainer", errors.New("no"))
+	a.Fail("ExecProcess", errors.New("no"))
+	a.Fail("UpdateContainer", errors.New("no"))
+	if err := p.Start(t.Context(), "c1"); err == nil || !strings.Contains(err.Error(), "start the container") {
+		t.Error(err)
+	}
+	if _, err := p.Exec(t.Context(), "c1", "e", &specs.Process{}, agentlink.Streams{}); err == nil ||
+		!strings.Contains(err.Error(), "run a process") {
+		t.Error(err)
+	}
+	if err := p.Update(t.Context(), "c1", &specs.LinuxResources{}); err == nil {
+		t.Error("it is updated")
+	}
+	// A container that the agent cannot take away is told, and gone for the host all the same.
+	a.Fail("RemoveContainer", errors.New("no"))
+	if err := p.Remove(t.Context(), "c1"); err == nil || !strings.Contains(err.Error(), "remove the container") {
+		t.Error(err)
+	}
+	select {
+	case <-p.Stopping():
+		t.Error("it stops by itself")
+	default:
+	}
+	if err := errors.Join(q.Close(), p.Stop()); err != nil {
+		t.Error(err)
+	}
+	<-p.Stopping()
+	gone(t, o, h)
+}
+
+func TestWordsOfAGuestAreForTheLog(t *testing.T) {
+	var b strings.Builder
+	c := consoleLog{log: slog.New(slog.NewTextHandler(&b, nil))}
+	fmt.Fprintf(&c, "one\r\n\ntw")
+	fmt.Fprintf(&c, "o\n%s", strings.Repeat("x", maxConsoleLine+1))
+	for _, want := range []string{"line=one\n", "line=two\n", "line=" + strings.Repeat("x", maxConsoleLine) + "\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in %s", want, b.String())
+		}
+	}
+	err := fmt.Errorf("wrapped: %w", &sandbox.StageError{Cause: errors.New("why"),
+		Console: []string{"0", "1", "2", "3"}})
+	if e := explain(err); !errors.Is(e, err) || !strings.HasSuffix(e.Error(), "last words: 1 | 2 | 3") {
+		t.Error(e)
+	}
+	if e := explain(ErrStuck); e != ErrStuck {
+		t.Error(e)
+	}
+	no := &mismatchError{&verdict.Verdict{Guest: "g", Claims: []verdict.Claim{{Name: "a", Met: true}, {Name: "init",
+		Want: "x", Got: "y"}}}}
+	if s := no.Error(); !strings.Contains(s, `init is "y", the manifest says "x"`) || strings.Contains(s, "a is") {
+		t.Error(s)
+	}
+}
+
+func TestExtensionsOfTheConfiguration(t *testing.T) {
+	verity := dmverity.Params{}
+	if list, err := extensions([]config.ExtensionDisk{{Name: "a", Path: "/x", Params: &verity}}); err != nil ||
+		len(list) != 1 || list[0].Name != "a" || list[0].Image != "/x" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, err := extensions([]config.ExtensionDisk{{Name: "a", Path: t.TempDir() + "/none"}}); err == nil {
+		t.Error("an extension that is not there")
+	}
 }

@@ -36,6 +36,7 @@ type Agent struct {
 	copied    map[string]string
 	requests  map[string]*katapb.CreateContainerRequest // by the container's id
 	gone      chan struct{}                             // closed by Serve when it ends
+	starved   chan string                               // containers that met their memory limit, which nobody has heard of yet
 }
 
 // Copied are the files and links that were copied into the guest, by path.
@@ -43,6 +44,13 @@ func (a *Agent) Copied() map[string]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return maps.Clone(a.copied)
+}
+
+// Starve has a container meet its memory limit.
+func (a *Agent) Starve(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.starved <- id
 }
 
 // Request is what was asked for when a container was made; nil for one that never was.
@@ -134,7 +142,7 @@ func (a *Agent) Serve(l net.Listener, commandLine string, over <-chan struct{}) 
 	}
 	a.mu.Lock()
 	a.processes, a.copied, a.gone = map[key]*process{}, map[string]string{}, make(chan struct{})
-	a.requests = map[string]*katapb.CreateContainerRequest{}
+	a.requests, a.starved = map[string]*katapb.CreateContainerRequest{}, make(chan string, 16)
 	a.mu.Unlock()
 	reportpb.RegisterReportService(s, reports{a, commandLine})
 	s.RegisterService("grpc.Health", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
@@ -229,12 +237,24 @@ func (a *Agent) methods() map[string]ttrpc.Method {
 			*katapb.WriteStreamResponse, error) {
 			return &katapb.WriteStreamResponse{Len: uint32(len(q.Data))}, nil
 		}),
+		"UpdateInterface": on(a, "UpdateInterface", func(_ context.Context, q *katapb.UpdateInterfaceRequest) (
+			*katapb.Interface, error) {
+			return q.GetInterface(), nil
+		}),
+		"UpdateRoutes": on(a, "UpdateRoutes", func(_ context.Context, q *katapb.UpdateRoutesRequest) (*katapb.Routes,
+			error) {
+			return q.GetRoutes(), nil
+		}),
+		"AddARPNeighbors": done[katapb.AddARPNeighborsRequest](a, "AddARPNeighbors"),
+
 		"CopyFile":     on(a, "CopyFile", a.copyFile),
 		"CloseStdin":   done[katapb.CloseStdinRequest](a, "CloseStdin"),
 		"TtyWinResize": done[katapb.TtyWinResizeRequest](a, "TtyWinResize"),
 		"GetOOMEvent": on(a, "GetOOMEvent", func(ctx context.Context, _ *katapb.GetOOMEventRequest) (*katapb.OOMEvent,
 			error) {
 			select {
+			case id := <-a.starved:
+				return &katapb.OOMEvent{ContainerId: id}, nil
 			case <-ctx.Done():
 			case <-a.gone:
 			}

@@ -260,6 +260,13 @@ func (v *VM) Disks() []machine.Disk {
 	return out
 }
 
+// NICs are the interfaces that were plugged in, in order.
+func (v *VM) NICs() []machine.NIC {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return append([]machine.NIC(nil), v.nics...)
+}
+
 // Size is what the machine has now.
 func (v *VM) Size() machine.Size {
 	v.mu.Lock()
