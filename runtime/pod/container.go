@@ -13,8 +13,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/disks"
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
+	"github.com/katabuild/katabuild/runtime/stats"
 	"github.com/katabuild/katabuild/runtime/translate"
-	"github.com/katabuild/katabuild/runtime/usage"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -192,7 +192,7 @@ func (p *Pod) Resume(ctx context.Context, id string) error {
 }
 
 // Stats says what a container uses.
-func (p *Pod) Stats(ctx context.Context, id string) (usage.Usage, error) {
+func (p *Pod) Stats(ctx context.Context, id string) (stats.Usage, error) {
 	r, err := p.link.StatsContainer(ctx, &katapb.StatsContainerRequest{ContainerId: id})
-	return usage.Of(r), err
+	return stats.Of(r), err
 }

@@ -6,8 +6,8 @@ import (
 
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/pod"
+	"github.com/katabuild/katabuild/runtime/stats"
 	"github.com/katabuild/katabuild/runtime/thread"
-	"github.com/katabuild/katabuild/runtime/usage"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -47,7 +47,7 @@ type controls interface {
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
 	// Stats says what a container uses.
-	Stats(ctx context.Context, id string) (usage.Usage, error)
+	Stats(ctx context.Context, id string) (stats.Usage, error)
 	// OOM waits for a container that met its memory limit, and returns its id. An error is the last answer.
 	OOM(context.Context) (string, error)
 }

@@ -34,9 +34,9 @@ type Agent struct {
 	calls     []string
 	processes map[key]*process
 	copied    map[string]string
-	requests  map[string]*katapb.CreateContainerRequest // by the container's id
-	gone      chan struct{}                             // closed by Serve when it ends
-	starved   chan string                               // containers that met their memory limit, which nobody has heard of yet
+	requests  map[string]*katapb.CreateContainerRequest
+	gone      chan struct{} // closed by Serve when it ends
+	starved   chan string   // containers that met their memory limit
 }
 
 // Copied are the files and links that were copied into the guest, by path.
