@@ -119,6 +119,10 @@ test-rego: ## tests of the agent with the Rego engine, which is a module of its 
 test-containerd: ## tests that run containers in guests, by containerd 1.6 and 2 (as root, in own namespaces)
 	@sh ci/test.sh containerd
 
+.PHONY: test-shim
+test-shim: ## let containerd's suite for shims judge the shim, without containerd (as root)
+	@sh ci/test.sh shim
+
 .PHONY: test-faults
 test-faults: ## kill QEMU, virtiofsd, shim and containerd (KATABUILD_TEST_CYCLES each, 3), and look for leaks (as root)
 	@sh ci/test.sh faults

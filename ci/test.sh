@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|arch|kubernetes]; without an argument, what
-# `make check` checks, the network's, boot, e2e and
-# containerd: all but the tests that build more kernels than one (kernel), which take an hour, those in which machines
-# die (faults), other architectures (arch), which are slow to emulate, and Kubernetes, which is built first.
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|faults|arch|kubernetes]; without an argument, what
+# `make check` checks, the network's, boot, e2e, containerd and shim: all but the tests that build more kernels than one
+# (kernel), which take an hour, those in which machines die (faults), other architectures (arch), which are slow to
+# emulate, and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
 # Test programs are run in guests, which have no C library.
@@ -66,6 +66,13 @@ as_root() {
 containerd() {
 	default_guest
 	KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 30m ./ci/containerd/...
+	shim
+}
+
+# containerd's own suite for shims; its module has more in it than ours.
+shim() {
+	default_guest
+	(cd ci/shimtest && "$go" vet ./... && KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 20m ./...)
 }
 
 faults() {
@@ -94,6 +101,7 @@ kernel) kernel ;;
 rego) rego ;;
 e2e) e2e ;;
 containerd) containerd ;;
+shim) shim ;;
 faults) faults ;;
 arch) arch ;;
 kubernetes) kubernetes ;;
@@ -119,5 +127,5 @@ all)
 	cat "$log"
 	exit "$status"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|faults|arch|kubernetes]" >&2; exit 2 ;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|faults|arch|kubernetes]" >&2; exit 2 ;;
 esac
