@@ -60,6 +60,8 @@ type Service struct {
 
 	create sync.Mutex // held while a pod is made: the calls for its containers wait for it
 
+	patience time.Duration // how long a container may outlive SIGKILL: killTime
+
 	ending context.Context // of what is being made: it ends with the process
 	giveUp func()          // ends it
 
@@ -73,7 +75,7 @@ func New(o Options, end func()) *Service {
 	ending, giveUp := context.WithCancel(context.Background())
 	return &Service{
 		o: o, log: o.Log, events: events.New(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{},
-		ending: ending, giveUp: giveUp, start: startPod,
+		ending: ending, giveUp: giveUp, start: startPod, patience: killTime,
 	}
 }
 
@@ -575,11 +577,11 @@ func (s *Service) insist(t *task) {
 		go func() {
 			select {
 			case <-t.init.ended:
-			case <-time.After(killTime):
+			case <-time.After(s.patience):
 				giveUp()
 			}
 		}()
-	case !t.sandbox && time.Since(since) >= killTime:
+	case !t.sandbox && time.Since(since) >= s.patience:
 		giveUp()
 	}
 }

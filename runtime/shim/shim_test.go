@@ -107,6 +107,29 @@ func TestNamespacesOfTheHostAreKnown(t *testing.T) {
 	}
 }
 
+func TestWhatAPodHasOfItsFirstContainer(t *testing.T) {
+	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(resolv, []byte("# a word\nnameserver 10.0.0.1\n\n search x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	spec := &specs.Spec{Mounts: []specs.Mount{{Destination: "/proc"}, {Destination: "/dev/shm",
+		Options: []string{"nosuid", "size=64m"}}, {Destination: "/etc/resolv.conf", Source: resolv}},
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace, Path: "/proc/1/ns/pid"}}}}
+	if n := shmSize(spec); n != 64<<20 {
+		t.Errorf("/dev/shm has %d bytes", n)
+	}
+	if d := strings.Join(dnsOf(spec), ", "); d != "nameserver 10.0.0.1, search x" {
+		t.Errorf("resolv.conf has %s", d)
+	}
+	if !sharesPID(spec) {
+		t.Error("it does not join the processes that it names")
+	}
+	spec.Mounts[1].Options, spec.Mounts[2].Source, spec.Linux = nil, resolv+"x", nil
+	if n, d := shmSize(spec), dnsOf(spec); n != 0 || d != nil || sharesPID(spec) {
+		t.Errorf("of nothing: %d, %v", n, d)
+	}
+}
+
 func TestSizesOfTmpfs(t *testing.T) {
 	for s, want := range map[string]int64{"65536k": 64 << 20, "64m": 64 << 20, "1G": 1 << 30, "4096": 4096, "": 0,
 		"50%": 0, "k": 0, "-1k": 0, "99999999999999999999g": 0} {
