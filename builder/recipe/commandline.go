@@ -22,7 +22,7 @@ func bootWord(name string) string {
 
 // checkCommandLine finds what is wrong with the words of boot.command_line, each by itself. What they are beside the
 // boot's own is for the builder.
-func checkCommandLine(words []string, at func(field, msg string) error) error {
+func checkCommandLine(words []string, at note) {
 	first := map[string]int{}
 	for i, w := range words {
 		wrong := ""
@@ -44,12 +44,9 @@ func checkCommandLine(words []string, at func(field, msg string) error) error {
 		}
 		first[w] = i
 		if wrong != "" {
-			if err := at(fmt.Sprintf("boot.command_line[%d]", i), wrong); err != nil {
-				return err
-			}
+			at(fmt.Sprintf("boot.command_line[%d]", i), wrong)
 		}
 	}
-	return nil
 }
 
 // spaceOutsideQuotes says whether the kernel would part w. Linux: lib/cmdline.c, next_arg.

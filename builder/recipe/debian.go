@@ -70,10 +70,10 @@ func ParseWanted(s string) Wanted {
 }
 
 // suitesOf fills in the suites of a layer or a kernel's source.
-func suitesOf(one *string, many *[]string, field string, at func(field, msg string) error) error {
+func suitesOf(one *string, many *[]string, field string, at note) {
 	switch {
 	case *one != "" && *many != nil:
-		return at(field+".suites", "suite and suites; want one of them")
+		at(field+".suites", "suite and suites; want one of them")
 	case *many == nil && *one == "":
 		*one = defaultSuite
 		fallthrough
@@ -86,16 +86,15 @@ func suitesOf(one *string, many *[]string, field string, at func(field, msg stri
 			where = field + ".suite"
 		}
 		if !suite(s) || strings.HasSuffix(s, "/") {
-			return at(where, fmt.Sprintf("suite %q is no name of a suite, such as trixie or trixie-security", s))
+			at(where, fmt.Sprintf("suite %q is no name of a suite, such as trixie or trixie-security", s))
 		}
 		if slices.Contains((*many)[:i], s) {
-			return at(where, fmt.Sprintf("suite %q stands twice", s))
+			at(where, fmt.Sprintf("suite %q stands twice", s))
 		}
 	}
 	if len(*many) == 0 {
-		return at(field+".suites", "no suites")
+		at(field+".suites", "no suites")
 	}
-	return nil
 }
 
 // suite says whether a name may be one of a suite: words between slashes, as in buster/updates, or ./ for a folder with
@@ -109,15 +108,13 @@ func suite(s string) bool {
 	return true
 }
 
-func (d *DebianLayer) check(field string, at func(field, msg string) error) error {
+func (d *DebianLayer) check(field string, at note) {
 	if d == nil {
-		return nil
+		return
 	}
-	if err := suitesOf(&d.Suite, &d.Suites, field, at); err != nil {
-		return err
-	}
+	suitesOf(&d.Suite, &d.Suites, field, at)
 	if len(d.Packages) == 0 && len(d.Debs) == 0 {
-		return at(field, "no packages")
+		at(field, "no packages")
 	}
 	if d.Components == nil {
 		d.Components = []string{"main"}
@@ -126,9 +123,7 @@ func (d *DebianLayer) check(field string, at func(field, msg string) error) erro
 		name, what string
 		words      []string
 	}{{"components", "component", d.Components}, {"exclude", "package", d.Exclude}} {
-		if err := checkWords(field+"."+list.name, list.what, list.words, at); err != nil {
-			return err
-		}
+		checkWords(field+"."+list.name, list.what, list.words, at)
 	}
 	seen := map[string]bool{}
 	for i, p := range d.Packages {
@@ -136,72 +131,67 @@ func (d *DebianLayer) check(field string, at func(field, msg string) error) erro
 		switch {
 		case !word(w.Name) || strings.Contains(p, "=") && !word(w.Version) || strings.Contains(p, "/") &&
 			w.Version == "" && !suite(w.Suite):
-			return at(where, fmt.Sprintf("%q is no name of a package; want NAME, NAME=VERSION or NAME/SUITE", p))
+			at(where, fmt.Sprintf("%q is no name of a package; want NAME, NAME=VERSION or NAME/SUITE", p))
 		case seen[w.Name]:
-			return at(where, fmt.Sprintf("package %q stands twice", w.Name))
+			at(where, fmt.Sprintf("package %q stands twice", w.Name))
 		}
 		seen[w.Name] = true
 	}
 	for i, f := range d.Debs {
 		if f == "" || slices.Contains(d.Debs[:i], f) {
-			return at(fmt.Sprintf("%s.debs[%d]", field, i), fmt.Sprintf("file %q is empty, or stands twice", f))
+			at(fmt.Sprintf("%s.debs[%d]", field, i), fmt.Sprintf("file %q is empty, or stands twice", f))
 		}
 	}
 	names := map[string]bool{}
 	for i := range d.Archives {
 		where := fmt.Sprintf("%s.archives[%d]", field, i)
 		a := &d.Archives[i]
-		if err := a.check(where, at); err != nil {
-			return err
-		}
+		a.check(where, at)
 		if names[a.Name] {
-			return at(where+".name", fmt.Sprintf("archive %q stands twice", a.Name))
+			at(where+".name", fmt.Sprintf("archive %q stands twice", a.Name))
 		}
 		names[a.Name] = true
 	}
-	if err := checkPatterns(field+".paths.exclude", d.Paths.Exclude, at); err != nil {
-		return err
-	}
-	return checkPatterns(field+".paths.include", d.Paths.Include, at)
+	checkPatterns(field+".paths.exclude", d.Paths.Exclude, at)
+	checkPatterns(field+".paths.include", d.Paths.Include, at)
 }
 
-func checkWords(field, what string, words []string, at func(field, msg string) error) error {
+func checkWords(field, what string, words []string, at note) {
 	for i, w := range words {
 		if !word(w) || strings.ContainsRune(w, '/') {
-			return at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("%q is no name of a %s", w, what))
+			at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("%q is no name of a %s", w, what))
 		}
 		if slices.Contains(words[:i], w) {
-			return at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("%s %q stands twice", what, w))
+			at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("%s %q stands twice", what, w))
 		}
 	}
-	return nil
 }
 
 // maxPriority is the highest priority of an archive: apt_preferences(5) does not say one, and uses numbers up to 1000.
 const maxPriority = 100_000
 
-func (a *Archive) check(field string, at func(field, msg string) error) error {
+func (a *Archive) check(field string, at note) {
 	switch {
 	case !word(a.Name) || strings.ContainsRune(a.Name, '/'):
-		return at(field, fmt.Sprintf("name %q: want one word, by which the lock names the archive", a.Name))
+		at(field, fmt.Sprintf("name %q: want one word, by which the lock names the archive", a.Name))
 	case a.Priority < 0 || a.Priority > maxPriority:
-		return at(field+".priority", fmt.Sprintf("priority %d: want 1 to %d", a.Priority, maxPriority))
+		at(field+".priority", fmt.Sprintf("priority %d: want 1 to %d", a.Priority, maxPriority))
 	case a.Sources != "":
 		if a.Address != "" || a.Suite != "" || a.Components != nil || a.Keyring != "" {
-			return at(field, "sources says address, suite, components and keys; want them in one place")
+			at(field, "sources says address, suite, components and keys; want them in one place")
 		}
-		return nil
+		return
 	case !IsURL(a.Address):
-		return at(field, fmt.Sprintf("address %q: want http:// or https:// and what stands above dists and pool",
+		at(field, fmt.Sprintf("address %q: want http:// or https:// and what stands above dists and pool",
 			a.Address))
 	case !suite(a.Suite):
-		return at(field, fmt.Sprintf("suite %q: want the name of a suite, or ./ for a folder that has a list itself",
+		at(field, fmt.Sprintf("suite %q: want the name of a suite, or ./ for a folder that has a list itself",
 			a.Suite))
 	case a.Keyring == "":
-		return at(field, "no keyring: packages of an archive count only with its signature; single files go into debs")
+		at(field, "no keyring: packages of an archive count only with its signature; single files go into debs")
 	}
 	if a.Components == nil {
 		a.Components = []string{"main"}
 	}
-	return checkWords(field+".components", "component", a.Components, at)
+	checkWords(field+".components", "component", a.Components, at)
 }

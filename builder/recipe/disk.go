@@ -118,22 +118,21 @@ func (i *Image) FreeBytes() int64 {
 // maxLabel is what both file systems can hold of a label, in bytes.
 const maxLabel = 16
 
-func (r *Recipe) checkDisk(v Vocabulary, at func(field, msg string) error) error {
+func (r *Recipe) checkDisk(v Vocabulary, at note) {
 	if r.Rootfs == nil && r.Image == nil {
-		return nil
+		return
 	}
 	if r.Rootfs == nil {
-		return at("image", "an image without a rootfs to put into it")
+		at("image", "an image without a rootfs to put into it")
+		return
 	}
 	if len(r.Initrd.Files) > 0 || len(r.Initrd.URoot) > 0 || r.Initrd.Agent != AgentBuiltin {
-		return at("initrd", "a guest with a rootfs boots from its disk and has no initrd; files go into rootfs.layers")
+		at("initrd", "a guest with a rootfs boots from its disk and has no initrd; files go into rootfs.layers")
 	}
 	if r.Image == nil {
 		r.Image = &Image{}
 	}
-	if err := r.checkRootfs(v, at); err != nil {
-		return err
-	}
+	r.checkRootfs(v, at)
 	i := r.Image
 	for _, c := range []struct {
 		field string
@@ -148,31 +147,31 @@ func (r *Recipe) checkDisk(v Vocabulary, at func(field, msg string) error) error
 			*c.value = c.words[0]
 		}
 		if !slices.Contains(c.words, *c.value) {
-			return at(c.field, fmt.Sprintf("unknown %s %q", path.Ext(c.field)[1:], *c.value)+didYouMean(*c.value,
+			at(c.field, fmt.Sprintf("unknown %s %q", path.Ext(c.field)[1:], *c.value)+didYouMean(*c.value,
 				c.words))
 		}
 	}
-	if i.FileSystem != manifest.EROFS && i.Compression != "none" {
-		return at("image.compression", i.FileSystem+" is not compressed; erofs can be")
+	known := slices.Contains(manifest.FileSystems(), i.FileSystem)
+	if known && i.FileSystem != manifest.EROFS && i.Compression != "none" {
+		at("image.compression", i.FileSystem+" is not compressed; erofs can be")
 	}
-	if i.FileSystem != manifest.Ext4 && (i.FreeSpace != "" || i.Journal) {
-		return at("image", "only ext4 has free space and a journal; erofs is read-only")
+	if known && i.FileSystem != manifest.Ext4 && (i.FreeSpace != "" || i.Journal) {
+		at("image", "only ext4 has free space and a journal; erofs is read-only")
 	}
 	if i.FreeSpace != "" {
 		if _, err := parseMemory(i.FreeSpace); err != nil {
-			return at("image.free_space", "free space"+strings.TrimPrefix(err.Error(), "memory"))
+			at("image.free_space", "free space"+strings.TrimPrefix(err.Error(), "memory"))
 		}
 	}
 	if i.Label == "" {
 		i.Label = r.Name[:min(len(r.Name), maxLabel)]
 	}
 	if len(i.Label) > maxLabel || strings.ContainsRune(i.Label, 0) {
-		return at("image.label", fmt.Sprintf("label %q: want at most %d bytes", i.Label, maxLabel))
+		at("image.label", fmt.Sprintf("label %q: want at most %d bytes", i.Label, maxLabel))
 	}
-	return nil
 }
 
-func (r *Recipe) checkRootfs(v Vocabulary, at func(field, msg string) error) error {
+func (r *Recipe) checkRootfs(v Vocabulary, at note) {
 	fs := r.Rootfs
 	if fs.Agent == "" {
 		fs.Agent = AgentBuiltin
@@ -181,46 +180,37 @@ func (r *Recipe) checkRootfs(v Vocabulary, at func(field, msg string) error) err
 		fs.Init = manifest.Inits()[0]
 	}
 	if !slices.Contains(manifest.Inits(), fs.Init) {
-		return at("rootfs.init", fmt.Sprintf("unknown init %q", fs.Init)+didYouMean(fs.Init, manifest.Inits()))
+		at("rootfs.init", fmt.Sprintf("unknown init %q", fs.Init)+didYouMean(fs.Init, manifest.Inits()))
 	}
 	for _, l := range []struct {
 		field    string
 		patterns []string
 	}{{"rootfs.remove", fs.Remove}, {"rootfs.keep", fs.Keep}} {
-		if err := checkPatterns(l.field, l.patterns, at); err != nil {
-			return err
-		}
+		checkPatterns(l.field, l.patterns, at)
 	}
-	if err := localPath("rootfs.agent", fs.Agent, at); err != nil {
-		return err
-	}
+	localPath("rootfs.agent", fs.Agent, at)
 	first := slices.IndexFunc(fs.Layers, func(l Layer) bool { return l.URoot != nil })
 	for i := range fs.Layers {
 		if fs.Layers[i].URoot != nil && i != first {
-			return at(fmt.Sprintf("rootfs.layers[%d].uroot", i),
+			at(fmt.Sprintf("rootfs.layers[%d].uroot", i),
 				"the commands of u-root are one program, so one layer "+
 					"has them all; the first is at "+r.Place(fmt.Sprintf("rootfs.layers[%d].uroot", first)))
 		}
-		if err := r.checkLayer(&fs.Layers[i], fmt.Sprintf("rootfs.layers[%d]", i), v, at); err != nil {
-			return err
-		}
+		r.checkLayer(&fs.Layers[i], fmt.Sprintf("rootfs.layers[%d]", i), v, at)
 	}
-	return r.checkAccountsTwice(at)
+	r.checkAccountsTwice(at)
 }
 
-func checkPatterns(field string, patterns []string, at func(field, msg string) error) error {
+func checkPatterns(field string, patterns []string, at note) {
 	for i, p := range patterns {
 		if !strings.HasPrefix(p, "/") || strings.ContainsRune(p, 0) {
-			if err := at(fmt.Sprintf("%s[%d]", field, i),
-				fmt.Sprintf("pattern %q: want one that begins with /, such as /usr/share/doc/**", p)); err != nil {
-				return err
-			}
+			at(fmt.Sprintf("%s[%d]", field, i),
+				fmt.Sprintf("pattern %q: want one that begins with /, such as /usr/share/doc/**", p))
 		}
 	}
-	return nil
 }
 
-func (r *Recipe) checkLayer(l *Layer, field string, v Vocabulary, at func(field, msg string) error) error {
+func (r *Recipe) checkLayer(l *Layer, field string, v Vocabulary, at note) {
 	n := 0
 	for _, set := range []bool{l.Debian != nil, l.OCI != nil, l.Tar != "", l.Folder != "", l.Files != nil,
 		l.Accounts != nil, l.URoot != nil, l.Modules, l.Permissions != nil} {
@@ -229,41 +219,30 @@ func (r *Recipe) checkLayer(l *Layer, field string, v Vocabulary, at func(field,
 		}
 	}
 	if n != 1 {
-		return at(field, fmt.Sprintf(
+		at(field, fmt.Sprintf(
 			"want exactly one of debian, oci, tar, folder, files, accounts, uroot, modules and permissions, got %d", n))
+		return
 	}
 	if l.Modules && !r.Kernel.Modules {
-		return at(field, "the kernel is built without modules; set kernel.modules")
+		at(field, "the kernel is built without modules; set kernel.modules")
 	}
 	if l.URoot != nil && len(l.URoot) == 0 {
-		return at(field+".uroot", "want at least one command, such as gosh")
+		at(field+".uroot", "want at least one command, such as gosh")
 	}
-	if err := v.checkURoot(l.URoot, field+".uroot", at); err != nil {
-		return err
-	}
-	if err := l.Debian.check(field+".debian", at); err != nil {
-		return err
-	}
-	if err := checkOCI(l.OCI, field+".oci", at); err != nil {
-		return err
-	}
+	v.checkURoot(l.URoot, field+".uroot", at)
+	l.Debian.check(field+".debian", at)
+	checkOCI(l.OCI, field+".oci", at)
 	for _, p := range []struct{ key, path string }{{"tar", l.Tar}, {"folder", l.Folder}} {
-		if err := localPath(field+"."+p.key, p.path, at); err != nil {
-			return err
-		}
+		localPath(field+"."+p.key, p.path, at)
 	}
-	if err := r.checkFiles(l.Files, field+".files", at); err != nil {
-		return err
-	}
-	if err := checkPermissions(l.Permissions, field+".permissions", at); err != nil {
-		return err
-	}
-	return checkAccounts(l.Accounts, field+".accounts", at)
+	r.checkFiles(l.Files, field+".files", at)
+	checkPermissions(l.Permissions, field+".permissions", at)
+	checkAccounts(l.Accounts, field+".accounts", at)
 }
 
-func checkOCI(o *OCILayer, field string, at func(field, msg string) error) error {
+func checkOCI(o *OCILayer, field string, at note) {
 	if o == nil {
-		return nil
+		return
 	}
 	n := 0
 	for _, s := range []string{o.Image, o.Layout, o.Archive} {
@@ -273,58 +252,49 @@ func checkOCI(o *OCILayer, field string, at func(field, msg string) error) error
 	}
 	switch why := guestPath(o.At); {
 	case n != 1:
-		return at(field, fmt.Sprintf("want exactly one of image, layout and archive, got %d", n))
+		at(field, fmt.Sprintf("want exactly one of image, layout and archive, got %d", n))
 	case o.Image != "" && (o.Name != "" || o.Digest != ""):
-		return at(field, "name and digest choose an image of a layout or an archive; a reference to a registry says "+
+		at(field, "name and digest choose an image of a layout or an archive; a reference to a registry says "+
 			"both itself, as NAME:TAG or NAME@sha256:HEX")
 	case o.Digest != "" && (len(o.Digest) != 71 || strings.Trim(strings.TrimPrefix(o.Digest, "sha256:"),
 		"0123456789abcdef") != ""):
-		return at(field+".digest", fmt.Sprintf("digest %q: want sha256: and 64 lower-case hexadecimal digits",
+		at(field+".digest", fmt.Sprintf("digest %q: want sha256: and 64 lower-case hexadecimal digits",
 			o.Digest))
 	case o.At != "" && o.At != "/" && why != "":
-		return at(field+".at", fmt.Sprintf("path %q: %s", o.At, why))
+		at(field+".at", fmt.Sprintf("path %q: %s", o.At, why))
 	case IsURL(o.Layout):
-		return at(field+".layout", "a layout is a folder beside the recipe, no address")
+		at(field+".layout", "a layout is a folder beside the recipe, no address")
 	}
 	for _, p := range []struct{ key, path string }{{"layout", o.Layout}, {"archive", o.Archive}} {
-		if err := localPath(field+"."+p.key, p.path, at); err != nil {
-			return err
-		}
+		localPath(field+"."+p.key, p.path, at)
 	}
-	return nil
 }
 
-func checkPermissions(list []Permission, field string, at func(field, msg string) error) error {
+func checkPermissions(list []Permission, field string, at note) {
 	for i, p := range list {
 		field := fmt.Sprintf("%s[%d]", field, i)
 		why := guestPath(p.Path)
 		_, err := p.Mode.bits()
 		switch {
 		case why != "" && p.Path != "/":
-			err = at(field, fmt.Sprintf("path %q: %s", p.Path, why))
+			at(field, fmt.Sprintf("path %q: %s", p.Path, why))
 		case p.Mode == "" && p.UID == nil && p.GID == nil:
-			err = at(field, fmt.Sprintf("%s: want mode, uid, gid or several of them", p.Path))
+			at(field, fmt.Sprintf("%s: want mode, uid, gid or several of them", p.Path))
 		case p.Mode != "" && err != nil:
-			err = at(field+".mode", err.Error())
-		default:
-			err = nil
-		}
-		if err != nil {
-			return err
+			at(field+".mode", err.Error())
 		}
 	}
-	return nil
 }
 
 // checkAccountsTwice finds names and numbers that two accounts of the recipe share, whichever layers they stand in.
-func (r *Recipe) checkAccountsTwice(at func(field, msg string) error) error {
+func (r *Recipe) checkAccountsTwice(at note) {
 	seen := map[string]string{} // what is taken, to the field that took it
-	take := func(field, what string) error {
+	take := func(field, what string) {
 		if first, taken := seen[what]; taken {
-			return at(field, fmt.Sprintf("%s stands twice; the first is at %s", what, r.Place(first)))
+			at(field, fmt.Sprintf("%s stands twice; the first is at %s", what, r.Place(first)))
+			return
 		}
 		seen[what] = field
-		return nil
 	}
 	for i, l := range r.Rootfs.Layers {
 		if l.Accounts == nil {
@@ -332,36 +302,27 @@ func (r *Recipe) checkAccountsTwice(at func(field, msg string) error) error {
 		}
 		for j, u := range l.Accounts.Users {
 			field := fmt.Sprintf("rootfs.layers[%d].accounts.users[%d]", i, j)
-			if err := take(field, "user "+u.Name); err != nil {
-				return err
-			}
+			take(field, "user "+u.Name)
 			if u.UID != nil {
-				if err := take(field, fmt.Sprintf("uid %d", *u.UID)); err != nil {
-					return err
-				}
+				take(field, fmt.Sprintf("uid %d", *u.UID))
 			}
 		}
 		for j, g := range l.Accounts.Groups {
 			field := fmt.Sprintf("rootfs.layers[%d].accounts.groups[%d]", i, j)
-			if err := take(field, "group "+g.Name); err != nil {
-				return err
-			}
+			take(field, "group "+g.Name)
 			if g.GID != nil {
-				if err := take(field, fmt.Sprintf("gid %d", *g.GID)); err != nil {
-					return err
-				}
+				take(field, fmt.Sprintf("gid %d", *g.GID))
 			}
 		}
 	}
-	return nil
 }
 
-func checkAccounts(a *Accounts, field string, at func(field, msg string) error) error {
+func checkAccounts(a *Accounts, field string, at note) {
 	if a == nil {
-		return nil
+		return
 	}
 	if len(a.Users)+len(a.Groups) == 0 {
-		return at(field, "neither users nor groups")
+		at(field, "neither users nor groups")
 	}
 	name := func(s string) bool {
 		return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_-") == "" &&
@@ -395,17 +356,12 @@ func checkAccounts(a *Accounts, field string, at func(field, msg string) error) 
 		default:
 			continue
 		}
-		if err := at(fmt.Sprintf("%s.users[%d]", field, i), fmt.Sprintf("user %q: %s", u.Name, why)); err != nil {
-			return err
-		}
+		at(fmt.Sprintf("%s.users[%d]", field, i), fmt.Sprintf("user %q: %s", u.Name, why))
 	}
 	for i, g := range a.Groups {
 		if !name(g.Name) || slices.ContainsFunc(g.Members, func(m string) bool { return !name(m) }) {
-			if err := at(fmt.Sprintf("%s.groups[%d]", field, i), fmt.Sprintf("group %q: want lower-case names",
-				g.Name)); err != nil {
-				return err
-			}
+			at(fmt.Sprintf("%s.groups[%d]", field, i), fmt.Sprintf("group %q: want lower-case names",
+				g.Name))
 		}
 	}
-	return nil
 }

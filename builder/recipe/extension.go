@@ -25,25 +25,26 @@ var noExtensionKeys = []struct{ field, why string }{
 
 // checkExtension fills defaults and finds what is wrong with an extension's recipe; has says whether a field stands in
 // the text.
-func (r *Recipe) checkExtension(v Vocabulary, has func(field string) bool, at func(field, msg string) error) error {
+func (r *Recipe) checkExtension(v Vocabulary, has func(field string) bool, at note) {
 	for _, k := range noExtensionKeys {
 		if has(k.field) {
-			return at(k.field, k.why)
+			at(k.field, k.why)
 		}
 	}
 	if err := extension.CheckName(r.Name); err != nil {
-		return at("name", err.Error())
+		at("name", err.Error())
 	}
 	if r.Rootfs == nil || len(r.Rootfs.Layers) == 0 {
-		return at("rootfs", "an extension without rootfs.layers holds nothing")
+		at("rootfs", "an extension without rootfs.layers holds nothing")
+		return
 	}
 	if i := slices.IndexFunc(r.Rootfs.Layers, func(l Layer) bool { return l.Modules }); i >= 0 {
-		return at(fmt.Sprintf("rootfs.layers[%d]", i), "an extension has no kernel whose modules it could hold")
+		at(fmt.Sprintf("rootfs.layers[%d]", i), "an extension has no kernel whose modules it could hold")
 	}
 	r.Initrd.Agent = AgentBuiltin // that is: no file beside the recipe
 	if r.Image == nil {
 		r.Image = &Image{}
 	}
 	r.Image.Layout = manifest.LayoutMBR
-	return r.checkDisk(v, at)
+	r.checkDisk(v, at)
 }

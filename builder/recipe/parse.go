@@ -63,11 +63,7 @@ func Parse(name string, data []byte, v Vocabulary) (*Recipe, error) {
 		return nil, p.yamlError(err)
 	}
 	r.at = p
-	// A mistake is noted, and the check goes on: at returns nothing to give up for.
-	err = r.check(v, r.has, func(field, msg string) error { p.mistake(p.find(field), msg); return nil })
-	if err != nil {
-		return nil, err
-	}
+	r.check(v, r.has, func(field, msg string) { p.mistake(p.find(field), msg) })
 	if len(p.mistakes) > 0 {
 		return nil, p.all()
 	}

@@ -204,14 +204,17 @@ func parseMemory(s string) (int, error) {
 	return v * unit, nil
 }
 
-// check fills defaults and finds what is wrong. has says whether a field stands in the text; at turns its path into an
-// error at its line.
-func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field, msg string) error) error {
+// note notes that a field, by its path, is wrong, and why. Checks go on behind a mistake, so that all are told at once.
+type note func(field, msg string)
+
+// check fills defaults and notes what is wrong. has says whether a field stands in the text.
+func (r *Recipe) check(v Vocabulary, has func(field string) bool, at note) {
 	if r.Version != Version {
-		return at("version", fmt.Sprintf("version is %d, this katabuild reads version %d", r.Version, Version))
+		at("version", fmt.Sprintf("version is %d, this katabuild reads version %d", r.Version, Version))
+		return // whose rules are other ones
 	}
 	if !validName(r.Name) {
-		return at("name", fmt.Sprintf("name %q: want lower-case letters, digits and dashes, at most 63", r.Name))
+		at("name", fmt.Sprintf("name %q: want lower-case letters, digits and dashes, at most 63", r.Name))
 	}
 	if r.Arch == "" {
 		r.Arch = arch.Buildable()[0].Name
@@ -220,50 +223,43 @@ func (r *Recipe) check(v Vocabulary, has func(field string) bool, at func(field,
 		if _, known := arch.Parse(r.Arch); known != nil {
 			err = fmt.Errorf("unknown architecture %q%s", r.Arch, didYouMean(r.Arch, arch.Names(arch.Buildable())))
 		}
-		return at("arch", err.Error())
+		at("arch", err.Error())
 	}
 	if r.Extension {
-		return r.checkExtension(v, has, at)
+		r.checkExtension(v, has, at)
+		return
 	}
-	if err := r.checkKernel(v, has, at); err != nil {
-		return err
-	}
-	if err := r.checkInitrd(v, at); err != nil {
-		return err
-	}
-	if err := r.checkDisk(v, at); err != nil {
-		return err
-	}
-	return r.checkBoot(at)
+	r.checkKernel(v, has, at)
+	r.checkInitrd(v, at)
+	r.checkDisk(v, at)
+	r.checkBoot(at)
 }
 
-func (r *Recipe) checkKernel(v Vocabulary, has func(field string) bool, at func(field, msg string) error) error {
+func (r *Recipe) checkKernel(v Vocabulary, has func(field string) bool, at note) {
 	s := &r.Kernel.Source
 	n := 0
 	if s.Debian != nil {
 		n++
-		if err := suitesOf(&s.Debian.Suite, &s.Debian.Suites, "kernel.source.debian", at); err != nil {
-			return err
-		}
+		suitesOf(&s.Debian.Suite, &s.Debian.Suites, "kernel.source.debian", at)
 		if !word(s.Debian.Package) {
-			return at("kernel.source.debian", "no package name, such as package: linux-source-6.12")
+			at("kernel.source.debian", "no package name, such as package: linux-source-6.12")
 		}
 	}
 	if t := s.Tarball; t != nil {
 		n++
 		if t.From == "" {
-			return at("kernel.source.tarball", "no from: a file beside the recipe or an address")
+			at("kernel.source.tarball", "no from: a file beside the recipe or an address")
 		}
 		if IsURL(t.From) && t.SHA256 == "" && t.Signature == "" {
-			return at("kernel.source.tarball", "an address needs sha256, signature or both, or anybody on the way "+
+			at("kernel.source.tarball", "an address needs sha256, signature or both, or anybody on the way "+
 				"could change the source")
 		}
 		if t.SHA256 != "" && (len(t.SHA256) != 64 || strings.Trim(t.SHA256, "0123456789abcdef") != "") {
-			return at("kernel.source.tarball.sha256", fmt.Sprintf("sha256 %q: want 64 lower-case hexadecimal digits",
+			at("kernel.source.tarball.sha256", fmt.Sprintf("sha256 %q: want 64 lower-case hexadecimal digits",
 				t.SHA256))
 		}
 		if (t.Signature == "") != (t.Keyring == "") {
-			return at("kernel.source.tarball", "signature and keyring go together: a signature proves nothing "+
+			at("kernel.source.tarball", "signature and keyring go together: a signature proves nothing "+
 				"without the keys that may sign")
 		}
 	}
@@ -271,37 +267,37 @@ func (r *Recipe) checkKernel(v Vocabulary, has func(field string) bool, at func(
 		n++
 	}
 	if n != 1 {
-		return at("kernel.source", fmt.Sprintf("want exactly one of debian, tarball and tree, got %d", n))
+		at("kernel.source", fmt.Sprintf("want exactly one of debian, tarball and tree, got %d", n))
 	}
 	if len(r.Kernel.Features) == 0 && !has("kernel.features") {
-		return at("kernel", "no features: a kernel without any cannot boot (try features: [tiny]; features: [] "+
+		at("kernel", "no features: a kernel without any cannot boot (try features: [tiny]; features: [] "+
 			"leaves all to the fragments)")
 	}
 	seen := map[string]bool{}
 	for i, f := range r.Kernel.Features {
 		field := fmt.Sprintf("kernel.features[%d]", i)
 		if !slices.Contains(v.Features, f) {
-			return at(field, fmt.Sprintf("unknown kernel feature %q", f)+didYouMean(f, v.Features))
+			at(field, fmt.Sprintf("unknown kernel feature %q", f)+didYouMean(f, v.Features))
 		}
 		if seen[f] {
-			return at(field, fmt.Sprintf("feature %q stands twice", f))
+			at(field, fmt.Sprintf("feature %q stands twice", f))
 		}
 		seen[f] = true
 	}
 	for i, p := range r.Kernel.Fragments {
 		if p == "" {
-			return at(fmt.Sprintf("kernel.fragments[%d]", i), "an empty file name")
+			at(fmt.Sprintf("kernel.fragments[%d]", i), "an empty file name")
 		}
 	}
 	for i, p := range r.Kernel.Patches {
 		if p == "" {
-			return at(fmt.Sprintf("kernel.patches[%d]", i), "an empty file name")
+			at(fmt.Sprintf("kernel.patches[%d]", i), "an empty file name")
 		}
 	}
-	return r.checkOverrides(at)
+	r.checkOverrides(at)
 }
 
-func (r *Recipe) checkOverrides(at func(field, msg string) error) error {
+func (r *Recipe) checkOverrides(at note) {
 	first := map[string]int{}
 	for i, o := range r.Kernel.Override {
 		field, wrong := fmt.Sprintf("kernel.override[%d]", i), ""
@@ -323,15 +319,12 @@ func (r *Recipe) checkOverrides(at func(field, msg string) error) error {
 				"its features"
 		}
 		if wrong != "" {
-			if err := at(field, wrong); err != nil {
-				return err
-			}
+			at(field, wrong)
 		}
 	}
-	return nil
 }
 
-func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) error {
+func (r *Recipe) checkInitrd(v Vocabulary, at note) {
 	in := &r.Initrd
 	if in.Agent == "" {
 		in.Agent = AgentBuiltin
@@ -340,15 +333,11 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 		in.Compression = manifest.InitrdCompressions()[0]
 	}
 	if !slices.Contains(manifest.InitrdCompressions(), in.Compression) {
-		return at("initrd.compression", fmt.Sprintf("unknown compression %q", in.Compression)+didYouMean(
+		at("initrd.compression", fmt.Sprintf("unknown compression %q", in.Compression)+didYouMean(
 			in.Compression, manifest.InitrdCompressions()))
 	}
-	if err := localPath("initrd.agent", in.Agent, at); err != nil {
-		return err
-	}
-	if err := r.checkFiles(in.Files, "initrd.files", at); err != nil {
-		return err
-	}
+	localPath("initrd.agent", in.Agent, at)
+	r.checkFiles(in.Files, "initrd.files", at)
 	links := map[string]bool{}
 	for _, f := range in.Files {
 		links[f.Path] = f.Link != ""
@@ -356,55 +345,40 @@ func (r *Recipe) checkInitrd(v Vocabulary, at func(field, msg string) error) err
 	for i, f := range in.Files {
 		field := fmt.Sprintf("initrd.files[%d]", i)
 		if f.Path == "/init" {
-			if err := at(field, "/init is the agent; set initrd.agent to use another one"); err != nil {
-				return err
-			}
+			at(field, "/init is the agent; set initrd.agent to use another one")
 		}
 		for _, above := range above(f.Path) {
 			switch {
 			case links[above]:
-				if err := at(field, fmt.Sprintf(
+				at(field, fmt.Sprintf(
 					"%s lies below the link %s, which an initrd cannot follow: give the path that the link leads to",
-					f.Path, above)); err != nil {
-					return err
-				}
+					f.Path, above))
 			case above == "/init" || above == "/dev/console" || above == "/dev/null":
-				if err := at(field, fmt.Sprintf("%s lies below %s, which is no folder of an initrd", f.Path,
-					above)); err != nil {
-					return err
-				}
+				at(field, fmt.Sprintf("%s lies below %s, which is no folder of an initrd", f.Path,
+					above))
 			}
 		}
 	}
-	return v.checkURoot(in.URoot, "initrd.uroot", at)
+	v.checkURoot(in.URoot, "initrd.uroot", at)
 }
 
 // checkURoot finds commands that u-root does not have here.
-func (v Vocabulary) checkURoot(names []string, field string, at func(field, msg string) error) error {
+func (v Vocabulary) checkURoot(names []string, field string, at note) {
 	for i, c := range names {
 		if v.URoot != nil && !slices.Contains(v.URoot, c) {
-			err := at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c,
-				v.URoot))
-			if err != nil {
-				return err
-			}
+			at(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("unknown u-root command %q", c)+didYouMean(c, v.URoot))
 		}
 	}
-	return nil
 }
 
 // checkFiles fills defaults and finds what is wrong with a list of files.
-func (r *Recipe) checkFiles(files []File, list string, at func(field, msg string) error) error {
+func (r *Recipe) checkFiles(files []File, list string, at note) {
 	seen := map[string]int{}
 	for i := range files {
-		if err := r.checkFile(&files[i], fmt.Sprintf("%s[%d]", list, i), at); err != nil {
-			return err
-		}
+		r.checkFile(&files[i], fmt.Sprintf("%s[%d]", list, i), at)
 		if j, twice := seen[files[i].Path]; twice {
-			if err := at(fmt.Sprintf("%s[%d]", list, i), fmt.Sprintf("path %q stands twice; the first is at %s",
-				files[i].Path, r.Place(fmt.Sprintf("%s[%d]", list, j)))); err != nil {
-				return err
-			}
+			at(fmt.Sprintf("%s[%d]", list, i), fmt.Sprintf("path %q stands twice; the first is at %s",
+				files[i].Path, r.Place(fmt.Sprintf("%s[%d]", list, j))))
 			continue
 		}
 		seen[files[i].Path] = i
@@ -413,20 +387,18 @@ func (r *Recipe) checkFiles(files []File, list string, at func(field, msg string
 		for _, above := range above(f.Path) {
 			if j, ok := seen[above]; ok && !files[j].Folder && files[j].Link == "" {
 				field := fmt.Sprintf("%s[%d]", list, i)
-				if err := at(field, fmt.Sprintf("%s lies below %s, which is a file (%s)", f.Path, above,
-					r.Place(fmt.Sprintf("%s[%d]", list, j)))); err != nil {
-					return err
-				}
+				at(field, fmt.Sprintf("%s lies below %s, which is a file (%s)", f.Path, above,
+					r.Place(fmt.Sprintf("%s[%d]", list, j))))
 				break
 			}
 		}
 	}
-	return nil
 }
 
-func (r *Recipe) checkFile(f *File, field string, at func(field, msg string) error) error {
+func (r *Recipe) checkFile(f *File, field string, at note) {
 	if why := guestPath(f.Path); why != "" {
-		return at(field, fmt.Sprintf("path %q: %s", f.Path, why))
+		at(field, fmt.Sprintf("path %q: %s", f.Path, why))
+		return
 	}
 	kinds := 0
 	for _, set := range []bool{f.From != "", f.Text != nil, f.Link != "", f.Folder} {
@@ -435,16 +407,15 @@ func (r *Recipe) checkFile(f *File, field string, at func(field, msg string) err
 		}
 	}
 	if kinds != 1 {
-		return at(field, fmt.Sprintf("%s: want exactly one of from, text, link and folder, got %d", f.Path, kinds))
+		at(field, fmt.Sprintf("%s: want exactly one of from, text, link and folder, got %d", f.Path, kinds))
+		return
 	}
-	if err := localPath(field+".from", f.From, at); err != nil {
-		return err
-	}
+	localPath(field+".from", f.From, at)
 	if len(f.Link) > maxTarget || strings.ContainsRune(f.Link, 0) {
-		return at(field+".link", fmt.Sprintf("a link to %d bytes: want 1 to %d, without NUL", len(f.Link), maxTarget))
+		at(field+".link", fmt.Sprintf("a link to %d bytes: want 1 to %d, without NUL", len(f.Link), maxTarget))
 	}
 	if f.Link != "" && f.Mode != "" {
-		return at(field+".mode", "a link has no mode; what it leads to has")
+		at(field+".mode", "a link has no mode; what it leads to has")
 	}
 	if f.Mode == "" {
 		f.Mode = "0644"
@@ -453,9 +424,8 @@ func (r *Recipe) checkFile(f *File, field string, at func(field, msg string) err
 		}
 	}
 	if _, err := f.Mode.bits(); err != nil {
-		return at(field+".mode", err.Error())
+		at(field+".mode", err.Error())
 	}
-	return nil
 }
 
 // Limits of Linux, in bytes. <linux/limits.h>: NAME_MAX, and PATH_MAX without its NUL.
@@ -492,20 +462,19 @@ func above(p string) (out []string) {
 }
 
 // localPath refuses the path of an input that cannot be one beside the recipe: addresses are no paths.
-func localPath(field, p string, at func(field, msg string) error) error {
+func localPath(field, p string, at note) {
 	switch {
 	case IsURL(p) || OwnAgent(p) || p == "":
-		return nil
+		return
 	case strings.Contains(p, "://"):
-		return at(field, fmt.Sprintf(
+		at(field, fmt.Sprintf(
 			"%s: want a path relative to the recipe, or an address that begins with http:// or https://", p))
 	case path.IsAbs(p):
-		return at(field, fmt.Sprintf(
+		at(field, fmt.Sprintf(
 			"%s is an absolute path: want one relative to the recipe, so that a checkout elsewhere builds the same", p))
 	case strings.ContainsRune(p, 0):
-		return at(field, fmt.Sprintf("path %q has a NUL", p))
+		at(field, fmt.Sprintf("path %q has a NUL", p))
 	}
-	return nil
 }
 
 // withNVDIMM names the machines whose guests can have one.
@@ -519,11 +488,11 @@ func withNVDIMM(a arch.Arch) string {
 	return strings.Join(names, " or ")
 }
 
-func (r *Recipe) checkBoot(at func(field, msg string) error) error {
+func (r *Recipe) checkBoot(at note) {
 	b := &r.Boot
 	a, err := arch.ParseBuildable(r.Arch)
 	if err != nil {
-		return at("arch", err.Error())
+		return // check has noted it
 	}
 	machines := a.MachineNames()
 	if b.Machine == "" {
@@ -531,35 +500,35 @@ func (r *Recipe) checkBoot(at func(field, msg string) error) error {
 	}
 	machine, known := a.FindMachine(b.Machine)
 	if !known {
-		return at("boot.machine", fmt.Sprintf("unknown machine %q", b.Machine)+didYouMean(b.Machine, machines))
+		at("boot.machine", fmt.Sprintf("unknown machine %q", b.Machine)+didYouMean(b.Machine, machines))
 	}
 	if b.CPUs == 0 {
 		b.CPUs = 1
 	}
 	if b.CPUs < 1 || b.CPUs > 240 {
-		return at("boot.cpus", fmt.Sprintf("cpus is %d, want 1 to 240", b.CPUs))
+		at("boot.cpus", fmt.Sprintf("cpus is %d, want 1 to 240", b.CPUs))
 	}
 	if b.Memory == "" {
 		b.Memory = "256MiB"
 	}
 	mib, err := parseMemory(b.Memory)
 	if err != nil {
-		return at("boot.memory", err.Error())
+		at("boot.memory", err.Error())
 	}
-	if mib < 64 {
-		return at("boot.memory", fmt.Sprintf("memory %s is too little to boot in, want at least 64MiB", b.Memory))
+	if err == nil && mib < 64 {
+		at("boot.memory", fmt.Sprintf("memory %s is too little to boot in, want at least 64MiB", b.Memory))
 	}
 	switch {
 	case r.Image == nil && b.Disk != "":
-		return at("boot.disk", "a guest without a rootfs has no disk")
+		at("boot.disk", "a guest without a rootfs has no disk")
 	case r.Image != nil && b.Disk == "":
 		b.Disk = manifest.Disks()[0]
 	case r.Image != nil && !slices.Contains(manifest.Disks(), b.Disk):
-		return at("boot.disk", fmt.Sprintf("unknown disk %q", b.Disk)+didYouMean(b.Disk, manifest.Disks()))
-	case b.Disk == manifest.NVDIMM && !machine.NVDIMM:
-		return at("boot.disk", "only the machine "+withNVDIMM(a)+" has NVDIMMs")
+		at("boot.disk", fmt.Sprintf("unknown disk %q", b.Disk)+didYouMean(b.Disk, manifest.Disks()))
+	case b.Disk == manifest.NVDIMM && known && !machine.NVDIMM:
+		at("boot.disk", "only the machine "+withNVDIMM(a)+" has NVDIMMs")
 	}
-	return checkCommandLine(b.CommandLine, at)
+	checkCommandLine(b.CommandLine, at)
 }
 
 // IsURL tells an address from a file name.
