@@ -52,6 +52,7 @@ type Link struct {
 
 	dial   func(ctx context.Context, port uint32) (net.Conn, error)
 	reason func(error) error
+	every  time.Duration // between looks whether the agent answers: healthEvery
 	pulse  *pulse
 	client *ttrpc.Client
 	health katapb.HealthService
@@ -61,7 +62,7 @@ type Link struct {
 // failed for a reason that is neither the agent's nor the caller's, and may know a better one than that; otherwise it
 // is nil.
 func New(dial func(ctx context.Context, port uint32) (net.Conn, error), reason func(error) error) *Link {
-	return &Link{dial: dial, reason: reason, pulse: newPulse()}
+	return &Link{dial: dial, reason: reason, every: healthEvery, pulse: newPulse()}
 }
 
 // Connect connects to the agent.
@@ -103,7 +104,7 @@ func (l *Link) Watch(ctx context.Context, log *slog.Logger) error {
 			return nil
 		case <-l.pulse.lost:
 			return nil
-		case <-time.After(healthEvery):
+		case <-time.After(l.every):
 		}
 		late := time.AfterFunc(silentAfter, func() {
 			log.Error(ErrSilent.Error(), "for", silentAfter)

@@ -2,13 +2,273 @@ package agentlink
 
 import (
 	"context"
+	"errors"
+	"io"
+	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/mdlayher/vsock"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
+
+// connected is a link to an agent that keeps containers in memory, and the end of the agent. gone is what a call fails
+// with once the connection is gone.
+func connected(t *testing.T, a *agenttest.Agent, gone error) (*Link, func()) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "link") // a path of a socket has 107 bytes at most
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, served := make(chan struct{}), make(chan error, 1)
+	go func() { served <- a.Serve(listener, "", over) }()
+	end := func() {
+		select {
+		case <-over:
+		default:
+			close(over)
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	l := New(func(_ context.Context, port uint32) (net.Conn, error) {
+		if port != agentapi.Port {
+			return nil, errors.New("nobody listens")
+		}
+		return net.Dial("unix", filepath.Join(dir, "s"))
+	}, func(error) error { return gone })
+	if err := l.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		end()
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l, end
+}
+
+// with makes a container in an agent.
+func with(t *testing.T, l *Link, id string) {
+	t.Helper()
+	q := &katapb.CreateContainerRequest{ContainerId: id, ExecId: id}
+	if _, err := l.CreateContainer(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatAnAgentSaysIsToldInItsWords(t *testing.T) {
+	a := &agenttest.Agent{Features: []string{agentapi.SignalAllFeature, "another"}}
+	l, end := connected(t, a, errors.New("the guest has ended"))
+	if d, err := l.Introduce(t.Context()); err != nil || d.GetVersion() != "agenttest" || l.Can !=
+		(Features{SignalAll: true}) {
+		t.Errorf("%v, %v, %+v", d, err, l.Can)
+	}
+	_, err := l.StartContainer(t.Context(), &katapb.StartContainerRequest{ContainerId: "c"})
+	if err == nil || err.Error() != `no process "" in container "c"` || status.Code(err) != codes.NotFound {
+		t.Errorf("%v", err)
+	}
+	if !IsNotFound(err) || IsNotFound(nil) || IsNotFound(errors.New("no such process")) ||
+		!IsNotFound(status.Error(codes.Internal, "ESRCH: No such process")) {
+		t.Errorf("%v", err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := l.GetOOMEvent(short, &katapb.GetOOMEventRequest{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	end()
+	if _, err := l.Introduce(t.Context()); err == nil || err.Error() !=
+		"details of the guest: the guest has ended" {
+		t.Errorf("%v", err)
+	}
+	if _, _, err := l.Process(t.Context(), "c", "c", Streams{Stdout: true}, false); err != nil {
+		t.Errorf("by calls, which are not made yet: %v", err)
+	}
+}
+
+func TestCallsEndWhenTheAgentIsSilent(t *testing.T) {
+	a := &agenttest.Agent{}
+	l, _ := connected(t, a, nil)
+	log := slog.New(slog.DiscardHandler)
+	l.every = time.Millisecond
+	l.pulse.set(false)
+	if _, err := l.Introduce(t.Context()); !errors.Is(err, ErrSilent) {
+		t.Errorf("%v", err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() { watched <- l.Watch(ctx, log) }()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := l.Introduce(t.Context()); err == nil {
+			break // it answers, which the watch has seen
+		}
+		if time.Now().After(end) {
+			t.Fatal("the agent answers, and its silence goes on")
+		}
+	}
+	stop()
+	if err := <-watched; err != nil {
+		t.Error(err)
+	}
+	a.Fail("Check", errors.New("no"))
+	if err := l.Watch(t.Context(), log); !errors.Is(err, ErrSilent) {
+		t.Errorf("%v", err)
+	}
+	why := errors.New("its files are gone")
+	l.Lose(why)
+	l.Lose(why)
+	if err := l.Watch(t.Context(), log); err != nil {
+		t.Errorf("a lost one is watched: %v", err)
+	}
+	if _, err := l.Introduce(t.Context()); !errors.Is(err, why) {
+		t.Errorf("%v", err)
+	}
+	if _, err := New(func(context.Context, uint32) (net.Conn, error) { return nil, why }, nil).dial(t.Context(),
+		1); !errors.Is(err, why) {
+		t.Error(err)
+	}
+}
+
+func TestAProcessIsReachedByCallsWhereTheAgentTakesNoStreams(t *testing.T) {
+	a := &agenttest.Agent{}
+	l, _ := connected(t, a, nil)
+	with(t, l, "c")
+	q, ports, err := l.Process(t.Context(), "c", "c", Streams{Stdin: true, Stdout: true, Stderr: true}, false)
+	if err != nil || ports != (Ports{}) {
+		t.Fatal(ports, err)
+	}
+	early := make(chan error, 1)
+	go func() {
+		_, err := q.Stderr.Read(make([]byte, 1))
+		early <- err
+	}()
+	if err := q.Stderr.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-early; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a stream of a process that never was: %v", err)
+	}
+	q.Begin()
+	if n, err := q.Stdin.Write(make([]byte, 2*maxChunk+1)); n != 2*maxChunk+1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	writes := 0
+	for _, c := range a.Calls() {
+		if c == "WriteStdin" {
+			writes++
+		}
+	}
+	if writes != 3 {
+		t.Errorf("%d calls", writes)
+	}
+	if err := errors.Join(q.CloseStdin(), q.Resize(t.Context(), 1, 2), q.Signal(t.Context(), 9, true)); err != nil {
+		t.Error(err)
+	}
+	if b, err := io.ReadAll(q.Stdout); len(b) > 0 || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	if code, err := q.Wait(t.Context()); code != 137 || err != nil {
+		t.Errorf("%d, %v", code, err)
+	}
+	for _, call := range []string{"WriteStdin", "CloseStdin", "TtyWinResize", "SignalProcess", "WaitProcess"} {
+		a.Fail(call, errors.New("no"))
+	}
+	_, werr := q.Stdin.Write([]byte("x"))
+	_, wait := q.Wait(t.Context())
+	for what, err := range map[string]error{"write": werr, "close": q.Stdin.Close(), "wait": wait,
+		"resize": q.Resize(t.Context(), 1, 2), "signal": q.Signal(t.Context(), 9, false)} {
+		if err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+	if err := q.Close(); err == nil {
+		t.Error("its input is closed")
+	}
+}
+
+// wire is a connection to a guest's port, by the address that vsock gives it.
+type wire struct {
+	*net.UnixConn
+	port uint32
+}
+
+func (w wire) LocalAddr() net.Addr { return &vsock.Addr{ContextID: vsock.Host, Port: w.port} }
+
+func TestAProcessHasConnectionsOfItsOwnWhereTheAgentTakesThem(t *testing.T) {
+	listener, err := net.Listen("unix", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	port, fail := uint32(100), false
+	gone := errors.New("the guest has ended")
+	l := New(func(_ context.Context, p uint32) (net.Conn, error) {
+		if p != agentapi.StreamsPort || fail {
+			return nil, errors.New("refused")
+		}
+		c, err := net.Dial("unix", listener.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		port++
+		return wire{c.(*net.UnixConn), port}, nil
+	}, func(error) error { return gone })
+	l.Can.Streams = true
+	q, ports, err := l.Process(t.Context(), "c", "e", Streams{Stdin: true, Stdout: true, Stderr: true}, true)
+	if err != nil || ports != (Ports{101, 102, 0}) || q.Stderr != nil {
+		t.Fatal(ports, err) // a terminal has one output
+	}
+	input, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer input.Close()
+	if _, err := q.Stdin.Write([]byte("words")); err != nil {
+		t.Error(err)
+	}
+	if err := q.CloseStdin(); err != nil {
+		t.Error(err)
+	}
+	if b, err := io.ReadAll(input); string(b) != "words" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := errors.Join(q.Close(), q.Close()); err != nil {
+		t.Error(err)
+	}
+	fail = true
+	if _, _, err := l.Process(t.Context(), "c", "e", Streams{Stdout: true}, false); !errors.Is(err, gone) {
+		t.Errorf("%v", err)
+	}
+	gone = nil
+	why := errors.New("given up")
+	l.Lose(why)
+	if _, _, err := l.Process(t.Context(), "c", "e", Streams{Stdout: true}, false); err == nil {
+		t.Error("a stream of a lost guest")
+	}
+	if none, _, err := l.Process(t.Context(), "c", "e", Streams{}, false); err != nil || none.CloseStdin() != nil {
+		t.Errorf("without streams: %v", err)
+	}
+	if !slices.Contains(waits, "/WaitProcess") || StreamsWord() != "agent.passfd_listener_port=1027" {
+		t.Error(StreamsWord())
+	}
+}
 
 // health is an agent's health service.
 type health struct {
