@@ -14,10 +14,11 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/rootfs/oci"
-	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 )
 
 // fileDigest is digest.File that ends with its context.
@@ -27,7 +28,7 @@ func fileDigest(ctx context.Context, path string) (digest.Digest, int64, error) 
 		return "", 0, err
 	}
 	defer f.Close()
-	return digest.Reader(tree.WithContext(ctx, f))
+	return digest.Reader(flow.Until(ctx, f))
 }
 
 // treeDigest is the digest of a folder that a recipe names, which may be a link to it.
@@ -70,7 +71,7 @@ func (c Config) checkTar(in lock.Input, base string) error {
 		return err
 	}
 	defer f.Close()
-	return tree.CheckTar(in.Where, f)
+	return tarfile.Check(in.Where, f)
 }
 
 // checkImages finds out, before anything is built, whether the layouts and archives of a recipe hold the images that

@@ -19,7 +19,7 @@ import (
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/source"
-	"github.com/katabuild/katabuild/rootfs/debian"
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 )
 
 // Locked is what MakeLock made.
@@ -215,7 +215,7 @@ func newestOf(ctx context.Context, f *fetch.Fetcher, d *recipe.Debian) (*fetch.F
 		if found.Date.After(date) {
 			date = found.Date
 		}
-		if best == nil || debian.Version(found.Package.Version).Compare(debian.Version(best.Package.Version)) > 0 {
+		if best == nil || control.Version(found.Package.Version).Compare(control.Version(best.Package.Version)) > 0 {
 			best = found
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/regular"
-	"github.com/katabuild/katabuild/rootfs/debian"
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
@@ -161,7 +161,7 @@ func packages(t *tree.Tree) (map[string]string, error) {
 		return nil, err
 	}
 	for stanza := range bytes.SplitSeq(bytes.TrimSpace(data), []byte("\n\n")) {
-		c, err := debian.ParseControl(stanza)
+		c, err := control.Parse(stanza)
 		if err != nil {
 			return nil, fmt.Errorf("/var/lib/dpkg/status: %w", err)
 		}

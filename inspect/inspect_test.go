@@ -54,7 +54,7 @@ func TestAnImageShowsWhatWasWritten(t *testing.T) {
 	if th.Kind != kindImage || th.Image.Layout != "bare" || th.Image.Partitions[0].FileSystem.Label != "test" {
 		t.Errorf("%+v", th)
 	}
-	if d, err := tree.Equal(want, th.Tree); d != "" || err != nil {
+	if d, err := treetest.Equal(want, th.Tree); d != "" || err != nil {
 		t.Error(d, err)
 	}
 	var b bytes.Buffer
@@ -279,7 +279,7 @@ func TestExtractLeavesOutWhatGivesRights(t *testing.T) {
 func TestExtractAndDiffKeepHolesAndBounds(t *testing.T) {
 	sparse := func(text string) *tree.Tree {
 		tr := tree.New()
-		c := &tree.Sparse{Length: 1 << 40, Pieces: []tree.Piece{{Offset: 1 << 39, Bytes: []byte(text)}}}
+		c := &treetest.Sparse{Length: 1 << 40, Pieces: []treetest.Piece{{Offset: 1 << 39, Bytes: []byte(text)}}}
 		if err := tr.Put("/d/big", &tree.Node{Kind: tree.File, Mode: 0o644, Content: c}); err != nil {
 			t.Fatal(err)
 		}

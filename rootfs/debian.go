@@ -9,6 +9,7 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/rootfs/debian"
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
@@ -81,7 +82,7 @@ func addNeeds(parts []sbom.Component, debs []*debian.Deb) error {
 	meets := map[string][]string{} // a name that is asked for, to the packages that have it or provide it
 	for _, d := range debs {
 		meets[d.Name] = append(meets[d.Name], d.Name)
-		provides, err := debian.ParseRelations(d.Control.Get("Provides"))
+		provides, err := control.ParseRelations(d.Control.Get("Provides"))
 		if err != nil {
 			return fmt.Errorf("%s: Provides: %w", d, err)
 		}
@@ -93,7 +94,7 @@ func addNeeds(parts []sbom.Component, debs []*debian.Deb) error {
 	}
 	for i, d := range debs {
 		for _, field := range []string{"Pre-Depends", "Depends"} {
-			clauses, err := debian.ParseRelations(d.Control.Get(field))
+			clauses, err := control.ParseRelations(d.Control.Get(field))
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", d, field, err)
 			}

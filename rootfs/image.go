@@ -23,6 +23,7 @@ import (
 	"github.com/katabuild/katabuild/rootfs/partition"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 	"github.com/katabuild/katabuild/rootfs/verity"
 )
 
@@ -140,7 +141,7 @@ func (r Request) WriteTar(ctx context.Context, path string) (leftOut []string, e
 		if err != nil {
 			return err
 		}
-		leftOut, err = tree.WriteTar(f, t, files)
+		leftOut, err = tarfile.Write(f, t, files)
 		return errors.Join(err, f.Close())
 	})
 	return leftOut, err

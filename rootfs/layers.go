@@ -10,9 +10,11 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 )
 
 // Layer is one source of files.
@@ -93,7 +95,7 @@ func check(ctx context.Context, path string, want digest.Digest) error {
 		return err
 	}
 	defer f.Close()
-	got, _, err := digest.Reader(tree.WithContext(ctx, f))
+	got, _, err := digest.Reader(flow.Until(ctx, f))
 	if err == nil && got != want {
 		err = &digest.Mismatch{Name: path, Want: want, Got: got}
 	}
@@ -241,8 +243,8 @@ func (l Tar) Inputs() []artifact.Input {
 // Apply implements Layer.
 func (l Tar) Apply(ctx context.Context, t *tree.Tree, _ tree.Time) ([]sbom.Component, error) {
 	going := func(string, *tree.Node) (bool, error) { return true, ctx.Err() }
-	err := tree.ApplyTar(t, l.Path, tree.TarOptions{Origin: l.Origin, Layering: &tree.Layering{}, Keep: going})
-	if e, ok := errors.AsType[*tree.EntryError](err); ok {
+	err := tarfile.Apply(t, l.Path, tarfile.Options{Origin: l.Origin, Layering: &tree.Layering{}, Keep: going})
+	if e, ok := errors.AsType[*tarfile.EntryError](err); ok {
 		return nil, fmt.Errorf("%s: entry %q: %w", l.Origin, e.Name, e.Err) // the file is a copy in the store
 	}
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 )
 
 func x86(t testing.TB) arch.Arch {
@@ -232,7 +233,7 @@ func TestAFileThatChangesAfterItsCheckIsAnError(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = tree.WriteTar(io.Discard, tr, files)
+		_, err = tarfile.Write(io.Discard, tr, files)
 		return err
 	})
 	if m, ok := errors.AsType[*digest.Mismatch](err); !ok || m.Want != a.Digest {

@@ -17,7 +17,9 @@ import (
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/rootfs/debian"
+	"github.com/katabuild/katabuild/rootfs/debian/debiantest"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
 func cpu() time.Duration {
@@ -86,7 +88,7 @@ func TestARealDebian(t *testing.T) {
 			continue
 		}
 		stop()
-		if err := debian.Satisfied(got, "amd64"); err != nil {
+		if err := debiantest.Satisfied(got, "amd64"); err != nil {
 			t.Error(err)
 		}
 		again, err := debian.Resolve(other, want)
@@ -148,7 +150,7 @@ func TestARealDebian(t *testing.T) {
 		trees = append(trees, tr)
 		slices.Reverse(debs)
 	}
-	if d, err := tree.Equal(trees[0], trees[1]); d != "" || err != nil {
+	if d, err := treetest.Equal(trees[0], trees[1]); d != "" || err != nil {
 		t.Errorf("twice, and %s, %v", d, err)
 	}
 	nodes, bytes := 0, int64(0)

@@ -20,8 +20,8 @@ import (
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/httpclient"
+	"github.com/katabuild/katabuild/rootfs/compression"
 	"github.com/katabuild/katabuild/rootfs/debian"
-	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
 // HTTP reaches an archive without apt: it checks the suite's InRelease against a keyring, the package lists against
@@ -261,7 +261,7 @@ func openChecked(file string, want listed) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := tree.Plain(f)
+	plain, err := compression.Plain(f)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", file, err), f.Close())
 	}

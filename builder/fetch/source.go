@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/katabuild/katabuild/rootfs/debian"
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 )
 
 // Source is what a file in the form of deb822 says of an archive. sources.list(5), "DEB822-STYLE FORMAT".
@@ -28,7 +28,7 @@ func ParseSource(data []byte) (Source, error) {
 	if len(data) > maxSource {
 		return s, fmt.Errorf("%d bytes: want at most %d", len(data), maxSource)
 	}
-	c, err := debian.ParseControl(bytes.TrimSpace(data))
+	c, err := control.Parse(bytes.TrimSpace(data))
 	if err != nil {
 		return s, fmt.Errorf("%w; want one stanza with Types, URIs, Suites, Components and Signed-By", err)
 	}

@@ -22,17 +22,20 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/rootfs"
+	"github.com/katabuild/katabuild/rootfs/compression"
 	"github.com/katabuild/katabuild/rootfs/debian"
 	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/partition"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 )
 
 // ImageFacts is the image step's output that is for the manifest, not for the user.
@@ -334,19 +337,19 @@ func plain(ctx context.Context, name, from, to string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	if err := tree.CheckTar(name, f); err != nil {
+	if err := tarfile.Check(name, f); err != nil {
 		return "", err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
-	if packed, err := tree.Compressed(f); err != nil || !packed {
+	if packed, err := compression.Compressed(f); err != nil || !packed {
 		return from, err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
-	_, _, err = tree.Decompress(tree.WithContext(ctx, f), to, maxTar)
+	_, _, err = compression.Decompress(flow.Until(ctx, f), to, maxTar)
 	switch {
 	case err == nil || ctx.Err() != nil:
 	case errors.Is(err, io.ErrUnexpectedEOF):

@@ -25,6 +25,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/regular"
@@ -32,7 +33,6 @@ import (
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/kernel/toolchain"
-	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
 // The steps that a user may want.
@@ -230,7 +230,7 @@ func (g *maker) bring(ctx context.Context, in lock.Input, job execute.Job) (stri
 		if err != nil {
 			return "", err
 		}
-		_, _, err = g.Store.Put(in.Where, tree.WithContext(ctx, file), in.Digest)
+		_, _, err = g.Store.Put(in.Where, flow.Until(ctx, file), in.Digest)
 		if err = errors.Join(err, file.Close()); err != nil {
 			return "", g.Changed(in, fmt.Errorf("%s: %w", in.Name, err))
 		}

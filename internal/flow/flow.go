@@ -1,4 +1,4 @@
-// Package flow moves the bytes of standard streams.
+// Package flow moves bytes: those of standard streams, and those of work that may be given up.
 package flow
 
 import (

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
@@ -28,7 +29,7 @@ type Installed struct {
 	Name, Version, Arch string
 	// Whole is false for what is left of a package that was removed: its configuration.
 	Whole   bool
-	Control Control
+	Control control.Stanza
 
 	stanza string // as it stands in the database, without the empty line behind it
 	file   string // of the status folder, where it does not stand in the status file
@@ -84,7 +85,7 @@ func readStatus(t *tree.Tree, file string) (Database, error) {
 		if text == "" {
 			continue
 		}
-		c, err := ParseControl([]byte(text))
+		c, err := control.Parse([]byte(text))
 		if err != nil {
 			return nil, err
 		}
@@ -291,8 +292,7 @@ func (in *installer) stanza(d *Deb) (string, error) {
 		if strings.EqualFold(f.Name, "Status") || strings.EqualFold(f.Name, "Conffiles") {
 			continue
 		}
-		// A value of several lines begins on the field's own line, or on the next.
-		fmt.Fprintf(&b, "%s:%s\n", f.Name, spaced(f.Value))
+		fmt.Fprintln(&b, f)
 		if strings.EqualFold(f.Name, "Package") {
 			b.WriteString("Status: install ok installed\n")
 		}
@@ -315,13 +315,6 @@ func (in *installer) stanza(d *Deb) (string, error) {
 	}
 	b.WriteString("\n")
 	return b.String(), nil
-}
-
-func spaced(v string) string {
-	if v == "" || v[0] == '\n' {
-		return v
-	}
-	return " " + v
 }
 
 // md5Of is how dpkg names the content of a conffile.

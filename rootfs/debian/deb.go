@@ -15,16 +15,17 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/compression"
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 )
 
 // Deb is one binary package.
 type Deb struct {
 	Name    string
-	Version Version
+	Version control.Version
 	Arch    string // dpkg's name, or "all"
 
-	Control   Control
+	Control   control.Stanza
 	Conffiles []string // absolute paths of configuration files
 	Scripts   []string // maintainer scripts that the package has, sorted: nobody runs them
 	MD5Sums   []byte   // as the package has it, for dpkg's database; nil when it has none
@@ -54,7 +55,7 @@ func (d *Deb) Package() (*Package, error) {
 			return nil, fmt.Errorf("%s: Installed-Size %q", d, s)
 		}
 	}
-	return p, cmp.Or(checkName(p.Name), p.Version.Check(), checkArch(p.Arch))
+	return p, cmp.Or(control.CheckName(p.Name), p.Version.Check(), control.CheckArch(p.Arch))
 }
 
 // The parts of an ar archive, which a .deb is: a magic line, then members, each with a header and padded to an even
@@ -132,7 +133,7 @@ func readDeb(r *bufio.Reader, dir string) (*Deb, error) {
 			err = d.readControl(member)
 		} else if dir != "" {
 			d.Tar = filepath.Join(dir, d.Name+"_"+d.Arch+".tar")
-			d.Digest, d.Size, err = tree.Decompress(member, d.Tar, maxData)
+			d.Digest, d.Size, err = compression.Decompress(member, d.Tar, maxData)
 		} else {
 			return d, nil
 		}
@@ -209,7 +210,7 @@ func unexpected(err error) error {
 
 // readControl reads the control member. deb(5), deb-control(5), deb-conffiles(5).
 func (d *Deb) readControl(r io.Reader) error {
-	plain, err := tree.Plain(r)
+	plain, err := compression.Plain(r)
 	if err != nil {
 		return err
 	}
@@ -247,12 +248,12 @@ func (d *Deb) readControl(r io.Reader) error {
 	}
 	slices.Sort(d.Scripts)
 	d.Scripts = slices.Compact(d.Scripts)
-	if d.Control, err = ParseControl(files["control"]); err != nil {
+	if d.Control, err = control.Parse(files["control"]); err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
-	d.Name, d.Version, d.Arch = d.Control.Get("Package"), Version(d.Control.Get("Version")),
+	d.Name, d.Version, d.Arch = d.Control.Get("Package"), control.Version(d.Control.Get("Version")),
 		d.Control.Get("Architecture")
-	for _, err := range []error{checkName(d.Name), d.Version.Check(), checkArch(d.Arch)} {
+	for _, err := range []error{control.CheckName(d.Name), d.Version.Check(), control.CheckArch(d.Arch)} {
 		if err != nil {
 			return fmt.Errorf("control: %w", err)
 		}

@@ -14,13 +14,14 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/mistake"
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 )
 
 // Package is what a Packages file says of a package, as far as choosing and fetching it needs. Relations are unread:
 // most packages are never looked at.
 type Package struct {
 	Name      string
-	Version   Version
+	Version   control.Version
 	Arch      string // dpkg's name, or "all"
 	Essential bool
 	Priority  string // "required", "important", "standard", "optional", "extra"
@@ -63,7 +64,7 @@ type Index struct {
 // provision is that a package provides a name, in a version or in none.
 type provision struct {
 	by      *Package
-	version Version
+	version control.Version
 }
 
 // NewIndex is an empty index for dpkg's name of an architecture.
@@ -199,7 +200,7 @@ func (p *Package) field(line []byte) error {
 		}
 		p.Name = string(value)
 	case "Version":
-		p.Version = Version(value)
+		p.Version = control.Version(value)
 	case "Architecture":
 		p.Arch = string(value)
 	case "Essential":
@@ -239,12 +240,12 @@ func (p *Package) check() error {
 	case strings.HasPrefix(p.Filename, "/") || slices.Contains(strings.Split(p.Filename, "/"), ".."):
 		return fmt.Errorf("file name %q leaves the archive", p.Filename)
 	}
-	return cmp.Or(checkName(p.Name), p.Version.Check(), checkArch(p.Arch))
+	return cmp.Or(control.CheckName(p.Name), p.Version.Check(), control.CheckArch(p.Arch))
 }
 
 // providers are who provides a name in a version that a relation wants: the more important first, then by name. A
 // relation with a version is only met by a provision with one. Debian Policy 7.5.
-func (x *Index) providers(r Relation) ([]*Package, error) {
+func (x *Index) providers(r control.Relation) ([]*Package, error) {
 	if x.provides == nil {
 		provides := map[string][]provision{}
 		for _, p := range x.packages {
@@ -265,7 +266,7 @@ func (x *Index) providers(r Relation) ([]*Package, error) {
 	}
 	var out []*Package
 	for _, p := range x.provides[r.Name] {
-		if r.Op == "" || p.version != "" && r.holds(p.version) {
+		if r.Op == "" || p.version != "" && r.Holds(p.version) {
 			out = append(out, p.by)
 		}
 	}
@@ -273,15 +274,15 @@ func (x *Index) providers(r Relation) ([]*Package, error) {
 }
 
 // provisions are the names a package provides beside its own, with their versions.
-func (p *Package) provisions() (map[string]Version, error) {
+func (p *Package) provisions() (map[string]control.Version, error) {
 	if p.Provides == "" {
 		return nil, nil
 	}
-	clauses, err := ParseRelations(p.Provides)
+	clauses, err := control.ParseRelations(p.Provides)
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]Version{}
+	out := map[string]control.Version{}
 	for _, c := range clauses {
 		if len(c) > 1 || c[0].Op != "" && c[0].Op != "=" {
 			return nil, fmt.Errorf("%q: want names, with (= version) at most", c)

@@ -1,3 +1,10 @@
+// Package debian makes a root file system of Debian's binary packages without running anything of theirs: it reads
+// package lists, chooses what a wish needs, unpacks packages into a tree, and does by declaration what their maintainer
+// scripts would have done.
+//
+// Lists and .deb files come in as bytes that someone has checked; a tree goes out. It knows no network, no apt and no
+// dpkg. Formats are deb(5), deb-control(5), deb-version(7) and the Debian Policy Manual, chapters 5 and 7.
+// docs/formats/debian.md says what is not done.
 package debian
 
 import (
@@ -7,7 +14,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 )
 
 // Options of Install. The zero value installs everything and stamps 1970.
@@ -96,7 +105,7 @@ type list struct {
 func (in *installer) apply(d *Deb) error {
 	l := list{deb: d}
 	folders := map[string]*tree.Node{} // left out, unless something in them is kept
-	err := tree.ApplyTar(in.t, d.Tar, tree.TarOptions{Origin: d.String(), Keep: func(p string, n *tree.Node) (bool,
+	err := tarfile.Apply(in.t, d.Tar, tarfile.Options{Origin: d.String(), Keep: func(p string, n *tree.Node) (bool,
 		error) {
 		if !in.o.Paths.keep(p) {
 			if n.Kind == tree.Dir {
@@ -159,11 +168,13 @@ func (in *installer) mayPut(d *Deb, p string, n *tree.Node) (bool, error) {
 }
 
 func (d *Deb) replaces(other *Deb) (bool, error) {
-	clauses, err := ParseRelations(d.Control.Get("Replaces"))
+	clauses, err := control.ParseRelations(d.Control.Get("Replaces"))
 	if err != nil {
 		return false, fmt.Errorf("%s: Replaces: %w", d, err)
 	}
-	return slices.ContainsFunc(clauses, func(c Clause) bool {
-		return slices.ContainsFunc(c, func(r Relation) bool { return r.Name == other.Name && r.holds(other.Version) })
+	return slices.ContainsFunc(clauses, func(c control.Clause) bool {
+		return slices.ContainsFunc(c, func(r control.Relation) bool {
+			return r.Name == other.Name && r.Holds(other.Version)
+		})
 	}), nil
 }

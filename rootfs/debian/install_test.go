@@ -12,7 +12,9 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
 func TestPatternsMatchAsDpkgDoes(t *testing.T) {
@@ -184,7 +186,7 @@ func TestTheOrderOfPackagesDoesNotCount(t *testing.T) {
 	for i := range 5 {
 		debs := small(t) // elsewhere, too
 		rand.New(rand.NewSource(int64(i))).Shuffle(len(debs), func(i, j int) { debs[i], debs[j] = debs[j], debs[i] })
-		if d, err := tree.Equal(want, install(t, debs, Options{Time: now})); d != "" || err != nil {
+		if d, err := treetest.Equal(want, install(t, debs, Options{Time: now})); d != "" || err != nil {
 			t.Errorf("%s, %v", d, err)
 		}
 	}
@@ -192,7 +194,7 @@ func TestTheOrderOfPackagesDoesNotCount(t *testing.T) {
 
 func TestTwoPackagesWithOneFileAreAnError(t *testing.T) {
 	debs := small(t)
-	debs[len(debs)-1].Control = Control{{"Replaces", "bash (<< 1)"}}
+	debs[len(debs)-1].Control = control.Stanza{{Name: "Replaces", Value: "bash (<< 1)"}}
 	err := Install(tree.New(), debs, Options{})
 	want := `entry "./usr/bin/bash": package bash 1.0-1 has /usr/bin/bash too, and neither replaces the other (diversions are not made)`
 	if err == nil || !strings.Contains(err.Error(), want) {

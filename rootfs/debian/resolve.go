@@ -1,10 +1,11 @@
 package debian
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/rootfs/debian/control"
 )
 
 // Wish says what a root file system needs. The zero value is nothing.
@@ -40,14 +41,14 @@ func (e *UnmetError) Error() string {
 type choice struct {
 	*Package
 	by       *choice // who needed it first; nil where the wish did
-	provides map[string]Version
-	against  []Relation // what it conflicts with, or breaks
+	provides map[string]control.Version
+	against  []control.Relation // what it conflicts with, or breaks
 }
 
 // need is a clause of a chosen package.
 type need struct {
 	by *choice
-	Clause
+	control.Clause
 }
 
 type resolver struct {
@@ -90,7 +91,7 @@ func Resolve(x *Index, w Wish) ([]*Package, error) {
 		first = append(first, p)
 	}
 	for _, p := range first {
-		if err := r.choose(p, nil, Clause{{Name: p.Name}}); err != nil {
+		if err := r.choose(p, nil, control.Clause{{Name: p.Name}}); err != nil {
 			return nil, err
 		}
 	}
@@ -125,7 +126,7 @@ func (r *resolver) wanted(name string) (*Package, error) {
 	if p := r.x.packages[name]; p != nil {
 		return p, nil
 	}
-	by, err := r.x.providers(Relation{Name: name})
+	by, err := r.x.providers(control.Relation{Name: name})
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +184,7 @@ func (r *resolver) meet(n need, now bool) error {
 	switch {
 	case err != nil:
 		return err
-	case len(can) == 0 && slices.ContainsFunc(n.Clause, func(a Relation) bool { return r.exclude[a.Name] }):
+	case len(can) == 0 && slices.ContainsFunc(n.Clause, func(a control.Relation) bool { return r.exclude[a.Name] }):
 		return nil
 	case len(can) == 0:
 		return &UnmetError{Chain: n.by.chain(), Need: n.Clause.String(), Why: r.why(n.Clause),
@@ -195,16 +196,16 @@ func (r *resolver) meet(n need, now bool) error {
 	return r.choose(can[0], n.by, n.Clause)
 }
 
-func (r *resolver) met(c Clause) bool {
+func (r *resolver) met(c control.Clause) bool {
 	for _, a := range c {
 		if !r.ours(a) {
 			continue
 		}
-		if p := r.chosen[a.Name]; p != nil && a.holds(p.Version) {
+		if p := r.chosen[a.Name]; p != nil && a.Holds(p.Version) {
 			return true
 		}
 		for _, p := range r.provided[a.Name] {
-			if v := p.provides[a.Name]; a.Op == "" || v != "" && a.holds(v) {
+			if v := p.provides[a.Name]; a.Op == "" || v != "" && a.Holds(v) {
 				return true
 			}
 		}
@@ -213,18 +214,18 @@ func (r *resolver) met(c Clause) bool {
 }
 
 // ours says whether a relation's architecture is one that the index has.
-func (r *resolver) ours(a Relation) bool {
+func (r *resolver) ours(a control.Relation) bool {
 	return a.Arch == "" || a.Arch == "any" || a.Arch == r.x.arch
 }
 
 // candidates are packages that would meet a clause and go with those chosen, the preferred first.
-func (r *resolver) candidates(c Clause) (out []*Package, err error) {
+func (r *resolver) candidates(c control.Clause) (out []*Package, err error) {
 	for _, a := range c {
 		if !r.ours(a) {
 			continue
 		}
 		var list []*Package
-		if p := r.x.packages[a.Name]; p != nil && a.holds(p.Version) {
+		if p := r.x.packages[a.Name]; p != nil && a.Holds(p.Version) {
 			list = append(list, p)
 		}
 		by, err := r.x.providers(a)
@@ -248,7 +249,7 @@ func (r *resolver) candidates(c Clause) (out []*Package, err error) {
 }
 
 // involved are the packages whose versions decide whether a clause can be met.
-func (r *resolver) involved(by *choice, c Clause) []string {
+func (r *resolver) involved(by *choice, c control.Clause) []string {
 	names := by.chain()
 	for _, a := range c {
 		names = append(names, a.Name)
@@ -274,7 +275,7 @@ func (r *resolver) involved(by *choice, c Clause) []string {
 }
 
 // why explains a clause without candidates.
-func (r *resolver) why(c Clause) string {
+func (r *resolver) why(c control.Clause) string {
 	var said []string
 	for _, a := range c {
 		p := r.x.packages[a.Name]
@@ -282,7 +283,7 @@ func (r *resolver) why(c Clause) string {
 		switch {
 		case !r.ours(a):
 			said = append(said, a.Name+":"+a.Arch+" is of another architecture")
-		case p != nil && !a.holds(p.Version):
+		case p != nil && !a.Holds(p.Version):
 			said = append(said, fmt.Sprintf("there is %s %s", p.Name, p.Version))
 		case p != nil:
 			by = append(by, p)
@@ -304,7 +305,7 @@ func (r *resolver) why(c Clause) string {
 func newChoice(p *Package, by *choice) (*choice, error) {
 	c := &choice{Package: p, by: by}
 	for _, field := range []string{p.Conflicts, p.Breaks} {
-		clauses, err := ParseRelations(field)
+		clauses, err := control.ParseRelations(field)
 		if err != nil {
 			return nil, fmt.Errorf("package %s: Conflicts or Breaks: %w", p.Name, err)
 		}
@@ -321,12 +322,12 @@ func newChoice(p *Package, by *choice) (*choice, error) {
 
 // hits says whether c conflicts with d or breaks it. What a package itself provides is no conflict. Debian Policy 7.4.
 func (c *choice) hits(d *choice) bool {
-	return slices.ContainsFunc(c.against, func(a Relation) bool {
+	return slices.ContainsFunc(c.against, func(a control.Relation) bool {
 		if a.Name == d.Name {
-			return a.holds(d.Version)
+			return a.Holds(d.Version)
 		}
 		v, ok := d.provides[a.Name]
-		return ok && (a.Op == "" || v != "" && a.holds(v))
+		return ok && (a.Op == "" || v != "" && a.Holds(v))
 	})
 }
 
@@ -350,7 +351,7 @@ func (r *resolver) conflict(p *Package) (string, error) {
 }
 
 // choose adds a package and queues its needs.
-func (r *resolver) choose(p *Package, by *choice, asked Clause) error {
+func (r *resolver) choose(p *Package, by *choice, asked control.Clause) error {
 	if r.chosen[p.Name] != nil {
 		return nil
 	}
@@ -373,7 +374,7 @@ func (r *resolver) choose(p *Package, by *choice, asked Clause) error {
 		queue       *[]need
 	}{{"Pre-Depends", p.PreDepends, &r.firm}, {"Depends", p.Depends, &r.firm}, {"Recommends", p.Recommends,
 		&r.wishes}} {
-		clauses, err := ParseRelations(f.value)
+		clauses, err := control.ParseRelations(f.value)
 		if err != nil {
 			return fmt.Errorf("package %s: %s: %w", p.Name, f.name, err)
 		}
@@ -391,38 +392,4 @@ func (c *choice) chain() (out []string) {
 	}
 	slices.Reverse(out)
 	return out
-}
-
-// Satisfied says which need of a list of packages the list itself does not meet. It checks a choice by other means than
-// Resolve makes it.
-func Satisfied(list []*Package, arch string) error {
-	x := NewIndex(arch)
-	for _, p := range list {
-		x.Add(p)
-	}
-	var errs []error
-	for _, p := range list {
-		for _, field := range []string{p.PreDepends, p.Depends} {
-			clauses, err := ParseRelations(field)
-			if err != nil {
-				return fmt.Errorf("package %s: %w", p.Name, err)
-			}
-			for _, c := range clauses {
-				met := false
-				for _, a := range c {
-					by, err := x.providers(a)
-					if err != nil {
-						return err
-					}
-					q := x.packages[a.Name]
-					met = met || (q != nil && a.holds(q.Version) || len(by) > 0) &&
-						(a.Arch == "" || a.Arch == "any" || a.Arch == arch)
-				}
-				if !met {
-					errs = append(errs, &UnmetError{Chain: []string{p.Name}, Need: c.String(), Why: "not in the list"})
-				}
-			}
-		}
-	}
-	return errors.Join(errs...)
 }

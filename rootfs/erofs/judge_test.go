@@ -9,10 +9,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/rootfs/tree"
 	"github.com/katabuild/katabuild/rootfs/tree/treetest"
-	"golang.org/x/sys/unix"
 )
 
 var root = testenv.Func(testenv.Loops, func() error {
@@ -95,7 +96,7 @@ func TestTheKernelShowsTheTree(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if d, err := tree.Equal(tr, got); d != "" || err != nil {
+				if d, err := treetest.Equal(tr, got); d != "" || err != nil {
 					t.Errorf("%s, %v", d, err)
 				}
 				inodes := map[uint64]string{}
@@ -186,7 +187,7 @@ func TestImagesOfMkfsAreRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d, err := tree.Equal(want, img.Tree); d != "" || err != nil {
+			if d, err := treetest.Equal(want, img.Tree); d != "" || err != nil {
 				t.Errorf("%s, %v", d, err)
 			}
 		})

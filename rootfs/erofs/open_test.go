@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
 // mini is a tree whose image is small enough to be changed byte by byte, with a file for every layout.
@@ -26,8 +27,8 @@ func mini(t testing.TB) *tree.Tree {
 	f.SetXattr("user.same", noise(40, 1))
 	f.SetXattr("system.posix_acl_access", []byte("as it is"))
 	putFile(t, tr, "/d/two", words(20000, 7)).SetXattr("user.same", noise(40, 1))
-	sparse := &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 1 << 20,
-		Pieces: []tree.Piece{{Offset: 50000, Bytes: []byte("here")}}}}
+	sparse := &tree.Node{Kind: tree.File, Content: &treetest.Sparse{Length: 1 << 20,
+		Pieces: []treetest.Piece{{Offset: 50000, Bytes: []byte("here")}}}}
 	for p, n := range map[string]*tree.Node{
 		"/d/sparse": sparse, "/link": {Kind: tree.Symlink, Target: "d/small"}, "/null": {Kind: tree.CharDevice,
 			Major: 1, Minor: 3}, "/fifo": {Kind: tree.FIFO},

@@ -64,7 +64,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if d, err := tree.Equal(tr, img.Tree); d != "" || err != nil {
+				if d, err := treetest.Equal(tr, img.Tree); d != "" || err != nil {
 					t.Errorf("%s, %v", d, err)
 				}
 				if img.Time.Sec != o.Time || img.Label != o.Label || img.Size != int64(len(b)) ||
@@ -242,8 +242,8 @@ func TestPlainFilesAreFitForDAX(t *testing.T) {
 func TestHolesTakeNoSpace(t *testing.T) {
 	for way, o := range ways() {
 		tr := tree.New()
-		n := &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 1 << 32,
-			Pieces: []tree.Piece{{Offset: 1 << 30, Bytes: words(10000, 1)}}}}
+		n := &tree.Node{Kind: tree.File, Content: &treetest.Sparse{Length: 1 << 32,
+			Pieces: []treetest.Piece{{Offset: 1 << 30, Bytes: words(10000, 1)}}}}
 		if err := tr.Put("/sparse", n); err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
 // hostFolder has what a plain user can make, times in whole seconds because mke2fs keeps no more.
@@ -150,11 +151,11 @@ func tiny(t testing.TB) *tree.Tree {
 	put(t, tr, "/s", &tree.Node{Kind: tree.Symlink, Target: "d/f"})
 	put(t, tr, "/t", &tree.Node{Kind: tree.Symlink, Target: strings.Repeat("t", 100)})
 	put(t, tr, "/dev", &tree.Node{Kind: tree.CharDevice, Major: 4000, Minor: 70000})
-	pieces := make([]tree.Piece, 6) // a tree of extents of two levels
+	pieces := make([]treetest.Piece, 6) // a tree of extents of two levels
 	for i := range pieces {
-		pieces[i] = tree.Piece{Offset: int64(i) * 3 * blockSize, Bytes: []byte{byte(i), 1}}
+		pieces[i] = treetest.Piece{Offset: int64(i) * 3 * blockSize, Bytes: []byte{byte(i), 1}}
 	}
-	put(t, tr, "/h", &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 1 << 20, Pieces: pieces}})
+	put(t, tr, "/h", &tree.Node{Kind: tree.File, Content: &treetest.Sparse{Length: 1 << 20, Pieces: pieces}})
 	for i := range 20 { // an index
 		put(t, tr, fmt.Sprintf("/n/%0240d", i), &tree.Node{Kind: tree.Socket})
 	}

@@ -113,7 +113,7 @@ func rebuilt(t testing.TB, tr *tree.Tree) *tree.Tree {
 
 func same(t testing.TB, want, got *tree.Tree) {
 	t.Helper()
-	if d, err := tree.Equal(want, got); d != "" || err != nil {
+	if d, err := treetest.Equal(want, got); d != "" || err != nil {
 		t.Errorf("another tree: %s (%v)", d, err)
 	}
 }
@@ -273,11 +273,11 @@ func (generatedReader) Close() error { return nil }
 func large(t testing.TB) *tree.Tree {
 	tr := tree.New()
 	put(t, tr, "/big", &tree.Node{Kind: tree.File, Mode: 0o644, Content: generated{140<<20 + 7}})
-	pieces := make([]tree.Piece, 4*340+1)
+	pieces := make([]treetest.Piece, 4*340+1)
 	for i := range pieces {
-		pieces[i] = tree.Piece{Offset: int64(i) * 3 * blockSize, Bytes: []byte{byte(i), 1}}
+		pieces[i] = treetest.Piece{Offset: int64(i) * 3 * blockSize, Bytes: []byte{byte(i), 1}}
 	}
-	put(t, tr, "/pieces", &tree.Node{Kind: tree.File, Mode: 0o644, Content: &tree.Sparse{Length: 1 << 40,
+	put(t, tr, "/pieces", &tree.Node{Kind: tree.File, Mode: 0o644, Content: &treetest.Sparse{Length: 1 << 40,
 		Pieces: pieces}})
 	put(t, tr, "/names", &tree.Node{Mode: 0o755})
 	for i := range 9000 {
@@ -297,8 +297,8 @@ var variants = map[string]Options{
 func TestTheKernelAndFsckFindTheTreeInTheImage(t *testing.T) {
 	torture := treetest.Torture(t)
 	// Comparing 200 MB of hole takes seconds; TestLargeThings has larger ones.
-	put(t, torture, "/sparse", &tree.Node{Kind: tree.File, Content: &tree.Sparse{Length: 8 << 20,
-		Pieces: []tree.Piece{{Offset: 5 << 20, Bytes: []byte("x")}}}})
+	put(t, torture, "/sparse", &tree.Node{Kind: tree.File, Content: &treetest.Sparse{Length: 8 << 20,
+		Pieces: []treetest.Piece{{Offset: 5 << 20, Bytes: []byte("x")}}}})
 	for name, tr := range map[string]*tree.Tree{"empty": tree.New(), "small": treetest.Small(t), "torture": torture} {
 		for variant, o := range variants {
 			if name == "torture" && variant != "with both" {

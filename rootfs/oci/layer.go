@@ -11,7 +11,10 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/flow"
+	"github.com/katabuild/katabuild/rootfs/compression"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 )
 
 // layer is one layer as it is stored.
@@ -61,8 +64,8 @@ func (l layer) unpack(ctx context.Context, s source, file string, diff digest.Di
 	}
 	defer in.Close()
 	sum := digest.New()
-	stored := &counter{r: io.TeeReader(tree.WithContext(ctx, in), sum)}
-	got, _, err := tree.Decompress(stored, file, limit)
+	stored := &counter{r: io.TeeReader(flow.Until(ctx, in), sum)}
+	got, _, err := compression.Decompress(stored, file, limit)
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", l.name, err)
 	}
@@ -107,7 +110,7 @@ func apply(ctx context.Context, t *tree.Tree, file, origin string, replaces map[
 	if err == nil {
 		err = applyFiles(ctx, t, file, origin)
 	}
-	if e, ok := errors.AsType[*tree.EntryError](err); ok {
+	if e, ok := errors.AsType[*tarfile.EntryError](err); ok {
 		return fmt.Errorf("entry %q: %w", e.Name, e.Err) // the file is a temporary one
 	}
 	return err
@@ -115,7 +118,7 @@ func apply(ctx context.Context, t *tree.Tree, file, origin string, replaces map[
 
 func applyFiles(ctx context.Context, t *tree.Tree, file, origin string) error {
 	skip := func(p string) bool { return strings.Contains(p, "/"+whiteout) }
-	return tree.ApplyTar(t, file, tree.TarOptions{Origin: origin, Layering: &tree.Layering{ReplaceLinks: true},
+	return tarfile.Apply(t, file, tarfile.Options{Origin: origin, Layering: &tree.Layering{ReplaceLinks: true},
 		Skip: skip, Keep: func(p string, _ *tree.Node) (bool, error) {
 			return !skip(p), ctx.Err()
 		}})
@@ -123,7 +126,7 @@ func applyFiles(ctx context.Context, t *tree.Tree, file, origin string) error {
 
 func applyWhiteouts(t *tree.Tree, file string, replaces map[string]bool) error {
 	var gone, emptied []string
-	err := tree.TarNames(file, func(p string, k tree.Kind) error {
+	err := tarfile.Names(file, func(p string, k tree.Kind) error {
 		dir, name := path.Split(p)
 		if strings.Contains(dir, "/"+whiteout) {
 			return nil

@@ -22,6 +22,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
@@ -216,8 +217,8 @@ func TestGoContainerregistryAgrees(t *testing.T) {
 	}
 	// Upper layers come first in it, and links before what they lead to: a second pass has all.
 	theirs := tree.New()
-	_ = tree.ApplyTar(theirs, flat, tree.TarOptions{})
-	if err := tree.ApplyTar(theirs, flat, tree.TarOptions{}); err != nil {
+	_ = tarfile.Apply(theirs, flat, tarfile.Options{})
+	if err := tarfile.Apply(theirs, flat, tarfile.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	want, err := img.Digest()

@@ -12,8 +12,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/internal/regular"
-	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/compression"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 )
 
 // source is the files of an image, by slash-separated names.
@@ -39,7 +41,7 @@ func open(ctx context.Context, name, work string) (source, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := tree.CheckTar("it", f); err != nil {
+	if err := tarfile.Check("it", f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -55,7 +57,7 @@ func open(ctx context.Context, name, work string) (source, error) {
 	}
 	if string(magic[257:262]) != "ustar" { // POSIX.1-2017, pax, "ustar Interchange Format"
 		plain := filepath.Join(work, "image.tar")
-		_, _, err := tree.Decompress(tree.WithContext(ctx, f), plain, defaultMaxLayer)
+		_, _, err := compression.Decompress(flow.Until(ctx, f), plain, defaultMaxLayer)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return nil, fmt.Errorf("unpack it: %w", err)
 		}

@@ -105,55 +105,6 @@ func newSectionReader(r io.ReaderAt, off, n int64, c io.Closer) *sectionReader {
 	return &sectionReader{*io.NewSectionReader(r, off, n), c}
 }
 
-// Sparse is content made of pieces in memory with holes between them.
-type Sparse struct {
-	Length int64
-	Pieces []Piece // in order, not touching
-}
-
-// Piece is bytes at an offset.
-type Piece struct {
-	Offset int64
-	Bytes  []byte
-}
-
-// Size implements Content.
-func (s *Sparse) Size() int64 { return s.Length }
-
-// Data implements Content.
-func (s *Sparse) Data() (out []Range) {
-	for _, p := range s.Pieces {
-		if len(p.Bytes) > 0 {
-			out = append(out, Range{p.Offset, int64(len(p.Bytes))})
-		}
-	}
-	return out
-}
-
-// Open implements Content.
-func (s *Sparse) Open() (Reader, error) {
-	return newSectionReader(sparseAt{s}, 0, s.Length, io.NopCloser(nil)), nil
-}
-
-type sparseAt struct{ *Sparse }
-
-func (s sparseAt) ReadAt(b []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, fmt.Errorf("read at %d", off)
-	}
-	n := int(max(0, min(int64(len(b)), s.Length-off)))
-	clear(b[:n])
-	for _, p := range s.Pieces {
-		if at := p.Offset - off; at < int64(n) && at+int64(len(p.Bytes)) > 0 {
-			copy(b[max(0, at):n], p.Bytes[max(0, -at):])
-		}
-	}
-	if n < len(b) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
 // DigestOf reads the whole content, holes as zeros.
 func DigestOf(c Content) (digest.Digest, error) {
 	if c == nil {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
 // openFiles is how many descriptors of this process lead below dir.
@@ -48,7 +49,8 @@ func TestAnOpenerSumsWhatIsRead(t *testing.T) {
 		"section": {&tree.Section{Path: file, Offset: 4, Length: size}, data},
 		"shared":  {&tree.Section{Path: file, Offset: 4, Length: size, Shared: true}, data},
 		"live":    {&tree.Live{Path: file, Length: size + 4}, append([]byte("head"), data...)},
-		"sparse": {&tree.Sparse{Length: 300000, Pieces: []tree.Piece{{Offset: 100000, Bytes: []byte("middle")}}},
+		"sparse": {&treetest.Sparse{Length: 300000,
+			Pieces: []treetest.Piece{{Offset: 100000, Bytes: []byte("middle")}}},
 			sparse},
 		"spread": {&tree.Spread{Path: file, Offset: 4, Length: 5000, Ranges: []tree.Range{{Offset: 1000, Length: 16}}},
 			append(append(make([]byte, 1000), data[:16]...), make([]byte, 3984)...)},

@@ -7,8 +7,6 @@
 package tree
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -243,6 +241,15 @@ func split(p string) []string {
 // Clean is the path as this package prints it: absolute, without "." and "..", which never leads above the root.
 func Clean(p string) string { return path.Clean("/" + p) }
 
+// Parents are the folders on the way to an absolute, clean path, the root left out, outermost first.
+func Parents(p string) (out []string) {
+	for p = path.Dir(p); p != "/" && p != "."; p = path.Dir(p) {
+		out = append(out, p)
+	}
+	slices.Reverse(out)
+	return out
+}
+
 // walk follows parts from the root, symbolic links among them too; the last is followed where follow says so. Missing
 // folders are made where make says so. It returns the folder that holds the last part and the last part's name, "" for
 // the root itself.
@@ -432,81 +439,6 @@ func (t *Tree) Walk(f func(p string, n *Node, first bool) error) error {
 		return nil
 	}
 	return visit("/", t.root)
-}
-
-// Equal says where two trees first differ, or "" when they hold the same: names, kinds, modes, owners, times,
-// attributes, targets, devices, hard links and content. Origins do not count.
-func Equal(a, b *Tree) (string, error) {
-	type entry struct {
-		path  string
-		node  *Node
-		first bool
-	}
-	list := func(t *Tree) (l []entry) {
-		t.Walk(func(p string, n *Node, first bool) error { l = append(l, entry{p, n, first}); return nil })
-		return l
-	}
-	x, y := list(a), list(b)
-	names := map[*Node]*Node{}
-	for i := range max(len(x), len(y)) {
-		switch {
-		case i >= len(x) || (i < len(y) && x[i].path > y[i].path):
-			return fmt.Sprintf("%q is only in the second", y[i].path), nil
-		case i >= len(y) || x[i].path < y[i].path:
-			return fmt.Sprintf("%q is only in the first", x[i].path), nil
-		}
-		p, m, n := x[i].path, x[i].node, y[i].node
-		if d := differ(m, n); d != "" {
-			return fmt.Sprintf("%q: %s", p, d), nil
-		}
-		if x[i].first != y[i].first || (!x[i].first && names[m] != n) {
-			return fmt.Sprintf("%q: linked to another name", p), nil
-		}
-		names[m] = n
-		if m.Kind == File && x[i].first {
-			same, err := SameContent(context.Background(), m, n)
-			if err != nil {
-				return "", fmt.Errorf("%s: %w", p, err)
-			}
-			if !same {
-				return fmt.Sprintf("%q: other content", p), nil
-			}
-		}
-	}
-	return "", nil
-}
-
-func differ(m, n *Node) string {
-	switch {
-	case m.Kind != n.Kind:
-		return fmt.Sprintf("%v and %v", m.Kind, n.Kind)
-	case m.Mode != n.Mode:
-		return fmt.Sprintf("mode %04o and %04o", m.Mode, n.Mode)
-	case m.UID != n.UID || m.GID != n.GID:
-		return fmt.Sprintf("owner %d:%d and %d:%d", m.UID, m.GID, n.UID, n.GID)
-	case m.Time != n.Time:
-		return fmt.Sprintf("time %d.%09d and %d.%09d", m.Time.Sec, m.Time.Nsec, n.Time.Sec, n.Time.Nsec)
-	case m.Size() != n.Size():
-		return fmt.Sprintf("%d and %d bytes", m.Size(), n.Size())
-	case m.Target != n.Target:
-		return fmt.Sprintf("link to %q and to %q", m.Target, n.Target)
-	case m.Major != n.Major || m.Minor != n.Minor:
-		return fmt.Sprintf("device %d:%d and %d:%d", m.Major, m.Minor, n.Major, n.Minor)
-	case m.links != n.links && m.Kind != Dir:
-		return fmt.Sprintf("%d and %d links", m.links, n.links)
-	}
-	for i := range max(len(m.Xattrs), len(n.Xattrs)) {
-		switch {
-		case i >= len(m.Xattrs):
-			return fmt.Sprintf("attribute %s is only in the second", n.Xattrs[i].Name)
-		case i >= len(n.Xattrs):
-			return fmt.Sprintf("attribute %s is only in the first", m.Xattrs[i].Name)
-		case m.Xattrs[i].Name != n.Xattrs[i].Name || !bytes.Equal(m.Xattrs[i].Value, n.Xattrs[i].Value):
-			return fmt.Sprintf("attribute %s=%q and %s=%q", m.Xattrs[i].Name, m.Xattrs[i].Value, n.Xattrs[i].Name,
-				n.Xattrs[i].Value)
-		}
-	}
-	return ""
 }
 
 // Copy is a node like n that is in no tree and, of a folder, holds nothing.

@@ -10,9 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katabuild/katabuild/rootfs/tree"
 	"github.com/katabuild/katabuild/rootfs/tree/treetest"
-	"golang.org/x/sys/unix"
 )
 
 func put(t *testing.T, tr *tree.Tree, p string, n *tree.Node) *tree.Node {
@@ -166,7 +167,7 @@ func TestWhatLinuxDoesNotAllowIsRefused(t *testing.T) {
 }
 
 func TestHolesReadAsZeros(t *testing.T) {
-	s := &tree.Sparse{Length: 20, Pieces: []tree.Piece{{Offset: 3, Bytes: []byte("abc")},
+	s := &treetest.Sparse{Length: 20, Pieces: []treetest.Piece{{Offset: 3, Bytes: []byte("abc")},
 		{Offset: 18, Bytes: []byte("yz")}}}
 	r, err := s.Open()
 	if err != nil {
@@ -230,14 +231,14 @@ func TestAFolderOfTheHostAndItsCopyAreTheSameTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, err := tree.Equal(x, y); d != "" || err != nil {
+	if d, err := treetest.Equal(x, y); d != "" || err != nil {
 		t.Errorf("%s, %v", d, err)
 	}
 	if g, _ := x.Lookup("g"); g.Links() != 2 || g.Time != (tree.Time{Sec: 1700000000, Nsec: 5}) {
 		t.Errorf("g: %d links, time %v", g.Links(), g.Time)
 	}
 	put(t, y, "d/f", file("hallo"))
-	if d, _ := tree.Equal(x, y); d == "" {
+	if d, _ := treetest.Equal(x, y); d == "" {
 		t.Error("other content went unseen")
 	}
 }
@@ -248,7 +249,7 @@ func TestTheTortureTreeIsATree(t *testing.T) {
 		n < 20000 {
 		t.Errorf("%d entries, %v", n, err)
 	}
-	if d, err := tree.Equal(treetest.Small(t), treetest.Small(t)); d != "" || err != nil {
+	if d, err := treetest.Equal(treetest.Small(t), treetest.Small(t)); d != "" || err != nil {
 		t.Errorf("%s, %v", d, err)
 	}
 }

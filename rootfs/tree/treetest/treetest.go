@@ -77,9 +77,9 @@ func Small(t testing.TB) *tree.Tree {
 	acl.SetXattr("system.posix_acl_access", ACL())
 	acl.SetXattr("system.posix_acl_default", ACL())
 	f := b.file("/srv/hole", 0o640, nil, 9)
-	f.Content = &tree.Sparse{Length: 3<<20 + 5, Pieces: []tree.Piece{{Offset: 1 << 20, Bytes: pattern(9000, 5)},
+	f.Content = &Sparse{Length: 3<<20 + 5, Pieces: []Piece{{Offset: 1 << 20, Bytes: pattern(9000, 5)},
 		{Offset: 3 << 20, Bytes: []byte("end")}}}
-	b.file("/srv/all-hole", 0o640, nil, 9).Content = &tree.Sparse{Length: 1 << 20}
+	b.file("/srv/all-hole", 0o640, nil, 9).Content = &Sparse{Length: 1 << 20}
 	b.file("/srv/attributes", 0o644, []byte("a"), 9).SetXattr("user.long", pattern(1500, 6))
 	b.file("/srv/same-attributes", 0o644, []byte("a"), 9).SetXattr("user.long", pattern(1500, 6))
 	b.file("/srv/trusted", 0o644, []byte("a"), 9).SetXattr("trusted.overlay.opaque", []byte("y"))
@@ -112,7 +112,7 @@ func Torture(t testing.TB) *tree.Tree {
 		n.SetXattr(fmt.Sprintf("user.attribute-%02d", i), pattern(20+i, byte(i)))
 	}
 	big := b.file("/sparse", 0o644, nil, 1)
-	big.Content = &tree.Sparse{Length: 200 << 20, Pieces: []tree.Piece{{Offset: 0, Bytes: []byte("start")},
+	big.Content = &Sparse{Length: 200 << 20, Pieces: []Piece{{Offset: 0, Bytes: []byte("start")},
 		{Offset: 100 << 20, Bytes: pattern(1<<20, 8)}, {Offset: 200<<20 - 10, Bytes: []byte("0123456789")}}}
 	owner := b.file("/owner", 0o644, []byte("o"), 1)
 	owner.UID, owner.GID = 1<<32-2, 1<<31+1

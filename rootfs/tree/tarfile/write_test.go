@@ -1,4 +1,4 @@
-package tree_test
+package tarfile_test
 
 import (
 	"os"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
@@ -17,7 +18,7 @@ func TestATarOfATreeIsReadBackAsTheSameTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leftOut, err := tree.WriteTar(f, want, &tree.Opener{})
+	leftOut, err := tarfile.Write(f, want, &tree.Opener{})
 	if err != nil || !slices.Equal(leftOut, []string{"/run/socket"}) {
 		t.Fatal(leftOut, err)
 	}
@@ -28,10 +29,10 @@ func TestATarOfATreeIsReadBackAsTheSameTree(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := tree.New()
-	if err := tree.ApplyTar(got, path, tree.TarOptions{}); err != nil {
+	if err := tarfile.Apply(got, path, tarfile.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if d, err := tree.Equal(want, got); d != "" || err != nil {
+	if d, err := treetest.Equal(want, got); d != "" || err != nil {
 		t.Error(d, err)
 	}
 }

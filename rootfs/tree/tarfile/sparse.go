@@ -1,4 +1,4 @@
-package tree
+package tarfile
 
 import (
 	"archive/tar"
@@ -6,80 +6,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/katabuild/katabuild/rootfs/tree"
 )
-
-// Spread is content whose data lies in one piece in a file of the host, and has holes between its ranges. The file must
-// not change while the tree is used.
-type Spread struct {
-	Path   string
-	Offset int64   // of the first range's bytes in the file; the others' follow
-	Length int64   // bytes, with holes
-	Ranges []Range // as Data
-}
-
-// Size implements Content.
-func (s *Spread) Size() int64 { return s.Length }
-
-// Data implements Content.
-func (s *Spread) Data() []Range { return s.Ranges }
-
-// Open implements Content.
-func (s *Spread) Open() (Reader, error) {
-	f, err := openHost(s.Path, 0)
-	if err != nil {
-		return nil, err
-	}
-	return s.reader(f, f), nil
-}
-
-func (s *Spread) openIn(o *Opener) (Reader, error) {
-	f, err := o.share(s.Path)
-	if err != nil {
-		return nil, err
-	}
-	return s.reader(f, f), nil
-}
-
-// reader reads from an open file, which c closes.
-func (s *Spread) reader(f io.ReaderAt, c io.Closer) Reader {
-	r := &spreadAt{f: f, s: s, starts: make([]int64, len(s.Ranges))}
-	at := s.Offset
-	for i, d := range s.Ranges {
-		r.starts[i] = at
-		at += d.Length
-	}
-	return newSectionReader(r, 0, s.Length, c)
-}
-
-type spreadAt struct {
-	f      io.ReaderAt
-	s      *Spread
-	starts []int64 // where in the file each range's bytes begin
-}
-
-func (r *spreadAt) ReadAt(b []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, fmt.Errorf("read at %d", off)
-	}
-	n := int(max(0, min(int64(len(b)), r.s.Length-off)))
-	end := off + int64(n)
-	clear(b[:n])
-	ranges := r.s.Ranges
-	for i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End() > off }); i < len(ranges) &&
-		ranges[i].Offset < end; i++ {
-		from, to := max(off, ranges[i].Offset), min(end, ranges[i].End())
-		if got, err := r.f.ReadAt(b[from-off:to-off], r.starts[i]+from-ranges[i].Offset); int64(got) < to-from {
-			return int(from-off) + got, errors.Join(io.ErrUnexpectedEOF, err)
-		}
-	}
-	if n < len(b) {
-		return n, io.EOF
-	}
-	return n, nil
-}
 
 // Bounds of a tar's sparse files: a few bytes can say any size, and an image of it has to be written and digested.
 const (
@@ -92,7 +23,7 @@ const blockSize = 512 // of a tar. POSIX.1-2017, pax
 // sparseMap finds out which parts of a sparse file its content is. archive/tar has read the map and does not tell it,
 // so it is read again: marks are where the blocks began that it read last, and p is where the content begins. GNU tar
 // manual, "Storing Sparse Files", and "Basic Tar Format" for the old header.
-func sparseMap(p *position, marks []int64, h *tar.Header) ([]Range, error) {
+func sparseMap(p *position, marks []int64, h *tar.Header) ([]tree.Range, error) {
 	header := -1
 	for i, at := range slices.Backward(marks) {
 		if b := p.block(at); b != nil && isHeader(b) && b[148] != 0 {
@@ -138,10 +69,10 @@ func sparseMap(p *position, marks []int64, h *tar.Header) ([]Range, error) {
 	if len(numbers)%2 != 0 {
 		return nil, errors.New("a map that ends within an entry")
 	}
-	out := []Range{}
+	out := []tree.Range{}
 	last, total := int64(0), int64(0)
 	for i := 0; i < len(numbers); i += 2 {
-		r := Range{numbers[i], numbers[i+1]}
+		r := tree.Range{Offset: numbers[i], Length: numbers[i+1]}
 		if r.Offset < last || r.Length < 0 || r.Offset > h.Size || r.Length > h.Size-r.Offset {
 			return nil, fmt.Errorf("data of %d bytes at %d in a file of %d", r.Length, r.Offset, h.Size)
 		}

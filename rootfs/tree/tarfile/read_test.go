@@ -1,4 +1,4 @@
-package tree_test
+package tarfile_test
 
 import (
 	"archive/tar"
@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
@@ -67,6 +67,22 @@ func onDisk(t testing.TB, data []byte) string {
 	return p
 }
 
+func put(t *testing.T, tr *tree.Tree, p string, n *tree.Node) {
+	t.Helper()
+	if err := tr.Put(p, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func list(tr *tree.Tree) string {
+	var s []string
+	tr.Walk(func(p string, n *tree.Node, first bool) error {
+		s = append(s, fmt.Sprintf("%s %v", p, n.Kind))
+		return nil
+	})
+	return strings.Join(s, "\n")
+}
+
 func text(t testing.TB, n *tree.Node) string {
 	t.Helper()
 	if n.Content == nil {
@@ -102,7 +118,7 @@ func TestATarBecomesATree(t *testing.T) {
 		symlink("link", "../full"), reg("empty", ""),
 		reg("full-2", "again"), reg("full-2", "later wins")))
 	tr := tree.New()
-	if err := tree.ApplyTar(tr, file, tree.TarOptions{Origin: "package p 1"}); err != nil {
+	if err := tarfile.Apply(tr, file, tarfile.Options{Origin: "package p 1"}); err != nil {
 		t.Fatal(err)
 	}
 	n, err := tr.Lookup("full")
@@ -188,8 +204,8 @@ func TestHostileTars(t *testing.T) {
 			PAXRecords: map[string]string{"SCHILY.acl.access": "user:lisa:rwx"}}, ""}}, cause: errAny},
 	} {
 		tr := tree.New()
-		err := tree.ApplyTar(tr, onDisk(t, tarOf(t, c.items...)), tree.TarOptions{})
-		var e *tree.EntryError
+		err := tarfile.Apply(tr, onDisk(t, tarOf(t, c.items...)), tarfile.Options{})
+		var e *tarfile.EntryError
 		switch {
 		case c.cause == nil && err != nil, c.cause != nil &&
 			(!errors.As(err, &e) || e.Name != c.items[len(c.items)-1].Name), c.cause != nil && c.cause != errAny &&
@@ -206,7 +222,7 @@ func TestHostileTars(t *testing.T) {
 		if n >= 512+600 && n <= 3*512 { // in the padding, or between entries
 			continue
 		}
-		if err := tree.ApplyTar(tree.New(), onDisk(t, plain[:n]), tree.TarOptions{}); err == nil {
+		if err := tarfile.Apply(tree.New(), onDisk(t, plain[:n]), tarfile.Options{}); err == nil {
 			t.Errorf("cut after %d of %d bytes, and nothing said", n, len(plain))
 		}
 	}
@@ -219,7 +235,7 @@ func TestLayersReplaceWhatWasThere(t *testing.T) {
 	first := onDisk(t, tarOf(t, reg("d/f", "f"), reg("d/g", "g"), symlink("l", "d"), hard("hard", "d/f")))
 	second := onDisk(t, tarOf(t, reg("d", "a file now"), folder("l"), reg("l/x", "x")))
 	for _, f := range []string{first, second} {
-		if err := tree.ApplyTar(tr, f, tree.TarOptions{Layering: &tree.Layering{ReplaceLinks: true}}); err != nil {
+		if err := tarfile.Apply(tr, f, tarfile.Options{Layering: &tree.Layering{ReplaceLinks: true}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -236,7 +252,7 @@ func TestWhatIsNotKeptIsNotThereButItsOtherNamesMay(t *testing.T) {
 		hard("i", "h")))
 	tr := tree.New()
 	var asked []string
-	err := tree.ApplyTar(tr, file, tree.TarOptions{Keep: func(p string, n *tree.Node) (bool, error) {
+	err := tarfile.Apply(tr, file, tarfile.Options{Keep: func(p string, n *tree.Node) (bool, error) {
 		asked = append(asked, p)
 		n.UID = 9
 		return !strings.HasPrefix(p, "/doc"), nil
@@ -251,7 +267,7 @@ func TestWhatIsNotKeptIsNotThereButItsOtherNamesMay(t *testing.T) {
 		t.Errorf("h: %+v", n)
 	}
 	stop := errors.New("stop")
-	if err := tree.ApplyTar(tr, file, tree.TarOptions{Keep: func(string, *tree.Node) (bool, error) {
+	if err := tarfile.Apply(tr, file, tarfile.Options{Keep: func(string, *tree.Node) (bool, error) {
 		return false,
 			stop
 	}}); !errors.Is(err, stop) {
@@ -303,14 +319,14 @@ func TestGNUTarAgrees(t *testing.T) {
 			}
 		}
 		got := tree.New()
-		if err := tree.ApplyTar(got, out, tree.TarOptions{Keep: func(_ string, n *tree.Node) (bool,
+		if err := tarfile.Apply(got, out, tarfile.Options{Keep: func(_ string, n *tree.Node) (bool,
 			error) {
 			n.Time = stamp
 			return true, nil
 		}}); err != nil {
 			t.Fatal(err)
 		}
-		if d, err := tree.Equal(want, got); d != "" || err != nil {
+		if d, err := treetest.Equal(want, got); d != "" || err != nil {
 			t.Errorf("%s: %s, %v", format, d, err)
 		}
 	}
@@ -323,47 +339,14 @@ func TestGNUTarAgrees(t *testing.T) {
 			"empty").CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, b)
 		}
-		if err := tree.ApplyTar(tree.New(), out, tree.TarOptions{}); err != nil {
+		if err := tarfile.Apply(tree.New(), out, tarfile.Options{}); err != nil {
 			t.Errorf("sparse %s: %v", format, err)
 		}
 	}
 }
 
-func TestDecompress(t *testing.T) {
-	data := bytes.Repeat([]byte("hello tar "), 100000)
-	for _, how := range []string{"", "gz", "xz", "zst"} {
-		in := treetest.Squeeze(t, how, data)
-		p := filepath.Join(t.TempDir(), "plain")
-		d, n, err := tree.Decompress(bytes.NewReader(in), p, int64(len(data)))
-		got, rerr := os.ReadFile(p)
-		if err != nil || rerr != nil || n != int64(len(data)) || d != digest.Of(data) || !bytes.Equal(got, data) {
-			t.Errorf("%q: %v, %d bytes, %v, %v", how, d, n, err, rerr)
-		}
-		if _, _, err := tree.Decompress(bytes.NewReader(in), p, 1<<30); !errors.Is(err, fs.ErrExist) {
-			t.Errorf("%q: onto a file: %v", how, err)
-		}
-		os.Remove(p)
-		if _, _, err := tree.Decompress(bytes.NewReader(in), p, int64(len(data)-1)); !errors.Is(err, tree.ErrTooLong) {
-			t.Errorf("%q: a byte too many: %v", how, err)
-		}
-		if how != "" {
-			if _, _, err := tree.Decompress(bytes.NewReader(in[:len(in)-5]), p, 1<<30); err == nil {
-				t.Errorf("%q: cut, and nothing said", how)
-			}
-			bad := bytes.Clone(in)
-			bad[len(bad)/2] ^= 0xff
-			if _, _, err := tree.Decompress(bytes.NewReader(bad), p, 1<<30); err == nil {
-				t.Errorf("%q: a flipped byte, and nothing said", how)
-			}
-		}
-		if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%q: half a file stays: %v", how, err)
-		}
-	}
-}
-
-// FuzzApplyTar: whatever a tar holds, the tree stays a tree, its contents can be read, and twice is the same.
-func FuzzApplyTar(f *testing.F) {
+// FuzzApply: whatever a tar holds, the tree stays a tree, its contents can be read, and twice is the same.
+func FuzzApply(f *testing.F) {
 	f.Add(tarOf(f, folder("./"), reg("a/b", "text"), hard("c", "a/b"), symlink("l", "a"), reg("l/x", "y")), false)
 	f.Add(tarOf(f, reg("a/b", "text"), reg("a", "x"), symlink("b", ".."), hard("b/../a", "a")), true)
 	f.Add(tarOf(f, item{tar.Header{Name: strings.Repeat("x", 120),
@@ -380,11 +363,11 @@ func FuzzApplyTar(f *testing.F) {
 			tr := tree.New()
 			put(t, tr, "/usr/lib/old", &tree.Node{Kind: tree.File, Mode: 0o600})
 			put(t, tr, "/lib", &tree.Node{Kind: tree.Symlink, Mode: 0o777, Target: "usr/lib"})
-			var o tree.TarOptions
+			var o tarfile.Options
 			if replace {
 				o.Layering = &tree.Layering{}
 			}
-			return tr, tree.ApplyTar(tr, file, o)
+			return tr, tarfile.Apply(tr, file, o)
 		}
 		a, err := make1()
 		a.Walk(func(p string, n *tree.Node, first bool) error {
@@ -402,7 +385,7 @@ func FuzzApplyTar(f *testing.F) {
 		if (err == nil) != (err2 == nil) {
 			t.Errorf("once %v, then %v", err, err2)
 		}
-		if d, err := tree.Equal(a, b); d != "" || err != nil {
+		if d, err := treetest.Equal(a, b); d != "" || err != nil {
 			t.Errorf("%s, %v", d, err)
 		}
 	})

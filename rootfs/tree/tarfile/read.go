@@ -1,4 +1,7 @@
-package tree
+// Package tarfile reads tars into trees and writes trees as tars: POSIX pax, ustar, GNU and v7 headers, attributes in
+// the ways that programs write them down, sparse files that stay sparse. A tar is hostile; rootfs/tree says what a path
+// in it may reach.
+package tarfile
 
 import (
 	"archive/tar"
@@ -8,27 +11,27 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path"
-	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// TarOptions says what of a tar counts, and what it may do to what is there. The zero value takes all, and gives way to
+// Options says what of a tar counts, and what it may do to what is there. The zero value takes all, and gives way to
 // nothing.
-type TarOptions struct {
+type Options struct {
 	// Origin of every node.
 	Origin string
 	// Keep, when not nil, is asked before each entry, with its absolute, clean path and what will be put there; of a
 	// hard link, the node that gets one more name. It may change what is not yet in the tree, such as an owner, and
 	// says whether the entry counts. A folder that does not count says nothing about what it holds. An error ends the
 	// whole.
-	Keep func(p string, n *Node) (bool, error)
+	Keep func(p string, n *tree.Node) (bool, error)
 	// Skip, when not nil, says which hard links are left out before it is known what they lead to.
 	Skip func(p string) bool
 	// Layering, when not nil, is how entries are put on what is there; see Tree.Lay. Without it the tar is a package,
 	// as dpkg unpacks one: a folder where a link to a folder is means the folder behind the link, which stays as it
 	// was, and a file never takes the place of a folder that holds something.
-	Layering *Layering
+	Layering *tree.Layering
 }
 
 // EntryError is what is wrong with one entry of a tar.
@@ -45,32 +48,32 @@ func (e *EntryError) Unwrap() error { return e.Err }
 // maxEntryPath is the longest name of an entry, in bytes: PATH_MAX of Linux without its NUL.
 const maxEntryPath = 4095
 
-// ApplyTar puts what an uncompressed tar holds into a tree, in the tar's order, whatever was in the tree before.
+// Apply puts what an uncompressed tar holds into a tree, in the tar's order, whatever was in the tree before.
 // Contents stay in the file, which must not change while the tree is used. POSIX pax, ustar, GNU and v7 headers are
 // read; sparse files stay sparse. Attributes are kept, but for those that no Linux guest reads: of them the tree gets a
 // remark. Anything else that would be lost without a word is an error. After an error the tree holds what came before
 // it.
 //
 // POSIX.1-2017, pax, "pax Interchange Format"; GNU tar manual, "Basic Tar Format".
-func ApplyTar(t *Tree, file string, o TarOptions) error {
-	u := untar{t: t, o: o, leftOut: map[string]*Node{}}
-	return eachEntry(file, func(h *tar.Header, c Content) error { return u.entry(h, c) })
+func Apply(t *tree.Tree, file string, o Options) error {
+	u := untar{t: t, o: o, leftOut: map[string]*tree.Node{}}
+	return eachEntry(file, func(h *tar.Header, c tree.Content) error { return u.entry(h, c) })
 }
 
-// TarNames calls f for each entry of an uncompressed tar in order, with its absolute, clean path. Links and devices are
+// Names calls f for each entry of an uncompressed tar in order, with its absolute, clean path. Links and devices are
 // what they are in the tar; nothing is looked up.
-func TarNames(file string, f func(p string, k Kind) error) error {
-	return eachEntry(file, func(h *tar.Header, _ Content) error {
+func Names(file string, f func(p string, k tree.Kind) error) error {
+	return eachEntry(file, func(h *tar.Header, _ tree.Content) error {
 		k, err := kindOf(h)
 		if err != nil {
 			return err
 		}
-		return f(Clean(h.Name), k)
+		return f(tree.Clean(h.Name), k)
 	})
 }
 
 // eachEntry calls f for each entry with its content, nil where it has none.
-func eachEntry(file string, f func(h *tar.Header, c Content) error) error {
+func eachEntry(file string, f func(h *tar.Header, c tree.Content) error) error {
 	in, err := os.Open(file)
 	if err != nil {
 		return err
@@ -98,16 +101,16 @@ func eachEntry(file string, f func(h *tar.Header, c Content) error) error {
 			continue // a note about the archive, such as the commit that git archive writes
 		}
 		err = nil
-		var c Content
+		var c tree.Content
 		switch {
 		case h.Name == "" || len(h.Name) > maxEntryPath:
 			err = fmt.Errorf("a name of %d bytes: want 1 to %d", len(h.Name), maxEntryPath)
 		case isSparse(h):
-			var ranges []Range
+			var ranges []tree.Range
 			if h.Size > maxSparse || sparse+h.Size > maxSparse {
 				err = fmt.Errorf("sparse files of more than %d bytes in one tar", int64(maxSparse))
 			} else if ranges, err = sparseMap(pos, pos.marks, h); err == nil {
-				c = &Spread{Path: file, Offset: pos.at, Length: h.Size, Ranges: ranges}
+				c = &tree.Spread{Path: file, Offset: pos.at, Length: h.Size, Ranges: ranges}
 				h.Typeflag = tar.TypeReg
 				sparse += h.Size
 			}
@@ -115,7 +118,7 @@ func eachEntry(file string, f func(h *tar.Header, c Content) error) error {
 			err = fmt.Errorf("%d bytes, %d are there: %w", h.Size, pos.size-pos.at, io.ErrUnexpectedEOF)
 		}
 		if c == nil && h.Size > 0 && err == nil {
-			c = &Section{Path: file, Offset: pos.at, Length: h.Size, Shared: true}
+			c = &tree.Section{Path: file, Offset: pos.at, Length: h.Size, Shared: true}
 		}
 		if err == nil {
 			err = f(h, c)
@@ -181,13 +184,13 @@ func (p *position) Seek(off int64, whence int) (int64, error) {
 }
 
 type untar struct {
-	t       *Tree
-	o       TarOptions
-	leftOut map[string]*Node // files that did not count, by path: a link to one of them may
+	t       *tree.Tree
+	o       Options
+	leftOut map[string]*tree.Node // files that did not count, by path: a link to one of them may
 }
 
-func (u *untar) entry(h *tar.Header, c Content) error {
-	p := Clean(h.Name)
+func (u *untar) entry(h *tar.Header, c tree.Content) error {
+	p := tree.Clean(h.Name)
 	if h.Typeflag == tar.TypeLink {
 		return u.link(p, h.Linkname)
 	}
@@ -196,11 +199,11 @@ func (u *untar) entry(h *tar.Header, c Content) error {
 		return err
 	}
 	n.Origin = u.o.Origin
-	if n.Kind == File {
+	if n.Kind == tree.File {
 		n.Content = c
 	}
 	if counts, err := u.keep(p, n); !counts {
-		if n.Kind != Dir {
+		if n.Kind != tree.Dir {
 			u.leftOut[p] = n
 		}
 		return err
@@ -208,14 +211,14 @@ func (u *untar) entry(h *tar.Header, c Content) error {
 	return u.put(p, n)
 }
 
-func (u *untar) keep(p string, n *Node) (bool, error) {
+func (u *untar) keep(p string, n *tree.Node) (bool, error) {
 	if u.o.Keep == nil {
 		return true, nil
 	}
 	return u.o.Keep(p, n)
 }
 
-func (u *untar) put(p string, n *Node) error {
+func (u *untar) put(p string, n *tree.Node) error {
 	if u.o.Layering != nil {
 		return u.t.Lay(p, n, *u.o.Layering)
 	}
@@ -226,8 +229,8 @@ func (u *untar) put(p string, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if there.Kind == Symlink && n.Kind == Dir {
-		if behind, err := u.t.Resolve(p); err == nil && behind.Kind == Dir {
+	if there.Kind == tree.Symlink && n.Kind == tree.Dir {
+		if behind, err := u.t.Resolve(p); err == nil && behind.Kind == tree.Dir {
 			return nil
 		}
 	}
@@ -236,11 +239,11 @@ func (u *untar) put(p string, n *Node) error {
 
 func (u *untar) link(p, to string) error {
 	n, err := u.t.Lookup(to)
-	if left := u.leftOut[Clean(to)]; left != nil {
+	if left := u.leftOut[tree.Clean(to)]; left != nil {
 		n, err = left, nil
 	}
-	if err == nil && n.Kind == Dir {
-		err = ErrIsDir
+	if err == nil && n.Kind == tree.Dir {
+		err = tree.ErrIsDir
 	}
 	if u.o.Skip != nil && u.o.Skip(p) {
 		if err == nil {
@@ -261,20 +264,20 @@ func (u *untar) link(p, to string) error {
 	return u.put(p, n)
 }
 
-func kindOf(h *tar.Header) (Kind, error) {
+func kindOf(h *tar.Header) (tree.Kind, error) {
 	switch h.Typeflag {
 	case tar.TypeDir, typeDumpdir:
-		return Dir, nil
+		return tree.Dir, nil
 	case tar.TypeReg, tar.TypeCont, tar.TypeLink:
-		return File, nil
+		return tree.File, nil
 	case tar.TypeSymlink:
-		return Symlink, nil
+		return tree.Symlink, nil
 	case tar.TypeChar:
-		return CharDevice, nil
+		return tree.CharDevice, nil
 	case tar.TypeBlock:
-		return BlockDevice, nil
+		return tree.BlockDevice, nil
 	case tar.TypeFifo:
-		return FIFO, nil
+		return tree.FIFO, nil
 	}
 	return 0, fmt.Errorf("type %q is unknown", h.Typeflag)
 }
@@ -286,12 +289,12 @@ const (
 )
 
 // nodeOf is an entry's node without its content. remark is told of attributes that are left out.
-func nodeOf(h *tar.Header, remark func(string)) (*Node, error) {
+func nodeOf(h *tar.Header, remark func(string)) (*tree.Node, error) {
 	kind, err := kindOf(h)
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{Kind: kind, Mode: uint16(h.Mode & PermMask)}
+	n := &tree.Node{Kind: kind, Mode: uint16(h.Mode & tree.PermMask)}
 	if n.UID, err = id32(h.Uid); err != nil {
 		return nil, fmt.Errorf("user %w", err)
 	}
@@ -299,19 +302,19 @@ func nodeOf(h *tar.Header, remark func(string)) (*Node, error) {
 		return nil, fmt.Errorf("group %w", err)
 	}
 	if !h.ModTime.IsZero() { // which is no time in the header at all
-		n.Time = Time{Sec: h.ModTime.Unix(), Nsec: uint32(h.ModTime.Nanosecond())}
+		n.Time = tree.Time{Sec: h.ModTime.Unix(), Nsec: uint32(h.ModTime.Nanosecond())}
 	}
 	switch kind {
-	case Symlink:
+	case tree.Symlink:
 		n.Target = h.Linkname
 		n.Mode = 0o777 // Linux gives links no other mode
-	case CharDevice, BlockDevice:
+	case tree.CharDevice, tree.BlockDevice:
 		if h.Devmajor < 0 || h.Devmajor > math.MaxUint32 || h.Devminor < 0 || h.Devminor > math.MaxUint32 {
 			return nil, fmt.Errorf("device %d:%d", h.Devmajor, h.Devminor)
 		}
 		n.Major, n.Minor = uint32(h.Devmajor), uint32(h.Devminor)
 	}
-	return n, n.setRecords(h.PAXRecords, remark)
+	return n, setRecords(n, h.PAXRecords, remark)
 }
 
 // id32 is a user or group number: Linux has 32 bits, of which the largest means "no change".
@@ -320,13 +323,4 @@ func id32(id int) (uint32, error) {
 		return 0, fmt.Errorf("%d: want 0 to %d", id, uint32(math.MaxUint32-1))
 	}
 	return uint32(id), nil
-}
-
-// Parents are the folders on the way to an absolute, clean path, the root left out, outermost first.
-func Parents(p string) (out []string) {
-	for p = path.Dir(p); p != "/" && p != "."; p = path.Dir(p) {
-		out = append(out, p)
-	}
-	slices.Reverse(out)
-	return out
 }

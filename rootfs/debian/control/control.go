@@ -1,11 +1,7 @@
-// Package debian makes a root file system of Debian's binary packages without running anything of theirs: it reads
-// package lists, chooses what a wish needs, unpacks packages into a tree, and does by declaration what their maintainer
-// scripts would have done.
-//
-// Lists and .deb files come in as bytes that someone has checked; a tree goes out. It knows no network, no apt and no
-// dpkg. Formats are deb(5), deb-control(5), deb-version(7) and the Debian Policy Manual, chapters 5 and 7.
-// docs/formats/debian.md says what is not done.
-package debian
+// Package control reads what Debian's packages say of themselves: stanzas of fields, versions and their order, and
+// relations between packages. It is hostile text until it has been read here. Formats are deb-control(5),
+// deb-version(7), and the Debian Policy Manual, chapters 5 and 7.
+package control
 
 import (
 	"bytes"
@@ -14,14 +10,23 @@ import (
 	"strings"
 )
 
-// Control is a stanza: fields in the order they stand in.
-type Control []Field
+// Stanza is fields in the order they stand in.
+type Stanza []Field
 
 // Field is one field. A value of several lines keeps its line breaks and the blanks that begin its lines.
 type Field struct{ Name, Value string }
 
+// String is the line, or the lines, that the field is in a stanza, without the last line break.
+func (f Field) String() string {
+	// A value of several lines begins on the field's own line, or on the next.
+	if f.Value == "" || f.Value[0] == '\n' {
+		return f.Name + ":" + f.Value
+	}
+	return f.Name + ": " + f.Value
+}
+
 // Get is a field's value, or "". Names are compared without regard to case. Debian Policy 5.1.
-func (c Control) Get(name string) string {
+func (c Stanza) Get(name string) string {
 	for _, f := range c {
 		if strings.EqualFold(f.Name, name) {
 			return f.Value
@@ -33,9 +38,9 @@ func (c Control) Get(name string) string {
 // maxFields bounds the fields of a stanza: Get looks through them, and the largest of Debian's has some thirty.
 const maxFields = 1000
 
-// ParseControl reads one stanza.
-func ParseControl(data []byte) (Control, error) {
-	var c Control
+// Parse reads one stanza.
+func Parse(data []byte) (Stanza, error) {
+	var c Stanza
 	seen := map[string]bool{}
 	var value strings.Builder // of the last field, which may go over many lines
 	end := func() {
@@ -80,8 +85,8 @@ func ParseControl(data []byte) (Control, error) {
 	return c, nil
 }
 
-// checkName keeps names that end up in paths and in lists to what Debian Policy 5.6.1 allows.
-func checkName(s string) error {
+// CheckName keeps names that end up in paths and in lists to what Debian Policy 5.6.1 allows.
+func CheckName(s string) error {
 	if len(s) < 2 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789+-.") != "" || strings.ContainsRune("+-.",
 		rune(s[0])) {
 		return fmt.Errorf("%q is no name of a package", s)
@@ -89,8 +94,8 @@ func checkName(s string) error {
 	return nil
 }
 
-// checkArch does so for architectures. Debian Policy 5.6.8.
-func checkArch(s string) error {
+// CheckArch does so for architectures. Debian Policy 5.6.8.
+func CheckArch(s string) error {
 	if s == "" || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || s[0] == '-' {
 		return fmt.Errorf("%q is no name of an architecture", s)
 	}

@@ -1,4 +1,4 @@
-package tree
+package tarfile
 
 import (
 	"archive/tar"
@@ -6,17 +6,19 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
-// WriteTar writes the tree as a POSIX pax tar: names in byte order, attributes as SCHILY.xattr records, holes as zeros.
+// Write writes the tree as a POSIX pax tar: names in byte order, attributes as SCHILY.xattr records, holes as zeros.
 // Sockets, which a tar cannot hold, are left out and returned.
 // files opens the tree's files, each once.
 //
 // POSIX.1-2017, pax, "pax Interchange Format".
-func WriteTar(w io.Writer, t *Tree, files *Opener) (leftOut []string, err error) {
+func Write(w io.Writer, t *tree.Tree, files *tree.Opener) (leftOut []string, err error) {
 	out := tar.NewWriter(w)
-	names := map[*Node]string{}
-	err = t.Walk(func(p string, n *Node, first bool) error {
+	names := map[*tree.Node]string{}
+	err = t.Walk(func(p string, n *tree.Node, first bool) error {
 		h := &tar.Header{
 			Format: tar.FormatPAX, Name: "." + p, Mode: int64(n.Mode), Uid: int(n.UID), Gid: int(n.GID),
 			ModTime: time.Unix(n.Time.Sec, int64(n.Time.Nsec)), PAXRecords: map[string]string{},
@@ -30,28 +32,28 @@ func WriteTar(w io.Writer, t *Tree, files *Opener) (leftOut []string, err error)
 			h.PAXRecords["SCHILY.xattr."+x.Name] = string(x.Value)
 		}
 		switch n.Kind {
-		case Dir:
+		case tree.Dir:
 			h.Typeflag = tar.TypeDir
 			h.Name = strings.TrimSuffix(h.Name, "/") + "/"
-		case File:
+		case tree.File:
 			h.Typeflag, h.Size = tar.TypeReg, n.Size()
-		case Symlink:
+		case tree.Symlink:
 			h.Typeflag, h.Linkname = tar.TypeSymlink, n.Target
-		case CharDevice, BlockDevice:
+		case tree.CharDevice, tree.BlockDevice:
 			h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, int64(n.Major), int64(n.Minor)
-			if n.Kind == BlockDevice {
+			if n.Kind == tree.BlockDevice {
 				h.Typeflag = tar.TypeBlock
 			}
-		case FIFO:
+		case tree.FIFO:
 			h.Typeflag = tar.TypeFifo
-		case Socket:
+		case tree.Socket:
 			leftOut = append(leftOut, p)
 			return nil
 		}
 		if err := out.WriteHeader(h); err != nil {
 			return fmt.Errorf("tar of %s: %w", p, err)
 		}
-		if n.Kind != File || n.Content == nil {
+		if n.Kind != tree.File || n.Content == nil {
 			return nil
 		}
 		r, err := files.Open(n)

@@ -1,4 +1,4 @@
-package tree_test
+package tarfile_test
 
 import (
 	"archive/tar"
@@ -12,7 +12,9 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/katabuild/katabuild/rootfs/compression"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 	"github.com/katabuild/katabuild/rootfs/tree/treetest"
 )
 
@@ -55,8 +57,8 @@ func TestALaterLayerWins(t *testing.T) {
 	} {
 		tr := tree.New()
 		for _, layer := range [][]item{c.below, c.above} {
-			o := tree.TarOptions{Layering: &tree.Layering{ReplaceLinks: c.replace}}
-			if err := tree.ApplyTar(tr, onDisk(t, tarOf(t, layer...)), o); err != nil {
+			o := tarfile.Options{Layering: &tree.Layering{ReplaceLinks: c.replace}}
+			if err := tarfile.Apply(tr, onDisk(t, tarOf(t, layer...)), o); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -95,7 +97,7 @@ func TestAttributesOfAllTarsAreKeptOrNamed(t *testing.T) {
 	} {
 		tr := tree.New()
 		i := item{tar.Header{Name: "f", Typeflag: tar.TypeReg, PAXRecords: map[string]string{key: c.value}}, ""}
-		if err := tree.ApplyTar(tr, onDisk(t, tarOf(t, i)), tree.TarOptions{}); err != nil {
+		if err := tarfile.Apply(tr, onDisk(t, tarOf(t, i)), tarfile.Options{}); err != nil {
 			t.Errorf("%s: %v", key, err)
 			continue
 		}
@@ -119,7 +121,7 @@ func TestAttributesOfAllTarsAreKeptOrNamed(t *testing.T) {
 		"user::rwx,user::r-x", "mask:1:rwx", "user", "user::rw"} {
 		i := item{tar.Header{Name: "f", Typeflag: tar.TypeReg,
 			PAXRecords: map[string]string{"SCHILY.acl.access": bad}}, ""}
-		if err := tree.ApplyTar(tree.New(), onDisk(t, tarOf(t, i)), tree.TarOptions{}); err == nil ||
+		if err := tarfile.Apply(tree.New(), onDisk(t, tarOf(t, i)), tarfile.Options{}); err == nil ||
 			!strings.Contains(err.Error(), "SCHILY.acl.access") {
 			t.Errorf("%s: %v", bad, err)
 		}
@@ -149,7 +151,7 @@ func TestWhatIsNoTarIsNamed(t *testing.T) {
 		"other bytes":     {bytes.Repeat([]byte("x"), 2048), "no header of a tar"},
 		"damaged gzip":    {[]byte("\x1f\x8b\x08zzzzzzzzzzzzzz"), "damaged"},
 	} {
-		err := tree.CheckTar("user.tar", bytes.NewReader(c.data))
+		err := tarfile.Check("user.tar", bytes.NewReader(c.data))
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) ||
 			!strings.Contains(err.Error(), "user.tar")) {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
@@ -175,7 +177,7 @@ func TestPaddingBehindAnArchiveIsNothing(t *testing.T) {
 		"two members and a zero": append(two.Bytes(), 0), "tar and zeros": append(slices.Clone(good),
 			make([]byte, 9*1024)...),
 	} {
-		r, err := tree.Plain(bytes.NewReader(data))
+		r, err := compression.Plain(bytes.NewReader(data))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,11 +185,11 @@ func TestPaddingBehindAnArchiveIsNothing(t *testing.T) {
 		if err != nil || !bytes.HasPrefix(got, good) {
 			t.Errorf("%s: %d bytes, %v", name, len(got), err)
 		}
-		if err := tree.ApplyTar(tree.New(), onDisk(t, got), tree.TarOptions{}); err != nil {
+		if err := tarfile.Apply(tree.New(), onDisk(t, got), tarfile.Options{}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	r, err := tree.Plain(bytes.NewReader(append(treetest.Squeeze(t, "gzip", good), 0, 'x')))
+	r, err := compression.Plain(bytes.NewReader(append(treetest.Squeeze(t, "gzip", good), 0, 'x')))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +204,7 @@ func TestEntriesOfGNUTarAreTaken(t *testing.T) {
 	data := tarOf(t, item{tar.Header{Name: "my volume", Typeflag: 'V', Format: tar.FormatGNU}, ""},
 		item{tar.Header{Name: "d/", Typeflag: 'D', Mode: 0o755, Size: 4, Format: tar.FormatGNU}, "Ya\x00\x00"},
 		reg("./d/a", "x"))
-	if err := tree.ApplyTar(tr, onDisk(t, data), tree.TarOptions{}); err != nil {
+	if err := tarfile.Apply(tr, onDisk(t, data), tarfile.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := list(tr); got != "/ folder\n/d folder\n/d/a file" {

@@ -1,4 +1,4 @@
-package tree_test
+package tarfile_test
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/rootfs/tree"
+	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
 )
 
 // GNU tar writes sparse files in four ways, and each is the same file.
@@ -57,7 +58,7 @@ func TestSparseFilesOfGNUTarStaySparse(t *testing.T) {
 			t.Fatalf("%s: %v", out, err)
 		}
 		tr := tree.New()
-		if err := tree.ApplyTar(tr, file, tree.TarOptions{}); err != nil {
+		if err := tarfile.Apply(tr, file, tarfile.Options{}); err != nil {
 			t.Errorf("%q: %v", format, err)
 			continue
 		}

@@ -1,4 +1,4 @@
-package tree
+package tarfile
 
 import (
 	"cmp"
@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/katabuild/katabuild/rootfs/tree"
 )
 
 // Names of the attributes that hold POSIX ACLs. acl(5).
@@ -38,7 +40,7 @@ func forLinux(name string) bool {
 //   - SCHILY.acl.access and SCHILY.acl.default, ACLs as text (star(5)).
 //
 // SCHILY.xattr counts where several say the same attribute.
-func (n *Node) setRecords(records map[string]string, remark func(string)) error {
+func setRecords(n *tree.Node, records map[string]string, remark func(string)) error {
 	for _, k := range slices.Sorted(maps.Keys(records)) {
 		v := records[k]
 		name, value := "", []byte(v)
@@ -138,7 +140,7 @@ func parseACL(text string) ([]byte, error) {
 		} else {
 			seen[key] = true
 		}
-		if list = append(list, e); len(list)*8 > MaxXattrValue {
+		if list = append(list, e); len(list)*8 > tree.MaxXattrValue {
 			return nil, errors.New("an ACL of too many entries")
 		}
 	}

@@ -1,4 +1,4 @@
-package debian
+package control
 
 import (
 	"fmt"
@@ -24,8 +24,8 @@ func (r Relation) String() string {
 	return s
 }
 
-// holds says whether a version is one that counts.
-func (r Relation) holds(v Version) bool {
+// Holds says whether a version is one that counts.
+func (r Relation) Holds(v Version) bool {
 	c := 0
 	if r.Op != "" {
 		c = v.Compare(r.Version)
@@ -98,11 +98,11 @@ func parseRelation(s string) (Relation, error) {
 	}
 	var qualified bool
 	r.Name, r.Arch, qualified = strings.Cut(strings.TrimSpace(name), ":")
-	if err := checkName(r.Name); err != nil {
+	if err := CheckName(r.Name); err != nil {
 		return r, fmt.Errorf("relation %q: %w", s, err)
 	}
 	if qualified {
-		if err := checkArch(r.Arch); err != nil {
+		if err := CheckArch(r.Arch); err != nil {
 			return r, fmt.Errorf("relation %q: %w", s, err)
 		}
 	}
