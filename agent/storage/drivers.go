@@ -37,8 +37,8 @@ const (
 
 // drivers are all there are. Kata Containers 4.1, Storage.driver; 9p as in its releases before.
 var drivers = []driver{
-	{"9p", mountSource},
-	{"virtio-fs", mountSource},
+	{"9p", mountShared("9p")},
+	{"virtio-fs", mountShared("virtiofs")},
 	{"bind", mountBind},
 	{"blk", mountBlock},
 	{"blk-ccw", mountBlock},
@@ -100,15 +100,23 @@ func bound(from place.Handle, at place.Place, h mount.Options, u *undo) error {
 	return nil
 }
 
-// mountSource mounts what needs no device: a tag of the host's, such as kataShared.
-func mountSource(_ context.Context, _ *Manager, r request, u *undo) error {
-	if r.s.Source == "" || r.s.Fstype == "" {
-		return fmt.Errorf("driver %s: want a source and a type of file system", r.driver.name)
+// mountShared mounts a folder that the host shares, by its tag, such as kataShared. It mounts nothing else: neither a
+// folder of the guest's own, by bind, nor another type of file system, whose options could name one.
+func mountShared(fstype string) func(context.Context, *Manager, request, *undo) error {
+	return func(_ context.Context, _ *Manager, r request, u *undo) error {
+		h := mount.Parse(r.s.Options)
+		switch {
+		case r.s.Source == "" || r.s.Fstype != fstype:
+			return fmt.Errorf("driver %s: want a source and the type of file system %s, got %q of type %q",
+				r.driver.name, fstype, r.s.Source, r.s.Fstype)
+		case h.Flags&unix.MS_BIND != 0:
+			return fmt.Errorf("driver %s: the option bind is for the driver bind", r.driver.name)
+		}
+		if err := mounted(r.s.Source, fstype, r.at, h, u); err != nil {
+			return err
+		}
+		return own(r.s.FsGroup, r.at)
 	}
-	if err := mounted(r.s.Source, r.s.Fstype, r.at, mount.Parse(r.s.Options), u); err != nil {
-		return err
-	}
-	return own(r.s.FsGroup, r.at)
 }
 
 // mountBind makes a folder or file visible a second time.

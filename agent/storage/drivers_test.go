@@ -47,14 +47,24 @@ func TestSharedFileSystemsAreMountedByTheirTag(t *testing.T) {
 	}
 	for name, s := range map[string]*katapb.Storage{
 		"no source": {Driver: "virtio-fs", Fstype: "virtiofs"}, "no type": {Driver: "9p", Source: "kataShared"},
+		"another type":        {Driver: "virtio-fs", Source: "kataShared", Fstype: "9p"},
 		"a type that is none": {Driver: "virtio-fs", Source: "kataShared", Fstype: "nosuchfs"},
+		"the guest's root, by its options": {Driver: "virtio-fs", Source: "kataShared", Fstype: "overlay",
+			Options: []string{"lowerdir=/:/run"}},
+		"the guest's root, by bind": {Driver: "virtio-fs", Source: "/", Fstype: "virtiofs", Options: []string{"bind"}},
 	} {
 		if err := add(s); err == nil || len(mounts(t, run)) != 0 {
 			t.Errorf("%s: %v, mounted %v", name, err, mounts(t, run))
 		}
 	}
-	if err := add(&katapb.Storage{Driver: "virtio-fs", Source: "kataShared", Fstype: "tmpfs",
-		Options: []string{"nodev"}}); err != nil {
+	// There is no device here to share by, so that another type stands for the right one.
+	at, err := place.In(m.c.Below, run+"/shared/containers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &katapb.Storage{Driver: "virtio-fs", Source: "kataShared", Fstype: "tmpfs", Options: []string{"nodev"}}
+	err = mountShared("tmpfs")(t.Context(), m, request{driver: driver{name: s.Driver}, s: s, at: at}, &undo{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if got := mounts(t, run); len(got) != 1 || got[0] != run+"/shared/containers" {
