@@ -14,7 +14,7 @@ import (
 
 	"github.com/katabuild/katabuild/agent/fatal"
 	"github.com/katabuild/katabuild/agent/timeline"
-	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -48,7 +48,7 @@ func TestAgentServesUntilToldToEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := agentapi.NewClient(conn)
+	c := agenttest.NewClient(conn)
 	defer c.Close()
 	if err := c.Check(ctx); err != nil {
 		t.Error(err)

@@ -35,16 +35,16 @@ const (
 // mountFlags: an extension brings programs, but neither devices nor other people's rights.
 const mountFlags = unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID
 
-// Disk is a block device with a serial.
-type Disk struct {
+// disk is a block device with a serial.
+type disk struct {
 	Name   string // as in /sys/block
 	Serial string
 }
 
-// Wanted is an extension and the disk it is on.
-type Wanted struct {
+// located is an extension and the disk it is on.
+type located struct {
 	extension.Extension
-	Disk string // as in /sys/block
+	disk string // as in /sys/block
 }
 
 // Mount mounts every extension and returns them, sorted by name. words is the kernel command line; root is where sys is
@@ -74,24 +74,24 @@ func Mount(root string, words []string) ([]extension.Extension, error) {
 }
 
 // findDisks lists the block devices that say their serial.
-func findDisks(root string) ([]Disk, error) {
+func findDisks(root string) ([]disk, error) {
 	files, err := filepath.Glob(filepath.Join(root, "sys/block/*/serial"))
 	if err != nil {
 		return nil, err
 	}
-	var disks []Disk
+	var disks []disk
 	for _, f := range files {
 		serial, err := os.ReadFile(f)
 		if err != nil {
 			continue // a disk that does not answer is no extension; were it meant as one, its parameters would lack it
 		}
-		disks = append(disks, Disk{Name: filepath.Base(filepath.Dir(f)), Serial: strings.TrimSpace(string(serial))})
+		disks = append(disks, disk{Name: filepath.Base(filepath.Dir(f)), Serial: strings.TrimSpace(string(serial))})
 	}
 	return disks, nil
 }
 
 // decide says what to mount from where. Each extension's disk and its word on the command line need each other.
-func decide(disks []Disk, words []string) ([]Wanted, error) {
+func decide(disks []disk, words []string) ([]located, error) {
 	params := map[string]dmverity.Params{}
 	for _, w := range words {
 		e, is, err := extension.ParseWord(w)
@@ -106,7 +106,7 @@ func decide(disks []Disk, words []string) ([]Wanted, error) {
 		}
 		params[e.Name] = e.Params
 	}
-	var wanted []Wanted
+	var wanted []located
 	there := map[string]string{}
 	for _, d := range disks {
 		name, is := strings.CutPrefix(d.Serial, extension.SerialPrefix)
@@ -126,9 +126,9 @@ func decide(disks []Disk, words []string) ([]Wanted, error) {
 				"extension %s: disk %s holds it, but the kernel command line lacks its parameters, without which "+
 					"nothing says what it must be", name, d.Name)
 		}
-		wanted = append(wanted, Wanted{extension.Extension{Name: name, Params: p}, d.Name})
+		wanted = append(wanted, located{extension.Extension{Name: name, Params: p}, d.Name})
 	}
-	slices.SortFunc(wanted, func(a, b Wanted) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(wanted, func(a, b located) int { return strings.Compare(a.Name, b.Name) })
 	var missing []string
 	for name := range params {
 		if there[name] == "" {
@@ -144,12 +144,12 @@ func decide(disks []Disk, words []string) ([]Wanted, error) {
 	return wanted, nil
 }
 
-func (w Wanted) mount(root string, control *devmapper.Control) error {
-	data, err := partition(root, w.Disk, dataPartition)
+func (w located) mount(root string, control *devmapper.Control) error {
+	data, err := partition(root, w.disk, dataPartition)
 	if err != nil {
 		return err
 	}
-	hash, err := partition(root, w.Disk, hashPartition)
+	hash, err := partition(root, w.disk, hashPartition)
 	if err != nil {
 		return err
 	}

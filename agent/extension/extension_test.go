@@ -17,13 +17,13 @@ func word(name string) string {
 }
 
 func TestEachDiskIsPairedWithItsWord(t *testing.T) {
-	disks := []Disk{{"vda", ""}, {"vdb", "extension-net"}, {"vdc", "extension-gpu"}, {"vdd", "WD-123"}}
+	disks := []disk{{"vda", ""}, {"vdb", "extension-net"}, {"vdc", "extension-gpu"}, {"vdd", "WD-123"}}
 	got, err := decide(disks, []string{"quiet", word("gpu"), "root=/dev/dm-0", word("net")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 2 || got[0].Name != "gpu" || got[0].Disk != "vdc" || got[1].Name != "net" ||
-		got[1].Disk != "vdb" || got[0].Params.DataBlocks != 7 {
+	if len(got) != 2 || got[0].Name != "gpu" || got[0].disk != "vdc" || got[1].Name != "net" ||
+		got[1].disk != "vdb" || got[0].Params.DataBlocks != 7 {
 		t.Errorf("%+v", got)
 	}
 	if got, err := decide(disks[:1], []string{"quiet"}); got != nil || err != nil {
@@ -32,31 +32,31 @@ func TestEachDiskIsPairedWithItsWord(t *testing.T) {
 }
 
 func TestAnythingElseIsRefusedByName(t *testing.T) {
-	gpu := Disk{"vdb", "extension-gpu"}
+	gpu := disk{"vdb", "extension-gpu"}
 	for name, c := range map[string]struct {
-		disks []Disk
+		disks []disk
 		words []string
 		want  string
 	}{
-		"parameters missing": {[]Disk{gpu}, []string{"quiet"},
+		"parameters missing": {[]disk{gpu}, []string{"quiet"},
 			"extension gpu: disk vdb holds it, but the kernel command line lacks its parameters"},
-		"another's parameters": {[]Disk{gpu}, []string{word("net")}, "extension gpu: disk vdb holds it"},
-		"parameters without a value": {[]Disk{gpu}, []string{"kata.extension.gpu.verity_params"},
+		"another's parameters": {[]disk{gpu}, []string{word("net")}, "extension gpu: disk vdb holds it"},
+		"parameters without a value": {[]disk{gpu}, []string{"kata.extension.gpu.verity_params"},
 			"extension gpu: the kernel command line has its parameters without a value"},
-		"parameters cut short": {[]Disk{gpu}, []string{word("gpu")[:60]},
+		"parameters cut short": {[]disk{gpu}, []string{word("gpu")[:60]},
 			"extension gpu: its parameters on the kernel command line"},
-		"parameters twice": {[]Disk{gpu}, []string{word("gpu"), word("gpu")},
+		"parameters twice": {[]disk{gpu}, []string{word("gpu"), word("gpu")},
 			"extension gpu: the kernel command line has its parameters twice"},
 		"not attached": {nil, []string{word("gpu")},
 			"extension gpu: the kernel command line has its parameters, but no disk has the serial extension-gpu"},
-		"one of two not attached": {[]Disk{gpu}, []string{word("gpu"), word("net")},
+		"one of two not attached": {[]disk{gpu}, []string{word("gpu"), word("net")},
 			"extension net: the kernel command line has its parameters, but no disk"},
-		"two disks of one name": {[]Disk{gpu, {"vdc", "extension-gpu"}}, []string{word("gpu")},
+		"two disks of one name": {[]disk{gpu, {"vdc", "extension-gpu"}}, []string{word("gpu")},
 			"two disks are called so, vdb and vdc"},
-		"a name that leads elsewhere": {[]Disk{{"vdb", "extension-../x"}}, nil,
+		"a name that leads elsewhere": {[]disk{{"vdb", "extension-../x"}}, nil,
 			`disk vdb: name of an extension "../x"`},
-		"a name that is none": {[]Disk{{"vdb", "extension-"}}, nil, "disk vdb: name of an extension"},
-		"another word of ours": {[]Disk{gpu}, []string{word("gpu"), "kata.extension.gpu.verity=off"},
+		"a name that is none": {[]disk{{"vdb", "extension-"}}, nil, "disk vdb: name of an extension"},
+		"another word of ours": {[]disk{gpu}, []string{word("gpu"), "kata.extension.gpu.verity=off"},
 			"want kata.extension.NAME.verity_params"},
 	} {
 		if got, err := decide(c.disks, c.words); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -81,7 +81,7 @@ func TestDisksAndPartitionsAreFoundInSysfs(t *testing.T) {
 		}
 	}
 	disks, err := findDisks(root)
-	if err != nil || len(disks) != 2 || disks[1] != (Disk{"vdb", "extension-gpu"}) {
+	if err != nil || len(disks) != 2 || disks[1] != (disk{"vdb", "extension-gpu"}) {
 		t.Errorf("%+v, %v", disks, err)
 	}
 	if d, err := partition(root, "vdb", hashPartition); err != nil || d != (devmapper.Device{Major: 254, Minor: 18}) {

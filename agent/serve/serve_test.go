@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/report"
 )
 
@@ -23,7 +23,7 @@ func (g *guest) MemoryBlockSize() (uint64, error)    { return g.size, g.err }
 func (g *guest) MemoryProbe() bool                   { return true }
 
 // start serves g on a socket and returns a client of it.
-func start(t *testing.T, g Guest, guard func()) *agentapi.Client {
+func start(t *testing.T, g Guest, guard func()) *agenttest.Client {
 	t.Helper()
 	path := t.TempDir() + "/agent"
 	l, err := Listen("unix://" + path)
@@ -40,7 +40,7 @@ func start(t *testing.T, g Guest, guard func()) *agentapi.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := agentapi.NewClient(conn)
+	c := agenttest.NewClient(conn)
 	t.Cleanup(func() {
 		c.Close()
 		if err := s.Shutdown(0); err != nil {
@@ -60,7 +60,7 @@ func TestServerAnswersAHost(t *testing.T) {
 	if err := c.Check(ctx); err != nil {
 		t.Error(err)
 	}
-	if v, err := c.Version(ctx); err != nil || v != (agentapi.Version{API: "0.0.1", Agent: "1.2"}) {
+	if v, err := c.Version(ctx); err != nil || v != (agenttest.Version{API: "0.0.1", Agent: "1.2"}) {
 		t.Error(v, err)
 	}
 	d, err := c.GuestDetails(ctx)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/katabuild/katabuild/initrd/cpio"
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
@@ -147,7 +148,7 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := agentapi.NewClient(c)
+	client := agenttest.NewClient(c)
 	defer client.Close()
 	if err := client.Check(t.Context()); err != nil {
 		t.Error(err)

@@ -1,4 +1,4 @@
-package agentapi
+package agentapi_test
 
 import (
 	"context"
@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/containerd/ttrpc"
+
+	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/reportpb"
 	"github.com/katabuild/katabuild/internal/report"
@@ -41,7 +44,7 @@ func (g *guest) Get(context.Context, *reportpb.GetRequest) (*reportpb.GetRespons
 	return &reportpb.GetResponse{Report: g.report}, nil
 }
 
-func client(t *testing.T, g *guest) *Client {
+func client(t *testing.T, g *guest) *agenttest.Client {
 	t.Helper()
 	s, err := ttrpc.NewServer()
 	if err != nil {
@@ -59,7 +62,7 @@ func client(t *testing.T, g *guest) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := NewClient(conn)
+	c := agenttest.NewClient(conn)
 	t.Cleanup(func() { c.Close(); s.Close() })
 	return c
 }
@@ -87,7 +90,7 @@ func TestClientReadsAnswers(t *testing.T) {
 	if err := c.Check(ctx); err != nil {
 		t.Error(err)
 	}
-	if v, err := c.Version(ctx); err != nil || v != (Version{API: APIVersion, Agent: "7"}) {
+	if v, err := c.Version(ctx); err != nil || v != (agenttest.Version{API: agentapi.APIVersion, Agent: "7"}) {
 		t.Error(v, err)
 	}
 	d, err := c.GuestDetails(ctx)

@@ -167,7 +167,7 @@ func TestOneFlippedBitIsFound(t *testing.T) {
 	data := random(n)
 	p, tree := format(t, data, Options{Salt: salt})
 	verify := func() error {
-		return Verify(context.Background(), bytes.NewReader(data), int64(len(data)), Area{bytes.NewReader(tree), 0,
+		return verifyTree(context.Background(), bytes.NewReader(data), int64(len(data)), area{bytes.NewReader(tree), 0,
 			int64(len(tree))}, p, 0)
 	}
 	if err := verify(); err != nil {
@@ -177,18 +177,18 @@ func TestOneFlippedBitIsFound(t *testing.T) {
 	for _, c := range []struct {
 		b    []byte
 		at   int64
-		want Corrupt
+		want corrupt
 	}{
-		{tree, 5, Corrupt{2, 0, 0}},
-		{tree, 4096, Corrupt{1, 0, 4096}},
-		{tree, 3*4096 - 1, Corrupt{1, 1, 2 * 4096}}, // behind the digests: the rest of a block counts too
-		{tree, 3*4096 + 100*4096 + 7, Corrupt{0, 100, 103 * 4096}},
-		{data, 0, Corrupt{DataLevel, 0, 0}},
-		{data, 12345*4096 + 99, Corrupt{DataLevel, 12345, 12345 * 4096}},
-		{data, n*4096 - 1, Corrupt{DataLevel, n - 1, (n - 1) * 4096}},
+		{tree, 5, corrupt{2, 0, 0}},
+		{tree, 4096, corrupt{1, 0, 4096}},
+		{tree, 3*4096 - 1, corrupt{1, 1, 2 * 4096}}, // behind the digests: the rest of a block counts too
+		{tree, 3*4096 + 100*4096 + 7, corrupt{0, 100, 103 * 4096}},
+		{data, 0, corrupt{dataLevel, 0, 0}},
+		{data, 12345*4096 + 99, corrupt{dataLevel, 12345, 12345 * 4096}},
+		{data, n*4096 - 1, corrupt{dataLevel, n - 1, (n - 1) * 4096}},
 	} {
 		c.b[c.at] ^= 0x10
-		var got *Corrupt
+		var got *corrupt
 		if err := verify(); !errors.As(err, &got) || *got != c.want {
 			t.Errorf("a bit at %d: %v, want %v", c.at, err, &c.want)
 		}
@@ -196,7 +196,7 @@ func TestOneFlippedBitIsFound(t *testing.T) {
 	}
 	data[9000*4096] ^= 1
 	data[3*4096] ^= 1
-	var got *Corrupt
+	var got *corrupt
 	if err := verify(); !errors.As(err, &got) || got.Block != 3 {
 		t.Errorf("two bad blocks: %v, want the first", err)
 	}
@@ -215,8 +215,8 @@ func TestVeritysetupFindsTheFlippedBitToo(t *testing.T) {
 		!strings.Contains(out, fmt.Sprint(77*4096)) {
 		t.Errorf("veritysetup says %v: %s", err, out)
 	}
-	var c *Corrupt
-	err := Verify(context.Background(), bytes.NewReader(data), int64(len(data)), Area{bytes.NewReader(tree), 0,
+	var c *corrupt
+	err := verifyTree(context.Background(), bytes.NewReader(data), int64(len(data)), area{bytes.NewReader(tree), 0,
 		int64(len(tree))}, p, 1)
 	if !errors.As(err, &c) || c.Offset != 77*4096 {
 		t.Error(err)
@@ -278,16 +278,17 @@ func TestFailuresAreNamed(t *testing.T) {
 		}
 	}
 	p, tree := format(t, data, Options{})
-	for name, a := range map[string]Area{
+	for name, a := range map[string]area{
 		"hash area too small":     {bytes.NewReader(tree), 0, int64(len(tree)) - 1},
 		"hash area that ends":     {bytes.NewReader(tree[:4096]), 0, int64(len(tree))},
 		"hash area elsewhere too": {bytes.NewReader(tree), 4096, int64(len(tree))},
 	} {
-		if Verify(ctx, bytes.NewReader(data), int64(len(data)), a, p, 0) == nil {
+		if verifyTree(ctx, bytes.NewReader(data), int64(len(data)), a, p, 0) == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if Verify(ctx, bytes.NewReader(data), int64(len(data))-1, Area{bytes.NewReader(tree), 0, p.HashSize}, p, 0) == nil {
+	whole := area{bytes.NewReader(tree), 0, p.HashSize}
+	if verifyTree(ctx, bytes.NewReader(data), int64(len(data))-1, whole, p, 0) == nil {
 		t.Error("data too small: no error")
 	}
 }

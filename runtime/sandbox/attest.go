@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/ttrpc"
+
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
@@ -58,7 +60,7 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 	if err != nil {
 		return nil, fmt.Errorf("ask the guest what it is: %w", err)
 	}
-	client := agentapi.NewClient(conn)
+	client := agentapi.NewClient(ttrpc.NewClient(conn))
 	defer client.Close() //nolint:errcheck // only read from
 	r, raw, err := client.Report(ctx, nonce)
 	if err != nil {

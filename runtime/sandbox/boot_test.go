@@ -408,35 +408,35 @@ func TestStagesThatFail(t *testing.T) {
 		says   string
 	}{
 		"QEMU is not installed": {"serve",
-			func(_ *testing.T, c *Config) { c.Program = "/nowhere/qemu-system-x86_64" }, VMM,
+			func(_ *testing.T, c *Config) { c.Program = "/nowhere/qemu-system-x86_64" }, stageVMM,
 			"Debian package qemu-system-x86"},
-		"QEMU does not know the machine": {"serve", func(_ *testing.T, c *Config) { c.Machine = "toaster" }, VMM,
+		"QEMU does not know the machine": {"serve", func(_ *testing.T, c *Config) { c.Machine = "toaster" }, stageVMM,
 			"unsupported machine type"},
 		"the host has not that much memory": {"serve",
-			func(_ *testing.T, c *Config) { c.Size.MemoryMiB = 1 << 30 }, VMM,
+			func(_ *testing.T, c *Config) { c.Size.MemoryMiB = 1 << 30 }, stageVMM,
 			"allocate memory"},
 		"the kernel is not a kernel": {"serve", func(t *testing.T, c *Config) {
 			c.replaceVmlinux(t,
 				[]byte("\x7fELF this is no kernel"))
-		}, VMM, "QEMU"},
-		"init ends before it says a word": {"mute-exit", nil, Init, "Attempted to kill init"},
-		"init ends after it":              {"exit", nil, Agent, "Attempted to kill init"},
+		}, stageVMM, "QEMU"},
+		"init ends before it says a word": {"mute-exit", nil, stageInit, "Attempted to kill init"},
+		"init ends after it":              {"exit", nil, stageAgent, "Attempted to kill init"},
 		"init ends and the kernel stays": {"exit", func(_ *testing.T, c *Config) {
 			c.Guest.Boot.CommandLine = strings.Replace(c.Guest.Boot.CommandLine, "panic=-1", "panic=0", 1)
-		}, Agent, "Attempted to kill init"},
-		"the guest reboots":        {"poweroff", nil, Agent, "guest-reset"},
-		"init hangs":               {"hang", short, Agent, "not ready within"},
-		"the agent never connects": {"never-ready", short, Agent, "not ready within"},
-		"the agent says else":      {"liar", short, Agent, "not ready within"},
+		}, stageAgent, "Attempted to kill init"},
+		"the guest reboots":        {"poweroff", nil, stageAgent, "guest-reset"},
+		"init hangs":               {"hang", short, stageAgent, "not ready within"},
+		"the agent never connects": {"never-ready", short, stageAgent, "not ready within"},
+		"the agent says else":      {"liar", short, stageAgent, "not ready within"},
 		"there is no vsock device": {"hang", func(t *testing.T, c *Config) {
 			short(t, c)
 			c.Hypervisor = qemu.Hypervisor{NoVsock: true}
-		}, Transport, "not ready within"},
+		}, stageTransport, "not ready within"},
 		"there is no init": {"serve", func(t *testing.T, c *Config) {
 			c.Words = append(c.Words, "rdinit=/nowhere",
 				"init=/nowhere")
-		}, Init, "kernel panic"},
-		"init says nothing": {"speechless", short, Init, "not ready within"},
+		}, stageInit, "kernel panic"},
+		"init says nothing": {"speechless", short, stageInit, "not ready within"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t, tc.mode)
@@ -479,7 +479,7 @@ func TestCancelledStartLeavesNothing(t *testing.T) {
 	cfg := testConfig(t, "hang")
 	ctx, cancel := context.WithCancel(t.Context())
 	cfg.OnStage = func(m Moment) {
-		if m.Name == Init.String() {
+		if m.Name == stageInit.String() {
 			cancel()
 		}
 	}

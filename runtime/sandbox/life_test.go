@@ -195,18 +195,18 @@ func TestAGuestThatDoesNotComeUpNamesItsStage(t *testing.T) {
 		stage Stage
 		says  string
 	}{
-		"a hypervisor that does not start": {&machinetest.Hypervisor{StartError: errors.New("no such program")}, VMM,
-			"no such program"},
-		"one that does not answer": {&machinetest.Hypervisor{Mute: true, Guest: wait}, VMM, "not ready within"},
-		"a kernel without a sign":  {&machinetest.Hypervisor{Guest: wait}, Kernel, "not ready within"},
+		"a hypervisor that does not start": {&machinetest.Hypervisor{StartError: errors.New("no such program")},
+			stageVMM, "no such program"},
+		"one that does not answer": {&machinetest.Hypervisor{Mute: true, Guest: wait}, stageVMM, "not ready within"},
+		"a kernel without a sign":  {&machinetest.Hypervisor{Guest: wait}, stageKernel, "not ready within"},
 		"no init": {&machinetest.Hypervisor{Guest: func(i *machinetest.Inside) {
 			i.Say("[    1.0] Linux")
 			wait(i)
-		}}, Init, "not ready within"},
+		}}, stageInit, "not ready within"},
 		"no driver": {&machinetest.Hypervisor{Guest: func(i *machinetest.Inside) {
 			i.Say(agentapi.InitLine)
 			wait(i)
-		}}, Transport, "not ready within"},
+		}}, stageTransport, "not ready within"},
 		"an agent that lies": {&machinetest.Hypervisor{Guest: func(i *machinetest.Inside) {
 			i.Say(agentapi.InitLine)
 			if c, err := i.Dial(agentapi.ReadyPort); err == nil {
@@ -214,18 +214,18 @@ func TestAGuestThatDoesNotComeUpNamesItsStage(t *testing.T) {
 				defer c.Close()
 			}
 			wait(i)
-		}}, Agent, "not ready within"},
+		}}, stageAgent, "not ready within"},
 		"a guest that shuts down": {&machinetest.Hypervisor{Guest: func(i *machinetest.Inside) {
 			i.Say(agentapi.InitLine)
-		}}, Transport, "the guest ended"},
+		}}, stageTransport, "the guest ended"},
 		"a kernel that panics": {&machinetest.Hypervisor{Guest: func(i *machinetest.Inside) {
 			i.Say("[    1.0] Kernel panic - not syncing: VFS: no root")
 			wait(i)
-		}}, Init, "kernel panic: VFS: no root"},
+		}}, stageInit, "kernel panic: VFS: no root"},
 		"a hypervisor that fails": {&machinetest.Hypervisor{Guest: func(i *machinetest.Inside) {
 			i.Crash(errors.New("it fell over"))
 			wait(i)
-		}}, Kernel, "it fell over"},
+		}}, stageKernel, "it fell over"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := sample(t, tc.h)
@@ -306,7 +306,7 @@ func TestACancelledStartLeavesNoMachine(t *testing.T) {
 	cfg := sample(t, h)
 	ctx, cancel := context.WithCancel(t.Context())
 	cfg.OnStage = func(m Moment) {
-		if m.Name == Init.String() {
+		if m.Name == stageInit.String() {
 			cancel()
 		}
 	}

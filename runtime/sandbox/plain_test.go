@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/dmverity"
@@ -291,7 +292,7 @@ func TestBootOfPlainFiles(t *testing.T) {
 		cfg.Serves = func(context.Context, net.Conn) error { return errors.New("no") }
 		_, err := Start(t.Context(), cfg)
 		var e *StageError
-		if !errors.As(err, &e) || e.Stage != Agent {
+		if !errors.As(err, &e) || e.Stage != stageAgent {
 			t.Errorf("%v", err)
 		}
 	})
@@ -340,7 +341,7 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			agent := agentapi.NewClient(c)
+			agent := agenttest.NewClient(c)
 			defer agent.Close()
 			if err := agent.Check(t.Context()); err != nil {
 				t.Error(err)

@@ -123,14 +123,15 @@ func TestFirstMissingStageIsTheOne(t *testing.T) {
 		want    Stage
 		foreign bool
 	}{
-		"nothing":                             {nil, VMM, false},
-		"QEMU alone":                          {[]Stage{VMM}, Kernel, false},
-		"a driver that came before init":      {[]Stage{VMM, Transport}, Init, false},
-		"init without a driver":               {[]Stage{VMM, Kernel, Init}, Transport, false},
-		"all but the agent":                   {[]Stage{VMM, Kernel, Init, Transport}, Agent, false},
-		"an agent that printed nothing":       {[]Stage{VMM, Agent}, Init, false},
-		"another's agent without a driver":    {[]Stage{VMM, Kernel}, Init, true},
-		"another's agent that does not serve": {[]Stage{VMM, Kernel, Transport}, Agent, true},
+		"nothing":                        {nil, stageVMM, false},
+		"QEMU alone":                     {[]Stage{stageVMM}, stageKernel, false},
+		"a driver that came before init": {[]Stage{stageVMM, stageTransport}, stageInit, false},
+		"init without a driver":          {[]Stage{stageVMM, stageKernel, stageInit}, stageTransport, false},
+		"all but the agent": {[]Stage{stageVMM, stageKernel, stageInit, stageTransport},
+			stageAgent, false},
+		"an agent that printed nothing":       {[]Stage{stageVMM, stageAgent}, stageInit, false},
+		"another's agent without a driver":    {[]Stage{stageVMM, stageKernel}, stageInit, true},
+		"another's agent that does not serve": {[]Stage{stageVMM, stageKernel, stageTransport}, stageAgent, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := &progress{start: time.Now(), foreign: tc.foreign}

@@ -100,7 +100,7 @@ func start(ctx context.Context, cfg Config, plan *Plan, began time.Time) (*Sandb
 	s.stop = sync.OnceValue(s.stopOnce)
 	if err := s.launch(ctx); err != nil {
 		if e, ok := errors.AsType[*machine.StartError](err); ok {
-			err = &StageError{Stage: VMM, Cause: err, Command: plan.Command(), Argv: e.Argv}
+			err = &StageError{Stage: stageVMM, Cause: err, Command: plan.Command(), Argv: e.Argv}
 		}
 		return nil, errors.Join(err, s.stop())
 	}
@@ -155,7 +155,7 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 	s.wg.Go(func() {
 		select {
 		case <-s.vm.Answers():
-			s.progress.reach(VMM)
+			s.progress.reach(stageVMM)
 		case <-s.over:
 		}
 	})
@@ -167,14 +167,14 @@ func (s *Sandbox) linked(ctx context.Context, l machine.Links) error {
 	s.links = l
 	s.console = console.New(l.Console, console.Options{
 		Copy:   s.cfg.Console,
-		OnByte: func() { s.progress.reach(Kernel) },
+		OnByte: func() { s.progress.reach(stageKernel) },
 		OnLine: s.consoleLine,
 	})
 	if l.Told {
 		s.wg.Go(func() {
 			select {
 			case <-l.Driver:
-				s.progress.reach(Transport)
+				s.progress.reach(stageTransport)
 			case <-s.over:
 			}
 		})
@@ -192,7 +192,7 @@ func (s *Sandbox) linked(ctx context.Context, l machine.Links) error {
 
 func (s *Sandbox) consoleLine(line string) {
 	if strings.Contains(line, agentapi.InitLine) {
-		s.progress.reach(Init)
+		s.progress.reach(stageInit)
 	}
 	if text := s.reason.read(line); text != "" {
 		select {
@@ -205,7 +205,7 @@ func (s *Sandbox) consoleLine(line string) {
 // serves notes that the agent serves.
 func (s *Sandbox) serves() {
 	s.isReady.Do(func() {
-		s.progress.reach(Agent)
+		s.progress.reach(stageAgent)
 		close(s.ready)
 	})
 }
@@ -299,8 +299,8 @@ func (s *Sandbox) await(ctx context.Context) error {
 
 // catchUp notes what has happened, and whoever waits for it has not been told yet.
 func (s *Sandbox) catchUp() {
-	for stage, happened := range map[Stage]<-chan struct{}{VMM: s.vm.Answers(), Transport: s.links.Driver} {
-		if stage == Transport && !s.links.Told {
+	for stage, happened := range map[Stage]<-chan struct{}{stageVMM: s.vm.Answers(), stageTransport: s.links.Driver} {
+		if stage == stageTransport && !s.links.Told {
 			continue
 		}
 		select {

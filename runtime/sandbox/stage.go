@@ -16,11 +16,11 @@ type Stage int
 // The stages in their order. A guest that lacks one did not come up because of it, whatever else it did: the transport,
 // for one, may be there before init.
 const (
-	VMM       Stage = iota // the hypervisor runs and answers
-	Kernel                 // the guest's kernel shows life: on the console, or by its vsock driver
-	Init                   // the agent's first console line, as PID 1
-	Transport              // the guest's vsock driver runs
-	Agent                  // the agent has said that it serves
+	stageVMM       Stage = iota // the hypervisor runs and answers
+	stageKernel                 // the guest's kernel shows life: on the console, or by its vsock driver
+	stageInit                   // the agent's first console line, as PID 1
+	stageTransport              // the guest's vsock driver runs
+	stageAgent                  // the agent has said that it serves
 	numStages
 )
 
@@ -85,11 +85,11 @@ type progress struct {
 func (p *progress) reach(s Stage) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s == Transport || s == Agent { // the kernel did that
-		p.note(Kernel)
+	if s == stageTransport || s == stageAgent { // the kernel did that
+		p.note(stageKernel)
 	}
-	if s == Agent {
-		p.note(Transport)
+	if s == stageAgent {
+		p.note(stageTransport)
 	}
 	p.note(s)
 }
@@ -120,12 +120,12 @@ func (p *progress) event(name string) {
 func (p *progress) failed() Stage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for s := VMM; s < numStages; s++ {
-		if !p.reached[s] && !(s == Init && p.foreign && p.reached[Transport]) {
+	for s := stageVMM; s < numStages; s++ {
+		if !p.reached[s] && !(s == stageInit && p.foreign && p.reached[stageTransport]) {
 			return s
 		}
 	}
-	return Agent
+	return stageAgent
 }
 
 func (p *progress) timeline() []Moment {
@@ -138,7 +138,7 @@ func (p *progress) timeline() []Moment {
 // "agent" but for the time the message takes. Without either, only the host's moments come back.
 func Merge(host []Moment, guest []report.Moment) []Moment {
 	all := slices.Clone(host)
-	h := slices.IndexFunc(host, func(m Moment) bool { return m.Name == Agent.String() })
+	h := slices.IndexFunc(host, func(m Moment) bool { return m.Name == stageAgent.String() })
 	g := slices.IndexFunc(guest, func(m report.Moment) bool { return m.Name == "ready" })
 	if h < 0 || g < 0 {
 		return all

@@ -5,8 +5,9 @@
 //
 // A name counts as used where another package names it, tests from outside included. A type counts as used where what
 // is used outside hands it out or takes it, by a signature, a field or an embedding; a constant where another of its
-// declaration does; a method where the type has it for an interface. Generated files are left out. A module of its own
-// below the folder counts as a user of every name that its files select.
+// declaration does; a method where the type has it for an interface, or another package's type that embeds it.
+// Generated files are left out. A module of its own below the folder counts as a user of every name that its files
+// select.
 package main
 
 import (
@@ -114,6 +115,7 @@ type universe struct {
 	groups  map[string][]string // constants that are declared together, by each other's key
 	used    map[string]bool     // by key
 	faces   []*types.Interface
+	wraps   []*types.Named // types that embed a type of another package
 }
 
 // base is the path of a package without what marks its variants for tests. A package of tests from outside, NAME_test,
@@ -174,6 +176,7 @@ func load(patterns []string) (*universe, error) {
 			u.used[keyOf(o)] = true
 		}
 		u.interfaces(p)
+		u.wrappers(p)
 	}
 	return u, nil
 }
@@ -247,6 +250,49 @@ func (u *universe) interfaces(p *packages.Package) {
 	}
 }
 
+// wrappers collects a package's types that embed what another package declares.
+func (u *universe) wrappers(p *packages.Package) {
+	scope := p.Types.Scope()
+	for _, name := range scope.Names() {
+		t, ok := scope.Lookup(name).(*types.TypeName)
+		if !ok {
+			continue
+		}
+		n, ok := t.Type().(*types.Named)
+		if !ok || n.TypeParams().Len() > 0 {
+			continue
+		}
+		s, ok := n.Underlying().(*types.Struct)
+		if !ok {
+			continue
+		}
+		for f := range s.Fields() {
+			if e := named(f.Type()); f.Embedded() && e != nil && e.Obj().Pkg() != nil &&
+				strings.HasPrefix(e.Obj().Pkg().Path(), u.module) && base(e.Obj().Pkg().Path()) != base(p.PkgPath) {
+				u.wraps = append(u.wraps, n)
+				break
+			}
+		}
+	}
+}
+
+// promoted marks methods that a type has of what it embeds, for an interface.
+func (u *universe) promoted() {
+	for _, n := range u.wraps {
+		set := types.NewMethodSet(types.NewPointer(n))
+		for _, i := range u.faces {
+			if !has(types.NewPointer(n), i) {
+				continue
+			}
+			for m := range i.Methods() {
+				if s := set.Lookup(m.Pkg(), m.Name()); s != nil && len(s.Index()) > 1 {
+					u.used[keyOf(s.Obj())] = true
+				}
+			}
+		}
+	}
+}
+
 // spread takes what is used by what is used: types in signatures and fields, constants in a declaration, methods for
 // interfaces.
 func (u *universe) spread() {
@@ -303,6 +349,7 @@ func (u *universe) spread() {
 			}
 		}
 	}
+	u.promoted()
 	for changed := true; changed; {
 		before := len(u.used)
 		for _, o := range u.objects {

@@ -24,16 +24,12 @@ type channelKind int
 const (
 	nowhere channelKind = iota
 	toStdio
-	toFile
 	toSocket
 	toFD
 )
 
 // stdio is QEMU's own standard input and output.
 func stdio() Channel { return Channel{kind: toStdio} }
-
-// File is a file that QEMU writes.
-func File(path string) Channel { return Channel{kind: toFile, path: path} }
 
 // socket is a UNIX socket that somebody listens on; QEMU connects to it.
 func socket(path string) Channel { return Channel{kind: toSocket, path: path} }
@@ -61,8 +57,6 @@ func (c Channel) chardev(id string) string {
 	switch c.kind {
 	case toStdio:
 		return "stdio,id=" + id + ",signal=off"
-	case toFile:
-		return "file,id=" + id + ",path=" + escape(c.path)
 	case toSocket:
 		return "socket,id=" + id + ",path=" + escape(c.path)
 	case toFD:

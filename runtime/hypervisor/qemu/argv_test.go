@@ -36,7 +36,6 @@ func TestArgv(t *testing.T) {
 			c.Machine, c.Accel, c.Vsock = Q35, accel.KVM,
 				Vsock{KernelFD: 5, CID: 77}
 		},
-		"console-file":   func(c *Config) { c.Console = File("/tmp/a,b.log") },
 		"console-stdio":  func(c *Config) { c.Console = stdio() },
 		"console-socket": func(c *Config) { c.Console = socket("/run/console.sock") },
 		"icount":         func(c *Config) { c.ICount = true },

@@ -302,18 +302,18 @@ func (i *Inside) Say(line string) {
 	_, _ = i.console.Write([]byte(strings.TrimSuffix(line, "\n") + "\r\n"))
 }
 
-// Driver says that the guest's vsock driver runs. Calling it again is a no-op.
-func (i *Inside) Driver() { i.up.Do(func() { close(i.driver) }) }
+// drive says that the guest's vsock driver runs. Calling it again is a no-op.
+func (i *Inside) drive() { i.up.Do(func() { close(i.driver) }) }
 
 // Listen accepts the host's connections to a port of the guest. The driver runs then.
 func (i *Inside) Listen(port uint32) (net.Listener, error) {
-	i.Driver()
+	i.drive()
 	return i.vm.net.guest.listen(port)
 }
 
 // Dial connects to a port of the host. The driver runs then.
 func (i *Inside) Dial(port uint32) (net.Conn, error) {
-	i.Driver()
+	i.drive()
 	return i.vm.net.host.dial(port)
 }
 

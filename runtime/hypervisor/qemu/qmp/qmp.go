@@ -27,14 +27,6 @@ const maxLine = 1 << 20
 // maxEvents is how many events wait for the reader of Events. The oldest go when there are more.
 const maxEvents = 64
 
-// qemuVersion is QEMU's, from its greeting.
-type qemuVersion struct {
-	Major, Minor, Micro int
-	Package             string // e.g. the distribution's version
-}
-
-func (v qemuVersion) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro) }
-
 // Command is what to execute. Arguments is a JSON object, or nil.
 type Command struct {
 	Name      string
@@ -61,10 +53,9 @@ func (e *Error) Error() string { return fmt.Sprintf("qmp %s: %s", e.Command, e.D
 
 // Client is a connection to a QEMU. Its methods may be called from several goroutines.
 type Client struct {
-	conn    net.Conn
-	version qemuVersion
-	events  chan Event
-	done    chan struct{} // closed when the connection is over
+	conn   net.Conn
+	events chan Event
+	done   chan struct{} // closed when the connection is over
 
 	write sync.Mutex // held while a command is written
 
@@ -81,21 +72,12 @@ type response struct {
 
 // line is any line that QEMU sends.
 type line struct {
-	Greeting *struct {
-		Version struct {
-			QEMU struct {
-				Major int `json:"major"`
-				Minor int `json:"minor"`
-				Micro int `json:"micro"`
-			} `json:"qemu"`
-			Package string `json:"package"`
-		} `json:"version"`
-	} `json:"QMP"`
-	Event  string          `json:"event"`
-	Data   json.RawMessage `json:"data"`
-	ID     string          `json:"id"`
-	Return json.RawMessage `json:"return"`
-	Error  *struct {
+	Greeting *struct{}       `json:"QMP"` // QEMU's version and capabilities, of which nothing here depends
+	Event    string          `json:"event"`
+	Data     json.RawMessage `json:"data"`
+	ID       string          `json:"id"`
+	Return   json.RawMessage `json:"return"`
+	Error    *struct {
 		Class string `json:"class"`
 		Desc  string `json:"desc"`
 	} `json:"error"`
@@ -105,12 +87,12 @@ type line struct {
 func New(ctx context.Context, conn net.Conn) (*Client, error) {
 	c := &Client{conn: conn, events: make(chan Event, maxEvents), done: make(chan struct{}),
 		waiting: map[string]chan<- response{}}
-	greeting := make(chan qemuVersion, 1)
+	greeting := make(chan struct{}, 1)
 	go c.read(greeting)
 	select {
-	case c.version = <-greeting:
+	case <-greeting:
 	case <-c.done:
-		return nil, fmt.Errorf("qmp greeting: %w", c.Err())
+		return nil, fmt.Errorf("qmp greeting: %w", c.why())
 	case <-ctx.Done():
 		return nil, errors.Join(fmt.Errorf("qmp greeting: %w", context.Cause(ctx)), c.Close())
 	}
@@ -120,17 +102,14 @@ func New(ctx context.Context, conn net.Conn) (*Client, error) {
 	return c, nil
 }
 
-// Version is what QEMU said in its greeting.
-func (c *Client) Version() qemuVersion { return c.version }
-
 // Events delivers events in order. When the reader is slow the oldest are dropped. It is never closed; see Done.
 func (c *Client) Events() <-chan Event { return c.events }
 
 // Done is closed when the connection is over.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err is why the connection is over: io.EOF when QEMU closed it, net.ErrClosed after Close; nil before.
-func (c *Client) Err() error {
+// why says why the connection is over: io.EOF when QEMU closed it, net.ErrClosed after Close; nil before.
+func (c *Client) why() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
@@ -197,7 +176,7 @@ func (c *Client) Execute(ctx context.Context, cmd Command) (json.RawMessage, err
 			}
 		default:
 		}
-		return nil, fmt.Errorf("qmp %s: %w", cmd.Name, c.Err())
+		return nil, fmt.Errorf("qmp %s: %w", cmd.Name, c.why())
 	case <-ctx.Done():
 		return nil, fmt.Errorf("qmp %s: %w", cmd.Name, context.Cause(ctx))
 	}
@@ -232,7 +211,7 @@ func (c *Client) send(ctx context.Context, b []byte, file *os.File) error {
 }
 
 // read distributes what QEMU sends until the connection is over.
-func (c *Client) read(greeting chan<- qemuVersion) {
+func (c *Client) read(greeting chan<- struct{}) {
 	r := bufio.NewReader(c.conn)
 	for {
 		b, err := readLine(r)
@@ -250,9 +229,8 @@ func (c *Client) read(greeting chan<- qemuVersion) {
 		}
 		switch {
 		case l.Greeting != nil:
-			v := l.Greeting.Version
 			select {
-			case greeting <- qemuVersion{v.QEMU.Major, v.QEMU.Minor, v.QEMU.Micro, v.Package}:
+			case greeting <- struct{}{}:
 			default: // a second one is of no interest
 			}
 		case l.Event != "":

@@ -6,36 +6,36 @@ import (
 	"io"
 )
 
-// A Corrupt is a block that is not what the root hash promises.
-type Corrupt struct {
+// corrupt is a block that is not what the root hash promises.
+type corrupt struct {
 	// Level is the block's height in the tree: 0 for hash blocks over the data, 1 for those over them. A data block has
-	// DataLevel.
+	// dataLevel.
 	Level  int
 	Block  int64 // number within its level, from 0
 	Offset int64 // in bytes, from the start of the data or of the hash area
 }
 
-// DataLevel is the Level of a data block.
-const DataLevel = -1
+// dataLevel is the Level of a data block.
+const dataLevel = -1
 
-func (c *Corrupt) Error() string {
-	if c.Level == DataLevel {
+func (c *corrupt) Error() string {
+	if c.Level == dataLevel {
 		return fmt.Sprintf("verity: data block %d at %d is not what was hashed", c.Block, c.Offset)
 	}
 	return fmt.Sprintf("verity: hash block %d of level %d at %d of the hash area is not what was hashed", c.Block,
 		c.Level, c.Offset)
 }
 
-// Area is where a hash area lies: Size bytes of R from Offset on.
-type Area struct {
+// area is where a hash area lies: Size bytes of R from Offset on.
+type area struct {
 	R            io.ReaderAt
 	Offset, Size int64
 }
 
-// Verify checks the tree against the root hash, from the top down, and then the data against the tree. The first block
-// that differs is a *Corrupt; hash blocks come before data, and lower numbers before higher. Of a superblock only the
-// salt and sizes in t count: the kernel does not read it either.
-func Verify(ctx context.Context, data io.ReaderAt, dataSize int64, hashes Area, t Tree, jobs int) error {
+// verifyTree checks the tree against the root hash, from the top down, and then the data against the tree. The first
+// block that differs is a *corrupt; hash blocks come before data, and lower numbers before higher. Of a superblock only
+// the salt and sizes in t count: the kernel does not read it either.
+func verifyTree(ctx context.Context, data io.ReaderAt, dataSize int64, hashes area, t Tree, jobs int) error {
 	if err := t.Check(); err != nil {
 		return fmt.Errorf("verity: %w", err)
 	}
@@ -56,7 +56,7 @@ func Verify(ctx context.Context, data io.ReaderAt, dataSize int64, hashes Area, 
 			return readError("hash area", at+int64(n), err)
 		}
 		if i := mismatch(newHasher(salt), digests, blocks); i >= 0 {
-			return &Corrupt{level, i, at + i*BlockSize}
+			return &corrupt{level, i, at + i*BlockSize}
 		}
 		at += int64(len(blocks))
 		digests = blocks
@@ -70,7 +70,7 @@ func Verify(ctx context.Context, data io.ReaderAt, dataSize int64, hashes Area, 
 				return readError("data", first*BlockSize+int64(n), err)
 			}
 			if i := mismatch(h, digests[first*digestSize:], b); i >= 0 {
-				return &Corrupt{DataLevel, first + i, (first + i) * BlockSize}
+				return &corrupt{dataLevel, first + i, (first + i) * BlockSize}
 			}
 			return nil
 		}
