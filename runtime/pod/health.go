@@ -17,17 +17,7 @@ var ErrStuck = errors.New("a process in the guest outlives SIGKILL")
 
 // watch gives the pod up when its agent no longer answers, until ctx or the guest ends.
 func (p *Pod) watch(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	p.wg.Go(func() {
-		select {
-		case <-p.vm.Done():
-		case <-p.sick:
-		case <-ctx.Done():
-		}
-		cancel()
-	})
-	if err := p.link.Watch(ctx, p.log); err != nil && ctx.Err() == nil && p.vm.Why() == nil {
+	if err := p.link.Watch(ctx, p.log); err != nil && p.vm.Why() == nil {
 		p.lose(err)
 	}
 }
@@ -74,8 +64,7 @@ func (p *Pod) reason() error {
 // ErrOutOfMemory says that the host ended processes of a pod, since its control group had no memory left.
 var ErrOutOfMemory = errors.New(
 	"the host had no more memory for the pod: its control group's limit has to hold the guest's memory and " +
-		"what QEMU, " +
-		"virtiofsd and the shim need themselves")
+		"what QEMU, virtiofsd and the shim need themselves")
 
 // outOfMemory puts that reason before what followed from it.
 func (p *Pod) outOfMemory(err error) error {

@@ -2,7 +2,7 @@
 //
 // In come the effective configuration, a container's OCI specification and its root file system; out come running
 // containers, reached through the agent. It puts together what the other rooms of runtime make: the folder that is
-// shared, the network, the sandbox, the verdict. It refuses to know who asks: nothing here speaks to containerd.
+// shared, the network, the sandbox, the verdict. It refuses to know what asks: nothing here speaks to containerd.
 //
 // A pod keeps a record on disk of everything that could outlive it (package record), so that whoever comes after a
 // killed one can clean up.
@@ -73,7 +73,8 @@ type Options struct {
 	Annotations map[string]string // for the record only
 }
 
-// Pod is a running guest with its containers. Its methods may be called from several goroutines.
+// Pod is a running guest with its containers. Its methods may be called from several goroutines. None of its locks is
+// held while another one of its is taken.
 type Pod struct {
 	id      string
 	cfg     *config.Config
@@ -171,8 +172,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		p.link.Lose(explain(p.reason())) // nobody waits for answers that cannot come
 	})
 	if err := p.record.Note(func(r *record.Record) {
-		r.QEMU = record.ProcessOf(
-			p.vm.PID())
+		r.QEMU = record.ProcessOf(p.vm.PID())
 		r.Command = p.vm.Argv()
 		r.Files = p.vm.Files()
 	}); err != nil {

@@ -60,7 +60,12 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	f.Add([]byte(`{"version": 2, "qemu": {"pid": 1, "start": 1}, "netns": "/x", "links": ["a b"]}`)) // a newer program's
 	f.Fuzz(func(t *testing.T, b []byte) {
+		left, err := remainsOf(b)
+		if _, other := errors.AsType[*versionError](err); err != nil && !other && !reflect.DeepEqual(left, remains{}) {
+			t.Errorf("%+v of what cannot be read: %v", left, err)
+		}
 		r, err := Decode(b)
 		if err != nil {
 			return

@@ -544,7 +544,7 @@ func (s *Service) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Em
 			return nil, notFound("process %q of container %s is lost with its guest: %v", r.ExecID, r.ID, err)
 		}
 		if errors.Is(err, agentlink.ErrSilent) && t.sandbox && r.ExecID == "" && r.Signal == uint32(unix.SIGKILL) {
-			// Who kills the pod need not wait longer for an agent that hangs.
+			// Whoever kills the pod need not wait longer for an agent that hangs.
 			s.log.Warn("the pod is killed although its agent does not answer", "container", t.id)
 			g.GiveUp(agentlink.ErrSilent)
 			return &emptypb.Empty{}, nil
@@ -712,7 +712,7 @@ func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*
 	return nil, status.Error(codes.Unimplemented, "a container in a virtual machine cannot be checkpointed")
 }
 
-// Connect says who serves.
+// Connect says which process serves, and in which version.
 func (s *Service) Connect(context.Context, *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
 	return &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), TaskPid: s.pid(), Version: s.o.Version}, nil
 }

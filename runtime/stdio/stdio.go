@@ -126,9 +126,9 @@ func openOutput(target string) (io.WriteCloser, error) {
 }
 
 // output is a FIFO that is written. Its own end for reading lets it be opened and written while nobody reads: clients
-// come late, and a containerd that starts anew finds what was written in between. What ends it for good is a reader's
-// having been there after the last was written: a FIFO that nobody has open forgets what is in it, and who opens it
-// then waits for a writer for ever.
+// come late, and a containerd that starts anew finds what was written in between. It ends for good once a reader was
+// there after the last byte was written: a FIFO that nobody has open forgets what is in it, and whoever opens it then
+// waits for a writer for ever.
 type output struct {
 	*os.File
 	keep      *os.File
@@ -168,7 +168,7 @@ func openFIFO(p string) (r, w *os.File, err error) {
 	return r, w, nil
 }
 
-// Close is the end of the output. Where nobody reads yet, it waits for nothing, and the end is kept for who comes. A
+// Close is the end of the output. Where nobody reads yet, it waits for nothing, and the end is kept for a reader. A
 // reader gets some time to read to the end: containerd 1.6.20 forgets what it has not read when it hears that the
 // process has ended. Calling it again is a no-op.
 func (o *output) Close() error {
@@ -220,8 +220,8 @@ func (o *output) unread() (n int) {
 	return n
 }
 
-// isRead says whether anybody has the FIFO open for reading. Linux: a pipe without readers polls as POLLERR for who
-// writes (pipe(7), poll(2)).
+// isRead says whether anybody has the FIFO open for reading. Linux: a pipe without readers polls as POLLERR at
+// its other end (pipe(7), poll(2)).
 func (o *output) isRead() bool {
 	read := true
 	o.look(func(fd int) {

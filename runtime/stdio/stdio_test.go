@@ -110,7 +110,7 @@ func TestOutputIsKeptForAReaderThatComesLate(t *testing.T) {
 				t.Errorf("read %q, want %q", got, want)
 			}
 		case <-time.After(10 * time.Second):
-			t.Fatalf("who reads %q waits for ever", text)
+			t.Fatalf("whoever reads %q waits for ever", text)
 		}
 		<-f.Stdout.(*output).done
 	}

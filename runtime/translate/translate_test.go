@@ -347,6 +347,47 @@ func TestWhatAnAgentCannotDoIsAnError(t *testing.T) {
 	}
 }
 
+func FuzzTranslate(f *testing.F) {
+	f.Add([]byte(`{"process": {}, "root": {"path": "/"}, "linux": {"devices": [{"type": "b", "major": 8, "path": "/dev/x"}],
+		"resources": {"devices": [{"allow": true, "type": "b", "major": 8, "minor": 0, "access": "rw"}]}},
+		"mounts": [{"destination": "/x", "type": "bind", "source": "/dir", "options": ["ro"]},
+		{"destination": "/y", "type": "bind", "source": "/dev/sda"}]}`), true, "erofs", "/a", "ro,loop")
+	f.Add([]byte(`{"process": {}, "root": {}, "linux": {}}`), false, "ext4", "/rw", "loop")
+	f.Fuzz(func(t *testing.T, b []byte, shared bool, kind, source, options string) {
+		var spec specs.Spec
+		if json.Unmarshal(b, &spec) != nil {
+			return
+		}
+		p, err := Translate(Pod{Shared: shared, GuestDevices: true}, someHost(), Container{ID: "c1", Spec: &spec,
+			Rootfs: []share.Mount{{Type: kind, Source: source, Options: strings.Split(options, ",")}}})
+		if err != nil {
+			return
+		}
+		if len(p.Roots) == 0 {
+			t.Error("a container without a root")
+		}
+		for _, d := range p.Disks {
+			p.Plugged(d, "01/00")
+		}
+		for _, b := range p.Binds {
+			if !shared {
+				t.Errorf("%+v without a shared folder", b)
+			}
+			p.Bound(b, "name", true)
+		}
+		for _, d := range p.Devices {
+			if d.Id == "" {
+				t.Errorf("a device without a place: %v", d)
+			}
+		}
+		for _, m := range p.Spec.Mounts {
+			if isBind(m) && m.Type == "bind" && m.Source == "" {
+				t.Errorf("a bind of nothing: %+v", m)
+			}
+		}
+	})
+}
+
 func TestFilesAreReadUpToALimit(t *testing.T) {
 	path := file(t, t.TempDir()+"/f")
 	if b, err := (ThisHost{}).Read(path, 0); len(b) > 0 || err != nil {
