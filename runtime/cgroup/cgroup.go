@@ -145,7 +145,7 @@ func inheritCPUs(parent, dir string) {
 }
 
 func enter(dir string) error {
-	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o600)
 }
 
 // OOMKills is how many processes of the group the host has ended because the group, or one it is in, had no memory
