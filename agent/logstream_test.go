@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/agent/options"
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 // logPort serves s on a UNIX socket, and returns how to connect.
@@ -108,7 +109,7 @@ func TestNobodyWhoLogsWaitsForAReader(t *testing.T) {
 	log := s.tee(slog.New(slog.DiscardHandler))
 	dial := logPort(t, s)
 	idle := dial() // reads nothing
-	time.Sleep(10 * time.Millisecond)
+	testenv.Blocked(t, "agent.(*logStream).send")
 	const lines = 20000
 	start := time.Now()
 	for i := range lines {

@@ -156,7 +156,7 @@ func TestACancelledMakeEndsAtOnce(t *testing.T) {
 				t.Errorf("took %v to end", took)
 			}
 			before := size()
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond) // in which nothing may happen: ten times as long as a beat
 			if after := size(); after != before || before == 0 {
 				t.Errorf("a process of the jail is still alive: %d bytes, then %d", before, after)
 			}

@@ -18,10 +18,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/katabuild/katabuild/agent/container/blueprint"
-	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/agent/container/blueprint"
+	"github.com/katabuild/katabuild/agent/reap"
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 // guest is the runner under test, on a machine of its own.
@@ -170,6 +172,29 @@ func openFiles(t *testing.T) int {
 	return len(e)
 }
 
+// fewFiles waits until no more files are open than a number: those of streams are closed a little after their end.
+func fewFiles(t *testing.T, most int) {
+	t.Helper()
+	n := openFiles(t)
+	for end := time.Now().Add(10 * time.Second); n > most && time.Now().Before(end); n = openFiles(t) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n > most {
+		t.Errorf("%d files are open, want at most %d", n, most)
+	}
+}
+
+// says waits until a text is in an output.
+func (b *buffer) says(t *testing.T, text string) {
+	t.Helper()
+	end := time.Now().Add(10 * time.Second)
+	for !strings.Contains(b.String(), text) {
+		if time.Sleep(10 * time.Millisecond); time.Now().After(end) {
+			t.Fatalf("it says %q, and not %q", b, text)
+		}
+	}
+}
+
 func TestInGuest(t *testing.T) {
 	if os.Getpid() != 1 || os.Getenv("container_test") != "1" {
 		return // TestContainersInAGuest runs it where it belongs, and insists on that
@@ -302,7 +327,7 @@ var guestTests = []struct {
 		if s := c.now(); s != stateCreated {
 			t.Error(s)
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // in which nothing may happen
 		if out.String() != "" {
 			t.Error("it ran already")
 		}
@@ -817,9 +842,7 @@ var guestTests = []struct {
 			var out buffer
 			hears := g.start(t, sh("trap 'echo bye; exit 9' TERM; echo ready; while true; do sleep 0.1; done"),
 				Stdio{Stdout: &out})
-			for !strings.Contains(out.String(), "ready") {
-				time.Sleep(10 * time.Millisecond)
-			}
+			out.says(t, "ready")
 			hears.init.Signal(unix.SIGTERM)
 			if got, code := finish(t, hears.init, &out); code != 9 || got != "ready\nbye\n" {
 				t.Error(got, code)
@@ -846,11 +869,17 @@ var guestTests = []struct {
 		if err := c.Pause(t.Context()); err != nil || c.now() != statePaused {
 			t.Fatal(err, c.now())
 		}
-		time.Sleep(50 * time.Millisecond)
 		before := len(out.String())
-		time.Sleep(200 * time.Millisecond)
-		if after := len(out.String()); after != before {
-			t.Error(before, after)
+		for end := time.Now().Add(5 * time.Second); ; { // what it wrote before comes yet
+			time.Sleep(200 * time.Millisecond) // in which nothing may happen: twenty times as long as it sleeps
+			after := len(out.String())
+			if after == before {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal(before, after)
+			}
+			before = after
 		}
 		if _, err := c.Exec(t.Context(), "p", &specs.Process{Args: []string{"true"}, Cwd: "/"},
 			Stdio{}); !errors.Is(err, ErrState) {
@@ -1070,17 +1099,15 @@ var guestTests = []struct {
 				Stdio{}); !errors.Is(err, os.ErrNotExist) {
 				t.Error(err)
 			}
-			time.Sleep(drainTime)
+			<-user.Drained()
+			<-tty.Drained()
 			before := openFiles(t)
 			began := time.Now()
 			for range 20 {
 				g.exec(t, c, "true")
 			}
 			t.Logf("%s: an exec takes %v", name, (time.Since(began) / 20).Round(time.Microsecond))
-			time.Sleep(drainTime)
-			if after := openFiles(t); after > before+2 {
-				t.Errorf("%d files before, %d after", before, after)
-			}
+			fewFiles(t, before+2)
 			last, err := c.Exec(t.Context(), "last", &specs.Process{Args: []string{"/bin/sleep", "100"}, Cwd: "/"},
 				Stdio{})
 			if err != nil {
@@ -1121,10 +1148,7 @@ var guestTests = []struct {
 			s.Process.OOMScoreAdj = &score
 			var out buffer
 			c := g.start(t, s, Stdio{Stdout: &out, Stderr: &out})
-			for end := time.Now().Add(10 * time.Second); !strings.Contains(out.String(), "77\n") &&
-				time.Now().Before(end); {
-				time.Sleep(10 * time.Millisecond)
-			}
+			out.says(t, "77\n")
 			f := strings.Fields(out.String())
 			want := []string{"0", "100000", "65536", "0", "pod"}
 			for _, n := range []string{"user", "net", "ipc", "uts"} {
@@ -1278,10 +1302,7 @@ var guestTests = []struct {
 			p.Forget()
 		}
 		t.Logf("an exec takes %v", (time.Since(began) / 200).Round(time.Microsecond))
-		time.Sleep(drainTime + 100*time.Millisecond)
-		if after := openFiles(t); after > before+2 {
-			t.Errorf("%d files before, %d after", before, after)
-		}
+		fewFiles(t, before+2)
 		if pids, err := c.pids(); err != nil || len(pids) != 1 {
 			t.Error(pids, err)
 		}
@@ -1300,7 +1321,7 @@ var guestTests = []struct {
 			defer r.ahead.mu.Unlock()
 			return r.ahead.ready != nil || r.ahead.timer != nil
 		}
-		time.Sleep(2 * aheadDelay)
+		time.Sleep(2 * aheadDelay) // in which nothing may happen
 		if waiting() {
 			t.Error("something is started ahead, and there is no container")
 		}
@@ -1373,7 +1394,7 @@ var guestTests = []struct {
 		pid = own.await(t)
 		unix.Kill(pid, unix.SIGSTOP)
 		go func() {
-			time.Sleep(300 * time.Millisecond) // it has its plan, and has not read it
+			testenv.Blocked(t, "launch.(*Control).peek") // it has its plan, and has not read it
 			unix.Kill(pid, unix.SIGKILL)
 		}()
 		fourth := make("ahead-5")
@@ -1415,7 +1436,7 @@ var guestTests = []struct {
 			t.Error("there is a container, and nothing is started ahead")
 		}
 		remove(first)
-		time.Sleep(2 * aheadDelay)
+		time.Sleep(2 * aheadDelay) // in which nothing may happen
 		if waiting() {
 			t.Error("something is started ahead, and there is no container any more")
 		}
@@ -1430,10 +1451,7 @@ var guestTests = []struct {
 		if waiting() {
 			t.Error("something is started ahead after the end")
 		}
-		time.Sleep(drainTime + 100*time.Millisecond)
-		if n := openFiles(t); n > files { // less the inotify
-			t.Errorf("%d files before, %d after", files, n)
-		}
+		fewFiles(t, files) // less the inotify
 	}},
 	{"an exec while its container is removed ends, and nothing is left", func(t *testing.T, g *guest) {
 		before, kids := openFiles(t), len(children(t))
@@ -1473,7 +1491,7 @@ var guestTests = []struct {
 					}
 				})
 			}
-			time.Sleep(time.Duration(i) * 50 * time.Millisecond)
+			time.Sleep(time.Duration(i) * 50 * time.Millisecond) // each at another moment
 			if err := c.Remove(ctx); err != nil {
 				t.Error(err)
 			}
@@ -1488,10 +1506,7 @@ var guestTests = []struct {
 		}
 		t.Log(said)
 		g.Runner.ahead.drop(false)
-		time.Sleep(drainTime + 100*time.Millisecond)
-		if after := openFiles(t); after > before+2 {
-			t.Errorf("%d files before, %d after", before, after)
-		}
+		fewFiles(t, before+2)
 		for end := time.Now().Add(10 * time.Second); len(children(t)) > kids && time.Now().Before(end); {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -1500,8 +1515,7 @@ var guestTests = []struct {
 		}
 	}},
 	{"output that nobody reads keeps nothing", func(t *testing.T, g *guest) {
-		g.run(t, sh("true"))
-		time.Sleep(drainTime + 100*time.Millisecond)
+		g.run(t, sh("true")) // to the end of its streams
 		before, routines := openFiles(t), runtime.NumGoroutine()
 		deaf, listener := io.Pipe() // a connection whose other end is there, and reads nothing
 		for name, stdio := range map[string]Stdio{"by calls": {}, "by a connection": {Stdout: listener,
@@ -1524,8 +1538,7 @@ var guestTests = []struct {
 				case <-time.After(drainTime + 5*time.Second):
 					t.Error(name, "it is waited for")
 				}
-				time.Sleep(drainTime)
-				// it is still there for a late reader
+				time.Sleep(drainTime) // in which nothing may happen: it is still there for a late reader
 				if b, err := c.init.ReadStdout(ctx, 100); string(b) != "out\n" || err != nil {
 					t.Errorf("%s: %q, %v", name, b, err)
 				}
@@ -1550,7 +1563,7 @@ var guestTests = []struct {
 		if err := c.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // in which nothing may happen
 		if c.now() != stateRunning {
 			t.Error("it did not wait for a reader:", c.now())
 		}
@@ -1622,10 +1635,7 @@ var guestTests = []struct {
 				t.Errorf("to create takes %v with a stage that was started ahead, %v without", median(with[0]),
 					median(without[0]))
 			}
-			time.Sleep(drainTime + 100*time.Millisecond)
-			if after := openFiles(t); after > before+2 {
-				t.Errorf("%d files before, %d after", before, after)
-			}
+			fewFiles(t, before+2)
 		}},
 }
 

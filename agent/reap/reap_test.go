@@ -65,8 +65,9 @@ func TestAChildStartedInAnotherWayIsCollected(t *testing.T) {
 			return 0, err
 		}
 		defer cmd.Process.Release()
-		time.Sleep(50 * time.Millisecond) // it ends before it is known
-		return cmd.Process.Pid, nil
+		// It ends before it is known.
+		var info unix.Siginfo
+		return cmd.Process.Pid, unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil)
 	})
 	if err != nil {
 		t.Fatal(err)

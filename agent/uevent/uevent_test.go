@@ -220,7 +220,7 @@ func TestOnlyTheKernelIsHeard(t *testing.T) {
 		// Refused to a plain user; where it is allowed the message must not count.
 		_ = unix.Sendto(fd, fake, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup})
 	}
-	time.Sleep(20 * time.Millisecond)
+	time.Sleep(20 * time.Millisecond) // in which nothing may happen
 	if _, ok := seen(&l, "/devices/fake"); ok {
 		t.Error("a message of a process counts as the kernel's")
 	}

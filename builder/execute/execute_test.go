@@ -15,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/progress"
 )
 
 func config(t *testing.T) Config {
@@ -212,18 +213,31 @@ func TestTwoRunsShareTheWork(t *testing.T) {
 	var runs atomic.Int32
 	task := writes("step", "x", &runs)
 	inner := task.Run
+	const others = 3
+	waiting := make(chan struct{}, others+1)
+	c.Report = func(e progress.Event) {
+		if e.Kind == progress.Log && strings.Contains(e.Message, "waiting for it") {
+			waiting <- struct{}{}
+		}
+	}
 	task.Run = func(ctx context.Context, j Job) ([]artifact.Output, error) {
-		time.Sleep(20 * time.Millisecond)
+		for range others {
+			select {
+			case <-waiting:
+			case <-time.After(10 * time.Second):
+				t.Error("somebody does not wait for the one that runs")
+			}
+		}
 		return inner(ctx, j)
 	}
 	errs := make(chan error)
-	for range 4 {
+	for range others + 1 {
 		go func() {
 			_, err := Run(context.Background(), c, []Task{task}, []string{"step"})
 			errs <- err
 		}()
 	}
-	for range 4 {
+	for range others + 1 {
 		if err := <-errs; err != nil {
 			t.Error(err)
 		}

@@ -182,11 +182,12 @@ func TestOneHolderOfAKeyAtATime(t *testing.T) {
 	s := open(t)
 	key := digest.Of([]byte("k"))
 	var mu sync.Mutex
-	inside, waited := 0, 0
+	inside, waited := 0, make(chan struct{}, 8)
 	var wg sync.WaitGroup
+	var first sync.Once
 	for range 8 {
 		wg.Go(func() {
-			unlock, err := s.Lock(key, func() { mu.Lock(); waited++; mu.Unlock() })
+			unlock, err := s.Lock(key, func() { waited <- struct{}{} })
 			if err != nil {
 				t.Error(err)
 				return
@@ -196,7 +197,15 @@ func TestOneHolderOfAKeyAtATime(t *testing.T) {
 				t.Error("two inside")
 			}
 			mu.Unlock()
-			time.Sleep(2 * time.Millisecond)
+			first.Do(func() { // until all others are where they could come in
+				for range 7 {
+					select {
+					case <-waited:
+					case <-time.After(10 * time.Second):
+						t.Error("somebody does not wait")
+					}
+				}
+			})
 			mu.Lock()
 			inside--
 			mu.Unlock()
@@ -204,9 +213,6 @@ func TestOneHolderOfAKeyAtATime(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if waited == 0 {
-		t.Error("nobody waited")
-	}
 }
 
 func TestManyPutTheSameBytes(t *testing.T) {

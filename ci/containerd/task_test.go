@@ -338,7 +338,7 @@ func taskPause(t *testing.T, c *client) {
 		t.Fatal(err)
 	}
 	equal(t, "state", r.Process.Status, task.Status_PAUSED)
-	time.Sleep(paused)
+	time.Sleep(paused) // in which nothing may happen
 	if _, err := c.Resume(c.ctx(t), &tasks.ResumeTaskRequest{ContainerID: id}); err != nil {
 		t.Fatal(err)
 	}
@@ -541,13 +541,16 @@ func (l *eventLog) of(id string) []string {
 // subscribe collects events until the test ends.
 func (c *client) subscribe(t *testing.T) *eventLog {
 	t.Helper()
-	s, err := events.NewEventsClient(c.Conn).Subscribe(c.ctx(t),
+	api := events.NewEventsClient(c.Conn)
+	s, err := api.Subscribe(c.ctx(t),
 		&events.SubscribeRequest{Filters: []string{"namespace==" + c.namespace}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &eventLog{}
+	const subscribed = "/tests/subscribed"
 	ids := map[string]func([]byte) (string, error){
+		subscribed:      id(func(e *apievents.TaskStart) string { return e.ContainerID }),
 		"/tasks/create": id(func(e *apievents.TaskCreate) string { return e.ContainerID }),
 		"/tasks/start":  id(func(e *apievents.TaskStart) string { return e.ContainerID }),
 		"/tasks/exit":   id(func(e *apievents.TaskExit) string { return e.ContainerID }),
@@ -571,8 +574,17 @@ func (c *client) subscribe(t *testing.T) *eventLog {
 			}
 		}
 	}()
-	// The stream is ready some time after it was asked for, and nothing says when.
-	time.Sleep(300 * time.Millisecond)
+	// The stream is ready some time after it was asked for, and nothing says when but an event of our own.
+	e, err := anypb.New(&apievents.TaskStart{ContainerID: "none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, patience, "an event of our own", func() bool {
+		if _, err := api.Publish(c.ctx(t), &events.PublishRequest{Topic: subscribed, Event: e}); err != nil {
+			t.Fatal(err)
+		}
+		return len(l.of("none")) > 0
+	})
 	return l
 }
 

@@ -40,3 +40,11 @@ func TestAWordIsNeverInAll(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoeverWaitsIsSeen(t *testing.T) {
+	stop, over := make(chan struct{}), make(chan struct{})
+	go func() { defer close(over); <-stop }()
+	Blocked(t, "testenv.TestWhoeverWaitsIsSeen.func1")
+	close(stop)
+	<-over
+}

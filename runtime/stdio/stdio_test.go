@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/katabuild/katabuild/internal/testenv"
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 // fifo makes a FIFO.
@@ -98,7 +99,11 @@ func TestOutputIsKeptForAReaderThatComesLate(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Close()
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-f.Stdout.(*output).done:
+			t.Errorf("%q is over before anybody came", text)
+		case <-time.After(50 * time.Millisecond): // in which nothing may happen
+		}
 		read := make(chan string, 1)
 		go func() {
 			b, err := os.ReadFile(p)
@@ -176,7 +181,7 @@ func TestInputThatNobodyWritesCanBeClosed(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { _, err := f.Stdin.Read(make([]byte, 1)); ended <- err }()
-	time.Sleep(20 * time.Millisecond)
+	testenv.Blocked(t, "stdio.TestInputThatNobodyWritesCanBeClosed.func1")
 	if err := f.Stdin.Close(); err != nil {
 		t.Error(err)
 	}

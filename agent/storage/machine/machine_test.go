@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -58,22 +59,25 @@ func TestProcessorsAndMemoryAreTurnedOn(t *testing.T) {
 	if got := read(t, m, cpu+"cpu10/online") + read(t, m, memory+"memory32/online"); got != "11" {
 		t.Errorf("all are wanted: %q", got)
 	}
-	// One that is plugged in while we wait.
-	go func() {
-		time.Sleep(60 * time.Millisecond)
-		p := m.path(cpu + "cpu11")
-		if err := errors.Join(os.Mkdir(p, 0o755), os.WriteFile(p+"/online", []byte("0"), 0o600)); err != nil {
-			t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		// One that is plugged in while we wait.
+		go func() {
+			time.Sleep(pollEvery * 3 / 2)
+			p := m.path(cpu + "cpu11")
+			if err := errors.Join(os.Mkdir(p, 0o755), os.WriteFile(p+"/online", []byte("0"), 0o600)); err != nil {
+				t.Error(err)
+			}
+		}()
+		began := time.Now()
+		if err := m.OnlineCPUMem(t.Context(), 5, true); err != nil || time.Since(began) != 2*pollEvery {
+			t.Errorf("%v after %v", err, time.Since(began))
 		}
-	}()
-	if err := m.OnlineCPUMem(t.Context(), 5, true); err != nil {
-		t.Error(err)
-	}
-	err := m.OnlineCPUMem(t.Context(), 6, true)
-	if !errors.Is(err, errTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(),
-		"5 of 6 processors") {
-		t.Errorf("got %v", err)
-	}
+		err := m.OnlineCPUMem(t.Context(), 6, true)
+		if !errors.Is(err, errTimeout) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(),
+			"5 of 6 processors") {
+			t.Errorf("got %v", err)
+		}
+	})
 	if err := m.MemHotplugByProbe([]uint64{0x1_0000_0000}); err != nil ||
 		read(t, m, memory+"probe") != "0x100000000" {
 		t.Errorf("probe has %q, %v", read(t, m, memory+"probe"), err)

@@ -506,7 +506,7 @@ func TestStoppedRingIsNotTouched(t *testing.T) {
 	}
 	r.Offer(0)
 	r.ForceKick()
-	time.Sleep(5 * time.Millisecond)
+	time.Sleep(5 * time.Millisecond) // in which nothing may happen
 	if _, _, ok := r.Take(); ok {
 		t.Fatal("a stopped ring was worked off")
 	}
@@ -520,7 +520,7 @@ func TestStoppedRingIsNotTouched(t *testing.T) {
 	d.Must(18, vhostusertest.State(0, 0))
 	r.Offer(0)
 	r.ForceKick()
-	time.Sleep(5 * time.Millisecond)
+	time.Sleep(5 * time.Millisecond) // in which nothing may happen
 	if _, _, ok := r.Take(); ok {
 		t.Fatal("a disabled ring was worked off")
 	}
