@@ -84,7 +84,11 @@ func TestTheKeyLeavesAndTheTerminalIsRestored(t *testing.T) {
 	}()
 	done := make(chan error, 1)
 	go func() { done <- a.interact(c) }()
+	end := time.Now().Add(10 * time.Second)
 	for raw := before; raw.Lflag&unix.ICANON != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the terminal still waits for lines")
+		}
 		if raw, err = unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS); err != nil {
 			t.Fatal(err)
 		}
