@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// facts are what several rooms must agree on, and the one package where each is written down. Rooms may not import each
-// other, so such a fact lies below internal/.
+// facts are what several components must agree on, and the one package where each is written down. Components may not
+// import each other, so such a fact lies below internal/.
 var facts = []struct {
 	what string
 	home string // the package, from the root
@@ -60,7 +60,7 @@ var elsewhere = map[string]string{
 
 func TestEveryFactIsWrittenDownOnce(t *testing.T) {
 	for _, s := range sources(t) {
-		if strings.HasSuffix(s.name, "_test.go") || room(s.dir) == "ci" || room(s.dir) == "." ||
+		if strings.HasSuffix(s.name, "_test.go") || component(s.dir) == "ci" || component(s.dir) == "." ||
 			strings.Contains(s.dir, "test") {
 			continue // a test writes down again what it expects
 		}

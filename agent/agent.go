@@ -2,10 +2,10 @@
 // is told to end.
 //
 // In come the kernel command line and requests over vsock; out go answers, one-line messages on the console, and the
-// report of what this guest is. The rooms below it are early (an init's first deeds), extension (more read-only disks,
-// on devmapper), reap (the end of children), osthread (threads whose namespaces change), serve (the API), container,
-// storage and network (what the API asks for), uevent, policy, metrics, measure (the report), options (the command
-// line), timeline and fatal. It knows nothing of how guests are built.
+// report of what this guest is. The packages below it are early (an init's first deeds), extension (more read-only
+// disks, on devmapper), reap (the end of children), osthread (threads whose namespaces change), serve (the API),
+// container, storage and network (what the API asks for), uevent, policy, metrics, measure (the report), options (the
+// command line), timeline and fatal. It knows nothing of how guests are built.
 package agent
 
 import (

@@ -1,5 +1,5 @@
-// Package builder is the foreman: it turns a recipe into a guest by way of lock, plan and execute, and is the only room
-// that calls the crafts.
+// Package builder is what drives a build: it turns a recipe into a guest by way of lock, plan and execute, and is the
+// only component that calls kernel, initrd and rootfs.
 //
 // In comes a Config, out go a lock, a plan, or a folder with the guest's files and its manifest. It does not boot
 // anything.

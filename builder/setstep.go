@@ -126,7 +126,7 @@ func (m *locker) choose(ctx context.Context, w setWish) (time.Time, error) {
 	if err != nil {
 		return date, err
 	}
-	wish := debian.Wish{Recommends: w.deb.Recommends, Exclude: w.deb.Exclude}
+	wish := debian.Request{Recommends: w.deb.Recommends, Exclude: w.deb.Exclude}
 	firm := map[string]bool{} // what the recipe itself decides
 	for i, p := range w.deb.Packages {
 		want := recipe.ParseWanted(p)
@@ -321,7 +321,7 @@ func (m *locker) pins(firm map[string]bool) map[string]lock.Input {
 
 // resolve chooses packages, in the old lock's versions where they are to be had and the wish can come true with them.
 // What stands in the way of that is renewed too.
-func (m *locker) resolve(x *debian.Index, wish debian.Wish, firm map[string]bool) ([]*debian.Package, error) {
+func (m *locker) resolve(x *debian.Index, wish debian.Request, firm map[string]bool) ([]*debian.Package, error) {
 	pins := m.pins(firm)
 	newest := map[string]*debian.Package{}
 	for name, in := range pins {

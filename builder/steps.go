@@ -17,8 +17,8 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/bootwords"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/toolchain"
@@ -27,7 +27,7 @@ import (
 	"github.com/katabuild/katabuild/rootfs/sbom"
 )
 
-// vocabulary is what the crafts can do, for the recipe's reader.
+// vocabulary is what kernel, initrd and rootfs can do, for the recipe's reader.
 func vocabulary() (recipe.Vocabulary, error) {
 	var v recipe.Vocabulary
 	for _, a := range arch.Buildable() {
@@ -115,7 +115,7 @@ func (g *Guest) manifest(done map[string]*store.Action) (*manifest.Manifest, err
 	if err != nil {
 		return nil, err
 	}
-	if err := paper.Decode("kernel facts", data, &f); err != nil {
+	if err := document.Decode("kernel facts", data, &f); err != nil {
 		return nil, err
 	}
 	var missing error
@@ -243,7 +243,7 @@ func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*
 		return err
 	}
 	m.Image = &manifest.Image{}
-	if err := paper.Decode("image facts", data, &m.Image.ImageLayout); err != nil {
+	if err := document.Decode("image facts", data, &m.Image.ImageLayout); err != nil {
 		return err
 	}
 	m.Image.File = file(a, rootfs.ImageName)

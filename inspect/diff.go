@@ -171,14 +171,14 @@ func packages(t *tree.Tree) (map[string]string, error) {
 }
 
 // Diff compares two files of the same kind.
-func Diff(ctx context.Context, a, b *Thing, times bool) ([]Change, error) {
+func Diff(ctx context.Context, a, b *Artifact, times bool) ([]Change, error) {
 	if a.Kind != b.Kind {
 		return nil, fmt.Errorf("%s is a %s and %s a %s: only likes can be compared", a.Path, a.Kind, b.Path, b.Kind)
 	}
 	if a.Digest == b.Digest {
 		return nil, nil
 	}
-	facts := func(t *Thing) map[string]string {
+	facts := func(t *Artifact) map[string]string {
 		m := map[string]string{"size": fmt.Sprint(t.Size)}
 		switch {
 		case t.Kernel != nil:
@@ -244,7 +244,7 @@ func Guests(ctx context.Context, a, b, spool string, times bool) ([]Change, erro
 		return nil, err
 	}
 	out = append(out, values("symbol", symbols(c1), symbols(c2))...)
-	root := func(dir string, m *manifest.Manifest) (*Thing, error) {
+	root := func(dir string, m *manifest.Manifest) (*Artifact, error) {
 		return Open(filepath.Join(dir, RootFile(m)), spool)
 	}
 	x, err := root(a, m)

@@ -43,7 +43,7 @@ var errNoBill = errors.New("no bill of materials (" + rootfs.SBOMName +
 	") lies beside the image, and only that says where its files come from")
 
 // Explain says where what lies at a path comes from, by the bill of materials beside the image.
-func (t *Thing) Explain(at string) (*Explanation, error) {
+func (t *Artifact) Explain(at string) (*Explanation, error) {
 	f, err := regular.Open(filepath.Join(filepath.Dir(t.Path), rootfs.SBOMName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNoBill

@@ -30,8 +30,8 @@ const (
 	kindKernel = "kernel"
 )
 
-// Thing is what a file turned out to be.
-type Thing struct {
+// Artifact is what a file turned out to be.
+type Artifact struct {
 	Path   string        `json:"path"`
 	Kind   string        `json:"kind"`
 	Size   int64         `json:"size"`
@@ -79,8 +79,8 @@ type FileSystem struct {
 var errUnknown = errors.New("neither a disk image with erofs or ext4, nor an initrd, nor a kernel")
 
 // Open finds out what a file is. Close it when done. dir is where what must be unpacked goes meanwhile.
-func Open(path, dir string) (_ *Thing, err error) {
-	t := &Thing{Path: path}
+func Open(path, dir string) (_ *Artifact, err error) {
+	t := &Artifact{Path: path}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -123,7 +123,7 @@ func Open(path, dir string) (_ *Thing, err error) {
 }
 
 // Close ends the reading of contents.
-func (t *Thing) Close() error {
+func (t *Artifact) Close() error {
 	var errs []error
 	for _, c := range t.close {
 		errs = append(errs, c())
@@ -132,7 +132,7 @@ func (t *Thing) Close() error {
 	return errors.Join(errs...)
 }
 
-func (t *Thing) image(f *os.File) error {
+func (t *Artifact) image(f *os.File) error {
 	d, err := partition.Read(f, t.Size)
 	if err != nil {
 		return err

@@ -34,7 +34,7 @@ func image(t *testing.T, tr *tree.Tree) string {
 	return p
 }
 
-func open(t *testing.T, path string) *Thing {
+func open(t *testing.T, path string) *Artifact {
 	t.Helper()
 	th, err := Open(path, t.TempDir())
 	if err != nil {

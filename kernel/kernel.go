@@ -1,5 +1,5 @@
-// Package kernel is the craft of the guest's kernel: real source and a list of features in; bzImage, vmlinux, .config,
-// System.map and modules out.
+// Package kernel is the component that makes the guest's kernel: real source and a list of features in; bzImage,
+// vmlinux, .config, System.map and modules out.
 //
 // The same Request gives the same bytes on every machine: what decides them is what Inputs lists. The kernel's own make
 // runs in a jail without network or privileges. Every option asked for is compared with the final .config, and one that

@@ -13,10 +13,10 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/dmverity"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/gpt"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/ext4"
@@ -106,7 +106,7 @@ func (r Request) writeImage(ctx context.Context, d Disk, dir string, t *tree.Tre
 		Name: r.Name, Time: r.Time, Creator: "katabuild", Components: parts, Files: files,
 	}
 	// Another kernel source or package is another bill, although the files may be the same.
-	whole, err := paper.Encode(struct {
+	whole, err := document.Encode(struct {
 		Name, UUID string
 		Components []sbom.Component
 	}{r.Name, res.Image.UUID, doc.Components})

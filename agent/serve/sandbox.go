@@ -60,7 +60,7 @@ type full struct {
 	endOnce  sync.Once
 }
 
-// codeOf is the gRPC code for an error of a room.
+// codeOf is the gRPC code for an error of another package.
 func codeOf(err error) codes.Code {
 	switch {
 	case errors.Is(err, container.ErrNotFound), errors.Is(err, storage.ErrNotFound):

@@ -1,4 +1,4 @@
-// Package serve answers the guest API: it listens where it is told and hands requests to the rooms that know.
+// Package serve answers the guest API: it listens where it is told and hands requests to the packages that know.
 //
 // Bytes from the host are trusted no more than bytes from a network: sizes are bounded by ttrpc (4 MiB a message) and
 // by each method.

@@ -76,7 +76,7 @@ func TestARealDebian(t *testing.T) {
 		t.Fatal(err)
 	}
 	// apt counts itself as essential.
-	for _, want := range []debian.Wish{
+	for _, want := range []debian.Request{
 		{Packages: []string{"apt"}}, {Packages: []string{"apt", "iptables", "ca-certificates"}},
 		{Packages: []string{"apt", "openssh-server"}, Recommends: true}, {Packages: []string{"apt", "build-essential"}},
 	} {
@@ -112,7 +112,7 @@ func TestARealDebian(t *testing.T) {
 		}
 	}
 
-	wish := debian.Wish{Essential: true, Required: true, Packages: []string{"apt", "ca-certificates", "curl",
+	wish := debian.Request{Essential: true, Required: true, Packages: []string{"apt", "ca-certificates", "curl",
 		"iptables", "iproute2", "openssh-server", "python3-minimal", "strace", "procps", "util-linux-extra"}}
 	chosen, err := debian.Resolve(x, wish)
 	if err != nil {

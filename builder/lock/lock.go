@@ -1,4 +1,4 @@
-// Package lock is the paper that names every input of a guest by digest and size, and says where to find it.
+// Package lock is the document that names every input of a guest by digest and size, and says where to find it.
 //
 // `katabuild lock` writes lock.json beside the recipe; plan and fetch read it. Only its writing resolves names;
 // everything else refuses bytes with another digest. docs/formats/lock.md owns the bytes.
@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 )
 
 // Version is the only version this package reads and writes.
@@ -87,13 +87,13 @@ func (l *Lock) Encode() ([]byte, error) {
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	return paper.Encode(l)
+	return document.Encode(l)
 }
 
 // Decode reads the canonical form and nothing else.
 func Decode(data []byte) (*Lock, error) {
 	var l Lock
-	if err := paper.Decode("lock", data, &l); err != nil {
+	if err := document.Decode("lock", data, &l); err != nil {
 		return nil, err
 	}
 	if err := l.check(); err != nil {

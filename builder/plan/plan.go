@@ -13,7 +13,7 @@ import (
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 )
 
 // Step is one step of a plan.
@@ -34,7 +34,7 @@ func New(name string, needs []string, inputs []artifact.Input) Step {
 		}
 	}
 	// The canonical form is unambiguous where joined strings would not be.
-	data, err := paper.Encode(struct {
+	data, err := document.Encode(struct {
 		Step   string           `json:"step"`
 		Inputs []artifact.Input `json:"inputs"`
 	}{name, inputs})

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 )
 
 // defaultSuite is the suite that is meant where a recipe names none.
@@ -27,7 +27,7 @@ type DebianLayer struct {
 
 // Asked is the digest over what decides the packages: not over which of their files are unpacked.
 func (d *DebianLayer) Asked() digest.Digest {
-	data, err := paper.Encode(struct {
+	data, err := document.Encode(struct {
 		Suites     []string  `json:"suites"`
 		Components []string  `json:"components"`
 		Archives   []Archive `json:"archives"`

@@ -161,7 +161,7 @@ type Boot struct {
 	CommandLine []string `yaml:"command_line"` // words added to the kernel command line
 }
 
-// Vocabulary is what the crafts can do today; Parse refuses other words and suggests the nearest.
+// Vocabulary is what kernel, initrd and rootfs can do today; Parse refuses other words and suggests the nearest.
 type Vocabulary struct {
 	Features []string // kernel features and sets
 	URoot    []string // u-root commands; nil means unchecked

@@ -4,7 +4,7 @@
 //
 //	version                 "1\n"
 //	blobs/sha256/ab/abcd…   files named by their digest, read-only, verified whenever they are read
-//	actions/<key>           what a step with that key made: a paper, see Action
+//	actions/<key>           what a step with that key made: a document, see Action
 //	last/<guest>/<step>     the key the step had last, so that a plan can say what changed
 //	locks/<key>             flock(2) files: one process builds a key at a time
 //	tmp/<random>/           folders of running steps, each held by a flock on tmp/<random>.lock
@@ -40,8 +40,8 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/owned"
-	"github.com/katabuild/katabuild/internal/paper"
 )
 
 const layout = "1\n"
@@ -202,7 +202,7 @@ func (s *Store) wrap(deed string, err error) error {
 	return fmt.Errorf("%s store: %w", deed, err)
 }
 
-// blob is where d lives. Digests come from papers: the caller of every method has parsed them.
+// blob is where d lives. Digests come from documents: the caller of every method has parsed them.
 func (s *Store) blob(d digest.Digest) string {
 	h := d.Hex()
 	if len(h) != 64 {
@@ -441,7 +441,8 @@ func (s *Store) lookup(key digest.Digest) (*Action, error) {
 		return nil, fmt.Errorf("action %s: %w: %w", key, ErrMissing, err)
 	}
 	var a Action
-	if err := paper.Decode("action "+key.Short(), data, &a); err != nil || a.Key != key || a.Version != actionVersion {
+	if err := document.Decode("action "+key.Short(), data, &a); err != nil || a.Key != key ||
+		a.Version != actionVersion {
 		return nil, fmt.Errorf("action %s: %w (its record is damaged)", key, ErrMissing)
 	}
 	if err := a.check(); err != nil {
@@ -473,7 +474,7 @@ func (a *Action) check() error {
 func (a *Action) sealedBytes() ([]byte, error) {
 	b := *a
 	b.Seal = ""
-	return paper.Encode(b)
+	return document.Encode(b)
 }
 
 // The kinds of what a store's writers sign.
@@ -532,7 +533,7 @@ func (s *Store) PutAction(a *Action) error {
 		return err
 	}
 	a.Seal = s.o.Key.seal(recordKind, data)
-	if data, err = paper.Encode(a); err != nil {
+	if data, err = document.Encode(a); err != nil {
 		return err
 	}
 	if err := atomicfile.Write(s.action(a.Key), data, 0o644); err != nil {

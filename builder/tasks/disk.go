@@ -22,9 +22,9 @@ import (
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
@@ -135,7 +135,7 @@ func (g *maker) diskTasks() ([]execute.Task, error) {
 		for _, w := range res.Warnings {
 			job.Report.Send(progress.Event{Kind: progress.Log, Message: w})
 		}
-		data, err := paper.Encode(res.Image)
+		data, err := document.Encode(res.Image)
 		if err != nil {
 			return nil, err
 		}

@@ -1,8 +1,8 @@
 // Package tasks makes the steps of a guest: what decides the bytes of each, and how to carry it out.
 //
 // A recipe comes in with the lock that fits it; tasks go out, for package plan to look up and package execute to run.
-// It is the place where a wish of a recipe becomes a request to a craft. It reads no recipe, resolves no name and
-// writes no manifest.
+// It is the place where a wish of a recipe becomes a request to the component that makes it. It reads no recipe,
+// resolves no name and writes no manifest.
 package tasks
 
 import (
@@ -25,9 +25,9 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/artifact"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/kconfig"
@@ -314,7 +314,7 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		}
 		*job.Cost = store.Cost{CPUMS: res.CPU.Milliseconds(), Units: int64(res.Objects)}
 		f := Facts{Release: res.Release, Version: res.Version, BuildID: res.BuildID, SourceVersion: res.SourceVersion}
-		data, err := paper.Encode(f)
+		data, err := document.Encode(f)
 		if err != nil {
 			return nil, err
 		}
@@ -342,7 +342,7 @@ func (g *maker) kernelFile(name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// SourceKind is what the kernel's craft calls the kind of a locked source.
+// SourceKind is what package kernel calls the kind of a locked source.
 func SourceKind(in lock.Input) string {
 	switch in.Kind {
 	case lock.Debian:

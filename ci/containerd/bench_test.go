@@ -375,7 +375,7 @@ func benchStarts(t *testing.T, c *client) {
 			fmt.Sprintf("bench-r%d", i), "true")
 	})
 	boot := timed("boot", func(int) *exec.Cmd {
-		return exec.Command(filepath.Join(house, "bin/katabuild"), "boot",
+		return exec.Command(filepath.Join(repository, "bin/katabuild"), "boot",
 			guestOf(t, c))
 	})
 	nest.RemoveCgroups() // runc's shim of containerd 2.4 leaves empty ones now and then

@@ -22,8 +22,8 @@ import (
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
-// house is the repository's root.
-const house = "../.."
+// repository is the repository's root.
+const repository = "../.."
 
 // asked is the variable that turns these tests on.
 const asked = "KATABUILD_TEST_CONTAINERD"
@@ -78,7 +78,7 @@ func tools() (string, error) {
 var root = testenv.Root
 
 var images = sync.OnceValues(func() (*image.Set, error) {
-	return image.NewSet(context.Background(), filepath.Join(house, "ci/toolbox"))
+	return image.NewSet(context.Background(), filepath.Join(repository, "ci/toolbox"))
 })
 
 // setting is one containerd with the runtime under test.
@@ -204,7 +204,7 @@ func kata(t *testing.T, handler, dir string) *daemon.Runtime {
 	if handler == "" {
 		handler = "kata"
 	}
-	bin, err := filepath.Abs(filepath.Join(house, "bin"))
+	bin, err := filepath.Abs(filepath.Join(repository, "bin"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // filesPage holds what is expected of each operation on files.
-const filesPage = house + "/docs/files.md"
+const filesPage = repository + "/docs/files.md"
 
 // The lines of the page between which the table is.
 const (

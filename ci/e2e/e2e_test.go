@@ -25,8 +25,8 @@ import (
 	"github.com/katabuild/katabuild/internal/verdict"
 )
 
-// house is the repository's root.
-const house = "../.."
+// repository is the repository's root.
+const repository = "../.."
 
 // need skips unless the whole way was asked for. `make test-e2e` builds bin/, the locks and the tiny guest, and sets
 // the variable.
@@ -41,7 +41,7 @@ var root = testenv.Root
 
 func abs(t *testing.T, p string) string {
 	t.Helper()
-	a, err := filepath.Abs(filepath.Join(house, p))
+	a, err := filepath.Abs(filepath.Join(repository, p))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ type result struct {
 	out, err string
 }
 
-// katabuild runs bin/katabuild in the house with the variables env.
+// katabuild runs bin/katabuild in the repository with the variables env.
 func katabuild(t *testing.T, env []string, args ...string) result {
 	t.Helper()
 	return finish(t, command(t, env, args...))

@@ -11,7 +11,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 )
 
 func TestMain(m *testing.M) {
@@ -66,14 +66,14 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// writeGuest is the word guest: guest DIR writes the guest of papertest.Manifest, and DIR.toml, a configuration that
+// writeGuest is the word guest: guest DIR writes the guest of documenttest.Manifest, and DIR.toml, a configuration that
 // names it.
 func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: guest DIR")
 	}
 	dir := ts.MkAbs(args[0])
-	ts.Check(papertest.WriteGuest(dir))
+	ts.Check(documenttest.WriteGuest(dir))
 	ts.Check(os.WriteFile(dir+".toml", []byte("[hypervisor.qemu]\nguest = \""+dir+"\"\n"), 0o644))
 }
 

@@ -22,7 +22,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/record"
 )
@@ -196,7 +196,7 @@ func newRecord(id string) (*record.Record, error) {
 }
 
 func writeRecord(root string, r *record.Record) error {
-	b, err := paper.Encode(r)
+	b, err := document.Encode(r)
 	if err != nil {
 		return err
 	}

@@ -6,20 +6,20 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/dmverity"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/runtime/config"
 )
 
 func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 	hash := strings.Repeat("ab", 32)
-	disk := papertest.Manifest()
+	disk := documenttest.Manifest()
 	disk.Initrd, disk.Kernel.Vmlinux.Path = nil, "vmlinux"
 	disk.Image = &manifest.Image{File: manifest.File{Path: "image.img"},
 		ImageLayout: manifest.ImageLayout{Layout: "gpt", FileSystem: "erofs",
 			Verity: &manifest.Verity{Params: dmverity.Params{RootHash: hash, Salt: "-", DataBlocks: 7,
 				DataBlockSize: 4096, HashBlockSize: 4096}}}}
-	initrd := papertest.Manifest()
+	initrd := documenttest.Manifest()
 	initrd.Image, initrd.Initrd = nil, &manifest.Initrd{File: manifest.File{Path: "initrd.img"}}
 	read := func(m *manifest.Manifest) (config.QEMU, string) {
 		text, err := forKata(`/srv/my "guests"\x`, m)

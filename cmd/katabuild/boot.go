@@ -105,7 +105,7 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 		Words: f.words, Timeout: f.timeout, Program: f.qemu, VirtualTime: f.icount, NoSeccomp: f.noSeccomp,
 		Hybrid: f.hybrid, Attest: true,
 	}
-	if cfg.Accel, err = accel.ParseWish(f.accel); err != nil {
+	if cfg.Accel, err = accel.ParsePreference(f.accel); err != nil {
 		return &usage.Error{Err: err}
 	}
 	if cfg.Extensions, err = readExtensions(f.extensions); err != nil {

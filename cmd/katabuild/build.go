@@ -16,7 +16,7 @@ import (
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/internal/arch"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/usage"
 )
 
@@ -228,7 +228,7 @@ func (a *app) planJSON(guest string, st []plan.Status) error {
 		}
 		out.Steps = append(out.Steps, step{s.Step.Name, s.State, string(s.Step.Key), s.Step.Needs, s.Why, inputs})
 	}
-	data, err := paper.Encode(out)
+	data, err := document.Encode(out)
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,8 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/jail"
-	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -37,15 +37,15 @@ func TestCommandLines(t *testing.T) {
 	})
 }
 
-// writeGuest is the word guest: guest DIR writes the guest of papertest.Manifest, and DIR.report.json as it would
+// writeGuest is the word guest: guest DIR writes the guest of documenttest.Manifest, and DIR.report.json as it would
 // report.
 func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: guest DIR")
 	}
 	dir := ts.MkAbs(args[0])
-	ts.Check(papertest.WriteGuest(dir))
-	data, err := papertest.Report().Encode()
+	ts.Check(documenttest.WriteGuest(dir))
+	data, err := documenttest.Report().Encode()
 	ts.Check(err)
 	ts.Check(os.WriteFile(dir+".report.json", data, 0o644))
 }

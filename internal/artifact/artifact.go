@@ -1,5 +1,5 @@
-// Package artifact holds what the builder and the crafts tell each other about a step: what decides its bytes, and what
-// it made.
+// Package artifact holds what the builder and the components that make things tell each other about a step: what
+// decides its bytes, and what it made.
 package artifact
 
 // Input is one thing that decides the bytes of a step's outputs.

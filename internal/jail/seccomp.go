@@ -9,11 +9,11 @@ import (
 )
 
 // denied lists the system calls that no compiler needs and that reach what a namespace does not part: keys, other
-// kernels' interfaces, or the jail's own walls. calls_GOARCH.go adds those that only some architectures have a number
-// for.
+// kernels' interfaces, or the jail's own barriers. calls_GOARCH.go adds those that only some architectures have a
+// number for.
 func denied() []uint32 {
 	return append([]uint32{
-		// The walls themselves.
+		// The barriers themselves.
 		unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT,
 		unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT,
 		unix.SYS_FSOPEN, unix.SYS_FSCONFIG, unix.SYS_FSMOUNT, unix.SYS_FSPICK, unix.SYS_MOUNT_SETATTR,

@@ -1,4 +1,4 @@
-// Package manifest is the paper that says what a guest is, how to boot it, and what it must report once it runs.
+// Package manifest is the document that says what a guest is, how to boot it, and what it must report once it runs.
 //
 // The builder writes it; the runtime, releases and verify read it. docs/formats/manifest.md owns the bytes.
 package manifest
@@ -15,7 +15,7 @@ import (
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/dmverity"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/regular"
 )
 
@@ -175,13 +175,13 @@ func (m *Manifest) Encode() ([]byte, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	return paper.Encode(m)
+	return document.Encode(m)
 }
 
 // Decode reads the canonical form and nothing else.
 func Decode(data []byte) (*Manifest, error) {
 	var m Manifest
-	if err := paper.Decode("manifest", data, &m); err != nil {
+	if err := document.Decode("manifest", data, &m); err != nil {
 		return nil, err
 	}
 	if err := m.check(); err != nil {

@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/golden"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/papertest"
 )
 
 func encode(t testing.TB, m *manifest.Manifest) []byte {
@@ -20,9 +20,9 @@ func encode(t testing.TB, m *manifest.Manifest) []byte {
 }
 
 func TestTheManifestKeepsItsForm(t *testing.T) {
-	data := encode(t, papertest.Manifest())
+	data := encode(t, documenttest.Manifest())
 	golden.Check(t, "manifest.json", data)
-	papertest.Strict(t, data, func(b []byte) error { _, err := manifest.Decode(b); return err })
+	documenttest.Strict(t, data, func(b []byte) error { _, err := manifest.Decode(b); return err })
 }
 
 func TestManifestsThatMakeNoSenseAreRefused(t *testing.T) {
@@ -37,7 +37,7 @@ func TestManifestsThatMakeNoSenseAreRefused(t *testing.T) {
 		"0 CPUs":                   func(m *manifest.Manifest) { m.Boot.CPUs = 0 },
 		"line break":               func(m *manifest.Manifest) { m.Boot.CommandLine = "a\nb" },
 	} {
-		m := papertest.Manifest()
+		m := documenttest.Manifest()
 		spoil(m)
 		if _, err := m.Encode(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("got %v, want %s", err, name)
@@ -46,7 +46,7 @@ func TestManifestsThatMakeNoSenseAreRefused(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(encode(f, papertest.Manifest()))
+	f.Add(encode(f, documenttest.Manifest()))
 	f.Add([]byte(`{"version": 1, "kernel": {"modules": null}}`)) // an optional file that is null
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := manifest.Decode(data)

@@ -2,8 +2,8 @@ package manifest
 
 import ()
 
-// The words that a recipe, a craft and a manifest have for the same things. Lists have the default first: what a guest
-// gets whose recipe says nothing.
+// The words that a recipe, a component and a manifest have for the same things. Lists have the default first: what a
+// guest gets whose recipe says nothing.
 
 // The file systems of a root on a disk.
 const (

@@ -1,4 +1,4 @@
-// Package progress carries what a long step is doing from the rooms to whoever shows it.
+// Package progress carries what a long step is doing from packages to whoever shows it.
 package progress
 
 import "time"

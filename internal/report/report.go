@@ -1,4 +1,4 @@
-// Package report is the paper in which a running guest says what it is, bound to the nonce it was asked with.
+// Package report is the document in which a running guest says what it is, bound to the nonce it was asked with.
 //
 // The agent writes it; verify reads it. It is a statement by the guest, not proof against a hostile one.
 // docs/formats/report.md owns the bytes.
@@ -10,7 +10,7 @@ import (
 	"fmt"
 
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 )
 
 // Version is the only version this package reads and writes.
@@ -104,7 +104,7 @@ func (r *Report) Encode() ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("report: %w", err)
 	}
-	return paper.Encode(r)
+	return document.Encode(r)
 }
 
 // Decode reads the canonical form and nothing else.
@@ -113,7 +113,7 @@ func Decode(data []byte) (*Report, error) {
 		return nil, fmt.Errorf("report: %d bytes, more than the %d a report may have", len(data), MaxSize)
 	}
 	var r Report
-	if err := paper.Decode("report", data, &r); err != nil {
+	if err := document.Decode("report", data, &r); err != nil {
 		return nil, err
 	}
 	if err := r.check(); err != nil {

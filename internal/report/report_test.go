@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/golden"
-	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/report"
 )
 
@@ -20,15 +20,15 @@ func encode(t testing.TB, r *report.Report) []byte {
 }
 
 func TestTheReportKeepsItsForm(t *testing.T) {
-	data := encode(t, papertest.Report())
+	data := encode(t, documenttest.Report())
 	golden.Check(t, "report.json", data)
-	papertest.Strict(t, data, func(b []byte) error { _, err := report.Decode(b); return err })
+	documenttest.Strict(t, data, func(b []byte) error { _, err := report.Decode(b); return err })
 }
 
 func TestExtensionsAreReadAsStrictly(t *testing.T) {
-	r := papertest.Report()
+	r := documenttest.Report()
 	r.Extensions = []report.Extension{{Name: "gpu", RootHash: "ab", MountPoint: "/run/kata-extensions/gpu"}}
-	papertest.Strict(t, encode(t, r), func(b []byte) error { _, err := report.Decode(b); return err })
+	documenttest.Strict(t, encode(t, r), func(b []byte) error { _, err := report.Decode(b); return err })
 }
 
 func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
@@ -46,7 +46,7 @@ func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 		},
 		"may be empty, not null": func(r *report.Report) { r.Modules = nil },
 	} {
-		r := papertest.Report()
+		r := documenttest.Report()
 		spoil(r)
 		if _, err := r.Encode(); err == nil || !strings.Contains(err.Error(), strings.Replace(name, ", not null",
 			" but not null", 1)) {
@@ -60,7 +60,7 @@ func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(encode(f, papertest.Report()))
+	f.Add(encode(f, documenttest.Report()))
 	f.Add([]byte(`{"version": 1, "timeline": [{"name": "a", "at_ns": 9223372036854775808}]}`)) // a time past 64 bits
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := report.Decode(data)

@@ -1,4 +1,4 @@
-// Package verdict is the paper that says, claim by claim, whether a running guest is the guest that was built.
+// Package verdict is the document that says, claim by claim, whether a running guest is the guest that was built.
 //
 // Verify writes it; people, the shim and CI read it. docs/formats/verdict.md owns the bytes.
 package verdict
@@ -10,7 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 )
 
 // Version is the only version this package reads and writes.
@@ -78,13 +78,13 @@ func (v *Verdict) Encode() ([]byte, error) {
 	if err := v.check(); err != nil {
 		return nil, fmt.Errorf("verdict: %w", err)
 	}
-	return paper.Encode(v)
+	return document.Encode(v)
 }
 
 // Decode reads the canonical form and nothing else.
 func Decode(data []byte) (*Verdict, error) {
 	var v Verdict
-	if err := paper.Decode("verdict", data, &v); err != nil {
+	if err := document.Decode("verdict", data, &v); err != nil {
 		return nil, err
 	}
 	if err := v.check(); err != nil {

@@ -5,8 +5,8 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/golden"
-	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/verdict"
 )
 
@@ -25,7 +25,7 @@ func TestTheVerdictKeepsItsForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden.Check(t, "verdict.json", data)
-	papertest.Strict(t, data, func(b []byte) error { _, err := verdict.Decode(b); return err })
+	documenttest.Strict(t, data, func(b []byte) error { _, err := verdict.Decode(b); return err })
 	golden.Check(t, "table.txt", []byte(sample(false).Table()))
 }
 
@@ -53,7 +53,7 @@ func TestOfAGuestWithoutAManifestNothingIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden.Check(t, "unchecked.json", data)
-	papertest.Strict(t, data, func(b []byte) error { _, err := verdict.Decode(b); return err })
+	documenttest.Strict(t, data, func(b []byte) error { _, err := verdict.Decode(b); return err })
 	if v.Table() != "kata.img: unchecked, as it has no manifest\n" {
 		t.Errorf("%q", v.Table())
 	}

@@ -1,6 +1,6 @@
 // Package debian makes a root file system of Debian's binary packages without running anything of theirs: it reads
-// package lists, chooses what a wish needs, unpacks packages into a tree, and does by declaration what their maintainer
-// scripts would have done.
+// package lists, chooses what a request needs, unpacks packages into a tree, and does by declaration what their
+// maintainer scripts would have done.
 //
 // Lists and .deb files come in as bytes that someone has checked; a tree goes out. It knows no network, no apt and no
 // dpkg. Formats are deb(5), deb-control(5), deb-version(7) and the Debian Policy Manual, chapters 5 and 7.

@@ -8,8 +8,8 @@ import (
 	"github.com/katabuild/katabuild/rootfs/debian/control"
 )
 
-// Wish says what a root file system needs. The zero value is nothing.
-type Wish struct {
+// Request says what a root file system needs. The zero value is nothing.
+type Request struct {
 	Packages []string // by name; one that only others provide must have a single provider
 	// Essential adds all packages without which Debian says it may not work; Required all of the priority "required",
 	// as debootstrap's minimal variant does.
@@ -21,7 +21,7 @@ type Wish struct {
 	Exclude []string
 }
 
-// UnmetError says why a wish cannot come true.
+// UnmetError says why a request cannot come true.
 type UnmetError struct {
 	Chain []string // who needs whom: a wanted package first, the one whose need is not met last
 	Need  string   // what that one needs, or is
@@ -40,7 +40,7 @@ func (e *UnmetError) Error() string {
 // choice is a chosen package.
 type choice struct {
 	*Package
-	by       *choice // who needed it first; nil where the wish did
+	by       *choice // who needed it first; nil where the request did
 	provides map[string]control.Version
 	against  []control.Relation // what it conflicts with, or breaks
 }
@@ -62,13 +62,13 @@ type resolver struct {
 }
 
 // Resolve chooses packages so that every need of each is met and none conflicts with another, sorted by name. What is
-// chosen depends on the index and the wish alone, not on the order of the wish.
+// chosen depends on the index and the request alone, not on the order of the request.
 //
 // Needs that leave a choice wait until all others are met, so that a package that is there anyway is preferred; then
 // the first alternative that can be had counts, and of packages that provide a name the more important, then the first
 // by name. A choice is never taken back: where apt would try another way, this is an error that says what to ask for or
 // to exclude.
-func Resolve(x *Index, w Wish) ([]*Package, error) {
+func Resolve(x *Index, w Request) ([]*Package, error) {
 	r := &resolver{x: x, exclude: map[string]bool{}, chosen: map[string]*choice{}, provided: map[string][]*choice{}}
 	for _, name := range w.Exclude {
 		if x.packages[name] == nil {
@@ -118,7 +118,7 @@ func (r *resolver) unknown(name string) string {
 	return "there is no such package"
 }
 
-// wanted is the package that a wish means by a name.
+// wanted is the package that a request means by a name.
 func (r *resolver) wanted(name string) (*Package, error) {
 	if r.exclude[name] {
 		return nil, &UnmetError{Need: name, Why: "both wanted and excluded"}

@@ -99,39 +99,42 @@ func TestResolve(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name string
-		wish debian.Wish
+		wish debian.Request
 		want string // or the error
 	}{
-		{"nothing", debian.Wish{}, ""},
-		{"essential, and the important provider", debian.Wish{Essential: true}, "base libc mawk"},
-		{"required", debian.Wish{Required: true}, "base libc mawk"},
-		{"a provider that is there anyway", debian.Wish{Essential: true, Packages: []string{"gawk"}}, "base gawk libc"},
-		{"the first alternative", debian.Wish{Packages: []string{"app"}}, "app libc one tool"},
-		{"an alternative that is there anyway", debian.Wish{Packages: []string{"wants-two", "app"}},
+		{"nothing", debian.Request{}, ""},
+		{"essential, and the important provider", debian.Request{Essential: true}, "base libc mawk"},
+		{"required", debian.Request{Required: true}, "base libc mawk"},
+		{"a provider that is there anyway", debian.Request{Essential: true, Packages: []string{"gawk"}},
+			"base gawk libc"},
+		{"the first alternative", debian.Request{Packages: []string{"app"}}, "app libc one tool"},
+		{"an alternative that is there anyway", debian.Request{Packages: []string{"wants-two", "app"}},
 			"app libc tool two wants-two"},
-		{"recommended", debian.Wish{Packages: []string{"app"}, Recommends: true}, "app extra libc one one-more tool"},
-		{"excluded alternative", debian.Wish{Packages: []string{"app"}, Exclude: []string{"one"}}, "app libc tool two"},
-		{"excluded need", debian.Wish{Packages: []string{"app"}, Exclude: []string{"libc"}}, "app one tool"},
-		{"excluded essential", debian.Wish{Essential: true, Exclude: []string{"base"}}, ""},
-		{"a provider with the version", debian.Wish{Packages: []string{"virtual-user"}}, "mta-c virtual-user"},
-		{"a name with one provider", debian.Wish{Packages: []string{"thing"}}, "self"},
-		{"needs in a circle", debian.Wish{Packages: []string{"loop-a"}}, "loop-a loop-b"},
-		{"an alternative without a conflict", debian.Wish{Packages: []string{"app", "avoids"}},
+		{"recommended", debian.Request{Packages: []string{"app"}, Recommends: true},
+			"app extra libc one one-more tool"},
+		{"excluded alternative", debian.Request{Packages: []string{"app"}, Exclude: []string{"one"}},
+			"app libc tool two"},
+		{"excluded need", debian.Request{Packages: []string{"app"}, Exclude: []string{"libc"}}, "app one tool"},
+		{"excluded essential", debian.Request{Essential: true, Exclude: []string{"base"}}, ""},
+		{"a provider with the version", debian.Request{Packages: []string{"virtual-user"}}, "mta-c virtual-user"},
+		{"a name with one provider", debian.Request{Packages: []string{"thing"}}, "self"},
+		{"needs in a circle", debian.Request{Packages: []string{"loop-a"}}, "loop-a loop-b"},
+		{"an alternative without a conflict", debian.Request{Packages: []string{"app", "avoids"}},
 			"app avoids libc tool two"},
-		{"unknown", debian.Wish{Packages: []string{"nothing"}}, "error: nothing: there is no such package"},
-		{"wanted and excluded", debian.Wish{Packages: []string{"app"}, Exclude: []string{"app"}},
+		{"unknown", debian.Request{Packages: []string{"nothing"}}, "error: nothing: there is no such package"},
+		{"wanted and excluded", debian.Request{Packages: []string{"app"}, Exclude: []string{"app"}},
 			"error: app: both wanted and excluded"},
-		{"a name with several providers", debian.Wish{Packages: []string{"awk"}},
+		{"a name with several providers", debian.Request{Packages: []string{"awk"}},
 			"error: awk: no package, but provided by several: ask for one of mawk, aawk, gawk"},
-		{"unmet", debian.Wish{Packages: []string{"broken"}},
+		{"unmet", debian.Request{Packages: []string{"broken"}},
 			"error: broken needs middle needs libc (>= 9) | nothing: there is libc 2.1-1"},
-		{"another architecture", debian.Wish{Packages: []string{"foreign"}},
+		{"another architecture", debian.Request{Packages: []string{"foreign"}},
 			"error: foreign needs tool:arm64: tool:arm64 is of another architecture"},
-		{"conflict", debian.Wish{Packages: []string{"needs-both"}},
+		{"conflict", debian.Request{Packages: []string{"needs-both"}},
 			"error: needs-both needs rival: rival 1 conflicts with app"},
-		{"wanted conflict", debian.Wish{Packages: []string{"app", "rival"}},
+		{"wanted conflict", debian.Request{Packages: []string{"app", "rival"}},
 			"error: rival: rival 1 conflicts with app"},
-		{"broken", debian.Wish{Packages: []string{"app", "game-data"}},
+		{"broken", debian.Request{Packages: []string{"app", "game-data"}},
 			"error: game-data: game-data 1 conflicts with app"},
 	} {
 		x := index(t, world...)
@@ -156,12 +159,12 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	if _, err := debian.Resolve(index(t, "bad 1 all; Depends: x [y]"),
-		debian.Wish{Packages: []string{"bad"}}); err == nil ||
+		debian.Request{Packages: []string{"bad"}}); err == nil ||
 		!strings.Contains(err.Error(), "package bad: Depends") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := debian.Resolve(index(t, "bad 1 all; Provides: xx (>= 1)", "good 1 all; Depends: yy"),
-		debian.Wish{Packages: []string{"good"}}); err == nil ||
+		debian.Request{Packages: []string{"good"}}); err == nil ||
 		!strings.Contains(err.Error(), "package bad: Provides") {
 		t.Errorf("got %v", err)
 	}
@@ -183,7 +186,7 @@ func FuzzPackages(f *testing.F) {
 				all = append(all, name)
 			}
 		}
-		for _, w := range []debian.Wish{{Essential: true, Packages: all, Recommends: true},
+		for _, w := range []debian.Request{{Essential: true, Packages: all, Recommends: true},
 			{Packages: all[:min(1, len(all))]}} {
 			l, err := debian.Resolve(x, w)
 			if err != nil {

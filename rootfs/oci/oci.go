@@ -89,8 +89,8 @@ type descriptor struct {
 	} `json:"platform"`
 }
 
-// paper is an index or a manifest: which one, its fields say.
-type paper struct {
+// document is an index or a manifest: which one, its fields say.
+type document struct {
 	SchemaVersion int          `json:"schemaVersion"`
 	MediaType     string       `json:"mediaType"`
 	Manifests     []descriptor `json:"manifests"`
@@ -168,7 +168,7 @@ func find(s source, o Options) (*chosen, error) {
 	if err != nil {
 		return nil, err
 	}
-	var top paper
+	var top document
 	if err := unmarshal("index.json", data, &top); err != nil {
 		return nil, err
 	}
@@ -193,13 +193,13 @@ func find(s source, o Options) (*chosen, error) {
 
 // Bounds of a layout's indexes.
 const (
-	maxNesting = 3       // indexes in indexes: tools write one in the layout's own
-	maxPapers  = 1_000   // indexes, manifests and configurations that are read to find the image
-	maxListed  = 100_000 // descriptors in all indexes together
+	maxNesting   = 3       // indexes in indexes: tools write one in the layout's own
+	maxDocuments = 1_000   // indexes, manifests and configurations that are read to find the image
+	maxListed    = 100_000 // descriptors in all indexes together
 )
 
 // choose finds the one manifest for the platform, through indexes.
-func choose(s source, list []descriptor, o Options) (descriptor, *paper, error) {
+func choose(s source, list []descriptor, o Options) (descriptor, *document, error) {
 	c := chooser{s: s, o: o, seen: map[string]bool{}}
 	top := list
 	if o.Ref != "" {
@@ -215,7 +215,7 @@ func choose(s source, list []descriptor, o Options) (descriptor, *paper, error) 
 	}
 	switch {
 	case len(c.all) == 1:
-		return c.all[0].descriptor, c.all[0].paper, nil
+		return c.all[0].descriptor, c.all[0].document, nil
 	case len(c.all) > 1:
 		var there offer
 		for _, f := range c.all {
@@ -272,18 +272,18 @@ func (l offer) String() string {
 
 // chooser looks through indexes.
 type chooser struct {
-	s      source
-	o      Options
-	seen   map[string]bool // digests of what has been looked at: an index may name one a million times
-	papers int             // that were read
-	listed int
-	all    []found
-	others []string // platforms of what does not fit
+	s         source
+	o         Options
+	seen      map[string]bool // digests of what has been looked at: an index may name one a million times
+	documents int             // that were read
+	listed    int
+	all       []found
+	others    []string // platforms of what does not fit
 }
 
 type found struct {
 	descriptor
-	*paper
+	*document
 }
 
 // gather adds the manifests that fit. picked says that what is above them has the wanted digest.
@@ -309,7 +309,7 @@ func (c *chooser) gather(list []descriptor, depth int, picked bool) error {
 		if depth == 0 && !picked && len(list) > 1 && !c.deep(d) {
 			continue
 		}
-		var p paper
+		var p document
 		if err := c.read(sum, d.Size, &p); err != nil {
 			return err
 		}
@@ -349,9 +349,9 @@ func (c *chooser) deep(d descriptor) bool {
 
 // read reads a blob and counts it.
 func (c *chooser) read(sum digest.Digest, size int64, v any) error {
-	if c.papers++; c.papers > maxPapers {
+	if c.documents++; c.documents > maxDocuments {
 		return fmt.Errorf("more than %d indexes and manifests have to be read to find the image: choose it by name "+
-			"or digest", maxPapers)
+			"or digest", maxDocuments)
 	}
 	data, err := readBlob(c.s, sum, size)
 	if err != nil {
@@ -366,10 +366,10 @@ func (c *chooser) platform(d descriptor) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if c.papers++; c.papers > maxPapers {
+	if c.documents++; c.documents > maxDocuments {
 		return "", fmt.Errorf(
 			"more than %d indexes and manifests have to be read to find the image: choose it by name or digest",
-			maxPapers)
+			maxDocuments)
 	}
 	data, err := readBlob(c.s, sum, d.Size)
 	if err != nil {

@@ -601,7 +601,7 @@ func TestIndexesInIndexesEndSoon(t *testing.T) {
 		t.Error(got)
 	}
 	var list []object
-	for i := range maxPapers + 1 {
+	for i := range maxDocuments + 1 {
 		list = append(list, b.blob("application/vnd.oci.image.index.v1+json",
 			b.json(object{"schemaVersion": 2, "manifests": []object{}, "n": i})))
 	}
@@ -614,7 +614,7 @@ func TestIndexesInIndexesEndSoon(t *testing.T) {
 
 func TestSavedImagesAreChosenByTagOrDigest(t *testing.T) {
 	var items []item
-	var papers []string
+	var documents []string
 	ids := map[string]string{}
 	for _, name := range []string{"a", "b"} {
 		layer := tarOf(t, file(name, "1"))
@@ -623,11 +623,11 @@ func TestSavedImagesAreChosenByTagOrDigest(t *testing.T) {
 		id := digest.Of([]byte(cfg)).Hex()
 		ids[name] = id
 		items = append(items, file(name+".tar", string(layer)), file(id+".json", cfg))
-		papers = append(papers, fmt.Sprintf(
+		documents = append(documents, fmt.Sprintf(
 			`{"Config":"%s.json","RepoTags":["%s:1","%s:latest"],"Layers":["%s.tar"]}`, id, name, name, name))
 	}
 	p := filepath.Join(t.TempDir(), "saved.tar")
-	if err := os.WriteFile(p, tarOf(t, append(items, file("manifest.json", "["+strings.Join(papers, ",")+"]"))...),
+	if err := os.WriteFile(p, tarOf(t, append(items, file("manifest.json", "["+strings.Join(documents, ",")+"]"))...),
 		0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
 // Package attest compares what was built, the manifest, with what came up, the report, and with the files on disk.
 //
-// Papers and files go in, a verdict comes out. A report is a statement by the guest: it shows that the wrong guest was
-// booted by mistake or by somebody outside, not that a hostile guest tells the truth.
+// Documents and files go in, a verdict comes out. A report is a statement by the guest: it shows that the wrong guest
+// was booted by mistake or by somebody outside, not that a hostile guest tells the truth.
 package attest
 
 import (

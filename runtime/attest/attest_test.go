@@ -8,9 +8,9 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/dmverity"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 )
@@ -21,7 +21,7 @@ func unmet(claims []verdict.Claim) []string {
 }
 
 func TestEachDifferenceIsNamedAloneAndByName(t *testing.T) {
-	if u := unmet(Report(papertest.Manifest(), papertest.Report(), Boot{Nonce: papertest.Nonce})); u != nil {
+	if u := unmet(Report(documenttest.Manifest(), documenttest.Report(), Boot{Nonce: documenttest.Nonce})); u != nil {
 		t.Fatalf("the right guest fails: %v", u)
 	}
 	for claim, change := range map[string]func(*report.Report){
@@ -39,9 +39,9 @@ func TestEachDifferenceIsNamedAloneAndByName(t *testing.T) {
 		"init":                func(r *report.Report) { r.Init.Kind = "systemd" },
 		"root":                func(r *report.Report) { r.Root.Kind = "disk" },
 	} {
-		r := papertest.Report()
+		r := documenttest.Report()
 		change(r)
-		if u := unmet(Report(papertest.Manifest(), r, Boot{Nonce: papertest.Nonce})); !slices.Equal(u,
+		if u := unmet(Report(documenttest.Manifest(), r, Boot{Nonce: documenttest.Nonce})); !slices.Equal(u,
 			[]string{claim}) {
 			t.Errorf("changing %s fails %v", claim, u)
 		}
@@ -58,7 +58,7 @@ func TestCommandLinesUnderTCG(t *testing.T) {
 		"console=ttyS0xquiet":                                        false,
 		"":                                                           false,
 	} {
-		if c := commandLine(papertest.Manifest().Boot, Boot{}, line); c.Met != met {
+		if c := commandLine(documenttest.Manifest().Boot, Boot{}, line); c.Met != met {
 			t.Errorf("%q: met is %v", line, c.Met)
 		}
 	}
@@ -73,18 +73,18 @@ func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
 		DataBlockSize: 4096, HashBlockSize: 4096}}
 	two := extension.Extension{Name: "net", Params: dmverity.Params{RootHash: "cd", Salt: "-", DataBlocks: 4,
 		DataBlockSize: 4096, HashBlockSize: 4096}}
-	attached := Boot{Nonce: papertest.Nonce, Extensions: []extension.Extension{two, one}}
+	attached := Boot{Nonce: documenttest.Nonce, Extensions: []extension.Extension{two, one}}
 	right := func() *report.Report {
-		r := papertest.Report()
+		r := documenttest.Report()
 		r.Kernel.CommandLine += " " + two.Word() + " " + one.Word()
 		r.Extensions = []report.Extension{{Name: "gpu", RootHash: "ab", MountPoint: one.MountPoint()},
 			{Name: "net", RootHash: "cd", MountPoint: two.MountPoint()}}
 		return r
 	}
-	if u := unmet(Report(papertest.Manifest(), right(), attached)); u != nil {
+	if u := unmet(Report(documenttest.Manifest(), right(), attached)); u != nil {
 		t.Fatalf("the right guest fails: %v", u)
 	}
-	if u := unmet(Report(papertest.Manifest(), right(), Boot{})); !slices.Equal(u, []string{"kernel.command_line",
+	if u := unmet(Report(documenttest.Manifest(), right(), Boot{})); !slices.Equal(u, []string{"kernel.command_line",
 		"extension.gpu", "extension.net"}) {
 		t.Errorf("extensions that nobody attached fail %v", u)
 	}
@@ -104,19 +104,19 @@ func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
 		}, []string{"extension.x"}},
 		"a word too many": {func(r *report.Report) { r.Kernel.CommandLine += " x" }, []string{"kernel.command_line"}},
 		"a word too few": {func(r *report.Report) {
-			r.Kernel.CommandLine = papertest.Report().Kernel.CommandLine + " " + two.Word()
+			r.Kernel.CommandLine = documenttest.Report().Kernel.CommandLine + " " + two.Word()
 		}, []string{"kernel.command_line"}},
 		"another order": {func(r *report.Report) {
-			r.Kernel.CommandLine = papertest.Report().Kernel.CommandLine + " " + one.Word() + " " + two.Word()
+			r.Kernel.CommandLine = documenttest.Report().Kernel.CommandLine + " " + one.Word() + " " + two.Word()
 		}, []string{"kernel.command_line"}},
 	} {
 		r := right()
 		c.change(r)
-		if u := unmet(Report(papertest.Manifest(), r, attached)); !slices.Equal(u, c.want) {
+		if u := unmet(Report(documenttest.Manifest(), r, attached)); !slices.Equal(u, c.want) {
 			t.Errorf("%s fails %v, want %v", name, u, c.want)
 		}
 	}
-	b := papertest.Manifest().Boot
+	b := documenttest.Manifest().Boot
 	for line, met := range map[string]bool{
 		b.CommandLine + " tsc_early_khz=2096000 nolapic_timer " + one.Word():          true,
 		b.CommandLine + " " + one.Word() + " tsc_early_khz=2096000 nolapic_timer":     false,
@@ -141,8 +141,8 @@ func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
 }
 
 func TestFilesAreClaims(t *testing.T) {
-	m, dir := papertest.Manifest(), t.TempDir()
-	if err := papertest.WriteGuest(dir); err != nil {
+	m, dir := documenttest.Manifest(), t.TempDir()
+	if err := documenttest.WriteGuest(dir); err != nil {
 		t.Fatal(err)
 	}
 	claims, err := Files(m, dir, nil)

@@ -14,9 +14,9 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/finding"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/papertest"
 	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
@@ -30,7 +30,7 @@ type fake struct {
 	files    map[string]string
 	devices  map[string]error
 	system   System
-	missing  []string // walls
+	missing  []string // barriers
 	behind   error    // of running QEMU behind them
 }
 
@@ -64,7 +64,7 @@ func (f *fake) Device(p string) error {
 	return err
 }
 
-func (f *fake) Behind(*child.Walls, ...string) ([]string, error) { return f.missing, f.behind }
+func (f *fake) Isolated(*child.Isolation, ...string) ([]string, error) { return f.missing, f.behind }
 
 func (f *fake) System(a arch.Arch) System {
 	s := f.system
@@ -106,7 +106,7 @@ func fits(t *testing.T) *fake {
 func guestDir(t *testing.T, more string) (*config.Loaded, string) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := papertest.WriteGuest(dir); err != nil {
+	if err := documenttest.WriteGuest(dir); err != nil {
 		t.Fatal(err)
 	}
 	l, err := config.Read([]config.Text{{Name: "c.toml",
@@ -155,10 +155,10 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 	}{
 		"no QEMU": {"", func(h *fake) { delete(h.programs, "qemu-system-x86_64") },
 			"missing QEMU: qemu-system-x86_64: not found", "Debian: qemu-system-x86", false},
-		"a QEMU that does not run behind walls": {"", func(h *fake) { h.behind = errors.New("no libfoo") },
-			"missing walls of QEMU: /bin/q does not run behind them: no libfoo", "security.md", false},
-		"a QEMU without a wall": {"", func(h *fake) { h.missing = []string{"a", "b"} },
-			"optional walls of QEMU: QEMU lacks a; b", "", true},
+		"a QEMU that does not run behind barriers": {"", func(h *fake) { h.behind = errors.New("no libfoo") },
+			"missing isolation of QEMU: /bin/q does not run behind them: no libfoo", "security.md", false},
+		"a QEMU without a barrier": {"", func(h *fake) { h.missing = []string{"a", "b"} },
+			"optional isolation of QEMU: QEMU lacks a; b", "", true},
 		"an old QEMU": {"", func(h *fake) { h.outputs["/bin/q --version"] = "QEMU emulator version 4.2.1" },
 			"missing QEMU: /bin/q is version 4.2.1, which is older", "", false},
 		"something else": {"", func(h *fake) { h.outputs["/bin/q --version"] = "bash\x1b[2J" },

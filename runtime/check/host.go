@@ -31,8 +31,8 @@ type programs interface {
 	Find(program string) (string, error)
 	// Output is what a program prints, on both streams, and the error of it.
 	Output(ctx context.Context, argv ...string) ([]byte, error)
-	// Behind runs a program behind the walls that QEMU has, until it ends, and says which of them could not be built.
-	Behind(walls *child.Walls, argv ...string) ([]string, error)
+	// Isolated runs a program isolated as QEMU is, until it ends, and says which of them could not be built.
+	Isolated(isolation *child.Isolation, argv ...string) ([]string, error)
 }
 
 // files is what a host's kernel shows: files, devices and facts.
@@ -113,9 +113,9 @@ func (this) Device(path string) error {
 	return f.Close()
 }
 
-// Behind implements Host.
-func (this) Behind(walls *child.Walls, argv ...string) ([]string, error) {
-	p, err := child.StartIn("QEMU", argv, nil, child.Options{Walls: walls})
+// Isolated implements Host.
+func (this) Isolated(isolation *child.Isolation, argv ...string) ([]string, error) {
+	p, err := child.StartIn("QEMU", argv, nil, child.Options{Isolation: isolation})
 	if err != nil {
 		return nil, err
 	}

@@ -67,12 +67,12 @@ func (c *checker) qemu(ctx context.Context) {
 		return
 	}
 	c.say(finding.Fine, name, "", "%s, version %s", path, version)
-	c.walls(path)
+	c.isolation(path)
 }
 
-// walls says what a guest that has taken over QEMU would find missing between itself and the host.
-func (c *checker) walls(program string) {
-	const name = "walls of QEMU"
+// isolation says what a guest that has taken over QEMU would find missing between itself and the host.
+func (c *checker) isolation(program string) {
+	const name = "isolation of QEMU"
 	if c.system().UID != 0 {
 		return // there are none, and what this user may not do is told elsewhere
 	}
@@ -83,8 +83,8 @@ func (c *checker) walls(program string) {
 	if c.cfg.QEMU.SharedFS == config.Shared9P {
 		q.FileSystems = []qemu.FileSystem{{}}
 	}
-	w := qemu.Walls(q)
-	missing, err := c.host.Behind(w, program, "--version")
+	w := qemu.Isolation(q)
+	missing, err := c.host.Isolated(w, program, "--version")
 	switch {
 	case err != nil:
 		c.say(finding.Missing, name, "see docs/security.md: all that QEMU needs has to be below /usr, or beside its "+

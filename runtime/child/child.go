@@ -40,8 +40,8 @@ type Process struct {
 
 // Options say where a program runs. The zero value is as this process does.
 type Options struct {
-	Netns *os.File // the network namespace; nil is that of this process. It stays the caller's.
-	Walls *Walls   // nil are none
+	Netns     *os.File   // the network namespace; nil is that of this process. It stays the caller's.
+	Isolation *Isolation // nil are none
 }
 
 // Start starts argv, called name in errors, which inherits files as descriptors 3 and up; they stay the caller's.
@@ -88,13 +88,13 @@ func (p *Process) start(argv []string, files []*os.File, o Options) error {
 			return err
 		}
 	}
-	if !o.Walls.needed() {
+	if !o.Isolation.needed() {
 		return p.cmd.Start()
 	}
 	if _, err := os.Stat(p.cmd.Path); err != nil {
 		return err
 	}
-	p.missing = o.Walls.build(p.cmd)
+	p.missing = o.Isolation.build(p.cmd)
 	err := p.cmd.Start()
 	if err == nil || p.cmd.SysProcAttr.Cloneflags == 0 || !refused(err) {
 		return err
@@ -124,7 +124,7 @@ func (p *Process) command(argv []string, files []*os.File) *exec.Cmd {
 	return cmd
 }
 
-// Missing are the walls that this host did not let us build, each with the reason, for people.
+// Missing are the barriers that this host did not let us build, each with the reason, for people.
 func (p *Process) Missing() []string { return p.missing }
 
 // PID is the process's id.

@@ -31,16 +31,16 @@ type Config struct {
 
 // QEMU is the virtual machine.
 type QEMU struct {
-	Guest                string     // folder of a guest, with manifest.json; empty where nobody has set it
-	Kernel               string     // of a guest without a manifest; Guest is empty then
-	Initrd               string     // of such a guest; one of Initrd and Image
-	Image                string     // of such a guest
-	RootfsType           string     // of the image's root: ext4, erofs or xfs; never empty
-	KernelVerityParams   string     // of the image, as dmverity.ParseParams reads them; empty is none
-	ValidGuestPaths      []string   // patterns of the guests that an annotation may choose
-	Acceleration         accel.Wish // never empty
-	Path                 string     // the program; empty is the architecture's, found in $PATH
-	ValidHypervisorPaths []string   // patterns of the programs that an annotation may choose
+	Guest                string           // folder of a guest, with manifest.json; empty where nobody has set it
+	Kernel               string           // of a guest without a manifest; Guest is empty then
+	Initrd               string           // of such a guest; one of Initrd and Image
+	Image                string           // of such a guest
+	RootfsType           string           // of the image's root: ext4, erofs or xfs; never empty
+	KernelVerityParams   string           // of the image, as dmverity.ParseParams reads them; empty is none
+	ValidGuestPaths      []string         // patterns of the guests that an annotation may choose
+	Acceleration         accel.Preference // never empty
+	Path                 string           // the program; empty is the architecture's, found in $PATH
+	ValidHypervisorPaths []string         // patterns of the programs that an annotation may choose
 	// regular expressions for the whole name behind io.katacontainers.config.hypervisor.
 	EnableAnnotations   []string
 	MachineType         qemu.Machine    // empty is the manifest's

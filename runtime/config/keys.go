@@ -116,7 +116,7 @@ var keys = []key{
 		section: sectionQEMU, name: "acceleration", ours: true, pod: true,
 		doc: "What runs the guest's instructions: \"auto\" (KVM where it works, otherwise TCG), \"kvm\" (or fail) " +
 			"or \"tcg\" (emulation).",
-		field: func(c *Config) value { return textOf(&c.QEMU.Acceleration, accel.ParseWish) },
+		field: func(c *Config) value { return textOf(&c.QEMU.Acceleration, accel.ParsePreference) },
 	},
 	{
 		section: sectionQEMU, name: "path", pod: true, example: `"/usr/bin/qemu-system-x86_64"`,

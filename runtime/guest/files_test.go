@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/internal/papertest"
 )
 
 func TestCheckedFileCannotChange(t *testing.T) {
@@ -45,7 +45,7 @@ func TestCheckedFileCannotChange(t *testing.T) {
 }
 
 func TestAGuestIsTheFormOfItsArchitecture(t *testing.T) {
-	m := papertest.Manifest()
+	m := documenttest.Manifest()
 	for form, want := range map[KernelForm]string{"": "/g/vmlinux", Vmlinux: "/g/vmlinux", Image: "/g/bzImage"} {
 		g, err := FromManifest(m, digest.Of(nil), "/g", form)
 		if err != nil || g.Kernel != want || !g.Described() {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/dmverity"
-	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/agentlink"
@@ -35,7 +35,7 @@ import (
 func options(t *testing.T, h *machinetest.Hypervisor, a *agenttest.Agent) Options {
 	t.Helper()
 	dir := t.TempDir()
-	if err := papertest.WriteGuest(dir + "/guest"); err != nil {
+	if err := documenttest.WriteGuest(dir + "/guest"); err != nil {
 		t.Fatal(err)
 	}
 	c := config.Default()

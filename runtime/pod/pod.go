@@ -1,7 +1,7 @@
 // Package pod is one virtual machine with the containers in it.
 //
 // In come the effective configuration, a container's OCI specification and its root file system; out come running
-// containers, reached through the agent. It puts together what the other rooms of runtime make: the folder that is
+// containers, reached through the agent. It puts together what the other packages of runtime make: the folder that is
 // shared, the network, the sandbox, the verdict. It refuses to know what asks: nothing here speaks to containerd.
 //
 // A pod keeps a record on disk of everything that could outlive it (package record), so that whoever comes after a

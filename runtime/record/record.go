@@ -1,4 +1,4 @@
-// Package record is the paper on disk about a running pod: what it is, and what could outlive it.
+// Package record is the document on disk about a running pod: what it is, and what could outlive it.
 //
 // In come a pod's name and what it makes on the host, before it is used; out come the record, for programs that ask
 // about pods, and the cleaning up after a pod that was killed. It refuses to know how a pod is run.
@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/atomicfile"
-	"github.com/katabuild/katabuild/internal/paper"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/guest"
 )
@@ -155,7 +155,7 @@ func (f *File) Note(change func(*Record)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change(&f.record)
-	b, err := paper.Encode(&f.record)
+	b, err := document.Encode(&f.record)
 	if err != nil {
 		return fmt.Errorf("record of the pod: %w", err)
 	}
@@ -182,7 +182,7 @@ func (e *versionError) Error() string {
 	return fmt.Sprintf("%s: version %d, this program reads %s", kind, e.Version, readable)
 }
 
-// kind is what errors call the paper.
+// kind is what errors call the document.
 const kind = "state of a pod"
 
 // readable is which versions Decode reads, for people: those of readers.
@@ -197,7 +197,7 @@ func readers() map[int]reader { return map[int]reader{1: read1} }
 // read1 reads version 1.
 func read1(b []byte) (*Record, error) {
 	var r Record
-	return &r, paper.Decode(kind, b, &r)
+	return &r, document.Decode(kind, b, &r)
 }
 
 // Decode reads a record in the canonical form of its version, and nothing else. Another version than those that are

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/golden"
-	"github.com/katabuild/katabuild/internal/paper"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/guest"
@@ -35,7 +35,7 @@ func example() *Record {
 }
 
 func TestTheRecordIsCanonical(t *testing.T) {
-	b, err := paper.Encode(example())
+	b, err := document.Encode(example())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,12 +55,13 @@ func TestTheRecordIsCanonical(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	b, err := paper.Encode(example())
+	b, err := document.Encode(example())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b)
-	f.Add([]byte(`{"version": 2, "qemu": {"pid": 1, "start": 1}, "netns": "/x", "links": ["a b"]}`)) // a newer program's
+	// a newer program's
+	f.Add([]byte(`{"version": 2, "qemu": {"pid": 1, "start": 1}, "netns": "/x", "links": ["a b"]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		left, err := remainsOf(b)
 		if _, other := errors.AsType[*versionError](err); err != nil && !other && !reflect.DeepEqual(left, remains{}) {
@@ -70,7 +71,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := paper.Encode(r); err != nil || string(again) != string(b) {
+		if again, err := document.Encode(r); err != nil || string(again) != string(b) {
 			t.Errorf("%q, %v", again, err)
 		}
 	})
@@ -115,7 +116,7 @@ func TestCleanEndsExactlyTheProcessesOfTheRecord(t *testing.T) {
 	r.QEMU = ProcessOf(ours.Process.Pid)
 	r.VirtioFSD = HostProcess{other.Process.Pid, 1} // its number was another's once
 	r.Netns, r.Cgroup = "", []string{filepath.Join(t.TempDir(), "kata_p1")}
-	b, err := paper.Encode(r)
+	b, err := document.Encode(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +158,7 @@ func TestTheRecordOfAGuestWithoutAManifestHasItsFiles(t *testing.T) {
 	r := example()
 	r.Guest, r.Verdict, r.Files = "", verdict.Nothing("kata.img"),
 		[]guest.Booted{{Path: "/k", Digest: digest.Of([]byte("k"))}, {Path: "/i", Digest: digest.Of([]byte("i"))}}
-	b, err := paper.Encode(r)
+	b, err := document.Encode(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func TestTheRecordOfAGuestWithoutAManifestHasItsFiles(t *testing.T) {
 }
 
 func TestARecordOfTheVersionBeforeIsReadAndOfNoOther(t *testing.T) {
-	b, err := paper.Encode(example())
+	b, err := document.Encode(example())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +205,10 @@ func TestCleaningUpAfterANewerProgramDoesWhatItCan(t *testing.T) {
 		"one with more fields": {func(s string) string {
 			return strings.Replace(s, `"share"`, `"memory": {"file": "/x"}, "share"`, 1)
 		}, true},
-		"one that cannot be made out": {func(s string) string { return strings.Replace(s, `"links": [`, `"links": [1,`, 1) },
+		"one that cannot be made out": {func(s string) string {
+			return strings.Replace(s, `"links": [`,
+				`"links": [1,`, 1)
+		},
 			false},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -217,7 +221,7 @@ func TestCleaningUpAfterANewerProgramDoesWhatItCan(t *testing.T) {
 			d := Dirs{State: t.TempDir(), Share: t.TempDir()}
 			r := example()
 			r.QEMU, r.VirtioFSD, r.Netns, r.Cgroup = ProcessOf(qemu.Process.Pid), HostProcess{}, "", []string{}
-			b, err := paper.Encode(r)
+			b, err := document.Encode(r)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -18,7 +18,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/digest"
-	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/attest"
@@ -29,11 +29,11 @@ import (
 
 // These tests run a sandbox's whole life in machinetest's machines: no hypervisor is needed.
 
-// sample is the guest of papertest's manifest, in a machine whose guest is a function.
+// sample is the guest of documenttest's manifest, in a machine whose guest is a function.
 func sample(t *testing.T, h *machinetest.Hypervisor) Config {
 	t.Helper()
 	dir := t.TempDir()
-	if err := papertest.WriteGuest(dir); err != nil {
+	if err := documenttest.WriteGuest(dir); err != nil {
 		t.Fatal(err)
 	}
 	g, err := guest.ReadFolder(dir, "", "")
@@ -43,7 +43,7 @@ func sample(t *testing.T, h *machinetest.Hypervisor) Config {
 	return Config{Guest: g, Hypervisor: h, Timeout: 10 * time.Second}
 }
 
-// serving is a guest whose agent is ready and reports what change makes of papertest's report.
+// serving is a guest whose agent is ready and reports what change makes of documenttest's report.
 func serving(change func(*report.Report)) func(*machinetest.Inside) {
 	return machinetest.WithAgent(&agenttest.Agent{Report: change})
 }
@@ -66,7 +66,7 @@ func TestAGuestComesUpIsAttestedAndEnds(t *testing.T) {
 	if v.Result != verdict.Attested || v.Report != digest.Of(a.Raw) || v.Manifest != cfg.Guest.Digest {
 		t.Errorf("%s", v.Table())
 	}
-	// One writer: what verify makes of the same papers is the same, claim for claim.
+	// One writer: what verify makes of the same documents is the same, claim for claim.
 	files, err := attest.Files(cfg.Guest.Manifest, cfg.Guest.Dir, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ type Config struct {
 	Max         machine.Size
 	MemorySlots int
 	RNG         bool // an entropy device
-	Accel       accel.Wish
+	Accel       accel.Preference
 	VirtualTime bool          // for measurements: the same times on every run; see machine.Spec
 	Timeout     time.Duration // until the agent is ready; zero is DefaultTimeout
 	Program     string        // the hypervisor's; see machine.Spec

@@ -24,7 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
-	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/runtime/events"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
 	"github.com/katabuild/katabuild/runtime/record"
@@ -48,7 +48,7 @@ func newHost(t *testing.T) *host {
 	h.machine.Guest = machinetest.WithAgent(h.agent)
 	text := fmt.Sprintf("[hypervisor.qemu]\nguest = %q\nshared_fs = \"none\"\nacceleration = \"tcg\"\n"+
 		"pcie_root_port = 4\n[runtime]\ninternetworking_model = \"none\"\n", h.dir+"/guest")
-	if err := errors.Join(papertest.WriteGuest(h.dir+"/guest"),
+	if err := errors.Join(documenttest.WriteGuest(h.dir+"/guest"),
 		os.WriteFile(h.dir+"/configuration.toml", []byte(text), 0o644)); err != nil {
 		t.Fatal(err)
 	}

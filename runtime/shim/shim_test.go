@@ -15,7 +15,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	runc "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
-	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/events"
@@ -247,7 +247,7 @@ func TestInputThatEndsBeforeTheProcessExistsEndsIt(t *testing.T) {
 
 func TestAContainerOnTheHostsNetworkIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	if err := errors.Join(papertest.WriteGuest(dir+"/guest"), os.Mkdir(dir+"/bundle", 0o755),
+	if err := errors.Join(documenttest.WriteGuest(dir+"/guest"), os.Mkdir(dir+"/bundle", 0o755),
 		os.WriteFile(dir+"/configuration.toml",
 			fmt.Appendf(nil, "[hypervisor.qemu]\nguest = %q\npath = %q\nacceleration = \"tcg\"\n", dir+"/guest",
 				dir+"/no-qemu"), 0o644)); err != nil {
@@ -339,7 +339,7 @@ func TestAPodThatIsBeingMadeIsTakenDown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := papertest.WriteGuest(dir + "/guest"); err != nil {
+			if err := documenttest.WriteGuest(dir + "/guest"); err != nil {
 				t.Fatal(err)
 			}
 			// a QEMU that root starts can write no file

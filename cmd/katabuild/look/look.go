@@ -46,8 +46,8 @@ func splitTarget(arg string) (file, inside string) {
 	return arg, "/"
 }
 
-// openThing opens a file, or what holds the files of a guest's folder.
-func (c *commands) openThing(name string) (*inspect.Thing, error) {
+// openArtifact opens a file, or what holds the files of a guest's folder.
+func (c *commands) openArtifact(name string) (*inspect.Artifact, error) {
 	fi, err := os.Stat(name)
 	if err != nil {
 		return nil, err
@@ -66,9 +66,9 @@ func (c *commands) openThing(name string) (*inspect.Thing, error) {
 }
 
 // withTree opens what has files.
-func (c *commands) withTree(arg string, f func(t *inspect.Thing, inside string) error) (err error) {
+func (c *commands) withTree(arg string, f func(t *inspect.Artifact, inside string) error) (err error) {
 	name, inside := splitTarget(arg)
-	t, err := c.openThing(name)
+	t, err := c.openArtifact(name)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ or initrd is. It checks no digests; "katabuild verify" does.`,
 		if err != nil {
 			return err
 		}
-		t, err := x.openThing(args[0])
+		t, err := x.openArtifact(args[0])
 		if err != nil {
 			return err
 		}
@@ -104,7 +104,7 @@ or initrd is. It checks no digests; "katabuild verify" does.`,
 			e := json.NewEncoder(x.out)
 			e.SetIndent("", "  ")
 			if g != nil {
-				g.Thing = t
+				g.Artifact = t
 				return e.Encode(g)
 			}
 			return e.Encode(t)
@@ -114,14 +114,14 @@ or initrd is. It checks no digests; "katabuild verify" does.`,
 				return err
 			}
 		}
-		return x.printThing(t)
+		return x.printArtifact(t)
 	}
 	return c
 }
 
 // whole is a guest's folder, and the file that holds its root.
 type whole struct {
-	*inspect.Thing
+	*inspect.Artifact
 	Guest    *manifest.Manifest `json:"guest"`
 	Manifest digest.Digest      `json:"manifest"`
 	Features []string           `json:"features"`
@@ -134,7 +134,7 @@ func readWhole(name string) (*whole, error) {
 	}
 	m, d, err := manifest.Read(name, "")
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // openThing tells it
+		return nil, nil // openArtifact tells it
 	}
 	if err != nil {
 		return nil, err
@@ -185,7 +185,7 @@ func (c *commands) printWhole(g *whole) error {
 	return w.Flush()
 }
 
-func (c *commands) printThing(t *inspect.Thing) error {
+func (c *commands) printArtifact(t *inspect.Artifact) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	row := func(key string, values ...any) {
 		fmt.Fprintf(w, "%s\t%s\n", key, strings.TrimSpace(fmt.Sprintln(values...)))
@@ -232,7 +232,7 @@ func (x *commands) lsCmd() *cobra.Command {
 	c.Flags().BoolVarP(&long, "long", "l", false, "also modes, owners, sizes, times and attributes")
 	c.Flags().BoolVarP(&recursive, "recursive", "R", false, "also what is in folders")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		return x.withTree(args[0], func(t *inspect.Thing, inside string) error {
+		return x.withTree(args[0], func(t *inspect.Artifact, inside string) error {
 			w := tabwriter.NewWriter(x.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 			err := inspect.List(t.Tree, inside, recursive, func(e inspect.Entry) {
 				name := quoteName(e.Name)
@@ -268,7 +268,7 @@ func (x *commands) catCmd() *cobra.Command {
 		Use: "cat FILE|GUEST:/PATH", Args: cobra.ExactArgs(1), Short: "print a file in an image or initrd",
 		Example: "  katabuild cat out/default:/etc/os-release",
 		RunE: func(_ *cobra.Command, args []string) error {
-			return x.withTree(args[0], func(t *inspect.Thing, inside string) error {
+			return x.withTree(args[0], func(t *inspect.Artifact, inside string) error {
 				return inspect.Cat(t.Tree,
 					inside, x.out)
 			})
@@ -291,7 +291,7 @@ extended attributes for nobody. Set-id bits and devices are left out unless --sp
 			if o.Max, err = parseSize(most); err != nil {
 				return fmt.Errorf("--max: %w", err)
 			}
-			return x.withTree(args[0], func(t *inspect.Thing, inside string) error {
+			return x.withTree(args[0], func(t *inspect.Artifact, inside string) error {
 				leftOut, err := inspect.Extract(c.Context(), t.Tree, inside, args[1], o)
 				for i, l := range leftOut {
 					if i == maxLeftOut {
@@ -392,12 +392,12 @@ func (c *commands) diff(ctx context.Context, x, y string, times bool) (_ []inspe
 	if guest(x) && guest(y) {
 		return inspect.Guests(ctx, x, y, os.TempDir(), times)
 	}
-	t, err := c.openThing(x)
+	t, err := c.openArtifact(x)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	u, err := c.openThing(y)
+	u, err := c.openArtifact(y)
 	if err != nil {
 		return nil, err
 	}
@@ -418,7 +418,7 @@ that component's licence, and which others depend on it. With --size it draws wh
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().StringVar(&size, "size", "", "draw a treemap of what is below the path into this SVG file")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		return x.withTree(args[0], func(t *inspect.Thing, inside string) error {
+		return x.withTree(args[0], func(t *inspect.Artifact, inside string) error {
 			if size != "" {
 				return atomicfile.With(size, 0o644, func(w io.Writer) error {
 					return inspect.Treemap(w, t.Tree,

@@ -8,12 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 )
 
 func TestAGuestsFolderTellsTheWholeGuest(t *testing.T) {
 	dir := t.TempDir()
-	if err := papertest.WriteGuest(dir); err != nil {
+	if err := documenttest.WriteGuest(dir); err != nil {
 		t.Fatal(err)
 	}
 	config := filepath.Join(dir, "config")
@@ -32,7 +32,7 @@ func TestAGuestsFolderTellsTheWholeGuest(t *testing.T) {
 	if err := (&commands{out: &out}).printWhole(g); err != nil {
 		t.Fatal(err)
 	}
-	m := papertest.Manifest()
+	m := documenttest.Manifest()
 	for _, want := range []string{m.Name, m.Kernel.Release, m.Kernel.BuildID, string(m.Agent.Digest),
 		"microvm, 1 CPUs, 256 MiB",
 		m.Boot.CommandLine, m.Boot.TCGCommandLine, "7 bytes vmlinux", "in all        36 bytes",

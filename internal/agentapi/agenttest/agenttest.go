@@ -20,11 +20,12 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/reportpb"
-	"github.com/katabuild/katabuild/internal/papertest"
+	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/report"
 )
 
-// Agent is one agent. The zero value has no extra features, and reports that it is the guest of papertest's manifest.
+// Agent is one agent. The zero value has no extra features, and reports that it is the guest of documenttest's
+// manifest.
 type Agent struct {
 	Features []string             // the extra features that it says it has
 	Report   func(*report.Report) // changes the report, before it is bound to its nonce
@@ -173,7 +174,7 @@ func (r reports) Get(_ context.Context, q *reportpb.GetRequest) (*reportpb.GetRe
 	if err := r.a.called("Report"); err != nil {
 		return nil, err
 	}
-	p := papertest.Report()
+	p := documenttest.Report()
 	p.Kernel.CommandLine = r.line
 	if r.a.Report != nil {
 		r.a.Report(p)

@@ -31,19 +31,19 @@ const (
 // Device is KVM's device file.
 const Device = "/dev/kvm"
 
-// Wish is what a person wants.
-type Wish string
+// Preference is what a person wants.
+type Preference string
 
-// The wishes. The zero value is Auto.
+// The preferences. The zero value is Auto.
 const (
-	Auto    Wish = "auto"
-	OnlyKVM Wish = "kvm"
-	OnlyTCG Wish = "tcg"
+	Auto    Preference = "auto"
+	OnlyKVM Preference = "kvm"
+	OnlyTCG Preference = "tcg"
 )
 
-// ParseWish reads a wish.
-func ParseWish(s string) (Wish, error) {
-	switch w := Wish(s); w {
+// ParsePreference reads a preference.
+func ParsePreference(s string) (Preference, error) {
+	switch w := Preference(s); w {
 	case "":
 		return Auto, nil
 	case Auto, OnlyKVM, OnlyTCG:
@@ -102,8 +102,8 @@ func (f Facts) virtualisation() string {
 	return ""
 }
 
-// Choose decides. A wish for KVM where it cannot run a guest is an error with the reason.
-func Choose(w Wish, f Facts) (Choice, error) {
+// Choose decides. A preference for KVM where it cannot run a guest is an error with the reason.
+func Choose(w Preference, f Facts) (Choice, error) {
 	why := f.withoutKVM()
 	switch w {
 	case OnlyTCG:

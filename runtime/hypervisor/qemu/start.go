@@ -140,7 +140,7 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 		return err
 	}
 	v.argv = q.argv()
-	v.process, err = child.StartIn("QEMU", v.argv, with.files, child.Options{Netns: o.Netns, Walls: Walls(q)})
+	v.process, err = child.StartIn("QEMU", v.argv, with.files, child.Options{Netns: o.Netns, Isolation: Isolation(q)})
 	if err != nil {
 		return &machine.StartError{Cause: err, Argv: v.argv}
 	}

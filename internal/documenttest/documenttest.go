@@ -1,5 +1,5 @@
-// Package papertest holds the sample papers and the checks that every paper's tests share.
-package papertest
+// Package documenttest holds the sample documents and the checks that every document's tests share.
+package documenttest
 
 import (
 	"bytes"

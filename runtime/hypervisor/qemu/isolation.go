@@ -11,10 +11,10 @@ import (
 var ninePRights = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD,
 	unix.CAP_SETFCAP}
 
-// Walls are those of a QEMU that root starts. All that it needs of the host comes as open files, but what is named
+// Isolation are those of a QEMU that root starts. All that it needs of the host comes as open files, but what is named
 // here.
-func Walls(q Config) *child.Walls {
-	w := &child.Walls{}
+func Isolation(q Config) *child.Isolation {
+	w := &child.Isolation{}
 	if q.Accel == accel.KVM {
 		w.Devices = append(w.Devices, accel.Device)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
-// probeArg makes this executable try, inside a jail, what the jail's walls forbid.
+// probeArg makes this executable try, inside a jail, what the jail's barriers forbid.
 const probeArg = "jail-test-probe"
 
 // probe makes system calls and prints the answer of each.

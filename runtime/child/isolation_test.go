@@ -35,9 +35,9 @@ func TestMappedReadsAUserNamespacesMap(t *testing.T) {
 	}
 }
 
-// behind runs a script of sh behind walls and returns what it wrote to descriptor 3, with the process while it still
+// behind runs a script of sh behind barriers and returns what it wrote to descriptor 3, with the process while it still
 // waits for the end of descriptor 4.
-func behind(t *testing.T, w *Walls, script string) (*Process, string) {
+func behind(t *testing.T, w *Isolation, script string) (*Process, string) {
 	t.Helper()
 	testenv.Require(t, root, testenv.Tool("sh"))
 	r, out, err := os.Pipe()
@@ -50,7 +50,7 @@ func behind(t *testing.T, w *Walls, script string) (*Process, string) {
 		t.Fatal(err)
 	}
 	p, err := StartIn("shell", []string{"/bin/sh", "-c", "{ " + script + "\n} >&3 2>&1; exec 3>&-; read x <&4"},
-		[]*os.File{out, in}, Options{Walls: w})
+		[]*os.File{out, in}, Options{Isolation: w})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestAProgramBehindWallsIsNobodyAndSeesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(leaked) // only read from
-	p, out := behind(t, &Walls{}, `
+	p, out := behind(t, &Isolation{}, `
 		echo files: $(ls -l /proc/self/fd)
 		echo root: /*
 		echo etc: $(ls -A /etc)
@@ -196,7 +196,7 @@ func TestAProgramBehindWallsIsNobodyAndSeesNothing(t *testing.T) {
 		t.Log(out)
 	}
 
-	q, _ := behind(t, &Walls{}, "true")
+	q, _ := behind(t, &Isolation{}, "true")
 	if other := status(t, q.PID())["Uid"]; other == s["Uid"] {
 		t.Errorf("two programs have user %s", other)
 	}
@@ -205,7 +205,8 @@ func TestAProgramBehindWallsIsNobodyAndSeesNothing(t *testing.T) {
 func TestAProgramThatNeedsRootsRightsHasNoOthers(t *testing.T) {
 	testenv.Require(t, root)
 	dir := t.TempDir()
-	w := &Walls{Capabilities: []uintptr{unix.CAP_CHOWN, unix.CAP_FOWNER}, Why: "it makes files of others", Folder: dir}
+	w := &Isolation{Capabilities: []uintptr{unix.CAP_CHOWN, unix.CAP_FOWNER}, Why: "it makes files of others",
+		Folder: dir}
 	p, out := behind(t, w, `
 		echo hello > `+dir+`/file; chown 7:8 `+dir+`/file
 		ls /root`)
@@ -244,7 +245,7 @@ func TestAProgramThatOthersMayNotRunStaysRootWithoutCapabilities(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err := StartIn("shell", []string{shell, "-c", "cat /proc/self/status >&3"}, []*os.File{w},
-		Options{Walls: &Walls{}})
+		Options{Isolation: &Isolation{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-// Package katabuild_test holds the rules of the house, each with its reason.
+// Package katabuild_test holds the rules of the repository, each with its reason.
 package katabuild_test
 
 import (
@@ -17,32 +17,32 @@ import (
 
 const module = "github.com/katabuild/katabuild/"
 
-// doors says which rooms a room may import from. A room not listed may not exist.
-var doors = []struct {
-	room   string
-	may    []string
-	reason string
+// imports says what a component may import. A component not listed may not exist.
+var imports = []struct {
+	component string
+	may       []string
+	reason    string
 }{
-	{"internal", nil, "papers and small tools know no room, so that every room can use them"},
-	{"kernel", []string{"internal"}, "a craft knows neither its neighbours nor who calls it, so that it can be " +
-		"tested and replaced alone"},
-	{"initrd", []string{"internal"}, "a craft knows neither its neighbours nor who calls it"},
-	{"rootfs", []string{"internal"}, "a craft knows neither its neighbours nor who calls it"},
+	{"internal", nil, "documents and small tools know no component, so that every component can use them"},
+	{"kernel", []string{"internal"}, "a component that makes things knows neither the others nor its caller, so that " +
+		"it can be tested and replaced alone"},
+	{"initrd", []string{"internal"}, "a component that makes things knows neither the others nor its caller"},
+	{"rootfs", []string{"internal"}, "a component that makes things knows neither the others nor its caller"},
 	{"builder", []string{"internal", "kernel", "initrd", "rootfs"},
-		"the foreman is the only one that has the crafts make something"},
-	{"inspect", []string{"internal", "initrd", "rootfs"}, "it reads what the crafts' formats hold, for " +
+		"the builder alone has them make something"},
+	{"inspect", []string{"internal", "initrd", "rootfs"}, "it reads what their formats hold, for " +
 		"people, whoever wrote it, and makes nothing"},
 	{"runtime", []string{"internal"}, "the host side meets a guest through its manifest, whoever built it"},
 	{"agent", []string{"internal"}, "the agent is small and must build for every guest without the builder"},
-	{"releases", []string{"internal"}, "a release is papers about artefacts, whoever made them"},
+	{"releases", []string{"internal"}, "a release is documents about artefacts, whoever made them"},
 	{"cmd", []string{"internal", "builder", "inspect", "runtime", "agent", "releases"},
-		"commands call rooms, never a craft behind the foreman's back"},
+		"commands call components; what makes things is called by the builder alone"},
 	{"ci", []string{"internal", "builder", "inspect", "runtime", "agent", "releases", "kernel", "initrd", "rootfs"},
-		"tests of the whole house may look anywhere"},
+		"tests of the whole repository may look anywhere"},
 }
 
-// inner says what packages that are a part of another one may import from their own room, and which package they are a
-// part of: nobody else of the room imports them.
+// inner says what packages that are a part of another one may import from their own component, and which package they
+// are a part of: nobody else of the component imports them.
 var inner = []struct {
 	pkg, of string
 	may     []string
@@ -107,26 +107,27 @@ func sources(t *testing.T) []source {
 	return out
 }
 
-func room(dir string) string {
+func component(dir string) string {
 	r, _, _ := strings.Cut(dir, "/")
 	return r
 }
 
-func TestEveryImportGoesThroughADoor(t *testing.T) {
+func TestEveryImportIsAllowed(t *testing.T) {
 	for _, s := range sources(t) {
-		from := room(s.dir)
+		from := component(s.dir)
 		if from == "." {
 			continue
 		}
-		i := slices.IndexFunc(doors, func(d struct {
-			room   string
-			may    []string
-			reason string
+		i := slices.IndexFunc(imports, func(d struct {
+			component string
+			may       []string
+			reason    string
 		}) bool {
-			return d.room == from
+			return d.component == from
 		})
 		if i < 0 {
-			t.Errorf("%s/%s: the house has no room %q (CONTRIBUTING.md: the top-level names are fixed)", s.dir, s.name,
+			t.Errorf("%s/%s: the repository has no component %q (CONTRIBUTING.md: the top-level names are fixed)",
+				s.dir, s.name,
 				from)
 			continue
 		}
@@ -139,10 +140,10 @@ func TestEveryImportGoesThroughADoor(t *testing.T) {
 			if !ours {
 				continue
 			}
-			to := room(rest)
-			if to != from && !slices.Contains(doors[i].may, to) {
+			to := component(rest)
+			if to != from && !slices.Contains(imports[i].may, to) {
 				t.Errorf("%s/%s imports %s: %s may not import %s, because %s", s.dir, s.name, rest, from, to,
-					doors[i].reason)
+					imports[i].reason)
 			}
 			if to == from && from == "cmd" && !strings.HasPrefix(rest, s.dir+"/") {
 				t.Errorf("%s/%s imports %s: nobody imports a command", s.dir, s.name, rest)
@@ -166,7 +167,7 @@ func TestAPartOfAPackageKnowsOnlyWhatItNeeds(t *testing.T) {
 				rest, ours := strings.CutPrefix(p, module)
 				switch {
 				case !ours:
-				case s.dir == part.pkg && room(rest) == room(part.pkg) && !slices.Contains(part.may, rest):
+				case s.dir == part.pkg && component(rest) == component(part.pkg) && !slices.Contains(part.may, rest):
 					t.Errorf("%s/%s imports %s: this part of %s may not, because %s", s.dir, s.name, rest, part.of,
 						part.reason)
 				case rest == part.pkg && s.dir != part.of && !isPartOf(s.dir, part.of):
@@ -232,7 +233,7 @@ func TestOnlyCommandsReadTheEnvironmentAndExit(t *testing.T) {
 			}
 			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "os" &&
 				slices.Contains([]string{"Getenv", "LookupEnv", "Environ", "Exit"}, sel.Sel.Name) {
-				t.Errorf("%s/%s calls os.%s: only commands read the environment or exit, so that rooms depend on "+
+				t.Errorf("%s/%s calls os.%s: only commands read the environment or exit, so that packages depend on "+
 					"their arguments alone", s.dir, s.name, sel.Sel.Name)
 			}
 			return true
@@ -258,11 +259,11 @@ func TestOnlyCommandsSayWhatToType(t *testing.T) {
 	}
 }
 
-func TestEveryRoomIsThere(t *testing.T) {
+func TestEveryComponentIsThere(t *testing.T) {
 	for _, r := range []string{"builder", "inspect", "recipes", "kernel", "rootfs", "initrd", "runtime", "agent",
 		"releases", "ci", "docs", "cmd", "internal"} {
 		if fi, err := os.Stat(r); err != nil || !fi.IsDir() {
-			t.Errorf("no room %s: the top-level folders are fixed", r)
+			t.Errorf("no folder %s: the top-level folders are fixed", r)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package papertest
+package documenttest
 
 import (
 	"errors"

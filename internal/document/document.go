@@ -1,8 +1,9 @@
-// Package paper reads and writes the JSON papers that rooms pass to each other: one canonical form, read strictly.
+// Package document reads and writes the JSON documents that components pass to each other: one canonical form, read
+// strictly.
 //
-// A paper is machine-written, so the reader accepts the writer's bytes and nothing else: an unknown or repeated field,
-// a field in other letters' case, missing values, trailing bytes and other white space are all errors.
-package paper
+// A document is machine-written, so the reader accepts the writer's bytes and nothing else: an unknown or repeated
+// field, a field in other letters' case, missing values, trailing bytes and other white space are all errors.
+package document
 
 import (
 	"bytes"
@@ -12,11 +13,11 @@ import (
 	"io"
 )
 
-// maxSize bounds what Decode reads: papers are kilobytes, and some come from a guest.
+// maxSize bounds what Decode reads: documents are kilobytes, and some come from a guest.
 const maxSize = 16 << 20
 
 // Encode is the canonical form: fields in the order of the struct, two spaces a level, no HTML escapes, one newline at
-// the end. Maps, whose keys encoding/json sorts, keep it canonical; interface values do not belong in a paper.
+// the end. Maps, whose keys encoding/json sorts, keep it canonical; interface values do not belong in a document.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -31,7 +32,7 @@ func Encode(v any) ([]byte, error) {
 // Decode fills v from its canonical form. kind ("manifest") begins every error.
 func Decode(kind string, data []byte, v any) error {
 	if len(data) > maxSize {
-		return fmt.Errorf("%s: %d bytes, more than the %d a paper may have", kind, len(data), maxSize)
+		return fmt.Errorf("%s: %d bytes, more than the %d a document may have", kind, len(data), maxSize)
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()

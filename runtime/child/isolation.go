@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Walls are what stands between a program and the host where it is started by root. It then has a user of its own, no
-// capabilities, none that an exec could give it, and sees no files but those that are named here, no other processes,
-// and no System V memory of others.
+// Isolation are what stands between a program and the host where it is started by root. It then has a user of its own,
+// no capabilities, none that an exec could give it, and sees no files but those that are named here, no other
+// processes, and no System V memory of others.
 //
-// A wall that this host does not let us build is left out and told by Process.Missing.
-type Walls struct {
+// A barrier that this host does not let us build is left out and told by Process.Missing.
+type Isolation struct {
 	// Capabilities are those that the program cannot do without, as CAP_CHOWN of package unix. With any, the program
 	// stays root, who then can no more than they say, since they are of no use to other users' programs.
 	Capabilities []uintptr
@@ -49,13 +49,13 @@ var extras = []string{"/etc/ld.so.cache", "/etc/alternatives"}
 // common are the devices that every program has.
 var common = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 
-// needed says whether walls can be built at all: by root, for others have not the rights, and are the program's user
+// needed says whether barriers can be built at all: by root, for others have not the rights, and are the program's user
 // already.
-func (w *Walls) needed() bool { return w != nil && os.Geteuid() == 0 }
+func (w *Isolation) needed() bool { return w != nil && os.Geteuid() == 0 }
 
-// build takes the calling thread behind the walls, as far as its children inherit them, and gives the command the rest.
-// It says what could not be built.
-func (w *Walls) build(cmd *exec.Cmd) (missing []string) {
+// build takes the calling thread behind the barriers, as far as its children inherit them, and gives the command the
+// rest. It says what could not be built.
+func (w *Isolation) build(cmd *exec.Cmd) (missing []string) {
 	lacks := func(format string, a ...any) { missing = append(missing, fmt.Sprintf(format, a...)) }
 	program := cmd.Path
 	if p, err := filepath.EvalSymlinks(program); err == nil {
@@ -104,7 +104,7 @@ func (w *Walls) build(cmd *exec.Cmd) (missing []string) {
 
 // user is the number of the program's user and group, and its other groups. It is 0 where there is an error: the
 // program then stays root, without capabilities.
-func (w *Walls) user(program string) (int, []uint32, error) {
+func (w *Isolation) user(program string) (int, []uint32, error) {
 	id := FirstUser + unix.Gettid()
 	for _, file := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
 		b, err := os.ReadFile(file)
@@ -165,7 +165,7 @@ const place = "/proc"
 
 // enterRoot gives the calling thread a mount namespace with the program's files alone. After an error the thread sees
 // what it saw before.
-func (w *Walls) enterRoot(program string) (err error) {
+func (w *Isolation) enterRoot(program string) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
@@ -204,7 +204,7 @@ func (w *Walls) enterRoot(program string) (err error) {
 }
 
 // fill puts the new root together at place.
-func (w *Walls) fill(program string) error {
+func (w *Isolation) fill(program string) error {
 	trees := slices.Clone(system)
 	if !slices.ContainsFunc(trees, func(t string) bool { return strings.HasPrefix(program, t+"/") }) {
 		// As in /opt/NAME/bin: with what was installed beside it.

@@ -11,10 +11,10 @@ import (
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
-// papers are the documents that outlive the program which wrote them: a guest that was built before an upgrade, a pod
-// that runs through one. What writes one version reads that and the one before. The example of a version is kept for
-// ever: NAME.json is of the newest, NAME-vN.json of version N before it.
-var papers = []struct {
+// outliving are the documents that outlive the program which wrote them: a guest that was built before an upgrade, a
+// pod that runs through one. What writes one version reads that and the one before. The example of a version is kept
+// for ever: NAME.json is of the newest, NAME-vN.json of version N before it.
+var outliving = []struct {
 	example string // path without .json
 	version int    // the newest
 	decode  func([]byte) error
@@ -28,8 +28,8 @@ var papers = []struct {
 		func(b []byte) error { _, err := record.Decode(b); return err }},
 }
 
-func TestAPaperOfTheVersionBeforeIsRead(t *testing.T) {
-	for _, p := range papers {
+func TestADocumentOfTheVersionBeforeIsRead(t *testing.T) {
+	for _, p := range outliving {
 		for v := 1; v <= p.version; v++ {
 			path := p.example + ".json"
 			if v < p.version {
