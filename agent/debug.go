@@ -116,7 +116,7 @@ func serveShell(ctx context.Context, c net.Conn, r *reap.Reaper) error {
 	defer stop()
 	path, err := firstExecutable(shells)
 	if err != nil {
-		_, _ = fmt.Fprintf(c, "%s%v\r\n", agentapi.LinePrefix, err) // who it is for may be gone
+		_, _ = fmt.Fprintf(c, "%s%v\r\n", agentapi.LinePrefix, err) // the reader may be gone
 		return err
 	}
 	master, tty, err := openTerminal()

@@ -22,7 +22,7 @@ var hostPorts = []uint32{agentapi.LogPort, agentapi.DebugConsolePort}
 // one would be met by whoever looks for the agent there.
 type ports struct {
 	log, console net.Listener // nil where nobody is to be served
-	held         []int        // sockets that only keep a port: who connects is refused
+	held         []int        // sockets that only keep a port: connections are refused
 }
 
 // takePorts takes the ports that are served, and holds the others. What fails is told: a guest without vsock has no
@@ -58,7 +58,7 @@ func takePorts(o options.Options, log *slog.Logger) *ports {
 	return p
 }
 
-// hold binds a vsock port and does not listen: nobody else can have it, and who connects is refused. vsock(7).
+// hold binds a vsock port and does not listen: nobody else can have it, and connections are refused. vsock(7).
 func hold(port uint32) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -3,7 +3,7 @@
 //
 // The same Request gives the same bytes on every machine: what decides them is what Inputs lists. The kernel's own make
 // runs in a jail without network or privileges. Every option asked for is compared with the final .config, and one that
-// did not come true is an error that says who asked, where, and why it cannot be. This room does not know recipes,
+// did not come true is an error that says who asked, where, and why it cannot be. This package does not know recipes,
 // stores or guests.
 package kernel
 

@@ -14,12 +14,12 @@ import (
 	"github.com/katabuild/katabuild/internal/progress"
 )
 
-// guestDir holds, in the jail, what WorkDir holds outside. The folder itself is nobody's to write: the foreign programs
+// guestDir holds, in the jail, what WorkDir holds outside. Nobody may write to the folder itself: the foreign programs
 // of a tree can change the tree, and the folder that modules are installed into, but not the wishes beside them, nor
 // replace any of the three by a link.
 const guestDir = jail.Home
 
-// builtBy is what the kernel says of who built it and where.
+// builtBy is the builder and the host that the kernel names.
 const builtBy = "katabuild"
 
 // timestamp is how date(1) writes a time in the C locale, which the kernel prints in uname -v.

@@ -4,7 +4,7 @@
 // and how they end. A container's first process is this program once more, as a stage (package stage): it is cloned
 // into new namespaces, makes mounts, devices and limits, waits for Start and turns into the program. Package blueprint
 // decides what it is to do, and package launch starts it. Control groups are those of version 2 (package cgroup). The
-// package refuses to know the guest API and where root file systems come from. Shapes: Container and Process, both from
+// package does not know the guest API and where root file systems come from. Shapes: Container and Process, both from
 // a Runner.
 package container
 

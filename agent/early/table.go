@@ -23,7 +23,8 @@ type Step interface {
 // Item is a step and how much it matters.
 type Item struct {
 	Step
-	// without it the agent cannot work, so its failure ends the guest; any other failure is told and lived with
+	// without it the agent cannot work, so its failure ends the guest; any other failure is logged, and the guest goes
+	// on
 	Essential bool
 }
 

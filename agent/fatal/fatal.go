@@ -63,7 +63,7 @@ func (h *Handler) end(why, stack string) {
 	select {} // somebody else got here first, or the end is on its way
 }
 
-// stack is who panicked, innermost first, one line a function.
+// stack is the calls that led to a panic, innermost first, one line a function.
 func stack() string {
 	pc := make([]uintptr, 64)
 	frames := runtime.CallersFrames(pc[:runtime.Callers(3, pc)])

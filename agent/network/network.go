@@ -2,7 +2,7 @@
 // is.
 //
 // Interfaces, routes and neighbours of the guest API go in; netlink does them. What the host asked for earlier and does
-// not any more is taken away; what the kernel made stays. It refuses to know what is at the other end of a link.
+// not any more is taken away; what the kernel made stays. It does not know what is at the other end of a link.
 package network
 
 import (

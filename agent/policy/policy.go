@@ -3,7 +3,7 @@
 //
 // A text goes in, docs/formats/policy.md; for each call a yes, or an error with the rule that said no, comes out. It
 // knows the calls and their fields from the API's own description, so that a rule about none of them is an error. It
-// refuses to know what a call does.
+// does not know what a call does.
 package policy
 
 import (

@@ -42,7 +42,7 @@ type Sandbox struct {
 // namespaceDir is where Kata's agent pins the pod's namespaces too.
 const namespaceDir = "/run/sandbox-ns"
 
-// sandboxOwner is who owns what storages the whole sandbox has.
+// sandboxOwner is the owner of the storages of the whole sandbox.
 const sandboxOwner = "sandbox"
 
 // full is the whole API.

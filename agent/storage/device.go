@@ -80,7 +80,7 @@ func sourceOf(d *katapb.Device) string {
 	return d.Id
 }
 
-// waitVFIO waits for the PCI devices themselves: what their drivers make of them is known only to who uses them.
+// waitVFIO waits for the PCI devices themselves: what their drivers make of them is known only to their users.
 func (m *Manager) waitVFIO(ctx context.Context, d *katapb.Device) error {
 	if len(d.Options) == 0 {
 		return fmt.Errorf("type %s: the options name no device", d.Type)

@@ -2,7 +2,7 @@
 // copies.
 //
 // Storages, devices and file chunks of the guest API go in; mounts, device numbers and files come out. Every path that
-// a request names is reached below a known folder without following links. It refuses to know what a container is: it
+// a request names is reached below a known folder without following links. It does not know what a container is: it
 // counts the users of what is mounted by their names. Its parts do the deeds: place (paths), mount, disk, incoming
 // (files that are copied) and mirror (folders that are watched).
 package storage

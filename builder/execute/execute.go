@@ -122,7 +122,7 @@ func Run(ctx context.Context, c Config, tasks []Task, wanted []string) (map[stri
 		wg.Go(func() { _, _ = r.get(w) })
 	}
 	wg.Wait()
-	// Who merely stopped because another failed is not the cause.
+	// A step that merely stopped because another failed is not the cause.
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}

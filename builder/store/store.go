@@ -414,7 +414,7 @@ func (s *Store) action(key digest.Digest) string { return filepath.Join(s.dir, "
 // distrusted says that a record is whole, but not one that this user believes.
 type distrusted struct {
 	Key    digest.Digest
-	Writer Writer // who is said to have written it; empty for nobody
+	Writer Writer // the writer that it names; empty for none
 	Forged bool   // it does not carry this writer's signature
 }
 

@@ -156,7 +156,7 @@ func Parse(name string) (Arch, error) {
 	return find(All(), name)
 }
 
-// ParseBuildable is Parse for who builds: an architecture whose guests can only be run is an error that says so.
+// ParseBuildable is Parse for builds: an architecture whose guests can only be run is an error that says so.
 func ParseBuildable(name string) (Arch, error) {
 	built := Buildable()
 	if a, err := Parse(name); err == nil && !a.Builds {

@@ -55,7 +55,7 @@ type PlainRoot struct {
 }
 
 // Plain is how to start a kernel about which nobody says more, in the words that Kata Containers' images want: an agent
-// that systemd starts, and nobody else who sets up the network.
+// that systemd starts, and no other program sets up the network.
 func Plain(a arch.Arch, root PlainRoot) (line, tcg string) {
 	words := append(common(a), strings.Fields(a.PlainWords)...)
 	words = append(words, "net.ifnames=0", "cgroup_no_v1=all")

@@ -4,7 +4,7 @@
 // The program gets user, mount, pid, ipc, uts and network namespaces of its own, a root folder with the machine's /usr,
 // /bin, /sbin, /lib* read-only, of /etc only what the dynamic linker and compilers read, a small /dev, a fresh /proc
 // and /tmp, and the folders its Command binds. It works for a plain user and needs no privilege; for root it is no
-// weaker, since inside all capabilities are gone. It refuses to know what it runs.
+// weaker, since inside all capabilities are gone. It does not know what it runs.
 //
 // The jail is this same executable run again: every main, and every TestMain of a package that runs jails, calls Main
 // first.

@@ -108,7 +108,7 @@ func etc() []string {
 	return []string{"/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives"}
 }
 
-// madeUp are the files of /etc that the jail has of its own: one user, who is root and nobody.
+// madeUp are the files of /etc that the jail has of its own: one user, which is root and nobody.
 func madeUp() map[string]string {
 	return map[string]string{
 		"/etc/passwd": "root:x:0:0:katabuild:" + Home + ":/bin/sh\n", "/etc/group": "root:x:0:\n",

@@ -121,7 +121,7 @@ type Agent struct {
 	Path   string        `json:"path"` // in the guest
 	Digest digest.Digest `json:"digest"`
 	Go     string        `json:"go"`   // version of the Go tool-chain that built it, read from the binary
-	Init   string        `json:"init"` // who is PID 1: "agent" or "systemd"
+	Init   string        `json:"init"` // what is PID 1: "agent" or "systemd"
 }
 
 // Root is the root file system the running guest must have.

@@ -68,7 +68,7 @@ func Above(path string) error {
 }
 
 // Read reads at most limit bytes of a regular file that nobody but this user and root could have written, or put in the
-// place of another. An *Unsafe says who could. path is absolute.
+// place of another. An *Unsafe says which users could. path is absolute.
 func Read(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {

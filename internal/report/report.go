@@ -68,7 +68,7 @@ type Setting struct {
 	Value string `json:"value"`
 }
 
-// Init is who runs as PID 1.
+// Init is the program that runs as PID 1.
 type Init struct {
 	Kind string `json:"kind"` // "agent" when the agent is PID 1, else the name in /proc/1/comm
 }

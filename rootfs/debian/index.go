@@ -243,8 +243,8 @@ func (p *Package) check() error {
 	return cmp.Or(control.CheckName(p.Name), p.Version.Check(), control.CheckArch(p.Arch))
 }
 
-// providers are who provides a name in a version that a relation wants: the more important first, then by name. A
-// relation with a version is only met by a provision with one. Debian Policy 7.5.
+// providers are the packages that provide a name in a version that a relation wants: the more important first, then by
+// name. A relation with a version is only met by a provision with one. Debian Policy 7.5.
 func (x *Index) providers(r control.Relation) ([]*Package, error) {
 	if x.provides == nil {
 		provides := map[string][]provision{}

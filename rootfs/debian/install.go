@@ -132,8 +132,8 @@ func (in *installer) apply(d *Deb) error {
 	return err
 }
 
-// mayPut decides who has a path that another package has too. Debian Policy 7.6.1: a package that replaces another has
-// its files, in whatever order the two are installed.
+// mayPut decides which package has a path that another one has too. Debian Policy 7.6.1: a package that replaces
+// another has its files, in whatever order the two are installed.
 func (in *installer) mayPut(d *Deb, p string, n *tree.Node) (bool, error) {
 	there, err := in.t.Lookup(p)
 	if err != nil { // nothing is there, or Put finds the same error

@@ -23,7 +23,7 @@ type Request struct {
 
 // UnmetError says why a request cannot come true.
 type UnmetError struct {
-	Chain []string // who needs whom: a wanted package first, the one whose need is not met last
+	Chain []string // what needs what: a wanted package first, the one whose need is not met last
 	Need  string   // what that one needs, or is
 	Why   string
 	// of packages whose versions have a say in it: the chain, those that could meet the need, those in the way
@@ -40,7 +40,7 @@ func (e *UnmetError) Error() string {
 // choice is a chosen package.
 type choice struct {
 	*Package
-	by       *choice // who needed it first; nil where the request did
+	by       *choice // what needed it first; nil where the request did
 	provides map[string]control.Version
 	against  []control.Relation // what it conflicts with, or breaks
 }
@@ -385,7 +385,7 @@ func (r *resolver) choose(p *Package, by *choice, asked control.Clause) error {
 	return nil
 }
 
-// chain is who needed whom until c was chosen.
+// chain is what needed what, until c was chosen.
 func (c *choice) chain() (out []string) {
 	for ; c != nil; c = c.by {
 		out = append(out, c.Name)

@@ -20,7 +20,7 @@ func halfMD4(name string, seed hashSeed) (major, minor uint32) {
 	}
 	major = state[1] &^ 1 // the lowest bit says in an index that a name's hash goes on into the next block
 	if major == 0xfffffffe {
-		major = 0xfffffffc // the last is the end of a folder for who reads it in order of hashes
+		major = 0xfffffffc // the last is the end of a folder that is read in order of hashes
 	}
 	return major, state[2]
 }

@@ -2,8 +2,8 @@
 // and the files of each.
 //
 // Components come in with the paths they brought; the tree says which of them are still there and what they hold. Out
-// comes an SPDX 2.3 document in JSON, and a CycloneDX 1.6 one for who asks. They have no time or identifier of their
-// own: the same image has the same bill.
+// comes an SPDX 2.3 document in JSON, and a CycloneDX 1.6 one where it is asked for. They have no time or identifier of
+// their own: the same image has the same bill.
 package sbom
 
 import (

@@ -84,7 +84,8 @@ type Node struct {
 	Major   uint32  // of a device, at most 4095
 	Minor   uint32  // of a device, at most 1048575
 
-	// Origin says for people who put the node there: "package bash 5.2.37-2+b5", "recipe.yaml:12". It reaches no image.
+	// Origin says, for people, what put the node there: "package bash 5.2.37-2+b5", "recipe.yaml:12". It reaches no
+	// image.
 	Origin string
 
 	children map[string]*Node // of a Dir

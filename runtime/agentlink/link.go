@@ -2,7 +2,7 @@
 //
 // In comes a connection; out come the agent's services, and processes of the guest with their standard streams. A call
 // ends when the agent has been silent for a while, or with a better reason that the pod knows: nobody waits for answers
-// that cannot come. It refuses to know what a container is made of.
+// that cannot come. It does not know what a container is made of.
 package agentlink
 
 import (

@@ -2,7 +2,7 @@
 // of version 2.
 //
 // In comes the cgroups path of a container as containerd gives it; out go the folders that were made. It sets no
-// limits: whoever made the parent has done so for the pod. What may not be done is told and lived with, for a pod is
+// limits: whoever made the parent has done so for the pod. What may not be done is told, and nothing else, for a pod is
 // better outside its group than not at all.
 package cgroup
 

@@ -1,7 +1,7 @@
 // Package child runs the programs that a sandbox is made of: QEMU, virtiofsd.
 //
 // In come a command line and open files; out comes a Process that dies with the process that started it, and whose
-// first words on standard error are in its errors. It refuses to know what the programs are for.
+// first words on standard error are in its errors. It does not know what the programs are for.
 package child
 
 import (

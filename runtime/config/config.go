@@ -1,9 +1,9 @@
 // Package config reads configuration.toml: how the runtime makes the virtual machine that a pod runs in.
 //
 // In come texts, in the order in which they win, and a pod's annotations; out comes a Config that remembers for every
-// value who set it, or errors that a line or an annotation can be blamed for. Names, sections, search order, drop-ins
+// value what set it, or errors that a line or an annotation can be blamed for. Names, sections, search order, drop-ins
 // and annotations are those of Kata Containers, so that its configuration can be used here. The package starts nothing
-// and refuses to know whether a path it names exists.
+// and does not know whether a path it names exists.
 //
 // docs/formats/configuration.md owns the format.
 package config

@@ -1,7 +1,7 @@
 // Package console collects what a guest writes to its serial console.
 //
 // In comes a stream, such as the other end of QEMU's serial port; out go the last lines, cleaned for people, a copy for
-// whoever wants all of it, and each line as it is complete. It refuses to know what the lines mean. The guest can write
+// whoever wants all of it, and each line as it is complete. It does not know what the lines mean. The guest can write
 // what and as much as it likes: memory is bounded, and terminals see no control characters of the guest's through
 // Lines.
 package console

@@ -2,7 +2,7 @@
 //
 // In come files and block devices of the host that containers want as disks; out come places at which the guest finds
 // them. A disk that several containers use is plugged in once, and goes with its last use. Layers for which a machine
-// has not places enough become one disk (Pack). It refuses to know what is on a disk.
+// has not places enough become one disk (Pack). It does not know what is on a disk.
 package disks
 
 import (

@@ -1,7 +1,7 @@
 // Package events tells containerd what happens to containers.
 //
 // In come events as they happen; out they go in that order, each until containerd has taken it or has had enough tries.
-// Whoever sends one waits for nothing. The package refuses to know what an event means.
+// Whoever sends one waits for nothing. The package does not know what an event means.
 package events
 
 import (

@@ -2,7 +2,7 @@
 // says what they must be.
 //
 // In comes a folder, or the names of files; out come a Guest, which says what it needs of a machine, and its files,
-// open for a hypervisor, with what was found when they were compared with the manifest. It refuses to know what the
+// open for a hypervisor, with what was found when they were compared with the manifest. It does not know what the
 // machine is. Where there is a manifest, every byte that is handed out has been checked against it, and cannot change
 // between the check and its use: kernel and initrd are copies that nobody can write, and a disk behind dm-verity is
 // refused by the guest itself, block by block, when it changes.

@@ -2,7 +2,7 @@
 //
 // In comes the path of a network namespace in which somebody, usually a CNI plug-in, has made interfaces; out come open
 // tap devices for the virtual machine, and what the guest has to be told: addresses, routes, neighbours. Each interface
-// is joined to its tap, so that what arrives at the one leaves by the other. It refuses to know who made the namespace,
+// is joined to its tap, so that what arrives at the one leaves by the other. It does not know what made the namespace,
 // and changes nothing in it but what Detach and Clean take away.
 package network
 

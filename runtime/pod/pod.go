@@ -2,7 +2,7 @@
 //
 // In come the effective configuration, a container's OCI specification and its root file system; out come running
 // containers, reached through the agent. It puts together what the other packages of runtime make: the folder that is
-// shared, the network, the sandbox, the verdict. It refuses to know what asks: nothing here speaks to containerd.
+// shared, the network, the sandbox, the verdict. It does not know what asks: nothing here speaks to containerd.
 //
 // A pod keeps a record on disk of everything that could outlive it (package record), so that whoever comes after a
 // killed one can clean up.

@@ -1,7 +1,7 @@
 // Package record is the document on disk about a running pod: what it is, and what could outlive it.
 //
 // In come a pod's name and what it makes on the host, before it is used; out come the record, for programs that ask
-// about pods, and the cleaning up after a pod that was killed. It refuses to know how a pod is run.
+// about pods, and the cleaning up after a pod that was killed. It does not know how a pod is run.
 //
 // docs/formats/state.md owns the bytes.
 package record

@@ -1,7 +1,7 @@
 // Package sandbox boots one guest and keeps it.
 //
 // In come a guest, a hypervisor and a Config; out comes a running guest that has said it is ready, or one error that
-// names the stage at which it failed, with the console's last words. It refuses to know what the agent serves, and what
+// names the stage at which it failed, with the console's last words. It does not know what the agent serves, and what
 // runs the machine: it hands out connections, and asks a hypervisor. It also says whether the guest is the one that was
 // built (Attest).
 package sandbox

@@ -2,7 +2,7 @@
 //
 // In come mounts and files of the host, out go names by which the guest finds them below the folder. The folder is the
 // one of Kata Containers: ROOT/ID/mounts is where things are mounted, ROOT/ID/shared is the same, read-only at its top,
-// and is what the guest gets. It refuses to know what a container is: callers choose names.
+// and is what the guest gets. It does not know what a container is: callers choose names.
 //
 // Mounts live in the mount namespace of the process that makes them. A shim has one of its own, so that nothing of them
 // outlives it.

@@ -2,7 +2,7 @@
 // containerd starts and asks to clean up.
 //
 // In come containerd's calls, out go those of package pod. It knows containerd's rules, that is which call may come in
-// which state, and refuses to know how a virtual machine works. One process serves one pod with all its containers;
+// which state, and does not know how a virtual machine works. One process serves one pod with all its containers;
 // docs/shim.md has the protocol as seen from here.
 package shim
 

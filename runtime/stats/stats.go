@@ -1,7 +1,7 @@
 // Package stats says what a container in a guest uses, in the forms that containerd reads.
 //
 // In come the agent's numbers, which are those of control groups of version 2; out come containerd's messages for one
-// version of control groups or the other. It refuses to know where the numbers come from.
+// version of control groups or the other. It does not know where the numbers come from.
 package stats
 
 import (

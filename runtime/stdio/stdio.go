@@ -1,7 +1,7 @@
 // Package stdio is where a process's standard streams lead on the host: FIFOs, files, and programs that take output.
 //
 // In come the addresses that containerd gives; out come files to read from and to write to, which keep what is written
-// until somebody reads it, and end when containerd says so. It refuses to know what process they are of.
+// until somebody reads it, and end when containerd says so. It does not know what process they are of.
 package stdio
 
 import (

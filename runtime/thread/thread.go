@@ -1,7 +1,7 @@
 // Package thread has threads of this process that are somewhere else than the others, such as in another network
 // namespace.
 //
-// In comes a function, which runs on a thread of its own. It refuses to know what is done there.
+// In comes a function, which runs on a thread of its own. It does not know what is done there.
 package thread
 
 import (

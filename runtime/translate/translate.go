@@ -3,7 +3,7 @@
 // In come a container's OCI specification, the mounts of its root file system, and what the pod and its guest can do;
 // out comes a Plan: the specification, storages and devices for the guest, and a list of what has to be done on the
 // host before: disks to plug in, files to share or to copy. What is of the host alone goes, and files of the host
-// become files in the guest. The package only looks at the host, through Host; it changes nothing, and refuses to know
+// become files in the guest. The package only looks at the host, through Host; it changes nothing, and does not know
 // how a disk gets into a machine or a file into the shared folder. Package pod carries the list out.
 package translate
 

@@ -3,7 +3,7 @@
 //
 // In comes a guest's virtio socket device, either the host kernel's vhost-vsock or the Device of this package, a
 // vhost-user back end that needs nothing of the kernel; out go net.Conn and net.Listener, and on request UNIX sockets
-// for other processes ("hybrid vsock"). It refuses to know what is said over the connections. What the guest sends is
+// for other processes ("hybrid vsock"). It does not know what is said over the connections. What the guest sends is
 // hostile: it can break its own device and nothing else, and what it can make the host spend is bounded. Specification:
 // VIRTIO 1.2, section 5.10.
 package vsock

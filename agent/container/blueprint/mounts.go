@@ -138,7 +138,7 @@ func mount(m specs.Mount) (stage.Mount, error) {
 			"mode=")
 	})
 	out.CopyUp = out.CopyUp && !out.Bind
-	// What is decided by who mounts it and shows the kernel's state must be where it says.
+	// A mount that shows the kernel's state, and whose content depends on its mounter, must be where it says.
 	out.Exact = slices.Contains([]string{"proc", "sysfs"}, out.Type)
 	return out, nil
 }

@@ -129,7 +129,7 @@ func run(take func() (*Plan, *files, error)) error {
 // namespaces joins and makes what the clone of this process did not.
 func (p *Plan) namespaces(f *files) error {
 	if p.Exec || p.Unshare != 0 || len(p.Join) > 0 {
-		// A mount namespace is only joined by who shares its working folder with nobody.
+		// Only a thread that shares its working folder with no other may join a mount namespace.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare the working folder: %w", err)
 		}

@@ -1,7 +1,7 @@
 // Package disk finds the disks of this guest by what the host knows of them, and makes them ready to be mounted.
 //
 // In come drivers and sources of the guest API: a place on a bus, or a device file. Out go block devices that can be
-// opened, and mapped ones that check what is read. It refuses to know what is on a disk and where it is mounted.
+// opened, and mapped ones that check what is read. It does not know what is on a disk and where it is mounted.
 package disk
 
 import (

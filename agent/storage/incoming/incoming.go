@@ -1,7 +1,7 @@
 // Package incoming takes the files, folders and links that the host copies into the guest.
 //
 // In come chunks of the guest API; out come whole files, which appear at their paths when their last chunk came, and
-// never half. It refuses to know where they may lie: it is given a place below a folder.
+// never half. It does not know where they may lie: it is given a place below a folder.
 package incoming
 
 import (

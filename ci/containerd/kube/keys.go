@@ -35,8 +35,8 @@ func newAuthority(dir string) (*authority, error) {
 	return a, a.sign("ca", t)
 }
 
-// issue makes NAME.crt and NAME.key for a client and server. Kubernetes reads the client's user and groups in who.
-// Kubernetes: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates
+// issue makes NAME.crt and NAME.key for a client and server. Kubernetes reads the client's user and groups from its
+// subject. Kubernetes: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates
 func (a *authority) issue(name string, who pkix.Name, addresses ...string) error {
 	t := &x509.Certificate{
 		Subject: who, KeyUsage: x509.KeyUsageDigitalSignature,

@@ -24,7 +24,7 @@ func NewClient(conn net.Conn) *Client {
 	return &Client{agentapi.NewClient(c), c}
 }
 
-// Version is who answers.
+// Version is the name and the versions of the agent that answers.
 type Version struct {
 	API   string // agentapi.APIVersion for agents that speak its API
 	Agent string

@@ -2,7 +2,7 @@
 //
 // The mirror has no nil for numbers: 0 is "not set" there, as in the specification wherever 0 would make no sense. What
 // the mirror has no place for, and an agent of ours can do, travels as JSON in the annotation Extra; other agents do
-// not look at it. It refuses to know what the fields mean.
+// not look at it. It does not know what the fields mean.
 package oci
 
 import (

@@ -1,6 +1,6 @@
 // Package qemu starts virtual machines in QEMU.
 //
-// In comes a Config value, out go a command line, which is a pure function of it, and a Process. It refuses to know
+// In comes a Config value, out go a command line, which is a pure function of it, and a Process. It does not know
 // what the guest is for, and waits for nothing in it.
 package qemu
 

@@ -1,7 +1,7 @@
 // Package vhostuser is the back end of a vhost-user device: it speaks the protocol with the virtual machine monitor,
 // maps the guest's memory, and hands split virtqueues to a Device.
 //
-// In come a UNIX socket and a Device; out go virtqueues. It refuses to know what the device does. Guest memory and
+// In come a UNIX socket and a Device; out go virtqueues. It does not know what the device does. Guest memory and
 // every number in it are hostile: each address is checked against the memory table, each descriptor is read once, and a
 // driver that breaks the rules breaks only its own device. Specifications: VIRTIO 1.2 section 2.7, and QEMU's
 // docs/interop/vhost-user.rst.

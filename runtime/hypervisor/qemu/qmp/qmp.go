@@ -1,6 +1,6 @@
 // Package qmp speaks the QEMU Machine Protocol, as the client.
 //
-// In comes a connection to a QEMU's monitor; out go results and events. It refuses to know what commands mean. QEMU may
+// In comes a connection to a QEMU's monitor; out go results and events. It does not know what commands mean. QEMU may
 // have been taken over by its guest: lines are bounded, and nothing it says can make the client wait for ever or spend
 // without limit. Specification: QEMU docs/interop/qmp-spec.rst.
 package qmp
