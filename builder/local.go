@@ -15,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/internal/checkout"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/flow"
+	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/rootfs/oci"
@@ -75,7 +76,7 @@ func (c Config) checkTar(in lock.Input, base string) error {
 }
 
 // checkImages finds out, before anything is built, whether the layouts and archives of a recipe hold the images that
-// are meant.
+// are meant, and tells which one is taken where several are.
 func (c Config) checkImages(ctx context.Context, r *recipe.Recipe, base string) error {
 	if r.Rootfs == nil {
 		return nil
@@ -93,11 +94,16 @@ func (c Config) checkImages(ctx context.Context, r *recipe.Recipe, base string) 
 			return err
 		}
 		where := l.OCI.Layout + l.OCI.Archive // one of which is empty
-		err = oci.Check(ctx, filepath.Join(base, filepath.FromSlash(where)), oci.Options{
+		fitting, err := oci.Check(ctx, filepath.Join(base, filepath.FromSlash(where)), oci.Options{
 			Arch: a.Go, Ref: l.OCI.Name, Digest: digest.Digest(l.OCI.Digest), Work: work,
 		})
 		if err = errors.Join(err, remove()); err != nil {
 			return r.Blame(fmt.Sprintf("rootfs.layers[%d].oci", i), fmt.Errorf("image %s: %w", where, err))
+		}
+		if fitting != "" {
+			c.Report.Send(progress.Event{Step: "lock", Kind: progress.Log, Message: fmt.Sprintf("%s: %s holds several "+
+				"images for linux/%s, of which the first is taken: %s; name or digest chooses another one",
+				r.Place(fmt.Sprintf("rootfs.layers[%d].oci", i)), where, a.Go, fitting)})
 		}
 	}
 	return nil

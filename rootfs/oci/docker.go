@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -49,8 +50,17 @@ func chooseDocker(s source, o Options) (*chosen, error) {
 		return nil, fmt.Errorf("no image called %q in it; it holds %s", o.Ref, there)
 	case len(fit) == 0 && o.Digest != "":
 		return nil, fmt.Errorf("no image whose configuration has the digest %s in it; it holds %s", o.Digest, there)
-	case len(fit) != 1:
-		return nil, fmt.Errorf("%d images in it, want one: choose it by name or digest; it holds %s", len(fit), there)
+	case len(fit) == 0:
+		return nil, errors.New("no image in it")
+	}
+	// As of an index: the first.
+	var fitting offer
+	for _, i := range fit {
+		sum, err := i.id()
+		if err != nil {
+			return nil, err
+		}
+		fitting.add(sum, i.RepoTags...)
 	}
 	name := fit[0].Config
 	sum, err := fit[0].id()
@@ -65,7 +75,7 @@ func chooseDocker(s source, o Options) (*chosen, error) {
 	for _, l := range fit[0].Layers {
 		layers = append(layers, layer{name: clean(l)})
 	}
-	return &chosen{config: cfg, layers: layers, id: sum}, nil
+	return &chosen{config: cfg, layers: layers, id: sum, fitting: fitting}, nil
 }
 
 // id is the digest of the image's configuration. Docker calls the file HEX.json, newer ones blobs/sha256/HEX,

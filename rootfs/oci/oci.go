@@ -126,30 +126,34 @@ func Load(ctx context.Context, path string, o Options) (*Image, error) {
 	return &Image{Tree: t, Config: *c.config, Manifest: c.manifest, ID: c.id, Replaces: replaces}, nil
 }
 
-// Check says what would keep Load from finding the image and its layers at path. It unpacks no layer.
-func Check(ctx context.Context, path string, o Options) error {
+// Check says what would keep Load from finding the image and its layers at path. It unpacks no layer. fitting lists, for
+// people, the images that fit, the one that Load takes first; it is empty where only one does.
+func Check(ctx context.Context, path string, o Options) (fitting string, err error) {
 	s, err := open(ctx, path, o.Work)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer s.Close()
 	c, err := find(s, o)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if len(c.layers) != len(c.config.RootFS.DiffIDs) {
-		return fmt.Errorf("%d layers, and %d in the configuration", len(c.layers), len(c.config.RootFS.DiffIDs))
+		return "", fmt.Errorf("%d layers, and %d in the configuration", len(c.layers), len(c.config.RootFS.DiffIDs))
 	}
 	for i, l := range c.layers {
 		r, err := s.Open(l.name)
 		if err != nil {
-			return fmt.Errorf("layer %d: %w", i, err)
+			return "", fmt.Errorf("layer %d: %w", i, err)
 		}
 		if err := r.Close(); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return nil
+	if len(c.fitting) > 1 {
+		fitting = c.fitting.String()
+	}
+	return fitting, nil
 }
 
 // chosen is the one image that is meant.
@@ -158,6 +162,7 @@ type chosen struct {
 	id       digest.Digest
 	config   *Config
 	layers   []layer
+	fitting  offer // all that fit, this one first
 }
 
 func find(s source, o Options) (*chosen, error) {
@@ -172,7 +177,7 @@ func find(s source, o Options) (*chosen, error) {
 	if err := unmarshal("index.json", data, &top); err != nil {
 		return nil, err
 	}
-	d, m, err := choose(s, top.Manifests, o)
+	d, m, fitting, err := choose(s, top.Manifests, o)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +185,8 @@ func find(s source, o Options) (*chosen, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &chosen{manifest: digest.Digest(d.Digest), id: digest.Digest(m.Config.Digest), config: cfg}
+	c := &chosen{manifest: digest.Digest(d.Digest), id: digest.Digest(m.Config.Digest), config: cfg,
+		fitting: fitting}
 	for _, l := range m.Layers {
 		sum, err := l.check()
 		if err != nil {
@@ -198,8 +204,10 @@ const (
 	maxListed    = 100_000 // descriptors in all indexes together
 )
 
-// choose finds the one manifest for the platform, through indexes.
-func choose(s source, list []descriptor, o Options) (descriptor, *document, error) {
+// choose finds the manifest for the platform, through indexes. Where several fit, it is the first. Image specification,
+// image-index.md: "When multiple manifests match a client or runtime's requirements, the first matching entry SHOULD be
+// used."
+func choose(s source, list []descriptor, o Options) (descriptor, *document, offer, error) {
 	c := chooser{s: s, o: o, seen: map[string]bool{}}
 	top := list
 	if o.Ref != "" {
@@ -207,32 +215,29 @@ func choose(s source, list []descriptor, o Options) (descriptor, *document, erro
 			return !o.called(d.Annotations[refName]) && !o.called(d.Annotations[containerdName])
 		})
 		if len(top) == 0 {
-			return descriptor{}, nil, fmt.Errorf("no image called %q in it; it holds %s", o.Ref, offerOf(list))
+			return descriptor{}, nil, nil, fmt.Errorf("no image called %q in it; it holds %s", o.Ref, offerOf(list))
 		}
 	}
 	if err := c.gather(top, 0, o.Digest == ""); err != nil {
-		return descriptor{}, nil, err
+		return descriptor{}, nil, nil, err
 	}
 	switch {
-	case len(c.all) == 1:
-		return c.all[0].descriptor, c.all[0].document, nil
-	case len(c.all) > 1:
+	case len(c.all) > 0:
 		var there offer
 		for _, f := range c.all {
 			there.add(digest.Digest(f.Digest), f.Annotations[refName], f.Annotations[containerdName])
 		}
-		return descriptor{}, nil, fmt.Errorf(
-			"%d images for linux/%s in it: choose one by name or digest; it holds %s", len(c.all), o.Arch, there)
+		return c.all[0].descriptor, c.all[0].document, there, nil
 	case o.Digest != "" && len(list) == 1:
-		return descriptor{}, nil, &digest.Mismatch{Name: "manifest", Want: o.Digest, Got: digest.Digest(list[0].Digest)}
+		return descriptor{}, nil, nil, &digest.Mismatch{Name: "manifest", Want: o.Digest, Got: digest.Digest(list[0].Digest)}
 	case o.Digest != "":
-		return descriptor{}, nil, fmt.Errorf("no image with the digest %s in it; it holds %s", o.Digest, offerOf(list))
+		return descriptor{}, nil, nil, fmt.Errorf("no image with the digest %s in it; it holds %s", o.Digest, offerOf(list))
 	case len(c.others) > 0:
 		slices.Sort(c.others)
-		return descriptor{}, nil, fmt.Errorf("no image for linux/%s in it, only for %s", o.Arch,
+		return descriptor{}, nil, nil, fmt.Errorf("no image for linux/%s in it, only for %s", o.Arch,
 			strings.Join(slices.Compact(c.others), ", "))
 	}
-	return descriptor{}, nil, errors.New("no such image in it")
+	return descriptor{}, nil, nil, errors.New("no such image in it")
 }
 
 // called says whether a name in a file is the wanted one, also where Docker has written it out in full.
