@@ -126,8 +126,8 @@ func Load(ctx context.Context, path string, o Options) (*Image, error) {
 	return &Image{Tree: t, Config: *c.config, Manifest: c.manifest, ID: c.id, Replaces: replaces}, nil
 }
 
-// Check says what would keep Load from finding the image and its layers at path. It unpacks no layer. fitting lists, for
-// people, the images that fit, the one that Load takes first; it is empty where only one does.
+// Check says what would keep Load from finding the image and its layers at path. It unpacks no layer. fitting lists,
+// for people, the images that fit, the one that Load takes first; it is empty where only one does.
 func Check(ctx context.Context, path string, o Options) (fitting string, err error) {
 	s, err := open(ctx, path, o.Work)
 	if err != nil {
@@ -229,9 +229,11 @@ func choose(s source, list []descriptor, o Options) (descriptor, *document, offe
 		}
 		return c.all[0].descriptor, c.all[0].document, there, nil
 	case o.Digest != "" && len(list) == 1:
-		return descriptor{}, nil, nil, &digest.Mismatch{Name: "manifest", Want: o.Digest, Got: digest.Digest(list[0].Digest)}
+		return descriptor{}, nil, nil, &digest.Mismatch{Name: "manifest", Want: o.Digest,
+			Got: digest.Digest(list[0].Digest)}
 	case o.Digest != "":
-		return descriptor{}, nil, nil, fmt.Errorf("no image with the digest %s in it; it holds %s", o.Digest, offerOf(list))
+		return descriptor{}, nil, nil, fmt.Errorf("no image with the digest %s in it; it holds %s", o.Digest,
+			offerOf(list))
 	case len(c.others) > 0:
 		slices.Sort(c.others)
 		return descriptor{}, nil, nil, fmt.Errorf("no image for linux/%s in it, only for %s", o.Arch,
