@@ -74,10 +74,14 @@ func (p *Pod) outOfMemory(err error) error {
 	return fmt.Errorf("%w (%w)", ErrOutOfMemory, err)
 }
 
-// betterReason is why the guest ended, where that is why a call failed; nil where it is not.
+// betterReason is why the pod is of no use any more, where its guest has ended and a call failed because of that; nil
+// where it has not.
 func (p *Pod) betterReason(err error) error {
 	p.graceFor(err)
-	return explain(p.vm.Why())
+	if p.vm.Why() == nil {
+		return nil
+	}
+	return p.Why()
 }
 
 // graceFor waits a moment for QEMU's end where err says that its connections ended: it may be seen later, and is the

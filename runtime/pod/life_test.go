@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -331,6 +332,35 @@ func TestAGuestThatEndsIsToldAsTheCause(t *testing.T) {
 	}
 	if p.Why() == nil {
 		t.Error("nobody knows why")
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
+}
+
+func TestAGuestThatIsGivenUpIsToldWithTheReasonForThat(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.betterReason(ErrStuck); err != nil {
+		t.Errorf("a guest that is well: %v", err)
+	}
+	p.GiveUp(ErrStuck)
+	<-p.Sick()
+	if err := h.VMs()[0].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	// QEMU's end follows from that, and so does the end of its connections.
+	if err := p.betterReason(&net.OpError{Op: "dial", Err: os.ErrClosed}); !errors.Is(err, ErrStuck) {
+		t.Errorf("the reason is %v", err)
+	}
+	if _, err := p.Exec(t.Context(), "c1", "e1", &specs.Process{}, agentlink.Streams{}); !errors.Is(err, ErrStuck) {
+		t.Errorf("the reason is %v", err)
 	}
 	if err := p.Stop(); err != nil {
 		t.Error(err)
