@@ -77,9 +77,14 @@ func (p *pulse) setLocked(answers bool) {
 // context ends when the agent is silent, with why as its cause.
 func (p *pulse) context(ctx context.Context) (context.Context, context.CancelFunc) {
 	p.mu.Lock()
-	silent := p.silent
+	silent, why := p.silent, p.why
 	p.mu.Unlock()
 	ctx, cancel := context.WithCancelCause(ctx)
+	select {
+	case <-silent: // already: no request may get through before the goroutine has seen it
+		cancel(why)
+	default:
+	}
 	done := make(chan struct{})
 	go func() {
 		select {

@@ -84,3 +84,16 @@ func TestSilenceEndsRequestsAndIsForgiven(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+func TestNoRequestBeginsOnceTheAgentIsLost(t *testing.T) {
+	p := newPulse()
+	why := errors.New("it is lost")
+	p.lose(why)
+	for range 1000 { // the goroutine that ends contexts is late now and then
+		ctx, cancel := p.context(t.Context())
+		if !errors.Is(context.Cause(ctx), why) {
+			t.Fatalf("a request could begin: %v", context.Cause(ctx))
+		}
+		cancel()
+	}
+}
