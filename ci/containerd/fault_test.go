@@ -266,16 +266,30 @@ func (f *faulty) cycle(t *testing.T, id string, find func(id string) []int, stag
 	t.Logf("%s: %q", what, said)
 	f.nothing(t, id, deserted(said)...)
 	// The next one may have the same name, and is left nothing by the one before.
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	next := f.Ctr(f.namespace, f.run(id, []string{"--rm", "--with-ns", "network:/run/netns/" + f.netns}, "true")...)
-	stop := context.AfterFunc(ctx, func() { _ = next.Process.Kill() })
-	defer stop()
-	if out, err := next.CombinedOutput(); err != nil {
-		t.Errorf("%s: the next sandbox: %v: %s", what, err, out)
+	if err := f.again(id); err != nil {
+		t.Errorf("%s: the next sandbox: %v", what, err)
 	}
 	f.nothing(t, id)
 	return !t.Failed()
+}
+
+// again runs a sandbox of a name that was used before. containerd keeps the name of a task whose shim was killed in its
+// table until it has seen the shim's end, without showing it: a client has to come again.
+func (f *faulty) again(id string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for end := time.Now().Add(faultTime); ; time.Sleep(100 * time.Millisecond) {
+		next := f.Ctr(f.namespace, f.run(id, []string{"--rm", "--with-ns", "network:/run/netns/" + f.netns}, "true")...)
+		stop := context.AfterFunc(ctx, func() { _ = next.Process.Kill() })
+		out, err := next.CombinedOutput()
+		stop()
+		if err == nil {
+			return nil
+		}
+		if !strings.Contains(string(out), "task "+id+": already exists") || time.Now().After(end) {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
 }
 
 // dialled is what containerd 1.6 says when a shim was killed between the end of its start and containerd's first call.
