@@ -112,21 +112,3 @@ func findIdle(list []idle, section, name string) *idle {
 	}
 	return nil
 }
-
-// Idle is a key of Kata's that has no effect.
-type Idle struct {
-	Key    string
-	Reason string // continues "has no effect, because ..."
-	Only   string // in TOML, the only value that is accepted; empty when all are
-}
-
-// Idles lists the keys of Kata's that have no effect.
-func Idles() []Idle {
-	var out []Idle
-	for _, i := range idles {
-		for _, n := range i.names {
-			out = append(out, Idle{i.section + "." + n, i.reason, i.harmless})
-		}
-	}
-	return out
-}

@@ -31,7 +31,7 @@ const AnnotationPrefix = "io.katacontainers.config."
 
 // Options say what to load. The zero value loads this host's configuration as it is for a pod without annotations.
 type Options struct {
-	Files Files  // nil is Host
+	Files Files  // nil is the host's
 	Path  string // the file the user names; empty is the first of Paths
 	// Environment is the value of KATA_CONF_FILE. As in Kata it chooses among Paths only; another value is a warning.
 	Environment string
@@ -118,7 +118,7 @@ func (l *Loaded) Settings() ([]Setting, error) {
 func Load(o Options) (*Loaded, error) {
 	files := o.Files
 	if files == nil {
-		files = Host{}
+		files = hostFiles{}
 	}
 	main, warnings, err := find(files, o)
 	if err != nil {

@@ -354,15 +354,15 @@ type Files interface {
 	Resolve(path string) (string, error)
 }
 
-// Host is the files of this host.
-type Host struct{}
+// hostFiles are the files of this host.
+type hostFiles struct{}
 
 // ReadFile reads a file of at most the size a configuration may have; one byte more tells that there is more. What
 // stands in it is run as root, so owned.Read refuses a file that another user could have written.
-func (Host) ReadFile(path string) ([]byte, error) { return owned.Read(path, maxSize+1) }
+func (hostFiles) ReadFile(path string) ([]byte, error) { return owned.Read(path, maxSize+1) }
 
 // ReadDir implements Files.
-func (Host) ReadDir(path string) ([]string, error) {
+func (hostFiles) ReadDir(path string) ([]string, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		return nil, err
@@ -378,4 +378,4 @@ func (Host) ReadDir(path string) ([]string, error) {
 }
 
 // Resolve implements Files.
-func (Host) Resolve(path string) (string, error) { return filepath.EvalSymlinks(path) }
+func (hostFiles) Resolve(path string) (string, error) { return filepath.EvalSymlinks(path) }
