@@ -39,8 +39,8 @@ type Request struct {
 	Progress progress.Func
 }
 
-// format is part of every key: another number is another output. It grows when this room writes other bytes for the
-// same request.
+// format is part of every key: another number is another output. It grows when this component writes other bytes
+// for the same request.
 const format = "5"
 
 // Inputs is everything that decides the tree.

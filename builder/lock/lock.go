@@ -27,14 +27,14 @@ type Lock struct {
 	Name    string  `json:"name"`   // of the guest
 	Time    int64   `json:"time"`   // seconds since 1970: the time stamped into every output
 	Inputs  []Input `json:"inputs"` // sorted by name
-	// Sets are the wishes that became more than one input: Debian packages with all they depend on. Sorted by name.
+	// Sets are the requests that became more than one input: Debian packages with all they depend on. Sorted by name.
 	Sets []Set `json:"sets,omitempty"`
 }
 
-// Set is a wish for packages and what it became.
+// Set is a request for packages and what it became.
 type Set struct {
 	Name string `json:"name"` // "rootfs layer 0"
-	// Asked is the digest over the wish, so that a lock which answers another wish is noticed.
+	// Asked is the digest over the request, so that a lock which answers another one is noticed.
 	Asked digest.Digest `json:"asked"`
 	// Inputs are the names of the inputs it became, in the order in which they are unpacked.
 	Inputs []string `json:"inputs"`

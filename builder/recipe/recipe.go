@@ -1,4 +1,4 @@
-// Package recipe reads recipe.yaml: what a person wishes for in a guest.
+// Package recipe reads recipe.yaml: what a person wants a guest to be.
 //
 // In goes the text, out comes a Recipe that makes sense by itself, or one error a line of the text can be blamed for.
 // It knows nothing of digests, stores or the network. docs/formats/recipe.md owns the format.
@@ -25,7 +25,7 @@ const Version = 1
 // FileName is the name of a recipe in its folder.
 const FileName = "recipe.yaml"
 
-// Recipe is one wished-for guest. Its zero values are filled by Parse.
+// Recipe is what one guest is to be. Its zero values are filled by Parse.
 type Recipe struct {
 	Version int    `yaml:"version"`
 	Name    string `yaml:"name"` // of the guest: lower-case letters, digits and dashes
@@ -50,7 +50,7 @@ type Kernel struct {
 	Patches   []string `yaml:"patches"`   // files beside the recipe, applied in this order
 	Modules   bool     `yaml:"modules"`   // also build and pack loadable modules
 
-	Override []Override `yaml:"override"` // options whose value takes the place of what the features wish
+	Override []Override `yaml:"override"` // options whose value takes the place of what the features ask for
 }
 
 // Override is one option of the kernel that the recipe decides against its features.

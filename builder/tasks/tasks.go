@@ -1,7 +1,7 @@
 // Package tasks makes the steps of a guest: what decides the bytes of each, and how to carry it out.
 //
 // A recipe comes in with the lock that fits it; tasks go out, for package plan to look up and package execute to run.
-// It is the place where a wish of a recipe becomes a request to the component that makes it. It reads no recipe,
+// It is the place where what a recipe asks for becomes a request to the component that makes it. It reads no recipe,
 // resolves no name and writes no manifest.
 package tasks
 

@@ -66,8 +66,8 @@ func disk(fileSystem, compression, folder, image string) error {
 	return err
 }
 
-// packages unpacks packages into a folder, each to a tar, and installs them into a tree: what the steps unpack-0 and
-// image do before the disk.
+// packages unpacks packages into a folder, each to a tar, and installs them into a tree: what the steps that
+// unpack, and the step image, do before the disk.
 func packages(folder string, files []string) error {
 	debs := make([]*debian.Deb, len(files))
 	errs := make([]error, len(files))

@@ -27,8 +27,8 @@ type app struct {
 const long = `kata-runtime shows how the runtime makes the virtual machine that a pod runs in, whether this host can, and how the pods
 that run are doing.
 
-Its configuration, configuration.toml, has the names, sections, search order, drop-ins and annotations of Kata Containers,
-so that a configuration of Kata's can be used here. What has no effect here is said.
+Its configuration, configuration.toml, has the names, sections, search order, drop-ins and annotations of Kata
+Containers, so that a configuration of Kata's can be used here. What has no effect here is said.
 
 Environment: KATA_CONF_FILE (one of the default paths; as in Kata, no other).
 Exit codes: 0 done, 1 error, 2 wrong usage; exec with a command: the command's own.`

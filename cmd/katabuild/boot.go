@@ -131,7 +131,7 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 // extensionHelp is about --extension, of boot and verify.
 var extensionHelp = fmt.Sprintf(
 	"an extension, FOLDER or NAME=FOLDER with image.img and root_hash.txt; may be repeated. NAME (default the "+
-		"image's label) has at most %d letters, digits and dashes", extension.MaxName)
+		"image's label) has at most %d letters, digits, dashes and underscores", extension.MaxName)
 
 func readExtensions(args []string) ([]guest.Extension, error) {
 	var out []guest.Extension

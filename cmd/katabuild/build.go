@@ -27,12 +27,12 @@ func (a *app) lockCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "lock [RECIPE] | lock --update [NAME...] [RECIPE]", Args: cobra.ArbitraryArgs,
 		Short: "pin every input of a recipe by digest, in lock.json beside it",
-		Long: `lock looks up everything a recipe names (Debian packages, addresses, files beside the recipe), and writes
-lock.json: each input by SHA-256 and size, and where to find it. It is the only command that resolves names.
-Every other command refuses an input whose digest differs, and shows both. What is pinned stays pinned, so that a change
-of one file, package or layer changes nothing else. --update looks everything up again; with NAMEs (of packages, images, or
-inputs as the lock calls them) only those, and what they need to be newer. --diff says what would change, with versions and
-which are security updates, and writes nothing.`,
+		Long: `lock looks up everything a recipe names (Debian packages, addresses, files beside the recipe), and writes lock.json:
+each input by SHA-256 and size, and where to find it. It is the only command that resolves names. Every other
+command refuses an input whose digest differs, and shows both. What is pinned stays pinned, so that a change of one
+file, package or layer changes nothing else. --update looks everything up again; with NAMEs (of packages, images, or
+inputs as the lock calls them) only those, and what they need to be newer. --diff says what would change, with
+versions and which are security updates, and writes nothing.`,
 		Example: "  katabuild lock recipes/default\n  katabuild lock --update --diff recipes/default\n  katabuild " +
 			"lock --update openssl recipes/default",
 	}
@@ -238,10 +238,10 @@ func (a *app) planJSON(guest string, st []plan.Status) error {
 
 func (a *app) buildCmd() *cobra.Command {
 	return a.makeCmd("build", "build a guest: kernel, disk or initrd, and manifest.json",
-		`build makes the guest of a recipe in a folder (default out/NAME): the kernel (bzImage and uncompressed vmlinux),
-its final config and System.map, the initrd with the agent, and manifest.json, which names each by digest and says
-what the running guest must report. Steps whose inputs have not changed are taken from the store; the others run
-side by side. The same recipe, lock and tools give the same bytes on every machine.
+		`build makes the guest of a recipe in a folder (default out/NAME): the kernel (bzImage and uncompressed vmlinux), its
+final config and System.map, the disk image or the initrd with the agent, and manifest.json, which names each by
+digest and says what the running guest must report. Steps whose inputs have not changed are taken from the store;
+the others run side by side. The same recipe, lock and tools give the same bytes on every machine.
 
 Of a recipe with "extension: true" it makes just the image, as "katabuild image" does, and writes no manifest.json: the
 image becomes part of a guest with "katabuild boot --extension".`, nil)
@@ -251,11 +251,12 @@ func (a *app) kernelCmd() *cobra.Command {
 	return a.makeCmd("kernel", "build only the kernel of a recipe",
 		`kernel builds the kernel of a recipe: bzImage, vmlinux (uncompressed, with a PVH entry), config, System.map, and
 modules.tar when the recipe asks for modules. Options are asked for by feature ("katabuild features" lists them);
-after the last olddefconfig every wish is compared with the result, and one that did not come true is an error that
-names the fragment's line and the unmet dependency.
+after the last olddefconfig every option that was asked for is compared with the result, and one that came out
+otherwise is an error that names the fragment's line and the unmet dependency.
 
-With --config-only it makes just the configuration, in seconds and without the store's help, leaves it as DIR/config, and
-lists every option that was asked for and is otherwise; it fails where one of them is more than a preference.`, []string{builder.KernelStep})
+With --config-only it makes just the configuration, in seconds and without the store's help, leaves it as
+DIR/config, and lists every option that was asked for and is otherwise; it fails where one of them is more than a
+preference.`, []string{builder.KernelStep})
 }
 
 func (a *app) initrdCmd() *cobra.Command {
@@ -267,9 +268,9 @@ whose bytes depend on nothing else.`, []string{builder.InitrdStep})
 func (a *app) imageCmd() *cobra.Command {
 	return a.makeCmd("image", "build only the disk image of a recipe",
 		`image makes the disk of a recipe that has a rootfs: layers of packages, container images, folders and files become a
-tree, the tree a file system (erofs or ext4), and that a disk with its partition table and dm-verity hash tree.
-It needs no root, no loop device and no mkfs. Beside image.img lie the bill of materials and the root hash. The image of a
-recipe with "extension: true" is no guest's root but one more read-only disk for "katabuild boot --extension".`, []string{builder.ImageStep})
+tree, the tree a file system (erofs or ext4), and that a disk with its partition table and dm-verity hash tree. It
+needs no root, no loop device and no mkfs. Beside image.img lie the bill of materials and the root hash. The image
+of a recipe with "extension: true" is no guest's root but one more read-only disk for "katabuild boot --extension".`, []string{builder.ImageStep})
 }
 
 func (a *app) rootfsCmd() *cobra.Command {
@@ -281,8 +282,12 @@ devices, attributes and links.`, []string{builder.RootfsStep})
 func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command {
 	var f recipeFlags
 	var out string
+	example := "default"
+	if name == builder.InitrdStep {
+		example = "tiny" // the default guest boots from a disk
+	}
 	c := &cobra.Command{Use: name + " [RECIPE]", Args: cobra.MaximumNArgs(1), Short: short, Long: long,
-		Example: fmt.Sprintf("  katabuild %s recipes/default -o out/default", name)}
+		Example: fmt.Sprintf("  katabuild %s recipes/%s -o out/%[2]s", name, example)}
 	f.addBuild(c.Flags())
 	c.Flags().StringVarP(&out, "output", "o", "", "folder for the files (default out/NAME)")
 	onlyConfig := false

@@ -56,8 +56,9 @@ It needs no root, no Docker and no loop devices. "katabuild doctor" says what th
 
 Environment: KATABUILD_STORE (folder of the store, as --store), KATABUILD_STORE_SHARED (1 as --store-shared),
 KATABUILD_STORE_KEY (file of the key that signs the store's records; "katabuild help store" says more),
-KATABUILD_AGENT (the agent, as --agent), KATABUILD_ARCHIVE and KATABUILD_SNAPSHOT (addresses of Debian archives, as --archive and --snapshot).
-Exit codes: 0 done, 1 error, 2 wrong usage, 3 the verdict is not attested, 130 interrupted.`
+KATABUILD_AGENT (the agent, as --agent), KATABUILD_ARCHIVE and KATABUILD_SNAPSHOT (addresses of Debian archives, as
+--archive and --snapshot).
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 the verdict is failed or diff found a difference, 130 interrupted.`
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{

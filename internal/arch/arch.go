@@ -1,8 +1,7 @@
 // Package arch is the one table of architectures: what each is called by Go, Debian, Linux and QEMU.
 //
 // A new architecture is a new row here; what packages still know of one by its name, they keep in a table with a row
-// for each. Guests of every row can be run; Builds says for which
-// of them this project also builds kernels.
+// for each. Guests of every row can be run; Builds says for which of them this project also builds kernels.
 package arch
 
 import (

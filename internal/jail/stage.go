@@ -40,8 +40,8 @@ func Main() {
 	end(stage(os.NewFile(3, "spec"), func(what string) { end(outcome{Limit: what}) }))
 }
 
-// stage is the life of process 1 in the jail: make the room, start the program, bury the dead until the program is
-// among them. It calls over when the programs exceed a limit, in another goroutine.
+// stage is the life of process 1 in the jail: make the root and its mounts, start the program, and collect processes
+// that end until the program is one of them. It calls over when the programs exceed a limit, in another goroutine.
 func stage(r io.Reader, over func(what string)) outcome {
 	var s spec
 	if err := json.NewDecoder(r).Decode(&s); err != nil {
@@ -353,7 +353,7 @@ const (
 )
 
 // dropPrivileges sees to it that what this thread executes has no capability inside the jail either, so that it cannot
-// undo the room, and meets the same file modes whether a plain user or root called.
+// undo the mounts, and meets the same file modes whether a plain user or root called.
 func dropPrivileges() error {
 	for c := uintptr(0); ; c++ {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); errors.Is(err, unix.EINVAL) && c > 0 {

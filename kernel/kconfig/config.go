@@ -31,7 +31,7 @@ func (c *Config) Get(symbol string) Value {
 	return No
 }
 
-// names lists what the configuration mentions, in its order.
+// Symbols lists what the configuration mentions, in its order.
 func (c *Config) Symbols() []string { return slices.Clone(c.order) }
 
 // ParseConfig reads a .config strictly: every line is a setting, "# CONFIG_X is not set", a comment or blank, and no

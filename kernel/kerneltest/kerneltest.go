@@ -1,6 +1,6 @@
 // Package kerneltest boots a kernel under QEMU's emulation with an init of its own, and says what the kernel reported
-// and how long it took. It is for tests and benchmarks of the kernel room; the guest people run is booted by the
-// runtime.
+// and how long it took. It is for tests and benchmarks of the component kernel; the guests that people run are booted
+// by runtime/sandbox.
 package kerneltest
 
 import (

@@ -155,8 +155,8 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 	}{
 		"no QEMU": {"", func(h *fake) { delete(h.programs, "qemu-system-x86_64") },
 			"missing QEMU: qemu-system-x86_64: not found", "Debian: qemu-system-x86", false},
-		"a QEMU that does not run behind barriers": {"", func(h *fake) { h.behind = errors.New("no libfoo") },
-			"missing isolation of QEMU: /bin/q does not run behind them: no libfoo", "security.md", false},
+		"a QEMU that does not run isolated": {"", func(h *fake) { h.behind = errors.New("no libfoo") },
+			"missing isolation of QEMU: /bin/q does not run isolated: no libfoo", "security.md", false},
 		"a QEMU without a barrier": {"", func(h *fake) { h.missing = []string{"a", "b"} },
 			"optional isolation of QEMU: QEMU lacks a; b", "", true},
 		"an old QEMU": {"", func(h *fake) { h.outputs["/bin/q --version"] = "QEMU emulator version 4.2.1" },

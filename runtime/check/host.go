@@ -31,7 +31,7 @@ type programs interface {
 	Find(program string) (string, error)
 	// Output is what a program prints, on both streams, and the error of it.
 	Output(ctx context.Context, argv ...string) ([]byte, error)
-	// Isolated runs a program isolated as QEMU is, until it ends, and says which of them could not be built.
+	// Isolated runs a program isolated as QEMU is, until it ends, and says which barriers could not be built.
 	Isolated(isolation *child.Isolation, argv ...string) ([]string, error)
 }
 

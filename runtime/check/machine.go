@@ -74,7 +74,7 @@ func (c *checker) qemu(ctx context.Context) {
 func (c *checker) isolation(program string) {
 	const name = "isolation of QEMU"
 	if c.system().UID != 0 {
-		return // there are none, and what this user may not do is told elsewhere
+		return // there is none, and what this user may not do is told elsewhere
 	}
 	q := qemu.Config{}
 	if choice, err := accel.Choose(c.cfg.QEMU.Acceleration, c.system().Accel); err == nil {
@@ -89,7 +89,7 @@ func (c *checker) isolation(program string) {
 	case err != nil:
 		c.say(finding.Missing, name, "see docs/security.md: all that QEMU needs has to be below /usr, or beside its "+
 			"program",
-			"%s does not run behind them: %v", program, err)
+			"%s does not run isolated: %v", program, err)
 	case len(missing) > 0:
 		c.say(finding.Optional, name, "see docs/security.md", "QEMU lacks %s", strings.Join(missing, "; "))
 	default:

@@ -41,7 +41,7 @@ type Process struct {
 // Options say where a program runs. The zero value is as this process does.
 type Options struct {
 	Netns     *os.File   // the network namespace; nil is that of this process. It stays the caller's.
-	Isolation *Isolation // nil are none
+	Isolation *Isolation // nil is none
 }
 
 // Start starts argv, called name in errors, which inherits files as descriptors 3 and up; they stay the caller's.

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Isolation are what stands between a program and the host where it is started by root. It then has a user of its own,
+// Isolation is what stands between a program and the host where it is started by root. It then has a user of its own,
 // no capabilities, none that an exec could give it, and sees no files but those that are named here, no other
 // processes, and no System V memory of others.
 //
@@ -33,7 +33,7 @@ type Isolation struct {
 	Devices []string
 }
 
-// FirstUser is the first of the users and groups that walled programs have: the number is FirstUser and the number of
+// FirstUser is the first of the users and groups that isolated programs have: the number is FirstUser and the number of
 // the thread that waits for the program. No other living process has that, at most 4,194,304 (proc(5), pid_max), so no
 // two programs at a time have one user, and nothing has to be kept or cleaned up. No distribution gives users of this
 // range: it is the one from 1,879,048,192 to 2,147,483,647 that systemd's table of users (docs/UIDS-GIDS.md) has as

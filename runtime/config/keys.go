@@ -135,8 +135,8 @@ var keys = []key{
 	{
 		section: sectionQEMU, name: "enable_annotations", example: `["default_vcpus", "default_memory"]`,
 		doc: "Regular expressions for the names behind io.katacontainers.config.hypervisor. that a pod's " +
-			"annotations may have.\nOne must match the whole name. Who may set kernel_params controls the guest's " +
-			"command line.",
+			"annotations may have.\nOne must match the whole name. Whoever may set kernel_params controls the " +
+			"guest's command line.",
 		field: func(c *Config) value { return (*texts)(&c.QEMU.EnableAnnotations) },
 		check: func(c *Config) error { return expressions(c.QEMU.EnableAnnotations) },
 	},
@@ -244,7 +244,7 @@ var keys = []key{
 		field: func(c *Config) value { return (*texts)(&c.QEMU.VirtioFSExtraArgs) },
 	},
 	{
-		section: sectionQEMU, name: "foreign_locks", pod: true,
+		section: sectionQEMU, name: "foreign_locks", ours: true, pod: true,
 		doc: "What becomes of flock and fcntl locks on a volume of the host that another pod may write to and had " +
 			"first: \"refuse\" (ENOLCK)\nor \"grant\" (they hold within the pod alone).",
 		field: func(c *Config) value { return plainText(&c.QEMU.ForeignLocks) },
@@ -303,7 +303,7 @@ var keys = []key{
 	{
 		section: sectionAgent, name: "enable_annotations", ours: true, example: `["policy"]`,
 		doc: "Regular expressions for the names behind io.katacontainers.config.agent. that a pod's annotations " +
-			"may have.\nWho may set policy takes the place of the policy that is set here.",
+			"may have.\nWhoever may set policy takes the place of the policy that is set here.",
 		field: func(c *Config) value { return (*texts)(&c.Agent.EnableAnnotations) },
 		check: func(c *Config) error { return expressions(c.Agent.EnableAnnotations) },
 	},
@@ -321,7 +321,7 @@ var keys = []key{
 	{
 		section: sectionRuntime, name: "enable_annotations", ours: true, example: `["create_container_timeout"]`,
 		doc: "Regular expressions for the names behind io.katacontainers.config.runtime. that a pod's annotations " +
-			"may have.\nWho may set disable_guest_seccomp takes away the profiles that others demand.",
+			"may have.\nWhoever may set disable_guest_seccomp takes away the profiles that others demand.",
 		field: func(c *Config) value { return (*texts)(&c.Runtime.EnableAnnotations) },
 		check: func(c *Config) error { return expressions(c.Runtime.EnableAnnotations) },
 	},

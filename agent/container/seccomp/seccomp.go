@@ -1,5 +1,5 @@
-// Package seccomp makes a filter of system calls out of the runtime specification's wishes, as a program of classic BPF
-// for seccomp(2).
+// Package seccomp makes a filter of system calls, a program of classic BPF for seccomp(2), out of what the runtime
+// specification asks for.
 //
 // In comes specs.LinuxSeccomp, out go instructions and flags. It loads nothing. Names of calls that no machine here has
 // are skipped: a profile names those of all machines and kernels. Linux:

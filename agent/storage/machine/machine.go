@@ -1,6 +1,6 @@
 // Package machine turns on processors and memory that were plugged in, and sets the guest's clock and randomness.
 //
-// Wishes of the host go in; sysfs and the kernel do them. A wish that did not come true in time is an error that says
+// Requests of the host go in; sysfs and the kernel do them. A request that was not met in time is an error that says
 // how far it got.
 package machine
 

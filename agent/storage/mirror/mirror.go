@@ -1,7 +1,7 @@
 // Package mirror keeps a small folder, or a file, as another one is.
 //
-// In come two open folders; what changes in the one is copied to the other until the mirror is told to stop. It refuses
-// to know what they are for and where they are mounted.
+// In come two open folders; what changes in the one is copied to the other until the mirror is told to stop. It does
+// not know what they are for and where they are mounted.
 package mirror
 
 import (

@@ -85,8 +85,8 @@ func (x *commands) inspectCmd() *cobra.Command {
 		Use: "inspect FILE|GUEST", Args: cobra.ExactArgs(1), Short: "say what an image, initrd or kernel is",
 		Long: `inspect reads a disk image (partitions, file systems, hash tree), an initrd or a kernel (release, build-id, the
 configuration inside), without mounting or booting it. Of a guest's folder it says what manifest.json has (kernel,
-agent, root, boot, files and their sizes), the features that the kernel's configuration has all options of, and what the image
-or initrd is. It checks no digests; "katabuild verify" does.`,
+agent, root, boot, files and their sizes), the features that the kernel's configuration has all options of, and what
+the image or initrd is. It checks no digests; "katabuild verify" does.`,
 		Example: "  katabuild inspect out/default\n  katabuild inspect out/default/vmlinux",
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -411,8 +411,8 @@ func (x *commands) explainCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "explain GUEST|IMAGE[:/PATH]", Args: cobra.ExactArgs(1),
 		Short: "say which package or layer put a file there, and what needs it",
-		Long: `explain looks up a file, or all below a folder, in the bill of materials beside an image: the component it came with,
-that component's licence, and which others depend on it. With --size it draws what takes how much room, as an SVG file.`,
+		Long: `explain looks up a file, or all below a folder, in the bill of materials beside an image: the package or layer it came
+from, that one's licence, and which others depend on it. With --size it draws what takes how much room, as an SVG file.`,
 		Example: "  katabuild explain out/default:/usr/bin/bash\n  katabuild explain out/default --size size.svg",
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

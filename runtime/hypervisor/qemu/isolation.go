@@ -11,7 +11,7 @@ import (
 var ninePRights = []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD,
 	unix.CAP_SETFCAP}
 
-// Isolation are those of a QEMU that root starts. All that it needs of the host comes as open files, but what is named
+// Isolation is that of a QEMU that root starts. All that it needs of the host comes as open files, but what is named
 // here.
 func Isolation(q Config) *child.Isolation {
 	w := &child.Isolation{}
