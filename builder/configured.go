@@ -23,7 +23,7 @@ func FeaturesOf(architecture, name string, config []byte) ([]string, error) {
 	}
 	var names []string
 	for _, f := range all {
-		if w := f.Fragment.Wishes; len(w) > 0 && len(kconfig.Compare(w, final)) == 0 {
+		if w := f.Fragment.Settings; len(w) > 0 && len(kconfig.Compare(w, final)) == 0 {
 			names = append(names, f.Name)
 		}
 	}

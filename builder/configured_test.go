@@ -21,8 +21,8 @@ func TestAFeatureIsThereWhenAllItsOptionsAre(t *testing.T) {
 	}
 	i := slices.IndexFunc(all, func(f features.Feature) bool { return f.Name == "vsock" })
 	var lines []string
-	for _, w := range all[i].Fragment.Wishes {
-		lines = append(lines, w.Setting())
+	for _, w := range all[i].Fragment.Settings {
+		lines = append(lines, w.Text())
 	}
 	got, err := FeaturesOf("x86_64", "config", []byte(strings.Join(lines, "\n")+"\n"))
 	if err != nil || !slices.Contains(got, "vsock") || slices.Contains(got, "ext4") {

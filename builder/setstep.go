@@ -319,7 +319,7 @@ func (m *locker) pins(firm map[string]bool) map[string]lock.Input {
 	return out
 }
 
-// resolve chooses packages, in the old lock's versions where they are to be had and the wish can come true with them.
+// resolve chooses packages, in the old lock's versions where they are to be had and they can meet the request.
 // What stands in the way of that is renewed too.
 func (m *locker) resolve(x *debian.Index, wish debian.Request, firm map[string]bool) ([]*debian.Package, error) {
 	pins := m.pins(firm)

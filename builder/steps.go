@@ -50,8 +50,8 @@ type Configured struct {
 	GaveWay []string // what the features prefer and did not get, a line each
 }
 
-// Configure makes the kernel's configuration and nothing else, and puts it into the folder out. Wishes that did not
-// come true are an error beside it.
+// Configure makes the kernel's configuration and nothing else, and puts it into the folder out. Settings that came out
+// otherwise are an error beside it.
 func (g *Guest) Configure(ctx context.Context, out string) (_ *Configured, err error) {
 	if g.Recipe.Extension {
 		return nil, &noStep{Step: KernelStep, Recipe: g.c.Recipe, Extension: true}
@@ -186,8 +186,8 @@ type Feature struct {
 	Symbols       []Symbol
 }
 
-// Symbol is one wish of a feature.
-type Symbol struct{ Wish, Reason string }
+// Symbol is one setting of a feature.
+type Symbol struct{ Setting, Reason string }
 
 // Features lists what a recipe can ask of a kernel of an architecture.
 func Features(a arch.Arch) ([]Feature, error) {
@@ -198,8 +198,8 @@ func Features(a arch.Arch) ([]Feature, error) {
 	var out []Feature
 	for _, f := range all {
 		o := Feature{Name: f.Name, Purpose: f.Purpose, Requires: f.Requires}
-		for _, w := range f.Fragment.Wishes {
-			o.Symbols = append(o.Symbols, Symbol{w.Setting(), w.Reason})
+		for _, w := range f.Fragment.Settings {
+			o.Symbols = append(o.Symbols, Symbol{w.Text(), w.Reason})
 		}
 		out = append(out, o)
 	}

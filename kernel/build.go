@@ -54,9 +54,9 @@ func (b *build) phase(name string) {
 
 // Build builds the kernel. It reports phases as updates of the step "kernel"; Start and Done are its caller's to send.
 // A *digest.Mismatch is another source than promised, a *patches.Error a patch that does not fit, a *kconfig.Unmet and
-// a *kconfig.Conflict (found with errors.As) a wish that cannot be had, a *makeError a compiler that is unhappy. With
-// OnlyConfig a wish that did not come true is an error beside the result, so that whoever asked can look at the
-// configuration.
+// a *kconfig.Conflict (found with errors.As) a setting that cannot be had, a *makeError a compiler that is unhappy.
+// With OnlyConfig a setting that came out otherwise is an error beside the result, so that whoever asked can look at
+// the configuration.
 func Build(ctx context.Context, r Request) (*Result, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	}
 	b := &build{Request: r}
 	// What is wrong with the request alone is said before a minute is spent.
-	if _, err := r.wishes(); err != nil {
+	if _, err := r.settings(); err != nil {
 		return nil, err
 	}
 	for _, p := range r.Patches {

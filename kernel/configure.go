@@ -16,14 +16,15 @@ import (
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
-// wishesName is the file of wishes below WorkDir, which the configurator reads and no program of the jail can change.
-const wishesName = "wishes.config"
+// settingsName is the file of settings below WorkDir, which the configurator reads and no program of the jail can
+// change.
+const settingsName = "settings.config"
 
-// configure makes the final .config of the tree: everything off that can be, then the wishes, then a local version that
-// names the result. It returns the file's bytes, also beside the error of wishes that did not come true.
+// configure makes the final .config of the tree: everything off that can be, then the settings, then a local version
+// that names the result. It returns the file's bytes, also beside the error of settings that came out otherwise.
 func (b *build) configure(ctx context.Context) ([]byte, error) {
 	b.phase("configure")
-	wishes, err := b.wishes()
+	settings, err := b.settings()
 	if err != nil {
 		return nil, err
 	}
@@ -37,18 +38,18 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	// Of two that cannot both be, the configurator keeps what it reads last.
 	var list bytes.Buffer
 	for _, preferences := range []bool{true, false} {
-		for _, w := range wishes {
+		for _, w := range settings {
 			if w.Preference == preferences {
-				fmt.Fprintln(&list, w.Setting())
+				fmt.Fprintln(&list, w.Text())
 			}
 		}
 	}
 	fmt.Fprintf(&list, "CONFIG_%s=\"\"\n# CONFIG_%s is not set\n", symbolLocalVersion, symbolLocalVersionAuto)
-	if err := os.WriteFile(filepath.Join(b.WorkDir, wishesName), list.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(b.WorkDir, settingsName), list.Bytes(), 0o644); err != nil {
 		return nil, err
 	}
-	b.show(wishesName, false)
-	if err := b.make(ctx, "KCONFIG_ALLCONFIG="+guestDir+"/"+wishesName, "allnoconfig"); err != nil {
+	b.show(settingsName, false)
+	if err := b.make(ctx, "KCONFIG_ALLCONFIG="+guestDir+"/"+settingsName, "allnoconfig"); err != nil {
 		return nil, err
 	}
 	before, err := b.left.ReadFile(".config", maxText)
@@ -71,7 +72,7 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, collect(err)
 	}
-	if err := b.compare(wishes, final); err != nil {
+	if err := b.compare(settings, final); err != nil {
 		return final, err
 	}
 	if !bytes.Equal(final, named) {
@@ -92,13 +93,13 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	return final, nil
 }
 
-// compare returns an error for every wish that did not come true, with the reason.
-func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
+// compare returns an error for every setting that came out otherwise, with the reason.
+func (b *build) compare(settings []kconfig.Setting, data []byte) error {
 	final, err := kconfig.ParseConfig(".config", data)
 	if err != nil {
 		return err
 	}
-	unmet := kconfig.Compare(wishes, final)
+	unmet := kconfig.Compare(settings, final)
 	uninvited := uninvited(final)
 	if len(unmet) == 0 && len(uninvited) == 0 {
 		return nil
@@ -107,24 +108,24 @@ func (b *build) compare(wishes []kconfig.Wish, data []byte) error {
 	var errs []error
 	for _, u := range unmet {
 		if err == nil {
-			u.Why = tree.Explain(u.Wish, final, wishes)
+			u.Why = tree.Explain(u.Setting, final, settings)
 		}
-		if u.Wish.Preference {
+		if u.Setting.Preference {
 			b.gaveWay = append(b.gaveWay, u)
 			b.tell("gave way: " + u.Error())
 			continue
 		}
 		var e error = u
-		if features.Owns(u.Wish.File) {
+		if features.Owns(u.Setting.File) {
 			e = fmt.Errorf("%w; to do without it: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in "+
-				"the recipe", u, u.Wish.Symbol, overrideValue(u.Got))
+				"the recipe", u, u.Setting.Symbol, overrideValue(u.Got))
 		}
 		errs = append(errs, e)
 	}
 	for _, w := range uninvited {
 		why := w.Symbol
 		if err == nil {
-			why = tree.Explain(kconfig.Wish{Symbol: w.Symbol, Value: kconfig.No}, final, wishes)
+			why = tree.Explain(kconfig.Setting{Symbol: w.Symbol, Value: kconfig.No}, final, settings)
 		}
 		errs = append(errs, fmt.Errorf(
 			"CONFIG_%s=%s came into the configuration although nobody asked for it (%s): %s", w.Symbol, w.Value, why,

@@ -13,7 +13,7 @@ import (
 // kernel's own command line another than the one that is attested. Linux 6.12: certs/Makefile,
 // scripts/gcc-plugins/Kconfig, security/Kconfig.hardening, usr/Makefile, drivers/base/firmware_loader/builtin/Makefile,
 // scripts/Makefile.modpost, lib/Makefile, drivers/acpi/tables.c, net/wireless/Makefile.
-func refusal(w kconfig.Wish) string {
+func refusal(w kconfig.Setting) string {
 	switch {
 	case w.Symbol == symbolLocalVersion || w.Symbol == symbolLocalVersionAuto:
 		return "it carries the digest of the configuration"
@@ -54,10 +54,10 @@ func refusal(w kconfig.Wish) string {
 
 // uninvited lists what a default or another option switched on in the final configuration, and nobody could have asked
 // for.
-func uninvited(final *kconfig.Config) []kconfig.Wish {
-	var out []kconfig.Wish
+func uninvited(final *kconfig.Config) []kconfig.Setting {
+	var out []kconfig.Setting
 	for _, s := range final.Symbols() {
-		w := kconfig.Wish{Symbol: s, Value: final.Get(s)}
+		w := kconfig.Setting{Symbol: s, Value: final.Get(s)}
 		if s != symbolLocalVersion && s != symbolLocalVersionAuto && refusal(w) != "" {
 			out = append(out, w)
 		}

@@ -59,8 +59,8 @@ func TestATreeThatLeavesLinksReachesNothingOutside(t *testing.T) {
 	built := obedient +
 		"bzImage vmlinux:\n\tmkdir -p include/config arch/x86/boot; echo x > arch/x86/boot/bzImage; " + release + "; "
 	for name, c := range map[string]struct{ rules, want string }{
-		"the wishes are replaced": {"mrproper:\n\trm -f ../wishes.config; ln -s @ " +
-			"../wishes.config\n%:\n\t@true\n", "Read-only file system"},
+		"the settings are replaced": {"mrproper:\n\trm -f ../settings.config; ln -s @ " +
+			"../settings.config\n%:\n\t@true\n", "Read-only file system"},
 		"a link as .config":    {"mrproper:\n\t@true\n%:\n\tln -sf @ .config\n", ".config is a link to \""},
 		"a FIFO as .config":    {"mrproper:\n\t@true\n%:\n\tmkfifo .config\n", ".config is a FIFO"},
 		"/dev/zero as .config": {"mrproper:\n\t@true\n%:\n\tln -s /dev/zero .config\n", ".config"},

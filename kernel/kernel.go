@@ -3,7 +3,7 @@
 //
 // The same Request gives the same bytes on every machine: what decides them is what Inputs lists. The kernel's own make
 // runs in a jail without network or privileges. Every option asked for is compared with the final .config, and one that
-// did not come true is an error that says who asked, where, and why it cannot be. This package does not know recipes,
+// came out otherwise is an error that says who asked, where, and why it cannot be. This package does not know recipes,
 // stores or guests.
 package kernel
 
@@ -49,7 +49,7 @@ type Fragment struct {
 // Patch is one patch file, applied in the order of the request.
 type Patch = patches.Patch
 
-// Override is a value that takes the place of what the features wish of an option.
+// Override is a value that takes the place of what the features ask of an option.
 type Override struct {
 	Option string // with CONFIG_
 	Value  kconfig.Value
@@ -92,7 +92,7 @@ type Result struct {
 	SourceVersion string // version of the source, such as 6.12.117
 	ConfigDigest  digest.Digest
 	Outputs       []artifact.Output
-	GaveWay       []*kconfig.Unmet // preferences of features that another wish excluded
+	GaveWay       []*kconfig.Unmet // preferences of features that another setting excluded
 	Moved         []string         // hunks of patches that applied at another line, for people
 	Objects       int              // files compiled and assembled
 	CPU           time.Duration
@@ -183,25 +183,25 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 // Overridden is an override with what it takes the place of.
 type Overridden struct {
 	Override
-	Wishes []kconfig.Wish // of features, none of which has the override's value; may be empty
+	Settings []kconfig.Setting // of features, none of which has the override's value; may be empty
 }
 
 // String is one line for people.
 func (o Overridden) String() string {
 	s := fmt.Sprintf("%s=%s by %s:%d (%q)", o.Option, o.Value, o.File, o.Line, o.Reason)
-	if len(o.Wishes) == 0 {
-		return "override " + s + ": no feature wishes otherwise"
+	if len(o.Settings) == 0 {
+		return "override " + s + ": no feature asks otherwise"
 	}
-	for i, w := range o.Wishes {
-		s += []string{", against ", " and "}[min(i, 1)] + fmt.Sprintf("%s at %s:%d (%q)", w.Setting(), w.File, w.Line,
+	for i, w := range o.Settings {
+		s += []string{", against ", " and "}[min(i, 1)] + fmt.Sprintf("%s at %s:%d (%q)", w.Text(), w.File, w.Line,
 			w.Reason)
 	}
 	return "override " + s
 }
 
-// wishes lists every option asked for, sorted by symbol, with preferences that no other wish for their symbol has
-// replaced. Wishes that contradict each other are one error, a *kconfig.Conflict for each.
-func (r Request) wishes() ([]kconfig.Wish, error) {
+// settings lists every option asked for, sorted by symbol, with preferences that no other setting for their symbol has
+// replaced. Settings that contradict each other are one error, a *kconfig.Conflict for each.
+func (r Request) settings() ([]kconfig.Setting, error) {
 	all, _, err := r.settle()
 	return all, err
 }
@@ -212,23 +212,23 @@ func (r Request) Overridden() ([]Overridden, error) {
 	return over, err
 }
 
-func (r Request) settle() ([]kconfig.Wish, []Overridden, error) {
+func (r Request) settle() ([]kconfig.Setting, []Overridden, error) {
 	fs, err := r.features()
 	if err != nil {
 		return nil, nil, err
 	}
-	var all []kconfig.Wish
+	var all []kconfig.Setting
 	for _, f := range fs {
-		all = append(all, f.Fragment.Wishes...)
+		all = append(all, f.Fragment.Settings...)
 	}
 	var over []Overridden
 	for _, o := range r.Overrides {
-		w := kconfig.Wish{Symbol: strings.TrimPrefix(o.Option, "CONFIG_"), Value: o.Value, File: o.File, Line: o.Line,
-			Reason: o.Reason}
+		w := kconfig.Setting{Symbol: strings.TrimPrefix(o.Option, "CONFIG_"), Value: o.Value, File: o.File,
+			Line: o.Line, Reason: o.Reason}
 		taken := Overridden{Override: o}
-		all = slices.DeleteFunc(all, func(f kconfig.Wish) bool {
+		all = slices.DeleteFunc(all, func(f kconfig.Setting) bool {
 			if f.Symbol == w.Symbol && f.Value != w.Value {
-				taken.Wishes = append(taken.Wishes, f)
+				taken.Settings = append(taken.Settings, f)
 			}
 			return f.Symbol == w.Symbol
 		})
@@ -241,7 +241,7 @@ func (r Request) settle() ([]kconfig.Wish, []Overridden, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		all = append(all, parsed.Wishes...)
+		all = append(all, parsed.Settings...)
 	}
 	var errs []error
 	for _, w := range all {
@@ -253,7 +253,7 @@ func (r Request) settle() ([]kconfig.Wish, []Overridden, error) {
 	for _, c := range conflicts {
 		var e error = c
 		if slices.Contains(all[:ours-len(over)], c.First) && slices.Contains(all[ours:], c.Second) {
-			e = fmt.Errorf("%w; leave the line out, or put the feature's wish aside: kernel.override: [{option: "+
+			e = fmt.Errorf("%w; leave the line out, or put the feature's setting aside: kernel.override: [{option: "+
 				"CONFIG_%s, value: %s, reason: ...}] in the recipe",
 				c, c.Second.Symbol, overrideValue(c.Second.Value))
 		}

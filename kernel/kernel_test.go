@@ -177,8 +177,8 @@ func TestContradictionsAreFoundBeforeAnythingIsUnpacked(t *testing.T) {
 	for _, want := range []string{"a.config:1: CONFIG_VSOCKETS=n contradicts CONFIG_VSOCKETS=y at " +
 		"kernel/features/vsock.config:",
 		"(\"The agent's API listens there.\")",
-		"leave the line out, or put the feature's wish aside: kernel.override: [{option: CONFIG_VSOCKETS, value: n, " +
-			"reason: ...}] in the recipe",
+		"leave the line out, or put the feature's setting aside: kernel.override: [{option: CONFIG_VSOCKETS, " +
+			"value: n, reason: ...}] in the recipe",
 		"c.config:2: CONFIG_X=m contradicts CONFIG_X=y at b.config:1"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v\nwant %s", err, want)
@@ -285,16 +285,16 @@ func TestModulesArePackedAlikeEverywhere(t *testing.T) {
 	}
 }
 
-func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
-	find := func(r Request, symbol string) kconfig.Wish {
+func TestAnOverrideTakesThePlaceOfEveryFeaturesSetting(t *testing.T) {
+	find := func(r Request, symbol string) kconfig.Setting {
 		t.Helper()
-		ws, err := r.wishes()
+		ws, err := r.settings()
 		if err != nil {
 			t.Fatal(err)
 		}
-		i := slices.IndexFunc(ws, func(w kconfig.Wish) bool { return w.Symbol == symbol })
+		i := slices.IndexFunc(ws, func(w kconfig.Setting) bool { return w.Symbol == symbol })
 		if i < 0 {
-			t.Fatalf("nobody wishes %s", symbol)
+			t.Fatalf("nobody asks for %s", symbol)
 		}
 		return ws[i]
 	}
@@ -308,7 +308,7 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 		// no feature of the set has it, a fragment does
 		{Option: "CONFIG_FHANDLE", Value: "y", File: "recipe.yaml", Line: 9},
 	}
-	if w := find(r, "NET"); w != (kconfig.Wish{Symbol: "NET", Value: "n", Reason: "no network", File: "recipe.yaml",
+	if w := find(r, "NET"); w != (kconfig.Setting{Symbol: "NET", Value: "n", Reason: "no network", File: "recipe.yaml",
 		Line: 7}) {
 		t.Errorf("%+v", w)
 	}
@@ -321,19 +321,19 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 		!strings.HasSuffix(got, `("Networking at large: even init's own loopback needs it.")`) {
 		t.Errorf("got  %s\nwant %s...", got, want)
 	}
-	if got := over[1].String(); !strings.HasSuffix(got, "no feature wishes otherwise") {
+	if got := over[1].String(); !strings.HasSuffix(got, "no feature asks otherwise") {
 		t.Error(got)
 	}
 	// The user's own two lines still contradict each other.
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("CONFIG_NET=y\n")}}
-	if _, err := r.wishes(); err == nil || !strings.HasPrefix(err.Error(),
+	if _, err := r.settings(); err == nil || !strings.HasPrefix(err.Error(),
 		"my.config:1: CONFIG_NET=y contradicts CONFIG_NET=n at recipe.yaml:7") ||
 		strings.Contains(err.Error(), "leave the line out") {
 		t.Errorf("got %v", err)
 	}
 	// What cannot be asked for cannot be had by an override either.
 	r.Overrides = []Override{{Option: "CONFIG_MODULE_SIG", Value: "y", File: "recipe.yaml", Line: 7}}
-	if _, err := r.wishes(); err == nil || !strings.HasPrefix(err.Error(),
+	if _, err := r.settings(); err == nil || !strings.HasPrefix(err.Error(),
 		"recipe.yaml:7: CONFIG_MODULE_SIG cannot be asked for") {
 		t.Errorf("got %v", err)
 	}
@@ -342,7 +342,7 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesWish(t *testing.T) {
 func TestAFragmentReplacesAPreference(t *testing.T) {
 	r := request(t)
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# CONFIG_UNWINDER_GUESS is not set\n")}}
-	ws, err := r.wishes()
+	ws, err := r.settings()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,7 +359,7 @@ func TestAFragmentReplacesAPreference(t *testing.T) {
 func TestAKernelOfFragmentsAlone(t *testing.T) {
 	r := request(t)
 	r.Features = nil
-	ws, err := r.wishes()
+	ws, err := r.settings()
 	if err != nil || len(ws) != 1 || ws[0].Symbol != "FHANDLE" {
 		t.Errorf("%v, %v", ws, err)
 	}

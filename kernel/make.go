@@ -15,7 +15,7 @@ import (
 )
 
 // guestDir holds, in the jail, what WorkDir holds outside. Nobody may write to the folder itself: the foreign programs
-// of a tree can change the tree, and the folder that modules are installed into, but not the wishes beside them, nor
+// of a tree can change the tree, and the folder that modules are installed into, but not the settings beside them, nor
 // replace any of the three by a link.
 const guestDir = jail.Home
 

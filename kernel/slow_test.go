@@ -100,7 +100,7 @@ func configureOnly(t *testing.T, tree string, r Request) (*Result, error) {
 		ConfigDigest: digest.Of(config)}, nil
 }
 
-// TestConfigurationOnTheRealTree asks Linux itself about every feature and about wishes it cannot fulfil.
+// TestConfigurationOnTheRealTree asks Linux itself about every feature and about settings it cannot fulfil.
 func TestConfigurationOnTheRealTree(t *testing.T) {
 	r := slowRequest(t, features.Tiny)
 	r.OnlyConfig = true

@@ -387,7 +387,7 @@ func (a *app) featuresCmd() *cobra.Command {
 						fmt.Fprintf(w, "requires %s\n", strings.Join(f.Requires, ", "))
 					}
 					for _, s := range f.Symbols {
-						fmt.Fprintf(w, "%s\t%s\n", s.Wish, s.Reason)
+						fmt.Fprintf(w, "%s\t%s\n", s.Setting, s.Reason)
 					}
 				}
 			}

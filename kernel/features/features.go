@@ -2,7 +2,7 @@
 //
 // A feature is one file of this folder: a purpose, the features it requires, and groups of kernel symbols, each with
 // the reason it is wanted. docs/formats/features.md owns the format. This package knows nothing of kernel trees:
-// whether a wish came true is for kconfig.
+// whether the result is what was asked for is for kconfig.
 package features
 
 import (
@@ -30,7 +30,7 @@ var files embed.FS
 // folder is what the embedded files are called towards people: it is where they lie in the repository.
 const folder = "kernel/features"
 
-// Owns says whether a file that a wish names is one of the features'.
+// Owns says whether a file that a setting names is one of the features'.
 func Owns(file string) bool { return strings.HasPrefix(file, folder+"/") }
 
 // Feature is one thing to ask for by name.
@@ -41,13 +41,13 @@ type Feature struct {
 	Fragment Fragment // of the file for every architecture, then of the architecture's own
 }
 
-// Digest names the bytes that the feature's wishes were read from.
+// Digest names the bytes that the feature's settings were read from.
 func (f Feature) Digest() digest.Digest { return f.Fragment.Digest }
 
 // Fragment is what one or more files ask for.
 type Fragment struct {
-	Wishes []kconfig.Wish
-	Digest digest.Digest
+	Settings []kconfig.Setting
+	Digest   digest.Digest
 }
 
 // unknown says that no feature has the name.
@@ -89,7 +89,7 @@ func read(name string, a arch.Arch) (Feature, error) {
 		return Feature{}, err
 	}
 	at := path.Join(folder, name+suffix)
-	head, wishes, err := parse(at, data, true)
+	head, settings, err := parse(at, data, true)
 	if err != nil {
 		return Feature{}, err
 	}
@@ -110,11 +110,11 @@ func read(name string, a arch.Arch) (Feature, error) {
 			return Feature{}, fmt.Errorf("%s: the purpose and what is required belong into %s", at,
 				path.Join(folder, name+suffix))
 		}
-		wishes = append(wishes, more...)
+		settings = append(settings, more...)
 		sum.Write([]byte{0}) // neither file holds one, so the pair cannot be confused with another
 		sum.Write(data)
 	}
-	f.Fragment = Fragment{Wishes: wishes, Digest: sum.Digest()}
+	f.Fragment = Fragment{Settings: settings, Digest: sum.Digest()}
 	return f, nil
 }
 
@@ -163,11 +163,11 @@ func Resolve(a arch.Arch, names []string) ([]Feature, error) {
 // Parse reads a fragment that somebody else wrote: reasons may be missing, and it has neither a purpose nor
 // requirements. The name is for error messages.
 func Parse(name string, data []byte) (Fragment, error) {
-	_, wishes, err := parse(name, data, false)
+	_, settings, err := parse(name, data, false)
 	if err != nil {
 		return Fragment{}, err
 	}
-	return Fragment{Wishes: wishes, Digest: digest.Of(data)}, nil
+	return Fragment{Settings: settings, Digest: digest.Of(data)}, nil
 }
 
 // header is what the lines that begin with "#:" say.
@@ -180,14 +180,14 @@ type header struct {
 const headerMark = "#:"
 
 // parse reads one fragment. Where reasons are wanted, every group of settings has a comment right above it.
-func parse(name string, data []byte, reasons bool) (header, []kconfig.Wish, error) {
+func parse(name string, data []byte, reasons bool) (header, []kconfig.Setting, error) {
 	var head header
-	var wishes []kconfig.Wish
+	var settings []kconfig.Setting
 	var reason []string
 	at := map[string]int{}
 	inGroup := false // the last line was a setting
 	n := 0
-	fail := func(format string, args ...any) (header, []kconfig.Wish, error) {
+	fail := func(format string, args ...any) (header, []kconfig.Setting, error) {
 		return header{}, nil, fmt.Errorf("%s:%d: %w", name, n, fmt.Errorf(format, args...))
 	}
 	for line := range strings.Lines(string(data)) {
@@ -197,7 +197,7 @@ func parse(name string, data []byte, reasons bool) (header, []kconfig.Wish, erro
 			if !reasons {
 				return fail("%q: only the features of this repository have headers", line)
 			}
-			if len(wishes) > 0 {
+			if len(settings) > 0 {
 				return fail("%q: headers come before settings", line)
 			}
 			if err := head.set(rest); err != nil {
@@ -228,7 +228,7 @@ func parse(name string, data []byte, reasons bool) (header, []kconfig.Wish, erro
 		}
 		at[symbol] = n
 		inGroup = true
-		wishes = append(wishes, kconfig.Wish{Symbol: symbol, Value: value, File: name, Line: n,
+		settings = append(settings, kconfig.Setting{Symbol: symbol, Value: value, File: name, Line: n,
 			Reason:     strings.Join(reason, " "),
 			Preference: slices.Contains(head.prefers, symbol)})
 	}
@@ -237,7 +237,7 @@ func parse(name string, data []byte, reasons bool) (header, []kconfig.Wish, erro
 			return fail("prefers: the file does not set CONFIG_%s", s)
 		}
 	}
-	return head, wishes, nil
+	return head, settings, nil
 }
 
 // set reads one header line behind its mark.

@@ -23,15 +23,15 @@ func x86(t testing.TB) arch.Arch {
 	return a
 }
 
-func wishes(t testing.TB, names ...string) []kconfig.Wish {
+func settings(t testing.TB, names ...string) []kconfig.Setting {
 	t.Helper()
 	fs, err := Resolve(x86(t), names)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []kconfig.Wish
+	var all []kconfig.Setting
 	for _, f := range fs {
-		all = append(all, f.Fragment.Wishes...)
+		all = append(all, f.Fragment.Settings...)
 	}
 	return all
 }
@@ -39,19 +39,19 @@ func wishes(t testing.TB, names ...string) []kconfig.Wish {
 // TestSets shows in review what a change of a feature means for the sets.
 func TestSets(t *testing.T) {
 	for _, set := range []string{Default, Tiny} {
-		merged, conflicts := kconfig.Merge(wishes(t, set))
+		merged, conflicts := kconfig.Merge(settings(t, set))
 		for _, c := range conflicts {
 			t.Error(c)
 		}
 		var b bytes.Buffer
 		for _, w := range merged {
-			fmt.Fprintln(&b, w.Setting())
+			fmt.Fprintln(&b, w.Text())
 		}
 		golden.Check(t, set+".config", b.Bytes())
 	}
 }
 
-func TestEveryWishHasAReasonAndAPlace(t *testing.T) {
+func TestEverySettingHasAReasonAndAPlace(t *testing.T) {
 	all, err := All(x86(t))
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +60,7 @@ func TestEveryWishHasAReasonAndAPlace(t *testing.T) {
 		if f.Purpose == "" || strings.HasSuffix(f.Purpose, ".") {
 			t.Errorf("%s: purpose %q: want one line without a full stop", f.Name, f.Purpose)
 		}
-		for _, w := range f.Fragment.Wishes {
+		for _, w := range f.Fragment.Settings {
 			if w.Reason == "" || !strings.HasPrefix(w.File, folder+"/") || w.Line == 0 {
 				t.Errorf("%+v", w)
 			}
@@ -77,7 +77,7 @@ func TestFeaturesThatMeetDoNotContradictEachOther(t *testing.T) {
 	for _, f := range all {
 		names = append(names, f.Name)
 	}
-	_, conflicts := kconfig.Merge(wishes(t, names...))
+	_, conflicts := kconfig.Merge(settings(t, names...))
 	for _, c := range conflicts {
 		t.Error(c)
 	}
@@ -137,7 +137,7 @@ func TestDigestChangesWithTheArchitectureFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Digest() == alone.Digest || len(f.Fragment.Wishes) <= len(alone.Wishes) {
+	if f.Digest() == alone.Digest || len(f.Fragment.Settings) <= len(alone.Settings) {
 		t.Errorf("%+v", f)
 	}
 }
@@ -177,7 +177,7 @@ func TestAReasonCoversItsGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []kconfig.Wish{
+	want := []kconfig.Setting{
 		{Symbol: "A", Value: "y", File: "f", Line: 4, Reason: "one and two"},
 		{Symbol: "B", Value: "7", File: "f", Line: 5, Reason: "one and two", Preference: true},
 		{Symbol: "C", Value: `"x"`, File: "f", Line: 7, Reason: "three"},

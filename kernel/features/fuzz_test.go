@@ -7,7 +7,7 @@ import (
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
-// FuzzFragment: every wish of a fragment points at the line that says it, and nothing else is a wish.
+// FuzzFragment: every setting of a fragment points at the line that says it, and nothing else is a setting.
 func FuzzFragment(f *testing.F) {
 	entries, err := files.ReadDir(".")
 	if err != nil {
@@ -23,23 +23,23 @@ func FuzzFragment(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		lines := strings.Split(string(data), "\n")
 		for _, reasons := range []bool{false, true} {
-			_, wishes, err := parse("f", data, reasons)
+			_, settings, err := parse("f", data, reasons)
 			if err != nil {
 				if !strings.HasPrefix(err.Error(), "f:") {
 					t.Errorf("%v names no place", err)
 				}
 				continue
 			}
-			settings := 0
+			want := 0
 			for _, l := range lines {
 				if _, _, ok, _ := kconfig.ParseLine(l); ok {
-					settings++
+					want++
 				}
 			}
-			if len(wishes) != settings {
-				t.Errorf("%d wishes in %d settings", len(wishes), settings)
+			if len(settings) != want {
+				t.Errorf("%d settings in %d lines of settings", len(settings), want)
 			}
-			for _, w := range wishes {
+			for _, w := range settings {
 				symbol, value, ok, err := kconfig.ParseLine(lines[w.Line-1])
 				if !ok || err != nil || symbol != w.Symbol || value != w.Value || w.File != "f" {
 					t.Errorf("%+v is not what line %d says: %q", w, w.Line, lines[w.Line-1])

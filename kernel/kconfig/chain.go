@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// maxChain bounds how many symbols lie between a wish that did not come true and the one that stands against it.
+// maxChain bounds how many symbols lie between a setting that came out otherwise and the one that stands against it.
 const maxChain = 8
 
-// chain says which other wish stands against w, and how: what it selects or switches off, up to what w excludes or
-// needs. It is empty where no other wish does.
-func (t *Tree) chain(w Wish, c *Config, all []Wish) string {
-	asked := map[string]Wish{}
+// chain says which other setting stands against w, and how: what it selects or switches off, up to what w excludes or
+// needs. It is empty where no other setting does.
+func (t *Tree) chain(w Setting, c *Config, all []Setting) string {
+	asked := map[string]Setting{}
 	for _, o := range all {
 		if o.Symbol != w.Symbol {
 			asked[o.Symbol] = o
@@ -77,9 +77,9 @@ type chainStep struct {
 	depth  int
 }
 
-// whyOn follows selections from a symbol that is on back to a wish: "A (file:1) selects B, which selects C, which", or
-// "A (file:1) is y, which".
-func (t *Tree) whyOn(symbol string, c *Config, asked map[string]Wish) string {
+// whyOn follows selections from a symbol that is on back to a setting: "A (file:1) selects B, which selects C, which",
+// or "A (file:1) is y, which".
+func (t *Tree) whyOn(symbol string, c *Config, asked map[string]Setting) string {
 	return search(symbol, func(s string) []string {
 		var by []string
 		for _, sel := range t.selects[s] {
@@ -104,9 +104,9 @@ func (t *Tree) whyOn(symbol string, c *Config, asked map[string]Wish) string {
 	})
 }
 
-// whyOff follows dependencies from a symbol that is off to a wish that it, or what it needs, be off: "A=n (file:1)
+// whyOff follows dependencies from a symbol that is off to a setting that it, or what it needs, be off: "A=n (file:1)
 // switches off B, which".
-func (t *Tree) whyOff(symbol string, c *Config, asked map[string]Wish) string {
+func (t *Tree) whyOff(symbol string, c *Config, asked map[string]Setting) string {
 	return search(symbol, func(s string) []string {
 		var needs []string
 		for _, d := range t.symbols[s] {

@@ -1,8 +1,8 @@
 // Package kconfig reads kernel configurations and the Kconfig language, compares what was asked with what came out, and
-// says why a wish did not come true.
+// says why a setting came out otherwise.
 //
-// It takes bytes and folders of a kernel tree and gives values and errors. It does not know where wishes come from, and
-// does not run the kernel's own configurator: it explains that program's verdict, it does not replace it.
+// It takes bytes and folders of a kernel tree and gives values and errors. It does not know where settings come from,
+// and does not run the kernel's own configurator: it explains that program's verdict, it does not replace it.
 package kconfig
 
 import (
@@ -132,30 +132,30 @@ func validValue(v string) bool {
 	return digits != ""
 }
 
-// Wish is one symbol somebody asked for.
-type Wish struct {
+// Setting is the value that somebody asked of one symbol.
+type Setting struct {
 	Symbol string // without CONFIG_
 	Value  Value
 	File   string // the fragment, as shown to people
 	Line   int
 	Reason string // why it is wanted; may be empty
-	// Preference makes it give way to every other wish: to one for the same symbol, and to those whose consequences
+	// Preference makes it give way to every other setting: to one for the same symbol, and to those whose consequences
 	// exclude it.
 	Preference bool
 }
 
-func (w Wish) where() string { return fmt.Sprintf("%s:%d", w.File, w.Line) }
+func (w Setting) where() string { return fmt.Sprintf("%s:%d", w.File, w.Line) }
 
-// Setting is the line of a .config that expresses the wish.
-func (w Wish) Setting() string {
+// Text is the setting as a line of a .config.
+func (w Setting) Text() string {
 	if w.Value == No {
 		return "# " + prefix + w.Symbol + notSet
 	}
 	return prefix + w.Symbol + "=" + string(w.Value)
 }
 
-// Conflict is two wishes that cannot both come true.
-type Conflict struct{ First, Second Wish }
+// Conflict is two settings that exclude each other.
+type Conflict struct{ First, Second Setting }
 
 func (c *Conflict) Error() string {
 	s := fmt.Sprintf("%s: %s%s=%s contradicts %s%s=%s at %s", c.Second.where(), prefix, c.Second.Symbol, c.Second.Value,
@@ -166,19 +166,19 @@ func (c *Conflict) Error() string {
 	return s
 }
 
-// Merge makes one list, sorted by symbol, of wishes that agree; it names every pair that does not. A preference is left
-// out where there is a wish for its symbol that is none.
-func Merge(wishes []Wish) ([]Wish, []*Conflict) {
+// Merge makes one list, sorted by symbol, of settings that agree; it names every pair that does not. A preference is
+// left out where there is a setting for its symbol that is none.
+func Merge(settings []Setting) ([]Setting, []*Conflict) {
 	firm := map[string]bool{}
-	for _, w := range wishes {
+	for _, w := range settings {
 		if !w.Preference {
 			firm[w.Symbol] = true
 		}
 	}
-	first := map[string]Wish{}
+	first := map[string]Setting{}
 	var conflicts []*Conflict
-	var merged []Wish
-	for _, w := range wishes {
+	var merged []Setting
+	for _, w := range settings {
 		if w.Preference && firm[w.Symbol] {
 			continue
 		}
@@ -192,7 +192,7 @@ func Merge(wishes []Wish) ([]Wish, []*Conflict) {
 			conflicts = append(conflicts, &Conflict{f, w})
 		}
 	}
-	slices.SortFunc(merged, func(a, b Wish) int { return strings.Compare(a.Symbol, b.Symbol) })
+	slices.SortFunc(merged, func(a, b Setting) int { return strings.Compare(a.Symbol, b.Symbol) })
 	return merged, conflicts
 }
 
@@ -201,28 +201,29 @@ func sameValue(a, b Value) bool {
 	return a == b || strings.HasPrefix(string(a), "0x") && strings.EqualFold(string(a), string(b))
 }
 
-// Unmet is a wish that did not come true.
+// Unmet is a setting that came out otherwise.
 type Unmet struct {
-	Wish Wish
-	Got  Value
-	Why  string // from Tree.Explain; empty when not asked
+	Setting Setting
+	Got     Value
+	Why     string // from Tree.Explain; empty when not asked
 }
 
 func (u *Unmet) Error() string {
-	s := fmt.Sprintf("%s: asked for %s%s=%s, got %s", u.Wish.where(), prefix, u.Wish.Symbol, u.Wish.Value, u.Got)
+	s := fmt.Sprintf("%s: asked for %s%s=%s, got %s", u.Setting.where(), prefix, u.Setting.Symbol, u.Setting.Value,
+		u.Got)
 	if u.Why != "" {
 		s += ": " + u.Why
 	}
 	return s
 }
 
-// Compare finds the wishes that the final configuration does not fulfil, preferences among them, in the order of the
-// wishes.
-func Compare(wishes []Wish, final *Config) []*Unmet {
+// Compare finds the settings that the final configuration does not fulfil, preferences among them, in the order of the
+// settings.
+func Compare(settings []Setting, final *Config) []*Unmet {
 	var unmet []*Unmet
-	for _, w := range wishes {
+	for _, w := range settings {
 		if got := final.Get(w.Symbol); !sameValue(w.Value, got) {
-			unmet = append(unmet, &Unmet{Wish: w, Got: got})
+			unmet = append(unmet, &Unmet{Setting: w, Got: got})
 		}
 	}
 	return unmet

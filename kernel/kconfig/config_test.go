@@ -72,39 +72,40 @@ func TestMalformedLinesAreNamed(t *testing.T) {
 	}
 }
 
-func TestASettingReadsBackAsItsWish(t *testing.T) {
+func TestASettingIsReadBackFromItsText(t *testing.T) {
 	for _, v := range []Value{"y", "m", No, "17", "-3", "0xFF", `"text \"in\" quotes"`, `""`} {
-		s := Wish{Symbol: "A", Value: v}.Setting()
+		s := Setting{Symbol: "A", Value: v}.Text()
 		if symbol, got, ok, err := ParseLine(s); err != nil || !ok || symbol != "A" || got != v {
 			t.Errorf("%s reads as %s=%s (%v, %v)", s, symbol, got, ok, err)
 		}
 	}
 }
 
-// wish is CONFIG_symbol=value on a line of its own.
-func wish(file string, line int, symbol string, v Value) Wish {
-	return Wish{Symbol: symbol, Value: v, File: file, Line: line}
+// setting is CONFIG_symbol=value on a line of its own.
+func setting(file string, line int, symbol string, v Value) Setting {
+	return Setting{Symbol: symbol, Value: v, File: file, Line: line}
 }
 
 func TestMergeKeepsWhatAgrees(t *testing.T) {
-	merged, conflicts := Merge([]Wish{
-		wish("b.config", 7, "NET", "y"), wish("a.config", 3, "HZ", "100"), wish("a.config", 9, "NET", "y"),
-		wish("a.config", 10, "START", "0xAB"), wish("b.config", 1, "START", "0xab"),
+	merged, conflicts := Merge([]Setting{
+		setting("b.config", 7, "NET", "y"), setting("a.config", 3, "HZ", "100"), setting("a.config", 9, "NET", "y"),
+		setting("a.config", 10, "START", "0xAB"), setting("b.config", 1, "START", "0xab"),
 	})
 	if len(conflicts) > 0 {
 		t.Errorf("conflicts: %v", conflicts)
 	}
-	want := []Wish{wish("a.config", 3, "HZ", "100"), wish("b.config", 7, "NET", "y"), wish("a.config", 10, "START",
-		"0xAB")}
+	want := []Setting{setting("a.config", 3, "HZ", "100"), setting("b.config", 7, "NET", "y"),
+		setting("a.config", 10, "START", "0xAB")}
 	if !slices.Equal(merged, want) {
 		t.Errorf("merged %v\nwant   %v", merged, want)
 	}
 }
 
 func TestContradictionsNameBothPlaces(t *testing.T) {
-	_, conflicts := Merge([]Wish{
-		wish("net.config", 4, "NET", "y"), wish("user.config", 2, "NET", No), wish("more.config", 8, "NET", "m"),
-		wish("net.config", 5, "HZ", "100"), wish("user.config", 3, "HZ", "0x64"),
+	_, conflicts := Merge([]Setting{
+		setting("net.config", 4, "NET", "y"), setting("user.config", 2, "NET", No),
+		setting("more.config", 8, "NET", "m"),
+		setting("net.config", 5, "HZ", "100"), setting("user.config", 3, "HZ", "0x64"),
 	})
 	want := []string{
 		"user.config:2: CONFIG_NET=n contradicts CONFIG_NET=y at net.config:4",
@@ -130,7 +131,7 @@ func TestAskedAndGot(t *testing.T) {
 	for _, c := range []struct {
 		symbol string
 		asked  Value
-		got    Value // "" when it came true
+		got    Value // "" when it is as asked
 	}{
 		{"Y", "y", ""}, {"Y", "m", "y"}, {"Y", No, "y"},
 		{"M", "m", ""}, {"M", "y", "m"}, {"M", No, "m"},
@@ -140,10 +141,10 @@ func TestAskedAndGot(t *testing.T) {
 		{"S", `"s"`, ""}, {"S", `"S"`, `"s"`}, {"S", "s", `"s"`}, {"E", `""`, ""},
 		{"ABSENT", No, ""}, {"ABSENT", "y", "n"}, {"ABSENT", "7", "n"}, {"ABSENT", `""`, "n"},
 	} {
-		unmet := Compare([]Wish{wish("f.config", 1, c.symbol, c.asked)}, final)
+		unmet := Compare([]Setting{setting("f.config", 1, c.symbol, c.asked)}, final)
 		if c.got == "" {
 			if len(unmet) > 0 {
-				t.Errorf("%s=%s came true, yet %v", c.symbol, c.asked, unmet[0])
+				t.Errorf("%s=%s is as asked, yet %v", c.symbol, c.asked, unmet[0])
 			}
 			continue
 		}

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Explain says in one line why the wish did not come true in the final configuration, and which of all wishes stands
-// against it. It is for people, and honest about what only the kernel's own configurator knows.
-func (t *Tree) Explain(w Wish, final *Config, all []Wish) string {
+// Explain says in one line why the setting came out otherwise in the final configuration, and which of all settings
+// stands against it. It is for people, and honest about what only the kernel's own configurator knows.
+func (t *Tree) Explain(w Setting, final *Config, all []Setting) string {
 	s := t.explain(w, final)
 	if chain := t.chain(w, final, all); chain != "" {
 		s += "; " + chain
@@ -16,7 +16,7 @@ func (t *Tree) Explain(w Wish, final *Config, all []Wish) string {
 	return s
 }
 
-func (t *Tree) explain(w Wish, final *Config) string {
+func (t *Tree) explain(w Setting, final *Config) string {
 	defs := t.symbols[w.Symbol]
 	if len(defs) == 0 {
 		s := fmt.Sprintf("%s: no such symbol in this tree", w.Symbol)
@@ -50,8 +50,8 @@ func (t *Tree) isTristate(defs []*definition) bool {
 	return typ == "bool" || typ == "tristate"
 }
 
-// wrongType compares the spelling of the wish with the symbol's type.
-func (t *Tree) wrongType(w Wish, defs []*definition) string {
+// wrongType compares the spelling of the setting with the symbol's type.
+func (t *Tree) wrongType(w Setting, defs []*definition) string {
 	typ, v := t.typeOf(defs), string(w.Value)
 	ok := true
 	switch typ {
@@ -145,8 +145,8 @@ func describeAll(es []*expr, c *Config) string {
 	return strings.Join(out, " and ")
 }
 
-// whyTooLittle explains a symbol that is lower than wished, or a string or number that is another.
-func (t *Tree) whyTooLittle(w Wish, defs []*definition, c *Config, isTri bool) string {
+// whyTooLittle explains a symbol that is lower than asked, or a string or number that is another.
+func (t *Tree) whyTooLittle(w Setting, defs []*definition, c *Config, isTri bool) string {
 	want := triM // for a bool or a value, a dependency that is a module suffices
 	if t.typeOf(defs) == "tristate" {
 		want = tri(w.Value)
@@ -251,8 +251,8 @@ func (t *Tree) noPrompt(symbol string, defs []*definition, c *Config) string {
 	return s
 }
 
-// whyTooMuch explains a symbol that is on although it was wished off.
-func (t *Tree) whyTooMuch(w Wish, defs []*definition, c *Config) string {
+// whyTooMuch explains a symbol that is on although it was asked to be off.
+func (t *Tree) whyTooMuch(w Setting, defs []*definition, c *Config) string {
 	var by []string
 	for _, s := range t.selects[w.Symbol] {
 		v := tri(c.Get(s.by.symbol))

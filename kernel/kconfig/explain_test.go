@@ -44,8 +44,8 @@ func TestTreeHasWhatItsFilesDefine(t *testing.T) {
 	}
 }
 
-// TestUnmetWishesAreExplained compares whole error messages: who asked, where, what for, what came, and why.
-func TestUnmetWishesAreExplained(t *testing.T) {
+// TestUnmetSettingsAreExplained compares whole error messages: who asked, where, what for, what came, and why.
+func TestUnmetSettingsAreExplained(t *testing.T) {
 	tree := fakeTree(t)
 	for _, c := range []struct {
 		name, final, symbol string
@@ -67,7 +67,7 @@ func TestUnmetWishesAreExplained(t *testing.T) {
 		{"no module without modules", "", "DAX", "m", "got n: DAX: cannot be a module, MODULES is n"},
 		{"a prompt with a condition", "SHINE=y CC_HAS_SHINE=y", "SHINE", "n",
 			"got y: SHINE: can be switched off only if EXPERT (is n); its default stands"},
-		{"a prompt with a condition, wished on", "CC_HAS_SHINE=y", "SHINE", "y",
+		{"a prompt with a condition, asked on", "CC_HAS_SHINE=y", "SHINE", "y",
 			"got n: SHINE: can be chosen only if EXPERT (is n)"},
 		{"a condition over two lines", "PHYSICAL_START=0x1000000", "PHYSICAL_START", "0x2000000",
 			"got 0x1000000: PHYSICAL_START: can be chosen only if EXPERT || CRASH_DUMP (EXPERT is n, CRASH_DUMP is n)"},
@@ -116,7 +116,7 @@ func TestUnmetWishesAreExplained(t *testing.T) {
 		{"both definitions", "", "HUGE", "y",
 			"got n: HUGE: depends on SMALL (is n) (defined at drivers/Kconfig:34); or depends on ARM64 (is n) " +
 				"(defined at drivers/Kconfig:38)"},
-		{"imply gives in to the wish and to the dependency", "BLOCK=y FUSE_FS=n", "FUSE_PASSTHROUGH", "y",
+		{"imply gives in to the setting and to the dependency", "BLOCK=y FUSE_FS=n", "FUSE_PASSTHROUGH", "y",
 			"got n: FUSE_PASSTHROUGH: depends on FUSE_FS (is n)"},
 		{"unknown with a neighbour", "", "VIRTIO_MIMO", "y",
 			"got n: VIRTIO_MIMO: no such symbol in this tree; the nearest is VIRTIO_MMIO"},
@@ -126,12 +126,12 @@ func TestUnmetWishesAreExplained(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			final := config(t, c.final)
-			unmet := Compare([]Wish{wish("user.config", 12, c.symbol, c.asked)}, final)
+			unmet := Compare([]Setting{setting("user.config", 12, c.symbol, c.asked)}, final)
 			if len(unmet) != 1 {
 				t.Fatalf("unmet: %v", unmet)
 			}
 			u := unmet[0]
-			u.Why = tree.Explain(u.Wish, final, nil)
+			u.Why = tree.Explain(u.Setting, final, nil)
 			want := "user.config:12: asked for CONFIG_" + c.symbol + "=" + string(c.asked) + ", " + c.want
 			if u.Error() != want {
 				t.Errorf("got  %s\nwant %s", u, want)
@@ -184,7 +184,7 @@ func TestConditionalDependencies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := wish("f", 1, "A", "y")
+	w := setting("f", 1, "A", "y")
 	if got, want := tree.Explain(w, config(t, "C=y"), nil), "A: depends on !C || B (C is y, B is n)"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -267,7 +267,7 @@ func TestNearestName(t *testing.T) {
 	}
 }
 
-func TestTheWishThatStandsAgainstAnotherIsNamed(t *testing.T) {
+func TestTheSettingThatStandsAgainstAnotherIsNamed(t *testing.T) {
 	tree, err := ReadTree(fstest.MapFS{"Kconfig": {Data: []byte(`
 config SLUB_DEBUG
 	bool "a"
@@ -326,8 +326,8 @@ endchoice
 		{"one that has nothing to do with it", "", "KASAN", "n", "GUESS", "y", "GUESS: depends on NET (is n)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := wish("core.config", 55, c.symbol, c.asked)
-			got := tree.Explain(w, config(t, c.final), []Wish{wish("my.config", 1, c.by, c.value), w})
+			w := setting("core.config", 55, c.symbol, c.asked)
+			got := tree.Explain(w, config(t, c.final), []Setting{setting("my.config", 1, c.by, c.value), w})
 			if !strings.HasSuffix(got, c.want) {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
@@ -336,15 +336,16 @@ endchoice
 }
 
 func TestAPreferenceGivesWay(t *testing.T) {
-	weak := Wish{Symbol: "A", Value: "y", File: "core.config", Line: 1, Preference: true}
-	other := Wish{Symbol: "B", Value: "y", File: "core.config", Line: 2, Preference: true}
-	for _, order := range [][]Wish{{weak, other, wish("f", 1, "A", "n")}, {wish("f", 1, "A", "n"), weak, other}} {
+	weak := Setting{Symbol: "A", Value: "y", File: "core.config", Line: 1, Preference: true}
+	other := Setting{Symbol: "B", Value: "y", File: "core.config", Line: 2, Preference: true}
+	for _, order := range [][]Setting{{weak, other, setting("f", 1, "A", "n")},
+		{setting("f", 1, "A", "n"), weak, other}} {
 		got, conflicts := Merge(order)
 		if len(conflicts) > 0 || len(got) != 2 || got[0].File != "f" || got[1] != other {
 			t.Errorf("%v %v", got, conflicts)
 		}
 	}
-	if _, conflicts := Merge([]Wish{weak, {Symbol: "A", Value: "n", Preference: true}}); len(conflicts) != 1 {
+	if _, conflicts := Merge([]Setting{weak, {Symbol: "A", Value: "n", Preference: true}}); len(conflicts) != 1 {
 		t.Errorf("two preferences that differ: %v", conflicts)
 	}
 }

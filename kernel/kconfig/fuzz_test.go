@@ -24,26 +24,26 @@ func FuzzConfig(f *testing.F) {
 			return
 		}
 		var out bytes.Buffer
-		var wishes []Wish
+		var settings []Setting
 		for _, s := range c.Symbols() {
-			w := Wish{Symbol: s, Value: c.Get(s)}
-			wishes = append(wishes, w)
-			fmt.Fprintln(&out, w.Setting())
+			w := Setting{Symbol: s, Value: c.Get(s)}
+			settings = append(settings, w)
+			fmt.Fprintln(&out, w.Text())
 		}
 		again, err := ParseConfig("again", out.Bytes())
 		if err != nil {
 			t.Fatalf("%v\nwritten:\n%s", err, &out)
 		}
-		if unmet := Compare(wishes, again); len(unmet) > 0 || len(again.order) != len(c.order) {
+		if unmet := Compare(settings, again); len(unmet) > 0 || len(again.order) != len(c.order) {
 			t.Errorf("written and read again: %v\n%s", unmet, &out)
 		}
-		if _, conflicts := Merge(append(wishes, wishes...)); len(conflicts) > 0 {
+		if _, conflicts := Merge(append(settings, settings...)); len(conflicts) > 0 {
 			t.Errorf("the same twice: %v", conflicts[0])
 		}
 	})
 }
 
-// FuzzKconfig: a tree of two files, which may source each other, is read in bounded time, and every wish has an
+// FuzzKconfig: a tree of two files, which may source each other, is read in bounded time, and every setting has an
 // explanation.
 func FuzzKconfig(f *testing.F) {
 	for _, name := range []string{"Kconfig", "arch/x86/Kconfig", "fs/Kconfig", "drivers/Kconfig"} {
@@ -71,17 +71,17 @@ func FuzzKconfig(f *testing.F) {
 			symbol = symbols[0]
 		}
 		if !isSymbol(symbol) {
-			return // no wish has such a name
+			return // no setting has such a name
 		}
 		if !validValue(value) {
 			value = "y"
 		}
-		var others []Wish
+		var others []Setting
 		for i, s := range tree.names() {
-			others = append(others, Wish{Symbol: s, Value: []Value{"y", "n"}[i%2], File: "f", Line: i})
+			others = append(others, Setting{Symbol: s, Value: []Value{"y", "n"}[i%2], File: "f", Line: i})
 		}
 		for _, v := range []Value{Value(value), "n", "m", "1", `""`} {
-			if s := tree.Explain(Wish{Symbol: symbol, Value: v}, c, others); s == "" || strings.Contains(s, "\n") {
+			if s := tree.Explain(Setting{Symbol: symbol, Value: v}, c, others); s == "" || strings.Contains(s, "\n") {
 				t.Errorf("%s=%s: explained as %q", symbol, v, s)
 			}
 		}

@@ -121,7 +121,7 @@ func (m *mux) refuse(h *header) {
 	m.wakeSend()
 }
 
-// request is the other side's wish for a new connection.
+// request is what the other side sends to ask for a new connection.
 func (m *mux) request(k key, h *header) {
 	if m.open >= maxConns || m.closed != nil {
 		m.refuse(h)
