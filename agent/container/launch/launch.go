@@ -116,8 +116,8 @@ func (l *Launcher) Start(r *Request, streams []*os.File) (_ *Stage, err error) {
 	return &Stage{child, ours}, nil
 }
 
-// setOOM sets how likely the kernel kills a process for want of memory; without a value as likely as any other, whatever
-// the agent's own is. A process that has ended, or a value below what is permitted, is no reason to fail.
+// setOOM sets how likely the kernel kills a process for want of memory; without a value as likely as any other,
+// whatever the agent's own is. A process that has ended, or a value below what is permitted, is no reason to fail.
 func setOOM(pid int, value *int) {
 	n := 0
 	if value != nil {
