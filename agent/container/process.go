@@ -166,7 +166,7 @@ func (c *Container) answerLocks(listener *os.File) {
 	}
 }
 
-// Signal sends a signal. Process 1 of a namespace is deaf to those that it does not handle, but SIGKILL:
+// Signal sends a signal. Process 1 of a namespace is not ended by those that it does not handle, but by SIGKILL:
 // pid_namespaces(7). One that is not started yet, and so handles nothing, ends by SIGTERM.
 func (p *Process) Signal(sig unix.Signal) error {
 	if p.id == p.c.id && sig == unix.SIGTERM {
@@ -180,7 +180,7 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return p.signal(sig)
 }
 
-// SignalOrKill is Signal with the rule of Kata Containers: a first process that is deaf to SIGTERM gets SIGKILL
+// SignalOrKill is Signal with the rule of Kata Containers: a first process that does not handle SIGTERM gets SIGKILL
 // instead.
 func (p *Process) SignalOrKill(sig unix.Signal) error {
 	if p.id == p.c.id && sig == unix.SIGTERM && !handles(p.pid, sig) {

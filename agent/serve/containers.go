@@ -232,8 +232,8 @@ func (f *full) process(id, exec string) (Container, Process, error) {
 // SignalProcess sends a signal to a process, or to all of a container. A process that has ended is no error.
 //
 // Hosts of Kata Containers name no process when they mean the first one, to which its rules apply: SIGKILL is for all,
-// and SIGTERM becomes SIGKILL where the process is deaf to it. A host that names the first process by the container's
-// id means just that, as runc would have it, and agentapi.AllProcesses are all.
+// and SIGTERM becomes SIGKILL where the process does not handle it. A host that names the first process by the
+// container's id means just that, as runc would have it, and agentapi.AllProcesses are all.
 func (f *full) SignalProcess(ctx context.Context, r *katapb.SignalProcessRequest) (*emptypb.Empty, error) {
 	all := r.ExecId == agentapi.AllProcesses
 	exec := r.ExecId

@@ -25,7 +25,7 @@ import (
 func (a *app) doctorCmd() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "doctor", Args: cobra.NoArgs, Short: "say what this host lacks, by package name, and what works " +
+		Use: "doctor", Args: cobra.NoArgs, Short: "say what this host lacks, by package name, and what does not work " +
 			"without it",
 		Long: `doctor looks at everything katabuild may need on this host. A line for each:
 

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Rule says with which others a flag makes sense. One that is not named on the command line breaks no rule.
+// Rule says with which other flags a flag makes sense. One that is not named on the command line breaks no rule.
 type Rule struct {
 	Flag string
 	// Needs is a flag without which Flag has no effect; empty for none.

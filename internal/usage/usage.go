@@ -1,5 +1,5 @@
 // Package usage makes all commands answer a wrong command line alike: with an error that can be told from others, and
-// the way to help.
+// the way to help. Rules say which flags go together.
 package usage
 
 import (

@@ -51,8 +51,8 @@ type lockedByte struct {
 	how int16
 }
 
-// Claim claims source, a file or folder of the host, for whoever may write to it, and says whether it is another's. Who
-// only reads claims nothing. What was claimed already is no one else's.
+// Claim claims source, a file or folder of the host, for whoever may write to it, and says whether it is another's.
+// Whoever only reads claims nothing. What was claimed already is no one else's.
 func (c *Claims) Claim(source string, access Access) (foreign bool, err error) {
 	mounts, err := mountinfo.Self()
 	if err != nil {
