@@ -167,6 +167,7 @@ func TestAPartOfAPackageKnowsOnlyWhatItNeeds(t *testing.T) {
 				rest, ours := strings.CutPrefix(p, module)
 				switch {
 				case !ours:
+				case strings.HasSuffix(s.name, "_test.go") && strings.HasSuffix(rest, "test"): // what tests share
 				case s.dir == part.pkg && component(rest) == component(part.pkg) && !slices.Contains(part.may, rest):
 					t.Errorf("%s/%s imports %s: this part of %s may not, because %s", s.dir, s.name, rest, part.of,
 						part.reason)

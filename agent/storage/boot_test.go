@@ -19,6 +19,7 @@ import (
 	"github.com/cavaliergopher/cpio"
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/agent/storage/storagetest"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/testenv"
@@ -172,7 +173,7 @@ func tool(t *testing.T, name string, args ...string) string {
 func image(t *testing.T, dir, what string) string {
 	t.Helper()
 	tree := filepath.Join(dir, what)
-	write(t, tree+"/name", what)
+	storagetest.Write(t, tree+"/name", what)
 	path := filepath.Join(dir, what+".img")
 	tool(t, "mkfs.ext4", "-q", "-F", "-d", tree, path, "8M")
 	return path
@@ -219,7 +220,7 @@ func TestAGuestMountsItsDisks(t *testing.T) {
 		testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"),
 		testenv.Tool("mkfs.ext4"), testenv.Tool("mkfs.erofs"), testenv.Tool("veritysetup"))
 	dir := t.TempDir()
-	write(t, dir+"/layer/name", "layer")
+	storagetest.Write(t, dir+"/layer/name", "layer")
 	layer := dir + "/layer.img"
 	tool(t, "mkfs.erofs", layer, dir+"/layer")
 	if err := os.Truncate(layer, 1<<20); err != nil {

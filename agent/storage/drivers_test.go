@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/agent/storage/mount"
 	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/agent/storage/program"
+	"github.com/katabuild/katabuild/agent/storage/storagetest"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/testenv"
@@ -80,8 +81,8 @@ func TestADriverRefusesWhatItCannotDo(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	m.c.Root = disks(t)
-	write(t, run+"/shared/file", "x")
+	m.c.Root = storagetest.Disks(t)
+	storagetest.Write(t, run+"/shared/file", "x")
 	if err := os.MkdirAll(m.c.Root+"/dev", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -133,13 +134,13 @@ func TestHugePagesOfAFailedMountAreGivenBack(t *testing.T) {
 	}
 	m, run := manager(t)
 	const file = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-	m.c.Root = sysfs(t, map[string]string{file: "3\n"})
+	m.c.Root = storagetest.Files(t, map[string]string{file: "3\n"})
 	s := &katapb.Storage{Driver: ephemeral, Fstype: "hugetlbfs", MountPoint: run + "/huge",
 		Options: []string{"pagesize=2M", "size=4M"}}
 	if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err == nil || !strings.Contains(err.Error(), "hugetlbfs") {
 		t.Errorf("got %v", err)
 	}
-	if got := read(m.c.Root + file); got != "3" || len(mounts(t, run)) != 0 {
+	if got := storagetest.Read(m.c.Root + file); got != "3" || len(mounts(t, run)) != 0 {
 		t.Errorf("%s pages are kept, mounted: %v", got, mounts(t, run))
 	}
 }
@@ -176,9 +177,9 @@ func TestLayersAreAnOverlay(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	write(t, run+"/one/file", "one")
-	write(t, run+"/two/file", "two")
-	write(t, run+"/two/other", "two")
+	storagetest.Write(t, run+"/one/file", "one")
+	storagetest.Write(t, run+"/two/file", "two")
+	storagetest.Write(t, run+"/two/other", "two")
 	top := place.Root(run).Join("up")
 	for name, c := range map[string]struct {
 		upper *layer
@@ -196,11 +197,11 @@ func TestLayersAreAnOverlay(t *testing.T) {
 		if err := overlayLayers([]string{run + "/one", run + "/two"}, c.upper, top, at, &u); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if got := read(run+"/rootfs/file") + read(run+"/rootfs/other"); got != "onetwo" {
+		if got := storagetest.Read(run+"/rootfs/file") + storagetest.Read(run+"/rootfs/other"); got != "onetwo" {
 			t.Errorf("%s: %q", name, got)
 		}
-		write(t, run+"/rootfs/file", "new")
-		if got := read(top.String() + "/upper/file"); got != "new" {
+		storagetest.Write(t, run+"/rootfs/file", "new")
+		if got := storagetest.Read(top.String() + "/upper/file"); got != "new" {
 			t.Errorf("%s: what is written went elsewhere: %q", name, got)
 		}
 		entries, err := os.ReadDir(top.String())
@@ -234,7 +235,7 @@ func TestAFileSystemIsMadeByItsProgram(t *testing.T) {
 	go r.Run(t.Context())
 	m := New(Config{Run: t.TempDir(), Programs: program.Runner{Reaper: r}})
 	image := filepath.Join(t.TempDir(), "disk")
-	write(t, image, "")
+	storagetest.Write(t, image, "")
 	if err := os.Truncate(image, 8<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -263,8 +264,8 @@ func TestSwapIsOnWhatTheRequestMayName(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	m.c.Root = disks(t)
-	write(t, run+"/swap", "not for swapping")
+	m.c.Root = storagetest.Disks(t)
+	storagetest.Write(t, run+"/swap", "not for swapping")
 	if err := m.AddSwapPath(run + "/swap"); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), run+"/swap") {
 		t.Errorf("a file of ours: %v", err)
 	}
@@ -305,7 +306,7 @@ func TestWhoeverWaitsForAMountMayLeaveOrTakeOver(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	m.c.Root = disks(t)
+	m.c.Root = storagetest.Disks(t)
 	m.c.Devices = &uevent.Listener{Root: t.TempDir(), Timeout: time.Minute}
 	at := run + "/at"
 	never := &katapb.Storage{Driver: "blk", Source: "02/02", Fstype: "ext4", MountPoint: at}
@@ -344,7 +345,7 @@ func TestDevicesThatCannotBeUsedAreRefused(t *testing.T) {
 	if !testenv.Inside(t, 0) { // as root of a user namespace, which may make no device
 		return
 	}
-	m := New(Config{Root: disks(t), Run: t.TempDir()})
+	m := New(Config{Root: storagetest.Disks(t), Run: t.TempDir()})
 	if err := os.MkdirAll(m.c.Root+"/dev", 0o755); err != nil {
 		t.Fatal(err)
 	}

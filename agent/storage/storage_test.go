@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/agent/storage/mirror"
 	"github.com/katabuild/katabuild/agent/storage/mount"
 	"github.com/katabuild/katabuild/agent/storage/place"
+	"github.com/katabuild/katabuild/agent/storage/storagetest"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/mountinfo"
@@ -41,24 +42,6 @@ func manager(t *testing.T) (*Manager, string) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(run, unix.MNT_DETACH) })
 	return New(Config{Run: run, WatchEvery: 10 * time.Millisecond}), run
-}
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func read(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
 }
 
 // mounts lists what is mounted below dir.
@@ -245,9 +228,9 @@ func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	write(t, run+"/shared/a/file", "a")
-	write(t, run+"/shared/b/file", "b")
-	write(t, run+"/shared/b/other", "o")
+	storagetest.Write(t, run+"/shared/a/file", "a")
+	storagetest.Write(t, run+"/shared/b/file", "b")
+	storagetest.Write(t, run+"/shared/b/other", "o")
 	add := func(s *katapb.Storage) {
 		t.Helper()
 		if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
@@ -257,7 +240,7 @@ func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
 	add(&katapb.Storage{Driver: "bind", Source: run + "/shared/a", MountPoint: run + "/bound",
 		Options: []string{"ro", "rprivate"}})
 	add(&katapb.Storage{Driver: "bind", Source: run + "/shared/a/file", MountPoint: run + "/one/file"})
-	if got := read(run+"/bound/file") + read(run+"/one/file"); got != "aa" {
+	if got := storagetest.Read(run+"/bound/file") + storagetest.Read(run+"/one/file"); got != "aa" {
 		t.Errorf("bound: %q", got)
 	}
 	if err := os.WriteFile(run+"/bound/file", nil, 0); !errors.Is(err, unix.EROFS) {
@@ -265,24 +248,24 @@ func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
 	}
 	add(&katapb.Storage{Driver: "overlayfs", Fstype: "overlay", MountPoint: run + "/c/rootfs",
 		Options: []string{"lowerdir=" + run + "/shared/a:" + run + "/shared/b", overlayRW}})
-	if got := read(run+"/c/rootfs/file") + read(run+"/c/rootfs/other"); got != "ao" {
+	if got := storagetest.Read(run+"/c/rootfs/file") + storagetest.Read(run+"/c/rootfs/other"); got != "ao" {
 		t.Errorf("overlay: %q", got)
 	}
-	write(t, run+"/c/rootfs/file", "new")
-	if got := read(run+"/shared/a/file") + read(run+"/c/upper/file"); got != "anew" {
+	storagetest.Write(t, run+"/c/rootfs/file", "new")
+	if got := storagetest.Read(run+"/shared/a/file") + storagetest.Read(run+"/c/upper/file"); got != "anew" {
 		t.Errorf("after a write: %q", got)
 	}
 	// More folders than the options of mount(2) have room for.
 	var lower []string
 	for i := range 60 {
 		dir := fmt.Sprintf("%s/shared/layer-with-a-name-as-long-as-the-name-of-a-container-usually-is-%03d", run, i)
-		write(t, fmt.Sprintf("%s/%d", dir, i), "x")
-		write(t, dir+"/same", fmt.Sprint(i))
+		storagetest.Write(t, fmt.Sprintf("%s/%d", dir, i), "x")
+		storagetest.Write(t, dir+"/same", fmt.Sprint(i))
 		lower = append(lower, dir)
 	}
 	add(&katapb.Storage{Driver: "overlayfs", MountPoint: run + "/many",
 		Options: []string{"lowerdir=" + strings.Join(lower, ":"), "nodev"}})
-	if got := read(run+"/many/59") + read(run+"/many/same"); got != "x0" {
+	if got := storagetest.Read(run+"/many/59") + storagetest.Read(run+"/many/same"); got != "x0" {
 		t.Errorf("an overlay of 60 folders: %q", got)
 	}
 	if err := m.Release("c"); err != nil {
@@ -294,7 +277,7 @@ func TestBindsAndOverlaysShowTheirSources(t *testing.T) {
 	if _, err := os.Stat(run + "/c/upper"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what the container wrote is still there: %v", err)
 	}
-	if read(run+"/shared/a/file") != "a" {
+	if storagetest.Read(run+"/shared/a/file") != "a" {
 		t.Error("a source went with its mount")
 	}
 }
@@ -316,8 +299,8 @@ func TestAWatchedFolderFollowsItsSource(t *testing.T) {
 	}
 	m, run := manager(t)
 	src, at := run+"/shared/config", run+"/watched/config"
-	write(t, src+"/..1/key", "old")
-	write(t, src+"/..1/gone", "x")
+	storagetest.Write(t, src+"/..1/key", "old")
+	storagetest.Write(t, src+"/..1/gone", "x")
 	if err := errors.Join(os.Symlink("..1", src+"/..data"), os.Symlink("..data/key", src+"/key")); err != nil {
 		t.Fatal(err)
 	}
@@ -326,16 +309,16 @@ func TestAWatchedFolderFollowsItsSource(t *testing.T) {
 	if err := m.Add(t.Context(), "c", []*katapb.Storage{s}); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(at+"/key") + read(at+"/..1/gone"); got != "oldx" {
+	if got := storagetest.Read(at+"/key") + storagetest.Read(at+"/..1/gone"); got != "oldx" {
 		t.Fatalf("copied: %q", got)
 	}
 	// As Kubernetes publishes a change: a new folder, then a link that swaps.
-	write(t, src+"/..2/key", "new")
+	storagetest.Write(t, src+"/..2/key", "new")
 	if err := errors.Join(os.Symlink("..2", src+"/..tmp"), os.Rename(src+"/..tmp", src+"/..data"),
 		os.RemoveAll(src+"/..1")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the new key", func() bool { return read(at+"/key") == "new" })
+	eventually(t, "the new key", func() bool { return storagetest.Read(at+"/key") == "new" })
 	eventually(t, "the end of the old folder", func() bool {
 		_, err := os.Stat(at + "/..1")
 		return errors.Is(err,
@@ -345,14 +328,14 @@ func TestAWatchedFolderFollowsItsSource(t *testing.T) {
 	if err := os.RemoveAll(src + "/..2"); err != nil {
 		t.Fatal(err)
 	}
-	write(t, src+"/..2", "file")
-	eventually(t, "a file where a folder was", func() bool { return read(at+"/..2") == "file" })
+	storagetest.Write(t, src+"/..2", "file")
+	eventually(t, "a file where a folder was", func() bool { return storagetest.Read(at+"/..2") == "file" })
 	file := &katapb.Storage{Driver: "watchable-bind", Source: src + "/..2", MountPoint: run + "/watched/one"}
 	if err := m.Add(t.Context(), "c", []*katapb.Storage{file}); err != nil {
 		t.Fatal(err)
 	}
-	write(t, src+"/..2", "changed")
-	eventually(t, "a change of a bound file", func() bool { return read(run+"/watched/one") == "changed" })
+	storagetest.Write(t, src+"/..2", "changed")
+	eventually(t, "a change of a bound file", func() bool { return storagetest.Read(run+"/watched/one") == "changed" })
 	if err := m.Release("c"); err != nil {
 		t.Fatal(err)
 	}
@@ -367,16 +350,16 @@ func TestABigFolderIsBoundInstead(t *testing.T) {
 	}
 	m, run := manager(t)
 	for i := range mirror.MaxFiles + 1 {
-		write(t, fmt.Sprintf("%s/shared/many/%d", run, i), "x")
+		storagetest.Write(t, fmt.Sprintf("%s/shared/many/%d", run, i), "x")
 	}
-	write(t, run+"/shared/big/file", strings.Repeat("x", mirror.MaxBytes+1))
+	storagetest.Write(t, run+"/shared/big/file", strings.Repeat("x", mirror.MaxBytes+1))
 	for _, name := range []string{"many", "big"} {
 		if err := m.Add(t.Context(), "c", []*katapb.Storage{{Driver: "watchable-bind",
 			Source: run + "/shared/" + name, MountPoint: run + "/w/" + name}}); err != nil {
 			t.Fatal(err)
 		}
-		write(t, run+"/shared/"+name+"/late", "y")
-		if got := read(run + "/w/" + name + "/late"); got != "y" {
+		storagetest.Write(t, run+"/shared/"+name+"/late", "y")
+		if got := storagetest.Read(run + "/w/" + name + "/late"); got != "y" {
 			t.Errorf("%s is a copy: %q", name, got)
 		}
 	}
@@ -390,7 +373,7 @@ func TestAGroupGetsItsVolume(t *testing.T) {
 		return
 	}
 	m, run := manager(t)
-	write(t, run+"/shared/v/dir/file", "x")
+	storagetest.Write(t, run+"/shared/v/dir/file", "x")
 	if err := errors.Join(os.Symlink("/etc/passwd", run+"/shared/v/link"), os.Chmod(run+"/shared/v/dir/file", 0o700),
 		os.Chmod(run+"/shared/v", 0o700)); err != nil {
 		t.Fatal(err)
@@ -482,7 +465,7 @@ func TestFilesAreCopiedBelowTheSharedFolderAlone(t *testing.T) {
 	m := New(Config{Run: run})
 	shared := run + "/shared/containers"
 	outside := t.TempDir()
-	write(t, shared+"/real/file", "x")
+	storagetest.Write(t, shared+"/real/file", "x")
 	if err := errors.Join(os.Symlink(outside, shared+"/out"), os.Symlink("real", shared+"/in")); err != nil {
 		t.Fatal(err)
 	}
@@ -502,8 +485,8 @@ func TestFilesAreCopiedBelowTheSharedFolderAlone(t *testing.T) {
 	if e, _ := os.ReadDir(outside); len(e) != 0 {
 		t.Errorf("written outside: %v", e)
 	}
-	if err := m.CopyFile(request(shared+"/a/whole", 1)); err != nil || read(shared+"/a/whole") != "x" {
-		t.Errorf("%q, %v", read(shared+"/a/whole"), err)
+	if err := m.CopyFile(request(shared+"/a/whole", 1)); err != nil || storagetest.Read(shared+"/a/whole") != "x" {
+		t.Errorf("%q, %v", storagetest.Read(shared+"/a/whole"), err)
 	}
 	if err := m.CopyFile(request(shared+"/a/half", 2)); err != nil {
 		t.Fatal(err)
@@ -514,34 +497,6 @@ func TestFilesAreCopiedBelowTheSharedFolderAlone(t *testing.T) {
 	if e, err := os.ReadDir(shared + "/a"); err != nil || len(e) != 1 {
 		t.Errorf("left: %v, %v", e, err)
 	}
-}
-
-// sysfs makes files below a folder; a value that ends in / is a folder's.
-func sysfs(t *testing.T, files map[string]string) string {
-	t.Helper()
-	root := t.TempDir()
-	for f, text := range files {
-		write(t, filepath.Join(root, f), text)
-	}
-	return root
-}
-
-const pciDisk = "sys/devices/pci0000:00/0000:00:02.0/0000:01:01.0/virtio3/block/vdb/"
-
-func disks(t *testing.T) string {
-	return sysfs(t, map[string]string{
-		"sys/devices/pci0000:00/0000:00:02.0/pci_bus/0000:01/x": "",
-		pciDisk + "dev":                                              "254:16\n",
-		"sys/class/block/vdb/dev":                                    "254:16\n",
-		"sys/class/block/vdb/vdb2/partition":                         "2\n",
-		"sys/class/block/vdb2/dev":                                   "254:18\n",
-		"sys/class/block/pmem1/dev":                                  "259:1\n",
-		"sys/class/block/sda/dev":                                    "8:0\n",
-		"sys/class/block/dasda/dev":                                  "94:0\n",
-		"sys/bus/scsi/devices/2:0:1:3/block/sda/dev":                 "8:0\n",
-		"sys/class/scsi_host/host2/scan":                             "",
-		"sys/devices/css0/0.0.0004/0.0.0005/virtio1/block/dasda/dev": "94:0\n",
-	})
 }
 
 func TestASpecGetsTheNumbersOfThisGuest(t *testing.T) {
@@ -593,7 +548,7 @@ func TestADeviceIsFoundByItsPlaceAndNotByAName(t *testing.T) {
 }
 
 func TestDevicesAreCheckedAndWaitedFor(t *testing.T) {
-	m := New(Config{Root: disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(),
+	m := New(Config{Root: storagetest.Disks(t), Run: t.TempDir(), Devices: &uevent.Listener{Root: t.TempDir(),
 		Timeout: time.Millisecond}})
 	for name, d := range map[string]*katapb.Device{
 		"no type": {Id: "02/01"}, "no name": {Type: "blk"}, "an unknown type": {Type: "vfio-ap", Id: "1"},
@@ -666,15 +621,15 @@ func TestSizesAreRead(t *testing.T) {
 
 func TestHugePagesAreReservedAndGivenBack(t *testing.T) {
 	file := "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-	root := sysfs(t, map[string]string{file: "3\n"})
+	root := storagetest.Files(t, map[string]string{file: "3\n"})
 	m := New(Config{Root: root, Run: t.TempDir()})
 	var u undo
 	if err := m.reserve(mount.Parse([]string{"pagesize=2M", "size=8388608"}), &u); err != nil ||
-		read(filepath.Join(root, file)) != "7" {
-		t.Fatalf("%s pages, %v", read(filepath.Join(root, file)), err)
+		storagetest.Read(filepath.Join(root, file)) != "7" {
+		t.Fatalf("%s pages, %v", storagetest.Read(filepath.Join(root, file)), err)
 	}
-	if err := u.run(); err != nil || read(filepath.Join(root, file)) != "3" {
-		t.Errorf("%s pages afterwards, %v", read(filepath.Join(root, file)), err)
+	if err := u.run(); err != nil || storagetest.Read(filepath.Join(root, file)) != "3" {
+		t.Errorf("%s pages afterwards, %v", storagetest.Read(filepath.Join(root, file)), err)
 	}
 	for _, o := range []string{"pagesize=2M", "size=1G", "pagesize=1G,size=1G", "pagesize=2M,size=1M"} {
 		if err := m.reserve(mount.Parse([]string{o}), &u); err == nil {

@@ -3,7 +3,6 @@ package debian
 import (
 	"archive/tar"
 	"fmt"
-	"io"
 	"math/rand"
 	"os"
 	"os/exec"
@@ -105,19 +104,7 @@ func read(t testing.TB, tr *tree.Tree, p string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n.Content == nil {
-		return ""
-	}
-	r, err := n.Content.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+	return treetest.Text(t, n)
 }
 
 func TestPackagesBecomeARootFileSystem(t *testing.T) {

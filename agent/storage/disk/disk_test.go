@@ -13,58 +13,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/agent/storage/storagetest"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func read(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
-}
-
-// sysfs makes files below a folder; a value that ends in / is a folder's.
-func sysfs(t *testing.T, files map[string]string) string {
-	t.Helper()
-	root := t.TempDir()
-	for f, text := range files {
-		write(t, filepath.Join(root, f), text)
-	}
-	return root
-}
-
-const pciDisk = "sys/devices/pci0000:00/0000:00:02.0/0000:01:01.0/virtio3/block/vdb/"
-
-func disks(t *testing.T) string {
-	return sysfs(t, map[string]string{
-		"sys/devices/pci0000:00/0000:00:02.0/pci_bus/0000:01/x": "",
-		pciDisk + "dev":                                              "254:16\n",
-		"sys/class/block/vdb/dev":                                    "254:16\n",
-		"sys/class/block/vdb/vdb2/partition":                         "2\n",
-		"sys/class/block/vdb2/dev":                                   "254:18\n",
-		"sys/class/block/pmem1/dev":                                  "259:1\n",
-		"sys/class/block/sda/dev":                                    "8:0\n",
-		"sys/class/block/dasda/dev":                                  "94:0\n",
-		"sys/bus/scsi/devices/2:0:1:3/block/sda/dev":                 "8:0\n",
-		"sys/class/scsi_host/host2/scan":                             "",
-		"sys/devices/css0/0.0.0004/0.0.0005/virtio1/block/dasda/dev": "94:0\n",
-	})
-}
-
 func TestEachDriverFindsItsDisk(t *testing.T) {
-	f := Finder{Root: disks(t), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}}
+	f := Finder{Root: storagetest.Disks(t), Devices: &uevent.Listener{Root: t.TempDir(), Timeout: time.Millisecond}}
 	for _, c := range []struct{ driver, source, name, number string }{
 		{"blk", "02/01", "vdb", "254:16"}, {"blk", "/dev/vdb", "vdb", "254:16"}, {"mmioblk", "/dev/vdb", "vdb",
 			"254:16"}, {"nvdimm", "/dev/pmem1", "pmem1", "259:1"},
@@ -113,7 +68,7 @@ func TestEachDriverFindsItsDisk(t *testing.T) {
 			t.Errorf("%v: %v", c, err)
 		}
 	}
-	if got := read(f.Root + "/sys/class/scsi_host/host2/scan"); got != "0 1 4" {
+	if got := storagetest.Read(f.Root + "/sys/class/scsi_host/host2/scan"); got != "0 1 4" {
 		t.Errorf("asked the SCSI host for %q", got)
 	}
 	for _, c := range [][2]string{{"blk", "../x"}, {"blk", "/dev/../etc"}, {"mmioblk", "vdb"}, {"scsi", "*:1"},
@@ -143,7 +98,7 @@ func TestADriverNamesItsDisks(t *testing.T) {
 }
 
 func TestWithoutAWaiterADiskIsThereOrNot(t *testing.T) {
-	f := Finder{Root: disks(t)}
+	f := Finder{Root: storagetest.Disks(t)}
 	if d, err := f.Find(t.Context(), "blk", "02/01"); err != nil || d.Node != filepath.Join(f.Root, "dev/vdb") {
 		t.Errorf("%+v, %v", d, err)
 	}
@@ -156,7 +111,7 @@ func TestWithoutAWaiterADiskIsThereOrNot(t *testing.T) {
 	if d, err := (Finder{Root: t.TempDir()}).Find(t.Context(), "scsi", "0:1"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("without a SCSI host: %+v, %v", d, err)
 	}
-	write(t, f.Root+"/sys/class/block/vdb/dev", "garbage")
+	storagetest.Write(t, f.Root+"/sys/class/block/vdb/dev", "garbage")
 	if d, err := f.Find(t.Context(), "blk", "02/01"); err == nil || !strings.Contains(err.Error(), "vdb") {
 		t.Errorf("a disk without a number: %+v, %v", d, err)
 	}
@@ -166,7 +121,7 @@ func TestADeviceFileIsTheDevice(t *testing.T) {
 	if !testenv.Inside(t, 0) { // as root of a user namespace, which may make no device
 		return
 	}
-	f := Finder{Root: disks(t)}
+	f := Finder{Root: storagetest.Disks(t)}
 	if err := os.MkdirAll(f.Root+"/dev", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +149,7 @@ func TestADeviceFileIsTheDevice(t *testing.T) {
 	if err := os.Remove(f.Root + "/dev"); err != nil {
 		t.Fatal(err)
 	}
-	write(t, f.Root+"/dev", "a file where the folder should be")
+	storagetest.Write(t, f.Root+"/dev", "a file where the folder should be")
 	if err := d.MakeNode(); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("got %v", err)
 	}

@@ -10,26 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/agent/storage/place"
+	"github.com/katabuild/katabuild/agent/storage/storagetest"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func read(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
-}
 
 // below takes files below a folder.
 type below struct {
@@ -53,7 +36,7 @@ func copyRequest(path string, offset, size int64, data string) *katapb.CopyFileR
 func TestAFileAppearsWhole(t *testing.T) {
 	m := &below{folder: t.TempDir()}
 	path := m.folder + "/a/b/file"
-	write(t, path, "before")
+	storagetest.Write(t, path, "before")
 	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +49,8 @@ func TestAFileAppearsWhole(t *testing.T) {
 	if err := m.take(copyRequest(path, 3, 6, "def")); err != nil {
 		t.Fatal(err)
 	}
-	if fi, err := os.Stat(path); err != nil || fi.Mode() != 0o640 || read(path) != "abcdef" {
-		t.Errorf("%v, %q, %v", fi.Mode(), read(path), err)
+	if fi, err := os.Stat(path); err != nil || fi.Mode() != 0o640 || storagetest.Read(path) != "abcdef" {
+		t.Errorf("%v, %q, %v", fi.Mode(), storagetest.Read(path), err)
 	}
 	if fi, err := os.Stat(filepath.Dir(path)); err != nil || fi.Mode().Perm() != 0o750 {
 		t.Errorf("its folder is %v, %v", fi.Mode(), err)
@@ -77,13 +60,13 @@ func TestAFileAppearsWhole(t *testing.T) {
 		m.take(copyRequest(path+"-empty", 0, 0, ""))); err != nil {
 		t.Fatal(err)
 	}
-	if read(path) != "abcdef" || read(path+"-empty") != "" {
-		t.Errorf("%q, %q", read(path), read(path+"-empty"))
+	if storagetest.Read(path) != "abcdef" || storagetest.Read(path+"-empty") != "" {
+		t.Errorf("%q, %q", storagetest.Read(path), storagetest.Read(path+"-empty"))
 	}
 	// Begun anew, then complete.
 	if err := errors.Join(m.take(copyRequest(path, 0, 4, "NE")),
-		m.take(copyRequest(path, 2, 4, "W!"))); err != nil || read(path) != "NEW!" {
-		t.Errorf("%q, %v", read(path), err)
+		m.take(copyRequest(path, 2, 4, "W!"))); err != nil || storagetest.Read(path) != "NEW!" {
+		t.Errorf("%q, %v", storagetest.Read(path), err)
 	}
 	link := copyRequest(filepath.Dir(path)+"/link", 0, 0, "../../../../etc/passwd")
 	link.FileMode = unix.S_IFLNK | 0o777
@@ -115,7 +98,7 @@ func TestWrongChunksAreRefused(t *testing.T) {
 	m := &below{folder: t.TempDir()}
 	shared := m.folder
 	outside := t.TempDir()
-	write(t, shared+"/real/file", "x")
+	storagetest.Write(t, shared+"/real/file", "x")
 	if err := errors.Join(os.Symlink(outside, shared+"/out"), os.Symlink("real", shared+"/in")); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +152,7 @@ func TestWrongChunksAreRefused(t *testing.T) {
 		t.Errorf("left: %v", e)
 	}
 	// A link at the path itself is replaced, not followed.
-	if err := m.take(copyRequest(shared+"/out", 0, 1, "x")); err != nil || read(shared+"/out") != "x" {
+	if err := m.take(copyRequest(shared+"/out", 0, 1, "x")); err != nil || storagetest.Read(shared+"/out") != "x" {
 		t.Errorf("%v", err)
 	}
 }

@@ -83,23 +83,6 @@ func list(tr *tree.Tree) string {
 	return strings.Join(s, "\n")
 }
 
-func text(t testing.TB, n *tree.Node) string {
-	t.Helper()
-	if n.Content == nil {
-		return ""
-	}
-	r, err := n.Content.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
 func TestATarBecomesATree(t *testing.T) {
 	long := strings.Repeat("long/", 60) + strings.Repeat("n", 200)
 	gnu := reg("gnu/"+strings.Repeat("g", 150), "g")
@@ -138,7 +121,7 @@ func TestATarBecomesATree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := text(t, n); got != want {
+		if got := treetest.Text(t, n); got != want {
 			t.Errorf("%s: %q, want %q", p, got, want)
 		}
 	}
@@ -242,8 +225,8 @@ func TestLayersReplaceWhatWasThere(t *testing.T) {
 	if got, want := list(tr), "/ folder\n/d file\n/hard file\n/l folder\n/l/x file"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if n, _ := tr.Lookup("hard"); n.Links() != 1 || text(t, n) != "f" {
-		t.Errorf("hard: %d links, %q", n.Links(), text(t, n))
+	if n, _ := tr.Lookup("hard"); n.Links() != 1 || treetest.Text(t, n) != "f" {
+		t.Errorf("hard: %d links, %q", n.Links(), treetest.Text(t, n))
 	}
 }
 
@@ -263,7 +246,7 @@ func TestWhatIsNotKeptIsNotThereButItsOtherNamesMay(t *testing.T) {
 	if got := list(tr); got != "/ folder\n/h file\n/i file" || strings.Join(asked, " ") != "/doc /doc/f /doc/g /h /i" {
 		t.Errorf("got\n%s\nasked %s", got, asked)
 	}
-	if n, _ := tr.Lookup("h"); n.Links() != 2 || n.UID != 9 || text(t, n) != "text" {
+	if n, _ := tr.Lookup("h"); n.Links() != 2 || n.UID != 9 || treetest.Text(t, n) != "text" {
 		t.Errorf("h: %+v", n)
 	}
 	stop := errors.New("stop")
