@@ -49,6 +49,18 @@ func options(t *testing.T, h *machinetest.Hypervisor, a *agenttest.Agent) Option
 		Dirs: record.Dirs{State: dir + "/state", Share: dir + "/share"}}
 }
 
+// started is a pod on a machine of pipes, with what it was started by.
+func started(t *testing.T) (*Pod, Options, *machinetest.Hypervisor, *agenttest.Agent) {
+	t.Helper()
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, o, h, a
+}
+
 // withDisk is a container whose root is a disk, which is a file.
 func withDisk(t *testing.T, id string) Container {
 	t.Helper()
@@ -78,12 +90,7 @@ func gone(t *testing.T, o Options, h *machinetest.Hypervisor) {
 }
 
 func TestAPodLivesWithItsContainers(t *testing.T) {
-	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
-	o := options(t, h, a)
-	p, err := Start(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, o, h, a := started(t)
 	r, err := record.Read(o.Dirs, o.ID)
 	if err != nil || r.State != record.Running || r.Verdict == nil || r.Verdict.Result != verdict.Attested {
 		t.Fatalf("record %+v, %v", r, err)
@@ -313,12 +320,7 @@ func TestTheMachineGrowsWithItsContainersWhereItCan(t *testing.T) {
 }
 
 func TestAGuestThatEndsIsToldAsTheCause(t *testing.T) {
-	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
-	o := options(t, h, a)
-	p, err := Start(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, o, h, _ := started(t)
 	q, err := p.Create(t.Context(), withDisk(t, "c1"))
 	if err != nil {
 		t.Fatal(err)
@@ -340,12 +342,7 @@ func TestAGuestThatEndsIsToldAsTheCause(t *testing.T) {
 }
 
 func TestAGuestThatIsGivenUpIsToldWithTheReasonForThat(t *testing.T) {
-	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
-	o := options(t, h, a)
-	p, err := Start(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, o, h, _ := started(t)
 	if err := p.betterReason(ErrStuck); err != nil {
 		t.Errorf("a guest that is well: %v", err)
 	}
@@ -369,12 +366,7 @@ func TestAGuestThatIsGivenUpIsToldWithTheReasonForThat(t *testing.T) {
 }
 
 func TestVolumesOfAPodThatSharesNothingAreCopied(t *testing.T) {
-	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
-	o := options(t, h, a)
-	p, err := Start(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, o, h, a := started(t)
 	dir := t.TempDir()
 	big := strings.Repeat("x", copyChunk+1)
 	if err := errors.Join(os.Mkdir(dir+"/folder", 0o755),
@@ -518,19 +510,14 @@ func TestLayersTakeAsManyPlacesAsThereAre(t *testing.T) {
 }
 
 func TestDisksOfAContainerGoWithIt(t *testing.T) {
-	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
-	o := options(t, h, a)
-	p, err := Start(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, o, h, _ := started(t)
 	if d := p.endTime(); d != endTime {
 		t.Errorf("a guest that writes to nothing has %v", d)
 	}
 	root := translate.Root{Path: "/r", Disks: []translate.Disk{{File: file(t, t.TempDir()+"/root")}}}
 	disk := translate.Disk{What: "device /dev/x", File: file(t, t.TempDir()+"/disk"), Exclusive: true}
 	have := &container{id: "c1"}
-	_, err = p.rootBy(t.Context(), have, root)
+	_, err := p.rootBy(t.Context(), have, root)
 	plan := &translate.Plan{Notes: []translate.Note{{Text: "note"}}}
 	if err := errors.Join(err, p.disk(t.Context(), have, plan, disk)); err != nil {
 		t.Fatal(err)
