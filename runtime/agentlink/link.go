@@ -148,6 +148,9 @@ func (l *Link) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Re
 		var cancel context.CancelFunc
 		ctx, cancel = l.pulse.context(ctx)
 		defer cancel()
+		if ctx.Err() != nil { // ttrpc would send it, and might see the answer before the end of ctx
+			return context.Cause(ctx)
+		}
 	}
 	err := call(ctx, req, resp)
 	if err == nil {
