@@ -98,7 +98,8 @@ func (f *Fetcher) ImageLayout(in lock.Input, dir string) error {
 			size = fi.Size()
 		}
 	}
-	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":%q,"size":%d}]}`, in.Digest, size)
+	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
+		"application/vnd.oci.image.manifest.v1+json", in.Digest, size)
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, "index.json"), []byte(index), 0o644),
 		os.WriteFile(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644),

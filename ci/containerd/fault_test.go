@@ -293,7 +293,8 @@ func (f *faulty) again(id string) error {
 }
 
 // dialled is what containerd 1.6 says when a shim was killed between the end of its start and containerd's first call.
-var dialled = regexp.MustCompile(`start failed: dial unix (/run/containerd/s/[0-9a-f]{64}): connect: connection refused`)
+var dialled = regexp.MustCompile(`start failed: dial unix (/run/containerd/s/[0-9a-f]{64}): ` +
+	`connect: connection refused`)
 
 // deserted are the sockets of such shims. containerd asks nobody to clean up after them, so that they lie there until
 // the next sandbox of that name.

@@ -15,8 +15,8 @@ func (a *app) checkCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Aliases: []string{"kata-check"}, Args: cobra.NoArgs,
 		Short: "say whether this host can run pods, and what to do where it cannot",
-		Long: `check looks at everything that pods need on this host: the configuration and its guest, QEMU, KVM, which has to run
-a few instructions, the shared folder, the network. A line for each, whatever is missing:
+		Long: `check looks at everything that pods need on this host: the configuration and its guest, QEMU, KVM,
+which has to run a few instructions, the shared folder, the network. A line for each, whatever is missing:
 
   ok NAME: fact
   missing NAME: fact; way out      no pod runs

@@ -21,10 +21,11 @@ func (a *app) configCmd() *cobra.Command {
 	var annotations []string
 	c := &cobra.Command{
 		Use: "config", Args: cobra.NoArgs, Short: "show the values in force, and where each was set",
-		Long: `config reads the configuration and its drop-ins, as the runtime does for a pod, and shows every value that is set,
-with the file and line, or the annotation, that set it. --all shows defaults too.
+		Long: `config reads the configuration and its drop-ins, as the runtime does for a pod, and shows every value
+that is set, with the file and line, or the annotation, that set it. --all shows defaults too.
 
-Keys of Kata's that have no effect are warnings, with the reason. Keys that nobody knows, and wrong values, are errors.`,
+Keys of Kata's that have no effect are warnings, with the reason. Keys that nobody knows, and wrong values, are
+errors.`,
 		Example: `  kata-runtime config
   kata-runtime config --config ./configuration.toml --all
   kata-runtime config --annotation io.katacontainers.config.hypervisor.default_memory=512

@@ -121,9 +121,9 @@ func (a *app) envCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "env", Aliases: []string{"kata-env"}, Args: cobra.NoArgs,
 		Short: "print what pods are made of on this host, for a bug report",
-		Long: `env prints the configuration in force, the guest with its digests, the host, and with --sandbox what is recorded of
-a pod, with what attestation said. The form is TOML, and the keys are Kata's where they mean something here. What
-cannot be found out is under Problems, and no error.`,
+		Long: `env prints the configuration in force, the guest with its digests, the host, and with --sandbox what is
+recorded of a pod, with what attestation said. The form is TOML, and the keys are Kata's where they mean something
+here. What cannot be found out is under Problems, and no error.`,
 		Example: `  kata-runtime env
   kata-runtime env --json --sandbox POD`,
 	}

@@ -32,8 +32,8 @@ func (a *app) execCmd() *cobra.Command {
 	var port uint32
 	c := &cobra.Command{
 		Use: "exec SANDBOX [-- COMMAND [ARGUMENT...]]", Short: "open a shell in a pod's guest, outside its containers",
-		Long: `exec connects to the debug console of a pod's guest: a shell as root, beside the containers. The pod must have been
-started with debug_console_enabled = true in [agent.kata].
+		Long: `exec connects to the debug console of a pod's guest: a shell as root, beside the containers. The pod
+must have been started with debug_console_enabled = true in [agent.kata].
 
 Without a command it is interactive: what you type goes to the shell, and Ctrl-] leaves. When standard input is no
 terminal, its lines are typed, and "exit" behind them. With a command that one is run, its output comes without the

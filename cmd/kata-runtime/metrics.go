@@ -30,9 +30,9 @@ const hostPrefix = "katabuild_"
 func (a *app) metricsCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "metrics SANDBOX", Args: cobra.ExactArgs(1), Short: "print a pod's metrics, in Prometheus' text format",
-		Long: `metrics prints what the host knows of a pod's processes (` + hostPrefix + `...) and what the agent says of its guest
-(kata_...), in Prometheus' text format. When the agent does not answer, the host's part is printed, and the exit code
-is 1.`,
+		Long: `metrics prints what the host knows of a pod's processes (` + hostPrefix + `...) and what the agent says
+of its guest (kata_...), in Prometheus' text format. When the agent does not answer, the host's part is printed, and
+the exit code is 1.`,
 		Example: `  kata-runtime metrics POD`,
 		RunE: func(c *cobra.Command, args []string) error {
 			r, err := a.record(args[0])

@@ -24,8 +24,8 @@ type app struct {
 	dirs       record.Dirs
 }
 
-const long = `kata-runtime shows how the runtime makes the virtual machine that a pod runs in, whether this host can, and how the pods
-that run are doing.
+const long = `kata-runtime shows how the runtime makes the virtual machine that a pod runs in, whether this host
+can, and how the pods that run are doing.
 
 Its configuration, configuration.toml, has the names, sections, search order, drop-ins and annotations of Kata
 Containers, so that a configuration of Kata's can be used here. What has no effect here is said.

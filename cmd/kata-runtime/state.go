@@ -62,9 +62,9 @@ func (a *app) stateCmd() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "state [ID...]", Short: "list the pods of this host",
-		Long: `state lists the pods that the runtime has records of: state, guest, what attestation said, processes on the host,
-containers. A pod that is "left over" has no shim any more: containerd cleans it up when it is told to delete the
-pod.`,
+		Long: `state lists the pods that the runtime has records of: state, guest, what attestation said, processes on
+the host, containers. A pod that is "left over" has no shim any more: containerd cleans it up when it is told to
+delete the pod.`,
 		Example: `  kata-runtime state
   kata-runtime state --json POD`,
 	}

@@ -39,9 +39,9 @@ func (a *app) bootCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "boot [GUEST]", Args: cobra.MaximumNArgs(1),
 		Short: "boot a guest, ask it what it is, and print the verdict",
-		Long: `boot checks the digest of every file of a guest (a folder made by "katabuild build", default out/default), starts it in
-QEMU, waits until its agent says it is ready, asks it for a report bound to a fresh nonce, stops it, and compares the
-report with the manifest. It needs no root, and no module of the host's kernel.
+		Long: `boot checks the digest of every file of a guest (a folder made by "katabuild build", default
+out/default), starts it in QEMU, waits until its agent says it is ready, asks it for a report bound to a fresh
+nonce, stops it, and compares the report with the manifest. It needs no root, and no module of the host's kernel.
 
 A guest that does not come up is an error that names the stage (vmm, kernel, init, transport, agent), with the last
 lines of its console and QEMU's command line ready to paste.

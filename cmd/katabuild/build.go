@@ -27,12 +27,12 @@ func (a *app) lockCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "lock [RECIPE] | lock --update [NAME...] [RECIPE]", Args: cobra.ArbitraryArgs,
 		Short: "pin every input of a recipe by digest, in lock.json beside it",
-		Long: `lock looks up everything a recipe names (Debian packages, addresses, files beside the recipe), and writes lock.json:
-each input by SHA-256 and size, and where to find it. It is the only command that resolves names. Every other
-command refuses an input whose digest differs, and shows both. What is pinned stays pinned, so that a change of one
-file, package or layer changes nothing else. --update looks everything up again; with NAMEs (of packages, images, or
-inputs as the lock calls them) only those, and what they need to be newer. --diff says what would change, with
-versions and which are security updates, and writes nothing.`,
+		Long: `lock looks up everything a recipe names (Debian packages, addresses, files beside the recipe), and
+writes lock.json: each input by SHA-256 and size, and where to find it. It is the only command that resolves names.
+Every other command refuses an input whose digest differs, and shows both. What is pinned stays pinned, so that a
+change of one file, package or layer changes nothing else. --update looks everything up again; with NAMEs (of
+packages, images, or inputs as the lock calls them) only those, and what they need to be newer. --diff says what would
+change, with versions and which are security updates, and writes nothing.`,
 		Example: "  katabuild lock recipes/default\n  katabuild lock --update --diff recipes/default\n  katabuild " +
 			"lock --update openssl recipes/default",
 	}
@@ -158,8 +158,8 @@ func (a *app) planCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "plan [RECIPE]", Args: cobra.MaximumNArgs(1),
 		Short: "show each step of a build, its key, hit or miss, and why a miss",
-		Long: `plan shows what "katabuild build" would do. A step's key is the digest of everything that decides its bytes:
-equal keys mean equal bytes. A hit is in the store; for a miss plan names the inputs that changed since the
+		Long: `plan shows what "katabuild build" would do. A step's key is the digest of everything that decides its
+bytes: equal keys mean equal bytes. A hit is in the store; for a miss plan names the inputs that changed since the
 guest was last built with this store; unused steps are needed only by steps that are hits.`,
 	}
 	f.add(c.Flags())
@@ -238,10 +238,10 @@ func (a *app) planJSON(guest string, st []plan.Status) error {
 
 func (a *app) buildCmd() *cobra.Command {
 	return a.makeCmd("build", "build a guest: kernel, disk or initrd, and manifest.json",
-		`build makes the guest of a recipe in a folder (default out/NAME): the kernel (bzImage and uncompressed vmlinux), its
-final config and System.map, the disk image or the initrd with the agent, and manifest.json, which names each by
-digest and says what the running guest must report. Steps whose inputs have not changed are taken from the store;
-the others run side by side. The same recipe, lock and tools give the same bytes on every machine.
+		`build makes the guest of a recipe in a folder (default out/NAME): the kernel (bzImage and uncompressed
+vmlinux), its final config and System.map, the disk image or the initrd with the agent, and manifest.json, which
+names each by digest and says what the running guest must report. Steps whose inputs have not changed are taken from
+the store; the others run side by side. The same recipe, lock and tools give the same bytes on every machine.
 
 Of a recipe with "extension: true" it makes just the image, as "katabuild image" does, and writes no manifest.json: the
 image becomes part of a guest with "katabuild boot --extension".`, nil)
@@ -249,8 +249,8 @@ image becomes part of a guest with "katabuild boot --extension".`, nil)
 
 func (a *app) kernelCmd() *cobra.Command {
 	return a.makeCmd("kernel", "build only the kernel of a recipe",
-		`kernel builds the kernel of a recipe: bzImage, vmlinux (uncompressed, with a PVH entry), config, System.map, and
-modules.tar when the recipe asks for modules. Options are asked for by feature ("katabuild features" lists them);
+		`kernel builds the kernel of a recipe: bzImage, vmlinux (uncompressed, with a PVH entry), config, System.map,
+and modules.tar when the recipe asks for modules. Options are asked for by feature ("katabuild features" lists them);
 after the last olddefconfig every option that was asked for is compared with the result, and one that came out
 otherwise is an error that names the fragment's line and the unmet dependency.
 
@@ -267,10 +267,12 @@ whose bytes depend on nothing else.`, []string{builder.InitrdStep})
 
 func (a *app) imageCmd() *cobra.Command {
 	return a.makeCmd("image", "build only the disk image of a recipe",
-		`image makes the disk of a recipe that has a rootfs: layers of packages, container images, folders and files become a
-tree, the tree a file system (erofs or ext4), and that a disk with its partition table and dm-verity hash tree. It
-needs no root, no loop device and no mkfs. Beside image.img lie the bill of materials and the root hash. The image
-of a recipe with "extension: true" is no guest's root but one more read-only disk for "katabuild boot --extension".`, []string{builder.ImageStep})
+		`image makes the disk of a recipe that has a rootfs: layers of packages, container images, folders and files
+become a tree, the tree a file system (erofs or ext4), and that a disk with its partition table and dm-verity hash
+tree. It needs no root, no loop device and no mkfs. Beside image.img lie the bill of materials and the root hash.
+The image of a recipe with "extension: true" is no guest's root but one more read-only disk for "katabuild boot
+--extension".`,
+		[]string{builder.ImageStep})
 }
 
 func (a *app) rootfsCmd() *cobra.Command {

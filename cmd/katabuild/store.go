@@ -15,8 +15,8 @@ import (
 func (a *app) storeCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "store", Short: "look after the store: gc, verify, du",
-		Long: `The store keeps what builds need and make, by digest, and verifies it whenever it is read. It may be deleted at
-any time; it may be shared by any number of katabuild processes.
+		Long: `The store keeps what builds need and make, by digest, and verifies it whenever it is read. It may be
+deleted at any time; it may be shared by any number of katabuild processes.
 
 Blobs are named by their digests. Records, which say what a step made, are signed with a key of yours, made at the
 first use: what another wrote, or what was changed, counts as missing, and the step runs again. To share hits with
@@ -32,9 +32,9 @@ func (a *app) gcCmd() *cobra.Command {
 	var unused string
 	c := &cobra.Command{
 		Use: "gc", Args: cobra.NoArgs, Short: "remove what has not been used for a while",
-		Long: `gc forgets steps that no build has used for --unused-for, then removes every blob that no step made or needs any
-more, what was set aside as corrupt, and what killed processes left. It waits until no build uses the store, and
-builds wait for it.`,
+		Long: `gc forgets steps that no build has used for --unused-for, then removes every blob that no step made or
+needs any more, what was set aside as corrupt, and what killed processes left. It waits until no build uses the store,
+and builds wait for it.`,
 	}
 	c.Flags().StringVar(&unused, "unused-for", "30d",
 		"age of what may go: a number and d, h or m; 0 removes every step")
@@ -151,9 +151,9 @@ func (a *app) trustCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "trust [KEY [NAME]]", Args: cobra.RangeArgs(0, 2),
 		Short: "believe another writer's records, or list whose are believed",
-		Long: `trust adds a writer's public key, as "katabuild store key" prints it for them, to the list of those whose records
-you believe. NAME is for you. Without arguments it prints the list. To take a writer out, remove the line from the
-file that it names.`,
+		Long: `trust adds a writer's public key, as "katabuild store key" prints it for them, to the list of those
+whose records you believe. NAME is for you. Without arguments it prints the list. To take a writer out, remove the
+line from the file that it names.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir, err := a.storeFolder()
 			if err != nil {

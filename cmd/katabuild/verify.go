@@ -57,8 +57,8 @@ func (a *app) verifyCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "verify [GUEST]", Args: cobra.MaximumNArgs(1),
 		Short: "check a guest's files, and a running guest's report, against its manifest",
-		Long: `verify checks every file of a guest (a folder made by "katabuild build", default out/default) against manifest.json,
-and with --report also what a running guest said of itself. Each claim is met or named, with both values.
+		Long: `verify checks every file of a guest (a folder made by "katabuild build", default out/default) against
+manifest.json, and with --report also what a running guest said of itself. Each claim is met or named, with both values.
 
 The result is "intact" when all files are right, "attested" when a report is right too, and "failed" otherwise.
 A report is a statement by the guest: it catches the wrong kernel, agent or command line, not a hostile guest.

@@ -348,7 +348,8 @@ func TestWhatAnAgentCannotDoIsAnError(t *testing.T) {
 }
 
 func FuzzTranslate(f *testing.F) {
-	f.Add([]byte(`{"process": {}, "root": {"path": "/"}, "linux": {"devices": [{"type": "b", "major": 8, "path": "/dev/x"}],
+	f.Add([]byte(`{"process": {}, "root": {"path": "/"}, "linux": {
+		"devices": [{"type": "b", "major": 8, "path": "/dev/x"}],
 		"resources": {"devices": [{"allow": true, "type": "b", "major": 8, "minor": 0, "access": "rw"}]}},
 		"mounts": [{"destination": "/x", "type": "bind", "source": "/dir", "options": ["ro"]},
 		{"destination": "/y", "type": "bind", "source": "/dev/sda"}]}`), true, "erofs", "/a", "ro,loop")
@@ -428,8 +429,10 @@ func TestWhatIsOfTheHostAloneStaysThere(t *testing.T) {
 		t.Errorf("the caller's specification became %s", after)
 	}
 	b, _ := json.Marshal(g)
-	want := `{"ociVersion":"","process":{"user":{"uid":0,"gid":0},"args":["sh"],"cwd":""},"root":{"path":"rootfs","readonly":true},"hostname":"h",` +
-		`"linux":{"resources":{"memory":{"limit":2},"cpu":{"quota":1}},"namespaces":[{"type":"ipc"},{"type":"mount"}],"seccomp":{"defaultAction":""}}}`
+	want := `{"ociVersion":"","process":{"user":{"uid":0,"gid":0},"args":["sh"],"cwd":""},` +
+		`"root":{"path":"rootfs","readonly":true},"hostname":"h",` +
+		`"linux":{"resources":{"memory":{"limit":2},"cpu":{"quota":1}},` +
+		`"namespaces":[{"type":"ipc"},{"type":"mount"}],"seccomp":{"defaultAction":""}}}`
 	if string(b) != want {
 		t.Errorf("%s\nwant %s", b, want)
 	}

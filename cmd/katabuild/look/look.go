@@ -83,10 +83,10 @@ func (x *commands) inspectCmd() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "inspect FILE|GUEST", Args: cobra.ExactArgs(1), Short: "say what an image, initrd or kernel is",
-		Long: `inspect reads a disk image (partitions, file systems, hash tree), an initrd or a kernel (release, build-id, the
-configuration inside), without mounting or booting it. Of a guest's folder it says what manifest.json has (kernel,
-agent, root, boot, files and their sizes), the features that the kernel's configuration has all options of, and what
-the image or initrd is. It checks no digests; "katabuild verify" does.`,
+		Long: `inspect reads a disk image (partitions, file systems, hash tree), an initrd or a kernel (release,
+build-id, the configuration inside), without mounting or booting it. Of a guest's folder it says what manifest.json
+has (kernel, agent, root, boot, files and their sizes), the features that the kernel's configuration has all options
+of, and what the image or initrd is. It checks no digests; "katabuild verify" does.`,
 		Example: "  katabuild inspect out/default\n  katabuild inspect out/default/vmlinux",
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -282,9 +282,9 @@ func (x *commands) extractCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "extract FILE|GUEST[:/PATH] TO", Args: cobra.ExactArgs(2),
 		Short: "copy a file or folder out of an image or initrd",
-		Long: `extract writes a file, or a folder with all it holds, to TO, which must not be there yet; a folder gets mode 0700.
-Nothing is written outside TO, whatever links the image holds, and holes stay holes. Owners are kept only for root,
-extended attributes for nobody. Set-id bits and devices are left out unless --special asks for them.`,
+		Long: `extract writes a file, or a folder with all it holds, to TO, which must not be there yet; a folder gets
+mode 0700. Nothing is written outside TO, whatever links the image holds, and holes stay holes. Owners are kept only
+for root, extended attributes for nobody. Set-id bits and devices are left out unless --special asks for them.`,
 		Example: "  katabuild extract out/default:/etc etc",
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error
@@ -332,8 +332,8 @@ func (x *commands) diffCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "diff A B", Args: cobra.ExactArgs(2),
 		Short: "say what differs between two guests, images, initrds or kernels",
-		Long: `diff compares two guests' folders (command line, kernel options, packages, files), or two files of the same kind.
-Its exit code is 0 when nothing differs and 3 when something does.`,
+		Long: `diff compares two guests' folders (command line, kernel options, packages, files), or two files of the
+same kind. Its exit code is 0 when nothing differs and 3 when something does.`,
 		Example: "  katabuild diff out/tiny out/default\n  katabuild diff a/vmlinux b/vmlinux",
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -411,8 +411,9 @@ func (x *commands) explainCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "explain GUEST|IMAGE[:/PATH]", Args: cobra.ExactArgs(1),
 		Short: "say which package or layer put a file there, and what needs it",
-		Long: `explain looks up a file, or all below a folder, in the bill of materials beside an image: the package or layer it came
-from, that one's licence, and which others depend on it. With --size it draws what takes how much room, as an SVG file.`,
+		Long: `explain looks up a file, or all below a folder, in the bill of materials beside an image: the package
+or layer it came from, that one's licence, and which others depend on it. With --size it draws what takes how much
+room, as an SVG file.`,
 		Example: "  katabuild explain out/default:/usr/bin/bash\n  katabuild explain out/default --size size.svg",
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
