@@ -57,7 +57,8 @@ func Treemap(w io.Writer, t *tree.Tree, at string) error {
 	}
 	top := measure(t, tree.Clean(at), n, map[*tree.Node]bool{})
 	d := &drawing{w: w}
-	d.print(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", mapWidth, mapHeight, mapWidth, mapHeight)
+	d.print(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" `+
+		`font-family="sans-serif" font-size="11">`+"\n", mapWidth, mapHeight, mapWidth, mapHeight)
 	d.draw(top, rect{0, 0, mapWidth, mapHeight}, 0)
 	d.print("</svg>\n")
 	return d.err
@@ -88,7 +89,8 @@ func (d *drawing) draw(a *area, r rect, depth int) {
 	}
 	hue, light := (depth*47+200)%360, 88-4*min(depth, 8)
 	title := fmt.Sprintf("%s, %s", a.path, humanSize(a.size))
-	d.print(`<g><title>%s</title><rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="hsl(%d,45%%,%d%%)" stroke="#fff" stroke-width="0.5"/>`, escape(title), r.x, r.y, r.w, r.h, hue, light)
+	d.print(`<g><title>%s</title><rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" `+
+		`fill="hsl(%d,45%%,%d%%)" stroke="#fff" stroke-width="0.5"/>`, escape(title), r.x, r.y, r.w, r.h, hue, light)
 	if r.w > 60 && r.h > headHeight {
 		label := path.Base(a.path) + " " + humanSize(a.size)
 		if most := int(r.w / 6); len([]rune(label)) > most {

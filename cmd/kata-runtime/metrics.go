@@ -180,7 +180,9 @@ func label(s string) string {
 // Prometheus, so nothing else is let through.
 // https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details
 var metricLine = regexp.MustCompile(`^(?:# (?:HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*) [^\x00-\x1f\x7f]*` +
-	`|([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\x00-\x1f\x7f]|\\["\\n])*",?)*\})? (?:[+-]?[0-9][0-9.eE+-]*|NaN|[+-]Inf)(?: -?[0-9]+)?)$`)
+	`|([a-zA-Z_:][a-zA-Z0-9_:]*)` +
+	`(?:\{(?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\x00-\x1f\x7f]|\\["\\n])*",?)*\})? ` +
+	`(?:[+-]?[0-9][0-9.eE+-]*|NaN|[+-]Inf)(?: -?[0-9]+)?)$`)
 
 // cleanMetrics keeps the lines that are metrics, and none in the host's name.
 func cleanMetrics(text string) (clean string, dropped int) {

@@ -31,7 +31,8 @@ func (c *checker) sharedFiles(ctx context.Context) {
 	if program == "" {
 		program = c.system().VirtioFSD
 	}
-	wayOut := `install it (Debian: virtiofsd, before 13 qemu-system-common), name one as virtio_fs_daemon, or set shared_fs = "virtio-9p"`
+	wayOut := "install it (Debian: virtiofsd, before 13 qemu-system-common), name one as virtio_fs_daemon, or set " +
+		`shared_fs = "virtio-9p"`
 	if !needed {
 		wayOut = "none needed"
 	}

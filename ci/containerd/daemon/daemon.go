@@ -210,7 +210,8 @@ func (c Config) settings() string {
 func (c Config) network() string {
 	return fmt.Sprintf(`{"cniVersion": "0.4.0", "name": %[1]q, "plugins": [
   {"type": "bridge", "bridge": %[1]q, "isGateway": true, "ipMasq": true, "mtu": %[3]d,
-   "ipam": {"type": "host-local", "dataDir": %[4]q, "ranges": [[{"subnet": "%[2]s.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+   "ipam": {"type": "host-local", "dataDir": %[4]q, "ranges": [[{"subnet": "%[2]s.0/24"}]],
+            "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 `, c.Bridge, c.Subnet, MTU, c.Dir+"/ipam")
 }
