@@ -88,7 +88,8 @@ func (p *progress) reach(s Stage) {
 	if s == stageTransport || s == stageAgent { // the kernel did that
 		p.note(stageKernel)
 	}
-	if s == stageAgent {
+	if s == stageAgent { // whose guest serves, runs, even if its answer to that is still on its way
+		p.note(stageVMM)
 		p.note(stageTransport)
 	}
 	p.note(s)
