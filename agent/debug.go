@@ -15,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/agent/early"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/pty"
 	"golang.org/x/sys/unix"
 )
 
@@ -119,7 +120,7 @@ func serveShell(ctx context.Context, c net.Conn, r *reap.Reaper) error {
 		_, _ = fmt.Fprintf(c, "%s%v\r\n", agentapi.LinePrefix, err) // the reader may be gone
 		return err
 	}
-	master, tty, err := openTerminal()
+	master, tty, err := pty.Open(pty.VT100())
 	if err != nil {
 		return err
 	}
@@ -172,34 +173,4 @@ func serveShell(ctx context.Context, c net.Conn, r *reap.Reaper) error {
 		<-ended
 	}
 	return nil
-}
-
-// consoleSize is what a terminal has whose real size nobody tells: VT100's.
-var consoleSize = unix.Winsize{Row: 24, Col: 80}
-
-// openTerminal makes a pseudo-terminal: the master, which can be closed while it is read, and the end for a program.
-// pts(4), ioctl_tty(2).
-func openTerminal() (master, tty *os.File, err error) {
-	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open /dev/ptmx: %w", err)
-	}
-	master = os.NewFile(uintptr(fd), "/dev/ptmx")
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, master.Close())
-		}
-	}()
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		return nil, nil, fmt.Errorf("unlock a terminal: %w", err)
-	}
-	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &consoleSize); err != nil {
-		return nil, nil, fmt.Errorf("set a terminal's size: %w", err)
-	}
-	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER,
-		unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
-	if errno != 0 {
-		return nil, nil, fmt.Errorf("open the other end of a terminal: %w", errno)
-	}
-	return master, os.NewFile(peer, "tty"), nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/agent/reap"
+	"github.com/katabuild/katabuild/internal/pty"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -24,7 +25,7 @@ func debugShells(t *testing.T) func() net.Conn {
 	t.Helper()
 	testenv.Require(t, testenv.Func(testenv.Shell, func() error { _, err := firstExecutable(shells); return err }),
 		testenv.Func(testenv.Terminals, func() error {
-			m, tty, err := openTerminal()
+			m, tty, err := pty.Open(pty.VT100())
 			if err != nil {
 				return err
 			}

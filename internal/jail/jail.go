@@ -57,7 +57,10 @@ type Command struct {
 	Binds  []Bind    // in order; a later one may lie inside an earlier one
 	Stdout io.Writer // nil drops it
 	Stderr io.Writer // nil drops it; may be the same writer as Stdout
-	Limits Limits
+	// Terminal, when set, is the program's controlling terminal and all its standard streams; Stdout and Stderr must be
+	// nil then. Give it one that nobody else uses (package pty): whoever has a terminal can type into it.
+	Terminal *os.File
+	Limits   Limits
 }
 
 // Limits bound what a program can take of the machine. A zero field stands for a bound that is generous for a kernel's
@@ -125,6 +128,8 @@ type spec struct {
 	Env    []string
 	Binds  []Bind
 	Limits Limits
+
+	Terminal bool // the standard streams are a terminal for the program alone
 }
 
 // outcome is what the stage tells the parent, as JSON on file descriptor 4.
@@ -147,13 +152,17 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
+	if c.Terminal != nil && (c.Stdout != nil || c.Stderr != nil) {
+		return Usage{}, errors.New("jail: a terminal and other streams beside it")
+	}
 	if c.Stdout == nil {
 		c.Stdout = io.Discard
 	}
 	if c.Stderr == nil {
 		c.Stderr = io.Discard
 	}
-	s := spec{Args: c.Args, Dir: c.Dir, Env: mergeEnv(baseEnv(), c.Env), Limits: c.Limits.filled()}
+	s := spec{Args: c.Args, Dir: c.Dir, Env: mergeEnv(baseEnv(), c.Env), Limits: c.Limits.filled(),
+		Terminal: c.Terminal != nil}
 	if s.Dir == "" {
 		s.Dir = "/"
 	}
@@ -198,6 +207,9 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
+	if c.Terminal != nil {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Terminal, c.Terminal, c.Terminal
+	}
 	cmd.ExtraFiles = []*os.File{specRead, outWrite}
 	cmd.WaitDelay = 10 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{

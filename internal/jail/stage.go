@@ -60,7 +60,7 @@ func stage(r io.Reader, over func(what string)) outcome {
 	go s.Limits.watch(over)
 	pid, err := syscall.ForkExec(program, s.Args, &syscall.ProcAttr{
 		Dir: s.Dir, Env: s.Env, Files: []uintptr{0, 1, 2},
-		Sys: &syscall.SysProcAttr{Setsid: true},
+		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: s.Terminal, Ctty: 0},
 	})
 	if err != nil {
 		return outcome{Error: fmt.Sprintf("start %s in %s: %v", program, s.Dir, err)}
