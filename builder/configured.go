@@ -22,10 +22,14 @@ func FeaturesOf(architecture, name string, config []byte) ([]string, error) {
 		return nil, err
 	}
 	var names []string
+	version := kconfig.SourceVersion(config)
 	for _, f := range all {
-		if w := f.Fragment.Settings; len(w) > 0 && len(kconfig.Compare(w, final)) == 0 {
+		if w := f.Fragment.For(a.Name, version); len(w) > 0 && len(kconfig.Compare(w, final)) == 0 {
 			names = append(names, f.Name)
 		}
 	}
 	return names, nil
 }
+
+// CheckKernelVersion says what is wrong with a version of Linux that Features is asked about.
+func CheckKernelVersion(version string) error { return kconfig.CheckVersion(version) }

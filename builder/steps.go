@@ -21,6 +21,7 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/toolchain"
 	"github.com/katabuild/katabuild/rootfs"
 	"github.com/katabuild/katabuild/rootfs/erofs"
@@ -94,7 +95,7 @@ func (g *Guest) Configure(ctx context.Context, out string) (_ *Configured, err e
 	}
 	c := &Configured{Path: filepath.Join(out, kernel.OutputConfig), Release: res.Release}
 	for _, u := range res.GaveWay {
-		c.GaveWay = append(c.GaveWay, u.Error())
+		c.GaveWay = append(c.GaveWay, u.Short())
 	}
 	return c, errors.Join(unmet, copyFile(res.Outputs[0].Path, c.Path))
 }
@@ -184,13 +185,18 @@ type Feature struct {
 	Name, Purpose string
 	Requires      []string
 	Symbols       []Symbol
+	Elsewhere     bool // it asks for more on other architectures, or in other versions
 }
 
 // Symbol is one setting of a feature.
-type Symbol struct{ Setting, Reason string }
+type Symbol struct {
+	Setting, Reason string
+	When            string // of which versions of Linux it is asked; empty for all
+}
 
-// Features lists what a recipe can ask of a kernel of an architecture.
-func Features(a arch.Arch) ([]Feature, error) {
+// Features lists what a recipe can ask of a kernel of an architecture, in a version of Linux such as 6.12.117; for an
+// empty version, what applies to any.
+func Features(a arch.Arch, version string) ([]Feature, error) {
 	all, err := kernel.Features(a)
 	if err != nil {
 		return nil, err
@@ -198,9 +204,15 @@ func Features(a arch.Arch) ([]Feature, error) {
 	var out []Feature
 	for _, f := range all {
 		o := Feature{Name: f.Name, Purpose: f.Purpose, Requires: f.Requires}
-		for _, w := range f.Fragment.Settings {
-			o.Symbols = append(o.Symbols, Symbol{w.Text(), w.Reason})
+		settings := f.Fragment.Settings
+		if version != "" {
+			settings = f.Fragment.For(a.Name, version)
 		}
+		for _, w := range settings {
+			o.Symbols = append(o.Symbols, Symbol{w.Text(), w.Reason,
+				kconfig.When{Since: w.When.Since, Until: w.When.Until}.String()})
+		}
+		o.Elsewhere = f.Elsewhere || len(settings) < len(f.Fragment.Settings)
 		out = append(out, o)
 	}
 	return out, nil

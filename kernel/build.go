@@ -67,7 +67,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	}
 	b := &build{Request: r}
 	// What is wrong with the request alone is said before a minute is spent.
-	if _, err := r.settings(); err != nil {
+	if _, _, err := r.settle(""); err != nil {
 		return nil, err
 	}
 	for _, p := range r.Patches {

@@ -24,12 +24,11 @@ const settingsName = "settings.config"
 // that names the result. It returns the file's bytes, also beside the error of settings that came out otherwise.
 func (b *build) configure(ctx context.Context) ([]byte, error) {
 	b.phase("configure")
-	settings, err := b.settings()
+	settings, over, err := b.settle(b.sourceVersion)
 	if err != nil {
 		return nil, err
 	}
-	over, err := b.Overridden()
-	if err != nil {
+	if err := b.tellEmpty(); err != nil {
 		return nil, err
 	}
 	for _, o := range over {
@@ -72,7 +71,7 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, collect(err)
 	}
-	if err := b.compare(settings, final); err != nil {
+	if err := b.compare(settings, over, final); err != nil {
 		return final, err
 	}
 	if !bytes.Equal(final, named) {
@@ -93,48 +92,85 @@ func (b *build) configure(ctx context.Context) ([]byte, error) {
 	return final, nil
 }
 
-// compare returns an error for every setting that came out otherwise, with the reason.
-func (b *build) compare(settings []kconfig.Setting, data []byte) error {
+// compare returns an error for every setting that came out otherwise, or whose symbol the tree does not have, with the
+// reason.
+func (b *build) compare(settings []kconfig.Setting, over []Overridden, data []byte) error {
 	final, err := kconfig.ParseConfig(".config", data)
 	if err != nil {
 		return err
 	}
 	unmet := kconfig.Compare(settings, final)
 	uninvited := uninvited(final)
-	if len(unmet) == 0 && len(uninvited) == 0 {
-		return nil
+	tree, unread := kconfig.ReadTree(b.left.FS(maxText), "Kconfig", map[string]string{"SRCARCH": b.Arch.Linux})
+	if unread == nil {
+		tree.Elsewhere = newElsewhere(b).find
+		unmet = append(unmet, absent(tree, settings, over)...)
+	} else {
+		b.tell("cannot see which options the tree has: " + unread.Error())
 	}
-	tree, err := kconfig.ReadTree(b.left.FS(maxText), "Kconfig", map[string]string{"SRCARCH": b.Arch.Linux})
 	var errs []error
 	for _, u := range unmet {
-		if err == nil {
-			u.Why = tree.Explain(u.Setting, final, settings)
+		if unread == nil {
+			tree.ExplainUnmet(u, final, settings)
 		}
-		if u.Setting.Preference {
+		if u.Setting.Preference && (unread != nil || tree.Has(u.Setting.Symbol)) {
 			b.gaveWay = append(b.gaveWay, u)
-			b.tell("gave way: " + u.Error())
+			b.tell("gave way: " + u.Short())
 			continue
 		}
-		var e error = u
 		if features.Owns(u.Setting.File) {
-			e = fmt.Errorf("%w; to do without it: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in "+
-				"the recipe", u, u.Setting.Symbol, overrideValue(u.Got))
+			u.Fix = fmt.Sprintf("to do without it: kernel.override: [{option: CONFIG_%s, value: %s, reason: ...}] in "+
+				"the recipe", u.Setting.Symbol, overrideValue(u.Got))
 		}
-		errs = append(errs, e)
+		errs = append(errs, u)
 	}
 	for _, w := range uninvited {
 		why := w.Symbol
-		if err == nil {
+		if unread == nil {
 			why = tree.Explain(kconfig.Setting{Symbol: w.Symbol, Value: kconfig.No}, final, settings)
 		}
 		errs = append(errs, fmt.Errorf(
 			"CONFIG_%s=%s came into the configuration although nobody asked for it (%s): %s", w.Symbol, w.Value, why,
 			refusal(w)))
 	}
-	if err != nil && len(errs) > 0 {
-		errs = append(errs, fmt.Errorf("cannot say why: %w", err))
+	if unread != nil && len(errs) > 0 {
+		errs = append(errs, fmt.Errorf("cannot say why: %w", unread))
 	}
 	return errors.Join(errs...)
+}
+
+// absent lists settings that a symbol be off which the tree does not have: nobody can tell them from misspelt ones. An
+// override that puts a feature's setting aside may say so of any.
+func absent(tree *kconfig.Tree, settings []kconfig.Setting, over []Overridden) []*kconfig.Unmet {
+	aside := map[string]bool{}
+	for _, o := range over {
+		if len(o.Settings) > 0 {
+			aside[strings.TrimPrefix(o.Option, "CONFIG_")] = true
+		}
+	}
+	var out []*kconfig.Unmet
+	for _, w := range settings {
+		if w.Value == kconfig.No && !tree.Has(w.Symbol) && !aside[w.Symbol] {
+			out = append(out, &kconfig.Unmet{Setting: w, Got: kconfig.No})
+		}
+	}
+	return out
+}
+
+// tellEmpty leaves a line in the build's log for each feature that asks for nothing on the architecture although it
+// does on others.
+func (b *build) tellEmpty() error {
+	fs, err := b.features()
+	if err != nil {
+		return err
+	}
+	for _, f := range fs {
+		if f.Elsewhere && len(f.Fragment.For(b.Arch.Name, b.sourceVersion)) == 0 {
+			b.tell(fmt.Sprintf("the feature %s asks for nothing on %s with Linux %s", f.Name, b.Arch.Name,
+				b.sourceVersion))
+		}
+	}
+	return nil
 }
 
 // tell leaves a line in the build's log.

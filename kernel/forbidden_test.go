@@ -30,7 +30,7 @@ func TestWhatMakesKernelsDifferIsRefusedWhereItIsAsked(t *testing.T) {
 	} {
 		r := request(t)
 		r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# why\n" + line + "\n")}}
-		if _, err := r.settings(); err == nil || !strings.HasPrefix(err.Error(), "my.config:2: ") ||
+		if _, err := settingsOf(r); err == nil || !strings.HasPrefix(err.Error(), "my.config:2:1: ") ||
 			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", line, err, want)
 		}
@@ -39,12 +39,12 @@ func TestWhatMakesKernelsDifferIsRefusedWhereItIsAsked(t *testing.T) {
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# CONFIG_MODULE_SIG is not set\n" +
 		"CONFIG_SYSTEM_TRUSTED_KEYS=\"\"\n# CONFIG_CMDLINE_BOOL is not set\n" +
 		"CONFIG_SYSTEM_REVOCATION_KEYS=\"certs/revoked.pem\"\n")}} // in the tree, by a patch
-	if _, err := r.settings(); err != nil {
+	if _, err := settingsOf(r); err != nil {
 		t.Error(err)
 	}
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("CONFIG_CMDLINE_BOOL=y\nCONFIG_MODULE_SIG=y\n")}}
-	if _, err := r.settings(); err == nil || !strings.Contains(err.Error(), "my.config:1: ") ||
-		!strings.Contains(err.Error(), "my.config:2: ") {
+	if _, err := settingsOf(r); err == nil || !strings.Contains(err.Error(), "my.config:1:1: ") ||
+		!strings.Contains(err.Error(), "my.config:2:1: ") {
 		t.Errorf("got %v, want both lines", err)
 	}
 }

@@ -26,9 +26,17 @@ func madeUp(t *testing.T, rules string) Request {
 	testenv.Require(t, testenv.Tool("make"), testenv.Func(testenv.UserNamespaces,
 		func() error { return jail.Check(context.Background()) }))
 	tree := t.TempDir()
+	asked, err := settingsOf(Request{Arch: x86(t), Features: []string{features.Tiny}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := "mainmenu \"x\"\n"
+	for _, w := range asked {
+		known += "config " + w.Symbol + "\n\tbool \"x\"\n"
+	}
 	for name, text := range map[string]string{
 		"Makefile": "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\nEXTRAVERSION =\n" + rules,
-		"Kconfig":  "mainmenu \"x\"\n",
+		"Kconfig":  known,
 	} {
 		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)

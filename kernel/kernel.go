@@ -199,27 +199,24 @@ func (o Overridden) String() string {
 	return "override " + s
 }
 
-// settings lists every option asked for, sorted by symbol, with preferences that no other setting for their symbol has
-// replaced. Settings that contradict each other are one error, a *kconfig.Conflict for each.
-func (r Request) settings() ([]kconfig.Setting, error) {
-	all, _, err := r.settle()
-	return all, err
-}
-
-// Overridden lists what the request's overrides change, in their order.
+// Overridden lists what the request's overrides change, in their order, as far as it is the same in all versions of
+// Linux.
 func (r Request) Overridden() ([]Overridden, error) {
-	_, over, err := r.settle()
+	_, over, err := r.settle("")
 	return over, err
 }
 
-func (r Request) settle() ([]kconfig.Setting, []Overridden, error) {
+// settle lists every option asked for in a version of Linux, sorted by symbol, with preferences that no other setting
+// for their symbol has replaced, and what the overrides change. An empty version is one that nobody knows yet: what
+// depends on it is left out. Settings that contradict each other are one error, a *kconfig.Conflict for each.
+func (r Request) settle(version string) ([]kconfig.Setting, []Overridden, error) {
 	fs, err := r.features()
 	if err != nil {
 		return nil, nil, err
 	}
 	var all []kconfig.Setting
 	for _, f := range fs {
-		all = append(all, f.Fragment.Settings...)
+		all = append(all, f.Fragment.For(r.Arch.Name, version)...)
 	}
 	var over []Overridden
 	for _, o := range r.Overrides {
@@ -241,23 +238,21 @@ func (r Request) settle() ([]kconfig.Setting, []Overridden, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		all = append(all, parsed.Settings...)
+		all = append(all, parsed.For(r.Arch.Name, version)...)
 	}
 	var errs []error
 	for _, w := range all {
 		if why := refusal(w); why != "" {
-			errs = append(errs, fmt.Errorf("%s:%d: CONFIG_%s cannot be asked for: %s", w.File, w.Line, w.Symbol, why))
+			errs = append(errs, w.Wrong(fmt.Sprintf("CONFIG_%s cannot be asked for: %s", w.Symbol, why), false))
 		}
 	}
 	merged, conflicts := kconfig.Merge(all)
 	for _, c := range conflicts {
-		var e error = c
 		if slices.Contains(all[:ours-len(over)], c.First) && slices.Contains(all[ours:], c.Second) {
-			e = fmt.Errorf("%w; leave the line out, or put the feature's setting aside: kernel.override: [{option: "+
-				"CONFIG_%s, value: %s, reason: ...}] in the recipe",
-				c, c.Second.Symbol, overrideValue(c.Second.Value))
+			c.Fix = fmt.Sprintf("leave the line out, or put the feature's setting aside: kernel.override: [{option: "+
+				"CONFIG_%s, value: %s, reason: ...}] in the recipe", c.Second.Symbol, overrideValue(c.Second.Value))
 		}
-		errs = append(errs, e)
+		errs = append(errs, c)
 	}
 	return merged, over, errors.Join(errs...)
 }

@@ -174,19 +174,20 @@ func TestContradictionsAreFoundBeforeAnythingIsUnpacked(t *testing.T) {
 	if !errors.As(err, &c) {
 		t.Fatalf("got %v", err)
 	}
-	for _, want := range []string{"a.config:1: CONFIG_VSOCKETS=n contradicts CONFIG_VSOCKETS=y at " +
+	for _, want := range []string{"a.config:1:19: CONFIG_VSOCKETS=n contradicts CONFIG_VSOCKETS=y at " +
 		"kernel/features/vsock.config:",
 		"(\"The agent's API listens there.\")",
 		"leave the line out, or put the feature's setting aside: kernel.override: [{option: CONFIG_VSOCKETS, " +
 			"value: n, reason: ...}] in the recipe",
-		"c.config:2: CONFIG_X=m contradicts CONFIG_X=y at b.config:1"} {
+		"\n    1 | # CONFIG_VSOCKETS is not set\n      |                   ^\n",
+		"c.config:2:10: CONFIG_X=m contradicts CONFIG_X=y at b.config:1"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v\nwant %s", err, want)
 		}
 	}
 	r.Fragments = []Fragment{{"a.config", []byte("CONFIG_LOCALVERSION=\"-mine\"\n")}}
 	if _, err := Build(t.Context(), r); err == nil || !strings.Contains(err.Error(),
-		"a.config:1: CONFIG_LOCALVERSION cannot be asked for") {
+		"a.config:1:1: CONFIG_LOCALVERSION cannot be asked for") {
 		t.Errorf("got %v", err)
 	}
 	r.Fragments, r.Patches = nil, []Patch{{Name: "p.patch", Data: []byte("rubbish\n")}}
@@ -288,7 +289,7 @@ func TestModulesArePackedAlikeEverywhere(t *testing.T) {
 func TestAnOverrideTakesThePlaceOfEveryFeaturesSetting(t *testing.T) {
 	find := func(r Request, symbol string) kconfig.Setting {
 		t.Helper()
-		ws, err := r.settings()
+		ws, err := settingsOf(r)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,14 +327,14 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesSetting(t *testing.T) {
 	}
 	// The user's own two lines still contradict each other.
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("CONFIG_NET=y\n")}}
-	if _, err := r.settings(); err == nil || !strings.HasPrefix(err.Error(),
-		"my.config:1: CONFIG_NET=y contradicts CONFIG_NET=n at recipe.yaml:7") ||
+	if _, err := settingsOf(r); err == nil || !strings.HasPrefix(err.Error(),
+		"my.config:1:12: CONFIG_NET=y contradicts CONFIG_NET=n at recipe.yaml:7") ||
 		strings.Contains(err.Error(), "leave the line out") {
 		t.Errorf("got %v", err)
 	}
 	// What cannot be asked for cannot be had by an override either.
 	r.Overrides = []Override{{Option: "CONFIG_MODULE_SIG", Value: "y", File: "recipe.yaml", Line: 7}}
-	if _, err := r.settings(); err == nil || !strings.HasPrefix(err.Error(),
+	if _, err := settingsOf(r); err == nil || !strings.HasPrefix(err.Error(),
 		"recipe.yaml:7: CONFIG_MODULE_SIG cannot be asked for") {
 		t.Errorf("got %v", err)
 	}
@@ -342,7 +343,7 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesSetting(t *testing.T) {
 func TestAFragmentReplacesAPreference(t *testing.T) {
 	r := request(t)
 	r.Fragments = []Fragment{{Name: "my.config", Data: []byte("# CONFIG_UNWINDER_GUESS is not set\n")}}
-	ws, err := r.settings()
+	ws, err := settingsOf(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,9 +360,15 @@ func TestAFragmentReplacesAPreference(t *testing.T) {
 func TestAKernelOfFragmentsAlone(t *testing.T) {
 	r := request(t)
 	r.Features = nil
-	ws, err := r.settings()
+	ws, err := settingsOf(r)
 	if err != nil || len(ws) != 1 || ws[0].Symbol != "FHANDLE" {
 		t.Errorf("%v, %v", ws, err)
 	}
 	mustInputs(t, r)
+}
+
+// settingsOf lists what a request asks for in every version of Linux.
+func settingsOf(r Request) ([]kconfig.Setting, error) {
+	all, _, err := r.settle("")
+	return all, err
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -365,38 +366,69 @@ func toBuild(host arch.Arch) arch.Arch {
 }
 
 func (a *app) featuresCmd() *cobra.Command {
-	return &cobra.Command{
+	var architecture, version string
+	c := &cobra.Command{
 		Use: "features [NAME]", Args: cobra.MaximumNArgs(1),
 		Short: "list the kernel features a recipe can ask for, or the symbols of one and why",
+		Long: `Features lists what kernel.features of a recipe can name. With a name, it shows the feature's symbols and
+the reason for each: those of this machine's architecture, or of --arch. What only some versions of Linux have
+is shown with its condition; with --kernel, such as 6.12 or 6.12.117, what applies to that version is shown and
+nothing else.`,
 		RunE: func(_ *cobra.Command, args []string) error {
-			host, err := arch.FromGo(runtime.GOARCH)
+			of, err := arch.FromGo(runtime.GOARCH)
+			if architecture != "" {
+				of, err = arch.Parse(architecture)
+			}
 			if err != nil {
 				return err
 			}
-			all, err := builder.Features(toBuild(host))
+			if version != "" {
+				if err := builder.CheckKernelVersion(version); err != nil {
+					return fmt.Errorf("--kernel: %w", err)
+				}
+			}
+			all, err := builder.Features(of, version)
 			if err != nil {
 				return err
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			found := false
-			for _, f := range all {
-				if len(args) == 0 {
-					fmt.Fprintf(w, "%s\t%s\n", f.Name, f.Purpose)
-				} else if f.Name == args[0] {
-					found = true
-					fmt.Fprintf(w, "%s: %s\n", f.Name, f.Purpose)
-					if len(f.Requires) > 0 {
-						fmt.Fprintf(w, "requires %s\n", strings.Join(f.Requires, ", "))
-					}
-					for _, s := range f.Symbols {
-						fmt.Fprintf(w, "%s\t%s\n", s.Setting, s.Reason)
-					}
+			if len(args) == 0 {
+				for _, f := range all {
+					fmt.Fprintf(w, "%s\t%s\n", f.Name, f.Purpose+nothing(f, of.Name, version))
 				}
+				return w.Flush()
 			}
-			if len(args) > 0 && !found {
+			at := slices.IndexFunc(all, func(f builder.Feature) bool { return f.Name == args[0] })
+			if at < 0 {
 				return fmt.Errorf("no kernel feature is called %q; `katabuild features` lists them", args[0])
+			}
+			f := all[at]
+			fmt.Fprintf(w, "%s: %s\n", f.Name, f.Purpose+nothing(f, of.Name, version))
+			if len(f.Requires) > 0 {
+				fmt.Fprintf(w, "requires %s\n", strings.Join(f.Requires, ", "))
+			}
+			for _, s := range f.Symbols {
+				when := ""
+				if s.When != "" && version == "" {
+					when = " [" + s.When + "]"
+				}
+				fmt.Fprintf(w, "%s\t%s\n", s.Setting, s.Reason+when)
 			}
 			return w.Flush()
 		},
 	}
+	c.Flags().StringVar(&architecture, "arch", "", "architecture of the guest (default: this machine's)")
+	c.Flags().StringVar(&version, "kernel", "", "version of Linux, such as 6.12; without it, symbols of all are shown")
+	return c
+}
+
+// nothing says of a feature that it asks for nothing of its own where it does elsewhere.
+func nothing(f builder.Feature, architecture, version string) string {
+	if len(f.Symbols) > 0 || !f.Elsewhere {
+		return ""
+	}
+	if version != "" {
+		version = " with Linux " + version
+	}
+	return " (nothing on " + architecture + version + ")"
 }

@@ -8,12 +8,15 @@ package features
 import (
 	"embed"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/mistake"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
@@ -24,7 +27,7 @@ const (
 	Modules = "modules" // not a set: loadable modules, which a request for modules means
 )
 
-//go:embed *.config */*.config
+//go:embed *.config x86_64/*.config
 var files embed.FS
 
 // folder is what the embedded files are called towards people: it is where they lie in the repository.
@@ -39,15 +42,29 @@ type Feature struct {
 	Purpose  string   // one line
 	Requires []string // features that come along
 	Fragment Fragment // of the file for every architecture, then of the architecture's own
+	// Elsewhere says that it asks for something that does not apply to the architecture.
+	Elsewhere bool
 }
 
 // Digest names the bytes that the feature's settings were read from.
 func (f Feature) Digest() digest.Digest { return f.Fragment.Digest }
 
-// Fragment is what one or more files ask for.
+// Fragment is what one or more files ask for. That of a feature has what applies to its architecture, in every version.
 type Fragment struct {
 	Settings []kconfig.Setting
-	Digest   digest.Digest
+	Digest   digest.Digest // of the bytes, with all that does not apply
+}
+
+// For is what applies to a kernel: an architecture's name, and a version of Linux such as 6.12.117. An empty version
+// is one that nobody knows yet; then only what applies to all versions is there.
+func (f Fragment) For(architecture, version string) []kconfig.Setting {
+	var out []kconfig.Setting
+	for _, w := range f.Settings {
+		if w.When.On(architecture) && w.When.In(version) {
+			out = append(out, w)
+		}
+	}
+	return out
 }
 
 // unknown says that no feature has the name.
@@ -110,12 +127,50 @@ func read(name string, a arch.Arch) (Feature, error) {
 			return Feature{}, fmt.Errorf("%s: the purpose and what is required belong into %s", at,
 				path.Join(folder, name+suffix))
 		}
+		for i, w := range more {
+			if w.When.Only != "" || w.When.Except != "" {
+				return Feature{}, w.Wrong("the folder says the architecture, a condition cannot", false)
+			}
+			more[i].When.Only = a.Name
+		}
 		settings = append(settings, more...)
 		sum.Write([]byte{0}) // neither file holds one, so the pair cannot be confused with another
 		sum.Write(data)
 	}
-	f.Fragment = Fragment{Settings: settings, Digest: sum.Digest()}
+	here := slices.DeleteFunc(slices.Clone(settings), func(w kconfig.Setting) bool { return !w.When.On(a.Name) })
+	f.Elsewhere = len(here) < len(settings)
+	f.Fragment = Fragment{Settings: here, Digest: sum.Digest()}
 	return f, nil
+}
+
+// Known is every setting of a symbol that the features have, for whichever architecture and version.
+func Known(symbol string) ([]kconfig.Setting, error) {
+	var out []kconfig.Setting
+	for _, pattern := range []string{"*" + suffix, "*/*" + suffix} {
+		names, err := fs.Glob(files, pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			data, err := files.ReadFile(name)
+			if err != nil {
+				return nil, err
+			}
+			_, settings, err := parse(path.Join(folder, name), data, true)
+			if err != nil {
+				return nil, err
+			}
+			for _, w := range settings {
+				if dir := path.Dir(name); dir != "." {
+					w.When.Only = dir
+				}
+				if w.Symbol == symbol {
+					out = append(out, w)
+				}
+			}
+		}
+	}
+	return out, nil
 }
 
 // Resolve lists the named features and all they require, sorted by name, each once. An *Unknown says which name is
@@ -170,103 +225,210 @@ func Parse(name string, data []byte) (Fragment, error) {
 	return Fragment{Settings: settings, Digest: digest.Of(data)}, nil
 }
 
-// header is what the lines that begin with "#:" say.
+// header is what the lines that begin with "#:" say of a whole file.
 type header struct {
 	purpose  string
 	requires []string
-	prefers  []string // symbols of the file that give way
+	prefers  []string     // symbols of the file that give way
+	when     kconfig.When // of all settings
 }
 
 const headerMark = "#:"
 
-// parse reads one fragment. Where reasons are wanted, every group of settings has a comment right above it.
-func parse(name string, data []byte, reasons bool) (header, []kconfig.Setting, error) {
-	var head header
-	var settings []kconfig.Setting
-	var reason []string
-	at := map[string]int{}
-	inGroup := false // the last line was a setting
-	n := 0
-	fail := func(format string, args ...any) (header, []kconfig.Setting, error) {
-		return header{}, nil, fmt.Errorf("%s:%d: %w", name, n, fmt.Errorf(format, args...))
-	}
-	for line := range strings.Lines(string(data)) {
-		n++
-		line = strings.TrimSuffix(line, "\n")
-		if rest, ok := strings.CutPrefix(line, headerMark); ok {
-			if !reasons {
-				return fail("%q: only the features of this repository have headers", line)
-			}
-			if len(settings) > 0 {
-				return fail("%q: headers come before settings", line)
-			}
-			if err := head.set(rest); err != nil {
-				return fail("%w", err)
-			}
-			continue
-		}
-		symbol, value, ok, err := kconfig.ParseLine(line)
-		if err != nil {
-			return fail("%w", err)
-		}
-		if !ok {
-			comment, isComment := strings.CutPrefix(strings.TrimSpace(line), "#")
-			if !isComment || inGroup {
-				reason = nil
-			}
-			if isComment {
-				reason = append(reason, strings.TrimSpace(comment))
-			}
-			inGroup = false
-			continue
-		}
-		if first, twice := at[symbol]; twice {
-			return fail("CONFIG_%s is already set on line %d", symbol, first)
-		}
-		if reasons && len(reason) == 0 {
-			return fail("CONFIG_%s has no reason: put a comment right above its group", symbol)
-		}
-		at[symbol] = n
-		inGroup = true
-		settings = append(settings, kconfig.Setting{Symbol: symbol, Value: value, File: name, Line: n,
-			Reason:     strings.Join(reason, " "),
-			Preference: slices.Contains(head.prefers, symbol)})
-	}
-	for _, s := range head.prefers {
-		if at[s] == 0 {
-			return fail("prefers: the file does not set CONFIG_%s", s)
-		}
-	}
-	return head, settings, nil
+// maxTimes bounds how often a file sets one symbol, each time under another condition.
+const maxTimes = 20
+
+// fragmentParser reads one fragment, line by line.
+type fragmentParser struct {
+	name    string
+	reasons bool // a feature's file: every group of settings has a comment right above it, and there may be headers
+
+	head     header
+	settings []kconfig.Setting
+	set      map[string][]kconfig.Setting // those of settings, by symbol
+
+	n       int    // the line
+	line    string // without its end
+	reason  []string
+	when    kconfig.When // of the group that the lines above belong to
+	inGroup bool         // the last line was a setting
+	marked  error        // what to say of the condition right above if it belongs to nothing; nil without one
 }
 
-// set reads one header line behind its mark.
-func (h *header) set(rest string) error {
+// parse reads one fragment. Where reasons are wanted, every group of settings has a comment right above it.
+func parse(name string, data []byte, reasons bool) (header, []kconfig.Setting, error) {
+	p := &fragmentParser{name: name, reasons: reasons, set: map[string][]kconfig.Setting{}}
+	for line := range strings.Lines(string(data)) {
+		p.n++
+		p.line = strings.TrimSuffix(line, "\n")
+		if err := p.read(); err != nil {
+			return header{}, nil, err
+		}
+	}
+	if p.marked != nil && len(p.settings) > 0 {
+		return header{}, nil, p.marked
+	}
+	for i, w := range p.settings {
+		p.settings[i].Preference = slices.Contains(p.head.prefers, w.Symbol)
+	}
+	for _, s := range p.head.prefers {
+		if len(p.set[s]) == 0 {
+			return header{}, nil, p.wrong("", "prefers: the file does not set CONFIG_%s", s)
+		}
+	}
+	return p.head, p.settings, nil
+}
+
+// wrong is a mistake in the line that is being read, at a word of it.
+func (p *fragmentParser) wrong(word, format string, args ...any) error {
+	at := strings.Index(p.line, word)
+	return &mistake.Error{File: p.name, Line: p.n, Column: utf8.RuneCountInString(p.line[:max(0, at)]) + 1,
+		Message: fmt.Errorf(format, args...).Error(), Source: p.line}
+}
+
+func (p *fragmentParser) read() error {
+	if rest, ok := strings.CutPrefix(p.line, headerMark); ok {
+		return p.mark(rest)
+	}
+	symbol, value, ok, err := kconfig.ParseLine(p.line)
+	if err != nil {
+		word := ""
+		if _, v, found := strings.Cut(p.line, "="); found && strings.HasPrefix(p.line, "CONFIG_") {
+			word = v
+		}
+		return p.wrong(word, "%w", err)
+	}
+	if !ok {
+		return p.comment()
+	}
+	if p.reasons && len(p.reason) == 0 {
+		return p.wrong("CONFIG_"+symbol, "CONFIG_%s has no reason: put a comment right above its group", symbol)
+	}
+	w := kconfig.Setting{Symbol: symbol, Value: value, File: p.name, Line: p.n, Source: p.line,
+		Reason: strings.Join(p.reason, " ")}
+	if w.When, ok = p.head.when.And(p.when); !ok {
+		return p.wrong("CONFIG_"+symbol, "the group says %s, and the file %s: a condition of one kind is said once",
+			p.when,
+			p.head.when)
+	}
+	all := arch.Names(arch.All())
+	for _, f := range p.set[symbol] {
+		if !f.When.Apart(w.When, all) {
+			return p.wrong("CONFIG_"+symbol, "CONFIG_%s is already set on line %d", symbol, f.Line)
+		}
+	}
+	if len(p.set[symbol]) == maxTimes {
+		return p.wrong("CONFIG_"+symbol, "CONFIG_%s is set more than %d times", symbol, maxTimes)
+	}
+	p.inGroup, p.marked = true, nil
+	p.set[symbol] = append(p.set[symbol], w)
+	p.settings = append(p.settings, w)
+	return nil
+}
+
+// comment reads a line that is a comment or blank. Both end a group of settings.
+func (p *fragmentParser) comment() error {
+	text, isComment := strings.CutPrefix(strings.TrimSpace(p.line), "#")
+	if !isComment && p.marked != nil {
+		if len(p.settings) > 0 || p.head.when != (kconfig.When{}) {
+			return p.marked
+		}
+		p.head.when = p.when // a block before the first setting speaks of the whole file
+	}
+	if !isComment || p.inGroup {
+		p.reason, p.when, p.marked = nil, kconfig.When{}, nil
+	}
+	if isComment {
+		p.reason = append(p.reason, strings.TrimSpace(text))
+	}
+	p.inGroup = false
+	return nil
+}
+
+// mark reads a line behind its mark: a condition, which belongs to the settings right below or, in a block of its own,
+// to the whole file; or a header.
+func (p *fragmentParser) mark(rest string) error {
 	key, value, ok := strings.Cut(rest, ":")
 	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 	if !ok || value == "" {
-		return fmt.Errorf("%q: want %s key: value", rest, headerMark)
+		return p.wrong("", "%q: want %s key: value", rest, headerMark)
 	}
 	switch key {
-	case "purpose":
-		if h.purpose != "" {
-			return fmt.Errorf("a second purpose")
+	case "only", "except", "since", "until":
+		if p.inGroup {
+			p.reason, p.when, p.inGroup = nil, kconfig.When{}, false
 		}
-		h.purpose = value
-	case "requires", "prefers":
-		list := &h.requires
-		if key == "prefers" {
-			list = &h.prefers
+		p.marked = p.wrong(key, "the condition belongs to no setting: put it right above its group")
+		return p.condition(key, value)
+	case "purpose", "requires", "prefers":
+		if !p.reasons {
+			return p.wrong(key, "%q: only the features of this repository have headers", p.line)
 		}
-		for name := range strings.SplitSeq(value, ",") {
-			name = strings.TrimSpace(name)
-			if name == "" || slices.Contains(*list, name) {
-				return fmt.Errorf("%s: an empty name, or %q twice", key, name)
+		if len(p.settings) > 0 {
+			return p.wrong(key, "%q: headers come before settings", p.line)
+		}
+		return p.header(key, value)
+	}
+	return p.wrong(key, "unknown header %q (known: except, only, prefers, purpose, requires, since, until)", key)
+}
+
+// condition reads where the settings below apply.
+func (p *fragmentParser) condition(key, value string) error {
+	field := map[string]*string{"only": &p.when.Only, "except": &p.when.Except, "since": &p.when.Since,
+		"until": &p.when.Until}[key]
+	if *field != "" {
+		return p.wrong(key, "a second %q for the same settings", key)
+	}
+	if key == "since" || key == "until" {
+		if err := kconfig.CheckVersion(value); err != nil {
+			return p.wrong(value, "%s: %w", key, err)
+		}
+		*field = value
+		if w := p.when; w.Since != "" && w.Until != "" && !w.In(w.Since) {
+			return p.wrong(value, "no version is both since %s and until %s", w.Since, w.Until)
+		}
+		return nil
+	}
+	if p.when.Only != "" || p.when.Except != "" {
+		return p.wrong(key, "only and except exclude each other")
+	}
+	names, known := strings.Split(value, ","), arch.Names(arch.All())
+	for i, n := range names {
+		names[i] = strings.TrimSpace(n)
+		if slices.Contains(names[:i], names[i]) {
+			return p.wrong(names[i], "%s: %q twice", key, names[i])
+		}
+		if !slices.Contains(known, names[i]) {
+			s := fmt.Sprintf("%s: unknown architecture %q (known: %s)", key, names[i], strings.Join(known, ", "))
+			if near := mistake.Nearest(names[i], known, 4); near != "" {
+				s += fmt.Sprintf("; did you mean %s?", near)
 			}
-			*list = append(*list, name)
+			return p.wrong(names[i], "%s", s)
 		}
-	default:
-		return fmt.Errorf("unknown header %q (known: prefers, purpose, requires)", key)
+	}
+	*field = strings.Join(names, ", ")
+	return nil
+}
+
+// header reads what a feature's file says of itself.
+func (p *fragmentParser) header(key, value string) error {
+	if key == "purpose" {
+		if p.head.purpose != "" {
+			return p.wrong(key, "a second purpose")
+		}
+		p.head.purpose = value
+		return nil
+	}
+	list := &p.head.requires
+	if key == "prefers" {
+		list = &p.head.prefers
+	}
+	for name := range strings.SplitSeq(value, ",") {
+		name = strings.TrimSpace(name)
+		if name == "" || slices.Contains(*list, name) {
+			return p.wrong(key, "%s: an empty name, or %q twice", key, name)
+		}
+		*list = append(*list, name)
 	}
 	return nil
 }

@@ -144,23 +144,40 @@ func TestDigestChangesWithTheArchitectureFile(t *testing.T) {
 
 func TestFragmentErrorsAreLocated(t *testing.T) {
 	for data, want := range map[string]string{
-		"# why\nCONFIG_A=y\nCONFIG_A=n\n":       "f:3: CONFIG_A is already set on line 2",
-		"CONFIG_A=y\n":                          "f:1: CONFIG_A has no reason",
-		"# why\n\nCONFIG_A=y\n":                 "f:3: CONFIG_A has no reason",
-		"# why\nCONFIG_A=y\n\nCONFIG_B=y\n":     "f:4: CONFIG_B has no reason",
-		"# why\nCONFIG_A=y\n#: purpose: late\n": "f:3: ",
-		"#: purpose: a\n#: purpose: b\n":        "f:2: a second purpose",
-		"#: requires: a,,b\n":                   "f:1: requires: an empty name",
-		"#: requires: a, a\n":                   `f:1: requires: an empty name, or "a" twice`,
-		"#: prefers: A, A\n":                    `f:1: prefers: an empty name, or "A" twice`,
-		"#: prefers: A\n# why\nCONFIG_B=y\n":    "f:3: prefers: the file does not set CONFIG_A",
-		"#: author: me\n":                       `f:1: unknown header "author"`,
-		"#: purpose\n":                          "f:1: ",
-		"# why\nCONFIG_A=maybe\n":               "f:2: ",
-		"# why\n# CONFIG_A is  not set\n":       "f:2: ",
+		"# why\nCONFIG_A=y\nCONFIG_A=n\n":                            "f:3: CONFIG_A is already set on line 2",
+		"CONFIG_A=y\n":                                               "f:1: CONFIG_A has no reason",
+		"# why\n\nCONFIG_A=y\n":                                      "f:3: CONFIG_A has no reason",
+		"# why\nCONFIG_A=y\n\nCONFIG_B=y\n":                          "f:4: CONFIG_B has no reason",
+		"# why\nCONFIG_A=y\n#: purpose: late\n":                      "f:3: ",
+		"#: purpose: a\n#: purpose: b\n":                             "f:2: a second purpose",
+		"#: requires: a,,b\n":                                        "f:1: requires: an empty name",
+		"#: requires: a, a\n":                                        `f:1: requires: an empty name, or "a" twice`,
+		"#: prefers: A, A\n":                                         `f:1: prefers: an empty name, or "A" twice`,
+		"#: prefers: A\n# why\nCONFIG_B=y\n":                         "f:3: prefers: the file does not set CONFIG_A",
+		"#: author: me\n":                                            `f:1: unknown header "author"`,
+		"#: only: aarch46\n":                                         `f:1: only: unknown architecture "aarch46" (known: x86_64, aarch64,`,
+		"#: only: a64\n":                                             `f:1: only: unknown architecture "a64"`,
+		"#: only: s390x, s390x\n":                                    `f:1: only: "s390x" twice`,
+		"#: only: s390x\n#: except: ppc64le\n":                       "f:2: only and except exclude each other",
+		"#: since: 6\n":                                              `f:1: since: "6": want a version of Linux`,
+		"#: since: 6.015\n":                                          `f:1: since: "6.015": want a version of Linux`,
+		"#: until: v6.12\n":                                          `f:1: until: "v6.12": want a version of Linux`,
+		"#: since: 6.12\n#: since: 6.13\n":                           `f:2: a second "since" for the same settings`,
+		"#: since: 6.13\n#: until: 6.12\n":                           "f:2: no version is both since 6.13",
+		"# why\nCONFIG_A=y\n\n#: since: 6.12\n":                      "f:4: the condition belongs to no setting",
+		"# why\nCONFIG_A=y\n\n#: only: s390x\n\n# why\nCONFIG_B=y\n": "f:4: the condition belongs to no setting",
+		"#: only: s390x\n\n#: only: ppc64le\n# why\nCONFIG_B=y\n": "f:5: the group says only ppc64le, and the file " +
+			"only s390x",
+		"# why\n#: until: 6.12\nCONFIG_A=y\n\n# why\n#: since: 6.12\nCONFIG_A=n\n": "f:7: CONFIG_A is already set",
+		"#: purpose\n":                    "f:1: ",
+		"# why\nCONFIG_A=maybe\n":         "f:2: ",
+		"# why\n# CONFIG_A is  not set\n": "f:2: ",
 	} {
-		if _, _, err := parse("f", []byte(data), true); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("%q: got %v, want %s", data, err, want)
+		_, _, err := parse("f", []byte(data), true)
+		place, message, _ := strings.Cut(want, " ")
+		if err == nil || !strings.HasPrefix(err.Error(), place) || !strings.Contains(err.Error(), ": "+message) ||
+			!strings.HasSuffix(err.Error(), "^") {
+			t.Errorf("%q: got %v, want %s and a caret", data, err, want)
 		}
 	}
 	if _, err := Parse("user.config", []byte("CONFIG_A=y\n# CONFIG_B is not set\n")); err != nil {
@@ -178,11 +195,51 @@ func TestAReasonCoversItsGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []kconfig.Setting{
-		{Symbol: "A", Value: "y", File: "f", Line: 4, Reason: "one and two"},
-		{Symbol: "B", Value: "7", File: "f", Line: 5, Reason: "one and two", Preference: true},
-		{Symbol: "C", Value: `"x"`, File: "f", Line: 7, Reason: "three"},
+		{Symbol: "A", Value: "y", File: "f", Line: 4, Reason: "one and two", Source: "CONFIG_A=y"},
+		{Symbol: "B", Value: "7", File: "f", Line: 5, Reason: "one and two", Preference: true, Source: "CONFIG_B=7"},
+		{Symbol: "C", Value: `"x"`, File: "f", Line: 7, Reason: "three", Source: `CONFIG_C="x"`},
 	}
 	if !slices.Equal(ws, want) {
 		t.Errorf("got %v", ws)
+	}
+}
+
+func TestAConditionCoversItsGroupOrTheFile(t *testing.T) {
+	const file = "#: purpose: p\n#: except: s390x\n\n# one\nCONFIG_A=y\n\n" +
+		"#: only: aarch64, riscv64\n# two\n#: since: 6.15\nCONFIG_B=y\nCONFIG_C=y\n# three\nCONFIG_D=y\n" +
+		"# four\n#: until: 6.14\nCONFIG_E=y\n#: since: 6.15\n# five\nCONFIG_E=m\n"
+	_, ws, err := parse("f", []byte(file), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := Fragment{Settings: ws}
+	for _, c := range []struct{ arch, version, want string }{
+		{"x86_64", "6.12.117", "A=y D=y E=y"},
+		{"x86_64", "6.15-rc1", "A=y D=y E=m"},
+		{"aarch64", "6.14.9", "A=y D=y E=y"},
+		{"aarch64", "7.3.4", "A=y B=y C=y D=y E=m"},
+		{"aarch64", "", "A=y D=y"},
+		{"s390x", "7.3.4", ""},
+	} {
+		var got []string
+		for _, w := range f.For(c.arch, c.version) {
+			got = append(got, w.Symbol+"="+string(w.Value))
+		}
+		if s := strings.Join(got, " "); s != c.want {
+			t.Errorf("%s, Linux %s: %s, want %s", c.arch, c.version, s, c.want)
+		}
+	}
+	// A fragment of a user's own may have conditions too.
+	own, err := Parse("user.config", []byte("#: only: ppc64le\nCONFIG_A=y\n\nCONFIG_B=y\n"))
+	if err != nil || len(own.For("ppc64le", "")) != 2 || len(own.For("x86_64", "6.12")) != 1 {
+		t.Errorf("%+v, %v", own, err)
+	}
+}
+
+// TestAFolderIsACondition: what stands in an architecture's folder says so, and every architecture's is known.
+func TestAFolderIsACondition(t *testing.T) {
+	known, err := Known("KVM_GUEST")
+	if err != nil || len(known) == 0 || !strings.Contains(known[0].When.String(), "x86_64") {
+		t.Errorf("%+v, %v", known, err)
 	}
 }

@@ -39,7 +39,8 @@ func (t *Tree) chain(w Setting, c *Config, all []Setting) string {
 		if ch := d.choice(); ch != nil && len(conditions) == 0 {
 			for _, m := range ch.members {
 				if o, ok := asked[m]; ok && c.Get(m) == "y" && o.Value == "y" {
-					return fmt.Sprintf("%s (%s) excludes %s", m, o.where(), subject)
+					return fmt.Sprintf("%s (%s) excludes %s: a choice has one winner, leave one of the two out", m,
+						o.where(), subject)
 				}
 			}
 		}

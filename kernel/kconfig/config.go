@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/internal/mistake"
 )
 
 // Value is a symbol's value as .config spells it: y, m, n, a number, or a string in double quotes.
@@ -142,6 +144,8 @@ type Setting struct {
 	// Preference makes it give way to every other setting: to one for the same symbol, and to those whose consequences
 	// exclude it.
 	Preference bool
+	When       When   // where it applies; the zero value is everywhere
+	Source     string // the line as it is written; empty when nobody knows
 }
 
 func (w Setting) where() string { return fmt.Sprintf("%s:%d", w.File, w.Line) }
@@ -154,16 +158,41 @@ func (w Setting) Text() string {
 	return prefix + w.Symbol + "=" + string(w.Value)
 }
 
+// Wrong is what is wrong with a setting: its place and the message, and where its line is known, the line and a caret
+// below the symbol, or below the value when that is what is wrong.
+func (w Setting) Wrong(message string, value bool) error {
+	if w.Source == "" {
+		return fmt.Errorf("%s: %s", w.where(), message)
+	}
+	name := strings.Index(w.Source, prefix)
+	column := name + 1
+	if value {
+		if at := strings.IndexByte(w.Source, '='); at >= 0 {
+			column = at + 2
+		} else if at := strings.Index(w.Source, notSet); at >= 0 {
+			column = at + 2
+		}
+	}
+	// Before the column stands nothing but ASCII: bytes are characters.
+	return &mistake.Error{File: w.File, Line: w.Line, Column: column, Message: message, Source: w.Source}
+}
+
 // Conflict is two settings that exclude each other.
-type Conflict struct{ First, Second Setting }
+type Conflict struct {
+	First, Second Setting
+	Fix           string // a way out, for people; may be empty
+}
 
 func (c *Conflict) Error() string {
-	s := fmt.Sprintf("%s: %s%s=%s contradicts %s%s=%s at %s", c.Second.where(), prefix, c.Second.Symbol, c.Second.Value,
+	s := fmt.Sprintf("%s%s=%s contradicts %s%s=%s at %s", prefix, c.Second.Symbol, c.Second.Value,
 		prefix, c.First.Symbol, c.First.Value, c.First.where())
 	if c.First.Reason != "" {
 		s += fmt.Sprintf(" (%q)", c.First.Reason)
 	}
-	return s
+	if c.Fix != "" {
+		s += "; " + c.Fix
+	}
+	return c.Second.Wrong(s, true).Error()
 }
 
 // Merge makes one list, sorted by symbol, of settings that agree; it names every pair that does not. A preference is
@@ -189,7 +218,7 @@ func Merge(settings []Setting) ([]Setting, []*Conflict) {
 			continue
 		}
 		if !sameValue(f.Value, w.Value) {
-			conflicts = append(conflicts, &Conflict{f, w})
+			conflicts = append(conflicts, &Conflict{First: f, Second: w})
 		}
 	}
 	slices.SortFunc(merged, func(a, b Setting) int { return strings.Compare(a.Symbol, b.Symbol) })
@@ -201,21 +230,32 @@ func sameValue(a, b Value) bool {
 	return a == b || strings.HasPrefix(string(a), "0x") && strings.EqualFold(string(a), string(b))
 }
 
-// Unmet is a setting that came out otherwise.
+// Unmet is a setting that came out otherwise, or whose symbol the tree does not have.
 type Unmet struct {
 	Setting Setting
 	Got     Value
 	Why     string // from Tree.Explain; empty when not asked
+	Value   bool   // the value is what is wrong, not the wish
+	Fix     string // a way out, for people; may be empty
 }
 
-func (u *Unmet) Error() string {
-	s := fmt.Sprintf("%s: asked for %s%s=%s, got %s", u.Setting.where(), prefix, u.Setting.Symbol, u.Setting.Value,
-		u.Got)
-	if u.Why != "" {
-		s += ": " + u.Why
+// Short is one line that names the place.
+func (u *Unmet) Short() string { return u.Setting.where() + ": " + u.message() }
+
+func (u *Unmet) message() string {
+	s := fmt.Sprintf("asked for %s%s=%s", prefix, u.Setting.Symbol, u.Setting.Value)
+	if !sameValue(u.Setting.Value, u.Got) {
+		s += ", got " + string(u.Got)
+	}
+	for _, more := range []struct{ before, text string }{{": ", u.Why}, {"; ", u.Fix}} {
+		if more.text != "" {
+			s += more.before + more.text
+		}
 	}
 	return s
 }
+
+func (u *Unmet) Error() string { return u.Setting.Wrong(u.message(), u.Value).Error() }
 
 // Compare finds the settings that the final configuration does not fulfil, preferences among them, in the order of the
 // settings.

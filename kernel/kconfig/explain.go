@@ -16,24 +16,37 @@ func (t *Tree) Explain(w Setting, final *Config, all []Setting) string {
 	return s
 }
 
+// ExplainUnmet is Explain for a setting that came out otherwise. It fills in Why, and Value.
+func (t *Tree) ExplainUnmet(u *Unmet, final *Config, all []Setting) {
+	u.Why = t.Explain(u.Setting, final, all)
+	defs := t.symbols[u.Setting.Symbol]
+	u.Value = len(defs) > 0 && t.wrongValue(u.Setting, defs, final) != ""
+}
+
+// Has says whether the tree defines a symbol.
+func (t *Tree) Has(symbol string) bool { return len(t.symbols[symbol]) > 0 }
+
 func (t *Tree) explain(w Setting, final *Config) string {
 	defs := t.symbols[w.Symbol]
 	if len(defs) == 0 {
 		s := fmt.Sprintf("%s: no such symbol in this tree", w.Symbol)
+		if where := t.elsewhere(w.Symbol); where != "" {
+			return s + ": " + where
+		}
 		if n := nearest(w.Symbol, t.names()); n != "" {
 			s += "; the nearest is " + n
 		}
 		return s
 	}
-	if s := t.wrongType(w, defs); s != "" {
+	got := final.Get(w.Symbol)
+	if s := t.wrongValue(w, defs, final); s != "" {
 		return w.Symbol + ": " + s
 	}
-	got := final.Get(w.Symbol)
 	isTri := t.isTristate(defs)
 	if isTri && tri(got) > tri(w.Value) {
 		return w.Symbol + ": " + t.whyTooMuch(w, defs, final)
 	}
-	return w.Symbol + ": " + t.whyTooLittle(w, defs, final, isTri)
+	return w.Symbol + ": " + t.whyTooLittle(w, defs, final)
 }
 
 func (t *Tree) typeOf(defs []*definition) string {
@@ -50,26 +63,63 @@ func (t *Tree) isTristate(defs []*definition) bool {
 	return typ == "bool" || typ == "tristate"
 }
 
-// wrongType compares the spelling of the setting with the symbol's type.
-func (t *Tree) wrongType(w Setting, defs []*definition) string {
+// wrongValue says what is wrong with the value alone, whatever else the configuration holds: its type, its range, a
+// module where there are none.
+func (t *Tree) wrongValue(w Setting, defs []*definition, c *Config) string {
 	typ, v := t.typeOf(defs), string(w.Value)
-	ok := true
+	ok, want := true, ""
 	switch typ {
 	case "bool":
-		ok = v == "y" || v == "n"
+		ok, want = v == "y" || v == "n", "y or n"
 	case "tristate":
-		ok = v == "y" || v == "m" || v == "n"
+		ok, want = v == "y" || v == "m" || v == "n", "y, m or n"
 	case "int":
-		ok = v == "n" || isNumber(v) && !strings.HasPrefix(v, "0x")
+		ok, want = v == "n" || isNumber(v) && !strings.HasPrefix(v, "0x"), "a decimal number"
 	case "hex":
-		ok = v == "n" || isNumber(v)
+		ok, want = v == "n" || isNumber(v) && strings.HasPrefix(v, "0x"), "a 0x number"
 	case "string":
-		ok = v == "n" || strings.HasPrefix(v, `"`)
+		ok, want = v == "n" || strings.HasPrefix(v, `"`), "a string in double quotes"
 	}
-	if ok {
+	article := "a"
+	if typ == "int" {
+		article = "an"
+	}
+	if !ok {
+		return fmt.Sprintf("is %s %s, %s cannot be its value: want %s", article, typ, v, want)
+	}
+	if got := c.Get(w.Symbol); v == "n" && got != No && !t.isTristate(defs) {
+		return fmt.Sprintf("is %s %s, which has a value (here %s) and cannot be off: want %s", article, typ, got, want)
+	}
+	if typ == "tristate" && v == "m" && c.Get("MODULES") != "y" {
+		return "cannot be a module, MODULES is n: ask for y, or for a kernel with modules (kernel.modules: true)"
+	}
+	return t.outOfRange(w, defs, c)
+}
+
+// outOfRange says between which bounds a number must lie that does not.
+func (t *Tree) outOfRange(w Setting, defs []*definition, c *Config) string {
+	v := string(w.Value)
+	if !isNumber(v) || t.isTristate(defs) {
 		return ""
 	}
-	return fmt.Sprintf("is a %s, %s cannot be its value", typ, v)
+	var out []string
+	for _, d := range defs {
+		if len(unmet(d.allDepends(), c, triM)) > 0 || !d.prompt || len(unmet(d.allVisible(), c, triM)) > 0 {
+			continue
+		}
+		for _, r := range d.ranges {
+			if r.cond != nil && r.cond.eval(c) == triN {
+				continue
+			}
+			low, high := r.low.scalar(c), r.high.scalar(c)
+			if s := fmt.Sprintf("must lie between %s and %s", low, high); (compare("<", v, low) ||
+				compare(">", v, high)) && !slices.Contains(out, s) {
+				out = append(out, s)
+			}
+			break // the configurator takes the first that holds
+		}
+	}
+	return strings.Join(out, "; or ")
 }
 
 // allDepends is what the definition and everything around it depend on.
@@ -121,32 +171,50 @@ func unmet(es []*expr, c *Config, want int) []*expr {
 	return out
 }
 
+// valueOf is a symbol's value for people; of one that this tree does not have, also where there is one.
+func (t *Tree) valueOf(symbol string, c *Config) string {
+	v := string(c.Get(symbol))
+	if !t.Has(symbol) {
+		if where := t.elsewhere(symbol); where != "" {
+			v += ": " + where
+		}
+	}
+	return v
+}
+
+func (t *Tree) elsewhere(symbol string) string {
+	if t.Elsewhere == nil {
+		return ""
+	}
+	return t.Elsewhere(symbol)
+}
+
 // describe prints a condition with the values of its symbols.
-func describe(e *expr, c *Config) string {
+func (t *Tree) describe(e *expr, c *Config) string {
 	names := e.symbols()
 	if e.op == opWord && len(names) == 1 {
-		return fmt.Sprintf("%s (is %s)", e, c.Get(e.word))
+		return fmt.Sprintf("%s (is %s)", e, t.valueOf(e.word, c))
 	}
 	if len(names) == 0 {
 		return e.String()
 	}
 	var vals []string
 	for _, n := range names {
-		vals = append(vals, fmt.Sprintf("%s is %s", n, c.Get(n)))
+		vals = append(vals, fmt.Sprintf("%s is %s", n, t.valueOf(n, c)))
 	}
 	return fmt.Sprintf("%s (%s)", e, strings.Join(vals, ", "))
 }
 
-func describeAll(es []*expr, c *Config) string {
+func (t *Tree) describeAll(es []*expr, c *Config) string {
 	var out []string
 	for _, e := range es {
-		out = append(out, describe(e, c))
+		out = append(out, t.describe(e, c))
 	}
 	return strings.Join(out, " and ")
 }
 
 // whyTooLittle explains a symbol that is lower than asked, or a string or number that is another.
-func (t *Tree) whyTooLittle(w Setting, defs []*definition, c *Config, isTri bool) string {
+func (t *Tree) whyTooLittle(w Setting, defs []*definition, c *Config) string {
 	want := triM // for a bool or a value, a dependency that is a module suffices
 	if t.typeOf(defs) == "tristate" {
 		want = tri(w.Value)
@@ -164,7 +232,7 @@ func (t *Tree) whyTooLittle(w Setting, defs []*definition, c *Config, isTri bool
 	var reachable []*definition
 	for _, d := range defs {
 		if u := unmet(d.allDepends(), c, want); len(u) > 0 {
-			add(d, "depends on "+describeAll(u, c))
+			add(d, "depends on "+t.describeAll(u, c))
 			continue
 		}
 		reachable = append(reachable, d)
@@ -182,7 +250,7 @@ func (t *Tree) whyTooLittle(w Setting, defs []*definition, c *Config, isTri bool
 			continue
 		}
 		if u := unmet(d.allVisible(), c, triM); len(u) > 0 {
-			add(d, "can be chosen only if "+describeAll(u, c))
+			add(d, "can be chosen only if "+t.describeAll(u, c))
 			continue
 		}
 		if ch := d.choice(); ch != nil {
@@ -191,17 +259,6 @@ func (t *Tree) whyTooLittle(w Setting, defs []*definition, c *Config, isTri bool
 					add(d, fmt.Sprintf("is one of a choice (%s:%d) that went to %s", ch.file, ch.line, m))
 				}
 			}
-		}
-		for _, r := range d.ranges {
-			if !isTri && (r.cond == nil || r.cond.eval(c) > triN) {
-				low, high := r.low.scalar(c), r.high.scalar(c)
-				if v := string(w.Value); isNumber(v) && (compare("<", v, low) || compare(">", v, high)) {
-					add(d, fmt.Sprintf("must lie between %s and %s", low, high))
-				}
-			}
-		}
-		if t.typeOf(defs) == "tristate" && w.Value == "m" && c.Get("MODULES") != "y" {
-			add(d, "cannot be a module, MODULES is n")
 		}
 	}
 	if len(reasons) > 0 {
@@ -226,7 +283,7 @@ func (t *Tree) noPrompt(symbol string, defs []*definition, c *Config) string {
 	for _, s := range t.selects[symbol] {
 		d := fmt.Sprintf("%s (is %s)", s.by.symbol, c.Get(s.by.symbol))
 		if s.cond != nil {
-			d += " if " + describe(s.cond, c)
+			d += " if " + t.describe(s.cond, c)
 		}
 		if !slices.Contains(by, d) {
 			by = append(by, d)
@@ -244,7 +301,7 @@ func (t *Tree) noPrompt(symbol string, defs []*definition, c *Config) string {
 		for _, v := range d.defaults {
 			s += "; its default is " + v.value.String()
 			if v.cond != nil {
-				s += " if " + describe(v.cond, c)
+				s += " if " + t.describe(v.cond, c)
 			}
 		}
 	}
@@ -262,7 +319,7 @@ func (t *Tree) whyTooMuch(w Setting, defs []*definition, c *Config) string {
 		if v > tri(w.Value) {
 			d := fmt.Sprintf("selected by %s (is %s)", s.by.symbol, c.Get(s.by.symbol))
 			if s.cond != nil {
-				d += " if " + describe(s.cond, c)
+				d += " if " + t.describe(s.cond, c)
 			}
 			by = append(by, d)
 		}
@@ -270,16 +327,13 @@ func (t *Tree) whyTooMuch(w Setting, defs []*definition, c *Config) string {
 	if len(by) > 0 {
 		return strings.Join(by, ", ")
 	}
-	if t.typeOf(defs) == "tristate" && w.Value == "m" && c.Get("MODULES") != "y" {
-		return "cannot be a module, MODULES is n"
-	}
 	for _, d := range defs {
 		if ch := d.choice(); ch != nil {
 			return fmt.Sprintf("one of the choice at %s:%d must be y, and the others are not", ch.file, ch.line)
 		}
 		if d.prompt {
 			if u := unmet(d.allVisible(), c, triM); len(u) > 0 {
-				return "can be switched off only if " + describeAll(u, c) + "; its default stands"
+				return "can be switched off only if " + t.describeAll(u, c) + "; its default stands"
 			}
 		}
 	}

@@ -64,7 +64,9 @@ func TestUnmetSettingsAreExplained(t *testing.T) {
 			"got n: FUSE_DAX: depends on DAX (is n)"},
 		{"alternatives", "VIRTIO_MENU=y HAS_IOMEM=y", "VIRTIO_MMIO", "y",
 			"got n: VIRTIO_MMIO: depends on X86 || ARM64 (X86 is n, ARM64 is n)"},
-		{"no module without modules", "", "DAX", "m", "got n: DAX: cannot be a module, MODULES is n"},
+		{"no module without modules", "", "DAX", "m",
+			"got n: DAX: cannot be a module, MODULES is n: ask for y, or for a kernel with modules " +
+				"(kernel.modules: true)"},
 		{"a prompt with a condition", "SHINE=y CC_HAS_SHINE=y", "SHINE", "n",
 			"got y: SHINE: can be switched off only if EXPERT (is n); its default stands"},
 		{"a prompt with a condition, asked on", "CC_HAS_SHINE=y", "SHINE", "y",
@@ -107,12 +109,15 @@ func TestUnmetSettingsAreExplained(t *testing.T) {
 		{"a string whose dependency is off", "", "CMDLINE", `"quiet"`,
 			"got n: CMDLINE: depends on CMDLINE_BOOL (is n)"},
 		{"a string for a number", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", `"17"`,
-			`got 17: LOG_BUF_SHIFT: is a int, "17" cannot be its value`},
+			`got 17: LOG_BUF_SHIFT: is an int, "17" cannot be its value: want a decimal number`},
 		{"hexadecimal for a decimal", "LOG_BUF_SHIFT=17", "LOG_BUF_SHIFT", "0x11",
-			"got 17: LOG_BUF_SHIFT: is a int, 0x11 cannot be its value"},
-		{"y for a string", "CMDLINE_BOOL=y", "CMDLINE", "y", "got n: CMDLINE: is a string, y cannot be its value"},
-		{"m for a bool", "EXPERT=n", "EXPERT", "m", "got n: EXPERT: is a bool, m cannot be its value"},
-		{"a number for a tristate", "BLOCK=y", "FUSE_FS", "1", "got n: FUSE_FS: is a tristate, 1 cannot be its value"},
+			"got 17: LOG_BUF_SHIFT: is an int, 0x11 cannot be its value: want a decimal number"},
+		{"y for a string", "CMDLINE_BOOL=y", "CMDLINE", "y",
+			"got n: CMDLINE: is a string, y cannot be its value: want a string in " +
+				"double quotes"},
+		{"m for a bool", "EXPERT=n", "EXPERT", "m", "got n: EXPERT: is a bool, m cannot be its value: want y or n"},
+		{"a number for a tristate", "BLOCK=y", "FUSE_FS", "1",
+			"got n: FUSE_FS: is a tristate, 1 cannot be its value: want y, m or n"},
 		{"both definitions", "", "HUGE", "y",
 			"got n: HUGE: depends on SMALL (is n) (defined at drivers/Kconfig:34); or depends on ARM64 (is n) " +
 				"(defined at drivers/Kconfig:38)"},
@@ -322,7 +327,8 @@ endchoice
 			"NET is n (my.config:1), which INET needs, which TCP (core.config:55) needs"},
 		{"by selecting it", "SLUB_DEBUG=y MIDDLE=y STACKDEPOT=y", "SLUB_DEBUG", "y", "STACKDEPOT", "n",
 			"; SLUB_DEBUG (my.config:1) selects MIDDLE, which selects STACKDEPOT"},
-		{"another of a choice", "TWO=y", "TWO", "y", "ONE", "y", "TWO (my.config:1) excludes ONE (core.config:55)"},
+		{"another of a choice", "TWO=y", "TWO", "y", "ONE", "y",
+			"TWO (my.config:1) excludes ONE (core.config:55): a choice has one winner, leave one of the two out"},
 		{"one that has nothing to do with it", "", "KASAN", "n", "GUESS", "y", "GUESS: depends on NET (is n)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

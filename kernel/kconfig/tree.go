@@ -14,6 +14,9 @@ import (
 type Tree struct {
 	symbols map[string][]*definition
 	selects map[string][]selection // by the selected symbol
+	// Elsewhere says where there is a symbol that this tree does not have, such as "an option of arm64"; empty where
+	// nobody knows. Nil knows nothing.
+	Elsewhere func(symbol string) string
 }
 
 // definition is one place that defines a symbol; a symbol may have several.
