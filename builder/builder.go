@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,11 +40,16 @@ type Config struct {
 	Recipe string // path of the recipe file
 	Lock   string // path of its lock; empty means lock.json beside the recipe
 	Store  *store.Store
-	Agent  string // the agent that came with katabuild, for the guest's architecture
+	// Arch is the architecture to build for; empty is the recipe's own.
+	Arch string
+	// Toolchain, when not empty, is what the kernel is built with, whatever the recipe says: debian, llvm or host.
+	Toolchain string
+	// Agent finds the agent that came with katabuild for an architecture.
+	Agent  func(arch.Arch) string
 	Update Update // what a lock looks up again although an old one pins it
 	Dry    bool   // a lock is made, and not written
-	// RegoAgent is the one that reads policies in Rego too, for recipes that ask for it.
-	RegoAgent string
+	// RegoAgent finds the one that reads policies in Rego too, for recipes that ask for it.
+	RegoAgent func(arch.Arch) string
 	Offline   bool // never reach a network: what the store lacks is an error
 	Jobs      int  // processes a step may run at once; zero means one a CPU
 	// Archive, when not empty, replaces the host's own Debian archive: a sources.list URI, with apt options for it.
@@ -85,9 +91,14 @@ func (g *Guest) all() []string {
 	return []string{KernelStep, InitrdStep}
 }
 
-func (c Config) lockPath() string {
-	if c.Lock != "" {
+// lockPath is where the lock of a recipe lies. What is locked for another architecture than the recipe's own are other
+// packages, and so another lock.
+func (c Config) lockPath(r *recipe.Recipe) string {
+	switch {
+	case c.Lock != "":
 		return c.Lock
+	case r.Other():
+		return filepath.Join(filepath.Dir(c.Recipe), lock.FileNameFor(r.Arch))
 	}
 	return filepath.Join(filepath.Dir(c.Recipe), lock.FileName)
 }
@@ -130,8 +141,8 @@ func (c Config) fetcher(r *recipe.Recipe, l *lock.Lock) (*fetch.Fetcher, error) 
 	return f, nil
 }
 
-func readRecipe(path string) (*recipe.Recipe, digest.Digest, error) {
-	data, err := regular.ReadFile(path, recipe.MaxSize)
+func (c Config) readRecipe() (*recipe.Recipe, digest.Digest, error) {
+	data, err := regular.ReadFile(c.Recipe, recipe.MaxSize)
 	if err != nil {
 		return nil, "", err
 	}
@@ -139,9 +150,23 @@ func readRecipe(path string) (*recipe.Recipe, digest.Digest, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	r, err := recipe.Parse(path, data, v)
+	if c.Arch != "" {
+		a, err := arch.ParseBuildable(c.Arch)
+		if err != nil {
+			return nil, "", err
+		}
+		v.Arch = a.Name
+	}
+	r, err := recipe.Parse(c.Recipe, data, v)
 	if err != nil {
 		return nil, "", err
+	}
+	if c.Toolchain != "" && !r.Extension {
+		if !slices.Contains(v.Toolchains, c.Toolchain) {
+			return nil, "", fmt.Errorf("unknown tool-chain %q (known: %s)", c.Toolchain, strings.Join(v.Toolchains,
+				", "))
+		}
+		r.Kernel.Toolchain = c.Toolchain
 	}
 	return r, digest.Of(data), checkLine(r)
 }
@@ -159,6 +184,15 @@ type Guest struct {
 	made         *tasks.Made
 }
 
+// Name is what the guest is called among others: the recipe's name, with the architecture where that is not the
+// recipe's own.
+func (g *Guest) Name() string {
+	if g.Recipe.Other() {
+		return g.Recipe.Name + "-" + g.arch.Name
+	}
+	return g.Recipe.Name
+}
+
 // offline is a network that is not reached.
 type offline struct{}
 
@@ -168,7 +202,7 @@ func (offline) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // Open reads the recipe and its lock, checks every local input against the lock, finds the tools, and makes the steps.
 func Open(ctx context.Context, c Config) (*Guest, error) {
-	r, rd, err := readRecipe(c.Recipe)
+	r, rd, err := c.readRecipe()
 	if err != nil {
 		return nil, err
 	}
@@ -176,14 +210,14 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := readLock(c.lockPath())
+	l, err := readLock(c.lockPath(r))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &NoLock{Path: c.lockPath(), Recipe: filepath.Dir(c.Recipe)}
+		return nil, &NoLock{Path: c.lockPath(r), Recipe: filepath.Dir(c.Recipe), Arch: c.Arch}
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := fits(l, r, c.lockPath(), c.Recipe); err != nil {
+	if err := fits(l, r, c.lockPath(r), c); err != nil {
 		return nil, err
 	}
 	data, err := l.Encode()
@@ -258,8 +292,8 @@ func (g *Guest) findAgent() (tasks.Agent, error) {
 		f.Path, f.Digest = g.of.Local(in), in.Digest
 	} else {
 		rego := asked == recipe.AgentRego
-		if f.Path = g.c.Agent; rego {
-			f.Path = g.c.RegoAgent
+		if f.Path = g.c.Agent(g.arch); rego {
+			f.Path = g.c.RegoAgent(g.arch)
 		}
 		d, _, err := digest.File(f.Path)
 		if err != nil {
@@ -290,7 +324,7 @@ func (g *Guest) Plan(wanted []string) []plan.Status {
 	for i, t := range g.made.Tasks {
 		steps[i] = t.Step
 	}
-	return plan.Check(g.c.Store, g.Recipe.Name, steps, wanted)
+	return plan.Check(g.c.Store, g.Name(), steps, wanted)
 }
 
 // Overrides says, one line each, which options the recipe decides against its kernel's features.
@@ -333,7 +367,7 @@ func (g *Guest) Fetch(ctx context.Context) error {
 }
 
 func (g *Guest) execution() execute.Config {
-	return execute.Config{Blobs: g.c.Store, Actions: g.c.Store, Workshop: g.c.Store, Guest: g.Recipe.Name,
+	return execute.Config{Blobs: g.c.Store, Actions: g.c.Store, Workshop: g.c.Store, Guest: g.Name(),
 		Report: g.c.Report, Now: g.c.Now}
 }
 

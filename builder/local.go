@@ -110,12 +110,13 @@ func (c Config) checkImages(ctx context.Context, r *recipe.Recipe, base string) 
 }
 
 // checkPlace refuses a folder that holds what a build itself writes: no lock could pin it.
-func (c Config) checkPlace(name, path string) error {
+func (m *locker) checkPlace(name, path string) error {
+	c := m.c
 	dir, err := checkout.Folder(path)
 	if err != nil {
 		return err
 	}
-	for _, f := range []struct{ what, path string }{{"the recipe", c.Recipe}, {"the recipe's lock", c.lockPath()},
+	for _, f := range []struct{ what, path string }{{"the recipe", c.Recipe}, {"the recipe's lock", c.lockPath(m.r)},
 		{"the store", c.Store.Dir()}} {
 		if inside(dir, f.path) {
 			return fmt.Errorf(

@@ -34,11 +34,11 @@ type Locked struct {
 // recipe are always looked at. The lock's time stays while the kernel's source does, so that another package in the
 // root file system is not another kernel.
 func MakeLock(ctx context.Context, c Config) (*Locked, error) {
-	r, _, err := readRecipe(c.Recipe)
+	r, _, err := c.readRecipe()
 	if err != nil {
 		return nil, err
 	}
-	old, err := readLock(c.lockPath())
+	old, err := readLock(c.lockPath(r))
 	if err != nil {
 		old = nil // a lock that cannot be read is replaced: that is what the user asks for
 	}
@@ -59,15 +59,31 @@ func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 	if err := c.checkImages(ctx, r, f.Base); err != nil {
 		return nil, err
 	}
-	for _, w := range setWishes(r) {
+	sets, err := setWishes(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range sets {
 		if m.keep(w) {
 			continue
 		}
 		date, err := m.choose(ctx, w)
+		if err != nil && w.tools {
+			err = &NoToolchain{Name: w.name, Err: err}
+		}
 		if err != nil {
 			return nil, r.Blame(w.field, err)
 		}
-		m.saw(date)
+		if !w.tools { // another compiler is no other time
+			m.saw(date)
+		}
+	}
+	others, err := otherToolchains(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range others {
+		m.keep(w)
 	}
 	if err := m.verifySignature(ctx); err != nil {
 		return nil, err
@@ -163,7 +179,7 @@ func (m *locker) look(ctx context.Context, w wish, in *lock.Input) (err error) {
 		}
 	case lock.Tree:
 		m.say(progress.Event{Kind: progress.Update, Message: "digest the folder " + w.where})
-		if err = m.c.checkPlace(w.where, path); err == nil {
+		if err = m.checkPlace(w.where, path); err == nil {
 			in.Digest, err = treeDigest(ctx, w.name, path)
 		}
 	}
@@ -194,7 +210,7 @@ func (m *locker) finish() (*Locked, error) {
 	if !done.Changed || m.c.Dry {
 		return done, nil
 	}
-	return done, atomicfile.Write(m.c.lockPath(), data, 0o644)
+	return done, atomicfile.Write(m.c.lockPath(m.r), data, 0o644)
 }
 
 // newestOf looks a package up in several suites: the newest version counts, of the first suite that has it.
@@ -290,10 +306,22 @@ func readLock(path string) (*lock.Lock, error) {
 	return l, nil
 }
 
+// NoToolchain says that a kernel's tool-chain could not be chosen from Debian's packages.
+type NoToolchain struct {
+	Name string // of the set in the lock
+	Err  error
+}
+
+func (e *NoToolchain) Error() string { return fmt.Sprintf("%s: %v", e.Name, e.Err) }
+
+// Unwrap is the cause.
+func (e *NoToolchain) Unwrap() error { return e.Err }
+
 // NoLock says that a recipe has not been locked yet. Locking it is the way out.
 type NoLock struct {
 	Path   string // where the lock would be
 	Recipe string // the recipe's folder
+	Arch   string // what it was to be for; empty is the recipe's own
 }
 
 func (e *NoLock) Error() string { return "there is no lock at " + e.Path }

@@ -56,8 +56,8 @@ func TestALockKeepsWhatIsPinned(t *testing.T) {
 	defer server.Close()
 	dir := t.TempDir()
 	files(t, dir, map[string]string{
-		"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: {tree: linux}\n  features: [tiny]\nrootfs:\n  " +
-			"layers:\n    - tar: " + server.URL +
+		"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: {tree: linux}\n  features: [tiny]\n" +
+			"  toolchain: host\nrootfs:\n  layers:\n    - tar: " + server.URL +
 			"/a.tar\n    - files: [{path: /f, from: f}]\n",
 		"linux/Makefile": "VERSION = 6\n", "linux/Kconfig": "", "f": "one",
 	})

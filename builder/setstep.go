@@ -146,7 +146,7 @@ func (m *locker) choose(ctx context.Context, w setWish) (time.Time, error) {
 		firm[name] = true
 		wish.Packages = append(wish.Packages, name)
 	}
-	chosen, err := m.resolve(x, wish, firm)
+	chosen, err := m.resolve(x, wish, firm, w.arch)
 	if err != nil {
 		return date, m.r.Blame(blamed(w, err), err)
 	}
@@ -238,10 +238,10 @@ func (m *locker) index(ctx context.Context, w setWish) (*debian.Index, time.Time
 			lists = append(lists, list{own.archive, s, debian.Source{Archive: a.Name, Suite: s.Suite, Pin: a.Priority}})
 		}
 	}
-	x := debian.NewIndex(m.f.Arch)
+	x := debian.NewIndex(w.arch)
 	var date time.Time
 	for _, l := range lists {
-		r, rel, err := l.archive.Index(ctx, l.section, m.f.Arch)
+		r, rel, err := l.archive.Index(ctx, l.section, w.arch)
 		if err != nil {
 			return nil, date, err
 		}
@@ -302,8 +302,8 @@ func packageOf(path string) (*debian.Package, error) {
 	return d.Package()
 }
 
-// pins are the versions that the old lock has and that are not to be renewed, by name.
-func (m *locker) pins(firm map[string]bool) map[string]lock.Input {
+// pins are the versions that the old lock has for an architecture and that are not to be renewed, by name.
+func (m *locker) pins(firm map[string]bool, arch string) map[string]lock.Input {
 	out := map[string]lock.Input{}
 	if m.old == nil || m.c.Update.All {
 		return out
@@ -311,7 +311,10 @@ func (m *locker) pins(firm map[string]bool) map[string]lock.Input {
 	for _, s := range m.old.Sets {
 		for _, name := range s.Inputs {
 			in := *m.old.Find(name)
-			if in.Kind == lock.Debian && !firm[in.Package.Name] && !m.c.Update.renews(&in) {
+			if in.Kind != lock.Debian || firm[in.Package.Name] || m.c.Update.renews(&in) {
+				continue
+			}
+			if in.Package.Arch == arch || in.Package.Arch == "all" {
 				out[in.Package.Name] = in
 			}
 		}
@@ -321,8 +324,9 @@ func (m *locker) pins(firm map[string]bool) map[string]lock.Input {
 
 // resolve chooses packages, in the old lock's versions where they are to be had and they can meet the request.
 // What stands in the way of that is renewed too.
-func (m *locker) resolve(x *debian.Index, wish debian.Request, firm map[string]bool) ([]*debian.Package, error) {
-	pins := m.pins(firm)
+func (m *locker) resolve(x *debian.Index, wish debian.Request, firm map[string]bool, arch string) ([]*debian.Package,
+	error) {
+	pins := m.pins(firm, arch)
 	newest := map[string]*debian.Package{}
 	for name, in := range pins {
 		newest[name] = x.Find(name)

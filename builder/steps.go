@@ -19,6 +19,7 @@ import (
 	"github.com/katabuild/katabuild/internal/bootwords"
 	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/kconfig"
@@ -40,7 +41,7 @@ func vocabulary() (recipe.Vocabulary, error) {
 			v.Features = append(v.Features, f.Name)
 		}
 	}
-	v.URoot, v.ImageCompressions = initrd.Commands(), erofs.Compressions()
+	v.URoot, v.ImageCompressions, v.Toolchains = initrd.Commands(), erofs.Compressions(), toolchain.Kinds()
 	return v, nil
 }
 
@@ -77,6 +78,14 @@ func (g *Guest) Configure(ctx context.Context, out string) (_ *Configured, err e
 			return nil, err
 		}
 	}
+	unused, err := g.of.OpenToolchain(ctx, &r.Toolchain, execute.Job{Report: func(e progress.Event) {
+		e.Step = KernelStep
+		g.c.Report.Send(e)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	defer unused()
 	work, remove, err := g.c.Store.Temp("config")
 	if err != nil {
 		return nil, err
@@ -131,6 +140,7 @@ func (g *Guest) manifest(done map[string]*store.Action) (*manifest.Manifest, err
 		Lock: g.lockDigest,
 		Kernel: manifest.Kernel{
 			Release: f.Release, Version: f.Version, BuildID: f.BuildID, Toolchain: g.made.Tools,
+			ToolchainKind: g.Recipe.Kernel.Toolchain,
 			Source: manifest.Source{Kind: tasks.SourceKind(src), Name: filepath.Base(src.Where),
 				Version: f.SourceVersion, Digest: src.Digest},
 			Image: file(k, g.arch.ImageName()), Vmlinux: file(k, kernel.OutputVmlinux),

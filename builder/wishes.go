@@ -3,11 +3,14 @@ package builder
 import (
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/kernel/toolchain"
 	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
@@ -127,11 +130,60 @@ type setWish struct {
 	name  string // the set's in the lock: what is asked for, so that a layer in front of it changes nothing
 	field string // of the recipe, for people
 	deb   *recipe.DebianLayer
+	arch  string // dpkg's name of the packages' architecture
+	tools bool   // it is the tool-chain
+}
+
+// toolchainWish is what a kernel's tool-chain of a kind is made of on a host.
+func toolchainWish(kind string, target, host arch.Arch) setWish {
+	return setWish{
+		name: lock.ToolchainSet(kind, host.Debian, target.Debian), field: "kernel.toolchain", arch: host.Debian,
+		tools: true,
+		deb: &recipe.DebianLayer{Suites: []string{toolchain.Suite}, Components: []string{"main"},
+			Packages: toolchain.Packages(kind, target, host)},
+	}
+}
+
+// architectures are that of the guest and that of this machine.
+func architectures(r *recipe.Recipe) (guest, host arch.Arch, err error) {
+	if guest, err = arch.Parse(r.Arch); err != nil {
+		return guest, host, err
+	}
+	host, err = arch.FromGo(runtime.GOARCH)
+	return guest, host, err
+}
+
+// otherToolchains are those that the recipe does not ask for here: of other machines, and of another kind. A lock may
+// hold them too.
+func otherToolchains(r *recipe.Recipe) ([]setWish, error) {
+	if r.Extension {
+		return nil, nil
+	}
+	guest, here, err := architectures(r)
+	if err != nil {
+		return nil, err
+	}
+	var out []setWish
+	for _, kind := range toolchain.Kinds() {
+		for _, host := range arch.All() {
+			if kind != toolchain.Host && (kind != r.Kernel.Toolchain || host.Name != here.Name) {
+				out = append(out, toolchainWish(kind, guest, host))
+			}
+		}
+	}
+	return out, nil
 }
 
 // setWishes lists every set of packages of a recipe, each once.
-func setWishes(r *recipe.Recipe) []setWish {
+func setWishes(r *recipe.Recipe) ([]setWish, error) {
+	guest, host, err := architectures(r)
+	if err != nil {
+		return nil, err
+	}
 	var out []setWish
+	if !r.Extension && r.Kernel.Toolchain != toolchain.Host {
+		out = append(out, toolchainWish(r.Kernel.Toolchain, guest, host))
+	}
 	if r.Rootfs != nil {
 		for i, l := range r.Rootfs.Layers {
 			if l.Debian == nil {
@@ -139,11 +191,12 @@ func setWishes(r *recipe.Recipe) []setWish {
 			}
 			name := lock.SetName(l.Debian.Asked())
 			if !slices.ContainsFunc(out, func(w setWish) bool { return w.name == name }) {
-				out = append(out, setWish{name, fmt.Sprintf("rootfs.layers[%d].debian", i), l.Debian})
+				out = append(out, setWish{name: name, field: fmt.Sprintf("rootfs.layers[%d].debian", i),
+					deb: l.Debian, arch: guest.Debian})
 			}
 		}
 	}
-	return out
+	return out, nil
 }
 
 // answers says why a locked input is not what the wish asks for, or nothing when it is.
@@ -166,6 +219,7 @@ func (w wish) answers(in *lock.Input) string {
 type StaleLock struct {
 	Path   string // of the lock
 	Recipe string // the recipe's folder
+	Arch   string // what it was to be for; empty is the recipe's own
 	Why    string
 }
 
@@ -174,8 +228,8 @@ func (e *StaleLock) Error() string {
 }
 
 // fits compares a lock with what its recipe asks for.
-func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
-	stale := func(why string) error { return &StaleLock{lockPath, filepath.Dir(recipePath), why} }
+func fits(l *lock.Lock, r *recipe.Recipe, lockPath string, c Config) error {
+	stale := func(why string) error { return &StaleLock{lockPath, filepath.Dir(c.Recipe), c.Arch, why} }
 	if l.Name != r.Name {
 		return stale(fmt.Sprintf("it is for the guest %q, the recipe is called %q", l.Name, r.Name))
 	}
@@ -186,9 +240,15 @@ func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
 			return stale(w.name + ": " + why)
 		}
 	}
-	sets := setWishes(r)
+	sets, err := setWishes(r)
+	if err != nil {
+		return err
+	}
 	for _, w := range sets {
 		s := l.FindSet(w.name)
+		if w.tools && (s == nil || s.Asked != w.deb.Asked()) {
+			return stale(fmt.Sprintf("it lacks the %s", w.name))
+		}
 		if s == nil || s.Asked != w.deb.Asked() {
 			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.field,
 				strings.Join(w.deb.Packages, " ")))
@@ -197,8 +257,21 @@ func fits(l *lock.Lock, r *recipe.Recipe, lockPath, recipePath string) error {
 			asked[name] = true
 		}
 	}
-	if len(l.Sets) != len(sets) {
-		return stale(fmt.Sprintf("it holds %d sets of packages, the recipe asks for %d", len(l.Sets), len(sets)))
+	others, err := otherToolchains(r)
+	if err != nil {
+		return err
+	}
+	more := 0
+	for _, w := range others {
+		if s := l.FindSet(w.name); s != nil {
+			more++
+			for _, name := range s.Inputs {
+				asked[name] = true
+			}
+		}
+	}
+	if len(l.Sets)-more != len(sets) {
+		return stale(fmt.Sprintf("it holds %d sets of packages, the recipe asks for %d", len(l.Sets)-more, len(sets)))
 	}
 	for _, in := range l.Inputs {
 		if !asked[in.Name] {

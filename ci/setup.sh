@@ -10,13 +10,20 @@ set -eu
 # The one place that pins Go. go.mod asks for at least this minor version.
 GO_VERSION=1.26.8
 # Packages, each with the file that shows it is there:
-#   qemu runs guests; gcc to xz-utils build kernels; cpio judges initrds; the rest is for tests.
+#   qemu runs guests; katabuild brings what kernels are built with.
 PACKAGES="
 qemu-system-x86:/usr/bin/qemu-system-x86_64
+make:/usr/bin/make
+git:/usr/bin/git
+ca-certificates:/etc/ssl/certs/ca-certificates.crt
+debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg
+"
+
+# What builds kernels with --toolchain host, which tests do; cpio judges initrds.
+HOST_TOOLS="
 gcc:/usr/bin/gcc
 binutils:/usr/bin/ld
 libc6-dev:/usr/include/stdio.h
-make:/usr/bin/make
 flex:/usr/bin/flex
 bison:/usr/bin/bison
 m4:/usr/bin/m4
@@ -30,9 +37,6 @@ zstd:/usr/bin/zstd
 xz-utils:/usr/bin/xz
 iproute2:/bin/ip
 util-linux:/usr/bin/unshare
-git:/usr/bin/git
-ca-certificates:/etc/ssl/certs/ca-certificates.crt
-debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg
 "
 
 # What tests compare our work with: other people's tools for file systems, disks and hash trees.
@@ -152,7 +156,7 @@ packages) packages "$PACKAGES" ;;
 go) get_go ;;
 go-path) go_path ;;
 all) packages "$PACKAGES"; get_go ;;
-tests) packages "$PACKAGES $JUDGES $CONTAINERS"; get_go; modules ;;
+tests) packages "$PACKAGES $HOST_TOOLS $JUDGES $CONTAINERS"; get_go; modules ;;
 arch) packages "$MACHINES" ;;
 *) say "usage: ci/setup.sh [packages|go|go-path|tests|arch]"; exit 2 ;;
 esac

@@ -109,12 +109,8 @@ func TestNothingNewOfATreeIsLeftToChance(t *testing.T) {
 	r := slowRequest(t, features.Tiny)
 	r.OnlyConfig = true
 	b := &build{Request: r}
-	skip, err := b.skip()
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = source.Unpack(t.Context(), source.Source{Kind: r.SourceKind, Path: r.Source, Digest: r.SourceDigest},
-		r.tree(), source.Options{Time: time.Unix(1, 0), Skip: skip})
+	err := source.Unpack(t.Context(), source.Source{Kind: r.SourceKind, Path: r.Source, Digest: r.SourceDigest},
+		r.tree(), source.Options{Time: time.Unix(1, 0), Skip: b.skip()})
 	if err != nil {
 		t.Fatal(err)
 	}

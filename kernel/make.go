@@ -12,6 +12,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/kernel/toolchain"
 )
 
 // guestDir holds, in the jail, what WorkDir holds outside. Nobody may write to the folder itself: the foreign programs
@@ -50,6 +51,9 @@ func (r Request) makeArgs(args ...string) []string {
 	if r.Toolchain.Prefix != "" {
 		all = append(all, "CROSS_COMPILE="+r.Toolchain.Prefix)
 	}
+	if r.Toolchain.Kind == toolchain.LLVM {
+		all = append(all, "LLVM=1")
+	}
 	// The build's own programs live for minutes: compiling them faster saves more than it costs.
 	all = append(all, "HOSTCFLAGS=-O1")
 	// What the configuration would otherwise ask the machine for, and write its version down: programs that no
@@ -65,6 +69,7 @@ func (b *build) make(ctx context.Context, args ...string) error {
 	u, err := jail.Command{
 		Args:   argv,
 		Env:    b.environment(),
+		Root:   b.Toolchain.Root,
 		Binds:  b.binds,
 		Stdout: w, Stderr: w,
 	}.Run(ctx)

@@ -88,7 +88,7 @@ func (f *Fetcher) bringDebian(ctx context.Context, in lock.Input, report progres
 		stop()
 		return err
 	}
-	file, err := a.Fetch(ctx, *in.Package, f.Arch, dir)
+	file, err := a.Fetch(ctx, *in.Package, f.archOf(*in.Package), dir)
 	stop()
 	if errors.Is(err, ErrGone) && f.Snapshot != "" && in.Package.Archive == "" {
 		if serr := f.fromSnapshot(ctx, in, report); serr != nil {

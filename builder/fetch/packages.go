@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ func (f *Fetcher) BringPackages(ctx context.Context, list []lock.Input, report p
 	type place struct {
 		archive string
 		section Section
+		arch    string
 	}
 	at := map[place][]lock.Input{}
 	var places []place
@@ -29,21 +31,52 @@ func (f *Fetcher) BringPackages(ctx context.Context, list []lock.Input, report p
 			}
 			continue
 		}
-		p := place{in.Package.Archive, sectionOf(*in.Package)}
+		p := place{in.Package.Archive, sectionOf(*in.Package), in.Package.Arch}
+		if p.arch == allArchs {
+			p.arch = f.listOf(list, in)
+		}
 		if at[p] == nil {
 			places = append(places, p)
 		}
 		at[p] = append(at[p], in)
 	}
 	for _, p := range places {
-		if err := f.bringSection(ctx, p.archive, p.section, at[p], report); err != nil {
+		if err := f.bringSection(ctx, p.archive, p.section, p.arch, at[p], report); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *Fetcher) bringSection(ctx context.Context, name string, s Section, list []lock.Input,
+// allArchs is dpkg's name of the architecture of packages that fit every one.
+const allArchs = "all"
+
+// listOf is the architecture in whose list a package for all of them is looked up: the guest's where other packages
+// need that list too, and else one that they need.
+func (f *Fetcher) listOf(list []lock.Input, in lock.Input) string {
+	other := ""
+	for _, o := range list {
+		if o.Kind != lock.Debian || o.Package.Arch == allArchs || o.Package.Suite != in.Package.Suite ||
+			o.Package.Archive != in.Package.Archive {
+			continue
+		}
+		if o.Package.Arch == f.Arch {
+			return f.Arch
+		}
+		other = o.Package.Arch
+	}
+	return cmp.Or(other, f.Arch)
+}
+
+// archOf is the architecture in whose list a package is looked up when nothing else is.
+func (f *Fetcher) archOf(p lock.Package) string {
+	if p.Arch == allArchs {
+		return f.Arch
+	}
+	return p.Arch
+}
+
+func (f *Fetcher) bringSection(ctx context.Context, name string, s Section, arch string, list []lock.Input,
 	report progress.Func) (err error) {
 	a, err := f.archive(name)
 	if err != nil {
@@ -63,7 +96,7 @@ func (f *Fetcher) bringSection(ctx context.Context, name string, s Section, list
 		packages = append(packages, *in.Package)
 	}
 	stop := watch(dir, total, report)
-	err = a.FetchAll(ctx, s, packages, f.Arch, dir)
+	err = a.FetchAll(ctx, s, packages, arch, dir)
 	stop()
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -21,6 +21,9 @@ const Version = 1
 // FileName is the name of a lock beside its recipe.
 const FileName = "lock.json"
 
+// FileNameFor is the name of the lock for another architecture than the recipe's own.
+func FileNameFor(arch string) string { return "lock-" + arch + ".json" }
+
 // Lock is every input of one guest.
 type Lock struct {
 	Version int     `json:"version"`

@@ -1,6 +1,12 @@
 package lock
 
-import "github.com/katabuild/katabuild/internal/digest"
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/digest"
+)
 
 // The names of inputs that a guest has once. docs/formats/lock.md.
 const (
@@ -36,3 +42,20 @@ func ArchiveInput(path string) string { return "archive file " + path }
 
 // SetName is the name of the packages that a layer asks for; asked is over what decides them.
 func SetName(asked digest.Digest) string { return "debian packages " + asked.Short() }
+
+// ToolchainSet is the name of the packages of a kernel's tool-chain of a kind, which runs on an architecture and builds
+// for one; both by dpkg's names.
+func ToolchainSet(kind, host, target string) string {
+	return fmt.Sprintf("%s%s on %s for %s", toolchainPrefix, kind, host, target)
+}
+
+// toolchainPrefix begins the names of tool-chains.
+const toolchainPrefix = "tool-chain "
+
+// IsToolchain says whether a set of that name is a tool-chain.
+func IsToolchain(set string) bool { return strings.HasPrefix(set, toolchainPrefix) }
+
+// Toolchains are the sets that are tool-chains.
+func (l *Lock) Toolchains() []Set {
+	return slices.DeleteFunc(slices.Clone(l.Sets), func(s Set) bool { return !IsToolchain(s.Name) })
+}

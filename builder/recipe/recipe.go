@@ -39,7 +39,8 @@ type Recipe struct {
 	Image  *Image  `yaml:"image"`
 	Boot   Boot    `yaml:"boot"`
 
-	at *reader // where each field stands in the text
+	at    *reader // where each field stands in the text
+	other bool    // it was read for another architecture than its own
 }
 
 // Kernel is what to build the kernel from, and what it must be able to do.
@@ -49,6 +50,8 @@ type Kernel struct {
 	Fragments []string `yaml:"fragments"` // files beside the recipe, in the form of a feature
 	Patches   []string `yaml:"patches"`   // files beside the recipe, applied in this order
 	Modules   bool     `yaml:"modules"`   // also build and pack loadable modules
+	// Toolchain is what it is built with: debian (default), llvm or host.
+	Toolchain string `yaml:"toolchain"`
 
 	Override []Override `yaml:"override"` // options whose value takes the place of what the features ask for
 }
@@ -165,6 +168,10 @@ type Boot struct {
 type Vocabulary struct {
 	Features []string // kernel features and sets
 	URoot    []string // u-root commands; nil means unchecked
+	// Toolchains are what a kernel can be built with, the default first.
+	Toolchains []string
+	// Arch is the architecture to read a recipe for, one that guests can be built for. Empty is the recipe's own.
+	Arch string
 	// ImageCompressions are what erofs may be compressed with, the default first.
 	ImageCompressions []string
 }
@@ -216,15 +223,7 @@ func (r *Recipe) check(v Vocabulary, has func(field string) bool, at note) {
 	if !validName(r.Name) {
 		at("name", fmt.Sprintf("name %q: want lower-case letters, digits and dashes, at most 63", r.Name))
 	}
-	if r.Arch == "" {
-		r.Arch = arch.Buildable()[0].Name
-	}
-	if _, err := arch.ParseBuildable(r.Arch); err != nil {
-		if _, known := arch.Parse(r.Arch); known != nil {
-			err = fmt.Errorf("unknown architecture %q%s", r.Arch, didYouMean(r.Arch, arch.Names(arch.Buildable())))
-		}
-		at("arch", err.Error())
-	}
+	r.setArch(v.Arch, at)
 	if r.Extension {
 		r.checkExtension(v, has, at)
 		return
@@ -293,6 +292,13 @@ func (r *Recipe) checkKernel(v Vocabulary, has func(field string) bool, at note)
 		if p == "" {
 			at(fmt.Sprintf("kernel.patches[%d]", i), "an empty file name")
 		}
+	}
+	if len(v.Toolchains) > 0 && r.Kernel.Toolchain == "" {
+		r.Kernel.Toolchain = v.Toolchains[0]
+	}
+	if len(v.Toolchains) > 0 && !slices.Contains(v.Toolchains, r.Kernel.Toolchain) {
+		at("kernel.toolchain", fmt.Sprintf("unknown tool-chain %q", r.Kernel.Toolchain)+
+			didYouMean(r.Kernel.Toolchain, v.Toolchains))
 	}
 	r.checkOverrides(at)
 }

@@ -19,6 +19,7 @@ type Usage struct {
 	BlobBytes int64 //
 	Actions   int   // steps remembered
 	Temp      int64 // bytes of running or interrupted steps
+	Tools     int64 // bytes of unpacked tool-chains
 	Corrupt   int   // blobs set aside because their bytes changed
 }
 
@@ -92,7 +93,7 @@ func (s *Store) DU() (Usage, error) {
 	if err != nil {
 		return u, s.wrap("measure", err)
 	}
-	u.Actions = len(keys)
+	u.Actions, u.Tools = len(keys), sizeOf(s.Private(ToolsFolder))
 	err = filepath.WalkDir(filepath.Join(s.dir, "tmp"), func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return nil
@@ -251,5 +252,52 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (GCResult, error) {
 		return r, s.wrap("gc", err)
 	}
 	s.sweep()
-	return r, nil
+	n, err := s.dropTools(o)
+	r.Bytes += n
+	return r, err
+}
+
+// ToolsFolder is what keeps unpacked tool-chains, below Private: each a folder, and beside it a file with its name and
+// .json, whose time is that of the last use. What is lost of it is unpacked again.
+const ToolsFolder = "toolchains"
+
+// dropTools removes tool-chains that have not been used for as long as o says, and what is left of interrupted work on
+// one. It returns how many bytes they had.
+func (s *Store) dropTools(o GCOptions) (int64, error) {
+	dir := s.Private(ToolsFolder)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, s.wrap("gc", err)
+	}
+	var bytes int64
+	for _, e := range entries {
+		name, _, _ := strings.Cut(e.Name(), ".")
+		fi, err := os.Stat(filepath.Join(dir, name+".json"))
+		whole := err == nil && !strings.HasSuffix(e.Name(), ".new") && !strings.HasSuffix(e.Name(), ".tars")
+		if whole && (o.UnusedFor == 0 || o.Now.Sub(fi.ModTime()) <= o.UnusedFor) {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		bytes += sizeOf(path)
+		if err := os.RemoveAll(path); err != nil {
+			return bytes, s.wrap("gc", err)
+		}
+	}
+	return bytes, nil
+}
+
+// sizeOf is the size of all files below a path, in bytes. What cannot be read counts nothing.
+func sizeOf(path string) (sum int64) {
+	filepath.WalkDir(path, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if fi, err := e.Info(); err == nil {
+				sum += fi.Size()
+			}
+		}
+		return nil
+	})
+	return sum
 }

@@ -32,7 +32,6 @@ import (
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/source"
-	"github.com/katabuild/katabuild/kernel/toolchain"
 )
 
 // The steps that a user may want.
@@ -247,12 +246,7 @@ func (g *maker) bring(ctx context.Context, in lock.Input, job execute.Job) (stri
 }
 
 func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) (execute.Task, error) {
-	host, err := arch.FromGo(runtime.GOARCH)
-	if err != nil {
-		return execute.Task{}, err
-	}
-	tools, err := toolchain.Find(ctx, toolchain.Options{Arch: g.Arch, Host: host, Dirs: g.ToolFolders,
-		Cache: g.Store.Private("tools")})
+	tools, err := g.toolchain(ctx)
 	if err != nil {
 		return execute.Task{}, err
 	}
@@ -308,6 +302,11 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		} else if r.Source, err = job.Need(SourceStep, SourceOutput); err != nil {
 			return nil, err
 		}
+		done, err := g.OpenToolchain(ctx, &r.Toolchain, job)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 		res, err := kernel.Build(ctx, r)
 		if err != nil {
 			return nil, g.Changed(src, err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,13 +11,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
-	"github.com/katabuild/katabuild/cmd/katabuild/kernel"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/usage"
@@ -109,7 +106,24 @@ func (a *app) printLock(l *builder.Locked, diff bool) {
 		what = "written"
 	}
 	if !diff {
+		tools := map[string]bool{} // inputs that only the tool-chain needs: one line says enough
+		for _, s := range l.Lock.Toolchains() {
+			for _, name := range s.Inputs {
+				tools[name] = true
+			}
+			fmt.Fprintf(a.out, "%s: %d packages of Debian\n", s.Name, len(s.Inputs))
+		}
+		for _, s := range l.Lock.Sets {
+			for _, name := range s.Inputs {
+				if !lock.IsToolchain(s.Name) {
+					delete(tools, name)
+				}
+			}
+		}
 		for _, in := range l.Lock.Inputs {
+			if tools[in.Name] {
+				continue
+			}
 			name := in.Where
 			if in.Kind == lock.Debian {
 				name = in.Package.Name + " " + in.Package.Version + " (" + in.Package.Suite + ")"
@@ -252,7 +266,7 @@ image becomes part of a guest with "katabuild boot --extension".`, nil)
 }
 
 func (a *app) kernelCmd() *cobra.Command {
-	c := a.makeCmd("kernel", "build only the kernel of a recipe",
+	return a.makeCmd("kernel", "build only the kernel of a recipe",
 		`kernel builds the kernel of a recipe: bzImage, vmlinux (uncompressed, with a PVH entry), config, System.map,
 and modules.tar when the recipe asks for modules. Options are asked for by feature ("katabuild features" lists them);
 after the last olddefconfig every option that was asked for is compared with the result, and one that came out
@@ -260,41 +274,7 @@ otherwise is an error that names the fragment's line and the unmet dependency.
 
 With --config-only it makes just the configuration, in seconds and without the store's help, leaves it as
 DIR/config, and lists every option that was asked for and is otherwise; it fails where one of them is more than a
-preference.
-
-The words below it look at the options of a kernel and change them, on the recipe's own kernel source, in seconds and
-without compiling a kernel; docs/kernel-options.md goes through them. A recipe in a folder that is called like one of
-them is named by its path, such as ./explain.`, []string{builder.KernelStep})
-	h := &kernel.Host{In: os.Stdin, Out: a.out, Err: a.err, Getenv: a.getenv, Differs: errVerdict, Flags: a.openFlags}
-	c.AddCommand(h.Commands()...)
-	return c
-}
-
-// openFlags adds the flags of commands that read a recipe and build nothing, and returns what opens one.
-func (a *app) openFlags(fl *pflag.FlagSet) func(ctx context.Context, recipe string) (*builder.Guest, func(), error) {
-	var f recipeFlags
-	f.addBuild(fl)
-	return func(ctx context.Context, name string) (*builder.Guest, func(), error) {
-		var args []string
-		if name != "" {
-			args = []string{name}
-		}
-		cfg, err := a.config(ctx, f, args)
-		if err != nil {
-			return nil, nil, err
-		}
-		v, err := a.view()
-		if err != nil {
-			return nil, nil, err
-		}
-		cfg.Report = v.Event
-		g, err := builder.Open(ctx, cfg)
-		if err != nil {
-			v.Close()
-			return nil, nil, err
-		}
-		return g, v.Close, nil
-	}
+preference.`, []string{builder.KernelStep})
 }
 
 func (a *app) initrdCmd() *cobra.Command {
@@ -327,9 +307,11 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 		example = "tiny" // the default guest boots from a disk
 	}
 	c := &cobra.Command{Use: name + " [RECIPE]", Args: cobra.MaximumNArgs(1), Short: short, Long: long,
-		Example: fmt.Sprintf("  katabuild %s recipes/%s -o out/%[2]s", name, example)}
+		Example: fmt.Sprintf("  katabuild %s recipes/%s -o out/%[2]s\n  katabuild %[1]s recipes/%[2]s --arch "+
+			"aarch64", name, example)}
 	f.addBuild(c.Flags())
-	c.Flags().StringVarP(&out, "output", "o", "", "folder for the files (default out/NAME)")
+	c.Flags().StringVarP(&out, "output", "o", "", "folder for the files (default out/NAME, or out/NAME-ARCH for "+
+		"another --arch than the recipe's)")
 	onlyConfig := false
 	if name == builder.KernelStep {
 		c.Flags().BoolVar(&onlyConfig, "config-only", false, "make the kernel's configuration and nothing else")
@@ -351,7 +333,7 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 			return err
 		}
 		if out == "" {
-			out = filepath.Join("out", g.Recipe.Name)
+			out = filepath.Join("out", g.Name())
 		}
 		if onlyConfig {
 			conf, err := g.Configure(c.Context(), out)

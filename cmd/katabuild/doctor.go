@@ -103,7 +103,7 @@ func (a *app) diagnose(ctx context.Context) (finding.List, error) {
 	} else {
 		out = append(out, room(s.Dir()))
 	}
-	return append(out, agentFile(a.agentPath(""))), nil
+	return append(out, agentFile(a.agentPath("", toBuild(host)))), nil
 }
 
 // kernelTools looks for the compiler, the linker and what else a kernel of an architecture is built with.
@@ -121,8 +121,9 @@ func kernelTools(ctx context.Context, a arch.Arch, folders []string) (finding.Fi
 			f.Packages = append(f.Packages, m.Package)
 		}
 	}
-	f.State, f.Fact = finding.Missing, "there is no "+strings.Join(names, ", no ")
-	f.Without, f.WayOut = "katabuild kernel or build of kernels; what the store holds still works", install(f.Packages)
+	f.State, f.Fact = finding.Optional, "there is no "+strings.Join(names, ", no ")
+	f.Without, f.WayOut = "kernels with --toolchain host; the tool-chain of locked packages needs none of it",
+		install(f.Packages)
 	return f, nil
 }
 

@@ -18,10 +18,10 @@ import (
 // what is wrong, by types of errors; what to type is said here. It is empty where the error itself says enough.
 func hintFor(err error) string {
 	if l, ok := errors.AsType[*builder.NoLock](err); ok {
-		return "run: katabuild lock " + l.Recipe
+		return lockAgain(l.Recipe, l.Arch)
 	}
 	if l, ok := errors.AsType[*builder.StaleLock](err); ok {
-		return "run: katabuild lock " + l.Recipe
+		return lockAgain(l.Recipe, l.Arch)
 	}
 	if i, ok := errors.AsType[*tasks.ChangedInput](err); ok {
 		return "undo the change, or run: katabuild lock " + i.Recipe
@@ -36,10 +36,13 @@ func hintFor(err error) string {
 		if a.Rego {
 			return "build it (make agent-rego)"
 		}
-		return "build it (make build), or name one with --agent"
+		return "build it (make build; make agents for all architectures), or name one with --agent"
 	}
 	if hint := archiveHint(err); hint != "" {
 		return hint
+	}
+	if _, ok := errors.AsType[*builder.NoToolchain](err); ok {
+		return "where Debian's archive cannot be reached, --toolchain host builds with what is installed here"
 	}
 	if hint := storeHint(err); hint != "" {
 		return hint
@@ -52,6 +55,14 @@ func hintFor(err error) string {
 		return "everything it said is in " + f.Log
 	}
 	return ""
+}
+
+// lockAgain is the command that makes a lock. arch is empty where the recipe's own is meant.
+func lockAgain(recipe, arch string) string {
+	if arch != "" {
+		return "run: katabuild lock " + recipe + " --arch " + arch
+	}
+	return "run: katabuild lock " + recipe
 }
 
 // archiveHint is hintFor for Debian's archive and registries.

@@ -21,6 +21,7 @@ import (
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/cmd/katabuild/look"
+	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/progress/view"
 	"github.com/katabuild/katabuild/internal/registry"
 	"github.com/katabuild/katabuild/internal/usage"
@@ -194,6 +195,7 @@ func (a *app) view() (*view.View, error) {
 // recipeFlags are the flags of every command that reads a recipe.
 type recipeFlags struct {
 	lock, agent                string
+	arch, toolchain            string
 	archive, keyring, snapshot string
 	security                   string
 	registry                   registryFlags
@@ -252,7 +254,13 @@ func (f *registryFlags) access(getenv func(string) string) (registry.Access, err
 }
 
 func (f *recipeFlags) add(fl *pflag.FlagSet) {
-	fl.StringVar(&f.lock, "lock", "", "path of the lock (default lock.json beside the recipe)")
+	fl.StringVar(&f.arch, "arch", "", "architecture of the guest: "+strings.Join(arch.Names(arch.Buildable()), ", ")+
+		" (default the recipe's own, which is x86_64 where it says none)")
+	fl.StringVar(&f.toolchain, "toolchain", "", "what the kernel is built with: "+
+		"debian (gcc of locked packages), llvm (clang, likewise) or host (what is installed here) (default the "+
+		"recipe's, which is debian where it says none)")
+	fl.StringVar(&f.lock, "lock", "", "path of the lock (default lock.json beside the recipe; lock-ARCH.json for "+
+		"another --arch than the recipe's)")
 	fl.StringVar(&f.archive, "archive", "",
 		"address of a Debian archive to reach without apt (default $KATABUILD_ARCHIVE, else apt and the host's own "+
 			"sources)")
@@ -303,8 +311,10 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 		return builder.Config{}, err
 	}
 	return builder.Config{
-		Recipe: path, Lock: f.lock, Store: s, Agent: a.agentPath(f.agent),
-		RegoAgent: besideUs("kata-agent-rego-x86_64"), Offline: f.offline, Jobs: f.jobs, Now: time.Now,
+		Recipe: path, Lock: f.lock, Store: s, Arch: f.arch, Toolchain: f.toolchain,
+		Agent:     func(of arch.Arch) string { return a.agentPath(f.agent, of) },
+		RegoAgent: func(of arch.Arch) string { return besideUs("kata-agent-rego-" + of.Name) },
+		Offline:   f.offline, Jobs: f.jobs, Now: time.Now,
 		HTTPArchive: archive, SecurityArchive: f.security,
 		ArchiveKeyring: f.keyring,
 		Snapshot:       cmp.Or(f.snapshot, a.getenv("KATABUILD_SNAPSHOT")), Registries: access,
@@ -313,14 +323,14 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 }
 
 // agentPath is the agent the user names, or the one that came with this program.
-func (a *app) agentPath(flag string) string {
+func (a *app) agentPath(flag string, of arch.Arch) string {
 	if flag != "" {
 		return flag
 	}
 	if env := a.getenv("KATABUILD_AGENT"); env != "" {
 		return env
 	}
-	return besideUs("kata-agent-x86_64")
+	return besideUs("kata-agent-" + of.Name)
 }
 
 // besideUs finds a file that was built or installed with this program.

@@ -2,9 +2,10 @@
 // processes.
 //
 // The program gets user, mount, pid, ipc, uts and network namespaces of its own, a root folder with the machine's /usr,
-// /bin, /sbin, /lib* read-only, of /etc only what the dynamic linker and compilers read, a small /dev, a fresh /proc
-// and /tmp, and the folders its Command binds. It works for a plain user and needs no privilege; for root it is no
-// weaker, since inside all capabilities are gone. It does not know what it runs.
+// /bin, /sbin, /lib* read-only (or those of a folder that the Command names), of /etc only what the dynamic linker and
+// compilers read, a small /dev, a fresh /proc and /tmp, and the folders its Command binds. It works for a plain user
+// and needs no privilege; for root it is no weaker, since inside all capabilities are gone. It does not know what it
+// runs.
 //
 // The jail is this same executable run again: every main, and every TestMain of a package that runs jails, calls Main
 // first.
@@ -51,10 +52,13 @@ type Bind struct {
 
 // Command is one program to run. The zero value of everything but Args is usable.
 type Command struct {
-	Args   []string  // program (looked up in Path unless it has a slash) and arguments
-	Dir    string    // working folder inside; "/" when empty
-	Env    []string  // NAME=value, added to the fixed environment and winning over it
-	Binds  []Bind    // in order; a later one may lie inside an earlier one
+	Args  []string // program (looked up in Path unless it has a slash) and arguments
+	Dir   string   // working folder inside; "/" when empty
+	Env   []string // NAME=value, added to the fixed environment and winning over it
+	Binds []Bind   // in order; a later one may lie inside an earlier one
+	// Root is a folder that has a /usr of its own, which is shown instead of the machine's: nothing that is installed
+	// on the machine can be seen then. Empty shows the machine's.
+	Root   string
 	Stdout io.Writer // nil drops it
 	Stderr io.Writer // nil drops it; may be the same writer as Stdout
 	// Terminal, when set, is the program's controlling terminal and all its standard streams; Stdout and Stderr must be
@@ -127,6 +131,7 @@ type spec struct {
 	Dir    string
 	Env    []string
 	Binds  []Bind
+	Root   string
 	Limits Limits
 
 	Terminal bool // the standard streams are a terminal for the program alone
@@ -165,6 +170,12 @@ func (c Command) Run(ctx context.Context) (Usage, error) {
 		Terminal: c.Terminal != nil}
 	if s.Dir == "" {
 		s.Dir = "/"
+	}
+	if c.Root != "" {
+		var err error
+		if s.Root, err = filepath.Abs(c.Root); err != nil {
+			return Usage{}, err
+		}
 	}
 	for _, b := range c.Binds {
 		host, err := filepath.Abs(b.Host)

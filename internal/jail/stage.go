@@ -102,6 +102,16 @@ func (l Limits) set() error {
 	return nil
 }
 
+// system lists the folders of programs and libraries that a root has, or may have.
+func system(root string) []string {
+	list := []string{"/usr", "/bin", "/sbin"}
+	libs, _ := filepath.Glob(root + "/lib*") // of a pattern that is not well-formed, there are none
+	for _, p := range libs {
+		list = append(list, strings.TrimPrefix(p, root))
+	}
+	return list
+}
+
 // etc lists what of /etc the jail shows: what the dynamic linker reads, and where Debian's links to compilers lead.
 // None of it is secret.
 func etc() []string {
@@ -175,24 +185,26 @@ func enter(s spec) error {
 		mounts = append(mounts, mount{fd: fd, target: target, dir: fi.IsDir(), attr: attr, name: host})
 		return nil
 	}
-	libs, _ := filepath.Glob("/lib*") // the pattern is well-formed
-	for _, p := range append([]string{"/usr", "/bin", "/sbin"}, libs...) {
-		fi, err := os.Lstat(p)
+	for _, p := range system(s.Root) {
+		fi, err := os.Lstat(s.Root + p)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
 		case err != nil:
 			return err
 		case fi.Mode()&os.ModeSymlink != 0:
-			if links[p], err = os.Readlink(p); err != nil {
+			if links[p], err = os.Readlink(s.Root + p); err != nil {
 				return err
 			}
 		case fi.IsDir():
-			if err := take(p, p, attrReadOnly); err != nil {
+			if err := take(s.Root+p, p, attrReadOnly); err != nil {
 				return err
 			}
 		}
 	}
 	for _, p := range etc() {
+		if s.Root != "" {
+			break // a root of its own needs nothing of the machine's
+		}
 		if err := take(p, p, attrReadOnly); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

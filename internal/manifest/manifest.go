@@ -54,16 +54,19 @@ type File struct {
 
 // Kernel is the kernel's files and what it must say of itself.
 type Kernel struct {
-	Release   string `json:"release"`  // uname -r
-	Version   string `json:"version"`  // uname -v
-	BuildID   string `json:"build_id"` // GNU build-id of vmlinux, hexadecimal
-	Source    Source `json:"source"`
-	Toolchain []Tool `json:"toolchain"` // sorted by name
-	Image     File   `json:"image"`     // the compressed kernel, bzImage on x86
-	Vmlinux   File   `json:"vmlinux"`   // uncompressed ELF with a PVH note, stripped
-	Config    File   `json:"config"`    // the final .config; its digest is also that of /proc/config.gz, unpacked
-	SystemMap File   `json:"system_map"`
-	Modules   *File  `json:"modules,omitempty"` // a tar of /lib/modules/<release>, when asked for
+	Release string `json:"release"`  // uname -r
+	Version string `json:"version"`  // uname -v
+	BuildID string `json:"build_id"` // GNU build-id of vmlinux, hexadecimal
+	Source  Source `json:"source"`
+	// ToolchainKind is what kind of tool-chain it was built with: debian, llvm or host. Empty, in manifests from before
+	// there was a choice, is host.
+	ToolchainKind string `json:"toolchain_kind,omitempty"`
+	Toolchain     []Tool `json:"toolchain"` // sorted by name; of debian and llvm, their packages
+	Image         File   `json:"image"`     // the compressed kernel, bzImage on x86
+	Vmlinux       File   `json:"vmlinux"`   // uncompressed ELF with a PVH note, stripped
+	Config        File   `json:"config"`    // the final .config; its digest is also that of /proc/config.gz, unpacked
+	SystemMap     File   `json:"system_map"`
+	Modules       *File  `json:"modules,omitempty"` // a tar of /lib/modules/<release>, when asked for
 }
 
 // Source is where the kernel came from.
@@ -77,8 +80,8 @@ type Source struct {
 // Tool is one program of the tool-chain.
 type Tool struct {
 	Name    string        `json:"name"`
-	Version string        `json:"version"` // first line of --version
-	Digest  digest.Digest `json:"digest"`  // of the executable
+	Version string        `json:"version"` // first line of --version, or the version of the package
+	Digest  digest.Digest `json:"digest"`  // of the executable, or of the .deb
 }
 
 // Initrd is the initial RAM disk.

@@ -34,8 +34,10 @@ type Tool struct {
 
 // Toolchain is every tool, sorted by name.
 type Toolchain struct {
-	Tools  []Tool
+	Kind   string // Debian, LLVM or Host
+	Tools  []Tool // programs; of a pinned tool-chain its packages
 	Prefix string // CROSS_COMPILE of the kernel's make; empty for the machine's own architecture
+	Root   string // folder that a pinned tool-chain is unpacked in; no part of the identity
 }
 
 // Identity is what decides a build's bytes: name, version and digest of every tool.
@@ -136,7 +138,7 @@ type Options struct {
 
 // Find finds every tool. A *Missing error lists all that are not there.
 func Find(ctx context.Context, o Options) (Toolchain, error) {
-	t := Toolchain{}
+	t := Toolchain{Kind: Host}
 	if o.Arch.Name != o.Host.Name {
 		t.Prefix = o.Arch.CrossPrefix
 	}
