@@ -90,7 +90,11 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	res.GaveWay = b.gaveWay
 	if b.OnlyConfig && config != nil {
 		res.Release, res.SourceVersion, res.ConfigDigest = b.release, b.sourceVersion, digest.Of(config)
-		return res, errors.Join(err, b.leave(res, OutputConfig, config))
+		err = errors.Join(err, b.leave(res, OutputConfig, config))
+		if b.Kconfig {
+			err = errors.Join(err, b.leaveKconfig(res))
+		}
+		return res, err
 	}
 	if err != nil {
 		return nil, err
@@ -108,9 +112,13 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 
 func (b *build) unpack(ctx context.Context, res *Result) error {
 	b.phase("unpack")
-	err := source.Unpack(ctx, source.Source{Kind: b.SourceKind, Path: b.Source, Name: b.SourceName,
+	skip, err := b.skip()
+	if err != nil {
+		return err
+	}
+	err = source.Unpack(ctx, source.Source{Kind: b.SourceKind, Path: b.Source, Name: b.SourceName,
 		Digest: b.SourceDigest}, b.tree(), source.Options{
-		Time: b.Time, Skip: b.skip(),
+		Time: b.Time, Skip: skip,
 		Progress: func(done, total int64) {
 			b.Progress.Send(progress.Event{Step: step, Kind: progress.Update, Message: "unpack", Current: done,
 				Total: total, Unit: "bytes"})
@@ -143,13 +151,19 @@ func (b *build) unpack(ctx context.Context, res *Result) error {
 	return err
 }
 
-// skip is what need not be written of a tree to configure it: sources that no configurator reads. Patches may change
-// any file.
-func (b *build) skip() func(name string) bool {
-	if !b.OnlyConfig || len(b.Patches) > 0 {
-		return nil
+// skip is what need not be written of a tree to configure it: sources that no configurator reads and no patch changes.
+func (b *build) skip() (func(name string) bool, error) {
+	if !b.OnlyConfig {
+		return nil, nil
+	}
+	changed, err := touched(b.Patches)
+	if err != nil {
+		return nil, err
 	}
 	return func(name string) bool {
+		if changed[name] {
+			return false
+		}
 		top, _, _ := strings.Cut(name, "/")
 		switch top {
 		case "Documentation", "drivers", "sound", "fs", "net", "samples", "lib", "mm", "crypto", "kernel", "arch":
@@ -163,7 +177,7 @@ func (b *build) skip() func(name string) bool {
 			return top != "arch"
 		}
 		return false
-	}
+	}, nil
 }
 
 // open takes hold of the tree that lies in WorkDir. From here on foreign programs may write to it, so that it is read

@@ -109,8 +109,12 @@ func TestNothingNewOfATreeIsLeftToChance(t *testing.T) {
 	r := slowRequest(t, features.Tiny)
 	r.OnlyConfig = true
 	b := &build{Request: r}
-	err := source.Unpack(t.Context(), source.Source{Kind: r.SourceKind, Path: r.Source, Digest: r.SourceDigest},
-		r.tree(), source.Options{Time: time.Unix(1, 0), Skip: b.skip()})
+	skip, err := b.skip()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = source.Unpack(t.Context(), source.Source{Kind: r.SourceKind, Path: r.Source, Digest: r.SourceDigest},
+		r.tree(), source.Options{Time: time.Unix(1, 0), Skip: skip})
 	if err != nil {
 		t.Fatal(err)
 	}

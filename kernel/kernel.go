@@ -82,6 +82,7 @@ type Request struct {
 	Progress   progress.Func
 	Log        io.Writer // everything make says; nil drops it
 	OnlyConfig bool      // stop once the configuration is checked; the only output is the config
+	Kconfig    bool      // with OnlyConfig: also leave the tree's Kconfig files
 }
 
 // Result is one kernel that was built.
@@ -162,6 +163,9 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 	}
 	if r.OnlyConfig {
 		in = append(in, artifact.Input{Name: "only the configuration", Value: "true"})
+	}
+	if r.Kconfig {
+		in = append(in, artifact.Input{Name: "Kconfig files", Value: "true"})
 	}
 	for _, f := range fs {
 		in = append(in, artifact.Input{Name: "feature " + f.Name, Value: string(f.Digest())})

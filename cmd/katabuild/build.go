@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,11 +12,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/cmd/katabuild/kernel"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/usage"
@@ -266,7 +269,7 @@ image becomes part of a guest with "katabuild boot --extension".`, nil)
 }
 
 func (a *app) kernelCmd() *cobra.Command {
-	return a.makeCmd("kernel", "build only the kernel of a recipe",
+	c := a.makeCmd("kernel", "build only the kernel of a recipe",
 		`kernel builds the kernel of a recipe: bzImage, vmlinux (uncompressed, with a PVH entry), config, System.map,
 and modules.tar when the recipe asks for modules. Options are asked for by feature ("katabuild features" lists them);
 after the last olddefconfig every option that was asked for is compared with the result, and one that came out
@@ -274,7 +277,41 @@ otherwise is an error that names the fragment's line and the unmet dependency.
 
 With --config-only it makes just the configuration, in seconds and without the store's help, leaves it as
 DIR/config, and lists every option that was asked for and is otherwise; it fails where one of them is more than a
-preference.`, []string{builder.KernelStep})
+preference.
+
+The words below it look at the options of a kernel and change them, on the recipe's own kernel source, in seconds and
+without compiling a kernel; docs/kernel-options.md goes through them. A recipe in a folder that is called like one of
+them is named by its path, such as ./explain.`, []string{builder.KernelStep})
+	h := &kernel.Host{In: os.Stdin, Out: a.out, Err: a.err, Getenv: a.getenv, Differs: errVerdict, Flags: a.openFlags}
+	c.AddCommand(h.Commands()...)
+	return c
+}
+
+// openFlags adds the flags of commands that read a recipe and build nothing, and returns what opens one.
+func (a *app) openFlags(fl *pflag.FlagSet) func(ctx context.Context, recipe string) (*builder.Guest, func(), error) {
+	var f recipeFlags
+	f.addBuild(fl)
+	return func(ctx context.Context, name string) (*builder.Guest, func(), error) {
+		var args []string
+		if name != "" {
+			args = []string{name}
+		}
+		cfg, err := a.config(ctx, f, args)
+		if err != nil {
+			return nil, nil, err
+		}
+		v, err := a.view()
+		if err != nil {
+			return nil, nil, err
+		}
+		cfg.Report = v.Event
+		g, err := builder.Open(ctx, cfg)
+		if err != nil {
+			v.Close()
+			return nil, nil, err
+		}
+		return g, v.Close, nil
+	}
 }
 
 func (a *app) initrdCmd() *cobra.Command {

@@ -36,6 +36,14 @@ const folder = "kernel/features"
 // Owns says whether a file that a setting names is one of the features'.
 func Owns(file string) bool { return strings.HasPrefix(file, folder+"/") }
 
+// Of is the name of the feature that a file of settings is of; "" where it is none of the features'.
+func Of(file string) string {
+	if !Owns(file) {
+		return ""
+	}
+	return strings.TrimSuffix(path.Base(file), suffix)
+}
+
 // Feature is one thing to ask for by name.
 type Feature struct {
 	Name     string

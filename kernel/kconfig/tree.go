@@ -14,6 +14,7 @@ import (
 type Tree struct {
 	symbols map[string][]*definition
 	selects map[string][]selection // by the selected symbol
+	implies map[string][]selection // likewise
 	// Elsewhere says where there is a symbol that this tree does not have, such as "an option of arm64"; empty where
 	// nobody knows. Nil knows nothing.
 	Elsewhere func(symbol string) string
@@ -26,6 +27,8 @@ type definition struct {
 	line     int
 	typ      string // bool, tristate, int, hex, string; "" when another definition says it
 	prompt   bool
+	title    string // the prompt's text
+	help     []string
 	promptIf *expr // nil: always
 	depends  []*expr
 	defaults []choiceOfValue
@@ -45,12 +48,15 @@ type selection struct {
 // block is an if, menu or choice around definitions.
 type block struct {
 	kind    string // if, menu, choice
+	title   string // of a menu or choice
 	file    string
 	line    int
 	depends []*expr
 	visible []*expr // "visible if" of a menu, or the condition on a choice's prompt
 	members []string
-	around  *block
+
+	defaults []choiceOfValue // of a choice: members
+	around   *block
 }
 
 // maxFiles and maxInclude bound what one tree may make us read; Linux 6.12 has about 1,700 Kconfig files, ten deep.
@@ -64,7 +70,8 @@ const (
 func ReadTree(tree fs.FS, root string, variables map[string]string) (*Tree, error) {
 	p := &parser{
 		fsys: tree, vars: variables,
-		t: &Tree{symbols: map[string][]*definition{}, selects: map[string][]selection{}},
+		t: &Tree{symbols: map[string][]*definition{}, selects: map[string][]selection{},
+			implies: map[string][]selection{}},
 	}
 	if err := p.file(root, 0); err != nil {
 		return nil, err
@@ -113,6 +120,7 @@ func (p *parser) file(name string, depth int) error {
 		line, at := lines[i], i+1
 		if helpIndent != -1 {
 			if strings.TrimSpace(line) == "" {
+				p.help("")
 				continue
 			}
 			ind := indent(line)
@@ -120,6 +128,7 @@ func (p *parser) file(name string, depth int) error {
 				helpIndent = ind
 			}
 			if helpIndent > 0 && ind >= helpIndent {
+				p.help(strings.Repeat(" ", ind-helpIndent) + strings.TrimSpace(line))
 				continue
 			}
 			helpIndent = -1
@@ -144,6 +153,13 @@ func (p *parser) file(name string, depth int) error {
 		}
 	}
 	return nil
+}
+
+// help adds a line to the help of the entry before it.
+func (p *parser) help(line string) {
+	if p.def != nil {
+		p.def.help = append(p.def.help, line)
+	}
 }
 
 // located is an error that already carries a place.
@@ -220,6 +236,9 @@ func (p *parser) statement(toks []token, file string, line, depth int) error {
 		p.head = false
 	case "menu", "choice":
 		p.open(key.text, file, line)
+		if len(rest) > 0 {
+			p.block.title = rest[0].text
+		}
 	case "endif", "endmenu", "endchoice":
 		kind := strings.TrimPrefix(key.text, "end")
 		if p.block == nil || p.block.kind != kind {
@@ -317,34 +336,44 @@ func (p *parser) property(key string, rest []token) error {
 			return err
 		}
 		if p.def != nil {
-			p.def.prompt, p.def.promptIf = true, cond
-		} else if p.head && cond != nil {
-			p.block.visible = append(p.block.visible, cond)
+			p.def.prompt, p.def.title, p.def.promptIf = true, rest[0].text, cond
+		} else if p.head {
+			p.block.title = rest[0].text
+			if cond != nil {
+				p.block.visible = append(p.block.visible, cond)
+			}
 		}
 	case "default", "def_bool", "def_tristate":
 		vs, cond, err := values(rest)
 		if err != nil {
 			return err
 		}
-		if p.def == nil {
-			return nil // the default member of a choice
-		}
 		if len(vs) != 1 {
 			return fmt.Errorf("%s: want one value", key)
+		}
+		if p.def == nil {
+			if p.head { // the default member of a choice
+				p.block.defaults = append(p.block.defaults, choiceOfValue{vs[0], cond})
+			}
+			return nil
 		}
 		if t, ok := strings.CutPrefix(key, "def_"); ok {
 			p.def.typ = t
 		}
 		p.def.defaults = append(p.def.defaults, choiceOfValue{vs[0], cond})
-	case "select":
+	case "select", "imply":
 		vs, cond, err := values(rest)
 		if err != nil {
 			return err
 		}
 		if p.def == nil || len(vs) != 1 || vs[0].op != opWord {
-			return errors.New("select: want one symbol, in a config")
+			return fmt.Errorf("%s: want one symbol, in a config", key)
 		}
-		p.t.selects[vs[0].word] = append(p.t.selects[vs[0].word], selection{p.def, cond})
+		list := p.t.selects
+		if key == "imply" {
+			list = p.t.implies
+		}
+		list[vs[0].word] = append(list[vs[0].word], selection{p.def, cond})
 	case "range":
 		vs, cond, err := values(rest)
 		if err != nil {
@@ -354,7 +383,7 @@ func (p *parser) property(key string, rest []token) error {
 			return errors.New("range: want two values, in a config")
 		}
 		p.def.ranges = append(p.def.ranges, valueRange{vs[0], vs[1], cond})
-	case "imply", "option", "modules", "optional", "mainmenu", "transitional":
+	case "option", "modules", "optional", "mainmenu", "transitional":
 	default:
 		return fmt.Errorf("unknown word %q", key)
 	}

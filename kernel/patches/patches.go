@@ -91,6 +91,23 @@ func Parse(p Patch) error {
 	return err
 }
 
+// Files lists the files of the tree that the patch changes, makes or reads, by their names there.
+func (p Patch) Files() ([]string, error) {
+	diffs, err := parse(p)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, d := range diffs {
+		for _, name := range []string{d.old, d.new} {
+			if name != "" {
+				out = append(out, name)
+			}
+		}
+	}
+	return out, nil
+}
+
 func parse(p Patch) ([]fileDiff, error) {
 	data, err := plain(p.Data)
 	if err != nil {
