@@ -27,7 +27,7 @@ const (
 	Modules = "modules" // not a set: loadable modules, which a request for modules means
 )
 
-//go:embed *.config x86_64/*.config
+//go:embed *.config x86_64/*.config aarch64/*.config ppc64le/*.config s390x/*.config riscv64/*.config
 var files embed.FS
 
 // folder is what the embedded files are called towards people: it is where they lie in the repository.
