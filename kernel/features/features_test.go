@@ -23,68 +23,80 @@ func x86(t testing.TB) arch.Arch {
 	return a
 }
 
-func settings(t testing.TB, names ...string) []kconfig.Setting {
+// versions are those of Linux that the features are kept for.
+var versions = []string{"6.12.117", "7.3.4"}
+
+// settings lists what features ask of an architecture and a version.
+func settings(t testing.TB, a arch.Arch, version string, names ...string) []kconfig.Setting {
 	t.Helper()
-	fs, err := Resolve(x86(t), names)
+	fs, err := Resolve(a, names)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var all []kconfig.Setting
 	for _, f := range fs {
-		all = append(all, f.Fragment.Settings...)
+		all = append(all, f.Fragment.For(a.Name, version)...)
 	}
 	return all
 }
 
 // TestSets shows in review what a change of a feature means for the sets.
 func TestSets(t *testing.T) {
-	for _, set := range []string{Default, Tiny} {
-		merged, conflicts := kconfig.Merge(settings(t, set))
-		for _, c := range conflicts {
-			t.Error(c)
+	for _, a := range arch.All() {
+		for _, set := range []string{Default, Tiny} {
+			merged, conflicts := kconfig.Merge(settings(t, a, versions[0], set))
+			for _, c := range conflicts {
+				t.Error(c)
+			}
+			var b bytes.Buffer
+			for _, w := range merged {
+				fmt.Fprintln(&b, w.Text())
+			}
+			golden.Check(t, a.Name+"-"+set+".config", b.Bytes())
 		}
-		var b bytes.Buffer
-		for _, w := range merged {
-			fmt.Fprintln(&b, w.Text())
-		}
-		golden.Check(t, set+".config", b.Bytes())
 	}
 }
 
 func TestEverySettingHasAReasonAndAPlace(t *testing.T) {
-	all, err := All(x86(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range all {
-		if f.Purpose == "" || strings.HasSuffix(f.Purpose, ".") {
-			t.Errorf("%s: purpose %q: want one line without a full stop", f.Name, f.Purpose)
+	for _, a := range arch.All() {
+		all, err := All(a)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, w := range f.Fragment.Settings {
-			if w.Reason == "" || !strings.HasPrefix(w.File, folder+"/") || w.Line == 0 {
-				t.Errorf("%+v", w)
+		for _, f := range all {
+			if f.Purpose == "" || strings.HasSuffix(f.Purpose, ".") {
+				t.Errorf("%s: purpose %q: want one line without a full stop", f.Name, f.Purpose)
+			}
+			for _, w := range f.Fragment.Settings {
+				if w.Reason == "" || !strings.HasPrefix(w.File, folder+"/") || w.Line == 0 || !w.When.On(a.Name) {
+					t.Errorf("%+v", w)
+				}
 			}
 		}
 	}
 }
 
 func TestFeaturesThatMeetDoNotContradictEachOther(t *testing.T) {
-	var names []string
-	all, err := All(x86(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range all {
-		names = append(names, f.Name)
-	}
-	_, conflicts := kconfig.Merge(settings(t, names...))
-	for _, c := range conflicts {
-		t.Error(c)
+	for _, a := range arch.All() {
+		var names []string
+		all, err := All(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			names = append(names, f.Name)
+		}
+		for _, v := range versions {
+			_, conflicts := kconfig.Merge(settings(t, a, v, names...))
+			for _, c := range conflicts {
+				t.Errorf("%s, Linux %s: %v", a.Name, v, c)
+			}
+		}
 	}
 }
 
 func TestEveryArchitectureFileHasItsFeature(t *testing.T) {
-	for _, a := range arch.Buildable() {
+	for _, a := range arch.All() {
 		entries, err := files.ReadDir(a.Name)
 		if err != nil {
 			t.Fatal(err)
@@ -238,7 +250,7 @@ func TestAConditionCoversItsGroupOrTheFile(t *testing.T) {
 
 // TestAFolderIsACondition: what stands in an architecture's folder says so, and every architecture's is known.
 func TestAFolderIsACondition(t *testing.T) {
-	known, err := Known("KVM_GUEST")
+	known, err := Known("PVH")
 	if err != nil || len(known) == 0 || !strings.Contains(known[0].When.String(), "x86_64") {
 		t.Errorf("%+v, %v", known, err)
 	}
