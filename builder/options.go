@@ -29,7 +29,8 @@ const (
 
 // Options is what a kernel's options can be asked about.
 type Options struct {
-	Menu *menu.Kernel
+	Menu   *menu.Kernel
+	Config []byte // the final configuration
 	// Wrong says which settings came out otherwise, where any did.
 	Wrong error
 }
@@ -122,5 +123,5 @@ func (g *Guest) Options(ctx context.Context) (*Options, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the kernel's options: %w", err)
 	}
-	return &Options{Menu: k, Wrong: wrong}, nil
+	return &Options{Menu: k, Config: config, Wrong: wrong}, nil
 }

@@ -10,8 +10,6 @@ import (
 	"io"
 	"regexp"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/elfnote"
 	"github.com/katabuild/katabuild/internal/regular"
@@ -59,34 +57,10 @@ func payload(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("a payload of %d bytes at %d in %d bytes", length, from, len(b))
 	}
 	p := b[from : from+length]
-	var r io.Reader
-	switch {
-	case bytes.HasPrefix(p, []byte{0x28, 0xb5, 0x2f, 0xfd}): // RFC 8878; the kernel appends the unpacked size
-		z, err := zstd.NewReader(bytes.NewReader(p[:len(p)-4]), zstd.WithDecoderMaxMemory(maxKernel))
-		if err != nil {
-			return nil, err
-		}
-		defer z.Close()
-		r = z
-	case bytes.HasPrefix(p, []byte{0x1f, 0x8b}): // RFC 1952
-		z, err := gzip.NewReader(bytes.NewReader(p))
-		if err != nil {
-			return nil, err
-		}
-		z.Multistream(false)
-		r = z
-	default:
-		return nil, fmt.Errorf(
-			"the payload is compressed in a way we do not read (it begins with % x); give the vmlinux beside it", p[:4])
+	if !bytes.HasPrefix(p, []byte{0x1f, 0x8b}) {
+		p = p[:len(p)-4] // the kernel's make appends the unpacked size to all but gzip
 	}
-	out, err := io.ReadAll(io.LimitReader(r, maxKernel+1))
-	if err != nil {
-		return nil, fmt.Errorf("unpack the payload: %w", err)
-	}
-	if len(out) > maxKernel {
-		return nil, fmt.Errorf("the payload unpacks to more than %d bytes", maxKernel)
-	}
-	return out, nil
+	return unpack(p)
 }
 
 var banner = regexp.MustCompile(`Linux version ([0-9][^ \x00]{0,127}) \([^\n\x00]{1,1000}`)

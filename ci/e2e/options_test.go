@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// kitchen is a folder with the repository's recipes, their locks beside them, and its guests.
+// kitchen is a folder with the repository's recipes, their locks beside them, its guests, and fragments that lie as
+// Kata Containers' do.
 func kitchen(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -22,6 +23,20 @@ func kitchen(t *testing.T) string {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, "recipes", name, "lock.json"), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{
+		"common/net.conf":    "# Networks.\nCONFIG_NET=y\nCONFIG_INET=y\nCONFIG_UNIX=y\n",
+		"common/s390.conf":   "# !x86_64 !powerpc\nCONFIG_CIFS=y\n",
+		"x86_64/serial.conf": "CONFIG_TTY=y\nCONFIG_SERIAL_8250=y\nCONFIG_NO_SUCH_OPTION=y\n",
+		"whitelist.conf":     "NOT A FRAGMENT\n",
+	} {
+		path := filepath.Join(dir, "fragments", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -98,5 +113,42 @@ func TestAnOptionIsExplained(t *testing.T) {
 	if a.Option != "CONFIG_VIRTIO_FS" || a.Value != "n" || len(a.Wish) != 2 ||
 		a.Wish[0].Line != "CONFIG_FUSE_FS=y" || a.Wish[1].Line != "CONFIG_VIRTIO_FS=y" {
 		t.Errorf("%+v", a)
+	}
+}
+
+// TestFragmentsAreImported imports fragments twice: by themselves, and by what the first import made of them.
+func TestFragmentsAreImported(t *testing.T) {
+	need(t)
+	dir := kitchen(t)
+	recipe := filepath.Join(dir, "recipes", "tiny")
+	type imported struct {
+		Form     string
+		Features []string
+		Lines    int
+		Left     []struct{ Option string }
+		Dropped  []struct{ Line, Why string }
+	}
+	run := func(args ...string) (im imported) {
+		r := katabuild(t, nil, append([]string{"kernel", "import", "--json"}, args...)...)
+		r.want(t, 0)
+		if err := json.Unmarshal([]byte(r.out), &im); err != nil {
+			t.Fatal(err)
+		}
+		return im
+	}
+	first := run(filepath.Join(dir, "fragments"), recipe, "-o", "theirs.config")
+	if first.Form != "fragments" || len(first.Left) > 0 || first.Lines == 0 || len(first.Dropped) != 1 ||
+		first.Dropped[0].Line != "CONFIG_NO_SUCH_OPTION=y" {
+		t.Errorf("%+v", first)
+	}
+	fragment, err := os.ReadFile(filepath.Join(recipe, "theirs.config"))
+	if err != nil || !strings.Contains(string(fragment), "CONFIG_NET=y\n") || strings.Contains(string(fragment),
+		"CIFS") {
+		t.Errorf("%s, %v", fragment, err)
+	}
+	whole := run(abs(t, "out/tiny/config"), recipe)
+	if whole.Form != "config" || strings.Join(whole.Features, " ") != "tiny" || whole.Lines != 0 ||
+		len(whole.Left) > 0 {
+		t.Errorf("%+v", whole)
 	}
 }

@@ -80,7 +80,8 @@ func (v *evaluation) work(s *kconfig.Symbol) kconfig.Value {
 	} else {
 		asked = v.byDefault(s)
 	}
-	if implied := v.by(s.ImpliedBy); implied > n && depends > n && (visible == n || v.settings[s.Name] == "") {
+	// Where a prompt is shown, off is what somebody has said, who wins over an imply.
+	if implied := v.by(s.ImpliedBy); implied > n && depends > n && visible == n {
 		asked = max(asked, min(implied, depends))
 	}
 	asked = max(asked, v.by(s.SelectedBy))
@@ -154,11 +155,22 @@ func (v *evaluation) text(s *kconfig.Symbol) kconfig.Value {
 		}
 		for _, x := range d.Defaults {
 			if x.If == nil || v.expr(x.If) > n {
-				return kconfig.Value(v.scalar(x.Value))
+				return text(s.Type, v.scalar(x.Value))
 			}
 		}
 	}
 	return kconfig.No
+}
+
+// text is a default as a configuration has it.
+func text(typ, scalar string) kconfig.Value {
+	switch {
+	case typ == "string":
+		return kconfig.Value(`"` + scalar + `"`)
+	case scalar == "":
+		return kconfig.No
+	}
+	return kconfig.Value(scalar)
 }
 
 // member is one of a choice: the one that is set and can be, or the choice's default, or the first that can be.

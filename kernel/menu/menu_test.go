@@ -192,7 +192,7 @@ func TestWhatIsForeseen(t *testing.T) {
 		{"", "GZIP=y HIDDEN=y SIZE=5"},
 		{"NET=y", "GZIP=y HIDDEN=y NET=y SIZE=7"},
 		{"EXPERT=y ZSTD=y SIZE=9", "EXPERT=y SIZE=9 ZSTD=y"},
-		{"PCI=y NET=y CARD=m", "BUS=y CARD=y GZIP=y HIDDEN=y NET=y PCI=y POLISH=y SIZE=7"},
+		{"PCI=y NET=y CARD=m", "BUS=y CARD=y GZIP=y HIDDEN=y NET=y PCI=y SIZE=7"},
 		{"MODULES=y PCI=y NET=y CARD=m FAST=y POLISH=n",
 			"BUS=y CARD=m FAST=y GZIP=y HIDDEN=y LIBRARY=m MODULES=y NET=y PCI=y SIZE=7"},
 		{"CARD=y", "GZIP=y HIDDEN=y SIZE=5"},
@@ -228,4 +228,51 @@ func FuzzExplain(f *testing.F) {
 		}
 		k.Foresee(nil)
 	})
+}
+
+func TestARemainderMakesOneKernelOfAnother(t *testing.T) {
+	none := func(kconfig.Setting) string { return "" }
+	for _, c := range []struct{ from, to, want string }{
+		{"", "PCI=y NET=y CARD=y FAST=y", "CARD=y FAST=y NET=y PCI=y"},
+		{"PCI=y NET=y CARD=y", "NET=y", "PCI=n"},
+		{"NET=y", "EXPERT=y ZSTD=y SIZE=9 HIDDEN=n", "EXPERT=y NET=n SIZE=9 ZSTD=y"},
+		{"FIRMWARE=y MMIO=y", "", "FIRMWARE=n"},
+		{"", "", ""},
+	} {
+		target := made(t, c.to).Final
+		k := made(t, c.from)
+		lines, left := k.Remainder(k.Settings, target, none)
+		var got []string
+		for _, w := range lines {
+			got = append(got, w.Symbol+"="+string(w.Value))
+		}
+		if s := strings.Join(got, " "); s != c.want || len(left) > 0 {
+			t.Errorf("from %q to %q: got %q, want %q; left %v", c.from, c.to, s, c.want, left)
+		}
+	}
+}
+
+func TestWhatIsRefusedIsLeft(t *testing.T) {
+	k := made(t, "")
+	lines, left := k.Remainder(nil, made(t, "NET=y PCI=y").Final, func(w kconfig.Setting) string {
+		if w.Symbol == "NET" {
+			return "not here"
+		}
+		return ""
+	})
+	if len(lines) != 1 || lines[0].Symbol != "PCI" || len(left) != 2 || left[0] != (Left{"CONFIG_NET", "y", "n",
+		"not here"}) {
+		t.Errorf("%v %v", lines, left)
+	}
+}
+
+func TestAFragmentSaysWhereItsOptionsAre(t *testing.T) {
+	k := made(t, "")
+	got := string(k.Fragment("What is mine.", "reason: ", []kconfig.Setting{{Symbol: "NET", Value: "y"},
+		{Symbol: "PCI", Value: "n"}}))
+	want := "# What is mine.\n\n# Options outside of all menus\n# reason: \nCONFIG_NET=y\n\n# Devices\n# reason: \n" +
+		"# CONFIG_PCI is not set\n"
+	if got != want {
+		t.Errorf("got %q", got)
+	}
 }

@@ -27,7 +27,7 @@ type Host struct {
 
 // Commands makes them.
 func (h *Host) Commands() []*cobra.Command {
-	return []*cobra.Command{h.explainCmd()}
+	return []*cobra.Command{h.explainCmd(), h.diffCmd(), h.importCmd()}
 }
 
 // json prints a value.
