@@ -48,13 +48,21 @@ func (g *Guest) atWork(ctx context.Context, do func(kernel.Request) error) (err 
 			return err
 		}
 	}
+	unused, err := g.of.OpenToolchain(ctx, &r.Toolchain, execute.Job{Report: func(e progress.Event) {
+		e.Step = KernelStep
+		g.c.Report.Send(e)
+	}})
+	if err != nil {
+		return err
+	}
+	defer unused()
 	work, remove, err := g.c.Store.Temp("config")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	r.WorkDir, r.OutDir = filepath.Join(work, "work"), filepath.Join(work, "out")
-	r.Progress = func(e progress.Event) { g.c.Report.Send(e) }
+	r.Progress = g.c.Report
 	return g.of.Changed(src, do(r))
 }
 
