@@ -32,6 +32,7 @@ setup: ## install what is missing: Debian packages (as root or with sudo) and Go
 build: ## build katabuild, kata-runtime, the shim and the agent into bin/
 	@mkdir -p bin
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/katabuild ./cmd/katabuild
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w' -o bin/katabuild-cc ./cmd/katabuild-cc
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
 		-o bin/kata-runtime ./cmd/kata-runtime
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \

@@ -69,6 +69,7 @@ type Config struct {
 	Go          string           // the Go program, for u-root commands; empty where there is none
 	Env         []string         // the environment to run Go and apt in
 	ToolFolders []string         // where the tool-chain is looked for, first match first
+	CC          string           // the program katabuild-cc, for a cache of compiled objects; empty keeps none
 }
 
 // The steps and what a user may want.
@@ -227,7 +228,7 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 	g := &Guest{Recipe: r, c: c, arch: a, lock: l, recipeDigest: rd, lockDigest: digest.Of(data)}
 	g.of = tasks.Guest{
 		Recipe: r, Lock: l, Arch: a, Dir: filepath.Dir(c.Recipe), Store: c.Store, Offline: c.Offline, Jobs: c.Jobs,
-		ToolFolders: c.ToolFolders, Go: c.Go, GoEnv: c.Env,
+		ToolFolders: c.ToolFolders, CC: c.CC, Go: c.Go, GoEnv: c.Env,
 		Fetcher: sync.OnceValues(func() (*fetch.Fetcher, error) {
 			f, err := c.fetcher(r, l)
 			if err == nil && c.Offline {

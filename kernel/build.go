@@ -34,6 +34,8 @@ type build struct {
 	cpu           time.Duration
 	gaveWay       []*kconfig.Unmet
 	binds         []jail.Bind     // what the jail sees of WorkDir
+	cacheArgs     []string        // stands before make's command line while the cache is in use
+	cacheBinds    []jail.Bind     // what the jail sees besides meanwhile
 	left          *regular.Folder // the tree, once foreign programs may have written to it
 }
 
@@ -205,7 +207,7 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 	if b.Modules {
 		targets = append(targets, "modules")
 	}
-	if err := b.make(ctx, targets...); err != nil {
+	if err := b.makeCached(ctx, res, targets...); err != nil {
 		return err
 	}
 	b.phase("collect")

@@ -83,6 +83,8 @@ type Request struct {
 	Log        io.Writer // everything make says; nil drops it
 	OnlyConfig bool      // stop once the configuration is checked; the only output is the config
 	Kconfig    bool      // with OnlyConfig: also leave the tree's Kconfig files
+
+	ObjectCache ObjectCache
 }
 
 // Result is one kernel that was built.
@@ -97,6 +99,18 @@ type Result struct {
 	Moved         []string         // hunks of patches that applied at another line, for people
 	Objects       int              // files compiled and assembled
 	CPU           time.Duration
+	Compiled      []Compiled // which objects of C and assembly, with the cache; empty without
+}
+
+// Cached counts the objects that came from the cache.
+func (r *Result) Cached() int {
+	n := 0
+	for _, c := range r.Compiled {
+		if c.Cached {
+			n++
+		}
+	}
+	return n
 }
 
 // Features lists what can be asked for by name on an architecture.

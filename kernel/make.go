@@ -67,10 +67,10 @@ func (b *build) make(ctx context.Context, args ...string) error {
 	w := &watcher{log: b.Log, seen: b.seen}
 	argv := b.makeArgs(args...)
 	u, err := jail.Command{
-		Args:   argv,
+		Args:   append(slices.Clone(b.cacheArgs), argv...),
 		Env:    b.environment(),
 		Root:   b.Toolchain.Root,
-		Binds:  b.binds,
+		Binds:  append(slices.Clone(b.binds), b.cacheBinds...),
 		Stdout: w, Stderr: w,
 	}.Run(ctx)
 	b.cpu += u.CPU

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/objcache"
 	"github.com/katabuild/katabuild/internal/owned"
 )
 
@@ -21,6 +22,9 @@ type Usage struct {
 	Temp      int64 // bytes of running or interrupted steps
 	Tools     int64 // bytes of unpacked tool-chains
 	Corrupt   int   // blobs set aside because their bytes changed
+	// ObjectFiles and ObjectBytes are the cache of compiled objects.
+	ObjectFiles int
+	ObjectBytes int64
 }
 
 // Problem is one thing Verify found.
@@ -103,7 +107,26 @@ func (s *Store) DU() (Usage, error) {
 		}
 		return nil
 	})
+	if err != nil {
+		return u, s.wrap("measure", err)
+	}
+	u.ObjectFiles, u.ObjectBytes, err = objcache.Usage(s.Objects())
 	return u, err
+}
+
+// MaxObjects bounds the cache of compiled objects, in bytes. The default kernel's take 0.2 GB.
+const MaxObjects = 5 << 30
+
+// Objects is the folder of the cache of compiled objects, which only this user's own programs may have written.
+func (s *Store) Objects() string { return s.Private("objects") }
+
+// TrimObjects keeps the cache of compiled objects below limit bytes.
+func (s *Store) TrimObjects(limit int64) (objcache.Trimmed, error) {
+	t, err := objcache.Trim(s.Objects(), limit, time.Now())
+	if err != nil {
+		return t, s.wrap("trim", err)
+	}
+	return t, nil
 }
 
 // Verify reads every blob and record. It changes nothing.
@@ -182,6 +205,8 @@ func (s *Store) Verify() ([]Problem, error) {
 type GCOptions struct {
 	// UnusedFor removes actions not used for this long; zero keeps all.
 	UnusedFor time.Duration
+	// MaxObjects is how many bytes of compiled objects may stay; zero keeps none.
+	MaxObjects int64
 	// Now is the present; it must be set.
 	Now time.Time
 	// Waiting, which may be nil, is called once if other processes use the store, for whose end GC waits.
@@ -193,6 +218,7 @@ type GCResult struct {
 	Actions int
 	Blobs   int
 	Bytes   int64
+	Objects objcache.Trimmed // of the cache of compiled objects
 }
 
 // blobGrace keeps young blobs that no action names yet: a running step has just put them there.
@@ -254,7 +280,13 @@ func (s *Store) GC(ctx context.Context, o GCOptions) (GCResult, error) {
 	s.sweep()
 	n, err := s.dropTools(o)
 	r.Bytes += n
-	return r, err
+	if err != nil {
+		return r, err
+	}
+	if r.Objects, err = objcache.Trim(s.Objects(), o.MaxObjects, o.Now); err != nil {
+		return r, s.wrap("gc", err)
+	}
+	return r, nil
 }
 
 // ToolsFolder is what keeps unpacked tool-chains, below Private: each a folder, and beside it a file with its name and

@@ -28,6 +28,7 @@ import (
 	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/flow"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/kconfig"
@@ -56,6 +57,7 @@ type Guest struct {
 	Offline     bool     // never reach a network: what the store lacks is an error
 	Jobs        int      // processes a step may run at once; zero means one a CPU
 	ToolFolders []string // where the tool-chain is looked for, first match first
+	CC          string   // the program katabuild-cc, for a cache of compiled objects; empty keeps none
 	Go          string   // the Go program, for u-root commands; empty where there is none
 	GoEnv       []string // the environment to run it in
 }
@@ -294,6 +296,9 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		r := r
 		r.WorkDir, r.OutDir = filepath.Join(job.Dir, "work"), filepath.Join(job.Dir, "out")
 		r.Progress, r.Log, r.Objects = job.Report, job.Log, int(job.Last.Units)
+		if r.ObjectCache, err = g.objectCache(src); err != nil {
+			return nil, err
+		}
 		if err := errors.Join(os.Mkdir(r.WorkDir, 0o755), os.Mkdir(r.OutDir, 0o755)); err != nil {
 			return nil, err
 		}
@@ -311,6 +316,7 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		if err != nil {
 			return nil, g.Changed(src, err)
 		}
+		g.trimObjects(job.Report)
 		*job.Cost = store.Cost{CPUMS: res.CPU.Milliseconds(), Units: int64(res.Objects)}
 		f := Facts{Release: res.Release, Version: res.Version, BuildID: res.BuildID, SourceVersion: res.SourceVersion}
 		data, err := document.Encode(f)
@@ -323,6 +329,29 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		}
 		return append(res.Outputs, artifact.Output{Name: FactsOutput, Path: path}), nil
 	}}, nil
+}
+
+// objectCache is where the kernel's compiled objects are kept.
+func (g *maker) objectCache(src lock.Input) (kernel.ObjectCache, error) {
+	if g.CC == "" {
+		return kernel.ObjectCache{}, nil
+	}
+	c := kernel.ObjectCache{Dir: g.Store.Objects(), Program: g.CC}
+	var err error
+	if src.Kind == lock.Tree {
+		c.Tree, err = filepath.Abs(g.Local(src))
+	}
+	return c, err
+}
+
+// trimObjects keeps the cache of objects within its bound.
+func (g *maker) trimObjects(report progress.Func) {
+	if g.CC == "" {
+		return
+	}
+	if _, err := g.Store.TrimObjects(store.MaxObjects); err != nil {
+		report.Send(progress.Event{Kind: progress.Log, Message: fmt.Sprintf("the cache of objects: %v", err)})
+	}
 }
 
 // The most that is read of a fragment and of a patch, in bytes: a whole configuration has 0.3 MB, the difference of two

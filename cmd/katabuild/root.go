@@ -201,6 +201,7 @@ type recipeFlags struct {
 	registry                   registryFlags
 	offline                    bool
 	jobs                       int
+	noObjects                  bool
 }
 
 // registryFlags say how registries of container images are reached.
@@ -282,6 +283,7 @@ func (f *recipeFlags) addBuild(fl *pflag.FlagSet) {
 	fl.BoolVar(&f.offline, "offline", false, "never reach a network; what the store lacks is an error")
 	fl.IntVarP(&f.jobs, "jobs", "j", 0, "processes a step may run at once (default one a CPU); never changes "+
 		"the result")
+	fl.BoolVar(&f.noObjects, "no-object-cache", false, "compile everything anew; the result is the same")
 }
 
 // config makes the builder's Config for the recipe that the user named, or recipes/default.
@@ -310,7 +312,12 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder
 	if err != nil {
 		return builder.Config{}, err
 	}
+	cc := besideUs("katabuild-cc")
+	if f.noObjects {
+		cc = ""
+	}
 	return builder.Config{
+		CC:     cc,
 		Recipe: path, Lock: f.lock, Store: s, Arch: f.arch, Toolchain: f.toolchain,
 		Agent:     func(of arch.Arch) string { return a.agentPath(f.agent, of) },
 		RegoAgent: func(of arch.Arch) string { return besideUs("kata-agent-rego-" + of.Name) },

@@ -30,29 +30,40 @@ own or may write to needs --store-shared.`,
 
 func (a *app) gcCmd() *cobra.Command {
 	var unused string
+	var objects float64
 	c := &cobra.Command{
 		Use: "gc", Args: cobra.NoArgs, Short: "remove what has not been used for a while",
 		Long: `gc forgets steps that no build has used for --unused-for, then removes every blob that no step made or
-needs any more, what was set aside as corrupt, and what killed processes left. It waits until no build uses the store,
-and builds wait for it.`,
+needs any more, what was set aside as corrupt, what killed processes left, and of compiled objects what was of use
+longest ago, down to --objects. It waits until no build uses the store, and builds wait for it.`,
 	}
 	c.Flags().StringVar(&unused, "unused-for", "30d",
 		"age of what may go: a number and d, h or m; 0 removes every step")
+	c.Flags().Float64Var(&objects, "objects", float64(store.MaxObjects)/1e9,
+		"gigabytes of compiled objects that may stay; 0 removes all")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		age, err := parseAge(unused)
 		if err != nil {
 			return &usage.Error{Err: err}
+		}
+		if !(objects >= 0 && objects < 1e6) {
+			return &usage.Error{Err: fmt.Errorf("--objects %v: want gigabytes, 0 or more", objects)}
 		}
 		s, err := a.openStore()
 		if err != nil {
 			return err
 		}
 		waiting := func() { fmt.Fprintln(a.err, "waiting for the builds that use the store") }
-		r, err := s.GC(c.Context(), store.GCOptions{Now: time.Now(), UnusedFor: age, Waiting: waiting})
+		r, err := s.GC(c.Context(), store.GCOptions{Now: time.Now(), UnusedFor: age, Waiting: waiting,
+			MaxObjects: int64(objects * 1e9)})
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(a.out, "removed %d steps and %d blobs, %.1f MB\n", r.Actions, r.Blobs, float64(r.Bytes)/1e6)
+		if r.Objects.Files > 0 {
+			fmt.Fprintf(a.out, "removed %d files of compiled objects, %.1f MB\n", r.Objects.Files,
+				float64(r.Objects.Bytes)/1e6)
+		}
 		return nil
 	}
 	return c
@@ -120,6 +131,7 @@ func (a *app) duCmd() *cobra.Command {
 			}
 			fmt.Fprintf(a.out, "store %s\n%d blobs, %.1f MB\n%d steps\n%.1f MB of running or interrupted steps\n",
 				s.Dir(), u.Blobs, float64(u.BlobBytes)/1e6, u.Actions, float64(u.Temp)/1e6)
+			fmt.Fprintf(a.out, "%d files of compiled objects, %.1f MB\n", u.ObjectFiles, float64(u.ObjectBytes)/1e6)
 			if u.Corrupt > 0 {
 				fmt.Fprintf(a.out, "%d blobs set aside as corrupt\n", u.Corrupt)
 			}
