@@ -143,6 +143,15 @@ type Compiled struct {
 	CPU    time.Duration // processor time that compiling it took, now or when it was put into the cache
 }
 
+// String is how the log names an object: what compiling it took or would have taken.
+func (c Compiled) String() string {
+	how := "compiled"
+	if c.Cached {
+		how = "cached"
+	}
+	return fmt.Sprintf("  %s %d ms %s", how, c.CPU.Milliseconds(), c.Object)
+}
+
 // makeCached runs the make that compiles.
 func (b *build) makeCached(ctx context.Context, res *Result, targets ...string) (err error) {
 	if b.cacheBinds, b.cacheArgs, err = b.openCache(time.Now()); err != nil {
@@ -155,6 +164,12 @@ func (b *build) makeCached(ctx context.Context, res *Result, targets ...string) 
 		return err
 	}
 	res.Compiled = b.readReport()
+	slices.SortFunc(res.Compiled, func(a, b Compiled) int { return strings.Compare(a.Object, b.Object) })
+	if b.Log != nil {
+		for _, c := range res.Compiled {
+			fmt.Fprintln(b.Log, c)
+		}
+	}
 	b.Progress.Send(progress.Event{Step: step, Kind: progress.Log,
 		Message: fmt.Sprintf("%d of %d objects from the cache", res.Cached(), len(res.Compiled))})
 	return nil

@@ -388,6 +388,8 @@ type Action struct {
 type Cost struct {
 	CPUMS int64 `json:"cpu_ms,omitempty"` // processor time of the foreign programs it ran
 	Units int64 `json:"units,omitempty"`  // of what its progress counts, such as compiled files
+	// Cached counts those of the Units that a cache of compiled objects had.
+	Cached int64 `json:"cached,omitempty"`
 }
 
 // Output is one file of an action, in the store by its digest.

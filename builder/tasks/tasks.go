@@ -317,7 +317,8 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 			return nil, g.Changed(src, err)
 		}
 		g.trimObjects(job.Report)
-		*job.Cost = store.Cost{CPUMS: res.CPU.Milliseconds(), Units: int64(res.Objects)}
+		*job.Cost = store.Cost{CPUMS: res.CPU.Milliseconds(), Units: int64(res.Objects),
+			Cached: int64(res.Cached())}
 		f := Facts{Release: res.Release, Version: res.Version, BuildID: res.BuildID, SourceVersion: res.SourceVersion}
 		data, err := document.Encode(f)
 		if err != nil {

@@ -122,6 +122,10 @@ func compile(m *manifest.Manifest) error {
 	fmt.Printf("%-44s %12.0f CPU-s  %.2f of Kata's fragments; %d files, %.0f s of wall time\n", "building the kernel",
 		float64(a.CPUMS)/1000,
 		float64(a.CPUMS)/1000/kataCPUSeconds, a.Units, float64(a.ElapsedMS)/1000)
+	if a.Cached > 0 {
+		fmt.Printf("%-44s %12d files; without them: katabuild kernel --no-object-cache, in another store\n",
+			"  of them from the cache of objects", a.Cached)
+	}
 	return nil
 }
 

@@ -42,11 +42,9 @@ func (s stamp) changed() time.Time { return time.Unix(s.ctime.Unix()) }
 
 // fileState is what a file held when it had this stamp.
 type fileState struct {
-	stamp stamp
-	sum   sum
-	text  *text
-
-	once   sync.Once
+	stamp  stamp
+	sum    sum
+	text   *text
 	config map[string]string // what parseAutoconf makes of it; nil where it takes none
 }
 
