@@ -92,7 +92,7 @@ func (s *cache) assembled(c *call, now *state) (facts []string, ok bool) {
 			p := dir + "/" + names[i]
 			f := s.tree.file(c.path(p))
 			if f == nil {
-				if s.tree.exists(c.path(p)) {
+				if s.tree.view().exists(c.path(p)) {
 					return nil, false
 				}
 				continue
@@ -113,7 +113,8 @@ func (s *cache) assembled(c *call, now *state) (facts []string, ok bool) {
 
 // present lists the rivals of an object's files that are there.
 func (s *cache) present(c *call, deps []string, now *state) []string {
-	return slices.DeleteFunc(c.rivals(deps, now.texts), func(p string) bool { return !s.tree.exists(c.path(p)) })
+	v := s.tree.view()
+	return slices.DeleteFunc(c.rivals(deps, now.texts), func(p string) bool { return !v.exists(c.path(p)) })
 }
 
 // fits says whether the compiler would make an entry's object now.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -121,36 +120,57 @@ type folderState struct {
 	names map[string]bool
 }
 
+// view answers what exists, and asks about each folder once. One call of a compiler has its own.
+type view struct {
+	tree    *tree
+	folders map[string]*folderState
+}
+
+func (t *tree) view() view { return view{t, map[string]*folderState{}} }
+
 // exists says whether there is anything at path.
-func (t *tree) exists(path string) bool {
-	dir, name := filepath.Split(path)
+func (v view) exists(path string) bool {
+	i := strings.LastIndexByte(path, '/') + 1
+	dir, name := path[:i], path[i:]
+	f, ok := v.folders[dir]
+	if !ok {
+		f = v.tree.folder(dir)
+		v.folders[dir] = f
+	}
+	if f == nil { // nobody knows all of its names
+		_, err := os.Lstat(path)
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR)
+	}
+	return f.names[name]
+}
+
+// folder reads a folder, or remembers what it holds; nil if it cannot be read. One that is not there holds nothing.
+func (t *tree) folder(dir string) *folderState {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return false
+		return &folderState{}
 	} else if err != nil {
-		return true // as far as anybody knows
+		return nil
 	}
 	now := stampOf(&st)
 	t.mu.Lock()
 	known := t.folders[dir]
 	t.mu.Unlock()
 	if known != nil && known.stamp == now {
-		return known.names[name]
-	}
-	if t.now().Sub(now.changed()) <= settled {
-		_, err := os.Lstat(path)
-		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR)
+		return known
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return true
+		return nil
 	}
 	f := &folderState{stamp: now, names: make(map[string]bool, len(entries))}
 	for _, e := range entries {
 		f.names[e.Name()] = true
 	}
-	t.mu.Lock()
-	t.folders[dir] = f
-	t.mu.Unlock()
-	return f.names[name]
+	if t.now().Sub(now.changed()) > settled {
+		t.mu.Lock()
+		t.folders[dir] = f
+		t.mu.Unlock()
+	}
+	return f
 }
