@@ -43,6 +43,9 @@ func (e *elsewhere) find(symbol string) string {
 	if s == "" {
 		s = e.ofFeatures(symbol)
 	}
+	if s == "" {
+		s = inHistory(symbol, e.version)
+	}
 	e.known[symbol] = s
 	return s
 }

@@ -21,6 +21,7 @@ func TestWrongOptionsAreToldApart(t *testing.T) {
 			"config BUS\n\tbool\nconfig SHIFT\n\tint \"shift\"\n\trange 12 25\n\tdefault 17\n" +
 			"config ADDRESS\n\thex \"address\"\n\tdefault 0x10\n" +
 			"choice\n\tprompt \"pack\"\nconfig GZIP\n\tbool \"gzip\"\nconfig ZSTD\n\tbool \"zstd\"\nendchoice\n" +
+			"config OLD_DRIVER\n\tbool \"old\"\n\tdepends on EMBEDDED\n" +
 			"config PL011\n\tbool \"console\"\n\tdepends on ARM_BUS\n",
 		"arch/x86/Kconfig":    "config X86\n\tdef_bool y\n",
 		"arch/arm64/Kconfig":  "config ARM64\n\tdef_bool y\nconfig ARM_BUS\n\tbool \"bus\"\n",
@@ -57,7 +58,20 @@ func TestWrongOptionsAreToldApart(t *testing.T) {
 			"mips, not of x86)\n"},
 		{"said to be of another architecture", "#: only: aarch64\nCONFIG_ARM_BUS=y\n", "", ""},
 		{"said to be of another version", "#: since: 6.15\nCONFIG_NEW_BUS=y\n\n#: until: 6.11\nCONFIG_OLD=y\n", "", ""},
-		{"one of the features' of another version", "CONFIG_X86_NATIVE_CPU=y\n", "", "no such symbol"},
+		{"of a later version, as the features say", "CONFIG_SYSCTL=y\n", "",
+			"SYSCTL: no such symbol in this tree: Linux " +
+				"has it since 7.3, and this is 6.12.117\n"},
+		{"of a later version", "CONFIG_CRYPTO_SELFTESTS_FULL=y\n", "",
+			"newer than this Linux: 6.12 had it not yet, 7.2 " +
+				"has it, and this is 6.12.117\n"},
+		{"removed", "CONFIG_SLAB=y\n", "", "SLAB: no such symbol in this tree: removed from Linux: 6.1 had it, " +
+			"6.12 has " +
+			"it no more, and this is 6.12.117\n"},
+		{"removed, off", "CONFIG_DEVKMEM=n\n", "",
+			"DEVKMEM: no such symbol in this tree: removed from Linux: 5.10 had " +
+				"it, 6.1 has it no more, and this is 6.12.117\n"},
+		{"needs what was removed", "CONFIG_OLD_DRIVER=y\n", "", "OLD_DRIVER: depends on EMBEDDED (is n: removed from " +
+			"Linux: 6.1 had it"},
 		{"dependencies", "CONFIG_VSOCK=y\n", "NET=y", "VSOCK: depends on BUS (is n)"},
 		{"a chain", "CONFIG_VSOCK=y\nCONFIG_NET=n\n", "",
 			"NET is n (user.config:2), which VSOCK (user.config:1) needs"},
@@ -107,4 +121,22 @@ func TestWrongOptionsAreToldApart(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestHistoryOfOptions(t *testing.T) {
+	for _, c := range []struct{ symbol, version, want string }{
+		{"REISERFS_FS", "7.3.4", "removed from Linux: 6.12 had it, 7.2 has it no more, and this is 7.3.4"},
+		{"REISERFS_FS", "6.12.1", ""}, // which has it
+		{"PROC_SYSCTL", "7.3.4", "removed from Linux: 7.2 had it"},
+		{"SLAB", "6.1.176", ""},
+		{"CRYPTO_SELFTESTS", "6.12.117", "newer than this Linux: 6.12 had it not yet, 7.2 has it"},
+		{"CRYPTO_SELFTESTS", "7.2", ""},
+		{"NO_SUCH_OPTION", "6.12", ""},
+		{"-", "6.12", ""},
+		{"", "6.12", ""},
+	} {
+		if got := inHistory(c.symbol, c.version); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+			t.Errorf("%s in %s: %q, want %q", c.symbol, c.version, got, c.want)
+		}
+	}
 }
