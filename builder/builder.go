@@ -152,7 +152,7 @@ func (c Config) readRecipe() (*recipe.Recipe, digest.Digest, error) {
 		return nil, "", err
 	}
 	if c.Arch != "" {
-		a, err := arch.ParseBuildable(c.Arch)
+		a, err := arch.Parse(c.Arch)
 		if err != nil {
 			return nil, "", err
 		}

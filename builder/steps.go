@@ -32,14 +32,12 @@ import (
 // vocabulary is what kernel, initrd and rootfs can do, for the recipe's reader.
 func vocabulary() (recipe.Vocabulary, error) {
 	var v recipe.Vocabulary
-	for _, a := range arch.Buildable() {
-		all, err := features.All(a)
-		if err != nil {
-			return v, err
-		}
-		for _, f := range all {
-			v.Features = append(v.Features, f.Name)
-		}
+	all, err := features.All(arch.All()[0]) // each architecture has the same names
+	if err != nil {
+		return v, err
+	}
+	for _, f := range all {
+		v.Features = append(v.Features, f.Name)
 	}
 	v.URoot, v.ImageCompressions, v.Toolchains = initrd.Commands(), erofs.Compressions(), toolchain.Kinds()
 	return v, nil

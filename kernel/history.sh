@@ -10,7 +10,7 @@ last=
 for pair; do
 	version=${pair%%=*}
 	(cd "${pair#*=}" && find . -name 'Kconfig*' ! -path './scripts/*' ! -path './tools/*' ! -path './Documentation/*' \
-		-exec sed -n 's/^[[:space:]]*\(menu\)\{0,1\}config[[:space:]][[:space:]]*\([A-Za-z0-9_]*\)[[:space:]]*$/\2/p' {} +) |
+		-exec awk 'NF == 2 && $1 ~ /^(menu)?config$/ && $2 ~ /^[A-Za-z0-9_]+$/ { print $2 }' {} +) |
 		sort -u >"$work/$version"
 	if [ -n "$last" ]; then
 		echo "- $last $version"

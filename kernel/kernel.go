@@ -121,9 +121,6 @@ func (r Request) check() error {
 	switch {
 	case r.Arch.Name == "":
 		return errors.New("kernel: no architecture")
-	case !r.Arch.Builds:
-		return fmt.Errorf("kernel: none for %s is built yet (built: %s)", r.Arch.Name,
-			strings.Join(arch.Names(arch.Buildable()), ", "))
 	case !slices.Contains(source.Kinds(), r.SourceKind):
 		return fmt.Errorf("kernel: source kind %q (known: %s)", r.SourceKind, strings.Join(source.Kinds(), ", "))
 	case r.SourceDigest == "":

@@ -100,7 +100,7 @@ func configureOnly(t *testing.T, tree string, r Request) (*Result, error) {
 		ConfigDigest: digest.Of(config)}, nil
 }
 
-// TestConfigurationOnTheRealTree asks Linux itself about every feature and about settings it cannot fulfil.
+// TestConfigurationOnTheRealTree asks Linux itself about settings it cannot fulfil.
 func TestConfigurationOnTheRealTree(t *testing.T) {
 	r := slowRequest(t, features.Tiny)
 	r.OnlyConfig = true
@@ -113,24 +113,11 @@ func TestConfigurationOnTheRealTree(t *testing.T) {
 	}
 	tree := r.tree()
 
-	all, err := Features(r.Arch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range all {
-		t.Run("feature "+f.Name+" stands alone", func(t *testing.T) {
-			r := r
-			r.Features = []string{f.Name}
-			if _, err := configureOnly(t, tree, r); err != nil {
-				t.Error(err)
-			}
-		})
-	}
 	for _, c := range []struct{ name, fragment, want string }{
 		{"unmet dependency", "CONFIG_VIRTIO_FS=y\n",
-			"user.config:1: asked for CONFIG_VIRTIO_FS=y, got n: VIRTIO_FS: depends on FUSE_FS (is n)"},
+			"user.config:1:1: asked for CONFIG_VIRTIO_FS=y, got n: VIRTIO_FS: depends on FUSE_FS (is n)"},
 		{"unknown symbol", "\nCONFIG_VIRTIO_MIMO=y\n",
-			"user.config:2: asked for CONFIG_VIRTIO_MIMO=y, got n: VIRTIO_MIMO: no such symbol in this tree; the " +
+			"user.config:2:1: asked for CONFIG_VIRTIO_MIMO=y, got n: VIRTIO_MIMO: no such symbol in this tree; the " +
 				"nearest is VIRTIO_MMIO"},
 		{"selected", "# CONFIG_KERNFS is not set\n", "KERNFS: selected by"},
 		{"module without modules", "CONFIG_CRAMFS=m\nCONFIG_MISC_FILESYSTEMS=y\n", "MODULES is n"},
@@ -138,7 +125,18 @@ func TestConfigurationOnTheRealTree(t *testing.T) {
 		{"choice", "CONFIG_KERNEL_XZ=y\n", "went to KERNEL_ZSTD"},
 		{"no prompt", "CONFIG_VIRTIO_VSOCKETS_COMMON=n\n", "selected by VIRTIO_VSOCKETS (is y)"},
 		{"wrong type", "CONFIG_CRAMFS=7\n", "is a tristate"},
-		{"other architecture", "CONFIG_ARM64_VA_BITS_48=y\n", "no such symbol"},
+		{"other architecture", "CONFIG_ARM64_VA_BITS_48=y\n",
+			"no such symbol in this tree: an option of arm64, not of " +
+				"x86"},
+		{"needs another architecture", "CONFIG_SERIAL_AMBA_PL011=y\n",
+			"SERIAL_AMBA_PL011: depends on ARM_AMBA (is n: " +
+				"an option of arm, arm64"},
+		{"removed", "CONFIG_SLAB=y\n", "removed from Linux: 6.1 had it"},
+		{"misspelt and off", "# CONFIG_VIRTIO_MIMO is not set\n", "the nearest is VIRTIO_MMIO"},
+		{"a choice with two winners", "CONFIG_PREEMPT_NONE=y\nCONFIG_PREEMPT=y\n",
+			"a choice has one winner, leave one " +
+				"of the two out"},
+		{"wrong type of number", "CONFIG_LOG_BUF_SHIFT=y\n", "is an int, y cannot be its value"},
 		{"several definitions", "CONFIG_MEMORY_FAILURE=y\nCONFIG_HUGETLB_PAGE=y\n", "HUGETLB_PAGE: has no prompt"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -150,6 +148,35 @@ func TestConfigurationOnTheRealTree(t *testing.T) {
 				t.Errorf("got %v\nwant %s", err, c.want)
 			}
 		})
+	}
+}
+
+// TestEveryArchitectureOnTheRealTree asks Linux about the sets and every feature of the other architectures.
+func TestEveryArchitectureOnTheRealTree(t *testing.T) {
+	r := slowRequest(t, features.Tiny)
+	r.OnlyConfig = true
+	if _, err := Build(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	tree := r.tree()
+	for _, a := range arch.All() {
+		all, err := Features(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			t.Run(a.Name+" "+f.Name, func(t *testing.T) {
+				r := r
+				r.Arch, r.Features = a, []string{f.Name}
+				if a.Name != "x86_64" {
+					testenv.Require(t, testenv.Tool(a.CrossPrefix+"gcc"))
+					r.Toolchain.Prefix = a.CrossPrefix
+				}
+				if _, err := configureOnly(t, tree, r); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }
 

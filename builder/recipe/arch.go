@@ -74,14 +74,11 @@ func (r *Recipe) expand(a arch.Arch, at note) {
 // A machine that another architecture has gives way to the default one where the caller decided.
 func (r *Recipe) setArch(asked string, at note) {
 	if r.Arch == "" {
-		r.Arch = arch.Buildable()[0].Name
+		r.Arch = arch.All()[0].Name
 	}
-	own, err := arch.ParseBuildable(r.Arch)
+	own, err := arch.Parse(r.Arch)
 	if err != nil {
-		if _, known := arch.Parse(r.Arch); known != nil {
-			err = fmt.Errorf("unknown architecture %q%s", r.Arch, didYouMean(r.Arch, arch.Names(arch.Buildable())))
-		}
-		at("arch", err.Error())
+		at("arch", fmt.Sprintf("unknown architecture %q%s", r.Arch, didYouMean(r.Arch, arch.Names(arch.All()))))
 		return
 	}
 	if asked != "" && asked != own.Name {

@@ -496,7 +496,7 @@ func withNVDIMM(a arch.Arch) string {
 
 func (r *Recipe) checkBoot(at note) {
 	b := &r.Boot
-	a, err := arch.ParseBuildable(r.Arch)
+	a, err := arch.Parse(r.Arch)
 	if err != nil {
 		return // check has noted it
 	}

@@ -412,15 +412,6 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 	return c
 }
 
-// toBuild is what guests are built for on a host when nobody names an architecture: the host's own where that can be
-// built.
-func toBuild(host arch.Arch) arch.Arch {
-	if host.Builds {
-		return host
-	}
-	return arch.Buildable()[0]
-}
-
 func (a *app) featuresCmd() *cobra.Command {
 	var architecture, version string
 	c := &cobra.Command{

@@ -74,7 +74,7 @@ func (a *app) diagnose(ctx context.Context) (finding.List, error) {
 	if err != nil {
 		return nil, err
 	}
-	tools, err := kernelTools(ctx, toBuild(host), filepath.SplitList(a.getenv("PATH")))
+	tools, err := kernelTools(ctx, host, filepath.SplitList(a.getenv("PATH")))
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (a *app) diagnose(ctx context.Context) (finding.List, error) {
 	} else {
 		out = append(out, room(s.Dir()))
 	}
-	return append(out, agentFile(a.agentPath("", toBuild(host)))), nil
+	return append(out, agentFile(a.agentPath("", host))), nil
 }
 
 // kernelTools looks for the compiler, the linker and what else a kernel of an architecture is built with.

@@ -255,7 +255,7 @@ func (f *registryFlags) access(getenv func(string) string) (registry.Access, err
 }
 
 func (f *recipeFlags) add(fl *pflag.FlagSet) {
-	fl.StringVar(&f.arch, "arch", "", "architecture of the guest: "+strings.Join(arch.Names(arch.Buildable()), ", ")+
+	fl.StringVar(&f.arch, "arch", "", "architecture of the guest: "+strings.Join(arch.Names(arch.All()), ", ")+
 		" (default the recipe's own, which is x86_64 where it says none)")
 	fl.StringVar(&f.toolchain, "toolchain", "", "what the kernel is built with: "+
 		"debian (gcc of locked packages), llvm (clang, likewise) or host (what is installed here) (default the "+

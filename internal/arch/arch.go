@@ -1,7 +1,7 @@
 // Package arch is the one table of architectures: what each is called by Go, Debian, Linux and QEMU.
 //
 // A new architecture is a new row here; what packages still know of one by its name, they keep in a table with a row
-// for each. Guests of every row can be run; Builds says for which of them this project also builds kernels.
+// for each. Guests of every row can be built and run.
 package arch
 
 import (
@@ -43,9 +43,8 @@ type Arch struct {
 	TCGWords string
 	// PlainWords are what those are told besides that were not built here.
 	PlainWords string
-	// Machines are those that a recipe may name, the first for a recipe that names none. Only what is built needs any.
+	// Machines are those that a recipe may name, the first for a recipe that names none.
 	Machines []Machine
-	Builds   bool // guests for it can be built here, not only run
 }
 
 // Machine is what there is to know of one of QEMU's machines before a guest is built for it.
@@ -94,7 +93,7 @@ func All() []Arch {
 			Name: "x86_64", Go: "amd64", Debian: "amd64", Linux: "x86", CrossPrefix: "x86_64-linux-gnu-",
 			KernelTarget: "bzImage", KernelImage: "arch/x86/boot/bzImage", BootForm: "vmlinux",
 			QEMU: "qemu-system-x86_64", QEMUPackage: "qemu-system-x86", Machine: "microvm", Console: "ttyS0",
-			OpenFlags: "generic", CommandLine: 2048, Builds: true,
+			OpenFlags: "generic", CommandLine: 2048,
 			BootWords: "reboot=t", // by triple fault, which every VMM sees; the other ways are tried for seconds
 			// The rate, since measuring it fails under load, and microvm then hangs. The counter is the host's; the
 			// watchdog that doubts it compares emulated clocks under load. KVM guests do not check the timer either:
@@ -112,6 +111,7 @@ func All() []Arch {
 			KernelTarget: "Image", KernelImage: "arch/arm64/boot/Image", BootForm: "image",
 			QEMU: "qemu-system-aarch64", QEMUPackage: "qemu-system-arm", Machine: "virt", Console: "ttyAMA0",
 			OpenFlags: "arm64", CommandLine: 2048,
+			Machines: []Machine{{Name: "virt"}},
 		},
 		{
 			Name: "ppc64le", Go: "ppc64le", Debian: "ppc64el", Linux: "powerpc", CrossPrefix: "powerpc64le-linux-gnu-",
@@ -119,26 +119,24 @@ func All() []Arch {
 			KernelTarget: "vmlinux", KernelImage: "vmlinux", KernelName: "vmlinux.full", BootForm: "vmlinux",
 			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0",
 			OpenFlags: "powerpc", CommandLine: 2048,
+			Machines: []Machine{{Name: "pseries"}},
 		},
 		{
 			Name: "s390x", Go: "s390x", Debian: "s390x", Linux: "s390", CrossPrefix: "s390x-linux-gnu-",
 			KernelTarget: "bzImage", KernelImage: "arch/s390/boot/bzImage", BootForm: "image",
 			QEMU: "qemu-system-s390x", QEMUPackage: "qemu-system-misc", Machine: "s390-ccw-virtio",
 			Console: "ttysclp0", OpenFlags: "generic, big-endian", CommandLine: 4096,
+			Machines: []Machine{{Name: "s390-ccw-virtio"}},
 		},
 		{
 			Name: "riscv64", Go: "riscv64", Debian: "riscv64", Linux: "riscv", CrossPrefix: "riscv64-linux-gnu-",
 			KernelTarget: "Image", KernelImage: "arch/riscv/boot/Image", BootForm: "image",
 			QEMU: "qemu-system-riscv64", QEMUPackage: "qemu-system-misc", Machine: "virt", Console: "ttyS0",
 			OpenFlags: "generic", CommandLine: 1024,
+			Machines:   []Machine{{Name: "virt"}},
 			PlainWords: "numa=off", // as Kata's: QEMU describes no nodes
 		},
 	}
-}
-
-// Buildable lists the architectures that guests can be built for.
-func Buildable() []Arch {
-	return slices.DeleteFunc(All(), func(a Arch) bool { return !a.Builds })
 }
 
 // Names lists the names of architectures.
@@ -152,17 +150,11 @@ func Names(list []Arch) []string {
 
 // Parse finds an architecture by its name.
 func Parse(name string) (Arch, error) {
-	return find(All(), name)
-}
-
-// ParseBuildable is Parse for builds: an architecture whose guests can only be run is an error that says so.
-func ParseBuildable(name string) (Arch, error) {
-	built := Buildable()
-	if a, err := Parse(name); err == nil && !a.Builds {
-		return Arch{}, fmt.Errorf("guests for the architecture %q can be run, but not built yet (built: %s)", name,
-			strings.Join(Names(built), ", "))
+	all := All()
+	if i := slices.IndexFunc(all, func(a Arch) bool { return a.Name == name }); i >= 0 {
+		return all[i], nil
 	}
-	return find(built, name)
+	return Arch{}, fmt.Errorf("unknown architecture %q (known: %s)", name, strings.Join(Names(all), ", "))
 }
 
 // FromGo finds an architecture by its GOARCH.
@@ -174,11 +166,4 @@ func FromGo(goarch string) (Arch, error) {
 	}
 	return Arch{}, fmt.Errorf("no guest architecture for GOARCH %q (known: %s)", goarch, strings.Join(Names(All()),
 		", "))
-}
-
-func find(list []Arch, name string) (Arch, error) {
-	if i := slices.IndexFunc(list, func(a Arch) bool { return a.Name == name }); i >= 0 {
-		return list[i], nil
-	}
-	return Arch{}, fmt.Errorf("unknown architecture %q (known: %s)", name, strings.Join(Names(list), ", "))
 }
