@@ -23,7 +23,7 @@ type (
 // the first.
 func CompareConfigs(a, b KernelConfig) (*ConfigDifference, error) {
 	if a.Arch == "" {
-		a.Arch = arch.Buildable()[0].Name
+		a.Arch = arch.All()[0].Name
 	}
 	k := foreign.KernelOf(a.Data, foreign.Kernel{Arch: a.Arch})
 	of, err := arch.Parse(k.Arch)
