@@ -150,3 +150,48 @@ func TestAChangedToolIsNoticed(t *testing.T) {
 		t.Errorf("changed: %v", changed)
 	}
 }
+
+// TestACrossCompilerNeedsNoLibrariesOfItsOwn: the build's own programs run here, and are linked with what is here.
+func TestACrossCompilerNeedsNoLibrariesOfItsOwn(t *testing.T) {
+	o := options(t)
+	var err error
+	if o.Arch, err = arch.Parse("s390x"); err != nil {
+		t.Fatal(err)
+	}
+	if o.Host, err = arch.Parse("x86_64"); err != nil {
+		t.Fatal(err)
+	}
+	dir := fakeTools(t, "1.0")
+	o.Dirs = []string{dir}
+	for _, n := range Needs() {
+		if n.kind != compiler {
+			continue
+		}
+		own, cross := filepath.Join(dir, n.Name), filepath.Join(dir, o.Arch.CrossPrefix+n.Name)
+		script, err := os.ReadFile(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As GCC, it answers with the bare name of a file that it has not.
+		script = []byte(strings.Replace(string(script), "-print*)", "*libelf.so) echo libelf.so ;;\n-print*)", 1))
+		if err := os.WriteFile(cross, script, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if n.Name == "gcc" {
+			continue // which makes the build's own programs
+		}
+		if err := os.Remove(own); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tc, err := Find(t.Context(), o)
+	var m *Missing
+	if errors.As(err, &m) && m.Needs[0].kind == header {
+		testenv.Require(t, testenv.Func(testenv.Headers, func() error { return err }))
+	}
+	if err != nil || tc.Prefix != o.Arch.CrossPrefix || !slices.ContainsFunc(tc.Tools, func(n Tool) bool {
+		return n.Name == "libelf" && n.Path == filepath.Join(dir, "libelf.so")
+	}) {
+		t.Errorf("%+v, %v", tc, err)
+	}
+}
