@@ -168,6 +168,10 @@ twice: build ## build the guest of RECIPE twice, in other folders, as other user
 	@KATABUILD_TEST_TWICE=1 $(GO) test -count=1 -run Twice ./cmd/kata-agent ./initrd
 	@sh ci/twice.sh $(RECIPE)
 
+.PHONY: hosts
+hosts: build ## build the guest of RECIPE on bookworm, trixie and sid, and compare every byte (as root)
+	@sh ci/hosts.sh $(RECIPE)
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)
 	@sh ci/fuzz.sh $(or $(FUZZTIME),20s)
@@ -189,6 +193,10 @@ bench: guest bench-images ## measure boot, build and sizes, beside what a user w
 	@KATABUILD_TEST_KERNEL_VMLINUX=$(CURDIR)/$(OUT)/$(RECIPE)/vmlinux \
 		$(GO) test -count=1 ./kernel -run '^TestBenchBoot$$' -v | grep '^kernel boot'
 	@$(GO) run ./ci/bench -guest $(OUT)/$(RECIPE)
+
+.PHONY: bench-kernels
+bench-kernels: guests ## measure the kernels of RECIPE for every architecture: cost, sizes, boot
+	@$(GO) run ./ci/bench kernels -recipe $(RECIPE)
 
 .PHONY: bench-images
 bench-images: build ## measure making disk images, beside mkfs and mmdebstrap (needs Debian's archive and 12 GB of disk)

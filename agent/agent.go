@@ -24,6 +24,7 @@ import (
 	"github.com/katabuild/katabuild/agent/extension"
 	"github.com/katabuild/katabuild/agent/fatal"
 	"github.com/katabuild/katabuild/agent/measure"
+	"github.com/katabuild/katabuild/agent/modules"
 	"github.com/katabuild/katabuild/agent/options"
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/reap"
@@ -209,7 +210,8 @@ func prepare(c Config, log *slog.Logger) (string, error) {
 		}
 	}
 	for _, deed := range []func() error{early.PanicOnOops, early.AllowManyFiles, early.Process,
-		func() error { return early.Hostname("/etc/hostname") }, early.LoopbackUp} {
+		func() error { return early.Hostname("/etc/hostname") }, early.LoopbackUp,
+		func() error { return modules.LoadConfigured("/") }} {
 		if err := deed(); err != nil {
 			complain(err)
 		}

@@ -159,9 +159,16 @@ func (g *Guest) manifest(done map[string]*store.Action) (*manifest.Manifest, err
 	if src.Package != nil {
 		m.Kernel.Source.Name, m.Kernel.Source.Version = src.Package.Name, src.Package.Version
 	}
-	if g.Recipe.Kernel.Modules {
-		mods := file(k, kernel.OutputModules)
-		m.Kernel.Modules = &mods
+	for _, o := range k.Outputs { // those that not every kernel has
+		f := file(k, o.Name)
+		switch o.Name {
+		case kernel.OutputModules:
+			m.Kernel.Modules = &f
+		case kernel.OutputModuleKey:
+			m.Kernel.ModuleKey = &f
+		case kernel.OutputHeaders:
+			m.Kernel.Headers = &f
+		}
 	}
 	return m, missing
 }

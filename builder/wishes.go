@@ -72,6 +72,12 @@ func wishes(r *recipe.Recipe) []wish {
 	for i, p := range r.Kernel.Patches {
 		file(lock.PatchInput(p), p, fmt.Sprintf("kernel.patches[%d]", i))
 	}
+	for i, p := range r.Kernel.External {
+		add(wish{name: lock.ExternalInput(p), kind: lock.Tree, where: p, field: fmt.Sprintf("kernel.external[%d]", i)})
+	}
+	if r.Kernel.ModuleKey != "" {
+		file(lock.ModuleKeyInput, r.Kernel.ModuleKey, "kernel.module_key")
+	}
 	if !recipe.OwnAgent(r.Initrd.Agent) {
 		file(lock.AgentInput, r.Initrd.Agent, "initrd.agent")
 	}

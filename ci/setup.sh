@@ -47,6 +47,7 @@ cryptsetup-bin:/usr/sbin/veritysetup
 gdisk:/usr/sbin/sgdisk
 fdisk:/usr/sbin/sfdisk
 attr:/usr/bin/setfattr
+openssl:/usr/bin/openssl
 faketime:/usr/bin/faketime
 bzip2:/bin/bzip2
 "
@@ -156,7 +157,7 @@ packages) packages "$PACKAGES" ;;
 go) get_go ;;
 go-path) go_path ;;
 all) packages "$PACKAGES"; get_go ;;
-tests) packages "$PACKAGES $HOST_TOOLS $JUDGES $CONTAINERS"; get_go; modules ;;
+tests) packages "$PACKAGES $HOST_TOOLS $JUDGES $CONTAINERS $MACHINES"; get_go; modules ;;
 arch) packages "$MACHINES" ;;
 *) say "usage: ci/setup.sh [packages|go|go-path|tests|arch]"; exit 2 ;;
 esac

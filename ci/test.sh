@@ -23,7 +23,7 @@ guest() {
 # The kernel source as the store holds it, under the name that says what it is.
 source_deb() {
 	store=${KATABUILD_STORE:-${XDG_CACHE_HOME:-$HOME/.cache}/katabuild}
-	d=$(sed -n 's/.*"digest": "sha256:\([0-9a-f]*\)".*/\1/p' "$out/tiny.lock.json" | head -n 1)
+	d=$(sed -n '/"name": "kernel source"/,/"digest"/ s/.*"digest": "sha256:\([0-9a-f]*\)".*/\1/p' "$out/tiny.lock.json")
 	KATABUILD_TEST_KERNEL_SOURCE="$store/blobs/sha256/$(echo "$d" | cut -c1-2)/$d"
 	export KATABUILD_TEST_KERNEL_SOURCE
 }
@@ -50,9 +50,19 @@ kernel() {
 	KATABUILD_TEST_KERNEL=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -p 1 -timeout 80m ./kernel/... ./ci/e2e
 }
 
+# guests builds the tiny guest for every architecture.
+guests() {
+	make --no-print-directory agents
+	for a in aarch64 ppc64le s390x riscv64; do
+		make --no-print-directory guest RECIPE=tiny ARCH=$a
+	done
+}
+
 e2e() {
 	guest
 	make --no-print-directory guest RECIPE=minimal
+	make --no-print-directory guest RECIPE=module
+	guests
 	default_guest
 	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e
 }

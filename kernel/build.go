@@ -16,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/modsign"
 	"github.com/katabuild/katabuild/kernel/patches"
 	"github.com/katabuild/katabuild/kernel/source"
 )
@@ -36,6 +37,7 @@ type build struct {
 	binds         []jail.Bind     // what the jail sees of WorkDir
 	cacheArgs     []string        // stands before make's command line while the cache is in use
 	cacheBinds    []jail.Bind     // what the jail sees besides meanwhile
+	key           *modsign.Key    // which signs the modules; nil signs none
 	left          *regular.Folder // the tree, once foreign programs may have written to it
 }
 
@@ -202,6 +204,9 @@ const (
 
 // compile runs the long make and collects what it made.
 func (b *build) compile(ctx context.Context, res *Result) error {
+	if err := b.trust(); err != nil {
+		return err
+	}
 	b.phase("compile")
 	targets := []string{b.Arch.KernelTarget}
 	if b.Modules {
@@ -240,20 +245,39 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 	if err := b.leaveFile(res, OutputSystemMap, "System.map", maxSystemMap); err != nil {
 		return collect(err)
 	}
-	if !b.Modules {
-		return nil
+	if b.key != nil {
+		if err := b.leave(res, OutputModuleKey, b.key.Certificate()); err != nil {
+			return err
+		}
 	}
+	if b.Modules {
+		if err := b.modules(ctx, res); err != nil {
+			return err
+		}
+	}
+	if b.Headers {
+		b.phase("headers")
+		return b.packHeaders(ctx, res)
+	}
+	return nil
+}
+
+// modules installs the modules, those outside of the tree too, and packs them.
+func (b *build) modules(ctx context.Context, res *Result) error {
 	b.phase("modules")
 	if err := os.Mkdir(filepath.Join(b.WorkDir, modulesName), 0o755); err != nil {
 		return err
 	}
 	b.show(modulesName, true)
-	if err := b.make(ctx, "INSTALL_MOD_PATH="+guestDir+"/"+modulesName, "INSTALL_MOD_STRIP=1",
-		"modules_install"); err != nil {
+	install := []string{"INSTALL_MOD_PATH=" + guestDir + "/" + modulesName, "INSTALL_MOD_STRIP=1"}
+	if err := b.make(ctx, append([]string{"modules_install"}, install...)...); err != nil {
+		return err
+	}
+	if err := b.external(ctx, install...); err != nil {
 		return err
 	}
 	path := filepath.Join(b.OutDir, OutputModules)
-	if err := packModules(ctx, filepath.Join(b.WorkDir, modulesName), path, b.Time); err != nil {
+	if err := packModules(ctx, filepath.Join(b.WorkDir, modulesName), path, b.Time, b.key); err != nil {
 		return fmt.Errorf("pack the modules: %w", err)
 	}
 	res.Outputs = append(res.Outputs, artifact.Output{Name: OutputModules, Path: path})

@@ -67,7 +67,7 @@ func (e *elsewhere) onOthers(symbol string) string {
 	}
 	var names []string
 	for _, o := range e.others {
-		if o.tree.Has(symbol) && !o.tree.Dead(symbol) {
+		if o.tree.Has(symbol) {
 			names = append(names, o.name)
 		}
 	}

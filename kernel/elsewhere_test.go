@@ -22,10 +22,9 @@ func TestWrongOptionsAreToldApart(t *testing.T) {
 			"config ADDRESS\n\thex \"address\"\n\tdefault 0x10\n" +
 			"choice\n\tprompt \"pack\"\nconfig GZIP\n\tbool \"gzip\"\nconfig ZSTD\n\tbool \"zstd\"\nendchoice\n" +
 			"config OLD_DRIVER\n\tbool \"old\"\n\tdepends on EMBEDDED\n" +
-			"config AMBA\n\tbool\nconfig PL031\n\tbool \"clock\"\n\tdepends on AMBA\n" +
 			"config PL011\n\tbool \"console\"\n\tdepends on ARM_BUS\n",
 		"arch/x86/Kconfig":    "config X86\n\tdef_bool y\n",
-		"arch/arm64/Kconfig":  "config ARM64\n\tdef_bool y\n\tselect AMBA\nconfig ARM_BUS\n\tbool \"bus\"\n",
+		"arch/arm64/Kconfig":  "config ARM64\n\tdef_bool y\nconfig ARM_BUS\n\tbool \"bus\"\n",
 		"arch/mips/Kconfig":   "config MIPS\n\tdef_bool y\nconfig ARM_BUS\n\tbool \"bus\"\n",
 		"arch/broken/Kconfig": "nonsense\n",
 	} {
@@ -57,8 +56,6 @@ func TestWrongOptionsAreToldApart(t *testing.T) {
 				"not of x86\n"},
 		{"needs another architecture", "CONFIG_PL011=y\n", "", "PL011: depends on ARM_BUS (is n: an option of arm64, " +
 			"mips, not of x86)\n"},
-		{"needs what only another architecture selects", "CONFIG_PL031=y\n", "", "PL031: depends on AMBA (is n: an " +
-			"option of arm64, not of x86)\n"},
 		{"said to be of another architecture", "#: only: aarch64\nCONFIG_ARM_BUS=y\n", "", ""},
 		{"said to be of another version", "#: since: 6.15\nCONFIG_NEW_BUS=y\n\n#: until: 6.11\nCONFIG_OLD=y\n", "", ""},
 		{"of a later version, as the features say", "CONFIG_SYSCTL=y\n", "",

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
@@ -23,9 +24,13 @@ func refusal(w kconfig.Setting) string {
 	switch w.Symbol {
 	case "CMDLINE_BOOL", "CMDLINE", "CMDLINE_OVERRIDE", "CMDLINE_EXTEND", "CMDLINE_FORCE":
 		return "the guest's command line would not be the one that is attested; say its words in boot.command_line"
-	case "MODULE_SIG", "MODULE_SIG_ALL", "MODULE_SIG_FORCE", "MODULE_SIG_KEY":
-		return "the kernel's make draws the key at random, so no two kernels would be alike; leave it out: the " +
-			"guest's root is checked by its digest or dm-verity, modules with it"
+	case "MODULE_SIG", "MODULE_SIG_FORCE":
+		if features.Owns(w.File) {
+			return "" // module-signing, which asks for an empty MODULE_SIG_KEY too, so that nothing is drawn
+		}
+		return randomKey
+	case "MODULE_SIG_ALL", "MODULE_SIG_KEY":
+		return randomKey
 	case "RANDSTRUCT_FULL", "RANDSTRUCT_PERFORMANCE", "GCC_PLUGIN_RANDSTRUCT":
 		return "the kernel's make draws the seed at random, and GCC's headers for plugins are none of the tools " +
 			"that a key holds, so no two kernels would be alike; leave it out"
@@ -52,11 +57,19 @@ func refusal(w kconfig.Setting) string {
 	return ""
 }
 
+// randomKey is why the kernel's own way to sign modules is refused.
+const randomKey = "the kernel's make draws the key at random, so no two kernels would be alike; ask for the feature " +
+	"module-signing instead, whose key is yours or derived"
+
 // uninvited lists what a default or another option switched on in the final configuration, and nobody could have asked
 // for.
 func uninvited(final *kconfig.Config) []kconfig.Setting {
 	var out []kconfig.Setting
+	drawsNothing := final.Get("MODULE_SIG_KEY") == `""`
 	for _, s := range final.Symbols() {
+		if drawsNothing && (s == "MODULE_SIG" || s == "MODULE_SIG_FORCE") {
+			continue
+		}
 		w := kconfig.Setting{Symbol: s, Value: final.Get(s)}
 		if s != symbolLocalVersion && s != symbolLocalVersionAuto && refusal(w) != "" {
 			out = append(out, w)

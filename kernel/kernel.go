@@ -37,6 +37,9 @@ const (
 	OutputConfig    = "config"      // the final .config
 	OutputSystemMap = "System.map"  // addresses of symbols
 	OutputModules   = "modules.tar" // lib/modules/<release>, when asked for
+	OutputHeaders   = "headers.tar" // what modules outside of the tree are built against, when asked for
+	// OutputModuleKey is the certificate of the key that has signed the modules, in PEM form, where they are signed.
+	OutputModuleKey = "modules.pem"
 	// The compressed kernel has the architecture's name for it, such as bzImage.
 )
 
@@ -69,9 +72,14 @@ type Request struct {
 	Fragments    []Fragment
 	Overrides    []Override
 	Patches      []Patch
-	Modules      bool      // build modules and pack them
-	Time         time.Time // stamped into the kernel
-	Toolchain    toolchain.Toolchain
+	Modules      bool // build modules and pack them
+	Headers      bool // also pack what modules outside of the tree are built against
+	External     []External
+	// ModuleKey signs modules where the feature module-signing is asked for: a private key and its certificate in PEM
+	// form. Without it one is derived from the request, which whoever knows the request can do too.
+	ModuleKey []byte
+	Time      time.Time // stamped into the kernel
+	Toolchain toolchain.Toolchain
 
 	// What follows decides no byte.
 
@@ -135,6 +143,9 @@ func (r Request) check() error {
 			return fmt.Errorf("kernel: fragment %d has no name of its own (%q)", i+1, f.Name)
 		}
 	}
+	if err := r.checkExternal(); err != nil {
+		return err
+	}
 	for i, o := range r.Overrides {
 		_, value, ok, err := kconfig.ParseLine(o.Option + "=" + string(o.Value))
 		if err != nil || !ok || value != o.Value || slices.ContainsFunc(r.Overrides[:i],
@@ -151,6 +162,9 @@ func (r Request) features() ([]features.Feature, error) {
 	names := r.Features
 	if r.Modules {
 		names = append(slices.Clone(names), features.Modules)
+	}
+	if r.ModuleKey != nil {
+		names = append(slices.Clone(names), features.ModuleSigning)
 	}
 	return features.Resolve(r.Arch, names)
 }
@@ -177,6 +191,15 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 	}
 	if r.Kconfig {
 		in = append(in, artifact.Input{Name: "Kconfig files", Value: "true"})
+	}
+	if r.Headers {
+		in = append(in, artifact.Input{Name: "headers", Value: "true"})
+	}
+	if r.ModuleKey != nil {
+		in = append(in, artifact.Input{Name: "module key", Value: string(digest.Of(r.ModuleKey))})
+	}
+	for _, x := range r.External {
+		in = append(in, artifact.Input{Name: "external module " + x.Name, Value: string(x.Digest)})
 	}
 	for _, f := range fs {
 		in = append(in, artifact.Input{Name: "feature " + f.Name, Value: string(f.Digest())})

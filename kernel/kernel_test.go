@@ -252,7 +252,7 @@ func TestModulesArePackedAlikeEverywhere(t *testing.T) {
 		if err := os.Symlink(root, filepath.Join(lib, "build")); err != nil {
 			t.Fatal(err)
 		}
-		if err := packModules(t.Context(), root, out, time.Unix(5, 0)); err != nil {
+		if err := packModules(t.Context(), root, out, time.Unix(5, 0), nil); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(out)

@@ -10,9 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/regular"
+	"github.com/katabuild/katabuild/kernel/modsign"
 )
 
 // What modules may be: all of Linux 6.12 as modules has 7,000 files, and 10 GB with debugging information.
@@ -21,8 +23,9 @@ const (
 	maxModuleEntries = 100_000
 )
 
-// packModules writes root's lib/modules as a tar whose bytes depend on names, modes and contents alone.
-func packModules(ctx context.Context, root, out string, t time.Time) error {
+// packModules writes root's lib/modules as a tar whose bytes depend on names, modes, contents and the key alone. Each
+// module gets the key's signature; nil signs none.
+func packModules(ctx context.Context, root, out string, t time.Time, key *modsign.Key) error {
 	left, err := regular.OpenFolder(root)
 	if err != nil {
 		return err
@@ -72,11 +75,23 @@ func packModules(ctx context.Context, root, out string, t time.Time) error {
 		if total += fi.Size(); total > maxModules {
 			return fmt.Errorf("more than %d bytes", int64(maxModules))
 		}
-		h.Typeflag, h.Mode, h.Size = tar.TypeReg, 0o644, fi.Size()
+		var signature []byte
+		if key != nil && strings.HasSuffix(h.Name, ".ko") {
+			if signature, err = key.Sign(in); err != nil {
+				return fmt.Errorf("sign %s: %w", rel, err)
+			}
+			if _, err := in.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+		}
+		h.Typeflag, h.Mode, h.Size = tar.TypeReg, 0o644, fi.Size()+int64(len(signature))
 		if err := w.WriteHeader(h); err != nil {
 			return err
 		}
-		_, err = io.Copy(w, in)
+		if _, err = io.Copy(w, in); err != nil {
+			return err
+		}
+		_, err = w.Write(signature)
 		return err
 	})
 	if err == nil {

@@ -178,23 +178,6 @@ func TestASandboxThatCannotBeMadeLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestAModuleThatIsThereNeedsNoLoading(t *testing.T) {
-	modules, err := os.ReadDir("/sys/module")
-	testenv.Require(t, testenv.Func(testenv.Proc, func() error {
-		if len(modules) == 0 {
-			return errors.New("/sys/module lists none")
-		}
-		return err
-	}))
-	there := modules[0].Name()
-	if err := loadModule(&katapb.KernelModule{Name: there}); err != nil {
-		t.Error(err)
-	}
-	if err := loadModule(&katapb.KernelModule{Name: there, Parameters: []string{"x=1"}}); err == nil {
-		t.Error("parameters were promised that nobody sets")
-	}
-}
-
 // serveSandbox serves the whole API on a socket, under a policy.
 func serveSandbox(t *testing.T, s *sandbox, p *policy.Policy) katapb.AgentServiceService {
 	t.Helper()

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/katabuild/katabuild/agent/container"
+	"github.com/katabuild/katabuild/agent/modules"
 	"github.com/katabuild/katabuild/agent/osthread"
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/storage"
@@ -106,7 +107,7 @@ func (f *full) CreateSandbox(ctx context.Context, r *katapb.CreateSandboxRequest
 		return nil, status.Errorf(codes.AlreadyExists, "the sandbox %s exists already; a guest has one", f.id)
 	}
 	for _, m := range r.KernelModules {
-		if err := loadModule(m); err != nil {
+		if err := modules.Load(m.GetName(), m.GetParameters()); err != nil {
 			return nil, coded(err)
 		}
 	}
@@ -247,15 +248,6 @@ func lastWords(file *os.File) (string, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(file, maxTermination))
 	return string(b), err
-}
-
-// loadModule loads a module of the guest's kernel.
-func loadModule(m *katapb.KernelModule) error {
-	if _, err := os.Stat(filepath.Join("/sys/module", filepath.Base(m.GetName()))); err == nil &&
-		len(m.GetParameters()) == 0 {
-		return nil // built in, or loaded already
-	}
-	return fmt.Errorf("kernel module %s: this guest's kernel has its drivers built in, and no such one", m.GetName())
 }
 
 // pinNamespaces makes the IPC and UTS namespaces that the pod's containers share, and gives each a file by which it is

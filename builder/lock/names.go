@@ -14,6 +14,7 @@ const (
 	SignatureInput = "kernel signature"
 	KeyringInput   = "kernel keyring"
 	AgentInput     = "agent"
+	ModuleKeyInput = "kernel module key"
 )
 
 // FragmentInput is the name of a fragment of the kernel's configuration, by its path or address.
@@ -21,6 +22,9 @@ func FragmentInput(path string) string { return "kernel fragment " + path }
 
 // PatchInput is the name of a patch of the kernel, by its path or address.
 func PatchInput(path string) string { return "kernel patch " + path }
+
+// ExternalInput is the name of the source of a module outside of the kernel, by its folder.
+func ExternalInput(path string) string { return "kernel module " + path }
 
 // FileInput is the name of a file of an initrd or a layer, by its path or address.
 func FileInput(from string) string { return "file " + from }

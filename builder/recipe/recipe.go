@@ -47,9 +47,12 @@ type Recipe struct {
 type Kernel struct {
 	Source    Source   `yaml:"source"`
 	Features  []string `yaml:"features"`
-	Fragments []string `yaml:"fragments"` // files beside the recipe, in the form of a feature
-	Patches   []string `yaml:"patches"`   // files beside the recipe, applied in this order
-	Modules   bool     `yaml:"modules"`   // also build and pack loadable modules
+	Fragments []string `yaml:"fragments"`  // files beside the recipe, in the form of a feature
+	Patches   []string `yaml:"patches"`    // files beside the recipe, applied in this order
+	Modules   bool     `yaml:"modules"`    // also build and pack loadable modules
+	External  []string `yaml:"external"`   // folders beside the recipe with modules that are not part of the kernel
+	ModuleKey string   `yaml:"module_key"` // file beside the recipe: the key that signs modules, and its certificate
+	Headers   bool     `yaml:"headers"`    // also pack what other modules are built against
 	// Toolchain is what it is built with: debian (default), llvm or host.
 	Toolchain string `yaml:"toolchain"`
 
@@ -300,8 +303,46 @@ func (r *Recipe) checkKernel(v Vocabulary, has func(field string) bool, at note)
 		at("kernel.toolchain", fmt.Sprintf("unknown tool-chain %q", r.Kernel.Toolchain)+
 			didYouMean(r.Kernel.Toolchain, v.Toolchains))
 	}
+	r.checkModules(at)
 	r.checkOverrides(at)
 }
+
+func (r *Recipe) checkModules(at note) {
+	k := &r.Kernel
+	names := map[string]int{}
+	for i, p := range k.External {
+		field := fmt.Sprintf("kernel.external[%d]", i)
+		localPath(field, p, at)
+		switch name := ExternalName(p); {
+		case p == "" || IsURL(p):
+			at(field, "want a folder relative to the recipe")
+		case !externalName.MatchString(name):
+			at(field, fmt.Sprintf("the folder's name %q: want lower-case letters, digits, - and _", name))
+		case names[name] > 0:
+			at(field, fmt.Sprintf("a second folder called %q; the first is kernel.external[%d]", name, names[name]-1))
+		default:
+			names[name] = i + 1
+		}
+	}
+	localPath("kernel.module_key", k.ModuleKey, at)
+	if IsURL(k.ModuleKey) {
+		at("kernel.module_key", "a key is a file beside the recipe, and comes from no address")
+	}
+	for _, w := range []struct {
+		field string
+		set   bool
+	}{{"external", len(k.External) > 0}, {"module_key", k.ModuleKey != ""}} {
+		if w.set && !k.Modules {
+			at("kernel."+w.field, "the kernel has no loadable modules; kernel.modules: true builds them")
+		}
+	}
+}
+
+// externalName is the form of the name of a folder with a module's source.
+var externalName = regexp.MustCompile(`^[a-z0-9_][a-z0-9_-]{0,62}$`)
+
+// ExternalName is what a module outside of the kernel is called, by its folder.
+func ExternalName(folder string) string { return path.Base(folder) }
 
 func (r *Recipe) checkOverrides(at note) {
 	first := map[string]int{}

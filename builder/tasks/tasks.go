@@ -275,6 +275,17 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		}
 		r.Patches = append(r.Patches, kernel.Patch{Name: p, Data: data})
 	}
+	r.Headers = g.Recipe.Kernel.Headers
+	for _, p := range g.Recipe.Kernel.External {
+		in := g.Input(lock.ExternalInput(p))
+		r.External = append(r.External, kernel.External{Name: recipe.ExternalName(p), Path: g.Local(in),
+			Digest: in.Digest})
+	}
+	if g.Recipe.Kernel.ModuleKey != "" {
+		if r.ModuleKey, err = g.kernelFile(lock.ModuleKeyInput, maxModuleKey); err != nil {
+			return execute.Task{}, err
+		}
+	}
 	for i, o := range g.Recipe.Kernel.Override {
 		file, line := g.Recipe.Line(fmt.Sprintf("kernel.override[%d].option", i))
 		r.Overrides = append(r.Overrides, kernel.Override{Option: o.Option, Value: kconfig.Value(o.Value),
@@ -360,6 +371,8 @@ func (g *maker) trimObjects(report progress.Func) {
 const (
 	maxFragment = 4 << 20
 	maxPatch    = 256 << 20
+
+	maxModuleKey = 64 << 10 // a key and a certificate have 5 KB
 )
 
 // kernelFile reads a locked file of the kernel.

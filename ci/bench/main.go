@@ -1,5 +1,6 @@
 // Command bench measures a guest: sizes, the time of its boot, and what a build costs when nothing has changed. `bench
-// images` measures the making of disk images instead, beside the tools that a user would use instead.
+// images` measures the making of disk images instead, beside the tools that a user would use instead, and `bench
+// kernels` the kernels of all architectures.
 //
 // Figures of the tools katabuild replaces that were measured on the same Linux 6.12 source are printed beside, as a
 // ratio.
@@ -15,7 +16,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/manifest"
 )
 
@@ -29,7 +29,8 @@ const (
 
 func main() {
 	if len(os.Args) > 1 {
-		parts := map[string]func([]string) error{"images": imagesMain, "child": child}
+		parts := map[string]func([]string) error{"images": imagesMain, "kernels": kernelsMain,
+			"child": child}
 		if part, ok := parts[os.Args[1]]; ok {
 			if err := part(os.Args[2:]); err != nil {
 				fmt.Fprintln(os.Stderr, "bench:", err)
@@ -103,21 +104,14 @@ func run(guest, katabuild string, runs int) error {
 
 // compile prints what the guest's kernel cost when it was built.
 func compile(m *manifest.Manifest) error {
-	dir := os.Getenv("KATABUILD_STORE")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return err
-		}
-		dir = filepath.Join(cache, "katabuild")
-	}
-	s, err := store.Open(dir, store.Options{})
+	s, err := ownStore()
 	if err != nil {
 		return err
 	}
 	a := s.Last(m.Name, "kernel")
 	if a == nil || a.CPUMS == 0 {
-		return fmt.Errorf("the store %s does not know what building the kernel of %s took; build it there", dir, m.Name)
+		return fmt.Errorf("the store %s does not know what building the kernel of %s took; build it there", s.Dir(),
+			m.Name)
 	}
 	fmt.Printf("%-44s %12.0f CPU-s  %.2f of Kata's fragments; %d files, %.0f s of wall time\n", "building the kernel",
 		float64(a.CPUMS)/1000,

@@ -534,12 +534,15 @@ func TestEveryDocumentedCommandRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Locking is tried with the network in make test-network; here the lock is the one the guest was built from.
-	data, err := os.ReadFile(abs(t, "out/tiny.lock.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "recipes/tiny/lock.json"), data, 0o644); err != nil {
-		t.Fatal(err)
+	for from, to := range map[string]string{"tiny": "tiny/lock", "tiny-aarch64": "tiny/lock-aarch64",
+		"module": "module/lock"} {
+		data, err := os.ReadFile(abs(t, "out/"+from+".lock.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "recipes", to+".json"), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ran := 0
 	for _, f := range files {

@@ -67,6 +67,10 @@ type Kernel struct {
 	Config        File   `json:"config"`    // the final .config; its digest is also that of /proc/config.gz, unpacked
 	SystemMap     File   `json:"system_map"`
 	Modules       *File  `json:"modules,omitempty"` // a tar of /lib/modules/<release>, when asked for
+	// ModuleKey is the certificate of the key that has signed the modules, in PEM form; the kernel takes no others.
+	ModuleKey *File `json:"module_key,omitempty"`
+	// Headers is a tar of what modules outside of the kernel are built against, when asked for.
+	Headers *File `json:"headers,omitempty"`
 }
 
 // Source is where the kernel came from.
@@ -158,8 +162,11 @@ type Boot struct {
 // Files lists every file of the guest, in a fixed order.
 func (m *Manifest) Files() []File {
 	f := []File{m.Kernel.Image, m.Kernel.Vmlinux, m.Kernel.Config, m.Kernel.SystemMap}
-	if m.Kernel.Modules != nil {
-		f = append(f, *m.Kernel.Modules)
+	for _, more := range []*File{m.Kernel.Modules, m.Kernel.ModuleKey, m.Kernel.Headers} {
+		if more == nil {
+			continue
+		}
+		f = append(f, *more)
 	}
 	if m.Initrd != nil {
 		f = append(f, m.Initrd.File)

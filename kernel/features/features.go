@@ -25,6 +25,8 @@ const (
 	Default = "default" // what a guest for containers needs
 	Tiny    = "tiny"    // what boots an agent, for the inner loop and CI
 	Modules = "modules" // not a set: loadable modules, which a request for modules means
+	// ModuleSigning is no set either: modules that are signed.
+	ModuleSigning = "module-signing"
 )
 
 //go:embed *.config x86_64/*.config aarch64/*.config ppc64le/*.config s390x/*.config riscv64/*.config

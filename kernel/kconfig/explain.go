@@ -26,13 +26,6 @@ func (t *Tree) ExplainUnmet(u *Unmet, final *Config, all []Setting) {
 // Has says whether the tree defines a symbol.
 func (t *Tree) Has(symbol string) bool { return len(t.symbols[symbol]) > 0 }
 
-// Dead says whether nothing in the tree can switch a symbol on that it defines: there is neither a prompt nor a default
-// nor a symbol that selects it. Such are those of other architectures in files that all of them read.
-func (t *Tree) Dead(symbol string) bool {
-	return t.Has(symbol) && len(t.selects[symbol]) == 0 && !slices.ContainsFunc(t.symbols[symbol],
-		func(d *definition) bool { return d.prompt || len(d.defaults) > 0 })
-}
-
 func (t *Tree) explain(w Setting, final *Config) string {
 	defs := t.symbols[w.Symbol]
 	if len(defs) == 0 {
@@ -181,7 +174,7 @@ func unmet(es []*expr, c *Config, want int) []*expr {
 // valueOf is a symbol's value for people; of one that this tree does not have, also where there is one.
 func (t *Tree) valueOf(symbol string, c *Config) string {
 	v := string(c.Get(symbol))
-	if !t.Has(symbol) || v == string(No) && t.Dead(symbol) {
+	if !t.Has(symbol) {
 		if where := t.elsewhere(symbol); where != "" {
 			v += ": " + where
 		}

@@ -148,14 +148,9 @@ func Find(ctx context.Context, o Options) (Toolchain, error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	gcc, _ := lookUp(o.Dirs, t.Prefix+"gcc")
-	own, _ := lookUp(o.Dirs, "gcc") // makes the build's own programs, with this machine's libraries
 	for _, n := range Needs() {
 		wg.Go(func() {
-			asked := gcc
-			if n.kind == library {
-				asked = own
-			}
-			tool, err := find(ctx, n, o.Dirs, t.Prefix, asked, c)
+			tool, err := find(ctx, n, o.Dirs, t.Prefix, gcc, c)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
