@@ -39,7 +39,7 @@ func (g *Guest) Rebuild(ctx context.Context, wanted, keep []string, dir string) 
 		}
 	}
 	c := g.c
-	c.Store = s
+	c.Store, c.CC = s, "" // what is compared with is compiled anew, and nothing of it is worth keeping
 	again, err := Open(ctx, c)
 	if err != nil {
 		return nil, err

@@ -47,7 +47,7 @@ kernel() {
 	guest
 	source_deb
 	default_guest
-	KATABUILD_TEST_KERNEL=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -p 1 -timeout 80m ./kernel/... ./ci/e2e
+	KATABUILD_TEST_KERNEL=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -p 1 -timeout 120m ./kernel/... ./ci/e2e
 }
 
 # guests builds the tiny guest for every architecture.
