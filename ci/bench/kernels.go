@@ -28,9 +28,9 @@ func kernelsMain(args []string) error {
 	}
 	fmt.Printf("%-9s %10s %8s %11s %12s %14s %14s\n", *recipe, "CPU-s", "objects", "image", "vmlinux",
 		"boot, CPU-s", "boot, wall s")
-	for _, a := range arch.Buildable() {
+	for _, a := range arch.All() {
 		guest := *recipe
-		if a.Name != arch.Buildable()[0].Name {
+		if a.Name != arch.All()[0].Name {
 			guest += "-" + a.Name
 		}
 		dir := filepath.Join(*out, guest)
