@@ -17,7 +17,7 @@ func kitchen(t *testing.T) string {
 	if err := os.CopyFS(filepath.Join(dir, "recipes"), os.DirFS(abs(t, "recipes"))); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"tiny", "minimal", "default"} {
+	for _, name := range []string{"tiny", "minimal"} {
 		data, err := os.ReadFile(abs(t, "out/"+name+".lock.json"))
 		if err != nil {
 			t.Fatal(err)

@@ -15,9 +15,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/pty"
 	"github.com/katabuild/katabuild/internal/usage"
 )
 
@@ -118,7 +118,7 @@ func (a *app) interact(c net.Conn) error {
 	raw := false
 	if isFile {
 		var err error
-		if restore, raw, err = makeRaw(f); err != nil {
+		if restore, raw, err = pty.MakeRaw(f); err != nil {
 			return err
 		}
 	}
@@ -184,31 +184,6 @@ func (a *app) typeAll(c io.Writer, raw bool) error {
 }
 
 func isBroken(err error) bool { return errors.Is(err, syscall.EPIPE) || isConnectionReset(err) }
-
-// makeRaw hands every key of a terminal on as it is. What is no terminal stays as it is. restore may be called once.
-func makeRaw(f *os.File) (restore func() error, raw bool, err error) {
-	fd := int(f.Fd())
-	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil {
-		return func() error { return nil }, false, nil // no terminal
-	}
-	// The modes of cfmakeraw in termios(3).
-	t := *old
-	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	t.Oflag &^= unix.OPOST
-	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
-	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
-	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &t); err != nil {
-		return nil, false, fmt.Errorf("make the terminal raw: %w", err)
-	}
-	return func() error {
-		if err := unix.IoctlSetTermios(fd, unix.TCSETS, old); err != nil {
-			return fmt.Errorf("restore the terminal: %w", err)
-		}
-		return nil
-	}, true, nil
-}
 
 // maxCommand is what a terminal keeps of a line that nobody has read yet, in bytes, less the line feed. termios(3),
 // canonical mode.

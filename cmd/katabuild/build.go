@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -310,7 +311,7 @@ func (a *app) openFlags(fl *pflag.FlagSet) func(ctx context.Context, recipe stri
 			v.Close()
 			return nil, nil, err
 		}
-		return g, v.Close, nil
+		return g, sync.OnceFunc(v.Close), nil
 	}
 }
 

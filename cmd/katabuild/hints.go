@@ -44,6 +44,9 @@ func hintFor(err error) string {
 	if _, ok := errors.AsType[*builder.NoToolchain](err); ok {
 		return "where Debian's archive cannot be reached, --toolchain host builds with what is installed here"
 	}
+	if _, ok := errors.AsType[*builder.NoCurses](err); ok {
+		return "install libncurses-dev (apt install libncurses-dev), or leave --toolchain host out"
+	}
 	if hint := storeHint(err); hint != "" {
 		return hint
 	}

@@ -38,3 +38,28 @@ func Open(size unix.Winsize) (master, tty *os.File, err error) {
 	}
 	return master, os.NewFile(peer, "tty"), nil
 }
+
+// MakeRaw hands every key of a terminal on as it is. What is no terminal stays as it is. restore may be called once.
+func MakeRaw(f *os.File) (restore func() error, raw bool, err error) {
+	fd := int(f.Fd())
+	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return func() error { return nil }, false, nil // no terminal
+	}
+	// The modes of cfmakeraw in termios(3).
+	t := *old
+	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	t.Oflag &^= unix.OPOST
+	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &t); err != nil {
+		return nil, false, fmt.Errorf("make the terminal raw: %w", err)
+	}
+	return func() error {
+		if err := unix.IoctlSetTermios(fd, unix.TCSETS, old); err != nil {
+			return fmt.Errorf("restore the terminal: %w", err)
+		}
+		return nil
+	}, true, nil
+}

@@ -79,6 +79,21 @@ func (k Kernel) left(settings []kconfig.Setting, target *kconfig.Config, refused
 	return out
 }
 
+// Differing lists the settings that make one final configuration of another, beside what it was made of: options that
+// can be asked for by name and have another value.
+func (k Kernel) Differing(before, after *kconfig.Config) []kconfig.Setting {
+	var out []kconfig.Setting
+	for _, name := range k.Tree.Names() {
+		w := kconfig.Setting{Symbol: name, Value: after.Get(name)}
+		if alike(before.Get(name), w.Value) || !k.askable(w, after) ||
+			w.Value != kconfig.No && k.heldUp(name, after) {
+			continue
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
 // alike compares values; of a string, not being there and being empty is one, and quotes do not count.
 func alike(a, b kconfig.Value) bool {
 	plain := func(v kconfig.Value) string {

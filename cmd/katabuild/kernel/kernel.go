@@ -27,7 +27,11 @@ type Host struct {
 
 // Commands makes them.
 func (h *Host) Commands() []*cobra.Command {
-	return []*cobra.Command{h.explainCmd(), h.diffCmd(), h.importCmd()}
+	all := []*cobra.Command{h.explainCmd(), h.diffCmd(), h.importCmd(), h.hardeningCmd()}
+	for _, editor := range builder.ConfigEditors() {
+		all = append(all, h.editCmd(editor))
+	}
+	return all
 }
 
 // json prints a value.
