@@ -15,7 +15,7 @@ type Hardening = hardening.Result
 // without an exception; where nobody says, those that it has whole count.
 func CheckHardening(c KernelConfig) (*Hardening, error) {
 	if c.Arch == "" {
-		c.Arch = arch.Buildable()[0].Name
+		c.Arch = arch.All()[0].Name
 	}
 	k := foreign.KernelOf(c.Data, foreign.Kernel{Arch: c.Arch})
 	a, err := arch.Parse(k.Arch)
