@@ -16,7 +16,10 @@ import (
 )
 
 // typed is a text that a program is waited for to show, and the keys that are typed then.
-type typed struct{ shown, keys string }
+type typed struct {
+	shown, keys string
+	again       bool // type them again and again, until the next text is shown
+}
 
 // drive runs katabuild in a terminal and types. It returns all that was shown, and the exit code.
 func drive(t *testing.T, keys []typed, args ...string) (string, int) {
@@ -51,8 +54,9 @@ func drive(t *testing.T, keys []typed, args ...string) (string, int) {
 			}
 		}
 	}()
-	for _, k := range keys {
-		for deadline := time.Now().Add(6 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for i, k := range keys {
+		last := time.Now()
+		for deadline := last.Add(6 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			mu.Lock()
 			found := bytes.Contains(shown.Bytes(), []byte(k.shown))
 			if found {
@@ -66,6 +70,12 @@ func drive(t *testing.T, keys []typed, args ...string) (string, int) {
 			case <-ended:
 				deadline = time.Time{}
 			default:
+			}
+			if i > 0 && keys[i-1].again && time.Since(last) > 3*time.Second {
+				last = time.Now()
+				if _, err := master.WriteString(keys[i-1].keys); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if time.Now().After(deadline) {
 				_ = cmd.Process.Kill()
@@ -89,22 +99,18 @@ func TestOptionsAreEditedInTheKernelsOwnEditor(t *testing.T) {
 	need(t)
 	dir := kitchen(t)
 	recipe := filepath.Join(dir, "recipes", "tiny")
-	const escape = "\x1b\x1b"
 	// Letters that are keys are shown in a colour of their own, and of a line only what changes is written.
 	out, code := drive(t, []typed{
-		{"eneral setup", "/"},
-		{"Search Configuration Parameter", "SYSVIPC\n"},
-		{"Prompt: System V IPC", "1"},
-		{"ystem V IPC", "y"},
-		{"*", "/"},
-		{"Search Configuration Parameter", "PRINTK_TIME\n"},
-		{"Prompt: Show timing information", "1"},
-		{"how timing information", "n"},
-		{"", escape},
-		{"", escape},
-		{"", escape},
-		{"", escape},
-		{"save your new configuration", "\n"},
+		{shown: "eneral setup", keys: "/"},
+		{shown: "Search Configuration Parameter", keys: "SYSVIPC\n"},
+		{shown: "Prompt: System V IPC", keys: "1"},
+		{shown: "ystem V IPC", keys: "y"},
+		{shown: "*", keys: "/"},
+		{shown: "Search Configuration Parameter", keys: "PRINTK_TIME\n"},
+		{shown: "Prompt: Show timing information", keys: "1"},
+		{shown: "how timing information", keys: "n"},
+		{keys: "\x1b\x1b", again: true},
+		{shown: "save your new configuration", keys: "\n"},
 	}, "kernel", "menuconfig", recipe, "--write", "--progress", "plain")
 	if code != 0 {
 		t.Fatalf("exit code %d\n%q", code, out[max(0, len(out)-3000):])
