@@ -15,12 +15,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/katabuild/katabuild/builder/execute"
 	"github.com/katabuild/katabuild/builder/fetch"
+	"github.com/katabuild/katabuild/builder/inputs"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/plan"
 	"github.com/katabuild/katabuild/builder/recipe"
@@ -31,46 +30,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
-	"github.com/katabuild/katabuild/internal/registry"
-	"github.com/katabuild/katabuild/internal/regular"
 )
-
-// Config says what to build, from where, and for whom.
-type Config struct {
-	Recipe string // path of the recipe file
-	Lock   string // path of its lock; empty means lock.json beside the recipe
-	Store  *store.Store
-	// Arch is the architecture to build for; empty is the recipe's own.
-	Arch string
-	// Toolchain, when not empty, is what the kernel is built with, whatever the recipe says: debian, llvm or host.
-	Toolchain string
-	// Agent finds the agent that came with katabuild for an architecture.
-	Agent  func(arch.Arch) string
-	Update Update // what a lock looks up again although an old one pins it
-	Dry    bool   // a lock is made, and not written
-	// RegoAgent finds the one that reads policies in Rego too, for recipes that ask for it.
-	RegoAgent func(arch.Arch) string
-	Offline   bool // never reach a network: what the store lacks is an error
-	Jobs      int  // processes a step may run at once; zero means one a CPU
-	// Archive, when not empty, replaces the host's own Debian archive: a sources.list URI, with apt options for it.
-	Archive    string
-	AptOptions []string
-	HTTP       *http.Client // nil means the default client
-	// HTTPArchive, when not empty, is the address of a Debian archive that is reached without apt; ArchiveKeyring is
-	// the file of keys that sign it. SecurityArchive is the address of its security updates; empty is debian-security
-	// beside it.
-	HTTPArchive, SecurityArchive, ArchiveKeyring string
-	// Registries says how registries of container images are reached.
-	Registries registry.Access
-	// Snapshot is the address of an archive of archives for packages that the archive has dropped; empty is none.
-	Snapshot    string
-	Report      progress.Func
-	Now         func() time.Time // must be set; only locks and expectations see it
-	Go          string           // the Go program, for u-root commands; empty where there is none
-	Env         []string         // the environment to run Go and apt in
-	ToolFolders []string         // where the tool-chain is looked for, first match first
-	CC          string           // the program katabuild-cc, for a cache of compiled objects; empty keeps none
-}
 
 // The steps and what a user may want.
 const (
@@ -92,91 +52,11 @@ func (g *Guest) all() []string {
 	return []string{KernelStep, InitrdStep}
 }
 
-// lockPath is where the lock of a recipe lies. What is locked for another architecture than the recipe's own are other
-// packages, and so another lock.
-func (c Config) lockPath(r *recipe.Recipe) string {
-	switch {
-	case c.Lock != "":
-		return c.Lock
-	case r.Other():
-		return filepath.Join(filepath.Dir(c.Recipe), lock.FileNameFor(r.Arch))
-	}
-	return filepath.Join(filepath.Dir(c.Recipe), lock.FileName)
-}
-
-// fetcher is where the inputs of a recipe come from. l is the lock that counts; nil where there is none yet.
-func (c Config) fetcher(r *recipe.Recipe, l *lock.Lock) (*fetch.Fetcher, error) {
-	a, err := arch.Parse(r.Arch)
-	if err != nil {
-		return nil, err
-	}
-	f := &fetch.Fetcher{
-		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, HTTP: c.HTTP,
-		Apt:      &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions, Env: c.Env},
-		Snapshot: c.Snapshot,
-		Registry: &registry.Client{Access: c.Registries},
-	}
-	if l != nil {
-		f.SnapshotTime = time.Unix(l.Time, 0)
-	}
-	if c.HTTPArchive != "" {
-		f.Apt = &fetch.HTTP{Base: c.HTTPArchive, Security: c.SecurityArchive, Keyring: c.ArchiveKeyring,
-			Dir: c.Store.Private("archive"), Client: c.HTTP, Now: c.Now}
-	}
-	if r.Rootfs == nil {
-		return f, nil
-	}
-	f.Own = map[string]fetch.Archive{}
-	for _, l := range r.Rootfs.Layers {
-		if l.Debian == nil {
-			continue
-		}
-		for _, a := range l.Debian.Archives {
-			own, err := c.ownArchive(context.Background(), f, a)
-			if err != nil {
-				return nil, fmt.Errorf("archive %s: %w", a.Name, err)
-			}
-			f.Own[a.Name] = own.archive
-		}
-	}
-	return f, nil
-}
-
-func (c Config) readRecipe() (*recipe.Recipe, digest.Digest, error) {
-	data, err := regular.ReadFile(c.Recipe, recipe.MaxSize)
-	if err != nil {
-		return nil, "", err
-	}
-	v, err := vocabulary()
-	if err != nil {
-		return nil, "", err
-	}
-	if c.Arch != "" {
-		a, err := arch.Parse(c.Arch)
-		if err != nil {
-			return nil, "", err
-		}
-		v.Arch = a.Name
-	}
-	r, err := recipe.Parse(c.Recipe, data, v)
-	if err != nil {
-		return nil, "", err
-	}
-	if c.Toolchain != "" && !r.Extension {
-		if !slices.Contains(v.Toolchains, c.Toolchain) {
-			return nil, "", fmt.Errorf("unknown tool-chain %q (known: %s)", c.Toolchain, strings.Join(v.Toolchains,
-				", "))
-		}
-		r.Kernel.Toolchain = c.Toolchain
-	}
-	return r, digest.Of(data), checkLine(r)
-}
-
 // Guest is a recipe with its lock and its steps, ready to plan or build.
 type Guest struct {
 	Recipe *recipe.Recipe
 
-	c            Config
+	c            inputs.Config
 	arch         arch.Arch
 	lock         *lock.Lock
 	recipeDigest digest.Digest
@@ -202,8 +82,8 @@ func (offline) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // Open reads the recipe and its lock, checks every local input against the lock, finds the tools, and makes the steps.
-func Open(ctx context.Context, c Config) (*Guest, error) {
-	r, rd, err := c.readRecipe()
+func Open(ctx context.Context, c inputs.Config) (*Guest, error) {
+	r, rd, err := c.ReadRecipe()
 	if err != nil {
 		return nil, err
 	}
@@ -211,14 +91,14 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := readLock(c.lockPath(r))
+	l, err := inputs.ReadLock(c.LockPath(r))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &NoLock{Path: c.lockPath(r), Recipe: filepath.Dir(c.Recipe), Arch: c.Arch}
+		return nil, &inputs.NoLock{Path: c.LockPath(r), Recipe: filepath.Dir(c.Recipe), Arch: c.Arch}
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := fits(l, r, c.lockPath(r), c); err != nil {
+	if err := inputs.Fits(l, r, c.LockPath(r), c); err != nil {
 		return nil, err
 	}
 	data, err := l.Encode()
@@ -230,7 +110,7 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 		Recipe: r, Lock: l, Arch: a, Dir: filepath.Dir(c.Recipe), Store: c.Store, Offline: c.Offline, Jobs: c.Jobs,
 		ToolFolders: c.ToolFolders, CC: c.CC, Go: c.Go, GoEnv: c.Env,
 		Fetcher: sync.OnceValues(func() (*fetch.Fetcher, error) {
-			f, err := c.fetcher(r, l)
+			f, err := c.Fetcher(r, l)
 			if err == nil && c.Offline {
 				f.Registry.Transport = offline{}
 			}
@@ -253,17 +133,17 @@ func Open(ctx context.Context, c Config) (*Guest, error) {
 
 // checkLocal refuses files beside the recipe that are no longer what the lock pinned.
 func (g *Guest) checkLocal(ctx context.Context) error {
-	for _, w := range wishes(g.Recipe) {
-		in := g.lock.Find(w.name)
+	for _, w := range inputs.Wishes(g.Recipe) {
+		in := g.lock.Find(w.Name)
 		if in.Kind != lock.Local {
 			continue
 		}
-		got, _, err := fileDigest(ctx, g.of.Local(*in))
+		got, _, err := inputs.FileDigest(ctx, g.of.Local(*in))
 		if err == nil && got != in.Digest {
 			err = &digest.Mismatch{Name: in.Where, Want: in.Digest, Got: got}
 		}
 		if err != nil {
-			return g.Recipe.Blame(w.field, g.of.Changed(*in, inputError(ctx, w, err)))
+			return g.Recipe.Blame(w.Field, g.of.Changed(*in, inputs.Problem(ctx, w, err)))
 		}
 	}
 	return nil

@@ -67,6 +67,6 @@ func copyStep(from, to *store.Store, step, guest string) error {
 
 // RebuildDir makes the folder for a rebuild, in the store's file system, which has room for builds. remove takes it
 // away; what a killed process leaves there goes when the store is opened next.
-func (c Config) RebuildDir() (dir string, remove func() error, err error) {
-	return c.Store.Temp("rebuild")
+func RebuildDir(s *store.Store) (dir string, remove func() error, err error) {
+	return s.Temp("rebuild")
 }

@@ -9,8 +9,8 @@ import (
 	"runtime"
 
 	"github.com/katabuild/katabuild/builder/execute"
+	"github.com/katabuild/katabuild/builder/inputs"
 	"github.com/katabuild/katabuild/builder/lock"
-	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/builder/tasks"
 	"github.com/katabuild/katabuild/initrd"
@@ -21,27 +21,11 @@ import (
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel"
-	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/toolchain"
 	"github.com/katabuild/katabuild/rootfs"
-	"github.com/katabuild/katabuild/rootfs/erofs"
 	"github.com/katabuild/katabuild/rootfs/sbom"
 )
-
-// vocabulary is what kernel, initrd and rootfs can do, for the recipe's reader.
-func vocabulary() (recipe.Vocabulary, error) {
-	var v recipe.Vocabulary
-	all, err := features.All(arch.All()[0]) // each architecture has the same names
-	if err != nil {
-		return v, err
-	}
-	for _, f := range all {
-		v.Features = append(v.Features, f.Name)
-	}
-	v.URoot, v.ImageCompressions, v.Toolchains = initrd.Commands(), erofs.Compressions(), toolchain.Kinds()
-	return v, nil
-}
 
 // Configured is a kernel's configuration without the kernel.
 type Configured struct {
@@ -284,19 +268,13 @@ func (g *Guest) describeImage(m *manifest.Manifest, a *store.Action, file func(*
 		m.Root.VerityRootHash = v.RootHash
 	}
 	m.Boot.Disk = g.Recipe.Boot.Disk
-	root, err := rootfs.CommandLine(m.Image.ImageLayout, guestDisks[m.Boot.Disk])
+	root, err := rootfs.CommandLine(m.Image.ImageLayout, inputs.DiskName(m.Boot.Disk))
 	if err != nil {
 		return err
 	}
 	m.Boot.CommandLine += " " + root
 	if m.Agent.Init == manifest.InitSystemd {
-		m.Boot.CommandLine += " " + systemdWord
+		m.Boot.CommandLine += " " + inputs.SystemdWord
 	}
 	return nil
 }
-
-// systemdWord makes systemd start what a guest of ours needs.
-const systemdWord = "systemd.unit=kata-containers.target"
-
-// guestDisks are the names of the first disk of each kind in a guest.
-var guestDisks = map[string]string{manifest.VirtioBlk: "/dev/vda", manifest.NVDIMM: "/dev/pmem0"}

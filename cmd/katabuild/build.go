@@ -12,6 +12,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/katabuild/katabuild/builder/locking"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -54,13 +56,12 @@ change, with versions and which are security updates, and writes nothing.`,
 		if err != nil {
 			return err
 		}
-		cfg.Update, cfg.Dry = u, diff
 		v, err := a.view()
 		if err != nil {
 			return err
 		}
 		cfg.Report = v.Event
-		l, err := builder.MakeLock(c.Context(), cfg)
+		l, err := locking.MakeLock(c.Context(), cfg, locking.Options{Update: u, Dry: diff})
 		v.Close()
 		if err != nil {
 			return err
@@ -76,18 +77,18 @@ const updateAll = "*"
 
 // parseUpdate tells the names to renew from the recipe: `lock --update`, `lock --update RECIPE`, `lock --update NAME...
 // [RECIPE]` and `lock --update=NAME [RECIPE]`.
-func parseUpdate(update, args []string) (builder.Update, []string, error) {
+func parseUpdate(update, args []string) (locking.Update, []string, error) {
 	if update == nil {
 		if len(args) > 1 {
-			return builder.Update{}, nil, &usage.Error{Err: fmt.Errorf("%d recipes; want one", len(args))}
+			return locking.Update{}, nil, &usage.Error{Err: fmt.Errorf("%d recipes; want one", len(args))}
 		}
-		return builder.Update{}, args, nil
+		return locking.Update{}, args, nil
 	}
 	isRecipe := func(s string) bool {
 		_, err := os.Stat(recipe.Find(s))
 		return err == nil
 	}
-	var u builder.Update
+	var u locking.Update
 	names := args
 	args = nil
 	if n := len(names); n > 0 && isRecipe(names[n-1]) {
@@ -104,7 +105,7 @@ func parseUpdate(update, args []string) (builder.Update, []string, error) {
 }
 
 // printLock says what is locked, or, for a diff, only what differs from the lock that was there.
-func (a *app) printLock(l *builder.Locked, diff bool) {
+func (a *app) printLock(l *locking.Locked, diff bool) {
 	what := "unchanged"
 	if l.Changed {
 		what = "written"

@@ -5,6 +5,9 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/katabuild/katabuild/builder/inputs"
+	"github.com/katabuild/katabuild/builder/locking"
+
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/execute"
 	"github.com/katabuild/katabuild/builder/fetch"
@@ -17,10 +20,10 @@ import (
 // hintFor is a second line for people: what they can do about an error, in the words of this command line. Packages say
 // what is wrong, by types of errors; what to type is said here. It is empty where the error itself says enough.
 func hintFor(err error) string {
-	if l, ok := errors.AsType[*builder.NoLock](err); ok {
+	if l, ok := errors.AsType[*inputs.NoLock](err); ok {
 		return lockAgain(l.Recipe, l.Arch)
 	}
-	if l, ok := errors.AsType[*builder.StaleLock](err); ok {
+	if l, ok := errors.AsType[*inputs.StaleLock](err); ok {
 		return lockAgain(l.Recipe, l.Arch)
 	}
 	if i, ok := errors.AsType[*tasks.ChangedInput](err); ok {
@@ -41,7 +44,7 @@ func hintFor(err error) string {
 	if hint := archiveHint(err); hint != "" {
 		return hint
 	}
-	if _, ok := errors.AsType[*builder.NoToolchain](err); ok {
+	if _, ok := errors.AsType[*locking.NoToolchain](err); ok {
 		return "where Debian's archive cannot be reached, --toolchain host builds with what is installed here"
 	}
 	if _, ok := errors.AsType[*builder.NoCurses](err); ok {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/builder/inputs"
+
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/execute"
 	"github.com/katabuild/katabuild/builder/fetch"
@@ -21,8 +23,8 @@ func TestErrorsComeWithTheWayOut(t *testing.T) {
 		want string
 	}{
 		{errors.New("anything"), ""},
-		{&builder.NoLock{Path: "r/lock.json", Recipe: "r"}, "katabuild lock r"},
-		{&builder.StaleLock{Path: "r/lock.json", Recipe: "r", Why: "w"}, "katabuild lock r"},
+		{&inputs.NoLock{Path: "r/lock.json", Recipe: "r"}, "katabuild lock r"},
+		{&inputs.StaleLock{Path: "r/lock.json", Recipe: "r", Why: "w"}, "katabuild lock r"},
 		{&tasks.ChangedInput{Name: "n", Recipe: "r", Err: errors.New("e")},
 			"undo the change, or run: katabuild lock r"},
 		{&tasks.Offline{What: "w"}, "without --offline"},

@@ -13,11 +13,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/katabuild/katabuild/builder/inputs"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/cmd/katabuild/look"
@@ -287,36 +288,36 @@ func (f *recipeFlags) addBuild(fl *pflag.FlagSet) {
 }
 
 // config makes the builder's Config for the recipe that the user named, or recipes/default.
-func (a *app) config(ctx context.Context, f recipeFlags, args []string) (builder.Config, error) {
+func (a *app) config(ctx context.Context, f recipeFlags, args []string) (inputs.Config, error) {
 	arg := "recipes/default"
 	if len(args) > 0 {
 		arg = args[0]
 	}
 	path := recipe.Find(arg)
 	if _, err := os.Stat(path); err != nil {
-		return builder.Config{}, fmt.Errorf("recipe: %w; name a folder with a %s, or the file itself", err,
+		return inputs.Config{}, fmt.Errorf("recipe: %w; name a folder with a %s, or the file itself", err,
 			recipe.FileName)
 	}
 	archive := cmp.Or(f.archive, a.getenv("KATABUILD_ARCHIVE"))
 	for flag, value := range map[string]string{"archive-keyring": f.keyring, "security-archive": f.security} {
 		if value != "" && archive == "" {
-			return builder.Config{}, &usage.Error{Err: fmt.Errorf("--%s goes with --archive, or KATABUILD_ARCHIVE",
+			return inputs.Config{}, &usage.Error{Err: fmt.Errorf("--%s goes with --archive, or KATABUILD_ARCHIVE",
 				flag)}
 		}
 	}
 	access, err := f.registry.access(a.getenv)
 	if err != nil {
-		return builder.Config{}, err
+		return inputs.Config{}, err
 	}
 	s, err := a.useStore(ctx)
 	if err != nil {
-		return builder.Config{}, err
+		return inputs.Config{}, err
 	}
 	cc := besideUs("katabuild-cc")
 	if f.noObjects {
 		cc = ""
 	}
-	return builder.Config{
+	return inputs.Config{
 		CC:     cc,
 		Recipe: path, Lock: f.lock, Store: s, Arch: f.arch, Toolchain: f.toolchain,
 		Agent:     func(of arch.Arch) string { return a.agentPath(f.agent, of) },

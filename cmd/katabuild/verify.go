@@ -137,7 +137,7 @@ func (a *app) rebuild(ctx context.Context, f recipeFlags, recipe, dir string, ke
 		return err
 	}
 	cfg.Report = v.Event
-	temp, remove, err := cfg.RebuildDir()
+	temp, remove, err := builder.RebuildDir(cfg.Store)
 	if err != nil {
 		v.Close()
 		return err

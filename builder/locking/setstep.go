@@ -1,4 +1,4 @@
-package builder
+package locking
 
 import (
 	"cmp"
@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -14,9 +13,9 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/builder/fetch"
+	"github.com/katabuild/katabuild/builder/inputs"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
-	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/mistake"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/rootfs/debian"
@@ -72,18 +71,18 @@ func (u Update) check(old *lock.Lock) error {
 }
 
 // keep takes over the packages that the old lock has for the same wish, unless something in it is to be renewed.
-func (m *locker) keep(w setWish) bool {
-	if m.old == nil || m.c.Update.All {
+func (m *locker) keep(w inputs.Set) bool {
+	if m.old == nil || m.o.Update.All {
 		return false
 	}
-	s := m.old.FindSet(w.name)
-	if s == nil || s.Asked != w.deb.Asked() {
+	s := m.old.FindSet(w.Name)
+	if s == nil || s.Asked != w.Deb.Asked() {
 		return false
 	}
 	var inputs []lock.Input
 	for _, name := range s.Inputs {
 		in := *m.old.Find(name)
-		if m.c.Update.renews(&in) {
+		if m.o.Update.renews(&in) {
 			return false
 		}
 		if in.Kind != lock.Debian {
@@ -119,19 +118,19 @@ func (m *locker) add(in lock.Input) error {
 }
 
 // choose chooses the packages of a wish, adds them to the lock, and returns the date of the newest release file.
-func (m *locker) choose(ctx context.Context, w setWish) (time.Time, error) {
+func (m *locker) choose(ctx context.Context, w inputs.Set) (time.Time, error) {
 	m.c.Report.Send(progress.Event{Step: "lock", Kind: progress.Update,
-		Message: "choose packages of Debian " + strings.Join(w.deb.Suites, ", ")})
+		Message: "choose packages of Debian " + strings.Join(w.Deb.Suites, ", ")})
 	x, date, err := m.index(ctx, w)
 	if err != nil {
 		return date, err
 	}
-	wish := debian.Request{Recommends: w.deb.Recommends, Exclude: w.deb.Exclude}
+	wish := debian.Request{Recommends: w.Deb.Recommends, Exclude: w.Deb.Exclude}
 	firm := map[string]bool{} // what the recipe itself decides
-	for i, p := range w.deb.Packages {
+	for i, p := range w.Deb.Packages {
 		want := recipe.ParseWanted(p)
 		if err := choose(x, want); err != nil {
-			return date, m.r.Blame(fmt.Sprintf("%s.packages[%d]", w.field, i), err)
+			return date, m.r.Blame(fmt.Sprintf("%s.packages[%d]", w.Field, i), err)
 		}
 		if want.Version != "" || want.Suite != "" {
 			firm[want.Name] = true
@@ -146,17 +145,17 @@ func (m *locker) choose(ctx context.Context, w setWish) (time.Time, error) {
 		firm[name] = true
 		wish.Packages = append(wish.Packages, name)
 	}
-	chosen, err := m.resolve(x, wish, firm, w.arch)
+	chosen, err := m.resolve(x, wish, firm, w.Arch)
 	if err != nil {
 		return date, m.r.Blame(blamed(w, err), err)
 	}
-	set := lock.Set{Name: w.name, Asked: w.deb.Asked(), Inputs: []string{}}
+	set := lock.Set{Name: w.Name, Asked: w.Deb.Asked(), Inputs: []string{}}
 	for _, p := range chosen {
 		if in := debs[p.Name]; in != "" {
 			set.Inputs = append(set.Inputs, in)
 			continue
 		}
-		in := lock.Input{Name: packageInput(p), Kind: lock.Debian, Digest: p.Digest, Size: p.Size,
+		in := lock.Input{Name: inputs.PackageInput(p), Kind: lock.Debian, Digest: p.Digest, Size: p.Size,
 			Package: &lock.Package{
 				Archive: p.Source.Archive, Suite: p.Source.Suite, Name: p.Name, Version: string(p.Version),
 				Arch: p.Arch, Filename: path.Clean(p.Filename),
@@ -171,26 +170,26 @@ func (m *locker) choose(ctx context.Context, w setWish) (time.Time, error) {
 }
 
 // blamed is the entry of a wish that an error is about, or the wish itself.
-func blamed(w setWish, err error) string {
+func blamed(w inputs.Set, err error) string {
 	var unmet *debian.UnmetError
 	if !errors.As(err, &unmet) {
-		return w.field
+		return w.Field
 	}
 	name := unmet.Need
 	if len(unmet.Chain) > 0 {
 		name = unmet.Chain[0]
 	}
-	for i, p := range w.deb.Exclude {
+	for i, p := range w.Deb.Exclude {
 		if p == name {
-			return fmt.Sprintf("%s.exclude[%d]", w.field, i)
+			return fmt.Sprintf("%s.exclude[%d]", w.Field, i)
 		}
 	}
-	for i, p := range w.deb.Packages {
+	for i, p := range w.Deb.Packages {
 		if recipe.ParseWanted(p).Name == name {
-			return fmt.Sprintf("%s.packages[%d]", w.field, i)
+			return fmt.Sprintf("%s.packages[%d]", w.Field, i)
 		}
 	}
-	return w.field
+	return w.Field
 }
 
 // choose makes the version that the recipe names the one that counts.
@@ -216,32 +215,32 @@ func choose(x *debian.Index, w recipe.Wanted) error {
 }
 
 // index reads the lists of everything that a wish may take packages from.
-func (m *locker) index(ctx context.Context, w setWish) (*debian.Index, time.Time, error) {
+func (m *locker) index(ctx context.Context, w inputs.Set) (*debian.Index, time.Time, error) {
 	type list struct {
 		archive fetch.Archive
 		section fetch.Section
 		from    debian.Source
 	}
 	var lists []list
-	for _, suite := range w.deb.Suites {
-		for _, component := range w.deb.Components {
+	for _, suite := range w.Deb.Suites {
+		for _, component := range w.Deb.Components {
 			lists = append(lists, list{m.f.Apt, fetch.Section{Suite: suite, Component: component},
 				debian.Source{Suite: suite}})
 		}
 	}
-	for _, a := range w.deb.Archives {
-		own, err := m.c.ownArchive(ctx, m.f, a)
+	for _, a := range w.Deb.Archives {
+		own, err := m.c.OwnArchive(ctx, m.f, a)
 		if err != nil {
 			return nil, time.Time{}, fmt.Errorf("archive %s: %w", a.Name, err)
 		}
-		for _, s := range own.sections {
-			lists = append(lists, list{own.archive, s, debian.Source{Archive: a.Name, Suite: s.Suite, Pin: a.Priority}})
+		for _, s := range own.Sections {
+			lists = append(lists, list{own.Archive, s, debian.Source{Archive: a.Name, Suite: s.Suite, Pin: a.Priority}})
 		}
 	}
-	x := debian.NewIndex(w.arch)
+	x := debian.NewIndex(w.Arch)
 	var date time.Time
 	for _, l := range lists {
-		r, rel, err := l.archive.Index(ctx, l.section, w.arch)
+		r, rel, err := l.archive.Index(ctx, l.section, w.Arch)
 		if err != nil {
 			return nil, date, err
 		}
@@ -261,9 +260,9 @@ const pinFile = 1 << 30
 
 // addDebs adds the single files of a wish to the lists, and returns the inputs they are, by the names of their
 // packages.
-func (m *locker) addDebs(ctx context.Context, x *debian.Index, w setWish) (map[string]string, error) {
+func (m *locker) addDebs(ctx context.Context, x *debian.Index, w inputs.Set) (map[string]string, error) {
 	out := map[string]string{}
-	for _, file := range w.deb.Debs {
+	for _, file := range w.Deb.Debs {
 		in := m.lock.Find(lock.DebInput(file))
 		path := filepath.Join(m.f.Base, filepath.FromSlash(in.Where))
 		if in.Kind == lock.URL {
@@ -305,13 +304,13 @@ func packageOf(path string) (*debian.Package, error) {
 // pins are the versions that the old lock has for an architecture and that are not to be renewed, by name.
 func (m *locker) pins(firm map[string]bool, arch string) map[string]lock.Input {
 	out := map[string]lock.Input{}
-	if m.old == nil || m.c.Update.All {
+	if m.old == nil || m.o.Update.All {
 		return out
 	}
 	for _, s := range m.old.Sets {
 		for _, name := range s.Inputs {
 			in := *m.old.Find(name)
-			if in.Kind != lock.Debian || firm[in.Package.Name] || m.c.Update.renews(&in) {
+			if in.Kind != lock.Debian || firm[in.Package.Name] || m.o.Update.renews(&in) {
 				continue
 			}
 			if in.Package.Arch == arch || in.Package.Arch == "all" {
@@ -384,50 +383,4 @@ func (m *locker) pin(x *debian.Index, in lock.Input) bool {
 	p.Source = debian.Source{Archive: in.Package.Archive, Suite: in.Package.Suite}
 	x.Add(p)
 	return x.Choose(p.Name, is)
-}
-
-// ownArchive is one of the recipe's archives, and what of it counts.
-type ownArchive struct {
-	archive  *fetch.HTTP
-	sections []fetch.Section
-}
-
-// ownArchive reads what a recipe says of an archive, or the file that says it. Keys come from beside the recipe.
-func (c Config) ownArchive(ctx context.Context, f *fetch.Fetcher, a recipe.Archive) (*ownArchive, error) {
-	read := func(name string) ([]byte, error) {
-		in := lock.Input{Name: lock.ArchiveInput(name), Kind: lock.Local, Where: name}
-		if recipe.IsURL(name) {
-			return nil, fmt.Errorf("%s: want a file beside the recipe", name)
-		}
-		return os.ReadFile(filepath.Join(f.Base, filepath.FromSlash(in.Where)))
-	}
-	src := fetch.Source{Address: a.Address, Suites: []string{a.Suite}, Components: a.Components}
-	var err error
-	if a.Sources != "" {
-		data, rerr := read(a.Sources)
-		if rerr != nil {
-			return nil, rerr
-		}
-		if src, err = fetch.ParseSource(data); err != nil {
-			return nil, fmt.Errorf("%s: %w", a.Sources, err)
-		}
-		if src.KeyFile != "" {
-			if src.Keys, err = os.ReadFile(src.KeyFile); err != nil {
-				return nil, fmt.Errorf("%s: Signed-By: %w", a.Sources, err)
-			}
-		}
-	} else if src.Keys, err = read(a.Keyring); err != nil {
-		return nil, err
-	}
-	out := &ownArchive{archive: &fetch.HTTP{
-		Base: src.Address, Security: src.Address, Keys: src.Keys,
-		Dir:    c.Store.Private(filepath.Join("archives", digest.Of([]byte(src.Address)).Short())),
-		Client: c.HTTP, Now: c.Now,
-	}}
-	for _, suite := range src.Suites {
-		for _, component := range src.Components {
-			out.sections = append(out.sections, fetch.Section{Suite: suite, Component: component})
-		}
-	}
-	return out, ctx.Err()
 }

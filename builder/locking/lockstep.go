@@ -1,26 +1,34 @@
-package builder
+// Package locking makes locks: it resolves every name of a recipe to a digest, and is the only place that does.
+//
+// What an old lock has an answer for stays pinned, unless it is asked for anew.
+package locking
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/katabuild/katabuild/builder/fetch"
+	"github.com/katabuild/katabuild/builder/inputs"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
-	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/rootfs/debian/control"
 )
+
+// Options says what a new lock is to be. The zero value keeps what is pinned, and writes the lock.
+type Options struct {
+	Update Update // what is looked up again although an old lock pins it
+	Dry    bool   // the lock is made, and not written
+}
 
 // Locked is what MakeLock made.
 type Locked struct {
@@ -30,36 +38,36 @@ type Locked struct {
 }
 
 // MakeLock resolves what the recipe names to digests and writes the lock. It is the only step that resolves names. What
-// the old lock has an answer for stays pinned, unless Config.Update asks for it anew; files and folders beside the
+// the old lock has an answer for stays pinned, unless the options ask for it anew; files and folders beside the
 // recipe are always looked at. The lock's time stays while the kernel's source does, so that another package in the
 // root file system is not another kernel.
-func MakeLock(ctx context.Context, c Config) (*Locked, error) {
-	r, _, err := c.readRecipe()
+func MakeLock(ctx context.Context, c inputs.Config, o Options) (*Locked, error) {
+	r, _, err := c.ReadRecipe()
 	if err != nil {
 		return nil, err
 	}
-	old, err := readLock(c.lockPath(r))
+	old, err := inputs.ReadLock(c.LockPath(r))
 	if err != nil {
 		old = nil // a lock that cannot be read is replaced: that is what the user asks for
 	}
-	f, err := c.fetcher(r, old)
+	f, err := c.Fetcher(r, old)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Update.check(old); err != nil {
+	if err := o.Update.check(old); err != nil {
 		return nil, err
 	}
-	m := &locker{c: c, r: r, f: f, old: old, lock: &lock.Lock{Version: lock.Version, Name: r.Name,
+	m := &locker{c: c, o: o, r: r, f: f, old: old, lock: &lock.Lock{Version: lock.Version, Name: r.Name,
 		Inputs: []lock.Input{}}}
-	for _, w := range wishes(r) {
+	for _, w := range inputs.Wishes(r) {
 		if err := m.answer(ctx, w); err != nil {
-			return nil, r.Blame(w.field, err)
+			return nil, r.Blame(w.Field, err)
 		}
 	}
-	if err := c.checkImages(ctx, r, f.Base); err != nil {
+	if err := m.checkImages(ctx); err != nil {
 		return nil, err
 	}
-	sets, err := setWishes(r)
+	sets, err := inputs.Sets(r)
 	if err != nil {
 		return nil, err
 	}
@@ -68,17 +76,17 @@ func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 			continue
 		}
 		date, err := m.choose(ctx, w)
-		if err != nil && w.tools {
-			err = &NoToolchain{Name: w.name, Err: err}
+		if err != nil && w.Tools {
+			err = &NoToolchain{Name: w.Name, Err: err}
 		}
 		if err != nil {
-			return nil, r.Blame(w.field, err)
+			return nil, r.Blame(w.Field, err)
 		}
-		if !w.tools { // another compiler is no other time
+		if !w.Tools { // another compiler is no other time
 			m.saw(date)
 		}
 	}
-	others, err := otherToolchains(r)
+	others, err := inputs.OtherToolchains(r)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +101,8 @@ func MakeLock(ctx context.Context, c Config) (*Locked, error) {
 
 // locker makes a new lock, as near to an old one as it can.
 type locker struct {
-	c    Config
+	c    inputs.Config
+	o    Options
 	r    *recipe.Recipe
 	f    *fetch.Fetcher
 	old  *lock.Lock // nil where there is none
@@ -113,23 +122,23 @@ func (m *locker) say(e progress.Event) {
 }
 
 // answer answers a wish, as the old lock did where it may, and adds the answer to the lock.
-func (m *locker) answer(ctx context.Context, w wish) error {
-	if in := pinned(m.old, w); in != nil && !m.c.Update.renews(in) {
+func (m *locker) answer(ctx context.Context, w inputs.Wish) error {
+	if in := pinned(m.old, w); in != nil && !m.o.Update.renews(in) {
 		m.lock.Inputs = append(m.lock.Inputs, *in)
 		return nil
 	}
-	in := lock.Input{Name: w.name, Kind: w.kind, Where: w.where}
-	if w.kind == lock.Debian || w.kind == lock.OCI {
+	in := lock.Input{Name: w.Name, Kind: w.Kind, Where: w.Where}
+	if w.Kind == lock.Debian || w.Kind == lock.OCI {
 		if err := m.lookUp(ctx, w, &in); err != nil {
 			return err
 		}
 	} else {
 		err := m.look(ctx, w, &in)
-		if err == nil && w.tar {
-			err = m.c.checkTar(in, m.f.Base)
+		if err == nil && w.Tar {
+			err = m.checkTar(in)
 		}
 		if err != nil {
-			return inputError(ctx, w, err)
+			return inputs.Problem(ctx, w, err)
 		}
 	}
 	m.lock.Inputs = append(m.lock.Inputs, in)
@@ -137,23 +146,23 @@ func (m *locker) answer(ctx context.Context, w wish) error {
 }
 
 // lookUp asks an archive for a package, or a registry for an image.
-func (m *locker) lookUp(ctx context.Context, w wish, in *lock.Input) error {
-	if w.kind == lock.OCI {
-		m.say(progress.Event{Kind: progress.Update, Message: "look up the image " + w.where})
+func (m *locker) lookUp(ctx context.Context, w inputs.Wish, in *lock.Input) error {
+	if w.Kind == lock.OCI {
+		m.say(progress.Event{Kind: progress.Update, Message: "look up the image " + w.Where})
 		a, err := arch.Parse(m.r.Arch)
 		if err != nil {
 			return err
 		}
-		found, err := m.f.Registry.Resolve(ctx, w.where, a.Go)
+		found, err := m.f.Registry.Resolve(ctx, w.Where, a.Go)
 		if err != nil {
 			return err
 		}
 		in.Digest, in.Size = found.Digest, found.Size
 		return nil
 	}
-	m.say(progress.Event{Kind: progress.Update, Message: "look up " + w.deb.Package + " in Debian " +
-		strings.Join(w.deb.Suites, ", ")})
-	found, err := newestOf(ctx, m.f, w.deb)
+	m.say(progress.Event{Kind: progress.Update, Message: "look up " + w.Deb.Package + " in Debian " +
+		strings.Join(w.Deb.Suites, ", ")})
+	found, err := newestOf(ctx, m.f, w.Deb)
 	if err != nil {
 		return err
 	}
@@ -163,24 +172,24 @@ func (m *locker) lookUp(ctx context.Context, w wish, in *lock.Input) error {
 }
 
 // look finds out the digest of what lies at an address or beside the recipe.
-func (m *locker) look(ctx context.Context, w wish, in *lock.Input) (err error) {
-	path := filepath.Join(m.f.Base, filepath.FromSlash(w.where))
+func (m *locker) look(ctx context.Context, w inputs.Wish, in *lock.Input) (err error) {
+	path := filepath.Join(m.f.Base, filepath.FromSlash(w.Where))
 	var want digest.Digest // where the recipe says it
-	if t := m.r.Kernel.Source.Tarball; t != nil && w.name == lock.SourceInput && t.SHA256 != "" {
+	if t := m.r.Kernel.Source.Tarball; t != nil && w.Name == lock.SourceInput && t.SHA256 != "" {
 		want = digest.Digest("sha256:" + t.SHA256)
 	}
-	switch w.kind {
+	switch w.Kind {
 	case lock.URL:
-		in.Digest, in.Size, err = m.f.Download(ctx, w.where, want, -1, m.say)
+		in.Digest, in.Size, err = m.f.Download(ctx, w.Where, want, -1, m.say)
 	case lock.Local:
-		in.Digest, in.Size, err = fileDigest(ctx, path)
+		in.Digest, in.Size, err = inputs.FileDigest(ctx, path)
 		if err == nil && want != "" && in.Digest != want {
-			err = &digest.Mismatch{Name: w.where, Want: want, Got: in.Digest}
+			err = &digest.Mismatch{Name: w.Where, Want: want, Got: in.Digest}
 		}
 	case lock.Tree:
-		m.say(progress.Event{Kind: progress.Update, Message: "digest the folder " + w.where})
-		if err = m.checkPlace(w.where, path); err == nil {
-			in.Digest, err = treeDigest(ctx, w.name, path)
+		m.say(progress.Event{Kind: progress.Update, Message: "digest the folder " + w.Where})
+		if err = m.checkPlace(w.Where, path); err == nil {
+			in.Digest, err = inputs.TreeDigest(ctx, w.Name, path)
 		}
 	}
 	return err
@@ -207,10 +216,10 @@ func (m *locker) finish() (*Locked, error) {
 		}
 		done.Changed = !bytes.Equal(was, data)
 	}
-	if !done.Changed || m.c.Dry {
+	if !done.Changed || m.o.Dry {
 		return done, nil
 	}
-	return done, atomicfile.Write(m.c.lockPath(m.r), data, 0o644)
+	return done, atomicfile.Write(m.c.LockPath(m.r), data, 0o644)
 }
 
 // newestOf looks a package up in several suites: the newest version counts, of the first suite that has it.
@@ -243,11 +252,11 @@ func newestOf(ctx context.Context, f *fetch.Fetcher, d *recipe.Debian) (*fetch.F
 }
 
 // pinned is the old lock's answer to a wish whose answer lies outside and stays what it is; nil where there is none.
-func pinned(old *lock.Lock, w wish) *lock.Input {
-	if old == nil || w.kind == lock.Local || w.kind == lock.Tree {
+func pinned(old *lock.Lock, w inputs.Wish) *lock.Input {
+	if old == nil || w.Kind == lock.Local || w.Kind == lock.Tree {
 		return nil
 	}
-	if in := old.Find(w.name); w.answers(in) == "" {
+	if in := old.Find(w.Name); w.Answers(in) == "" {
 		return in
 	}
 	return nil
@@ -290,22 +299,6 @@ func (m *locker) verifySignature(ctx context.Context) error {
 	return source.VerifyTarball(tarball, *s)
 }
 
-// maxLock bounds a lock, in bytes: one with a thousand packages has less than one million.
-const maxLock = 16 << 20
-
-// readLock reads the lock at path; a missing one is fs.ErrNotExist.
-func readLock(path string) (*lock.Lock, error) {
-	data, err := regular.ReadFile(path, maxLock)
-	if err != nil {
-		return nil, err
-	}
-	l, err := lock.Decode(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return l, nil
-}
-
 // NoToolchain says that a kernel's tool-chain could not be chosen from Debian's packages.
 type NoToolchain struct {
 	Name string // of the set in the lock
@@ -316,15 +309,3 @@ func (e *NoToolchain) Error() string { return fmt.Sprintf("%s: %v", e.Name, e.Er
 
 // Unwrap is the cause.
 func (e *NoToolchain) Unwrap() error { return e.Err }
-
-// NoLock says that a recipe has not been locked yet. Locking it is the way out.
-type NoLock struct {
-	Path   string // where the lock would be
-	Recipe string // the recipe's folder
-	Arch   string // what it was to be for; empty is the recipe's own
-}
-
-func (e *NoLock) Error() string { return "there is no lock at " + e.Path }
-
-// Is makes a NoLock an fs.ErrNotExist.
-func (e *NoLock) Is(target error) bool { return target == fs.ErrNotExist }

@@ -1,4 +1,4 @@
-package builder
+package locking
 
 import (
 	"archive/tar"
@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katabuild/katabuild/builder/inputs"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/digest"
@@ -65,13 +66,12 @@ func TestALockKeepsWhatIsPinned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := Config{Recipe: filepath.Join(dir, "recipe.yaml"), Store: s}
+	c := inputs.Config{Recipe: filepath.Join(dir, "recipe.yaml"), Store: s}
 	now := int64(1700000000)
 	c.Now = func() time.Time { now++; return time.Unix(now, 0) }
 	make1 := func(update bool) (*lock.Lock, bool) {
 		t.Helper()
-		c.Update.All = update
-		l, err := MakeLock(context.Background(), c)
+		l, err := MakeLock(context.Background(), c, Options{Update: Update{All: update}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func TestAKernelSourceThatIsNoneIsToldWhenItIsLocked(t *testing.T) {
 			t.Fatal(err)
 		}
 		recipe := filepath.Join(dir, "recipe.yaml")
-		_, err = MakeLock(t.Context(), Config{Recipe: recipe, Store: s, Now: time.Now})
+		_, err = MakeLock(t.Context(), inputs.Config{Recipe: recipe, Store: s, Now: time.Now}, Options{})
 		if err == nil || !strings.HasPrefix(err.Error(), recipe+":4:") || !strings.Contains(err.Error(), c.want) ||
 			strings.Contains(err.Error(), "store") {
 			t.Errorf("%s: got %v, want %s", name, err, c.want)

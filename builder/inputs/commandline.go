@@ -1,4 +1,4 @@
-package builder
+package inputs
 
 import (
 	"errors"
@@ -28,13 +28,13 @@ func longestLine(r *recipe.Recipe, a arch.Arch) (string, error) {
 			l.Verity = &manifest.Verity{Params: dmverity.Params{RootHash: hex, Salt: hex, DataBlocks: size / block,
 				DataBlockSize: block, HashBlockSize: block}, Offset: size + block, Length: size}
 		}
-		root, err := rootfs.CommandLine(l, guestDisks[r.Boot.Disk])
+		root, err := rootfs.CommandLine(l, DiskName(r.Boot.Disk))
 		if err != nil {
 			return "", err
 		}
 		line += " " + root
 		if r.Rootfs != nil && r.Rootfs.Init == manifest.InitSystemd {
-			line += " " + systemdWord
+			line += " " + SystemdWord
 		}
 	}
 	if tcg != "" {
@@ -80,4 +80,12 @@ func checkLine(r *recipe.Recipe) error {
 				own, len(longest)-own, a.Name, most, max(0, most-len(longest)+own))))
 	}
 	return errors.Join(errs...)
+}
+
+// SystemdWord makes systemd start what a guest of ours needs.
+const SystemdWord = "systemd.unit=kata-containers.target"
+
+// DiskName is the name in a guest of its first disk, of a kind.
+func DiskName(kind string) string {
+	return map[string]string{manifest.VirtioBlk: "/dev/vda", manifest.NVDIMM: "/dev/pmem0"}[kind]
 }

@@ -1,4 +1,4 @@
-package builder
+package locking
 
 import (
 	"archive/tar"
@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/fetch/archivetest"
+	"github.com/katabuild/katabuild/builder/inputs"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/testenv"
@@ -24,7 +26,7 @@ import (
 
 // workshop is an extension's recipe, with a store and a small archive to take packages from.
 type workshop struct {
-	Config
+	inputs.Config
 	archive *archivetest.Archive
 	dir     string
 }
@@ -38,7 +40,7 @@ func newWorkshop(t *testing.T, packages ...archivetest.Package) *workshop {
 	}
 	a := archivetest.New(t)
 	a.Add(t, packages...)
-	w := &workshop{archive: a, dir: dir, Config: Config{Recipe: filepath.Join(dir, "recipe.yaml"), Store: s,
+	w := &workshop{archive: a, dir: dir, Config: inputs.Config{Recipe: filepath.Join(dir, "recipe.yaml"), Store: s,
 		HTTPArchive: a.URL, ArchiveKeyring: a.Keyring}}
 	w.Now = func() time.Time { return a.Date.Add(time.Hour) }
 	return w
@@ -72,18 +74,17 @@ func (w *workshop) lock(t *testing.T, u Update) ([]string, *Locked) {
 
 func (w *workshop) try(u Update) (*Locked, error) {
 	c := w.Config
-	c.Update = u
-	return MakeLock(context.Background(), c)
+	return MakeLock(context.Background(), c, Options{Update: u})
 }
 
 // build builds the image and returns what a file in it says.
-func (w *workshop) build(t *testing.T) *Built {
+func (w *workshop) build(t *testing.T) *builder.Built {
 	t.Helper()
-	g, err := Open(t.Context(), w.Config)
+	g, err := builder.Open(t.Context(), w.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := g.Build(t.Context(), []string{ImageStep}, filepath.Join(w.dir, "out"))
+	b, err := g.Build(t.Context(), []string{builder.ImageStep}, filepath.Join(w.dir, "out"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,8 +230,7 @@ func TestALockSaysInWordsWhatChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Dry = true
-	l, err := w.try(Update{All: true})
+	l, err := MakeLock(t.Context(), w.Config, Options{Update: Update{All: true}, Dry: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +288,7 @@ func TestOwnArchivesAndSingleFiles(t *testing.T) {
 	w.recipe(t, "debian: {debs: [mine.deb]}")
 	w.lock(t, Update{All: true})
 	files(t, w.dir, map[string]string{"mine.deb": string(archivetest.Deb(t, pkg("", "mine", "2-1", "")))})
-	if _, err := Open(t.Context(), w.Config); err == nil || !strings.Contains(err.Error(),
+	if _, err := builder.Open(t.Context(), w.Config); err == nil || !strings.Contains(err.Error(),
 		"deb mine.deb is not what the lock pinned") {
 		t.Errorf("a file that changed after the lock: %v", err)
 	}
@@ -342,12 +342,12 @@ func (w *workshop) baseImage(t *testing.T) {
 // rootfsFiles are the regular files of the root file system by their paths.
 func (w *workshop) rootfsFiles(t *testing.T) map[string]string {
 	t.Helper()
-	g, err := Open(t.Context(), w.Config)
+	g, err := builder.Open(t.Context(), w.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(w.dir, "tree")
-	if _, err := g.Build(t.Context(), []string{RootfsStep}, out); err != nil {
+	if _, err := g.Build(t.Context(), []string{builder.RootfsStep}, out); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(filepath.Join(out, "rootfs.tar"))

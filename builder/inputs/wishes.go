@@ -1,7 +1,8 @@
-package builder
+package inputs
 
 import (
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -14,18 +15,18 @@ import (
 	"github.com/katabuild/katabuild/rootfs/debian"
 )
 
-// wish is one input a recipe asks for, before it is pinned.
-type wish struct {
-	name  string // the input's name in the lock
-	kind  string
-	where string // an address or a path relative to the recipe
-	deb   *recipe.Debian
-	field string // of the recipe that asks for it, for errors
-	tar   bool   // it has to be a tar
+// Wish is one input a recipe asks for, before it is pinned.
+type Wish struct {
+	Name  string // the input's name in the lock
+	Kind  string
+	Where string // an address or a path relative to the recipe
+	Deb   *recipe.Debian
+	Field string // of the recipe that asks for it, for errors
+	Tar   bool   // it has to be a tar
 }
 
-// packageInput is the lock's name for a package of an archive: whichever layer asks for it, it is the same.
-func packageInput(p *debian.Package) string {
+// PackageInput is the lock's name for a package of an archive: whichever layer asks for it, it is the same.
+func PackageInput(p *debian.Package) string {
 	name := fmt.Sprintf("debian package %s %s %s", p.Name, p.Version, p.Arch)
 	if p.Source.Archive != "" {
 		name += " of " + p.Source.Archive
@@ -33,38 +34,38 @@ func packageInput(p *debian.Package) string {
 	return name
 }
 
-// wishes lists every input of a recipe, each once.
-func wishes(r *recipe.Recipe) []wish {
-	var out []wish
+// Wishes lists every input of a recipe, each once.
+func Wishes(r *recipe.Recipe) []Wish {
+	var out []Wish
 	seen := map[string]bool{}
-	add := func(w wish) {
-		if !seen[w.name] {
-			seen[w.name] = true
+	add := func(w Wish) {
+		if !seen[w.Name] {
+			seen[w.Name] = true
 			out = append(out, w)
 		}
 	}
-	of := func(name, where, field string) wish {
+	of := func(name, where, field string) Wish {
 		kind := lock.Local
 		if recipe.IsURL(where) {
 			kind = lock.URL
 		}
-		return wish{name: name, kind: kind, where: where, field: field}
+		return Wish{Name: name, Kind: kind, Where: where, Field: field}
 	}
 	file := func(name, where, field string) { add(of(name, where, field)) }
 	switch s := r.Kernel.Source; {
 	case r.Extension: // has no kernel
 	case s.Debian != nil:
-		add(wish{name: lock.SourceInput, kind: lock.Debian, deb: s.Debian, field: "kernel.source.debian"})
+		add(Wish{Name: lock.SourceInput, Kind: lock.Debian, Deb: s.Debian, Field: "kernel.source.debian"})
 	case s.Tarball != nil:
 		w := of(lock.SourceInput, s.Tarball.From, "kernel.source.tarball.from")
-		w.tar = true
+		w.Tar = true
 		add(w)
 		if s.Tarball.Signature != "" {
 			file(lock.SignatureInput, s.Tarball.Signature, "kernel.source.tarball.signature")
 			file(lock.KeyringInput, s.Tarball.Keyring, "kernel.source.tarball.keyring")
 		}
 	default:
-		add(wish{name: lock.SourceInput, kind: lock.Tree, where: s.Tree, field: "kernel.source.tree"})
+		add(Wish{Name: lock.SourceInput, Kind: lock.Tree, Where: s.Tree, Field: "kernel.source.tree"})
 	}
 	for i, p := range r.Kernel.Fragments {
 		file(lock.FragmentInput(p), p, fmt.Sprintf("kernel.fragments[%d]", i))
@@ -73,7 +74,7 @@ func wishes(r *recipe.Recipe) []wish {
 		file(lock.PatchInput(p), p, fmt.Sprintf("kernel.patches[%d]", i))
 	}
 	for i, p := range r.Kernel.External {
-		add(wish{name: lock.ExternalInput(p), kind: lock.Tree, where: p, field: fmt.Sprintf("kernel.external[%d]", i)})
+		add(Wish{Name: lock.ExternalInput(p), Kind: lock.Tree, Where: p, Field: fmt.Sprintf("kernel.external[%d]", i)})
 	}
 	if r.Kernel.ModuleKey != "" {
 		file(lock.ModuleKeyInput, r.Kernel.ModuleKey, "kernel.module_key")
@@ -108,16 +109,16 @@ func wishes(r *recipe.Recipe) []wish {
 			switch {
 			case l.Tar != "":
 				w := of(lock.TarInput(l.Tar), l.Tar, field+".tar")
-				w.tar = true
+				w.Tar = true
 				add(w)
 			case l.Folder != "":
-				add(wish{name: lock.FolderInput(l.Folder), kind: lock.Tree, where: l.Folder, field: field + ".folder"})
+				add(Wish{Name: lock.FolderInput(l.Folder), Kind: lock.Tree, Where: l.Folder, Field: field + ".folder"})
 			case l.OCI != nil && l.OCI.Image != "":
-				add(wish{name: lock.ImageInput(l.OCI.Image), kind: lock.OCI, where: l.OCI.Image,
-					field: field + ".oci.image"})
+				add(Wish{Name: lock.ImageInput(l.OCI.Image), Kind: lock.OCI, Where: l.OCI.Image,
+					Field: field + ".oci.image"})
 			case l.OCI != nil && l.OCI.Layout != "":
-				add(wish{name: lock.FolderInput(l.OCI.Layout), kind: lock.Tree, where: l.OCI.Layout,
-					field: field + ".oci.layout"})
+				add(Wish{Name: lock.FolderInput(l.OCI.Layout), Kind: lock.Tree, Where: l.OCI.Layout,
+					Field: field + ".oci.layout"})
 			case l.OCI != nil:
 				file(lock.FileInput(l.OCI.Archive), l.OCI.Archive, field+".oci.archive")
 			}
@@ -131,21 +132,21 @@ func wishes(r *recipe.Recipe) []wish {
 	return out
 }
 
-// setWish is a wish for packages with all they depend on.
-type setWish struct {
-	name  string // the set's in the lock: what is asked for, so that a layer in front of it changes nothing
-	field string // of the recipe, for people
-	deb   *recipe.DebianLayer
-	arch  string // dpkg's name of the packages' architecture
-	tools bool   // it is the tool-chain
+// Set is a wish for packages with all they depend on.
+type Set struct {
+	Name  string // the set's in the lock: what is asked for, so that a layer in front of it changes nothing
+	Field string // of the recipe, for people
+	Deb   *recipe.DebianLayer
+	Arch  string // dpkg's name of the packages' architecture
+	Tools bool   // it is the tool-chain
 }
 
 // toolchainWish is what a kernel's tool-chain of a kind is made of on a host.
-func toolchainWish(kind string, target, host arch.Arch) setWish {
-	return setWish{
-		name: lock.ToolchainSet(kind, host.Debian, target.Debian), field: "kernel.toolchain", arch: host.Debian,
-		tools: true,
-		deb: &recipe.DebianLayer{Suites: []string{toolchain.Suite}, Components: []string{"main"},
+func toolchainWish(kind string, target, host arch.Arch) Set {
+	return Set{
+		Name: lock.ToolchainSet(kind, host.Debian, target.Debian), Field: "kernel.toolchain", Arch: host.Debian,
+		Tools: true,
+		Deb: &recipe.DebianLayer{Suites: []string{toolchain.Suite}, Components: []string{"main"},
 			Packages: toolchain.Packages(kind, target, host)},
 	}
 }
@@ -159,9 +160,9 @@ func architectures(r *recipe.Recipe) (guest, host arch.Arch, err error) {
 	return guest, host, err
 }
 
-// otherToolchains are those that the recipe does not ask for here: of other machines, and of another kind. A lock may
+// OtherToolchains are those that the recipe does not ask for here: of other machines, and of another kind. A lock may
 // hold them too.
-func otherToolchains(r *recipe.Recipe) ([]setWish, error) {
+func OtherToolchains(r *recipe.Recipe) ([]Set, error) {
 	if r.Extension {
 		return nil, nil
 	}
@@ -169,7 +170,7 @@ func otherToolchains(r *recipe.Recipe) ([]setWish, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []setWish
+	var out []Set
 	for _, kind := range toolchain.Kinds() {
 		for _, host := range arch.All() {
 			if kind != toolchain.Host && (kind != r.Kernel.Toolchain || host.Name != here.Name) {
@@ -180,13 +181,13 @@ func otherToolchains(r *recipe.Recipe) ([]setWish, error) {
 	return out, nil
 }
 
-// setWishes lists every set of packages of a recipe, each once.
-func setWishes(r *recipe.Recipe) ([]setWish, error) {
+// Sets lists every set of packages of a recipe, each once.
+func Sets(r *recipe.Recipe) ([]Set, error) {
 	guest, host, err := architectures(r)
 	if err != nil {
 		return nil, err
 	}
-	var out []setWish
+	var out []Set
 	if !r.Extension && r.Kernel.Toolchain != toolchain.Host {
 		out = append(out, toolchainWish(r.Kernel.Toolchain, guest, host))
 	}
@@ -196,27 +197,27 @@ func setWishes(r *recipe.Recipe) ([]setWish, error) {
 				continue
 			}
 			name := lock.SetName(l.Debian.Asked())
-			if !slices.ContainsFunc(out, func(w setWish) bool { return w.name == name }) {
-				out = append(out, setWish{name: name, field: fmt.Sprintf("rootfs.layers[%d].debian", i),
-					deb: l.Debian, arch: guest.Debian})
+			if !slices.ContainsFunc(out, func(w Set) bool { return w.Name == name }) {
+				out = append(out, Set{Name: name, Field: fmt.Sprintf("rootfs.layers[%d].debian", i),
+					Deb: l.Debian, Arch: guest.Debian})
 			}
 		}
 	}
 	return out, nil
 }
 
-// answers says why a locked input is not what the wish asks for, or nothing when it is.
-func (w wish) answers(in *lock.Input) string {
+// Answers says why a locked input is not what the wish asks for, or nothing when it is.
+func (w Wish) Answers(in *lock.Input) string {
 	switch {
 	case in == nil:
 		return "the lock does not hold it"
-	case in.Kind != w.kind:
-		return fmt.Sprintf("the recipe wants it of kind %s, the lock holds kind %s", w.kind, in.Kind)
-	case w.deb != nil && (in.Package.Name != w.deb.Package || !slices.Contains(w.deb.Suites, in.Package.Suite)):
+	case in.Kind != w.Kind:
+		return fmt.Sprintf("the recipe wants it of kind %s, the lock holds kind %s", w.Kind, in.Kind)
+	case w.Deb != nil && (in.Package.Name != w.Deb.Package || !slices.Contains(w.Deb.Suites, in.Package.Suite)):
 		return fmt.Sprintf("the recipe wants package %s from %s, the lock holds %s from %s",
-			w.deb.Package, strings.Join(w.deb.Suites, ", "), in.Package.Name, in.Package.Suite)
-	case w.deb == nil && in.Where != w.where:
-		return fmt.Sprintf("the recipe wants %s, the lock holds %s", w.where, in.Where)
+			w.Deb.Package, strings.Join(w.Deb.Suites, ", "), in.Package.Name, in.Package.Suite)
+	case w.Deb == nil && in.Where != w.Where:
+		return fmt.Sprintf("the recipe wants %s, the lock holds %s", w.Where, in.Where)
 	}
 	return ""
 }
@@ -233,43 +234,43 @@ func (e *StaleLock) Error() string {
 	return fmt.Sprintf("%s does not fit the recipe: %s", e.Path, e.Why)
 }
 
-// fits compares a lock with what its recipe asks for.
-func fits(l *lock.Lock, r *recipe.Recipe, lockPath string, c Config) error {
+// Fits compares a lock with what its recipe asks for.
+func Fits(l *lock.Lock, r *recipe.Recipe, lockPath string, c Config) error {
 	stale := func(why string) error { return &StaleLock{lockPath, filepath.Dir(c.Recipe), c.Arch, why} }
 	if l.Name != r.Name {
 		return stale(fmt.Sprintf("it is for the guest %q, the recipe is called %q", l.Name, r.Name))
 	}
 	asked := map[string]bool{}
-	for _, w := range wishes(r) {
-		asked[w.name] = true
-		if why := w.answers(l.Find(w.name)); why != "" {
-			return stale(w.name + ": " + why)
+	for _, w := range Wishes(r) {
+		asked[w.Name] = true
+		if why := w.Answers(l.Find(w.Name)); why != "" {
+			return stale(w.Name + ": " + why)
 		}
 	}
-	sets, err := setWishes(r)
+	sets, err := Sets(r)
 	if err != nil {
 		return err
 	}
 	for _, w := range sets {
-		s := l.FindSet(w.name)
-		if w.tools && (s == nil || s.Asked != w.deb.Asked()) {
-			return stale(fmt.Sprintf("it lacks the %s", w.name))
+		s := l.FindSet(w.Name)
+		if w.Tools && (s == nil || s.Asked != w.Deb.Asked()) {
+			return stale(fmt.Sprintf("it lacks the %s", w.Name))
 		}
-		if s == nil || s.Asked != w.deb.Asked() {
-			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.field,
-				strings.Join(w.deb.Packages, " ")))
+		if s == nil || s.Asked != w.Deb.Asked() {
+			return stale(fmt.Sprintf("%s: the recipe asks for other packages (%s) than the lock holds", w.Field,
+				strings.Join(w.Deb.Packages, " ")))
 		}
 		for _, name := range s.Inputs {
 			asked[name] = true
 		}
 	}
-	others, err := otherToolchains(r)
+	others, err := OtherToolchains(r)
 	if err != nil {
 		return err
 	}
 	more := 0
 	for _, w := range others {
-		if s := l.FindSet(w.name); s != nil {
+		if s := l.FindSet(w.Name); s != nil {
 			more++
 			for _, name := range s.Inputs {
 				asked[name] = true
@@ -286,3 +287,15 @@ func fits(l *lock.Lock, r *recipe.Recipe, lockPath string, c Config) error {
 	}
 	return nil
 }
+
+// NoLock says that a recipe has not been locked yet. Locking it is the way out.
+type NoLock struct {
+	Path   string // where the lock would be
+	Recipe string // the recipe's folder
+	Arch   string // what it was to be for; empty is the recipe's own
+}
+
+func (e *NoLock) Error() string { return "there is no lock at " + e.Path }
+
+// Is makes a NoLock an fs.ErrNotExist.
+func (e *NoLock) Is(target error) bool { return target == fs.ErrNotExist }

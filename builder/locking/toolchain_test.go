@@ -1,11 +1,13 @@
-package builder
+package locking
 
 import (
 	"errors"
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/fetch/archivetest"
+	"github.com/katabuild/katabuild/builder/inputs"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/kernel/toolchain"
@@ -48,7 +50,7 @@ func (w *workshop) with(t *testing.T, kernel string) *lock.Lock {
 	t.Helper()
 	files(t, w.dir, map[string]string{"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: {tree: linux}\n" +
 		"  features: [tiny]\n" + kernel})
-	l, err := MakeLock(t.Context(), w.Config)
+	l, err := MakeLock(t.Context(), w.Config, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,11 +84,11 @@ func TestALockHoldsTheToolChain(t *testing.T) {
 	}
 	c := w.Config
 	c.Toolchain = toolchain.LLVM
-	if locked, err := MakeLock(t.Context(), c); err != nil || locked.Changed {
+	if locked, err := MakeLock(t.Context(), c, Options{}); err != nil || locked.Changed {
 		t.Errorf("what the caller wants is in the lock: %v, %v", locked, err)
 	}
 	c.Toolchain = "gcc"
-	_, err := MakeLock(t.Context(), c)
+	_, err := MakeLock(t.Context(), c, Options{})
 	if err == nil || err.Error() != `unknown tool-chain "gcc" (known: debian, llvm, host)` {
 		t.Errorf("%v", err)
 	}
@@ -97,8 +99,8 @@ func TestALockWithoutTheToolChainIsStale(t *testing.T) {
 	w.with(t, "  toolchain: host\n")
 	c := w.Config
 	c.Toolchain = toolchain.Debian
-	_, err := Open(t.Context(), c)
-	stale, ok := errors.AsType[*StaleLock](err)
+	_, err := builder.Open(t.Context(), c)
+	stale, ok := errors.AsType[*inputs.StaleLock](err)
 	if !ok || stale.Why != "it lacks the tool-chain debian on amd64 for amd64" {
 		t.Errorf("%v", err)
 	}
@@ -108,7 +110,7 @@ func TestAToolChainThatIsNotToBeHadIsTold(t *testing.T) {
 	w := newWorkshop(t, archivetest.Package{Name: "gcc", Version: "1", Suite: "trixie"})
 	files(t, w.dir, map[string]string{"linux/Makefile": "VERSION = 6\n", "linux/Kconfig": "",
 		"recipe.yaml": "version: 1\nname: mine\nkernel:\n  source: {tree: linux}\n  features: [tiny]\n"})
-	_, err := MakeLock(t.Context(), w.Config)
+	_, err := MakeLock(t.Context(), w.Config, Options{})
 	no, ok := errors.AsType[*NoToolchain](err)
 	if !ok || no.Name != "tool-chain debian on amd64 for amd64" || !strings.Contains(err.Error(), "bash") {
 		t.Errorf("%v", err)
