@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/katabuild/katabuild/builder/inputs"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
@@ -65,7 +66,7 @@ func (g *Guest) NameFragment(file string) (changed bool, err error) {
 	if err != nil || !changed {
 		return false, err
 	}
-	v, err := vocabulary()
+	v, err := inputs.Vocabulary()
 	if err != nil {
 		return false, err
 	}

@@ -11,7 +11,7 @@ import (
 
 func lineRecipe(t *testing.T, more, words string) (*recipe.Recipe, arch.Arch) {
 	t.Helper()
-	v, err := vocabulary()
+	v, err := Vocabulary()
 	if err != nil {
 		t.Fatal(err)
 	}

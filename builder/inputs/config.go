@@ -120,7 +120,7 @@ func (c Config) ReadRecipe() (*recipe.Recipe, digest.Digest, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	v, err := vocabulary()
+	v, err := Vocabulary()
 	if err != nil {
 		return nil, "", err
 	}
@@ -145,8 +145,8 @@ func (c Config) ReadRecipe() (*recipe.Recipe, digest.Digest, error) {
 	return r, digest.Of(data), checkLine(r)
 }
 
-// vocabulary is what kernel, initrd and rootfs can do, for the recipe's reader.
-func vocabulary() (recipe.Vocabulary, error) {
+// Vocabulary is what kernel, initrd and rootfs can do, for the recipe's reader.
+func Vocabulary() (recipe.Vocabulary, error) {
 	var v recipe.Vocabulary
 	all, err := features.All(arch.All()[0]) // each architecture has the same names
 	if err != nil {
