@@ -27,10 +27,12 @@ import (
 	"github.com/katabuild/katabuild/agent/modules"
 	"github.com/katabuild/katabuild/agent/options"
 	"github.com/katabuild/katabuild/agent/policy"
+	"github.com/katabuild/katabuild/agent/probe"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/agent/serve"
 	"github.com/katabuild/katabuild/agent/timeline"
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/report"
 )
 
 // firstLine is the first line on the console: user space has begun.
@@ -116,6 +118,7 @@ func Run(ctx context.Context, c Config) error {
 		log.Error("no containers: " + err.Error())
 	}
 	server, err := serve.New(serve.Config{Agent: serve.Agent{Version: c.Version, PID1: c.PID1}, Guest: guest,
+		Probe:   func(names []string) []report.Probe { return probe.Run(c.Fatal.Guard, names) },
 		Sandbox: sandbox, Guard: c.Fatal.Guard})
 	if err != nil {
 		return err

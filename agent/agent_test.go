@@ -54,7 +54,7 @@ func TestAgentServesUntilToldToEnd(t *testing.T) {
 		t.Error(err)
 	}
 	// A plain user may not see all that a guest's own report needs; what a report holds is tested in measure.
-	r, _, err := c.Report(ctx, make([]byte, 16))
+	r, _, err := c.Report(ctx, make([]byte, 16), nil)
 	if err == nil && (r.Agent.Version != "t" || r.Timeline[len(r.Timeline)-1].Name != timeline.Ready) {
 		t.Errorf("%+v", r)
 	}

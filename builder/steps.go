@@ -143,6 +143,9 @@ func (g *Guest) manifest(done map[string]*store.Action) (*manifest.Manifest, err
 	if src.Package != nil {
 		m.Kernel.Source.Name, m.Kernel.Source.Version = src.Package.Name, src.Package.Version
 	}
+	if m.Kernel.Probes, err = g.made.Kernel.Probes(f.SourceVersion); err != nil {
+		return nil, err
+	}
 	for _, o := range k.Outputs { // those that not every kernel has
 		f := file(k, o.Name)
 		switch o.Name {

@@ -169,6 +169,16 @@ func (r Request) features() ([]features.Feature, error) {
 	return features.Resolve(r.Arch, names)
 }
 
+// Probes are the names of what the running kernel can be asked to prove, sorted; version is that of its source. What
+// overrides and fragments change makes no difference: a probe of what they take away is not met.
+func (r Request) Probes(version string) ([]string, error) {
+	fs, err := r.features()
+	if err != nil {
+		return nil, err
+	}
+	return features.Probes(fs, r.Arch, version), nil
+}
+
 // Inputs lists what decides the bytes of the outputs, and nothing else.
 func (r Request) Inputs() ([]artifact.Input, error) {
 	if err := r.check(); err != nil {

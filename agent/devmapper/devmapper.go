@@ -26,6 +26,7 @@ const (
 	devSuspend  = 0xc138fd06
 	tableLoad   = 0xc138fd09 // DM_TABLE_LOAD
 	tableStatus = 0xc138fd0c // DM_TABLE_STATUS
+	listTargets = 0xc138fd0d // DM_LIST_VERSIONS
 )
 
 // A request is a struct dm_ioctl of 312 bytes, which the kernel copies from the start of a buffer and answers in place;
@@ -177,6 +178,15 @@ func (c *Control) table(d Device) (*Target, error) {
 	return parseTable(b)
 }
 
+// Targets lists the types of targets that the kernel has.
+func (c *Control) Targets() ([]string, error) {
+	b := request(bufferSize)
+	if err := c.ioctl(listTargets, b); err != nil {
+		return nil, fmt.Errorf("targets of the device-mapper: %w", err)
+	}
+	return parseTargets(b)
+}
+
 func (c *Control) ioctl(command uintptr, b []byte) error {
 	if _, _, e := unix.Syscall(unix.SYS_IOCTL, c.f.Fd(), command, uintptr(unsafe.Pointer(&b[0]))); e != 0 {
 		return e
@@ -250,4 +260,32 @@ func parseTable(b []byte) (*Target, error) {
 		Type: unix.ByteSliceToString(spec[specType : specType+specTypeLength]),
 		Size: int64(binary.NativeEndian.Uint64(spec[specLength:])) * sectorSize, Params: string(text),
 	}, nil
+}
+
+// versionName is where the name is in a struct dm_target_versions, behind the distance to the next one and a version of
+// three parts.
+const versionName = 16
+
+// parseTargets reads the answer to listTargets.
+func parseTargets(b []byte) ([]string, error) {
+	if binary.NativeEndian.Uint32(b[offsetFlags:])&flagBufferFull != 0 {
+		return nil, errors.New("device-mapper targets: more than any kernel of ours has")
+	}
+	at, end := uint64(binary.NativeEndian.Uint32(b[offsetStart:])), uint64(len(b))
+	var names []string
+	for {
+		if at < headerSize || at+versionName >= end {
+			return nil, fmt.Errorf("device-mapper targets: one at %d of %d bytes", at, end)
+		}
+		name, _, ok := bytes.Cut(b[at+versionName:], []byte{0})
+		if !ok {
+			return nil, errors.New("device-mapper targets: a name without an end")
+		}
+		names = append(names, string(name))
+		next := uint64(binary.NativeEndian.Uint32(b[at:]))
+		if next == 0 {
+			return names, nil
+		}
+		at += next
+	}
 }

@@ -1,7 +1,9 @@
 package devmapper
 
 import (
+	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 
@@ -122,6 +124,53 @@ func FuzzParseTable(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= headerSize { // the buffer is ours
 			_, _ = parseRootHash(b)
+		}
+	})
+}
+
+func TestTargetsAreListed(t *testing.T) {
+	b := request(400)
+	at := headerSize
+	for _, target := range []struct {
+		next int
+		name string
+	}{{32, "verity"}, {0, "error"}} {
+		binary.NativeEndian.PutUint32(b[at:], uint32(target.next))
+		copy(b[at+versionName:], target.name)
+		at += target.next
+	}
+	if got, err := parseTargets(b); err != nil || !slices.Equal(got, []string{"verity", "error"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	for name, spoil := range map[string]func([]byte){
+		"a start before the header": func(b []byte) { binary.NativeEndian.PutUint32(b[offsetStart:], 0) },
+		"a start behind the end":    func(b []byte) { binary.NativeEndian.PutUint32(b[offsetStart:], 400) },
+		"a next one behind the end": func(b []byte) { binary.NativeEndian.PutUint32(b[headerSize:], 1<<32-1) },
+		"a name without an end": func(b []byte) {
+			copy(b[headerSize+32+versionName:], bytes.Repeat([]byte("x"),
+				100))
+		},
+		"a full buffer": func(b []byte) { binary.NativeEndian.PutUint32(b[offsetFlags:], flagBufferFull) },
+	} {
+		c := bytes.Clone(b)
+		spoil(c)
+		if got, err := parseTargets(c); err == nil {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// FuzzParseTargets: whatever the answer holds, it is read within its bounds and to its end.
+func FuzzParseTargets(f *testing.F) {
+	b := request(400)
+	copy(b[headerSize+versionName:], "verity")
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < headerSize {
+			return
+		}
+		if got, err := parseTargets(b); err == nil && len(got) > len(b) {
+			t.Error(len(got))
 		}
 	})
 }

@@ -54,8 +54,8 @@ type facts struct {
 
 func (g *Guest) path(p string) string { return filepath.Join(g.Root, p) }
 
-// Report is the encoded report for a nonce.
-func (g *Guest) Report(nonce []byte) ([]byte, error) {
+// Report is the encoded report for a nonce, with what became of probes.
+func (g *Guest) Report(nonce []byte, probes []report.Probe) ([]byte, error) {
 	g.once.Do(func() { g.facts, g.failed = g.collectFacts() })
 	if g.failed != nil {
 		return nil, g.failed
@@ -92,6 +92,7 @@ func (g *Guest) Report(nonce []byte) ([]byte, error) {
 		Init:       who,
 		Root:       root,
 		Extensions: extensions,
+		Probes:     probes,
 		Modules:    modules,
 		End:        report.Done,
 	}

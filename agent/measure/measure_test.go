@@ -74,7 +74,7 @@ var nonce = []byte("0123456789abcdef")
 
 func read(t *testing.T, g *Guest) *report.Report {
 	t.Helper()
-	b, err := g.Report(nonce)
+	b, err := g.Report(nonce, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestReportRefusesWhatItCannotRead(t *testing.T) {
 		"no command line":                  {"proc/cmdline": nil},
 	} {
 		g := guest(t, change)
-		if _, err := g.Report(nonce); err == nil {
+		if _, err := g.Report(nonce, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -140,14 +140,14 @@ func TestReportRefusesWhatItCannotRead(t *testing.T) {
 func TestExtensionsAreReadFromWhatIsMounted(t *testing.T) {
 	g := guest(t, nil)
 	g.Extensions = []extension.Extension{{Name: "gpu"}}
-	if _, err := g.Report(nonce); err == nil || !strings.Contains(err.Error(),
+	if _, err := g.Report(nonce, nil); err == nil || !strings.Contains(err.Error(),
 		"extension gpu: nothing is mounted at /run/kata-extensions/gpu") {
 		t.Error(err)
 	}
 	g = guest(t, map[string][]byte{"proc/self/mountinfo": []byte(
 		"1 1 0:2 / / rw - rootfs rootfs rw\n2 1 8:1 / /run/kata-extensions/gpu ro - erofs /dev/sda1 ro\n")})
 	g.Extensions = []extension.Extension{{Name: "gpu"}}
-	if _, err := g.Report(nonce); err == nil || !strings.Contains(err.Error(),
+	if _, err := g.Report(nonce, nil); err == nil || !strings.Contains(err.Error(),
 		"extension gpu: what is mounted at /run/kata-extensions/gpu is not behind dm-verity") {
 		t.Error(err)
 	}

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -26,8 +28,9 @@ import (
 
 // Guest is what the API tells about the guest.
 type Guest interface {
-	// Report is the encoded report for a nonce. It may take tenths of a second, the first time.
-	Report(nonce []byte) ([]byte, error)
+	// Report is the encoded report for a nonce, with what became of probes. It may take tenths of a second, the first
+	// time.
+	Report(nonce []byte, probes []report.Probe) ([]byte, error)
 	// MemoryBlockSize is the granularity of memory hotplug in bytes, 0 where the guest cannot plug memory.
 	MemoryBlockSize() (uint64, error)
 	// MemoryProbe says whether plugged memory has to be announced through sysfs.
@@ -43,6 +46,9 @@ type Agent struct {
 // Features are the names by which hosts can tell what this agent has beyond Kata Containers' API.
 var features = []string{"katabuild.report.v1"}
 
+// probeName is what a probe may be called: a feature's name, and that of a part of it.
+var probeName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,63}$`)
+
 // Server answers requests. Get one from New.
 type Server struct{ s *ttrpc.Server }
 
@@ -50,6 +56,8 @@ type Server struct{ s *ttrpc.Server }
 type Config struct {
 	Agent Agent
 	Guest Guest
+	// Probe tries what is named, and answers in order of names.
+	Probe func(names []string) []report.Probe
 	// Sandbox is nil for an agent that runs no containers: those calls answer UNIMPLEMENTED.
 	Sandbox *Sandbox
 	// Guard is deferred in every goroutine that runs a request, to turn panics into the end of the guest.
@@ -80,7 +88,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &api{agent: c.Agent, guest: c.Guest}
+	a := &api{agent: c.Agent, guest: c.Guest, probe: c.Probe}
 	katapb.RegisterHealthService(s, a)
 	reportpb.RegisterReportService(s, a)
 	if c.Sandbox == nil {
@@ -169,6 +177,9 @@ type api struct {
 	unimplemented
 	agent Agent
 	guest Guest
+	probe func([]string) []report.Probe
+
+	probing sync.Mutex // held while something is tried: what probes make has names
 }
 
 func (a *api) Check(context.Context, *katapb.CheckRequest) (*katapb.HealthCheckResponse, error) {
@@ -198,12 +209,29 @@ func (a *api) GetGuestDetails(_ context.Context, r *katapb.GuestDetailsRequest) 
 	return resp, nil
 }
 
+// maxProbes is the most that may be asked for at once; there are fewer.
+const maxProbes = 256
+
 func (a *api) Get(_ context.Context, r *reportpb.GetRequest) (*reportpb.GetResponse, error) {
 	if n := len(r.Nonce); n < report.MinNonce || n > report.MaxNonce {
 		return nil, status.Errorf(codes.InvalidArgument, "a nonce of %d bytes, want %d to %d", n, report.MinNonce,
 			report.MaxNonce)
 	}
-	b, err := a.guest.Report(r.Nonce)
+	if len(r.Probes) > maxProbes {
+		return nil, status.Errorf(codes.InvalidArgument, "%d probes, want at most %d", len(r.Probes), maxProbes)
+	}
+	for _, name := range r.Probes {
+		if !probeName.MatchString(name) {
+			return nil, status.Errorf(codes.InvalidArgument, "probe %q: not a name of one", name)
+		}
+	}
+	var probes []report.Probe
+	if len(r.Probes) > 0 {
+		a.probing.Lock()
+		probes = a.probe(r.Probes)
+		a.probing.Unlock()
+	}
+	b, err := a.guest.Report(r.Nonce, probes)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "%v", err)
 	}

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/report"
@@ -14,13 +18,17 @@ import (
 // guest answers what a test put in it.
 type guest struct {
 	report func(nonce []byte) ([]byte, error)
+	probes []report.Probe // those of the last report
 	size   uint64
 	err    error
 }
 
-func (g *guest) Report(nonce []byte) ([]byte, error) { return g.report(nonce) }
-func (g *guest) MemoryBlockSize() (uint64, error)    { return g.size, g.err }
-func (g *guest) MemoryProbe() bool                   { return true }
+func (g *guest) Report(nonce []byte, probes []report.Probe) ([]byte, error) {
+	g.probes = probes
+	return g.report(nonce)
+}
+func (g *guest) MemoryBlockSize() (uint64, error) { return g.size, g.err }
+func (g *guest) MemoryProbe() bool                { return true }
 
 // start serves g on a socket and returns a client of it.
 func start(t *testing.T, g Guest, guard func()) *agenttest.Client {
@@ -30,7 +38,8 @@ func start(t *testing.T, g Guest, guard func()) *agenttest.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Agent: Agent{Version: "1.2", PID1: true}, Guest: g, Guard: guard})
+	s, err := New(Config{Agent: Agent{Version: "1.2", PID1: true}, Guest: g, Guard: guard,
+		Probe: func(names []string) []report.Probe { return []report.Probe{{Name: names[0], Met: true}} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,11 +93,20 @@ func TestServerAnswersAHost(t *testing.T) {
 		}
 		return r.Encode()
 	}
-	if _, _, err := c.Report(ctx, nonce); err != nil {
+	if _, _, err := c.Report(ctx, nonce, nil); err != nil {
 		t.Error(err)
 	}
+	if _, _, err := c.Report(ctx, nonce, []string{"core.calls"}); err != nil || !slices.Equal(g.probes,
+		[]report.Probe{{Name: "core.calls", Met: true}}) {
+		t.Error(g.probes, err)
+	}
+	for _, names := range [][]string{{"Core"}, {""}, {"a\nb"}, {strings.Repeat("a", 65)}, make([]string, maxProbes+1)} {
+		if _, _, err := c.Report(ctx, nonce, names); status.Code(errors.Unwrap(err)) != codes.InvalidArgument {
+			t.Errorf("%.3q: %v", names, err)
+		}
+	}
 	g.report = func([]byte) ([]byte, error) { return nil, errors.New("no proc") }
-	if _, _, err := c.Report(ctx, nonce); err == nil || !strings.Contains(err.Error(), "no proc") {
+	if _, _, err := c.Report(ctx, nonce, nil); err == nil || !strings.Contains(err.Error(), "no proc") {
 		t.Error(err)
 	}
 }
@@ -100,7 +118,7 @@ func TestAPanicInARequestReachesTheGuard(t *testing.T) {
 			caught <- v
 		}
 	})
-	go c.Report(t.Context(), make([]byte, 16)) // nobody answers
+	go c.Report(t.Context(), make([]byte, 16), nil) // nobody answers
 	if v := <-caught; v != "in a request" {
 		t.Error(v)
 	}

@@ -161,7 +161,7 @@ func ask(t *testing.T, s *sandbox.Sandbox, a arch.Arch, agent, shared string) {
 	if _, err := rand.Read(nonce); err != nil {
 		t.Fatal(err)
 	}
-	r, _, err := client.Report(t.Context(), nonce)
+	r, _, err := client.Report(t.Context(), nonce, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

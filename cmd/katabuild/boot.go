@@ -31,7 +31,7 @@ type bootFlags struct {
 	cpus, memory                                                       int
 	words, extensions                                                  []string
 	timeout                                                            time.Duration
-	dryRun, asJSON, icount, noSeccomp, keep                            bool
+	dryRun, asJSON, icount, noSeccomp, keep, probe                     bool
 }
 
 func (a *app) bootCmd() *cobra.Command {
@@ -47,10 +47,15 @@ A guest that does not come up is an error that names the stage (vmm, kernel, ini
 lines of its console and QEMU's command line ready to paste.
 
 An extension, made by "katabuild image" from a recipe with "extension: true", is one more disk; the guest mounts it at
-/run/kata-extensions/NAME, or ends where it is not what its root_hash.txt says. The verdict has a claim for each.`,
+/run/kata-extensions/NAME, or ends where it is not what its root_hash.txt says. The verdict has a claim for each.
+
+With --probe the guest also tries what its kernel's features promise (the manifest's kernel.probes): it mounts, makes
+interfaces, namespaces and control groups, loads a program, and cleans up. The verdict has a claim for each probe, and
+says what was missing.`,
 		Example: `  katabuild boot out/default
   katabuild boot out/default --dry-run
   katabuild boot out/default --machine q35 --cpus 2 --report report.json
+  katabuild boot out/default --probe
   katabuild boot out/default --extension out/tools --extension gpu=out/drivers`,
 	}
 	fl := c.Flags()
@@ -69,13 +74,15 @@ An extension, made by "katabuild image" from a recipe with "extension: true", is
 	fl.StringVar(&f.qemu, "qemu", "", "the QEMU program (default the architecture's, from $PATH)")
 	fl.StringVar(&f.hybrid, "vsock", "", "path of a UNIX socket through which other programs reach the guest's "+
 		"ports (CONNECT port)")
+	fl.BoolVar(&f.probe, "probe", false, "also have the guest try what its kernel's features promise")
 	fl.BoolVar(&f.keep, "keep", false, "leave the guest running until it ends or Ctrl-C, after the verdict")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "print QEMU's command line, ready to paste, and start nothing")
 	fl.BoolVar(&f.asJSON, "json", false, "print verdict, report and timeline as JSON")
 	fl.BoolVar(&f.noSeccomp, "no-qemu-sandbox", false, "for a QEMU that was built without seccomp")
 	fl.BoolVar(&f.icount, "icount", false, "for measurements: virtual time, one nanosecond an instruction (TCG, "+
 		"one CPU)")
-	usage.Rules(c, usage.Rule{Flag: "dry-run", Excludes: []string{"json", "report", "console", "keep", "timeout"},
+	usage.Rules(c, usage.Rule{Flag: "dry-run", Excludes: []string{"json", "report", "console", "keep", "timeout",
+		"probe"},
 		Why: "which starts nothing"})
 	c.RunE = func(c *cobra.Command, args []string) error { return a.boot(c.Context(), f, guestDir(args)) }
 	return c
@@ -104,6 +111,13 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 		Size:  machine.Size{CPUs: f.cpus, MemoryMiB: f.memory},
 		Words: f.words, Timeout: f.timeout, Program: f.qemu, VirtualTime: f.icount, NoSeccomp: f.noSeccomp,
 		Hybrid: f.hybrid, Attest: true,
+	}
+	if f.probe {
+		if cfg.Probes = m.Kernel.Probes; len(cfg.Probes) == 0 {
+			return fmt.Errorf(
+				"guest %s: its manifest names no probes (kernel.probes): build it again with this katabuild, "+
+					"or with a kernel of features that have some", dir)
+		}
 	}
 	if cfg.Accel, err = accel.ParsePreference(f.accel); err != nil {
 		return &usage.Error{Err: err}

@@ -94,14 +94,14 @@ func NewClient(c *ttrpc.Client) *Client { return &Client{c} }
 // Close ends the connection. Calls under way fail.
 func (c *Client) Close() error { return c.c.Close() }
 
-// Report asks for the report bound to nonce. It reads what comes back strictly and refuses a report made for another
-// nonce. The bytes are returned too, as the guest wrote them.
-func (c *Client) Report(ctx context.Context, nonce []byte) (*report.Report, []byte, error) {
+// Report asks for the report bound to nonce, with answers to probes, if any. It reads what comes back strictly and
+// refuses a report made for another nonce. The bytes are returned too, as the guest wrote them.
+func (c *Client) Report(ctx context.Context, nonce []byte, probes []string) (*report.Report, []byte, error) {
 	if len(nonce) < report.MinNonce || len(nonce) > report.MaxNonce {
 		return nil, nil, fmt.Errorf("report: a nonce of %d bytes, want %d to %d", len(nonce), report.MinNonce,
 			report.MaxNonce)
 	}
-	r, err := reportpb.NewReportClient(c.c).Get(ctx, &reportpb.GetRequest{Nonce: nonce})
+	r, err := reportpb.NewReportClient(c.c).Get(ctx, &reportpb.GetRequest{Nonce: nonce, Probes: probes})
 	if err != nil {
 		return nil, nil, fmt.Errorf("report: %w", err)
 	}

@@ -100,7 +100,7 @@ func TestClientReadsAnswers(t *testing.T) {
 	}
 	nonce := []byte("0123456789abcdef")
 	g.report = encoded(t, "30313233343536373839616263646566")
-	rep, raw, err := c.Report(ctx, nonce)
+	rep, raw, err := c.Report(ctx, nonce, nil)
 	if err != nil || rep.End != report.Done || string(raw) != string(g.report) {
 		t.Error(rep, err)
 	}
@@ -125,7 +125,7 @@ func TestClientRefusesWhatAGuestMustNotSay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := client(t, &tc.g)
-			if _, _, err := c.Report(ctx, tc.nonce); err == nil || !strings.Contains(err.Error(), tc.want) {
+			if _, _, err := c.Report(ctx, tc.nonce, nil); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want an error with %q", err, tc.want)
 			}
 		})

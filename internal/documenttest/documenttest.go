@@ -30,6 +30,7 @@ func Manifest() *manifest.Manifest {
 				Digest: digest.Of([]byte("source"))},
 			Toolchain: []manifest.Tool{{Name: "gcc", Version: "gcc 12.2.0", Digest: digest.Of([]byte("gcc"))}},
 			Image:     file("bzImage"), Vmlinux: file("vmlinux"), Config: file("config"), SystemMap: file("System.map"),
+			Probes: []string{"bpf", "config-proof"},
 		},
 		Initrd: &manifest.Initrd{File: file("initrd"), Compression: "zstd"},
 		Agent:  manifest.Agent{Path: "/init", Digest: digest.Of([]byte("agent")), Go: "go1.26.8", Init: "agent"},

@@ -71,6 +71,9 @@ type Kernel struct {
 	ModuleKey *File `json:"module_key,omitempty"`
 	// Headers is a tar of what modules outside of the kernel are built against, when asked for.
 	Headers *File `json:"headers,omitempty"`
+	// Probes are what the running kernel can be asked to prove, sorted by name; none in manifests from before there
+	// were any.
+	Probes []string `json:"probes,omitempty"`
 }
 
 // Source is where the kernel came from.
@@ -224,6 +227,11 @@ func (m *Manifest) check() error {
 	}
 	if err := m.checkImage(); err != nil {
 		return fmt.Errorf("image: %w", err)
+	}
+	for i, p := range m.Kernel.Probes {
+		if p == "" || i > 0 && m.Kernel.Probes[i-1] >= p {
+			return fmt.Errorf("probe %q has no name, is not in order, or stands twice", p)
+		}
 	}
 	if m.Agent.Digest == "" {
 		return errors.New("no agent digest")

@@ -27,15 +27,17 @@ func TestTheManifestKeepsItsForm(t *testing.T) {
 
 func TestManifestsThatMakeNoSenseAreRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*manifest.Manifest){
-		"file path \"../vmlinux\"": func(m *manifest.Manifest) { m.Kernel.Vmlinux.Path = "../vmlinux" },
-		"file path \"/vmlinux\"":   func(m *manifest.Manifest) { m.Kernel.Vmlinux.Path = "/vmlinux" },
-		"file path \"\"":           func(m *manifest.Manifest) { m.Initrd.Path = "" },
-		"no digest":                func(m *manifest.Manifest) { m.Kernel.Image.Digest = "" },
-		"unknown architecture":     func(m *manifest.Manifest) { m.Arch = "vax" },
-		"no name":                  func(m *manifest.Manifest) { m.Name = "" },
-		"no agent digest":          func(m *manifest.Manifest) { m.Agent.Digest = "" },
-		"0 CPUs":                   func(m *manifest.Manifest) { m.Boot.CPUs = 0 },
-		"line break":               func(m *manifest.Manifest) { m.Boot.CommandLine = "a\nb" },
+		"file path \"../vmlinux\"":    func(m *manifest.Manifest) { m.Kernel.Vmlinux.Path = "../vmlinux" },
+		"file path \"/vmlinux\"":      func(m *manifest.Manifest) { m.Kernel.Vmlinux.Path = "/vmlinux" },
+		"file path \"\"":              func(m *manifest.Manifest) { m.Initrd.Path = "" },
+		"no digest":                   func(m *manifest.Manifest) { m.Kernel.Image.Digest = "" },
+		"unknown architecture":        func(m *manifest.Manifest) { m.Arch = "vax" },
+		"no name":                     func(m *manifest.Manifest) { m.Name = "" },
+		"probe \"\" has no name":      func(m *manifest.Manifest) { m.Kernel.Probes = []string{""} },
+		"probe \"a\" has no name, is": func(m *manifest.Manifest) { m.Kernel.Probes = []string{"b", "a"} },
+		"no agent digest":             func(m *manifest.Manifest) { m.Agent.Digest = "" },
+		"0 CPUs":                      func(m *manifest.Manifest) { m.Boot.CPUs = 0 },
+		"line break":                  func(m *manifest.Manifest) { m.Boot.CommandLine = "a\nb" },
 	} {
 		m := documenttest.Manifest()
 		spoil(m)

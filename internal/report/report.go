@@ -37,6 +37,7 @@ type Report struct {
 	Init       Init        `json:"init"`
 	Root       Root        `json:"root"`
 	Extensions []Extension `json:"extensions,omitempty"` // sorted by name
+	Probes     []Probe     `json:"probes,omitempty"`     // those that were asked for, sorted by name
 	// names in /proc/modules, sorted; empty, not null, when there are none
 	Modules  []string `json:"modules"`
 	Timeline []Moment `json:"timeline"` // in order of time
@@ -93,6 +94,16 @@ type Extension struct {
 	MountPoint string `json:"mount_point"`
 }
 
+// Probe is what the guest tried, because it was asked to, to see whether its kernel does it.
+type Probe struct {
+	Name   string `json:"name"`
+	Met    bool   `json:"met"`
+	Detail string `json:"detail,omitempty"` // what was missing; empty for one that is met
+}
+
+// MaxDetail bounds the detail of a probe, in bytes.
+const MaxDetail = 1024
+
 // Moment is a point of the boot on CLOCK_BOOTTIME.
 type Moment struct {
 	Name string `json:"name"`  // kernel, init, mounts, ready, ...
@@ -141,6 +152,15 @@ func (r *Report) check() error {
 		}
 		if i > 0 && r.Extensions[i-1].Name >= e.Name {
 			return fmt.Errorf("extension %q is not in order, or stands twice", e.Name)
+		}
+	}
+	for i, p := range r.Probes {
+		if p.Name == "" || p.Met != (p.Detail == "") || len(p.Detail) > MaxDetail {
+			return fmt.Errorf("probe %q: want a name, and a detail of at most %d bytes unless it is met", p.Name,
+				MaxDetail)
+		}
+		if i > 0 && r.Probes[i-1].Name >= p.Name {
+			return fmt.Errorf("probe %q is not in order, or stands twice", p.Name)
 		}
 	}
 	if r.Modules == nil || r.Timeline == nil || r.Agent.Settings == nil {

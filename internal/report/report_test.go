@@ -31,6 +31,14 @@ func TestExtensionsAreReadAsStrictly(t *testing.T) {
 	documenttest.Strict(t, encode(t, r), func(b []byte) error { _, err := report.Decode(b); return err })
 }
 
+func TestProbesAreReadAsStrictly(t *testing.T) {
+	r := documenttest.Report()
+	r.Probes = []report.Probe{{Name: "bpf", Met: true}, {Name: "overlay", Detail: "mount overlay: no such device"}}
+	data := encode(t, r)
+	golden.Check(t, "probes.json", data)
+	documenttest.Strict(t, data, func(b []byte) error { _, err := report.Decode(b); return err })
+}
+
 func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*report.Report){
 		"nonce \"ab\"":   func(r *report.Report) { r.Nonce = "ab" },
@@ -43,6 +51,17 @@ func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 		},
 		"extension \"a\" is not in order": func(r *report.Report) {
 			r.Extensions = []report.Extension{{Name: "b", RootHash: "00"}, {Name: "a", RootHash: "00"}}
+		},
+		"probe \"\": want": func(r *report.Report) { r.Probes = []report.Probe{{Met: true}} },
+		"probe \"b\": want a name, and a detail": func(r *report.Report) {
+			r.Probes = []report.Probe{{Name: "b", Met: true, Detail: "x"}}
+		},
+		"probe \"c\": want a name, and a detail": func(r *report.Report) { r.Probes = []report.Probe{{Name: "c"}} },
+		"probe \"d\": want a name, and a detail": func(r *report.Report) {
+			r.Probes = []report.Probe{{Name: "d", Detail: strings.Repeat("x", report.MaxDetail+1)}}
+		},
+		"probe \"a\" is not in order": func(r *report.Report) {
+			r.Probes = []report.Probe{{Name: "a", Met: true}, {Name: "a", Met: true}}
 		},
 		"may be empty, not null": func(r *report.Report) { r.Modules = nil },
 	} {
@@ -61,6 +80,9 @@ func TestReportsThatMakeNoSenseAreRefused(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(f, documenttest.Report()))
+	tried := documenttest.Report()
+	tried.Probes = []report.Probe{{Name: "bpf", Met: true}, {Name: "overlay", Detail: "none"}}
+	f.Add(encode(f, tried))
 	f.Add([]byte(`{"version": 1, "timeline": [{"name": "a", "at_ns": 9223372036854775808}]}`)) // a time past 64 bits
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := report.Decode(data)

@@ -73,6 +73,7 @@ type Boot struct {
 	Nonce      []byte                // the guest was asked with it; nil leaves that claim out
 	Extensions []extension.Extension // attached, in this order
 	Words      []string              // put behind the kernel command line, because the host was configured to
+	Probes     []string              // the guest was asked to try; without any, those that a report has are left out
 }
 
 // Report compares a report with the manifest, and with what the host did.
@@ -106,7 +107,30 @@ func Report(m *manifest.Manifest, r *report.Report, b Boot) []verdict.Claim {
 		}
 		same("root.verity", m.Root.VerityRootHash, hash)
 	}
-	return append(claims, extensions(b.Extensions, r.Extensions)...)
+	claims = append(claims, extensions(b.Extensions, r.Extensions)...)
+	return append(claims, probes(b.Probes, r.Probes)...)
+}
+
+// metProbe is what a probe shall be.
+const metProbe = "met"
+
+// probes has a claim for each probe that the guest was asked for.
+func probes(want []string, got []report.Probe) []verdict.Claim {
+	var claims []verdict.Claim
+	for _, name := range want {
+		c := verdict.Claim{Name: "probe " + name, Want: metProbe, Got: "not answered: the agent knows of no probes"}
+		for _, p := range got {
+			switch {
+			case p.Name != name:
+			case p.Met:
+				c.Got, c.Met = metProbe, true
+			default:
+				c.Got = p.Detail
+			}
+		}
+		claims = append(claims, c)
+	}
+	return claims
 }
 
 // extensions has a claim for each extension that the host attached or the guest has.

@@ -140,6 +140,28 @@ func TestExtensionsAreClaimsAndWordsOfTheCommandLine(t *testing.T) {
 	}
 }
 
+func TestProbesAreClaims(t *testing.T) {
+	m := documenttest.Manifest()
+	asked := Boot{Nonce: documenttest.Nonce, Probes: []string{"bpf", "keys", "overlay"}}
+	r := documenttest.Report()
+	if u := unmet(Report(m, r, asked)); !slices.Equal(u, []string{"probe bpf", "probe keys", "probe overlay"}) {
+		t.Errorf("an agent without probes fails %v", u)
+	}
+	r.Probes = []report.Probe{{Name: "bpf", Met: true}, {Name: "keys", Detail: "keyctl: function not implemented"},
+		{Name: "loop", Detail: "nobody asked"}}
+	claims := Report(m, r, asked)
+	if u := unmet(claims); !slices.Equal(u, []string{"probe keys", "probe overlay"}) {
+		t.Errorf("%v", u)
+	}
+	keys := claims[slices.IndexFunc(claims, func(c verdict.Claim) bool { return c.Name == "probe keys" })]
+	if keys != (verdict.Claim{Name: "probe keys", Want: "met", Got: "keyctl: function not implemented"}) {
+		t.Errorf("%+v", keys)
+	}
+	if u := unmet(Report(m, r, Boot{Nonce: documenttest.Nonce})); u != nil {
+		t.Errorf("probes that nobody asked for fail %v", u)
+	}
+}
+
 func TestFilesAreClaims(t *testing.T) {
 	m, dir := documenttest.Manifest(), t.TempDir()
 	if err := documenttest.WriteGuest(dir); err != nil {

@@ -19,6 +19,9 @@ import (
 // reportTime bounds asking for a report: a guest that is ready answers at once.
 const reportTime = 30 * time.Second
 
+// probeTime bounds asking for probes beside it: all of them take a few seconds in a guest whose processor is emulated.
+const probeTime = 3 * time.Minute
+
 // nonceSize is that of the nonce which a report is bound to, in bytes.
 const nonceSize = 32
 
@@ -50,7 +53,11 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 	if !g.Described() {
 		return &Attestation{Verdict: verdict.Nothing(filepath.Base(g.Initrd + g.Image))}, nil // one of them is empty
 	}
-	ctx, cancel := context.WithTimeout(ctx, reportTime)
+	limit := reportTime
+	if len(s.cfg.Probes) > 0 {
+		limit += probeTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	nonce := make([]byte, nonceSize)
 	if _, err := rand.Read(nonce); err != nil {
@@ -62,7 +69,7 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 	}
 	client := agentapi.NewClient(ttrpc.NewClient(conn))
 	defer client.Close() //nolint:errcheck // only read from
-	r, raw, err := client.Report(ctx, nonce)
+	r, raw, err := client.Report(ctx, nonce, s.cfg.Probes)
 	if err != nil {
 		return nil, fmt.Errorf("ask the guest what it is: %w", err)
 	}
@@ -70,7 +77,7 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 	if err != nil {
 		return nil, fmt.Errorf("compare the guest's files with its manifest: %w", err)
 	}
-	host := attest.Boot{Nonce: nonce, Words: words}
+	host := attest.Boot{Nonce: nonce, Words: words, Probes: s.cfg.Probes}
 	for _, e := range s.cfg.Extensions {
 		host.Extensions = append(host.Extensions, e.Extension)
 	}

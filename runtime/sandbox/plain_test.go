@@ -346,7 +346,7 @@ func TestBootOfBuiltGuestsAsPlainFiles(t *testing.T) {
 			if err := agent.Check(t.Context()); err != nil {
 				t.Error(err)
 			}
-			r, _, err := agent.Report(t.Context(), make([]byte, 32))
+			r, _, err := agent.Report(t.Context(), make([]byte, 32), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -61,6 +61,7 @@ type Config struct {
 	// Attest says that the guest is to be attested: its files that are not booted are compared with the manifest while
 	// it boots, so that Attest need not wait for that.
 	Attest bool
+	Probes []string // what Attest has the guest try, by the names of the manifest; none for pods
 
 	Console io.Writer // gets the console's bytes as they come, unchanged
 	// Netns is the network namespace that the hypervisor's process is in; nil is this process's. It stays the caller's.

@@ -24,8 +24,11 @@ const (
 )
 
 type GetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 16 to 64 bytes; the report repeats them
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Nonce []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 16 to 64 bytes; the report repeats them
+	// What the guest shall try and report on, by name, at most 256. A name that it does not know is answered as unmet; an
+	// agent that knows of no probes answers without them.
+	Probes        []string `protobuf:"bytes,2,rep,name=probes,proto3" json:"probes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -63,6 +66,13 @@ func (*GetRequest) Descriptor() ([]byte, []int) {
 func (x *GetRequest) GetNonce() []byte {
 	if x != nil {
 		return x.Nonce
+	}
+	return nil
+}
+
+func (x *GetRequest) GetProbes() []string {
+	if x != nil {
+		return x.Probes
 	}
 	return nil
 }
@@ -115,10 +125,11 @@ var File_katabuild_agentapi_report_proto protoreflect.FileDescriptor
 
 const file_katabuild_agentapi_report_proto_rawDesc = "" +
 	"\n" +
-	"\x1fkatabuild/agentapi/report.proto\x12\x13katabuild.report.v1\"\"\n" +
+	"\x1fkatabuild/agentapi/report.proto\x12\x13katabuild.report.v1\":\n" +
 	"\n" +
 	"GetRequest\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"%\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x16\n" +
+	"\x06probes\x18\x02 \x03(\tR\x06probes\"%\n" +
 	"\vGetResponse\x12\x16\n" +
 	"\x06report\x18\x01 \x01(\fR\x06report2R\n" +
 	"\x06Report\x12H\n" +
