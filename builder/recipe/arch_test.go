@@ -71,3 +71,17 @@ func TestOneRecipeIsReadForEveryArchitecture(t *testing.T) {
 		}
 	}
 }
+
+func TestMemoryFitsTheMachine(t *testing.T) {
+	text := strings.Replace(placed, "memory: 1GiB", "memory: 300MiB", 1)
+	v := vocabulary
+	v.Arch = "ppc64le"
+	if r, err := Parse("recipe.yaml", []byte(text), v); err != nil || r.Boot.MemoryMiB() != 512 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	_, err := Parse("recipe.yaml", []byte(strings.Replace(text, "name: sample", "name: sample\narch: ppc64le", 1)),
+		vocabulary)
+	if err == nil || !strings.Contains(err.Error(), "the machine pseries has multiples of 256MiB") {
+		t.Errorf("%v", err)
+	}
+}

@@ -562,6 +562,14 @@ func (r *Recipe) checkBoot(at note) {
 	if err != nil {
 		at("boot.memory", err.Error())
 	}
+	if step := machine.MemoryStep; err == nil && step > 0 && mib%step != 0 {
+		if r.other { // the recipe was written for another machine
+			b.Memory = fmt.Sprintf("%dMiB", (mib+step-1)/step*step)
+		} else {
+			at("boot.memory", fmt.Sprintf("memory %s: the machine %s has multiples of %dMiB", b.Memory, b.Machine,
+				step))
+		}
+	}
 	if err == nil && mib < 64 {
 		at("boot.memory", fmt.Sprintf("memory %s is too little to boot in, want at least 64MiB", b.Memory))
 	}

@@ -52,6 +52,9 @@ type Machine struct {
 	Name     string
 	TCGWords string // more of Arch.TCGWords, on this machine alone
 	NVDIMM   bool   // a guest's disk can be one
+	// MemoryStep is what its memory is a multiple of, in MiB; 0 is any. QEMU: docs/system/ppc/pseries.rst; a block of
+	// memory that can be plugged has 256 MiB there.
+	MemoryStep int
 }
 
 // ClockWord stands for the rate of the host's time-stamp counter in kHz.
@@ -119,7 +122,7 @@ func All() []Arch {
 			KernelTarget: "vmlinux", KernelImage: "vmlinux", KernelName: "vmlinux.full", BootForm: "vmlinux",
 			QEMU: "qemu-system-ppc64", QEMUPackage: "qemu-system-ppc", Machine: "pseries", Console: "hvc0",
 			OpenFlags: "powerpc", CommandLine: 2048,
-			Machines: []Machine{{Name: "pseries"}},
+			Machines: []Machine{{Name: "pseries", MemoryStep: 256}},
 		},
 		{
 			Name: "s390x", Go: "s390x", Debian: "s390x", Linux: "s390", CrossPrefix: "s390x-linux-gnu-",
