@@ -31,6 +31,9 @@ type Fetcher struct {
 	Own  map[string]Archive
 	Base string // the recipe's folder: local paths are relative to it
 	Arch string // dpkg's name of the guest's architecture
+	// Host is dpkg's name of this machine's. A package of Debian's for all architectures, such as the source of a
+	// kernel, is looked up in its list, which is needed for the tool-chain anyway. Empty is Arch.
+	Host string
 	HTTP *http.Client
 	// Registry is where container images come from; nil is the zero Client.
 	Registry *registry.Client

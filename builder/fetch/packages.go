@@ -70,10 +70,13 @@ func (f *Fetcher) listOf(list []lock.Input, in lock.Input) string {
 
 // archOf is the architecture in whose list a package is looked up when nothing else is.
 func (f *Fetcher) archOf(p lock.Package) string {
-	if p.Arch == allArchs {
-		return f.Arch
+	switch {
+	case p.Arch != allArchs:
+		return p.Arch
+	case p.Archive == "":
+		return cmp.Or(f.Host, f.Arch)
 	}
-	return p.Arch
+	return f.Arch
 }
 
 func (f *Fetcher) bringSection(ctx context.Context, name string, s Section, arch string, list []lock.Input,

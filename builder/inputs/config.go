@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -82,8 +83,12 @@ func (c Config) Fetcher(r *recipe.Recipe, l *lock.Lock) (*fetch.Fetcher, error) 
 	if err != nil {
 		return nil, err
 	}
+	host, err := arch.FromGo(runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
 	f := &fetch.Fetcher{
-		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, HTTP: c.HTTP,
+		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, Host: host.Debian, HTTP: c.HTTP,
 		Apt:      &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions, Env: c.Env},
 		Snapshot: c.Snapshot,
 		Registry: &registry.Client{Access: c.Registries},

@@ -222,13 +222,14 @@ func (m *locker) finish() (*Locked, error) {
 	return done, atomicfile.Write(m.c.LockPath(m.r), data, 0o644)
 }
 
-// newestOf looks a package up in several suites: the newest version counts, of the first suite that has it.
+// newestOf looks a kernel's source, which is a package for all architectures, up in several suites: the newest version
+// counts, of the first suite that has it.
 func newestOf(ctx context.Context, f *fetch.Fetcher, d *recipe.Debian) (*fetch.Found, error) {
 	var best *fetch.Found
 	var none error
 	var date time.Time
 	for _, suite := range d.Suites {
-		found, err := f.Apt.Resolve(ctx, suite, f.Arch, d.Package)
+		found, err := f.Apt.Resolve(ctx, suite, f.Host, d.Package)
 		var no *fetch.NoPackage
 		if errors.As(err, &no) {
 			none = errors.Join(none, err) // another suite may have it
