@@ -546,6 +546,9 @@ func TestEveryDocumentedCommandRuns(t *testing.T) {
 	}
 	ran := 0
 	for _, f := range files {
+		if filepath.Base(f) == "kernel-options.md" {
+			continue // whose commands build on each other: TestTheCommandsOfThePageOnOptionsWork runs them
+		}
 		text, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
