@@ -36,6 +36,9 @@ func need(t *testing.T, more ...testenv.Need) {
 		testenv.Tool("qemu-system-x86_64")}, more...)...)
 }
 
+// minutes is for what configures kernels again and again, and is asked for with those that build several.
+var minutes = testenv.Asked("KATABUILD_TEST_KERNEL", "test-kernel")
+
 // root is for mounting a small disk and for becoming another user.
 var root = testenv.Root
 

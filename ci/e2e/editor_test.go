@@ -96,7 +96,7 @@ func drive(t *testing.T, keys []typed, args ...string) (string, int) {
 // TestOptionsAreEditedInTheKernelsOwnEditor switches one option on that nobody decides, and one off that a feature
 // asks for, by the keys that a person would type.
 func TestOptionsAreEditedInTheKernelsOwnEditor(t *testing.T) {
-	need(t)
+	need(t, minutes)
 	dir := kitchen(t)
 	recipe := filepath.Join(dir, "recipes", "tiny")
 	// Letters that are keys are shown in a colour of their own, and of a line only what changes is written.
