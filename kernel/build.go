@@ -17,8 +17,10 @@ import (
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/modsign"
+	"github.com/katabuild/katabuild/kernel/modules"
 	"github.com/katabuild/katabuild/kernel/patches"
 	"github.com/katabuild/katabuild/kernel/source"
+	"github.com/katabuild/katabuild/kernel/vmlinux"
 )
 
 // step is what progress events call this step.
@@ -151,7 +153,7 @@ func (b *build) unpack(ctx context.Context, res *Result) error {
 			b.Progress.Send(progress.Event{Step: step, Kind: progress.Log, Message: m.String()})
 		}
 	}
-	b.sourceVersion, err = readSourceVersion(b.left)
+	b.sourceVersion, err = source.Version(b.left)
 	return err
 }
 
@@ -198,7 +200,6 @@ func (b *build) open() (err error) {
 const (
 	maxText      = 4 << 20
 	maxImage     = 1 << 30
-	maxVmlinux   = 4 << 30
 	maxSystemMap = 256 << 20
 )
 
@@ -231,15 +232,15 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 		return collect(err)
 	}
 	defer f.Close()
-	vmlinux, err := readVmlinux(f)
+	elf, err := vmlinux.Read(f)
 	if err != nil {
 		return fmt.Errorf("the kernel's vmlinux: %w", err)
 	}
-	if vmlinux.release != b.release {
-		return fmt.Errorf("vmlinux calls itself %q instead of %s", vmlinux.release, b.release)
+	if elf.Release != b.release {
+		return fmt.Errorf("vmlinux calls itself %q instead of %s", elf.Release, b.release)
 	}
-	res.Version, res.BuildID = vmlinux.version, vmlinux.buildID
-	if err := b.leave(res, OutputVmlinux, vmlinux.packed); err != nil {
+	res.Version, res.BuildID = elf.Version, elf.BuildID
+	if err := b.leave(res, OutputVmlinux, elf.Packed); err != nil {
 		return err
 	}
 	if err := b.leaveFile(res, OutputSystemMap, "System.map", maxSystemMap); err != nil {
@@ -257,7 +258,10 @@ func (b *build) compile(ctx context.Context, res *Result) error {
 	}
 	if b.Headers {
 		b.phase("headers")
-		return b.packHeaders(ctx, res)
+		path := filepath.Join(b.OutDir, OutputHeaders)
+		res.Outputs = append(res.Outputs, artifact.Output{Name: OutputHeaders, Path: path})
+		return modules.Headers{Tree: b.tree(), Left: b.left, Arch: b.Arch.Linux, Release: b.release,
+			Time: b.Time}.Pack(ctx, path)
 	}
 	return nil
 }
@@ -277,7 +281,7 @@ func (b *build) modules(ctx context.Context, res *Result) error {
 		return err
 	}
 	path := filepath.Join(b.OutDir, OutputModules)
-	if err := packModules(ctx, filepath.Join(b.WorkDir, modulesName), path, b.Time, b.key); err != nil {
+	if err := modules.Pack(ctx, filepath.Join(b.WorkDir, modulesName), path, b.Time, b.key); err != nil {
 		return fmt.Errorf("pack the modules: %w", err)
 	}
 	res.Outputs = append(res.Outputs, artifact.Output{Name: OutputModules, Path: path})

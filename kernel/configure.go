@@ -11,8 +11,8 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
-	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/forbidden"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
@@ -131,7 +131,7 @@ func (b *build) compare(settings []kconfig.Setting, over []Overridden, data []by
 		}
 		errs = append(errs, fmt.Errorf(
 			"CONFIG_%s=%s came into the configuration although nobody asked for it (%s): %s", w.Symbol, w.Value, why,
-			refusal(w)))
+			forbidden.Why(w)))
 	}
 	if unread != nil && len(errs) > 0 {
 		errs = append(errs, fmt.Errorf("cannot say why: %w", unread))
@@ -179,31 +179,4 @@ func (b *build) tell(s string) {
 	if b.Log != nil {
 		fmt.Fprintf(b.Log, "katabuild: %s\n", s)
 	}
-}
-
-// readSourceVersion reads the version off the tree's Makefile, as the kernel's own make puts it together.
-func readSourceVersion(tree *regular.Folder) (string, error) {
-	data, err := tree.ReadFile("Makefile", maxText)
-	if err != nil {
-		return "", err
-	}
-	parts := map[string]string{}
-	for line := range strings.Lines(string(data)) {
-		key, value, ok := strings.Cut(line, "=")
-		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
-		if _, seen := parts[key]; ok && !seen {
-			parts[key] = value
-		}
-	}
-	v := parts["VERSION"]
-	for _, key := range []string{"PATCHLEVEL", "SUBLEVEL"} {
-		if parts[key] != "" {
-			v += "." + parts[key]
-		}
-	}
-	v += parts["EXTRAVERSION"]
-	if parts["VERSION"] == "" || strings.ContainsAny(v, "$() \t/") {
-		return "", fmt.Errorf("the Makefile names no version that we can read (%q)", v)
-	}
-	return v, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/forbidden"
 	"github.com/katabuild/katabuild/kernel/foreign"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/menu"
@@ -115,7 +116,7 @@ func changes(k menu.Kernel, asked []kconfig.Setting, after *kconfig.Config, e Ed
 		if w.Symbol == symbolLocalVersion || w.Symbol == symbolLocalVersionAuto {
 			continue
 		}
-		if why := refusal(w); why != "" {
+		if why := forbidden.Why(w); why != "" {
 			out.Left = append(out.Left, menu.Left{Option: "CONFIG_" + w.Symbol, Want: string(w.Value),
 				Got: string(k.Final.Get(w.Symbol)), Why: why})
 			continue

@@ -9,6 +9,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/history"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
@@ -44,7 +45,7 @@ func (e *elsewhere) find(symbol string) string {
 		s = e.ofFeatures(symbol)
 	}
 	if s == "" {
-		s = inHistory(symbol, e.version)
+		s = history.Of(symbol, e.version)
 	}
 	e.known[symbol] = s
 	return s

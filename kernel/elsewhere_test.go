@@ -8,6 +8,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/history"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
@@ -135,7 +136,7 @@ func TestHistoryOfOptions(t *testing.T) {
 		{"-", "6.12", ""},
 		{"", "6.12", ""},
 	} {
-		if got := inHistory(c.symbol, c.version); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+		if got := history.Of(c.symbol, c.version); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
 			t.Errorf("%s in %s: %q, want %q", c.symbol, c.version, got, c.want)
 		}
 	}

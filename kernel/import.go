@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/forbidden"
 	"github.com/katabuild/katabuild/kernel/foreign"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/menu"
@@ -109,7 +110,7 @@ func Import(ctx context.Context, r Request, in Foreign) (*Imported, error) {
 	if err != nil {
 		return nil, err
 	}
-	lines, left := k.Remainder(ours, target, refusal)
+	lines, left := k.Remainder(ours, target, forbidden.Why)
 	out.Left, out.Lines = left, len(lines)
 	out.Fragment = k.Fragment(fmt.Sprintf("What %s has beside the features %s.", in.Name,
 		strings.Join(out.Features, ", ")), "", lines)

@@ -22,7 +22,9 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/forbidden"
 	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/modules"
 	"github.com/katabuild/katabuild/kernel/patches"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/kernel/toolchain"
@@ -74,7 +76,7 @@ type Request struct {
 	Patches      []Patch
 	Modules      bool // build modules and pack them
 	Headers      bool // also pack what modules outside of the tree are built against
-	External     []External
+	External     []modules.External
 	// ModuleKey signs modules where the feature module-signing is asked for: a private key and its certificate in PEM
 	// form. Without it one is derived from the request, which whoever knows the request can do too.
 	ModuleKey []byte
@@ -291,7 +293,7 @@ func (r Request) settle(version string) ([]kconfig.Setting, []Overridden, error)
 	}
 	var errs []error
 	for _, w := range all {
-		if why := refusal(w); why != "" {
+		if why := forbidden.Why(w); why != "" {
 			errs = append(errs, w.Wrong(fmt.Sprintf("CONFIG_%s cannot be asked for: %s", w.Symbol, why), false))
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/modules"
 	"github.com/katabuild/katabuild/kernel/patches"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/kernel/toolchain"
@@ -229,7 +230,7 @@ func TestSourceVersions(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer folder.Close()
-		if got, err := readSourceVersion(folder); got != want || (err == nil) != (want != "") {
+		if got, err := source.Version(folder); got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v", text, got, err)
 		}
 	}
@@ -252,7 +253,7 @@ func TestModulesArePackedAlikeEverywhere(t *testing.T) {
 		if err := os.Symlink(root, filepath.Join(lib, "build")); err != nil {
 			t.Fatal(err)
 		}
-		if err := packModules(t.Context(), root, out, time.Unix(5, 0), nil); err != nil {
+		if err := modules.Pack(t.Context(), root, out, time.Unix(5, 0), nil); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(out)

@@ -1,10 +1,8 @@
 package kernel
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +10,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/kernel/makelog"
 	"github.com/katabuild/katabuild/kernel/toolchain"
 )
 
@@ -64,7 +63,7 @@ func (r Request) makeArgs(args ...string) []string {
 
 // make runs the kernel's make in the jail.
 func (b *build) make(ctx context.Context, args ...string) error {
-	w := &watcher{log: b.Log, seen: b.seen}
+	w := &makelog.Watcher{Log: b.Log, Seen: b.seen}
 	argv := b.makeArgs(args...)
 	u, err := jail.Command{
 		Args:   append(slices.Clone(b.cacheArgs), argv...),
@@ -78,7 +77,7 @@ func (b *build) make(ctx context.Context, args ...string) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return &makeError{Args: argv, Lines: w.blame(), Err: err}
+		return &makeError{Args: argv, Lines: w.Blame(), Err: err}
 	}
 	return nil
 }
@@ -130,78 +129,3 @@ func (e *makeError) Error() string {
 }
 
 func (e *makeError) Unwrap() error { return e.Err }
-
-// watcher reads what make says: it passes all of it to the log, counts, and remembers the first lines that look like an
-// error.
-type watcher struct {
-	log     io.Writer
-	seen    func(verb, name string)
-	partial []byte
-	errors  []string
-	before  []string // the last lines before the first error, for context
-}
-
-const (
-	maxErrorLines = 12
-	maxLine       = 64 << 10
-)
-
-func (w *watcher) Write(p []byte) (int, error) {
-	if w.log != nil {
-		if _, err := w.log.Write(p); err != nil {
-			return 0, err
-		}
-	}
-	w.partial = append(w.partial, p...)
-	for {
-		i := bytes.IndexByte(w.partial, '\n')
-		if i < 0 {
-			break
-		}
-		w.line(string(w.partial[:i]))
-		w.partial = w.partial[i+1:]
-	}
-	if len(w.partial) > maxLine {
-		w.partial = nil
-	}
-	return len(p), nil
-}
-
-func (w *watcher) line(s string) {
-	if rest, ok := strings.CutPrefix(s, "  "); ok && !strings.HasPrefix(rest, " ") {
-		// "  CC      mm/mmap.o", "  CC [M]  fs/fat/fat.o"
-		f := strings.Fields(rest)
-		if len(f) >= 2 && strings.ToUpper(f[0]) == f[0] {
-			verb := f[0]
-			if f[1] == "[M]" {
-				verb += " [M]"
-			}
-			w.seen(verb, f[len(f)-1])
-			return
-		}
-	}
-	if len(w.errors) == 0 && !isError(s) {
-		if w.before = append(w.before, s); len(w.before) > 2 {
-			w.before = w.before[1:]
-		}
-		return
-	}
-	if len(w.errors) < maxErrorLines {
-		w.errors = append(w.errors, s)
-	}
-}
-
-func isError(s string) bool {
-	l := strings.ToLower(s)
-	return strings.Contains(l, "error:") || strings.Contains(l, "error 1") ||
-		strings.Contains(l, "undefined reference") ||
-		strings.Contains(s, "***") || strings.Contains(l, "no such file") || strings.Contains(l, "not found")
-}
-
-// blame is what to show of a failure.
-func (w *watcher) blame() []string {
-	if len(w.errors) == 0 {
-		return w.before
-	}
-	return append(slices.Clone(w.before), w.errors...)
-}

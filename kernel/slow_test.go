@@ -89,7 +89,7 @@ func configureOnly(t *testing.T, tree string, r Request) (*Result, error) {
 		t.Fatal(err)
 	}
 	defer b.left.Close()
-	if b.sourceVersion, err = readSourceVersion(b.left); err != nil {
+	if b.sourceVersion, err = source.Version(b.left); err != nil {
 		t.Fatal(err)
 	}
 	config, err := b.configure(t.Context())

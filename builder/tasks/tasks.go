@@ -32,6 +32,7 @@ import (
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/modules"
 	"github.com/katabuild/katabuild/kernel/source"
 )
 
@@ -278,7 +279,7 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 	r.Headers = g.Recipe.Kernel.Headers
 	for _, p := range g.Recipe.Kernel.External {
 		in := g.Input(lock.ExternalInput(p))
-		r.External = append(r.External, kernel.External{Name: recipe.ExternalName(p), Path: g.Local(in),
+		r.External = append(r.External, modules.External{Name: recipe.ExternalName(p), Path: g.Local(in),
 			Digest: in.Digest})
 	}
 	if g.Recipe.Kernel.ModuleKey != "" {

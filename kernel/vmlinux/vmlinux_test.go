@@ -1,4 +1,4 @@
-package kernel
+package vmlinux
 
 import (
 	"bytes"
@@ -89,8 +89,8 @@ var (
 	pvh     = elfNote("Xen", notePVH, make([]byte, 8))
 )
 
-// readVmlinuxBytes reads a vmlinux of these bytes.
-func readVmlinuxBytes(t *testing.T, data []byte) (*vmlinux, error) {
+// readBytes reads a vmlinux of these bytes.
+func readBytes(t *testing.T, data []byte) (*File, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "vmlinux")
 	if err := os.WriteFile(path, data, 0o644); err != nil {
@@ -101,36 +101,36 @@ func readVmlinuxBytes(t *testing.T, data []byte) (*vmlinux, error) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	return readVmlinux(f)
+	return Read(f)
 }
 
 func TestVmlinuxIsReadAndPacked(t *testing.T) {
 	data := makeVmlinux(testBanner, elfNote("Linux", 1, []byte("odd")), pvh, buildID)
-	v, err := readVmlinuxBytes(t, data)
+	v, err := readBytes(t, data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.release != "6.12.117-kb-0123" || v.version != "#1 Tue Nov 14 22:13:20 UTC 2023" || v.buildID != "deadbeef" {
-		t.Errorf("%q %q %q", v.release, v.version, v.buildID)
+	if v.Release != "6.12.117-kb-0123" || v.Version != "#1 Tue Nov 14 22:13:20 UTC 2023" || v.BuildID != "deadbeef" {
+		t.Errorf("%q %q %q", v.Release, v.Version, v.BuildID)
 	}
-	if len(v.packed) >= len(data)/2 {
-		t.Errorf("%d of %d bytes are left", len(v.packed), len(data))
+	if len(v.Packed) >= len(data)/2 {
+		t.Errorf("%d of %d bytes are left", len(v.Packed), len(data))
 	}
-	checkPacked(t, data, v.packed)
+	checkPacked(t, data, v.Packed)
 }
 
 // s390x is big-endian, and its kernels have no PVH entry, as nobody boots them by one.
 func TestABigEndianVmlinuxIsReadAndPacked(t *testing.T) {
 	data := makeVmlinuxFor(elf.EM_S390, binary.BigEndian, 0x20000, testBanner,
 		elfNoteIn(binary.BigEndian, "GNU", noteBuildID, []byte{0xde, 0xad, 0xbe, 0xef}))
-	v, err := readVmlinuxBytes(t, data)
+	v, err := readBytes(t, data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.release != "6.12.117-kb-0123" || v.buildID != "deadbeef" || len(v.packed) >= len(data)/2 {
-		t.Errorf("%q %q, %d of %d bytes", v.release, v.buildID, len(v.packed), len(data))
+	if v.Release != "6.12.117-kb-0123" || v.BuildID != "deadbeef" || len(v.Packed) >= len(data)/2 {
+		t.Errorf("%q %q, %d of %d bytes", v.Release, v.BuildID, len(v.Packed), len(data))
 	}
-	checkPacked(t, data, v.packed)
+	checkPacked(t, data, v.Packed)
 }
 
 // checkPacked compares what a loader would see.
@@ -187,7 +187,7 @@ func TestOddVmlinuxIsRefused(t *testing.T) {
 		"cut":                       {good[:len(good)/2], ""},
 		"only a header":             {good[:64], ""},
 	} {
-		if _, err := readVmlinuxBytes(t, c.data); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := readBytes(t, c.data); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", name, err, c.want)
 		}
 	}
@@ -223,9 +223,9 @@ func FuzzVmlinux(f *testing.F) {
 	binary.LittleEndian.PutUint64(good[binary.LittleEndian.Uint64(good[40:])+64+8:], uint64(elf.SHF_COMPRESSED))
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		v, err := readVmlinuxBytes(t, data)
-		if err == nil && len(v.packed) > 2*len(data)+(1<<16)*packPage {
-			t.Errorf("%d bytes became %d", len(data), len(v.packed))
+		v, err := readBytes(t, data)
+		if err == nil && len(v.Packed) > 2*len(data)+(1<<16)*packPage {
+			t.Errorf("%d bytes became %d", len(data), len(v.Packed))
 		}
 	})
 }

@@ -1,4 +1,8 @@
-package kernel
+// Package vmlinux reads the ELF file that a kernel's make leaves: what the kernel calls itself, and a form of it that
+// holds its segments and nothing else.
+//
+// The file comes from foreign programs. It is read within bounds, whatever its headers say.
+package vmlinux
 
 import (
 	"bytes"
@@ -14,22 +18,26 @@ import (
 	"github.com/katabuild/katabuild/internal/regular"
 )
 
-// vmlinux is what we need of the ELF file that the build leaves.
-type vmlinux struct {
-	release string // uname -r
-	version string // uname -v
-	buildID string
-	packed  []byte // the file without sections, symbols and padding
+// File is what counts of the ELF file.
+type File struct {
+	Release string // uname -r
+	Version string // uname -v
+	BuildID string // GNU build-id, hexadecimal
+	Packed  []byte // the file without sections, symbols and padding
 }
 
-// readVmlinux reads the file that a foreign program left as vmlinux.
-func readVmlinux(file *os.File) (*vmlinux, error) {
+// maxSize is the largest file that is read, in bytes: with everything built in and all debugging information, that of
+// Linux 6.12 has 1.5 GB.
+const maxSize = 4 << 30
+
+// Read reads the file. A *regular.SizeError is one that is too large.
+func Read(file *os.File) (*File, error) {
 	fi, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if fi.Size() > maxVmlinux {
-		return nil, &regular.SizeError{Name: "vmlinux", Limit: maxVmlinux}
+	if fi.Size() > maxSize {
+		return nil, &regular.SizeError{Name: "vmlinux", Limit: maxSize}
 	}
 	packed, err := pack(file, fi.Size())
 	if err != nil {
@@ -40,17 +48,17 @@ func readVmlinux(file *os.File) (*vmlinux, error) {
 		return nil, err
 	}
 	defer f.Close()
-	v := &vmlinux{packed: packed}
-	if v.release, v.version, err = banner(f); err != nil {
+	v := &File{Packed: packed}
+	if v.Release, v.Version, err = banner(f); err != nil {
 		return nil, err
 	}
 	// The facts come from the packed file, so that what we leave is what was checked.
-	p, err := elf.NewFile(bytes.NewReader(v.packed))
+	p, err := elf.NewFile(bytes.NewReader(v.Packed))
 	if err != nil {
 		return nil, fmt.Errorf("packed: %w", err)
 	}
 	notes := elfnote.Read(p)
-	if v.buildID = notes.BuildID(); v.buildID == "" {
+	if v.BuildID = notes.BuildID(); v.BuildID == "" {
 		return nil, errors.New("no GNU build-id")
 	}
 	if p.Machine == elf.EM_X86_64 && !notes.PVH() {

@@ -1,4 +1,8 @@
-package kernel
+// Package modules brings loadable modules into and out of a kernel's build: sources of external ones are copied in, and
+// what was built is packed, signed where there is a key, with what further ones are built against.
+//
+// What a build leaves is foreign: it is opened beneath a handle on its folder, by kind and up to a bound.
+package modules
 
 import (
 	"archive/tar"
@@ -23,9 +27,9 @@ const (
 	maxModuleEntries = 100_000
 )
 
-// packModules writes root's lib/modules as a tar whose bytes depend on names, modes, contents and the key alone. Each
+// Pack writes root's lib/modules as a tar whose bytes depend on names, modes, contents and the key alone. Each
 // module gets the key's signature; nil signs none.
-func packModules(ctx context.Context, root, out string, t time.Time, key *modsign.Key) error {
+func Pack(ctx context.Context, root, out string, t time.Time, key *modsign.Key) error {
 	left, err := regular.OpenFolder(root)
 	if err != nil {
 		return err

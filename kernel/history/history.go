@@ -1,4 +1,5 @@
-package kernel
+// Package history knows which options came to Linux and left it, between the versions that it compares.
+package history
 
 import (
 	_ "embed"
@@ -8,17 +9,17 @@ import (
 	"github.com/katabuild/katabuild/kernel/kconfig"
 )
 
-// history lists options that came to Linux or left it. A line "- A B" heads those that version A has, on any
-// architecture, and B has not; "+ A B" heads those that B has and A has not. kernel/history.sh writes it from the
+// list has options that came to Linux or left it. A line "- A B" heads those that version A has, on any
+// architecture, and B has not; "+ A B" heads those that B has and A has not. history.sh writes it from the
 // Kconfig files of A and B; what lies between them was not looked at.
 //
 //go:embed history.txt
-var history string
+var list string
 
-// inHistory says when a symbol came to Linux or left it, of a symbol that a version lacks; empty where nobody knows.
-func inHistory(symbol, version string) string {
+// Of says when a symbol came to Linux or left it, of a symbol that a version lacks; empty where nobody knows.
+func Of(symbol, version string) string {
 	sign, from, to := "", "", ""
-	for line := range strings.Lines(history) {
+	for line := range strings.Lines(list) {
 		line = strings.TrimSuffix(line, "\n")
 		if f := strings.Fields(line); len(f) == 3 && (f[0] == "-" || f[0] == "+") {
 			sign, from, to = f[0], f[1], f[2]

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Prints kernel/history.txt. Each argument is VERSION=FOLDER, oldest first: a version of Linux and where its source is.
-# Usage: kernel/history.sh 5.10=... 6.1=... 6.12=... 7.2=... 7.3=... >kernel/history.txt
+# Prints history.txt. Each argument is VERSION=FOLDER, oldest first: a version of Linux and where its source is.
+# Usage: history.sh 5.10=... 6.1=... 6.12=... 7.2=... 7.3=... >history.txt
 set -eu
 export LC_ALL=C
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-echo "# Options that came to Linux or left it, by the versions that were compared; kernel/history.sh writes this file."
+echo "# Options that came to Linux or left it, by the versions that were compared; history.sh writes this file."
 last=
 for pair; do
 	version=${pair%%=*}
