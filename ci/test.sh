@@ -47,6 +47,7 @@ kernel() {
 	guest
 	source_deb
 	default_guest
+	(cd ci/core && "$go" vet ./...)
 	KATABUILD_TEST_KERNEL=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -p 1 -timeout 120m ./kernel/... ./ci/e2e
 }
 

@@ -171,6 +171,13 @@ func (r Request) features() ([]features.Feature, error) {
 	return features.Resolve(r.Arch, names)
 }
 
+// WantsTypes says whether features, with what they require, mean types of the kernel, for which a tool-chain of the
+// host needs pahole.
+func WantsTypes(a arch.Arch, names []string) (bool, error) {
+	fs, err := features.Resolve(a, names)
+	return slices.ContainsFunc(fs, func(f features.Feature) bool { return f.Name == features.BTF }), err
+}
+
 // Probes are the names of what the running kernel can be asked to prove, sorted; version is that of its source. What
 // overrides and fragments change makes no difference: a probe of what they take away is not met.
 func (r Request) Probes(version string) ([]string, error) {

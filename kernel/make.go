@@ -56,8 +56,14 @@ func (r Request) makeArgs(args ...string) []string {
 	// The build's own programs live for minutes: compiling them faster saves more than it costs.
 	all = append(all, "HOSTCFLAGS=-O1")
 	// What the configuration would otherwise ask the machine for, and write its version down: programs that no
-	// tool-chain of ours has.
-	all = append(all, "PAHOLE=none", "RUSTC=none", "BINDGEN=none")
+	// tool-chain of ours has, and one that makes types of the kernel, where nobody has asked for them. Its output does
+	// not depend on how many threads it has: Linux tells it so as there is a KBUILD_BUILD_TIMESTAMP
+	// (scripts/Makefile.btf), and a version before 1.27 gets one thread.
+	pahole := "none"
+	if types, _ := WantsTypes(r.Arch, r.Features); types { // Build has resolved the names
+		pahole = "pahole"
+	}
+	all = append(all, "PAHOLE="+pahole, "RUSTC=none", "BINDGEN=none")
 	return append(all, args...)
 }
 

@@ -42,6 +42,25 @@ func ownConfiguration() error {
 	return nil
 }
 
+// kernelTypes wants the kernel's own types. Linux, Documentation/bpf/btf.rst: a header begins with a magic number, a
+// version, flags and its own size, then the places and sizes of types and names behind it.
+func kernelTypes() error {
+	b, err := os.ReadFile("/sys/kernel/btf/vmlinux")
+	if err != nil {
+		return err
+	}
+	const magic, size = 0xeb9f, 24
+	n := func(at int) uint64 { return uint64(binary.NativeEndian.Uint32(b[at:])) }
+	if len(b) < size || binary.NativeEndian.Uint16(b) != magic {
+		return fmt.Errorf("/sys/kernel/btf/vmlinux: %d bytes without types", len(b))
+	}
+	names := n(4) + n(16)
+	if n(12) == 0 || names+n(20) > uint64(len(b)) || !bytes.Contains(b[names:], []byte("\x00task_struct\x00")) {
+		return errors.New("/sys/kernel/btf/vmlinux: no types of the kernel")
+	}
+	return nil
+}
+
 // batteryDriver wants the driver of the machine's clock, where QEMU's machines have one.
 func batteryDriver() error {
 	switch runtime.GOARCH {

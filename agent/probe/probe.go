@@ -83,6 +83,7 @@ func table(guard func()) map[string]func() error {
 		"bpf.jit":          jitIsFixed,
 		"bpf.traffic":      t.network(trafficPrograms),
 		"bpf.unprivileged": says("/proc/sys/kernel/unprivileged_bpf_disabled", "2"),
+		"btf":              kernelTypes,
 		"cgroups":          controllers,
 		"cgroups.devices":  deviceProgram,
 		"cgroups.perf":     groupEvents,

@@ -13,6 +13,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/toolchain"
 )
 
@@ -45,7 +46,11 @@ func (g *maker) toolchain(ctx context.Context) (toolchain.Toolchain, error) {
 		if err != nil {
 			return toolchain.Toolchain{}, err
 		}
-		return toolchain.Find(ctx, toolchain.Options{Arch: g.Arch, Host: host, Dirs: g.ToolFolders,
+		types, err := kernel.WantsTypes(g.Arch, g.Recipe.Kernel.Features)
+		if err != nil {
+			return toolchain.Toolchain{}, err
+		}
+		return toolchain.Find(ctx, toolchain.Options{Arch: g.Arch, Host: host, Dirs: g.ToolFolders, Types: types,
 			Cache: g.Store.Private("tools")})
 	}
 	var packages []toolchain.Package

@@ -25,6 +25,7 @@ const (
 	Default = "default" // what a guest for containers needs
 	Tiny    = "tiny"    // what boots an agent, for the inner loop and CI
 	Modules = "modules" // not a set: loadable modules, which a request for modules means
+	BTF     = "btf"     // not a set: types of the kernel, which another tool makes
 	// ModuleSigning is no set either: modules that are signed.
 	ModuleSigning = "module-signing"
 )

@@ -93,6 +93,8 @@ func baseProofs() map[string]Proof {
 			{Name: "bpf.unprivileged", Proves: "only the privileged load programs",
 				Covers: words("BPF_UNPRIV_DEFAULT_OFF")},
 		}},
+		"btf": {Probes: []Probe{{Name: "btf", Proves: "the kernel's types are there, and whole",
+			Covers: words("DEBUG_INFO_BTF")}}},
 		"cgroups": {Probes: []Probe{
 			{Name: "cgroups", Proves: "a group with every controller has the files of each limit",
 				Covers: words("CGROUPS MEMCG BLK_CGROUP CGROUP_SCHED CPUSETS CGROUP_PIDS CGROUP_HUGETLB CGROUP_MISC " +

@@ -104,6 +104,17 @@ func Needs() []Need {
 	}
 }
 
+// pahole is needed where Options.Types asks for it.
+func pahole() Need { return Need{"pahole", "pahole", "makes types of debugging information", program} }
+
+// needs lists what is looked for.
+func (o Options) needs() []Need {
+	if o.Types {
+		return append(Needs(), pahole())
+	}
+	return Needs()
+}
+
 // Missing lists what was not found, all at once.
 type Missing struct{ Needs []Need }
 
@@ -133,6 +144,7 @@ type Options struct {
 	Arch  arch.Arch
 	Host  arch.Arch // architecture of this machine; where it differs from Arch, the cross tools are looked for
 	Dirs  []string  // where programs are, first match first
+	Types bool      // types of the kernel are to be made, which needs pahole
 	Cache string    // folder for what is known of files that have not changed since; empty remembers nothing
 }
 
@@ -148,7 +160,7 @@ func Find(ctx context.Context, o Options) (Toolchain, error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	gcc, _ := lookUp(o.Dirs, t.Prefix+"gcc")
-	for _, n := range Needs() {
+	for _, n := range o.needs() {
 		wg.Go(func() {
 			tool, err := find(ctx, n, o.Dirs, t.Prefix, gcc, c)
 			mu.Lock()
@@ -168,7 +180,7 @@ func Find(ctx context.Context, o Options) (Toolchain, error) {
 		return Toolchain{}, failed
 	}
 	if len(missing.Needs) > 0 {
-		all := Needs()
+		all := o.needs()
 		slices.SortFunc(missing.Needs, func(a, b Need) int { return slices.Index(all, a) - slices.Index(all, b) })
 		return Toolchain{}, &missing
 	}
