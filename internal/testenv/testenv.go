@@ -24,6 +24,7 @@ const (
 	Proc           Name = "proc" // a /proc that shows what the test looks for
 	TUN            Name = "/dev/net/tun"
 	Veth           Name = "veth"
+	NFTables       Name = "nftables"
 	KVM            Name = "kvm" // a /dev/kvm that runs guests
 	Loops          Name = "loop-devices"
 	UserNamespaces Name = "user-namespaces"
