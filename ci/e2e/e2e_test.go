@@ -253,7 +253,8 @@ func TestAGuestWithoutInitSaysAtWhichStageItFailed(t *testing.T) {
 		"the console's last lines", "qemu-system-x86_64")
 }
 
-// seeded makes a store that holds the kernel source of the tiny guest and nothing else.
+// seeded makes a store that holds what the kernel of the tiny guest is made of, its source and the packages of the
+// tool-chain, and nothing else.
 func seeded(t *testing.T, dir string, key store.Key) *store.Store {
 	t.Helper()
 	s, err := store.Open(dir, store.Options{Key: key})
@@ -276,12 +277,14 @@ func seeded(t *testing.T, dir string, key store.Key) *store.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := from.Get(m.Kernel.Source.Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := s.PutFile(p, m.Kernel.Source.Digest); err != nil {
-		t.Fatal(err)
+	for _, tool := range append(m.Kernel.Toolchain, manifest.Tool{Digest: m.Kernel.Source.Digest}) {
+		p, err := from.Get(tool.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.PutFile(p, tool.Digest); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return s
 }
@@ -417,7 +420,7 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("small", dir, "tmpfs", 0, "size=200m"); err != nil {
+	if err := syscall.Mount("small", dir, "tmpfs", 0, "size=300m"); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
@@ -429,7 +432,7 @@ func TestAFullDiskIsSaidAndSurvived(t *testing.T) {
 	env := []string{"KATABUILD_STORE=" + s.Dir()}
 	out := filepath.Join(t.TempDir(), "out")
 	args := []string{"--lock", "out/tiny.lock.json", "--offline", "-o", out}
-	// The kernel source does not fit unpacked.
+	// Neither the tool-chain nor the kernel's source fits unpacked.
 	katabuild(t, env, append([]string{"kernel", "recipes/tiny"}, args...)...).want(t, 1, "no space left on device",
 		s.Dir())
 	if u, err := s.DU(); err != nil || u.Temp != 0 {

@@ -215,7 +215,7 @@ func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags)
 	// A word of --append is not the guest's, and the verdict names it.
 	asked, err := s.Attest(ctx, nil)
 	if err != nil {
-		a.tellConsole(s.Console(consoleLines))
+		a.tellConsole(lastWords(s.Console(consoleKept)))
 		return fmt.Errorf("the guest runs, but: %w", err)
 	}
 	timeline := sandbox.Merge(s.Timeline(), asked.Report.Timeline)
@@ -300,6 +300,26 @@ func (a *app) explainBoot(err error) {
 
 // consoleLines is how much of the console is told of a guest that runs and cannot report.
 const consoleLines = 20
+
+// consoleKept is how many lines are looked through for reasons that stand further up, and mostReasons how many of
+// those are told.
+const (
+	consoleKept = 5000
+	mostReasons = 3
+)
+
+// lastWords are the last lines of a console. A program that cannot read its own file says a lot about itself as it
+// ends; what the kernel said of the disk before comes first.
+func lastWords(all []string) []string {
+	last := all[max(0, len(all)-consoleLines):]
+	var reasons []string
+	for _, l := range all[:len(all)-len(last)] {
+		if strings.Contains(l, "device-mapper: verity: ") && len(reasons) < mostReasons {
+			reasons = append(reasons, l)
+		}
+	}
+	return append(reasons, last...)
+}
 
 func (a *app) tellConsole(lines []string) {
 	if len(lines) == 0 {
