@@ -31,7 +31,7 @@ import (
 )
 
 // revision changes whenever this package makes other bytes from the same inputs.
-const revision = "1"
+const revision = "2"
 
 // Names of the outputs.
 const (
@@ -61,6 +61,7 @@ type Override struct {
 	Reason string
 	File   string // where it stands, for error messages
 	Line   int
+	Source string // the line as it is written; empty when nobody knows
 }
 
 // Request is one kernel to build.
@@ -279,7 +280,7 @@ func (r Request) settle(version string) ([]kconfig.Setting, []Overridden, error)
 	var over []Overridden
 	for _, o := range r.Overrides {
 		w := kconfig.Setting{Symbol: strings.TrimPrefix(o.Option, "CONFIG_"), Value: o.Value, File: o.File,
-			Line: o.Line, Reason: o.Reason}
+			Line: o.Line, Reason: o.Reason, Source: o.Source}
 		taken := Overridden{Override: o}
 		all = slices.DeleteFunc(all, func(f kconfig.Setting) bool {
 			if f.Symbol == w.Symbol && f.Value != w.Value {

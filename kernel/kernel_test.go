@@ -334,9 +334,10 @@ func TestAnOverrideTakesThePlaceOfEveryFeaturesSetting(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	// What cannot be asked for cannot be had by an override either.
-	r.Overrides = []Override{{Option: "CONFIG_MODULE_SIG", Value: "y", File: "recipe.yaml", Line: 7}}
+	r.Overrides = []Override{{Option: "CONFIG_MODULE_SIG", Value: "y", File: "recipe.yaml", Line: 7,
+		Source: "    - {option: CONFIG_MODULE_SIG, value: y}"}}
 	if _, err := settingsOf(r); err == nil || !strings.HasPrefix(err.Error(),
-		"recipe.yaml:7: CONFIG_MODULE_SIG cannot be asked for") {
+		"recipe.yaml:7:16: CONFIG_MODULE_SIG cannot be asked for") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -132,20 +132,20 @@ func (r *Recipe) Blame(field string, err error) error {
 
 // Place is a field's file and line for people, such as "recipe.yaml:12".
 func (r *Recipe) Place(field string) string {
-	file, line := r.Line(field)
+	file, line, _ := r.Line(field)
 	if file == "" {
 		return ""
 	}
 	return fmt.Sprintf("%s:%d", file, line)
 }
 
-// Line is the file and the line of a field.
-func (r *Recipe) Line(field string) (file string, line int) {
+// Line is the file and the line of a field, and that line's text, which is empty where it is too long to show.
+func (r *Recipe) Line(field string) (file string, line int, source string) {
 	if r.at == nil {
-		return "", 0
+		return "", 0, ""
 	}
 	e := r.at.place(r.at.find(field), "")
-	return e.File, e.Line
+	return e.File, e.Line, e.Source
 }
 
 func documents(f *ast.File) int {

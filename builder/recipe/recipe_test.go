@@ -69,8 +69,9 @@ func TestOverridesAreTakenAsAConfigSpellsThem(t *testing.T) {
 		if got := r.Kernel.Override[0]; got != (Override{"CONFIG_A_1", OptionValue(want), "because"}) {
 			t.Errorf("%s: got %+v, want %s", text, got, want)
 		}
-		if file, line := r.Line("kernel.override[0].option"); file != "r.yaml" || line != 7 {
-			t.Errorf("at %s:%d", file, line)
+		if file, line, source := r.Line("kernel.override[0].option"); file != "r.yaml" || line != 7 ||
+			!strings.HasPrefix(source, "  override: [{option: CONFIG_A_1, ") {
+			t.Errorf("at %s:%d: %s", file, line, source)
 		}
 	}
 }

@@ -288,9 +288,9 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 		}
 	}
 	for i, o := range g.Recipe.Kernel.Override {
-		file, line := g.Recipe.Line(fmt.Sprintf("kernel.override[%d].option", i))
+		file, line, source := g.Recipe.Line(fmt.Sprintf("kernel.override[%d].option", i))
 		r.Overrides = append(r.Overrides, kernel.Override{Option: o.Option, Value: kconfig.Value(o.Value),
-			Reason: o.Reason, File: file, Line: line})
+			Reason: o.Reason, File: file, Line: line, Source: source})
 	}
 	if g.Overrides, err = r.Overridden(); err != nil {
 		return execute.Task{}, err

@@ -198,7 +198,7 @@ func deviceProofs() map[string]Proof {
 			{Name: "pci", Proves: "there is a bus, and a plain bridge's driver where one is asked for",
 				Covers: words("PCI PCI_HOST_GENERIC")}}},
 		"pci-hotplug": {Probes: []Probe{{Name: "pci-hotplug", Proves: "the drivers of ports and bridges that plug",
-			Covers: words("PCIEPORTBUS HOTPLUG_PCI HOTPLUG_PCI_PCIE HOTPLUG_PCI_SHPC")}}},
+			Covers: words("PCIEPORTBUS HOTPLUG_PCI HOTPLUG_PCI_PCIE")}}},
 		"pmem": {Probes: []Probe{{Name: "pmem", Proves: "persistent memory has a bus, drivers and pages of its own",
 			Covers: words("ZONE_DEVICE LIBNVDIMM BLK_DEV_PMEM VIRTIO_PMEM DAX ACPI_NFIT")}}},
 		"serial": {Probes: []Probe{{Name: "serial", Proves: "every console that the command line names is one",
@@ -210,8 +210,10 @@ func deviceProofs() map[string]Proof {
 		"virtio": {Probes: []Probe{{Name: "virtio", Proves: "the transports have their drivers",
 			Covers: words("VIRTIO_MENU VIRTIO_PCI VIRTIO_PCI_LEGACY VIRTIO_MMIO VIRTIO_MMIO_CMDLINE_DEVICES")}}},
 		"virtio-devices": {Probes: []Probe{{Name: "virtio-devices", Proves: "the devices have their drivers",
-			Covers: words("VIRTIO_BLK SCSI BLK_DEV_SD SCSI_LOWLEVEL SCSI_VIRTIO NETDEVICES NET_CORE VIRTIO_NET " +
+			Covers: words("VIRTIO_BLK NETDEVICES NET_CORE VIRTIO_NET " +
 				"VIRTIO_CONSOLE HW_RANDOM HW_RANDOM_VIRTIO VIRTIO_BALLOON")}}},
+		"virtio-scsi": {Probes: []Probe{{Name: "virtio-scsi", Proves: "the controller and its disks have their drivers",
+			Covers: words("SCSI BLK_DEV_SD SCSI_LOWLEVEL SCSI_VIRTIO")}}},
 		"vsock": {Probes: []Probe{{Name: "vsock", Proves: "a socket, the driver, and a list of sockets",
 			Covers: words("VSOCKETS VIRTIO_VSOCKETS VSOCKETS_DIAG")}}},
 	}

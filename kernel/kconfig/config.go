@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/katabuild/katabuild/internal/mistake"
 )
@@ -164,18 +165,32 @@ func (w Setting) Wrong(message string, value bool) error {
 	if w.Source == "" {
 		return fmt.Errorf("%s: %s", w.where(), message)
 	}
-	name := strings.Index(w.Source, prefix)
-	column := name + 1
+	at := max(strings.Index(w.Source, prefix), 0)
 	if value {
-		if at := strings.IndexByte(w.Source, '='); at >= 0 {
-			column = at + 2
-		} else if at := strings.Index(w.Source, notSet); at >= 0 {
-			column = at + 2
-		}
+		at = w.valueAt(at)
 	}
-	// Before the column stands nothing but ASCII: bytes are characters.
-	return &mistake.Error{File: w.File, Line: w.Line, Column: column, Message: message, Source: w.Source}
+	return &mistake.Error{File: w.File, Line: w.Line, Column: utf8.RuneCountInString(w.Source[:at]) + 1,
+		Message: message, Source: w.Source}
 }
+
+// valueAt is where the value begins in the line, in bytes: a fragment's CONFIG_X=y or # CONFIG_X is not set, or a
+// recipe's {option: CONFIG_X, value: y}. It is where the symbol begins when the value stands in another line.
+func (w Setting) valueAt(symbol int) int {
+	if at := strings.Index(w.Source, inRecipe); at >= 0 && !strings.HasPrefix(w.Source, prefix) {
+		at += len(inRecipe)
+		return at + len(w.Source[at:]) - len(strings.TrimLeft(w.Source[at:], " "))
+	}
+	if at := strings.IndexByte(w.Source, '='); at >= 0 {
+		return at + 1
+	}
+	if at := strings.Index(w.Source, notSet); at >= 0 {
+		return at + 1
+	}
+	return symbol
+}
+
+// inRecipe stands before the value of an option that a recipe overrides.
+const inRecipe = "value:"
 
 // Conflict is two settings that exclude each other.
 type Conflict struct {

@@ -2,6 +2,7 @@ package kconfig
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -152,6 +153,31 @@ func TestAskedAndGot(t *testing.T) {
 		var u *Unmet
 		if len(unmet) != 1 || !errors.As(error(unmet[0]), &u) || u.Error() != want {
 			t.Errorf("got %v\nwant %s", unmet, want)
+		}
+	}
+}
+
+func TestTheCaretStandsBelowWhatIsWrong(t *testing.T) {
+	for _, c := range []struct{ source, symbol, value string }{
+		{"CONFIG_A=y", "^", "         ^"},
+		{"# CONFIG_A is not set", "  ^", "           ^"},
+		{`CONFIG_A="value: x"`, "^", "         ^"},
+		{"  override: [{option: CONFIG_A, value: 99, reason: why=99}]", "                      ^",
+			"                                       ^"},
+		{"    - {reason: größer, value: 1, option: CONFIG_A}", "                                         ^",
+			"                              ^"},
+		{"    - option: CONFIG_A", "              ^", "              ^"},
+		{"    - option: *alias", "^", "^"},
+	} {
+		w := Setting{Symbol: "A", File: "f", Line: 3, Source: c.source}
+		for _, of := range []struct {
+			value bool
+			caret string
+		}{{false, c.symbol}, {true, c.value}} {
+			want := fmt.Sprintf(":%d: bad\n    3 | %s\n      | %s", len(of.caret), c.source, of.caret)
+			if got := w.Wrong("bad", of.value).Error(); got != "f:3"+want {
+				t.Errorf("got\n%s\nwant\nf:3%s", got, want)
+			}
 		}
 	}
 }
