@@ -1,16 +1,14 @@
 package agent_test
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/cavaliergopher/cpio"
+	"github.com/katabuild/katabuild/internal/boottest"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -20,45 +18,13 @@ const kernel = "KATABUILD_TEST_VMLINUX"
 // bootTimeout is many times what a boot takes under emulation on a busy machine.
 const bootTimeout = 3 * time.Minute
 
-// pack makes an initrd of nothing but the agent. The kernel brings /dev/console itself.
-func pack(t *testing.T, dir string) string {
-	t.Helper()
-	agent := filepath.Join(dir, "agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-tags=katabuild_test", "-ldflags=-s -w", "-o", agent,
-		"../cmd/kata-agent")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, b)
-	}
-	data, err := os.ReadFile(agent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := cpio.NewWriter(&b)
-	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755,
-		Size: int64(len(data))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	initrd := filepath.Join(dir, "initrd")
-	if err := os.WriteFile(initrd, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return initrd
-}
-
 // Each way in which the agent can die ends the guest by itself, with the reason on the console. Without panic= on the
 // command line, a kernel would stand still after PID 1 ends, had the agent not told it otherwise.
 func TestWhateverEndsTheAgentEndsTheGuest(t *testing.T) {
 	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"), testenv.File(kernel),
 		testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"))
-	initrd := pack(t, t.TempDir())
+	initrd := boottest.Initrd(t, boottest.Build(t, "", "build", "-trimpath", "-tags=katabuild_test", "-ldflags=-s -w",
+		"../cmd/kata-agent"))
 	for how, want := range map[string]string{
 		"agent.test_panic=main":      "katabuild-agent: panic: runtime error: index out of range [4] with length 0",
 		"agent.test_panic=goroutine": "katabuild-agent: panic: asked for by agent.test_panic",

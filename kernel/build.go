@@ -64,31 +64,9 @@ func (b *build) phase(name string) {
 // With OnlyConfig a setting that came out otherwise is an error beside the result, so that whoever asked can look at
 // the configuration.
 func Build(ctx context.Context, r Request) (*Result, error) {
-	if err := r.check(); err != nil {
-		return nil, err
-	}
-	var err error
-	if r.WorkDir, err = filepath.Abs(r.WorkDir); err != nil {
-		return nil, err
-	}
-	b := &build{Request: r}
-	// What is wrong with the request alone is said before a minute is spent.
-	if _, _, err := r.settle(""); err != nil {
-		return nil, err
-	}
-	for _, p := range r.Patches {
-		if err := patches.Parse(p); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.MkdirAll(r.WorkDir, 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(r.OutDir, 0o755); err != nil {
-		return nil, err
-	}
 	res := &Result{}
-	if err := b.unpack(ctx, res); err != nil {
+	b, err := r.workbench(ctx, res)
+	if err != nil {
 		return nil, err
 	}
 	defer b.left.Close()
@@ -114,6 +92,42 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 	}
 	res.Objects, res.CPU = b.objects, b.cpu
 	return res, nil
+}
+
+// workbench makes the tree of a request ready: unpacked, patched, for its own make to run in. Close its left.
+func (r Request) workbench(ctx context.Context, res *Result) (*build, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.WorkDir, err = filepath.Abs(r.WorkDir); err != nil {
+		return nil, err
+	}
+	// What is wrong with the request alone is said before a minute is spent.
+	if _, _, err := r.settle(""); err != nil {
+		return nil, err
+	}
+	for _, p := range r.Patches {
+		if err := patches.Parse(p); err != nil {
+			return nil, err
+		}
+	}
+	for _, dir := range []string{r.WorkDir, r.OutDir} {
+		if dir == "" { // nobody wants outputs
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	b := &build{Request: r}
+	if err := b.unpack(ctx, res); err != nil {
+		if b.left != nil {
+			err = errors.Join(err, b.left.Close())
+		}
+		return nil, err
+	}
+	return b, nil
 }
 
 func (b *build) unpack(ctx context.Context, res *Result) error {

@@ -13,7 +13,6 @@ import (
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/forbidden"
-	"github.com/katabuild/katabuild/kernel/foreign"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/menu"
 )
@@ -57,7 +56,7 @@ func Edit(ctx context.Context, r Request, e Editing) (*Edited, error) {
 		return nil, fmt.Errorf("editor %q: want one of %s", e.Editor, strings.Join(Editors(), ", "))
 	}
 	r.OnlyConfig = true
-	b, err := r.workbench(ctx)
+	b, err := r.workbench(ctx, &Result{})
 	if err != nil {
 		return nil, err
 	}
@@ -183,13 +182,7 @@ func (b *build) confirmEdit(ctx context.Context, out *Edited, after *kconfig.Con
 	if err != nil {
 		return err
 	}
-	d := foreign.Compare(foreign.Kernel{Arch: b.Arch.Name, Version: b.sourceVersion}, nil, after, got)
-	for _, c := range slices.Concat(d.Rest, d.Facts) {
-		if strings.TrimPrefix(c.Option, "CONFIG_") != symbolLocalVersion {
-			out.Left = append(out.Left, menu.Left{Option: c.Option, Want: c.A, Got: c.B,
-				Why: "the configurator decides it otherwise"})
-		}
-	}
+	out.Left = append(out.Left, b.otherwise(after, got, nil)...)
 	return wrong
 }
 

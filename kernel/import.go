@@ -3,7 +3,6 @@ package kernel
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -56,7 +55,7 @@ const importedName = "remainder"
 // request's own features are what it is compared with.
 func Import(ctx context.Context, r Request, in Foreign) (*Imported, error) {
 	r.OnlyConfig = true
-	b, err := r.workbench(ctx)
+	b, err := r.workbench(ctx, &Result{})
 	if err != nil {
 		return nil, err
 	}
@@ -132,8 +131,15 @@ func (b *build) confirm(ctx context.Context, out *Imported, target *kconfig.Conf
 	for _, l := range out.Left {
 		why[l.Option] = l.Why
 	}
-	d := foreign.Compare(foreign.Kernel{Arch: b.Arch.Name, Version: b.sourceVersion}, nil, target, got)
-	out.Left = []menu.Left{}
+	out.Left = b.otherwise(target, got, why)
+	return wrong
+}
+
+// otherwise lists the options that a configuration has as nobody wanted them: want is what was wanted, why the reasons
+// that are known, by option.
+func (b *build) otherwise(want, got *kconfig.Config, why map[string]string) []menu.Left {
+	out := []menu.Left{}
+	d := foreign.Compare(foreign.Kernel{Arch: b.Arch.Name, Version: b.sourceVersion}, nil, want, got)
 	for _, c := range slices.Concat(d.Rest, d.Facts) {
 		if strings.TrimPrefix(c.Option, "CONFIG_") == symbolLocalVersion {
 			continue
@@ -142,9 +148,9 @@ func (b *build) confirm(ctx context.Context, out *Imported, target *kconfig.Conf
 		if w == "" {
 			w = "the configurator decides it otherwise"
 		}
-		out.Left = append(out.Left, menu.Left{Option: c.Option, Want: c.A, Got: c.B, Why: w})
+		out = append(out, menu.Left{Option: c.Option, Want: c.A, Got: c.B, Why: w})
 	}
-	return wrong
+	return out
 }
 
 // dropped lists the lines that did not come to be.
@@ -203,23 +209,4 @@ func (b *build) complete(ctx context.Context, form foreign.Form, settings []kcon
 		return nil, collect(err)
 	}
 	return kconfig.ParseConfig(".config", data)
-}
-
-// workbench unpacks and patches the tree of a request, for a configurator to run in. Close its left.
-func (r Request) workbench(ctx context.Context) (*build, error) {
-	if err := r.check(); err != nil {
-		return nil, err
-	}
-	var err error
-	if r.WorkDir, err = filepath.Abs(r.WorkDir); err != nil {
-		return nil, err
-	}
-	if _, _, err := r.settle(""); err != nil {
-		return nil, err
-	}
-	b := &build{Request: r}
-	if err := errors.Join(os.MkdirAll(r.WorkDir, 0o755), b.unpack(ctx, &Result{})); err != nil {
-		return nil, err
-	}
-	return b, nil
 }

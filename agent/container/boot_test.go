@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 	"github.com/katabuild/katabuild/agent/early"
+	"github.com/katabuild/katabuild/internal/boottest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"golang.org/x/sys/unix"
 )
@@ -87,58 +87,35 @@ func initrd(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b bytes.Buffer
-	w := cpio.NewWriter(&b)
-	add := func(name string, mode cpio.FileMode, data []byte) {
-		h := &cpio.Header{Name: name, Mode: mode, Size: int64(len(data))}
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	read := func(p string) []byte {
-		data, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return data
+	var more []boottest.Entry
+	add := func(name string, mode cpio.FileMode, data string) {
+		more = append(more, boottest.Entry{Name: name, Mode: mode, Data: []byte(data)})
 	}
 	for _, d := range []string{"dev", "rootfs", "rootfs/bin", "rootfs/etc", "rootfs/proc", "rootfs/sys", "rootfs/dev",
 		"rootfs/secret"} {
-		add(d, cpio.TypeDir|0o755, nil)
+		add(d, cpio.TypeDir|0o755, "")
 	}
-	add("rootfs/tmp", cpio.TypeDir|0o1777, nil)
-	add("init", cpio.TypeReg|0o755, read(self))
+	add("rootfs/tmp", cpio.TypeDir|0o1777, "")
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		t.Fatal(err)
 	}
-	add("rootfs/bin/busybox", cpio.TypeReg|0o755, read(busybox))
+	more = append(more, boottest.File(t, "rootfs/bin/busybox", busybox))
 	for _, n := range []string{"sh", "true", "cat", "sleep", "echo", "id", "ls", "mount", "stat", "dd", "tty", "stty",
 		"kill", "grep", "readlink", "hostname", "mkdir", "env", "head", "tail", "ps", "wc", "chmod", "touch", "rm",
 		"mknod"} {
-		add("rootfs/bin/"+n, cpio.TypeSymlink|0o777, []byte("busybox"))
+		add("rootfs/bin/"+n, cpio.TypeSymlink|0o777, "busybox")
 	}
-	add("rootfs/etc/passwd", cpio.TypeReg|0o644, []byte(
-		"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n"))
-	add("rootfs/notexec", cpio.TypeReg|0o644, []byte("x"))
-	add("rootfs/garbage", cpio.TypeReg|0o755, []byte("\x00\x01garbage"))
-	add("rootfs/secret/file", cpio.TypeReg|0o644, []byte("secret"))
+	add("rootfs/etc/passwd", cpio.TypeReg|0o644,
+		"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
+	add("rootfs/notexec", cpio.TypeReg|0o644, "x")
+	add("rootfs/garbage", cpio.TypeReg|0o755, "\x00\x01garbage")
+	add("rootfs/secret/file", cpio.TypeReg|0o644, "secret")
 	disk := filepath.Join(t.TempDir(), "ext4.img")
 	if out, err := exec.Command("mkfs.ext4", "-q", disk, "2m").CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, out)
 	}
-	add("ext4.img", cpio.TypeReg|0o600, read(disk))
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	p := filepath.Join(t.TempDir(), "initrd")
-	if err := os.WriteFile(p, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return boottest.Initrd(t, self, append(more, boottest.File(t, "ext4.img", disk))...)
 }
 
 // TestContainersInAGuest runs the tests called TestInGuest inside, as PID 1, once for each way to change the root.

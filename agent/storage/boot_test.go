@@ -16,12 +16,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cavaliergopher/cpio"
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/agent/storage/storagetest"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/boottest"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -179,38 +179,6 @@ func image(t *testing.T, dir, what string) string {
 	return path
 }
 
-// initrd has this test as its init.
-func initrd(t *testing.T, dir string) string {
-	t.Helper()
-	program := filepath.Join(dir, "init")
-	cmd := exec.Command("go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", program, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, out)
-	}
-	data, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := cpio.NewWriter(&b)
-	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755,
-		Size: int64(len(data))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "initrd")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 var rootHash = regexp.MustCompile(`Root hash:\s+([0-9a-f]{64})`)
 
 // Disks of every kind are found in a real guest: behind a port, behind a bridge, on a SCSI bus, plugged in while it
@@ -234,7 +202,8 @@ func TestAGuestMountsItsDisks(t *testing.T) {
 	qmp := dir + "/qmp"
 	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults", "-no-user-config",
 		"-display", "none", "-no-reboot", "-serial", "stdio",
-		"-qmp", "unix:" + qmp + ",server=on,wait=off", "-kernel", os.Getenv(kernel), "-initrd", initrd(t, dir),
+		"-qmp", "unix:" + qmp + ",server=on,wait=off", "-kernel", os.Getenv(kernel), "-initrd",
+		boottest.Initrd(t, boottest.Build(t, "", "test", "-c", "-trimpath", "-ldflags=-s -w", ".")),
 		"-append", "console=ttyS0 quiet panic=-1 " + rootWord + m[1],
 		"-device", "pcie-root-port,id=first,bus=pcie.0,addr=2,chassis=1,slot=1", "-device",
 		"pci-bridge,id=second,bus=pcie.0,addr=3,chassis_nr=2",

@@ -1,15 +1,12 @@
 package e2e
 
 import (
-	"bytes"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"testing"
 
-	"github.com/cavaliergopher/cpio"
-
+	"github.com/katabuild/katabuild/internal/boottest"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -27,31 +24,7 @@ func TestAProgramAdaptsItselfToTheKernelsTypes(t *testing.T) {
 // coreRuns boots a kernel with ci/core as its init.
 func coreRuns(t *testing.T, vmlinux string) {
 	t.Helper()
-	dir := t.TempDir()
-	program, initrd := filepath.Join(dir, "core"), filepath.Join(dir, "initrd")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", program, ".")
-	cmd.Dir = abs(t, "ci/core")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
-	finish(t, cmd).want(t, 0)
-	data, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := cpio.NewWriter(&b)
-	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755,
-		Size: int64(len(data))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(initrd, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	initrd := boottest.Initrd(t, boottest.Build(t, abs(t, "ci/core"), "build", "-trimpath", "."))
 	r := finish(t, exec.CommandContext(t.Context(), "timeout", "180", "qemu-system-x86_64", "-M", "q35", "-accel",
 		"tcg",
 		"-cpu", "max", "-m", "256", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial",

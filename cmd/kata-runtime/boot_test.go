@@ -16,6 +16,7 @@ import (
 	"github.com/cavaliergopher/cpio"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/boottest"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/testenv"
@@ -32,41 +33,20 @@ const logPort = 1025
 // agentInitrd packs the agent, and busybox as a shell.
 func agentInitrd(t *testing.T) []byte {
 	t.Helper()
-	agent := filepath.Join(t.TempDir(), "agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../kata-agent")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, b)
-	}
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b bytes.Buffer
-	w := cpio.NewWriter(&b)
-	add := func(name string, mode cpio.FileMode, data []byte) {
-		if err := w.WriteHeader(&cpio.Header{Name: name, Mode: mode, Size: int64(len(data))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	add("bin", cpio.TypeDir|0o755, nil)
-	for name, from := range map[string]string{"init": agent, "bin/busybox": busybox} {
-		data, err := os.ReadFile(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		add(name, cpio.TypeReg|0o755, data)
-	}
+	more := []boottest.Entry{{Name: "bin", Mode: cpio.TypeDir | 0o755}, boottest.File(t, "bin/busybox", busybox)}
 	for _, n := range []string{"sh", "cat", "tty", "stty", "seq", "ps", "uname"} {
-		add("bin/"+n, cpio.TypeSymlink|0o777, []byte("busybox"))
+		more = append(more, boottest.Entry{Name: "bin/" + n, Mode: cpio.TypeSymlink | 0o777, Data: []byte("busybox")})
 	}
-	if err := w.Close(); err != nil {
+	data, err := os.ReadFile(boottest.Initrd(t, boottest.Build(t, "", "build", "-trimpath", "-ldflags=-s -w",
+		"../kata-agent"), more...))
+	if err != nil {
 		t.Fatal(err)
 	}
-	return b.Bytes()
+	return data
 }
 
 // bootPod boots a guest with a debug console and a log on vsock, and writes the record of a pod called booted. It

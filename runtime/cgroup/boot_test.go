@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -13,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cavaliergopher/cpio"
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/internal/boottest"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
 
@@ -55,32 +54,12 @@ func TestVersion2InAGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := cpio.NewWriter(&b)
-	if err := w.WriteHeader(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755,
-		Size: int64(len(program))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(program); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	initrd := filepath.Join(t.TempDir(), "initrd")
-	if err := os.WriteFile(initrd, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256",
 		"-nodefaults", "-no-user-config",
 		"-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", os.Getenv("KATABUILD_TEST_DEFAULT_VMLINUX"),
-		"-initrd", initrd,
+		"-initrd", boottest.Initrd(t, self),
 		"-append", "console=ttyS0 quiet panic=-1 rdinit=/init cgroup_test=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), guestDone+"0") || !strings.Contains(string(out),
