@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/kmodule"
 )
 
 // libModules is where a kernel's modules lie, each release's in a folder of its own.
@@ -26,11 +28,9 @@ const libModules = "/lib/modules"
 // sysModules lists what is loaded or built in and has parameters. Linux: Documentation/ABI/testing/sysfs-module.
 const sysModules = "/sys/module"
 
-// The most that is read: Linux 6.12 with everything as modules has an index of 1 MB. A name has at most 55 bytes
-// (Linux: include/linux/module.h, MODULE_NAME_LEN on 64 bits, without its NUL).
+// The most that is read: Linux 6.12 with everything as modules has an index of 1 MB.
 const (
 	maxIndex = 16 << 20
-	maxName  = 55
 	maxLine  = 1 << 20
 )
 
@@ -44,15 +44,6 @@ func (e *missing) Error() string {
 
 // index is what modules.dep says: the path of each module below its folder, and of those that it needs.
 type index map[string][]string
-
-// plain is a module's name as the kernel has it, where - and _ are the same. It refuses what is no name of one.
-func plain(name string) (string, error) {
-	if name == "" || len(name) > maxName || strings.Trim(name,
-		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
-		return "", fmt.Errorf("kernel module %q: want at most %d letters, digits, - and _", name, maxName)
-	}
-	return strings.ReplaceAll(name, "-", "_"), nil
-}
 
 // readIndex reads modules.dep: lines of a path, a colon, and the paths of what it needs, transitively, what has to be
 // loaded first last. Paths that lead out of the folder are an error. modules.dep(5).
@@ -87,35 +78,25 @@ func (x index) order(name string) []string {
 	return out
 }
 
-// Load loads a module with what it needs. params are for the module alone, as NAME=VALUE. A module that is there
-// already, or built in, is fine; a built-in one takes no parameters any more. A missing one is one that the kernel does
-// not have.
-func Load(name string, params []string) error {
-	clean, err := plain(name)
-	if err != nil {
-		return err
-	}
-	for _, p := range params {
-		if strings.ContainsAny(p, "\x00\n") || strings.TrimSpace(p) == "" {
-			return fmt.Errorf("kernel module %s: parameter %q: want NAME=VALUE", name, p)
-		}
-	}
+// Load loads a module with what it needs. Its parameters are for itself alone. A module that is there already, or built
+// in, is fine; a built-in one takes no parameters any more. A missing one is one that the kernel does not have.
+func Load(m kmodule.Module) error {
 	// Only what was loaded has a state.
-	if _, err := os.Stat(filepath.Join(sysModules, clean, "initstate")); err == nil {
+	if _, err := os.Stat(filepath.Join(sysModules, m.Loaded(), "initstate")); err == nil {
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(sysModules, clean)); err == nil {
-		if len(params) > 0 {
+	if _, err := os.Stat(filepath.Join(sysModules, m.Loaded())); err == nil {
+		if len(m.Params) > 0 {
 			return fmt.Errorf("kernel module %s: it is built into this guest's kernel; its parameters go on the "+
-				"kernel's command line, as %s.NAME=VALUE", name, clean)
+				"kernel's command line, as %s.NAME=VALUE", m.Name, m.Loaded())
 		}
 		return nil
 	}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return fmt.Errorf("kernel module %s: %w", name, err)
+		return fmt.Errorf("kernel module %s: %w", m.Name, err)
 	}
-	return load(libModules, unix.ByteSliceToString(u.Release[:]), clean, strings.Join(params, " "), insert)
+	return load(libModules, unix.ByteSliceToString(u.Release[:]), m.Loaded(), m.Line(), insert)
 }
 
 // load is Load for a folder, by a way to insert files.
@@ -223,7 +204,11 @@ func LoadConfigured(root string) error {
 	}
 	var errs []error
 	for _, name := range names {
-		errs = append(errs, Load(name, nil))
+		m, err := kmodule.New(name, nil)
+		if err == nil {
+			err = Load(m)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

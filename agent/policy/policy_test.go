@@ -325,6 +325,35 @@ func TestThePagesExampleDeniesWhatItClaims(t *testing.T) {
 	}
 }
 
+// TestModulesAreBoundOneByOne: a rule names the modules that a guest loads with their parameters, and lets no other be.
+func TestModulesAreBoundOneByOne(t *testing.T) {
+	var p Policy
+	if err := p.Set("katabuild-policy 1\ndefault deny\nallow CreateSandbox sandbox_id=*\n" +
+		`  kernel_modules[]=[{"name":"dummy","parameters":["numdummies=2"]}, {"name":{"~":"nfs.*"}}]` + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	module := func(name string, params ...string) *katapb.KernelModule {
+		return &katapb.KernelModule{Name: name, Parameters: params}
+	}
+	for name, c := range map[string]struct {
+		modules []*katapb.KernelModule
+		allowed bool
+	}{
+		"none":              {nil, true},
+		"one that is named": {[]*katapb.KernelModule{module("dummy", "numdummies=2")}, true},
+		"both": {[]*katapb.KernelModule{module("nfs_v4"), module("dummy", "numdummies=2")},
+			true},
+		"other parameters":             {[]*katapb.KernelModule{module("dummy", "numdummies=3")}, false},
+		"parameters that nobody names": {[]*katapb.KernelModule{module("nfs", "nfs4_unique_id=x")}, false},
+		"one more":                     {[]*katapb.KernelModule{module("nfs"), module("kvm")}, false},
+	} {
+		err := p.Check("CreateSandbox", &katapb.CreateSandboxRequest{SandboxId: "pod", KernelModules: c.modules})
+		if (err == nil) != c.allowed {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestEachFieldOfEachCallIsSeen changes every field of every request, one at a time: a rule that does not name it does
 // not let it pass.
 func TestEachFieldOfEachCallIsSeen(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/agent/osthread"
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/kmodule"
 	"github.com/katabuild/katabuild/internal/mountinfo"
 	"github.com/katabuild/katabuild/internal/testenv"
 )
@@ -138,6 +139,16 @@ func TestASandboxThatCannotBeMadeLeavesNothing(t *testing.T) {
 		"a module that is not there": {change: func(r *katapb.CreateSandboxRequest) {
 			r.KernelModules = []*katapb.KernelModule{{Name: "no_such_module"}}
 		}, want: "no_such_module"},
+		"a module that has no name": {change: func(r *katapb.CreateSandboxRequest) {
+			// Nobody looks for the first one.
+			r.KernelModules = []*katapb.KernelModule{{Name: "no_such_module"}, {Name: "../x"}}
+		}, want: `InvalidArgument desc = kernel module "../x": want a name`},
+		"a parameter of two lines": {change: func(r *katapb.CreateSandboxRequest) {
+			r.KernelModules = []*katapb.KernelModule{{Name: "no_such_module", Parameters: []string{"a=\n"}}}
+		}, want: "control characters"},
+		"more modules than there are": {change: func(r *katapb.CreateSandboxRequest) {
+			r.KernelModules = make([]*katapb.KernelModule, kmodule.Most+1)
+		}, want: "257 kernel modules: want at most 256"},
 		"a host name that is too long": {change: func(r *katapb.CreateSandboxRequest) {
 			r.Hostname = strings.Repeat("x", 65) // __NEW_UTS_LEN is 64, <linux/utsname.h>
 		}, want: "host name"},

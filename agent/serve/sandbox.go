@@ -16,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/storage"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/kmodule"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -106,8 +107,12 @@ func (f *full) CreateSandbox(ctx context.Context, r *katapb.CreateSandboxRequest
 	if f.created {
 		return nil, status.Errorf(codes.AlreadyExists, "the sandbox %s exists already; a guest has one", f.id)
 	}
-	for _, m := range r.KernelModules {
-		if err := modules.Load(m.GetName(), m.GetParameters()); err != nil {
+	asked, err := kernelModules(r.KernelModules)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	for _, m := range asked {
+		if err := modules.Load(m); err != nil {
 			return nil, coded(err)
 		}
 	}
@@ -125,6 +130,22 @@ func (f *full) CreateSandbox(ctx context.Context, r *katapb.CreateSandboxRequest
 	}
 	f.created, f.id, f.sharedNS, f.hookDir = true, r.SandboxId, ns, r.GuestHookPath
 	return &emptypb.Empty{}, nil
+}
+
+// kernelModules reads what a host asks for. All of it is right, or none is loaded.
+func kernelModules(list []*katapb.KernelModule) ([]kmodule.Module, error) {
+	if len(list) > kmodule.Most {
+		return nil, fmt.Errorf("%d kernel modules: want at most %d", len(list), kmodule.Most)
+	}
+	var out []kmodule.Module
+	for _, k := range list {
+		m, err := kmodule.New(k.GetName(), k.GetParameters())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	return out, nil
 }
 
 func (f *full) namespaceDir() string {

@@ -94,6 +94,7 @@ type Agent struct {
 	DebugConsoleEnabled bool // agent.debug_console on the kernel command line
 	// agent.container_pipe_size on the kernel command line, in bytes; 0 is the agent's own
 	ContainerPipeSize int
+	KernelModules     []string      // that the guest loads, as kmodule.ParseList reads them
 	Policy            string        // for the agent, in base64; empty is what the guest has
 	EnableAnnotations []string      // regular expressions for the whole name behind io.katacontainers.config.agent.
 	DialTimeout       time.Duration // from QEMU's start until the agent is ready

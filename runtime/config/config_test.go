@@ -227,6 +227,7 @@ verity_params = "` + verity + `"
 enable_debug = true
 debug_console_enabled = true
 container_pipe_size = 65536
+kernel_modules = ["dummy numdummies=2", "nfs-v4"]
 policy = "cGFja2FnZQ=="
 enable_annotations = ["policy"]
 dial_timeout = 5
@@ -261,6 +262,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			PCIeRootPorts: 2, GuestHookPath: "/hooks",
 		},
 		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==",
+			KernelModules:     []string{"dummy numdummies=2", "nfs-v4"},
 			EnableAnnotations: []string{"policy"}, DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
 			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true,
@@ -456,6 +458,10 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 	for name, c := range map[string]struct{ in, want string }{
 		"misspelt key": {q + "default_vcpu = 1",
 			`c.toml:2:1: unknown key "default_vcpu" in [hypervisor.qemu]; did you mean "default_vcpus"?`},
+		"a module that is none": {"[agent.kata]\nkernel_modules = ['dummy', 'a b;c']",
+			`c.toml:2:1: kernel_modules: entry 2: kernel module a: parameter "b;c": want NAME=VALUE`},
+		"modules as one text": {"[agent.kata]\nkernel_modules = 'dummy'",
+			`c.toml:2:18: kernel_modules: want a list of texts, got text`},
 		"misspelt key inline": {"hypervisor = { qemu = { gest = '/g' } }",
 			`c.toml:1:25: unknown key "gest" in [hypervisor.qemu]; did you mean "guest"?`},
 		"misspelt dotted key": {"agent.kata.enable_debg = true",
@@ -590,7 +596,8 @@ enable_annotations = ["default_.*", "path|guest", "kernel_params", "shared_fs|en
 valid_guest_paths = ["/srv/guests/*"]
 kernel_params = "a"
 [agent.kata]
-enable_annotations = ["policy"]
+enable_annotations = ["policy", "kernel_modules"]
+kernel_modules = ["loop"]
 [runtime]
 enable_annotations = ["create_container_timeout"]
 `
@@ -636,7 +643,7 @@ enable_annotations = ["create_container_timeout"]
 			`not allowed by enable_annotations`, ""},
 		"seccomp, which is not listed": {map[string]string{AnnotationPrefix +
 			"runtime.disable_guest_seccomp": "true"}, nil,
-			`not allowed by enable_annotations = ["create_container_timeout"] in [runtime] (c.toml:9:1)`, ""},
+			`not allowed by enable_annotations = ["create_container_timeout"] in [runtime] (c.toml:10:1)`, ""},
 		"who may annotate the agent": {map[string]string{AnnotationPrefix + "agent.enable_annotations": ".*"},
 			nil, `only the host's configuration may set agent.kata.enable_annotations`, ""},
 		"who may annotate": {map[string]string{h + "enable_annotations": ".*"}, nil,
@@ -660,6 +667,15 @@ enable_annotations = ["create_container_timeout"]
 			func(c *Config) { c.Agent.Policy = "cGFja2FnZQ==" }, "", ""},
 		"a policy that is no base64": {map[string]string{AnnotationPrefix + "agent.policy": "package"}, nil,
 			`want a policy in base64`, ""},
+		"modules in the place of the host's": {map[string]string{AnnotationPrefix + "agent.kernel_modules": "e1000e " +
+			"EEE=1,2 a=b; i915"},
+			func(c *Config) { c.Agent.KernelModules = []string{"e1000e EEE=1,2 a=b", "i915"} }, "", ""},
+		"no modules": {map[string]string{AnnotationPrefix + "agent.kernel_modules": ""},
+			func(c *Config) { c.Agent.KernelModules = []string{} }, "", ""},
+		"a module without a name": {map[string]string{AnnotationPrefix + "agent.kernel_modules": "a;;b"}, nil,
+			`entry 2: a kernel module without a name: want NAME`, ""},
+		"a module by its path": {map[string]string{AnnotationPrefix + "agent.kernel_modules": "/tmp/x.ko"}, nil,
+			`entry 1: kernel module "/tmp/x.ko": want a name`, ""},
 		"a hash, which nobody would check": {map[string]string{h + "kernel_hash": "ab"}, nil, `it can only be ""`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -63,7 +63,6 @@ var idles = []idle{
 	{sectionQEMU, []string{"factory"}, "there are no templates of virtual machines", ""},
 
 	{sectionAgent, []string{"enable_tracing"}, "the agent has no tracing", ""},
-	{sectionAgent, []string{"kernel_modules"}, "a guest loads what its /etc/modules-load.d lists", ""},
 	{sectionAgent, []string{"cdh_api_timeout", "launch_process_timeout", "visible_cdi_devices"},
 		"the agent has no such option", ""},
 	{sectionAgent, []string{"mem_agent"}, "the agent does not reclaim memory by itself", ""},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/kmodule"
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
@@ -291,6 +292,16 @@ var keys = []key{
 			"agent's own, 262144.",
 		field: func(c *Config) value { return (*number)(&c.Agent.ContainerPipeSize) },
 		check: func(c *Config) error { return between(c.Agent.ContainerPipeSize, 0, 1<<30) },
+	},
+	{
+		section: sectionAgent, name: "kernel_modules", pod: true, example: `["dummy numdummies=2"]`,
+		doc: "Modules that the guest loads before its containers, each with its parameters; what they need comes " +
+			"along.\nAt most 256. An annotation has them in one text, with ; between, and takes the place of the list.",
+		field: func(c *Config) value { return (*texts)(&c.Agent.KernelModules) },
+		check: func(c *Config) error {
+			_, err := kmodule.ParseList(c.Agent.KernelModules)
+			return err
+		},
 	},
 	{
 		section: sectionAgent, name: "policy", ours: true, pod: true,

@@ -202,7 +202,16 @@ func (f *texts) set(v any) error {
 	return nil
 }
 
-func (*texts) parse(string) (any, bool) { return nil, false } // no annotation sets a list
+// parse splits at semicolons, as Kata does for kernel_modules, the one list that an annotation sets.
+func (*texts) parse(s string) (any, bool) {
+	out := []any{}
+	if s != "" {
+		for e := range strings.SplitSeq(s, ";") {
+			out = append(out, strings.TrimSpace(e))
+		}
+	}
+	return out, true
+}
 
 func (f *texts) toml() string {
 	parts := make([]string, len(*f))

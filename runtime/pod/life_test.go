@@ -286,6 +286,27 @@ func TestAPodThatDoesNotComeUpLeavesNothing(t *testing.T) {
 	gone(t, o, h)
 }
 
+func TestTheGuestLoadsWhatTheConfigurationSays(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	o.Config.Agent.KernelModules = []string{`hello whom="a pod" n=1`, "nfs-v4"}
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range a.Sandbox().GetKernelModules() {
+		got = append(got, fmt.Sprintf("%s %q", m.GetName(), m.GetParameters()))
+	}
+	if want := []string{"hello [\"whom=\\\"a pod\\\"\" \"n=1\"]", "nfs-v4 []"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
+}
+
 func TestTheMachineGrowsWithItsContainersWhereItCan(t *testing.T) {
 	limit := int64(512 << 20)
 	resources := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}

@@ -26,6 +26,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/kmodule"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/cgroup"
@@ -541,14 +542,31 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 			}
 		}
 	}
+	modules, err := kernelModules(p.cfg.Agent.KernelModules)
+	if err != nil {
+		return err
+	}
 	req := &katapb.CreateSandboxRequest{
 		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, GuestHookPath: p.cfg.QEMU.GuestHookPath,
-		Storages: p.storages(o),
+		Storages: p.storages(o), KernelModules: modules,
 	}
 	if _, err := p.link.CreateSandbox(ctx, req); err != nil {
 		return fmt.Errorf("make the sandbox in the guest: %w", err)
 	}
 	return nil
+}
+
+// kernelModules are what the guest loads.
+func kernelModules(texts []string) ([]*katapb.KernelModule, error) {
+	list, err := kmodule.ParseList(texts)
+	if err != nil {
+		return nil, fmt.Errorf("kernel_modules: %w", err)
+	}
+	var out []*katapb.KernelModule
+	for _, m := range list {
+		out = append(out, &katapb.KernelModule{Name: m.Name, Parameters: m.Params})
+	}
+	return out, nil
 }
 
 // storages are what the guest mounts for the whole pod.

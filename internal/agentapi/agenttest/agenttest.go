@@ -36,6 +36,7 @@ type Agent struct {
 	processes map[key]*process
 	copied    map[string]string
 	requests  map[string]*katapb.CreateContainerRequest
+	sandbox   *katapb.CreateSandboxRequest
 	gone      chan struct{} // closed by Serve when it ends
 	starved   chan string   // containers that met their memory limit
 }
@@ -59,6 +60,13 @@ func (a *Agent) Request(id string) *katapb.CreateContainerRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.requests[id]
+}
+
+// Sandbox is what was asked for when the sandbox was made; nil where it never was.
+func (a *Agent) Sandbox() *katapb.CreateSandboxRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sandbox
 }
 
 // key names a process: a container's first has the container's id for exec.
@@ -215,7 +223,13 @@ func (a *Agent) methods() map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
 		"GetGuestDetails": on(a, "GetGuestDetails", a.details),
 		"SetPolicy":       done[katapb.SetPolicyRequest](a, "SetPolicy"),
-		"CreateSandbox":   done[katapb.CreateSandboxRequest](a, "CreateSandbox"),
+		"CreateSandbox": on(a, "CreateSandbox", func(_ context.Context, r *katapb.CreateSandboxRequest) (
+			*emptypb.Empty, error) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.sandbox = r
+			return &emptypb.Empty{}, nil
+		}),
 		"DestroySandbox":  done[katapb.DestroySandboxRequest](a, "DestroySandbox"),
 		"OnlineCPUMem":    done[katapb.OnlineCPUMemRequest](a, "OnlineCPUMem"),
 		"CreateContainer": on(a, "CreateContainer", a.create),
