@@ -54,7 +54,7 @@ func (b *build) trust() error {
 		return err
 	}
 	if b.ModuleKey != nil {
-		b.key, err = modsign.Parse(b.ModuleKey)
+		b.key, err = modsign.Parse(b.ModuleKey, b.Time)
 	} else {
 		var inputs []artifact.Input
 		if inputs, err = b.Inputs(); err == nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/forbidden"
 	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/modsign"
 	"github.com/katabuild/katabuild/kernel/modules"
 	"github.com/katabuild/katabuild/kernel/patches"
 	"github.com/katabuild/katabuild/kernel/source"
@@ -79,7 +80,8 @@ type Request struct {
 	Headers      bool // also pack what modules outside of the tree are built against
 	External     []modules.External
 	// ModuleKey signs modules where the feature module-signing is asked for: a private key and its certificate in PEM
-	// form. Without it one is derived from the request, which whoever knows the request can do too.
+	// form, which is valid at Time. Without it one is derived from the request, which whoever knows the request can do
+	// too.
 	ModuleKey []byte
 	Time      time.Time // stamped into the kernel
 	Toolchain toolchain.Toolchain
@@ -149,6 +151,11 @@ func (r Request) check() error {
 	if err := r.checkExternal(); err != nil {
 		return err
 	}
+	if r.ModuleKey != nil {
+		if _, err := modsign.Parse(r.ModuleKey, r.Time); err != nil {
+			return fmt.Errorf("kernel: the key for modules: %w", err)
+		}
+	}
 	for i, o := range r.Overrides {
 		_, value, ok, err := kconfig.ParseLine(o.Option + "=" + string(o.Value))
 		if err != nil || !ok || value != o.Value || slices.ContainsFunc(r.Overrides[:i],
@@ -213,7 +220,7 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 		in = append(in, artifact.Input{Name: "Kconfig files", Value: "true"})
 	}
 	if r.Headers {
-		in = append(in, artifact.Input{Name: "headers", Value: "true"})
+		in = append(in, artifact.Input{Name: "headers", Value: modules.HeadersRevision})
 	}
 	if r.ModuleKey != nil {
 		in = append(in, artifact.Input{Name: "module key", Value: string(digest.Of(r.ModuleKey))})

@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/kernel/modsign"
 	"github.com/katabuild/katabuild/kernel/source"
 	"github.com/katabuild/katabuild/rootfs/debian/control"
 )
@@ -136,6 +137,9 @@ func (m *locker) answer(ctx context.Context, w inputs.Wish) error {
 		err := m.look(ctx, w, &in)
 		if err == nil && w.Tar {
 			err = m.checkTar(in)
+		}
+		if err == nil && w.Name == lock.ModuleKeyInput {
+			_, err = modsign.Read(filepath.Join(m.f.Base, filepath.FromSlash(w.Where)), m.c.Now())
 		}
 		if err != nil {
 			return inputs.Problem(ctx, w, err)

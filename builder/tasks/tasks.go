@@ -32,6 +32,7 @@ import (
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/kernel"
 	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/modsign"
 	"github.com/katabuild/katabuild/kernel/modules"
 	"github.com/katabuild/katabuild/kernel/source"
 )
@@ -283,8 +284,8 @@ func (g *maker) kernelTask(ctx context.Context, src lock.Input, needs []string) 
 			Digest: in.Digest})
 	}
 	if g.Recipe.Kernel.ModuleKey != "" {
-		if r.ModuleKey, err = g.kernelFile(lock.ModuleKeyInput, maxModuleKey); err != nil {
-			return execute.Task{}, err
+		if r.ModuleKey, err = modsign.Read(g.Local(g.Input(lock.ModuleKeyInput)), r.Time); err != nil {
+			return execute.Task{}, g.Recipe.Blame("kernel.module_key", err)
 		}
 	}
 	for i, o := range g.Recipe.Kernel.Override {
@@ -372,8 +373,6 @@ func (g *maker) trimObjects(report progress.Func) {
 const (
 	maxFragment = 4 << 20
 	maxPatch    = 256 << 20
-
-	maxModuleKey = 64 << 10 // a key and a certificate have 5 KB
 )
 
 // kernelFile reads a locked file of the kernel.

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"strings"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
@@ -42,35 +43,16 @@ const (
 )
 
 // Parse reads a key and its certificate from PEM text: a private key in PKCS #8 or PKCS #1, and the certificate of its
-// public half.
-func Parse(text []byte) (*Key, error) {
+// public half, which must not have expired at a time. That it begins later is no mistake: a build has the time of its
+// lock, which may be older than the key.
+func Parse(text []byte, at time.Time) (*Key, error) {
 	var k Key
 	for {
 		var b *pem.Block
 		if b, text = pem.Decode(text); b == nil {
 			break
 		}
-		var err error
-		switch b.Type {
-		case "CERTIFICATE":
-			if k.certificate != nil {
-				return nil, errors.New("two certificates; want one, of the key")
-			}
-			k.certificate, err = x509.ParseCertificate(b.Bytes)
-		case "RSA PRIVATE KEY":
-			k.private, err = x509.ParsePKCS1PrivateKey(b.Bytes)
-		case "PRIVATE KEY":
-			var any any
-			if any, err = x509.ParsePKCS8PrivateKey(b.Bytes); err == nil {
-				var ok bool
-				if k.private, ok = any.(*rsa.PrivateKey); !ok {
-					err = fmt.Errorf("a key of the type %T; want RSA, whose signatures are always the same", any)
-				}
-			}
-		case "ENCRYPTED PRIVATE KEY":
-			err = errors.New("the private key is encrypted, and nobody is asked for a pass phrase")
-		}
-		if err != nil {
+		if err := k.take(b); err != nil {
 			return nil, err
 		}
 	}
@@ -83,8 +65,61 @@ func Parse(text []byte) (*Key, error) {
 		return nil, errors.New("the certificate is of another key")
 	case k.private.N.BitLen() < minBits || k.private.N.BitLen() > maxBits:
 		return nil, fmt.Errorf("a key of %d bits; want %d to %d", k.private.N.BitLen(), minBits, maxBits)
+	case at.After(k.certificate.NotAfter):
+		return nil, fmt.Errorf("the certificate was valid until %s, and the time is %s: make another one for the key",
+			k.certificate.NotAfter.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 	}
 	return &k, nil
+}
+
+// take adds what a block holds.
+func (k *Key) take(b *pem.Block) error {
+	private := k.private
+	var err error
+	switch b.Type {
+	case "CERTIFICATE":
+		if k.certificate != nil {
+			return errors.New("two certificates; want one, of the key")
+		}
+		if k.certificate, err = x509.ParseCertificate(b.Bytes); err != nil {
+			return fmt.Errorf("the certificate: %w", err)
+		}
+		return nil
+	case "RSA PRIVATE KEY":
+		if strings.Contains(b.Headers["Proc-Type"], "ENCRYPTED") { // RFC 1421, 4.6.1.1
+			return errEncrypted
+		}
+		k.private, err = x509.ParsePKCS1PrivateKey(b.Bytes)
+	case "PRIVATE KEY":
+		var any any
+		if any, err = x509.ParsePKCS8PrivateKey(b.Bytes); err == nil {
+			var ok bool
+			if k.private, ok = any.(*rsa.PrivateKey); !ok {
+				return notRSA(fmt.Sprintf("the type %T", any))
+			}
+		}
+	case "ENCRYPTED PRIVATE KEY":
+		return errEncrypted
+	case "EC PRIVATE KEY", "DSA PRIVATE KEY", "OPENSSH PRIVATE KEY":
+		return notRSA("the form " + b.Type)
+	default:
+		return nil
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("the private key: %w", err)
+	case private != nil:
+		return errors.New("two private keys; want one")
+	}
+	return nil
+}
+
+var errEncrypted = errors.New("the private key is encrypted, and nobody is asked for a pass phrase: decrypt it by " +
+	"openssl pkey -in ENCRYPTED -out KEY")
+
+func notRSA(what string) error {
+	return fmt.Errorf("a key of %s; want RSA in PEM form, as openssl genpkey writes it: its signatures are always the "+
+		"same", what)
 }
 
 // Derive makes the key that belongs to a seed, with a certificate of that time. Whoever knows the seed has the key, so

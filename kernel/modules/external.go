@@ -83,14 +83,17 @@ func copyTo(from, to string, executable bool) (digest.Digest, error) {
 	return sum.Digest(), errors.Join(err, out.Close())
 }
 
+// HeadersRevision changes whenever Headers.Pack makes other bytes of the same tree.
+const HeadersRevision = "2"
+
 // forHeaders says whether a file of a built tree is needed to build modules against it: the build system with its
 // programs, all headers, and what says what the kernel has. Linux: Documentation/kbuild/modules.rst, 2.
 func forHeaders(linuxArch, p string) bool {
 	base := path.Base(p)
 	top, _, _ := strings.Cut(p, "/")
 	switch {
-	case strings.HasPrefix(base, ".tmp") || strings.HasSuffix(base, ".o") || strings.HasSuffix(base, ".cmd"):
-		return p == "scripts/module.lds"
+	case strings.HasPrefix(base, ".tmp") || intermediate(base):
+		return false
 	case p == ".config", p == "Module.symvers", p == "tools/objtool/objtool", p == "include/config/kernel.release":
 		return true
 	case top == "scripts", top == "include":
@@ -101,6 +104,15 @@ func forHeaders(linuxArch, p string) bool {
 		own := strings.HasPrefix(p, "arch/"+linuxArch+"/")
 		return own && (strings.HasSuffix(base, ".h") || strings.HasSuffix(base, ".sh") || base == "Platform" ||
 			base == "module.lds" || strings.Contains(p, "/scripts/") || strings.Contains(p, "/tools/"))
+	}
+	return false
+}
+
+// intermediate says whether a file is what a make leaves on its way to another one.
+func intermediate(base string) bool {
+	switch path.Ext(base) {
+	case ".o", ".a", ".s", ".i", ".ko", ".cmd", ".d", ".order":
+		return true
 	}
 	return false
 }
@@ -160,7 +172,7 @@ func (h Headers) Pack(ctx context.Context, out string) error {
 			if head.Linkname, err = os.Readlink(p); err != nil {
 				return err
 			}
-			if !filepath.IsLocal(filepath.Join(filepath.Dir(rel), head.Linkname)) {
+			if filepath.IsAbs(head.Linkname) || !filepath.IsLocal(filepath.Join(filepath.Dir(rel), head.Linkname)) {
 				return fmt.Errorf("%s is a link that leads out of the tree, to %q", name, head.Linkname)
 			}
 			return w.WriteHeader(head)
