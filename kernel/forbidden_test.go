@@ -14,6 +14,7 @@ import (
 func TestWhatMakesKernelsDifferIsRefusedWhereItIsAsked(t *testing.T) {
 	for line, want := range map[string]string{
 		"CONFIG_MODULE_SIG=y":                             "draws the key at random",
+		"CONFIG_MODULE_COMPRESS_XZ=y":                     "the agent loads them as they are",
 		"CONFIG_MODULE_SIG_KEY=\"certs/signing_key.pem\"": "draws the key at random",
 		"CONFIG_RANDSTRUCT_FULL=y":                        "draws the seed at random",
 		"CONFIG_GCC_PLUGIN_LATENT_ENTROPY=y":              "random numbers",
@@ -88,7 +89,7 @@ func TestWhatIsRefusedDoesNotComeByItself(t *testing.T) {
 		}
 	}
 	for _, line := range []string{"CONFIG_MODULE_SIG_KEY=\"\"", "CONFIG_SYSTEM_TRUSTED_KEYS=\"\"",
-		"# CONFIG_MODULE_SIG is not set", "CONFIG_RANDSTRUCT_NONE=y"} {
+		"# CONFIG_MODULE_SIG is not set", "CONFIG_RANDSTRUCT_NONE=y", "CONFIG_MODULE_COMPRESS_NONE=y"} {
 		r := madeUp(t, strings.Replace(obedient, "$(KCONFIG_ALLCONFIG) .config",
 			"$(KCONFIG_ALLCONFIG) .config; echo '"+line+"' >> .config", 1))
 		r.OnlyConfig = true
