@@ -39,6 +39,9 @@ default_guest() {
 boot() {
 	guest
 	default_guest
+	make --no-print-directory guest RECIPE=module
+	KATABUILD_TEST_MODULE_GUEST="$PWD/$out/module"
+	export KATABUILD_TEST_MODULE_GUEST
 	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -p 1 -timeout 20m \
 		./runtime/... ./agent/... ./initrd/... ./kernel ./cmd/kata-runtime
 }

@@ -290,6 +290,8 @@ func pairRecipe(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for _, c := range [][2]string{
+		// A sandbox has namespaces and control groups.
+		{"module-signing]", "module-signing, cgroups, namespaces]"},
 		{"external: [hello]\n", "external: [hello, pair]\n  module_key: key.pem\n  headers: true\n" +
 			"  fragments: [more.config]\n"},
 		{"    - files:\n        - {path: /etc/modules-load.d/hello.conf, text: \"katabuild_hello\\n\"}\n",
@@ -303,9 +305,7 @@ func pairRecipe(t *testing.T) string {
 	}
 	for name, s := range map[string]string{
 		"recipe.yaml": string(text),
-		// A shell on vsock has a terminal, and a sandbox namespaces.
-		"more.config": "CONFIG_UNIX98_PTYS=y\nCONFIG_NAMESPACES=y\nCONFIG_UTS_NS=y\nCONFIG_SYSVIPC=y\n" +
-			"CONFIG_IPC_NS=y\n",
+		"more.config": "CONFIG_UNIX98_PTYS=y\n", // a shell on vsock has a terminal
 		"pair/Kbuild": "obj-m := pair_base.o pair_top.o\n",
 		"pair/pair_base.c": `#include <linux/module.h>
 int pair_base(void);

@@ -32,8 +32,8 @@ func Why(w kconfig.Setting) string {
 	case "MODULE_SIG_ALL", "MODULE_SIG_KEY":
 		return randomKey
 	case "MODULE_COMPRESS", "MODULE_COMPRESS_ALL", "MODULE_COMPRESS_GZIP", "MODULE_COMPRESS_XZ", "MODULE_COMPRESS_ZSTD":
-		return "modules are signed once they have left the kernel's tree, and the agent loads them as they are; leave " +
-			"it out, and compress the guest's disk by image.compression"
+		return "modules are signed once they have left the kernel's tree, and the agent loads them as they are; " +
+			"leave it out, and compress the guest's disk by image.compression"
 	case "RANDSTRUCT_FULL", "RANDSTRUCT_PERFORMANCE", "GCC_PLUGIN_RANDSTRUCT":
 		return "the kernel's make draws the seed at random, and GCC's headers for plugins are none of the tools " +
 			"that a key holds, so no two kernels would be alike; leave it out"
