@@ -46,10 +46,22 @@ boot() {
 		./runtime/... ./agent/... ./initrd/... ./kernel ./cmd/kata-runtime
 }
 
+# scsi_kernel builds default's kernel with what Kata Containers' own runtime needs besides.
+scsi_kernel() {
+	mkdir -p "$out/scsi"
+	sed "s|features: \[default\]|features: [default, virtio-scsi]|; s|\.\./patches|$PWD/recipes/patches|" \
+		recipes/default/recipe.yaml >"$out/scsi/recipe.yaml"
+	bin/katabuild kernel "$out/scsi" --lock "$out/default.lock.json" -o "$out/scsi/kernel"
+	KATABUILD_TEST_SCSI_VMLINUX="$PWD/$out/scsi/kernel/vmlinux"
+	export KATABUILD_TEST_SCSI_VMLINUX
+}
+
 kernel() {
 	guest
 	source_deb
 	default_guest
+	scsi_kernel
+	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -run TestAGuestMountsItsDisks ./agent/storage
 	(cd ci/core && "$go" vet ./...)
 	KATABUILD_TEST_KERNEL=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -p 1 -timeout 120m ./kernel/... ./ci/e2e
 }

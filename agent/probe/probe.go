@@ -162,6 +162,7 @@ func table(guard func()) map[string]func() error {
 		"nftables.expressions": t.network(expressions),
 		"numa":                 there("/sys/devices/system/node/node0"),
 		"overlay":              t.folder(overlay),
+		"overlay-networks":     t.network(overlays),
 		"partitions":           t.folder(partitions),
 		"pci": all(there("/sys/bus/pci/devices"),
 			onlyOn(there("/sys/bus/platform/drivers/pci-host-generic"), "arm64", "riscv64")),

@@ -277,9 +277,10 @@ func networkProofs() map[string]Proof {
 		"ipvs": {Probes: []Probe{{Name: "ipvs", Proves: "a service of each scheduler", With: own,
 			Covers: words("IP_VS IP_VS_RR IP_VS_WRR IP_VS_SH IP_VS_LC IP_VS_NFCT NETFILTER_XT_MATCH_IPVS")}}},
 		"net-devices": {Probes: []Probe{{Name: "net-devices", Proves: "an interface of each kind is made", With: own,
-			Covers: words("NETDEVICES NET_CORE VETH BRIDGE BRIDGE_VLAN_FILTERING MACVLAN MACVTAP TUN DUMMY " +
-				"VLAN_8021Q " +
-				"VXLAN")}}},
+			Covers: words("NETDEVICES NET_CORE VETH BRIDGE MACVLAN MACVTAP TUN DUMMY VLAN_8021Q")}}},
+		"overlay-networks": {Probes: []Probe{{Name: "overlay-networks", With: own,
+			Proves: "a network over another is made, and a bridge with networks of its own",
+			Covers: words("VXLAN BRIDGE_VLAN_FILTERING")}}},
 		"net-protocols": {Probes: []Probe{
 			{Name: "net-protocols.diag", Proves: "sockets of each family are listed",
 				Covers: words("PACKET_DIAG UNIX_DIAG INET_DIAG INET_UDP_DIAG NETLINK_DIAG")},

@@ -30,7 +30,7 @@ func parts() {
 		try("fs "+fs, err)
 	}
 	for _, d := range []string{"virtio_balloon", "virtio_blk", "virtio_console", "virtio_mem", "virtio_net",
-		"virtio_pmem", "virtio_rng", "virtio_scsi", "virtiofs"} {
+		"virtio_pmem", "virtio_rng", "virtiofs"} {
 		_, err := os.Stat("/sys/bus/virtio/drivers/" + d)
 		try("driver "+d, err)
 	}
@@ -60,7 +60,7 @@ func parts() {
 		try("iptables "+table, iptables(syscall.AF_INET, table))
 		try("ip6tables "+table, iptables(syscall.AF_INET6, table))
 	}
-	for _, kind := range []string{"veth", "bridge", "macvlan", "vxlan", "dummy"} {
+	for _, kind := range []string{"veth", "bridge", "macvlan", "dummy"} {
 		try("link "+kind, link(kind))
 	}
 	try("dm verity", dmTargets("verity"))
@@ -281,13 +281,11 @@ func iptables(family int, table string) error {
 
 // link makes an interface of a kind. <linux/if_link.h>
 func link(kind string) error {
-	const newLink, linkInfo, infoKind, infoData, ifname, vxlanID, lower = 16, 18, 1, 2, 3, 1, 5
+	const newLink, linkInfo, infoKind, ifname, lower = 16, 18, 1, 3, 5
 	info := attribute(infoKind, []byte(kind))
 	body := make([]byte, 16) // struct ifinfomsg
 	body = append(body, attribute(ifname, []byte("kb"+kind+"\x00"))...)
 	switch kind {
-	case "vxlan":
-		info = append(info, attribute(infoData, attribute(vxlanID, []byte{7, 0, 0, 0}))...)
 	case "macvlan":
 		i, err := os.ReadFile("/sys/class/net/kbveth/ifindex")
 		if err != nil {
