@@ -55,18 +55,15 @@ agent-rego: ## build the agent that reads policies in Rego too (25 MB) into bin/
 	@mkdir -p bin
 	@cd cmd/kata-agent-rego && GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o ../../bin/kata-agent-rego-x86_64 .
 
-PREFIX ?= /usr/local
-DESTDIR ?=
+DESTDIR ?= /
 .PHONY: install
-install: ## install shim, kata-runtime, configuration and the guest in out/ for containerd on this host (as root)
+install: ## install shim, kata-runtime and the guest in out/ on this host, and tell containerd (as root)
 	@test -e $(OUT)/$(RECIPE)/manifest.json || { echo "no guest in $(OUT)/$(RECIPE): run make guest first"; exit 1; }
-	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE) $(DESTDIR)/etc/katabuild
-	@install -m 0755 bin/containerd-shim-kata-v2 bin/kata-runtime $(DESTDIR)$(PREFIX)/bin
-	@ln -sf containerd-shim-kata-v2 $(DESTDIR)$(PREFIX)/bin/containerd-shim-katabuild-v2
-	@install -m 0644 $(OUT)/$(RECIPE)/* $(DESTDIR)/usr/share/katabuild/guests/$(RECIPE)
-	@test -e $(DESTDIR)/etc/katabuild/configuration.toml || \
-		printf '[hypervisor.qemu]\nguest = "/usr/share/katabuild/guests/$(RECIPE)"\n' > \
-		$(DESTDIR)/etc/katabuild/configuration.toml
+	@bin/kata-runtime install $(OUT)/$(RECIPE) --root $(DESTDIR)
+
+.PHONY: uninstall
+uninstall: ## take off this host what make install put there (as root)
+	@bin/kata-runtime uninstall --root $(DESTDIR)
 
 .PHONY: demo
 demo: ## from nothing to a running guest that proves what it is: set up, build, boot, verdict

@@ -31,25 +31,39 @@ func TestInstalledBesideKata(t *testing.T) {
 		}
 	}
 	install()
+	// behind is what a link leads to, for whoever has dir as its root.
+	behind := func(link string) string {
+		t.Helper()
+		to, err := os.Readlink(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir + to
+	}
 	if b, err := os.ReadFile(kata); string(b) != "# Kata's\n" || err != nil {
 		t.Errorf("Kata's configuration is %q, %v", b, err)
 	}
-	if b, err := os.ReadFile(own); !strings.Contains(string(b), `guest = "/usr/share/katabuild/guests/default"`) ||
-		err != nil {
+	if b, err := os.ReadFile(behind(own)); !strings.Contains(string(b),
+		`guest = "/opt/katabuild/current/release/guests/default"`) || err != nil {
 		t.Errorf("ours is %q, %v", b, err)
 	}
-	if _, err := os.Stat(dir + "/usr/share/katabuild/guests/default/manifest.json"); err != nil {
+	if _, err := os.Stat(dir + "/opt/katabuild/current/release/guests/default/manifest.json"); err != nil {
 		t.Error(err)
 	}
 	for program, want := range map[string]string{"containerd-shim-kata-v2": "io.containerd.kata.v2",
 		"containerd-shim-katabuild-v2": "io.containerd.katabuild.v2"} {
-		b, err := exec.Command(dir+"/usr/local/bin/"+program, "-info").Output()
+		cmd := exec.Command(behind(dir+"/usr/local/bin/"+program), "-info")
+		cmd.Args[0] = program
+		b, err := cmd.Output()
 		var info types.RuntimeInfo
 		if err != nil || proto.Unmarshal(b, &info) != nil || info.Name != want || info.Features == nil {
 			t.Errorf("%s: %v, %v", program, &info, err)
 		}
 	}
 	// What the user has written stays.
+	if err := os.Remove(own); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(own, []byte("# mine\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -59,5 +73,15 @@ func TestInstalledBesideKata(t *testing.T) {
 	}
 	if _, err := os.Stat(dir + "/etc/kata-containers/config.d"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
+	}
+	if out, err := exec.Command("make", "-C", "../..", "--no-print-directory", "uninstall",
+		"DESTDIR="+dir).CombinedOutput(); err != nil {
+		t.Fatalf("make uninstall: %v\n%s", err, out)
+	}
+	if b, err := os.ReadFile(own); string(b) != "# mine\n" || err != nil {
+		t.Errorf("taken away: %q, %v", b, err)
+	}
+	if _, err := os.Lstat(dir + "/opt"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the prefix is there: %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strconv"
 
@@ -26,19 +27,20 @@ import (
 // version is set by -ldflags "-X main.version=...".
 var version = "unknown"
 
-// The names of the runtime, by which containerd finds this program, and of the program where it is there by the second.
-const (
-	name         = "io.containerd.kata.v2"
-	ownName      = "io.containerd.katabuild.v2"
-	ownNamesFile = "containerd-shim-katabuild-v2"
-)
+// name is the runtime's name, by which containerd finds this program.
+const name = "io.containerd.kata.v2"
 
-// nameOf is the runtime's name for whoever ran this program by that path.
-func nameOf(program string) string {
-	if filepath.Base(program) == ownNamesFile {
-		return ownName
+// programs are the names that this program is there by: containerd-shim-NAME-v2 for the runtime io.containerd.NAME.v2.
+// What follows kata or katabuild is the suffix of an installation.
+var programs = regexp.MustCompile(`^containerd-shim-((?:kata|katabuild)(?:-([a-z0-9-]+))?)-v2$`)
+
+// nameOf is the runtime's name for whoever ran this program by that path, and the suffix of its installation.
+func nameOf(program string) (runtime, suffix string) {
+	m := programs.FindStringSubmatch(filepath.Base(program))
+	if m == nil {
+		return name, ""
 	}
-	return name
+	return "io.containerd." + m[1] + ".v2", m[2]
 }
 
 // serve is the action with which "start" runs this program again.
@@ -47,6 +49,7 @@ const serve = "serve"
 // flags are containerd's, the same for every shim.
 type flags struct {
 	namespace, id, address, publish, bundle, socket string
+	suffix                                          string
 	debug, info, version                            bool
 }
 
@@ -65,6 +68,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	set.StringVar(&f.address, "address", "", "containerd's gRPC socket")
 	set.StringVar(&f.publish, "publish-binary", "containerd", "program that publishes events")
 	set.StringVar(&f.bundle, "bundle", "", "the container's bundle (default the working folder)")
+	set.StringVar(&f.suffix, "suffix", "", "of the installation (default by this program's name)")
 	set.StringVar(&f.socket, "socket", "", "ignored; containerd has it")
 	set.BoolVar(&f.debug, "debug", false, "log at level debug")
 	set.BoolVar(&f.info, "info", false, "print what this runtime is, for containerd")
@@ -85,7 +89,8 @@ func run(args []string, in io.Reader, out io.Writer) error {
 		_, err := fmt.Fprintf(out, "containerd-shim-kata-v2:\n  Version:  %s (katabuild)\n", version)
 		return err
 	case f.info:
-		b, err := shim.Info(nameOf(os.Args[0]), version)
+		runtime, _ := nameOf(os.Args[0])
+		b, err := shim.Info(runtime, version)
 		if err == nil {
 			_, err = out.Write(b)
 		}
@@ -127,6 +132,10 @@ func start(f flags, out io.Writer) error {
 		"-bundle", f.bundle}
 	if f.debug {
 		args = append(args, "-debug")
+	}
+	// The other process runs the file itself, whose name says nothing.
+	if _, suffix := nameOf(os.Args[0]); suffix != "" {
+		args = append(args, "-suffix", suffix)
 	}
 	// containerd 2 says which versions of the service it knows; one that says nothing knows version 2.
 	newest, _ := strconv.Atoi(os.Getenv("MAX_SHIM_VERSION")) // 0 for what is no number
@@ -171,6 +180,7 @@ func serveContainerd(f flags) error {
 	}
 	s := shim.New(shim.Options{
 		Namespace: f.namespace, Publish: publish, Environment: os.Getenv("KATA_CONF_FILE"), Log: log, Version: version,
+		Suffix: f.suffix,
 	}, stop)
 	log.Debug("serves", "version", version, "bundle", filepath.Base(f.bundle))
 	err = s.Serve(ctx, l)

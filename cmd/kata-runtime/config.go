@@ -64,7 +64,8 @@ errors.`,
 			}
 			return err
 		}
-		o := config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE"), Lenient: lenient,
+		o := config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE"), Suffix: a.suffix,
+			Lenient:     lenient,
 			Annotations: map[string]string{}}
 		for _, s := range annotations {
 			name, value, ok := strings.Cut(s, "=")

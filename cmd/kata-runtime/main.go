@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/katabuild/katabuild/internal/usage"
@@ -18,7 +20,8 @@ import (
 var version = "dev"
 
 func main() {
-	os.Exit(run(os.Args[1:], &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv}))
+	_, suffix, _ := strings.Cut(filepath.Base(os.Args[0]), "kata-runtime-")
+	os.Exit(run(os.Args[1:], &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, suffix: suffix}))
 }
 
 // Exit codes; `kata-runtime help` lists them.

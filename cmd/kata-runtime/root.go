@@ -20,6 +20,7 @@ type app struct {
 	getenv   func(string) string
 
 	configFile string
+	suffix     string // of the installation that this program is of
 	showPaths  bool
 	dirs       record.Dirs
 }
@@ -54,14 +55,16 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.configFile, "config", "", "the configuration (default: the first of --show-default-config-paths)")
 	f.StringVar(&a.configFile, "kata-config", "", "the same as --config, by Kata's other name")
 	f.StringVar(&a.dirs.State, "root", record.DefaultState, "`folder` of the pods' records and sockets")
-	root.AddCommand(a.checkCmd(), a.configCmd(), a.envCmd(), a.execCmd(), a.metricsCmd(), a.stateCmd(), a.versionCmd())
+	root.AddCommand(a.checkCmd(), a.configCmd(), a.envCmd(), a.execCmd(), a.installCmd(), a.metricsCmd(),
+		a.rollbackCmd(),
+		a.stateCmd(), a.uninstallCmd(), a.upgradeCmd(), a.verifyInstallCmd(), a.versionCmd())
 	usage.Apply(root)
 	return root
 }
 
 // load reads the configuration of a pod without annotations.
 func (a *app) load() (*config.Loaded, error) {
-	return config.Load(config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE")})
+	return config.Load(config.Options{Path: a.configFile, Environment: a.getenv("KATA_CONF_FILE"), Suffix: a.suffix})
 }
 
 func (a *app) versionCmd() *cobra.Command {

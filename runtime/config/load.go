@@ -36,6 +36,9 @@ type Options struct {
 	// Environment is the value of KATA_CONF_FILE. As in Kata it chooses among Paths only; another value is a warning.
 	Environment string
 	Annotations map[string]string // of the pod; those without AnnotationPrefix are ignored
+	// Suffix is of the installation, where a host has several: its configuration is
+	// /etc/katabuild-SUFFIX/configuration.toml, and no other is looked for.
+	Suffix string
 	// Lenient makes keys that nobody knows warnings: for a configuration written for another version of Kata. What it
 	// names is not done.
 	Lenient bool
@@ -146,6 +149,9 @@ func find(files Files, o Options) (string, []Warning, error) {
 		return p, nil, nil
 	}
 	paths := Paths()
+	if o.Suffix != "" {
+		paths = []string{"/etc/katabuild-" + o.Suffix + "/configuration.toml"}
+	}
 	var warnings []Warning
 	if o.Environment != "" {
 		if slices.Contains(paths, o.Environment) {

@@ -245,7 +245,7 @@ func (s *Service) loadConfig(options *anypb.Any, annotations map[string]string) 
 		return nil, err
 	}
 	l, err := config.Load(config.Options{Path: path, Environment: s.o.Environment, Annotations: annotations,
-		Lenient: true})
+		Suffix: s.o.Suffix, Lenient: true})
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}

@@ -46,6 +46,7 @@ type Options struct {
 	Hypervisor  machine.Hypervisor // nil is hypervisor.Default
 	Publish     events.Target
 	Environment string // the value of KATA_CONF_FILE
+	Suffix      string // of the installation; empty for one alone
 	Log         *slog.Logger
 	Version     string // of this program, for Connect
 }

@@ -117,6 +117,10 @@ type Config struct {
 	Bridge  string // name of the CNI bridge
 	Subnet  string // three numbers: "10.88.16"
 	Runtime *Runtime
+	// Programs is a folder to put before $PATH; empty is none.
+	Programs string
+	// Prepare is called with containerd's configuration before it starts; nil does nothing.
+	Prepare func(file string) error
 	// Snapshotter is CRI's; empty is overlayfs.
 	Snapshotter string
 	// Scratch is a file with an empty ext4: the snapshotter blockfile copies it. Empty: there is no such snapshotter.
@@ -228,6 +232,11 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 			return nil, err
 		}
 	}
+	if cfg.Prepare != nil {
+		if err := cfg.Prepare(filepath.Join(cfg.Dir, "config.toml")); err != nil {
+			return nil, err
+		}
+	}
 	out, err := os.Create(d.LogFile())
 	if err != nil {
 		return nil, err
@@ -238,6 +247,9 @@ func Start(ctx context.Context, cfg Config) (*Daemon, error) {
 	path := cfg.Release.Dir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"
 	if cfg.Runtime != nil && cfg.Runtime.Path != "" {
 		path = cfg.Runtime.Path + ":" + path
+	}
+	if cfg.Programs != "" {
+		path = cfg.Programs + ":" + path
 	}
 	d.cmd.Env = append(os.Environ(), "PATH="+path)
 	if cfg.Runtime != nil && cfg.Runtime.Config != "" {
