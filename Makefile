@@ -195,6 +195,13 @@ bench: guest bench-images ## measure boot, build and sizes, beside what a user w
 bench-kernels: guests ## measure the kernels of RECIPE for every architecture: cost, sizes, boot
 	@$(GO) run ./ci/bench kernels -recipe $(RECIPE)
 
+.PHONY: cost-page
+cost-page: guest ## write the tables of docs/kernel-cost.md: what the features and options of RECIPE's kernel cost
+	@$(KATABUILD) kernel cost recipes/$(RECIPE) --lock $(OUT)/$(GUEST).lock.json --markdown >$(OUT)/kernel-cost.md
+	@awk -v tables=$(OUT)/kernel-cost.md '/^<!-- The end of the tables/ {skip = 0} !skip {print} \
+		/^<!-- The tables are made/ {skip = 1; while ((getline line < tables) > 0) print line; print ""}' \
+		docs/kernel-cost.md >$(OUT)/kernel-cost.page && cp $(OUT)/kernel-cost.page docs/kernel-cost.md
+
 .PHONY: bench-images
 bench-images: build ## measure making disk images, beside mkfs and mmdebstrap (needs Debian's archive and 12 GB of disk)
 	@$(GO) run ./ci/bench images

@@ -31,6 +31,7 @@ const (
 type Options struct {
 	Menu   *menu.Kernel
 	Config []byte // the final configuration
+	kbuild []byte // the Makefiles, packed
 	// Wrong says which settings came out otherwise, where any did.
 	Wrong error
 }
@@ -61,13 +62,8 @@ func (g *Guest) Options(ctx context.Context) (*Options, error) {
 		needs = []string{SourceStep}
 	}
 	// A configuration that is not what was asked for is no outcome to keep, and yet one to ask about.
-	var config, files []byte
+	var read optionFiles
 	var wrong error
-	read := func(config, kconfig string) (a, b []byte, err error) {
-		a, err1 := regular.ReadFile(config, maxConfig)
-		b, err2 := regular.ReadFile(kconfig, maxKconfig)
-		return a, b, errors.Join(err1, err2)
-	}
 	task := execute.Task{Step: plan.New(configureStep, needs, inputs), Run: func(ctx context.Context,
 		job execute.Job) ([]artifact.Output, error) {
 		r := r
@@ -87,41 +83,53 @@ func (g *Guest) Options(ctx context.Context) (*Options, error) {
 		}
 		defer unused()
 		res, err := kernel.Build(ctx, r)
-		if res == nil || len(res.Outputs) != 2 {
+		if res == nil || len(res.Outputs) != len(read) {
 			return nil, g.of.Changed(src, err)
 		}
 		if err != nil {
 			wrong = err
-			var readErr error
-			config, files, readErr = read(res.Outputs[0].Path, res.Outputs[1].Path)
-			return nil, errors.Join(err, readErr)
+			return nil, errors.Join(err, read.read(func(i int) (string, error) { return res.Outputs[i].Path, nil }))
 		}
 		return res.Outputs, nil
 	}}
 	done, err := execute.Run(ctx, g.execution(), append(g.made.Tasks[:len(g.made.Tasks):len(g.made.Tasks)], task),
 		[]string{configureStep})
 	switch {
-	case err != nil && config != nil:
+	case err != nil && read[0] != nil:
 	case err != nil:
 		return nil, err
 	default:
-		var paths [2]string
-		for i, name := range []string{kernel.OutputConfig, kernel.OutputKconfig} {
-			o, err := done[configureStep].Output(name)
+		if err := read.read(func(i int) (string, error) {
+			o, err := done[configureStep].Output([]string{kernel.OutputConfig, kernel.OutputKconfig,
+				kernel.OutputKbuild}[i])
 			if err != nil {
-				return nil, err
+				return "", err
 			}
-			if paths[i], err = g.c.Store.Get(o.Digest); err != nil {
-				return nil, err
-			}
-		}
-		if config, files, err = read(paths[0], paths[1]); err != nil {
+			return g.c.Store.Get(o.Digest)
+		}); err != nil {
 			return nil, err
 		}
 	}
-	k, err := r.Menu(config, files)
+	k, err := r.Menu(read[0], read[1])
 	if err != nil {
 		return nil, fmt.Errorf("the kernel's options: %w", err)
 	}
-	return &Options{Menu: k, Config: config, Wrong: wrong}, nil
+	return &Options{Menu: k, Config: read[0], Wrong: wrong, kbuild: read[2]}, nil
+}
+
+// optionFiles are what the step leaves: the configuration, the Kconfig files and the Makefiles.
+type optionFiles [3][]byte
+
+// read reads them; path is where each lies.
+func (f *optionFiles) read(path func(i int) (string, error)) error {
+	for i, most := range []int64{maxConfig, maxKconfig, maxKconfig} {
+		p, err := path(i)
+		if err != nil {
+			return err
+		}
+		if f[i], err = regular.ReadFile(p, most); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -76,7 +76,7 @@ func Build(ctx context.Context, r Request) (*Result, error) {
 		res.Release, res.SourceVersion, res.ConfigDigest = b.release, b.sourceVersion, digest.Of(config)
 		err = errors.Join(err, b.leave(res, OutputConfig, config))
 		if b.Kconfig {
-			err = errors.Join(err, b.leaveKconfig(res))
+			err = errors.Join(err, b.leaveKconfig(res, config))
 		}
 		return res, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/objcache"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/regular"
+	"github.com/katabuild/katabuild/kernel/makelog"
 	"github.com/katabuild/katabuild/kernel/source"
 )
 
@@ -118,7 +119,7 @@ func (b *build) openCache(now time.Time) (binds []jail.Bind, argv []string, err 
 }
 
 // readReport lists what the cache's programs say that they compiled or found.
-func (b *build) readReport() []Compiled {
+func (b *build) readReport() []makelog.Compiled {
 	d, err := regular.OpenFolder(filepath.Join(b.WorkDir, reportsName))
 	if err != nil {
 		return nil
@@ -128,28 +129,12 @@ func (b *build) readReport() []Compiled {
 	if err != nil {
 		return nil
 	}
-	var all []Compiled
+	var all []makelog.Compiled
 	for _, o := range objcache.ReadReport(bytes.NewReader(data)) {
-		all = append(all, Compiled{Object: strings.TrimPrefix(o.Name, guestDir+"/"+treeName+"/"), Cached: o.Cached,
-			CPU: o.CPU})
+		all = append(all, makelog.Compiled{Object: strings.TrimPrefix(o.Name, guestDir+"/"+treeName+"/"),
+			Cached: o.Cached, CPU: o.CPU, Bytes: o.Bytes})
 	}
 	return all
-}
-
-// Compiled is what a build compiled, or took from the cache.
-type Compiled struct {
-	Object string        // its file, below the tree
-	Cached bool          // it was in the cache
-	CPU    time.Duration // processor time that compiling it took, now or when it was put into the cache
-}
-
-// String is how the log names an object: what compiling it took or would have taken.
-func (c Compiled) String() string {
-	how := "compiled"
-	if c.Cached {
-		how = "cached"
-	}
-	return fmt.Sprintf("  %s %d ms %s", how, c.CPU.Milliseconds(), c.Object)
 }
 
 // makeCached runs the make that compiles.
@@ -164,8 +149,9 @@ func (b *build) makeCached(ctx context.Context, res *Result, targets ...string) 
 		return err
 	}
 	res.Compiled = b.readReport()
-	slices.SortFunc(res.Compiled, func(a, b Compiled) int { return strings.Compare(a.Object, b.Object) })
+	slices.SortFunc(res.Compiled, func(a, b makelog.Compiled) int { return strings.Compare(a.Object, b.Object) })
 	if b.Log != nil {
+		fmt.Fprintln(b.Log, makelog.Headline(b.release))
 		for _, c := range res.Compiled {
 			fmt.Fprintln(b.Log, c)
 		}

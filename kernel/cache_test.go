@@ -12,6 +12,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/objcache"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/kernel/makelog"
 	"github.com/katabuild/katabuild/kernel/source"
 )
 
@@ -75,7 +76,7 @@ func TestTheCacheDecidesNoByte(t *testing.T) {
 // the report, the wrapper and its server.
 func TestATreeReachesNoObjectsButItsOwn(t *testing.T) {
 	const compile = "\tcd . && touch a.h && gcc -Wp,-MMD,.a.o.d -nostdinc -I. -c -o a.o a.c && test -s .a.o.d\n"
-	build := func(rules string, patches []Patch, cache ObjectCache) (*build, []Compiled) {
+	build := func(rules string, patches []Patch, cache ObjectCache) (*build, []makelog.Compiled) {
 		r := madeUp(t, obedient+"bzImage:\n\tprintf 'int a;\\n' >a.c; sleep 0.1\n"+rules)
 		cache.Tree = "the same for all"
 		r.ObjectCache, r.Patches = cache, patches

@@ -24,6 +24,7 @@ import (
 	"github.com/katabuild/katabuild/kernel/features"
 	"github.com/katabuild/katabuild/kernel/forbidden"
 	"github.com/katabuild/katabuild/kernel/kconfig"
+	"github.com/katabuild/katabuild/kernel/makelog"
 	"github.com/katabuild/katabuild/kernel/modsign"
 	"github.com/katabuild/katabuild/kernel/modules"
 	"github.com/katabuild/katabuild/kernel/patches"
@@ -95,7 +96,7 @@ type Request struct {
 	Progress   progress.Func
 	Log        io.Writer // everything make says; nil drops it
 	OnlyConfig bool      // stop once the configuration is checked; the only output is the config
-	Kconfig    bool      // with OnlyConfig: also leave the tree's Kconfig files
+	Kconfig    bool      // with OnlyConfig: also leave the tree's Kconfig files and Makefiles
 
 	ObjectCache ObjectCache
 }
@@ -112,7 +113,7 @@ type Result struct {
 	Moved         []string         // hunks of patches that applied at another line, for people
 	Objects       int              // files compiled and assembled
 	CPU           time.Duration
-	Compiled      []Compiled // which objects of C and assembly, with the cache; empty without
+	Compiled      []makelog.Compiled // which objects of C and assembly, with the cache; empty without
 }
 
 // Cached counts the objects that came from the cache.
@@ -217,7 +218,7 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 		in = append(in, artifact.Input{Name: "only the configuration", Value: "true"})
 	}
 	if r.Kconfig {
-		in = append(in, artifact.Input{Name: "Kconfig files", Value: "true"})
+		in = append(in, artifact.Input{Name: "Kconfig files and Makefiles", Value: "true"})
 	}
 	if r.Headers {
 		in = append(in, artifact.Input{Name: "headers", Value: modules.HeadersRevision})

@@ -3,14 +3,16 @@ package kernel
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
 	"regexp"
-	"slices"
 	"strings"
 
+	"github.com/katabuild/katabuild/kernel/excerpt"
 	"github.com/katabuild/katabuild/kernel/features"
+	"github.com/katabuild/katabuild/kernel/kbuild"
 	"github.com/katabuild/katabuild/kernel/kconfig"
 	"github.com/katabuild/katabuild/kernel/menu"
 )
@@ -19,52 +21,33 @@ import (
 // output of a Request with Kconfig.
 const OutputKconfig = "kconfig.zip"
 
+// OutputKbuild is one of those of the tree's Makefiles that its configuration makes a build read, which comes with it.
+const OutputKbuild = "kbuild.zip"
+
 // readTree reads the tree's Kconfig files.
 func (r Request) readTree(tree fs.FS) (*kconfig.Tree, error) {
 	return kconfig.ReadTree(tree, "Kconfig", map[string]string{"SRCARCH": r.Arch.Linux})
 }
 
-// leaveKconfig packs the Kconfig files.
-func (b *build) leaveKconfig(res *Result) error {
-	read := &recorder{FS: b.left.FS(maxText), files: map[string][]byte{}}
+// leaveKconfig packs the Kconfig files, and the Makefiles that the configuration makes the build read.
+func (b *build) leaveKconfig(res *Result, config []byte) error {
+	final, err := kconfig.ParseConfig(OutputConfig, config)
+	if err != nil {
+		return err
+	}
+	read := excerpt.Of(b.left.FS(maxText))
 	if _, err := b.readTree(read); err != nil {
 		return err
 	}
-	var names []string
-	for name := range read.files {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	var packed bytes.Buffer
-	z := zip.NewWriter(&packed)
-	for _, name := range names {
-		w, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Deflate})
-		if err != nil {
-			return err
-		}
-		if _, err := w.Write(read.files[name]); err != nil {
-			return err
-		}
-	}
-	if err := z.Close(); err != nil {
+	packed, err := read.Pack()
+	if err := errors.Join(err, b.leave(res, OutputKconfig, packed)); err != nil {
 		return err
 	}
-	return b.leave(res, OutputKconfig, packed.Bytes())
-}
-
-// recorder remembers what is read of a file system.
-type recorder struct {
-	fs.FS
-	files map[string][]byte
-}
-
-// ReadFile reads a file and remembers it.
-func (r *recorder) ReadFile(name string) ([]byte, error) {
-	data, err := fs.ReadFile(r.FS, name)
-	if err == nil {
-		r.files[path.Clean(name)] = data
-	}
-	return data, err
+	read = excerpt.Of(b.left.FS(maxText))
+	// What is wrong with Makefiles is told when somebody asks about them.
+	_, _ = kbuild.Read(read, b.Arch.Linux, final.On)
+	packed, err = read.Pack()
+	return errors.Join(err, b.leave(res, OutputKbuild, packed))
 }
 
 // Menu is what a kernel's options can be asked about: the final configuration and the Kconfig files are the outputs of

@@ -248,7 +248,7 @@ func (r *run) make(t Task, report progress.Func) (_ *store.Action, err error) {
 		return nil, &Failure{Step: t.Name, Err: err}
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	log := &logFile{open: func() (*os.File, error) { return r.Workshop.Log(r.Guest + "-" + t.Name) }}
+	log := &logFile{open: func() (*os.File, error) { return r.Workshop.Log(LogName(r.Guest, t.Name)) }}
 	defer log.close()
 	failure := func(err error) error { return &Failure{Step: t.Name, Log: log.used(), Err: err} }
 
@@ -284,6 +284,9 @@ func (r *run) need(step, output string) (string, error) {
 	}
 	return r.Blobs.Get(o.Digest)
 }
+
+// LogName is what the Workshop calls the log of a guest's step.
+func LogName(guest, step string) string { return guest + "-" + step }
 
 // logFile is made at its first line, so that steps which say nothing leave none.
 type logFile struct {

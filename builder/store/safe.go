@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/internal/owned"
+	"github.com/katabuild/katabuild/internal/regular"
 )
 
 // The folders of a store that hold what builds believe.
@@ -76,6 +77,11 @@ func (s *Store) makePrivate() error {
 		return s.wrap("write to", err)
 	}
 	return unsafe(owned.Folder(dir))
+}
+
+// ReadLog opens what the last run of a step left at Log.
+func (s *Store) ReadLog(name string) (*os.File, error) {
+	return regular.Open(filepath.Join(s.dir, "logs", name+".log"))
 }
 
 // Log opens the file NAME.log among the logs, empty, for one run of a step.

@@ -152,3 +152,68 @@ func TestFragmentsAreImported(t *testing.T) {
 		t.Errorf("%+v", whole)
 	}
 }
+
+// TestWhatAKernelCosts asks it of the real tree: every object of the build's log counts once, and the Makefiles list
+// nearly all of those that are no programs of the build.
+func TestWhatAKernelCosts(t *testing.T) {
+	need(t)
+	type sum struct {
+		Objects int
+		CPUMS   int64 `json:"cpu_ms"`
+	}
+	var r struct {
+		Release  string
+		Total    sum
+		Unlisted int
+		BootUS   int64 `json:"boot_us"`
+		Features []struct {
+			sum
+			Feature string
+			BootUS  int64 `json:"boot_us"`
+		}
+		Options []struct {
+			Option, Feature string
+			Alone, Gone     sum
+			BootUS          int64 `json:"boot_us"`
+		}
+	}
+	said := katabuild(t, nil, "kernel", "cost", "recipes/tiny", "--lock", abs(t, "out/tiny.lock.json"), "--boot",
+		abs(t, "out/tiny"), "--json")
+	said.want(t, 0)
+	if err := json.Unmarshal([]byte(said.out), &r); err != nil {
+		t.Fatal(err)
+	}
+	all, known, boot := sum{}, sum{}, int64(0)
+	for _, f := range r.Features {
+		all.Objects, all.CPUMS, boot = all.Objects+f.Objects, all.CPUMS+f.CPUMS, boot+f.BootUS
+		if f.Feature == "core" || f.Feature == "vsock" || f.Feature == "always built" {
+			known.Objects += f.Objects
+		}
+	}
+	if all != r.Total || boot != r.BootUS || boot == 0 || r.Total.CPUMS == 0 || known.Objects < r.Total.Objects/3 ||
+		r.Unlisted > r.Total.Objects/10 || !strings.Contains(r.Release, "-kb-") {
+		t.Errorf("the features have %+v and %d µs of %+v", all, boot, r)
+	}
+	for _, want := range []struct {
+		option, feature string
+		least, most     int // objects
+	}{{"CONFIG_VSOCKETS", "vsock", 3, 12}, {"CONFIG_NET", "core", 50, 400}, {"CONFIG_SERIAL_8250", "serial", 3, 30}} {
+		found := false
+		for _, o := range r.Options {
+			if o.Option == want.option {
+				found = true
+				if o.Feature != want.feature || o.Alone.Objects < want.least || o.Gone.Objects > want.most ||
+					o.Gone.Objects < o.Alone.Objects || o.BootUS == 0 {
+					t.Errorf("%+v, want %+v", o, want)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("%s brings nothing", want.option)
+		}
+	}
+	katabuild(t, nil, "kernel", "cost", "recipes/tiny", "--lock", abs(t, "out/tiny.lock.json"), "--by", "option",
+		"--most", "5").want(t, 0, "CPU s gone", "CONFIG_NET ")
+	katabuild(t, []string{"KATABUILD_STORE=" + t.TempDir()}, "kernel", "cost", "recipes/tiny", "--lock",
+		abs(t, "out/tiny.lock.json")).want(t, 1, "is not built", "run: katabuild build recipes/tiny")
+}

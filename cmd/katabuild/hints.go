@@ -47,6 +47,13 @@ func hintFor(err error) string {
 	if _, ok := errors.AsType[*locking.NoToolchain](err); ok {
 		return "where Debian's archive cannot be reached, --toolchain host builds with what is installed here"
 	}
+	if n, ok := errors.AsType[*builder.NoTimes](err); ok {
+		if n.Built {
+			return "have it built again, which takes its objects from the cache: katabuild store gc --unused-for 0, " +
+				"then katabuild build " + filepath.Dir(n.Recipe)
+		}
+		return "run: katabuild build " + filepath.Dir(n.Recipe)
+	}
 	if _, ok := errors.AsType[*builder.NoCurses](err); ok {
 		return "install libncurses-dev (apt install libncurses-dev), or leave --toolchain host out"
 	}

@@ -128,7 +128,7 @@ func (s *cache) fits(c *call, e *entry) bool {
 }
 
 // restore puts the object of a call and its dependency file in place, if the cache has them.
-func (s *cache) restore(c *call) (*entry, bool) {
+func (s *cache) restore(c *call) (e *entry, object []byte, ok bool) {
 	for _, l := range s.levels {
 		for _, e := range l.candidates(c.key) {
 			if !s.fits(c, e.entry) {
@@ -140,13 +140,13 @@ func (s *cache) restore(c *call) (*entry, bool) {
 				continue
 			}
 			if place(c.path(c.object), object) != nil || place(c.path(c.depfile), e.depfile) != nil {
-				return nil, false // the compiler will say what is wrong there
+				return nil, nil, false // the compiler will say what is wrong there
 			}
 			l.used(e)
-			return e.entry, true
+			return e.entry, object, true
 		}
 	}
-	return nil, false
+	return nil, nil, false
 }
 
 // place makes a file anew, as a compiler does.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -259,6 +260,37 @@ func TestAnObjectIsTakenOnlyIfTheCompilerWouldMakeIt(t *testing.T) {
 				t.Errorf("what was compiled then was not kept")
 			}
 		})
+	}
+}
+
+// TestAReportHasTheSizeOfAnObject compares it with what size(1) says: the sum of text, data and bss.
+func TestAReportHasTheSizeOfAnObject(t *testing.T) {
+	t.Parallel()
+	testenv.Require(t, testenv.Tool("size"))
+	w := newWork(t)
+	w.write("main.c", "int code(void) { return 1; }\nint data[100] = {1};\nint zeroes[1000];\n"+
+		"__attribute__((section(\".discard.x\"))) int dropped[7];\n")
+	w.settle()
+	for _, cached := range []bool{false, true} {
+		r := w.run(line, true)
+		if len(r.objects) != 1 || r.objects[0].Cached != cached {
+			t.Fatalf("%+v", r.objects)
+		}
+		said, err := exec.Command("size", filepath.Join(w.dir, "main.o")).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, row, _ := strings.Cut(string(said), "\n")
+		want, err := strconv.ParseInt(strings.Fields(row)[3], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.objects[0].Bytes; got != want-28 || got < 4400 {
+			t.Errorf("%d bytes, and size says %d, 28 of which are dropped", got, want)
+		}
+	}
+	if n := sizeOf([]byte("no object")); n != 0 {
+		t.Errorf("what is no object has %d bytes", n)
 	}
 }
 

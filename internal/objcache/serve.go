@@ -123,8 +123,9 @@ func (s Server) answer(cache *cache, conn net.Conn, report *reporter) {
 		return
 	}
 	start := s.Now()
-	if e, ok := cache.restore(&c); ok {
-		report.add(Object{Name: c.object, Cached: true, CPU: time.Duration(e.cpu) * time.Microsecond})
+	if e, object, ok := cache.restore(&c); ok {
+		report.add(Object{Name: c.object, Cached: true, CPU: time.Duration(e.cpu) * time.Microsecond,
+			Bytes: sizeOf(object)})
 		_ = writeFrame(conn, append([]byte{hit}, e.message...))
 		return
 	}
@@ -136,9 +137,9 @@ func (s Server) answer(cache *cache, conn net.Conn, report *reporter) {
 		return // the compiler failed
 	}
 	cpu := binary.LittleEndian.Uint64(said)
-	report.add(Object{Name: c.object, CPU: time.Duration(cpu) * time.Microsecond})
 	m, err := cache.take(&c)
 	_ = writeFrame(conn, []byte{miss})
+	report.add(Object{Name: c.object, CPU: time.Duration(cpu) * time.Microsecond, Bytes: sizeOf(m.object)})
 	if err == nil {
 		cache.keep(&c, m, said[8:], cpu, start)
 	}

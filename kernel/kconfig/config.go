@@ -34,6 +34,14 @@ func (c *Config) Get(symbol string) Value {
 	return No
 }
 
+// On is the value of a symbol as Makefiles see it: empty where it is off.
+func (c *Config) On(symbol string) string {
+	if v := c.Get(symbol); v != No {
+		return string(v)
+	}
+	return ""
+}
+
 // Symbols lists what the configuration mentions, in its order.
 func (c *Config) Symbols() []string { return slices.Clone(c.order) }
 

@@ -272,9 +272,24 @@ func tristate(level int) kconfig.Value { return []kconfig.Value{kconfig.No, "m",
 // Foresee works out what the configurator would make of settings, beside which everything is off that can be: the
 // values of all symbols that are not off.
 func (k Kernel) Foresee(settings []kconfig.Setting) *kconfig.Config {
-	v := evaluate(k.Tree, k.Final, settle(k.Tree, settings))
+	return k.Foresight().Of(settings, k.Tree.Names())
+}
+
+// Foresight foresees what becomes of several lists of settings, faster than each by itself. One goroutine uses it.
+type Foresight struct {
+	k    Kernel
+	seen map[string]*kconfig.Symbol
+}
+
+// Foresight is one for a kernel.
+func (k Kernel) Foresight() *Foresight { return &Foresight{k, map[string]*kconfig.Symbol{}} }
+
+// Of is what Foresee says of some symbols.
+func (f *Foresight) Of(settings []kconfig.Setting, names []string) *kconfig.Config {
+	v := evaluate(f.k.Tree, f.k.Final, settle(f.k.Tree, settings))
+	v.seen = f.seen
 	values := map[string]kconfig.Value{}
-	for _, name := range k.Tree.Names() {
+	for _, name := range names {
 		if x := v.value(name); x != kconfig.No {
 			values[name] = x
 		}

@@ -27,7 +27,7 @@ type Host struct {
 
 // Commands makes them.
 func (h *Host) Commands() []*cobra.Command {
-	all := []*cobra.Command{h.explainCmd(), h.diffCmd(), h.importCmd(), h.hardeningCmd()}
+	all := []*cobra.Command{h.explainCmd(), h.diffCmd(), h.importCmd(), h.hardeningCmd(), h.costCmd()}
 	for _, editor := range builder.ConfigEditors() {
 		all = append(all, h.editCmd(editor))
 	}
