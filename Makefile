@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 GO := $(shell sh ci/setup.sh go-path)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 OUT := out
 STORE ?=
 RECIPE ?= default
@@ -31,7 +32,8 @@ setup: ## install what is missing: Debian packages (as root or with sudo) and Go
 .PHONY: build
 build: ## build katabuild, kata-runtime, the shim and the agent into bin/
 	@mkdir -p bin
-	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/katabuild ./cmd/katabuild
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
+		-o bin/katabuild ./cmd/katabuild
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w' -o bin/katabuild-cc ./cmd/katabuild-cc
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
 		-o bin/kata-runtime ./cmd/kata-runtime

@@ -8,6 +8,8 @@ import (
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/releases/accepted"
+	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -24,6 +26,10 @@ var outliving = []struct {
 		func(b []byte) error { _, err := manifest.Decode(b); return err }},
 	{"internal/report/testdata/report", report.Version,
 		func(b []byte) error { _, err := report.Decode(b); return err }},
+	{"releases/accepted/testdata/accepted", accepted.Version,
+		func(b []byte) error { _, err := accepted.Decode(b); return err }},
+	{"releases/index/testdata/index", index.Version,
+		func(b []byte) error { _, err := index.Decode(b); return err }},
 	{"runtime/record/testdata/state", record.Version,
 		func(b []byte) error { _, err := record.Decode(b); return err }},
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/katabuild/katabuild/builder/tasks"
 	"github.com/katabuild/katabuild/initrd"
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
@@ -252,6 +253,9 @@ func (g *Guest) execution() execute.Config {
 		Report: g.c.Report, Now: g.c.Now}
 }
 
+// LockBeside is the lock's name beside the manifest of a guest, which has its digest.
+const LockBeside = "guest.lock.json"
+
 // Built is what Build made.
 type Built struct {
 	Dir      string
@@ -309,6 +313,13 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 		return nil, err
 	}
 	b.Manifest = digest.Of(data)
+	pinned, err := g.lock.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := atomicfile.Write(filepath.Join(out, LockBeside), pinned, 0o644); err != nil {
+		return nil, err
+	}
 	return b, manifest.Write(out, data)
 }
 

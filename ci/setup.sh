@@ -39,7 +39,8 @@ iproute2:/bin/ip
 util-linux:/usr/bin/unshare
 "
 
-# What tests compare our work with: other people's tools for file systems, disks and hash trees.
+# What tests compare our work with: other people's tools for file systems, disks and hash trees, and their
+# registry and token.
 JUDGES="
 erofs-utils:/usr/bin/fsck.erofs
 e2fsprogs:/sbin/fsck.ext4
@@ -50,6 +51,9 @@ attr:/usr/bin/setfattr
 openssl:/usr/bin/openssl
 faketime:/usr/bin/faketime
 bzip2:/bin/bzip2
+docker-registry:/usr/bin/docker-registry
+softhsm2:/usr/bin/softhsm2-util
+opensc:/usr/bin/pkcs11-tool
 "
 
 # What runs containers on our runtime in tests: a containerd and the runtime it is compared with, networks, and programs

@@ -105,6 +105,9 @@ faults() {
 	default_guest
 	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 90m \
 		-run 'TestFaults|TestCauses|TestLeaks|TestSoak' ./ci/containerd
+	guest
+	KATABUILD_TEST_FAULTS=1 "$go" test -count=1 -run Killed ./releases/install
+	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -run TestKilledPushesAndPulls ./ci/e2e
 }
 
 rego() {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
@@ -27,6 +28,15 @@ func ParseWriter(s string) (Writer, error) {
 			"key of a writer %q: want %d lower-case hexadecimal digits", s, 2*ed25519.PublicKeySize)
 	}
 	return Writer(s), nil
+}
+
+// Signer signs documents of other kinds than the store's, which cannot be taken for each other: the store's begin with
+// its name. It is nil for the zero value.
+func (k Key) Signer() crypto.Signer {
+	if k.private == nil {
+		return nil
+	}
+	return k.private
 }
 
 // short is the first 12 digits, for people.

@@ -7,16 +7,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/releases/assemble"
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
@@ -51,7 +54,10 @@ An extension, made by "katabuild image" from a recipe with "extension: true", is
 
 With --probe the guest also tries what its kernel's features promise (the manifest's kernel.probes): it mounts, makes
 interfaces, namespaces and control groups, loads a program, and cleans up. The verdict has a claim for each probe, and
-says what was missing.`,
+says what was missing.
+
+Report and verdict of a guest that is attested stay beside it, as report.json and verdict.json: "katabuild release"
+wants them. A boot with --append or --extension leaves none.`,
 		Example: `  katabuild boot out/default
   katabuild boot out/default --dry-run
   katabuild boot out/default --machine q35 --cpus 2 --report report.json
@@ -139,7 +145,7 @@ func (a *app) boot(ctx context.Context, f bootFlags, dir string) error {
 		return err
 	}
 	defer closeConsole()
-	return a.bootAndJudge(ctx, cfg, f)
+	return a.bootAndJudge(ctx, cfg, f, dir)
 }
 
 // extensionHelp is about --extension, of boot and verify.
@@ -198,7 +204,7 @@ type moment struct {
 	Guest bool   `json:"guest"` // reported by the guest, on a clock moved to the host's
 }
 
-func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags) error {
+func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags, dir string) error {
 	p, err := sandbox.NewPlan(cfg)
 	if err != nil {
 		return err
@@ -229,6 +235,9 @@ func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags)
 			return err
 		}
 	}
+	if err := a.keepBeside(f, dir, asked); err != nil {
+		return err
+	}
 	if f.asJSON {
 		err = a.printOutcome(asked, timeline)
 	} else {
@@ -244,6 +253,21 @@ func (a *app) bootAndJudge(ctx context.Context, cfg sandbox.Config, f bootFlags)
 		err = errors.Join(err, s.Stop())
 	}
 	return err
+}
+
+// keepBeside leaves report and verdict beside a guest that is attested, for those who release it. Another boot than the
+// guest's own says nothing about it, and a folder that cannot be written to stays as it is.
+func (a *app) keepBeside(f bootFlags, dir string, asked *sandbox.Attestation) error {
+	if asked.Verdict.Result != verdict.Attested || len(f.words)+len(f.extensions) > 0 ||
+		unix.Access(dir, unix.W_OK) != nil {
+		return nil
+	}
+	data, err := asked.Verdict.Encode()
+	if err != nil {
+		return err
+	}
+	return errors.Join(atomicfile.Write(filepath.Join(dir, assemble.ReportName), asked.Raw, 0o644),
+		atomicfile.Write(filepath.Join(dir, assemble.VerdictName), data, 0o644))
 }
 
 func (a *app) printOutcome(asked *sandbox.Attestation, timeline []sandbox.Moment) error {

@@ -6,17 +6,32 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/jail"
-	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/katabuild/katabuild/internal/registry/registrytest"
+	"github.com/katabuild/katabuild/releases/releasetest"
 )
 
 func TestMain(m *testing.M) {
 	jail.Main()
 	testscript.Main(m, map[string]func(){"katabuild": main})
 }
+
+// repository is the root of the repository, as an absolute path.
+var repository = func() string {
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		panic(err)
+	}
+	return dir
+}()
 
 // TestCommandLines runs a script for each word, in a folder and with a store of its own.
 func TestCommandLines(t *testing.T) {
@@ -25,13 +40,16 @@ func TestCommandLines(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("KATABUILD_STORE", filepath.Join(e.WorkDir, ".store"))
 			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("REGISTRY", registrytest.Serve(t, nil))
 			self, err := os.Executable() // a Go program, as the agent is
 			e.Setenv("AGENT", self)
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"guest": writeGuest,
-			"code":  code,
+			"guest":    writeGuest,
+			"released": writeReleased,
+			"page":     writePage,
+			"code":     code,
 		},
 		RequireExplicitExec: true,
 	})
@@ -48,6 +66,39 @@ func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	data, err := documenttest.Report().Encode()
 	ts.Check(err)
 	ts.Check(os.WriteFile(dir+".report.json", data, 0o644))
+}
+
+// writeReleased is the word released: released DIR NAME ARCH [disk] writes a guest that has booted, with its lock.
+func writeReleased(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: released DIR NAME ARCH [disk]")
+	}
+	l := &lock.Lock{Version: lock.Version, Name: args[1], Time: 1700000000, Inputs: []lock.Input{
+		{Name: "file motd", Kind: lock.Local, Digest: digest.Of([]byte("motd")), Size: 4, Where: "motd"},
+		{Name: "folder etc", Kind: lock.Tree, Digest: digest.Of([]byte("etc")), Where: "etc"},
+		{Name: "kernel source", Kind: lock.Debian, Digest: digest.Of([]byte("source")), Size: 6,
+			Package: &lock.Package{Suite: "trixie", Name: "linux-source-6.12", Version: "6.12.117-1", Arch: "all",
+				Filename: "pool/main/l/linux/linux-source-6.12.deb"}}}}
+	pinned, err := l.Encode()
+	ts.Check(err)
+	g := releasetest.Guest{Name: args[1], Arch: args[2], Mark: args[2], Lock: pinned, Disk: len(args) > 3}
+	ts.Check(g.Write(ts.MkAbs(args[0])))
+}
+
+// writePage is the word page: page FILE OUT writes the commands that a page of docs/ shows, as a script of the shell.
+func writePage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: page FILE OUT")
+	}
+	text, err := os.ReadFile(filepath.Join(repository, "docs", args[0]))
+	ts.Check(err)
+	var script strings.Builder
+	for i, part := range strings.Split(string(text), "\n```") {
+		if commands, ok := strings.CutPrefix(part, "sh\n"); ok && i%2 == 1 {
+			script.WriteString(strings.ReplaceAll(commands, "localhost:5000", ts.Getenv("REGISTRY")) + "\n")
+		}
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(script.String()), 0o644))
 }
 
 // code N COMMAND... runs a command that must end with that exit code; "any" is any.

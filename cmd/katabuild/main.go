@@ -13,10 +13,14 @@ import (
 
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/internal/usage"
+	"github.com/katabuild/katabuild/releases/refusal"
 )
 
 // version is set by -ldflags "-X main.version=...".
 var version = "dev"
+
+// commit is katabuild's own commit, set by -ldflags "-X main.commit=..."; empty where it is not known.
+var commit string
 
 // garbage is how much garbage may pile up, in percent of what is in use, before the collector runs: half of Go's
 // default, as the tree of an image with a million files takes much memory for long.
@@ -34,7 +38,7 @@ func main() {
 const (
 	exitError       = 1   // something went wrong; the last line says what
 	exitUsage       = 2   // the command line makes no sense
-	exitVerdict     = 3   // everything ran, and the guest is not the one that was built
+	exitVerdict     = 3   // everything ran, and a guest is not the one that was built, or a release is refused
 	exitInterrupted = 130 // ended by Ctrl-C, as shells expect
 )
 
@@ -84,6 +88,9 @@ func run(args []string, a *app) int {
 		return exitUsage
 	}
 	fmt.Fprintf(a.err, "katabuild: %v\n", err)
+	if _, refused := errors.AsType[*refusal.Error](err); refused {
+		return exitVerdict
+	}
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintln(a.err, hint)
 	}

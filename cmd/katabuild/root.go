@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,9 @@ import (
 
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/cmd/katabuild/doctor"
 	"github.com/katabuild/katabuild/cmd/katabuild/look"
+	"github.com/katabuild/katabuild/cmd/katabuild/release"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/progress/view"
 	"github.com/katabuild/katabuild/internal/registry"
@@ -60,7 +63,8 @@ Environment: KATABUILD_STORE (folder of the store, as --store), KATABUILD_STORE_
 KATABUILD_STORE_KEY (file of the key that signs the store's records; "katabuild help store" says more),
 KATABUILD_AGENT (the agent, as --agent), KATABUILD_ARCHIVE and KATABUILD_SNAPSHOT (addresses of Debian archives, as
 --archive and --snapshot).
-Exit codes: 0 done, 1 error, 2 wrong usage, 3 the verdict is failed or diff found a difference, 130 interrupted.`
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 the verdict is failed, diff found a difference or a release
+is refused, 130 interrupted.`
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
@@ -79,7 +83,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.progress, "progress", view.Auto, "how to show progress: "+strings.Join(view.Styles(), ", "))
 	root.AddGroup(&cobra.Group{ID: "build", Title: "Building:"},
 		&cobra.Group{ID: "run", Title: "Running and checking:"}, &cobra.Group{ID: "look", Title: "Looking inside:"},
-		&cobra.Group{ID: "keep", Title: "Upkeep:"})
+		&cobra.Group{ID: "release", Title: "Releasing:"}, &cobra.Group{ID: "keep", Title: "Upkeep:"})
 	for _, c := range []*cobra.Command{a.lockCmd(), a.fetchCmd(), a.planCmd(), a.buildCmd(), a.kernelCmd(),
 		a.initrdCmd(), a.imageCmd(), a.rootfsCmd(), a.featuresCmd()} {
 		c.GroupID = "build"
@@ -93,12 +97,56 @@ func (a *app) root() *cobra.Command {
 		c.GroupID = "look"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.storeCmd(), a.doctorCmd(), a.versionCmd()} {
+	for _, c := range a.releases().Commands() {
+		c.GroupID = "release"
+		root.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{a.storeCmd(), a.doctor().Command(), a.versionCmd()} {
 		c.GroupID = "keep"
 		root.AddCommand(c)
 	}
 	usage.Apply(root)
 	return root
+}
+
+func (a *app) doctor() *doctor.Host {
+	return &doctor.Host{Out: a.out, Getenv: a.getenv, Agent: func(of arch.Arch) string { return a.agentPath("", of) },
+		Store: func() (string, error) {
+			s, err := a.openStore()
+			if err != nil {
+				return "", err
+			}
+			return s.Dir(), nil
+		}}
+}
+
+// releases are the commands of package release.
+func (a *app) releases() *release.Host {
+	h := &release.Host{Out: a.out, Err: a.err, Version: version, Commit: commit, Getenv: a.getenv,
+		Terminal: a.terminal(), Registries: func(fl *pflag.FlagSet) func() (registry.Access, error) {
+			var f registryFlags
+			f.add(fl)
+			return func() (registry.Access, error) { return f.access(a.getenv) }
+		},
+		HostKey: func() (crypto.Signer, error) {
+			k, err := a.storeKey()
+			return k.Signer(), err
+		}}
+	if c, err := os.UserConfigDir(); err == nil {
+		h.Policies = append(h.Policies, filepath.Join(c, "katabuild", "release-policy.yaml"))
+	}
+	h.Policies = append(h.Policies, "/etc/katabuild/release-policy.yaml")
+	return h
+}
+
+// storeKey is the key that signs the store's records.
+func (a *app) storeKey() (store.Key, error) {
+	dir, err := a.storeFolder()
+	if err != nil {
+		return store.Key{}, err
+	}
+	file, _ := a.keyFiles(dir)
+	return store.ReadKey(file)
 }
 
 // keyName is the file of the key that signs a store's records, and trustedName the one of further writers that are
@@ -171,6 +219,16 @@ func (a *app) useStore(ctx context.Context) (*store.Store, error) {
 	return s, err
 }
 
+// terminal says whether standard error is one that shows progress.
+func (a *app) terminal() bool {
+	f, ok := a.err.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	return err == nil && a.getenv("TERM") != "dumb"
+}
+
 // view starts the progress view on standard error.
 func (a *app) view() (*view.View, error) {
 	if !slices.Contains(view.Styles(), a.progress) {
@@ -179,7 +237,7 @@ func (a *app) view() (*view.View, error) {
 	}
 	o := view.Options{Style: a.progress}
 	if f, ok := a.err.(*os.File); ok {
-		if _, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && a.getenv("TERM") != "dumb" {
+		if a.terminal() {
 			o.Terminal = true
 			o.Width = func() int {
 				ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)

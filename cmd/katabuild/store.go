@@ -144,12 +144,7 @@ func (a *app) keyCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "key", Args: cobra.NoArgs, Short: "print the public key that your records are signed with",
 		RunE: func(*cobra.Command, []string) error {
-			dir, err := a.storeFolder()
-			if err != nil {
-				return err
-			}
-			file, _ := a.keyFiles(dir)
-			k, err := store.ReadKey(file)
+			k, err := a.storeKey()
 			if err != nil {
 				return err
 			}

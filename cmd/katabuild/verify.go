@@ -9,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/cmd/katabuild/look"
+	"github.com/katabuild/katabuild/cmd/katabuild/release"
 	"github.com/katabuild/katabuild/inspect"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
@@ -52,11 +54,11 @@ func (a *app) verifyCmd() *cobra.Command {
 	var reportFile, nonce, pin string
 	var extensions []string
 	var asJSON, keepKernel bool
-	var rebuild string
+	var rebuild, policy string
 	var rf recipeFlags
 	c := &cobra.Command{
-		Use: "verify [GUEST]", Args: cobra.MaximumNArgs(1),
-		Short: "check a guest's files, and a running guest's report, against its manifest",
+		Use: "verify [GUEST|RELEASE]", Args: cobra.MaximumNArgs(1),
+		Short: "check a guest's files, and a running guest's report, against its manifest; or a release",
 		Long: `verify checks every file of a guest (a folder made by "katabuild build", default out/default) against
 manifest.json, and with --report also what a running guest said of itself. Each claim is met or named, with both values.
 
@@ -64,10 +66,15 @@ The result is "intact" when all files are right, "attested" when a report is rig
 A report is a statement by the guest: it catches the wrong kernel, agent or command line, not a hostile guest.
 
 With --rebuild the guest is built once more from its recipe and lock, in a store of its own that has the inputs and
-nothing made of them, and every file is compared; what differs is listed as "katabuild diff" lists it.`,
+nothing made of them, and every file is compared; what differs is listed as "katabuild diff" lists it.
+
+Of a release, a folder made by "katabuild release", it checks signatures, channel and versions by a policy, that no
+guest is older than one that was accepted on this host before, and every file; a release that is refused ends it with
+exit code 3 and the name of the reason.`,
 		Example: `  katabuild verify out/default
   katabuild verify out/default --report report.json --nonce 00112233445566778899aabbccddeeff --json
-  katabuild verify out/default --rebuild recipes/default --keep-kernel`,
+  katabuild verify out/default --rebuild recipes/default --keep-kernel
+  katabuild verify out/release --policy release-policy.yaml`,
 	}
 	c.Flags().StringVar(&reportFile, "report", "", "a report: a `file` that katabuild boot --report wrote")
 	c.Flags().StringVar(&nonce, "nonce", "", "the nonce the report must hold, in hexadecimal")
@@ -77,17 +84,28 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 	c.Flags().StringVar(&rebuild, "rebuild", "", "build the guest of this recipe again, and compare")
 	c.Flags().BoolVar(&keepKernel, "keep-kernel", false,
 		"with --rebuild: take the kernel, which takes minutes, from the store")
+	c.Flags().StringVar(&policy, "policy", "", "of a release: "+release.PolicyHelp)
 	build := pflag.NewFlagSet("build", pflag.ContinueOnError)
 	rf.addBuild(build)
 	c.Flags().AddFlagSet(build)
 	toRebuild := []string{"keep-kernel"}
-	build.VisitAll(func(f *pflag.Flag) { toRebuild = append(toRebuild, f.Name) })
+	build.VisitAll(func(f *pflag.Flag) {
+		if !strings.HasPrefix(f.Name, "registry-") { // a release may lie in one
+			toRebuild = append(toRebuild, f.Name)
+		}
+	})
 	usage.Rules(c, slices.Concat(
 		[]usage.Rule{{Flag: "rebuild", Excludes: []string{"report", "nonce", "extension", "json"},
 			Why: "which compares files alone"}},
 		usage.Need("report", "nonce", "extension"), usage.Need("rebuild", toRebuild...))...)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		dir := guestDir(args)
+		if release.IsRelease(dir) {
+			return a.verifyRelease(c, rf, dir, policy)
+		}
+		if policy != "" {
+			return &usage.Error{Err: fmt.Errorf("--policy is for releases, and %s is none", dir)}
+		}
 		m, d, err := readGuest(dir, pin)
 		if err != nil {
 			return err
@@ -124,6 +142,25 @@ nothing made of them, and every file is compared; what differs is listed as "kat
 		return a.printVerdict(attest.Verdict(m, d, files, reported), asJSON)
 	}
 	return c
+}
+
+// verifyRelease verifies one by a policy. Flags that are about guests make no sense with it.
+func (a *app) verifyRelease(c *cobra.Command, rf recipeFlags, dir, policy string) error {
+	var wrong error
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name != "policy" && !strings.HasPrefix(f.Name, "registry-") && c.InheritedFlags().Lookup(f.Name) == nil &&
+			wrong == nil {
+			wrong = &usage.Error{Err: fmt.Errorf("--%s is for guests, and %s is a release", f.Name, dir)}
+		}
+	})
+	if wrong != nil {
+		return wrong
+	}
+	access, err := rf.registry.access(a.getenv)
+	if err != nil {
+		return err
+	}
+	return a.releases().Verify(c.Context(), dir, policy, access)
 }
 
 // rebuild builds a guest again and says what differs.

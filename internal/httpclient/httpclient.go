@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,8 +21,10 @@ import (
 // usable link through.
 type deadlines struct {
 	Connect time.Duration // until there is a connection, TLS included where the transport is ours; 10 s
-	Header  time.Duration // from the beginning, connecting included, to the end of the answer's header; 20 s
-	Stall   time.Duration // for the next MinBytes of the body; 15 s
+	// Header is from the beginning, connecting included, or from when the server last took some of the request's body,
+	// to the end of the answer's header; 20 s.
+	Header time.Duration
+	Stall  time.Duration // for the next MinBytes of the body; 15 s
 	// MinBytes is how many bytes of the body must arrive in Stall; 1 KiB. A server that sends a byte now and then is as
 	// good as silent.
 	MinBytes int64
@@ -93,7 +96,16 @@ func (p *patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	silent := fmt.Errorf("%s gave no answer within %v", r.URL.Host, d.Header)
 	timer := time.AfterFunc(d.Header, func() { cancel(silent) })
+	var answered atomic.Bool
+	if r.Body != nil { // an upload takes as long as it moves
+		r.Body = &movingBody{r.Body, func() {
+			if !answered.Load() {
+				timer.Reset(d.Header)
+			}
+		}}
+	}
 	resp, err := p.next.RoundTrip(r)
+	answered.Store(true)
 	timer.Stop()
 	if err != nil {
 		err = cause(ctx, err)
@@ -103,6 +115,17 @@ func (p *patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp.Body = &patientBody{body: resp.Body, ctx: ctx, cancel: cancel, d: d,
 		stalled: fmt.Errorf("%s stopped sending: less than %d bytes in %v", r.URL.Host, d.MinBytes, d.Stall)}
 	return resp, nil
+}
+
+// movingBody tells that the server takes more of a request's body.
+type movingBody struct {
+	io.ReadCloser
+	moved func()
+}
+
+func (b *movingBody) Read(p []byte) (int, error) {
+	b.moved()
+	return b.ReadCloser.Read(p)
 }
 
 // cause is why a context was cancelled where that was ours, and err otherwise.

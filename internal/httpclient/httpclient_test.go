@@ -3,6 +3,7 @@ package httpclient
 import (
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -153,5 +154,43 @@ func TestARedirectToAnotherSchemeIsRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "name the address that it leads to: "+to) {
 			t.Errorf("to %s: %v", to, err)
 		}
+	}
+}
+
+// slowly gives a byte each time, a while after the one before.
+type slowly struct{ left int }
+
+func (s *slowly) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(20 * time.Millisecond)
+	s.left--
+	p[0] = 'x'
+	return 1, nil
+}
+
+func TestAnUploadMayTakeAsLongAsItMoves(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+		if r.URL.Path == "/silent" {
+			time.Sleep(time.Second)
+		}
+	}))
+	t.Cleanup(s.Close)
+	client := New(&http.Client{Transport: &patient{Deadlines: deadlines{Header: 200 * time.Millisecond}}})
+	resp, err := client.Post(s.URL, "text/plain", &slowly{30}) // 600 ms
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil || string(said) != "30 <nil>" {
+		t.Errorf("%s, %v", said, err)
+	}
+	resp, err = client.Post(s.URL+"/silent", "text/plain", &slowly{1})
+	if err == nil {
+		_ = resp.Body.Close()
+		t.Error("a server that says nothing behind an upload is waited for")
 	}
 }

@@ -112,13 +112,17 @@ func (k *keychain) explain(host string, err error) error {
 		refused.StatusCode != http.StatusForbidden {
 		return err
 	}
+	return &Refused{Registry: host, Status: refused.StatusCode, Tried: k.as(host), Err: err}
+}
+
+// as says as whom a registry is asked.
+func (k *keychain) as(host string) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	tried := k.tried[host]
-	if tried == "" {
-		tried = "as nobody"
+	if tried := k.tried[host]; tried != "" {
+		return tried
 	}
-	return &Refused{Registry: host, Status: refused.StatusCode, Tried: tried, Err: err}
+	return "as nobody"
 }
 
 // Refused says that a registry gives nothing to whoever asked.
@@ -208,6 +212,10 @@ func (a *Access) repository(host, path string) (name.Repository, error) {
 	}
 	return name.NewRepository(host+"/"+path, o...)
 }
+
+// Transport is a transport that knows each host's certificates, and reaches by plain HTTP only this host and those that
+// are named insecure.
+func (a *Access) Transport() http.RoundTripper { return &hosts{a: a} }
 
 // hosts is a transport that knows each registry's certificates. Plain HTTP goes to this host and to those named
 // insecure only: whoever sits on the way could see passwords, and the registry library tries plain HTTP for more

@@ -213,3 +213,38 @@ func TestPlainHTTPReachesThisHostAndWhatIsNamedOnly(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestARepositoryIsReachedAsItsRegistryWants(t *testing.T) {
+	locked, _ := locked(t, true)
+	host := hostOf(locked)
+	ca, _ := write(t, 0o644, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE",
+		Bytes: locked.Certificate().Raw})), "ca.pem")
+	c := &Client{Access: Access{AuthFiles: []string{authFile(t, host, password)}, Authorities: []string{ca},
+		Mirrors: map[string][]string{host: {"mirror.example/cache"}}}}
+	all, err := c.Repositories(t.Context(), host+"/team/app", true)
+	if err != nil || len(all) != 2 || all[0].Host != "mirror.example" || all[0].Path != "cache/team/app" ||
+		all[0].Plain {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	r := all[1]
+	if r.Host != host || r.Path != "team/app" || r.Plain || !r.Home() || r.Login.Username != user ||
+		r.Login.Password != password {
+		t.Errorf("%+v", r)
+	}
+	if own, err := c.Repositories(t.Context(), host+"/team/app", false); err != nil || len(own) != 1 {
+		t.Errorf("without mirrors: %+v, %v", own, err)
+	}
+	var refused *Refused
+	if err := r.Explain(http.StatusForbidden, io.EOF); !errors.As(err, &refused) || !strings.Contains(err.Error(),
+		"asked as "+user) || !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
+	}
+	if err := r.Explain(http.StatusNotFound, io.EOF); err != io.EOF { //nolint:errorlint // the very one
+		t.Errorf("got %v", err)
+	}
+	plain := registrytest.Serve(t, nil)
+	all, err = (&Client{}).Repositories(t.Context(), plain+"/app", true)
+	if err != nil || len(all) != 1 || !all[0].Plain {
+		t.Errorf("%+v, %v", all, err)
+	}
+}

@@ -1,10 +1,12 @@
-package main
+// Package doctor has the command that says what this host lacks.
+package doctor
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +24,16 @@ import (
 	"github.com/katabuild/katabuild/runtime/check"
 )
 
-func (a *app) doctorCmd() *cobra.Command {
+// Host is what the command needs of the program that it is a part of.
+type Host struct {
+	Out    io.Writer
+	Getenv func(string) string
+	Store  func() (dir string, err error) // opens the store, and says where it is
+	Agent  func(arch.Arch) string         // where the agent for an architecture should be
+}
+
+// Command makes it.
+func (h *Host) Command() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use: "doctor", Args: cobra.NoArgs, Short: "say what this host lacks, by package name, and what does not work " +
@@ -40,17 +51,17 @@ kata-runtime check says, in the same form.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		found, err := a.diagnose(c.Context())
+		found, err := h.diagnose(c.Context())
 		if err != nil {
 			return err
 		}
 		if asJSON {
-			e := json.NewEncoder(a.out)
+			e := json.NewEncoder(h.Out)
 			e.SetIndent("", "  ")
 			e.SetEscapeHTML(false)
 			err = e.Encode(found)
 		} else {
-			err = found.Print(a.out, false)
+			err = found.Print(h.Out, false)
 		}
 		if err != nil {
 			return err
@@ -69,12 +80,12 @@ kata-runtime check says, in the same form.`,
 }
 
 // diagnose looks at the host.
-func (a *app) diagnose(ctx context.Context) (finding.List, error) {
+func (h *Host) diagnose(ctx context.Context) (finding.List, error) {
 	host, err := arch.FromGo(runtime.GOARCH)
 	if err != nil {
 		return nil, err
 	}
-	tools, err := kernelTools(ctx, host, filepath.SplitList(a.getenv("PATH")))
+	tools, err := kernelTools(ctx, host, filepath.SplitList(h.Getenv("PATH")))
 	if err != nil {
 		return nil, err
 	}
@@ -97,13 +108,13 @@ func (a *app) diagnose(ctx context.Context) (finding.List, error) {
 	}
 	out = append(out, program(finding.Optional, "go", "golang-go", "recipes with u-root commands"))
 
-	if s, err := a.openStore(); err != nil {
+	if dir, err := h.Store(); err != nil {
 		out = append(out, finding.Finding{Name: "store", State: finding.Missing, Fact: finding.OneLine(err.Error()),
 			Without: "command but boot and verify", WayOut: "name another folder with --store"})
 	} else {
-		out = append(out, room(s.Dir()))
+		out = append(out, room(dir))
 	}
-	return append(out, agentFile(a.agentPath("", host))), nil
+	return append(out, agentFile(h.Agent(host))), nil
 }
 
 // kernelTools looks for the compiler, the linker and what else a kernel of an architecture is built with.

@@ -1,0 +1,230 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/katabuild/katabuild/internal/registry"
+	"github.com/katabuild/katabuild/releases/accepted"
+	"github.com/katabuild/katabuild/releases/folder"
+	"github.com/katabuild/katabuild/releases/index"
+	"github.com/katabuild/katabuild/releases/judge"
+	"github.com/katabuild/katabuild/releases/place"
+	"github.com/katabuild/katabuild/releases/unpack"
+)
+
+// placesHelp is about the places of releases.
+const placesHelp = `A place is ` + place.Forms + `.
+Registries are reached with docker's and podman's logins, and by plain HTTP only on this host or where
+--registry-insecure names them; a web server is only read. Without a TAG, latest is meant.`
+
+func (h *Host) pushCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "push DIR PLACE", Args: cobra.ExactArgs(2),
+		Short: "publish a release, once everything in it has been checked",
+		Long: `push reads everything in a release's folder, checks that each document is about the guest that it lies
+with, and publishes it. Only what is missing there moves. In a registry each guest is an artefact, to which its bills of
+materials, its provenance and its boot report refer; one index has the guests of all architectures, and the signatures
+refer to it. The tag moves last.
+
+` + placesHelp,
+		Example: "  katabuild push out/release oci:registry.example/guests:stable\n" +
+			"  katabuild push out/release bundle:release.tar",
+	}
+	access := h.Registries(c.Flags())
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return h.copy(c.Context(), access, args[0], args[1], func(from place.Source) place.Options {
+			return place.Options{Accept: func(data, _ []byte) error {
+				x, err := index.Decode(data)
+				if err != nil {
+					return err
+				}
+				return judge.Contents(c.Context(), x, from, claims)
+			}}
+		})
+	}
+	return c
+}
+
+func (h *Host) copyCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "copy FROM TO", Args: cobra.ExactArgs(2),
+		Short: "copy a release from place to place, such as to a file for hosts without a network",
+		Long: `copy copies a release with its signatures. Every digest stays what it is, and each file is checked as it
+is written. Nobody's signature is asked for: that is for those who pull.
+
+` + placesHelp,
+		Example: "  katabuild copy oci:registry.example/guests:stable bundle:release.tar\n" +
+			"  katabuild copy bundle:release.tar oci:mirror.example/guests:stable",
+	}
+	access := h.Registries(c.Flags())
+	c.RunE = func(c *cobra.Command, args []string) error {
+		plain := func(place.Source) place.Options { return place.Options{} }
+		return h.copy(c.Context(), access, args[0], args[1], plain)
+	}
+	return c
+}
+
+// copy copies a release, and says what moved.
+func (h *Host) copy(ctx context.Context, access func() (registry.Access, error), from, to string,
+	how func(place.Source) place.Options) (err error) {
+	a, err := access()
+	if err != nil {
+		return err
+	}
+	source, err := place.Open(ctx, from, a)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+	sink, err := place.Create(ctx, to, a)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sink.Close()) }()
+	o := how(source)
+	done := h.progress(&o)
+	r, err := place.Copy(ctx, source, sink, o)
+	done()
+	if err != nil {
+		return err
+	}
+	return h.said(to, r)
+}
+
+func (h *Host) said(to string, r *place.Result) error {
+	_, err := fmt.Fprintf(h.Out, "%s: %d guests; %d files and %d bytes moved, %d files were there\n", to,
+		len(r.Index.Guests), r.Moved, r.Bytes, r.Kept)
+	return err
+}
+
+// redraw is how often progress is shown.
+const redraw = 200 * time.Millisecond
+
+// progress shows on a terminal how much has moved. The function that it returns ends that.
+func (h *Host) progress(o *place.Options) func() {
+	if !h.Terminal {
+		return func() {}
+	}
+	var mu sync.Mutex
+	var last time.Time
+	var shown bool
+	o.Progress = func(moved, of int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(last) < redraw || of == 0 {
+			return
+		}
+		last, shown = time.Now(), true
+		fmt.Fprintf(h.Err, "\r%3d%%  %.1f of %.1f MB\x1b[K", min(100, moved*100/of), float64(moved)/1e6,
+			float64(of)/1e6)
+	}
+	return func() {
+		if shown {
+			fmt.Fprint(h.Err, "\r\x1b[K")
+		}
+	}
+}
+
+// pullFlags are what a user may say of a pull.
+type pullFlags struct{ policy, guests, arch string }
+
+func (h *Host) pullCmd() *cobra.Command {
+	var f pullFlags
+	c := &cobra.Command{
+		Use: "pull PLACE DIR", Args: cobra.ExactArgs(2),
+		Short: "take a release whose signatures a policy accepts into a folder",
+		Long: `pull asks a policy before it reads anything else of a release: who has signed it, its channel, its
+versions. Then it takes what is missing into a folder, checks each file by its digest and each document against the
+others, and lets others see the release last. What breaks off goes on where it was. A release that is refused leaves
+the folder's old release as it is, and ends the command with exit code 3 and the name of the reason.
+
+A host remembers the highest version that it has pulled of each guest, and takes no lower one.
+
+With --guests each guest also becomes a folder of its own, GUESTS/NAME-VERSION-ARCH, which "katabuild boot" boots.
+
+` + placesHelp,
+		Example: "  katabuild pull oci:registry.example/guests:stable /srv/guests --policy release-policy.yaml\n" +
+			"  katabuild pull bundle:release.tar /srv/guests --guests /srv/guests/ready --arch x86_64",
+	}
+	c.Flags().StringVar(&f.policy, "policy", "", PolicyHelp)
+	c.Flags().StringVar(&f.guests, "guests", "", "`folder` below which each guest becomes a folder")
+	c.Flags().StringVar(&f.arch, "arch", "", "fail unless the release has guests for this architecture; with "+
+		"--guests, only those")
+	access := h.Registries(c.Flags())
+	c.RunE = func(c *cobra.Command, args []string) error { return h.pull(c.Context(), access, f, args[0], args[1]) }
+	return c
+}
+
+func (h *Host) pull(ctx context.Context, access func() (registry.Access, error), f pullFlags,
+	from, dir string) (err error) {
+	a, err := access()
+	if err != nil {
+		return err
+	}
+	memory, err := h.memory()
+	if err != nil {
+		return err
+	}
+	source, err := place.Open(ctx, from, a)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+	to, err := folder.Create(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	var by []string
+	o := place.Options{
+		Accept: func(data, envelope []byte) error {
+			x, names, err := h.accept(f.policy, data, envelope)
+			if err != nil {
+				return err
+			}
+			by = names
+			return hasArch(x, f.arch)
+		},
+		// What others are to see is remembered before they do.
+		Check: func(ctx context.Context, x *index.Index) error {
+			if err := judge.Documents(ctx, x, to, claims); err != nil {
+				return err
+			}
+			return accepted.Accept(ctx, memory, x)
+		},
+	}
+	done := h.progress(&o)
+	r, err := place.Copy(ctx, source, to, o)
+	done()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(h.Out, "accepted, signed by %s\n", strings.Join(by, ", "))
+	if err := h.said(dir, r); err != nil || f.guests == "" {
+		return err
+	}
+	return h.unpack(ctx, to, r.Index, f)
+}
+
+func (h *Host) unpack(ctx context.Context, from *folder.Folder, x *index.Index, f pullFlags) error {
+	for i := range x.Guests {
+		if f.arch != "" && x.Guests[i].Arch != f.arch {
+			continue
+		}
+		dir, err := unpack.Guest(ctx, from, &x.Guests[i], f.guests)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(h.Out, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}

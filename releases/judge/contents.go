@@ -1,0 +1,191 @@
+// Package judge says whether a release is what it says, and whether its signatures, channel and versions are those
+// that a policy takes.
+package judge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/releases/index"
+	"github.com/katabuild/katabuild/releases/provenance"
+	"github.com/katabuild/katabuild/releases/refusal"
+)
+
+// MaxDocument bounds the documents of a guest, in bytes.
+const MaxDocument = 16 << 20
+
+// Source has the files of a release.
+type Source interface {
+	// Open begins to read a file at an offset; the caller closes it. Nothing it reads is believed.
+	Open(ctx context.Context, b index.Blob, offset int64) (io.ReadCloser, error)
+}
+
+// Claims compares a report with a manifest.
+type Claims func(*manifest.Manifest, *report.Report) []verdict.Claim
+
+// Contents reads every file of a release and says what does not fit: a file that is not what the index names, or a
+// document that is about something else. What is refused is a *refusal.Error.
+func Contents(ctx context.Context, x *index.Index, s Source, claims Claims) error {
+	if err := Documents(ctx, x, s, claims); err != nil {
+		return err
+	}
+	for _, b := range x.Blobs() {
+		if err := Copy(ctx, s, names(x, b), b, io.Discard); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Documents is Contents for files that entered their place by digest: it reads the documents alone.
+func Documents(ctx context.Context, x *index.Index, s Source, claims Claims) error {
+	for i := range x.Guests {
+		if err := documents(ctx, &x.Guests[i], s, claims); err != nil {
+			return fmt.Errorf("guest %s: %w", x.Guests[i].Label(), err)
+		}
+	}
+	return nil
+}
+
+// Copy reads a file, checks it and writes it to w. what is for errors.
+func Copy(ctx context.Context, s Source, what string, b index.Blob, w io.Writer) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r, err := s.Open(ctx, b, 0)
+	if err != nil {
+		return err
+	}
+	got, n, err := digest.Reader(io.TeeReader(io.LimitReader(r, b.Size+1), w))
+	if err = errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	return check(what, b, got, n)
+}
+
+// names says what a file is to a release, for errors.
+func names(x *index.Index, b index.Blob) string {
+	for _, g := range x.Guests {
+		for _, a := range g.Artefacts {
+			if a.Digest == b.Digest {
+				return g.Label() + " " + a.Name
+			}
+		}
+		for what, d := range map[string]digest.Digest{"manifest": g.Manifest.Digest, "report": g.Report.Digest,
+			"verdict": g.Verdict.Digest, "provenance": g.Provenance.Digest} {
+			if d == b.Digest {
+				return g.Label() + " " + what
+			}
+		}
+	}
+	return "notes"
+}
+
+func check(what string, b index.Blob, got digest.Digest, size int64) error {
+	switch {
+	case size < b.Size:
+		return refusal.New(refusal.Size, what, "want %d bytes, got %d", b.Size, size)
+	case size > b.Size:
+		return refusal.New(refusal.Size, what, "want %d bytes, got more", b.Size)
+	case got != b.Digest:
+		return refusal.New(refusal.Digest, what, "want %s, got %s", b.Digest, got)
+	}
+	return nil
+}
+
+// Read reads a small file whole and checks it.
+func Read(ctx context.Context, s Source, what string, b index.Blob) ([]byte, error) {
+	if b.Size > MaxDocument {
+		return nil, refusal.New(refusal.Size, what, "%d bytes, more than the %d a document may have", b.Size,
+			MaxDocument)
+	}
+	r, err := s.Open(ctx, b, 0)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(r, b.Size+1))
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, err
+	}
+	return data, check(what, b, digest.Of(data), int64(len(data)))
+}
+
+// documents checks that all documents of a guest are about that guest.
+func documents(ctx context.Context, g *index.Guest, s Source, claims Claims) error {
+	var data [4][]byte
+	for i, d := range []struct {
+		what string
+		b    index.Blob
+	}{{"manifest", g.Manifest}, {"report", g.Report}, {"verdict", g.Verdict}, {"provenance", g.Provenance}} {
+		var err error
+		if data[i], err = Read(ctx, s, d.what, d.b); err != nil {
+			return err
+		}
+	}
+	m, err1 := manifest.Decode(data[0])
+	r, err2 := report.Decode(data[1])
+	v, err3 := verdict.Decode(data[2])
+	p, err4 := provenance.Decode(data[3])
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return refusal.New(refusal.Document, g.Label(), "%v", err)
+	}
+	if err := described(g, m); err != nil {
+		return err
+	}
+	if err := p.About("provenance", m, g.Manifest.Digest); err != nil {
+		return err
+	}
+	return attested(g, m, r, v, claims)
+}
+
+// described refuses an entry of an index that says something else than the manifest.
+func described(g *index.Guest, m *manifest.Manifest) error {
+	switch {
+	case m.Arch != g.Arch:
+		return refusal.New(refusal.Architecture, g.Label(), "its manifest is for %s", m.Arch)
+	case m.Name != g.Name:
+		return refusal.New(refusal.Manifest, g.Label(), "its manifest is that of %s", m.Name)
+	}
+	want := index.Artefacts(m)
+	sbom := func(a index.Artefact) bool { return a.Kind != index.SBOM }
+	if !slices.Equal(slices.DeleteFunc(slices.Clone(want), func(a index.Artefact) bool { return !sbom(a) }),
+		slices.DeleteFunc(slices.Clone(g.Artefacts), func(a index.Artefact) bool { return !sbom(a) })) ||
+		index.Measure(m) != g.Measurements {
+		return refusal.New(refusal.Manifest, g.Label(), "its manifest names other files, or other measurements")
+	}
+	if !slices.Equal(want, g.Artefacts) {
+		return refusal.New(refusal.SBOM, g.Label(), "its manifest names other bills of materials")
+	}
+	return nil
+}
+
+// attested refuses a guest whose boot report and verdict are not about it, or not good.
+func attested(g *index.Guest, m *manifest.Manifest, r *report.Report, v *verdict.Verdict, claims Claims) error {
+	switch {
+	case v.Manifest != g.Manifest.Digest || v.Guest != m.Name:
+		return refusal.New(refusal.Report, g.Label(), "its verdict is about a guest %s with the manifest %s", v.Guest,
+			v.Manifest)
+	case v.Report != g.Report.Digest:
+		return refusal.New(refusal.Report, g.Label(), "its verdict is about the report %s", v.Report)
+	case v.Result != verdict.Attested:
+		return refusal.New(refusal.NotAttested, g.Label(), "its verdict is %s", v.Result)
+	}
+	for _, f := range m.Files() {
+		c := verdict.Claim{Name: "file " + f.Path, Want: string(f.Digest), Got: string(f.Digest), Met: true}
+		if !slices.Contains(v.Claims, c) {
+			return refusal.New(refusal.Report, g.Label(), "its verdict does not say that %s was checked", f.Path)
+		}
+	}
+	again := &verdict.Verdict{Claims: claims(m, r)}
+	if again.Judge(true); again.Result != verdict.Attested {
+		return refusal.New(refusal.Report, g.Label(), "the report is not one of this guest: %q", again.Unmet())
+	}
+	return nil
+}

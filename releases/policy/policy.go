@@ -1,0 +1,142 @@
+// Package policy is the file in which a person says which releases are accepted: whose signatures, how many, which
+// channels and the lowest version. docs/formats/release-policy.md owns its keys.
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/owned"
+	"github.com/katabuild/katabuild/releases/index"
+	"github.com/katabuild/katabuild/releases/keys"
+	"github.com/katabuild/katabuild/releases/refusal"
+)
+
+// Version is the only version of the file that this package reads.
+const version = 1
+
+// maxFile bounds the file, in bytes.
+const maxFile = 1 << 20
+
+// Policy says what is accepted.
+type Policy struct {
+	Threshold int   // how many keys must have signed, at least 1
+	Keys      []Key // whose signatures count
+	Channels  []string
+	Lowest    string // the lowest version of a guest; empty for any
+	// Otherwise says, for errors, why the policy is as it is where nobody has written one.
+	Otherwise string
+}
+
+// Key is one whose signatures count.
+type Key struct {
+	Name string // for people
+	keys.Public
+}
+
+// file is the policy as a person writes it.
+type file struct {
+	Version   int      `yaml:"version"`
+	Threshold int      `yaml:"threshold"`
+	Keys      []named  `yaml:"keys"`
+	Channels  []string `yaml:"channels"`
+	Lowest    string   `yaml:"lowest_version"`
+}
+
+type named struct {
+	Name   string `yaml:"name"`
+	Public string `yaml:"public_key"`
+}
+
+// Read reads a policy from a file, YAML or JSON, that nobody but this user and root could have written. Otherwise it is
+// a *refusal.Error.
+func Read(path string) (*Policy, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	data, err := owned.Read(abs, maxFile+1)
+	if u, unsafe := errors.AsType[*owned.Unsafe](err); unsafe {
+		return nil, refusal.New(refusal.Policy, path, "%v", u)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	p, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("policy %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// Parse reads a policy strictly.
+func Parse(data []byte) (*Policy, error) {
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("more than the %d bytes that a policy may have", maxFile)
+	}
+	var f file
+	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&f); err != nil {
+		return nil, err
+	}
+	p := &Policy{Threshold: f.Threshold, Channels: f.Channels, Lowest: f.Lowest}
+	seen := map[digest.Digest]string{}
+	for _, k := range f.Keys {
+		public, err := keys.ParsePublic([]byte(k.Public))
+		if err != nil {
+			return nil, fmt.Errorf("key %q: %w", k.Name, err)
+		}
+		if other, twice := seen[public.ID]; twice || k.Name == "" {
+			return nil, fmt.Errorf("key %q has no name, or is the key %q once more: each counts once", k.Name, other)
+		}
+		seen[public.ID] = k.Name
+		p.Keys = append(p.Keys, Key{k.Name, public})
+	}
+	return p, p.check(f.Version)
+}
+
+func (p *Policy) check(v int) error {
+	switch {
+	case v != version:
+		return fmt.Errorf("version %d, this katabuild reads version %d", v, version)
+	case p.Threshold < 1 || p.Threshold > len(p.Keys):
+		return fmt.Errorf("threshold %d of %d keys: want at least 1, and no more than there are keys", p.Threshold,
+			len(p.Keys))
+	case len(p.Channels) == 0:
+		return errors.New("no channels: name those whose releases are accepted")
+	}
+	for _, c := range p.Channels {
+		if err := index.CheckWord("channel", c); err != nil {
+			return err
+		}
+	}
+	if p.Lowest != "" {
+		return index.CheckVersion(p.Lowest)
+	}
+	return nil
+}
+
+// Own is the policy where nobody has written one: what was released with this host's own key.
+func Own(host keys.Public) *Policy {
+	return &Policy{Threshold: 1, Keys: []Key{{"this host", host}},
+		Otherwise: "; as there is no policy, only what was released on this host is accepted: write one, or name it " +
+			"with --policy"}
+}
+
+// Allows refuses a release of another channel, or of too low a version.
+func (p *Policy) Allows(x *index.Index) error {
+	if len(p.Channels) > 0 && !slices.Contains(p.Channels, x.Channel) {
+		return refusal.New(refusal.Channel, "release", "its channel is %s; the policy takes %q", x.Channel, p.Channels)
+	}
+	for i := range x.Guests {
+		if g := &x.Guests[i]; p.Lowest != "" && index.CompareVersions(g.Version, p.Lowest) < 0 {
+			return refusal.New(refusal.Lowest, g.Label(), "the policy's lowest version is %s", p.Lowest)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+// Package releasetest makes small guests and releases for tests. They boot nowhere.
+package releasetest
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/documenttest"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/report"
+	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/releases/assemble"
+	"github.com/katabuild/katabuild/releases/folder"
+	"github.com/katabuild/katabuild/releases/provenance"
+)
+
+// Guest says what a guest is like. The zero value is documenttest's.
+type Guest struct {
+	Name, Arch string
+	Lock       []byte // of which the manifest has the digest
+	Mark       string // is in every file, so that two guests differ
+	Disk       bool   // it boots from a disk, which has a bill of materials
+}
+
+// Manifest is the guest's manifest.
+func (g Guest) Manifest() *manifest.Manifest {
+	m := documenttest.Manifest()
+	if g.Name != "" {
+		m.Name = g.Name
+	}
+	if g.Arch != "" {
+		m.Arch = g.Arch
+	}
+	if g.Lock != nil {
+		m.Lock = digest.Of(g.Lock)
+	}
+	k := &m.Kernel
+	for _, f := range []*manifest.File{&k.Image, &k.Vmlinux, &k.Config, &k.SystemMap, &m.Initrd.File} {
+		*f = g.file(f.Path)
+	}
+	if g.Disk {
+		m.Initrd = nil
+		m.Image = &manifest.Image{File: g.file("image.img"),
+			ImageLayout: manifest.ImageLayout{Layout: manifest.LayoutBare, FileSystem: "erofs", Length: 1}}
+		m.Root = manifest.Root{Kind: manifest.RootDisk, FileSystem: "erofs"}
+		m.Boot.Disk = manifest.VirtioBlk
+		m.SBOM = []manifest.SBOM{{File: g.file("sbom.spdx.json"), Format: "spdx-2.3"}}
+	}
+	return m
+}
+
+func (g Guest) content(path string) []byte { return []byte(path + g.Mark) }
+
+func (g Guest) file(path string) manifest.File {
+	c := g.content(path)
+	return manifest.File{Path: path, Digest: digest.Of(c), Size: int64(len(c))}
+}
+
+// Report is what the guest says of itself.
+func (g Guest) Report() *report.Report {
+	m, r := g.Manifest(), documenttest.Report()
+	r.Kernel.Machine, r.Kernel.Config = m.Arch, m.Kernel.Config.Digest
+	if g.Disk {
+		r.Root = report.Root{Kind: manifest.RootDisk, FileSystem: "erofs", Source: "/dev/vda"}
+	}
+	return r
+}
+
+// Write makes dir the guest's folder, with report and verdict of its boot, and its lock as guest.lock.json.
+func (g Guest) Write(dir string) error {
+	m := g.Manifest()
+	data, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	said, err := g.Report().Encode()
+	if err != nil {
+		return err
+	}
+	v := &verdict.Verdict{Guest: m.Name, Manifest: digest.Of(data), Report: digest.Of(said)}
+	errs := []error{os.MkdirAll(dir, 0o755)}
+	for _, f := range m.Files() {
+		errs = append(errs, os.WriteFile(filepath.Join(dir, f.Path), g.content(f.Path), 0o644))
+		d := string(f.Digest)
+		v.Claims = append(v.Claims, verdict.Claim{Name: "file " + f.Path, Want: d, Got: d, Met: true})
+	}
+	v.Claims = append(v.Claims, Claims(m, g.Report())...)
+	v.Judge(true)
+	found, err := v.Encode()
+	return errors.Join(append(errs, err, manifest.Write(dir, data),
+		os.WriteFile(filepath.Join(dir, assemble.ReportName), said, 0o644),
+		os.WriteFile(filepath.Join(dir, assemble.VerdictName), found, 0o644),
+		os.WriteFile(filepath.Join(dir, "guest.lock.json"), g.Lock, 0o644))...)
+}
+
+// Claims compares little of a report with a manifest: enough to tell guests apart.
+func Claims(m *manifest.Manifest, r *report.Report) []verdict.Claim {
+	claim := func(name, want, got string) verdict.Claim {
+		return verdict.Claim{Name: name, Want: want, Got: got, Met: want == got}
+	}
+	return []verdict.Claim{claim("kernel.machine", m.Arch, r.Kernel.Machine),
+		claim("kernel.config", string(m.Kernel.Config.Digest), string(r.Kernel.Config))}
+}
+
+// Origin is how the guests were made.
+func Origin(assemble.Guest, *manifest.Manifest) (provenance.Options, error) {
+	return provenance.Options{Builder: "urn:katabuild:host:ed25519:00", Katabuild: "1.0.0", Commit: "c0ffee",
+		Inputs: []provenance.Dependency{{Name: "kernel source", URI: "pkg:deb/debian/linux-source-6.12@6.12.117-1",
+			Digest:      provenance.SHA256(digest.Of([]byte("source"))),
+			Annotations: map[string]string{"kind": "debian", "size": "6", "version": "6.12.117-1"}}}}, nil
+}
+
+// Release makes a release of guests in a folder below t's, and returns it with the index. It has a version and the
+// channel stable.
+func Release(t testing.TB, version string, guests ...Guest) (dir string, index []byte) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "release")
+	cfg := assemble.Config{Version: version, Channel: "stable", Origin: Origin, Claims: Claims}
+	for _, g := range guests {
+		d := t.TempDir()
+		if err := g.Write(d); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Guests = append(cfg.Guests, assemble.Guest{Dir: d})
+	}
+	to, err := folder.Create(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err = assemble.Release(t.Context(), cfg, to)
+	if err := errors.Join(err, to.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return dir, index
+}
+
+// Two are a guest with an initrd and one with a disk, of two architectures.
+func Two() []Guest {
+	return []Guest{{}, {Name: "disk", Arch: "aarch64", Mark: " of disk", Disk: true}}
+}

@@ -1,0 +1,69 @@
+// Package unpack takes guests out of a release's folder, so that they can be booted.
+package unpack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/releases/assemble"
+	"github.com/katabuild/katabuild/releases/folder"
+	"github.com/katabuild/katabuild/releases/index"
+	"github.com/katabuild/katabuild/releases/judge"
+)
+
+// Name is the folder of a guest: NAME-VERSION-ARCH, and its variant where it has one.
+func Name(g *index.Guest) string {
+	name := g.Name + "-" + g.Version + "-" + g.Arch
+	if g.Variant != "" {
+		name += "-" + g.Variant
+	}
+	return name
+}
+
+// Guest makes the folder of a guest below dir, and returns it. What is there is replaced file by file, the manifest
+// last. The release was judged before; each file is read once more as it is copied.
+func Guest(ctx context.Context, from *folder.Folder, g *index.Guest, dir string) (string, error) {
+	to := filepath.Join(dir, Name(g))
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return "", err
+	}
+	for _, a := range g.Artefacts {
+		if err := file(ctx, from, a.Blob, filepath.Join(to, filepath.FromSlash(a.Name))); err != nil {
+			return "", fmt.Errorf("%s: %w", a.Name, err)
+		}
+	}
+	for name, b := range map[string]index.Blob{assemble.ReportName: g.Report, assemble.VerdictName: g.Verdict} {
+		if err := file(ctx, from, b, filepath.Join(to, name)); err != nil {
+			return "", fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	data, err := judge.Read(ctx, from, manifest.Name, g.Manifest)
+	if err != nil {
+		return "", err
+	}
+	return to, manifest.Write(to, data)
+}
+
+// file copies one out.
+func file(ctx context.Context, from *folder.Folder, b index.Blob, path string) error {
+	fi, err := os.Lstat(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err == nil && fi.IsDir() {
+		return fmt.Errorf("%s is a folder", path)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return atomicfile.With(path, 0o644, func(w io.Writer) error {
+		return judge.Copy(ctx, from, filepath.Base(path), b, w)
+	})
+}
