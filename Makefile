@@ -67,6 +67,10 @@ install: ## install shim, kata-runtime and the guest in out/ on this host, and t
 uninstall: ## take off this host what make install put there (as root)
 	@bin/kata-runtime uninstall --root $(DESTDIR)
 
+.PHONY: packages
+packages: agents ## make .deb, .rpm, .apk and Arch packages of the programs for ARCH (x86_64) in dist/
+	@sh ci/packages.sh $(or $(ARCH),x86_64)
+
 .PHONY: demo
 demo: ## from nothing to a running guest that proves what it is: set up, build, boot, verdict
 	@sh ci/setup.sh
@@ -158,6 +162,10 @@ test-arch: ## run a container with Debian's kernel for every architecture, emula
 	@sh ci/setup.sh arch
 	@sh ci/test.sh arch
 
+.PHONY: test-packages
+test-packages: ## make packages twice, and have dpkg install and purge them (as root)
+	@KATABUILD_TEST_PACKAGES=1 $(GO) test -count=1 -run TestPackages ./ci/e2e
+
 .PHONY: test-cross
 test-cross: ## build and vet the agent for every architecture
 	@KATABUILD_TEST_CROSS=1 $(GO) test -count=1 ./cmd/kata-agent
@@ -226,5 +234,5 @@ ci: ## what CI runs
 	@bash .ci/run
 
 .PHONY: clean
-clean: ## remove bin/ and out/ (the store stays: katabuild store gc)
-	@rm -rf bin out
+clean: ## remove bin/, out/ and dist/ (the store stays: katabuild store gc)
+	@rm -rf bin out dist

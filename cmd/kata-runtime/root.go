@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/internal/manpage"
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/record"
@@ -58,6 +59,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.checkCmd(), a.configCmd(), a.envCmd(), a.execCmd(), a.installCmd(), a.metricsCmd(),
 		a.rollbackCmd(),
 		a.stateCmd(), a.uninstallCmd(), a.upgradeCmd(), a.verifyInstallCmd(), a.versionCmd())
+	root.AddCommand(manpage.Command(root))
 	usage.Apply(root)
 	return root
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/katabuild/katabuild/cmd/katabuild/look"
 	"github.com/katabuild/katabuild/cmd/katabuild/release"
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/manpage"
 	"github.com/katabuild/katabuild/internal/progress/view"
 	"github.com/katabuild/katabuild/internal/registry"
 	"github.com/katabuild/katabuild/internal/usage"
@@ -105,6 +106,7 @@ func (a *app) root() *cobra.Command {
 		c.GroupID = "keep"
 		root.AddCommand(c)
 	}
+	root.AddCommand(manpage.Command(root))
 	usage.Apply(root)
 	return root
 }
