@@ -246,12 +246,14 @@ keep theirs.`,
 
 func (a *app) uninstallCmd() *cobra.Command {
 	var s changing
+	var force bool
 	c := &cobra.Command{
 		Use: "uninstall", Args: cobra.NoArgs, Short: "take everything that install put there off this host",
 		Long: `uninstall takes away every file, link and folder that install made, and its block in containerd's
-main file: what people wrote stays as it is, byte for byte. Pods that run go on to their end.`,
+main file: what people wrote stays as it is, byte for byte. While pods run by it, it is refused.`,
 		Example: "  kata-runtime uninstall --dry-run\n  kata-runtime uninstall",
 	}
+	c.Flags().BoolVar(&force, "force", false, "also while pods run: they go on, and get no more containers")
 	s.flags(c.Flags())
 	c.RunE = func(*cobra.Command, []string) (err error) {
 		i, err := s.open(!s.dryRun)
@@ -259,7 +261,7 @@ main file: what people wrote stays as it is, byte for byte. Pods that run go on 
 			return err
 		}
 		defer func() { err = errors.Join(err, i.Close()) }()
-		ch, err := i.PlanUninstall()
+		ch, err := i.PlanUninstall(force)
 		if err != nil {
 			return err
 		}

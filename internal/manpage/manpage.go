@@ -32,7 +32,7 @@ func write(root *cobra.Command, dir string) error {
 	files := map[string][]byte{}
 	var add func(c *cobra.Command)
 	add = func(c *cobra.Command) {
-		files["man1/"+pageName(c)+".1"] = Page(c)
+		files["man1/"+pageName(c)+".1"] = pageOf(c)
 		for _, sub := range shown(c) {
 			add(sub)
 		}
@@ -74,8 +74,8 @@ func shown(c *cobra.Command) (out []*cobra.Command) {
 // pageName is what a command's page is called: program-word-word.
 func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
 
-// Page is the manual page of a command, section 1, in the man macros of groff (groff_man(7)).
-func Page(c *cobra.Command) []byte {
+// pageOf is the manual page of a command, section 1, in the man macros of groff (groff_man(7)).
+func pageOf(c *cobra.Command) []byte {
 	var p page
 	p.macro("TH", strings.ToUpper(pageName(c)), "1", "", c.Root().Name(), "User Commands")
 	p.macro("SH", "NAME")

@@ -34,9 +34,9 @@ func TestGroffReadsPages(t *testing.T) {
 		page []byte
 		want []string
 	}{
-		{Page(root), []string{"tool - does things", "tool does things.", "a table\n", "of lines\n", ".not a request",
+		{pageOf(root), []string{"tool - does things", "tool does things.", "a table\n", "of lines\n", ".not a request",
 			"'nor this", `\fBnor an escape`, "--store folder", "tool-make(1)"}},
-		{Page(root.Commands()[0]), []string{"tool-make - make things", "tool make THING... [flags]", "-j, --jobs int",
+		{pageOf(root.Commands()[0]), []string{"tool-make - make things", "tool make THING... [flags]", "-j, --jobs int",
 			"how many at once (default 4)", "tool make it", "--store folder", "tool(1)"}},
 	} {
 		cmd := exec.Command("groff", "-man", "-Tascii", "-ww", "-P-cbou")

@@ -273,14 +273,20 @@ func (i *Installation) used(release string) (bool, error) {
 	return false, nil
 }
 
-// PlanUninstall says what taking everything off changes.
-func (i *Installation) PlanUninstall() (*Change, error) {
+// PlanUninstall says what taking everything off changes. While pods run that is refused, unless force says otherwise:
+// they go on, but containerd runs the shim again for each container that it starts in them, and to clean up.
+func (i *Installation) PlanUninstall(force bool) (*Change, error) {
 	old, err := i.current()
 	if err != nil {
 		return nil, err
 	}
 	if old == nil {
 		return i.planLeftovers()
+	}
+	if !force {
+		if err := i.idle(); err != nil {
+			return nil, err
+		}
 	}
 	ch := &Change{Before: old.Release, old: old}
 	if err := i.planConfigBack(ch); err != nil {
@@ -296,6 +302,25 @@ func (i *Installation) PlanUninstall() (*Change, error) {
 	}
 	ch.step("remove %s", i.prefix)
 	return ch, nil
+}
+
+// idle is an error while something runs from a release.
+func (i *Installation) idle() error {
+	all, err := i.releases()
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		used, err := i.used(r)
+		if err != nil {
+			return err
+		}
+		if used {
+			return fmt.Errorf("pods run from %s: end them first, or say --force; they go on then, but containerd can "+
+				"start no more containers in them", i.at(releasesName, r))
+		}
+	}
+	return nil
 }
 
 // planLeftovers is for a prefix in which no state is in force: a first installation that was cut short.

@@ -55,7 +55,7 @@ func child(args []string) error {
 		}
 		return i.Apply(ch, nil)
 	default:
-		ch, err := i.PlanUninstall()
+		ch, err := i.PlanUninstall(false)
 		if err != nil {
 			return err
 		}
@@ -211,7 +211,7 @@ func wantGood(t testing.TB, root, prefix, release string) {
 
 func uninstall(t testing.TB, root, prefix string) {
 	t.Helper()
-	do(t, root, prefix, (*Installation).PlanUninstall)
+	do(t, root, prefix, func(i *Installation) (*Change, error) { return i.PlanUninstall(false) })
 }
 
 func read(t testing.TB, names ...string) string {
@@ -391,14 +391,14 @@ func TestABlockThatSomebodyTouchedIsNotGuessedAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer i.Close()
-	if _, err := i.PlanUninstall(); err == nil || !strings.Contains(err.Error(), "our block has no end") {
+	if _, err := i.PlanUninstall(false); err == nil || !strings.Contains(err.Error(), "our block has no end") {
 		t.Errorf("got %v", err)
 	}
 	// What others add behind it stays.
 	if err := os.WriteFile(p, []byte(text+"# more\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ch, err := i.PlanUninstall()
+	ch, err := i.PlanUninstall(false)
 	if err == nil {
 		err = i.Uninstall(ch)
 	}
