@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"golang.org/x/sys/unix"
@@ -44,9 +45,23 @@ func From(path string, from io.Reader) (_ *os.File, _ digest.Digest, err error) 
 	if _, err := io.Copy(io.MultiWriter(out, sum), from); err != nil {
 		return nil, "", fmt.Errorf("copy %s into memory: %w", path, err)
 	}
-	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
-	if _, err := unix.FcntlInt(out.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+	if err := seal(out); err != nil {
 		return nil, "", fmt.Errorf("seal the copy of %s: %w", path, err)
 	}
 	return out, sum.Digest(), nil
+}
+
+// sealTime is how long sealing is tried.
+const sealTime = 5 * time.Second
+
+// seal takes away all ways to change a file. The kernel refuses it with EBUSY while anybody holds one of its pages, as
+// its own work of moving pages does for moments (Linux: mm/memfd.c, memfd_wait_for_pins).
+func seal(f *os.File) error {
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+	for end := time.Now().Add(sealTime); ; time.Sleep(10 * time.Millisecond) {
+		_, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
