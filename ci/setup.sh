@@ -50,6 +50,7 @@ fdisk:/usr/sbin/sfdisk
 attr:/usr/bin/setfattr
 openssl:/usr/bin/openssl
 faketime:/usr/bin/faketime
+groff-base:/usr/bin/groff
 bzip2:/bin/bzip2
 docker-registry:/usr/bin/docker-registry
 softhsm2:/usr/bin/softhsm2-util
