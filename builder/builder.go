@@ -31,6 +31,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/progress"
+	"github.com/katabuild/katabuild/internal/recipetar"
 )
 
 // The steps and what a user may want.
@@ -318,6 +319,9 @@ func (g *Guest) Build(ctx context.Context, wanted []string, out string) (*Built,
 		return nil, err
 	}
 	if err := atomicfile.Write(filepath.Join(out, LockBeside), pinned, 0o644); err != nil {
+		return nil, err
+	}
+	if err := g.packRecipe(ctx, filepath.Join(out, recipetar.FileName)); err != nil {
 		return nil, err
 	}
 	return b, manifest.Write(out, data)

@@ -2,10 +2,18 @@ package builder
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
+	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/recipetar"
+	"github.com/katabuild/katabuild/internal/regular"
 )
 
 // Rebuild builds the wanted steps (nil means the whole guest) again in the folder dir, with a store of its own that has
@@ -63,6 +71,40 @@ func copyStep(from, to *store.Store, step, guest string) error {
 		}
 	}
 	return to.PutAction(a)
+}
+
+// packRecipe leaves the recipe and what it names beside it in one file, so that a release of the guest can be built
+// once more from itself. There is none where a secret key lies beside the recipe, or more than the file may hold.
+func (g *Guest) packRecipe(ctx context.Context, to string) error {
+	if g.Recipe.Kernel.ModuleKey != "" {
+		return absent(to)
+	}
+	var parts []recipetar.Part
+	for _, in := range g.lock.Inputs {
+		if in.Kind == lock.Local || in.Kind == lock.Tree {
+			parts = append(parts, recipetar.Part{Where: in.Where, Folder: in.Kind == lock.Tree})
+		}
+	}
+	data, err := regular.ReadFile(g.c.Recipe, recipe.MaxSize)
+	if err != nil {
+		return err
+	}
+	packed, err := recipetar.Pack(ctx, data, g.of.Dir, parts)
+	if ctx.Err() != nil {
+		return err
+	}
+	if err != nil || digest.Of(data) != g.recipeDigest {
+		return absent(to)
+	}
+	return atomicfile.Write(to, packed, 0o644)
+}
+
+// absent takes away a file that may be there.
+func absent(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // RebuildDir makes the folder for a rebuild, in the store's file system, which has room for builds. remove takes it

@@ -66,6 +66,48 @@ func TestAReleaseBootsWhereItWasPulled(t *testing.T) {
 		"tiny 1.4.0 x86_64 bzImage: refused, wrong digest")
 }
 
+// TestAReleaseIsReproducedOfItself has another host build the guest of a release once more of what the release has, and
+// say so; then one of its files differs.
+func TestAReleaseIsReproducedOfItself(t *testing.T) {
+	need(t, minutes) // it builds the kernel twice
+	at := "oci:" + registrytest.Distribution(t) + "/guests:stable"
+	dir := clone(t, tiny(t))
+	tmp := t.TempDir()
+	in := func(name string) string { return filepath.Join(tmp, name) }
+	here := []string{"KATABUILD_STORE_KEY=" + in("here.key"), "XDG_STATE_HOME=" + in("here")}
+	there := []string{"KATABUILD_STORE_KEY=" + in("there.key"), "XDG_STATE_HOME=" + in("there")}
+	katabuild(t, here, "boot", dir).want(t, 0, "tiny: attested")
+	katabuild(t, here, "release", dir, "--version", "1.4.0", "-o", in("release")).want(t, 0, "a release of 1 guests")
+	katabuild(t, here, "push", in("release"), at).want(t, 0, "1 guests")
+	policy := katabuild(t, here, "keys", "show", "--policy")
+	katabuild(t, there, "keys", "new", in("carol"), "--no-passphrase").want(t, 0, "ed25519 key")
+	asked := katabuild(t, there, "keys", "show", "--policy", in("carol.pub"))
+	_, list, _ := strings.Cut(asked.out, "keys:\n")
+	more := policy.out + "reproduced:\n  threshold: 1\n  keys:\n" + list
+	for name, text := range map[string]string{"policy.yaml": policy.out, "asks.yaml": more} {
+		if err := os.WriteFile(in(name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	katabuild(t, there, "pull", at, in("host"), "--policy", in("asks.yaml")).want(t, 3, "refused, too few reproduced")
+	katabuild(t, there, "verify", at, "--rebuild", "--key", in("carol"), "--policy", in("policy.yaml")).want(t, 0,
+		"built again, and every byte is the same", "1 guests reproduced, signed with")
+	katabuild(t, there, "list", at).want(t, 0, "by 1 key")
+	katabuild(t, there, "pull", at, in("host"), "--policy", in("asks.yaml")).want(t, 0, "accepted, signed by")
+
+	// Another agent makes another initrd: that is named, and nobody says that it was reproduced.
+	agent := filepath.Join(t.TempDir(), "agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false",
+		"-ldflags=-s -w -buildid= -X main.version=other", "-o", agent, "./cmd/kata-agent")
+	cmd.Dir = abs(t, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	finish(t, cmd).want(t, 0)
+	katabuild(t, there, "keys", "new", in("dave"), "--no-passphrase").want(t, 0, "ed25519 key")
+	katabuild(t, there, "verify", in("host"), "--rebuild", "--key", in("dave"), "--policy", in("policy.yaml"),
+		"--agent", agent).want(t, 3, "file initrd.img")
+	katabuild(t, there, "list", in("host")).want(t, 0, "by 1 key")
+}
+
 // TestKilledPushesAndPullsAreFinished kills pushes and pulls of the tiny guest at many moments. Nobody sees a part of a
 // release, and the next one finishes.
 func TestKilledPushesAndPullsAreFinished(t *testing.T) {

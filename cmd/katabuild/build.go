@@ -84,10 +84,6 @@ func parseUpdate(update, args []string) (locking.Update, []string, error) {
 		}
 		return locking.Update{}, args, nil
 	}
-	isRecipe := func(s string) bool {
-		_, err := os.Stat(recipe.Find(s))
-		return err == nil
-	}
 	var u locking.Update
 	names := args
 	args = nil
@@ -102,6 +98,12 @@ func parseUpdate(update, args []string) (locking.Update, []string, error) {
 	}
 	u.All = len(u.Names) == 0
 	return u, args, nil
+}
+
+// isRecipe says whether a name is that of a recipe.
+func isRecipe(s string) bool {
+	_, err := os.Stat(recipe.Find(s))
+	return err == nil
 }
 
 // printLock says what is locked, or, for a diff, only what differs from the lock that was there.

@@ -16,6 +16,8 @@ import (
 	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/jail"
 	"github.com/katabuild/katabuild/internal/registry/registrytest"
+	"github.com/katabuild/katabuild/releases/folder"
+	"github.com/katabuild/katabuild/releases/keys"
 	"github.com/katabuild/katabuild/releases/releasetest"
 )
 
@@ -48,6 +50,7 @@ func TestCommandLines(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"guest":    writeGuest,
 			"released": writeReleased,
+			"stated":   writeStatement,
 			"page":     writePage,
 			"code":     code,
 		},
@@ -81,8 +84,29 @@ func writeReleased(ts *testscript.TestScript, neg bool, args []string) {
 				Filename: "pool/main/l/linux/linux-source-6.12.deb"}}}}
 	pinned, err := l.Encode()
 	ts.Check(err)
-	g := releasetest.Guest{Name: args[1], Arch: args[2], Mark: args[2], Lock: pinned, Disk: len(args) > 3}
+	g := releasetest.Guest{Name: args[1], Arch: args[2], Mark: args[2], Lock: pinned, Disk: len(args) > 3,
+		Recipe: []byte("version: 1\nname: " + args[1] + "\n")}
 	ts.Check(g.Write(ts.MkAbs(args[0])))
+}
+
+// writeStatement is the word stated: stated RELEASE KEY FROM puts the statement that KEY has reproduced the release
+// FROM beside RELEASE.
+func writeStatement(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: stated RELEASE KEY FROM")
+	}
+	by, err := keys.Read(ts.MkAbs(args[1]), nil)
+	ts.Check(err)
+	data, err := os.ReadFile(filepath.Join(ts.MkAbs(args[2]), folder.IndexName))
+	ts.Check(err)
+	at := filepath.Join(ts.MkAbs(args[0]), folder.ReproducedName)
+	old, err := os.ReadFile(at)
+	if !errors.Is(err, os.ErrNotExist) {
+		ts.Check(err)
+	}
+	list, err := releasetest.Reproduced(data, old, by)
+	ts.Check(err)
+	ts.Check(os.WriteFile(at, list, 0o644))
 }
 
 // writePage is the word page: page FILE OUT writes the commands that a page of docs/ shows, as a script of the shell.

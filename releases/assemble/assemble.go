@@ -18,6 +18,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/recipetar"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
@@ -41,6 +42,12 @@ type Guest struct {
 	Variant string // empty for none
 }
 
+// Origin is how a guest was made.
+type Origin struct {
+	provenance.Options
+	Lock []byte // the lock as it is written
+}
+
 // Config is what to release.
 type Config struct {
 	Guests  []Guest
@@ -48,7 +55,7 @@ type Config struct {
 	Channel string
 	Notes   string // a folder of notes, *.md; empty for none
 	// Origin says of a guest how it was made. The manifest's Lock says by which lock.
-	Origin func(Guest, *manifest.Manifest) (provenance.Options, error)
+	Origin func(Guest, *manifest.Manifest) (Origin, error)
 	// Claims compares a report with a manifest.
 	Claims judge.Claims
 	// Sign signs the release; nil leaves it unsigned.
@@ -86,13 +93,13 @@ func Release(ctx context.Context, c Config, to *folder.Folder) ([]byte, error) {
 		return nil, err
 	}
 	if c.Sign == nil {
-		return data, to.Finish(ctx, data, nil)
+		return data, to.Finish(ctx, folder.Head{Index: data})
 	}
 	envelope, err := judge.Sign(ctx, data, nil, c.Sign)
 	if err != nil {
 		return nil, err
 	}
-	return data, to.Finish(ctx, data, envelope)
+	return data, to.Finish(ctx, folder.Head{Index: data, Envelope: envelope})
 }
 
 func (c *Config) add(ctx context.Context, x *index.Index, g Guest, to *folder.Folder) error {
@@ -116,8 +123,11 @@ func (c *Config) add(ctx context.Context, x *index.Index, g Guest, to *folder.Fo
 	if err != nil {
 		return err
 	}
-	statement, err := provenance.Of(m, d, how).Encode()
+	statement, err := provenance.Of(m, d, how.Options).Encode()
 	if err != nil {
+		return err
+	}
+	if err := c.again(ctx, &entry, g.Dir, how.Lock, to); err != nil {
 		return err
 	}
 	if entry.Provenance, err = put(ctx, to, statement); err != nil {
@@ -131,6 +141,25 @@ func (c *Config) add(ctx context.Context, x *index.Index, g Guest, to *folder.Fo
 	x.Guests = append(x.Guests, entry)
 	x.Time = max(x.Time, m.Time)
 	return nil
+}
+
+// again takes in what a guest can be built of once more: its lock, and where it lies beside the guest its recipe.
+func (c *Config) again(ctx context.Context, entry *index.Guest, dir string, lock []byte, to *folder.Folder) error {
+	b, err := put(ctx, to, lock)
+	if err != nil {
+		return err
+	}
+	entry.Lock = &b
+	data, err := regular.ReadFile(filepath.Join(dir, recipetar.FileName), recipetar.MaxSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	of, err := put(ctx, to, data)
+	entry.Recipe = &of
+	return err
 }
 
 // boot takes the report and the verdict of a guest's boot.

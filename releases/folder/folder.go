@@ -22,16 +22,25 @@ import (
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/refusal"
+	"github.com/katabuild/katabuild/releases/reproduced"
 )
 
 // The names in a release's folder, in a bundle and below the address of a web server.
 const (
-	IndexName    = "index.json"
-	EnvelopeName = "index.json.dsse"
-	blobs        = "blobs/sha256"
-	partial      = "blobs/partial" // what is not whole yet
-	lockName     = "blobs/.lock"
+	IndexName      = "index.json"
+	EnvelopeName   = "index.json.dsse"
+	ReproducedName = "reproduced.json"
+	blobs          = "blobs/sha256"
+	partial        = "blobs/partial" // what is not whole yet
+	lockName       = "blobs/.lock"
 )
+
+// Head is what is known of a release before any of its files: the index, and what others say of it.
+type Head struct {
+	Index      []byte // as it is written
+	Envelope   []byte // the signatures over it; nil where nobody has signed
+	Reproduced []byte // statements that guests of it were reproduced; nil where there are none
+}
 
 // MaxEnvelope bounds an envelope of signatures, in bytes: it holds the index once more, in Base64.
 const MaxEnvelope = 2 * index.MaxSize
@@ -92,19 +101,27 @@ func (f *Folder) Close() error {
 // Dir is the folder's own path.
 func (f *Folder) Dir() string { return f.dir }
 
-// Index reads the index and the envelope, which is nil where nobody has signed.
-func (f *Folder) Index(context.Context) (data, envelope []byte, err error) {
-	if data, err = f.in.ReadFile(IndexName, index.MaxSize); err != nil {
-		return nil, nil, fmt.Errorf("release %s: %w", f.dir, err)
+// Index reads what is known of the release before its files.
+func (f *Folder) Index(context.Context) (h Head, err error) {
+	if h.Index, err = f.in.ReadFile(IndexName, index.MaxSize); err != nil {
+		return Head{}, fmt.Errorf("release %s: %w", f.dir, err)
 	}
-	envelope, err = f.in.ReadFile(EnvelopeName, MaxEnvelope)
+	var err1, err2 error
+	h.Envelope, err1 = f.optional(EnvelopeName, MaxEnvelope)
+	h.Reproduced, err2 = f.optional(ReproducedName, reproduced.MaxSize)
+	return h, errors.Join(err1, err2)
+}
+
+// optional reads a file that may be missing, which is nil.
+func (f *Folder) optional(name string, limit int64) ([]byte, error) {
+	data, err := f.in.ReadFile(name, limit)
 	if errors.Is(err, fs.ErrNotExist) {
-		return data, nil, nil
+		return nil, nil
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("release %s: %w", f.dir, err)
+		return nil, fmt.Errorf("release %s: %w", f.dir, err)
 	}
-	return data, envelope, nil
+	return data, nil
 }
 
 // Open begins to read a file at an offset, in bytes. A file of another size is a *refusal.Error; its digest is not
@@ -219,22 +236,35 @@ func (f *Folder) AddFile(ctx context.Context, path string, b index.Blob) error {
 	})
 }
 
-// Finish writes the index, which makes the folder a release, and its signatures; no envelope takes an old one away.
-// All files are there before. A reader between the two meets an envelope that does not fit, never one that misleads.
-func (f *Folder) Finish(_ context.Context, data, envelope []byte) error {
-	old := filepath.Join(f.dir, EnvelopeName)
-	if envelope == nil {
-		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	} else if err := atomicfile.Write(old, envelope, 0o644); err != nil {
+// Finish writes the index, which makes the folder a release, and before it what others say of it: what is nil takes an
+// old one away, but statements that lie here about this very release stay. All files are there before. A reader between
+// the two meets signatures that do not fit, never ones that mislead.
+func (f *Folder) Finish(_ context.Context, h Head) error {
+	old, err := f.optional(ReproducedName, reproduced.MaxSize)
+	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(f.dir, IndexName), data, 0o644)
+	if old != nil && reproduced.About(old, h.Index) {
+		if h.Reproduced, err = reproduced.Merge(old, h.Reproduced); err != nil {
+			return err
+		}
+	}
+	for name, data := range map[string][]byte{EnvelopeName: h.Envelope, ReproducedName: h.Reproduced} {
+		path := filepath.Join(f.dir, name)
+		if data != nil {
+			err = atomicfile.Write(path, data, 0o644)
+		} else if err = os.Remove(path); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return atomicfile.Write(filepath.Join(f.dir, IndexName), h.Index, 0o644)
 }
 
 // Begin does nothing: files enter one by one, and others see them once there is an index.
-func (f *Folder) Begin(context.Context, []byte, []byte) error { return nil }
+func (f *Folder) Begin(context.Context, Head) error { return nil }
 
 // Parallel says how many files may be put at once.
 func (f *Folder) Parallel() int { return 4 }

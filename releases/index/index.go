@@ -23,10 +23,11 @@ import (
 	"github.com/katabuild/katabuild/releases/refusal"
 )
 
-// Version is the only version of the document that this package reads and writes.
-const Version = 1
+// Version is the version of the document that this package writes. It reads the one before, too.
+const Version = 2
 
-// MediaType is what an index is called where kinds of content have names.
+// MediaType is what an index is called where kinds of content have names. It stays the same in all versions, so that
+// whoever cannot read one says so by its version.
 const MediaType = "application/vnd.katabuild.release.v1+json"
 
 // Bounds of a release: an index comes from a network.
@@ -60,8 +61,13 @@ type Guest struct {
 	Variant  string `json:"variant,omitempty"`
 	Manifest Blob   `json:"manifest"`
 	// Artefacts are the files that the manifest names, sorted by name.
-	Artefacts    []Artefact   `json:"artefacts"`
-	Provenance   Blob         `json:"provenance"`
+	Artefacts  []Artefact `json:"artefacts"`
+	Provenance Blob       `json:"provenance"`
+	// Lock and Recipe are what the guest can be built of once more: lock.json, and the recipe with what it names
+	// beside it (internal/recipetar). Since version 2; the recipe is missing where it has more than that can hold, or
+	// a secret.
+	Lock         *Blob        `json:"lock,omitempty"`
+	Recipe       *Blob        `json:"recipe,omitempty"`
 	Report       Blob         `json:"report"`
 	Verdict      Blob         `json:"verdict"`
 	Measurements Measurements `json:"measurements"`
@@ -163,13 +169,24 @@ func (x *Index) Blobs() []Blob {
 		out = append(out, *x.Notes)
 	}
 	for _, g := range x.Guests {
-		out = append(out, g.Manifest, g.Provenance, g.Report, g.Verdict)
+		out = append(out, g.documents()...)
 		for _, a := range g.Artefacts {
 			out = append(out, a.Blob)
 		}
 	}
 	slices.SortFunc(out, func(a, b Blob) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
 	return slices.CompactFunc(out, func(a, b Blob) bool { return a.Digest == b.Digest })
+}
+
+// documents are the files of a guest that are not artefacts.
+func (g *Guest) documents() []Blob {
+	out := []Blob{g.Manifest, g.Provenance, g.Report, g.Verdict}
+	for _, b := range []*Blob{g.Lock, g.Recipe} {
+		if b != nil {
+			out = append(out, *b)
+		}
+	}
+	return out
 }
 
 // compare orders guests as an index does.
@@ -234,9 +251,20 @@ func CheckWord(what, s string) error {
 	return nil
 }
 
+// before is the version before, which is read.
+const before = Version - 1
+
+// isNewer says whether an index has something that the version before did not have.
+func (x *Index) isNewer() bool {
+	return slices.ContainsFunc(x.Guests, func(g Guest) bool { return g.Lock != nil || g.Recipe != nil })
+}
+
 func (x *Index) check() error {
-	if x.Version != Version {
-		return fmt.Errorf("version %d, this katabuild reads version %d", x.Version, Version)
+	if x.Version != Version && x.Version != before {
+		return fmt.Errorf("version %d, this katabuild reads versions %d and %d", x.Version, before, Version)
+	}
+	if x.Version == before && x.isNewer() {
+		return fmt.Errorf("version %d has nothing of version %d", before, Version)
 	}
 	if err := CheckWord("channel", x.Channel); err != nil {
 		return err
@@ -279,7 +307,7 @@ func (x *Index) checkBlobs() error {
 		return nil
 	}
 	for _, g := range x.Guests {
-		for _, b := range []Blob{g.Manifest, g.Provenance, g.Report, g.Verdict} {
+		for _, b := range g.documents() {
 			if err := check(b); err != nil {
 				return err
 			}
@@ -306,6 +334,9 @@ func (g *Guest) check() error {
 	}
 	if len(g.Artefacts) == 0 || len(g.Artefacts) > maxArtefacts {
 		return fmt.Errorf("%d artefacts: want 1 to %d", len(g.Artefacts), maxArtefacts)
+	}
+	if g.Recipe != nil && g.Lock == nil {
+		return errors.New("a recipe without a lock")
 	}
 	for i, a := range g.Artefacts {
 		if !clean(a.Name) {

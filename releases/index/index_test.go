@@ -3,6 +3,7 @@ package index_test
 import (
 	"bytes"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -22,6 +23,12 @@ func sample() *index.Index {
 		g := index.Of(documenttest.Manifest(), 8, digest.Of([]byte("manifest")))
 		g.Version, g.Variant = "1.4.0", variant
 		g.Report, g.Verdict, g.Provenance = blob("report"), blob("verdict"), blob("provenance")
+		pinned := blob("lock")
+		g.Lock = &pinned
+		if variant == "" {
+			recipe := blob("recipe")
+			g.Recipe = &recipe
+		}
 		x.Guests = append(x.Guests, g)
 	}
 	notes := blob("notes")
@@ -42,6 +49,26 @@ func TestTheIndexKeepsItsForm(t *testing.T) {
 	data := encode(t, sample())
 	golden.Check(t, "index.json", data)
 	documenttest.Strict(t, data, func(b []byte) error { _, err := index.Decode(b); return err })
+}
+
+// TestAnIndexOfTheVersionBeforeIsWrittenAgain keeps releases of the version before readable, and in their one form.
+func TestAnIndexOfTheVersionBeforeIsWrittenAgain(t *testing.T) {
+	old, err := os.ReadFile("testdata/index-v1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := index.Decode(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(encode(t, x), old) {
+		t.Error("it is written in other bytes")
+	}
+	of := blob("lock")
+	x.Guests[0].Lock = &of
+	if _, err := x.Encode(); err == nil || !strings.Contains(err.Error(), "version 1 has nothing of version 2") {
+		t.Errorf("a field of version 2 in version 1: %v", err)
+	}
 }
 
 func TestAnIndexThatMakesNoSenseIsRefused(t *testing.T) {
@@ -69,6 +96,9 @@ func TestAnIndexThatMakesNoSenseIsRefused(t *testing.T) {
 		{"want a digest", "", func(x *index.Index) { x.Guests[0].Report.Digest = "" }},
 		{"want a digest", "", func(x *index.Index) { x.Notes.Size = -1 }},
 		{"bytes here and", "", func(x *index.Index) { x.Guests[0].Report.Size++ }},
+		{"a recipe without a lock", "", func(x *index.Index) {
+			x.Guests[0].Recipe, x.Guests[0].Lock = x.Guests[0].Lock, nil
+		}},
 		{`kind "x"`, "", func(x *index.Index) { x.Guests[0].Artefacts[0].Kind = "x" }},
 	} {
 		x := sample()

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/recipetar"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/index"
@@ -17,6 +18,7 @@ import (
 	"github.com/katabuild/katabuild/releases/policy"
 	"github.com/katabuild/katabuild/releases/refusal"
 	"github.com/katabuild/katabuild/releases/releasetest"
+	"github.com/katabuild/katabuild/releases/reproduced"
 )
 
 func reason(err error) refusal.Reason {
@@ -80,6 +82,97 @@ func TestWhoseSignaturesCount(t *testing.T) {
 		if reason(err) != c.want || (err == nil) != (c.want == "") || err == nil && len(by) != 2 {
 			t.Errorf("%s: signed by %q, %v", c.name, by, err)
 		}
+	}
+}
+
+// TestWhoseReproductionsCount has a policy ask for two of three keys.
+func TestWhoseReproductionsCount(t *testing.T) {
+	alice, bob, mallory := key(t, keys.Ed25519), key(t, keys.ECDSA), key(t, keys.Ed25519)
+	named := func(n string, s keys.Signer) policy.Key { return policy.Key{Name: n, Public: s.Public()} }
+	p := &policy.Policy{Reproduced: &policy.Reproduced{Threshold: 2, Keys: []policy.Key{named("alice", alice),
+		named("bob", bob)}}}
+	_, data := releasetest.Release(t, "1.4.0", releasetest.Two()...)
+	_, other := releasetest.Release(t, "1.5.0", releasetest.Two()...)
+	x, err := index.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(release []byte, by ...keys.Signer) (list []byte) {
+		for _, k := range by {
+			var err error
+			if list, err = releasetest.Reproduced(release, list, k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return list
+	}
+	half := func(by keys.Signer) []byte { // only one of the guests
+		e, err := reproduced.Sign(t.Context(), data, []reproduced.Guest{reproduced.Of(&x.Guests[0])},
+			reproduced.Builder{Version: "1"}, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var l reproduced.List
+		err = l.Add(e)
+		list, err2 := l.Encode()
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	merge := func(a, b []byte) []byte {
+		m, err := reproduced.Merge(a, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	// Somebody changes a statement that Alice has signed, and leaves the signature.
+	changed := func(list []byte, old, by string) []byte {
+		l, err := reproduced.DecodeList(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := l.Envelopes[0].Payload
+		l.Envelopes[0].Payload = bytes.Replace(was, []byte(old), []byte(by), 1)
+		if bytes.Equal(was, l.Envelopes[0].Payload) {
+			t.Fatalf("nothing was changed: %s", was)
+		}
+		out, err := l.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name string
+		list []byte
+		want refusal.Reason
+	}{
+		{"both", of(data, alice, bob), ""},
+		{"both, and somebody unknown", of(data, bob, mallory, alice), ""},
+		{"nobody", nil, refusal.Reproduced},
+		{"one", of(data, alice), refusal.Reproduced},
+		{"one, twice", of(data, alice, alice), refusal.Reproduced},
+		{"one, and somebody unknown", of(data, alice, mallory), refusal.Reproduced},
+		{"one, and one half of it", merge(of(data, alice), half(bob)), refusal.Reproduced},
+		{"both, one of them first half of it", merge(half(bob), of(data, alice, bob)), ""},
+		{"statements about another release", of(other, alice, bob), refusal.Statement},
+		{"one about another release", merge(of(data, bob), of(other, alice)), refusal.Statement},
+		{"one of another guest", changed(of(data, alice), x.Guests[0].Manifest.Digest.Hex(), digest.Of(nil).Hex()),
+			refusal.Signature},
+		{"one of another katabuild", changed(of(data, alice), "1.0.0", "1.0.1"), refusal.Signature},
+		{"no list", []byte("{}"), refusal.Document},
+	} {
+		if err := judge.Reproduced(data, x, c.list, p); reason(err) != c.want || (err == nil) != (c.want == "") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if err := judge.Reproduced(data, x, nil, &policy.Policy{}); err != nil {
+		t.Errorf("a policy that asks for nobody: %v", err)
+	}
+	if err := judge.Reproduced(data, x, of(other, alice), &policy.Policy{}); reason(err) != refusal.Statement {
+		t.Errorf("a policy that asks for nobody, and a statement about another release: %v", err)
 	}
 }
 
@@ -224,6 +317,22 @@ func TestAReleaseThatDoesNotFitTogetherIsRefused(t *testing.T) {
 			g.Report = f.other.Guests[1].Report
 			f.verdict(g, func(v *verdict.Verdict) { v.Report = g.Report.Digest })
 		}, refusal.Report},
+		{"another guest's lock", func(f *forge) {
+			b := f.add([]byte("another lock"))
+			f.x.Guests[1].Lock = &b
+		}, refusal.Recipe},
+		{"another guest's recipe", func(f *forge) {
+			packed, err := recipetar.Pack(t.Context(), []byte("another recipe"), ".", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := f.add(packed)
+			f.x.Guests[1].Recipe = &b
+		}, refusal.Recipe},
+		{"a recipe that is none", func(f *forge) {
+			b := f.add([]byte("no tar"))
+			f.x.Guests[1].Recipe = &b
+		}, refusal.Document},
 		{"a verdict that failed", func(f *forge) {
 			f.verdict(&f.x.Guests[1], func(v *verdict.Verdict) { v.Claims[0].Met = false })
 		}, refusal.NotAttested},

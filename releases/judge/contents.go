@@ -11,6 +11,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/recipetar"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/releases/index"
@@ -78,9 +79,9 @@ func names(x *index.Index, b index.Blob) string {
 				return g.Label() + " " + a.Name
 			}
 		}
-		for what, d := range map[string]digest.Digest{"manifest": g.Manifest.Digest, "report": g.Report.Digest,
-			"verdict": g.Verdict.Digest, "provenance": g.Provenance.Digest} {
-			if d == b.Digest {
+		for what, d := range map[string]*index.Blob{"manifest": &g.Manifest, "report": &g.Report,
+			"verdict": &g.Verdict, "provenance": &g.Provenance, "lock": g.Lock, "recipe": g.Recipe} {
+			if d != nil && d.Digest == b.Digest {
 				return g.Label() + " " + what
 			}
 		}
@@ -139,6 +140,9 @@ func documents(ctx context.Context, g *index.Guest, s Source, claims Claims) err
 	if err := described(g, m); err != nil {
 		return err
 	}
+	if err := again(ctx, g, m, s); err != nil {
+		return err
+	}
 	if err := p.About("provenance", m, g.Manifest.Digest); err != nil {
 		return err
 	}
@@ -162,6 +166,28 @@ func described(g *index.Guest, m *manifest.Manifest) error {
 	}
 	if !slices.Equal(want, g.Artefacts) {
 		return refusal.New(refusal.SBOM, g.Label(), "its manifest names other bills of materials")
+	}
+	return nil
+}
+
+// again refuses a lock or a recipe that is not the one that the guest was built of.
+func again(ctx context.Context, g *index.Guest, m *manifest.Manifest, s Source) error {
+	if g.Lock != nil && g.Lock.Digest != m.Lock {
+		return refusal.New(refusal.Recipe, g.Label(), "its lock is %s, and it was built of %s", g.Lock.Digest, m.Lock)
+	}
+	if g.Recipe == nil {
+		return nil
+	}
+	data, err := Read(ctx, s, "recipe", *g.Recipe)
+	if err != nil {
+		return err
+	}
+	got, err := recipetar.Recipe(data)
+	if err != nil {
+		return refusal.New(refusal.Document, g.Label(), "%v", err)
+	}
+	if got != m.Recipe {
+		return refusal.New(refusal.Recipe, g.Label(), "its recipe is %s, and it was built of %s", got, m.Recipe)
 	}
 	return nil
 }

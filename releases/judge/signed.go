@@ -3,6 +3,7 @@ package judge
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/digest"
@@ -11,6 +12,7 @@ import (
 	"github.com/katabuild/katabuild/releases/keys"
 	"github.com/katabuild/katabuild/releases/policy"
 	"github.com/katabuild/katabuild/releases/refusal"
+	"github.com/katabuild/katabuild/releases/reproduced"
 )
 
 // Signed checks the signatures over an index by a policy, and returns the names of those who count. envelope is nil
@@ -85,4 +87,27 @@ func Sign(ctx context.Context, data, envelope []byte, by keys.Signer) ([]byte, e
 	}
 	e.Add(dsse.Signature{KeyID: id, Sig: sig})
 	return e.Encode()
+}
+
+// Reproduced checks what others say of having reproduced a release, whose index is data, by a policy. statements is nil
+// where nobody says anything. What is refused is a *refusal.Error.
+func Reproduced(data []byte, x *index.Index, statements []byte, p *policy.Policy) error {
+	by, err := reproduced.By(statements, data, x)
+	if err != nil || p.Reproduced == nil {
+		return err
+	}
+	for i := range x.Guests {
+		g := &x.Guests[i]
+		var names []string
+		for _, k := range p.Reproduced.Keys {
+			if slices.Contains(by[g.Manifest.Digest], k.ID) {
+				names = append(names, k.Name)
+			}
+		}
+		if len(names) < p.Reproduced.Threshold {
+			return refusal.New(refusal.Reproduced, g.Label(), "the policy asks for %d of its keys to have reproduced "+
+				"it, and %d have: %q", p.Reproduced.Threshold, len(names), names)
+		}
+	}
+	return nil
 }

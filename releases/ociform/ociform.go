@@ -21,9 +21,10 @@ import (
 
 // The types of artefacts and of their files.
 const (
-	ReleaseType   = "application/vnd.katabuild.release.v1"
-	SignatureType = "application/vnd.katabuild.signature.v1"
-	EnvelopeType  = "application/vnd.dsse.envelope.v1+json"
+	ReleaseType    = "application/vnd.katabuild.release.v1"
+	SignatureType  = "application/vnd.katabuild.signature.v1"
+	ReproducedType = "application/vnd.katabuild.reproduced.v1"
+	EnvelopeType   = "application/vnd.dsse.envelope.v1+json"
 
 	guestType    = "application/vnd.katabuild.guest.v1"
 	bootType     = "application/vnd.katabuild.boot.v1"
@@ -33,6 +34,10 @@ const (
 	fileType     = "application/vnd.katabuild.%s.v1" // of a kind of artefact
 	inTotoType   = "application/vnd.in-toto+json"
 	notesType    = "text/markdown"
+
+	recipeType     = "application/vnd.katabuild.recipe.v1" // lock and recipe of a guest
+	lockType       = "application/vnd.katabuild.lock.v1+json"
+	recipeFileType = "application/vnd.katabuild.recipe.v1+tar"
 )
 
 // sbomTypes are the types of bills of materials, by their form.
@@ -92,9 +97,9 @@ func Of(x *index.Index, data []byte) (*Form, error) {
 	return f, err
 }
 
-// Signature is the manifest that has an envelope refer to a release.
-func Signature(of v1.Descriptor, envelope []byte) (Object, error) {
-	return manifest(v1.Manifest{ArtifactType: SignatureType, Config: v1.DescriptorEmptyJSON, Subject: &of,
+// Envelope is the manifest that has an envelope refer to a release, as an artefact of a type.
+func Envelope(artifactType string, of v1.Descriptor, envelope []byte) (Object, error) {
+	return manifest(v1.Manifest{ArtifactType: artifactType, Config: v1.DescriptorEmptyJSON, Subject: &of,
 		Layers: []v1.Descriptor{Describe(EnvelopeType, index.Blob{Digest: digest.Of(envelope),
 			Size: int64(len(envelope))})}})
 }
@@ -135,12 +140,20 @@ func guest(g *index.Guest) (Object, error) {
 	return manifest(m)
 }
 
-// about are the artefacts that refer to a guest: its provenance, its boot and its bills of materials.
+// about are the artefacts that refer to a guest: its provenance, its boot, what it was built of and its bills of
+// materials.
 func about(g *index.Guest, subject v1.Descriptor) ([]Object, error) {
 	list := []v1.Manifest{
 		{ArtifactType: inTotoType, Layers: []v1.Descriptor{Describe(inTotoType, g.Provenance)}},
 		{ArtifactType: bootType, Layers: []v1.Descriptor{Describe(reportType, g.Report),
 			Describe(verdictType, g.Verdict)}},
+	}
+	if g.Lock != nil {
+		again := v1.Manifest{ArtifactType: recipeType, Layers: []v1.Descriptor{Describe(lockType, *g.Lock)}}
+		if g.Recipe != nil {
+			again.Layers = append(again.Layers, Describe(recipeFileType, *g.Recipe))
+		}
+		list = append(list, again)
 	}
 	for _, a := range g.Artefacts {
 		if t := sbomTypes[a.Form]; t != "" {

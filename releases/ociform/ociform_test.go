@@ -3,6 +3,7 @@ package ociform_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/golden"
@@ -12,7 +13,8 @@ import (
 )
 
 func TestTheFormInARegistryStaysWhatItIs(t *testing.T) {
-	_, data := releasetest.Release(t, "1.4.0", releasetest.Two()...)
+	_, data := releasetest.Release(t, "1.4.0", append(releasetest.Two(), releasetest.Guest{Name: "again",
+		Recipe: []byte("recipe")})...)
 	x, err := index.Decode(data)
 	if err != nil {
 		t.Fatal(err)
@@ -21,12 +23,13 @@ func TestTheFormInARegistryStaysWhatItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature, err := ociform.Signature(f.Index.Descriptor, []byte("envelope"))
-	if err != nil {
+	signature, err1 := ociform.Envelope(ociform.SignatureType, f.Index.Descriptor, []byte("envelope"))
+	statement, err2 := ociform.Envelope(ociform.ReproducedType, f.Index.Descriptor, []byte("statement"))
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	var all bytes.Buffer
-	for _, o := range append(f.Manifests, f.Index, signature) {
+	for _, o := range append(f.Manifests, f.Index, signature, statement) {
 		if err := json.Indent(&all, o.Data, "", "  "); err != nil {
 			t.Fatal(err)
 		}

@@ -364,10 +364,15 @@ func TestABundleThatIsNotOursIsRefused(t *testing.T) {
 		{"a name that leads out, first", refusal.Path, func(e []entry) []entry {
 			return append([]entry{file("../evil", "x")}, e...)
 		}},
-		{"a file twice", refusal.Twice, func(e []entry) []entry { return append(e[:3:3], e[2:]...) }},
+		{"a file twice", refusal.Twice, func(e []entry) []entry { return append(e[:4:4], e[3:]...) }},
+		{"statements twice", refusal.Twice, func(e []entry) []entry { return append(e[:3:3], e[2:]...) }},
+		{"statements before signatures", refusal.Twice, func(e []entry) []entry {
+			e[1], e[2] = e[2], e[1]
+			return e
+		}},
 		{"two indexes", refusal.Twice, func(e []entry) []entry { return append(e, e[0]) }},
 		{"another order", refusal.Document, func(e []entry) []entry {
-			e[2], e[3] = e[3], e[2]
+			e[3], e[4] = e[4], e[3]
 			return e
 		}},
 		{"a file missing", refusal.Size, func(e []entry) []entry { return e[:len(e)-1] }},
@@ -495,7 +500,7 @@ func FuzzBundle(f *testing.F) {
 			return
 		}
 		defer s.Close()
-		if _, _, err := s.Index(t.Context()); err != nil {
+		if _, err := s.Index(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})

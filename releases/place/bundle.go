@@ -17,16 +17,16 @@ import (
 	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/refusal"
+	"github.com/katabuild/katabuild/releases/reproduced"
 )
 
 // bundle is a release in one file: a tar of the index, the signatures and the files, in this order, the files by
 // digest. docs/formats/release.md owns the bytes.
 type bundle struct {
-	path     string
-	file     *os.File
-	data     []byte
-	envelope []byte
-	at       map[digest.Digest]int64 // where files begin, in bytes
+	path string
+	file *os.File
+	head folder.Head
+	at   map[digest.Digest]int64 // where files begin, in bytes
 }
 
 // openBundle reads the headers of a bundle, all of which must be those that its index asks for.
@@ -42,19 +42,29 @@ func openBundle(path string) (*bundle, error) {
 	return b, nil
 }
 
+// said is a file of a bundle that may be missing.
+type said struct {
+	name  string
+	limit int64 // bytes
+	to    *[]byte
+}
+
 // scan reads the headers.
 func (b *bundle) scan() error {
 	t := tar.NewReader(b.file)
 	var err error
-	if b.data, err = b.entry(t, folder.IndexName, index.MaxSize); err != nil {
+	if b.head.Index, err = b.entry(t, folder.IndexName, index.MaxSize); err != nil {
 		return err
 	}
-	x, err := index.Decode(b.data)
+	x, err := index.Decode(b.head.Index)
 	if err != nil {
 		return err
 	}
 	want := x.Blobs()
-	for first := true; ; first = false {
+	// What others say of the release comes before its files, in this order.
+	says := []said{{folder.EnvelopeName, folder.MaxEnvelope, &b.head.Envelope},
+		{folder.ReproducedName, reproduced.MaxSize, &b.head.Reproduced}}
+	for {
 		h, err := t.Next()
 		if err == io.EOF {
 			break
@@ -62,12 +72,14 @@ func (b *bundle) scan() error {
 		if err != nil {
 			return refusal.New(refusal.Document, b.path, "%v", err)
 		}
-		if first && h.Name == folder.EnvelopeName {
-			if b.envelope, err = b.small(t, h, folder.MaxEnvelope); err != nil {
+		if i := slices.IndexFunc(says, func(s said) bool { return s.name == h.Name }); i >= 0 {
+			if *says[i].to, err = b.small(t, h, says[i].limit); err != nil {
 				return err
 			}
+			says = says[i+1:]
 			continue
 		}
+		says = nil
 		if len(want) == 0 || h.Name != folder.BlobName(want[0].Digest) {
 			return b.unexpected(h.Name, want, x)
 		}
@@ -92,7 +104,8 @@ func (b *bundle) unexpected(name string, want []index.Blob, x *index.Index) erro
 	switch {
 	case slices.ContainsFunc(want, known):
 		return refusal.New(refusal.Document, b.path, "%s is not in order", name)
-	case slices.ContainsFunc(x.Blobs(), known), name == folder.IndexName, name == folder.EnvelopeName:
+	case slices.ContainsFunc(x.Blobs(), known), name == folder.IndexName, name == folder.EnvelopeName,
+		name == folder.ReproducedName:
 		return refusal.New(refusal.Twice, b.path, "%s is there twice, or not in order", name)
 	}
 	return refusal.New(refusal.Path, b.path, "%q is none of the names that a bundle of this release has", name)
@@ -154,9 +167,7 @@ func (b *bundle) end() error {
 	return nil
 }
 
-func (b *bundle) Index(context.Context) (data, envelope []byte, err error) {
-	return b.data, b.envelope, nil
-}
+func (b *bundle) Index(context.Context) (folder.Head, error) { return b.head, nil }
 
 func (b *bundle) Open(_ context.Context, v index.Blob, offset int64) (io.ReadCloser, error) {
 	at, ok := b.at[v.Digest]
@@ -212,12 +223,20 @@ func createBundle(path string) (*bundleWriter, error) {
 	return &bundleWriter{path: path, file: f, tar: tar.NewWriter(f)}, nil
 }
 
-// Begin writes index and signatures.
-func (w *bundleWriter) Begin(_ context.Context, data, envelope []byte) error {
-	if err := w.add(folder.IndexName, int64(len(data)), bytes.NewReader(data)); err != nil || envelope == nil {
-		return err
+// Begin writes the index and what others say of it.
+func (w *bundleWriter) Begin(_ context.Context, h folder.Head) error {
+	for i, f := range []struct {
+		name string
+		data []byte
+	}{{folder.IndexName, h.Index}, {folder.EnvelopeName, h.Envelope}, {folder.ReproducedName, h.Reproduced}} {
+		if i > 0 && f.data == nil {
+			continue
+		}
+		if err := w.add(f.name, int64(len(f.data)), bytes.NewReader(f.data)); err != nil {
+			return err
+		}
 	}
-	return w.add(folder.EnvelopeName, int64(len(envelope)), bytes.NewReader(envelope))
+	return nil
 }
 
 func (w *bundleWriter) add(name string, size int64, r io.Reader) error {
@@ -263,7 +282,7 @@ func (w *bundleWriter) Put(_ context.Context, b index.Blob, open folder.Opener) 
 }
 
 // Finish ends the bundle and gives it its name.
-func (w *bundleWriter) Finish(context.Context, []byte, []byte) error {
+func (w *bundleWriter) Finish(context.Context, folder.Head) error {
 	if err := errors.Join(w.tar.Close(), w.file.Chmod(0o644), w.file.Sync(), w.file.Close()); err != nil {
 		return err
 	}

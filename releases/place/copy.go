@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/refusal"
 )
@@ -16,7 +17,7 @@ import (
 // Options say what a copy does beside copying. The zero value copies.
 type Options struct {
 	// Accept judges the index before anything else of the release is read.
-	Accept func(data, envelope []byte) error
+	Accept func(h folder.Head) error
 	// Check judges the release once all of it is there, before others see it.
 	Check func(ctx context.Context, x *index.Index) error
 	// Progress is told now and then, by any goroutine, how many bytes have moved of how many.
@@ -36,20 +37,20 @@ const attempts = 4
 // Copy copies a release. Only what is missing moves. What breaks off goes on where it was, and what is refused is a
 // *refusal.Error; then others see nothing of it.
 func Copy(ctx context.Context, from Source, to Sink, o Options) (*Result, error) {
-	data, envelope, err := from.Index(ctx)
+	head, err := from.Index(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if o.Accept != nil {
-		if err := o.Accept(data, envelope); err != nil {
+		if err := o.Accept(head); err != nil {
 			return nil, err
 		}
 	}
-	x, err := index.Decode(data)
+	x, err := index.Decode(head.Index)
 	if err != nil {
 		return nil, err
 	}
-	if err := to.Begin(ctx, data, envelope); err != nil {
+	if err := to.Begin(ctx, head); err != nil {
 		return nil, err
 	}
 	r := &Result{Index: x}
@@ -66,7 +67,7 @@ func Copy(ctx context.Context, from Source, to Sink, o Options) (*Result, error)
 			return nil, err
 		}
 	}
-	return r, to.Finish(ctx, data, envelope)
+	return r, to.Finish(ctx, head)
 }
 
 // missing lists what a sink lacks, and how many bytes that is.

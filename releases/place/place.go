@@ -19,8 +19,8 @@ import (
 
 // Source is where a release is read.
 type Source interface {
-	// Index reads the index and the signatures over it, nil for none.
-	Index(ctx context.Context) (data, envelope []byte, err error)
+	// Index reads what is known of the release before its files.
+	Index(ctx context.Context) (folder.Head, error)
 	// Open begins to read a file at an offset, in bytes. The caller closes it.
 	Open(ctx context.Context, b index.Blob, offset int64) (io.ReadCloser, error)
 	Close() error
@@ -28,11 +28,11 @@ type Source interface {
 
 // Sink is where a release is written. Begin comes first and Finish, which lets others see the release, last.
 type Sink interface {
-	Begin(ctx context.Context, data, envelope []byte) error
+	Begin(ctx context.Context, h folder.Head) error
 	// Has says whether a file is there already.
 	Has(ctx context.Context, b index.Blob) (bool, error)
 	Put(ctx context.Context, b index.Blob, open folder.Opener) error
-	Finish(ctx context.Context, data, envelope []byte) error
+	Finish(ctx context.Context, h folder.Head) error
 	Close() error
 	// Parallel is how many files may be put at once. Where it is 1, they come in the order of Index.Blobs.
 	Parallel() int
@@ -90,6 +90,11 @@ func IsRemote(name string) bool {
 		}
 	}
 	return false
+}
+
+// IsWritable says whether something can be put beside a release that lies in a place: a folder, or a registry.
+func IsWritable(name string) bool {
+	return !IsRemote(name) || strings.HasPrefix(name, ociPrefix) || strings.HasPrefix(name, dirPrefix)
 }
 
 func folderOf(name string) (string, error) {

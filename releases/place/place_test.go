@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -76,23 +77,47 @@ func sign(t testing.TB, dir string, by keys.Signer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, envelope, err := f.Index(t.Context())
+	head, err := f.Index(t.Context())
 	if err == nil {
-		envelope, err = judge.Sign(t.Context(), data, envelope, by)
+		head.Envelope, err = judge.Sign(t.Context(), head.Index, head.Envelope, by)
 	}
 	if err == nil {
-		err = f.Finish(t.Context(), data, envelope)
+		err = f.Finish(t.Context(), head)
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// signed makes a release of two guests that somebody has signed.
+// state puts statements of all guests of a release beside it.
+func state(t testing.TB, dir string, by ...keys.Signer) {
+	t.Helper()
+	f, err := folder.Create(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := f.Index(t.Context())
+	for _, k := range by {
+		if err == nil {
+			head.Reproduced, err = releasetest.Reproduced(head.Index, head.Reproduced, k)
+		}
+	}
+	if err == nil {
+		err = f.Finish(t.Context(), head)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// signed makes a release of two guests that somebody has signed, and two have reproduced.
 func signed(t testing.TB) string {
 	t.Helper()
-	dir, _ := releasetest.Release(t, "1.4.0", releasetest.Two()...)
+	two := releasetest.Two()
+	two[0].Recipe = []byte("recipe")
+	dir, _ := releasetest.Release(t, "1.4.0", two...)
 	sign(t, dir, signer(t))
+	state(t, dir, signer(t), signer(t))
 	return dir
 }
 
@@ -109,15 +134,15 @@ func same(t testing.TB, a, b string) {
 		t.Fatal(err)
 	}
 	defer y.Close()
-	data, envelope, err1 := x.Index(t.Context())
-	data2, envelope2, err2 := y.Index(t.Context())
+	one, err1 := x.Index(t.Context())
+	two, err2 := y.Index(t.Context())
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(data, data2) || !bytes.Equal(envelope, envelope2) {
+	if !reflect.DeepEqual(one, two) {
 		t.Errorf("%s and %s differ", a, b)
 	}
-	of, err := index.Decode(data)
+	of, err := index.Decode(one.Index)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -387,7 +412,7 @@ func TestPlacesThatAreNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, _, err := s.Index(t.Context()); !errors.As(err, new(*registry.Insecure)) {
+	if _, err := s.Index(t.Context()); !errors.As(err, new(*registry.Insecure)) {
 		t.Errorf("plain HTTP to another host: %v", err)
 	}
 }

@@ -26,13 +26,14 @@ import (
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/ociform"
 	"github.com/katabuild/katabuild/releases/refusal"
+	"github.com/katabuild/katabuild/releases/reproduced"
 )
 
 // Bounds of what a registry may say, in bytes and in numbers.
 const (
-	maxManifest   = 4 << 20
-	maxSignatures = 100 // artefacts that refer to a release as signatures
-	maxPages      = 10  // of lists
+	maxManifest  = 4 << 20
+	maxReferrers = 200 // artefacts that refer to a release as signatures and statements
+	maxPages     = 10  // of lists
 )
 
 // defaultTag is the tag of a place that names none.
@@ -125,44 +126,44 @@ func (o *oci) current() *reached {
 	return &o.at[o.used]
 }
 
-// Index finds the release, in the first of the repository's places that has it, and who has signed it.
-func (o *oci) Index(ctx context.Context) (data, envelope []byte, err error) {
+// Index finds the release, in the first of the repository's places that has it, and what others say of it.
+func (o *oci) Index(ctx context.Context) (folder.Head, error) {
 	var errs []error
 	for i := range o.at {
 		r := &o.at[i]
-		if data, envelope, err = o.read(ctx, r); err == nil {
+		h, err := o.read(ctx, r)
+		if err == nil {
 			o.mu.Lock()
 			o.used = i
 			o.mu.Unlock()
-			return data, envelope, nil
+			return h, nil
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", o.name, r.explain(err)))
 	}
-	return nil, nil, errors.Join(errs...)
+	return folder.Head{}, errors.Join(errs...)
 }
 
-func (o *oci) read(ctx context.Context, r *reached) (data, envelope []byte, err error) {
+func (o *oci) read(ctx context.Context, r *reached) (h folder.Head, err error) {
 	d, raw, err := o.tagged(ctx, r)
 	if err != nil {
-		return nil, nil, err
+		return h, err
 	}
-	if data, err = o.index(ctx, r, raw); err != nil {
-		return nil, nil, err
+	if h.Index, err = o.index(ctx, r, raw); err != nil {
+		return h, err
 	}
-	x, err := index.Decode(data)
+	x, err := index.Decode(h.Index)
 	if err != nil {
-		return nil, nil, err
+		return h, err
 	}
-	form, err := ociform.Of(x, data)
+	form, err := ociform.Of(x, h.Index)
 	if err != nil {
-		return nil, nil, err
+		return h, err
 	}
 	if !bytes.Equal(form.Index.Data, raw) {
-		return nil, nil, refusal.New(refusal.OCIIndex, o.name, "what the registry lists is not what the release makes"+
+		return h, refusal.New(refusal.OCIIndex, o.name, "what the registry lists is not what the release makes"+
 			": want the index %s, got %s", form.Index.Descriptor.Digest, d.Digest)
 	}
-	envelope, err = o.signatures(ctx, r, form.Index.Descriptor, data)
-	return data, envelope, err
+	return h, o.referrers(ctx, r, form.Index.Descriptor, &h)
 }
 
 // tagged reads the index of OCI that the tag points to.
@@ -260,68 +261,80 @@ func (o *oci) exactly(body io.Reader, d v1.Descriptor, limit int64) ([]byte, err
 	return raw, nil
 }
 
-// signatures gathers the signatures of all artefacts that refer to a release, into one envelope; nil is none.
-func (o *oci) signatures(ctx context.Context, r *reached, of v1.Descriptor, data []byte) ([]byte, error) {
+// referrers gathers what refers to a release: the signatures of all such artefacts in one envelope, and statements in
+// one list; nil is none.
+func (o *oci) referrers(ctx context.Context, r *reached, of v1.Descriptor, h *folder.Head) error {
 	var list []v1.Descriptor
 	// All are asked for: some registries list the type of an artefact's configuration in the place of its own.
 	err := r.repo.Referrers(ctx, of, "", func(more []v1.Descriptor) error {
 		for _, d := range more {
-			if t := d.ArtifactType; t == ociform.SignatureType || t == "" || t == v1.MediaTypeEmptyJSON {
+			switch d.ArtifactType {
+			case ociform.SignatureType, ociform.ReproducedType, "", v1.MediaTypeEmptyJSON:
 				list = append(list, d)
 			}
 		}
-		if len(list) > maxSignatures {
-			return fmt.Errorf("%s: more than %d artefacts refer to it as signatures", o.name, maxSignatures)
+		if len(list) > maxReferrers {
+			return fmt.Errorf("%s: more than %d artefacts refer to it", o.name, maxReferrers)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	all := &dsse.Envelope{Payload: data, PayloadType: index.MediaType}
+	all := &dsse.Envelope{Payload: h.Index, PayloadType: index.MediaType}
+	var says reproduced.List
 	for _, d := range list {
-		e, err := o.envelope(ctx, r, d)
+		kind, e, err := o.envelope(ctx, r, d)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if e == nil {
-			continue
-		}
-		if !e.Over(index.MediaType, data) {
-			return nil, refusal.New(refusal.Signature, o.name, "%s is over another release", d.Digest)
-		}
-		for _, s := range e.Signatures {
-			all.Add(s)
+		switch kind {
+		case ociform.SignatureType:
+			if !e.Over(index.MediaType, h.Index) {
+				return refusal.New(refusal.Signature, o.name, "%s is over another release", d.Digest)
+			}
+			for _, s := range e.Signatures {
+				all.Add(s)
+			}
+		case ociform.ReproducedType:
+			if err := says.Add(e); err != nil {
+				return refusal.New(refusal.Document, o.name, "%s: %v", d.Digest, err)
+			}
 		}
 	}
-	if len(all.Signatures) == 0 {
-		return nil, nil
+	if len(all.Signatures) > 0 {
+		if h.Envelope, err = all.Encode(); err != nil {
+			return err
+		}
 	}
-	return all.Encode()
+	if len(says.Envelopes) > 0 {
+		h.Reproduced, err = says.Encode()
+	}
+	return err
 }
 
-// envelope reads what refers to a release, if it is a signature; otherwise it is nil.
-func (o *oci) envelope(ctx context.Context, r *reached, d v1.Descriptor) (*dsse.Envelope, error) {
+// envelope reads what refers to a release, and its type; of another type than those that are envelopes it is nil.
+func (o *oci) envelope(ctx context.Context, r *reached, d v1.Descriptor) (string, *dsse.Envelope, error) {
 	m, err := o.manifest(ctx, r, d)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	if m.ArtifactType != ociform.SignatureType {
-		return nil, nil
+	if m.ArtifactType != ociform.SignatureType && m.ArtifactType != ociform.ReproducedType {
+		return m.ArtifactType, nil, nil
 	}
 	if len(m.Layers) != 1 || m.Layers[0].MediaType != ociform.EnvelopeType {
-		return nil, refusal.New(refusal.MediaType, o.name, "the signature %s has no file of the type %s", d.Digest,
+		return "", nil, refusal.New(refusal.MediaType, o.name, "the envelope %s has no file of the type %s", d.Digest,
 			ociform.EnvelopeType)
 	}
 	raw, err := o.blob(ctx, r, m.Layers[0], folder.MaxEnvelope)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	e, err := dsse.Decode(raw)
 	if err != nil {
-		return nil, refusal.New(refusal.Document, o.name, "%v", err)
+		return "", nil, refusal.New(refusal.Document, o.name, "%v", err)
 	}
-	return e, nil
+	return m.ArtifactType, e, nil
 }
 
 // Open begins to read a file from an offset on.
@@ -343,7 +356,7 @@ func (o *oci) open(ctx context.Context, r *reached, b index.Blob, offset int64) 
 }
 
 // Begin does nothing: nobody sees files that no tag leads to.
-func (o *oci) Begin(context.Context, []byte, []byte) error { return nil }
+func (o *oci) Begin(context.Context, folder.Head) error { return nil }
 
 func (o *oci) Has(ctx context.Context, b index.Blob) (bool, error) {
 	r := o.current()
@@ -362,25 +375,44 @@ func (o *oci) Put(ctx context.Context, b index.Blob, open folder.Opener) error {
 	return errors.Join(r.explain(err), from.Close())
 }
 
-// Finish writes what names the files, then the signatures, and the tag last: whoever reads the tag finds all of it.
-func (o *oci) Finish(ctx context.Context, data, envelope []byte) error {
-	x, err := index.Decode(data)
+// Finish writes what names the files, then what others say of the release, and the tag last: whoever reads the tag
+// finds all of it.
+func (o *oci) Finish(ctx context.Context, h folder.Head) error {
+	x, err := index.Decode(h.Index)
 	if err != nil {
 		return err
 	}
-	form, err := ociform.Of(x, data)
+	form, err := ociform.Of(x, h.Index)
 	if err != nil {
 		return err
 	}
 	r := o.current()
-	files := [][]byte{data, v1.DescriptorEmptyJSON.Data}
+	files := [][]byte{h.Index, v1.DescriptorEmptyJSON.Data}
 	objects := append(form.Manifests, form.Index)
-	if envelope != nil {
-		signature, err := ociform.Signature(form.Index.Descriptor, envelope)
-		if err != nil {
+	add := func(artifactType string, envelope []byte) error {
+		m, err := ociform.Envelope(artifactType, form.Index.Descriptor, envelope)
+		files, objects = append(files, envelope), append(objects, m)
+		return err
+	}
+	if h.Envelope != nil {
+		if err := add(ociform.SignatureType, h.Envelope); err != nil {
 			return err
 		}
-		files, objects = append(files, envelope), append(objects, signature)
+	}
+	if h.Reproduced != nil {
+		l, err := reproduced.DecodeList(h.Reproduced)
+		if err != nil {
+			return refusal.New(refusal.Document, o.name, "%v", err)
+		}
+		for i := range l.Envelopes {
+			e, err := l.Envelopes[i].Encode()
+			if err != nil {
+				return err
+			}
+			if err := add(ociform.ReproducedType, e); err != nil {
+				return err
+			}
+		}
 	}
 	for _, f := range files {
 		d := content.NewDescriptorFromBytes("application/octet-stream", f)

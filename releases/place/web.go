@@ -14,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/refusal"
+	"github.com/katabuild/katabuild/releases/reproduced"
 )
 
 // web is a release's folder below an address.
@@ -36,16 +37,27 @@ func (w *web) Close() error {
 	return nil
 }
 
-// Index reads index and envelope.
-func (w *web) Index(ctx context.Context) (data, envelope []byte, err error) {
-	if data, err = w.small(ctx, folder.IndexName, index.MaxSize); err != nil {
-		return nil, nil, err
+// Index reads what is known of the release before its files.
+func (w *web) Index(ctx context.Context) (h folder.Head, err error) {
+	if h.Index, err = w.small(ctx, folder.IndexName, index.MaxSize); err != nil {
+		return folder.Head{}, err
 	}
-	envelope, err = w.small(ctx, folder.EnvelopeName, folder.MaxEnvelope)
-	if s, ok := errors.AsType[*status](err); ok && s.code == http.StatusNotFound {
-		return data, nil, nil
+	for _, f := range []struct {
+		name  string
+		limit int64
+		to    *[]byte
+	}{{folder.EnvelopeName, folder.MaxEnvelope, &h.Envelope}, {folder.ReproducedName, reproduced.MaxSize,
+		&h.Reproduced}} {
+		data, err := w.small(ctx, f.name, f.limit)
+		if s, ok := errors.AsType[*status](err); ok && s.code == http.StatusNotFound {
+			continue
+		}
+		if err != nil {
+			return folder.Head{}, err
+		}
+		*f.to = data
 	}
-	return data, envelope, err
+	return h, nil
 }
 
 // small reads a file whose size nobody has told.

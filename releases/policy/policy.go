@@ -30,8 +30,16 @@ type Policy struct {
 	Keys      []Key // whose signatures count
 	Channels  []string
 	Lowest    string // the lowest version of a guest; empty for any
+	// Reproduced asks for others to have built each guest once more with the same bytes; nil asks for nobody.
+	Reproduced *Reproduced
 	// Otherwise says, for errors, why the policy is as it is where nobody has written one.
 	Otherwise string
+}
+
+// Reproduced says who must have reproduced a release.
+type Reproduced struct {
+	Threshold int // how many of the keys, at least 1
+	Keys      []Key
 }
 
 // Key is one whose signatures count.
@@ -47,6 +55,11 @@ type file struct {
 	Keys      []named  `yaml:"keys"`
 	Channels  []string `yaml:"channels"`
 	Lowest    string   `yaml:"lowest_version"`
+
+	Reproduced *struct {
+		Threshold int     `yaml:"threshold"`
+		Keys      []named `yaml:"keys"`
+	} `yaml:"reproduced"`
 }
 
 type named struct {
@@ -85,8 +98,23 @@ func Parse(data []byte) (*Policy, error) {
 		return nil, err
 	}
 	p := &Policy{Threshold: f.Threshold, Channels: f.Channels, Lowest: f.Lowest}
+	var err error
+	if p.Keys, err = parseKeys(f.Keys); err != nil {
+		return nil, err
+	}
+	if r := f.Reproduced; r != nil {
+		p.Reproduced = &Reproduced{Threshold: r.Threshold}
+		if p.Reproduced.Keys, err = parseKeys(r.Keys); err != nil {
+			return nil, fmt.Errorf("reproduced: %w", err)
+		}
+	}
+	return p, p.check(f.Version)
+}
+
+func parseKeys(list []named) ([]Key, error) {
+	var out []Key
 	seen := map[digest.Digest]string{}
-	for _, k := range f.Keys {
+	for _, k := range list {
 		public, err := keys.ParsePublic([]byte(k.Public))
 		if err != nil {
 			return nil, fmt.Errorf("key %q: %w", k.Name, err)
@@ -95,9 +123,9 @@ func Parse(data []byte) (*Policy, error) {
 			return nil, fmt.Errorf("key %q has no name, or is the key %q once more: each counts once", k.Name, other)
 		}
 		seen[public.ID] = k.Name
-		p.Keys = append(p.Keys, Key{k.Name, public})
+		out = append(out, Key{k.Name, public})
 	}
-	return p, p.check(f.Version)
+	return out, nil
 }
 
 func (p *Policy) check(v int) error {
@@ -107,6 +135,9 @@ func (p *Policy) check(v int) error {
 	case p.Threshold < 1 || p.Threshold > len(p.Keys):
 		return fmt.Errorf("threshold %d of %d keys: want at least 1, and no more than there are keys", p.Threshold,
 			len(p.Keys))
+	case p.Reproduced != nil && (p.Reproduced.Threshold < 1 || p.Reproduced.Threshold > len(p.Reproduced.Keys)):
+		return fmt.Errorf("reproduced: threshold %d of %d keys: want at least 1, and no more than there are keys",
+			p.Reproduced.Threshold, len(p.Reproduced.Keys))
 	case len(p.Channels) == 0:
 		return errors.New("no channels: name those whose releases are accepted")
 	}

@@ -34,6 +34,26 @@ func text() string {
 		"  - name: bob\n    public_key: |\n      " + indent(bob) + "\n"
 }
 
+func TestAPolicyMayAskForOthersToReproduce(t *testing.T) {
+	of := text() + "reproduced:\n  threshold: 1\n  keys:\n    - name: bob\n      public_key: |\n        " +
+		strings.ReplaceAll(strings.TrimSpace(bob), "\n", "\n        ") + "\n"
+	p, err := policy.Parse([]byte(of))
+	if err != nil || p.Reproduced == nil || p.Reproduced.Threshold != 1 || p.Reproduced.Keys[0].Name != "bob" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	for _, c := range []struct{ old, by, want string }{
+		{"  threshold: 1", "  threshold: 2", "reproduced: threshold 2 of 1 keys"},
+		{"  threshold: 1", "  threshold: 0", "reproduced: threshold 0 of 1 keys"},
+		{"    - name: bob", "    - name: ''", `reproduced: key "" has no name`},
+		{"  threshold: 1", "  treshold: 1", "unknown field"},
+	} {
+		if _, err := policy.Parse([]byte(strings.Replace(of, c.old, c.by, 1))); err == nil ||
+			!strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+}
+
 func TestAPolicyIsReadStrictly(t *testing.T) {
 	p, err := policy.Parse([]byte(text()))
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/golden"
 	"github.com/katabuild/katabuild/internal/manifest"
-	"github.com/katabuild/katabuild/releases/assemble"
 	"github.com/katabuild/katabuild/releases/provenance"
 	"github.com/katabuild/katabuild/releases/refusal"
 	"github.com/katabuild/katabuild/releases/releasetest"
@@ -20,11 +19,7 @@ var of = digest.Of([]byte("manifest"))
 
 func statement(t testing.TB) *provenance.Statement {
 	t.Helper()
-	o, err := releasetest.Origin(assemble.Guest{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return provenance.Of(documenttest.Manifest(), of, o)
+	return provenance.Of(documenttest.Manifest(), of, releasetest.Options())
 }
 
 func encode(t testing.TB, s *provenance.Statement) []byte {

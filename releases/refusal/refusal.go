@@ -30,6 +30,9 @@ const (
 	Policy       Reason = "unsafe policy"       // others could have written the policy
 	Range        Reason = "wrong range"         // a server sends another part of a file than was asked for
 	MediaType    Reason = "wrong media type"    // a server says that something is of another kind
+	Recipe       Reason = "foreign recipe"      // a recipe or a lock is that of another guest
+	Statement    Reason = "foreign statement"   // a statement that a release was reproduced is about another one
+	Reproduced   Reason = "too few reproduced"  // fewer known keys than the policy asks for have reproduced a guest
 	OCIIndex     Reason = "other index"         // a registry's index is not the one that the release makes
 )
 

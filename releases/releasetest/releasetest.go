@@ -2,6 +2,7 @@
 package releasetest
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,11 +11,15 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/recipetar"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/releases/assemble"
 	"github.com/katabuild/katabuild/releases/folder"
+	"github.com/katabuild/katabuild/releases/index"
+	"github.com/katabuild/katabuild/releases/keys"
 	"github.com/katabuild/katabuild/releases/provenance"
+	"github.com/katabuild/katabuild/releases/reproduced"
 )
 
 // Guest says what a guest is like. The zero value is documenttest's.
@@ -23,6 +28,7 @@ type Guest struct {
 	Lock       []byte // of which the manifest has the digest
 	Mark       string // is in every file, so that two guests differ
 	Disk       bool   // it boots from a disk, which has a bill of materials
+	Recipe     []byte // of which the manifest has the digest; it lies beside the guest
 }
 
 // Manifest is the guest's manifest.
@@ -34,8 +40,9 @@ func (g Guest) Manifest() *manifest.Manifest {
 	if g.Arch != "" {
 		m.Arch = g.Arch
 	}
-	if g.Lock != nil {
-		m.Lock = digest.Of(g.Lock)
+	m.Lock = digest.Of(g.lock())
+	if g.Recipe != nil {
+		m.Recipe = digest.Of(g.Recipe)
 	}
 	k := &m.Kernel
 	for _, f := range []*manifest.File{&k.Image, &k.Vmlinux, &k.Config, &k.SystemMap, &m.Initrd.File} {
@@ -50,6 +57,14 @@ func (g Guest) Manifest() *manifest.Manifest {
 		m.SBOM = []manifest.SBOM{{File: g.file("sbom.spdx.json"), Format: "spdx-2.3"}}
 	}
 	return m
+}
+
+// lock is that of the guest, of which documenttest's manifest has the digest where there is none.
+func (g Guest) lock() []byte {
+	if g.Lock == nil {
+		return []byte("lock")
+	}
+	return g.Lock
 }
 
 func (g Guest) content(path string) []byte { return []byte(path + g.Mark) }
@@ -89,11 +104,15 @@ func (g Guest) Write(dir string) error {
 	}
 	v.Claims = append(v.Claims, Claims(m, g.Report())...)
 	v.Judge(true)
+	if g.Recipe != nil {
+		packed, err := recipetar.Pack(context.Background(), g.Recipe, dir, nil)
+		errs = append(errs, err, os.WriteFile(filepath.Join(dir, recipetar.FileName), packed, 0o644))
+	}
 	found, err := v.Encode()
 	return errors.Join(append(errs, err, manifest.Write(dir, data),
 		os.WriteFile(filepath.Join(dir, assemble.ReportName), said, 0o644),
 		os.WriteFile(filepath.Join(dir, assemble.VerdictName), found, 0o644),
-		os.WriteFile(filepath.Join(dir, "guest.lock.json"), g.Lock, 0o644))...)
+		os.WriteFile(filepath.Join(dir, "guest.lock.json"), g.lock(), 0o644))...)
 }
 
 // Claims compares little of a report with a manifest: enough to tell guests apart.
@@ -106,16 +125,22 @@ func Claims(m *manifest.Manifest, r *report.Report) []verdict.Claim {
 }
 
 // Origin is how the guests were made.
-func Origin(assemble.Guest, *manifest.Manifest) (provenance.Options, error) {
+func Origin(g assemble.Guest, _ *manifest.Manifest) (assemble.Origin, error) {
+	pinned, err := os.ReadFile(filepath.Join(g.Dir, "guest.lock.json"))
+	return assemble.Origin{Lock: pinned, Options: Options()}, err
+}
+
+// Options are how the guests were made, without their locks.
+func Options() provenance.Options {
 	return provenance.Options{Builder: "urn:katabuild:host:ed25519:00", Katabuild: "1.0.0", Commit: "c0ffee",
 		Inputs: []provenance.Dependency{{Name: "kernel source", URI: "pkg:deb/debian/linux-source-6.12@6.12.117-1",
 			Digest:      provenance.SHA256(digest.Of([]byte("source"))),
-			Annotations: map[string]string{"kind": "debian", "size": "6", "version": "6.12.117-1"}}}}, nil
+			Annotations: map[string]string{"kind": "debian", "size": "6", "version": "6.12.117-1"}}}}
 }
 
 // Release makes a release of guests in a folder below t's, and returns it with the index. It has a version and the
 // channel stable.
-func Release(t testing.TB, version string, guests ...Guest) (dir string, index []byte) {
+func Release(t testing.TB, version string, guests ...Guest) (dir string, data []byte) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "release")
 	cfg := assemble.Config{Version: version, Channel: "stable", Origin: Origin, Claims: Claims}
@@ -130,14 +155,40 @@ func Release(t testing.TB, version string, guests ...Guest) (dir string, index [
 	if err != nil {
 		t.Fatal(err)
 	}
-	index, err = assemble.Release(t.Context(), cfg, to)
+	data, err = assemble.Release(t.Context(), cfg, to)
 	if err := errors.Join(err, to.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return dir, index
+	return dir, data
 }
 
 // Two are a guest with an initrd and one with a disk, of two architectures.
 func Two() []Guest {
 	return []Guest{{}, {Name: "disk", Arch: "aarch64", Mark: " of disk", Disk: true}}
+}
+
+// Reproduced adds the statement that a key has reproduced all guests of a release to a list, which may be nil.
+func Reproduced(data, list []byte, by keys.Signer) ([]byte, error) {
+	x, err := index.Decode(data)
+	if err != nil {
+		return nil, err
+	}
+	var guests []reproduced.Guest
+	for i := range x.Guests {
+		guests = append(guests, reproduced.Of(&x.Guests[i]))
+	}
+	who := reproduced.Builder{Version: "1.0.0", Commit: "c0ffee"}
+	e, err := reproduced.Sign(context.Background(), data, guests, who, by)
+	if err != nil {
+		return nil, err
+	}
+	var one reproduced.List
+	if err := one.Add(e); err != nil {
+		return nil, err
+	}
+	more, err := one.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return reproduced.Merge(list, more)
 }

@@ -1,4 +1,4 @@
-// Package unpack takes guests out of a release's folder, so that they can be booted.
+// Package unpack takes guests out of a release, so that they can be booted.
 package unpack
 
 import (
@@ -13,7 +13,6 @@ import (
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/releases/assemble"
-	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/judge"
 )
@@ -29,7 +28,7 @@ func Name(g *index.Guest) string {
 
 // Guest makes the folder of a guest below dir, and returns it. What is there is replaced file by file, the manifest
 // last. The release was judged before; each file is read once more as it is copied.
-func Guest(ctx context.Context, from *folder.Folder, g *index.Guest, dir string) (string, error) {
+func Guest(ctx context.Context, from judge.Source, g *index.Guest, dir string) (string, error) {
 	to := filepath.Join(dir, Name(g))
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return "", err
@@ -52,7 +51,7 @@ func Guest(ctx context.Context, from *folder.Folder, g *index.Guest, dir string)
 }
 
 // file copies one out.
-func file(ctx context.Context, from *folder.Folder, b index.Blob, path string) error {
+func file(ctx context.Context, from judge.Source, b index.Blob, path string) error {
 	fi, err := os.Lstat(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -257,21 +257,21 @@ func (h *Host) sign(ctx context.Context, f keyFlags, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
-	data, envelope, err := to.Index(ctx)
+	head, err := to.Index(ctx)
 	if err != nil {
 		return err
 	}
-	x, err := index.Decode(data)
+	x, err := index.Decode(head.Index)
 	if err != nil {
 		return err
 	}
 	if err := judge.Contents(ctx, x, to, claims); err != nil {
 		return err
 	}
-	if envelope, err = judge.Sign(ctx, data, envelope, by); err != nil {
+	if head.Envelope, err = judge.Sign(ctx, head.Index, head.Envelope, by); err != nil {
 		return err
 	}
-	if err := to.Finish(ctx, data, envelope); err != nil {
+	if err := to.Finish(ctx, head); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(h.Out, "%s: signed with %s\n", dir, by.Public().ID)

@@ -16,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/judge"
 	"github.com/katabuild/katabuild/releases/place"
+	"github.com/katabuild/katabuild/releases/reproduced"
 	"github.com/katabuild/katabuild/releases/unpack"
 )
 
@@ -40,9 +41,12 @@ refer to it. The tag moves last.
 	access := h.Registries(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return h.copy(c.Context(), access, args[0], args[1], func(from place.Source) place.Options {
-			return place.Options{Accept: func(data, _ []byte) error {
-				x, err := index.Decode(data)
+			return place.Options{Accept: func(head folder.Head) error {
+				x, err := index.Decode(head.Index)
 				if err != nil {
+					return err
+				}
+				if _, err := reproduced.By(head.Reproduced, head.Index, x); err != nil {
 					return err
 				}
 				return judge.Contents(c.Context(), x, from, claims)
@@ -184,8 +188,8 @@ func (h *Host) pull(ctx context.Context, access func() (registry.Access, error),
 	defer func() { err = errors.Join(err, to.Close()) }()
 	var by []string
 	o := place.Options{
-		Accept: func(data, envelope []byte) error {
-			x, names, err := h.accept(f.policy, data, envelope)
+		Accept: func(head folder.Head) error {
+			x, names, err := h.acceptReproduced(f.policy, head)
 			if err != nil {
 				return err
 			}

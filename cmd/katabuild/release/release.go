@@ -139,19 +139,23 @@ func claims(m *manifest.Manifest, r *report.Report) []verdict.Claim {
 const maxLock = 16 << 20
 
 // origin makes what says how guests were made.
-func (h *Host) origin(f releaseFlags) func(assemble.Guest, *manifest.Manifest) (provenance.Options, error) {
-	return func(g assemble.Guest, m *manifest.Manifest) (provenance.Options, error) {
-		l, err := findLock(append([]string{filepath.Join(g.Dir, builder.LockBeside)}, f.locks...), m.Lock)
+func (h *Host) origin(f releaseFlags) func(assemble.Guest, *manifest.Manifest) (assemble.Origin, error) {
+	return func(g assemble.Guest, m *manifest.Manifest) (assemble.Origin, error) {
+		data, err := findLock(append([]string{filepath.Join(g.Dir, builder.LockBeside)}, f.locks...), m.Lock)
 		if err != nil {
-			return provenance.Options{}, err
+			return assemble.Origin{}, err
 		}
-		return provenance.Options{Builder: f.builder, Katabuild: h.Version, Commit: h.Commit,
-			Inputs: dependencies(l)}, nil
+		l, err := lock.Decode(data)
+		if err != nil {
+			return assemble.Origin{}, err
+		}
+		return assemble.Origin{Lock: data, Options: provenance.Options{Builder: f.builder, Katabuild: h.Version,
+			Commit: h.Commit, Inputs: dependencies(l)}}, nil
 	}
 }
 
 // findLock reads the file that has a digest.
-func findLock(files []string, want digest.Digest) (*lock.Lock, error) {
+func findLock(files []string, want digest.Digest) ([]byte, error) {
 	for _, file := range files {
 		data, err := regular.ReadFile(file, maxLock)
 		if errors.Is(err, fs.ErrNotExist) && file == files[0] {
@@ -161,7 +165,7 @@ func findLock(files []string, want digest.Digest) (*lock.Lock, error) {
 			return nil, err
 		}
 		if digest.Of(data) == want {
-			return lock.Decode(data)
+			return data, nil
 		}
 	}
 	return nil, fmt.Errorf("its lock, %s, is none of %s: build it again, or name it with --lock", want,
@@ -197,7 +201,8 @@ func (h *Host) listCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "list PLACE", Args: cobra.ExactArgs(1), Short: "list the guests of a release",
 		Long: `list shows the guests of a release: name, version, architecture, variant, how many files they have and
-how big they are, and with which keys it is signed. It believes what the release says; "katabuild verify" checks it.
+how big they are, by how many keys that have not signed the release itself each was reproduced, and with which keys it
+is signed. It believes what the release says; "katabuild verify" checks it.
 
 ` + placesHelp,
 		Example: "  katabuild list out/release\n  katabuild list oci:registry.example/guests:stable --json",
@@ -213,43 +218,50 @@ how big they are, and with which keys it is signed. It believes what the release
 		if err != nil {
 			return err
 		}
-		data, envelope, err := from.Index(c.Context())
+		head, err := from.Index(c.Context())
 		if err = errors.Join(err, from.Close()); err != nil {
 			return err
 		}
-		x, err := index.Decode(data)
+		x, err := index.Decode(head.Index)
 		if err != nil {
 			return err
 		}
 		if asJSON {
-			_, err = h.Out.Write(data)
+			_, err = h.Out.Write(head.Index)
 			return err
 		}
-		return h.list(x, envelope)
+		return h.list(x, head)
 	}
 	return c
 }
 
-func (h *Host) list(x *index.Index, envelope []byte) error {
+func (h *Host) list(x *index.Index, head folder.Head) error {
+	by, err := independent(head, x)
+	if err != nil {
+		return err
+	}
 	w := tabwriter.NewWriter(h.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tVERSION\tARCH\tVARIANT\tFILES\tMB\tMANIFEST")
+	fmt.Fprintln(w, "NAME\tVERSION\tARCH\tVARIANT\tFILES\tMB\tREPRODUCED\tMANIFEST")
 	for _, g := range x.Guests {
 		size := g.Manifest.Size
 		for _, a := range g.Artefacts {
 			size += a.Size
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%.1f\t%s\n", g.Name, g.Version, g.Arch, orDash(g.Variant),
-			len(g.Artefacts), float64(size)/1e6, g.Manifest.Digest.Short())
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%.1f\t%s\t%s\n", g.Name, g.Version, g.Arch, orDash(g.Variant),
+			len(g.Artefacts), float64(size)/1e6, times(by[g.Manifest.Digest]), g.Manifest.Digest.Short())
 	}
 	fmt.Fprintf(w, "channel %s\n", x.Channel)
-	if envelope != nil {
-		e, err := dsse.Decode(envelope)
+	if head.Envelope != nil {
+		e, err := dsse.Decode(head.Envelope)
 		if err != nil {
 			return err
 		}
 		for _, s := range e.Signatures {
 			fmt.Fprintf(w, "signed with %s\n", s.KeyID)
 		}
+	}
+	if keys := allKeys(by); keys != "" {
+		fmt.Fprintf(w, "reproduced with %s\n", keys)
 	}
 	return w.Flush()
 }

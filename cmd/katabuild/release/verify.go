@@ -66,17 +66,17 @@ func (h *Host) memory() (string, error) {
 }
 
 // accept checks all of an index that can be known without the files: who has signed it, for whom it is, and that
-// nobody brings back an older one.
-func (h *Host) accept(named string, data, envelope []byte) (*index.Index, []string, error) {
+// nobody brings back an older one. That others have reproduced it is checked by acceptReproduced.
+func (h *Host) accept(named string, head folder.Head) (*index.Index, []string, error) {
 	p, err := h.policy(named)
 	if err != nil {
 		return nil, nil, err
 	}
-	by, err := judge.Signed(data, envelope, p)
+	by, err := judge.Signed(head.Index, head.Envelope, p)
 	if err != nil {
 		return nil, nil, err
 	}
-	x, err := index.Decode(data)
+	x, err := index.Decode(head.Index)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -89,6 +89,19 @@ func (h *Host) accept(named string, data, envelope []byte) (*index.Index, []stri
 		return nil, nil, err
 	}
 	return x, by, errors.Join(p.Allows(x), before.Check(x))
+}
+
+// acceptReproduced is accept, and checks that as many have reproduced the release as the policy asks for.
+func (h *Host) acceptReproduced(named string, head folder.Head) (*index.Index, []string, error) {
+	x, by, err := h.accept(named, head)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := h.policy(named)
+	if err != nil {
+		return nil, nil, err
+	}
+	return x, by, judge.Reproduced(head.Index, x, head.Reproduced, p)
 }
 
 // hasArch refuses a release without a guest for an architecture. Any has one for the empty name.
@@ -113,11 +126,11 @@ func (h *Host) Verify(ctx context.Context, dir, policy string, access registry.A
 		return err
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
-	data, envelope, err := from.Index(ctx)
+	head, err := from.Index(ctx)
 	if err != nil {
 		return err
 	}
-	x, by, err := h.accept(policy, data, envelope)
+	x, by, err := h.acceptReproduced(policy, head)
 	if err != nil {
 		return err
 	}
