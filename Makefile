@@ -67,6 +67,10 @@ install: ## install shim, kata-runtime and the guest in out/ on this host, and t
 uninstall: ## take off this host what make install put there (as root)
 	@bin/kata-runtime uninstall --root $(DESTDIR)
 
+.PHONY: dist
+dist: ## build the programs and agents for ARCH, or every architecture, into dist/programs/ARCH/
+	@sh ci/dist.sh dist/programs "$(VERSION:v%=%)" "$(COMMIT)" $(ARCH)
+
 .PHONY: packages
 packages: agents ## make .deb, .rpm, .apk and Arch packages of the programs for ARCH (x86_64) in dist/
 	@sh ci/packages.sh $(or $(ARCH),x86_64)
@@ -172,7 +176,7 @@ test-cross: ## build and vet the agent for every architecture
 
 .PHONY: twice
 twice: build ## build the guest of RECIPE twice, in other folders, as other users, and compare every byte
-	@KATABUILD_TEST_TWICE=1 $(GO) test -count=1 -run Twice ./cmd/kata-agent ./initrd
+	@KATABUILD_TEST_TWICE=1 $(GO) test -count=1 -timeout 30m -run Twice ./cmd/kata-agent ./initrd ./ci/e2e
 	@sh ci/twice.sh $(RECIPE)
 
 .PHONY: hosts
@@ -223,6 +227,14 @@ golden: ## rewrite the golden files; read the diff before you commit it
 	@out=$$(KATABUILD_GOLDEN_UPDATE=1 $(GO) test ./... 2>&1) || { echo "$$out" | grep -v -e '^ok ' -e 'no test files'; \
 		echo "golden: the tests above failed, whatever was written"; exit 1; }
 	@git status --short -- '*testdata*'
+
+.PHONY: changelog
+changelog: ## write releases/CHANGELOG.md from the notes
+	@$(GO) run ./ci/changelog
+
+.PHONY: release-notes
+release-notes: ## move the notes into the page of the release of VERSION, releases/dated/DAY-VERSION.md
+	@$(GO) run ./ci/changelog -release "$(VERSION)" -day "$$(date -u +%F)"
 
 .PHONY: generate
 generate: tools ## rewrite generated code
