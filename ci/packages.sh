@@ -10,19 +10,16 @@ ppc64le | s390x | riscv64) goarch=$arch ;;
 *) echo "packages: no architecture $arch" >&2; exit 2 ;;
 esac
 go=$(sh ci/setup.sh go-path)
-export CGO_ENABLED=0 GOTOOLCHAIN=local
 time=$(git log -1 --format=%ct)
 # A version as semver.org has it: a tag's, or one before any.
 version=${2:-$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-\([0-9]*\)-g/+\1.g/')}
 version=${version:-0.0.0+git$(git log -1 --date=format:%Y%m%d --format=%cd.%h)}
+sh ci/dist.sh dist/programs "$version" "$(git rev-parse HEAD)" "$arch"
 bin=dist/programs-$arch
 rm -rf "$bin" dist/share
-mkdir -p "$bin"
-for p in katabuild katabuild-cc kata-runtime containerd-shim-kata-v2; do
-	GOOS=linux GOARCH=$goarch "$go" build -trimpath -buildvcs=false \
-		-ldflags="-s -w -buildid= -X main.version=$version" -o "$bin/$p" "./cmd/$p"
-done
+cp -r "dist/programs/$arch" "$bin"
 cp bin/kata-agent-* "$bin"
+export CGO_ENABLED=0 GOTOOLCHAIN=local
 for p in katabuild kata-runtime; do "$go" run "./cmd/$p" man -o dist/share; done
 gzip -9 -n dist/share/man1/*
 mkdir -p dist/share/changelog

@@ -37,6 +37,8 @@ type Fetcher struct {
 	HTTP *http.Client
 	// Registry is where container images come from; nil is the zero Client.
 	Registry *registry.Client
+	// Mirror is asked before all others for packages, addresses and images; nil is none.
+	Mirror Mirror
 	// Snapshot is the address of an archive of archives, such as Debian's snapshot service, for packages that Apt has
 	// no longer; empty is none.
 	Snapshot string
@@ -54,6 +56,11 @@ func (f *Fetcher) Bring(ctx context.Context, in lock.Input, report progress.Func
 	}
 	if f.Store.Has(in.Digest) {
 		return nil
+	}
+	if in.Kind == lock.URL || in.Kind == lock.Debian {
+		if has, err := f.fromMirror(ctx, in.Name, in.Digest, report); has || err != nil {
+			return err
+		}
 	}
 	switch in.Kind {
 	case lock.Local:

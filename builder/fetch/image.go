@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/progress"
 	"github.com/katabuild/katabuild/internal/registry"
 )
@@ -19,6 +20,11 @@ func (f *Fetcher) bringImage(ctx context.Context, in lock.Input, report progress
 	reg := f.Registry
 	if reg == nil {
 		reg = &registry.Client{}
+	}
+	if !f.Store.Has(in.Digest) {
+		if _, err := f.fromMirror(ctx, "manifest of "+in.Where, in.Digest, report); err != nil {
+			return err
+		}
 	}
 	if !f.Store.Has(in.Digest) {
 		raw, err := reg.Manifest(ctx, in.Where, in.Digest)
@@ -35,6 +41,11 @@ func (f *Fetcher) bringImage(ctx context.Context, in lock.Input, report progress
 	}
 	var done int64
 	for _, b := range blobs {
+		if !f.Store.Has(b.Digest) {
+			if _, err := f.fromMirror(ctx, in.Where, b.Digest, report); err != nil {
+				return err
+			}
+		}
 		if !f.Store.Has(b.Digest) {
 			r, err := reg.Blob(ctx, in.Where, b.Digest)
 			if err != nil {
@@ -67,6 +78,28 @@ func (f *Fetcher) imageBlobs(in lock.Input) ([]registry.Blob, error) {
 		return nil, fmt.Errorf("image %s at %s: %w", in.Where, in.Digest, err)
 	}
 	return blobs, nil
+}
+
+// Files are the stored files of an input: one, or of an image its manifest, configuration and layers.
+func Files(s *store.Store, in lock.Input) ([]string, error) {
+	all := []registry.Blob{{Digest: in.Digest}}
+	if in.Kind == lock.OCI {
+		f := Fetcher{Store: s}
+		blobs, err := f.imageBlobs(in)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, blobs...)
+	}
+	var out []string
+	for _, b := range all {
+		p, err := s.Get(b.Digest)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 // ImageLayout makes an OCI image layout of an image that Bring has put into the store, in the folder dir, which must be

@@ -22,6 +22,10 @@ func (f *Fetcher) BringPackages(ctx context.Context, list []lock.Input, report p
 		section Section
 		arch    string
 	}
+	list, err := f.mirrored(ctx, list, report)
+	if err != nil {
+		return err
+	}
 	at := map[place][]lock.Input{}
 	var places []place
 	for _, in := range list {

@@ -55,6 +55,8 @@ type Config struct {
 	HTTPArchive, SecurityArchive, ArchiveKeyring string
 	// Registries says how registries of container images are reached.
 	Registries registry.Access
+	// Mirror is asked for inputs before all others; nil is none.
+	Mirror fetch.Mirror
 	// Snapshot is the address of an archive of archives for packages that the archive has dropped; empty is none.
 	Snapshot    string
 	Report      progress.Func
@@ -90,7 +92,7 @@ func (c Config) Fetcher(r *recipe.Recipe, l *lock.Lock) (*fetch.Fetcher, error) 
 	f := &fetch.Fetcher{
 		Store: c.Store, Base: filepath.Dir(c.Recipe), Arch: a.Debian, Host: host.Debian, HTTP: c.HTTP,
 		Apt:      &fetch.Apt{Dir: c.Store.Private("apt"), Sources: c.Archive, Options: c.AptOptions, Env: c.Env},
-		Snapshot: c.Snapshot,
+		Snapshot: c.Snapshot, Mirror: c.Mirror,
 		Registry: &registry.Client{Access: c.Registries},
 	}
 	if l != nil {

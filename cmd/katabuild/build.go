@@ -155,8 +155,14 @@ func (a *app) fetchCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "fetch [RECIPE]", Args: cobra.MaximumNArgs(1),
 		Short: "bring a recipe's locked inputs into the store, so that --offline builds work",
+		Long: `fetch brings what a recipe's lock names into the store: packages, archives, layers of images. With
+--sources they come from a release that was made --with-sources, or a folder, an address or a registry that has them by
+digest, as far as it has them: mirrors of Debian's archive drop old versions.`,
+		Example: "  katabuild fetch recipes/default\n  katabuild fetch recipes/default --sources " +
+			"oci:registry.example/guests:stable",
 	}
 	f.add(c.Flags())
+	f.addSources(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cfg, err := a.config(c.Context(), f, args)
 		if err != nil {

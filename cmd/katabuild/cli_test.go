@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/katabuild/katabuild/builder/fetch/archivetest"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/documenttest"
@@ -43,6 +47,10 @@ func TestCommandLines(t *testing.T) {
 			e.Setenv("KATABUILD_STORE", filepath.Join(e.WorkDir, ".store"))
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("REGISTRY", registrytest.Serve(t, nil))
+			a := archivetest.New(t)
+			e.Values[archiveKey{}] = &packages{a, t}
+			e.Setenv("ARCHIVE", a.URL)
+			e.Setenv("KEYRING", a.Keyring)
 			self, err := os.Executable() // a Go program, as the agent is
 			e.Setenv("AGENT", self)
 			return err
@@ -51,6 +59,9 @@ func TestCommandLines(t *testing.T) {
 			"guest":    writeGuest,
 			"released": writeReleased,
 			"stated":   writeStatement,
+			"elf":      writeELF,
+			"archive":  writePackages,
+			"dropped":  dropPackages,
 			"page":     writePage,
 			"code":     code,
 		},
@@ -71,10 +82,34 @@ func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(dir+".report.json", data, 0o644))
 }
 
-// writeReleased is the word released: released DIR NAME ARCH [disk] writes a guest that has booted, with its lock.
+// packages are a script's archive of Debian packages, whose name is archiveKey.
+type packages struct {
+	*archivetest.Archive
+	t *testing.T
+}
+
+type archiveKey struct{}
+
+// writePackages is the word archive: archive NAME... puts version 1 of packages into the script's archive.
+func writePackages(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		a := ts.Value(archiveKey{}).(*packages)
+		a.Add(a.t, archivetest.Package{Suite: "trixie", Name: name, Version: "1",
+			Files: map[string]string{"/usr/share/" + name: name}})
+	}
+}
+
+// dropPackages is the word dropped: dropped NAME... takes version 1 of packages out of the archive.
+func dropPackages(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		ts.Value(archiveKey{}).(*packages).Remove(name, "1")
+	}
+}
+
+// writeReleased is the word released: released DIR NAME ARCH [disk|LOCK] writes a guest that has booted, with a lock.
 func writeReleased(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
-		ts.Fatalf("usage: released DIR NAME ARCH [disk]")
+		ts.Fatalf("usage: released DIR NAME ARCH [disk|LOCK]")
 	}
 	l := &lock.Lock{Version: lock.Version, Name: args[1], Time: 1700000000, Inputs: []lock.Input{
 		{Name: "file motd", Kind: lock.Local, Digest: digest.Of([]byte("motd")), Size: 4, Where: "motd"},
@@ -84,7 +119,12 @@ func writeReleased(ts *testscript.TestScript, neg bool, args []string) {
 				Filename: "pool/main/l/linux/linux-source-6.12.deb"}}}}
 	pinned, err := l.Encode()
 	ts.Check(err)
-	g := releasetest.Guest{Name: args[1], Arch: args[2], Mark: args[2], Lock: pinned, Disk: len(args) > 3,
+	disk := len(args) > 3 && args[3] == "disk"
+	if len(args) > 3 && !disk {
+		pinned, err = os.ReadFile(ts.MkAbs(args[3]))
+		ts.Check(err)
+	}
+	g := releasetest.Guest{Name: args[1], Arch: args[2], Mark: args[2], Lock: pinned, Disk: disk,
 		Recipe: []byte("version: 1\nname: " + args[1] + "\n")}
 	ts.Check(g.Write(ts.MkAbs(args[0])))
 }
@@ -107,6 +147,21 @@ func writeStatement(ts *testscript.TestScript, neg bool, args []string) {
 	list, err := releasetest.Reproduced(data, old, by)
 	ts.Check(err)
 	ts.Check(os.WriteFile(at, list, 0o644))
+}
+
+// writeELF is the word elf: elf ARCH FILE writes the beginning of a program for an architecture, and its name.
+func writeELF(ts *testscript.TestScript, neg bool, args []string) {
+	machine := map[string]elf.Machine{"x86_64": elf.EM_X86_64, "aarch64": elf.EM_AARCH64}
+	if neg || len(args) != 2 || machine[args[0]] == 0 {
+		ts.Fatalf("usage: elf ARCH FILE")
+	}
+	h := elf.Header64{Machine: uint16(machine[args[0]])}
+	copy(h.Ident[:], elf.ELFMAG)
+	h.Ident[elf.EI_CLASS], h.Ident[elf.EI_DATA] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB)
+	var b bytes.Buffer
+	ts.Check(binary.Write(&b, binary.LittleEndian, h))
+	b.WriteString(args[1])
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o755))
 }
 
 // writePage is the word page: page FILE OUT writes the commands that a page of docs/ shows, as a script of the shell.

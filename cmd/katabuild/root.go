@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/recipe"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/cmd/katabuild/doctor"
@@ -130,6 +131,7 @@ func (a *app) releases() *release.Host {
 			f.add(fl)
 			return func() (registry.Access, error) { return f.access(a.getenv) }
 		},
+		Store: a.openStore,
 		HostKey: func() (crypto.Signer, error) {
 			k, err := a.storeKey()
 			return k.Signer(), err
@@ -260,6 +262,7 @@ type recipeFlags struct {
 	archive, keyring, snapshot string
 	security                   string
 	registry                   registryFlags
+	sources                    string
 	offline                    bool
 	jobs                       int
 	noObjects                  bool
@@ -338,9 +341,16 @@ func (f *recipeFlags) add(fl *pflag.FlagSet) {
 		"(default $KATABUILD_AGENT, or the one beside katabuild)")
 }
 
+// addSources adds the flag of commands that bring inputs.
+func (f *recipeFlags) addSources(fl *pflag.FlagSet) {
+	fl.StringVar(&f.sources, "sources", "", "`place` of a release that has the sources of its guests, or a folder "+
+		"like its own, to ask for inputs before anybody else")
+}
+
 // addBuild adds the flags of a command that builds.
 func (f *recipeFlags) addBuild(fl *pflag.FlagSet) {
 	f.add(fl)
+	f.addSources(fl)
 	fl.BoolVar(&f.offline, "offline", false, "never reach a network; what the store lacks is an error")
 	fl.IntVarP(&f.jobs, "jobs", "j", 0, "processes a step may run at once (default one a CPU); never changes "+
 		"the result")
@@ -373,12 +383,22 @@ func (a *app) config(ctx context.Context, f recipeFlags, args []string) (inputs.
 	if err != nil {
 		return inputs.Config{}, err
 	}
+	var mirror fetch.Mirror
+	if f.sources != "" {
+		if f.offline {
+			return inputs.Config{}, &usage.Error{Err: errors.New("--sources does not go with --offline, which " +
+				"brings nothing")}
+		}
+		if mirror, err = release.Sources(ctx, f.sources, access); err != nil {
+			return inputs.Config{}, fmt.Errorf("--sources: %w", err)
+		}
+	}
 	cc := besideUs("katabuild-cc")
 	if f.noObjects {
 		cc = ""
 	}
 	return inputs.Config{
-		CC:     cc,
+		CC: cc, Mirror: mirror,
 		Recipe: path, Lock: f.lock, Store: s, Arch: f.arch, Toolchain: f.toolchain,
 		Agent:     func(of arch.Arch) string { return a.agentPath(f.agent, of) },
 		RegoAgent: func(of arch.Arch) string { return besideUs("kata-agent-rego-" + of.Name) },

@@ -53,7 +53,11 @@ type Config struct {
 	Guests  []Guest
 	Version string // of all of them
 	Channel string
-	Notes   string // a folder of notes, *.md; empty for none
+	Notes   string // a folder of notes, *.md, or one such file; empty for none
+	// Programs is a folder with a folder for each architecture, which has its programs; empty for none.
+	Programs string
+	// Sources bring what the guests' locks name, once for each file; nil for none.
+	Sources func(lock []byte) ([]Source, error)
 	// Origin says of a guest how it was made. The manifest's Lock says by which lock.
 	Origin func(Guest, *manifest.Manifest) (Origin, error)
 	// Claims compares a report with a manifest.
@@ -83,6 +87,11 @@ func Release(ctx context.Context, c Config, to *folder.Folder) ([]byte, error) {
 			return nil, err
 		}
 		x.Notes = &b
+	}
+	if c.Programs != "" {
+		if err := c.programs(ctx, x, to); err != nil {
+			return nil, fmt.Errorf("programs: %w", err)
+		}
 	}
 	data, err := x.Encode()
 	if err != nil {
@@ -130,6 +139,11 @@ func (c *Config) add(ctx context.Context, x *index.Index, g Guest, to *folder.Fo
 	if err := c.again(ctx, &entry, g.Dir, how.Lock, to); err != nil {
 		return err
 	}
+	if c.Sources != nil {
+		if err := c.sources(ctx, x, how.Lock, to); err != nil {
+			return err
+		}
+	}
 	if entry.Provenance, err = put(ctx, to, statement); err != nil {
 		return err
 	}
@@ -160,6 +174,57 @@ func (c *Config) again(ctx context.Context, entry *index.Guest, dir string, lock
 	of, err := put(ctx, to, data)
 	entry.Recipe = &of
 	return err
+}
+
+// Source is a file that a lock names.
+type Source struct {
+	Path string
+	index.Blob
+}
+
+// sources takes in what a lock names.
+func (c *Config) sources(ctx context.Context, x *index.Index, lock []byte, to *folder.Folder) error {
+	list, err := c.Sources(lock)
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		at, found := slices.BinarySearchFunc(x.Sources, s.Digest, func(b index.Blob, d digest.Digest) int {
+			return strings.Compare(string(b.Digest), string(d))
+		})
+		if found {
+			continue
+		}
+		if err := to.AddFile(ctx, s.Path, s.Blob); err != nil {
+			return fmt.Errorf("%s: %w", s.Path, err)
+		}
+		x.Sources = slices.Insert(x.Sources, at, s.Blob)
+	}
+	return nil
+}
+
+// programs takes in the programs of a folder.
+func (c *Config) programs(ctx context.Context, x *index.Index, to *folder.Folder) error {
+	files, err := filepath.Glob(filepath.Join(c.Programs, "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		d, size, err := digest.File(file)
+		if err != nil {
+			return err
+		}
+		p := index.Program{Name: filepath.Base(file), Version: c.Version, Arch: filepath.Base(filepath.Dir(file)),
+			Blob: index.Blob{Digest: d, Size: size}}
+		if err := to.AddFile(ctx, file, p.Blob); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		x.Programs = append(x.Programs, p)
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("%s has none: want %s/ARCH/PROGRAM, as make dist leaves them", c.Programs, c.Programs)
+	}
+	return nil
 }
 
 // boot takes the report and the verdict of a guest's boot.
@@ -195,8 +260,18 @@ func put(ctx context.Context, to *folder.Folder, data []byte) (index.Blob, error
 // maxNote bounds a note, in bytes.
 const maxNote = 1 << 20
 
-// readNotes puts all notes of a folder behind each other, sorted by name.
+// readNotes puts all notes of a folder behind each other, sorted by name, or reads the one file.
 func readNotes(dir string) ([]byte, error) {
+	if fi, err := os.Stat(dir); err == nil && !fi.IsDir() {
+		text, err := regular.ReadFile(dir, maxNote)
+		if err == nil && !strings.HasPrefix(string(text), "# ") {
+			err = fmt.Errorf("%s does not begin with a title", dir)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("notes: %w", err)
+		}
+		return text, nil
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("notes: %w", err)

@@ -36,6 +36,8 @@ const (
 	maxBlob      = 64 << 30 // of a file, bytes
 	maxGuests    = 1000
 	maxArtefacts = 100 // of a guest
+	maxPrograms  = 1000
+	maxSources   = 10_000
 )
 
 // Index is a release.
@@ -44,7 +46,11 @@ type Index struct {
 	Channel string  `json:"channel"` // such as stable: for whom the release is
 	Time    int64   `json:"time"`    // of the youngest guest's lock, seconds since 1970
 	Guests  []Guest `json:"guests"`  // sorted by name, version, architecture, variant
-	Notes   *Blob   `json:"notes,omitempty"`
+	// Programs run guests or build them; sorted by architecture and name. Since version 2.
+	Programs []Program `json:"programs,omitempty"`
+	// Sources are inputs of the guests' locks, as those name them by digest; sorted by digest. Since version 2.
+	Sources []Blob `json:"sources,omitempty"`
+	Notes   *Blob  `json:"notes,omitempty"`
 }
 
 // Blob is bytes by what they are.
@@ -168,6 +174,10 @@ func (x *Index) Blobs() []Blob {
 	if x.Notes != nil {
 		out = append(out, *x.Notes)
 	}
+	for _, p := range x.Programs {
+		out = append(out, p.Blob)
+	}
+	out = append(out, x.Sources...)
 	for _, g := range x.Guests {
 		out = append(out, g.documents()...)
 		for _, a := range g.Artefacts {
@@ -210,6 +220,7 @@ func CompareVersions(a, b string) int { return semver.Compare("v"+a, "v"+b) }
 // Encode is the canonical form; it sorts the guests.
 func (x *Index) Encode() ([]byte, error) {
 	slices.SortFunc(x.Guests, compare)
+	slices.SortFunc(x.Programs, comparePrograms)
 	if err := x.check(); err != nil {
 		return nil, fmt.Errorf("release index: %w", err)
 	}
@@ -256,7 +267,8 @@ const before = Version - 1
 
 // isNewer says whether an index has something that the version before did not have.
 func (x *Index) isNewer() bool {
-	return slices.ContainsFunc(x.Guests, func(g Guest) bool { return g.Lock != nil || g.Recipe != nil })
+	return x.Programs != nil || x.Sources != nil ||
+		slices.ContainsFunc(x.Guests, func(g Guest) bool { return g.Lock != nil || g.Recipe != nil })
 }
 
 func (x *Index) check() error {
@@ -290,6 +302,17 @@ func (x *Index) check() error {
 			return fmt.Errorf("guest %q is not in order", g.Name)
 		}
 	}
+	if err := x.checkPrograms(); err != nil {
+		return err
+	}
+	if len(x.Sources) > maxSources {
+		return fmt.Errorf("%d sources: want at most %d", len(x.Sources), maxSources)
+	}
+	for i := 1; i < len(x.Sources); i++ {
+		if x.Sources[i-1].Digest >= x.Sources[i].Digest {
+			return fmt.Errorf("source %s is not in order, or stands twice", x.Sources[i].Digest)
+		}
+	}
 	return x.checkBlobs()
 }
 
@@ -316,6 +339,16 @@ func (x *Index) checkBlobs() error {
 			if err := check(a.Blob); err != nil {
 				return err
 			}
+		}
+	}
+	for _, p := range x.Programs {
+		if err := check(p.Blob); err != nil {
+			return err
+		}
+	}
+	for _, b := range x.Sources {
+		if err := check(b); err != nil {
+			return err
 		}
 	}
 	if x.Notes != nil {

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/golden"
@@ -31,6 +33,9 @@ func sample() *index.Index {
 		}
 		x.Guests = append(x.Guests, g)
 	}
+	x.Programs = []index.Program{{Name: "katabuild", Version: "1.4.0", Arch: "x86_64", Blob: blob("katabuild")},
+		{Name: "kata-runtime", Version: "1.4.0", Arch: "aarch64", Blob: blob("kata-runtime")}} // the writer sorts
+	x.Sources = []index.Blob{blob("source")}
 	notes := blob("notes")
 	x.Notes = &notes
 	return x
@@ -96,6 +101,12 @@ func TestAnIndexThatMakesNoSenseIsRefused(t *testing.T) {
 		{"want a digest", "", func(x *index.Index) { x.Guests[0].Report.Digest = "" }},
 		{"want a digest", "", func(x *index.Index) { x.Notes.Size = -1 }},
 		{"bytes here and", "", func(x *index.Index) { x.Guests[0].Report.Size++ }},
+		{"two programs katabuild", refusal.Twice, func(x *index.Index) {
+			x.Programs[0].Name, x.Programs[1].Name, x.Programs[1].Arch = "katabuild", "katabuild", x.Programs[0].Arch
+		}},
+		{`name "../x"`, "", func(x *index.Index) { x.Programs[0].Name = "../x" }},
+		{"unknown architecture", "", func(x *index.Index) { x.Programs[0].Arch = "vax" }},
+		{"stands twice", "", func(x *index.Index) { x.Sources = append(x.Sources, x.Sources[0]) }},
 		{"a recipe without a lock", "", func(x *index.Index) {
 			x.Guests[0].Recipe, x.Guests[0].Lock = x.Guests[0].Lock, nil
 		}},
@@ -145,4 +156,30 @@ func FuzzDecode(f *testing.F) {
 			t.Error("accepted bytes that are not written again")
 		}
 	})
+}
+
+func TestAProgramIsForItsArchitecture(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, err := arch.FromGo(runtime.GOARCH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := index.CheckProgram("self", of.Name, data[:index.ProgramHeader]); err != nil {
+		t.Error(err)
+	}
+	for _, a := range arch.All() {
+		if err := index.CheckProgram("self", a.Name, data[:index.ProgramHeader]); (err == nil) != (a.Name == of.Name) {
+			t.Errorf("%s: %v", a.Name, err)
+		}
+		if err := index.CheckProgram("script", a.Name, []byte("#!/bin/sh\necho a program\n")); err == nil {
+			t.Errorf("a script is a program for %s", a.Name)
+		}
+	}
 }

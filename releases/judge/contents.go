@@ -45,6 +45,29 @@ func Contents(ctx context.Context, x *index.Index, s Source, claims Claims) erro
 	return nil
 }
 
+// programs refuses programs that are not for their architecture.
+func programs(ctx context.Context, x *index.Index, s Source) error {
+	for i := range x.Programs {
+		p := &x.Programs[i]
+		r, err := s.Open(ctx, p.Blob, 0)
+		if err != nil {
+			return err
+		}
+		head := make([]byte, index.ProgramHeader)
+		n, err := io.ReadFull(r, head)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = nil
+		}
+		if err = errors.Join(err, r.Close()); err != nil {
+			return err
+		}
+		if err := index.CheckProgram(p.Label(), p.Arch, head[:n]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Documents is Contents for files that entered their place by digest: it reads the documents alone.
 func Documents(ctx context.Context, x *index.Index, s Source, claims Claims) error {
 	for i := range x.Guests {
@@ -52,7 +75,7 @@ func Documents(ctx context.Context, x *index.Index, s Source, claims Claims) err
 			return fmt.Errorf("guest %s: %w", x.Guests[i].Label(), err)
 		}
 	}
-	return nil
+	return programs(ctx, x, s)
 }
 
 // Copy reads a file, checks it and writes it to w. what is for errors.
@@ -84,6 +107,16 @@ func names(x *index.Index, b index.Blob) string {
 			if d != nil && d.Digest == b.Digest {
 				return g.Label() + " " + what
 			}
+		}
+	}
+	for i := range x.Programs {
+		if x.Programs[i].Digest == b.Digest {
+			return x.Programs[i].Label()
+		}
+	}
+	for _, s := range x.Sources {
+		if s.Digest == b.Digest {
+			return "source " + string(b.Digest)
 		}
 	}
 	return "notes"

@@ -35,6 +35,10 @@ const (
 	inTotoType   = "application/vnd.in-toto+json"
 	notesType    = "text/markdown"
 
+	programsType   = "application/vnd.katabuild.programs.v1" // of one architecture
+	programType    = "application/vnd.katabuild.program.v1"
+	sourcesType    = "application/vnd.katabuild.sources.v1" // what locks name
+	sourceType     = "application/vnd.katabuild.source.v1"
 	recipeType     = "application/vnd.katabuild.recipe.v1" // lock and recipe of a guest
 	lockType       = "application/vnd.katabuild.lock.v1+json"
 	recipeFileType = "application/vnd.katabuild.recipe.v1+tar"
@@ -90,11 +94,63 @@ func Of(x *index.Index, data []byte) (*Form, error) {
 		}
 		referrers = append(referrers, more...)
 	}
+	more, err := programs(x)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range more {
+		f.Manifests = append(f.Manifests, o.Object)
+		list = append(list, o.listed)
+	}
 	f.Manifests = append(f.Manifests, referrers...)
 	f.Index, err = object(v1.MediaTypeImageIndex, ReleaseType, v1.Index{Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: v1.MediaTypeImageIndex, ArtifactType: ReleaseType, Manifests: list, Annotations: map[string]string{
 			v1.AnnotationCreated: time.Unix(x.Time, 0).UTC().Format(time.RFC3339), "vnd.katabuild.channel": x.Channel}})
 	return f, err
+}
+
+// listed is an object with what the index says of it.
+type listed struct {
+	Object
+	listed v1.Descriptor
+}
+
+// programs are an artefact of programs for each architecture, and one of sources.
+func programs(x *index.Index) ([]listed, error) {
+	var out []listed
+	for i := 0; i < len(x.Programs); {
+		m := v1.Manifest{ArtifactType: programsType, Config: v1.DescriptorEmptyJSON, Annotations: map[string]string{
+			v1.AnnotationTitle: "programs", v1.AnnotationVersion: x.Programs[i].Version}}
+		name := x.Programs[i].Arch
+		for ; i < len(x.Programs) && x.Programs[i].Arch == name; i++ {
+			d := Describe(programType, x.Programs[i].Blob)
+			d.Annotations = map[string]string{v1.AnnotationTitle: x.Programs[i].Name}
+			m.Layers = append(m.Layers, d)
+		}
+		of, err := arch.Parse(name)
+		if err != nil {
+			return nil, err
+		}
+		o, err := manifest(m)
+		if err != nil {
+			return nil, err
+		}
+		d := o.Descriptor
+		d.Platform, d.Annotations = &v1.Platform{OS: "linux", Architecture: of.Go}, m.Annotations
+		out = append(out, listed{o, d})
+	}
+	if len(x.Sources) == 0 {
+		return out, nil
+	}
+	m := v1.Manifest{ArtifactType: sourcesType, Config: v1.DescriptorEmptyJSON,
+		Annotations: map[string]string{v1.AnnotationTitle: "sources"}}
+	for _, b := range x.Sources {
+		m.Layers = append(m.Layers, Describe(sourceType, b))
+	}
+	o, err := manifest(m)
+	d := o.Descriptor
+	d.Annotations = m.Annotations
+	return append(out, listed{o, d}), err
 }
 
 // Envelope is the manifest that has an envelope refer to a release, as an artefact of a type.

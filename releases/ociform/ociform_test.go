@@ -6,11 +6,18 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/golden"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/ociform"
 	"github.com/katabuild/katabuild/releases/releasetest"
 )
+
+func program(arch, name string) index.Program {
+	text := []byte(arch + name)
+	return index.Program{Name: name, Version: "1.4.0", Arch: arch, Blob: index.Blob{Digest: digest.Of(text),
+		Size: int64(len(text))}}
+}
 
 func TestTheFormInARegistryStaysWhatItIs(t *testing.T) {
 	_, data := releasetest.Release(t, "1.4.0", append(releasetest.Two(), releasetest.Guest{Name: "again",
@@ -19,6 +26,9 @@ func TestTheFormInARegistryStaysWhatItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	x.Programs = []index.Program{program("aarch64", "kata-runtime"), program("x86_64", "kata-runtime"),
+		program("x86_64", "katabuild")}
+	x.Sources = []index.Blob{program("", "a source").Blob}
 	f, err := ociform.Of(x, data)
 	if err != nil {
 		t.Fatal(err)

@@ -34,12 +34,12 @@ func Guest(ctx context.Context, from judge.Source, g *index.Guest, dir string) (
 		return "", err
 	}
 	for _, a := range g.Artefacts {
-		if err := file(ctx, from, a.Blob, filepath.Join(to, filepath.FromSlash(a.Name))); err != nil {
+		if err := file(ctx, from, a.Blob, filepath.Join(to, filepath.FromSlash(a.Name)), 0o644); err != nil {
 			return "", fmt.Errorf("%s: %w", a.Name, err)
 		}
 	}
 	for name, b := range map[string]index.Blob{assemble.ReportName: g.Report, assemble.VerdictName: g.Verdict} {
-		if err := file(ctx, from, b, filepath.Join(to, name)); err != nil {
+		if err := file(ctx, from, b, filepath.Join(to, name), 0o644); err != nil {
 			return "", fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -50,8 +50,17 @@ func Guest(ctx context.Context, from judge.Source, g *index.Guest, dir string) (
 	return to, manifest.Write(to, data)
 }
 
+// Program puts a program below dir, as ARCH/NAME, and returns its path. It is copied as Guest copies files.
+func Program(ctx context.Context, from judge.Source, p *index.Program, dir string) (string, error) {
+	to := filepath.Join(dir, p.Arch, p.Name)
+	if err := file(ctx, from, p.Blob, to, 0o755); err != nil {
+		return "", fmt.Errorf("%s: %w", p.Name, err)
+	}
+	return to, nil
+}
+
 // file copies one out.
-func file(ctx context.Context, from judge.Source, b index.Blob, path string) error {
+func file(ctx context.Context, from judge.Source, b index.Blob, path string, mode fs.FileMode) error {
 	fi, err := os.Lstat(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -62,7 +71,7 @@ func file(ctx context.Context, from judge.Source, b index.Blob, path string) err
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return atomicfile.With(path, 0o644, func(w io.Writer) error {
+	return atomicfile.With(path, mode, func(w io.Writer) error {
 		return judge.Copy(ctx, from, filepath.Base(path), b, w)
 	})
 }

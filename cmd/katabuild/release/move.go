@@ -137,7 +137,7 @@ func (h *Host) progress(o *place.Options) func() {
 }
 
 // pullFlags are what a user may say of a pull.
-type pullFlags struct{ policy, guests, arch string }
+type pullFlags struct{ policy, guests, programs, arch string }
 
 func (h *Host) pullCmd() *cobra.Command {
 	var f pullFlags
@@ -151,7 +151,8 @@ the folder's old release as it is, and ends the command with exit code 3 and the
 
 A host remembers the highest version that it has pulled of each guest, and takes no lower one.
 
-With --guests each guest also becomes a folder of its own, GUESTS/NAME-VERSION-ARCH, which "katabuild boot" boots.
+With --guests each guest also becomes a folder of its own, GUESTS/NAME-VERSION-ARCH, which "katabuild boot" boots; with
+--programs each program of the release becomes a file, ARCH/NAME.
 
 ` + placesHelp,
 		Example: "  katabuild pull oci:registry.example/guests:stable /srv/guests --policy release-policy.yaml\n" +
@@ -159,8 +160,9 @@ With --guests each guest also becomes a folder of its own, GUESTS/NAME-VERSION-A
 	}
 	c.Flags().StringVar(&f.policy, "policy", "", PolicyHelp)
 	c.Flags().StringVar(&f.guests, "guests", "", "`folder` below which each guest becomes a folder")
+	c.Flags().StringVar(&f.programs, "programs", "", "`folder` into which each program goes, as ARCH/NAME")
 	c.Flags().StringVar(&f.arch, "arch", "", "fail unless the release has guests for this architecture; with "+
-		"--guests, only those")
+		"--guests or --programs, only those")
 	access := h.Registries(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error { return h.pull(c.Context(), access, f, args[0], args[1]) }
 	return c
@@ -211,10 +213,31 @@ func (h *Host) pull(ctx context.Context, access func() (registry.Access, error),
 		return err
 	}
 	fmt.Fprintf(h.Out, "accepted, signed by %s\n", strings.Join(by, ", "))
-	if err := h.said(dir, r); err != nil || f.guests == "" {
+	if err := h.said(dir, r); err != nil {
 		return err
 	}
-	return h.unpack(ctx, to, r.Index, f)
+	if f.guests != "" {
+		if err := h.unpack(ctx, to, r.Index, f); err != nil {
+			return err
+		}
+	}
+	if f.programs == "" {
+		return nil
+	}
+	for i := range r.Index.Programs {
+		p := &r.Index.Programs[i]
+		if f.arch != "" && p.Arch != f.arch {
+			continue
+		}
+		path, err := unpack.Program(ctx, to, p, f.programs)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(h.Out, path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (h *Host) unpack(ctx context.Context, from *folder.Folder, x *index.Index, f pullFlags) error {

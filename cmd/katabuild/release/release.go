@@ -18,6 +18,7 @@ import (
 
 	"github.com/katabuild/katabuild/builder"
 	"github.com/katabuild/katabuild/builder/lock"
+	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/registry"
@@ -47,6 +48,8 @@ type Host struct {
 	// Registries adds the flags about registries, and returns what they say once they are read.
 	Registries func(*pflag.FlagSet) func() (registry.Access, error)
 	Terminal   bool // Err is one
+	// Store opens the builder's store, for the sources of guests.
+	Store func() (*store.Store, error)
 }
 
 // Commands makes them.
@@ -57,8 +60,9 @@ func (h *Host) Commands() []*cobra.Command {
 
 // releaseFlags are what a user may say about a release.
 type releaseFlags struct {
-	out, version, channel, notes, builder string
-	locks                                 []string
+	out, version, channel, notes, builder, programs string
+	locks                                           []string
+	sources                                         bool
 }
 
 func (h *Host) releaseCmd() *cobra.Command {
@@ -75,19 +79,28 @@ A guest that has not booted to "attested", with these very bytes, is refused: "k
 verdict beside it. The guest's lock is taken from guest.lock.json beside its manifest, or named with --lock.
 
 It is signed with this host's own key, which says no more than where it was made; "katabuild sign" adds signatures
-that others know. Guests of several architectures make one release. A VARIANT tells guests of one name apart.`,
+that others know. Guests of several architectures make one release. A VARIANT tells guests of one name apart.
+
+With --programs the release has the programs that build and run guests, too. With --with-sources it has the packages,
+kernel sources and layers that its guests were made of: "katabuild fetch RECIPE --sources RELEASE" takes them from
+there when Debian's mirrors have dropped them.`,
 		Example: `  katabuild release out/default --version 1.4.0 -o out/release
-  katabuild release out/default debug=out/debug --version 1.4.0 --channel testing --notes notes -o out/release`,
+  katabuild release out/default debug=out/debug --version 1.4.0 --channel testing --notes notes -o out/release
+  katabuild release out/default --version 1.4.0 --programs dist/programs --with-sources -o out/release`,
 	}
 	fl := c.Flags()
 	fl.StringVarP(&f.out, "out", "o", "", "the `folder` of the release; made where it is not there")
 	fl.StringVar(&f.version, "version", "", "version of the guests: MAJOR.MINOR.PATCH, as semver.org has it")
 	fl.StringVar(&f.channel, "channel", "stable", "for whom the release is; policies name the channels they take")
-	fl.StringVar(&f.notes, "notes", "", "`folder` of release notes, *.md, which become one")
+	fl.StringVar(&f.notes, "notes", "", "`folder` of release notes, *.md, which become one, or one such file")
 	fl.StringArrayVar(&f.locks, "lock", nil,
 		"a `file`, the lock of one of the guests; which one says its digest (repeatable)")
 	fl.StringVar(&f.builder, "builder-id", "",
 		"`URI` of who built, for the provenance (default one made of this host's key)")
+	fl.StringVar(&f.programs, "programs", "",
+		"`folder` with a folder of programs for each architecture, as make dist leaves them")
+	fl.BoolVar(&f.sources, "with-sources", false, "put everything that the guests' locks name into the release, from "+
+		"the store: whoever builds them again needs no archive")
 	c.RunE = func(c *cobra.Command, args []string) error { return h.release(c.Context(), f, args) }
 	return c
 }
@@ -110,7 +123,12 @@ func (h *Host) release(ctx context.Context, f releaseFlags, args []string) (err 
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
 	cfg := assemble.Config{Version: f.version, Channel: f.channel, Notes: f.notes, Claims: claims, Sign: own,
-		Origin: h.origin(f)}
+		Origin: h.origin(f), Programs: f.programs}
+	if f.sources {
+		if cfg.Sources, err = h.sources(); err != nil {
+			return err
+		}
+	}
 	for _, arg := range args {
 		cfg.Guests = append(cfg.Guests, parseGuest(arg))
 	}
@@ -249,6 +267,18 @@ func (h *Host) list(x *index.Index, head folder.Head) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%.1f\t%s\t%s\n", g.Name, g.Version, g.Arch, orDash(g.Variant),
 			len(g.Artefacts), float64(size)/1e6, times(by[g.Manifest.Digest]), g.Manifest.Digest.Short())
+	}
+	for i := range x.Programs {
+		p := &x.Programs[i]
+		fmt.Fprintf(w, "%s\t%s\t%s\tprogram\t1\t%.1f\t-\t%s\n", p.Name, p.Version, p.Arch, float64(p.Size)/1e6,
+			p.Digest.Short())
+	}
+	if len(x.Sources) > 0 {
+		var size int64
+		for _, b := range x.Sources {
+			size += b.Size
+		}
+		fmt.Fprintf(w, "%d sources, %.1f MB\n", len(x.Sources), float64(size)/1e6)
 	}
 	fmt.Fprintf(w, "channel %s\n", x.Channel)
 	if head.Envelope != nil {
