@@ -268,6 +268,32 @@ func (h *hosts) transport(host string, insecure bool) (http.RoundTripper, error)
 	return h.by[host], nil
 }
 
+// TLS is what the certificate of another kind of server is checked with, HOST[:PORT], and what this side shows.
+func (a *Access) TLS(host string) (*tls.Config, error) {
+	c, err := a.tlsConfig(host)
+	if err == nil {
+		c.InsecureSkipVerify = slices.Contains(a.Insecure, host) // only for hosts that the user has named
+	}
+	return c, err
+}
+
+// Login is how a user logs in to another kind of server, HOST[:PORT]; the zero value is as nobody.
+func (a *Access) Login(host string) (authn.AuthConfig, error) {
+	r, err := name.NewRegistry(host)
+	if err != nil {
+		return authn.AuthConfig{}, err
+	}
+	who, err := (&keychain{a: a}).Resolve(r)
+	if err != nil {
+		return authn.AuthConfig{}, err
+	}
+	c, err := who.Authorization()
+	if err != nil {
+		return authn.AuthConfig{}, err
+	}
+	return *c, nil
+}
+
 // tlsConfig is what a registry's certificate is checked with, and what this side shows.
 func (a *Access) tlsConfig(host string) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}

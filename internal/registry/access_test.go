@@ -227,7 +227,7 @@ func TestARepositoryIsReachedAsItsRegistryWants(t *testing.T) {
 		t.Fatalf("%+v, %v", all, err)
 	}
 	r := all[1]
-	if r.Host != host || r.Path != "team/app" || r.Plain || !r.Home() || r.Login.Username != user ||
+	if r.Host != host || r.Path != "team/app" || r.Plain || !IsHome(r.Host) || r.Login.Username != user ||
 		r.Login.Password != password {
 		t.Errorf("%+v", r)
 	}

@@ -63,7 +63,7 @@ func (c *Client) Repositories(ctx context.Context, repository string, mirrors bo
 // plain says whether a registry is reached by plain HTTP: one of this host, or one that the user names, which does not
 // answer by https.
 func (r *Repository) plain(ctx context.Context, insecure []string) bool {
-	if !r.Home() && !slices.Contains(insecure, r.Host) {
+	if !IsHome(r.Host) && !slices.Contains(insecure, r.Host) {
 		return false
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+r.Host+"/v2/", nil)
@@ -78,11 +78,11 @@ func (r *Repository) plain(ctx context.Context, insecure []string) bool {
 	return false
 }
 
-// Home says whether a registry is on this host.
-func (r *Repository) Home() bool {
-	host, _, err := net.SplitHostPort(r.Host)
+// IsHome says whether HOST[:PORT] is this host.
+func IsHome(hostPort string) bool {
+	host, _, err := net.SplitHostPort(hostPort)
 	if err != nil {
-		host = r.Host
+		host = hostPort
 	}
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()

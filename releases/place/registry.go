@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 
@@ -81,24 +80,11 @@ func openRegistry(ctx context.Context, name string, access registry.Access, mirr
 }
 
 func reach(p registry.Repository) (*reached, error) {
-	repo, err := remote.NewRepository(p.Host + "/" + p.Path)
+	repo, err := p.Artifacts()
 	if err != nil {
 		return nil, err
 	}
-	c := &auth.Client{Client: p.HTTP, Cache: auth.NewCache(),
-		Credential: func(_ context.Context, host string) (auth.Credential, error) {
-			if host != p.Host {
-				return auth.EmptyCredential, nil
-			}
-			l := p.Login
-			return auth.Credential{Username: l.Username, Password: l.Password, RefreshToken: l.IdentityToken,
-				AccessToken: l.RegistryToken}, nil
-		}}
-	if p.Home() {
-		c.BlockedRealmPrefixes = []netip.Prefix{} // it may send us to its own realm on this host
-	}
-	repo.Client, repo.PlainHTTP, repo.SkipReferrersGC = c, p.Plain, true
-	repo.MaxMetadataBytes, repo.ReferrerListMaxPages = maxManifest, maxPages
+	repo.ReferrerListMaxPages = maxPages
 	return &reached{p, repo}, nil
 }
 
