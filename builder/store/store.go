@@ -152,8 +152,8 @@ func (s *Store) dirMode() fs.FileMode {
 	return 0o755
 }
 
-// maxRecord bounds a record, in bytes: one of a disk with thousands of packages has a few hundred kilobytes.
-const maxRecord = 16 << 20
+// MaxRecord bounds a record, in bytes: one of a disk with thousands of packages has a few hundred kilobytes.
+const MaxRecord = 16 << 20
 
 // readSmall reads a record, which is a regular file of bounded size and no link.
 func readSmall(path string) ([]byte, error) {
@@ -166,10 +166,10 @@ func readSmall(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !fi.Mode().IsRegular() || fi.Size() > maxRecord {
-		return nil, fmt.Errorf("%s: want a regular file of at most %d bytes", path, maxRecord)
+	if !fi.Mode().IsRegular() || fi.Size() > MaxRecord {
+		return nil, fmt.Errorf("%s: want a regular file of at most %d bytes", path, MaxRecord)
 	}
-	return io.ReadAll(io.LimitReader(f, maxRecord))
+	return io.ReadAll(io.LimitReader(f, MaxRecord))
 }
 
 // Dir is the store's folder, absolute.
@@ -435,25 +435,11 @@ func (e *distrusted) Error() string {
 // believed (a *distrusted beside ErrMissing), counts as missing: the step runs again. It does not look at the outputs'
 // bytes; Complete does.
 func (s *Store) lookup(key digest.Digest) (*Action, error) {
-	data, err := readSmall(s.action(key))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("action %s: %w", key, ErrMissing)
-	}
+	r, err := s.Signed(key)
 	if err != nil {
-		return nil, fmt.Errorf("action %s: %w: %w", key, ErrMissing, err)
+		return nil, err
 	}
-	var a Action
-	if err := document.Decode("action "+key.Short(), data, &a); err != nil || a.Key != key ||
-		a.Version != actionVersion {
-		return nil, fmt.Errorf("action %s: %w (its record is damaged)", key, ErrMissing)
-	}
-	if err := a.check(); err != nil {
-		return nil, fmt.Errorf("action %s: %w: %w", key, ErrMissing, err)
-	}
-	if err := s.believe(&a); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
-	}
-	return &a, nil
+	return r.Action, nil
 }
 
 // check refuses a record that no step writes: outputs are plain files beside each other, each once.
