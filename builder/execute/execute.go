@@ -26,6 +26,8 @@ type Task struct {
 	plan.Step
 	// Run makes the outputs. Files it names must stay until the next call; Dir is emptied afterwards.
 	Run func(ctx context.Context, job Job) ([]artifact.Output, error)
+	// Unshared keeps what the step makes from the Others: it is as quickly had where it came from.
+	Unshared bool
 }
 
 // Job is what a running task gets.
@@ -78,11 +80,22 @@ type Workshop interface {
 	Log(name string) (*os.File, error)
 }
 
+// Others are machines with which what steps made is shared. Several goroutines use it.
+type Others interface {
+	// Bring looks for what a step made elsewhere, and puts its outputs into the Blobs and its record into the Actions,
+	// all of it verified. It returns where it was; nil is that nobody has it, or nothing that is to be believed, and
+	// the step runs here: an error there is none, as this is only the quicker way.
+	Bring(ctx context.Context, step plan.Step, report progress.Func) (a *store.Action, where string)
+	// Offer gives the others what a step made. An error ends the run.
+	Offer(ctx context.Context, a *store.Action, report progress.Func) error
+}
+
 // Config says where and for whom.
 type Config struct {
 	Blobs    Blobs
 	Actions  Actions
 	Workshop Workshop
+	Others   Others // nil for nobody
 
 	Guest  string // remembers the keys under this name
 	Report progress.Func
@@ -122,6 +135,7 @@ func Run(ctx context.Context, c Config, tasks []Task, wanted []string) (map[stri
 		wg.Go(func() { _, _ = r.get(w) })
 	}
 	wg.Wait()
+	r.offers.Wait() // begun by the steps, all of which have ended
 	// A step that merely stopped because another failed is not the cause.
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -149,6 +163,7 @@ type run struct {
 	ctx    context.Context // the run is one call of Run
 	cancel context.CancelCauseFunc
 	once   map[string]*once
+	offers sync.WaitGroup
 }
 
 func (r *run) get(name string) (*store.Action, error) {
@@ -160,9 +175,49 @@ func (r *run) get(name string) (*store.Action, error) {
 		o.action, o.err = r.do(o.task)
 		if o.err != nil {
 			r.cancel(o.err)
+			return
 		}
+		r.offer(o.task, o.action)
 	})
 	return o.action, o.err
+}
+
+// shares says whether a step is shared with others.
+func (r *run) shares(t Task) bool { return r.Others != nil && !t.Unshared }
+
+// offer gives others what a step made, while the run goes on.
+func (r *run) offer(t Task, a *store.Action) {
+	if !r.shares(t) {
+		return
+	}
+	r.offers.Go(func() {
+		name := offerName(t.Name)
+		err := r.Others.Offer(r.ctx, a, func(e progress.Event) {
+			e.Step = name
+			r.Report.Send(e)
+		})
+		if err != nil {
+			r.cancel(&Failure{Step: name, Err: err})
+		}
+	})
+}
+
+// offerName is what giving away the outputs of a step is called in its progress.
+func offerName(step string) string { return "share-" + step }
+
+// bring takes from others what a step made, if one of them has it.
+func (r *run) bring(t Task, report progress.Func) (*store.Action, bool) {
+	if !r.shares(t) {
+		return nil, false
+	}
+	a, where := r.Others.Bring(r.ctx, t.Step, report)
+	if a == nil {
+		return nil, false
+	}
+	// Only a plan's explanations depend on it.
+	_ = r.Actions.SetLast(r.Guest, t.Name, t.Key)
+	report.Send(progress.Event{Kind: progress.Hit, Message: "from " + where})
+	return a, true
 }
 
 func (r *run) do(t Task) (*store.Action, error) {
@@ -182,6 +237,9 @@ func (r *run) do(t Task) (*store.Action, error) {
 	}
 	defer unlock()
 	if a, ok := r.hit(t, report); ok {
+		return a, nil
+	}
+	if a, ok := r.bring(t, report); ok {
 		return a, nil
 	}
 	// What this step needs is made before its own clock starts.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -244,5 +245,90 @@ func TestTwoRunsShareTheWork(t *testing.T) {
 	}
 	if runs.Load() != 1 {
 		t.Errorf("ran %d times", runs.Load())
+	}
+}
+
+// others has what some steps made, and remembers what it was given.
+type others struct {
+	t       *testing.T
+	store   *store.Store
+	has     map[string]string // what steps made, by their names
+	refuses error             // what Offer returns
+	given   sync.Map          // by names of steps
+}
+
+func (o *others) Bring(_ context.Context, s plan.Step, _ progress.Func) (*store.Action, string) {
+	text, ok := o.has[s.Name]
+	if !ok {
+		return nil, ""
+	}
+	d, n, err := o.store.Put(s.Name, strings.NewReader(text), "")
+	if err != nil {
+		o.t.Error(err)
+		return nil, ""
+	}
+	a := &store.Action{Key: s.Key, Step: s.Name, Inputs: s.Inputs, Outputs: []store.Output{{Name: "out", Digest: d,
+		Size: n}}}
+	if err := o.store.PutAction(a); err != nil {
+		o.t.Error(err)
+	}
+	return a, "elsewhere"
+}
+
+func (o *others) Offer(_ context.Context, a *store.Action, _ progress.Func) error {
+	o.given.Store(a.Step, true)
+	return o.refuses
+}
+
+func TestWhatOthersHaveIsNotMadeAndNeedsNothing(t *testing.T) {
+	c := config(t)
+	away := &others{t: t, store: c.Blobs.(*store.Store), has: map[string]string{"kernel": "from elsewhere",
+		"source": "never asked for"}}
+	c.Others = away
+	var hits sync.Map
+	c.Report = func(e progress.Event) {
+		if e.Kind == progress.Hit {
+			hits.Store(e.Step, e.Message)
+		}
+	}
+	var source, kernel, initrd atomic.Int32
+	tasks := []Task{writes("source", "s", &source), writes("kernel", "k", &kernel, "source"),
+		writes("initrd", "i", &initrd)}
+	tasks[0].Unshared = true
+	a, err := Run(context.Background(), c, tasks, []string{"kernel", "initrd"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.Blobs.Get(a["kernel"].Outputs[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, _ := os.ReadFile(p); string(data) != "from elsewhere" {
+		t.Errorf("the kernel is %q", data)
+	}
+	if source.Load() != 0 || kernel.Load() != 0 || initrd.Load() != 1 {
+		t.Errorf("ran source %d, kernel %d, initrd %d", source.Load(), kernel.Load(), initrd.Load())
+	}
+	if said, _ := hits.Load("kernel"); said != "from elsewhere" {
+		t.Errorf("said %v", said)
+	}
+	if last := c.Actions.Last("guest", "kernel"); last == nil || last.Key != tasks[1].Key {
+		t.Errorf("remembered %v", last)
+	}
+	for step, want := range map[string]bool{"kernel": true, "initrd": true, "source": false} {
+		if _, got := away.given.Load(step); got != want {
+			t.Errorf("%s was given away: %v", step, got)
+		}
+	}
+	// A step that is not shared is made even where others have it.
+	if _, err := Run(context.Background(), c, tasks, []string{"source"}); err != nil || source.Load() != 1 {
+		t.Errorf("%v, source ran %d times", err, source.Load())
+	}
+	// What cannot be given away ends the run, where the others say so.
+	away.refuses = errors.New("full")
+	var f *Failure
+	if _, err := Run(context.Background(), c, tasks, []string{"initrd"}); !errors.As(err, &f) ||
+		f.Step != "share-initrd" {
+		t.Errorf("got %v", err)
 	}
 }
