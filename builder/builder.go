@@ -250,8 +250,12 @@ func (g *Guest) Fetch(ctx context.Context) error {
 }
 
 func (g *Guest) execution() execute.Config {
-	return execute.Config{Blobs: g.c.Store, Actions: g.c.Store, Workshop: g.c.Store, Guest: g.Name(),
+	c := execute.Config{Blobs: g.c.Store, Actions: g.c.Store, Workshop: g.c.Store, Guest: g.Name(),
 		Report: g.c.Report, Now: g.c.Now}
+	if g.c.Others != nil {
+		c.Others = g.c.Others
+	}
+	return c
 }
 
 // LockBeside is the lock's name beside the manifest of a guest, which has its digest.

@@ -47,7 +47,8 @@ func (g *Guest) Rebuild(ctx context.Context, wanted, keep []string, dir string) 
 		}
 	}
 	c := g.c
-	c.Store, c.CC = s, "" // what is compared with is compiled anew, and nothing of it is worth keeping
+	// What is compared with is made anew, and nothing of it is worth keeping.
+	c.Store, c.CC, c.Others = s, "", nil
 	again, err := Open(ctx, c)
 	if err != nil {
 		return nil, err

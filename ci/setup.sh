@@ -40,7 +40,7 @@ util-linux:/usr/bin/unshare
 "
 
 # What tests compare our work with: other people's tools for file systems, disks and hash trees, and their
-# registry and token.
+# registry, token and client of remote caches.
 JUDGES="
 erofs-utils:/usr/bin/fsck.erofs
 e2fsprogs:/sbin/fsck.ext4
@@ -55,6 +55,7 @@ bzip2:/bin/bzip2
 docker-registry:/usr/bin/docker-registry
 softhsm2:/usr/bin/softhsm2-util
 opensc:/usr/bin/pkcs11-tool
+bazel-bootstrap:/usr/bin/bazel
 "
 
 # What runs containers on our runtime in tests: a containerd and the runtime it is compared with, networks, and programs

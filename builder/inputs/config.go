@@ -18,6 +18,7 @@ import (
 	"github.com/katabuild/katabuild/builder/fetch"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/builder/recipe"
+	"github.com/katabuild/katabuild/builder/remote"
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/initrd"
 	"github.com/katabuild/katabuild/internal/arch"
@@ -65,6 +66,8 @@ type Config struct {
 	Env         []string         // the environment to run Go and apt in
 	ToolFolders []string         // where the tool-chain is looked for, first match first
 	CC          string           // the program katabuild-cc, for a cache of compiled objects; empty keeps none
+	// Others are caches with which the outputs of steps are shared; nil shares nothing. Whoever makes it closes it.
+	Others *remote.Team
 }
 
 // LockPath is where the lock of a recipe lies. What is locked for another architecture than the recipe's own are other

@@ -391,7 +391,8 @@ func (g *maker) unpackTask(d *recipe.DebianLayer) execute.Task {
 		in := g.Input(name)
 		inputs = append(inputs, artifact.Input{Name: "package " + in.Package.Name, Value: string(in.Digest)})
 	}
-	return execute.Task{Step: plan.New(unpackStep(d), nil, inputs), Run: func(ctx context.Context,
+	// Unpacking takes no longer than it would take to bring what is unpacked.
+	return execute.Task{Step: plan.New(unpackStep(d), nil, inputs), Unshared: true, Run: func(ctx context.Context,
 		job execute.Job) ([]artifact.Output, error) {
 		debs, err := g.bringPackages(ctx, set.Inputs, job)
 		if err != nil {

@@ -194,7 +194,9 @@ func (g *maker) sourceTask(src lock.Input) execute.Task {
 			artifact.Input{Name: "keyring", Value: string(g.Input(lock.KeyringInput).Digest)})
 	}
 	step := plan.New(SourceStep, nil, inputs)
-	return execute.Task{Step: step, Run: func(ctx context.Context, job execute.Job) ([]artifact.Output, error) {
+	// Its output is an input of the lock, which everybody fetches from where it comes from, and only to compile it.
+	return execute.Task{Step: step, Unshared: true, Run: func(ctx context.Context,
+		job execute.Job) ([]artifact.Output, error) {
 		path, err := g.bring(ctx, src, job)
 		if err != nil {
 			return nil, err

@@ -274,6 +274,10 @@ vmlinux), its final config and System.map, the disk image or the initrd with the
 names each by digest and says what the running guest must report. Steps whose inputs have not changed are taken from
 the store; the others run side by side. The same recipe, lock and tools give the same bytes on every machine.
 
+With --cache-from, steps are taken from caches on other machines where the store lacks them, if somebody has made them
+whom you trust ("katabuild store trust"); --cache-to gives away what this build made. A cache is a registry or a server
+of the Remote Execution API, such as "katabuild store serve"; one that is away or wrong costs a warning.
+
 Of a recipe with "extension: true" it makes just the image, as "katabuild image" does, and writes no manifest.json: the
 image becomes part of a guest with "katabuild boot --extension".`, nil)
 }
@@ -357,6 +361,8 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 		Example: fmt.Sprintf("  katabuild %s recipes/%s -o out/%[2]s\n  katabuild %[1]s recipes/%[2]s --arch "+
 			"aarch64", name, example)}
 	f.addBuild(c.Flags())
+	var caches cacheFlags
+	caches.add(c)
 	c.Flags().StringVarP(&out, "output", "o", "", "folder for the files (default out/NAME, or out/NAME-ARCH for "+
 		"another --arch than the recipe's)")
 	onlyConfig := false
@@ -369,6 +375,10 @@ func (a *app) makeCmd(name, short, long string, wanted []string) *cobra.Command 
 		if err != nil {
 			return err
 		}
+		if cfg.Others, err = caches.team(a.getenv, cfg); err != nil {
+			return err
+		}
+		defer cfg.Others.Close()
 		v, err := a.view()
 		if err != nil {
 			return err

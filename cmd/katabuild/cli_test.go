@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,6 +52,14 @@ func TestCommandLines(t *testing.T) {
 			e.Values[archiveKey{}] = &packages{a, t}
 			e.Setenv("ARCHIVE", a.URL)
 			e.Setenv("KEYRING", a.Keyring)
+			l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
+			if err == nil {
+				e.Setenv("CACHE", l.Addr().String())
+				err = l.Close()
+			}
+			if err != nil {
+				return err
+			}
 			self, err := os.Executable() // a Go program, as the agent is
 			e.Setenv("AGENT", self)
 			return err
@@ -174,7 +183,8 @@ func writePage(ts *testscript.TestScript, neg bool, args []string) {
 	var script strings.Builder
 	for i, part := range strings.Split(string(text), "\n```") {
 		if commands, ok := strings.CutPrefix(part, "sh\n"); ok && i%2 == 1 {
-			script.WriteString(strings.ReplaceAll(commands, "localhost:5000", ts.Getenv("REGISTRY")) + "\n")
+			script.WriteString(strings.NewReplacer("localhost:5000", ts.Getenv("REGISTRY"), "localhost:9092",
+				ts.Getenv("CACHE")).Replace(commands) + "\n")
 		}
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(script.String()), 0o644))

@@ -64,7 +64,8 @@ It needs no root, no Docker and no loop devices. "katabuild doctor" says what th
 Environment: KATABUILD_STORE (folder of the store, as --store), KATABUILD_STORE_SHARED (1 as --store-shared),
 KATABUILD_STORE_KEY (file of the key that signs the store's records; "katabuild help store" says more),
 KATABUILD_AGENT (the agent, as --agent), KATABUILD_ARCHIVE and KATABUILD_SNAPSHOT (addresses of Debian archives, as
---archive and --snapshot).
+--archive and --snapshot), KATABUILD_CACHE_FROM, KATABUILD_CACHE_TO and KATABUILD_CACHE_HEADERS (caches on other
+machines, as --cache-from, --cache-to and --cache-headers of build).
 Exit codes: 0 done, 1 error, 2 wrong usage, 3 the verdict is failed, diff found a difference or a release
 is refused, 130 interrupted.`
 

@@ -14,7 +14,7 @@ import (
 
 func (a *app) storeCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "store", Short: "look after the store: gc, verify, du",
+		Use: "store", Short: "look after the store: gc, verify, du; serve it",
 		Long: `The store keeps what builds need and make, by digest, and verifies it whenever it is read. It may be
 deleted at any time; it may be shared by any number of katabuild processes.
 
@@ -24,7 +24,7 @@ somebody (a CI cache), give each other's "katabuild store key" to "katabuild sto
 the folder katabuild of your configuration folder; KATABUILD_STORE_KEY names another file. A store that other users
 own or may write to needs --store-shared.`,
 	}
-	c.AddCommand(a.gcCmd(), a.storeVerifyCmd(), a.duCmd(), a.keyCmd(), a.trustCmd())
+	c.AddCommand(a.gcCmd(), a.storeVerifyCmd(), a.duCmd(), a.keyCmd(), a.trustCmd(), a.serveCmd())
 	return c
 }
 
