@@ -265,18 +265,7 @@ func seeded(t *testing.T, dir string, key store.Key) *store.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	main := os.Getenv("KATABUILD_STORE")
-	if main == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		main = filepath.Join(cache, "katabuild")
-	}
-	from, err := store.Open(main, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	from := usersStore(t)
 	for _, tool := range append(m.Kernel.Toolchain, manifest.Tool{Digest: m.Kernel.Source.Digest}) {
 		p, err := from.Get(tool.Digest)
 		if err != nil {
@@ -285,6 +274,24 @@ func seeded(t *testing.T, dir string, key store.Key) *store.Store {
 		if _, _, err := s.PutFile(p, tool.Digest); err != nil {
 			t.Fatal(err)
 		}
+	}
+	return s
+}
+
+// usersStore is the store that the guests under test were built in.
+func usersStore(t *testing.T) *store.Store {
+	t.Helper()
+	dir := os.Getenv("KATABUILD_STORE")
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir = filepath.Join(cache, "katabuild")
+	}
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
 	return s
 }
@@ -369,10 +376,16 @@ func (e elsewhere) command(before []string, env []string, args ...string) *exec.
 
 // TestKilledBuildsElsewhereEndInTheSameBytes kills builds at 50 random moments and lets the 51st finish: in another
 // folder and store, as another user, with another umask, time zone, language, home and number of jobs than those the
-// tiny guest was built with. Every file is the same, the manifest among them.
+// tiny guest was built with. Every file is the same, the manifest among them. Compiled objects come from the user's
+// cache; with `make test-kernel` none do, and all is compiled again.
 func TestKilledBuildsElsewhereEndInTheSameBytes(t *testing.T) {
 	need(t, testenv.Tool("setpriv"), testenv.Tool("sh"))
 	e := newElsewhere(t, "")
+	if !minutes.Met() {
+		if err := os.CopyFS(e.store.Objects(), os.DirFS(usersStore(t).Objects())); err != nil {
+			t.Fatal(err)
+		}
+	}
 	e.handOver(t)
 	out := filepath.Join(e.dir, "a/deeper/out")
 	args := []string{"build", "recipes/tiny", "--lock", "lock.json", "--offline", "--progress", "plain", "-o", out,
@@ -484,18 +497,7 @@ func TestOfflineAsAPlainUserWithoutANetwork(t *testing.T) {
 // copyActions brings the tiny guest's kernel into another store.
 func copyActions(t *testing.T, to *store.Store) {
 	t.Helper()
-	main := os.Getenv("KATABUILD_STORE")
-	if main == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		main = filepath.Join(cache, "katabuild")
-	}
-	from, err := store.Open(main, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	from := usersStore(t)
 	a := from.Last("tiny", "kernel")
 	if a == nil {
 		t.Fatal("the store has no tiny kernel; `make test-e2e` builds it")

@@ -126,6 +126,9 @@ func Require(t testing.TB, needs ...Need) {
 	}
 }
 
+// Met says whether the host has what is needed, for tests that do more where it does.
+func (n Need) Met() bool { return n.check() == nil }
+
 // inAll says whether "all" stands for a need that is missing: asked is whether the test was asked for by a word, unset
 // that the need is a file which no word has named. A word itself never is: one that runs need not bring another.
 func (n Need) inAll(asked, unset bool) bool { return n.kind != byWord && (asked || !unset) }
