@@ -171,8 +171,10 @@ test-packages: ## make packages twice, and have dpkg install and purge them (as 
 	@KATABUILD_TEST_PACKAGES=1 $(GO) test -count=1 -run TestPackages ./ci/e2e
 
 .PHONY: test-cross
-test-cross: ## build and vet the agent for every architecture
+test-cross: ## build and vet the agent for every architecture, and build guests as hosts of others do (emulated)
 	@KATABUILD_TEST_CROSS=1 $(GO) test -count=1 ./cmd/kata-agent
+	@sh ci/setup.sh cross
+	@sh ci/test.sh cross
 
 .PHONY: twice
 twice: build ## build the guest of RECIPE twice, in other folders, as other users, and compare every byte

@@ -2,9 +2,9 @@
 # Installs what this host lacks to build, boot and test: Debian packages by apt, and Go where it is missing or too old.
 # Run by `make setup`; it changes nothing where nothing is missing.
 #
-# usage: ci/setup.sh [packages|go|tests|arch]   (packages and go without an argument; tests also brings what judges our
-# work in tests, and a containerd; arch what emulates other
-# architectures)
+# usage: ci/setup.sh [packages|go|tests|arch|cross]   (packages and go without an argument; tests also brings what
+# judges our work in tests, and a containerd; arch what emulates machines of other architectures, cross what emulates
+# their programs)
 set -eu
 
 # The one place that pins Go. go.mod asks for at least this minor version.
@@ -76,6 +76,11 @@ qemu-system-arm:/usr/bin/qemu-system-aarch64
 qemu-system-ppc:/usr/bin/qemu-system-ppc64
 qemu-system-misc:/usr/bin/qemu-system-riscv64
 opensbi:/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin
+"
+
+# What emulates programs of the other architectures.
+EMULATORS="
+qemu-user-static:/usr/bin/qemu-s390x-static
 "
 
 say() { echo "setup: $*" >&2; }
@@ -165,5 +170,6 @@ go-path) go_path ;;
 all) packages "$PACKAGES"; get_go ;;
 tests) packages "$PACKAGES $HOST_TOOLS $JUDGES $CONTAINERS $MACHINES"; get_go; modules ;;
 arch) packages "$MACHINES" ;;
-*) say "usage: ci/setup.sh [packages|go|go-path|tests|arch]"; exit 2 ;;
+cross) packages "$EMULATORS" ;;
+*) say "usage: ci/setup.sh [packages|go|go-path|tests|arch|cross]"; exit 2 ;;
 esac

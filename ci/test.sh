@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|faults|arch|kubernetes]; without an argument, what
-# `make check` checks, the network's, boot, e2e, containerd and shim: all but the tests that build more kernels than one
-# (kernel), which take an hour, those in which machines die (faults), other architectures (arch), which are slow to
-# emulate, and Kubernetes, which is built first.
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|faults|arch|cross|kubernetes]; without an
+# argument, what `make check` checks, the network's, boot, e2e, containerd and shim: all but the tests that build more
+# kernels than one (kernel), which take an hour, those in which machines die (faults), other architectures (arch,
+# cross), which are slow to emulate, and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
 # Test programs are run in guests, which have no C library.
@@ -123,6 +123,12 @@ arch() {
 	KATABUILD_TEST_ARCH=1 as_root "$go" test -count=1 -timeout 30m ./ci/arch
 }
 
+cross() {
+	guest
+	make --no-print-directory guest RECIPE=minimal
+	KATABUILD_TEST_CROSS=1 "$go" test -count=1 -timeout 40m -run TestHostsWithOtherProcessors ./ci/e2e
+}
+
 kubernetes() {
 	default_guest
 	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 60m \
@@ -138,6 +144,7 @@ containerd) containerd ;;
 shim) shim ;;
 faults) faults ;;
 arch) arch ;;
+cross) cross ;;
 kubernetes) kubernetes ;;
 all)
 	make --no-print-directory check
@@ -162,5 +169,5 @@ all)
 	cat "$log"
 	exit "$status"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|faults|arch|kubernetes]" >&2; exit 2 ;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|faults|arch|cross|kubernetes]" >&2; exit 2 ;;
 esac
