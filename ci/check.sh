@@ -56,6 +56,8 @@ check deadcode "delete it, or list it with a reason in ci/tools/deadcode.txt" de
 check exports "begin it with a small letter, or delete it" exports -except ci/tools/exports.txt
 check tidy "run go mod tidy" tidy .
 check "tidy of the tools" "run go mod tidy in ci/tools" tidy ci/tools
+check actionlint "as it says" actionlint -shellcheck= -pyflakes= \
+	-config-file ci/pipelines/actionlint.yaml ci/pipelines/github.yml
 check generated "run make generate" protos -check
 check generated "run make generate" syscalls -check
 exit "$failed"

@@ -2,9 +2,9 @@
 # Installs what this host lacks to build, boot and test: Debian packages by apt, and Go where it is missing or too old.
 # Run by `make setup`; it changes nothing where nothing is missing.
 #
-# usage: ci/setup.sh [packages|go|tests|arch|cross]   (packages and go without an argument; tests also brings what
-# judges our work in tests, and a containerd; arch what emulates machines of other architectures, cross what emulates
-# their programs)
+# usage: ci/setup.sh [packages|go|tests|arch|cross|guests]   (packages and go without an argument; tests also brings
+# what judges our work in tests, and a containerd; arch what emulates machines of other architectures, cross what
+# emulates their programs; guests what builds and boots guests of all architectures)
 set -eu
 
 # The one place that pins Go. go.mod asks for at least this minor version.
@@ -171,5 +171,6 @@ all) packages "$PACKAGES"; get_go ;;
 tests) packages "$PACKAGES $HOST_TOOLS $JUDGES $CONTAINERS $MACHINES"; get_go; modules ;;
 arch) packages "$MACHINES" ;;
 cross) packages "$EMULATORS" ;;
-*) say "usage: ci/setup.sh [packages|go|go-path|tests|arch|cross]"; exit 2 ;;
+guests) packages "$PACKAGES $MACHINES"; get_go ;;
+*) say "usage: ci/setup.sh [packages|go|go-path|tests|arch|cross|guests]"; exit 2 ;;
 esac
