@@ -16,10 +16,11 @@ want() {
 	[ -n "$value" ] || { echo "$word: $1 is not set: $2" >&2; exit 2; }
 }
 
-# secret NAME FILE: writes the text of a variable into a file that nobody else reads.
+# secret NAME FILE: writes the text of a variable, which may have a newline at its end or none, into a file that nobody
+# else reads.
 secret() {
 	eval "value=\${$1:-}"
-	(umask 077 && printf '%s\n' "$value" >"$2")
+	(umask 077 && printf '%s\n' "$(printf %s "$value")" >"$2")
 }
 
 # registries are the flags for a registry's logins, when they come in a variable.
