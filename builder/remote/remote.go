@@ -71,8 +71,8 @@ type Cache interface {
 	Open(ctx context.Context, b Blob, offset int64) (io.ReadCloser, error)
 	// Missing says which of some blobs the cache lacks.
 	Missing(ctx context.Context, blobs []Blob) ([]Blob, error)
-	// Put gives it files. moved is told now and then that more bytes have moved, by any goroutine.
-	Put(ctx context.Context, files []File, moved func(bytes int64)) error
+	// Put gives it files. moved is told now and then how many more bytes have moved, by any goroutine.
+	Put(ctx context.Context, files []File, moved func(int64)) error
 	// Publish has the record found at its address from now on. Its outputs have been Put before.
 	Publish(ctx context.Context, a Address, r *store.Signed) error
 	Close() error
