@@ -10,6 +10,7 @@ import (
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/releases/accepted"
 	"github.com/katabuild/katabuild/releases/index"
+	"github.com/katabuild/katabuild/releases/roles"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -30,6 +31,10 @@ var outliving = []struct {
 		func(b []byte) error { _, err := accepted.Decode(b); return err }},
 	{"releases/index/testdata/index", index.Version,
 		func(b []byte) error { _, err := index.Decode(b); return err }},
+	{"releases/roles/testdata/memory", roles.MemoryVersion,
+		func(b []byte) error { _, err := roles.DecodeMemory(b); return err }},
+	{"releases/roles/testdata/set", roles.SetVersion,
+		func(b []byte) error { _, err := roles.DecodeSet(b); return err }},
 	{"runtime/record/testdata/state", record.Version,
 		func(b []byte) error { _, err := record.Decode(b); return err }},
 }

@@ -52,6 +52,7 @@ openssl:/usr/bin/openssl
 faketime:/usr/bin/faketime
 groff-base:/usr/bin/groff
 bzip2:/bin/bzip2
+python3-securesystemslib:/usr/lib/python3/dist-packages/securesystemslib/__init__.py
 docker-registry:/usr/bin/docker-registry
 softhsm2:/usr/bin/softhsm2-util
 opensc:/usr/bin/pkcs11-tool

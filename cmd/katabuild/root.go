@@ -127,7 +127,7 @@ func (a *app) doctor() *doctor.Host {
 // releases are the commands of package release.
 func (a *app) releases() *release.Host {
 	h := &release.Host{Out: a.out, Err: a.err, Version: version, Commit: commit, Getenv: a.getenv,
-		Terminal: a.terminal(), Registries: func(fl *pflag.FlagSet) func() (registry.Access, error) {
+		Terminal: a.terminal(), Now: time.Now, Registries: func(fl *pflag.FlagSet) func() (registry.Access, error) {
 			var f registryFlags
 			f.add(fl)
 			return func() (registry.Access, error) { return f.access(a.getenv) }

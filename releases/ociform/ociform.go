@@ -17,6 +17,7 @@ import (
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/releases/index"
+	"github.com/katabuild/katabuild/releases/roles"
 )
 
 // The types of artefacts and of their files.
@@ -24,6 +25,7 @@ const (
 	ReleaseType    = "application/vnd.katabuild.release.v1"
 	SignatureType  = "application/vnd.katabuild.signature.v1"
 	ReproducedType = "application/vnd.katabuild.reproduced.v1"
+	RolesType      = "application/vnd.katabuild.roles.v1"
 	EnvelopeType   = "application/vnd.dsse.envelope.v1+json"
 
 	guestType    = "application/vnd.katabuild.guest.v1"
@@ -158,6 +160,12 @@ func Envelope(artifactType string, of v1.Descriptor, envelope []byte) (Object, e
 	return manifest(v1.Manifest{ArtifactType: artifactType, Config: v1.DescriptorEmptyJSON, Subject: &of,
 		Layers: []v1.Descriptor{Describe(EnvelopeType, index.Blob{Digest: digest.Of(envelope),
 			Size: int64(len(envelope))})}})
+}
+
+// Roles is the manifest of a set of metadata of roles.
+func Roles(set []byte) (Object, error) {
+	return manifest(v1.Manifest{ArtifactType: RolesType, Config: v1.DescriptorEmptyJSON,
+		Layers: []v1.Descriptor{Describe(roles.SetType, index.Blob{Digest: digest.Of(set), Size: int64(len(set))})}})
 }
 
 // Describe is a file as registries name it.

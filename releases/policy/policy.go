@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 
@@ -30,6 +31,7 @@ type Policy struct {
 	Keys      []Key // whose signatures count
 	Channels  []string
 	Lowest    string // the lowest version of a guest; empty for any
+	Roles     *Roles // who is asked in the place of keys; nil is nobody
 	// Reproduced asks for others to have built each guest once more with the same bytes; nil asks for nobody.
 	Reproduced *Reproduced
 	// Otherwise says, for errors, why the policy is as it is where nobody has written one.
@@ -40,6 +42,13 @@ type Policy struct {
 type Reproduced struct {
 	Threshold int // how many of the keys, at least 1
 	Keys      []Key
+}
+
+// Roles says whose metadata of roles is asked.
+type Roles struct {
+	File     string // of root metadata that is trusted, from the policy's folder
+	Root     []byte // what is in it
+	Metadata string // the place of newer metadata; empty where each release brings its own
 }
 
 // Key is one whose signatures count.
@@ -55,6 +64,10 @@ type file struct {
 	Keys      []named  `yaml:"keys"`
 	Channels  []string `yaml:"channels"`
 	Lowest    string   `yaml:"lowest_version"`
+	Roles     *struct {
+		Root     string `yaml:"root"` // a file, from the policy's folder
+		Metadata string `yaml:"metadata"`
+	} `yaml:"roles"`
 
 	Reproduced *struct {
 		Threshold int     `yaml:"threshold"`
@@ -82,13 +95,39 @@ func Read(path string) (*Policy, error) {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
 	p, err := Parse(data)
+	if err == nil && p.Roles != nil {
+		err = p.Roles.read(filepath.Dir(abs))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("policy %s: %w", path, err)
 	}
 	return p, nil
 }
 
-// Parse reads a policy strictly.
+// read reads the root that a policy in the folder dir trusts: from a file that nobody else could have written, like the
+// policy itself.
+func (r *Roles) read(dir string) error {
+	at := func(path string) string {
+		if filepath.IsAbs(path) {
+			return path
+		}
+		return filepath.Join(dir, path)
+	}
+	var err error
+	r.Root, err = owned.Read(at(r.File), maxFile)
+	if u, unsafe := errors.AsType[*owned.Unsafe](err); unsafe {
+		return refusal.New(refusal.Policy, at(r.File), "%v", u)
+	}
+	if err != nil {
+		return fmt.Errorf("roles: %w", err)
+	}
+	if r.Metadata != "" && !strings.Contains(r.Metadata, ":") {
+		r.Metadata = at(r.Metadata)
+	}
+	return nil
+}
+
+// Parse reads a policy strictly. The root that it trusts is a file that it names, which is not read.
 func Parse(data []byte) (*Policy, error) {
 	if len(data) > maxFile {
 		return nil, fmt.Errorf("more than the %d bytes that a policy may have", maxFile)
@@ -107,6 +146,9 @@ func Parse(data []byte) (*Policy, error) {
 		if p.Reproduced.Keys, err = parseKeys(r.Keys); err != nil {
 			return nil, fmt.Errorf("reproduced: %w", err)
 		}
+	}
+	if f.Roles != nil {
+		p.Roles = &Roles{File: f.Roles.Root, Metadata: f.Roles.Metadata}
 	}
 	return p, p.check(f.Version)
 }
@@ -132,13 +174,19 @@ func (p *Policy) check(v int) error {
 	switch {
 	case v != version:
 		return fmt.Errorf("version %d, this katabuild reads version %d", v, version)
+	case p.Roles != nil && (p.Threshold != 0 || len(p.Keys) > 0):
+		return errors.New("it names roles, and keys or a threshold: roles have keys of their own")
+	case p.Roles != nil && p.Roles.File == "":
+		return errors.New("roles: want root, a file of root metadata that is trusted")
+	case p.Roles != nil:
 	case p.Threshold < 1 || p.Threshold > len(p.Keys):
 		return fmt.Errorf("threshold %d of %d keys: want at least 1, and no more than there are keys", p.Threshold,
 			len(p.Keys))
 	case p.Reproduced != nil && (p.Reproduced.Threshold < 1 || p.Reproduced.Threshold > len(p.Reproduced.Keys)):
 		return fmt.Errorf("reproduced: threshold %d of %d keys: want at least 1, and no more than there are keys",
 			p.Reproduced.Threshold, len(p.Reproduced.Keys))
-	case len(p.Channels) == 0:
+	}
+	if len(p.Channels) == 0 {
 		return errors.New("no channels: name those whose releases are accepted")
 	}
 	for _, c := range p.Channels {

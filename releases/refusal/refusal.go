@@ -33,6 +33,12 @@ const (
 	Recipe       Reason = "foreign recipe"      // a recipe or a lock is that of another guest
 	Statement    Reason = "foreign statement"   // a statement that a release was reproduced is about another one
 	Reproduced   Reason = "too few reproduced"  // fewer known keys than the policy asks for have reproduced a guest
+	Expired      Reason = "expired"             // metadata of roles is older than it may be
+	Version      Reason = "wrong version"       // metadata has another version than the one that was due
+	Revoked      Reason = "revoked key"         // a key has signed that had a role and has none any more
+	NotListed    Reason = "not listed"          // no role that may speak for a release offers it
+	Slow         Reason = "too slow"            // metadata did not come in time
+	Redirect     Reason = "redirect"            // a server sends us to another one
 	OCIIndex     Reason = "other index"         // a registry's index is not the one that the release makes
 )
 

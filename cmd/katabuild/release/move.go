@@ -191,7 +191,7 @@ func (h *Host) pull(ctx context.Context, access func() (registry.Access, error),
 	var by []string
 	o := place.Options{
 		Accept: func(head folder.Head) error {
-			x, names, err := h.acceptReproduced(f.policy, head)
+			x, names, err := h.acceptReproduced(ctx, f.policy, origin{from, a}, head)
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -50,12 +51,13 @@ type Host struct {
 	Terminal   bool // Err is one
 	// Store opens the builder's store, for the sources of guests.
 	Store func() (*store.Store, error)
+	Now   func() time.Time
 }
 
 // Commands makes them.
 func (h *Host) Commands() []*cobra.Command {
 	return []*cobra.Command{h.releaseCmd(), h.listCmd(), h.signCmd(), h.keysCmd(), h.pushCmd(),
-		h.pullCmd(), h.copyCmd()}
+		h.pullCmd(), h.copyCmd(), h.rolesCmd()}
 }
 
 // releaseFlags are what a user may say about a release.

@@ -78,7 +78,7 @@ func (h *Host) Reproduce(ctx context.Context, at string, again Again, access reg
 	if err != nil {
 		return err
 	}
-	x, _, err := h.accept(again.Policy, head)
+	x, _, err := h.accept(ctx, again.Policy, origin{at, access}, head)
 	if err != nil {
 		return err
 	}

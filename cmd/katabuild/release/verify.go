@@ -51,9 +51,11 @@ func (h *Host) policy(named string) (*policy.Policy, error) {
 	return policy.Own(own.Public()), nil
 }
 
-// memory is the file that remembers what was accepted on this host. XDG Base Directory Specification: the state of a
-// program.
-func (h *Host) memory() (string, error) {
+// memory is the file that remembers what was accepted on this host.
+func (h *Host) memory() (string, error) { return h.stateFile("accepted-releases.json") }
+
+// stateFile is a file that remembers something. XDG Base Directory Specification: the state of a program.
+func (h *Host) stateFile(name string) (string, error) {
 	state := h.Getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(state) {
 		home, err := os.UserHomeDir()
@@ -62,17 +64,18 @@ func (h *Host) memory() (string, error) {
 		}
 		state = filepath.Join(home, ".local", "state")
 	}
-	return filepath.Join(state, "katabuild", "accepted-releases.json"), nil
+	return filepath.Join(state, "katabuild", name), nil
 }
 
 // accept checks all of an index that can be known without the files: who has signed it, for whom it is, and that
 // nobody brings back an older one. That others have reproduced it is checked by acceptReproduced.
-func (h *Host) accept(named string, head folder.Head) (*index.Index, []string, error) {
+func (h *Host) accept(ctx context.Context, named string, at origin, head folder.Head) (*index.Index, []string,
+	error) {
 	p, err := h.policy(named)
 	if err != nil {
 		return nil, nil, err
 	}
-	by, err := judge.Signed(head.Index, head.Envelope, p)
+	by, err := h.signed(ctx, p, at, head)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -92,8 +95,9 @@ func (h *Host) accept(named string, head folder.Head) (*index.Index, []string, e
 }
 
 // acceptReproduced is accept, and checks that as many have reproduced the release as the policy asks for.
-func (h *Host) acceptReproduced(named string, head folder.Head) (*index.Index, []string, error) {
-	x, by, err := h.accept(named, head)
+func (h *Host) acceptReproduced(ctx context.Context, named string, at origin, head folder.Head) (*index.Index,
+	[]string, error) {
+	x, by, err := h.accept(ctx, named, at, head)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -130,7 +134,7 @@ func (h *Host) Verify(ctx context.Context, dir, policy string, access registry.A
 	if err != nil {
 		return err
 	}
-	x, by, err := h.acceptReproduced(policy, head)
+	x, by, err := h.acceptReproduced(ctx, policy, origin{dir, access}, head)
 	if err != nil {
 		return err
 	}
