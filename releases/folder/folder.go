@@ -23,6 +23,7 @@ import (
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/refusal"
 	"github.com/katabuild/katabuild/releases/reproduced"
+	"github.com/katabuild/katabuild/releases/roles"
 )
 
 // The names in a release's folder, in a bundle and below the address of a web server.
@@ -30,6 +31,7 @@ const (
 	IndexName      = "index.json"
 	EnvelopeName   = "index.json.dsse"
 	ReproducedName = "reproduced.json"
+	RolesName      = "roles.json"
 	blobs          = "blobs/sha256"
 	partial        = "blobs/partial" // what is not whole yet
 	lockName       = "blobs/.lock"
@@ -40,6 +42,7 @@ type Head struct {
 	Index      []byte // as it is written
 	Envelope   []byte // the signatures over it; nil where nobody has signed
 	Reproduced []byte // statements that guests of it were reproduced; nil where there are none
+	Roles      []byte // metadata of the roles that offer it (package roles); nil where it brings none
 }
 
 // MaxEnvelope bounds an envelope of signatures, in bytes: it holds the index once more, in Base64.
@@ -106,10 +109,11 @@ func (f *Folder) Index(context.Context) (h Head, err error) {
 	if h.Index, err = f.in.ReadFile(IndexName, index.MaxSize); err != nil {
 		return Head{}, fmt.Errorf("release %s: %w", f.dir, err)
 	}
-	var err1, err2 error
+	var err1, err2, err3 error
 	h.Envelope, err1 = f.optional(EnvelopeName, MaxEnvelope)
 	h.Reproduced, err2 = f.optional(ReproducedName, reproduced.MaxSize)
-	return h, errors.Join(err1, err2)
+	h.Roles, err3 = f.optional(RolesName, roles.MaxSet)
+	return h, errors.Join(err1, err2, err3)
 }
 
 // optional reads a file that may be missing, which is nil.
@@ -249,7 +253,8 @@ func (f *Folder) Finish(_ context.Context, h Head) error {
 			return err
 		}
 	}
-	for name, data := range map[string][]byte{EnvelopeName: h.Envelope, ReproducedName: h.Reproduced} {
+	for name, data := range map[string][]byte{EnvelopeName: h.Envelope, ReproducedName: h.Reproduced,
+		RolesName: h.Roles} {
 		path := filepath.Join(f.dir, name)
 		if data != nil {
 			err = atomicfile.Write(path, data, 0o644)

@@ -18,6 +18,7 @@ import (
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/refusal"
 	"github.com/katabuild/katabuild/releases/reproduced"
+	"github.com/katabuild/katabuild/releases/roles"
 )
 
 // bundle is a release in one file: a tar of the index, the signatures and the files, in this order, the files by
@@ -63,7 +64,8 @@ func (b *bundle) scan() error {
 	want := x.Blobs()
 	// What others say of the release comes before its files, in this order.
 	says := []said{{folder.EnvelopeName, folder.MaxEnvelope, &b.head.Envelope},
-		{folder.ReproducedName, reproduced.MaxSize, &b.head.Reproduced}}
+		{folder.ReproducedName, reproduced.MaxSize, &b.head.Reproduced},
+		{folder.RolesName, roles.MaxSet, &b.head.Roles}}
 	for {
 		h, err := t.Next()
 		if err == io.EOF {
@@ -105,7 +107,7 @@ func (b *bundle) unexpected(name string, want []index.Blob, x *index.Index) erro
 	case slices.ContainsFunc(want, known):
 		return refusal.New(refusal.Document, b.path, "%s is not in order", name)
 	case slices.ContainsFunc(x.Blobs(), known), name == folder.IndexName, name == folder.EnvelopeName,
-		name == folder.ReproducedName:
+		name == folder.ReproducedName, name == folder.RolesName:
 		return refusal.New(refusal.Twice, b.path, "%s is there twice, or not in order", name)
 	}
 	return refusal.New(refusal.Path, b.path, "%q is none of the names that a bundle of this release has", name)
@@ -228,7 +230,8 @@ func (w *bundleWriter) Begin(_ context.Context, h folder.Head) error {
 	for i, f := range []struct {
 		name string
 		data []byte
-	}{{folder.IndexName, h.Index}, {folder.EnvelopeName, h.Envelope}, {folder.ReproducedName, h.Reproduced}} {
+	}{{folder.IndexName, h.Index}, {folder.EnvelopeName, h.Envelope}, {folder.ReproducedName, h.Reproduced},
+		{folder.RolesName, h.Roles}} {
 		if i > 0 && f.data == nil {
 			continue
 		}

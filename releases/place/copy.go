@@ -16,6 +16,8 @@ import (
 
 // Options say what a copy does beside copying. The zero value copies.
 type Options struct {
+	// Roles is a set of metadata (package roles) that the copy brings in the place of what the release does.
+	Roles []byte
 	// Accept judges the index before anything else of the release is read.
 	Accept func(h folder.Head) error
 	// Check judges the release once all of it is there, before others see it.
@@ -40,6 +42,9 @@ func Copy(ctx context.Context, from Source, to Sink, o Options) (*Result, error)
 	head, err := from.Index(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if o.Roles != nil {
+		head.Roles = o.Roles
 	}
 	if o.Accept != nil {
 		if err := o.Accept(head); err != nil {

@@ -92,6 +92,9 @@ func IsRemote(name string) bool {
 	return false
 }
 
+// IsBundle says whether a name is that of a bundle: a release for hosts without a network.
+func IsBundle(name string) bool { return strings.HasPrefix(name, bundlePrefix) }
+
 // IsWritable says whether something can be put beside a release that lies in a place: a folder, or a registry.
 func IsWritable(name string) bool {
 	return !IsRemote(name) || strings.HasPrefix(name, ociPrefix) || strings.HasPrefix(name, dirPrefix)

@@ -19,6 +19,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/registry"
 	"github.com/katabuild/katabuild/internal/regular"
+	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/ociform"
 	"github.com/katabuild/katabuild/releases/refusal"
 	"github.com/katabuild/katabuild/releases/roles"
@@ -31,7 +32,7 @@ type Roles interface {
 }
 
 // OpenRoles opens a place with metadata of roles for reading: its files in a folder or below an address, or a set of
-// them in a registry or in a bundle.
+// them in a registry. Releases in bundles bring a set of their own, which RolesOf opens.
 func OpenRoles(ctx context.Context, name string, access registry.Access) (Roles, error) {
 	switch {
 	case strings.HasPrefix(name, ociPrefix):
@@ -63,6 +64,9 @@ func OpenRoles(ctx context.Context, name string, access registry.Access) (Roles,
 type set struct{ *roles.Set }
 
 func (set) Close() error { return nil }
+
+// RolesOf opens the metadata that a release brings.
+func RolesOf(h folder.Head, name string) (Roles, error) { return rolesSet(name, h.Roles, nil) }
 
 func rolesSet(name string, data []byte, err error) (Roles, error) {
 	if err != nil {

@@ -152,3 +152,46 @@ func metadataIn(t testing.TB) string {
 	}
 	return at
 }
+
+func TestABundleBringsMetadataAlong(t *testing.T) {
+	dir := signed(t)
+	s, err := collect(t, metadata(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := "bundle:" + filepath.Join(t.TempDir(), "b.tar")
+	if _, err := copyTo(t, dir, bundle, place.Options{Roles: set}); err != nil {
+		t.Fatal(err)
+	}
+	back := filepath.Join(t.TempDir(), "back")
+	mustCopy(t, bundle, back)
+	web := httptest.NewServer(http.FileServer(http.Dir(back)))
+	t.Cleanup(web.Close)
+	for _, name := range []string{bundle, back, web.URL} {
+		from, err := place.Open(t.Context(), name, registry.Access{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, err := from.Index(t.Context())
+		if err = errors.Join(err, from.Close()); err != nil || string(head.Roles) != string(set) {
+			t.Errorf("%s: other metadata, %v", name, err)
+			continue
+		}
+		m, err := place.RolesOf(head, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.File(t.Context(), "timestamp.json", 1<<20); err != nil {
+			t.Error(err)
+		}
+	}
+	// The next copy into the folder takes it away, as it does signatures.
+	mustCopy(t, dir, back)
+	if _, err := os.Stat(filepath.Join(back, "roles.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it stayed: %v", err)
+	}
+}

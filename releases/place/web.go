@@ -15,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/refusal"
 	"github.com/katabuild/katabuild/releases/reproduced"
+	"github.com/katabuild/katabuild/releases/roles"
 )
 
 // web is a release's folder below an address.
@@ -47,7 +48,7 @@ func (w *web) Index(ctx context.Context) (h folder.Head, err error) {
 		limit int64
 		to    *[]byte
 	}{{folder.EnvelopeName, folder.MaxEnvelope, &h.Envelope}, {folder.ReproducedName, reproduced.MaxSize,
-		&h.Reproduced}} {
+		&h.Reproduced}, {folder.RolesName, roles.MaxSet, &h.Roles}} {
 		data, err := w.small(ctx, f.name, f.limit)
 		if s, ok := errors.AsType[*status](err); ok && s.code == http.StatusNotFound {
 			continue

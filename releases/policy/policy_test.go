@@ -172,7 +172,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("keys: &a [*a]")) // a list that holds itself
 	f.Add([]byte("version: 1\nchannels: [stable]\nroles: {root: root.json, metadata: roles}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if p, err := policy.Parse(data); err == nil && p.Roles == nil && (p.Threshold < 1 || p.Threshold > len(p.Keys)) {
+		if p, err := policy.Parse(data); err == nil && p.Roles == nil &&
+			(p.Threshold < 1 || p.Threshold > len(p.Keys)) {
 			t.Errorf("threshold %d of %d", p.Threshold, len(p.Keys))
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/katabuild/katabuild/internal/registry"
+	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/releases/accepted"
 	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/index"
@@ -30,9 +31,9 @@ func (h *Host) pushCmd() *cobra.Command {
 		Use: "push DIR PLACE", Args: cobra.ExactArgs(2),
 		Short: "publish a release, once everything in it has been checked",
 		Long: `push reads everything in a release's folder, checks that each document is about the guest that it lies
-with, and publishes it. Only what is missing there moves. In a registry each guest is an artefact, to which its bills of
-materials, its provenance and its boot report refer; one index has the guests of all architectures, and the signatures
-refer to it. The tag moves last.
+with, and publishes it. Only what is missing there moves. In a registry each guest is an artefact, to which its bills
+of materials, its provenance and its boot report refer; one index has the guests of all architectures, and the
+signatures refer to it. The tag moves last.
 
 ` + placesHelp,
 		Example: "  katabuild push out/release oci:registry.example/guests:stable\n" +
@@ -61,16 +62,29 @@ func (h *Host) copyCmd() *cobra.Command {
 		Use: "copy FROM TO", Args: cobra.ExactArgs(2),
 		Short: "copy a release from place to place, such as to a file for hosts without a network",
 		Long: `copy copies a release with its signatures. Every digest stays what it is, and each file is checked as it
-is written. Nobody's signature is asked for: that is for those who pull.
+is written. Nobody's signature is asked for: that is for those who pull. With --roles it brings the metadata of roles
+that offer it along, for hosts without a network; a bundle or a folder that has some keeps it.
 
 ` + placesHelp,
 		Example: "  katabuild copy oci:registry.example/guests:stable bundle:release.tar\n" +
+			"  katabuild copy out/release bundle:release.tar --roles https://example.org/roles\n" +
 			"  katabuild copy bundle:release.tar oci:mirror.example/guests:stable",
 	}
+	var o place.Options
+	metadata := c.Flags().String("roles", "", "`place` of metadata of roles, as of \"katabuild roles publish\", that "+
+		"a bundle or a folder is to bring along")
 	access := h.Registries(c.Flags())
-	c.RunE = func(c *cobra.Command, args []string) error {
-		plain := func(place.Source) place.Options { return place.Options{} }
-		return h.copy(c.Context(), access, args[0], args[1], plain)
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		if *metadata != "" {
+			if place.IsRemote(args[1]) && !place.IsBundle(args[1]) {
+				return &usage.Error{Err: errors.New("--roles goes with a bundle or a folder; to a registry, " +
+					"metadata goes with katabuild roles publish")}
+			}
+			if o.Roles, err = h.set(c.Context(), *metadata, access); err != nil {
+				return err
+			}
+		}
+		return h.copy(c.Context(), access, args[0], args[1], func(place.Source) place.Options { return o })
 	}
 	return c
 }

@@ -27,21 +27,22 @@ func (h *Host) signed(ctx context.Context, p *policy.Policy, at origin, head fol
 	if p.Roles == nil {
 		return judge.Signed(head.Index, head.Envelope, p)
 	}
-	return h.offered(ctx, p.Roles, at, head.Index)
+	return h.offered(ctx, p.Roles, at, head)
 }
 
 // offered asks roles whether they offer a release.
-func (h *Host) offered(ctx context.Context, r *policy.Roles, at origin, data []byte) (by []string, err error) {
+func (h *Host) offered(ctx context.Context, r *policy.Roles, at origin, head folder.Head) (by []string,
+	err error) {
 	memory, err := h.stateFile(filepath.Join("roles", digest.Of(r.Root).Hex()+".json"))
 	if err != nil {
 		return nil, err
 	}
-	from, err := h.metadata(ctx, r, at)
+	from, err := h.metadata(ctx, r, at, head)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
-	a, err := (&roles.Client{Root: r.Root, From: from, Memory: memory}).Release(ctx, h.Now(), data)
+	a, err := (&roles.Client{Root: r.Root, From: from, Memory: memory}).Release(ctx, h.Now(), head.Index)
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +55,12 @@ func (h *Host) offered(ctx context.Context, r *policy.Roles, at origin, data []b
 	return by, nil
 }
 
-// metadata opens the metadata that is asked about a release.
-func (h *Host) metadata(ctx context.Context, r *policy.Roles, at origin) (place.Roles, error) {
+// metadata opens the metadata that is asked about a release: what a bundle brings, as it is for hosts without a
+// network; otherwise that of the policy; otherwise what the release brings.
+func (h *Host) metadata(ctx context.Context, r *policy.Roles, at origin, head folder.Head) (place.Roles, error) {
+	if head.Roles != nil && (r.Metadata == "" || place.IsBundle(at.place)) {
+		return place.RolesOf(head, at.place)
+	}
 	if r.Metadata == "" {
 		return nil, errors.New("the policy does not say where metadata of its roles is, and the release brings none")
 	}

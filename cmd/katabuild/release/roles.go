@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/katabuild/katabuild/internal/registry"
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/releases/ceremony"
 	"github.com/katabuild/katabuild/releases/index"
@@ -486,12 +487,8 @@ folder, which any web server can serve, or to a registry. What clients ask for f
 		if err != nil {
 			return err
 		}
-		from, err := place.OpenRoles(c.Context(), args[0], a)
+		s, err := collect(c.Context(), args[0], a)
 		if err != nil {
-			return err
-		}
-		s, err := roles.Collect(c.Context(), from)
-		if err = errors.Join(err, from.Close()); err != nil {
 			return err
 		}
 		if err := place.PublishRoles(c.Context(), s, args[1], a); err != nil {
@@ -501,6 +498,29 @@ folder, which any web server can serve, or to a registry. What clients ask for f
 		return err
 	}
 	return c
+}
+
+// collect is what clients need of a place with metadata.
+func collect(ctx context.Context, name string, a registry.Access) (*roles.Set, error) {
+	from, err := place.OpenRoles(ctx, name, a)
+	if err != nil {
+		return nil, err
+	}
+	s, err := roles.Collect(ctx, from)
+	return s, errors.Join(err, from.Close())
+}
+
+// set is the same as a document.
+func (h *Host) set(ctx context.Context, name string, access func() (registry.Access, error)) ([]byte, error) {
+	a, err := access()
+	if err != nil {
+		return nil, err
+	}
+	s, err := collect(ctx, name, a)
+	if err != nil {
+		return nil, err
+	}
+	return s.Encode()
 }
 
 func (h *Host) rolesShowCmd() *cobra.Command {
