@@ -26,18 +26,18 @@ import (
 	"github.com/katabuild/katabuild/releases/roles"
 )
 
-// Drafts is the folder of drafts in that of the metadata. lockName is held by whoever changes something.
+// draftsDir is the folder of drafts in that of the metadata. lockName is held by whoever changes something.
 const (
-	Drafts   = "drafts"
-	lockName = Drafts + "/.lock"
-	suffix   = ".json"
+	draftsDir = "drafts"
+	lockName  = draftsDir + "/.lock"
+	suffix    = ".json"
 )
 
 // maxFile bounds the files that are read, in bytes.
 const maxFile = 1 << 20
 
-// Lifetime is how long metadata of a role is good where nobody says.
-func Lifetime(role string) time.Duration {
+// lifetime is how long metadata of a role is good where nobody says.
+func lifetime(role string) time.Duration {
 	const day = 24 * time.Hour
 	switch role {
 	case roles.Root:
@@ -50,8 +50,8 @@ func Lifetime(role string) time.Duration {
 	return 90 * day
 }
 
-// Majority is how many keys of n must sign where nobody says: more than half.
-func Majority(n int) int { return n/2 + 1 }
+// majority is how many keys of n must sign where nobody says: more than half.
+func majority(n int) int { return n/2 + 1 }
 
 // Named is a public key, and what people call it.
 type Named struct {
@@ -59,7 +59,7 @@ type Named struct {
 	keys.Public
 }
 
-// Party are the keys of a role, and how many of them must sign. Zero is Majority.
+// Party are the keys of a role, and how many of them must sign. Zero is majority.
 type Party struct {
 	Keys      []Named
 	Threshold int
@@ -107,7 +107,7 @@ func open(ctx context.Context, dir string) (r *Repository, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	if err := in.Root().Mkdir(Drafts, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := in.Root().Mkdir(draftsDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	if r.lock, err = in.Root().OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
@@ -146,7 +146,7 @@ func (r *Repository) read() error {
 			return err
 		}
 	}
-	if names, err = r.list(Drafts); err != nil {
+	if names, err = r.list(draftsDir); err != nil {
 		return err
 	}
 	for _, name := range names {
@@ -154,7 +154,7 @@ func (r *Repository) read() error {
 		if !ok || index.CheckWord("role", role) != nil {
 			continue
 		}
-		if r.drafts[role], err = r.metadata(Drafts+"/"+name, role); err != nil {
+		if r.drafts[role], err = r.metadata(draftsDir+"/"+name, role); err != nil {
 			return err
 		}
 	}
@@ -312,7 +312,7 @@ func (r *Repository) drafted() []string {
 // draft keeps metadata that is to be signed.
 func (r *Repository) draft(role string, data []byte) error {
 	r.drafts[role] = data
-	return atomicfile.Write(filepath.Join(r.dir, Drafts, role+suffix), data, 0o644)
+	return atomicfile.Write(filepath.Join(r.dir, draftsDir, role+suffix), data, 0o644)
 }
 
 // settle gives drafts that enough keys have signed the names that clients ask for, and says of which roles.
@@ -338,7 +338,7 @@ func (r *Repository) settle() (done []string, err error) {
 		if err := atomicfile.Write(path, r.drafts[role], 0o644); err != nil {
 			return done, err
 		}
-		if err := os.Remove(filepath.Join(r.dir, Drafts, role+suffix)); err != nil {
+		if err := os.Remove(filepath.Join(r.dir, draftsDir, role+suffix)); err != nil {
 			return done, err
 		}
 		r.current[role] = r.drafts[role]
@@ -464,5 +464,5 @@ func (r *Repository) Discard(role string) error {
 		return fmt.Errorf("there is no draft of %s", role)
 	}
 	delete(r.drafts, role)
-	return os.Remove(filepath.Join(r.dir, Drafts, role+suffix))
+	return os.Remove(filepath.Join(r.dir, draftsDir, role+suffix))
 }

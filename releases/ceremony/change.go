@@ -16,7 +16,7 @@ import (
 	"github.com/katabuild/katabuild/releases/roles"
 )
 
-// When says at what time a change is made, and how long what it makes is good. A life of zero is Lifetime of the role.
+// When says at what time a change is made, and how long what it makes is good. A life of zero is lifetime of the role.
 type When struct {
 	Now  time.Time
 	Life time.Duration
@@ -24,7 +24,7 @@ type When struct {
 
 func (w When) good(role string) time.Time {
 	if w.Life == 0 {
-		return good(w.Now, Lifetime(role))
+		return good(w.Now, lifetime(role))
 	}
 	return good(w.Now, w.Life)
 }
@@ -41,7 +41,7 @@ func (r *Repository) Init(parties map[string]Party, w When) error {
 	if err != nil {
 		return err
 	}
-	list, err := encode(metadata.Targets(good(w.Now, Lifetime(roles.Targets))))
+	list, err := encode(metadata.Targets(good(w.Now, lifetime(roles.Targets))))
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func setRoot(root *metadata.RootType, role string, p Party) error {
 	}
 	root.Roles[role] = &metadata.Role{KeyIDs: ids, Threshold: p.Threshold}
 	if p.Threshold == 0 {
-		root.Roles[role].Threshold = Majority(len(ids))
+		root.Roles[role].Threshold = majority(len(ids))
 	}
 	var used []string
 	for _, of := range root.Roles {
@@ -171,8 +171,8 @@ func (r *Repository) Renew(role string, w When) error {
 	return r.changeTargets(role, w, func(*metadata.TargetsType) error { return nil })
 }
 
-// RoleFor is the role that speaks for a release: the first one to which its channel is delegated, or targets.
-func (r *Repository) RoleFor(path string) string {
+// roleFor is the role that speaks for a release: the first one to which its channel is delegated, or targets.
+func (r *Repository) roleFor(path string) string {
 	if t := r.targets(r.drafts, roles.Targets); t != nil && t.Delegations != nil {
 		for _, d := range t.Delegations.GetRolesForTarget(path) {
 			return d.Name
@@ -188,7 +188,7 @@ func (r *Repository) Add(data []byte, w When) (role, path string, err error) {
 		return "", "", err
 	}
 	path = roles.ReleasePath(x)
-	role = r.RoleFor(path)
+	role = r.roleFor(path)
 	sum, err := hex.DecodeString(digest.Of(data).Hex())
 	if err != nil {
 		return "", "", err
@@ -252,7 +252,7 @@ func (r *Repository) Delegate(role string, channels []string, p Party, w When) e
 	if err != nil {
 		return err
 	}
-	list := metadata.Targets(good(w.Now, Lifetime(role)))
+	list := metadata.Targets(good(w.Now, lifetime(role)))
 	list.Signed.Version = version(r.current[role]) + 1
 	data, err := encode(list)
 	if err != nil {
@@ -273,7 +273,7 @@ func setDelegated(m *metadata.TargetsType, role string, p Party) error {
 		if d.Name == role {
 			d.KeyIDs, d.Threshold = ids, p.Threshold
 			if p.Threshold == 0 {
-				d.Threshold = Majority(len(ids))
+				d.Threshold = majority(len(ids))
 			}
 		}
 		used = append(used, d.KeyIDs...)
@@ -403,7 +403,7 @@ func (r *Repository) Refresh(ctx context.Context, now time.Time, life map[string
 		if l := life[role]; l != 0 {
 			return l
 		}
-		return Lifetime(role)
+		return lifetime(role)
 	}
 	out := &Result{}
 	if r.snapshotDue(now, lives(roles.Snapshot)) {
