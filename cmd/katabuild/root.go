@@ -31,6 +31,7 @@ import (
 	"github.com/katabuild/katabuild/internal/progress/view"
 	"github.com/katabuild/katabuild/internal/registry"
 	"github.com/katabuild/katabuild/internal/usage"
+	"github.com/katabuild/katabuild/releases/install"
 )
 
 // app is what every command shares: the streams, the environment and the global flags.
@@ -132,7 +133,7 @@ func (a *app) releases() *release.Host {
 			f.add(fl)
 			return func() (registry.Access, error) { return f.access(a.getenv) }
 		},
-		Store: a.openStore,
+		Store: a.openStore, Installed: filepath.Join(install.DefaultPrefix, "releases"),
 		HostKey: func() (crypto.Signer, error) {
 			k, err := a.storeKey()
 			return k.Signer(), err

@@ -22,6 +22,7 @@ import (
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/releases/chunks"
 	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/judge"
@@ -147,14 +148,37 @@ func (c *Config) add(ctx context.Context, x *index.Index, g Guest, to *folder.Fo
 	if entry.Provenance, err = put(ctx, to, statement); err != nil {
 		return err
 	}
-	for _, a := range entry.Artefacts {
-		if err := to.AddFile(ctx, filepath.Join(g.Dir, filepath.FromSlash(a.Name)), a.Blob); err != nil {
+	for i := range entry.Artefacts {
+		a := &entry.Artefacts[i]
+		err := to.AddFile(ctx, filepath.Join(g.Dir, filepath.FromSlash(a.Name)), a.Blob)
+		if err == nil && a.Size >= chunks.Least {
+			a.Chunks, err = list(ctx, to, a.Blob)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", a.Name, err)
 		}
 	}
 	x.Guests = append(x.Guests, entry)
 	x.Time = max(x.Time, m.Time)
 	return nil
+}
+
+// list makes the chunk list of a file. One that is too big for a list has none.
+func list(ctx context.Context, to *folder.Folder, b index.Blob) (*index.Blob, error) {
+	r, err := to.Open(ctx, b, 0)
+	if err != nil {
+		return nil, err
+	}
+	l, err := chunks.Make(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, err
+	}
+	data, err := l.Encode()
+	if err != nil {
+		return nil, nil
+	}
+	of, err := put(ctx, to, data)
+	return &of, err
 }
 
 // again takes in what a guest can be built of once more: its lock, and where it lies beside the guest its recipe.

@@ -164,6 +164,11 @@ type Opener func(offset int64) (io.ReadCloser, error)
 // Put takes a file in. It goes on where an earlier Put was cut off, and what has another digest or size is a
 // *refusal.Error and leaves nothing.
 func (f *Folder) Put(_ context.Context, b index.Blob, open Opener) (err error) {
+	defer func() {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = &Full{f.dir, err}
+		}
+	}()
 	name := partial + "/" + b.Digest.Hex()
 	w, err := f.in.Root().OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
 	if err != nil {
@@ -193,6 +198,17 @@ func (f *Folder) Put(_ context.Context, b index.Blob, open Opener) (err error) {
 	}
 	return f.in.Root().Rename(name, BlobName(b.Digest))
 }
+
+// Full is that a folder has no more room. What was begun stays, and goes on once there is room.
+type Full struct {
+	Dir string
+	Err error
+}
+
+func (e *Full) Error() string { return fmt.Sprintf("release %s: there is no room: %v", e.Dir, e.Err) }
+
+// Unwrap is what the system says.
+func (e *Full) Unwrap() error { return e.Err }
 
 // fill appends what is missing, from the byte have on.
 func fill(w io.Writer, sum io.Writer, b index.Blob, have int64, open Opener) error {

@@ -85,6 +85,8 @@ type Artefact struct {
 	Kind string `json:"kind"`           // one of kinds
 	Form string `json:"form,omitempty"` // of a bill of materials: spdx-2.3 or cyclonedx-1.6
 	Blob
+	// Chunks is the list of what a big file is made of (package chunks). Since version 2.
+	Chunks *Blob `json:"chunks,omitempty"`
 }
 
 // The kinds of artefacts.
@@ -182,6 +184,9 @@ func (x *Index) Blobs() []Blob {
 		out = append(out, g.documents()...)
 		for _, a := range g.Artefacts {
 			out = append(out, a.Blob)
+			if a.Chunks != nil {
+				out = append(out, *a.Chunks)
+			}
 		}
 	}
 	slices.SortFunc(out, func(a, b Blob) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
@@ -268,7 +273,10 @@ const before = Version - 1
 // isNewer says whether an index has something that the version before did not have.
 func (x *Index) isNewer() bool {
 	return x.Programs != nil || x.Sources != nil ||
-		slices.ContainsFunc(x.Guests, func(g Guest) bool { return g.Lock != nil || g.Recipe != nil })
+		slices.ContainsFunc(x.Guests, func(g Guest) bool {
+			return g.Lock != nil || g.Recipe != nil ||
+				slices.ContainsFunc(g.Artefacts, func(a Artefact) bool { return a.Chunks != nil })
+		})
 }
 
 func (x *Index) check() error {
@@ -337,6 +345,12 @@ func (x *Index) checkBlobs() error {
 		}
 		for _, a := range g.Artefacts {
 			if err := check(a.Blob); err != nil {
+				return err
+			}
+			if a.Chunks == nil {
+				continue
+			}
+			if err := check(*a.Chunks); err != nil {
 				return err
 			}
 		}

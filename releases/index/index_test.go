@@ -27,6 +27,8 @@ func sample() *index.Index {
 		g.Report, g.Verdict, g.Provenance = blob("report"), blob("verdict"), blob("provenance")
 		pinned := blob("lock")
 		g.Lock = &pinned
+		list := blob("chunks")
+		g.Artefacts[0].Chunks = &list
 		if variant == "" {
 			recipe := blob("recipe")
 			g.Recipe = &recipe

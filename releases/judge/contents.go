@@ -14,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/internal/recipetar"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/releases/chunks"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/provenance"
 	"github.com/katabuild/katabuild/releases/refusal"
@@ -37,10 +38,46 @@ func Contents(ctx context.Context, x *index.Index, s Source, claims Claims) erro
 	if err := Documents(ctx, x, s, claims); err != nil {
 		return err
 	}
+	lists := map[digest.Digest]index.Blob{}
+	for _, g := range x.Guests {
+		for _, a := range g.Artefacts {
+			if a.Chunks != nil {
+				lists[a.Digest] = *a.Chunks
+			}
+		}
+	}
 	for _, b := range x.Blobs() {
-		if err := Copy(ctx, s, names(x, b), b, io.Discard); err != nil {
+		what := names(x, b)
+		of, listed := lists[b.Digest]
+		if !listed {
+			if err := Copy(ctx, s, what, b, io.Discard); err != nil {
+				return err
+			}
+			continue
+		}
+		l := chunks.NewLister()
+		if err := Copy(ctx, s, what, b, l); err != nil {
 			return err
 		}
+		if err := sameList(what, l, of); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sameList refuses a chunk list that is not that of the file which was written into l.
+func sameList(what string, l *chunks.Lister, of index.Blob) error {
+	made, err := l.List()
+	if err != nil {
+		return err
+	}
+	data, err := made.Encode()
+	if err != nil {
+		return err
+	}
+	if got := digest.Of(data); got != of.Digest {
+		return refusal.New(refusal.Chunks, what, "its chunk list is %s, and its bytes make %s", of.Digest, got)
 	}
 	return nil
 }
@@ -100,6 +137,9 @@ func names(x *index.Index, b index.Blob) string {
 		for _, a := range g.Artefacts {
 			if a.Digest == b.Digest {
 				return g.Label() + " " + a.Name
+			}
+			if a.Chunks != nil && a.Chunks.Digest == b.Digest {
+				return g.Label() + " chunk list of " + a.Name
 			}
 		}
 		for what, d := range map[string]*index.Blob{"manifest": &g.Manifest, "report": &g.Report,
@@ -190,14 +230,17 @@ func described(g *index.Guest, m *manifest.Manifest) error {
 	case m.Name != g.Name:
 		return refusal.New(refusal.Manifest, g.Label(), "its manifest is that of %s", m.Name)
 	}
-	want := index.Artefacts(m)
+	want, have := index.Artefacts(m), slices.Clone(g.Artefacts)
+	for i := range have {
+		have[i].Chunks = nil // which the manifest does not know
+	}
 	sbom := func(a index.Artefact) bool { return a.Kind != index.SBOM }
 	if !slices.Equal(slices.DeleteFunc(slices.Clone(want), func(a index.Artefact) bool { return !sbom(a) }),
-		slices.DeleteFunc(slices.Clone(g.Artefacts), func(a index.Artefact) bool { return !sbom(a) })) ||
+		slices.DeleteFunc(slices.Clone(have), func(a index.Artefact) bool { return !sbom(a) })) ||
 		index.Measure(m) != g.Measurements {
 		return refusal.New(refusal.Manifest, g.Label(), "its manifest names other files, or other measurements")
 	}
-	if !slices.Equal(want, g.Artefacts) {
+	if !slices.Equal(want, have) {
 		return refusal.New(refusal.SBOM, g.Label(), "its manifest names other bills of materials")
 	}
 	return nil

@@ -37,6 +37,7 @@ const (
 	inTotoType   = "application/vnd.in-toto+json"
 	notesType    = "text/markdown"
 
+	chunksType     = "application/vnd.katabuild.chunks.v1"   // lists of what files are made of
 	programsType   = "application/vnd.katabuild.programs.v1" // of one architecture
 	programType    = "application/vnd.katabuild.program.v1"
 	sourcesType    = "application/vnd.katabuild.sources.v1" // what locks name
@@ -218,6 +219,17 @@ func about(g *index.Guest, subject v1.Descriptor) ([]Object, error) {
 			again.Layers = append(again.Layers, Describe(recipeFileType, *g.Recipe))
 		}
 		list = append(list, again)
+	}
+	lists := v1.Manifest{ArtifactType: chunksType}
+	for _, a := range g.Artefacts {
+		if a.Chunks != nil {
+			d := Describe(chunksType, *a.Chunks)
+			d.Annotations = map[string]string{v1.AnnotationTitle: a.Name}
+			lists.Layers = append(lists.Layers, d)
+		}
+	}
+	if len(lists.Layers) > 0 {
+		list = append(list, lists)
 	}
 	for _, a := range g.Artefacts {
 		if t := sbomTypes[a.Form]; t != "" {

@@ -13,9 +13,9 @@ import (
 	"github.com/katabuild/katabuild/releases/releasetest"
 )
 
-func program(arch, name string) index.Program {
+func program(arch, name string) *index.Program {
 	text := []byte(arch + name)
-	return index.Program{Name: name, Version: "1.4.0", Arch: arch, Blob: index.Blob{Digest: digest.Of(text),
+	return &index.Program{Name: name, Version: "1.4.0", Arch: arch, Blob: index.Blob{Digest: digest.Of(text),
 		Size: int64(len(text))}}
 }
 
@@ -26,9 +26,10 @@ func TestTheFormInARegistryStaysWhatItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.Programs = []index.Program{program("aarch64", "kata-runtime"), program("x86_64", "kata-runtime"),
-		program("x86_64", "katabuild")}
+	x.Programs = []index.Program{*program("aarch64", "kata-runtime"), *program("x86_64", "kata-runtime"),
+		*program("x86_64", "katabuild")}
 	x.Sources = []index.Blob{program("", "a source").Blob}
+	x.Guests[0].Artefacts[0].Chunks = &program("", "a list of chunks").Blob
 	f, err := ociform.Of(x, data)
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,9 @@ type Options struct {
 	Accept func(h folder.Head) error
 	// Check judges the release once all of it is there, before others see it.
 	Check func(ctx context.Context, x *index.Index) error
+	// Seeds are files of this host. What a big file of the release shares with one of them does not move, where the
+	// source can send parts of files and the sink is a folder.
+	Seeds []string
 	// Progress is told now and then, by any goroutine, how many bytes have moved of how many.
 	Progress func(moved, of int64)
 }
@@ -64,7 +67,7 @@ func Copy(ctx context.Context, from Source, to Sink, o Options) (*Result, error)
 		return nil, err
 	}
 	r.Moved, r.Kept = len(missing), len(x.Blobs())-len(missing)
-	if r.Bytes, err = move(ctx, from, to, missing, total, o.Progress); err != nil {
+	if r.Bytes, err = move(ctx, x, from, to, missing, total, o); err != nil {
 		return nil, err
 	}
 	if o.Check != nil {
@@ -99,31 +102,105 @@ func missing(ctx context.Context, x *index.Index, to Sink) (list []index.Blob, t
 	return list, total, nil
 }
 
-func move(ctx context.Context, from Source, to Sink, list []index.Blob, total int64,
-	progress func(moved, of int64)) (int64, error) {
-	var moved atomic.Int64
+// move moves files. Those of which there are chunk lists come last where the host may have parts of them.
+func move(ctx context.Context, x *index.Index, from Source, to Sink, list []index.Blob, total int64,
+	o Options) (_ int64, err error) {
+	m := &mover{from: from, to: to, total: total, progress: o.Progress}
+	in, isFolder := to.(*folder.Folder)
+	if !isFolder || len(o.Seeds) == 0 {
+		err := m.all(ctx, list)
+		return m.moved.Load(), err
+	}
+	others, big, lists := apart(x, list)
+	if err := m.all(ctx, others); err != nil {
+		return m.moved.Load(), err
+	}
+	if m.made, err = newRebuilder(ctx, x, big, from, o.Seeds, m.told); err != nil {
+		return m.moved.Load(), err
+	}
+	defer func() { err = errors.Join(err, m.made.close()) }()
+	if err := m.all(ctx, big); err != nil {
+		return m.moved.Load(), err
+	}
+	if m.made == nil {
+		err := m.all(ctx, lists)
+		return m.moved.Load(), err
+	}
+	// Lists of what is here need not move.
+	if err := m.made.keep(ctx, in); err != nil {
+		return m.moved.Load(), err
+	}
+	return m.moved.Load(), m.all(ctx, m.lacks(ctx, lists))
+}
+
+// lacks are those files that the sink does not have.
+func (m *mover) lacks(ctx context.Context, list []index.Blob) (out []index.Blob) {
+	for _, b := range list {
+		if has, err := m.to.Has(ctx, b); err != nil || !has {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// apart tells files of which there are chunk lists, and those lists, from others.
+func apart(x *index.Index, list []index.Blob) (others, big, lists []index.Blob) {
+	kind := map[index.Blob]int{}
+	for _, g := range x.Guests {
+		for _, a := range g.Artefacts {
+			if a.Chunks != nil {
+				kind[a.Blob], kind[*a.Chunks] = 1, 2
+			}
+		}
+	}
+	to := [3]*[]index.Blob{&others, &big, &lists}
+	for _, b := range list {
+		*to[kind[b]] = append(*to[kind[b]], b)
+	}
+	return others, big, lists
+}
+
+// mover moves files from one place to another.
+type mover struct {
+	from     Source
+	to       Sink
+	made     *rebuilder // nil makes nothing of what is here
+	total    int64
+	progress func(moved, of int64)
+	moved    atomic.Int64
+}
+
+func (m *mover) all(ctx context.Context, list []index.Blob) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(to.Parallel())
+	g.SetLimit(m.to.Parallel())
 	for _, b := range list {
 		g.Go(func() error {
 			var at int64
 			open := func(offset int64) (io.ReadCloser, error) {
 				at = offset
-				r, err := from.Open(ctx, b, offset)
+				if f, ok := m.made.open(ctx, b, offset); ok {
+					return f, nil
+				}
+				r, err := m.from.Open(ctx, b, offset)
 				if err != nil {
 					return nil, err
 				}
-				return &counted{r, func(n int) {
-					if now := moved.Add(int64(n)); progress != nil {
-						progress(now, total)
-					}
-				}}, nil
+				return &counted{r, m.told}, nil
 			}
-			return again(ctx, &at, func() error { return to.Put(ctx, b, open) })
+			err := again(ctx, &at, func() error { return m.to.Put(ctx, b, open) })
+			if at == 0 {
+				err = m.made.blame(b, err)
+			}
+			return err
 		})
 	}
-	err := g.Wait()
-	return moved.Load(), err
+	return g.Wait()
+}
+
+func (m *mover) told(n int) {
+	if now := m.moved.Add(int64(n)); m.progress != nil {
+		m.progress(now, m.total)
+	}
 }
 
 // pause is how much longer each attempt waits than the one before.
@@ -148,6 +225,9 @@ func again(ctx context.Context, at *int64, try func() error) (err error) {
 			return err
 		}
 		if _, once := errors.AsType[*final](err); once {
+			return err
+		}
+		if _, full := errors.AsType[*folder.Full](err); full {
 			return err
 		}
 	}

@@ -31,6 +31,33 @@ func get(ctx context.Context, address string, b index.Blob, offset int64,
 	return resp.Body, nil
 }
 
+// getRange asks for n bytes of a file from an offset on. A server that sends all of it is errNoRanges.
+func getRange(ctx context.Context, address string, b index.Blob, offset, n int64,
+	ask func(*http.Request) (*http.Response, error)) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, offset+n-1))
+	resp, err := ask(req)
+	if err != nil {
+		return nil, err
+	}
+	want := fmt.Sprintf("bytes %d-%d/%d", offset, offset+n-1, b.Size)
+	got, size := resp.Header.Get("Content-Range"), resp.ContentLength
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		err = errNoRanges
+	case resp.StatusCode != http.StatusPartialContent:
+		err = &status{address, resp.StatusCode}
+	case got != want || size >= 0 && size != n:
+		err = refusal.New(refusal.Range, address, "want %q, got %q of %d bytes", want, got, size)
+	default:
+		return resp.Body, nil
+	}
+	return nil, errors.Join(err, resp.Body.Close())
+}
+
 // answered checks that an answer has the part of a file that was asked for, and leaves its body there. RFC 9110,
 // sections 14.4 and 15.3.7. A server that knows no ranges sends the whole file, whose beginning is skipped.
 func answered(resp *http.Response, address string, b index.Blob, offset int64) error {

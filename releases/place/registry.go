@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"sync"
 
@@ -328,16 +327,26 @@ func (o *oci) Open(ctx context.Context, b index.Blob, offset int64) (io.ReadClos
 	return o.open(ctx, o.current(), b, offset)
 }
 
-func (o *oci) open(ctx context.Context, r *reached, b index.Blob, offset int64) (io.ReadCloser, error) {
+// OpenRange begins to read a part of a file.
+func (o *oci) OpenRange(ctx context.Context, b index.Blob, offset, n int64) (io.ReadCloser, error) {
+	r := o.current()
+	ctx = auth.AppendRepositoryScope(ctx, r.repo.Reference, auth.ActionPull)
+	body, err := getRange(ctx, r.address(b), b, offset, n, r.repo.Client.Do)
+	return body, r.explain(err)
+}
+
+// address is that of a file.
+func (r *reached) address(b index.Blob) string {
 	scheme := "https"
 	if r.Plain {
 		scheme = "http"
 	}
+	return fmt.Sprintf("%s://%s/v2/%s/blobs/%s", scheme, r.Host, r.Path, b.Digest)
+}
+
+func (o *oci) open(ctx context.Context, r *reached, b index.Blob, offset int64) (io.ReadCloser, error) {
 	ctx = auth.AppendRepositoryScope(ctx, r.repo.Reference, auth.ActionPull)
-	address := fmt.Sprintf("%s://%s/v2/%s/blobs/%s", scheme, r.Host, r.Path, b.Digest)
-	body, err := get(ctx, address, b, offset, func(req *http.Request) (*http.Response, error) {
-		return r.repo.Client.Do(req)
-	})
+	body, err := get(ctx, r.address(b), b, offset, r.repo.Client.Do)
 	return body, r.explain(err)
 }
 

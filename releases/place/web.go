@@ -93,3 +93,8 @@ func readSmall(what string, r io.Reader, limit int64) ([]byte, error) {
 func (w *web) Open(ctx context.Context, b index.Blob, offset int64) (io.ReadCloser, error) {
 	return get(ctx, w.base+folder.BlobName(b.Digest), b, offset, w.client.Do)
 }
+
+// OpenRange begins to read a part of a file.
+func (w *web) OpenRange(ctx context.Context, b index.Blob, offset, n int64) (io.ReadCloser, error) {
+	return getRange(ctx, w.base+folder.BlobName(b.Digest), b, offset, n, w.client.Do)
+}

@@ -39,6 +39,7 @@ const (
 	NotListed    Reason = "not listed"          // no role that may speak for a release offers it
 	Slow         Reason = "too slow"            // metadata did not come in time
 	Redirect     Reason = "redirect"            // a server sends us to another one
+	Chunks       Reason = "foreign chunk list"  // a list of chunks makes other bytes than the file that it is of
 	OCIIndex     Reason = "other index"         // a registry's index is not the one that the release makes
 )
 

@@ -28,6 +28,7 @@ type Guest struct {
 	Lock       []byte // of which the manifest has the digest
 	Mark       string // is in every file, so that two guests differ
 	Disk       bool   // it boots from a disk, which has a bill of materials
+	Image      []byte // the disk; empty is a small one
 	Recipe     []byte // of which the manifest has the digest; it lies beside the guest
 }
 
@@ -67,7 +68,12 @@ func (g Guest) lock() []byte {
 	return g.Lock
 }
 
-func (g Guest) content(path string) []byte { return []byte(path + g.Mark) }
+func (g Guest) content(path string) []byte {
+	if path == "image.img" && g.Image != nil {
+		return g.Image
+	}
+	return []byte(path + g.Mark)
+}
 
 func (g Guest) file(path string) manifest.File {
 	c := g.content(path)

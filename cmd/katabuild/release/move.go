@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +16,7 @@ import (
 	"github.com/katabuild/katabuild/internal/registry"
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/releases/accepted"
+	"github.com/katabuild/katabuild/releases/chunks"
 	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/judge"
@@ -151,7 +155,10 @@ func (h *Host) progress(o *place.Options) func() {
 }
 
 // pullFlags are what a user may say of a pull.
-type pullFlags struct{ policy, guests, programs, arch string }
+type pullFlags struct {
+	policy, guests, programs, arch string
+	seeds                          []string
+}
 
 func (h *Host) pullCmd() *cobra.Command {
 	var f pullFlags
@@ -165,6 +172,9 @@ the folder's old release as it is, and ends the command with exit code 3 and the
 
 A host remembers the highest version that it has pulled of each guest, and takes no lower one.
 
+Of a disk, and of other big files, only those parts move that are in no older file of the folder, in no installed
+release and in nothing that --seed names; each part is checked, and the whole file by its digest.
+
 With --guests each guest also becomes a folder of its own, GUESTS/NAME-VERSION-ARCH, which "katabuild boot" boots; with
 --programs each program of the release becomes a file, ARCH/NAME.
 
@@ -177,6 +187,8 @@ With --guests each guest also becomes a folder of its own, GUESTS/NAME-VERSION-A
 	c.Flags().StringVar(&f.programs, "programs", "", "`folder` into which each program goes, as ARCH/NAME")
 	c.Flags().StringVar(&f.arch, "arch", "", "fail unless the release has guests for this architecture; with "+
 		"--guests or --programs, only those")
+	c.Flags().StringArrayVar(&f.seeds, "seed", nil, "`file`, or folder of files, of whose parts the release may be "+
+		"made, beside DIR's own older release and what is installed here (repeatable)")
 	access := h.Registries(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error { return h.pull(c.Context(), access, f, args[0], args[1]) }
 	return c
@@ -220,6 +232,7 @@ func (h *Host) pull(ctx context.Context, access func() (registry.Access, error),
 			return accepted.Accept(ctx, memory, x)
 		},
 	}
+	o.Seeds = h.seeds(ctx, to, f.seeds)
 	done := h.progress(&o)
 	r, err := place.Copy(ctx, source, to, o)
 	done()
@@ -252,6 +265,42 @@ func (h *Host) pull(ctx context.Context, access func() (registry.Access, error),
 		}
 	}
 	return nil
+}
+
+// maxSeeds is how many files of this host are looked through for parts of a release.
+const maxSeeds = 200
+
+// seeds are big files of this host that may share parts with a release: those of the older release in its folder, those
+// of installed ones, and those that the user names. What cannot be read is none.
+func (h *Host) seeds(ctx context.Context, in *folder.Folder, named []string) (out []string) {
+	add := func(path string) {
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Size() >= chunks.Least &&
+			len(out) < maxSeeds {
+			out = append(out, path)
+		}
+	}
+	for _, name := range named {
+		_ = filepath.WalkDir(name, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				add(path)
+			}
+			return nil // what cannot be read is passed over
+		})
+	}
+	if head, err := in.Index(ctx); err == nil {
+		if x, err := index.Decode(head.Index); err == nil {
+			for _, b := range x.Blobs() {
+				add(filepath.Join(in.Dir(), folder.BlobName(b.Digest)))
+			}
+		}
+	}
+	if h.Installed != "" {
+		files, _ := filepath.Glob(filepath.Join(h.Installed, "*", "guests", "*", "*")) // the pattern is a good one
+		for _, f := range files {
+			add(f)
+		}
+	}
+	return out
 }
 
 func (h *Host) unpack(ctx context.Context, from *folder.Folder, x *index.Index, f pullFlags) error {

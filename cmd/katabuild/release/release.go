@@ -49,6 +49,8 @@ type Host struct {
 	// Registries adds the flags about registries, and returns what they say once they are read.
 	Registries func(*pflag.FlagSet) func() (registry.Access, error)
 	Terminal   bool // Err is one
+	// Installed is the folder of installed releases, of whose parts others can be made; empty is none.
+	Installed string
 	// Store opens the builder's store, for the sources of guests.
 	Store func() (*store.Store, error)
 	Now   func() time.Time

@@ -40,7 +40,13 @@ func host(t *testing.T, out *bytes.Buffer) *Host {
 // mine is a release that the host itself has signed.
 func mine(t *testing.T, h *Host, guests ...releasetest.Guest) string {
 	t.Helper()
-	dir, _ := releasetest.Release(t, "1.4.0", guests...)
+	return version(t, h, "1.4.0", guests...)
+}
+
+// version is mine of a version.
+func version(t *testing.T, h *Host, of string, guests ...releasetest.Guest) string {
+	t.Helper()
+	dir, _ := releasetest.Release(t, of, guests...)
 	own, err := h.HostKey()
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,17 @@ const startTime = 30 * time.Second
 // and returns its host and port. It needs the program.
 func Distribution(t testing.TB) string {
 	t.Helper()
+	return distribution(t, "{inmemory: {}}")
+}
+
+// DistributionIn is Distribution that keeps what it has in a folder.
+func DistributionIn(t testing.TB, dir string) string {
+	t.Helper()
+	return distribution(t, fmt.Sprintf("{filesystem: {rootdirectory: %s}}", dir))
+}
+
+func distribution(t testing.TB, storage string) string {
+	t.Helper()
 	testenv.Require(t, testenv.Tool("docker-registry"))
 	dir := t.TempDir()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -32,7 +43,7 @@ func Distribution(t testing.TB) string {
 		t.Fatal(err)
 	}
 	config := filepath.Join(dir, "config.yml")
-	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {inmemory: {}}\nhttp: {addr: %s}\n", host)
+	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: %s\nhttp: {addr: %s}\n", storage, host)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
