@@ -29,8 +29,8 @@ const (
 // Least is the size of the smallest file that is worth a list, in bytes.
 const Least = 1 << 20
 
-// maxSize bounds a list, in bytes.
-const maxSize = 256 << 20
+// MaxSize bounds a list, in bytes.
+const MaxSize = 256 << 20
 
 // The masks look at the highest bits of the hash, which depend on the last 64 bytes. Before the usual size a cut is
 // found once in 8 KiB, behind it once in 512 bytes.
@@ -229,8 +229,8 @@ func (l *List) Encode() ([]byte, error) {
 	}
 	groups := Groups(l.Chunks)
 	size := HeadSize + (len(groups)+len(l.Chunks))*EntrySize
-	if size > maxSize {
-		return nil, fmt.Errorf("chunk list: %d bytes, more than the %d it may have", size, maxSize)
+	if size > MaxSize {
+		return nil, fmt.Errorf("chunk list: %d bytes, more than the %d it may have", size, MaxSize)
 	}
 	b := append(make([]byte, 0, size), magic...)
 	b = binary.LittleEndian.AppendUint32(b, version)
@@ -258,8 +258,8 @@ type Head struct {
 // DecodeHead reads the first HeadSize bytes of a list that has so many bytes.
 func DecodeHead(data []byte, size int64) (Head, error) {
 	var h Head
-	if size > maxSize {
-		return h, fmt.Errorf("chunk list: %d bytes, more than the %d it may have", size, maxSize)
+	if size > MaxSize {
+		return h, fmt.Errorf("chunk list: %d bytes, more than the %d it may have", size, MaxSize)
 	}
 	if len(data) < HeadSize || !bytes.HasPrefix(data, []byte(magic)) {
 		return h, fmt.Errorf("chunk list: it does not begin with %s", magic)

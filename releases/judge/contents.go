@@ -3,6 +3,7 @@
 package judge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -219,7 +220,36 @@ func documents(ctx context.Context, g *index.Guest, s Source, claims Claims) err
 	if err := p.About("provenance", m, g.Manifest.Digest); err != nil {
 		return err
 	}
+	if err := lists(ctx, g, s); err != nil {
+		return err
+	}
 	return attested(g, m, r, v, claims)
+}
+
+// lists refuses chunk lists that are none, or of other files. Whether they make the files, Contents checks.
+func lists(ctx context.Context, g *index.Guest, s Source) error {
+	for _, a := range g.Artefacts {
+		if a.Chunks == nil {
+			continue
+		}
+		what := g.Label() + " chunk list of " + a.Name
+		if a.Chunks.Size > chunks.MaxSize {
+			return refusal.New(refusal.Size, what, "%d bytes, more than the %d it may have", a.Chunks.Size,
+				chunks.MaxSize)
+		}
+		var data bytes.Buffer
+		if err := Copy(ctx, s, what, *a.Chunks, &data); err != nil {
+			return err
+		}
+		l, err := chunks.Decode(data.Bytes())
+		if err != nil {
+			return refusal.New(refusal.Chunks, what, "%v", err)
+		}
+		if l.Digest != a.Digest || l.Size != a.Size {
+			return refusal.New(refusal.Chunks, what, "it is of %s with %d bytes", l.Digest, l.Size)
+		}
+	}
+	return nil
 }
 
 // described refuses an entry of an index that says something else than the manifest.
