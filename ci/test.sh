@@ -85,7 +85,7 @@ e2e_guests() {
 
 e2e() {
 	e2e_guests
-	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e
+	KATABUILD_TEST_E2E=1 "$go" test -count=1 -timeout 40m ./ci/e2e ./builder/remote/serve
 }
 
 # as_root runs a command with root's rights and home, lest root's files come into the user's caches, and keeps the rest
