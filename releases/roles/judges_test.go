@@ -243,7 +243,8 @@ func TestAHostThatIsKilledGoesOn(t *testing.T) {
 	// Asked for are the third root, which is not there, after the second; timestamp, snapshot, targets.
 	for n := 1; n <= 5; n++ {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestAHostThatIsKilledGoesOn$")
-		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", dies, r.dir, c.Memory, n))
+		// It cannot remove its own temporary files.
+		cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir(), fmt.Sprintf("%s=%s %s %d", dies, r.dir, c.Memory, n))
 		var exit *exec.ExitError
 		if out, err := cmd.CombinedOutput(); !errors.As(err, &exit) || exit.ExitCode() != -1 {
 			t.Fatalf("at %d it did not die: %v: %s", n, err, out)
