@@ -49,8 +49,9 @@ boot() {
 # scsi_kernel builds default's kernel with what Kata Containers' own runtime needs besides.
 scsi_kernel() {
 	mkdir -p "$out/scsi"
-	sed "s|features: \[default\]|features: [default, virtio-scsi]|; s|\.\./patches|$PWD/recipes/patches|" \
-		recipes/default/recipe.yaml >"$out/scsi/recipe.yaml"
+	# The lock knows patches by their names in the recipe, ../patches.
+	cp -r recipes/patches "$out"
+	sed "s|features: \[default\]|features: [default, virtio-scsi]|" recipes/default/recipe.yaml >"$out/scsi/recipe.yaml"
 	bin/katabuild kernel "$out/scsi" --lock "$out/default.lock.json" -o "$out/scsi/kernel"
 	KATABUILD_TEST_SCSI_VMLINUX="$PWD/$out/scsi/kernel/vmlinux"
 	export KATABUILD_TEST_SCSI_VMLINUX
