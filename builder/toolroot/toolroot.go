@@ -90,25 +90,41 @@ func Open(ctx context.Context, r Request) (dir string, done func(), err error) {
 			err = errors.Join(err, lock.Close())
 		}
 	}()
-	if err := flock(ctx, lock, syscall.LOCK_EX); err != nil {
-		return "", nil, err
-	}
-	switch whole, err := check(dir); {
-	case err != nil:
-		return "", nil, fmt.Errorf("compare %s with what it was: %w", dir, err)
-	case !whole:
-		if err := r.make(ctx, dir); err != nil {
+	// Those who use it do not keep others from looking at it: only whoever makes it must be alone.
+	whole := false
+	for range attempts {
+		if err := flock(ctx, lock, syscall.LOCK_SH); err != nil {
+			return "", nil, err
+		}
+		if whole, err = check(dir); err != nil {
+			return "", nil, fmt.Errorf("compare %s with what it was: %w", dir, err)
+		}
+		if whole {
+			break
+		}
+		// Between the two locks there is none: somebody else may have made it meanwhile, and may do so below.
+		if err := flock(ctx, lock, syscall.LOCK_EX); err != nil {
+			return "", nil, err
+		}
+		made, err := check(dir)
+		if err == nil && !made {
+			err = r.make(ctx, dir)
+		}
+		if err != nil {
 			return "", nil, err
 		}
 	}
-	if err := flock(ctx, lock, syscall.LOCK_SH); err != nil {
-		return "", nil, err
+	if !whole {
+		return "", nil, fmt.Errorf("%s changes each time that it was made: somebody else writes to it", dir)
 	}
 	now := time.Now()
 	// When it was last used, for whoever tidies up. That it cannot be noted does no harm.
 	_ = os.Chtimes(indexPath(dir), now, now)
 	return dir, func() { lock.Close() }, nil
 }
+
+// attempts is how often a root is made that is not what it was right after.
+const attempts = 3
 
 // poll is how often a lock that another process holds is tried again.
 const poll = 50 * time.Millisecond

@@ -169,6 +169,34 @@ func TestManyOpenOneRootAtOnce(t *testing.T) {
 	}
 }
 
+func TestWhoeverUsesARootKeepsNobodyWaiting(t *testing.T) {
+	r, asked := packages(t)
+	first, done, err := Open(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	second, done, err := Open(ctx, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	if second != first || *asked != 1 {
+		t.Errorf("%s and %s, made %d times", first, second, *asked)
+	}
+	// One that is broken is made anew only when nobody uses it.
+	if err := os.Remove(filepath.Join(first, "usr/bin/tool")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 3*poll)
+	defer cancel()
+	if _, _, err := Open(ctx, r); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a root that is used was made anew: %v", err)
+	}
+}
+
 func TestWhatCannotBeMadeLeavesNothing(t *testing.T) {
 	r, _ := packages(t)
 	bad := filepath.Join(t.TempDir(), "bad.deb")
