@@ -108,19 +108,19 @@ guests: agents ## build, boot and attest the guest of RECIPE for every architect
 
 # Settings are variables that docs/pipelines.md lists: RELEASE, CHANNEL, GUESTS, SIGNING_KEY, PUBLISH_TO and so on.
 .PHONY: release
-release: ## make the release RELEASE=VERSION of the guests of RECIPE in out/, which have booted
+release: build ## make the release RELEASE=VERSION of the guests of RECIPE in out/, which have booted
 	@OUT=$(OUT) RECIPE=$(RECIPE) sh ci/release.sh release
 
 .PHONY: sign
-sign: ## sign the release in out/ with the key whose text is in SIGNING_KEY, or by SIGNING_COMMAND
+sign: build ## sign the release in out/ with the key whose text is in SIGNING_KEY, or by SIGNING_COMMAND
 	@OUT=$(OUT) sh ci/release.sh sign
 
 .PHONY: publish
-publish: ## push the release in out/ to PUBLISH_TO
+publish: build ## push the release in out/ to PUBLISH_TO
 	@OUT=$(OUT) sh ci/release.sh publish
 
 .PHONY: deploy
-deploy: ## take the release at DEPLOY_FROM that POLICY accepts, and install it on this host (as root)
+deploy: build ## take the release at DEPLOY_FROM that POLICY accepts, and install it on this host (as root)
 	@DESTDIR=$(DESTDIR) sh ci/release.sh deploy
 
 ## Check

@@ -50,24 +50,6 @@ func TestCommittedLocksFitTheirRecipes(t *testing.T) {
 	}
 }
 
-// userStore is the store that the guests were built with.
-func userStore(t *testing.T) *store.Store {
-	t.Helper()
-	dir := os.Getenv("KATABUILD_STORE")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = filepath.Join(cache, "katabuild")
-	}
-	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // TestALockIsFetchedFromAReleaseThatHasItsSources makes a release with the inputs of the tiny and the minimal guest,
 // serves it on loopback, and has an empty store filled from there alone. Where the committed lock's inputs are no
 // longer in the store, as mirrors have dropped them, it takes the lock that the guest was built with.
@@ -75,7 +57,7 @@ func TestALockIsFetchedFromAReleaseThatHasItsSources(t *testing.T) {
 	need(t)
 	for _, name := range committed {
 		t.Run(name, func(t *testing.T) {
-			from := userStore(t)
+			from := usersStore(t)
 			pinned := abs(t, "recipes/"+name+"/lock.json")
 			list, err := sources(from, pinned)
 			if errors.Is(err, store.ErrMissing) {

@@ -100,8 +100,8 @@ n = 0
 for name, f in sorted(files.items()):
     payload = encode_canonical(f["signed"]).encode()
     for s in f["signatures"]:
-        Key.from_dict(s["keyid"], json.loads(json.dumps(keys[s["keyid"]]))).verify_signature(Signature.from_dict(dict(s)),
-            payload)
+        key = Key.from_dict(s["keyid"], json.loads(json.dumps(keys[s["keyid"]])))
+        key.verify_signature(Signature.from_dict(dict(s)), payload)
         n += 1
 print(n)
 `

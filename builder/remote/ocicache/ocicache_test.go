@@ -180,7 +180,8 @@ func TestRegistriesThatLieCostAWarning(t *testing.T) {
 		}, "record: want"},
 		"a manifest of something else": {func(w http.ResponseWriter, r *http.Request, body []byte) []byte {
 			if strings.Contains(r.URL.Path, "/manifests/") {
-				body = []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[]}`)
+				body = []byte(`{"schemaVersion":2,"layers":[],` +
+					`"mediaType":"application/vnd.oci.image.manifest.v1+json"}`)
 				w.Header().Set("Docker-Content-Digest", string(remote.BlobOf(body).Digest))
 			}
 			return body

@@ -151,7 +151,8 @@ func TestAServerBehindTLSKnowsItsClients(t *testing.T) {
 		return said.String()
 	}
 	login := filepath.Join(dir, "config.json")
-	if err := os.WriteFile(login, []byte(`{"auths": {"`+address+`": {"auth": "dXNlcjpzZWNyZXQ="}}}`), 0o600); err != nil {
+	auths := `{"auths": {"` + address + `": {"auth": "dXNlcjpzZWNyZXQ="}}}`
+	if err := os.WriteFile(login, []byte(auths), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	access := reach.Access{Access: registry.Access{AuthFiles: []string{login}},
