@@ -68,14 +68,15 @@ func (l *lifeFlag) Type() string { return "time" }
 
 func (l *lifeFlag) Set(s string) (err error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 12)
-		l.d = time.Duration(n) * 24 * time.Hour
-		return err
+		n, parsed := strconv.ParseUint(days, 10, 12)
+		l.d, err = time.Duration(n)*24*time.Hour, parsed
+	} else {
+		l.d, err = time.ParseDuration(s)
 	}
-	if l.d, err = time.ParseDuration(s); err == nil && l.d <= 0 {
-		err = errors.New("want a time such as 90d or 36h")
+	if err != nil || l.d <= 0 {
+		return errors.New("want a time such as 90d or 36h")
 	}
-	return err
+	return nil
 }
 
 // life adds the flag that says how long what is drafted is good.
