@@ -12,7 +12,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/releases/install"
+	"github.com/katabuild/katabuild/releases/install/distribution"
 )
 
 // place is where an installation is, for every command that changes or looks at one.
@@ -70,6 +72,7 @@ func (a *app) putCmd(use, short, long string) *cobra.Command {
 	var s changing
 	var src install.Source
 	var class bool
+	var distro, nodeLabel string
 	o := install.Defaults()
 	c := &cobra.Command{
 		Use: use + " GUEST...", Short: short, Long: long,
@@ -85,7 +88,13 @@ func (a *app) putCmd(use, short, long string) *cobra.Command {
 	f.StringVar(&o.Containerd, "containerd", o.Containerd, "how containerd is told: auto, drop-in, block or no")
 	f.StringVar(&o.ContainerdConfig, "containerd-config", o.ContainerdConfig, "containerd's main `file`")
 	f.StringVar(&o.CRIO, "crio", o.CRIO, "whether CRI-O is told: auto, yes or no")
-	f.BoolVar(&class, "runtime-class", false, "print the RuntimeClass for Kubernetes, and end")
+	f.StringVar(&distro, "distribution", "", "whose containerd is told: auto, "+
+		strings.Join(distribution.Names(), ", ")+" (default the host's own, by --containerd-config, and CRI-O)")
+	f.BoolVar(&class, "runtime-class", false, "print the RuntimeClass for Kubernetes, with what a pod needs besides, "+
+		"and end")
+	f.StringVar(&nodeLabel, "node-label", "", "with --runtime-class: `key` of a label, so that pods only go to nodes "+
+		"where it is true")
+	usage.Rules(c, usage.Need("runtime-class", "node-label")...)
 	c.Args = func(c *cobra.Command, args []string) error {
 		if class {
 			return cobra.NoArgs(c, args)
@@ -95,7 +104,7 @@ func (a *app) putCmd(use, short, long string) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		o.Suffix = s.suffix
 		if class {
-			_, err := fmt.Fprint(a.out, o.RuntimeClassYAML())
+			_, err := fmt.Fprint(a.out, o.RuntimeClassYAML(nodeLabel))
 			return err
 		}
 		src.Guests = args
@@ -106,13 +115,34 @@ func (a *app) putCmd(use, short, long string) *cobra.Command {
 			}
 			src.Programs = filepath.Dir(self)
 		}
-		return a.put(c, &s, src, o)
+		return a.put(c, &s, src, o, distro)
 	}
 	return c
 }
 
+// onDistribution are the options for a distribution: the one that is named, or that of the last time.
+func onDistribution(s *changing, o install.Options, name string, f *pflag.FlagSet) (install.Options, error) {
+	if name == "" {
+		if name = o.Layout.Name; name == "" {
+			return o, nil
+		}
+	}
+	for _, other := range []string{"containerd", "containerd-config", "crio"} {
+		if f.Changed(other) {
+			return o, &usage.Error{Err: fmt.Errorf("--%s does not go with --distribution %s, which says so", other,
+				name)}
+		}
+	}
+	root, err := os.OpenRoot(s.root)
+	if err != nil {
+		return o, err
+	}
+	found, err := distribution.Find(root.FS(), name)
+	return o.On(found), errors.Join(err, root.Close())
+}
+
 // put installs, or upgrades.
-func (a *app) put(c *cobra.Command, s *changing, src install.Source, o install.Options) (err error) {
+func (a *app) put(c *cobra.Command, s *changing, src install.Source, o install.Options, distro string) (err error) {
 	upgrade := c.Name() == "upgrade"
 	i, err := s.open(!s.dryRun)
 	if err != nil {
@@ -128,6 +158,9 @@ func (a *app) put(c *cobra.Command, s *changing, src install.Source, o install.O
 	}
 	if there {
 		o = merge(was, o, c.Flags())
+	}
+	if o, err = onDistribution(s, o, distro, c.Flags()); err != nil {
+		return err
 	}
 	ch, err := i.Plan(src, o)
 	if err != nil {
@@ -187,6 +220,10 @@ func (a *app) change(i *install.Installation, s *changing, ch *install.Change, a
 		_, err := fmt.Fprintln(a.out, "nothing was changed, because of --dry-run")
 		return err
 	}
+	o, _, err := i.Options()
+	if err != nil {
+		return err
+	}
 	if err := apply(); err != nil {
 		return fmt.Errorf("%w; what was in force before still is, or the change can be completed by the same command",
 			err)
@@ -194,14 +231,19 @@ func (a *app) change(i *install.Installation, s *changing, ch *install.Change, a
 	if ch.Release != "" {
 		fmt.Fprintf(a.out, "release %s is in force\n", ch.Release)
 	}
-	if ch.Restart {
-		return a.restart(s)
+	if !ch.Restart {
+		return nil
 	}
-	return nil
+	if now, there, err := i.Options(); err != nil {
+		return err
+	} else if there {
+		o = now
+	}
+	return a.restart(s, o)
 }
 
 // restart has containerd and CRI-O read their configuration anew, where systemd runs them. Their containers go on.
-func (a *app) restart(s *changing) error {
+func (a *app) restart(s *changing, o install.Options) error {
 	if path.Clean(s.root) != "/" {
 		return nil
 	}
@@ -209,12 +251,17 @@ func (a *app) restart(s *changing) error {
 		_, err := fmt.Fprintln(a.out, "restart containerd, or CRI-O, for them to see it")
 		return err
 	}
-	// Units that do not run are left alone: systemctl(1), try-restart.
-	out, err := exec.Command("systemctl", "try-restart", "containerd.service", "crio.service").CombinedOutput()
-	if err != nil && !strings.Contains(string(out), "not found") {
-		return fmt.Errorf("restart containerd: %w: %s", err, strings.TrimSpace(string(out)))
+	units := o.Units()
+	if len(units) == 0 {
+		_, err := fmt.Fprintf(a.out, "%s reads it by itself\n", o.Layout.Name)
+		return err
 	}
-	_, err = fmt.Fprintln(a.out, "systemd restarted containerd and CRI-O, where they run")
+	// Units that do not run are left alone: systemctl(1), try-restart.
+	out, err := exec.Command("systemctl", append([]string{"try-restart"}, units...)...).CombinedOutput()
+	if err != nil && !strings.Contains(string(out), "not found") {
+		return fmt.Errorf("restart %s: %w: %s", strings.Join(units, ", "), err, strings.TrimSpace(string(out)))
+	}
+	_, err = fmt.Fprintf(a.out, "systemd restarted %s, where it runs\n", strings.Join(units, ", "))
 	return err
 }
 

@@ -35,7 +35,7 @@ func (i *Installation) Apply(ch *Change, progress func(int64)) error {
 		return err
 	}
 	for _, l := range s.Links {
-		if err := i.putLink(l); err != nil {
+		if err := i.putLink(l, ch.Restart && i.tellsDaemon(l)); err != nil {
 			return err
 		}
 	}
@@ -87,10 +87,11 @@ func (i *Installation) repair(ch *Change, progress func(int64)) error {
 	return nil
 }
 
-// putLink makes a link where nothing is, or a link of ours that leads elsewhere.
-func (i *Installation) putLink(l string) error {
+// putLink makes a link where nothing is, or a link of ours that leads elsewhere. Anew is to make it in any case, for
+// whoever watches its folder for what has changed.
+func (i *Installation) putLink(l string, anew bool) error {
 	to, err := i.host.link(l)
-	if err != nil || to == i.target(l) {
+	if err != nil || to == i.target(l) && !anew {
 		return err
 	}
 	if fi, err := i.host.lstat(l); err != nil {
@@ -242,13 +243,15 @@ func (i *Installation) drop(release string) error {
 }
 
 // used says whether a process runs a program of a release, or has a file of it open: a shim, or a QEMU with a disk.
-// Only this machine's processes can be looked at.
+// The host's own proc is asked: a folder that is no running system has none. Where the root file system of a running
+// host is mounted elsewhere, for a container, its proc comes along, and names files as the host does.
 func (i *Installation) used(release string) (bool, error) {
-	if !i.host.live() {
+	below := i.at(releasesName, release) + "/"
+	proc := path.Join(i.host.base, "proc")
+	procs, err := os.ReadDir(proc)
+	if errors.Is(err, fs.ErrNotExist) && !i.host.live() {
 		return false, nil
 	}
-	below := i.at(releasesName, release) + "/"
-	procs, err := os.ReadDir("/proc")
 	if err != nil {
 		return false, err
 	}
@@ -256,7 +259,7 @@ func (i *Installation) used(release string) (bool, error) {
 		if strings.Trim(p.Name(), "0123456789") != "" {
 			continue
 		}
-		dir := "/proc/" + p.Name()
+		dir := proc + "/" + p.Name()
 		if to, err := os.Readlink(dir + "/exe"); err == nil && strings.HasPrefix(to, below) {
 			return true, nil
 		}
@@ -304,6 +307,9 @@ func (i *Installation) PlanUninstall(force bool) (*Change, error) {
 	return ch, nil
 }
 
+// ErrInUse is that something runs from what is to go.
+var ErrInUse = errors.New("pods run")
+
 // idle is an error while something runs from a release.
 func (i *Installation) idle() error {
 	all, err := i.releases()
@@ -316,8 +322,8 @@ func (i *Installation) idle() error {
 			return err
 		}
 		if used {
-			return fmt.Errorf("pods run from %s: end them first, or say --force; they go on then, but containerd can "+
-				"start no more containers in them", i.at(releasesName, r))
+			return fmt.Errorf("%w from %s: end them first, or say --force; they go on then, but containerd can "+
+				"start no more containers in them", ErrInUse, i.at(releasesName, r))
 		}
 	}
 	return nil

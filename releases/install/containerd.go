@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"cmp"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
@@ -181,7 +182,15 @@ func prune(t map[string]any) map[string]any {
 }
 
 // dropIns is the folder of files that a main file of containerd 2 may import.
-func (o Options) dropIns() string { return path.Join(path.Dir(o.ContainerdConfig), "conf.d") }
+func (o Options) dropIns() string {
+	if o.Layout.DropIns != "" {
+		return o.Layout.DropIns
+	}
+	return path.Join(path.Dir(o.ContainerdConfig), "conf.d")
+}
+
+// dropInVersion is the version of containerd's format that our file there has.
+func (o Options) dropInVersion() int { return cmp.Or(o.Layout.Version, 3) }
 
 // dropIn is our file there.
 func (o Options) dropIn() string { return path.Join(o.dropIns(), o.dashed("katabuild")+".toml") }
@@ -219,6 +228,9 @@ func (h *host) containerdMajor() (int, error) {
 
 // emptyMain is a main file for a containerd that has none.
 func emptyMain(o Options, way string) string {
+	if o.isTemplate() {
+		return "{{ template \"base\" . }}\n"
+	}
 	if way == wayDropIn {
 		return fmt.Sprintf("version = 3\nimports = [%q]\n", path.Join(o.dropIns(), "*.toml"))
 	}
@@ -230,6 +242,9 @@ func (i *Installation) containerd(s *state, old *state) error {
 	o := s.Options
 	if o.Containerd == wayNo {
 		return nil
+	}
+	if o.Layout.Main != "" {
+		return i.generated(s, old)
 	}
 	text, there, err := i.host.text(o.ContainerdConfig)
 	if err != nil {
@@ -247,6 +262,9 @@ func (i *Installation) containerd(s *state, old *state) error {
 		return err
 	}
 	m.there = there
+	if !there && o.Layout.Name != "" && o.ContainerdConfig != defaultContainerdConfig {
+		return fmt.Errorf("%s is not there: %s has not started on this host yet", o.ContainerdConfig, o.Layout.Name)
+	}
 	way := o.Containerd
 	if !there || made {
 		major, err := i.host.containerdMajor()
@@ -296,4 +314,51 @@ func (i *Installation) containerd(s *state, old *state) error {
 		return err
 	}
 	return checkBlock(o.ContainerdConfig, base, with, o.runtimeClass())
+}
+
+// isTemplate says whether containerd's file is one of which a distribution makes the main file.
+func (o Options) isTemplate() bool { return path.Ext(o.ContainerdConfig) == ".tmpl" }
+
+// generated decides how a containerd is told whose distribution makes its main file: by a drop-in where there is a
+// folder for them, otherwise by a block in the file that the main one is made of.
+func (i *Installation) generated(s *state, old *state) error {
+	o := s.Options
+	text, there, err := i.host.text(o.Layout.Main)
+	if err == nil && !there {
+		err = fmt.Errorf("it is not there: %s has not started on this host yet", o.Layout.Name)
+	}
+	base := string(text)
+	if err == nil && old != nil { // what was made of the block is no reason to refuse it
+		base, err = setBlock(old.Options, base, "")
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.Layout.Main, err)
+	}
+	m, err := parseMain(o.Layout.Main, base, o.runtimeClass())
+	if err != nil {
+		return err
+	}
+	if m.handler {
+		return fmt.Errorf("%s: there is a runtime %s that is not ours; choose another name by --handler or --suffix",
+			o.Layout.Main, o.runtimeClass())
+	}
+	s.MadeConfig = old != nil && old.MadeConfig && old.Options.ContainerdConfig == o.ContainerdConfig
+	if o.Layout.DropIns != "" && o.Containerd != wayBlock {
+		s.Links = append(s.Links, o.dropIn())
+		return nil
+	}
+	if !o.isTemplate() || o.Containerd == wayDropIn {
+		return fmt.Errorf("%s is made by %s, and cannot be told by the way %s", o.Layout.Main, o.Layout.Name,
+			o.Containerd)
+	}
+	if _, there, err = i.host.text(o.ContainerdConfig); err != nil {
+		return err
+	}
+	s.MadeConfig = s.MadeConfig || !there
+	s.Block = runtimeTable(o, m.version)
+	with, err := setBlock(o, base, s.Block)
+	if err != nil {
+		return err
+	}
+	return checkBlock(o.Layout.Main, base, with, o.runtimeClass())
 }

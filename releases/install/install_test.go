@@ -504,6 +504,69 @@ func TestReleasesThatNobodyUsesAreCollected(t *testing.T) {
 	}
 }
 
+// A host's root file system that is mounted elsewhere brings its own proc along, as a container sees it.
+func TestPodsOfAHostThatIsMountedElsewhereAreSeen(t *testing.T) {
+	root := newHost(t, nil)
+	src := Source{Version: "1", Programs: programs(t), Guests: []string{guest(t, "default")}}
+	put(t, root, DefaultPrefix, src, Defaults())
+	proc := filepath.Join(root, "proc/4711")
+	if err := os.MkdirAll(filepath.Join(proc, "fd"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(DefaultPrefix+"/releases/1/bin/"+shimProgram, filepath.Join(proc, "exe")); err != nil {
+		t.Fatal(err)
+	}
+	i, err := Open(root, DefaultPrefix, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	if _, err := i.PlanUninstall(false); !errors.Is(err, ErrInUse) {
+		t.Errorf("got %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(root, "proc")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.PlanUninstall(false); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAReleaseThatIsThereNeedsNoSource(t *testing.T) {
+	root := newHost(t, nil)
+	for _, v := range []string{"1", "2"} {
+		put(t, root, DefaultPrefix, Source{Version: v, Programs: programs(t), Guests: []string{guest(t, "default")}},
+			Defaults())
+	}
+	o := Defaults()
+	o.Place = "oci:registry.example/guests:1"
+	ch := do(t, root, DefaultPrefix, func(i *Installation) (*Change, error) { return i.PlanInstalled("1", o) })
+	wantGood(t, root, DefaultPrefix, "1")
+	if ch.NeedsSource() || ch.Restart || ch.Before != "2" {
+		t.Errorf("%+v", ch)
+	}
+	i, err := Open(root, DefaultPrefix, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	if was, ok, err := i.Options(); err != nil || !ok || was != o {
+		t.Errorf("%+v %v %v", was, ok, err)
+	}
+	if has, err := i.Has("3"); err != nil || has {
+		t.Error(has, err)
+	}
+	if r, err := i.InForce(); err != nil || r != "1" {
+		t.Error(r, err)
+	}
+	if err := os.Remove(filepath.Join(root, DefaultPrefix, "releases/1/bin", shimProgram)); err != nil {
+		t.Fatal(err)
+	}
+	if ch, err := i.PlanInstalled("1", o); err != nil || !ch.NeedsSource() {
+		t.Errorf("%+v %v", ch, err)
+	}
+}
+
 // A command may be killed at any moment: the host is in the state before or in the one that was asked for, and the same
 // command completes it.
 func TestKilledCommandsLeaveOneStateOrTheOther(t *testing.T) {

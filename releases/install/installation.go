@@ -52,6 +52,9 @@ func (i *Installation) Close() error {
 	return err
 }
 
+// ErrBusy is that another process changes what is to be changed.
+var ErrBusy = errors.New("another command changes the installations")
+
 // takeLock keeps other commands out. A folder of run or of the prefix would have to be made and could be removed by
 // another: the lock is on the root folder itself.
 func (i *Installation) takeLock() error {
@@ -60,8 +63,7 @@ func (i *Installation) takeLock() error {
 		return err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return errors.Join(fmt.Errorf("another command changes the installations of %s: %w; try again when it is done",
-			i.host.base, err), f.Close())
+		return errors.Join(fmt.Errorf("%w of %s: %w; try again when it is done", ErrBusy, i.host.base, err), f.Close())
 	}
 	i.lock = f
 	return nil
@@ -160,8 +162,54 @@ func (i *Installation) PlanRollback(release string) (*Change, error) {
 	return i.plan(s, old, c)
 }
 
-func (i *Installation) notInstalled() error {
-	return fmt.Errorf("nothing is installed in %s", i.prefix)
+// ErrNone is that nothing is installed.
+var ErrNone = errors.New("nothing is installed")
+
+func (i *Installation) notInstalled() error { return fmt.Errorf("%w in %s", ErrNone, i.prefix) }
+
+// InForce is the release that is in force; empty for none.
+func (i *Installation) InForce() (string, error) {
+	s, err := i.current()
+	if err != nil || s == nil {
+		return "", err
+	}
+	return s.Release, nil
+}
+
+// Has says whether a release is there, in force or not.
+func (i *Installation) Has(release string) (bool, error) {
+	all, err := i.releases()
+	return slices.Contains(all, release), err
+}
+
+// PlanInstalled says what it changes that a release which is there is to be in force, with these options. Files of it
+// that are not what they were are repaired by Plan alone, which has them: NeedsSource says so.
+func (i *Installation) PlanInstalled(release string, o Options) (*Change, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	old, err := i.current()
+	if err != nil {
+		return nil, err
+	}
+	c, err := i.contents(release)
+	if err != nil {
+		return nil, err
+	}
+	s := &state{Version: stateVersion, Release: release, Options: o}
+	if old != nil {
+		if s.Previous = old.Release; old.Release == release {
+			s.Previous = old.Previous
+		}
+	}
+	return i.plan(s, old, c)
+}
+
+// NeedsSource says whether the release has files that are not what they were, so that they have to be copied again.
+func (c *Change) NeedsSource() bool {
+	return slices.ContainsFunc(c.damaged, func(p string) bool {
+		return slices.ContainsFunc(c.contents.Files, func(f file) bool { return f.Path == p })
+	})
 }
 
 // releases lists the releases that are there, sorted.
@@ -436,7 +484,7 @@ func difference(old, new string) string {
 
 // stateFiles are the files of a state that others read, by name.
 func (i *Installation) stateFiles(s *state, c contents) map[string]string {
-	o, version := s.Options, 3
+	o, version := s.Options, s.Options.dropInVersion()
 	files := map[string]string{
 		dropInName: fmt.Sprintf("version = %d\n\n%s", version, runtimeTable(o, version)),
 		crioName:   crioTable(o),

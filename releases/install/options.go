@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/katabuild/katabuild/releases/install/distribution"
 )
 
 // Where things are unless somebody says otherwise.
@@ -33,12 +35,46 @@ type Options struct {
 	Containerd       string `json:"containerd"`       // auto, drop-in, block or no
 	ContainerdConfig string `json:"containerd_config"`
 	CRIO             string `json:"crio"` // auto, yes or no
+	// Layout is where a distribution of Kubernetes takes containerd's settings from; the zero value is for a containerd
+	// of the host's own.
+	Layout distribution.Layout `json:"layout,omitzero"`
+	// Place is where the release came from, for whoever asks whether that is what is to be installed; empty is unknown.
+	Place string `json:"place,omitempty"`
+}
+
+// On are the options for a host with what was found on it: whom it tells of itself, and in which file.
+func (o Options) On(f distribution.Found) Options {
+	o.Layout, o.ContainerdConfig, o.Containerd, o.CRIO = f.Layout, f.Config, wayNo, wayNo
+	if f.Containerd {
+		o.Containerd = wayAuto
+	}
+	if f.CRIO {
+		o.CRIO = wayYes
+	}
+	return o
 }
 
 // Defaults are the options of a first installation.
 func Defaults() Options {
 	return Options{Bin: defaultBin, Handler: defaultHandler, Containerd: wayAuto,
 		ContainerdConfig: defaultContainerdConfig, CRIO: wayAuto}
+}
+
+// Units are those of systemd that run the daemons which are told. Of those of a distribution one is there.
+func (o Options) Units() []string {
+	var out []string
+	switch {
+	case o.Layout.Name != "":
+		out = slices.Clone(distribution.Units(o.Layout.Name))
+	case o.Containerd != wayNo:
+		out = distribution.Units("containerd")
+	}
+	for _, u := range distribution.Units("crio") {
+		if o.CRIO != wayNo && !slices.Contains(out, u) {
+			out = append(slices.Clone(out), u)
+		}
+	}
+	return out
 }
 
 // suffixWord is the form of suffixes and handlers: those of a RuntimeClass's name (RFC 1123).
@@ -53,7 +89,13 @@ func (o Options) check() error {
 		return fmt.Errorf("handler %q: want 1 to 32 of a-z, 0-9 and dashes, with a letter or digit first and last",
 			o.Handler)
 	}
-	for _, p := range []string{o.Bin, o.ContainerdConfig} {
+	paths := []string{o.Bin, o.ContainerdConfig}
+	for _, p := range []string{o.Layout.Main, o.Layout.DropIns} {
+		if p != "" {
+			paths = append(paths, p)
+		}
+	}
+	for _, p := range paths {
 		if !path.IsAbs(p) || path.Clean(p) != p {
 			return fmt.Errorf("path %q: want an absolute one without . and .. in it", p)
 		}
@@ -86,16 +128,34 @@ func (o Options) shimLinks() []string {
 	return []string{"containerd-shim-" + o.dashed("kata") + "-v2", "containerd-shim-" + o.dashed("katabuild") + "-v2"}
 }
 
+// RuntimePath is the program kata-runtime of an installation, on its host.
+func (o Options) RuntimePath() string { return path.Join(o.Bin, o.dashed(runtimeProgram)) }
+
 // Prefix is the folder of an installation with that suffix, below the default one's parent.
 func Prefix(suffix string) string { return Options{Suffix: suffix}.dashed(DefaultPrefix) }
 
-// RuntimeClassYAML is the object that lets pods ask for the runtime. The overhead is what a pod's QEMU and shim need
-// beside the guest's memory.
-func (o Options) RuntimeClassYAML() string {
-	return fmt.Sprintf(`apiVersion: node.k8s.io/v1
+// What a pod's QEMU, virtiofsd and shim need on the host beside what its containers use, for the scheduler and the
+// pod's control group. The chart has the same figures. Of 160 MiB the guest's own kernel and agent take the most.
+const (
+	overheadMemory = "160Mi"
+	overheadCPU    = "250m"
+)
+
+// RuntimeClassYAML is the object that lets pods ask for the runtime, and says what such a pod needs besides. With the
+// key of a label, pods only go to nodes where that label is true. Kubernetes: docs/concepts/containers/runtime-class.
+func (o Options) RuntimeClassYAML(nodeLabel string) string {
+	out := fmt.Sprintf(`apiVersion: node.k8s.io/v1
 kind: RuntimeClass
 metadata:
   name: %[1]s
 handler: %[1]s
-`, o.runtimeClass())
+overhead:
+  podFixed:
+    memory: %[2]s
+    cpu: %[3]s
+`, o.runtimeClass(), overheadMemory, overheadCPU)
+	if nodeLabel != "" {
+		out += fmt.Sprintf("scheduling:\n  nodeSelector:\n    %s: \"true\"\n", nodeLabel)
+	}
+	return out
 }
