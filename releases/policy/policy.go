@@ -14,6 +14,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/owned"
+	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/keys"
 	"github.com/katabuild/katabuild/releases/refusal"
@@ -82,12 +83,21 @@ type named struct {
 
 // Read reads a policy from a file, YAML or JSON, that nobody but this user and root could have written. Otherwise it is
 // a *refusal.Error.
-func Read(path string) (*Policy, error) {
+func Read(path string) (*Policy, error) { return read(path, owned.Read) }
+
+// ReadMounted reads a policy from a file that whoever mounted it vouches for: to a container, the modes of a volume's
+// folders say nothing about who could have written it.
+func ReadMounted(path string) (*Policy, error) { return read(path, regular.ReadFile) }
+
+// reader reads a file of at most limit bytes.
+type reader func(path string, limit int64) ([]byte, error)
+
+func read(path string, file reader) (*Policy, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	data, err := owned.Read(abs, maxFile+1)
+	data, err := file(abs, maxFile+1)
 	if u, unsafe := errors.AsType[*owned.Unsafe](err); unsafe {
 		return nil, refusal.New(refusal.Policy, path, "%v", u)
 	}
@@ -96,7 +106,7 @@ func Read(path string) (*Policy, error) {
 	}
 	p, err := Parse(data)
 	if err == nil && p.Roles != nil {
-		err = p.Roles.read(filepath.Dir(abs))
+		err = p.Roles.read(filepath.Dir(abs), file)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("policy %s: %w", path, err)
@@ -106,7 +116,7 @@ func Read(path string) (*Policy, error) {
 
 // read reads the root that a policy in the folder dir trusts: from a file that nobody else could have written, like the
 // policy itself.
-func (r *Roles) read(dir string) error {
+func (r *Roles) read(dir string, file reader) error {
 	at := func(path string) string {
 		if filepath.IsAbs(path) {
 			return path
@@ -114,7 +124,7 @@ func (r *Roles) read(dir string) error {
 		return filepath.Join(dir, path)
 	}
 	var err error
-	r.Root, err = owned.Read(at(r.File), maxFile)
+	r.Root, err = file(at(r.File), maxFile)
 	if u, unsafe := errors.AsType[*owned.Unsafe](err); unsafe {
 		return refusal.New(refusal.Policy, at(r.File), "%v", u)
 	}

@@ -75,13 +75,12 @@ func (h *Host) accept(ctx context.Context, named string, at origin, head folder.
 	if err != nil {
 		return nil, nil, err
 	}
-	by, err := h.signed(ctx, p, at, head)
+	a, err := h.asker(p, at).Ask(ctx, at.place, head)
 	if err != nil {
 		return nil, nil, err
 	}
-	x, err := index.Decode(head.Index)
-	if err != nil {
-		return nil, nil, err
+	if a.Newer != "" {
+		fmt.Fprintf(h.Err, "a higher version of this channel is offered: %s\n", a.Newer)
 	}
 	memory, err := h.memory()
 	if err != nil {
@@ -91,7 +90,7 @@ func (h *Host) accept(ctx context.Context, named string, at origin, head folder.
 	if err != nil {
 		return nil, nil, err
 	}
-	return x, by, errors.Join(p.Allows(x), before.Check(x))
+	return a.Index, a.By, before.Check(a.Index)
 }
 
 // acceptReproduced is accept, and checks that as many have reproduced the release as the policy asks for.
@@ -105,7 +104,7 @@ func (h *Host) acceptReproduced(ctx context.Context, named string, at origin, he
 	if err != nil {
 		return nil, nil, err
 	}
-	return x, by, judge.Reproduced(head.Index, x, head.Reproduced, p)
+	return x, by, h.asker(p, at).Reproduced(head, x)
 }
 
 // hasArch refuses a release without a guest for an architecture. Any has one for the empty name.
