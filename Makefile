@@ -30,13 +30,15 @@ setup: ## install what is missing: Debian packages (as root or with sudo) and Go
 	@sh ci/setup.sh
 
 .PHONY: build
-build: ## build katabuild, kata-runtime, the shim and the agent into bin/
+build: ## build katabuild, kata-runtime, kata-deploy, the shim and the agent into bin/
 	@mkdir -p bin
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
 		-o bin/katabuild ./cmd/katabuild
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w' -o bin/katabuild-cc ./cmd/katabuild-cc
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
 		-o bin/kata-runtime ./cmd/kata-runtime
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
+		-o bin/kata-deploy ./cmd/kata-deploy
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
 		-o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
 	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
