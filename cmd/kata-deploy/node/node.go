@@ -109,6 +109,10 @@ func Run(ctx context.Context, cfg Config, api API, log *slog.Logger) error {
 	if err := os.MkdirAll(cfg.Work, 0o700); err != nil {
 		return err
 	}
+	// A volume is writable for everybody by its mode, and what is remembered of roles may not lie in such a folder.
+	if err := os.Chmod(cfg.Work, 0o700); err != nil {
+		return err
+	}
 	if err := n.setReady(""); err != nil { // of a container that ended
 		return err
 	}
