@@ -73,6 +73,11 @@ uninstall: ## take off this host what make install put there (as root)
 dist: ## build the programs and agents for ARCH, or every architecture, into dist/programs/ARCH/
 	@sh ci/dist.sh dist/programs "$(VERSION:v%=%)" "$(COMMIT)" $(ARCH)
 
+# With RELEASE_DIR, the folder of a release, the image has that, too.
+.PHONY: node-image
+node-image: build dist ## make the image that keeps the runtime on nodes of Kubernetes, for ARCH or all, in out/
+	@$(KATABUILD) node-image $(RELEASE_DIR) -o $(OUT)/node-image $(ARCH:%=--arch %) --version "$(VERSION:v%=%)"
+
 .PHONY: packages
 packages: agents ## make .deb, .rpm, .apk and Arch packages of the programs for ARCH (x86_64) in dist/
 	@sh ci/packages.sh $(or $(ARCH),x86_64)

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"net"
 	"os"
@@ -158,19 +155,14 @@ func writeStatement(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(at, list, 0o644))
 }
 
-// writeELF is the word elf: elf ARCH FILE writes the beginning of a program for an architecture, and its name.
+// writeELF is the word elf: elf ARCH FILE writes what passes for a program of an architecture.
 func writeELF(ts *testscript.TestScript, neg bool, args []string) {
-	machine := map[string]elf.Machine{"x86_64": elf.EM_X86_64, "aarch64": elf.EM_AARCH64}
-	if neg || len(args) != 2 || machine[args[0]] == 0 {
+	if neg || len(args) != 2 {
 		ts.Fatalf("usage: elf ARCH FILE")
 	}
-	h := elf.Header64{Machine: uint16(machine[args[0]])}
-	copy(h.Ident[:], elf.ELFMAG)
-	h.Ident[elf.EI_CLASS], h.Ident[elf.EI_DATA] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB)
-	var b bytes.Buffer
-	ts.Check(binary.Write(&b, binary.LittleEndian, h))
-	b.WriteString(args[1])
-	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o755))
+	data, err := releasetest.Program(args[0], args[1])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), data, 0o755))
 }
 
 // writePage is the word page: page FILE OUT writes the commands that a page of docs/ shows, as a script of the shell.

@@ -3,6 +3,8 @@ package releasetest
 
 import (
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -197,4 +199,32 @@ func Reproduced(data, list []byte, by keys.Signer) ([]byte, error) {
 		return nil, err
 	}
 	return reproduced.Merge(list, more)
+}
+
+// machines are how programs say what they are for: e_machine, and their byte order.
+var machines = map[string]struct {
+	machine elf.Machine
+	order   binary.ByteOrder
+	data    elf.Data
+}{
+	"x86_64":  {elf.EM_X86_64, binary.LittleEndian, elf.ELFDATA2LSB},
+	"aarch64": {elf.EM_AARCH64, binary.LittleEndian, elf.ELFDATA2LSB},
+	"ppc64le": {elf.EM_PPC64, binary.LittleEndian, elf.ELFDATA2LSB},
+	"riscv64": {elf.EM_RISCV, binary.LittleEndian, elf.ELFDATA2LSB},
+	"s390x":   {elf.EM_S390, binary.BigEndian, elf.ELFDATA2MSB},
+}
+
+// Program is a static program for an architecture that runs nowhere: the header of an ELF, and its name.
+func Program(architecture, name string) ([]byte, error) {
+	m, ok := machines[architecture]
+	if !ok {
+		return nil, errors.New("no architecture " + architecture)
+	}
+	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(m.machine), Version: uint32(elf.EV_CURRENT),
+		Ehsize: 64, Phentsize: 56}
+	copy(h.Ident[:], elf.ELFMAG)
+	h.Ident[elf.EI_CLASS], h.Ident[elf.EI_DATA] = byte(elf.ELFCLASS64), byte(m.data)
+	h.Ident[elf.EI_VERSION] = byte(elf.EV_CURRENT)
+	data, err := binary.Append(nil, m.order, h)
+	return append(data, name...), err
 }

@@ -9,12 +9,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/releases/assemble"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/judge"
+	"github.com/katabuild/katabuild/releases/refusal"
 )
 
 // Name is the folder of a guest: NAME-VERSION-ARCH, and its variant where it has one.
@@ -24,6 +27,34 @@ func Name(g *index.Guest) string {
 		name += "-" + g.Variant
 	}
 	return name
+}
+
+// programs are those of a release that a node needs.
+var programs = []string{"containerd-shim-kata-v2", "kata-runtime"}
+
+// ForNode is what a host of an architecture needs of a release to run its guests: those without a variant, and the
+// programs that run them. A release without is refused.
+func ForNode(x *index.Index, architecture string) (*index.Index, error) {
+	part := &index.Index{Version: x.Version, Channel: x.Channel, Time: x.Time}
+	for _, g := range x.Guests {
+		if g.Arch == architecture && g.Variant == "" {
+			part.Guests = append(part.Guests, g)
+		}
+	}
+	if len(part.Guests) == 0 {
+		return nil, refusal.New(refusal.Architecture, "release", "want a guest for %s that has no variant",
+			architecture)
+	}
+	for _, p := range x.Programs {
+		if p.Arch == architecture && slices.Contains(programs, p.Name) {
+			part.Programs = append(part.Programs, p)
+		}
+	}
+	if len(part.Programs) != len(programs) {
+		return nil, refusal.New(refusal.Architecture, "release", "want the programs %s for %s: make dist builds them, "+
+			"and a release has those that it is given", strings.Join(programs, " and "), architecture)
+	}
+	return part, nil
 }
 
 // Guest makes the folder of a guest below dir, and returns it. What is there is replaced file by file, the manifest

@@ -26,7 +26,6 @@ import (
 	"github.com/katabuild/katabuild/releases/judge"
 	"github.com/katabuild/katabuild/releases/place"
 	"github.com/katabuild/katabuild/releases/policy"
-	"github.com/katabuild/katabuild/releases/refusal"
 	"github.com/katabuild/katabuild/releases/unpack"
 	"github.com/katabuild/katabuild/runtime/attest"
 )
@@ -51,9 +50,6 @@ const (
 	minSeed  = chunks.Least
 	maxSeeds = 200
 )
-
-// programs are those of a release that a node needs.
-var programs = []string{"containerd-shim-kata-v2", "kata-runtime"}
 
 // open opens the place.
 func (n *node) open(ctx context.Context) (place.Source, error) {
@@ -89,7 +85,7 @@ func (n *node) ask(ctx context.Context) (r *release, err error) {
 	if err != nil {
 		return nil, err
 	}
-	part, err := partFor(x, here.Name)
+	part, err := unpack.ForNode(x, here.Name)
 	if err != nil {
 		return nil, fmt.Errorf("release %s: %w", n.Release, err)
 	}
@@ -120,30 +116,6 @@ func (n *node) admit(ctx context.Context, head folder.Head) (*index.Index, error
 	}
 	n.log.Info("release accepted", "place", n.Release, "by", strings.Join(a.By, ", "))
 	return a.Index, asker.Reproduced(head, a.Index)
-}
-
-// partFor is what a node of an architecture needs of a release: its guests without a variant, and the two programs.
-func partFor(x *index.Index, architecture string) (*index.Index, error) {
-	part := &index.Index{Version: x.Version, Channel: x.Channel, Time: x.Time}
-	for _, g := range x.Guests {
-		if g.Arch == architecture && g.Variant == "" {
-			part.Guests = append(part.Guests, g)
-		}
-	}
-	if len(part.Guests) == 0 {
-		return nil, refusal.New(refusal.Architecture, "release", "want a guest for %s that has no variant",
-			architecture)
-	}
-	for _, p := range x.Programs {
-		if p.Arch == architecture && slices.Contains(programs, p.Name) {
-			part.Programs = append(part.Programs, p)
-		}
-	}
-	if len(part.Programs) != len(programs) {
-		return nil, refusal.New(refusal.Architecture, "release", "want the programs %s for %s: katabuild release puts "+
-			"them in with --programs", strings.Join(programs, " and "), architecture)
-	}
-	return part, nil
 }
 
 // narrowed is a source whose index is a part of what it was.

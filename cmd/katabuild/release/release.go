@@ -59,7 +59,7 @@ type Host struct {
 // Commands makes them.
 func (h *Host) Commands() []*cobra.Command {
 	return []*cobra.Command{h.releaseCmd(), h.listCmd(), h.signCmd(), h.keysCmd(), h.pushCmd(),
-		h.pullCmd(), h.copyCmd(), h.rolesCmd()}
+		h.pullCmd(), h.copyCmd(), h.rolesCmd(), h.nodeImageCmd()}
 }
 
 // releaseFlags are what a user may say about a release.
