@@ -184,7 +184,7 @@ test-faults: ## kill QEMU, virtiofsd, shim and containerd (KATABUILD_TEST_CYCLES
 	@sh ci/test.sh faults
 
 .PHONY: test-kubernetes
-test-kubernetes: ## run a pod of Kubernetes, whose parts are built first, in a guest (as root; minutes the first time)
+test-kubernetes: ## run pods of Kubernetes, whose parts are built first, in guests, and the chart (as root; minutes)
 	@sh ci/test.sh kubernetes
 
 .PHONY: test-arch
@@ -259,6 +259,10 @@ golden: ## rewrite the golden files; read the diff before you commit it
 .PHONY: changelog
 changelog: ## write releases/CHANGELOG.md from the notes
 	@$(GO) run ./ci/changelog
+
+.PHONY: kustomize
+kustomize: ## write releases/kubernetes/kustomize from the chart (builds Helm the first time)
+	@$(GO) run ./ci/chart
 
 .PHONY: release-notes
 release-notes: ## move the notes into the page of the release of VERSION, releases/dated/DAY-VERSION.md

@@ -134,6 +134,7 @@ kubernetes() {
 	default_guest
 	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 60m \
 		-run Kubernetes ./ci/containerd
+	KATABUILD_TEST_KUBERNETES=1 as_root "$go" test -count=1 ./ci/chart
 }
 
 case "${1:-all}" in

@@ -552,9 +552,9 @@ func TestEveryDocumentedCommandRuns(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Commands that build on each other are run elsewhere: by TestTheCommandsOfThePageOnOptionsWork, and by scripts of
-	// cmd/katabuild.
-	elsewhere := []string{"kernel-options.md"}
+	// Commands that build on each other are run elsewhere: by TestTheCommandsOfThePageOnOptionsWork, by ci/test.sh and
+	// TestKubernetesInstaller, and by scripts of cmd/katabuild.
+	elsewhere := []string{"kernel-options.md", "kubernetes.md"}
 	scripts, err := filepath.Glob(abs(t, "cmd/katabuild/testdata/script/*.txtar"))
 	if err != nil {
 		t.Fatal(err)
