@@ -193,8 +193,10 @@ test-arch: ## run a container with Debian's kernel for every architecture, emula
 	@sh ci/test.sh arch
 
 .PHONY: test-packages
-test-packages: ## make packages twice, and have dpkg install and purge them (as root)
-	@KATABUILD_TEST_PACKAGES=1 $(GO) test -count=1 -run TestPackages ./ci/e2e
+test-packages: ## make packages twice, have dpkg install and purge them, and boot a host with them (as root)
+	@sh ci/setup.sh packaging
+	@$(MAKE) --no-print-directory guest RECIPE=tiny
+	@KATABUILD_TEST_PACKAGES=1 $(GO) test -count=1 -timeout 30m -run TestPackages ./ci/e2e
 
 .PHONY: test-cross
 test-cross: ## build and vet the agent for every architecture, and build guests as hosts of others do (emulated)
@@ -228,7 +230,7 @@ files-table: build ## write the table of docs/files.md: operations on files unde
 		-run '^TestFilesTable$$' ./ci/containerd
 
 .PHONY: bench
-bench: guest bench-images ## measure boot, build and sizes, beside what a user would use instead
+bench: guest bench-images bench-releases ## measure boot, build and sizes, beside what a user would use instead
 	@KATABUILD_TEST_KERNEL_VMLINUX=$(CURDIR)/$(OUT)/$(RECIPE)/vmlinux \
 		$(GO) test -count=1 ./kernel -run '^TestBenchBoot$$' -v | grep '^kernel boot'
 	@$(GO) run ./ci/bench -guest $(OUT)/$(RECIPE)
@@ -247,6 +249,10 @@ cost-page: guest ## write the tables of docs/kernel-cost.md: what the features a
 .PHONY: bench-images
 bench-images: build ## measure making disk images, beside mkfs and mmdebstrap (needs Debian's archive and 12 GB of disk)
 	@$(GO) run ./ci/bench images
+
+.PHONY: bench-releases
+bench-releases: guest ## measure release, pull, update and verify, beside a static tarball (needs Debian's archive)
+	@$(GO) run ./ci/bench releases
 
 ## Keep
 

@@ -2,9 +2,9 @@
 # Installs what this host lacks to build, boot and test: Debian packages by apt, and Go where it is missing or too old.
 # Run by `make setup`; it changes nothing where nothing is missing.
 #
-# usage: ci/setup.sh [packages|go|tests|arch|cross|guests]   (packages and go without an argument; tests also brings
-# what judges our work in tests, and a containerd; arch what emulates machines of other architectures, cross what
-# emulates their programs; guests what builds and boots guests of all architectures)
+# usage: ci/setup.sh [packages|go|tests|arch|cross|packaging|guests]   (packages and go without an argument; tests also
+# brings what judges our work in tests, and a containerd; arch what emulates machines of other architectures, cross what
+# emulates their programs; packaging what judges packages; guests what builds and boots guests of all architectures)
 set -eu
 
 # The one place that pins Go. go.mod asks for at least this minor version.
@@ -82,6 +82,11 @@ opensbi:/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin
 # What emulates programs of the other architectures.
 EMULATORS="
 qemu-user-static:/usr/bin/qemu-s390x-static
+"
+
+# What judges packages.
+PACKAGING="
+lintian:/usr/bin/lintian
 "
 
 say() { echo "setup: $*" >&2; }
@@ -172,6 +177,7 @@ all) packages "$PACKAGES"; get_go ;;
 tests) packages "$PACKAGES $HOST_TOOLS $JUDGES $CONTAINERS $MACHINES"; get_go; modules ;;
 arch) packages "$MACHINES" ;;
 cross) packages "$EMULATORS" ;;
+packaging) packages "$PACKAGING" ;;
 guests) packages "$PACKAGES $MACHINES"; get_go ;;
-*) say "usage: ci/setup.sh [packages|go|go-path|tests|arch|cross|guests]"; exit 2 ;;
+*) say "usage: ci/setup.sh [packages|go|go-path|tests|arch|cross|packaging|guests]"; exit 2 ;;
 esac

@@ -25,7 +25,7 @@ import (
 var foreign = map[string]string{
 	"mkfs.erofs": "erofs-utils", "mke2fs": "e2fsprogs", "veritysetup": "cryptsetup-bin", "mmdebstrap": "mmdebstrap",
 	"dpkg-deb": "dpkg",
-	"apt-get":  "apt", "cp": "coreutils", "tar": "tar",
+	"apt-get":  "apt", "cp": "coreutils", "tar": "tar", "curl": "curl", "zstd": "zstd",
 }
 
 // suite of Debian whose packages are measured.

@@ -1,6 +1,6 @@
 // Command bench measures a guest: sizes, the time of its boot, and what a build costs when nothing has changed. `bench
-// images` measures the making of disk images instead, beside the tools that a user would use instead, and `bench
-// kernels` the kernels of all architectures.
+// images` measures the making of disk images instead, beside the tools that a user would use instead, `bench releases`
+// what is done with releases, and `bench kernels` the kernels of all architectures.
 //
 // Figures of the tools katabuild replaces that were measured on the same Linux 6.12 source are printed beside, as a
 // ratio.
@@ -30,7 +30,7 @@ const (
 func main() {
 	if len(os.Args) > 1 {
 		parts := map[string]func([]string) error{"images": imagesMain, "kernels": kernelsMain,
-			"child": child}
+			"releases": releasesMain, "child": child}
 		if part, ok := parts[os.Args[1]]; ok {
 			if err := part(os.Args[2:]); err != nil {
 				fmt.Fprintln(os.Stderr, "bench:", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/registry/registrytest"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/internal/verdict"
@@ -32,15 +33,22 @@ func bootJSON(t *testing.T, guest string) booted {
 	return b
 }
 
-// TestAGuestOfEveryArchitectureIsAttested boots what `make guests RECIPE=tiny` builds.
+// tinyFor is the folder of the tiny guest for an architecture.
+func tinyFor(t *testing.T, name string) string {
+	t.Helper()
+	if name == "x86_64" {
+		return tiny(t)
+	}
+	return tiny(t) + "-" + name
+}
+
+// TestAGuestOfEveryArchitectureIsAttested boots what `make guests RECIPE=tiny` builds, and publishes all as one
+// release.
 func TestAGuestOfEveryArchitectureIsAttested(t *testing.T) {
 	for _, a := range arch.All() {
 		t.Run(a.Name, func(t *testing.T) {
 			need(t, testenv.Tool(a.QEMU))
-			guest := tiny(t)
-			if a.Name != "x86_64" {
-				guest += "-" + a.Name
-			}
+			guest := tinyFor(t, a.Name)
 			m, err := os.ReadFile(filepath.Join(guest, manifest.Name))
 			if err != nil {
 				t.Fatal(err)
@@ -57,6 +65,53 @@ func TestAGuestOfEveryArchitectureIsAttested(t *testing.T) {
 				t.Errorf("%s\nmachine %s", b.Verdict.Table(), b.Report.Kernel.Machine)
 			}
 		})
+	}
+	if !t.Failed() {
+		t.Run("one release", checkOneRelease)
+	}
+}
+
+// checkOneRelease publishes the guests of all architectures, which have booted, in Debian's registry and in the
+// library's own. A host takes those of its architecture, and finds none for another.
+func checkOneRelease(t *testing.T) {
+	need(t)
+	tmp := t.TempDir()
+	in := func(name ...string) string { return filepath.Join(append([]string{tmp}, name...)...) }
+	here := []string{"KATABUILD_STORE_KEY=" + in("here.key"), "XDG_STATE_HOME=" + in("here")}
+	guests := []string{"release"}
+	for _, a := range arch.All() {
+		guests = append(guests, tinyFor(t, a.Name))
+	}
+	katabuild(t, here, append(guests, "--version", "1.4.0", "-o", in("release"))...).want(t, 0, "a release of 5 guests")
+	katabuild(t, here, "release", tiny(t), "--version", "1.4.0", "-o", in("one")).want(t, 0, "a release of 1 guests")
+	katabuild(t, here, "keys", "new", in("key"), "--no-passphrase").want(t, 0)
+	policy := katabuild(t, here, "keys", "show", "--policy", in("key.pub"))
+	if err := os.WriteFile(in("policy.yaml"), []byte(policy.out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, registry := range map[string]string{"debian": registrytest.Distribution(t),
+		"library": registrytest.Serve(t, nil)} {
+		for _, release := range []string{"release", "one"} {
+			at := "oci:" + registry + "/" + release + ":1.4.0"
+			katabuild(t, here, "sign", in(release), "--key", in("key")).want(t, 0)
+			katabuild(t, here, "push", in(release), at).want(t, 0)
+			for _, a := range arch.All() {
+				host := in(name, release, a.Name)
+				there := []string{"KATABUILD_STORE_KEY=" + host + ".key", "XDG_STATE_HOME=" + host + ".state"}
+				r := katabuild(t, there, "pull", at, host, "--policy", in("policy.yaml"), "--arch", a.Name, "--guests",
+					host+".guests")
+				if release == "one" && a.Name != "x86_64" {
+					r.want(t, 3, "refused, wrong architecture")
+					continue
+				}
+				r.want(t, 0, "accepted, signed by")
+				ready, err := filepath.Glob(host + ".guests/*")
+				if err != nil || len(ready) != 1 || filepath.Base(ready[0]) != "tiny-1.4.0-"+a.Name {
+					t.Errorf("%s: %v, %q", a.Name, err, ready)
+				}
+				katabuild(t, there, "verify", ready[0]).want(t, 0, "intact")
+			}
+		}
 	}
 }
 
