@@ -66,8 +66,9 @@ func (h *Host) copyCmd() *cobra.Command {
 		Use: "copy FROM TO", Args: cobra.ExactArgs(2),
 		Short: "copy a release from place to place, such as to a file for hosts without a network",
 		Long: `copy copies a release with its signatures. Every digest stays what it is, and each file is checked as it
-is written. Nobody's signature is asked for: that is for those who pull. With --roles it brings the metadata of roles
-that offer it along, for hosts without a network; a bundle or a folder that has some keeps it.
+is written. Nobody's signature is asked for, as that is for those who pull, unless --policy names whose count: then
+nothing is copied that they have not signed. With --roles it brings the metadata of roles that offer it along, for hosts
+without a network; a bundle or a folder that has some keeps it.
 
 ` + placesHelp,
 		Example: "  katabuild copy oci:registry.example/guests:stable bundle:release.tar\n" +
@@ -75,6 +76,7 @@ that offer it along, for hosts without a network; a bundle or a folder that has 
 			"  katabuild copy bundle:release.tar oci:mirror.example/guests:stable",
 	}
 	var o place.Options
+	asked := c.Flags().String("policy", "", "`file` that says whose releases are copied (default: anybody's)")
 	metadata := c.Flags().String("roles", "", "`place` of metadata of roles, as of \"katabuild roles publish\", that "+
 		"a bundle or a folder is to bring along")
 	access := h.Registries(c.Flags())
@@ -85,6 +87,16 @@ that offer it along, for hosts without a network; a bundle or a folder that has 
 					"metadata goes with katabuild roles publish")}
 			}
 			if o.Roles, err = h.set(c.Context(), *metadata, access); err != nil {
+				return err
+			}
+		}
+		if *asked != "" {
+			a, err := access()
+			if err != nil {
+				return err
+			}
+			o.Accept = func(head folder.Head) error {
+				_, _, err := h.acceptReproduced(c.Context(), *asked, origin{args[0], a}, head)
 				return err
 			}
 		}

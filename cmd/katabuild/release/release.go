@@ -220,16 +220,19 @@ func dependencies(l *lock.Lock) []provenance.Dependency {
 
 func (h *Host) listCmd() *cobra.Command {
 	var asJSON bool
+	var asked string
 	c := &cobra.Command{
 		Use: "list PLACE", Args: cobra.ExactArgs(1), Short: "list the guests of a release",
 		Long: `list shows the guests of a release: name, version, architecture, variant, how many files they have and
 how big they are, by how many keys that have not signed the release itself each was reproduced, and with which keys it
-is signed. It believes what the release says; "katabuild verify" checks it.
+is signed. It believes what the release says; "katabuild verify" checks it. With --policy it says whether a pull would
+accept the release, and by whose signatures; one that would be refused ends it with exit code 3.
 
 ` + placesHelp,
 		Example: "  katabuild list out/release\n  katabuild list oci:registry.example/guests:stable --json",
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print the index as it is")
+	c.Flags().StringVar(&asked, "policy", "", "`file` that says whose releases are accepted (default: none is asked)")
 	access := h.Registries(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error {
 		a, err := access()
@@ -248,11 +251,20 @@ is signed. It believes what the release says; "katabuild verify" checks it.
 		if err != nil {
 			return err
 		}
+		var refused error
+		var by []string
+		if asked != "" {
+			_, by, refused = h.acceptReproduced(c.Context(), asked, origin{args[0], a}, head)
+		}
 		if asJSON {
 			_, err = h.Out.Write(head.Index)
+			return errors.Join(err, refused)
+		}
+		if err := errors.Join(h.list(x, head), refused); err != nil || asked == "" {
 			return err
 		}
-		return h.list(x, head)
+		_, err = fmt.Fprintf(h.Out, "accepted, signed by %s\n", strings.Join(by, ", "))
+		return err
 	}
 	return c
 }
