@@ -16,7 +16,6 @@ import (
 // are written to lie in memory, as the disk is read-only.
 const host = `#!/bin/sh
 set -eu
-exec >/dev/console 2>&1
 trap 'echo "host: ended with $?"; systemctl poweroff --force --force' EXIT
 for d in /etc /opt /usr/local; do
 	mkdir -p "/run/upper$d" "/run/work$d"
@@ -45,11 +44,14 @@ diff /run/before /run/after && echo "host: nothing is left"
 
 const hostUnit = `[Unit]
 Description=What the test wants
-After=multi-user.target
+After=kata-containers.target
 [Service]
 Type=oneshot
 Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ExecStart=/bin/sh /srv/host
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/console
 `
 
 // TestPackagesServeASystemdHost boots Debian with systemd, containerd and our packages, which dpkg has installed, as a
@@ -61,7 +63,7 @@ func TestPackagesServeASystemdHost(t *testing.T) {
 	dir := t.TempDir()
 	tree := filepath.Join(dir, "recipe/tree")
 	unit := filepath.Join(tree, "etc/systemd/system")
-	wants := filepath.Join(unit, "graphical.target.wants")
+	wants := filepath.Join(unit, "kata-containers.target.wants")
 	if err := errors.Join(os.MkdirAll(wants, 0o755), os.MkdirAll(tree+"/srv", 0o755),
 		os.MkdirAll(tree+"/var/lib/containerd", 0o755), os.CopyFS(tree+"/srv/guest", os.DirFS(tiny(t))),
 		os.WriteFile(tree+"/srv/host", []byte(host), 0o644),
@@ -82,8 +84,8 @@ func TestPackagesServeASystemdHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recipe := strings.NewReplacer("name: systemd", "name: host", "[base-files,", "[containerd, diffutils, findutils, "+
-		"grep, base-files,", "  # What has nothing", "    - folder: tree\n  # What has nothing").Replace(string(text))
+	recipe := strings.NewReplacer("name: systemd", "name: host", "[base-files,", "[containerd, dash, diffutils, "+
+		"findutils, grep, mount, base-files,", "  # What has nothing", "    - folder: tree\n  # What has nothing").Replace(string(text))
 	if err := errors.Join(os.CopyFS(filepath.Join(dir, "patches"), os.DirFS(abs(t, "recipes/patches"))),
 		os.WriteFile(filepath.Join(dir, "recipe/recipe.yaml"), []byte(recipe), 0o644)); err != nil {
 		t.Fatal(err)
