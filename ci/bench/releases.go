@@ -312,7 +312,8 @@ func (b releases) host() error {
 	source := rand.NewChaCha8([32]byte{1})
 	_, _ = source.Read(image) // which never fails
 	guest, root := b.path("large"), b.path("root")
-	if err := errors.Join((releasetest.Guest{Disk: true, Image: image}).Write(guest), os.Mkdir(root, 0o755)); err != nil {
+	g := releasetest.Guest{Disk: true, Image: image}
+	if err := errors.Join(g.Write(guest), os.Mkdir(root, 0o755)); err != nil {
 		return err
 	}
 	if err := do([]string{b.runtime, "install", guest, "--root", root}); err != nil {

@@ -84,8 +84,11 @@ func TestPackagesServeASystemdHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recipe := strings.NewReplacer("name: systemd", "name: host", "[base-files,", "[containerd, dash, diffutils, "+
-		"findutils, grep, mount, base-files,", "  # What has nothing", "    - folder: tree\n  # What has nothing").Replace(string(text))
+	recipe := strings.NewReplacer(
+		"name: systemd", "name: host",
+		"[base-files,", "[containerd, dash, diffutils, findutils, grep, mount, base-files,",
+		"  # What has nothing", "    - folder: tree\n  # What has nothing",
+	).Replace(string(text))
 	if err := errors.Join(os.CopyFS(filepath.Join(dir, "patches"), os.DirFS(abs(t, "recipes/patches"))),
 		os.WriteFile(filepath.Join(dir, "recipe/recipe.yaml"), []byte(recipe), 0o644)); err != nil {
 		t.Fatal(err)
@@ -100,7 +103,8 @@ func TestPackagesServeASystemdHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"containerd was restarted, and is active", "containerd knows the runtime",
-		"containerd that was stopped is inactive", "containerd is active afterwards", "nothing is left", "ended with 0"} {
+		"containerd that was stopped is inactive", "containerd is active afterwards", "nothing is left",
+		"ended with 0"} {
 		if !strings.Contains(string(said), "host: "+line) {
 			t.Errorf("the host does not say: %s", line)
 		}

@@ -45,7 +45,8 @@ func fresh(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = c.Init(map[string]ceremony.Party{roles.Root: party(t, "alice", "bob"), roles.Targets: party(t, "carol", "dave"),
+	err = c.Init(map[string]ceremony.Party{
+		roles.Root: party(t, "alice", "bob"), roles.Targets: party(t, "carol", "dave"),
 		roles.Snapshot: party(t, "host"), roles.Timestamp: party(t, "host")}, when)
 	if err != nil {
 		t.Fatal(err)
