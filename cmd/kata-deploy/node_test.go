@@ -103,7 +103,13 @@ func newHost(t testing.TB) string {
 func tree(t testing.TB, root string) string {
 	t.Helper()
 	var b strings.Builder
-	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) (broken error) {
+		defer func() {
+			if errors.Is(broken, fs.ErrNotExist) { // what is being written goes while it is looked at
+				fmt.Fprintf(&b, "%s goes\n", p)
+				broken = nil
+			}
+		}()
 		if err != nil {
 			return err
 		}
@@ -318,6 +324,7 @@ func text(t testing.TB, p string) string {
 // A node gets a release, a newer one, the one before again, and nothing: through the program, its chroot and an API
 // server.
 func TestTheLifeOfANode(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -352,7 +359,7 @@ func TestTheLifeOfANode(t *testing.T) {
 	}
 	// What somebody changes is put right, in the release as elsewhere.
 	for _, p := range []string{"usr/local/bin/containerd-shim-kata-v2", "opt/katabuild/releases/" + first +
-		"/guests/sample/vmlinux"} {
+		"/guests/sample/vmlinux", "opt/katabuild/releases/" + first + "/files.json"} {
 		if err := os.Remove(filepath.Join(host, p)); err != nil {
 			t.Fatal(err)
 		}
@@ -424,6 +431,7 @@ func remove(t *testing.T, a *apiServer, out *bytes.Buffer, args ...string) int {
 }
 
 func TestAnAPIServerThatIsAwayIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -455,6 +463,7 @@ func TestAnAPIServerThatIsAwayIsWaitedFor(t *testing.T) {
 }
 
 func TestACheckThatFailsTakesTheLabelAway(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -482,6 +491,7 @@ func TestACheckThatFailsTakesTheLabelAway(t *testing.T) {
 }
 
 func TestAHostWithoutSystemd(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -496,6 +506,7 @@ func TestAHostWithoutSystemd(t *testing.T) {
 }
 
 func TestRestartsAsAskedFor(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -511,7 +522,32 @@ func TestRestartsAsAskedFor(t *testing.T) {
 	}
 }
 
+func TestARuntimeThatDidNotStartAnewIsNotReady(t *testing.T) {
+	t.Parallel()
+	if !testenv.Inside(t, 0) {
+		return
+	}
+	a, host := newAPI(t), newHost(t)
+	unit := filepath.Join(host, activeUnits, "containerd.service")
+	if err := os.Remove(unit); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, a, host, "--release", newRelease(t, "1.0.0", nil))
+	d.says("no unit containerd.service is active on this node: name the one")
+	d.until("it is installed", func() bool { return in(t, host) != "" })
+	if d.probe() != "" || a.labels() != begunLabel {
+		t.Errorf("ready %q, labels %s", d.probe(), a.labels())
+	}
+	// A restart that is owed is made up for, though nothing is left to change.
+	write(t, unit, "")
+	d.ready("installed 1.0.0")
+	if got := text(t, filepath.Join(host, restarted)); got != "containerd.service\n" {
+		t.Errorf("restarted %q", got)
+	}
+}
+
 func TestPodsThatStillRunAreWaitedFor(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -561,6 +597,7 @@ func TestPodsThatStillRunAreWaitedFor(t *testing.T) {
 }
 
 func TestTwoInstallationsHaveTheirOwnLabels(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -586,6 +623,7 @@ func TestTwoInstallationsHaveTheirOwnLabels(t *testing.T) {
 // A web server has a release: only what a policy accepts is installed, only what this machine needs of it moves, and a
 // node that comes up again does not need the server.
 func TestAReleaseFromElsewhere(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -687,6 +725,7 @@ func TestAReleaseFromElsewhere(t *testing.T) {
 }
 
 func TestAnotherCommandIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -708,6 +747,7 @@ func TestAnotherCommandIsWaitedFor(t *testing.T) {
 
 // What is asked of a node whose Kubernetes is another one lands where that one reads.
 func TestANodeOfK3s(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}
@@ -737,6 +777,7 @@ func TestANodeOfK3s(t *testing.T) {
 }
 
 func TestTheWordOfTheStateIsOneOfTwo(t *testing.T) {
+	t.Parallel()
 	if !testenv.Inside(t, 0) {
 		return
 	}

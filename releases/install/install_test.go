@@ -567,6 +567,73 @@ func TestAReleaseThatIsThereNeedsNoSource(t *testing.T) {
 	}
 }
 
+func TestAReleaseWithoutItsListIsPutAgain(t *testing.T) {
+	root := newHost(t, nil)
+	src := Source{Version: "1", Programs: programs(t), Guests: []string{guest(t, "default")}}
+	put(t, root, DefaultPrefix, src, Defaults())
+	before := snapshot(t, root)
+	if err := os.Remove(filepath.Join(root, DefaultPrefix, "releases/1", contentsName)); err != nil {
+		t.Fatal(err)
+	}
+	i, err := Open(root, DefaultPrefix, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	if has, err := i.Has("1"); err != nil || has {
+		t.Error(has, err)
+	}
+	put(t, root, DefaultPrefix, src, Defaults())
+	if after := snapshot(t, root); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestWhatWasReadIsReadAgainOnceItChanged(t *testing.T) {
+	root := newHost(t, nil)
+	put(t, root, DefaultPrefix, Source{Version: "1", Programs: programs(t), Guests: []string{guest(t, "default")}},
+		Defaults())
+	i, err := Open(root, DefaultPrefix, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	memory := Read{}
+	i.Remember(memory)
+	verify := func(want int) {
+		t.Helper()
+		if _, problems, err := i.Verify(); err != nil || len(problems) != want {
+			t.Errorf("%q %v, want %d", problems, err, want)
+		}
+	}
+	verify(0)
+	if len(memory) < 5 {
+		t.Fatalf("remembered %v", memory)
+	}
+	// As many bytes, at the same time as before, as far as a file says.
+	p := filepath.Join(root, DefaultPrefix, "releases/1/guests/default/vmlinux")
+	was, err := os.Stat(p)
+	if err == nil {
+		err = os.WriteFile(p, make([]byte, was.Size()), 0o644)
+	}
+	if err = errors.Join(err, os.Chtimes(p, was.ModTime(), was.ModTime())); err != nil {
+		t.Fatal(err)
+	}
+	verify(1)
+	verify(1)
+	// Whoever could set what the kernel says would not be seen: what is remembered is not read.
+	fi, err := os.Stat(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := fi.Sys().(*syscall.Stat_t)
+	e := memory["1/guests/default/vmlinux"]
+	memory["1/guests/default/vmlinux"] = seen{s.Ino, s.Size, s.Ctim, e.digest}
+	verify(0)
+	clear(memory)
+	verify(1)
+}
+
 // A command may be killed at any moment: the host is in the state before or in the one that was asked for, and the same
 // command completes it.
 func TestKilledCommandsLeaveOneStateOrTheOther(t *testing.T) {

@@ -11,9 +11,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/document"
 )
 
@@ -22,7 +24,24 @@ type Installation struct {
 	host   *host
 	prefix string
 	lock   *os.File
+	read   Read
 }
+
+// Read remembers files that were read and had their digest, so that whoever looks every minute need not read them again
+// while nothing about them has changed. What remembers is the caller; it is for one host.
+type Read map[string]seen
+
+// seen is what the kernel says of a file. A file that is written to gets another time of its inode's change, which
+// nobody can set.
+type seen struct {
+	inode   uint64
+	size    int64
+	changed syscall.Timespec
+	digest  digest.Digest
+}
+
+// Remember has looks at releases skip what was read before. Without it every byte is read.
+func (i *Installation) Remember(r Read) { i.read = r }
 
 // Open takes hold of the installation below a prefix of the root file system at base, / for this machine's own. With
 // change no other command changes it until Close.
@@ -176,10 +195,13 @@ func (i *Installation) InForce() (string, error) {
 	return s.Release, nil
 }
 
-// Has says whether a release is there, in force or not.
+// Has says whether a release is there, in force or not, with the list of its files.
 func (i *Installation) Has(release string) (bool, error) {
-	all, err := i.releases()
-	return slices.Contains(all, release), err
+	if !versionWord.MatchString(release) {
+		return false, nil
+	}
+	_, ok, err := i.host.text(i.at(releasesName, release, contentsName))
+	return ok, err
 }
 
 // PlanInstalled says what it changes that a release which is there is to be in force, with these options. Files of it

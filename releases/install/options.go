@@ -134,8 +134,8 @@ func (o Options) RuntimePath() string { return path.Join(o.Bin, o.dashed(runtime
 // Prefix is the folder of an installation with that suffix, below the default one's parent.
 func Prefix(suffix string) string { return Options{Suffix: suffix}.dashed(DefaultPrefix) }
 
-// What a pod's QEMU, virtiofsd and shim need on the host beside what its containers use, for the scheduler and the
-// pod's control group. The chart has the same figures. Of 160 MiB the guest's own kernel and agent take the most.
+// What a pod's QEMU, virtiofsd and shim, and its guest's kernel and agent, need on the host beside what its containers
+// use, for the scheduler and the pod's control group. The chart has the same figures.
 const (
 	overheadMemory = "160Mi"
 	overheadCPU    = "250m"

@@ -207,10 +207,15 @@ func (h *host) put(dir string, c contents, progress func(int64)) (err error) {
 	if err := h.write(path.Join(tmp, contentsName), want); err != nil {
 		return err
 	}
+	// A folder without its list is not a release any more. Files of it that are open stay so.
+	old := path.Join(path.Dir(dir), ".katabuild-old-"+path.Base(dir))
+	if err := h.root.Rename(rel(dir), rel(old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := h.root.Rename(rel(tmp), rel(dir)); err != nil {
 		return err
 	}
-	return h.sync(path.Dir(dir))
+	return errors.Join(h.root.RemoveAll(rel(old)), h.sync(path.Dir(dir)))
 }
 
 // copy copies one file, and compares what it wrote with the digest.

@@ -39,6 +39,15 @@ func (h host) file(paths ...string) string {
 	return ""
 }
 
+// opens says what keeps this container from opening a file of the host.
+func (h host) opens(p string) error {
+	f, err := os.Open(filepath.Join(h.root, p))
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // maxSaid is how much of what a program says is kept, in bytes.
 const maxSaid = 64 << 10
 

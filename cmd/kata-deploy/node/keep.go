@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/regular"
 	"github.com/katabuild/katabuild/releases/install"
@@ -17,8 +19,16 @@ import (
 	"github.com/katabuild/katabuild/releases/refusal"
 )
 
+// looksPerRead is after how many looks every byte of the release is read again, whatever the kernel says of its file:
+// an hour, as it is by default.
+const looksPerRead = 60
+
 // keep brings the node to what is asked for: installed, checked, labelled. What is so already costs a look.
 func (n *node) keep(ctx context.Context) error {
+	if n.looks++; n.looks > looksPerRead {
+		n.looks = 0
+		clear(n.read)
+	}
 	o, err := n.options()
 	if err != nil {
 		return err
@@ -172,6 +182,9 @@ const tries = 15
 func (n *node) hold(ctx context.Context) (*install.Installation, error) {
 	for t := 1; ; t++ {
 		i, err := install.Open(n.Host, n.Prefix, true)
+		if err == nil {
+			i.Remember(n.read)
+		}
 		if !errors.Is(err, install.ErrBusy) || t == tries {
 			return i, err
 		}
@@ -236,9 +249,9 @@ func (n *node) restartUnits(ctx context.Context, units []string) error {
 		}
 		done = true
 	}
-	if !done {
-		n.log.Warn("restart it on this node for it to read its configuration", "what", names,
-			"why", "no unit is active")
+	if !done { // pods would come, and find a runtime that has not read of it
+		return fmt.Errorf("no unit %s is active on this node: name the one that runs the container runtime with "+
+			"--restart, or say --restart none and restart it yourself", names)
 	}
 	return nil
 }
@@ -262,6 +275,12 @@ func (n *node) check(ctx context.Context, o install.Options) error {
 		missing = []string{said}
 	}
 	err = fmt.Errorf("%w: %s", err, strings.Join(missing, "; "))
+	// What rules for devices refuse is EPERM, whatever the file's mode. Linux: Documentation/admin-guide/cgroup-v2.rst,
+	// device controller.
+	if errors.Is(n.host.opens("dev/kvm"), unix.EPERM) {
+		err = fmt.Errorf("%w; this container may not open /dev/kvm, so the check says nothing about pods: make its "+
+			"pod privileged", err)
+	}
 	if n.Check == checkWarn {
 		n.log.Warn("pods may not run here; --check=warn goes on", "error", err)
 		return nil

@@ -101,11 +101,13 @@ type node struct {
 	offer *release  // what the place offers; nil until it has been asked
 	ready string    // what the file says; empty where it is not there
 	since time.Time // when pods were first waited for, to take the runtime off; zero for not
+	read  install.Read
+	looks int // since every byte was read
 }
 
 // Run keeps a node as it is asked to be until ctx ends. Then everything stays as it is, labels included.
 func Run(ctx context.Context, cfg Config, api API, log *slog.Logger) error {
-	n := &node{Config: cfg, api: api, log: log, host: host{cfg.Host}}
+	n := &node{Config: cfg, api: api, log: log, host: host{cfg.Host}, read: install.Read{}}
 	if err := os.MkdirAll(cfg.Work, 0o700); err != nil {
 		return err
 	}
