@@ -566,6 +566,9 @@ func TestPodsThatStillRunAreWaitedFor(t *testing.T) {
 	installed := tree(t, host)
 	write(t, state, "absent")
 	d.says("waiting for pods to end")
+	if got := d.probe(); got != "" {
+		t.Errorf("ready as %s while pods are waited for", got)
+	}
 	if got := a.labels(); strings.Contains(got, "kata-runtime") || !strings.Contains(got, begunLabel) {
 		t.Errorf("labels %s", got)
 	}
@@ -721,6 +724,33 @@ func TestAReleaseFromElsewhere(t *testing.T) {
 	d.until("the label goes", func() bool { return !strings.Contains(a.labels(), "kata-runtime") })
 	if d.probe() != "" {
 		t.Error("ready as what was not asked for")
+	}
+}
+
+// What somebody else put in the way is not written over, and the release is not taken anew for each try.
+func TestWhatIsInTheWayIsKept(t *testing.T) {
+	t.Parallel()
+	if !testenv.Inside(t, 0) {
+		return
+	}
+	a, host := newAPI(t), newHost(t)
+	theirs := filepath.Join(host, "usr/local/bin/containerd-shim-kata-v2")
+	write(t, theirs, "#!/bin/sh\n")
+	before := tree(t, host)
+	d := start(t, a, host, "--release", newRelease(t, "1.0.0", nil))
+	d.says("/usr/local/bin/containerd-shim-kata-v2 is there and not ours, so it is kept")
+	if d.probe() != "" || a.labels() != begunLabel || tree(t, host) != before {
+		t.Errorf("labels %s; host:\n%s", a.labels(), tree(t, host))
+	}
+	if _, err := os.Stat(filepath.Join(d.work, "programs")); err != nil {
+		t.Errorf("what was taken is gone: %v", err)
+	}
+	if err := os.Remove(theirs); err != nil {
+		t.Fatal(err)
+	}
+	d.ready("installed 1.0.0")
+	if _, err := os.Stat(filepath.Join(d.work, "programs")); err == nil {
+		t.Error("what was taken is left")
 	}
 }
 

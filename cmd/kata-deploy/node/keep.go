@@ -142,7 +142,10 @@ func (n *node) install(ctx context.Context, r *release, o install.Options) error
 		return err
 	}
 	_, err = n.change(ctx, o, func(i *install.Installation) (*install.Change, error) { return i.Plan(src, o) })
-	return errors.Join(err, n.sweep())
+	if err != nil {
+		return err // what was taken is there for the next time
+	}
+	return n.sweep()
 }
 
 // change makes a planned change, and says whether there was a plan.

@@ -119,8 +119,12 @@ func Run(ctx context.Context, cfg Config, api API, log *slog.Logger) error {
 		return err
 	}
 	log.Info("kata-deploy begins", "version", cfg.Version, "node", cfg.Node, "host", cfg.Host)
+	last := ""
 	for pause := cfg.Retry; ; {
 		wanted, err := n.wanted()
+		if err == nil && wanted != last { // ready as what it was is not ready as what it is to be
+			last, err = wanted, n.setReady("")
+		}
 		if err == nil {
 			err = n.bring(ctx, wanted)
 		}
