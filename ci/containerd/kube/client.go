@@ -32,8 +32,9 @@ func True(all []Condition, kind string) bool {
 
 // Pod is what tests read of a pod.
 type Pod struct {
-	Spec   struct{ Overhead map[string]string }
-	Status struct {
+	Metadata struct{ Name, UID string }
+	Spec     struct{ Overhead map[string]string }
+	Status   struct {
 		Phase, Reason, Message, PodIP string
 		Conditions                    []Condition
 		ContainerStatuses             []ContainerStatus

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
@@ -16,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -27,8 +27,20 @@ const (
 	loopback  = "127.0.0.1"
 	etcdURL   = "http://" + loopback + ":2379"
 	etcdPeers = "http://" + loopback + ":2380"
-	apiPort   = "6443"
-	apiHost   = loopback + ":" + apiPort
+	apiHost   = loopback + ":6443"
+)
+
+// service is the address of the API server for pods of a cluster with kube-proxy: the first of its range.
+const service = "10.99.0.1"
+
+// APIPort is where pods reach the API server, at Config.Address.
+const APIPort = 6443
+
+// The names of keys and of kubeconfig files.
+const (
+	controllers = "controller-manager"
+	scheduler   = "scheduler"
+	kubelet     = "kubelet"
 )
 
 // Config says what to start.
@@ -61,7 +73,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 }
 
 func (c *Cluster) start(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
 	for _, d := range []string{c.keys(), c.file("empty")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -73,10 +85,13 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	err = errors.Join(
-		a.issue("apiserver", pkix.Name{CommonName: "kube-apiserver"}, loopback),
+		a.issue("apiserver", pkix.Name{CommonName: "kube-apiserver"}, loopback, c.cfg.Address,
+			service),
 		a.issue("apiserver-client", pkix.Name{CommonName: "apiserver", Organization: []string{"system:masters"}}),
-		a.issue("kubelet", pkix.Name{CommonName: "system:node:" + Node, Organization: []string{"system:nodes"}},
+		a.issue(kubelet, pkix.Name{CommonName: "system:node:" + Node, Organization: []string{"system:nodes"}},
 			c.cfg.Address),
+		a.issue(controllers, pkix.Name{CommonName: "system:kube-controller-manager"}),
+		a.issue(scheduler, pkix.Name{CommonName: "system:kube-scheduler"}),
 		a.issue("service-accounts", pkix.Name{CommonName: "service accounts"}),
 	)
 	if err != nil {
@@ -96,8 +111,14 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.furnish(); err != nil {
 		return err
 	}
-	return c.startKubelet(ctx, a.pool())
+	if err := c.startKubelet(ctx); err != nil {
+		return err
+	}
+	return c.startControl(ctx)
 }
+
+// Authority is the file with the certificate authority of the API server, which answers at Config.Address.
+func (c *Cluster) Authority() string { return c.key("ca.crt") }
 
 func (c *Cluster) keys() string            { return c.file("keys") }
 func (c *Cluster) file(name string) string { return filepath.Join(c.cfg.Dir, name) }
@@ -139,13 +160,13 @@ func (c *Cluster) startAPI(ctx context.Context, token string, transport http.Rou
 		return err
 	}
 	p, err := c.begin(c.cfg.Programs.APIServer,
-		"--etcd-servers="+etcdURL, "--bind-address="+loopback, "--secure-port="+apiPort,
+		"--etcd-servers="+etcdURL, "--bind-address=0.0.0.0", "--secure-port="+strconv.Itoa(APIPort),
 		"--advertise-address="+c.cfg.Address,
 		"--service-cluster-ip-range=10.99.0.0/24", "--endpoint-reconciler-type=none",
 		"--cert-dir="+c.keys(), "--tls-cert-file="+c.key("apiserver.crt"),
 		"--tls-private-key-file="+c.key("apiserver.key"),
 		"--client-ca-file="+c.key("ca.crt"), "--token-auth-file="+c.key("tokens.csv"), "--authorization-mode=Node,RBAC",
-		"--enable-admission-plugins=NodeRestriction", "--disable-admission-plugins=ServiceAccount",
+		"--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+c.key("service-accounts.crt"),
 		"--service-account-signing-key-file="+c.key("service-accounts.key"),
@@ -189,21 +210,57 @@ func (c *Cluster) startProxy(token string, transport http.RoundTripper) error {
 	return nil
 }
 
-func (c *Cluster) startKubelet(ctx context.Context, pool *x509.CertPool) error {
-	client := map[string]any{
+// kubeconfig writes who a part is for the API server, and returns the file.
+func (c *Cluster) kubeconfig(name string) (string, error) {
+	file := name + ".kubeconfig"
+	return c.file(file), c.write(file, map[string]any{
 		"apiVersion": "v1", "kind": "Config", "current-context": "test",
 		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]any{"server": "https://" + apiHost,
 			"certificate-authority": c.key("ca.crt")}}},
-		"users": []any{map[string]any{"name": "node",
-			"user": map[string]any{"client-certificate": c.key("kubelet.crt"), "client-key": c.key("kubelet.key")}}},
-		"contexts": []any{map[string]any{"name": "test", "context": map[string]any{"cluster": "test", "user": "node"}}},
+		"users": []any{map[string]any{"name": "part",
+			"user": map[string]any{"client-certificate": c.key(name + ".crt"), "client-key": c.key(name + ".key")}}},
+		"contexts": []any{map[string]any{"name": "test", "context": map[string]any{"cluster": "test", "user": "part"}}},
+	})
+}
+
+// startControl starts what makes pods of DaemonSets and Jobs, tokens of accounts, and decisions about nodes.
+func (c *Cluster) startControl(ctx context.Context) error {
+	config, err := c.kubeconfig(controllers)
+	if err != nil {
+		return err
 	}
-	if err := errors.Join(c.write("kubeconfig", client), c.write("kubelet.json", c.settings()),
+	p, err := c.begin(c.cfg.Programs.ControllerManager, "--kubeconfig="+config, "--bind-address="+loopback,
+		"--leader-elect=false", "--use-service-account-credentials=true", "--root-ca-file="+c.key("ca.crt"),
+		"--service-account-private-key-file="+c.key("service-accounts.key"), "--concurrent-gc-syncs=2")
+	if err != nil {
+		return err
+	}
+	if config, err = c.kubeconfig(scheduler); err != nil {
+		return err
+	}
+	if _, err := c.begin(c.cfg.Programs.Scheduler, "--kubeconfig="+config, "--bind-address="+loopback,
+		"--leader-elect=false"); err != nil {
+		return err
+	}
+	return p.await(ctx, "an account for pods", func() bool {
+		var account, authority struct{}
+		const of = "/api/v1/namespaces/default/"
+		return c.Get(ctx, of+"serviceaccounts/default", &account) == nil &&
+			c.Get(ctx, of+"configmaps/kube-root-ca.crt", &authority) == nil
+	})
+}
+
+func (c *Cluster) startKubelet(ctx context.Context) error {
+	config, err := c.kubeconfig(kubelet)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(c.write("kubelet.json", c.settings()),
 		os.WriteFile(c.file("resolv.conf"), nil, 0o644)); err != nil {
 		return err
 	}
 	p, err := c.begin(c.cfg.Programs.Kubelet, "--config="+c.file("kubelet.json"),
-		"--kubeconfig="+c.file("kubeconfig"), "--root-dir="+kubeletDir,
+		"--kubeconfig="+config, "--root-dir="+kubeletDir,
 		"--cert-dir="+c.keys(), "--hostname-override="+Node, "--node-ip="+c.cfg.Address, "-v=2")
 	if err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Package kube runs a cluster of one node over a containerd: etcd, kube-apiserver and kubelet, built from their Go
-// modules, and speaks to it.
+// Package kube runs a cluster of one node over a containerd: etcd, kube-apiserver, kube-controller-manager,
+// kube-scheduler and kubelet, built from their Go modules as kubectl and Helm are, and speaks to it.
 //
-// It has no scheduler and no controllers: a pod names its node, and a test removes the pods it makes.
+// It has no kube-proxy: services have no addresses, and pods reach the API server at the node's.
 package kube
