@@ -130,9 +130,22 @@ cross() {
 	KATABUILD_TEST_CROSS=1 "$go" test -count=1 -timeout 40m -run TestHostsWithOtherProcessors ./ci/e2e
 }
 
+# node_images makes installers for nodes as docs/kubernetes.md says, by the very commands, of the guest that pods have.
+node_images() {
+	page=$(awk '/^## /{s = $0 == "## The image"} /^```/{b = s && $0 == "```sh"; next} b' docs/kubernetes.md)
+	rm -rf "$out/kubernetes" "$out/kubernetes-2"
+	echo "$page" | PATH="$PWD/bin:$PATH" sh -eu
+	echo "$page" | grep -v -e '^make' -e '^katabuild boot' |
+		sed 's|1\.0\.0|2.0.0|; s|out/kubernetes|out/kubernetes-2|g' | PATH="$PWD/bin:$PATH" sh -eu
+	KATABUILD_TEST_NODE_IMAGE_1="$PWD/$out/kubernetes/image"
+	KATABUILD_TEST_NODE_IMAGE_2="$PWD/$out/kubernetes-2/image"
+	export KATABUILD_TEST_NODE_IMAGE_1 KATABUILD_TEST_NODE_IMAGE_2
+}
+
 kubernetes() {
 	default_guest
-	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 60m \
+	node_images
+	KATABUILD_TEST_KUBERNETES=1 KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -v -count=1 -timeout 90m \
 		-run Kubernetes ./ci/containerd
 	KATABUILD_TEST_KUBERNETES=1 as_root "$go" test -count=1 ./ci/chart
 }

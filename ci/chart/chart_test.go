@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/katabuild/katabuild/ci/containerd/kube"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/releases/install"
 )
 
 const folder = "../../releases/kubernetes"
@@ -266,6 +268,28 @@ func TestPlainFilesAreYAML(t *testing.T) {
 		if kinds[kind] != n {
 			t.Errorf("%d of %s, want %d", kinds[kind], kind, n)
 		}
+	}
+}
+
+// TestTheClassIsTheInstallations: what kata-runtime prints and what the chart makes are the same RuntimeClass.
+func TestTheClassIsTheInstallations(t *testing.T) {
+	type class struct {
+		Handler  string
+		Overhead struct {
+			PodFixed map[string]string `yaml:"podFixed"`
+		}
+		Scheduling struct {
+			NodeSelector map[string]string `yaml:"nodeSelector"`
+		}
+	}
+	var chart, own class
+	text := install.Defaults().RuntimeClassYAML("katacontainers.io/kata-runtime")
+	if err := errors.Join(yaml.Unmarshal([]byte(plainFiles(t)["base/runtimeclass.yaml"]), &chart),
+		yaml.Unmarshal([]byte(text), &own)); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(chart, own) || len(own.Overhead.PodFixed) != 2 || len(own.Scheduling.NodeSelector) != 1 {
+		t.Errorf("the chart's class is %+v, that of kata-runtime %+v", chart, own)
 	}
 }
 

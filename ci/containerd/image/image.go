@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -29,6 +30,9 @@ import (
 
 // host is the registry's name in references. Daemons are told that every name is served on loopback.
 const host = "registry.test"
+
+// NodeInstaller is where tests push installers.
+const NodeInstaller = host + "/kata-deploy"
 
 // The images, as references.
 const (
@@ -213,6 +217,41 @@ func (s *Set) serve() error {
 		}
 	}
 	return nil
+}
+
+// Push pushes what an image layout has, which must be one image or one index, and returns its digest.
+func (s *Set) Push(dir, ref string) (string, error) {
+	all, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		return "", err
+	}
+	m, err := all.IndexManifest()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", dir, err)
+	}
+	if len(m.Manifests) != 1 {
+		return "", fmt.Errorf("%s has %d images, want one, or one index", dir, len(m.Manifests))
+	}
+	r, err := name.ParseReference(s.addr+strings.TrimPrefix(ref, host), name.Insecure)
+	if err != nil {
+		return "", err
+	}
+	d := m.Manifests[0]
+	if d.MediaType.IsIndex() {
+		var i v1.ImageIndex
+		if i, err = all.ImageIndex(d.Digest); err == nil {
+			err = remote.WriteIndex(r, i)
+		}
+	} else {
+		var i v1.Image
+		if i, err = all.Image(d.Digest); err == nil {
+			err = remote.Write(r, i)
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("push %s: %w", ref, err)
+	}
+	return d.Digest.String(), nil
 }
 
 // WriteHosts writes below dir what tells containerd that every registry is this one.
