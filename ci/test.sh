@@ -137,9 +137,17 @@ node_images() {
 	echo "$page" | PATH="$PWD/bin:$PATH" sh -eu
 	echo "$page" | grep -v -e '^make' -e '^katabuild boot' |
 		sed 's|1\.0\.0|2.0.0|; s|out/kubernetes|out/kubernetes-2|g' | PATH="$PWD/bin:$PATH" sh -eu
+	# And a release that is signed, and the policy that takes it.
+	elsewhere="$out/kubernetes-2/elsewhere"
+	bin/katabuild release "$out/default" --version 3.0.0 --programs dist/programs -o "$elsewhere/release"
+	echo 'of a test, and for no other purpose' >"$elsewhere/secret"
+	bin/katabuild keys new "$elsewhere/key" --passphrase-file "$elsewhere/secret"
+	bin/katabuild sign "$elsewhere/release" --key "$elsewhere/key" --passphrase-file "$elsewhere/secret"
+	bin/katabuild keys show --policy "$elsewhere/key.pub" >"$elsewhere/policy.yaml"
+	KATABUILD_TEST_NODE_ELSEWHERE="$PWD/$elsewhere"
 	KATABUILD_TEST_NODE_IMAGE_1="$PWD/$out/kubernetes/image"
 	KATABUILD_TEST_NODE_IMAGE_2="$PWD/$out/kubernetes-2/image"
-	export KATABUILD_TEST_NODE_IMAGE_1 KATABUILD_TEST_NODE_IMAGE_2
+	export KATABUILD_TEST_NODE_IMAGE_1 KATABUILD_TEST_NODE_IMAGE_2 KATABUILD_TEST_NODE_ELSEWHERE
 }
 
 kubernetes() {

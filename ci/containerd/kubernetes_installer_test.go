@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +27,8 @@ import (
 const (
 	firstImage  = "KATABUILD_TEST_NODE_IMAGE_1" // with release 1.0.0
 	secondImage = "KATABUILD_TEST_NODE_IMAGE_2" // with release 2.0.0
+	// A folder with release 3.0.0, which is signed, and with policy.yaml, which takes it.
+	elsewhere = "KATABUILD_TEST_NODE_ELSEWHERE"
 )
 
 // installerNamespace is where the chart is installed, and helmRelease what Helm calls it.
@@ -68,7 +72,7 @@ type installer struct {
 func TestKubernetesInstaller(t *testing.T) {
 	testenv.Require(t, testenv.Asked(askedKubernetes, "test-kubernetes"), root, testenv.Tool("runc"),
 		testenv.Tool("go"), testenv.Tool("nice"), testenv.Tool("ip"), testenv.Tool("iptables"),
-		testenv.File(firstImage), testenv.File(secondImage))
+		testenv.File(firstImage), testenv.File(secondImage), testenv.File(elsewhere))
 	programs, err := clusterPrograms(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -94,6 +98,7 @@ func TestKubernetesInstaller(t *testing.T) {
 			{"a pod of the RuntimeClass runs in the release that was installed", (*installer).firstPod},
 			{"an upgrade leaves pods as they are", (*installer).upgrade},
 			{"a changed value is a changed node", (*installer).change},
+			{"a release of a web server comes by a policy", (*installer).web},
 			{"a rollback brings the first release back", (*installer).rollback},
 			{"a daemon that is killed, and a restart of the node, change nothing", (*installer).restartNode},
 			{"what somebody damages is put right", (*installer).damage},
@@ -503,6 +508,27 @@ func (i *installer) change(t *testing.T) {
 	equal(t, "the third pod's release", i.releaseOf(t, "third"), "2.0.0")
 	i.mustRemovePod(t, "third")
 	i.phase(t, "a pod of the other handler")
+}
+
+func (i *installer) web(t *testing.T) {
+	dir := os.Getenv(elsewhere)
+	policy, err := os.ReadFile(dir + "/policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", nodeAddress+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.FileServer(http.Dir(dir + "/release"))}
+	go func() { _ = s.Serve(l) }() // ends with Close
+	defer s.Close()
+	i.want(t, 1, fmt.Sprintf("release: http://%[1]s/\nregistry: {insecure: [%[1]q]}\npolicy:\n  policy.yaml: %[2]q\n",
+		l.Addr(), policy))
+	i.follow(t, "Upgrade")
+	i.awaitRelease(t, "3.0.0")
+	i.phase(t, "helm upgrade to a release of a web server")
+	equal(t, "the first pod's release", i.releaseOf(t, "first"), "1.0.0")
 }
 
 func (i *installer) rollback(t *testing.T) {
