@@ -97,7 +97,7 @@ as_root() {
 
 containerd() {
 	default_guest
-	KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 30m ./ci/containerd/...
+	KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 45m ./ci/containerd/...
 	shim
 }
 
