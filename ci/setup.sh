@@ -177,7 +177,7 @@ all) packages "$PACKAGES"; get_go ;;
 tests) packages "$PACKAGES $HOST_TOOLS $JUDGES $CONTAINERS $MACHINES"; get_go; modules ;;
 arch) packages "$MACHINES" ;;
 cross) packages "$EMULATORS" ;;
-packaging) packages "$PACKAGING" ;;
+packaging) packages "$PACKAGES $PACKAGING"; get_go ;;
 guests) packages "$PACKAGES $MACHINES"; get_go ;;
 *) say "usage: ci/setup.sh [packages|go|go-path|tests|arch|cross|packaging|guests]"; exit 2 ;;
 esac

@@ -135,8 +135,8 @@ func (o Options) RuntimePath() string { return path.Join(o.Bin, o.dashed(runtime
 func Prefix(suffix string) string { return Options{Suffix: suffix}.dashed(DefaultPrefix) }
 
 // What a pod's QEMU, virtiofsd and shim, and its guest's kernel and agent, need on the host beside what its containers
-// use, for the scheduler and the pod's control group. make test-kubernetes measures it: 208 MiB where QEMU emulates, of
-// which 73 are for that alone. The chart has the same figures.
+// use, for the scheduler and the pod's control group. make test-kubernetes measures it: 222 MiB where QEMU emulates, of
+// which some 80 are for that alone (docs/kubernetes.md). The chart has the same figures.
 const (
 	overheadMemory = "160Mi"
 	overheadCPU    = "250m"

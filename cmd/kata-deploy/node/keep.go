@@ -235,8 +235,11 @@ func (n *node) restartUnits(ctx context.Context, units []string) error {
 	names := strings.Join(units, " or ")
 	ctl := n.host.systemd()
 	if n.Restart == restartNone || ctl == "" {
-		n.log.Warn("restart it on this node for it to read its configuration", "what", names,
-			"why", map[bool]string{true: "--restart none", false: "no systemd runs here"}[n.Restart == restartNone])
+		why := "no systemd runs here"
+		if n.Restart == restartNone {
+			why = "--restart none"
+		}
+		n.log.Warn("restart it on this node for it to read its configuration", "what", names, "why", why)
 		return nil
 	}
 	var done bool
