@@ -31,6 +31,8 @@ type apiServer struct {
 	nodes map[string]map[string]string // labels by name
 	maps  map[string]map[string]string // data of ConfigMaps by NAMESPACE/NAME
 	asked int
+	// handlers are what the kubelet of each node tells of; nil for a kubelet that tells nothing.
+	handlers []string
 	// changed is told of each change of a node's labels, before it is made, with the labels that will be.
 	changed func(node string, labels map[string]string)
 	// told is told of the data of a ConfigMap, after it is set.
@@ -133,6 +135,10 @@ func (a *apiServer) serve(w http.ResponseWriter, r *http.Request) {
 	case len(parts) == 2 && parts[0] == "nodes" && a.nodes[parts[1]] == nil:
 		status(w, http.StatusNotFound, "nodes %q not found", parts[1])
 	case r.Method == http.MethodGet && len(parts) == 2 && parts[0] == "nodes" && len(body) == 0:
+		if r.Header.Get("Accept") == "application/json" {
+			a.node(w, parts[1])
+			return
+		}
 		a.object(w, "PartialObjectMetadata", parts[1], a.nodes[parts[1]])
 	case r.Method == http.MethodPatch && len(parts) == 2 && parts[0] == "nodes":
 		a.label(w, r, parts[1], body)
@@ -148,6 +154,22 @@ func (a *apiServer) object(w http.ResponseWriter, kind, name string, labels map[
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(map[string]any{"kind": kind, "apiVersion": "meta.k8s.io/v1",
 		"metadata": map[string]any{"name": name, "labels": labels}}); err != nil {
+		a.t.Error(err)
+	}
+}
+
+// node answers with the whole of one, as far as it is read. Kubernetes:
+// docs/reference/kubernetes-api/cluster-resources/node-v1.
+func (a *apiServer) node(w http.ResponseWriter, name string) {
+	status := map[string]any{}
+	for _, h := range a.handlers {
+		list, _ := status["runtimeHandlers"].([]any)
+		status["runtimeHandlers"] = append(list, map[string]any{"name": h,
+			"features": map[string]any{"recursiveReadOnlyMounts": false, "userNamespaces": false}})
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(map[string]any{"kind": "Node", "apiVersion": "v1", "status": status,
+		"metadata": map[string]any{"name": name, "labels": a.nodes[name]}}); err != nil {
 		a.t.Error(err)
 	}
 }

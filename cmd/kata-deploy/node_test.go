@@ -546,6 +546,29 @@ func TestARuntimeThatDidNotStartAnewIsNotReady(t *testing.T) {
 	}
 }
 
+// The kubelet hears of a handler some time after the container runtime has: until then a pod would fail.
+func TestPodsComeWhenTheKubeletKnowsTheHandler(t *testing.T) {
+	t.Parallel()
+	if !testenv.Inside(t, 0) {
+		return
+	}
+	a, host := newAPI(t), newHost(t)
+	a.handlers = []string{"", "runc"}
+	d := start(t, a, host, "--release", newRelease(t, "1.0.0", nil), "--kubelet-timeout", "20ms", "--suffix", "test")
+	d.says("the kubelet does not know the handler kata-test after 20ms, only runc")
+	if got := a.labels(); got != "katabuild.io/installed-test=test" || d.probe() != "" {
+		t.Errorf("labels %s; the probe says %q", got, d.probe())
+	}
+	a.mu.Lock()
+	a.handlers = append(a.handlers, "kata-test")
+	a.mu.Unlock()
+	d.ready("installed 1.0.0")
+	if got := text(t, filepath.Join(host, restarted)); got != "containerd.service\n" {
+		t.Errorf("restarted %q", got)
+	}
+	d.stop(a, host)
+}
+
 func TestPodsThatStillRunAreWaitedFor(t *testing.T) {
 	t.Parallel()
 	if !testenv.Inside(t, 0) {

@@ -88,7 +88,8 @@ func (a *app) runCmd() *cobra.Command {
   3. installs it below --host, or changes what differs, and restarts the container runtime where its configuration
      changed,
   4. runs "kata-runtime check" on the host, without a pod,
-  5. labels the node, and is ready.
+  5. waits until the node's kubelet knows the handler, where it tells which it knows,
+  6. labels the node, and is ready.
 
 It looks again every minute, and puts right what somebody changed. Whatever fails is a line of the log and takes the
 label away, so that no new pod comes; it is tried again with growing pauses. A place is asked once: another release
@@ -128,6 +129,8 @@ Without --policy only a folder is taken, such as one in this image: whoever vouc
 		"containers")
 	f.StringVar(&cfg.Work, "work", node.DefaultWork, "`folder` for what is being taken, and for the file that says "+
 		"ready; an emptyDir")
+	f.DurationVar(&cfg.Kubelet, "kubelet-timeout", time.Minute, "how long the kubelet may take to know the handler, "+
+		"where it tells which it knows")
 	f.DurationVar(&cfg.Interval, "interval", time.Minute, "how often it looks again")
 	f.DurationVar(&cfg.Retry, "retry", 5*time.Second, "first pause after a failure; the next are longer, up to 5 "+
 		"minutes")
@@ -190,7 +193,8 @@ func checkRun(cfg *node.Config) error {
 			say("--%s %q: want an absolute path", flag, p)
 		}
 	}
-	for flag, d := range map[string]time.Duration{"interval": cfg.Interval, "retry": cfg.Retry} {
+	for flag, d := range map[string]time.Duration{"interval": cfg.Interval, "retry": cfg.Retry,
+		"kubelet-timeout": cfg.Kubelet} {
 		if d <= 0 {
 			say("--%s %v: want more than nothing", flag, d)
 		}

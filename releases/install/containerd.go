@@ -73,13 +73,13 @@ func runtimeTable(o Options, version int) string {
 	}
 	return fmt.Sprintf("[plugins.%q.containerd.runtimes.%s]\nruntime_type = %q\n"+
 		"privileged_without_host_devices = true\n"+
-		"pod_annotations = [\"io.katacontainers.*\"]\n", plugin, o.runtimeClass(), o.runtimeType())
+		"pod_annotations = [\"io.katacontainers.*\"]\n", plugin, o.RuntimeClass(), o.runtimeType())
 }
 
 // crioTable is what tells CRI-O of it. cri-o: docs/crio.conf.5.md, CRIO.RUNTIME.RUNTIMES TABLE.
 func crioTable(o Options) string {
 	return fmt.Sprintf("[crio.runtime.runtimes.%s]\nruntime_path = %q\nruntime_type = \"vm\"\n"+
-		"privileged_without_host_devices = true\n", o.runtimeClass(), path.Join(o.Bin, o.shimLinks()[0]))
+		"privileged_without_host_devices = true\n", o.RuntimeClass(), path.Join(o.Bin, o.shimLinks()[0]))
 }
 
 // Lines around the block in containerd's main file. The first says what of the white space before it is ours.
@@ -257,7 +257,7 @@ func (i *Installation) containerd(s *state, old *state) error {
 			return fmt.Errorf("%s: %w", o.ContainerdConfig, err)
 		}
 	}
-	m, err := parseMain(o.ContainerdConfig, base, o.runtimeClass())
+	m, err := parseMain(o.ContainerdConfig, base, o.RuntimeClass())
 	if err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func (i *Installation) containerd(s *state, old *state) error {
 	s.MadeConfig = s.MadeConfig || made
 	if m.handler {
 		return fmt.Errorf("%s: there is a runtime %s that is not ours; choose another name by --handler or --suffix",
-			o.ContainerdConfig, o.runtimeClass())
+			o.ContainerdConfig, o.RuntimeClass())
 	}
 	if m.version < 2 {
 		return fmt.Errorf("%s has version %d of containerd's format, which has other names; let containerd convert it "+
@@ -313,7 +313,7 @@ func (i *Installation) containerd(s *state, old *state) error {
 	if err != nil {
 		return err
 	}
-	return checkBlock(o.ContainerdConfig, base, with, o.runtimeClass())
+	return checkBlock(o.ContainerdConfig, base, with, o.RuntimeClass())
 }
 
 // isTemplate says whether containerd's file is one of which a distribution makes the main file.
@@ -334,13 +334,13 @@ func (i *Installation) generated(s *state, old *state) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.Layout.Main, err)
 	}
-	m, err := parseMain(o.Layout.Main, base, o.runtimeClass())
+	m, err := parseMain(o.Layout.Main, base, o.RuntimeClass())
 	if err != nil {
 		return err
 	}
 	if m.handler {
 		return fmt.Errorf("%s: there is a runtime %s that is not ours; choose another name by --handler or --suffix",
-			o.Layout.Main, o.runtimeClass())
+			o.Layout.Main, o.RuntimeClass())
 	}
 	s.MadeConfig = old != nil && old.MadeConfig && old.Options.ContainerdConfig == o.ContainerdConfig
 	if o.Layout.DropIns != "" && o.Containerd != wayBlock {
@@ -360,5 +360,5 @@ func (i *Installation) generated(s *state, old *state) error {
 	if err != nil {
 		return err
 	}
-	return checkBlock(o.Layout.Main, base, with, o.runtimeClass())
+	return checkBlock(o.Layout.Main, base, with, o.RuntimeClass())
 }

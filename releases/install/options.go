@@ -117,8 +117,8 @@ func (o Options) dashed(name string) string {
 	return name + "-" + o.Suffix
 }
 
-// runtimeClass is the handler's name in Kubernetes.
-func (o Options) runtimeClass() string { return o.dashed(o.Handler) }
+// RuntimeClass is the handler's name in Kubernetes.
+func (o Options) RuntimeClass() string { return o.dashed(o.Handler) }
 
 // runtimeType is the runtime's name for containerd, which finds the shim's program by it.
 func (o Options) runtimeType() string { return "io.containerd." + o.dashed("kata") + ".v2" }
@@ -154,7 +154,7 @@ overhead:
   podFixed:
     memory: %[2]s
     cpu: %[3]s
-`, o.runtimeClass(), overheadMemory, overheadCPU)
+`, o.RuntimeClass(), overheadMemory, overheadCPU)
 	if nodeLabel != "" {
 		out += fmt.Sprintf("scheduling:\n  nodeSelector:\n    %s: \"true\"\n", nodeLabel)
 	}

@@ -1,5 +1,5 @@
-// Package kube asks the API server of Kubernetes the few things that an installer on a node needs: labels of nodes, and
-// one key of a ConfigMap.
+// Package kube asks the API server of Kubernetes the few things that an installer on a node needs: labels of nodes, the
+// handlers that their kubelets know, and one key of a ConfigMap.
 //
 // It takes the token and the certificate authority of the pod's service account, reads the token anew for each request,
 // since it is renewed under way, and bounds what it reads. Kubernetes: docs/tasks/run-application/access-api-from-pod.
@@ -123,11 +123,28 @@ func (c *Client) Label(ctx context.Context, node string, change map[string]*stri
 		body, &object{})
 }
 
+// Handlers are the names of handlers that a node's kubelet has heard of from its container runtime. There are none where
+// either of them is older than that: Kubernetes 1.30 and CRI's RuntimeHandlers of containerd 2.0. Kubernetes:
+// docs/reference/kubernetes-api/cluster-resources/node-v1, NodeStatus.runtimeHandlers.
+func (c *Client) Handlers(ctx context.Context, node string) ([]string, error) {
+	var out struct {
+		Status struct {
+			RuntimeHandlers []struct {
+				Name string `json:"name"`
+			} `json:"runtimeHandlers"`
+		} `json:"status"`
+	}
+	err := c.ask(ctx, "read status of node "+node, http.MethodGet, nodePath(node), "", nil, &out)
+	var names []string
+	for _, h := range out.Status.RuntimeHandlers {
+		names = append(names, h.Name)
+	}
+	return names, err
+}
+
 // Labelled are the names of nodes with a label of that value, sorted; at most pageSize.
 func (c *Client) Labelled(ctx context.Context, key, value string) ([]string, error) {
-	var out struct {
-		Items []object `json:"items"`
-	}
+	var out objects
 	q := url.Values{"labelSelector": {key + "=" + value}, "limit": {fmt.Sprint(pageSize)}}
 	err := c.ask(ctx, "list nodes", http.MethodGet, "/api/v1/nodes?"+q.Encode(), "", nil, &out)
 	var names []string
@@ -157,16 +174,24 @@ type object struct {
 	} `json:"metadata"`
 }
 
+// objects is a list of them.
+type objects struct {
+	Items []object `json:"items"`
+}
+
 func nodePath(node string) string { return "/api/v1/nodes/" + url.PathEscape(node) }
 
-// accept asks for no more of objects than metadata, where the server can leave the rest out. Kubernetes:
-// docs/reference/using-api/api-concepts, metadata-only fetches.
-func accept(path string) string {
-	kind := "PartialObjectMetadata"
-	if strings.HasPrefix(path, "/api/v1/nodes?") {
-		kind += "List"
+// accept asks for no more of objects than metadata, where that is all that is read and the server can leave the rest
+// out. Kubernetes: docs/reference/using-api/api-concepts, metadata-only fetches.
+func accept(out any) string {
+	const whole = "application/json"
+	switch out.(type) {
+	case *object:
+		return whole + ";as=PartialObjectMetadata;v=v1;g=meta.k8s.io," + whole
+	case *objects:
+		return whole + ";as=PartialObjectMetadataList;v=v1;g=meta.k8s.io," + whole
 	}
-	return "application/json;as=" + kind + ";v=v1;g=meta.k8s.io,application/json"
+	return whole
 }
 
 // ask makes one request, and reads the answer into out.
@@ -188,7 +213,7 @@ func (c *Client) ask(ctx context.Context, what, method, path, kind string, in, o
 		return err
 	}
 	r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	r.Header.Set("Accept", accept(path))
+	r.Header.Set("Accept", accept(out))
 	r.Header.Set("User-Agent", "kata-deploy")
 	if kind != "" {
 		r.Header.Set("Content-Type", kind)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,9 @@ func (n *node) keep(ctx context.Context) error {
 		return err
 	}
 	if err := n.check(ctx, o); err != nil {
+		return err
+	}
+	if err := n.known(ctx, o.RuntimeClass()); err != nil {
 		return err
 	}
 	if err := n.set(ctx, map[string]string{runtimeLabel: "true", releaseLabel: labelValue(r.version)}); err != nil {
@@ -292,6 +296,28 @@ func (n *node) check(ctx context.Context, o install.Options) error {
 		return nil
 	}
 	return err
+}
+
+// known waits until the node's kubelet knows the handler: it asks the container runtime now and then, and has no pod run
+// by a handler that it has not heard of. A kubelet that tells of no handlers is not waited for.
+func (n *node) known(ctx context.Context, handler string) error {
+	if n.ready != "" {
+		return nil
+	}
+	for end := time.Now().Add(n.Kubelet); ; {
+		names, err := n.api.Handlers(ctx, n.Node)
+		if err != nil || len(names) == 0 || slices.Contains(names, handler) {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the kubelet does not know the handler %s after %v, only %s: its container runtime has not "+
+				"read its configuration anew; restart that on this node", handler, n.Kubelet,
+				strings.Join(slices.DeleteFunc(names, func(s string) bool { return s == "" }), ", "))
+		}
+		if !sleep(ctx, min(glance, max(time.Until(end), time.Millisecond))) {
+			return ctx.Err()
+		}
+	}
 }
 
 // collect removes releases that nobody uses. That it cannot is no reason to be less than ready.

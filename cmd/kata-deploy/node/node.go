@@ -47,6 +47,7 @@ type Config struct {
 
 	Work     string // folder
 	Interval time.Duration
+	Kubelet  time.Duration // how long the kubelet may take to know the handler, before that is a failure
 	Retry    time.Duration // the first pause after a failure
 }
 
@@ -54,6 +55,8 @@ type Config struct {
 type API interface {
 	// Labels are those of a node.
 	Labels(ctx context.Context, node string) (map[string]string, error)
+	// Handlers are the names of handlers that the node's kubelet knows; none where it does not tell.
+	Handlers(ctx context.Context, node string) ([]string, error)
 	// Label sets labels of a node, and takes those away whose value is nil.
 	Label(ctx context.Context, node string, change map[string]*string) error
 	// Labelled are the names of nodes with a label of that value, or of so many of them as a line can tell.
