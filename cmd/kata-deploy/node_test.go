@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,10 +26,12 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/releases/assemble"
+	"github.com/katabuild/katabuild/releases/ceremony"
 	"github.com/katabuild/katabuild/releases/folder"
 	"github.com/katabuild/katabuild/releases/install"
 	"github.com/katabuild/katabuild/releases/keys"
 	"github.com/katabuild/katabuild/releases/releasetest"
+	"github.com/katabuild/katabuild/releases/roles"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"kata-deploy": main}) }
@@ -748,6 +753,105 @@ func TestAReleaseFromElsewhere(t *testing.T) {
 	if d.probe() != "" {
 		t.Error("ready as what was not asked for")
 	}
+}
+
+// A policy with roles: what they offer is installed, and what they offered before is refused, by a new pod too, which has
+// another work folder.
+func TestRolesAreRememberedByTheHost(t *testing.T) {
+	t.Parallel()
+	if !testenv.Inside(t, 0) {
+		return
+	}
+	seed := sha256.Sum256([]byte("of all roles"))
+	signer, err := keys.FromPrivate(ed25519.NewKeyFromSeed(seed[:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, volume := t.TempDir(), t.TempDir()
+	party := ceremony.Party{Keys: []ceremony.Named{{Name: "us", Public: signer.Public()}}}
+	when := ceremony.When{Now: time.Now()}
+	c, err := ceremony.Create(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	// list has the roles offer a release, and nothing else, and returns a copy of their metadata.
+	list := func(release, instead string) string {
+		data, err := os.ReadFile(filepath.Join(release, "index.json"))
+		if err == nil && instead != "" {
+			_, err = c.Withdraw(instead, when)
+		}
+		if err == nil {
+			_, _, err = c.Add(data, when)
+		}
+		if err == nil {
+			_, err = c.Sign(t.Context(), signer)
+		}
+		if err == nil {
+			_, err = c.Refresh(t.Context(), when.Now, nil, signer)
+		}
+		to := filepath.Join(t.TempDir(), "roles")
+		if err = errors.Join(err, os.CopyFS(to, os.DirFS(dir))); err != nil {
+			t.Fatal(err)
+		}
+		return to
+	}
+	if err := c.Init(map[string]ceremony.Party{roles.Root: party, roles.Targets: party, roles.Snapshot: party,
+		roles.Timestamp: party}, when); err != nil {
+		t.Fatal(err)
+	}
+	first, second := newRelease(t, "1.1.0", nil), newRelease(t, "1.2.0", nil)
+	early := list(first, "")
+	late := list(second, "stable/1.1.0")
+	var at atomic.Pointer[string]
+	web := httptest.NewServer(http.StripPrefix("/roles", http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) { http.FileServer(http.Dir(*at.Load())).ServeHTTP(w, r) })))
+	defer web.Close()
+	root, err := os.ReadFile(filepath.Join(dir, "1.root.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(volume, "root.json"), string(root))
+	policy := filepath.Join(volume, "release-policy.yaml")
+	write(t, policy, "version: 1\nchannels: [stable]\nroles:\n  root: root.json\n  metadata: "+web.URL+"/roles\n")
+	state := filepath.Join(t.TempDir(), "state")
+	write(t, state, "present")
+	a, host := newAPI(t), newHost(t)
+	before := tree(t, host)
+	run := func(release string) *daemon {
+		return start(t, a, host, "--release", release, "--policy", policy, "--state", state)
+	}
+
+	at.Store(&late)
+	d := run(second)
+	d.ready("installed 1.2.0")
+	d.stop(a, host)
+	was := tree(t, host)
+	// Whoever serves the metadata goes back to that of before, which is good for a while yet.
+	at.Store(&early)
+	d = run(first)
+	d.says("a newer one was met before")
+	if !strings.HasPrefix(in(t, host), "1.2.0-") || d.probe() != "" {
+		t.Errorf("in force: %s; the probe says %q", in(t, host), d.probe())
+	}
+	at.Store(&late)
+	d.says("no role that may speak for it lists this release")
+	if tree(t, host) != was {
+		t.Errorf("before:\n%s\nafter:\n%s", was, tree(t, host))
+	}
+	// All of it goes with the installation.
+	write(t, state, "absent")
+	d.ready("absent")
+	if after := tree(t, host); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	d.stop(a, host)
+	// To a host that has nothing, the early ones are as good as any.
+	at.Store(&early)
+	write(t, state, "present")
+	d = run(first)
+	d.ready("installed 1.1.0")
+	d.stop(a, host)
 }
 
 // What somebody else put in the way is not written over, and the release is not taken anew for each try.

@@ -343,7 +343,7 @@ func (i *Installation) planLeftovers() (*Change, error) {
 		return nil, err
 	}
 	for _, n := range names {
-		if n != releasesName && n != statesName && !strings.HasPrefix(n, ".katabuild-") {
+		if n != releasesName && n != keptName && n != statesName && !strings.HasPrefix(n, ".katabuild-") {
 			return nil, fmt.Errorf("%s has no installation, and %s, which is not ours", i.prefix, n)
 		}
 	}
@@ -404,7 +404,7 @@ func (i *Installation) Uninstall(ch *Change) error {
 		return err
 	}
 	// The state goes after all that it tells of.
-	for _, n := range []string{releasesName, currentName, statesName} {
+	for _, n := range []string{releasesName, keptName, currentName, statesName} {
 		if err := i.host.root.RemoveAll(rel(i.at(n))); err != nil {
 			return err
 		}

@@ -102,6 +102,20 @@ func (i *Installation) Options() (o Options, ok bool, err error) {
 	return s.Options, true, nil
 }
 
+// Keep writes a file that goes when the installation goes, for whoever keeps the installation to find again by its name.
+func (i *Installation) Keep(name string, data []byte) error {
+	if err := i.host.mkdirs(i.at(keptName)); err != nil {
+		return err
+	}
+	return i.host.write(i.at(keptName, name), data)
+}
+
+// Kept is a file that Keep wrote; nil where there is none.
+func (i *Installation) Kept(name string) ([]byte, error) {
+	data, _, err := i.host.text(i.at(keptName, name))
+	return data, err
+}
+
 // Change is what is to be done, or was.
 type Change struct {
 	Release string   // in force afterwards; empty for none

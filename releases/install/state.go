@@ -13,6 +13,7 @@ import (
 // Names below the prefix.
 const (
 	releasesName = "releases" // a folder a release
+	keptName     = "kept"     // files of whoever keeps the installation
 	statesName   = "states"   // a folder a state
 	currentName  = "current"  // a link to the state in force
 	lockName     = ".lock"

@@ -39,10 +39,13 @@ func (n *node) keep(ctx context.Context) error {
 		return err
 	}
 	r, err := n.wantedRelease(ctx)
-	if err != nil {
+	if err = errors.Join(err, n.remember(ctx)); err != nil {
 		return err
 	}
 	if err := n.install(ctx, r, o); err != nil {
+		return err
+	}
+	if err := n.remember(ctx); err != nil { // the first installation has a place for it only now
 		return err
 	}
 	if err := n.restart(ctx); err != nil {

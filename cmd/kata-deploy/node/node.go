@@ -106,6 +106,9 @@ type node struct {
 	since time.Time // when pods were first waited for, to take the runtime off; zero for not
 	read  install.Read
 	looks int // since every byte was read
+
+	memory string // name of the file that remembers metadata of roles; empty where the policy has none
+	kept   []byte // its bytes as the host has them
 }
 
 // Run keeps a node as it is asked to be until ctx ends. Then everything stays as it is, labels included.

@@ -105,7 +105,7 @@ func (n *node) admit(ctx context.Context, head folder.Head) (*index.Index, error
 		return nil, err
 	}
 	asker := &admit.Asker{Policy: p, Now: time.Now, Access: n.access(), Memory: func(root []byte) (string, error) {
-		return filepath.Join(n.Work, "roles-"+digest.Of(root).Hex()+".json"), nil
+		return n.recall("roles-" + digest.Of(root).Hex() + ".json")
 	}}
 	a, err := asker.Ask(ctx, n.Release, head)
 	if err != nil {

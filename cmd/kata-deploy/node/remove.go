@@ -12,7 +12,7 @@ import (
 // remove takes the runtime off the node: first the label, so that no new pod comes; then, when its pods have ended, the
 // installation; the other labels last, for whoever waits for that.
 func (n *node) remove(ctx context.Context) error {
-	n.offer = nil
+	n.offer, n.memory, n.kept = nil, "", nil
 	if err := n.set(ctx, map[string]string{runtimeLabel: ""}); err != nil {
 		return err
 	}
