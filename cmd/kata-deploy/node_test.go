@@ -755,8 +755,8 @@ func TestAReleaseFromElsewhere(t *testing.T) {
 	}
 }
 
-// A policy with roles: what they offer is installed, and what they offered before is refused, by a new pod too, which has
-// another work folder.
+// A policy with roles: what they offer is installed, and what they offered before is refused, by a new pod too, which
+// has another work folder.
 func TestRolesAreRememberedByTheHost(t *testing.T) {
 	t.Parallel()
 	if !testenv.Inside(t, 0) {

@@ -102,7 +102,8 @@ func (i *Installation) Options() (o Options, ok bool, err error) {
 	return s.Options, true, nil
 }
 
-// Keep writes a file that goes when the installation goes, for whoever keeps the installation to find again by its name.
+// Keep writes a file that goes when the installation goes, for whoever keeps the installation to find again by its
+// name.
 func (i *Installation) Keep(name string, data []byte) error {
 	if err := i.host.mkdirs(i.at(keptName)); err != nil {
 		return err

@@ -123,8 +123,8 @@ func (c *Client) Label(ctx context.Context, node string, change map[string]*stri
 		body, &object{})
 }
 
-// Handlers are the names of handlers that a node's kubelet has heard of from its container runtime. There are none where
-// either of them is older than that: Kubernetes 1.30 and CRI's RuntimeHandlers of containerd 2.0. Kubernetes:
+// Handlers are the names of handlers that a node's kubelet has heard of from its container runtime. There are none
+// where either of them is older than that: Kubernetes 1.30 and CRI's RuntimeHandlers of containerd 2.0. Kubernetes:
 // docs/reference/kubernetes-api/cluster-resources/node-v1, NodeStatus.runtimeHandlers.
 func (c *Client) Handlers(ctx context.Context, node string) ([]string, error) {
 	var out struct {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -110,20 +109,4 @@ func (h host) authorities() []string {
 		return nil
 	}
 	return []string{f}
-}
-
-// seeds are the files of installed releases, of whose parts another one can be made.
-func (h host) seeds(prefix string) []string {
-	var out []string
-	dir := filepath.Join(h.root, prefix, "releases")
-	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // what cannot be read is passed over
-		}
-		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() && fi.Size() >= minSeed && len(out) < maxSeeds {
-			out = append(out, p)
-		}
-		return nil
-	})
-	return out
 }

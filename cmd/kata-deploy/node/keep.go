@@ -301,8 +301,8 @@ func (n *node) check(ctx context.Context, o install.Options) error {
 	return err
 }
 
-// known waits until the node's kubelet knows the handler: it asks the container runtime now and then, and has no pod run
-// by a handler that it has not heard of. A kubelet that tells of no handlers is not waited for.
+// known waits until the node's kubelet knows the handler: it asks the container runtime now and then, and has no pod
+// run by a handler that it has not heard of. A kubelet that tells of no handlers is not waited for.
 func (n *node) known(ctx context.Context, handler string) error {
 	if n.ready != "" {
 		return nil
@@ -313,8 +313,8 @@ func (n *node) known(ctx context.Context, handler string) error {
 			return err
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("the kubelet does not know the handler %s after %v, only %s: its container runtime has not "+
-				"read its configuration anew; restart that on this node", handler, n.Kubelet,
+			return fmt.Errorf("the kubelet does not know the handler %s after %v, only %s: its container runtime has "+
+				"not read its configuration anew; restart that on this node", handler, n.Kubelet,
 				strings.Join(slices.DeleteFunc(names, func(s string) bool { return s == "" }), ", "))
 		}
 		if !sleep(ctx, min(glance, max(time.Until(end), time.Millisecond))) {

@@ -45,12 +45,6 @@ const (
 	programsName = "programs" // its programs
 )
 
-// Bounds of the files of this host that may share parts with a release.
-const (
-	minSeed  = chunks.Least
-	maxSeeds = 200
-)
-
 // open opens the place.
 func (n *node) open(ctx context.Context) (place.Source, error) {
 	s, err := place.Open(ctx, n.Release, n.access())
@@ -180,7 +174,9 @@ func (n *node) take(ctx context.Context, r *release) (src install.Source, err er
 		}
 		defer func() { err = errors.Join(err, to.Close()) }()
 		n.log.Info("taking the release", "place", n.Release, "release", r.id)
-		done, err := place.Copy(ctx, s, to, place.Options{Seeds: n.host.seeds(n.Prefix), Progress: n.progress("taken")})
+		var seeds chunks.Seeds // installed releases, of whose parts another one can be made
+		seeds.AddBelow(filepath.Join(n.Host, n.Prefix, "releases"))
+		done, err := place.Copy(ctx, s, to, place.Options{Seeds: seeds, Progress: n.progress("taken")})
 		if err != nil {
 			return src, fmt.Errorf("release %s: %w", n.Release, err)
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -45,7 +43,7 @@ signatures refer to it. The tag moves last.
 	}
 	access := h.Registries(c.Flags())
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return h.copy(c.Context(), access, args[0], args[1], func(from place.Source) place.Options {
+		return h.copy(c.Context(), access, args[0], args[1], func(from place.Source, _ registry.Access) place.Options {
 			return place.Options{Accept: func(head folder.Head) error {
 				x, err := index.Decode(head.Index)
 				if err != nil {
@@ -90,24 +88,22 @@ without a network; a bundle or a folder that has some keeps it.
 				return err
 			}
 		}
-		if *asked != "" {
-			a, err := access()
-			if err != nil {
-				return err
+		return h.copy(c.Context(), access, args[0], args[1], func(_ place.Source, a registry.Access) place.Options {
+			if *asked != "" {
+				o.Accept = func(head folder.Head) error {
+					_, _, err := h.acceptReproduced(c.Context(), *asked, origin{args[0], a}, head)
+					return err
+				}
 			}
-			o.Accept = func(head folder.Head) error {
-				_, _, err := h.acceptReproduced(c.Context(), *asked, origin{args[0], a}, head)
-				return err
-			}
-		}
-		return h.copy(c.Context(), access, args[0], args[1], func(place.Source) place.Options { return o })
+			return o
+		})
 	}
 	return c
 }
 
 // copy copies a release, and says what moved.
 func (h *Host) copy(ctx context.Context, access func() (registry.Access, error), from, to string,
-	how func(place.Source) place.Options) (err error) {
+	how func(place.Source, registry.Access) place.Options) (err error) {
 	a, err := access()
 	if err != nil {
 		return err
@@ -122,7 +118,7 @@ func (h *Host) copy(ctx context.Context, access func() (registry.Access, error),
 		return err
 	}
 	defer func() { err = errors.Join(err, sink.Close()) }()
-	o := how(source)
+	o := how(source, a)
 	done := h.progress(&o)
 	r, err := place.Copy(ctx, source, sink, o)
 	done()
@@ -279,37 +275,24 @@ func (h *Host) pull(ctx context.Context, access func() (registry.Access, error),
 	return nil
 }
 
-// maxSeeds is how many files of this host are looked through for parts of a release.
-const maxSeeds = 200
-
 // seeds are big files of this host that may share parts with a release: those of the older release in its folder, those
-// of installed ones, and those that the user names. What cannot be read is none.
-func (h *Host) seeds(ctx context.Context, in *folder.Folder, named []string) (out []string) {
-	add := func(path string) {
-		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Size() >= chunks.Least &&
-			len(out) < maxSeeds {
-			out = append(out, path)
-		}
-	}
+// that were named, and those of installed guests.
+func (h *Host) seeds(ctx context.Context, in *folder.Folder, named []string) chunks.Seeds {
+	var out chunks.Seeds
 	for _, name := range named {
-		_ = filepath.WalkDir(name, func(path string, _ fs.DirEntry, err error) error {
-			if err == nil {
-				add(path)
-			}
-			return nil // what cannot be read is passed over
-		})
+		out.AddBelow(name)
 	}
 	if head, err := in.Index(ctx); err == nil {
 		if x, err := index.Decode(head.Index); err == nil {
 			for _, b := range x.Blobs() {
-				add(filepath.Join(in.Dir(), folder.BlobName(b.Digest)))
+				out.Add(filepath.Join(in.Dir(), folder.BlobName(b.Digest)))
 			}
 		}
 	}
 	if h.Installed != "" {
 		files, _ := filepath.Glob(filepath.Join(h.Installed, "*", "guests", "*", "*")) // the pattern is a good one
 		for _, f := range files {
-			add(f)
+			out.Add(f)
 		}
 	}
 	return out

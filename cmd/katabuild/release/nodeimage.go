@@ -12,7 +12,6 @@ import (
 	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/releases/judge"
 	"github.com/katabuild/katabuild/releases/nodeimage"
-	"github.com/katabuild/katabuild/releases/place"
 )
 
 // nodeImageFlags are what a user may say of a node's image.
@@ -61,15 +60,11 @@ The result is an OCI image layout: a folder that any tool which copies images ta
 
 func (h *Host) nodeImage(ctx context.Context, f nodeImageFlags, release string, a registry.Access) (err error) {
 	if release != "" {
-		from, err := place.Open(ctx, release, a)
+		from, head, err := (origin{release, a}).open(ctx)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, from.Close()) }()
-		head, err := from.Index(ctx)
-		if err != nil {
-			return err
-		}
 		x, by, err := h.acceptReproduced(ctx, f.policy, origin{release, a}, head)
 		if err != nil {
 			return err

@@ -69,15 +69,11 @@ func (h *Host) Reproduce(ctx context.Context, at string, again Again, access reg
 			return err
 		}
 	}
-	from, err := place.Open(ctx, at, access)
+	from, head, err := (origin{at, access}).open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
-	head, err := from.Index(ctx)
-	if err != nil {
-		return err
-	}
 	x, _, err := h.accept(ctx, again.Policy, origin{at, access}, head)
 	if err != nil {
 		return err

@@ -124,15 +124,11 @@ func hasArch(x *index.Index, arch string) error {
 
 // Verify says whether a release in a place is accepted, and is whole. policy is a file, or empty for that of the host.
 func (h *Host) Verify(ctx context.Context, dir, policy string, access registry.Access) (err error) {
-	from, err := place.Open(ctx, dir, access)
+	from, head, err := (origin{dir, access}).open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
-	head, err := from.Index(ctx)
-	if err != nil {
-		return err
-	}
 	x, by, err := h.acceptReproduced(ctx, policy, origin{dir, access}, head)
 	if err != nil {
 		return err
