@@ -32,6 +32,12 @@ second=$(pid)
 [ "$first" != "$second" ] && echo "host: containerd was restarted, and is $(systemctl is-active containerd.service)"
 containerd config dump | grep -q 'runtime_type = .io.containerd.kata.v2' && echo "host: containerd knows the runtime"
 kata-runtime verify-install
+systemd-run --quiet --wait --unit=says.service echo \
+	'time=2026-11-30T16:05:00Z level=INFO msg="the machine grows" name=shim pid=7 sandbox=one source=katabuild-shim'
+journalctl --sync
+kata-runtime logs --unit says.service --since today | grep -q 'katabuild-shim one: the machine grows' &&
+	echo "host: the journal has records"
+kata-runtime logs --level error --error-if-no-records || echo "host: containerd's own lines are no records"
 systemctl stop containerd.service
 kata-runtime install /srv/guest --handler other
 echo "host: containerd that was stopped is $(systemctl is-active containerd.service)"
@@ -103,6 +109,7 @@ func TestPackagesServeASystemdHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"containerd was restarted, and is active", "containerd knows the runtime",
+		"the journal has records", "containerd's own lines are no records",
 		"containerd that was stopped is inactive", "containerd is active afterwards", "nothing is left",
 		"ended with 0"} {
 		if !strings.Contains(string(said), "host: "+line) {

@@ -163,8 +163,9 @@ func serveContainerd(f flags) error {
 	}
 	log := slog.New(slog.DiscardHandler)
 	if w, err := shim.OpenLog(f.bundle); err == nil {
-		log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})).With("sandbox", f.id, "source",
-			"katabuild-shim")
+		// kata-runtime logs, and Kata Containers' log parser, ask for name, pid and source.
+		log = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})).With("name",
+			"containerd-shim-kata-v2", "pid", os.Getpid(), "sandbox", f.id, "source", "katabuild-shim")
 	}
 	l, err := shim.Inherited()
 	if err != nil {
