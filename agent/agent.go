@@ -30,7 +30,9 @@ import (
 	"github.com/katabuild/katabuild/agent/probe"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/agent/serve"
+	"github.com/katabuild/katabuild/agent/storage/machine"
 	"github.com/katabuild/katabuild/agent/timeline"
+	"github.com/katabuild/katabuild/agent/wake"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/report"
 )
@@ -53,6 +55,7 @@ const lastAnswer = 500 * time.Millisecond
 type Config struct {
 	Version    string
 	PID1       bool   // prepare the system first
+	Woken      bool   // that was done before the guest was saved, from which it was restored
 	ServerAddr string // listen here, whatever the kernel command line says
 	LogLevel   string // as agent.log, likewise
 	Console    io.Writer
@@ -86,12 +89,19 @@ func Run(ctx context.Context, c Config) error {
 
 	// Before anything is served, so that nobody meets a guest with half of what it was given. Any error here ends the
 	// guest.
-	extensions, err := extension.Mount("/", options.Words(line))
+	attach := extension.Mount
+	if c.Woken {
+		attach = extension.Mounted
+	}
+	extensions, err := attach("/", options.Words(line))
 	if err != nil {
 		return err
 	}
-	if len(extensions) > 0 {
+	if len(extensions) > 0 && !c.Woken {
 		c.Timeline.Mark(timeline.Extensions)
+	}
+	if opts.WaitToWake && c.PID1 && !c.Woken {
+		return waitToWake(c)
 	}
 
 	l, err := serve.Listen(opts.ServerAddr)
@@ -192,7 +202,7 @@ func openConsole(ctx context.Context, c Config, opts options.Options, l net.List
 // prepare does an init's work if the agent is one, and returns the kernel command line.
 func prepare(c Config, log *slog.Logger) (string, error) {
 	complain := func(err error) { log.Error(err.Error()) }
-	if c.PID1 {
+	if c.PID1 && !c.Woken {
 		// The command line says what to do with kernel.panic, and proc is mounted by the first step.
 		table := early.Table()
 		if err := early.Run(table, complain); err != nil {
@@ -204,7 +214,7 @@ func prepare(c Config, log *slog.Logger) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("kernel command line: %w", err)
 	}
-	if !c.PID1 {
+	if !c.PID1 || c.Woken {
 		return string(line), nil
 	}
 	if !options.Parse(string(line)).Panic {
@@ -221,6 +231,18 @@ func prepare(c Config, log *slog.Logger) (string, error) {
 	}
 	c.Timeline.Mark(timeline.Network)
 	return string(line), nil
+}
+
+// waitToWake waits for the host that restores this guest from what it saved of it, and puts the agent that serves in
+// the place of this one. It returns only with an error.
+func waitToWake(c Config) error {
+	l, err := serve.Listen(fmt.Sprintf("vsock://-1:%d", agentapi.WakePort))
+	if err != nil {
+		return err
+	}
+	g := wake.Guest{Machine: machine.Machine{}, Now: timeline.SinceStart,
+		Environment: []string{"HOME=/", "TERM=linux", "PATH=" + early.Path}} // as the kernel and early.Process have it
+	return g.Wait(l, func() { fmt.Fprintln(c.Console, agentapi.WaitLine) })
 }
 
 func tellReady(ctx context.Context) error {

@@ -73,6 +73,23 @@ func Mount(root string, words []string) ([]extension.Extension, error) {
 	return done, nil
 }
 
+// Mounted are the extensions that Mount has mounted before, sorted by name.
+func Mounted(root string, words []string) ([]extension.Extension, error) {
+	disks, err := findDisks(root)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := decide(disks, words)
+	if err != nil {
+		return nil, err
+	}
+	var done []extension.Extension
+	for _, w := range wanted {
+		done = append(done, w.Extension)
+	}
+	return done, nil
+}
+
 // findDisks lists the block devices that say their serial.
 func findDisks(root string) ([]disk, error) {
 	files, err := filepath.Glob(filepath.Join(root, "sys/block/*/serial"))

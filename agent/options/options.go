@@ -28,6 +28,7 @@ type Options struct {
 	ServerAddr   string     // where to listen
 	DebugConsole bool       // a shell on the console
 	CgroupV1     bool       // the host asks for version 1 of cgroups, which this agent does not mount
+	WaitToWake   bool       // prepare the guest, and serve only once it was woken
 	Panic        bool       // the command line says what the kernel does after a panic
 	TestPanic    string     // where to panic; only binaries built for tests look at it
 
@@ -79,6 +80,8 @@ func Parse(commandLine string) Options {
 			if ok {
 				unified = on
 			}
+		case w == agentapi.WaitWord:
+			o.WaitToWake = true
 		case name == "agent.log":
 			if l, ok := level(value); ok {
 				o.Log = l

@@ -2,10 +2,12 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,7 +40,7 @@ const (
 // drivers are all there are. Kata Containers 4.1, Storage.driver; 9p as in its releases before.
 var drivers = []driver{
 	{"9p", mountShared("9p")},
-	{"virtio-fs", mountShared("virtiofs")},
+	{"virtio-fs", mountShared(virtioFS)},
 	{"bind", mountBind},
 	{"blk", mountBlock},
 	{"blk-ccw", mountBlock},
@@ -103,7 +105,7 @@ func bound(from place.Handle, at place.Place, h mount.Options, u *undo) error {
 // mountShared mounts a folder that the host shares, by its tag, such as kataShared. It mounts nothing else: neither a
 // folder of the guest's own, by bind, nor another type of file system, whose options could name one.
 func mountShared(fstype string) func(context.Context, *Manager, request, *undo) error {
-	return func(_ context.Context, _ *Manager, r request, u *undo) error {
+	return func(ctx context.Context, _ *Manager, r request, u *undo) error {
 		h := mount.Parse(r.s.Options)
 		switch {
 		case r.s.Source == "" || r.s.Fstype != fstype:
@@ -112,10 +114,36 @@ func mountShared(fstype string) func(context.Context, *Manager, request, *undo) 
 		case h.Flags&unix.MS_BIND != 0:
 			return fmt.Errorf("driver %s: the option bind is for the driver bind", r.driver.name)
 		}
-		if err := mounted(r.s.Source, fstype, r.at, h, u); err != nil {
+		if err := mountTag(ctx, r, h, u); err != nil {
 			return err
 		}
 		return own(r.s.FsGroup, r.at)
+	}
+}
+
+// virtioFS is the type of file system of a folder that is shared by virtio-fs.
+const virtioFS = "virtiofs"
+
+// Times of waiting for a device with a tag: that of a guest which was restored from a template is plugged in.
+const (
+	tagTime  = 5 * time.Second
+	tagPause = 10 * time.Millisecond
+)
+
+// mountTag mounts a folder by its tag. For virtio-fs Linux says EINVAL where it has no device with the tag, yet:
+// fs/fuse/virtio_fs.c, virtio_fs_get_tree.
+func mountTag(ctx context.Context, r request, h mount.Options, u *undo) error {
+	end := time.Now().Add(tagTime)
+	for {
+		err := mounted(r.s.Source, r.s.Fstype, r.at, h, u)
+		if !errors.Is(err, unix.EINVAL) || r.s.Fstype != virtioFS || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(tagPause):
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		}
 	}
 }
 

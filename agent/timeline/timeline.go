@@ -20,6 +20,7 @@ var started = now()
 // timekeeping.
 const (
 	Kernel  = "kernel"
+	Woken   = "woken" // of a guest that was restored from a template: what follows is after that
 	Start   = "start" // the agent's program begins
 	Init    = "init"  // the first instruction of its main function
 	Mounts  = "mounts"
@@ -47,6 +48,14 @@ type Timeline struct {
 func New() *Timeline {
 	return &Timeline{moments: []Moment{{Kernel, 0}, {Start, started}, {Init, now()}}}
 }
+
+// Resumed begins with Kernel, which is that of the template, and with when the guest was woken.
+func Resumed(woken time.Duration) *Timeline {
+	return &Timeline{moments: []Moment{{Kernel, 0}, {Woken, woken}, {Start, started}, {Init, now()}}}
+}
+
+// SinceStart is the time since the guest's kernel started.
+func SinceStart() time.Duration { return now() }
 
 // Mark notes that name was reached now.
 func (t *Timeline) Mark(name string) {

@@ -25,7 +25,7 @@ import (
 )
 
 // version is set by -ldflags "-X main.version=...".
-var version = "unknown"
+var version = "dev"
 
 // name is the runtime's name, by which containerd finds this program.
 const name = "io.containerd.kata.v2"

@@ -35,12 +35,22 @@ const (
 	ForwardPort = 1032
 	ForwardOK   = "ok\n"
 	ReadyPort   = 1031
-	HostCID     = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
-	ReadyLine   = "ready\n"
+	// WakePort is where an agent that waits to be woken is, and nothing else: docs/formats/wake.md.
+	WakePort  = 1033
+	HostCID   = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>
+	ReadyLine = "ready\n"
 )
 
 // InitLine begins an agent's first line on the console: it is PID 1, and user space has begun.
 const InitLine = LinePrefix + "init"
+
+// WaitWord is the word of the kernel command line that has an agent which is PID 1 prepare the guest and then wait to
+// be woken; WaitLine is its line on the console when it does. Such a guest can be saved, and restored as often as one
+// likes.
+const (
+	WaitWord = "agent.wait_to_wake"
+	WaitLine = LinePrefix + "waits to be woken"
+)
 
 // LinePrefix begins all lines of the agent's on the console.
 const LinePrefix = "katabuild-agent: "

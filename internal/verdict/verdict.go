@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/document"
@@ -33,6 +34,15 @@ type Verdict struct {
 	Report   digest.Digest `json:"report,omitempty"`
 	Result   string        `json:"result"`
 	Claims   []Claim       `json:"claims"`
+	Template *Template     `json:"template,omitempty"` // nil for a guest that booted
+}
+
+// Template is what a guest was restored from instead of booting. Its claims are about the guest itself, after it was
+// woken.
+type Template struct {
+	Digest   digest.Digest `json:"digest"`   // of the template's document
+	Made     int64         `json:"made"`     // seconds since the Epoch
+	Attested digest.Digest `json:"attested"` // the verdict about the guest that was restored from it first
 }
 
 // Claim is one thing the manifest promises.
@@ -106,6 +116,9 @@ func (v *Verdict) check() error {
 	if v.Manifest == "" {
 		return errors.New("no manifest")
 	}
+	if t := v.Template; t != nil && (t.Digest == "" || t.Made <= 0) {
+		return errors.New("a template without a digest or a time")
+	}
 	if len(v.Claims) == 0 {
 		return errors.New("no claims")
 	}
@@ -129,6 +142,10 @@ func (v *Verdict) Table() string {
 		fmt.Fprintf(w, "NOT MET\t%s\twant %s\n\t\tgot  %s\n", c.Name, c.Want, orNothing(c.Got))
 	}
 	_ = w.Flush() // a strings.Builder takes everything
+	if t := v.Template; t != nil {
+		fmt.Fprintf(&b, "restored from the template sha256:%s… of %s\n", t.Digest.Short(),
+			time.Unix(t.Made, 0).UTC().Format(time.RFC3339))
+	}
 	switch v.Result {
 	case Unchecked:
 		fmt.Fprintf(&b, "%s: %s, as it has no manifest\n", v.Guest, v.Result)

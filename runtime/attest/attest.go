@@ -28,6 +28,7 @@ func Verdict(m *manifest.Manifest, d digest.Digest, files []verdict.Claim, r *Re
 	v := &verdict.Verdict{Guest: m.Name, Manifest: d, Claims: files}
 	if r != nil {
 		v.Report = digest.Of(r.Raw)
+		v.Template = r.Boot.Template
 		v.Claims = append(slices.Clone(files), Report(m, r.Report, r.Boot)...)
 	}
 	v.Judge(r != nil)
@@ -73,6 +74,7 @@ type Boot struct {
 	Nonce      []byte                // the guest was asked with it; nil leaves that claim out
 	Extensions []extension.Extension // attached, in this order
 	Words      []string              // put behind the kernel command line, because the host was configured to
+	Template   *verdict.Template     // the guest was restored from, and has been woken since; nil: it booted
 	Probes     []string              // the guest was asked to try; without any, those that a report has are left out
 }
 

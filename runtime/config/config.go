@@ -27,6 +27,7 @@ type Config struct {
 	QEMU    QEMU    // [hypervisor.qemu]
 	Agent   Agent   // [agent.kata]
 	Runtime Runtime // [runtime]
+	Factory Factory // [factory]
 }
 
 // QEMU is the virtual machine.
@@ -123,6 +124,12 @@ type Runtime struct {
 	SandboxBindMounts []string // host folders or files, with :ro or :rw, that every container's guest sees
 }
 
+// Factory is about templates, which guests are restored from instead of booting.
+type Factory struct {
+	EnableTemplate bool
+	TemplatePath   string // the folder of templates; never empty
+}
+
 // What InternetworkingModel may be.
 const (
 	NetworkTC      = "tcfilter"
@@ -173,6 +180,7 @@ func Default() Config {
 			CreateContainerTimeout: 60 * time.Second,
 			InternetworkingModel:   NetworkTC,
 		},
+		Factory: Factory{TemplatePath: "/run/katabuild-templates"},
 	}
 }
 

@@ -240,6 +240,9 @@ create_container_timeout = 90
 internetworking_model = "macvtap"
 disable_guest_seccomp = true
 sandbox_bind_mounts = ["/etc/company:ro"]
+[factory]
+enable_template = true
+template_path = "/srv/templates"
 `
 
 func TestEveryKeyReachesItsField(t *testing.T) {
@@ -270,6 +273,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
 			EnableAnnotations: []string{"create_container_timeout"},
 		},
+		Factory: Factory{EnableTemplate: true, TemplatePath: "/srv/templates"},
 	}
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)

@@ -60,7 +60,7 @@ var idles = []idle{
 	{sectionQEMU, []string{"rootless"}, "QEMU runs as the user that runs the runtime", "false"},
 	{sectionQEMU, []string{"disable_selinux"}, "the runtime sets no SELinux labels", ""},
 	{sectionQEMU, []string{"disable_guest_selinux"}, "the guests have no SELinux", "true"},
-	{sectionQEMU, []string{"factory"}, "there are no templates of virtual machines", ""},
+	{sectionQEMU, []string{"factory"}, "templates are set in [factory]", ""},
 
 	{sectionAgent, []string{"enable_tracing"}, "the agent has no tracing", ""},
 	{sectionAgent, []string{"cdh_api_timeout", "launch_process_timeout", "visible_cdi_devices"},
@@ -90,8 +90,7 @@ var idles = []idle{
 		"passfd_listener_port"},
 		"the runtime has nothing of that name", ""},
 
-	{sectionFactory, []string{"enable_template", "template_path", "vm_cache_number", "vm_cache_endpoint"},
-		"there are no templates and no cache of virtual machines", ""},
+	{sectionFactory, []string{"vm_cache_number", "vm_cache_endpoint"}, "there is no cache of virtual machines", ""},
 }
 
 // podIdles are annotations of Kata's that name no key.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -372,6 +373,25 @@ var keys = []key{
 		section: sectionRuntime, name: "create_container_timeout", pod: true,
 		doc:   "Seconds that creating one container may take in a guest that is ready, 1 to 3600.",
 		field: func(c *Config) value { return (*seconds)(&c.Runtime.CreateContainerTimeout) },
+	},
+	{
+		section: sectionFactory, name: "enable_template",
+		doc: "Restore the guests of pods from a template that \"kata-runtime factory init\" made, instead of booting " +
+			"them.\nMachine q35 only, with shared_fs \"virtio-fs\" or \"none\". Without a fitting template a pod's " +
+			"guest boots, and the log says why.",
+		field: func(c *Config) value { return (*flag)(&c.Factory.EnableTemplate) },
+	},
+	{
+		section: sectionFactory, name: "template_path",
+		doc: "Folder of the templates, which root alone may write to. A template takes as much as its guest's memory " +
+			"is used.",
+		field: func(c *Config) value { return plainText(&c.Factory.TemplatePath) },
+		check: func(c *Config) error {
+			if c.Factory.TemplatePath == "" {
+				return errors.New("want the path of a folder")
+			}
+			return absolute(c.Factory.TemplatePath)
+		},
 	},
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 
 	"github.com/katabuild/katabuild/internal/arch"
+	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/vsock"
 )
@@ -51,8 +52,12 @@ type Spec struct {
 	// VirtualTime counts instructions and lets no time pass while waiting: the same times on every run. It needs
 	// emulation and one processor.
 	VirtualTime bool
-	Program     string // the hypervisor's; empty is what it has for the architecture, found in $PATH
-	NoSeccomp   bool   // for a program that was built without it
+	// Template: the machine is one that is saved, or restored from what was saved. Its memory is Start.Memory, and it
+	// starts without channel, shares and interfaces, which are plugged in once it is restored. A hypervisor that is no
+	// Templates, and a machine that cannot be that, is an ErrNoTemplate.
+	Template  bool
+	Program   string // the hypervisor's; empty is what it has for the architecture, found in $PATH
+	NoSeccomp bool   // for a program that was built without it
 }
 
 // Disk is a disk from the machine's start, read-only, or one to plug in.
@@ -120,6 +125,11 @@ type Start struct {
 	// file itself.
 	Kernel, Initrd *os.File
 	Disks          []OpenDisk
+
+	// Memory is the guest's, of a machine of a Template: a file of Plan.Size, which the hypervisor's process must be
+	// able to open again by its number, as it can what unix.MemfdCreate makes. State is what Saver.Save wrote of the
+	// machine that had this memory; nil boots the guest. Both stay the caller's.
+	Memory, State *os.File
 
 	Netns *os.File // the network namespace of the hypervisor's process; nil is this process's. It stays the caller's
 	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See
@@ -197,6 +207,38 @@ type Grower interface {
 	// ErrNoGrowth where a machine was started without room, for processors or for memory, and nothing else is wrong.
 	Grow(context.Context, Size) (Size, error)
 }
+
+// SharePlugger is a VM that shared folders can be plugged into while it runs.
+type SharePlugger interface {
+	// PlugShare gives the guest a folder that a virtiofsd serves. It fails with ErrNoPlace where there is no place. The
+	// folder stays until the machine ends.
+	PlugShare(context.Context, Share) error
+}
+
+// Templates is a Hypervisor whose machines can be saved and restored.
+type Templates interface {
+	// Traits say what a machine of a Spec that is a Template has to have in common with the one it is restored from.
+	Traits(Plan) (*Traits, error)
+}
+
+// Traits are what a saved machine depends on, beside the guest. A machine whose traits are others is not restored.
+type Traits struct {
+	Machine []byte        // all that the hypervisor is told, without names of files
+	Program digest.Digest // of the hypervisor's
+	CPU     []byte        // the host's processor, as far as guests see it
+	// Most is what a restored machine can grow to.
+	Most Size
+}
+
+// Saver is a VM of a Template.
+type Saver interface {
+	// Save stops the guest for good, and writes to a file what the machine is beside its memory. The machine is of no
+	// use then but to be stopped, and its memory is whole once it was.
+	Save(context.Context, *os.File) error
+}
+
+// ErrNoTemplate says that a machine can neither be saved nor restored.
+var ErrNoTemplate = errors.New("this machine has no templates")
 
 // ErrNoPlace says that nothing can be plugged into a machine: it has no places for devices, or they are all taken.
 var ErrNoPlace = errors.New("no place for another device")

@@ -12,10 +12,8 @@ import (
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/network"
-	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/translate"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // growth is what decides how large the machine has to be.
@@ -36,31 +34,6 @@ func (g *growth) wanted() machine.Size {
 	cpus := max(sum.MilliCPUs, g.said.MilliCPUs)
 	return machine.Size{CPUs: g.base.CPUs + int((cpus+999)/1000), MemoryMiB: g.base.MemoryMiB + max(sum.MemoryMiB,
 		g.said.MemoryMiB)}
-}
-
-// maySize sets how large the machine may become: what the configuration says, and no more than the host has.
-func (p *Pod) maySize(cfg *sandbox.Config) {
-	q := &p.cfg.QEMU
-	if p.cfg.Runtime.StaticSandboxResourceMgmt {
-		return
-	}
-	cfg.Max = machine.Size{CPUs: runtime.NumCPU(), MemoryMiB: hostMemoryMiB()}
-	if n := q.DefaultMaxVCPUs; n > 0 {
-		cfg.Max.CPUs = min(n, cfg.Max.CPUs)
-	}
-	if n := q.DefaultMaxMemoryMiB; n > 0 {
-		cfg.Max.MemoryMiB = min(n, cfg.Max.MemoryMiB)
-	}
-	cfg.MemorySlots = q.MemorySlots
-}
-
-// hostMemoryMiB is what the host has, 0 where it does not say.
-func hostMemoryMiB() int {
-	var i unix.Sysinfo_t
-	if err := unix.Sysinfo(&i); err != nil {
-		return 0
-	}
-	return int(uint64(i.Totalram) * uint64(i.Unit) >> 20)
 }
 
 // resize notes what a container may use and makes the machine large enough for all of them. A machine that cannot grow

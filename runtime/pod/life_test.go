@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
-	"github.com/katabuild/katabuild/internal/dmverity"
 	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
@@ -639,16 +638,5 @@ func TestWordsOfAGuestAreForTheLog(t *testing.T) {
 		Want: "x", Got: "y"}}}}
 	if s := no.Error(); !strings.Contains(s, `init is "y", the manifest says "x"`) || strings.Contains(s, "a is") {
 		t.Error(s)
-	}
-}
-
-func TestExtensionsOfTheConfiguration(t *testing.T) {
-	verity := dmverity.Params{}
-	if list, err := extensions([]config.ExtensionDisk{{Name: "a", Path: "/x", Params: &verity}}); err != nil ||
-		len(list) != 1 || list[0].Name != "a" || list[0].Image != "/x" {
-		t.Errorf("%+v, %v", list, err)
-	}
-	if _, err := extensions([]config.ExtensionDisk{{Name: "a", Path: t.TempDir() + "/none"}}); err == nil {
-		t.Error("an extension that is not there")
 	}
 }

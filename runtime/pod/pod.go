@@ -9,7 +9,6 @@
 package pod
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,13 +24,13 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
-	"github.com/katabuild/katabuild/internal/extension"
 	"github.com/katabuild/katabuild/internal/kmodule"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/disks"
+	"github.com/katabuild/katabuild/runtime/factory"
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/machine"
@@ -72,26 +71,29 @@ type Options struct {
 	// Shm is the size of the pod's /dev/shm in bytes, 0 is half of the guest's memory.
 	Shm         int64
 	Annotations map[string]string // for the record only
+	Version     string            // of katabuild, which templates depend on
 }
 
 // Pod is a running guest with its containers. Its methods may be called from several goroutines. None of its locks is
 // held while another one of its is taken.
 type Pod struct {
-	id      string
-	cfg     *config.Config
-	dirs    record.Dirs
-	log     *slog.Logger
-	share   *share.Share  // nil where nothing is shared
-	claims  *share.Claims // likewise, and where foreign locks are granted
-	fs      *share.Daemon
-	net     *network.Network // nil without a network
-	netns   *os.File         // the namespace, which QEMU is in too; nil where none could be made
-	stand   *thread.StandIn  // is in it; nil likewise
-	cgroup  cgroup.Group
-	vm      *sandbox.Sandbox
-	link    *agentlink.Link
-	seccomp bool // the agent can do seccomp
-	growth  growth
+	id       string
+	cfg      *config.Config
+	dirs     record.Dirs
+	log      *slog.Logger
+	share    *share.Share  // nil where nothing is shared
+	claims   *share.Claims // likewise, and where foreign locks are granted
+	fs       *share.Daemon
+	net      *network.Network // nil without a network
+	netns    *os.File         // the namespace, which QEMU is in too; nil where none could be made
+	stand    *thread.StandIn  // is in it; nil likewise
+	cgroup   cgroup.Group
+	vm       *sandbox.Sandbox
+	link     *agentlink.Link
+	seccomp  bool // the agent can do seccomp
+	growth   growth
+	template *verdict.Template // the guest was restored from; nil: it booted
+	nicPaths []string          // where a restored guest finds its interfaces, in their order
 
 	record *record.File
 
@@ -165,7 +167,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if p.fs != nil {
 		p.wg.Go(func() { p.watchFS(beside) })
 	}
-	if p.vm, err = sandbox.Start(ctx, cfg); err != nil {
+	if err := p.boot(ctx, o, cfg); err != nil {
 		return nil, p.outOfMemory(explain(err))
 	}
 	p.wg.Go(func() {
@@ -184,6 +186,11 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	}
 	if err := p.attest(ctx); err != nil {
 		return nil, err
+	}
+	if p.template != nil { // the machine is as small as that
+		if err := p.resize(ctx, "", Size{}); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.introduce(ctx, o); err != nil {
 		return nil, err
@@ -238,49 +245,20 @@ var errNothingToCompare = errors.New(
 // sandboxConfig makes everything that the machine needs on the host, and says how to start it.
 func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (sandbox.Config, error) {
 	c := o.Config
-	cfg := sandbox.Config{
-		ID: p.id, Guest: g, Hypervisor: o.Hypervisor, Machine: string(c.QEMU.MachineType), Words: c.Words(),
-		Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
-		Program: c.QEMU.Path, RNG: true, Places: c.QEMU.PCIeRootPorts, Log: p.log, Hybrid: p.dirs.VsockSocket(p.id),
-		Size: machine.Size{CPUs: c.QEMU.VCPUs(g.Boot.CPUs, runtime.NumCPU()),
-			MemoryMiB: cmp.Or(c.QEMU.DefaultMemoryMiB, g.Boot.MemoryMiB)},
-		Attest: c.Runtime.Attestation != config.Off,
+	cfg, err := factory.Sandbox(c, g, o.Hypervisor)
+	if err != nil {
+		return cfg, err
 	}
-	if !g.Described() {
-		cfg.Serves = agentlink.Serves
-	}
+	cfg.ID, cfg.Log, cfg.Hybrid, cfg.Hostname = p.id, p.log, p.dirs.VsockSocket(p.id), o.Hostname
 	p.growth.base, p.growth.said = cfg.Size, o.Size
 	o.Size.add(&cfg.Size, runtime.NumCPU())
-	p.maySize(&cfg)
-	cfg.Words = append(cfg.Words, agentlink.StreamsWord())
 	if c.QEMU.EnableDebug {
 		cfg.Console = &consoleLog{log: p.log}
-	}
-	var err error
-	if cfg.Extensions, err = extensions(c.QEMU.Extensions); err != nil {
-		return cfg, err
 	}
 	if err := p.startShare(ctx, &cfg); err != nil {
 		return cfg, err
 	}
 	return cfg, p.startNetwork(ctx, o, &cfg)
-}
-
-func extensions(list []config.ExtensionDisk) ([]guest.Extension, error) {
-	var out []guest.Extension
-	for _, e := range list {
-		if e.Params != nil {
-			out = append(out, guest.Extension{Extension: extension.Extension{Name: e.Name, Params: *e.Params},
-				Image: e.Path})
-			continue
-		}
-		x, err := guest.ReadExtension(e.Name + "=" + e.Path)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, x)
-	}
-	return out, nil
 }
 
 // claimsSuffix makes of the folder of pods the file of their claims on volumes, beside it.
@@ -594,7 +572,10 @@ func (p *Pod) storages(o Options) []*katapb.Storage {
 }
 
 func (p *Pod) configureNetwork(ctx context.Context) error {
-	for _, i := range p.net.Interfaces() {
+	for n, i := range p.net.Interfaces() {
+		if n < len(p.nicPaths) { // it was plugged in, and may still be on its way
+			i.DevicePath = p.nicPaths[n]
+		}
 		if _, err := p.link.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: i}); err != nil {
 			return fmt.Errorf("set up the interface %s in the guest: %w", i.GetName(), err)
 		}

@@ -78,6 +78,9 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 		return nil, fmt.Errorf("compare the guest's files with its manifest: %w", err)
 	}
 	host := attest.Boot{Nonce: nonce, Words: words, Probes: s.cfg.Probes}
+	if s.cfg.Saved != nil && s.cfg.Saved.Template.Digest != "" {
+		host.Template = &s.cfg.Saved.Template
+	}
 	for _, e := range s.cfg.Extensions {
 		host.Extensions = append(host.Extensions, e.Extension)
 	}

@@ -58,6 +58,12 @@ type Config struct {
 	Program     string        // the hypervisor's; see machine.Spec
 	NoSeccomp   bool          // likewise
 
+	// Template makes a guest that only waits once it is prepared, to be saved (Save); with Saved, it is restored and
+	// woken instead of booted. Shares and NICs are ignored then, and plugged in once it serves (PlugShare, PlugNIC).
+	Template bool
+	Saved    *Saved
+	Hostname string // of a guest that is woken; empty leaves its own
+
 	// Attest says that the guest is to be attested: its files that are not booted are compared with the manifest while
 	// it boots, so that Attest need not wait for that.
 	Attest bool
@@ -121,7 +127,16 @@ func newPlan(cfg Config, choice accel.Choice, channel vsock.Choice, clockKHz int
 		Max: cfg.Max, MemorySlots: cfg.MemorySlots, Places: cfg.Places,
 		Kernel: g.Kernel, Initrd: g.Initrd, Shares: cfg.Shares, NICs: cfg.NICs, RNG: cfg.RNG,
 		Accel: choice.Accel, Channel: channel, VirtualTime: cfg.VirtualTime, Program: cfg.Program,
-		NoSeccomp: cfg.NoSeccomp,
+		NoSeccomp: cfg.NoSeccomp, Template: cfg.Template,
+	}
+	if cfg.Template {
+		if err := canWait(g); err != nil {
+			return nil, err
+		}
+		if _, ok := cfg.Hypervisor.(machine.Templates); !ok {
+			return nil, fmt.Errorf("%w: its hypervisor saves none", machine.ErrNoTemplate)
+		}
+		s.Shares, s.NICs = nil, nil
 	}
 	if cfg.ID != "" {
 		s.Name += "-" + cfg.ID
@@ -130,7 +145,7 @@ func newPlan(cfg Config, choice accel.Choice, channel vsock.Choice, clockKHz int
 		s.Disks = append(s.Disks, machine.Disk{Path: g.Image, Size: g.ImageSize,
 			NVDIMM: g.Boot.Disk == manifest.NVDIMM})
 	}
-	hostWords, err := wordsForShares(cfg, choice.Accel)
+	hostWords, err := hostWords(cfg, choice.Accel)
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +169,31 @@ func newPlan(cfg Config, choice accel.Choice, channel vsock.Choice, clockKHz int
 		return nil, err
 	}
 	return &Plan{Accel: choice, Vsock: channel, CommandLine: s.CommandLine, Words: hostWords, Machine: m}, nil
+}
+
+// hostWords are what a host has to say behind the guest's own words.
+func hostWords(cfg Config, a accel.Accel) ([]string, error) {
+	if !cfg.Template {
+		return wordsForShares(cfg, a)
+	}
+	words := []string{agentapi.WaitWord}
+	if a == accel.TCG { // a folder may be plugged in
+		words = append(words, bootwords.ClearMemory)
+	}
+	return slices.Concat(words, cfg.Words), nil
+}
+
+// canWait says why a guest cannot wait to be woken: it is our agent that does that, and as the init alone.
+func canWait(g *guest.Guest) error {
+	if !g.Described() {
+		return fmt.Errorf("%w: nothing says whether its agent waits to be woken, as the guest has no manifest",
+			machine.ErrNoTemplate)
+	}
+	if init := g.Manifest.Agent.Init; init != manifest.InitAgent {
+		return fmt.Errorf("%w: the guest's init is %s, and only the agent waits to be woken", machine.ErrNoTemplate,
+			init)
+	}
+	return nil
 }
 
 // wordsForShares are Config.Words, behind those that shared folders want.

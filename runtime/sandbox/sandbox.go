@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -55,7 +56,11 @@ type Sandbox struct {
 	reason   panicReason // used by the console alone
 	panicked chan string // has the text of the first kernel panic
 	ready    chan struct{}
-	isReady  sync.Once // of ready
+	isReady  sync.Once     // of ready
+	waits    chan struct{} // closed when the guest waits to be woken
+	isWait   sync.Once     // of waits
+	unwoken  chan error    // has why the guest was not woken
+	memory   *os.File      // of a guest that is to be saved
 	booted   []guest.Booted
 	files    func() ([]verdict.Claim, error) // of the manifest's files; the first call compares
 
@@ -91,6 +96,7 @@ func start(ctx context.Context, cfg Config, plan *Plan, began time.Time) (*Sandb
 		cfg: cfg, plan: plan, log: cfg.Log,
 		progress: &progress{start: began, onStage: cfg.OnStage, foreign: !cfg.Guest.Described()},
 		panicked: make(chan string, 1), ready: make(chan struct{}), over: make(chan struct{}),
+		waits: make(chan struct{}), unwoken: make(chan error, 1),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -143,6 +149,11 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 		s.log.Info("extension", "name", e.Name, "image", sum, "root hash", e.Params.RootHash)
 		o.Disks = append(o.Disks, machine.OpenDisk{File: image})
 	}
+	if s.cfg.Template {
+		if err := s.giveMemory(&o); err != nil {
+			return err
+		}
+	}
 	s.compareFiles(files.Checked)
 	s.progress.event("checked")
 	if s.vm, err = s.cfg.Hypervisor.Start(ctx, s.plan.Machine, o); err != nil {
@@ -152,6 +163,10 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 		<-s.vm.Done()
 		close(s.over)
 	})
+	if s.cfg.Saved != nil {
+		s.progress.event("restored")
+		s.wg.Go(func() { s.wake(ctx) })
+	}
 	s.wg.Go(func() {
 		select {
 		case <-s.vm.Answers():
@@ -193,6 +208,9 @@ func (s *Sandbox) linked(ctx context.Context, l machine.Links) error {
 func (s *Sandbox) consoleLine(line string) {
 	if strings.Contains(line, agentapi.InitLine) {
 		s.progress.reach(stageInit)
+	}
+	if strings.Contains(line, agentapi.WaitLine) {
+		s.isWait.Do(func() { close(s.waits) })
 	}
 	if text := s.reason.read(line); text != "" {
 		select {
@@ -277,9 +295,21 @@ func (s *Sandbox) awaitReady(l net.Listener) {
 
 // await waits until the guest is ready or cannot become it any more.
 func (s *Sandbox) await(ctx context.Context) error {
+	waits := s.waits
+	if !s.saves() {
+		waits = nil
+	}
 	select {
 	case <-s.ready:
+		if s.saves() {
+			return errServes
+		}
 		return nil
+	case <-waits:
+		s.progress.event("waits")
+		return nil
+	case err := <-s.unwoken:
+		return err
 	case <-s.vm.Done():
 		return s.whyEnded()
 	case text := <-s.panicked:
@@ -383,6 +413,9 @@ func (s *Sandbox) stopOnce() error {
 		errs = append(errs, s.console.Close())
 	}
 	s.wg.Wait()
+	if s.memory != nil {
+		errs = append(errs, s.memory.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -408,6 +441,14 @@ func (s *Sandbox) PlugNIC(ctx context.Context, n machine.NIC) (pciPath string, e
 		return p.PlugNIC(ctx, n)
 	}
 	return "", fmt.Errorf("plug in the interface %s: %w", n.MAC, machine.ErrNoPlace)
+}
+
+// PlugShare gives the running guest a shared folder; see machine.SharePlugger.
+func (s *Sandbox) PlugShare(ctx context.Context, f machine.Share) error {
+	if p, ok := s.vm.(machine.SharePlugger); ok {
+		return p.PlugShare(ctx, f)
+	}
+	return fmt.Errorf("plug in the shared folder %s: %w", f.Tag, machine.ErrNoPlace)
 }
 
 // Size is what the machine has now.

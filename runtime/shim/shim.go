@@ -269,6 +269,7 @@ func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	o := pod.Options{
 		ID: r.ID, Config: cfg, Hypervisor: s.o.Hypervisor, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log,
 		Size: podSize(spec, kind), Annotations: spec.Annotations, Shm: shmSize(spec), DNS: dnsOf(spec),
+		Version: s.o.Version,
 	}
 	if spec.Linux != nil {
 		if spec.Linux.CgroupsPath != "" {

@@ -15,6 +15,7 @@ import (
 	"github.com/katabuild/katabuild/agent/fatal"
 	"github.com/katabuild/katabuild/agent/policy"
 	"github.com/katabuild/katabuild/agent/timeline"
+	"github.com/katabuild/katabuild/agent/wake"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +27,10 @@ func Main(version string, rego func(text string, log *slog.Logger) (policy.Engin
 		container.Stage()
 	}
 	boot := timeline.New()
+	at, woken := wake.Woken(os.Args)
+	if woken {
+		boot = timeline.Resumed(at)
+	}
 	pid1 := os.Getpid() == 1
 	if !pid1 && len(os.Args) > 1 {
 		if a := os.Args[1]; len(os.Args) > 2 || a != "--version" && a != "-v" {
@@ -45,6 +50,7 @@ func Main(version string, rego func(text string, log *slog.Logger) (policy.Engin
 	err := agent.Run(ctx, agent.Config{
 		Version:    versionOf(version),
 		PID1:       pid1,
+		Woken:      woken,
 		ServerAddr: os.Getenv("KATA_AGENT_SERVER_ADDR"),
 		LogLevel:   os.Getenv("KATA_AGENT_LOG_LEVEL"),
 		Console:    os.Stderr,

@@ -103,3 +103,14 @@ func TestTrialOnKVM(t *testing.T) {
 	defer f.Close()
 	t.Logf("trial: %v", trial(f))
 }
+
+func TestAProcessorIsWhatGuestsSeeOfIt(t *testing.T) {
+	const one = "processor\t: 0\nmodel name\t: A\ncpu MHz\t\t: 1000\nflags\t\t: fpu sse\n"
+	const two = "processor\t: 1\nmodel name\t: A\ncpu MHz\t\t: 2000\nflags\t\t: fpu sse\n"
+	if a, b := string(processor(one+"\n"+two)), string(processor(two+"\n"+one)); a != b || a == "" {
+		t.Errorf("%q and %q", a, b)
+	}
+	if a, b := string(processor(one)), string(processor(strings.Replace(one, "sse", "avx", 1))); a == b {
+		t.Error("other flags make no difference")
+	}
+}

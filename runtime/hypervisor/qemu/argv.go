@@ -145,7 +145,12 @@ type Config struct {
 	Vsock       Vsock
 	// count instructions and let no time pass while waiting: the same virtual times on every run. Needs TCG and one
 	// CPU.
-	ICount    bool
+	ICount bool
+	// Template: the memory is shared, whatever is there from the start, and is the file Memory, unless that is empty.
+	// Incoming waits for a state and does not run.
+	Template  bool
+	Memory    string
+	Incoming  bool
 	NoSeccomp bool // for a QEMU that was built without it
 }
 
@@ -214,6 +219,9 @@ func (c Config) argv() []string {
 		}
 		add("-device", port)
 	}
+	if c.Incoming {
+		add("-S", "-incoming", "defer")
+	}
 	add("-kernel", c.Kernel)
 	if c.Initrd != "" {
 		add("-initrd", c.Initrd)
@@ -245,7 +253,12 @@ func (c Config) board(m model) (a []string) {
 	if slots += c.MemorySlots; slots > 0 {
 		memory += fmt.Sprintf(",slots=%d,maxmem=%dM", slots, room>>20)
 	}
-	if c.sharesMemory() {
+	switch {
+	case c.Memory != "":
+		machine += ",memory-backend=memory"
+		add("-object", fmt.Sprintf("memory-backend-file,id=memory,size=%dM,share=on,mem-path=%s", c.MemoryMiB,
+			escape(c.Memory)))
+	case c.sharesMemory():
 		machine += ",memory-backend=memory"
 		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
 	}
@@ -282,7 +295,7 @@ func (c Config) arch() string {
 // sharesMemory says whether other processes map the guest's memory. It is a memfd then, and never a file in /dev/shm,
 // which may be small.
 func (c Config) sharesMemory() bool {
-	shares := c.Vsock.VhostUser.Set()
+	shares := c.Vsock.VhostUser.Set() || c.Template
 	for _, f := range c.FileSystems {
 		shares = shares || f.VirtioFS.Set()
 	}

@@ -63,6 +63,12 @@ func (h Hypervisor) plan(s machine.Spec) (*Plan, error) {
 	if has.RootPorts {
 		c.RootPorts = min(s.Places, MaxRootPorts)
 	}
+	if s.Template {
+		if err := canBeTemplate(s, kind); err != nil {
+			return nil, err
+		}
+		c.Template, c.RootPorts = true, min(s.Places+templatePorts, MaxRootPorts)
+	}
 	for _, d := range s.Disks {
 		if d.NVDIMM && !has.NVDIMM {
 			return nil, fmt.Errorf("the guest's root is an NVDIMM, which the machine %s does not have; boot it on %s",
@@ -90,6 +96,30 @@ func (h Hypervisor) plan(s machine.Spec) (*Plan, error) {
 		h.leaveRoom(&c, s)
 	}
 	return &Plan{c, s}, nil
+}
+
+// templatePorts are the root ports that a machine of a template has beside Places: for vsock, a shared folder and two
+// interfaces, which others have from the start.
+const templatePorts = 4
+
+// canBeTemplate says why a machine cannot be saved and restored. What was tried is q35 alone; microvm has no place for
+// what has to be plugged in after that, and an NVDIMM would be a part of what is saved.
+func canBeTemplate(s machine.Spec, kind Machine) error {
+	switch {
+	case kind != Q35:
+		return fmt.Errorf("%w: it is a %s, and a %s alone takes devices once it was restored: set machine_type to %q",
+			machine.ErrNoTemplate, kind, Q35, Q35)
+	case s.VirtualTime:
+		return fmt.Errorf("%w: it counts instructions", machine.ErrNoTemplate)
+	case len(s.Shares)+len(s.NICs) > 0:
+		return fmt.Errorf("%w: it has shared folders or interfaces from the start", machine.ErrNoTemplate)
+	}
+	for _, d := range s.Disks {
+		if d.NVDIMM {
+			return fmt.Errorf("%w: the guest's root is an NVDIMM", machine.ErrNoTemplate)
+		}
+	}
+	return nil
 }
 
 // leaveRoom is for what may be plugged in later.

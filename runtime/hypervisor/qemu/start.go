@@ -39,6 +39,7 @@ type VM struct {
 	log     *slog.Logger
 	process *child.Process
 	channel vsock.Transport
+	device  *os.File // the end of our own vsock back end that a restored machine gets
 	wg      sync.WaitGroup
 	stop    func() error
 
@@ -60,6 +61,9 @@ var (
 	_ machine.VM      = (*VM)(nil)
 	_ machine.Plugger = (*VM)(nil)
 	_ machine.Grower  = (*VM)(nil)
+
+	_ machine.Saver        = (*VM)(nil)
+	_ machine.SharePlugger = (*VM)(nil)
 )
 
 // inheritance is the files that QEMU inherits: its ends, which are ours to close once it has them.
@@ -114,6 +118,13 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 	if err := handFiles(&q, v.plan.spec, o, with); err != nil {
 		return err
 	}
+	if q.Template {
+		fd, err := with.lend(o.Memory)
+		if err != nil {
+			return err
+		}
+		q.Memory, q.Incoming = byFD(fd), o.State != nil
+	}
 	monitor, monitorChild, err := socketPair("monitor")
 	if err != nil {
 		return err
@@ -133,7 +144,7 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 	if err := v.link(&q, o, with, &links); err != nil {
 		return errors.Join(err, serial.Close())
 	}
-	if h.NoVsock {
+	if h.NoVsock || q.Template {
 		q.Vsock = Vsock{}
 	}
 	if err := o.Linked(links); err != nil {
@@ -146,6 +157,9 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 	}
 	for _, m := range v.process.Missing() {
 		v.log.Warn("QEMU lacks " + m)
+	}
+	if o.State != nil {
+		return v.restore(ctx, monitor, o.State)
 	}
 	v.wg.Go(func() {
 		c, err := qmp.New(ctx, monitor)
@@ -228,7 +242,11 @@ func (v *VM) link(q *Config, o machine.Start, with *inheritance, l *machine.Link
 	if err != nil {
 		return err
 	}
-	q.Vsock = Vsock{VhostUser: inherited(with.add(deviceChild))}
+	if v.plan.spec.Template {
+		v.device = deviceChild // plugged in later, or closed at the end
+	} else {
+		q.Vsock = Vsock{VhostUser: inherited(with.add(deviceChild))}
+	}
 	if o.Hybrid != "" {
 		if err := d.ServeHybrid(o.Hybrid); err != nil {
 			return errors.Join(err, conn.Close())
@@ -305,6 +323,9 @@ func (v *VM) stopOnce() error {
 	case c := <-v.monitor:
 		errs = append(errs, c.Close())
 	default:
+	}
+	if v.device != nil {
+		_ = v.device.Close() // nothing was written to it
 	}
 	if v.channel != nil {
 		errs = append(errs, v.channel.Close())

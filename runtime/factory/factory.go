@@ -1,0 +1,211 @@
+// Package factory makes templates of the guests that a configuration names, and finds the one that a pod's guest can be
+// restored from.
+//
+// In come a configuration and a guest; out come what the machine of a pod is like, a template that has been proved, or
+// why there is none. It puts together what sandbox and template do, and knows neither containers nor a pod.
+package factory
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/extension"
+	"github.com/katabuild/katabuild/internal/verdict"
+	"github.com/katabuild/katabuild/runtime/agentlink"
+	"github.com/katabuild/katabuild/runtime/config"
+	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/machine"
+	"github.com/katabuild/katabuild/runtime/sandbox"
+	"github.com/katabuild/katabuild/runtime/template"
+)
+
+// Sandbox is the machine that a configuration wants for a guest, without what is one pod's own: its size for
+// containers, its shares and its interfaces.
+func Sandbox(c *config.Config, g *guest.Guest, h machine.Hypervisor) (sandbox.Config, error) {
+	cfg := sandbox.Config{
+		Guest: g, Hypervisor: h, Machine: string(c.QEMU.MachineType), Words: append(c.Words(), agentlink.StreamsWord()),
+		Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
+		Program: c.QEMU.Path, RNG: true, Places: c.QEMU.PCIeRootPorts,
+		Size: machine.Size{CPUs: c.QEMU.VCPUs(g.Boot.CPUs, runtime.NumCPU()),
+			MemoryMiB: cmp.Or(c.QEMU.DefaultMemoryMiB, g.Boot.MemoryMiB)},
+		Attest: c.Runtime.Attestation != config.Off,
+	}
+	if !g.Described() {
+		cfg.Serves = agentlink.Serves
+	}
+	maySize(c, &cfg)
+	var err error
+	cfg.Extensions, err = extensions(c.QEMU.Extensions)
+	return cfg, err
+}
+
+// maySize sets how large the machine may become: what the configuration says, and no more than the host has.
+func maySize(c *config.Config, cfg *sandbox.Config) {
+	q := &c.QEMU
+	if c.Runtime.StaticSandboxResourceMgmt {
+		return
+	}
+	cfg.Max = machine.Size{CPUs: runtime.NumCPU(), MemoryMiB: hostMemoryMiB()}
+	if n := q.DefaultMaxVCPUs; n > 0 {
+		cfg.Max.CPUs = min(n, cfg.Max.CPUs)
+	}
+	if n := q.DefaultMaxMemoryMiB; n > 0 {
+		cfg.Max.MemoryMiB = min(n, cfg.Max.MemoryMiB)
+	}
+	cfg.MemorySlots = q.MemorySlots
+}
+
+// hostMemoryMiB is what the host has, 0 where it does not say.
+func hostMemoryMiB() int {
+	var i unix.Sysinfo_t
+	if err := unix.Sysinfo(&i); err != nil {
+		return 0
+	}
+	return int(uint64(i.Totalram) * uint64(i.Unit) >> 20)
+}
+
+func extensions(list []config.ExtensionDisk) ([]guest.Extension, error) {
+	var out []guest.Extension
+	for _, e := range list {
+		if e.Params != nil {
+			out = append(out, guest.Extension{Extension: extension.Extension{Name: e.Name, Params: *e.Params},
+				Image: e.Path})
+			continue
+		}
+		x, err := guest.ReadExtension(e.Name + "=" + e.Path)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+// Factory makes and finds templates.
+type Factory struct {
+	Folder  template.Folder
+	Version string // of katabuild
+}
+
+// traits say what the machine of a template depends on. cfg is a Sandbox's, and comes back as one of a template.
+func traits(cfg sandbox.Config) (sandbox.Config, *machine.Traits, error) {
+	cfg.Template = true
+	// what a template has does not depend on what is plugged in later
+	cfg.Shares, cfg.NICs, cfg.Serves = nil, nil, nil
+	plan, err := sandbox.NewPlan(cfg)
+	if err != nil {
+		return cfg, nil, err
+	}
+	h, ok := cfg.Hypervisor.(machine.Templates)
+	if !ok {
+		return cfg, nil, machine.ErrNoTemplate
+	}
+	t, err := h.Traits(plan.Machine)
+	return cfg, t, err
+}
+
+func (f Factory) key(cfg sandbox.Config, t *machine.Traits) template.Key {
+	return template.Key{Manifest: cfg.Guest.Digest, Machine: digest.Of(t.Machine), Program: t.Program,
+		CPU: digest.Of(t.CPU), Katabuild: f.Version}
+}
+
+// Restore says how to restore the guest of a Sandbox's Config from its template instead of booting it, for a pod that
+// wants the machine to be of a size. Whoever has the answer closes Saved. The error says why the guest has to boot.
+func (f Factory) Restore(cfg sandbox.Config, want machine.Size) (sandbox.Config, error) {
+	shares, nics := cfg.Shares, cfg.NICs
+	cfg, t, err := traits(cfg)
+	if err != nil {
+		return cfg, err
+	}
+	for _, s := range shares {
+		if s.Socket == "" {
+			return cfg, fmt.Errorf("%w: shared_fs is virtio-9p, which cannot be plugged in", machine.ErrNoTemplate)
+		}
+	}
+	if want.CPUs > t.Most.CPUs || want.MemoryMiB > t.Most.MemoryMiB {
+		return cfg, fmt.Errorf("the pod wants %d processors and %d MiB of memory, and a restored machine can have %d "+
+			"and %d", want.CPUs, want.MemoryMiB, t.Most.CPUs, t.Most.MemoryMiB)
+	}
+	found, err := f.Folder.Find(f.key(cfg, t))
+	if err != nil {
+		return cfg, err
+	}
+	if size := int64(cfg.Size.MemoryMiB) << 20; found.Memory.Size != size {
+		return cfg, fmt.Errorf("template %s: %d bytes of memory, and the machine has %d", found.Dir(),
+			found.Memory.Size, size)
+	}
+	copies, err := found.Copy()
+	if err != nil {
+		return cfg, fmt.Errorf("template %s: %w", found.Dir(), err)
+	}
+	cfg.Shares, cfg.NICs = shares, nics
+	cfg.Saved = &sandbox.Saved{Copies: *copies, Template: verdict.Template{Digest: found.Digest, Made: found.Made,
+		Attested: found.Attested}}
+	return cfg, nil
+}
+
+// Make makes the template of a Sandbox's Config: it boots the guest, saves it when it waits, restores one from that,
+// and keeps the template when that one was woken and is what the manifest says. progress, which may be nil, is told
+// what is done.
+func (f Factory) Make(ctx context.Context, cfg sandbox.Config, progress func(string)) (*template.Template, error) {
+	if progress == nil {
+		progress = func(string) {}
+	}
+	cfg.Attest = true
+	cfg, t, err := traits(cfg)
+	if err != nil {
+		return nil, err
+	}
+	progress("boot the guest " + cfg.Guest.Name)
+	s, err := sandbox.Start(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("boot the guest of a template: %w", err)
+	}
+	progress("save it")
+	saved, err := s.Save(ctx)
+	if err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	defer saved.Close() //nolint:errcheck // only read from
+	progress("restore and attest one")
+	v, err := prove(ctx, cfg, saved)
+	if err != nil {
+		return nil, fmt.Errorf("restore a guest from the template: %w", err)
+	}
+	b, err := v.Encode()
+	if err != nil {
+		return nil, err
+	}
+	progress("keep it")
+	return f.Folder.Put(ctx, template.Document{Guest: cfg.Guest.Name, Key: f.key(cfg, t), Made: time.Now().Unix(),
+		Attested: digest.Of(b)}, *saved)
+}
+
+// prove restores a guest, and is its verdict.
+func prove(ctx context.Context, cfg sandbox.Config, saved *template.Copies) (*verdict.Verdict, error) {
+	one, err := saved.Duplicate()
+	if err != nil {
+		return nil, err
+	}
+	defer one.Close() //nolint:errcheck // nobody needs it any more
+	cfg.Saved = &sandbox.Saved{Copies: *one}
+	s, err := sandbox.Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.Attest(ctx, s.Plan().Words)
+	if err := errors.Join(err, s.Stop()); err != nil {
+		return nil, err
+	}
+	if a.Verdict.Result != verdict.Attested {
+		return nil, fmt.Errorf("it is not what its manifest says:\n%s", a.Verdict.Table())
+	}
+	return a.Verdict, nil
+}
