@@ -61,6 +61,7 @@ var taskChecks = []struct {
 	{"metrics decode and show memory in use", taskMetrics},
 	{"an update of the memory limit is seen inside", taskUpdate},
 	{"a machine grows with what its container may use", taskGrow},
+	{"a guest is restored from a template, with files, network and memory", taskTemplate},
 	{"an interface that comes later reaches the guest", taskLate},
 	{"an interface is joined by macvtap", taskMacvtap},
 	{"an OOM is told on the event stream", taskOOM},
