@@ -9,8 +9,10 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,9 +125,15 @@ func TestEachConnectionHasAShellOnATerminalOfItsOwn(t *testing.T) {
 		!strings.HasPrefix(one, "/dev/pts/") {
 		t.Errorf("terminals %q and %q", one, other)
 	}
-	say(t, a, "sleep 1000 & echo by''e; exit\n") // what still holds the terminal does not hold the connection
-	if got, err := io.ReadAll(a); err != nil || !strings.Contains(string(got), "bye") {
-		t.Errorf("%q, %v", got, err)
+	// What still holds the terminal does not hold the connection.
+	say(t, a, "sleep 1000 & echo by''e=$!=; exit\n")
+	got, err := io.ReadAll(a)
+	m := regexp.MustCompile(`bye=(\d+)=`).FindSubmatch(got)
+	if err != nil || m == nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if pid, err := strconv.Atoi(string(m[1])); err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+		t.Errorf("what was left in the background is %s, %v", m[1], err)
 	}
 	say(t, b, "echo sti''ll=here=; exit\n")
 	until(t, b, `still=(here)=`)

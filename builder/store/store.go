@@ -42,6 +42,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/document"
 	"github.com/katabuild/katabuild/internal/owned"
+	"github.com/katabuild/katabuild/internal/removal"
 )
 
 const layout = "1\n"
@@ -635,25 +636,11 @@ func (s *Store) Temp(step string) (dir string, remove func() error, err error) {
 		return "", nil, s.wrap("write to", err)
 	}
 	return name, func() error {
-		err := removeAll(name)
+		err := removal.All(name)
 		err = errors.Join(err, os.Remove(name+".lock"))
 		unlock()
 		return err
 	}, nil
-}
-
-// removeAll also removes folders that a foreign program made unwritable.
-func removeAll(dir string) error {
-	if err := os.RemoveAll(dir); err == nil {
-		return nil
-	}
-	_ = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			_ = os.Chmod(p, 0o755)
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
 }
 
 // tempGrace is how old an unlocked temporary file must be before it counts as left behind: longer than the moment
@@ -681,7 +668,7 @@ func (s *Store) sweep() {
 				continue
 			}
 			if flock(f, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-				if removeAll(base) == nil {
+				if removal.All(base) == nil {
 					_ = os.Remove(p)
 				}
 			}

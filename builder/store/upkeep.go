@@ -12,6 +12,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/objcache"
 	"github.com/katabuild/katabuild/internal/owned"
+	"github.com/katabuild/katabuild/internal/removal"
 )
 
 // Usage is what a store holds.
@@ -314,7 +315,7 @@ func (s *Store) dropTools(o GCOptions) (int64, error) {
 		}
 		path := filepath.Join(dir, e.Name())
 		bytes += sizeOf(path)
-		if err := os.RemoveAll(path); err != nil {
+		if err := removal.All(path); err != nil {
 			return bytes, s.wrap("gc", err)
 		}
 	}

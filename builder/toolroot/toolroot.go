@@ -26,6 +26,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/removal"
 	"github.com/katabuild/katabuild/rootfs/debian"
 	"github.com/katabuild/katabuild/rootfs/tree"
 	"github.com/katabuild/katabuild/rootfs/tree/tarfile"
@@ -232,8 +233,10 @@ func writeIndex(dir string, x index) error {
 
 // make makes the folder anew. What a killed process left of it goes first.
 func (r Request) make(ctx context.Context, dir string) error {
-	if err := errors.Join(remove(dir), remove(indexPath(dir)), remove(dir+".new"), remove(dir+".tars")); err != nil {
-		return err
+	for _, p := range []string{dir, indexPath(dir), dir + ".new", dir + ".tars"} {
+		if err := removal.All(p); err != nil {
+			return err
+		}
 	}
 	files, err := r.Packages(ctx)
 	if err != nil {
@@ -248,7 +251,7 @@ func (r Request) make(ctx context.Context, dir string) error {
 	if err == nil {
 		x, err = write(ctx, t, dir+".new")
 	}
-	err = errors.Join(err, remove(tars))
+	err = errors.Join(err, removal.All(tars))
 	if err == nil {
 		err = os.Rename(dir+".new", dir)
 	}
@@ -256,23 +259,9 @@ func (r Request) make(ctx context.Context, dir string) error {
 		err = writeIndex(dir, x)
 	}
 	if err != nil {
-		return errors.Join(err, remove(dir+".new"))
+		return errors.Join(err, removal.All(dir+".new"))
 	}
 	return nil
-}
-
-// remove is os.RemoveAll, also of folders that nobody may write to.
-func remove(path string) error {
-	if err := os.RemoveAll(path); err == nil {
-		return nil
-	}
-	filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			return os.Chmod(p, 0o755)
-		}
-		return nil
-	})
-	return os.RemoveAll(path)
 }
 
 // unpack puts all packages into one tree, whose contents lie below tars.
