@@ -118,7 +118,7 @@ func TestAGuestOfEveryArchitectureBoots(t *testing.T) {
 			if err != nil {
 				var e *sandbox.StageError
 				if errors.As(err, &e) {
-					t.Fatalf("after %v: %v\n%s\n%s", time.Since(began).Round(time.Second), err, qemu.Quote(e.Argv),
+					t.Fatalf("after %v: %v\n%s\n%s", time.Since(began).Round(time.Second), err, machine.Quote(e.Argv),
 						strings.Join(e.Console, "\n"))
 				}
 				t.Fatal(err)
@@ -128,7 +128,7 @@ func TestAGuestOfEveryArchitectureBoots(t *testing.T) {
 					t.Errorf("stop: %v", err)
 				}
 				if t.Failed() {
-					t.Logf("%s\n%s", qemu.Quote(s.Argv()), strings.Join(s.Console(40), "\n"))
+					t.Logf("%s\n%s", machine.Quote(s.Argv()), strings.Join(s.Console(40), "\n"))
 				}
 			})
 			var seen []string

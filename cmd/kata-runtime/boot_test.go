@@ -22,7 +22,7 @@ import (
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor"
-	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 )
@@ -96,7 +96,7 @@ func bootPod(t *testing.T) string {
 			t.Error(err)
 		}
 		if t.Failed() {
-			t.Logf("%s\n%s", qemu.Quote(s.Argv()), strings.Join(s.Console(40), "\n"))
+			t.Logf("%s\n%s", machine.Quote(s.Argv()), strings.Join(s.Console(40), "\n"))
 		}
 	})
 	return root

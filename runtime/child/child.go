@@ -41,6 +41,7 @@ type Process struct {
 // Options say where a program runs. The zero value is as this process does.
 type Options struct {
 	Netns     *os.File   // the network namespace; nil is that of this process. It stays the caller's.
+	Streams   *os.File   // the standard input and output; nil is neither. It stays the caller's.
 	Isolation *Isolation // nil is none
 }
 
@@ -79,7 +80,7 @@ func StartIn(name string, argv []string, files []*os.File, o Options) (*Process,
 
 // start starts the program from the calling thread, which it takes to where the program is to be.
 func (p *Process) start(argv []string, files []*os.File, o Options) error {
-	p.cmd = p.command(argv, files)
+	p.cmd = p.command(argv, files, o.Streams)
 	if p.cmd.Err != nil {
 		return p.cmd.Err
 	}
@@ -99,7 +100,7 @@ func (p *Process) start(argv []string, files []*os.File, o Options) error {
 	if err == nil || p.cmd.SysProcAttr.Cloneflags == 0 || !refused(err) {
 		return err
 	}
-	again := p.command(argv, files)
+	again := p.command(argv, files, o.Streams)
 	again.Path, again.Dir, again.Err = p.cmd.Path, p.cmd.Dir, nil
 	again.SysProcAttr.Credential = p.cmd.SysProcAttr.Credential
 	p.cmd = again
@@ -110,8 +111,11 @@ func (p *Process) start(argv []string, files []*os.File, o Options) error {
 	return nil
 }
 
-func (p *Process) command(argv []string, files []*os.File) *exec.Cmd {
+func (p *Process) command(argv []string, files []*os.File, streams *os.File) *exec.Cmd {
 	cmd := exec.Command(argv[0], argv[1:]...)
+	if streams != nil {
+		cmd.Stdin, cmd.Stdout = streams, streams
+	}
 	cmd.ExtraFiles = files
 	cmd.Stderr = (*firstBytes)(p)
 	// messages in one language, and nothing of ours
@@ -215,7 +219,17 @@ func (e *MissingError) Package() string {
 	return packages[e.Program[strings.LastIndexByte(e.Program, '/')+1:]]
 }
 
+// elsewhere are programs that no distribution of Debian has, and where they come from.
+var elsewhere = map[string]string{
+	"cloud-hypervisor": "github.com/cloud-hypervisor/cloud-hypervisor",
+	"firecracker":      "github.com/firecracker-microvm/firecracker",
+	"jailer":           "github.com/firecracker-microvm/firecracker",
+}
+
 func (e *MissingError) Error() string {
+	if from := elsewhere[e.Program[strings.LastIndexByte(e.Program, '/')+1:]]; from != "" {
+		return fmt.Sprintf("%s is not installed (no package of Debian's; see the releases of %s)", e.Program, from)
+	}
 	if p := e.Package(); p != "" {
 		return fmt.Sprintf("%s is not installed (Debian package %s)", e.Program, p)
 	}

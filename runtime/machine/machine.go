@@ -58,6 +58,16 @@ type Spec struct {
 	Template  bool
 	Program   string // the hypervisor's; empty is what it has for the architecture, found in $PATH
 	NoSeccomp bool   // for a program that was built without it
+	// What follows is for hypervisors that have it; the configuration of others cannot say it.
+	Jailer         string // a program that puts the hypervisor's into a jail; empty is none
+	DiskRate       Rate   // of each disk
+	RxRate, TxRate Rate   // of each interface, to the guest and from it
+}
+
+// Rate bounds what passes through a device. A zero is no bound.
+type Rate struct {
+	Bytes, BytesBurst int64 // a second, and more of them once, at the beginning
+	Ops, OpsBurst     int64 // likewise in requests
 }
 
 // Disk is a disk from the machine's start, read-only, or one to plug in.
@@ -96,6 +106,9 @@ type NIC struct {
 	MAC string   // 52:54:00:12:34:56
 	Tap *os.File // an open tap device; it stays the caller's
 	MTU int      // bytes, told to the guest; 0 says nothing
+	// ByName gives the tap up, so that a hypervisor that opens taps by their names in its network namespace can have
+	// it, and returns its name. Tap is closed then. Nil: it cannot be had so.
+	ByName func() (string, error)
 }
 
 // Plan is what a Spec becomes. It is a value, and nothing of it lasts.
@@ -182,7 +195,8 @@ type Process struct {
 
 // Plugger is a VM that disks and interfaces can be plugged into while it runs.
 type Plugger interface {
-	// PlugDisk gives the guest a disk. It fails with ErrNoPlace where there is no place.
+	// PlugDisk gives the guest a disk. It fails with ErrNoPlace where there is no place for it, or none that takes a
+	// disk in parts.
 	PlugDisk(context.Context, Disk) (*Plugged, error)
 	// UnplugDisk takes a disk away. The guest must not use it any more. Where the guest does not let go of it in time,
 	// its place stays taken.
@@ -194,8 +208,10 @@ type Plugger interface {
 
 // Plugged is a disk that was plugged in.
 type Plugged struct {
-	PCIPath string // where the guest finds it, as the guest API wants it
-	Place   any    // the hypervisor's own
+	// PCIPath is where the guest finds it, as the guest API wants it; in a machine without PCI it is the disk's device
+	// file in the guest, as /dev/vdb.
+	PCIPath string
+	Place   any // the hypervisor's own
 }
 
 // Grower is a VM that can get more processors and memory while it runs.

@@ -61,6 +61,23 @@ type Endpoint struct {
 	neighbours []*katapb.ARPNeighbor
 }
 
+// ByName has the tap stay when its file is closed, closes that, and returns the tap's name. Detach takes it away.
+func (e *Endpoint) ByName() (string, error) {
+	switch {
+	case e.moved:
+		return "", fmt.Errorf("the interface %s is joined by macvtap, which has a file and no name; set "+
+			"internetworking_model = %q", e.Name, tcModel)
+	case e.Tap == nil:
+		return "", fmt.Errorf("the tap %s was given up already", e.tap)
+	}
+	if err := unix.IoctlSetInt(int(e.Tap.Fd()), unix.TUNSETPERSIST, 1); err != nil {
+		return "", fmt.Errorf("have the tap %s stay: %w", e.tap, err)
+	}
+	err := e.Tap.Close()
+	e.Tap = nil
+	return e.tap, err
+}
+
 // String is what Clean knows an endpoint by.
 func (e *Endpoint) String() string { return e.Name + " " + e.tap }
 

@@ -137,7 +137,7 @@ func boot(t testing.TB, cfg Config) *Sandbox {
 			t.Errorf("stop: %v", err)
 		}
 		if t.Failed() {
-			t.Logf("%s\n%s", qemu.Quote(s.Argv()), strings.Join(s.Console(30), "\n"))
+			t.Logf("%s\n%s", machine.Quote(s.Argv()), strings.Join(s.Console(30), "\n"))
 		}
 	})
 	return s
@@ -147,7 +147,7 @@ func fail(t testing.TB, err error) {
 	t.Helper()
 	var e *StageError
 	if errors.As(err, &e) {
-		t.Fatalf("%v\n%s\n%s", err, qemu.Quote(e.Argv), strings.Join(e.Console, "\n"))
+		t.Fatalf("%v\n%s\n%s", err, machine.Quote(e.Argv), strings.Join(e.Console, "\n"))
 	}
 	t.Fatal(err)
 }

@@ -57,6 +57,10 @@ type Config struct {
 	Timeout     time.Duration // until the agent is ready; zero is DefaultTimeout
 	Program     string        // the hypervisor's; see machine.Spec
 	NoSeccomp   bool          // likewise
+	Jailer      string        // likewise, and so the rates
+	DiskRate    machine.Rate
+	RxRate      machine.Rate
+	TxRate      machine.Rate
 
 	// Template makes a guest that only waits once it is prepared, to be saved (Save); with Saved, it is restored and
 	// woken instead of booted. Shares and NICs are ignored then, and plugged in once it serves (PlugShare, PlugNIC).
@@ -127,7 +131,8 @@ func newPlan(cfg Config, choice accel.Choice, channel vsock.Choice, clockKHz int
 		Max: cfg.Max, MemorySlots: cfg.MemorySlots, Places: cfg.Places,
 		Kernel: g.Kernel, Initrd: g.Initrd, Shares: cfg.Shares, NICs: cfg.NICs, RNG: cfg.RNG,
 		Accel: choice.Accel, Channel: channel, VirtualTime: cfg.VirtualTime, Program: cfg.Program,
-		NoSeccomp: cfg.NoSeccomp, Template: cfg.Template,
+		NoSeccomp: cfg.NoSeccomp, Template: cfg.Template, Jailer: cfg.Jailer, DiskRate: cfg.DiskRate,
+		RxRate: cfg.RxRate, TxRate: cfg.TxRate,
 	}
 	if cfg.Template {
 		if err := canWait(g); err != nil {

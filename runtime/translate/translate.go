@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
@@ -100,8 +101,20 @@ type Note struct {
 // Plugged notes where the guest finds a disk of the plan.
 func (p *Plan) Plugged(d Disk, pciPath string) {
 	if d.device > 0 {
-		p.Devices[d.device-1].Id = pciPath
+		to := p.Devices[d.device-1]
+		to.Id, to.Type = pciPath, driverOf(pciPath)
+		if to.Type != "blk" {
+			to.VmPath = pciPath // where Kata's agent looks
+		}
 	}
+}
+
+// driverOf is how the agent finds a disk: on the PCI bus, or in a machine without one by its device file.
+func driverOf(place string) string {
+	if strings.HasPrefix(place, "/dev/") {
+		return "mmioblk"
+	}
+	return "blk"
 }
 
 // Bound notes the name that a bind of the plan has in the shared folder, and whether locks on it are to be refused.
@@ -123,7 +136,7 @@ func (p *Plan) Bound(b Bind, name string, foreign bool) {
 // Rooted notes that the root file system came into the guest by r, whose disks the guest finds at these places.
 func (p *Plan) Rooted(r Root, pciPaths []string) {
 	for i, s := range r.storages {
-		s.Source = pciPaths[i]
+		s.Source, s.Driver = pciPaths[i], driverOf(pciPaths[i])
 	}
 	p.Storages = append(r.storages[:len(r.storages):len(r.storages)], p.Storages...)
 	p.Spec.Root.Path = r.Path

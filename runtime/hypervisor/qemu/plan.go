@@ -30,7 +30,7 @@ type Plan struct {
 var _ machine.Plan = (*Plan)(nil)
 
 // Command is QEMU's command line, ready to paste.
-func (p *Plan) Command() string { return Quote(p.Config.argv()) }
+func (p *Plan) Command() string { return machine.Quote(p.Config.argv()) }
 
 // Size is what the machine starts with.
 func (p *Plan) Size() machine.Size {

@@ -1,0 +1,153 @@
+package vsock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// remoteCID is a guest's context identifier where its device is another program's: it is the device's own, so that all
+// guests may have the same.
+const remoteCID = 3
+
+// Remote is a guest's vsock whose device another program serves, behind UNIX sockets by the convention of ServeHybrid:
+// that program listens at a path, and connects to path_PORT for what the guest wants of the host.
+type Remote struct {
+	path string
+	user int // who may connect to listeners; below 0 is this process's user
+
+	mu        sync.Mutex // guards what follows
+	listeners map[*remoteListener]bool
+	closed    bool
+}
+
+var _ Transport = (*Remote)(nil)
+
+// NewRemote is the vsock at a path, where the program need not listen yet. It runs as a user, or as that of this
+// process where user is below 0.
+func NewRemote(path string, user int) *Remote {
+	return &Remote{path: path, user: user, listeners: map[*remoteListener]bool{}}
+}
+
+// CID is the guest's.
+func (r *Remote) CID() uint32 { return remoteCID }
+
+// Dial connects to a port of the guest. A guest that does not listen there refuses, and so does a program that does not
+// listen yet.
+func (r *Remote) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	failed := func(err error) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: "vsock", Addr: &addr{ContextID: remoteCID, Port: port}, Err: err}
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", r.path)
+	if err != nil {
+		return failed(err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	err = c.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err == nil {
+		err = connectTo(c, port)
+	}
+	if !stop() {
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	if err == nil {
+		err = c.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		return failed(errors.Join(err, c.Close()))
+	}
+	return c, nil
+}
+
+// connectTo says which port is wanted, and reads the answer and not a byte more: what follows is the stream.
+func connectTo(c io.ReadWriter, port uint32) error {
+	if _, err := fmt.Fprintf(c, "CONNECT %d\n", port); err != nil {
+		return err
+	}
+	return readOK(c)
+}
+
+// readOK reads "OK <port>\n". The socket is closed without an answer where the guest refuses.
+func readOK(r io.Reader) error {
+	var line []byte
+	var b [1]byte
+	for len(line) < maxHandshake {
+		_, err := io.ReadFull(r, b[:])
+		if len(line) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+			return syscall.ECONNREFUSED
+		}
+		if err != nil {
+			return fmt.Errorf("read OK: %w", err)
+		}
+		if b[0] != '\n' {
+			line = append(line, b[0])
+			continue
+		}
+		word, arg, _ := strings.Cut(string(line), " ")
+		if _, err := strconv.ParseUint(arg, 10, 32); err != nil || word != "OK" {
+			return fmt.Errorf("%q: want OK and a port", line)
+		}
+		return nil
+	}
+	return fmt.Errorf("no line in the first %d bytes", maxHandshake)
+}
+
+// Listen accepts the guest's connections to a port of the host.
+func (r *Remote) Listen(port uint32) (net.Listener, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, net.ErrClosed
+	}
+	path := fmt.Sprintf("%s_%d", r.path, port)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err // names the deed and the path
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if r.user >= 0 {
+		if err := os.Chown(path, r.user, r.user); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	rl := &remoteListener{UnixListener: l, r: r}
+	r.listeners[rl] = true
+	return rl, nil
+}
+
+// Close closes the listeners. Connections end with the program that serves the device.
+func (r *Remote) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	ls := r.listeners
+	r.listeners = nil
+	r.mu.Unlock()
+	var errs []error
+	for l := range ls {
+		errs = append(errs, l.UnixListener.Close())
+	}
+	return errors.Join(errs...)
+}
+
+type remoteListener struct {
+	*net.UnixListener
+	r *Remote
+}
+
+func (l *remoteListener) Close() error {
+	l.r.mu.Lock()
+	delete(l.r.listeners, l)
+	l.r.mu.Unlock()
+	return l.UnixListener.Close()
+}
