@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -17,7 +18,7 @@ import (
 
 func (a *app) configCmd() *cobra.Command {
 	var asJSON, all, template, lenient bool
-	var kata string
+	var kata, hypervisor string
 	var annotations []string
 	c := &cobra.Command{
 		Use: "config", Args: cobra.NoArgs, Short: "show the values in force, and where each was set",
@@ -30,12 +31,15 @@ errors.`,
   kata-runtime config --config ./configuration.toml --all
   kata-runtime config --annotation io.katacontainers.config.hypervisor.default_memory=512
   kata-runtime config --template > configuration.toml
+  kata-runtime config --template --hypervisor clh > configuration.toml
   kata-runtime config --for-kata /usr/share/katabuild/guests/default`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().BoolVar(&all, "all", false, "also what nobody has set")
 	c.Flags().BoolVar(&template, "template", false,
 		"print a configuration that explains every key and sets none, and end")
+	c.Flags().StringVar(&hypervisor, "hypervisor", config.HypervisorQEMU, "the `NAME` of the hypervisor that "+
+		"--template is for: "+strings.Join(config.Hypervisors(), ", "))
 	c.Flags().StringVar(&kata, "for-kata", "", "print what Kata Containers' own configuration says for the guest in "+
 		"a `FOLDER`, and end")
 	c.Flags().BoolVar(&lenient, "lenient", false, "warn of keys that nobody knows, instead of refusing them")
@@ -43,10 +47,15 @@ errors.`,
 	others := []string{"all", "json", "lenient", "annotation"}
 	usage.Rules(c,
 		usage.Rule{Flag: "template", Excludes: append(others, "for-kata"), Why: "which reads no configuration"},
+		usage.Rule{Flag: "hypervisor", Needs: "template", Why: "whose form it chooses"},
 		usage.Rule{Flag: "for-kata", Excludes: others, Why: "which reads no configuration"})
 	c.RunE = func(*cobra.Command, []string) error {
 		if template {
-			_, err := a.out.Write(config.Template())
+			if !slices.Contains(config.Hypervisors(), hypervisor) {
+				return &usage.Error{Err: fmt.Errorf("--hypervisor %q: want one of %s", hypervisor,
+					strings.Join(config.Hypervisors(), ", "))}
+			}
+			_, err := a.out.Write(config.Template(hypervisor))
 			return err
 		}
 		if kata != "" {

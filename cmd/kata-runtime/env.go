@@ -21,6 +21,7 @@ import (
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/guest"
+	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/share"
@@ -54,6 +55,7 @@ type (
 		Parameters string
 	}
 	envHypervisor struct {
+		Name              string // ours
 		MachineType       string
 		Version           string
 		Path              string
@@ -207,30 +209,31 @@ func (a *app) environment(ctx context.Context) environment {
 	problem(err)
 	target := host
 	var g *guest.Guest
-	if cfg.QEMU.Guest != "" || cfg.QEMU.Kernel != "" {
-		if g, err = cfg.QEMU.ReadGuest(); err != nil {
+	if cfg.VM.Guest != "" || cfg.VM.Kernel != "" {
+		if g, err = cfg.VM.ReadGuest(); err != nil {
 			problem(err)
 		} else {
 			target = g.Arch
 		}
 	}
-	if cfg.QEMU.Kernel != "" {
-		e.Kernel.Path, e.Image.Path, e.Initrd.Path = cfg.QEMU.Kernel, cfg.QEMU.Image, cfg.QEMU.Initrd
+	if cfg.VM.Kernel != "" {
+		e.Kernel.Path, e.Image.Path, e.Initrd.Path = cfg.VM.Kernel, cfg.VM.Image, cfg.VM.Initrd
 	}
 	if g != nil && g.Described() {
 		e.describe(g)
 	}
 	facts := accel.Probe(target)
-	choice, err := accel.Choose(cfg.QEMU.Acceleration, facts)
+	choice, err := accel.Choose(cfg.VM.Acceleration, facts)
 	problem(err)
 	e.Hypervisor = envHypervisor{
-		MachineType: string(cfg.QEMU.MachineType), BlockDeviceDriver: "virtio-blk", EntropySource: "/dev/urandom",
-		SharedFS:       cfg.QEMU.SharedFS,
-		VirtioFSDaemon: cfg.QEMU.VirtioFSDaemon, Msize9p: cfg.QEMU.Msize9P, PCIeRootPort: cfg.QEMU.PCIeRootPorts,
-		Debug: cfg.QEMU.EnableDebug, Acceleration: choice.Reason,
+		Name: cfg.Hypervisor, MachineType: string(cfg.VM.MachineType), BlockDeviceDriver: "virtio-blk",
+		EntropySource:  "/dev/urandom",
+		SharedFS:       cfg.VM.SharedFS,
+		VirtioFSDaemon: cfg.VM.VirtioFSDaemon, Msize9p: cfg.VM.Msize9P, PCIeRootPort: cfg.VM.PCIeRootPorts,
+		Debug: cfg.VM.EnableDebug, Acceleration: choice.Reason,
 	}
 	if g != nil {
-		if e.Hypervisor.MachineType == "" {
+		if e.Hypervisor.MachineType == "" && cfg.Hypervisor == config.HypervisorQEMU {
 			kind, err := qemu.DefaultKind(g.Arch, g.Boot.Machine)
 			problem(err)
 			e.Hypervisor.MachineType = string(kind)
@@ -240,16 +243,17 @@ func (a *app) environment(ctx context.Context) environment {
 			e.Kernel.Parameters = strings.Join(words, " ")
 		}
 	}
-	if e.Hypervisor.VirtioFSDaemon == "" && cfg.QEMU.SharedFS == config.SharedVirtioFS {
+	if e.Hypervisor.VirtioFSDaemon == "" && cfg.VM.SharedFS == config.SharedVirtioFS {
 		found, err := share.FindProgram(ctx)
 		e.Hypervisor.VirtioFSDaemon = found.Path
 		problem(err)
 	}
-	program := cfg.QEMU.Path
+	program := cfg.VM.Path
 	if program == "" {
-		program = target.QEMU
+		program, err = hypervisor.Program(cfg.Hypervisor, target)
+		problem(err)
 	}
-	e.Hypervisor.Path, e.Hypervisor.Version, err = qemuVersion(ctx, program)
+	e.Hypervisor.Path, e.Hypervisor.Version, err = programVersion(ctx, program)
 	problem(err)
 	e.Runtime.InterNetworkModel, e.Runtime.Attestation = cfg.Runtime.InternetworkingModel,
 		string(cfg.Runtime.Attestation)
@@ -289,7 +293,7 @@ func (e *environment) describe(g *guest.Guest) {
 // programTime bounds asking QEMU for its version.
 const programTime = 10 * time.Second
 
-func qemuVersion(ctx context.Context, program string) (path, version string, err error) {
+func programVersion(ctx context.Context, program string) (path, version string, err error) {
 	if path, err = exec.LookPath(program); err != nil {
 		return "", "", err
 	}

@@ -56,11 +56,15 @@ Run it as root, which pods are of, after each change of the configuration, the g
 			if !cfg.Factory.EnableTemplate {
 				fmt.Fprintln(a.err, "kata-runtime: pods will not use it: enable_template in [factory] is false")
 			}
-			g, err := cfg.QEMU.ReadGuest()
+			g, err := cfg.VM.ReadGuest()
 			if err != nil {
 				return fmt.Errorf("the guest of the configuration: %w", err)
 			}
-			s, err := factory.Sandbox(cfg, g, hypervisor.Default())
+			h, err := hypervisor.Named(cfg.Hypervisor)
+			if err != nil {
+				return err
+			}
+			s, err := factory.Sandbox(cfg, g, h)
 			if err != nil {
 				return err
 			}

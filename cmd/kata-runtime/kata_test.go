@@ -21,7 +21,7 @@ func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 				DataBlockSize: 4096, HashBlockSize: 4096}}}}
 	initrd := documenttest.Manifest()
 	initrd.Image, initrd.Initrd = nil, &manifest.Initrd{File: manifest.File{Path: "initrd.img"}}
-	read := func(m *manifest.Manifest) (config.QEMU, string) {
+	read := func(m *manifest.Manifest) (config.VM, string) {
 		text, err := forKata(`/srv/my "guests"\x`, m)
 		if err != nil {
 			t.Fatal(err)
@@ -34,7 +34,7 @@ func TestKatasConfigurationNamesTheGuest(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
-		return l.Config.QEMU, text
+		return l.Config.VM, text
 	}
 	q, text := read(disk)
 	if q.Kernel != `/srv/my "guests"\x/vmlinux` || q.Image != `/srv/my "guests"\x/image.img` || q.Initrd != "" ||

@@ -20,14 +20,14 @@ import (
 
 func (c *checker) sharedFiles(ctx context.Context) {
 	const name = "virtiofsd"
-	needed := c.cfg.QEMU.SharedFS == config.SharedVirtioFS
+	needed := c.cfg.VM.SharedFS == config.SharedVirtioFS
 	state := finding.Optional
 	if needed {
 		state = finding.Missing
 	} else {
 		defer c.fileLimits(share.Program{})
 	}
-	program := c.cfg.QEMU.VirtioFSDaemon
+	program := c.cfg.VM.VirtioFSDaemon
 	if program == "" {
 		program = c.system().VirtioFSD
 	}
@@ -37,18 +37,18 @@ func (c *checker) sharedFiles(ctx context.Context) {
 		wayOut = "none needed"
 	}
 	if program == "" {
-		c.say(state, name, wayOut, "not found; shared_fs is %s", c.cfg.QEMU.SharedFS)
+		c.say(state, name, wayOut, "not found; shared_fs is %s", c.cfg.VM.SharedFS)
 		return
 	}
 	found, err := c.host.Find(program)
 	if err != nil {
-		c.say(state, name, wayOut, "%v; shared_fs is %s", err, c.cfg.QEMU.SharedFS)
+		c.say(state, name, wayOut, "%v; shared_fs is %s", err, c.cfg.VM.SharedFS)
 		return
 	}
 	help, err1 := c.host.Output(ctx, found, "--help")
 	version, err2 := c.host.Output(ctx, found, "--version")
 	if err := errors.Join(err1, err2); err != nil && len(help) == 0 {
-		c.say(state, name, wayOut, "%s: %v; shared_fs is %s", found, err, c.cfg.QEMU.SharedFS)
+		c.say(state, name, wayOut, "%s: %v; shared_fs is %s", found, err, c.cfg.VM.SharedFS)
 		return
 	}
 	c.say(finding.Fine, name, "", "%s", share.Identify(found, help, version))
@@ -62,7 +62,7 @@ func (c *checker) fileLimits(p share.Program) {
 	const name = "shared files"
 	var limits []string
 	wayOut := ""
-	switch c.cfg.QEMU.SharedFS {
+	switch c.cfg.VM.SharedFS {
 	case config.SharedVirtioFS:
 		if limits = p.Limits(); !p.Rust {
 			wayOut = "install the virtiofsd in Rust, version 1.13 or later (Debian 13: virtiofsd)"
@@ -74,11 +74,11 @@ func (c *checker) fileLimits(p share.Program) {
 	if len(limits) == 0 {
 		state = finding.Fine
 	}
-	if c.cfg.QEMU.SharedFS == config.SharedNone {
+	if c.cfg.VM.SharedFS == config.SharedNone {
 		return
 	}
 	limits = append(slices.Clone(limits), share.LimitOfLocks)
-	f := c.say(state, name, wayOut, "%d limits by %s, in docs/files.md; pods run", len(limits), c.cfg.QEMU.SharedFS)
+	f := c.say(state, name, wayOut, "%d limits by %s, in docs/files.md; pods run", len(limits), c.cfg.VM.SharedFS)
 	f.Details = limits
 }
 

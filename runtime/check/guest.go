@@ -80,17 +80,18 @@ const buildGuest = "build one: katabuild build"
 func (c *checker) guestFiles(context.Context) {
 	const name = "guest"
 	c.arch = hostArch()
-	if c.cfg.QEMU.Kernel != "" {
+	if c.cfg.VM.Kernel != "" {
 		c.plainGuest()
 		return
 	}
-	dir := c.cfg.QEMU.Guest
+	dir := c.cfg.VM.Guest
 	if dir == "" {
-		c.say(finding.Missing, name, `set "guest" in [hypervisor.qemu] to the folder that katabuild build made`,
+		c.say(finding.Missing, name,
+			`set "guest" in [hypervisor.`+c.cfg.Hypervisor+`] to the folder that katabuild build made`,
 			"none is configured")
 		return
 	}
-	g, err := c.cfg.QEMU.ReadGuest()
+	g, err := c.cfg.VM.ReadGuest()
 	if err != nil {
 		wayOut := "build it anew; the folder is not what katabuild build left there"
 		if errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +125,7 @@ func (c *checker) guestFiles(context.Context) {
 // plainGuest reads the files of a guest without a manifest.
 func (c *checker) plainGuest() {
 	const name = "guest"
-	q := &c.cfg.QEMU
+	q := &c.cfg.VM
 	if c.cfg.Runtime.Attestation == config.Enforce {
 		c.say(finding.Missing, name, `set attestation in [runtime] to "warn" or "off", or "guest" `+
 			`to a folder that katabuild build made`,
@@ -132,15 +133,15 @@ func (c *checker) plainGuest() {
 	}
 	g, err := q.ReadGuest()
 	if err != nil {
-		wayOut := "name another image or initrd in [hypervisor.qemu]"
+		wayOut := "name another image or initrd in [hypervisor." + c.cfg.Hypervisor + "]"
 		if _, is := errors.AsType[*guest.KernelError](err); is {
-			wayOut = "name another kernel in [hypervisor.qemu]"
+			wayOut = "name another kernel in [hypervisor." + c.cfg.Hypervisor + "]"
 		}
 		c.say(finding.Missing, name, wayOut, "%v", err)
 		return
 	}
 	c.guest, c.arch = g, g.Arch
-	if host, err := arch.Parse(c.system().Accel.HostArch); err == nil && c.cfg.QEMU.SharedFS == config.SharedVirtioFS {
+	if host, err := arch.Parse(c.system().Accel.HostArch); err == nil && c.cfg.VM.SharedFS == config.SharedVirtioFS {
 		if err := sandbox.ServesFiles(host, g.Arch); err != nil {
 			c.say(finding.Missing, name, `set shared_fs = "virtio-9p" in [hypervisor.qemu]`, "%v", err)
 		}
@@ -148,12 +149,12 @@ func (c *checker) plainGuest() {
 	disk := q.Image + q.Initrd // one of them is empty
 	sum, size, err := digest.File(disk)
 	if err != nil {
-		c.say(finding.Missing, name, "name another image or initrd in [hypervisor.qemu]", "%v", err)
+		c.say(finding.Missing, name, "name another image or initrd in [hypervisor."+c.cfg.Hypervisor+"]", "%v", err)
 		return
 	}
 	kernel, _, err := digest.File(q.Kernel)
 	if err != nil {
-		c.say(finding.Missing, name, "name another kernel in [hypervisor.qemu]", "%v", err)
+		c.say(finding.Missing, name, "name another kernel in [hypervisor."+c.cfg.Hypervisor+"]", "%v", err)
 		return
 	}
 	f := c.say(finding.Fine, name, "", "%s for %s, %s, and %s of %d MB, which nobody has described", g.Form,
@@ -163,7 +164,7 @@ func (c *checker) plainGuest() {
 }
 
 func (c *checker) extensions(context.Context) {
-	for _, e := range c.cfg.QEMU.Extensions {
+	for _, e := range c.cfg.VM.Extensions {
 		name := "extension " + e.Name
 		if e.Params == nil {
 			if _, err := guest.ReadExtension(e.Name + "=" + e.Path); err != nil {

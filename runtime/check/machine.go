@@ -28,7 +28,7 @@ const minQEMU, minQEMUMinor = 5, 2
 
 func (c *checker) qemu(ctx context.Context) {
 	const name = "QEMU"
-	program := c.cfg.QEMU.Path
+	program := c.cfg.VM.Path
 	if program == "" {
 		program = c.arch.QEMU
 	}
@@ -77,10 +77,10 @@ func (c *checker) isolation(program string) {
 		return // there is none, and what this user may not do is told elsewhere
 	}
 	q := qemu.Config{}
-	if choice, err := accel.Choose(c.cfg.QEMU.Acceleration, c.system().Accel); err == nil {
+	if choice, err := accel.Choose(c.cfg.VM.Acceleration, c.system().Accel); err == nil {
 		q.Accel = choice.Accel
 	}
-	if c.cfg.QEMU.SharedFS == config.Shared9P {
+	if c.cfg.VM.SharedFS == config.Shared9P {
 		q.FileSystems = []qemu.FileSystem{{}}
 	}
 	w := qemu.Isolation(q)
@@ -121,7 +121,7 @@ func (c *checker) lacks(ctx context.Context, path string) []string {
 		lacks = append(lacks, fmt.Sprintf("machine %s", machine))
 	}
 	want := []string{has.VhostUserVsock, "virtio-rng" + suffix, "virtio-net" + suffix}
-	switch c.cfg.QEMU.SharedFS {
+	switch c.cfg.VM.SharedFS {
 	case config.SharedVirtioFS:
 		want = append(want, "vhost-user-fs"+suffix)
 	case config.Shared9P:
@@ -140,8 +140,8 @@ func hasWord(b []byte, w string) bool { return slices.Contains(strings.Fields(st
 
 // machine is the configuration's, or the guest's; empty where neither says.
 func (c *checker) machine() qemu.Machine {
-	if c.cfg.QEMU.MachineType != "" {
-		return c.cfg.QEMU.MachineType
+	if c.cfg.VM.MachineType != "" {
+		return c.cfg.VM.MachineType
 	}
 	if c.guest == nil {
 		return ""
@@ -155,15 +155,23 @@ func (c *checker) machine() qemu.Machine {
 
 func (c *checker) acceleration(context.Context) {
 	const name = "KVM"
-	choice, err := accel.Choose(c.cfg.QEMU.Acceleration, c.system().Accel)
+	choice, err := accel.Choose(c.cfg.VM.Acceleration, c.system().Accel)
 	switch {
+	case c.cfg.Hypervisor != config.HypervisorQEMU && (err != nil || choice.Accel != accel.KVM):
+		why := choice.Reason
+		if err != nil {
+			why = err.Error()
+		}
+		c.say(finding.Missing, name, kvmWayOut(c.system().Accel)+", or use [hypervisor.qemu], which emulates",
+			"%s does not emulate: %s", peopleName(c.cfg.Hypervisor), why)
+		return
 	case err != nil:
 		c.say(finding.Missing, name, kvmWayOut(c.system().Accel)+
 			`, or set acceleration = "auto" to emulate, many times slower`, "%v", err)
 		return
 	case choice.Accel == accel.KVM:
 		c.say(finding.Fine, name, "", "%s", choice.Reason)
-	case c.cfg.QEMU.Acceleration == accel.OnlyTCG:
+	case c.cfg.VM.Acceleration == accel.OnlyTCG:
 		c.say(finding.Optional, name, `set acceleration = "auto" to use KVM where it works`, "not used: %s",
 			choice.Reason)
 	default:
@@ -215,9 +223,9 @@ func (c *checker) memfd(context.Context) {
 
 // memory compares what is free with one guest.
 func (c *checker) memory(context.Context) {
-	need, cpus := c.cfg.QEMU.DefaultMemoryMiB, 0
+	need, cpus := c.cfg.VM.DefaultMemoryMiB, 0
 	if g := c.guest; g != nil {
-		need, cpus = cmp.Or(need, g.Boot.MemoryMiB), c.cfg.QEMU.VCPUs(g.Boot.CPUs, runtime.NumCPU())
+		need, cpus = cmp.Or(need, g.Boot.MemoryMiB), c.cfg.VM.VCPUs(g.Boot.CPUs, runtime.NumCPU())
 	}
 	b, err := c.host.Read("/proc/meminfo")
 	free, ok := meminfo(b, "MemAvailable")

@@ -24,14 +24,22 @@ import (
 
 // Config is the effective configuration. Default makes one; the zero value is not one.
 type Config struct {
-	QEMU    QEMU    // [hypervisor.qemu]
-	Agent   Agent   // [agent.kata]
-	Runtime Runtime // [runtime]
-	Factory Factory // [factory]
+	Hypervisor string  // whose table VM is: HypervisorQEMU, HypervisorCLH or HypervisorFirecracker
+	VM         VM      // [hypervisor.NAME]
+	Agent      Agent   // [agent.kata]
+	Runtime    Runtime // [runtime]
+	Factory    Factory // [factory]
 }
 
-// QEMU is the virtual machine.
-type QEMU struct {
+// What Hypervisor may be: the names of their tables.
+const (
+	HypervisorQEMU        = "qemu"
+	HypervisorCLH         = "clh"
+	HypervisorFirecracker = "firecracker"
+)
+
+// VM is the virtual machine. A field whose key a hypervisor's table does not have keeps its default there.
+type VM struct {
 	Guest                string           // folder of a guest, with manifest.json; empty where nobody has set it
 	Kernel               string           // of a guest without a manifest; Guest is empty then
 	Initrd               string           // of such a guest; one of Initrd and Image
@@ -63,6 +71,20 @@ type QEMU struct {
 	Msize9P                  int      // bytes of a 9p message
 	PCIeRootPorts            int      // places for disks that are plugged in later; machine q35 only
 	GuestHookPath            string   // folder in the guest with hooks; empty is none
+
+	DisableSeccomp   bool     // of Cloud Hypervisor
+	JailerPath       string   // Firecracker's jailer; empty is none
+	ValidJailerPaths []string // patterns of the jailers that an annotation may choose
+	Disk             Rate     // of each disk
+	Net              Rate     // of each interface, both ways, where RxMaxRate and TxMaxRate say nothing
+	RxMaxRate        int64    // bits a second to the guest; 0 is no bound
+	TxMaxRate        int64    // and from it
+}
+
+// Rate bounds what passes through a device of the machine. A zero is no bound.
+type Rate struct {
+	MaxRate, Burst       int64 // bits a second, and more of them once, at the beginning
+	OpsMaxRate, OpsBurst int64 // likewise in requests
 }
 
 // What SharedFS may be.
@@ -164,10 +186,12 @@ func machineOrNone(s string) (qemu.Machine, error) {
 	return qemu.ParseMachine(s)
 }
 
-// Default is the configuration of an empty file. This is the one place where defaults are.
+// Default is the configuration of an empty file. This is the one place where defaults are; DefaultOf has what other
+// hypervisors have otherwise.
 func Default() Config {
 	return Config{
-		QEMU: QEMU{
+		Hypervisor: HypervisorQEMU,
+		VM: VM{
 			Acceleration: accel.Auto, RootfsType: "ext4", SharedFS: SharedVirtioFS, VirtioFSCache: "auto",
 			ForeignLocks:  LocksRefused,
 			Msize9P:       512 << 10, // Kata has 8 KiB; the kernel's own default is 128 KiB, and more is faster
@@ -184,8 +208,18 @@ func Default() Config {
 	}
 }
 
+// DefaultOf is the configuration of a file with nothing but an empty table of the hypervisor.
+func DefaultOf(hypervisor string) Config {
+	c := Default()
+	c.Hypervisor = hypervisor
+	if hypervisor == HypervisorFirecracker {
+		c.VM.SharedFS = SharedNone // it can share nothing
+	}
+	return c
+}
+
 // ReadGuest reads the guest that is configured: a folder with a manifest, or plain files.
-func (q *QEMU) ReadGuest() (*guest.Guest, error) {
+func (q *VM) ReadGuest() (*guest.Guest, error) {
 	if q.Kernel == "" {
 		return guest.ReadFolder(q.Guest, "", "")
 	}
@@ -202,7 +236,7 @@ func (q *QEMU) ReadGuest() (*guest.Guest, error) {
 
 // VCPUs is the number of virtual CPUs for a guest that itself wants some (guest.Guest.Boot), on a host with host CPUs,
 // and at least 1. A fraction is rounded up; more than the host has is cut to what it has.
-func (q *QEMU) VCPUs(wants, host int) int {
+func (q *VM) VCPUs(wants, host int) int {
 	n := q.DefaultVCPUs
 	switch {
 	case n == 0:
@@ -217,7 +251,7 @@ func (q *QEMU) VCPUs(wants, host int) int {
 // belongs to a word.
 func (c *Config) Words() []string {
 	var out []string
-	for _, p := range c.QEMU.KernelParams {
+	for _, p := range c.VM.KernelParams {
 		out = append(out, splitWords(string(p))...)
 	}
 	if c.Agent.EnableDebug {

@@ -124,7 +124,7 @@ func TestSearch(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := l.Config.QEMU.DefaultMemoryMiB; got != c.want || l.Files[len(l.Files)-1] != c.read {
+			if got := l.Config.VM.DefaultMemoryMiB; got != c.want || l.Files[len(l.Files)-1] != c.read {
 				t.Errorf("memory %d of %v, want %d of %s", got, l.Files, c.want, c.read)
 			}
 			if got := fmt.Sprint(l.Warnings); c.warn == "" && len(l.Warnings) > 0 || !strings.Contains(got, c.warn) {
@@ -160,9 +160,9 @@ func TestHostFilesFollowLinksAndListNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.Config.QEMU.DefaultMemoryMiB != 32 || !slices.Equal(l.Files, []string{dir + "/a/c.toml",
+	if l.Config.VM.DefaultMemoryMiB != 32 || !slices.Equal(l.Files, []string{dir + "/a/c.toml",
 		dir + "/a/config.d/2"}) {
-		t.Errorf("memory %d of %v", l.Config.QEMU.DefaultMemoryMiB, l.Files)
+		t.Errorf("memory %d of %v", l.Config.VM.DefaultMemoryMiB, l.Files)
 	}
 	big := filepath.Join(dir, "big.toml")
 	if err := os.WriteFile(big, bytes.Repeat([]byte("#\n"), maxSize), 0o644); err != nil {
@@ -252,7 +252,8 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		QEMU: QEMU{
+		Hypervisor: HypervisorQEMU,
+		VM: VM{
 			Guest: "/srv/guest", RootfsType: "xfs", ValidGuestPaths: []string{"/srv/*"}, Acceleration: accel.OnlyTCG,
 			Path: "/opt/qemu", ValidHypervisorPaths: []string{"/opt/*"},
 			EnableAnnotations: []string{"default_.*", "path"}, MachineType: qemu.Q35, DefaultVCPUs: 1.5,
@@ -307,15 +308,15 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 func TestAGuestWithoutAManifest(t *testing.T) {
 	const q = "[hypervisor.qemu]\n"
 	l := read(t, q+"kernel = '/k'\nimage = '/i'\nrootfs_type = 'erofs'\nkernel_verity_params = '"+verity+"'\n", nil)
-	if c := l.Config.QEMU; c.Kernel != "/k" || c.Image != "/i" || c.Initrd != "" || c.RootfsType != "erofs" ||
+	if c := l.Config.VM; c.Kernel != "/k" || c.Image != "/i" || c.Initrd != "" || c.RootfsType != "erofs" ||
 		c.KernelVerityParams != verity || c.Guest != "" {
 		t.Errorf("%+v", c)
 	}
-	if c := read(t, q+"kernel = '/k'\ninitrd = '/i'", nil).Config.QEMU; c.Kernel != "/k" || c.Initrd != "/i" ||
+	if c := read(t, q+"kernel = '/k'\ninitrd = '/i'", nil).Config.VM; c.Kernel != "/k" || c.Initrd != "/i" ||
 		c.RootfsType != "ext4" {
 		t.Errorf("%+v", c)
 	}
-	if c := read(t, q+"kernel = '/k'\nimage = '/i'\n[factory]\n", nil).Config.QEMU; c.VCPUs(guest.PlainCPUs, 4) != 1 ||
+	if c := read(t, q+"kernel = '/k'\nimage = '/i'\n[factory]\n", nil).Config.VM; c.VCPUs(guest.PlainCPUs, 4) != 1 ||
 		c.DefaultMemoryMiB != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -347,7 +348,7 @@ func TestAGuestWithoutAManifest(t *testing.T) {
 	t.Run("a drop-in can take the kernel back", func(t *testing.T) {
 		l, err := Read([]Text{{"a.toml", []byte(q + "kernel = '/k'\nimage = '/i'\n")},
 			{"b.toml", []byte(q + "guest = '/g'\nkernel = ''\nimage = ''\n")}}, nil, false)
-		if err != nil || l.Config.QEMU.Guest != "/g" {
+		if err != nil || l.Config.VM.Guest != "/g" {
 			t.Error(err)
 		}
 	})
@@ -380,9 +381,18 @@ func TestAnEmptyFileIsTheDefault(t *testing.T) {
 }
 
 func TestTheTemplateIsCurrentAndSetsNothing(t *testing.T) {
-	tmpl := Template()
-	golden.Check(t, "configuration.toml", tmpl)
-	if l := read(t, string(tmpl), nil); !reflect.DeepEqual(l.Config, Default()) || len(l.Warnings) > 0 {
+	for _, h := range Hypervisors() {
+		t.Run(h, func(t *testing.T) { testTemplate(t, h) })
+	}
+}
+
+func testTemplate(t *testing.T, hypervisor string) {
+	tmpl, name, def := Template(hypervisor), "configuration.toml", DefaultOf(hypervisor)
+	if hypervisor != HypervisorQEMU {
+		name = "configuration-" + hypervisor + ".toml"
+	}
+	golden.Check(t, name, tmpl)
+	if l := read(t, string(tmpl), nil); !reflect.DeepEqual(l.Config, def) || len(l.Warnings) > 0 {
 		t.Errorf("%+v, %v", l.Config, l.Warnings)
 	}
 	// With every # taken away it says each key's default, or an example that is right.
@@ -395,15 +405,20 @@ func TestTheTemplateIsCurrentAndSetsNothing(t *testing.T) {
 		}
 		b.WriteString(line)
 	}
-	if n != len(keys) {
-		t.Errorf("%d keys in the template, want %d", n, len(keys))
-	}
+	want := 0
 	l := read(t, b.String(), nil)
-	def := Default()
 	for i := range keys {
-		if k := &keys[i]; k.example == "" && k.field(&l.Config).toml() != k.field(&def).toml() {
+		k := &keys[i]
+		if !def.inForce(k.section) {
+			continue
+		}
+		want++
+		if k.example == "" && k.field(&l.Config).toml() != k.field(&def).toml() {
 			t.Errorf("%s is %s in the template", k, k.field(&l.Config).toml())
 		}
+	}
+	if n != want {
+		t.Errorf("%d keys in the template, want %d", n, want)
 	}
 }
 
@@ -480,8 +495,19 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 		"misspelt hypervisor": {"[hypervisor.qmu]",
 			`c.toml:1:13: unknown key "qmu" in [hypervisor]; did you mean "qemu"?`},
 		"section as one name": {`["hypervisor.qemu"]`, `c.toml:1:2: unknown key "hypervisor.qemu"`},
-		"another hypervisor": {"[hypervisor.clh]",
-			`c.toml:1:13: hypervisor "clh" is not supported; there is [hypervisor.qemu]`},
+		"another hypervisor": {"[hypervisor.acrn]", `c.toml:1:13: hypervisor "acrn" is not supported; there are ` +
+			`[hypervisor.qemu], [hypervisor.clh], [hypervisor.firecracker]`},
+		"two hypervisors": {"[hypervisor.clh]\n[hypervisor.qemu]", `c.toml:2:13: [hypervisor.qemu] and ` +
+			`[hypervisor.clh] (c.toml:1:13) are both there, and a pod runs in one hypervisor; remove one of them`},
+		"Cloud Hypervisor emulates": {"[hypervisor.clh]\nacceleration = 'tcg'", `c.toml:2:16: acceleration: Cloud ` +
+			`Hypervisor does not emulate; set "auto" or "kvm", or use [hypervisor.qemu]`},
+		"Cloud Hypervisor has 9p": {"[hypervisor.clh]\nshared_fs = 'virtio-9p'", `c.toml:2:13: shared_fs: Cloud ` +
+			`Hypervisor has no 9p; set "virtio-fs" or "none", or use [hypervisor.qemu]`},
+		"Firecracker shares": {"[hypervisor.firecracker]\nshared_fs = 'virtio-fs'", `c.toml:2:13: shared_fs can only ` +
+			`be "none", because Firecracker shares no folders: root file systems come on block devices (devmapper, ` +
+			`blockfile), other files are copied; [hypervisor.qemu] and [hypervisor.clh] share`},
+		"a rate below 0": {"[hypervisor.clh]\ndisk_rate_limiter_bw_max_rate = -1",
+			`c.toml:2:33: disk_rate_limiter_bw_max_rate: -1: want 0 or more`},
 		"section is no table": {"runtime = 3", `c.toml:1:11: want the table [runtime], got a whole number`},
 		"section is a list":   {"[[runtime]]", `c.toml:1:3: want the table [runtime], got a list`},
 		"group is no table":   {"agent = true", `c.toml:1:9: want tables such as [agent.kata], got true or false`},
@@ -571,7 +597,7 @@ func TestLenientWarnsOfUnknownKeysOnly(t *testing.T) {
 		l.Config.Runtime.Attestation != Off {
 		t.Errorf("%s, %v", got, l.Config.Runtime)
 	}
-	for _, bad := range []string{"[hypervisor.firecracker]", "runtime.attestation = 1",
+	for _, bad := range []string{"[hypervisor.stratovirt]", "runtime.attestation = 1",
 		"hypervisor.qemu.sev_snp_guest = true"} {
 		if _, err := Read([]Text{{"c", []byte(bad)}}, nil, true); err == nil {
 			t.Errorf("%s is accepted", bad)
@@ -581,16 +607,21 @@ func TestLenientWarnsOfUnknownKeysOnly(t *testing.T) {
 
 // TestKatasOwnDefaultsAreAccepted reads keys and values as Kata 4.1.0 ships them, as far as they are known.
 func TestKatasOwnDefaultsAreAccepted(t *testing.T) {
-	data, err := os.ReadFile("testdata/kata-qemu.toml")
-	if err != nil {
-		t.Fatal(err)
+	for _, h := range Hypervisors() {
+		data, err := os.ReadFile("testdata/kata-" + h + ".toml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := read(t, string(data), nil)
+		var b strings.Builder
+		for _, w := range l.Warnings {
+			fmt.Fprintln(&b, w)
+		}
+		golden.Check(t, "kata-"+h+".warnings", []byte(b.String()))
+		if l.Config.Hypervisor != h {
+			t.Errorf("%s, want %s", l.Config.Hypervisor, h)
+		}
 	}
-	l := read(t, string(data), nil)
-	var b strings.Builder
-	for _, w := range l.Warnings {
-		fmt.Fprintln(&b, w)
-	}
-	golden.Check(t, "kata-qemu.warnings", []byte(b.String()))
 }
 
 func TestAnnotations(t *testing.T) {
@@ -614,22 +645,22 @@ enable_annotations = ["create_container_timeout"]
 		"others are not read": {map[string]string{"io.kubernetes.x": "y",
 			"io.katacontainers.pkg.oci.bundle_path": "/b"}, func(*Config) {}, "", ""},
 		"a number": {map[string]string{h + "default_memory": "512"},
-			func(c *Config) { c.QEMU.DefaultMemoryMiB = 512 }, "", ""},
+			func(c *Config) { c.VM.DefaultMemoryMiB = 512 }, "", ""},
 		"a fraction": {map[string]string{h + "default_vcpus": "2.5"},
-			func(c *Config) { c.QEMU.DefaultVCPUs = 2.5 }, "", ""},
+			func(c *Config) { c.VM.DefaultVCPUs = 2.5 }, "", ""},
 		"words are added": {map[string]string{h + "kernel_params": "b c"},
-			func(c *Config) { c.QEMU.KernelParams = []KernelParam{"a", "b c"} }, "", ""},
+			func(c *Config) { c.VM.KernelParams = []KernelParam{"a", "b c"} }, "", ""},
 		"a wish": {map[string]string{h + "acceleration": "tcg"},
-			func(c *Config) { c.QEMU.Acceleration = accel.OnlyTCG }, "", ""},
+			func(c *Config) { c.VM.Acceleration = accel.OnlyTCG }, "", ""},
 		"a guest that is listed": {map[string]string{h + "guest": "/srv/guests/a"},
-			func(c *Config) { c.QEMU.Guest = "/srv/guests/a" }, "", ""},
+			func(c *Config) { c.VM.Guest = "/srv/guests/a" }, "", ""},
 		"a timeout": {map[string]string{AnnotationPrefix +
 			"runtime.create_container_timeout": "7"},
 			func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
 		"a key without effect": {map[string]string{h + "enable_iommu": "true"}, func(*Config) {}, "",
 			"annotation " + h + "enable_iommu: it has no effect, because the machine has no IOMMU"},
 		"a way of sharing": {map[string]string{h + "shared_fs": "none"},
-			func(c *Config) { c.QEMU.SharedFS = SharedNone }, "", ""},
+			func(c *Config) { c.VM.SharedFS = SharedNone }, "", ""},
 		"an empty hash asks for nothing": {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "",
 			"has no effect"},
 		"a guest elsewhere": {map[string]string{h + "guest": "/srv/other"}, nil,
@@ -716,8 +747,8 @@ func TestThePageSaysWhoMaySetWhat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const named = "[hypervisor.qemu]\nenable_annotations = ['.*']\n[agent.kata]\nenable_annotations = " +
-		"['.*']\n[runtime]\nenable_annotations = ['.*']\n"
+	const named = "enable_annotations = ['.*']\n[agent.kata]\nenable_annotations = ['.*']\n[runtime]\n" +
+		"enable_annotations = ['.*']\n"
 	for i := range keys {
 		k := &keys[i]
 		if k.section == sectionFactory {
@@ -737,11 +768,15 @@ func TestThePageSaysWhoMaySetWhat(t *testing.T) {
 			t.Errorf("%s: the page says pod %q", k, strings.TrimSpace(says[3]))
 		}
 		name := AnnotationPrefix + strings.Split(k.section, ".")[0] + "." + k.name
+		table := "[" + k.section + "]\n"
+		if !strings.HasPrefix(k.section, hypervisorGroup) {
+			table = "[" + sectionQEMU + "]\n"
+		}
 		for _, value := range []string{"1", "true", "x", ""} {
 			if _, err := Read(nil, map[string]string{name: value}, false); err == nil {
 				t.Errorf("%s=%s is allowed though nobody named it", name, value)
 			}
-			_, err := Read([]Text{{"c.toml", []byte(named)}}, map[string]string{name: value}, false)
+			_, err := Read([]Text{{"c.toml", []byte(table + named)}}, map[string]string{name: value}, false)
 			only := err != nil && strings.Contains(err.Error(), "only the host's configuration may set")
 			if only == k.pod {
 				t.Errorf("%s=%s, named: %v", name, value, err)
@@ -808,7 +843,7 @@ func TestTheNumberOfCPUs(t *testing.T) {
 		{0, 2, 8, 2}, {0, 0, 8, 1}, {1, 2, 8, 1}, {1.5, 2, 8, 2}, {0.1, 2, 8, 1}, {-1, 2, 8, 8}, {16, 2, 8, 8},
 		{288, 1, 0, 1}, {math.Nextafter(2, 3), 1, 8, 3},
 	} {
-		q := QEMU{DefaultVCPUs: c.wish}
+		q := VM{DefaultVCPUs: c.wish}
 		if got := q.VCPUs(c.manifest, c.host); got != c.want {
 			t.Errorf("%v of manifest %d, host %d: %d, want %d", c.wish, c.manifest, c.host, got, c.want)
 		}
@@ -817,7 +852,7 @@ func TestTheNumberOfCPUs(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(everything), "default_vcpus", "2")
-	f.Add(Template(), "kernel_params", "a")
+	f.Add(Template(HypervisorQEMU), "kernel_params", "a")
 	f.Add([]byte("hypervisor = { qemu = { guest = '/a', "+
 		"guest_extension_images = [{name = 'a'}] } }\r\n[runtime]\r\n"), "guest", "/srv/x")
 	f.Add([]byte("a.b.c = [[{x = 1}], [[]]]\n[[a.d]]\n[a.d.e]\n\"\\u0000\" = 1979-05-27T07:32:00Z"), "x", "")
@@ -844,7 +879,7 @@ func FuzzRead(f *testing.F) {
 			if err != nil {
 				t.Fatalf("%s\n%v", b.Bytes(), err)
 			}
-			l.Config.QEMU.KernelParams = nil
+			l.Config.VM.KernelParams = nil
 			l2, err := again.Settings()
 			if err != nil {
 				t.Fatal(err)

@@ -25,7 +25,7 @@ const (
 )
 
 // sections lists them in the order in which they are shown. All of them belong to Kata.
-var sections = []string{sectionQEMU, sectionAgent, sectionRuntime, sectionFactory}
+var sections = slices.Concat(hypervisorSections, []string{sectionAgent, sectionRuntime, sectionFactory})
 
 // key is one key that has an effect.
 type key struct {
@@ -57,53 +57,55 @@ const (
 )
 
 // keys lists every key that has an effect, in the order in which they are shown.
-var keys = []key{
+var keys = slices.Concat(qemuKeys, clhKeys, firecrackerKeys, otherKeys)
+
+var qemuKeys = []key{
 	{
 		section: sectionQEMU, name: "guest", ours: true, pod: true, example: `"/usr/share/katabuild/guests/default"`,
 		doc: "Folder of the guest: manifest.json and the files it names, as katabuild build makes it.\nEvery file " +
 			"is checked against the manifest before it is used. There is no default; kernel and image or initrd are " +
 			"the other way.",
-		field: func(c *Config) value { return plainText(&c.QEMU.Guest) },
-		check: func(c *Config) error { return absolute(c.QEMU.Guest) },
-		valid: func(c *Config) ([]string, string) { return c.QEMU.ValidGuestPaths, "valid_guest_paths" },
+		field: func(c *Config) value { return plainText(&c.VM.Guest) },
+		check: func(c *Config) error { return absolute(c.VM.Guest) },
+		valid: func(c *Config) ([]string, string) { return c.VM.ValidGuestPaths, "valid_guest_paths" },
 	},
 	{
 		section: sectionQEMU, name: "kernel",
 		doc: "Kernel of a guest without a manifest, such as Kata's /usr/share/kata-containers/vmlinux.container: " +
 			"an ELF, a bzImage or an Image, plain or packed; its architecture is the guest's.\nNobody says what its " +
 			"files must be: attestation must be \"warn\" or \"off\". Not together with guest.",
-		field: func(c *Config) value { return plainText(&c.QEMU.Kernel) },
-		check: func(c *Config) error { return absolute(c.QEMU.Kernel) },
+		field: func(c *Config) value { return plainText(&c.VM.Kernel) },
+		check: func(c *Config) error { return absolute(c.VM.Kernel) },
 	},
 	{
 		section: sectionQEMU, name: "image",
 		doc: "Disk image of a guest without a manifest, attached as virtio-blk; its root is the first partition, " +
 			"or all of it where it has none.",
-		field: func(c *Config) value { return plainText(&c.QEMU.Image) },
-		check: func(c *Config) error { return absolute(c.QEMU.Image) },
+		field: func(c *Config) value { return plainText(&c.VM.Image) },
+		check: func(c *Config) error { return absolute(c.VM.Image) },
 	},
 	{
 		section: sectionQEMU, name: "initrd",
 		doc:   "Initial RAM disk of a guest without a manifest, with the agent as /init. Either image or initrd.",
-		field: func(c *Config) value { return plainText(&c.QEMU.Initrd) },
-		check: func(c *Config) error { return absolute(c.QEMU.Initrd) },
+		field: func(c *Config) value { return plainText(&c.VM.Initrd) },
+		check: func(c *Config) error { return absolute(c.VM.Initrd) },
 	},
 	{
 		section: sectionQEMU, name: "rootfs_type",
 		doc:   "File system of the image's root: \"ext4\", \"erofs\" or \"xfs\".",
-		field: func(c *Config) value { return plainText(&c.QEMU.RootfsType) },
-		check: func(c *Config) error { return oneOf(c.QEMU.RootfsType, guest.FileSystems()...) },
+		field: func(c *Config) value { return plainText(&c.VM.RootfsType) },
+		check: func(c *Config) error { return oneOf(c.VM.RootfsType, guest.FileSystems()...) },
 	},
 	{
 		section: sectionQEMU, name: "kernel_verity_params",
 		doc: "How dm-verity checks the image's root, as the line of root_hash.txt; the hash tree is in the second " +
 			"partition. Empty: it is not checked.",
-		field: func(c *Config) value { return plainText(&c.QEMU.KernelVerityParams) },
+		field: func(c *Config) value { return plainText(&c.VM.KernelVerityParams) },
 		check: func(c *Config) error {
-			if c.QEMU.KernelVerityParams == "" {
+			if c.VM.KernelVerityParams == "" {
 				return nil
 			}
-			_, err := dmverity.ParseParams(c.QEMU.KernelVerityParams)
+			_, err := dmverity.ParseParams(c.VM.KernelVerityParams)
 			return err
 		},
 	},
@@ -111,51 +113,51 @@ var keys = []key{
 		section: sectionQEMU, name: "valid_guest_paths", ours: true, example: `["/usr/share/katabuild/guests/*"]`,
 		doc: "Patterns of the folders that the annotation \"guest\" may name. * matches within one name. None: no " +
 			"folder.",
-		field: func(c *Config) value { return (*texts)(&c.QEMU.ValidGuestPaths) },
-		check: func(c *Config) error { return patterns(c.QEMU.ValidGuestPaths) },
+		field: func(c *Config) value { return (*texts)(&c.VM.ValidGuestPaths) },
+		check: func(c *Config) error { return patterns(c.VM.ValidGuestPaths) },
 	},
 	{
 		section: sectionQEMU, name: "acceleration", ours: true, pod: true,
 		doc: "What runs the guest's instructions: \"auto\" (KVM where it works, otherwise TCG), \"kvm\" (or fail) " +
 			"or \"tcg\" (emulation).",
-		field: func(c *Config) value { return textOf(&c.QEMU.Acceleration, accel.ParsePreference) },
+		field: func(c *Config) value { return textOf(&c.VM.Acceleration, accel.ParsePreference) },
 	},
 	{
 		section: sectionQEMU, name: "path", pod: true, example: `"/usr/bin/qemu-system-x86_64"`,
 		doc:   "The QEMU program. Empty: the one of the guest's architecture, found in $PATH.",
-		field: func(c *Config) value { return plainText(&c.QEMU.Path) },
-		check: func(c *Config) error { return absolute(c.QEMU.Path) },
-		valid: func(c *Config) ([]string, string) { return c.QEMU.ValidHypervisorPaths, "valid_hypervisor_paths" },
+		field: func(c *Config) value { return plainText(&c.VM.Path) },
+		check: func(c *Config) error { return absolute(c.VM.Path) },
+		valid: func(c *Config) ([]string, string) { return c.VM.ValidHypervisorPaths, "valid_hypervisor_paths" },
 	},
 	{
 		section: sectionQEMU, name: "valid_hypervisor_paths", example: `["/usr/bin/qemu-system-*"]`,
 		doc: "Patterns of the programs that the annotation \"path\" may name. * matches within one name. None: no " +
 			"program.",
-		field: func(c *Config) value { return (*texts)(&c.QEMU.ValidHypervisorPaths) },
-		check: func(c *Config) error { return patterns(c.QEMU.ValidHypervisorPaths) },
+		field: func(c *Config) value { return (*texts)(&c.VM.ValidHypervisorPaths) },
+		check: func(c *Config) error { return patterns(c.VM.ValidHypervisorPaths) },
 	},
 	{
 		section: sectionQEMU, name: "enable_annotations", example: `["default_vcpus", "default_memory"]`,
 		doc: "Regular expressions for the names behind io.katacontainers.config.hypervisor. that a pod's " +
 			"annotations may have.\nOne must match the whole name. Whoever may set kernel_params controls the " +
 			"guest's command line.",
-		field: func(c *Config) value { return (*texts)(&c.QEMU.EnableAnnotations) },
-		check: func(c *Config) error { return expressions(c.QEMU.EnableAnnotations) },
+		field: func(c *Config) value { return (*texts)(&c.VM.EnableAnnotations) },
+		check: func(c *Config) error { return expressions(c.VM.EnableAnnotations) },
 	},
 	{
 		section: sectionQEMU, name: "machine_type", pod: true, example: `"microvm"`,
 		doc: "QEMU's machine: \"q35\" or \"microvm\" for x86_64, \"virt\" for aarch64 and riscv64, \"pseries\" " +
 			"for ppc64le, \"s390-ccw-virtio\" for s390x.\nEmpty: what the guest's manifest says, or without one the " +
 			"first of these.",
-		field: func(c *Config) value { return textOf(&c.QEMU.MachineType, machineOrNone) },
+		field: func(c *Config) value { return textOf(&c.VM.MachineType, machineOrNone) },
 	},
 	{
 		section: sectionQEMU, name: "default_vcpus", pod: true,
 		doc: "Number of virtual CPUs, up to 288; a fraction is rounded up, more than the host has is cut.\n0: " +
 			"what the guest's manifest says, or 1 without one. Negative: all that the host has.",
-		field: func(c *Config) value { return (*fraction)(&c.QEMU.DefaultVCPUs) },
+		field: func(c *Config) value { return (*fraction)(&c.VM.DefaultVCPUs) },
 		check: func(c *Config) error {
-			if n := c.QEMU.DefaultVCPUs; !(n >= -maxVCPUs && n <= maxVCPUs) {
+			if n := c.VM.DefaultVCPUs; !(n >= -maxVCPUs && n <= maxVCPUs) {
 				return fmt.Errorf("%v virtual CPUs: want at most %d", n, maxVCPUs)
 			}
 			return nil
@@ -165,29 +167,29 @@ var keys = []key{
 		section: sectionQEMU, name: "default_maxvcpus", pod: true,
 		doc: "Most virtual CPUs that the machine grows to, where it can (q35). 0, and what the host does not " +
 			"have: all that the host has.",
-		field: func(c *Config) value { return (*number)(&c.QEMU.DefaultMaxVCPUs) },
-		check: func(c *Config) error { return between(c.QEMU.DefaultMaxVCPUs, 0, maxVCPUs) },
+		field: func(c *Config) value { return (*number)(&c.VM.DefaultMaxVCPUs) },
+		check: func(c *Config) error { return between(c.VM.DefaultMaxVCPUs, 0, maxVCPUs) },
 	},
 	{
 		section: sectionQEMU, name: "default_maxmemory", pod: true,
 		doc: "Most memory in MiB that the machine grows to, where it can (q35). 0, and what the host does not " +
 			"have: all that the host has.",
-		field: func(c *Config) value { return (*number)(&c.QEMU.DefaultMaxMemoryMiB) },
-		check: func(c *Config) error { return between(c.QEMU.DefaultMaxMemoryMiB, 0, maxMemoryMiB) },
+		field: func(c *Config) value { return (*number)(&c.VM.DefaultMaxMemoryMiB) },
+		check: func(c *Config) error { return between(c.VM.DefaultMaxMemoryMiB, 0, maxMemoryMiB) },
 	},
 	{
 		section: sectionQEMU, name: "memory_slots", pod: true,
 		doc: "How many times the machine's memory can grow, 0 to 256. Back ends such as virtiofsd take a few " +
 			"pieces of memory only.",
-		field: func(c *Config) value { return (*number)(&c.QEMU.MemorySlots) },
-		check: func(c *Config) error { return between(c.QEMU.MemorySlots, 0, maxMemorySlots) },
+		field: func(c *Config) value { return (*number)(&c.VM.MemorySlots) },
+		check: func(c *Config) error { return between(c.VM.MemorySlots, 0, maxMemorySlots) },
 	},
 	{
 		section: sectionQEMU, name: "default_memory", pod: true,
 		doc:   "Memory of the guest in MiB, 16 to 67108864. 0: what the guest's manifest says, or 2048 without one.",
-		field: func(c *Config) value { return (*number)(&c.QEMU.DefaultMemoryMiB) },
+		field: func(c *Config) value { return (*number)(&c.VM.DefaultMemoryMiB) },
 		check: func(c *Config) error {
-			if n := c.QEMU.DefaultMemoryMiB; n != 0 && (n < minMemoryMiB || n > maxMemoryMiB) {
+			if n := c.VM.DefaultMemoryMiB; n != 0 && (n < minMemoryMiB || n > maxMemoryMiB) {
 				return fmt.Errorf("%d MiB of memory: want 0 or %d to %d", n, minMemoryMiB, maxMemoryMiB)
 			}
 			return nil
@@ -197,85 +199,88 @@ var keys = []key{
 		section: sectionQEMU, name: "kernel_params", pod: true, example: `"loglevel=6"`,
 		doc: "Words put behind the guest's kernel command line, at most 2047 bytes. An annotation's words come " +
 			"behind these.",
-		field: func(c *Config) value { return (*params)(&c.QEMU.KernelParams) },
-		check: func(c *Config) error { return kernelParams(c.QEMU.KernelParams) },
+		field: func(c *Config) value { return (*params)(&c.VM.KernelParams) },
+		check: func(c *Config) error { return kernelParams(c.VM.KernelParams) },
 	},
 	{
 		section: sectionQEMU, name: "guest_extension_images",
 		example: `[{name = "tools", path = "/usr/share/katabuild/extensions/tools"}]`,
 		doc: "Extension images, attached in this order. path is the folder that katabuild made, or the image " +
 			"alone;\nthe image alone needs verity_params, the line of root_hash.txt.",
-		field: func(c *Config) value { return (*disks)(&c.QEMU.Extensions) },
-		check: func(c *Config) error { return extensions(c.QEMU.Extensions) },
+		field: func(c *Config) value { return (*disks)(&c.VM.Extensions) },
+		check: func(c *Config) error { return extensions(c.VM.Extensions) },
 	},
 	{
 		section: sectionQEMU, name: "shared_fs", pod: true,
 		doc: "How containers' files reach the guest: \"virtio-fs\" (by virtiofsd), \"virtio-9p\" (by QEMU; " +
 			"slower, needs no other program)\nor \"none\" (root file systems on block devices, other files are " +
 			"copied).",
-		field: func(c *Config) value { return plainText(&c.QEMU.SharedFS) },
-		check: func(c *Config) error { return oneOf(c.QEMU.SharedFS, SharedVirtioFS, Shared9P, SharedNone) },
+		field: func(c *Config) value { return plainText(&c.VM.SharedFS) },
+		check: func(c *Config) error { return oneOf(c.VM.SharedFS, SharedVirtioFS, Shared9P, SharedNone) },
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_daemon", pod: true, example: `"/usr/libexec/virtiofsd"`,
 		doc: "The virtiofsd program, QEMU's own in C or its successor in Rust. Empty: the first in Rust where " +
 			"distributions put it, or else the first in C.",
-		field: func(c *Config) value { return plainText(&c.QEMU.VirtioFSDaemon) },
-		check: func(c *Config) error { return absolute(c.QEMU.VirtioFSDaemon) },
+		field: func(c *Config) value { return plainText(&c.VM.VirtioFSDaemon) },
+		check: func(c *Config) error { return absolute(c.VM.VirtioFSDaemon) },
 		valid: func(c *Config) ([]string, string) {
-			return c.QEMU.ValidVirtioFSDaemonPaths, "valid_virtio_fs_daemon_paths"
+			return c.VM.ValidVirtioFSDaemonPaths, "valid_virtio_fs_daemon_paths"
 		},
 	},
 	{
 		section: sectionQEMU, name: "valid_virtio_fs_daemon_paths", example: `["/usr/libexec/virtiofsd"]`,
 		doc: "Patterns of the programs that the annotation \"virtio_fs_daemon\" may name. * matches within one " +
 			"name. None: no program.",
-		field: func(c *Config) value { return (*texts)(&c.QEMU.ValidVirtioFSDaemonPaths) },
-		check: func(c *Config) error { return patterns(c.QEMU.ValidVirtioFSDaemonPaths) },
+		field: func(c *Config) value { return (*texts)(&c.VM.ValidVirtioFSDaemonPaths) },
+		check: func(c *Config) error { return patterns(c.VM.ValidVirtioFSDaemonPaths) },
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_cache", pod: true,
 		doc: "What the guest may remember of shared files: \"never\", \"auto\" (for a second) or \"always\" " +
 			"(nobody else changes them).",
-		field: func(c *Config) value { return plainText(&c.QEMU.VirtioFSCache) },
-		check: func(c *Config) error { return oneOf(c.QEMU.VirtioFSCache, "never", "none", "auto", "always") },
+		field: func(c *Config) value { return plainText(&c.VM.VirtioFSCache) },
+		check: func(c *Config) error { return oneOf(c.VM.VirtioFSCache, "never", "none", "auto", "always") },
 	},
 	{
 		section: sectionQEMU, name: "virtio_fs_extra_args", example: `["--thread-pool-size=1"]`,
 		doc:   "Arguments handed to virtiofsd as they are.",
-		field: func(c *Config) value { return (*texts)(&c.QEMU.VirtioFSExtraArgs) },
+		field: func(c *Config) value { return (*texts)(&c.VM.VirtioFSExtraArgs) },
 	},
 	{
 		section: sectionQEMU, name: "foreign_locks", ours: true, pod: true,
 		doc: "What becomes of flock and fcntl locks on a volume of the host that another pod may write to and had " +
 			"first: \"refuse\" (ENOLCK)\nor \"grant\" (they hold within the pod alone).",
-		field: func(c *Config) value { return plainText(&c.QEMU.ForeignLocks) },
-		check: func(c *Config) error { return oneOf(c.QEMU.ForeignLocks, LocksRefused, LocksGranted) },
+		field: func(c *Config) value { return plainText(&c.VM.ForeignLocks) },
+		check: func(c *Config) error { return oneOf(c.VM.ForeignLocks, LocksRefused, LocksGranted) },
 	},
 	{
 		section: sectionQEMU, name: "msize_9p", pod: true,
 		doc:   "Bytes of a 9p message, 4096 to 1048576.",
-		field: func(c *Config) value { return (*number)(&c.QEMU.Msize9P) },
-		check: func(c *Config) error { return between(c.QEMU.Msize9P, 4096, 1<<20) },
+		field: func(c *Config) value { return (*number)(&c.VM.Msize9P) },
+		check: func(c *Config) error { return between(c.VM.Msize9P, 4096, 1<<20) },
 	},
 	{
 		section: sectionQEMU, name: "pcie_root_port", pod: true,
 		doc:   "Places for disks that are plugged into a running guest, 0 to 120; machines q35 and virt only.",
-		field: func(c *Config) value { return (*number)(&c.QEMU.PCIeRootPorts) },
-		check: func(c *Config) error { return between(c.QEMU.PCIeRootPorts, 0, qemu.MaxRootPorts) },
+		field: func(c *Config) value { return (*number)(&c.VM.PCIeRootPorts) },
+		check: func(c *Config) error { return between(c.VM.PCIeRootPorts, 0, qemu.MaxRootPorts) },
 	},
 	{
 		section: sectionQEMU, name: "guest_hook_path", pod: true, example: `"/usr/share/oci/hooks"`,
 		doc: "Folder in the guest with the folders prestart, poststart and poststop, whose programs are run for " +
 			"every container. Empty: none.",
-		field: func(c *Config) value { return plainText(&c.QEMU.GuestHookPath) },
-		check: func(c *Config) error { return absolute(c.QEMU.GuestHookPath) },
+		field: func(c *Config) value { return plainText(&c.VM.GuestHookPath) },
+		check: func(c *Config) error { return absolute(c.VM.GuestHookPath) },
 	},
 	{
 		section: sectionQEMU, name: "enable_debug",
 		doc:   "Put the guest's console into the runtime's log.",
-		field: func(c *Config) value { return (*flag)(&c.QEMU.EnableDebug) },
+		field: func(c *Config) value { return (*flag)(&c.VM.EnableDebug) },
 	},
+}
+
+var otherKeys = []key{
 	{
 		section: sectionAgent, name: "enable_debug",
 		doc:   "Let the agent log at level debug (agent.log=debug).",

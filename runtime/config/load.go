@@ -97,11 +97,14 @@ type Setting struct {
 // Default says that nobody has set the value.
 func (s *Setting) Default() bool { return s.From[0] == Place{} }
 
-// Settings lists every key that has an effect, section by section.
+// Settings lists every key that has an effect, section by section; of the hypervisors' tables the one in force.
 func (l *Loaded) Settings() ([]Setting, error) {
 	var out []Setting
 	for i := range keys {
 		k := &keys[i]
+		if !l.Config.inForce(k.section) {
+			continue
+		}
 		field := k.field(&l.Config)
 		s := Setting{Key: k.String(), Ours: k.ours, Value: field.toml(), From: slices.Clone(l.from[k.String()])}
 		if len(s.From) == 0 {
@@ -237,13 +240,15 @@ func Read(texts []Text, annotations map[string]string, lenient bool) (*Loaded, e
 
 type reader struct {
 	*Loaded
-	lenient bool
-	errs    []error
+	lenient   bool
+	errs      []error
+	entered   string // the hypervisor's table; empty where none was read yet
+	enteredAt Place  // its first place
 }
 
 // oneGuest refuses a configuration that names two guests, or half of one.
 func (r *reader) oneGuest() {
-	q := &r.Config.QEMU
+	q := &r.Config.VM
 	fail := func(format string, args ...any) { r.fail(fmt.Errorf(format, args...)) }
 	set := func(name string) string { return fmt.Sprintf("%s (%s)", name, r.place(name)) }
 	for _, other := range []struct{ name, value string }{{"kernel", q.Kernel}, {"image", q.Image},
@@ -314,12 +319,13 @@ func (r *reader) group(d *document, tables map[string]any, top string) {
 		table, isTable := tables[name].(map[string]any)
 		switch {
 		case slices.Contains(sections, section) && isTable:
+			r.enter(d, section, []string{top, name})
 			r.section(d, table, section, top, name)
-		case isTable && top == "hypervisor" && slices.Contains([]string{"clh", "cloud-hypervisor", "firecracker",
-			"stratovirt", "remote", "dragonball", "openvmm", "acrn"}, name):
+		case isTable && top == "hypervisor" && slices.Contains([]string{"cloud-hypervisor", "stratovirt", "remote",
+			"dragonball", "openvmm", "acrn"}, name):
 			// Never a warning: what such a file asks for is another virtual machine.
-			r.fail(d.atKey(at, fmt.Sprintf("hypervisor %q is not supported; there is [%s]", name,
-				sectionQEMU)))
+			r.fail(d.atKey(at, fmt.Sprintf("hypervisor %q is not supported; there are [%s]", name,
+				strings.Join(hypervisorSections, "], ["))))
 		case slices.Contains(sections, section):
 			r.fail(d.atValue(at, fmt.Sprintf("want the table [%s], got %s", section,
 				kindOf(tables[name]))))
@@ -414,7 +420,7 @@ func namesOf(section string, pod bool) []string {
 		idle = slices.Concat(idles, podIdles)
 	}
 	for _, i := range idle {
-		if i.section == section {
+		if i.in(section) {
 			out = append(out, i.names...)
 		}
 	}
@@ -447,7 +453,8 @@ func (r *reader) annotations(all map[string]string) {
 // annotation follows one annotation, and returns why it could not.
 func (r *reader) annotation(whole, value string) string {
 	group, name, _ := strings.Cut(strings.TrimPrefix(whole, AnnotationPrefix), ".")
-	section := map[string]string{"hypervisor": sectionQEMU, "agent": sectionAgent, "runtime": sectionRuntime}[group]
+	section := map[string]string{hypervisorGroup: r.Config.section(), "agent": sectionAgent,
+		"runtime": sectionRuntime}[group]
 	if section == "" {
 		return fmt.Sprintf("unknown group %q%s", group, didYouMean(group, []string{"hypervisor", "agent", "runtime"}))
 	}
@@ -459,7 +466,7 @@ func (r *reader) annotation(whole, value string) string {
 		return fmt.Sprintf("only the host's configuration may set %s", k)
 	}
 	// What has no effect cannot weaken anything; of the hypervisor's group it must be listed all the same, as in Kata.
-	if list := r.enabledIn(section); (k != nil || section == sectionQEMU) && !matches(*list, name) {
+	if list := r.enabledIn(section); (k != nil || section == r.Config.section()) && !matches(*list, name) {
 		return fmt.Sprintf("not allowed by enable_annotations = %s in [%s] (%s)", (*texts)(list).toml(), section,
 			r.placeIn(section, "enable_annotations"))
 	}
@@ -475,7 +482,7 @@ func (r *reader) annotation(whole, value string) string {
 	if !ok {
 		return fmt.Sprintf("want %s, got %q", field.kind(), value)
 	}
-	before := slices.Clone(r.Config.QEMU.KernelParams)
+	before := slices.Clone(r.Config.VM.KernelParams)
 	err := field.set(v)
 	from := []Place{{Annotation: whole}}
 	if added, ok := field.(*params); ok && err == nil {
@@ -511,7 +518,7 @@ func (r *reader) enabledIn(section string) *[]string {
 	case sectionRuntime:
 		return &r.Config.Runtime.EnableAnnotations
 	}
-	return &r.Config.QEMU.EnableAnnotations
+	return &r.Config.VM.EnableAnnotations
 }
 
 // matches says whether one of the expressions is for the whole name.
@@ -523,7 +530,7 @@ func matches(list []string, name string) bool {
 }
 
 // place is where a key of the hypervisor was set.
-func (r *reader) place(name string) Place { return r.placeIn(sectionQEMU, name) }
+func (r *reader) place(name string) Place { return r.placeIn(r.Config.section(), name) }
 
 // placeIn is where a key was set.
 func (r *reader) placeIn(section, name string) Place {

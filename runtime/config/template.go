@@ -5,20 +5,23 @@ import (
 	"strings"
 )
 
-// Template is a configuration that explains every key and sets none: what stands behind a single # is the default, or
-// an example where the default is empty.
-func Template() []byte {
+// Template is a configuration for a hypervisor that explains every key and sets none: what stands behind a single # is
+// the default, or an example where the default is empty.
+func Template(hypervisor string) []byte {
 	var b strings.Builder
 	b.WriteString("# configuration.toml of kata-runtime. \"kata-runtime config\" shows what is in force, and where " +
 		"it was set.\n" +
 		"# Take the # away from a line to set it. Files in config.d beside this one are read after it, in the order " +
 		"of their names.\n" +
 		"# Keys marked \"not Kata's\" are unknown to Kata Containers; all others are its own.\n")
-	def := Default()
+	def := DefaultOf(hypervisor)
 	for _, s := range sections {
+		if !def.inForce(s) {
+			continue
+		}
 		var idle []string
 		for _, i := range idles {
-			if i.section == s {
+			if i.in(s) {
 				idle = append(idle, i.names...)
 			}
 		}

@@ -72,6 +72,27 @@ func (*number) parse(s string) (any, bool) { return parseWhole(s) }
 func (f *number) toml() string             { return strconv.Itoa(int(*f)) }
 func (f *number) json() any                { return int(*f) }
 
+// wide is a whole number of 63 bits that is not negative.
+type wide int64
+
+func (*wide) kind() string { return "a whole number" }
+
+func (f *wide) set(v any) error {
+	n, ok := v.(int64)
+	switch {
+	case !ok:
+		return wrong(f, v)
+	case n < 0:
+		return fmt.Errorf("%d: want 0 or more", n)
+	}
+	*f = wide(n)
+	return nil
+}
+
+func (*wide) parse(s string) (any, bool) { return parseWhole(s) }
+func (f *wide) toml() string             { return strconv.FormatInt(int64(*f), 10) }
+func (f *wide) json() any                { return int64(*f) }
+
 func parseWhole(s string) (any, bool) {
 	n, err := strconv.ParseInt(s, 10, 64)
 	return n, err == nil

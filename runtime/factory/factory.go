@@ -30,11 +30,11 @@ import (
 // containers, its shares and its interfaces.
 func Sandbox(c *config.Config, g *guest.Guest, h machine.Hypervisor) (sandbox.Config, error) {
 	cfg := sandbox.Config{
-		Guest: g, Hypervisor: h, Machine: string(c.QEMU.MachineType), Words: append(c.Words(), agentlink.StreamsWord()),
-		Accel: c.QEMU.Acceleration, Timeout: c.Agent.DialTimeout,
-		Program: c.QEMU.Path, RNG: true, Places: c.QEMU.PCIeRootPorts,
-		Size: machine.Size{CPUs: c.QEMU.VCPUs(g.Boot.CPUs, runtime.NumCPU()),
-			MemoryMiB: cmp.Or(c.QEMU.DefaultMemoryMiB, g.Boot.MemoryMiB)},
+		Guest: g, Hypervisor: h, Machine: string(c.VM.MachineType), Words: append(c.Words(), agentlink.StreamsWord()),
+		Accel: c.VM.Acceleration, Timeout: c.Agent.DialTimeout,
+		Program: c.VM.Path, RNG: true, Places: c.VM.PCIeRootPorts,
+		Size: machine.Size{CPUs: c.VM.VCPUs(g.Boot.CPUs, runtime.NumCPU()),
+			MemoryMiB: cmp.Or(c.VM.DefaultMemoryMiB, g.Boot.MemoryMiB)},
 		Attest: c.Runtime.Attestation != config.Off,
 	}
 	if !g.Described() {
@@ -42,13 +42,13 @@ func Sandbox(c *config.Config, g *guest.Guest, h machine.Hypervisor) (sandbox.Co
 	}
 	maySize(c, &cfg)
 	var err error
-	cfg.Extensions, err = extensions(c.QEMU.Extensions)
+	cfg.Extensions, err = extensions(c.VM.Extensions)
 	return cfg, err
 }
 
 // maySize sets how large the machine may become: what the configuration says, and no more than the host has.
 func maySize(c *config.Config, cfg *sandbox.Config) {
-	q := &c.QEMU
+	q := &c.VM
 	if c.Runtime.StaticSandboxResourceMgmt {
 		return
 	}

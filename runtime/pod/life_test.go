@@ -39,9 +39,9 @@ func options(t *testing.T, h *machinetest.Hypervisor, a *agenttest.Agent) Option
 		t.Fatal(err)
 	}
 	c := config.Default()
-	c.QEMU.Guest, c.QEMU.SharedFS, c.QEMU.PCIeRootPorts = dir+"/guest", config.SharedNone, 4
-	c.QEMU.Acceleration = accel.OnlyTCG
-	c.QEMU.DefaultMaxMemoryMiB, c.QEMU.MemorySlots = 4096, 2
+	c.VM.Guest, c.VM.SharedFS, c.VM.PCIeRootPorts = dir+"/guest", config.SharedNone, 4
+	c.VM.Acceleration = accel.OnlyTCG
+	c.VM.DefaultMaxMemoryMiB, c.VM.MemorySlots = 4096, 2
 	c.Runtime.InternetworkingModel = config.NetworkNone
 	h.Guest = machinetest.WithAgent(a)
 	return Options{ID: "pod-1", Config: &c, Hypervisor: h, Log: slog.New(slog.DiscardHandler),
@@ -472,7 +472,7 @@ func TestLayersTakeAsManyPlacesAsThereAre(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
 			o := options(t, h, a)
-			o.Config.QEMU.PCIeRootPorts = tc.places
+			o.Config.VM.PCIeRootPorts = tc.places
 			p, err := Start(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)

@@ -53,7 +53,7 @@ const (
 type Options struct {
 	ID         string
 	Config     *config.Config
-	Hypervisor machine.Hypervisor // nil is hypervisor.Default
+	Hypervisor machine.Hypervisor // nil is the configuration's
 	Dirs       record.Dirs
 	// Netns is the path of the pod's network namespace. Empty is a new one, with nothing in it but what comes later.
 	Netns string
@@ -127,7 +127,9 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		return nil, err
 	}
 	if o.Hypervisor == nil {
-		o.Hypervisor = hypervisor.Default()
+		if o.Hypervisor, err = hypervisor.Named(o.Config.Hypervisor); err != nil {
+			return nil, err
+		}
 	}
 	g, err := readGuest(o.Config)
 	if err != nil {
@@ -136,7 +138,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	if o.Netns, err = p.ownNetns(o); err != nil {
 		return nil, err
 	}
-	p.record, err = record.Begin(p.dirs, record.Record{ID: p.id, Guest: o.Config.QEMU.Guest,
+	p.record, err = record.Begin(p.dirs, record.Record{ID: p.id, Guest: o.Config.VM.Guest,
 		Annotations: o.Annotations})
 	if err != nil {
 		return nil, err
@@ -222,16 +224,16 @@ func (p *Pod) joinCgroup(parent string) error {
 
 // readGuest is the guest of the configuration.
 func readGuest(c *config.Config) (*guest.Guest, error) {
-	if c.QEMU.Kernel == "" && c.QEMU.Guest == "" {
+	if c.VM.Kernel == "" && c.VM.Guest == "" {
 		return nil, errors.New(
-			`no guest is configured: set "guest" in [hypervisor.qemu] of configuration.toml to the folder that ` +
-				`katabuild build made, or "kernel" and "image" or "initrd" to a guest without a manifest`)
+			`no guest is configured: set "guest" in [hypervisor.` + c.Hypervisor + `] of configuration.toml to the ` +
+				`folder that katabuild build made, or "kernel" and "image" or "initrd" to a guest without a manifest`)
 	}
-	if c.QEMU.Kernel != "" && c.Runtime.Attestation == config.Enforce {
+	if c.VM.Kernel != "" && c.Runtime.Attestation == config.Enforce {
 		return nil, errNothingToCompare
 	}
-	g, err := c.QEMU.ReadGuest()
-	if err != nil && c.QEMU.Kernel == "" {
+	g, err := c.VM.ReadGuest()
+	if err != nil && c.VM.Kernel == "" {
 		return nil, fmt.Errorf("the guest of the configuration: %w", err)
 	}
 	return g, err
@@ -250,9 +252,10 @@ func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (san
 		return cfg, err
 	}
 	cfg.ID, cfg.Log, cfg.Hybrid, cfg.Hostname = p.id, p.log, p.dirs.VsockSocket(p.id), o.Hostname
+	bounds(&cfg, &c.VM)
 	p.growth.base, p.growth.said = cfg.Size, o.Size
 	o.Size.add(&cfg.Size, runtime.NumCPU())
-	if c.QEMU.EnableDebug {
+	if c.VM.EnableDebug {
 		cfg.Console = &consoleLog{log: p.log}
 	}
 	if err := p.startShare(ctx, &cfg); err != nil {
@@ -261,11 +264,28 @@ func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (san
 	return cfg, p.startNetwork(ctx, o, &cfg)
 }
 
+// bounds are what the configuration says of the walls around the hypervisor, and of what passes through its devices.
+func bounds(cfg *sandbox.Config, c *config.VM) {
+	cfg.NoSeccomp, cfg.Jailer = c.DisableSeccomp, c.JailerPath
+	bytes := func(bits int64) int64 { return (bits + 7) / 8 } // a rate that is there stays one
+	rate := func(r config.Rate) machine.Rate {
+		return machine.Rate{Bytes: bytes(r.MaxRate), BytesBurst: bytes(r.Burst), Ops: r.OpsMaxRate,
+			OpsBurst: r.OpsBurst}
+	}
+	cfg.DiskRate, cfg.RxRate, cfg.TxRate = rate(c.Disk), rate(c.Net), rate(c.Net)
+	if n := c.RxMaxRate; n > 0 {
+		cfg.RxRate.Bytes = bytes(n)
+	}
+	if n := c.TxMaxRate; n > 0 {
+		cfg.TxRate.Bytes = bytes(n)
+	}
+}
+
 // claimsSuffix makes of the folder of pods the file of their claims on volumes, beside it.
 const claimsSuffix = ".claims"
 
 func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
-	c := &p.cfg.QEMU
+	c := &p.cfg.VM
 	if c.SharedFS == config.SharedNone {
 		if list := p.cfg.Runtime.SandboxBindMounts; len(list) > 0 {
 			return fmt.Errorf("sandbox_bind_mounts %q cannot be shared, because shared_fs is none", list)
@@ -311,7 +331,7 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 // program is the virtiofsd to start. The log is told what cannot be had of it.
 func (p *Pod) program(ctx context.Context) (share.Program, error) {
 	ask := share.FindProgram
-	if path := p.cfg.QEMU.VirtioFSDaemon; path != "" {
+	if path := p.cfg.VM.VirtioFSDaemon; path != "" {
 		ask = func(ctx context.Context) (share.Program, error) { return share.Ask(ctx, path) }
 	}
 	program, err := ask(ctx)
@@ -439,7 +459,7 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 	}
 	p.net = n
 	for _, e := range n.Endpoints() {
-		cfg.NICs = append(cfg.NICs, machine.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU})
+		cfg.NICs = append(cfg.NICs, machine.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU, ByName: e.ByName})
 	}
 	return nil
 }
@@ -525,7 +545,7 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 		return err
 	}
 	req := &katapb.CreateSandboxRequest{
-		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, GuestHookPath: p.cfg.QEMU.GuestHookPath,
+		Hostname: o.Hostname, Dns: o.DNS, SandboxId: o.ID, GuestHookPath: p.cfg.VM.GuestHookPath,
 		Storages: p.storages(o), KernelModules: modules,
 	}
 	if _, err := p.link.CreateSandbox(ctx, req); err != nil {
@@ -558,7 +578,7 @@ func (p *Pod) storages(o Options) []*katapb.Storage {
 		list = append(list, &katapb.Storage{
 			Driver: "9p", Source: share.Tag, Fstype: "9p", MountPoint: share.GuestDir + "/", Shared: true,
 			Options: []string{"trans=virtio", "version=9p2000.L", "cache=mmap", "nodev",
-				fmt.Sprintf("msize=%d", p.cfg.QEMU.Msize9P)},
+				fmt.Sprintf("msize=%d", p.cfg.VM.Msize9P)},
 		})
 	}
 	shm := &katapb.Storage{

@@ -43,7 +43,7 @@ func TestAPodWithoutAGuestSaysWhatToSet(t *testing.T) {
 		!strings.Contains(err.Error(), `set "guest"`) {
 		t.Error(err)
 	}
-	c.QEMU.Guest = "/no/such/guest"
+	c.VM.Guest = "/no/such/guest"
 	if _, err := Start(t.Context(), Options{ID: "p1", Config: &c, Dirs: d}); !errors.Is(err, fs.ErrNotExist) ||
 		!strings.Contains(err.Error(), "/no/such/guest") {
 		t.Error(err)
@@ -64,8 +64,8 @@ func TestAGuestWithoutAManifestIsNotEnforced(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.QEMU.Kernel, c.QEMU.Image, c.QEMU.RootfsType = dir+"/k", dir+"/i", "erofs"
-	c.QEMU.KernelVerityParams = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-," +
+	c.VM.Kernel, c.VM.Image, c.VM.RootfsType = dir+"/k", dir+"/i", "erofs"
+	c.VM.KernelVerityParams = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,salt=-," +
 		"data_blocks=3,data_block_size=4096,hash_block_size=4096"
 	if _, err := readGuest(&c); !errors.Is(err, errNothingToCompare) || !strings.Contains(err.Error(), `set "guest"`) {
 		t.Errorf("enforce: %v", err)

@@ -31,7 +31,7 @@ import (
 func sharing(t *testing.T, h *machinetest.Hypervisor, a *agenttest.Agent) Options {
 	t.Helper()
 	o := options(t, h, a)
-	o.Config.QEMU.SharedFS = config.Shared9P
+	o.Config.VM.SharedFS = config.Shared9P
 	return o
 }
 
@@ -170,7 +170,7 @@ func TestAPodWhoseFilesAreGoneIsGivenUp(t *testing.T) {
 	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
 	o := options(t, h, a)
 	until := t.TempDir() + "/now"
-	o.Config.QEMU.SharedFS, o.Config.QEMU.VirtioFSDaemon = config.SharedVirtioFS, program(t, until)
+	o.Config.VM.SharedFS, o.Config.VM.VirtioFSDaemon = config.SharedVirtioFS, program(t, until)
 	p, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -194,11 +194,11 @@ func TestAPodWhoseFilesAreGoneIsGivenUp(t *testing.T) {
 	gone(t, o, h)
 
 	// Nothing is left of a pod whose files nobody serves, either.
-	o.Config.QEMU.VirtioFSDaemon = "/no/such/program"
+	o.Config.VM.VirtioFSDaemon = "/no/such/program"
 	if _, err := Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
 		t.Error(err)
 	}
-	o.Config.QEMU.SharedFS, o.Config.Runtime.SandboxBindMounts = config.SharedNone, []string{"/x"}
+	o.Config.VM.SharedFS, o.Config.Runtime.SandboxBindMounts = config.SharedNone, []string{"/x"}
 	if _, err := Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), "sandbox_bind_mounts") {
 		t.Error(err)
 	}

@@ -43,7 +43,7 @@ import (
 type Options struct {
 	Namespace   string // containerd's
 	Dirs        record.Dirs
-	Hypervisor  machine.Hypervisor // nil is hypervisor.Default
+	Hypervisor  machine.Hypervisor // nil is the configuration's
 	Publish     events.Target
 	Environment string // the value of KATA_CONF_FILE
 	Suffix      string // of the installation; empty for one alone
@@ -264,7 +264,7 @@ func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 		return nil, err
 	}
 	if cfg.Runtime.EnableDebug {
-		s.log.Debug("configuration", "guest", cfg.QEMU.Guest)
+		s.log.Debug("configuration", "guest", cfg.VM.Guest)
 	}
 	o := pod.Options{
 		ID: r.ID, Config: cfg, Hypervisor: s.o.Hypervisor, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log,
