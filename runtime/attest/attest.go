@@ -75,7 +75,9 @@ type Boot struct {
 	Extensions []extension.Extension // attached, in this order
 	Words      []string              // put behind the kernel command line, because the host was configured to
 	Template   *verdict.Template     // the guest was restored from, and has been woken since; nil: it booted
-	Probes     []string              // the guest was asked to try; without any, those that a report has are left out
+	// Appended is a regular expression for what the hypervisor itself puts behind those; empty is none.
+	Appended string
+	Probes   []string // the guest was asked to try; without any, those that a report has are left out
 }
 
 // Report compares a report with the manifest, and with what the host did.
@@ -166,7 +168,7 @@ func extensions(want []extension.Extension, got []report.Extension) []verdict.Cl
 }
 
 // commandLine accepts the manifest's command line, and the one for TCG whatever the host's clock rate is, each with
-// just the words for the extensions and those of the host behind it.
+// just the words for the extensions, those of the host and what the hypervisor appends behind it.
 func commandLine(b manifest.Boot, host Boot, got string) verdict.Claim {
 	words := ""
 	for _, e := range host.Extensions {
@@ -177,12 +179,20 @@ func commandLine(b manifest.Boot, host Boot, got string) verdict.Claim {
 	}
 	want := b.CommandLine + words
 	c := verdict.Claim{Name: "kernel.command_line", Want: want, Got: got, Met: got == want}
-	if b.TCGCommandLine == "" || c.Met {
-		return c
+	fits := func(pattern string) bool {
+		ok, err := regexp.MatchString("^"+pattern+"(?:"+host.Appended+")$", got)
+		return err == nil && ok
 	}
-	tcg := b.CommandLine + " " + b.TCGCommandLine + words
-	if ok, err := regexp.MatchString("^"+bootwords.Pattern(tcg)+"$", got); err == nil && ok {
-		return verdict.Claim{Name: c.Name, Want: got, Got: got, Met: true}
+	met := verdict.Claim{Name: c.Name, Want: got, Got: got, Met: true}
+	switch tcg := b.CommandLine + " " + b.TCGCommandLine + words; {
+	case c.Met:
+		return c
+	case host.Appended != "" && fits(regexp.QuoteMeta(want)):
+		return met
+	case b.TCGCommandLine == "":
+		return c
+	case fits(bootwords.Pattern(tcg)):
+		return met
 	}
 	c.Want = fmt.Sprintf("%s (and under TCG: %s%s)", want, b.TCGCommandLine, words)
 	return c

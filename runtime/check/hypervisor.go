@@ -20,6 +20,7 @@ type other struct {
 // others are they. The versions are those of Kata Containers 4.1.
 var others = []other{
 	{config.HypervisorCLH, "Cloud Hypervisor", regexp.MustCompile(`cloud-hypervisor v?(\d+)\.(\d+)`), 51, 1},
+	{config.HypervisorFirecracker, "Firecracker", regexp.MustCompile(`Firecracker v?(\d+)\.(\d+)`), 1, 12},
 }
 
 // peopleName is a hypervisor's name for people.
@@ -73,4 +74,11 @@ func (c *checker) other(ctx context.Context, o other) {
 		return
 	}
 	c.say(finding.Fine, o.name, "", "%s, version %d.%d", path, major, minor)
+	if jailer := c.cfg.VM.JailerPath; jailer != "" {
+		if _, err := c.host.Find(jailer); err != nil {
+			c.say(finding.Missing, "jailer", "install it with Firecracker, or leave jailer_path empty", "%v", err)
+			return
+		}
+		c.say(finding.Fine, "jailer", "", "%s", jailer)
+	}
 }

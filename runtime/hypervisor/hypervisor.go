@@ -8,6 +8,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/runtime/hypervisor/clh"
+	"github.com/katabuild/katabuild/runtime/hypervisor/firecracker"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
 	"github.com/katabuild/katabuild/runtime/machine"
 )
@@ -24,6 +25,7 @@ func all() []named {
 	return []named{
 		{"qemu", qemu.Hypervisor{}, func(a arch.Arch) string { return a.QEMU }},
 		{"clh", clh.Hypervisor{}, func(arch.Arch) string { return clh.Program }},
+		{"firecracker", firecracker.Hypervisor{}, func(arch.Arch) string { return firecracker.Program }},
 	}
 }
 

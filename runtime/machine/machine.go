@@ -122,6 +122,12 @@ type Plan interface {
 	Kind() string
 }
 
+// Appender is a Plan whose hypervisor itself puts words behind the kernel command line.
+type Appender interface {
+	// Appends is a regular expression for what is behind it then, which may be nothing.
+	Appends() string
+}
+
 // Hypervisor starts virtual machines.
 type Hypervisor interface {
 	// Plan decides what a Spec becomes. It starts and opens nothing that lasts.

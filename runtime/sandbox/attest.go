@@ -14,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/attest"
+	"github.com/katabuild/katabuild/runtime/machine"
 )
 
 // reportTime bounds asking for a report: a guest that is ready answers at once.
@@ -80,6 +81,9 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 	host := attest.Boot{Nonce: nonce, Words: words, Probes: s.cfg.Probes}
 	if s.cfg.Saved != nil && s.cfg.Saved.Template.Digest != "" {
 		host.Template = &s.cfg.Saved.Template
+	}
+	if a, ok := s.plan.Machine.(machine.Appender); ok {
+		host.Appended = a.Appends()
 	}
 	for _, e := range s.cfg.Extensions {
 		host.Extensions = append(host.Extensions, e.Extension)

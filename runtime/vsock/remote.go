@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/katabuild/katabuild/internal/agentapi"
 )
 
 // remoteCID is a guest's context identifier where its device is another program's: it is the device's own, so that all
@@ -52,9 +54,10 @@ func (r *Remote) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 		return failed(err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	var local uint32
 	err = c.SetDeadline(time.Now().Add(handshakeTimeout))
 	if err == nil {
-		err = connectTo(c, port)
+		local, err = connectTo(c, port)
 	}
 	if !stop() {
 		err = errors.Join(err, context.Cause(ctx))
@@ -65,40 +68,55 @@ func (r *Remote) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if err != nil {
 		return failed(errors.Join(err, c.Close()))
 	}
-	return c, nil
+	return &remoteConn{UnixConn: c.(*net.UnixConn), local: addr{ContextID: agentapi.HostCID, Port: local},
+		remote: addr{ContextID: remoteCID, Port: port}}, nil
 }
 
-// connectTo says which port is wanted, and reads the answer and not a byte more: what follows is the stream.
-func connectTo(c io.ReadWriter, port uint32) error {
+// remoteConn is a connection to a port of the guest. The guest knows it by its local port.
+type remoteConn struct {
+	*net.UnixConn
+	local, remote addr
+}
+
+// LocalAddr is the host's end, as the guest sees it.
+func (c *remoteConn) LocalAddr() net.Addr { return &c.local }
+
+// RemoteAddr is the guest's end.
+func (c *remoteConn) RemoteAddr() net.Addr { return &c.remote }
+
+// connectTo says which port is wanted, and reads the answer and not a byte more: what follows is the stream. It returns
+// the port that the device has given the host's end.
+func connectTo(c io.ReadWriter, port uint32) (uint32, error) {
 	if _, err := fmt.Fprintf(c, "CONNECT %d\n", port); err != nil {
-		return err
+		return 0, err
 	}
 	return readOK(c)
 }
 
 // readOK reads "OK <port>\n". The socket is closed without an answer where the guest refuses.
-func readOK(r io.Reader) error {
+func readOK(r io.Reader) (uint32, error) {
 	var line []byte
 	var b [1]byte
 	for len(line) < maxHandshake {
 		_, err := io.ReadFull(r, b[:])
 		if len(line) == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
-			return syscall.ECONNREFUSED
+			return 0, syscall.ECONNREFUSED
 		}
 		if err != nil {
-			return fmt.Errorf("read OK: %w", err)
+			return 0, fmt.Errorf("read OK: %w", err)
 		}
 		if b[0] != '\n' {
 			line = append(line, b[0])
 			continue
 		}
 		word, arg, _ := strings.Cut(string(line), " ")
-		if _, err := strconv.ParseUint(arg, 10, 32); err != nil || word != "OK" {
-			return fmt.Errorf("%q: want OK and a port", line)
+		local, err := strconv.ParseUint(arg, 10, 32)
+		if err != nil || word != "OK" {
+			return 0, fmt.Errorf("%q: want OK and a port", line)
 		}
-		return nil
+		return uint32(local), nil
 	}
-	return fmt.Errorf("no line in the first %d bytes", maxHandshake)
+	return 0, fmt.Errorf("no line in the first %d bytes", maxHandshake)
 }
 
 // Listen accepts the guest's connections to a port of the host.

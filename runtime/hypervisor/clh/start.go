@@ -29,9 +29,6 @@ const (
 	lastWords = 500 * time.Millisecond
 )
 
-// childFDBase is the first file that a child inherits beside its standard ones.
-const childFDBase = 3
-
 // The names of files in the machine's folder. The vsock's is short: with a port behind it has to fit into a UNIX
 // address.
 const (
@@ -98,12 +95,12 @@ func (v *clhVM) start(ctx context.Context, h Hypervisor, o machine.Start) error 
 		return err
 	}
 	c := v.plan.Config
-	with := &inheritance{}
-	defer with.close()
+	with := &child.Inheritance{}
+	defer with.Close()
 	if err := v.handFiles(&c, o, with); err != nil {
 		return err
 	}
-	streams, serial, err := socketPair("console")
+	streams, serial, err := child.SocketPair("console")
 	if err != nil {
 		return err
 	}
@@ -143,20 +140,20 @@ func (v *clhVM) makeFolder(hybrid string) (err error) {
 }
 
 // handFiles gives the program the guest's files by their numbers, and the sockets of its shares by names that it sees.
-func (v *clhVM) handFiles(c *vmConfig, o machine.Start, with *inheritance) error {
+func (v *clhVM) handFiles(c *vmConfig, o machine.Start, with *child.Inheritance) error {
 	var err error
-	if c.Payload.Kernel, err = with.lend(o.Kernel); err != nil {
+	if c.Payload.Kernel, err = with.Lend(o.Kernel); err != nil {
 		return err
 	}
 	if o.Initrd != nil {
-		if c.Payload.Initramfs, err = with.lend(o.Initrd); err != nil {
+		if c.Payload.Initramfs, err = with.Lend(o.Initrd); err != nil {
 			return err
 		}
 	}
 	c.Disks, c.Pmem, c.FS = slices.Clone(c.Disks), slices.Clone(c.Pmem), slices.Clone(c.FS)
 	disk, pmem := 0, 0
 	for i, d := range o.Disks {
-		path, err := with.lend(d.File)
+		path, err := with.Lend(d.File)
 		if err != nil {
 			return err
 		}
@@ -180,7 +177,7 @@ func (v *clhVM) handFiles(c *vmConfig, o machine.Start, with *inheritance) error
 	return nil
 }
 
-func (v *clhVM) startProgram(h Hypervisor, o machine.Start, with *inheritance, serial *os.File) error {
+func (v *clhVM) startProgram(h Hypervisor, o machine.Start, with *child.Inheritance, serial *os.File) error {
 	v.api = rest.Client{Name: name, Socket: filepath.Join(v.dir, apiSocket), Prefix: "/api/v1", Fault: fault}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: v.api.Socket, Net: "unix"})
 	if err != nil {
@@ -195,8 +192,8 @@ func (v *clhVM) startProgram(h Hypervisor, o machine.Start, with *inheritance, s
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	v.argv = []string{v.plan.program, "--api-socket", fmt.Sprintf("fd=%d", with.add(listener)), "--event-monitor",
-		fmt.Sprintf("fd=%d", with.add(child1))}
+	v.argv = []string{v.plan.program, "--api-socket", fmt.Sprintf("fd=%d", with.Add(listener)), "--event-monitor",
+		fmt.Sprintf("fd=%d", with.Add(child1))}
 	if v.plan.spec.NoSeccomp {
 		v.argv = append(v.argv, "--seccomp", "false")
 	}
@@ -204,7 +201,7 @@ func (v *clhVM) startProgram(h Hypervisor, o machine.Start, with *inheritance, s
 	if !h.StandIn {
 		options.Isolation, v.walls = isolation(v.dir), os.Geteuid() == 0
 	}
-	v.process, err = child.StartIn(name, v.argv, with.files, options)
+	v.process, err = child.StartIn(name, v.argv, with.Files(), options)
 	if err != nil {
 		return errors.Join(&machine.StartError{Cause: err, Argv: v.argv}, events.Close())
 	}
@@ -377,43 +374,4 @@ func (v *clhVM) stopOnce() error {
 		errs = append(errs, os.RemoveAll(v.dir))
 	}
 	return errors.Join(errs...)
-}
-
-// inheritance is the files that the program inherits: its ends, which are ours to close once it has them.
-type inheritance struct{ files []*os.File }
-
-// add takes a file over, and says by which number the program has it.
-func (i *inheritance) add(f *os.File) int {
-	i.files = append(i.files, f)
-	return childFDBase + len(i.files) - 1
-}
-
-// lend is add of a file that stays its owner's. It says by which path the program has it.
-func (i *inheritance) lend(f *os.File) (string, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("duplicate %s: %w", f.Name(), err)
-	}
-	return fmt.Sprintf("/proc/self/fd/%d", i.add(os.NewFile(uintptr(fd), f.Name()))), nil
-}
-
-func (i *inheritance) close() {
-	for _, f := range i.files {
-		_ = f.Close() // the program has its own, or nobody needs it
-	}
-}
-
-// socketPair makes a connection between this process and a child.
-func socketPair(name string) (net.Conn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socket pair for the %s: %w", name, err)
-	}
-	inner := os.NewFile(uintptr(fds[1]), name)
-	f := os.NewFile(uintptr(fds[0]), name)
-	conn, err := net.FileConn(f)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("socket pair for the %s: %w", name, err), inner.Close())
-	}
-	return conn, inner, nil
 }

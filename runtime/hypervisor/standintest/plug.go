@@ -96,3 +96,28 @@ func (m *Machine) GrowMemory(ctx context.Context, mib int) error {
 		m.pieces, int64(more)<<20), fmt.Sprintf(`device_add {"driver":"pc-dimm","id":"dimm%d",`+
 		`"memdev":"m%d"}`, m.pieces, m.pieces))
 }
+
+// Change gives a disk that can be written to another file, of another size, while the guest has it.
+func (m *Machine) Change(ctx context.Context, id string, f *os.File) error {
+	m.pieces++
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s-%d", id, m.pieces)
+	answer, err := m.ask(ctx, "add-fd", "{}", f)
+	if err != nil {
+		return err
+	}
+	var set struct {
+		ID int `json:"fdset-id"`
+	}
+	if err := json.Unmarshal(answer, &set); err != nil {
+		return err
+	}
+	return m.all(ctx,
+		fmt.Sprintf(`blockdev-add {"driver":"file","node-name":"file-%s","filename":"/dev/fdset/%d","locking":"off"}`,
+			name, set.ID),
+		fmt.Sprintf(`blockdev-reopen {"options":[{"driver":"raw","node-name":"raw-%s","file":"file-%s"}]}`, id, name),
+		fmt.Sprintf(`block_resize {"node-name":"raw-%s","size":%d}`, id, st.Size()))
+}
