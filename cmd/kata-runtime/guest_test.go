@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 
 	"github.com/containerd/ttrpc"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -236,13 +235,4 @@ func startPod(ts *testscript.TestScript, neg bool, args []string) {
 	stop, err := g.serve(record.Dirs{State: root}.VsockSocket(args[1]))
 	ts.Check(err)
 	ts.Defer(stop)
-}
-
-func mustRecord(t *testing.T) *record.Record {
-	t.Helper()
-	r, err := newRecord("one")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
 }

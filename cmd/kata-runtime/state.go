@@ -3,12 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/runtime/metrics"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -38,24 +38,6 @@ func (s podState) word() string {
 		return "ending"
 	}
 	return string(s.State)
-}
-
-// guest is the guest's name, as far as the record has it.
-func (s podState) guest() string {
-	if s.Verdict != nil {
-		return s.Verdict.Guest
-	}
-	if n := len(s.Files); n > 0 { // without a manifest the last is the initrd or the image
-		return filepath.Base(s.Files[n-1].Path)
-	}
-	return filepath.Base(s.Guest)
-}
-
-func (s podState) verdict() string {
-	if s.Verdict == nil {
-		return "-"
-	}
-	return s.Verdict.Result
 }
 
 func (a *app) stateCmd() *cobra.Command {
@@ -99,8 +81,9 @@ func (a *app) printStates(states []podState) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tSTATE\tGUEST\tVERDICT\tSHIM\tQEMU\tVIRTIOFSD\tCONTAINERS\tCREATED")
 	for _, s := range states {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.ID, s.word(), s.guest(), s.verdict(),
-			process(s.Shim, s.Alive.Shim), process(s.QEMU, s.Alive.QEMU), process(s.VirtioFSD, s.Alive.VirtioFSD),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", s.ID, s.word(), metrics.GuestName(s.Record),
+			metrics.Verdict(s.Record), process(s.Shim, s.Alive.Shim), process(s.QEMU, s.Alive.QEMU),
+			process(s.VirtioFSD, s.Alive.VirtioFSD),
 			len(s.Containers), s.Created)
 	}
 	return w.Flush()

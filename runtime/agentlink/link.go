@@ -49,6 +49,9 @@ func featuresOf(list []string) Features {
 type Link struct {
 	katapb.AgentServiceService          // the agent's calls
 	Can                        Features // set by Introduce
+	// Observe is told of each call of the agent, by its request's name, and how long it took; nil is not. It is set
+	// before Connect.
+	Observe func(request string, took time.Duration)
 
 	dial   func(ctx context.Context, port uint32) (net.Conn, error)
 	reason func(error) error
@@ -152,7 +155,11 @@ func (l *Link) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Re
 			return context.Cause(ctx)
 		}
 	}
+	begun := time.Now()
 	err := call(ctx, req, resp)
+	if l.Observe != nil {
+		l.Observe("grpc."+info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]+"Request", time.Since(begun))
+	}
 	if err == nil {
 		if s := status.FromProto(resp.GetStatus()); s.Code() != codes.OK {
 			return &agentError{s}

@@ -138,6 +138,7 @@ type Runtime struct {
 	// StaticSandboxResourceMgmt: the machine does not grow.
 	StaticSandboxResourceMgmt bool
 	EnableDebug               bool          // the runtime logs at level debug
+	EnablePprof               bool          // the shim can be profiled through its management socket
 	CreateContainerTimeout    time.Duration // for one container, in a guest that is ready
 	InternetworkingModel      string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
 	DisableGuestSeccomp       bool          // containers' seccomp profiles are not sent to the guest

@@ -236,6 +236,7 @@ attestation = "warn"
 enable_annotations = ["create_container_timeout"]
 static_sandbox_resource_mgmt = true
 enable_debug = true
+enable_pprof = true
 create_container_timeout = 90
 internetworking_model = "macvtap"
 disable_guest_seccomp = true
@@ -269,7 +270,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			KernelModules:     []string{"dummy numdummies=2", "nfs-v4"},
 			EnableAnnotations: []string{"policy"}, DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
-			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true,
+			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true, EnablePprof: true,
 			CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
 			EnableAnnotations: []string{"create_container_timeout"},

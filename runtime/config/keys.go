@@ -354,6 +354,11 @@ var otherKeys = []key{
 		field: func(c *Config) value { return (*flag)(&c.Runtime.EnableDebug) },
 	},
 	{
+		section: sectionRuntime, name: "enable_pprof", pod: true,
+		doc:   "Let root profile the shim through the pod's management socket (/debug/pprof/).",
+		field: func(c *Config) value { return (*flag)(&c.Runtime.EnablePprof) },
+	},
+	{
 		section: sectionRuntime, name: "internetworking_model", pod: true,
 		doc: "How the pod's interfaces reach the guest: \"tcfilter\" (a tap joined to each by tc), \"macvtap\" or " +
 			"\"none\".",

@@ -72,6 +72,8 @@ type Options struct {
 	Shm         int64
 	Annotations map[string]string // for the record only
 	Version     string            // of katabuild, which templates depend on
+	// Observe is told of each call of the agent, and how long it took; nil is not.
+	Observe func(request string, took time.Duration)
 }
 
 // Pod is a running guest with its containers. Its methods may be called from several goroutines. None of its locks is
@@ -119,6 +121,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{},
 		sick: make(chan struct{}), stopping: make(chan struct{})}
 	p.link = agentlink.New(p.dial, p.betterReason)
+	p.link.Observe = o.Observe
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}

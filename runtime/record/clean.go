@@ -11,6 +11,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/network"
 	"github.com/katabuild/katabuild/runtime/share"
+	"golang.org/x/sys/unix"
 )
 
 // remains are what can outlive a killed pod. The fields have these names and meanings in every version of the record,
@@ -34,6 +35,19 @@ func remainsOf(b []byte) (remains, error) {
 		out = remains{} // nothing of it can be trusted
 	}
 	return out, err
+}
+
+// RemoveMonitor removes a pod's management socket, and its folder where nothing else is in it.
+func RemoveMonitor(d Dirs, id string) error {
+	err := os.Remove(d.MonitorSocket(id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("management socket: %w", err)
+	}
+	if err := os.Remove(d.MonitorFolder(id)); err != nil && !errors.Is(err, fs.ErrNotExist) &&
+		!errors.Is(err, unix.ENOTEMPTY) {
+		return fmt.Errorf("management socket: %w", err)
+	}
+	return nil
 }
 
 // Clean removes everything that a pod whose process was killed has left on the host. Calling it again, or for a pod
@@ -62,7 +76,7 @@ func Clean(d Dirs, id string) error {
 	if left.Netns != "" {
 		errs = append(errs, network.Clean(left.Netns, left.Links))
 	}
-	errs = append(errs, share.Clean(d.Share, id), cgroup.Remove(left.Cgroup))
+	errs = append(errs, share.Clean(d.Share, id), cgroup.Remove(left.Cgroup), RemoveMonitor(d, id))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up the pod %s: %w", id, err)
 	}

@@ -32,22 +32,37 @@ const (
 	file        = "state.json"
 	vsockSocket = "vsock.sock"
 	shareSocket = "fs.sock"
+	// monitorSocket is the name that Kata Containers' programs look for: GetSandboxesStoragePath and SocketPath of its
+	// src/runtime/pkg/containerd-shim-v2.
+	monitorSocket = "shim-monitor.sock"
 )
 
 // Dirs are the folders of the host that pods use. The zero value is the default of each.
 type Dirs struct {
 	State string // /run/katabuild: a folder for each pod, with its record and its sockets
 	Share string // /run/kata-containers/shared/sandboxes, Kata's
+	// Monitor has a folder for each pod with its management socket: /run/vc/sbs, Kata's, and where State is not the
+	// default, beside that.
+	Monitor string
 }
 
 // The defaults of Dirs.
 const (
 	DefaultState = "/run/katabuild"
 	DefaultShare = "/run/kata-containers/shared/sandboxes"
+	// defaultMonitor is where Kata Containers' runtime in Go has its sandboxes.
+	defaultMonitor = "/run/vc/sbs"
 )
 
 // WithDefaults fills what is empty.
 func (d Dirs) WithDefaults() Dirs {
+	switch {
+	case d.Monitor != "":
+	case d.State == "", d.State == DefaultState:
+		d.Monitor = defaultMonitor
+	default:
+		d.Monitor = d.State + ".monitor"
+	}
 	if d.State == "" {
 		d.State = DefaultState
 	}
@@ -65,6 +80,14 @@ func (d Dirs) VsockSocket(id string) string { return filepath.Join(d.Folder(id),
 
 // ShareSocket is the UNIX socket between a pod's QEMU and virtiofsd.
 func (d Dirs) ShareSocket(id string) string { return filepath.Join(d.Folder(id), shareSocket) }
+
+// MonitorFolder is that of a pod below Monitor.
+func (d Dirs) MonitorFolder(id string) string { return filepath.Join(d.WithDefaults().Monitor, id) }
+
+// MonitorSocket is the UNIX socket on which a pod's shim is managed.
+func (d Dirs) MonitorSocket(id string) string {
+	return filepath.Join(d.MonitorFolder(id), monitorSocket)
+}
 
 // State is what a pod is about.
 type State string

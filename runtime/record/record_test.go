@@ -93,8 +93,11 @@ func TestIdsThatWouldLeadElsewhereAreRefused(t *testing.T) {
 	}
 	// The longest socket of the longest id has a path that fits: sun_path of <linux/un.h> has 108 bytes, one of them a
 	// NUL.
-	if n := len(Dirs{}.VsockSocket(strings.Repeat("a", maxID))); n > 107 {
-		t.Errorf("a path of %d bytes", n)
+	for _, p := range []string{Dirs{}.VsockSocket(strings.Repeat("a", maxID)),
+		Dirs{}.MonitorSocket(strings.Repeat("a", maxID))} {
+		if len(p) > 107 {
+			t.Errorf("a path of %d bytes: %s", len(p), p)
+		}
 	}
 }
 
@@ -288,7 +291,8 @@ func TestARecordIsOnDiskFromTheBegin(t *testing.T) {
 	if ids, err := List(d); err != nil || len(ids) > 0 {
 		t.Errorf("%v, %v", ids, err)
 	}
-	if w := (Dirs{}).WithDefaults(); w.State != DefaultState || w.Share != DefaultShare {
+	if w := (Dirs{}).WithDefaults(); w.State != DefaultState || w.Share != DefaultShare ||
+		w.Monitor != defaultMonitor {
 		t.Errorf("%+v", w)
 	}
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/events"
+	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/stats"
 	"github.com/katabuild/katabuild/runtime/thread"
@@ -35,6 +36,8 @@ import (
 // fakeGuest is a pod without a machine, which does what a test says and writes down what it is asked. A call for a
 // container that it does not have fails the test.
 type fakeGuest struct {
+	management.Pod // nil: nobody asks
+
 	t        *testing.T
 	done     chan struct{} // closed by end: the guest has ended
 	over     sync.Once     // of end

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/katabuild/katabuild/runtime/agentlink"
+	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/stats"
 	"github.com/katabuild/katabuild/runtime/thread"
@@ -19,6 +20,7 @@ type guest interface {
 	controls
 	health
 	presence
+	management.Pod
 }
 
 // maker makes processes in the guest.

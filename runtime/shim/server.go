@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
+	"unicode"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
@@ -17,7 +19,8 @@ const serviceV3 = "containerd.task.v3.Task"
 
 // Serve answers containerd on l until ctx ends.
 func (s *Service) Serve(ctx context.Context, l net.Listener) error {
-	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()),
+		ttrpc.WithUnaryServerInterceptor(s.timed))
 	if err != nil {
 		return err
 	}
@@ -43,6 +46,28 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 		}
 		return nil
 	}
+}
+
+// timed counts how long a call took, by its name.
+func (s *Service) timed(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo,
+	method ttrpc.Method) (any, error) {
+	begun := time.Now()
+	defer func() { s.calls.Observe(action(info.FullMethod), time.Since(begun)) }()
+	return method(ctx, unmarshal)
+}
+
+// action is a method's name as Kata's numbers have it: close_io for /containerd.task.v3.Task/CloseIO.
+func action(method string) string {
+	var b strings.Builder
+	lower := false // the letter before is a small one
+	for _, r := range method[strings.LastIndexByte(method, '/')+1:] {
+		if unicode.IsUpper(r) && lower {
+			b.WriteByte('_')
+		}
+		lower = !unicode.IsUpper(r)
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
 }
 
 // closeTime bounds waiting for the answer to the call that ended the process.

@@ -74,3 +74,13 @@ func TestAShimRemovesItsSocketAndNoOther(t *testing.T) {
 		}
 	}
 }
+
+func TestCallsAreCountedByKatasNames(t *testing.T) {
+	for method, want := range map[string]string{"/containerd.task.v3.Task/CloseIO": "close_io",
+		"/containerd.task.v2.Task/ResizePty": "resize_pty", "/containerd.task.v2.Task/Create": "create",
+		"Wait": "wait"} {
+		if got := action(method); got != want {
+			t.Errorf("%s is %s, want %s", method, got, want)
+		}
+	}
+}

@@ -24,8 +24,11 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/cgroup"
+	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/events"
 	"github.com/katabuild/katabuild/runtime/machine"
+	"github.com/katabuild/katabuild/runtime/management"
+	"github.com/katabuild/katabuild/runtime/metrics"
 	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
@@ -60,6 +63,9 @@ type Service struct {
 	start  func(context.Context, pod.Options) (guest, error)
 
 	create sync.Mutex // held while a pod is made: the calls for its containers wait for it
+
+	calls, agent metrics.Durations // of containerd, and of the agent
+	managing     sync.WaitGroup    // the management socket's end
 
 	patience time.Duration // how long a container may outlive SIGKILL: killTime
 
@@ -277,13 +283,31 @@ func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 		}
 	}
 	o.Netns, o.HostNetwork = netnsOf(spec)
+	o.Observe = s.agent.Observe
 	o.Hooks = func(ctx context.Context, pid int) error { return runHooks(ctx, spec, r.ID, r.Bundle, pid) }
 	p, err := s.start(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	s.setPod(p)
+	s.manage(p, r.ID, cfg)
 	return p, nil
+}
+
+// manage serves the pod's management socket until the pod ends. A pod without one is as good.
+func (s *Service) manage(p guest, id string, cfg *config.Config) {
+	m, err := management.Serve(management.Options{Dirs: s.o.Dirs, ID: id, Pod: p, Calls: &s.calls, Agent: &s.agent,
+		Profiles: cfg.Runtime.EnablePprof, Log: s.log})
+	if err != nil {
+		s.log.Warn("the pod cannot be watched", "err", err)
+		return
+	}
+	s.managing.Go(func() {
+		<-p.Stopping()
+		if err := m.Close(); err != nil {
+			s.log.Warn("management socket", "err", err)
+		}
+	})
 }
 
 // guest is the pod; nil without one.
@@ -748,6 +772,7 @@ func (s *Service) Close() error {
 	if p != nil {
 		err = p.Stop()
 	}
+	s.managing.Wait()
 	s.events.Close()
 	return err
 }

@@ -1,0 +1,32 @@
+package pod
+
+import (
+	"context"
+
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+)
+
+// GuestMetrics is what the agent says of itself and of the guest, in Prometheus' text format. Whoever reads it trusts
+// none of it.
+func (p *Pod) GuestMetrics(ctx context.Context) (string, error) {
+	m, err := p.link.GetMetrics(ctx, &katapb.GetMetricsRequest{})
+	return m.GetMetrics(), err
+}
+
+// IPTables are the rules of the guest's packet filter, of IPv4 or IPv6.
+func (p *Pod) IPTables(ctx context.Context, v6 bool) ([]byte, error) {
+	r, err := p.link.GetIPTables(ctx, &katapb.GetIPTablesRequest{IsIpv6: v6})
+	return r.GetData(), err
+}
+
+// SetIPTables replaces them.
+func (p *Pod) SetIPTables(ctx context.Context, v6 bool, rules []byte) error {
+	_, err := p.link.SetIPTables(ctx, &katapb.SetIPTablesRequest{IsIpv6: v6, Data: rules})
+	return err
+}
+
+// SetPolicy replaces the agent's policy, where the one in force lets it.
+func (p *Pod) SetPolicy(ctx context.Context, policy string) error {
+	_, err := p.link.SetPolicy(ctx, &katapb.SetPolicyRequest{Policy: policy})
+	return err
+}
