@@ -33,6 +33,7 @@ func TestCommandLines(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": code, "guest": writeGuest, "pod": startPod, "documented": documented,
+			"watched": startWatched, "freeport": freePort, "get": get,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "pty" {
@@ -109,7 +110,7 @@ func shown(page string) (out [][]string) {
 
 func TestEveryWordIsShown(t *testing.T) {
 	words := map[string]bool{}
-	for _, page := range []string{"kata-runtime.md", "installation.md"} {
+	for _, page := range []string{"kata-runtime.md", "installation.md", "monitoring.md"} {
 		text, err := os.ReadFile(filepath.Join("../../docs", page))
 		if err != nil {
 			t.Fatal(err)

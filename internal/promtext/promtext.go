@@ -9,6 +9,7 @@ package promtext
 import (
 	"cmp"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -103,4 +104,29 @@ func Append(b []byte, families []Family) []byte {
 		}
 	}
 	return b
+}
+
+// Merge puts samples of families of the same name together, in the order of names. Where they are not all of one kind,
+// nobody knows which it is: the numbers stay.
+func Merge(lists ...[]Family) []Family {
+	var out []Family
+	at := map[string]int{}
+	for _, list := range lists {
+		for _, f := range list {
+			f.Kind = cmp.Or(f.Kind, untyped)
+			i, there := at[f.Name]
+			if !there {
+				at[f.Name] = len(out)
+				f.Samples = slices.Clone(f.Samples)
+				out = append(out, f)
+				continue
+			}
+			if out[i].Kind != f.Kind {
+				out[i].Kind = untyped
+			}
+			out[i].Samples = append(out[i].Samples, f.Samples...)
+		}
+	}
+	slices.SortFunc(out, func(a, b Family) int { return cmp.Compare(a.Name, b.Name) })
+	return out
 }

@@ -10,7 +10,8 @@ import (
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	families := []Family{
 		{Name: "a", Help: "A \\ with\na line.", Kind: Gauge, Samples: []Sample{
-			{Labels: Labels("x", "q\"b\\n\n", "y", "ü"), Value: Value(1.5)}, {Labels: Labels("x", ""), Value: Int(-3)}}},
+			{Labels: Labels("x", "q\"b\\n\n", "y", "ü"), Value: Value(1.5)},
+			{Labels: Labels("x", ""), Value: Int(-3)}}},
 		{Name: "b_total", Kind: Counter, Samples: []Sample{{Value: Value(math.Inf(1))}}},
 		{Name: "h", Help: "Times.", Kind: Histogram, Samples: []Sample{
 			{Suffix: "_bucket", Labels: Labels("le", "1"), Value: "1"},
@@ -118,6 +119,20 @@ func TestLimitsHold(t *testing.T) {
 func TestLabelsAreJoined(t *testing.T) {
 	if Join("", "a") != "a" || Join("a", "") != "a" || Join("a", "b") != "a,b" {
 		t.Error("labels are not joined")
+	}
+}
+
+func TestFamiliesOfSeveralAreMerged(t *testing.T) {
+	one := []Family{{Name: "b", Kind: Gauge, Samples: []Sample{{Value: "1"}}},
+		{Name: "a", Samples: []Sample{{Value: "2"}}}}
+	two := []Family{{Name: "b", Kind: Gauge, Samples: []Sample{{Labels: `x="1"`, Value: "3"}}},
+		{Name: "a", Kind: Counter, Samples: []Sample{{Value: "4"}}}}
+	if got, want := string(Append(nil, Merge(one, two))),
+		"# TYPE a untyped\na 2\na 4\n# TYPE b gauge\nb 1\nb{x=\"1\"} 3\n"; got != want {
+		t.Error(got)
+	}
+	if len(one[0].Samples) != 1 {
+		t.Error("what was given is changed")
 	}
 }
 

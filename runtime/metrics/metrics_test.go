@@ -115,10 +115,15 @@ func TestAGuestSpeaksOfItselfAlone(t *testing.T) {
 		"a value that is none":   "kata_guest_load one",
 	} {
 		families, dropped := Guest(l + "\nkata_guest_load{item=\"load1\"} 0.5\n")
-		if want := "# TYPE kata_guest_load untyped\nkata_guest_load{item=\"load1\"} 0.5\n"; dropped != 1 ||
+		if want := "# TYPE kata_guest_load gauge\nkata_guest_load{item=\"load1\"} 0.5\n"; dropped != 1 ||
 			text(families...) != want {
 			t.Errorf("%s: %d dropped, %s", what, dropped, text(families...))
 		}
+	}
+	kinds, _ := Guest("# TYPE kata_guest_a counter\nkata_guest_a 1\nkata_agent_scrape_count 1\n")
+	if got := text(kinds...); !strings.Contains(got, "# TYPE kata_guest_a gauge\n") ||
+		!strings.Contains(got, "# TYPE kata_agent_scrape_count counter\n") {
+		t.Errorf("a guest says of what kind a number is: %s", got)
 	}
 	families, dropped := Guest(many.String())
 	if dropped < 2*maxGuestSamples || len(families) != 1 || len(families[0].Samples) > maxGuestSamples {

@@ -32,9 +32,9 @@ const (
 	file        = "state.json"
 	vsockSocket = "vsock.sock"
 	shareSocket = "fs.sock"
-	// monitorSocket is the name that Kata Containers' programs look for: GetSandboxesStoragePath and SocketPath of its
-	// src/runtime/pkg/containerd-shim-v2.
-	monitorSocket = "shim-monitor.sock"
+	// MonitorSocketName is the name that Kata Containers' programs look for: GetSandboxesStoragePath and SocketPath of
+	// its src/runtime/pkg/containerd-shim-v2.
+	MonitorSocketName = "shim-monitor.sock"
 )
 
 // Dirs are the folders of the host that pods use. The zero value is the default of each.
@@ -86,7 +86,7 @@ func (d Dirs) MonitorFolder(id string) string { return filepath.Join(d.WithDefau
 
 // MonitorSocket is the UNIX socket on which a pod's shim is managed.
 func (d Dirs) MonitorSocket(id string) string {
-	return filepath.Join(d.MonitorFolder(id), monitorSocket)
+	return filepath.Join(d.MonitorFolder(id), MonitorSocketName)
 }
 
 // State is what a pod is about.
