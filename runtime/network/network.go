@@ -226,7 +226,7 @@ func (n *Network) scan() error {
 			continue
 		}
 		if !slices.Contains([]string{"veth", "macvlan", "ipvlan", "dummy", "device", "vlan", "bridge"}, l.Type()) {
-			n.o.Log.Warn("an interface of this type is not given to the guest", "name", a.Name, "type", l.Type())
+			n.o.Log.Warn("an interface of this type is not given to the guest", "interface", a.Name, "type", l.Type())
 			continue
 		}
 		e, err := n.attach(l, len(n.endpoints))

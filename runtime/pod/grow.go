@@ -110,7 +110,7 @@ func (p *Pod) watchNetwork(ctx context.Context) {
 		if _, err := p.link.UpdateInterface(ctx, &katapb.UpdateInterfaceRequest{Interface: i}); err != nil {
 			return fmt.Errorf("set it up in the guest: %w", err)
 		}
-		p.log.Info("an interface came later", "name", e.Name)
+		p.log.Info("an interface came later", "interface", e.Name)
 		return p.updateRoutes(ctx)
 	})
 	if err != nil {

@@ -178,10 +178,10 @@ func (p *Pod) foreignLocks(id string, b translate.Bind) (bool, error) {
 	}
 	if !p.link.Can.ForeignLocks {
 		p.log.Warn("another pod has the volume too; locks of one do not exclude the other, and the guest's agent "+
-			"cannot refuse them", "container", id, "source", b.Source)
+			"cannot refuse them", "container", id, "volume", b.Source)
 		return false, nil
 	}
 	p.log.Warn(`another pod has the volume too; locks on its files are refused with ENOLCK here `+
-		`(foreign_locks = "grant" grants them)`, "container", id, "source", b.Source)
+		`(foreign_locks = "grant" grants them)`, "container", id, "volume", b.Source)
 	return true, nil
 }

@@ -146,7 +146,7 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 			return fmt.Errorf("extension %s: %w", e.Name, err)
 		}
 		defer image.Close() //nolint:errcheck // as the files
-		s.log.Info("extension", "name", e.Name, "image", sum, "root hash", e.Params.RootHash)
+		s.log.Info("an extension is attached", "extension", e.Name, "image", sum, "root_hash", e.Params.RootHash)
 		o.Disks = append(o.Disks, machine.OpenDisk{File: image})
 	}
 	if s.cfg.Template {
