@@ -2,6 +2,7 @@ package logs
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/csv"
 	"encoding/json"
 	"encoding/xml"
@@ -15,19 +16,18 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/katabuild/katabuild/internal/golden"
 )
 
 // Lines as runtimes write them: our shim (slog), Kata Containers' shim (logrus) with its agent's records on the
 // console, our agent on the console, and containerd itself.
-const sample = `time=2026-11-30T16:05:00.000000003Z level=INFO msg="the machine grows" name=containerd-shim-kata-v2 pid=7 sandbox=one source=katabuild-shim container=two cpus=2
-time="2026-11-30T16:05:00.000000001Z" level=warning msg="reading guest console" name=containerd-shim-v2 pid=9 sandbox=three source=virtcontainers subsystem=sandbox vmconsole="{\"msg\":\"handling signal\",\"level\":\"WARN\",\"ts\":\"2026-11-30T16:05:00.000000002Z\",\"pid\":\"1\",\"source\":\"agent\",\"name\":\"kata-agent\",\"version\":\"0.1.0\",\"signal\":15}"
-time=2026-11-30T16:05:01Z level=INFO msg=console name=containerd-shim-kata-v2 pid=7 sandbox=one source=katabuild-shim line="katabuild-agent: debug: timeline start=2.26s"
+//
+//go:embed testdata/lines.log
+var sample string
 
-time=2026-11-30T16:05:01Z level=INFO msg=console name=containerd-shim-kata-v2 pid=7 sandbox=one source=katabuild-shim line="katabuild-agent: no containers: cgroups /sys/fs/cgroup: no such file or directory"
-time=2026-11-30T16:05:02+01:00 level=INFO msg=console name=containerd-shim-kata-v2 pid=7 sandbox=one source=katabuild-shim line="[    0.34] PCI: \x1b[31mFatal\x1b[0m"
-`
-
-const containerd = `time="2026-11-30T16:05:00.1Z" level=info msg="starting containerd" revision=abc version=2.4.2` + "\n"
+const containerd = `time="2026-11-30T16:05:00.1Z" level=info msg="starting containerd" revision=abc ` +
+	"version=2.4.2\n"
 
 func at(s string) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, s)
@@ -83,8 +83,8 @@ func TestLinesOfAllKinds(t *testing.T) {
 
 // Whose console a line comes from, the host says and not the guest.
 func TestAGuestSpeaksForNoOtherPod(t *testing.T) {
-	got, err := read(Reader{}, `time=2026-11-30T16:05:01Z level=INFO msg=console name=n pid=7 sandbox=one source=s line=`+
-		`"{\"msg\":\"a\",\"level\":\"INFO\",\"sandbox\":\"another\",\"container\":\"c\"}"`+"\n")
+	got, err := read(Reader{}, `time=2026-11-30T16:05:01Z level=INFO msg=console name=n pid=7 sandbox=one source=s `+
+		`line="{\"msg\":\"a\",\"level\":\"INFO\",\"sandbox\":\"another\",\"container\":\"c\"}"`+"\n")
 	if err != nil || len(got) != 1 || got[0].Sandbox != "one" || got[0].Container != "c" {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -178,15 +178,7 @@ func TestText(t *testing.T) {
 	if err := Write(&b, "text", records); err != nil {
 		t.Fatal(err)
 	}
-	const want = `2026-11-30T16:05:02.000000+01:00       +0s info     katabuild-shim one: console line="[    0.34] PCI: Fatal"
-2026-11-30T16:05:00.000000Z   +59m58s warning  agent three: handling signal signal=15 version=0.1.0
-2026-11-30T16:05:00.000000Z       +0s info     katabuild-shim one: the machine grows container=two cpus=2
-2026-11-30T16:05:01.000000Z       +1s debug    agent one: timeline start=2.26s
-2026-11-30T16:05:01.000000Z       +0s error    agent one: no containers: cgroups /sys/fs/cgroup: no such file or directory
-`
-	if b.String() != want {
-		t.Errorf("got\n%swant\n%s", b.String(), want)
-	}
+	golden.Check(t, "lines.txt", []byte(b.String()))
 }
 
 func TestDeltasHaveNineCharacters(t *testing.T) {
@@ -289,7 +281,8 @@ func FuzzText(f *testing.F) {
 	for l := range strings.Lines(sample + containerd) {
 		f.Add(l)
 	}
-	f.Add(`time=2026-11-30T16:05:01Z name=n vmconsole="{\"msg\":\"\u202e\\u001b]0;x\\u0007\",\"level\":\"\",\"pid\":\"x\"}"`)
+	f.Add(`time=2026-11-30T16:05:01Z name=n ` +
+		`vmconsole="{\"msg\":\"\u202e\\u001b]0;x\\u0007\",\"level\":\"\",\"pid\":\"x\"}"`)
 	f.Fuzz(func(t *testing.T, line string) {
 		got, err := read(Reader{Lenient: true}, line)
 		if err != nil {

@@ -266,7 +266,7 @@ func TestTheOtherWords(t *testing.T) {
 		t.Errorf("set: %s, want %s", got, want)
 	}
 	for code, err := range map[int]error{500: errors.New("a\x1b[2J\u009bb"),
-		501: status.Error(codes.Unimplemented, "SetPolicy is not implemented by this agent"),
+		501: status.Error(codes.Unimplemented, "the agent does not know SetPolicy"),
 		403: fmt.Errorf("policy: %w", status.Error(codes.PermissionDenied, "no")),
 		400: status.Error(codes.InvalidArgument, strings.Repeat("x", 2*maxError))} {
 		p.err = err

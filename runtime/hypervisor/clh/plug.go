@@ -25,9 +25,8 @@ type place struct {
 
 // net is a network interface.
 func (v *clhVM) net(id string, n machine.NIC) netConfig {
-	// One rate is for both ways: the lower one keeps both.
-	rate := v.plan.spec.RxRate
-	return netConfig{ID: id, MAC: n.MAC, MTU: n.MTU, NumQueues: 2, Rate: limiter(rate)}
+	// There is one rate for both ways, and the configuration's keys for this hypervisor give no others.
+	return netConfig{ID: id, MAC: n.MAC, MTU: n.MTU, NumQueues: 2, Rate: limiter(v.plan.spec.RxRate)}
 }
 
 // take reserves a slot and a name. v.plugging is held.
