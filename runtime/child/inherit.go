@@ -22,14 +22,23 @@ func (i *Inheritance) Add(f *os.File) int {
 	return firstFile + len(i.files) - 1
 }
 
-// Lend is Add of a file that stays its owner's. It says by which path the program may open it again.
-func (i *Inheritance) Lend(f *os.File) (string, error) {
+// Lend is Add of a file that stays its owner's.
+func (i *Inheritance) Lend(f *os.File) (int, error) {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return "", fmt.Errorf("duplicate %s: %w", f.Name(), err)
+		return 0, fmt.Errorf("duplicate %s: %w", f.Name(), err)
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", i.Add(os.NewFile(uintptr(fd), f.Name()))), nil
+	return i.Add(os.NewFile(uintptr(fd), f.Name())), nil
 }
+
+// LendPath is Lend, and says by which path the program may open the file again.
+func (i *Inheritance) LendPath(f *os.File) (string, error) {
+	fd, err := i.Lend(f)
+	return Path(fd), err
+}
+
+// Path is that by which a program may open again what it has by a number.
+func Path(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
 // Files are they, in the order of their numbers. They stay the Inheritance's.
 func (i *Inheritance) Files() []*os.File { return i.files }
@@ -43,7 +52,7 @@ func (i *Inheritance) Close() {
 }
 
 // SocketPair makes a connection between this process and a program, called name in errors.
-func SocketPair(name string) (net.Conn, *os.File, error) {
+func SocketPair(name string) (*net.UnixConn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket pair for the %s: %w", name, err)
@@ -54,5 +63,5 @@ func SocketPair(name string) (net.Conn, *os.File, error) {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("socket pair for the %s: %w", name, err), inner.Close())
 	}
-	return conn, inner, nil
+	return conn.(*net.UnixConn), inner, nil
 }

@@ -142,18 +142,18 @@ func (v *clhVM) makeFolder(hybrid string) (err error) {
 // handFiles gives the program the guest's files by their numbers, and the sockets of its shares by names that it sees.
 func (v *clhVM) handFiles(c *vmConfig, o machine.Start, with *child.Inheritance) error {
 	var err error
-	if c.Payload.Kernel, err = with.Lend(o.Kernel); err != nil {
+	if c.Payload.Kernel, err = with.LendPath(o.Kernel); err != nil {
 		return err
 	}
 	if o.Initrd != nil {
-		if c.Payload.Initramfs, err = with.Lend(o.Initrd); err != nil {
+		if c.Payload.Initramfs, err = with.LendPath(o.Initrd); err != nil {
 			return err
 		}
 	}
 	c.Disks, c.Pmem, c.FS = slices.Clone(c.Disks), slices.Clone(c.Pmem), slices.Clone(c.FS)
 	disk, pmem := 0, 0
 	for i, d := range o.Disks {
-		path, err := with.Lend(d.File)
+		path, err := with.LendPath(d.File)
 		if err != nil {
 			return err
 		}

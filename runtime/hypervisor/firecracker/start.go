@@ -195,7 +195,7 @@ func (v *fcVM) files(o machine.Start, with *child.Inheritance) (bootSource, []dr
 	source, drives := v.plan.source(), v.plan.drives()
 	give := func(f *os.File, as string) (string, error) {
 		if v.jail.root == "" {
-			return with.Lend(f)
+			return with.LendPath(f)
 		}
 		return v.jail.copyIn(f, as)
 	}

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/katabuild/katabuild/runtime/child"
 	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
@@ -25,9 +23,8 @@ import (
 
 // Times that bound waiting for what should be immediate.
 const (
-	stopTime    = 3 * time.Second        // for QEMU to quit
-	lastWords   = 500 * time.Millisecond // for the monitor's last bytes after QEMU ended
-	childFDBase = 3                      // the first file that a child inherits beside its standard ones
+	stopTime  = 3 * time.Second        // for QEMU to quit
+	lastWords = 500 * time.Millisecond // for the monitor's last bytes after QEMU ended
 )
 
 // VM is a QEMU that was started.
@@ -66,33 +63,6 @@ var (
 	_ machine.SharePlugger = (*VM)(nil)
 )
 
-// inheritance is the files that QEMU inherits: its ends, which are ours to close once it has them.
-type inheritance struct{ files []*os.File }
-
-// add takes a file over, and says by which number QEMU has it.
-func (i *inheritance) add(f *os.File) int {
-	i.files = append(i.files, f)
-	return childFDBase + len(i.files) - 1
-}
-
-// lend is add of a file that stays its owner's.
-func (i *inheritance) lend(f *os.File) (int, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("duplicate %s: %w", f.Name(), err)
-	}
-	return i.add(os.NewFile(uintptr(fd), f.Name())), nil
-}
-
-func (i *inheritance) close() {
-	for _, f := range i.files {
-		_ = f.Close() // QEMU has its own, or nobody needs it
-	}
-}
-
-// byFD is the path of an inherited file, for QEMU to open again.
-func byFD(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
-
 // Start starts QEMU.
 func (h Hypervisor) Start(ctx context.Context, plan machine.Plan, o machine.Start) (machine.VM, error) {
 	p, ok := plan.(*Plan)
@@ -112,34 +82,34 @@ func (h Hypervisor) Start(ctx context.Context, plan machine.Plan, o machine.Star
 
 // start makes what leads to QEMU, and starts it.
 func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err error) {
-	with := &inheritance{}
-	defer with.close()
+	with := &child.Inheritance{}
+	defer with.Close()
 	q := v.plan.Config
 	if err := handFiles(&q, v.plan.spec, o, with); err != nil {
 		return err
 	}
 	if q.Template {
-		fd, err := with.lend(o.Memory)
+		fd, err := with.Lend(o.Memory)
 		if err != nil {
 			return err
 		}
-		q.Memory, q.Incoming = byFD(fd), o.State != nil
+		q.Memory, q.Incoming = child.Path(fd), o.State != nil
 	}
-	monitor, monitorChild, err := socketPair("monitor")
+	monitor, monitorChild, err := child.SocketPair("monitor")
 	if err != nil {
 		return err
 	}
-	q.Monitor = inherited(with.add(monitorChild))
+	q.Monitor = inherited(with.Add(monitorChild))
 	defer func() {
 		if err != nil {
 			_ = monitor.Close()
 		}
 	}()
-	serial, serialChild, err := socketPair("console")
+	serial, serialChild, err := child.SocketPair("console")
 	if err != nil {
 		return err
 	}
-	q.Console = inherited(with.add(serialChild))
+	q.Console = inherited(with.Add(serialChild))
 	links := machine.Links{Console: serial}
 	if err := v.link(&q, o, with, &links); err != nil {
 		return errors.Join(err, serial.Close())
@@ -151,7 +121,7 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 		return err
 	}
 	v.argv = q.argv()
-	v.process, err = child.StartIn("QEMU", v.argv, with.files, child.Options{Netns: o.Netns, Isolation: Isolation(q)})
+	v.process, err = child.StartIn("QEMU", v.argv, with.Files(), child.Options{Netns: o.Netns, Isolation: Isolation(q)})
 	if err != nil {
 		return &machine.StartError{Cause: err, Argv: v.argv}
 	}
@@ -174,24 +144,24 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 }
 
 // handFiles gives QEMU the guest's files, the sockets of its shares and its taps, by their numbers.
-func handFiles(q *Config, s machine.Spec, o machine.Start, with *inheritance) error {
-	fd, err := with.lend(o.Kernel)
+func handFiles(q *Config, s machine.Spec, o machine.Start, with *child.Inheritance) error {
+	fd, err := with.Lend(o.Kernel)
 	if err != nil {
 		return err
 	}
-	q.Kernel = byFD(fd)
+	q.Kernel = child.Path(fd)
 	if o.Initrd != nil {
-		if fd, err = with.lend(o.Initrd); err != nil {
+		if fd, err = with.Lend(o.Initrd); err != nil {
 			return err
 		}
-		q.Initrd = byFD(fd)
+		q.Initrd = child.Path(fd)
 	}
 	q.Disks = slices.Clone(q.Disks)
 	for i, d := range o.Disks {
-		if fd, err = with.lend(d.File); err != nil {
+		if fd, err = with.Lend(d.File); err != nil {
 			return err
 		}
-		q.Disks[i].Path = byFD(fd)
+		q.Disks[i].Path = child.Path(fd)
 		if d.InPlace && !q.Disks[i].NVDIMM {
 			// The file itself: QEMU's user may not be one who may open it. What is sealed is everybody's.
 			q.Inherited = append(q.Inherited, fd)
@@ -205,12 +175,12 @@ func handFiles(q *Config, s machine.Spec, o machine.Start, with *inheritance) er
 			if err != nil {
 				return err
 			}
-			q.FileSystems[i].VirtioFS = inherited(with.add(conn))
+			q.FileSystems[i].VirtioFS = inherited(with.Add(conn))
 		}
 	}
 	q.NICs = slices.Clone(q.NICs)
 	for i, n := range s.NICs {
-		if q.NICs[i].TapFD, err = with.lend(n.Tap); err != nil {
+		if q.NICs[i].TapFD, err = with.Lend(n.Tap); err != nil {
 			return err
 		}
 	}
@@ -218,7 +188,7 @@ func handFiles(q *Config, s machine.Spec, o machine.Start, with *inheritance) er
 }
 
 // link makes the vsock.
-func (v *VM) link(q *Config, o machine.Start, with *inheritance, l *machine.Links) error {
+func (v *VM) link(q *Config, o machine.Start, with *child.Inheritance, l *machine.Links) error {
 	l.Broken = func() error { return nil }
 	if v.plan.spec.Channel.Kernel {
 		k, err := vsock.NewKernel(rand.Reader)
@@ -226,7 +196,7 @@ func (v *VM) link(q *Config, o machine.Start, with *inheritance, l *machine.Link
 			return err
 		}
 		v.channel = k
-		fd, err := with.lend(k.File())
+		fd, err := with.Lend(k.File())
 		if err != nil {
 			return err
 		}
@@ -238,14 +208,14 @@ func (v *VM) link(q *Config, o machine.Start, with *inheritance, l *machine.Link
 	}
 	d := vsock.NewDevice(v.log)
 	v.channel = d
-	conn, deviceChild, err := socketPair("vsock")
+	conn, deviceChild, err := child.SocketPair("vsock")
 	if err != nil {
 		return err
 	}
 	if v.plan.spec.Template {
 		v.device = deviceChild // plugged in later, or closed at the end
 	} else {
-		q.Vsock = Vsock{VhostUser: inherited(with.add(deviceChild))}
+		q.Vsock = Vsock{VhostUser: inherited(with.Add(deviceChild))}
 	}
 	if o.Hybrid != "" {
 		if err := d.ServeHybrid(o.Hybrid); err != nil {
@@ -360,19 +330,4 @@ func connect(path string) (*os.File, error) {
 		return nil, fmt.Errorf("connection to %s: %w", path, err)
 	}
 	return f, nil
-}
-
-// socketPair makes a connection between this process and a child.
-func socketPair(name string) (*net.UnixConn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socket pair for the %s: %w", name, err)
-	}
-	child := os.NewFile(uintptr(fds[1]), name)
-	f := os.NewFile(uintptr(fds[0]), name)
-	conn, err := net.FileConn(f)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("socket pair for the %s: %w", name, err), child.Close())
-	}
-	return conn.(*net.UnixConn), child, nil
 }
