@@ -161,10 +161,17 @@ func (l *Link) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Re
 		l.Observe("grpc."+info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]+"Request", time.Since(begun))
 	}
 	if err == nil {
-		if s := status.FromProto(resp.GetStatus()); s.Code() != codes.OK {
-			return &agentError{s}
+		s := status.FromProto(resp.GetStatus())
+		if s.Code() == codes.OK {
+			return nil
 		}
-		return nil
+		// The agent knows the call's deadline, and may tell of its end before ctx does.
+		if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) && (s.Code() == codes.Canceled ||
+			s.Code() == codes.DeadlineExceeded) {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		return &agentError{s}
 	}
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 		return cause

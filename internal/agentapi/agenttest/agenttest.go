@@ -161,15 +161,33 @@ func (a *Agent) Serve(l net.Listener, commandLine string, over <-chan struct{}) 
 	}})
 	s.RegisterService("grpc.AgentService", &ttrpc.ServiceDesc{Methods: a.methods()})
 	served := make(chan struct{})
+	accepted := &acceptor{Listener: l}
 	go func() {
 		defer close(served)
-		_ = s.Serve(context.Background(), l) // until it is closed
+		_ = s.Serve(context.Background(), accepted) // until it is closed
 	}()
 	<-over
 	close(a.gone)
 	err = s.Close()
 	<-served
+	for _, c := range accepted.conns {
+		c.Close() // the server does so only after it has returned, and might answer one more call
+	}
 	return err
+}
+
+// acceptor keeps the connections that a server has accepted.
+type acceptor struct {
+	net.Listener
+	conns []net.Conn // of the goroutine that serves, until it ends
+}
+
+func (a *acceptor) Accept() (net.Conn, error) {
+	c, err := a.Listener.Accept()
+	if err == nil {
+		a.conns = append(a.conns, c)
+	}
+	return c, err
 }
 
 // reports answers for the report.

@@ -220,10 +220,7 @@ func (v *fcVM) files(o machine.Start, with *child.Inheritance) (bootSource, []dr
 
 // boot makes the machine, and boots it.
 func (v *fcVM) boot(ctx context.Context, source bootSource, drives []drive) error {
-	if err := v.awaitSocket(ctx); err != nil {
-		return err
-	}
-	b, err := v.api.Do(ctx, rest.Request{Method: "GET", Path: "/version"})
+	b, err := v.firstAnswer(ctx)
 	if err != nil {
 		return err
 	}
@@ -284,20 +281,22 @@ func requests(p *fcPlan, source bootSource, drives []drive, nics []networkInterf
 	return out
 }
 
-// awaitSocket waits until the program listens. It makes its socket by itself.
-func (v *fcVM) awaitSocket(ctx context.Context) error {
+// firstAnswer asks for the version until the program listens, and returns the answer. The program makes its socket by
+// itself: for a moment it is there and refuses connections.
+func (v *fcVM) firstAnswer(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, socketTime, fmt.Errorf("%s has no socket after %v", name, socketTime))
 	defer cancel()
 	for {
-		if _, err := os.Lstat(v.api.Socket); err == nil {
-			return nil
+		b, err := v.api.Do(ctx, rest.Request{Method: "GET", Path: "/version"})
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) {
+			return b, err
 		}
 		select {
 		case <-time.After(2 * time.Millisecond):
 		case <-v.process.Done():
-			return fmt.Errorf("%s ended before it listened", name)
+			return nil, fmt.Errorf("%s ended before it listened", name)
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
 }
