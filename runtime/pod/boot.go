@@ -2,6 +2,10 @@ package pod
 
 import (
 	"context"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/runtime/factory"
 	"github.com/katabuild/katabuild/runtime/sandbox"
@@ -10,7 +14,11 @@ import (
 
 // boot starts the guest: from a template where the configuration wants that and there is one, and else by booting it.
 func (p *Pod) boot(ctx context.Context, o Options, cfg sandbox.Config) (err error) {
-	if p.cfg.Factory.EnableTemplate {
+	switch {
+	case !p.cfg.Factory.EnableTemplate:
+	case o.cold != nil:
+		p.log.Warn("the guest boots, as one that was restored from a template is given up", "err", explain(o.cold))
+	default:
 		restored, err := p.restore(ctx, o, cfg)
 		if restored {
 			return err
@@ -40,15 +48,64 @@ func (p *Pod) restore(ctx context.Context, o Options, cfg sandbox.Config) (resto
 	p.log.Info("the guest was restored from a template", "template", p.template.Digest)
 	for _, s := range from.Shares {
 		if err := p.vm.PlugShare(ctx, s); err != nil {
-			return true, err
+			return true, p.plugging(err)
 		}
 	}
 	for _, n := range from.NICs {
 		path, err := p.vm.PlugNIC(ctx, n)
 		if err != nil {
-			return true, err
+			return true, p.plugging(err)
 		}
 		p.nicPaths = append(p.nicPaths, path)
 	}
 	return true, nil
+}
+
+// plugError says that something could not be plugged into a restored guest, which one that boots may have.
+type plugError struct{ error }
+
+func (e *plugError) Unwrap() error { return e.error }
+
+// plugging makes a plugError of what went wrong while something was plugged in, where the guest was restored.
+func (p *Pod) plugging(err error) error {
+	if p.template == nil {
+		return err
+	}
+	return &plugError{err}
+}
+
+// givenUp says whether the guest is given up for an error, and the pod to be started again.
+func (p *Pod) givenUp(err error) bool {
+	_, is := errors.AsType[*plugError](err)
+	return is
+}
+
+// Cold ends a pod whose start, or whose first container, failed. Where something could not be plugged into its guest,
+// which was restored from a template, it starts again with a guest that boots, in the network namespace in which the
+// Hooks have been; otherwise why comes back.
+func (p *Pod) Cold(ctx context.Context, why error) (_ *Pod, err error) {
+	if !p.givenUp(why) || ctx.Err() != nil {
+		return nil, errors.Join(why, p.stop())
+	}
+	o := p.options
+	o.cold = why
+	if p.netns != nil {
+		if o.entered, err = duplicate(p.netns); err != nil {
+			return nil, errors.Join(why, err, p.stop())
+		}
+		defer o.entered.Close() //nolint:errcheck // nothing was written to it
+	}
+	if err := p.stop(); err != nil {
+		return nil, errors.Join(why, err)
+	}
+	return Start(ctx, o)
+}
+
+// duplicate is the same open file once more.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "duplicate", Path: f.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }

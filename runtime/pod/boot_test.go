@@ -2,17 +2,21 @@ package pod
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/digest"
+	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/internal/wake"
+	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
 	"github.com/katabuild/katabuild/runtime/record"
@@ -50,8 +54,16 @@ func wakingUp(a *agenttest.Agent) func(*machinetest.Inside) {
 // withTemplate is a pod that wants to be restored from a template, which is there, and the template's folder.
 func withTemplate(t *testing.T) (Options, *machinetest.Hypervisor, *bytes.Buffer, string) {
 	t.Helper()
-	h, a, said := &machinetest.Hypervisor{}, &agenttest.Agent{}, &bytes.Buffer{}
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
 	o := options(t, h, a)
+	said, dir := addTemplate(t, &o, h, a)
+	return o, h, said, dir
+}
+
+// addTemplate has a pod want its template, and makes that.
+func addTemplate(t *testing.T, o *Options, h *machinetest.Hypervisor, a *agenttest.Agent) (*bytes.Buffer, string) {
+	t.Helper()
+	said := &bytes.Buffer{}
 	o.Hypervisor, o.Version = saving{h}, "v1"
 	o.Log = slog.New(slog.NewTextHandler(said, nil))
 	o.Config.Factory.EnableTemplate, o.Config.Factory.TemplatePath = true, filepath.Join(t.TempDir(), "t")
@@ -75,8 +87,14 @@ func withTemplate(t *testing.T) (Options, *machinetest.Hypervisor, *bytes.Buffer
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Guest = wakingUp(a)
-	return o, h, said, tmpl.Dir()
+	h.Guest = func(i *machinetest.Inside) {
+		if i.Spec().Template {
+			wakingUp(a)(i)
+			return
+		}
+		machinetest.WithAgent(a)(i)
+	}
+	return said, tmpl.Dir()
 }
 
 func TestAPodIsRestoredFromItsTemplate(t *testing.T) {
@@ -154,4 +172,106 @@ func change(dir string) error {
 func cut(dir string) error {
 	path := filepath.Join(dir, "state")
 	return errors.Join(os.Chmod(path, 0o600), os.Truncate(path, 0), os.Chmod(path, 0o400))
+}
+
+// coldAfter checks that a pod has a guest that booted, after one that was restored.
+func coldAfter(t *testing.T, p *Pod, h *machinetest.Hypervisor, said *bytes.Buffer, cause string) {
+	t.Helper()
+	vms := h.VMs()
+	if len(vms) != 2 || !vms[0].Spec.Template || vms[1].Spec.Template {
+		t.Fatalf("%d machines were started\n%s", len(vms), said)
+	}
+	<-vms[0].Done()
+	var lines []string
+	for l := range strings.Lines(said.String()) {
+		if strings.Contains(l, "level=WARN") && strings.Contains(l, "is given up") {
+			lines = append(lines, l)
+		}
+	}
+	if len(lines) != 1 || !strings.Contains(lines[0], cause) {
+		t.Errorf("the log does not say %q in one line:\n%s", cause, said)
+	}
+	if r, err := record.Read(p.dirs, p.id); err != nil || r.State != record.Running || r.Verdict.Template != nil {
+		t.Errorf("the record: %+v, %v", r, err)
+	}
+}
+
+func TestAPodBootsWhereARestoredGuestTakesNoDisk(t *testing.T) {
+	o, h, said, _ := withTemplate(t)
+	h.PlugError = errors.New("no hot-plug")
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := withDisk(t, "c1")
+	_, err = p.Create(t.Context(), c)
+	if err == nil || !strings.Contains(err.Error(), "no hot-plug") {
+		t.Fatal(err)
+	}
+	cold, err := p.Cold(t.Context(), err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	coldAfter(t, cold, h, said, "no hot-plug")
+	if _, err := cold.Create(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+	other := errors.New("no such program")
+	if again, err := cold.Cold(t.Context(), other); again != nil || !errors.Is(err, other) {
+		t.Errorf("a pod is started again for an error of its container: %v", err)
+	}
+	gone(t, o, h)
+}
+
+func TestAPodBootsWhereARestoredGuestTakesNoShare(t *testing.T) {
+	testenv.Require(t, testenv.Tool("sh"))
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
+		return
+	}
+	alone(t)
+	o, h, said, _ := withTemplate(t)
+	h.PlugError = errors.New("no hot-plug")
+	fake := filepath.Join(t.TempDir(), "virtiofsd")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\ncase $* in *fd=3*) exec sleep 600;; esac\necho posix_acl"),
+		0o700); err != nil {
+		t.Fatal(err)
+	}
+	o.Config.VM.SharedFS, o.Config.VM.VirtioFSDaemon = config.SharedVirtioFS, fake
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	coldAfter(t, p, h, said, "plug in the shared folder")
+	if s := h.VMs()[1].Spec.Shares; len(s) != 1 {
+		t.Errorf("the guest that boots has the shares %+v", s)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
+}
+
+func TestAPodBootsInItsNamespaceWhereARestoredGuestTakesNoInterface(t *testing.T) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS) {
+		return
+	}
+	testenv.Require(t, testenv.Device(testenv.TUN))
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o, _ := networked(t, h, a, func() error { return veth("eth0", "10.88.0.5/16") })
+	said, _ := addTemplate(t, &o, h, a)
+	hooks, ran := o.Hooks, 0
+	o.Hooks = func(ctx context.Context, pid int) error { ran++; return hooks(ctx, pid) }
+	h.PlugError = errors.New("no hot-plug")
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	coldAfter(t, p, h, said, "plug in the interface")
+	if n := h.VMs()[1].Spec.NICs; len(n) != 1 || ran != 1 {
+		t.Errorf("the guest that boots has the interfaces %+v, and the hooks ran %d times", n, ran)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
 }

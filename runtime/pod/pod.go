@@ -74,12 +74,16 @@ type Options struct {
 	Version     string            // of katabuild, which templates depend on
 	// Observe is told of each call of the agent, and how long it took; nil is not.
 	Observe func(request string, took time.Duration)
+
+	cold    error    // why the guest boots, although templates are wanted; nil: it need not
+	entered *os.File // a network namespace in which the Hooks have been; nil is none
 }
 
 // Pod is a running guest with its containers. Its methods may be called from several goroutines. None of its locks is
 // held while another one of its is taken.
 type Pod struct {
 	id       string
+	options  Options // it was started with
 	cfg      *config.Config
 	dirs     record.Dirs
 	log      *slog.Logger
@@ -117,9 +121,18 @@ type Pod struct {
 }
 
 // Start boots the guest of a pod and gets it ready for containers. When it fails nothing is left.
-func Start(ctx context.Context, o Options) (_ *Pod, err error) {
-	p := &Pod{id: o.ID, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log, containers: map[string]*container{},
-		sick: make(chan struct{}), stopping: make(chan struct{})}
+func Start(ctx context.Context, o Options) (*Pod, error) {
+	p, err := start(ctx, o)
+	if p != nil && err != nil {
+		return p.Cold(ctx, err)
+	}
+	return p, err
+}
+
+// start is Start. A pod beside an error is whole still, and to be started again: see Cold.
+func start(ctx context.Context, o Options) (made *Pod, err error) {
+	p := &Pod{id: o.ID, options: o, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log,
+		containers: map[string]*container{}, sick: make(chan struct{}), stopping: make(chan struct{})}
 	p.link = agentlink.New(p.dial, p.betterReason)
 	p.link.Observe = o.Observe
 	if p.log == nil {
@@ -147,7 +160,11 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 		return nil, err
 	}
 	defer func() {
-		if err != nil {
+		switch {
+		case err == nil:
+		case p.givenUp(err):
+			made = p
+		default:
 			err = errors.Join(p.because(err), p.stop())
 		}
 	}()
@@ -194,7 +211,7 @@ func Start(ctx context.Context, o Options) (_ *Pod, err error) {
 	}
 	if p.template != nil { // the machine is as small as that
 		if err := p.resize(ctx, "", Size{}); err != nil {
-			return nil, err
+			return nil, p.plugging(err)
 		}
 	}
 	if err := p.introduce(ctx, o); err != nil {
@@ -393,7 +410,9 @@ func (p *Pod) ownNetns(o Options) (string, error) {
 // by: whoever makes interfaces for the pod in /proc/NUMBER/ns/net, as engines and their hooks do, would else make them
 // on the host.
 func (p *Pod) enterNetns(ctx context.Context, o Options) (err error) {
-	if o.Netns != "" {
+	if o.entered != nil {
+		p.netns, err = duplicate(o.entered)
+	} else if o.Netns != "" {
 		p.netns, err = network.Open(o.Netns)
 	} else if p.netns, err = network.New(); errors.Is(err, unix.EPERM) {
 		p.log.Warn("the pod has no network namespace of its own, as this user may not make one", "err", err)
@@ -409,7 +428,7 @@ func (p *Pod) enterNetns(ctx context.Context, o Options) (err error) {
 		}
 		pid = p.stand.TID
 	}
-	if o.Hooks != nil {
+	if o.Hooks != nil && o.entered == nil {
 		return o.Hooks(ctx, pid)
 	}
 	return nil
@@ -535,7 +554,7 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 	p.seccomp = d.GetSupportsSeccomp()
 	if p.net != nil {
 		if err := p.configureNetwork(ctx); err != nil {
-			return err
+			return p.plugging(err)
 		}
 		if p.link.Can.Forward {
 			if err := p.net.Forward(p.dialLoopback); err != nil {
@@ -552,7 +571,7 @@ func (p *Pod) introduce(ctx context.Context, o Options) error {
 		Storages: p.storages(o), KernelModules: modules,
 	}
 	if _, err := p.link.CreateSandbox(ctx, req); err != nil {
-		return fmt.Errorf("make the sandbox in the guest: %w", err)
+		return p.plugging(fmt.Errorf("make the sandbox in the guest: %w", err))
 	}
 	return nil
 }

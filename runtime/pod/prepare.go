@@ -108,7 +108,10 @@ func (p *Pod) rootBy(ctx context.Context, have *container, r translate.Root) (at
 func (p *Pod) plug(ctx context.Context, have *container, want machine.Disk) (*machine.Plugged, error) {
 	u, err := p.disks.Plug(ctx, p.vm, want)
 	if err != nil {
-		return nil, err
+		if errors.Is(err, machine.ErrNoPlace) { // which one that boots has as few of
+			return nil, err
+		}
+		return nil, p.plugging(err)
 	}
 	have.disks = append(have.disks, u)
 	return u.Disk, nil

@@ -45,6 +45,7 @@ type fakeGuest struct {
 	stopping chan struct{} // closed by Stop
 	starved  chan string   // what OOM returns
 	fails    map[string]error
+	cold     *fakeGuest // that takes its place after its first container failed; nil is none
 
 	mu         sync.Mutex // guards what follows
 	why        error
@@ -117,6 +118,14 @@ func (g *fakeGuest) Stop() error {
 	close(g.starved)
 	g.end()
 	return err
+}
+
+// Cold starts cold.
+func (g *fakeGuest) Cold(_ context.Context, why error) (guest, error) {
+	if err := g.Stop(); err != nil || g.cold == nil {
+		return nil, errors.Join(why, err)
+	}
+	return g.cold, nil
 }
 
 // end ends the guest.

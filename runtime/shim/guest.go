@@ -39,6 +39,9 @@ type life interface {
 	Remove(ctx context.Context, id string) error
 	// Stop ends the pod and removes all of it from the host. Calling it again is a no-op.
 	Stop() error
+	// Cold ends a pod whose first container failed, and starts it again where a guest that boots may do better than
+	// its own. Otherwise the error is why it failed.
+	Cold(ctx context.Context, why error) (guest, error)
 }
 
 // controls are what can be done with containers that run.
@@ -102,6 +105,15 @@ type running struct{ *pod.Pod }
 // startPod starts one.
 func startPod(ctx context.Context, o pod.Options) (guest, error) {
 	p, err := pod.Start(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return running{p}, nil
+}
+
+// Cold implements life.
+func (r running) Cold(ctx context.Context, why error) (guest, error) {
+	p, err := r.Pod.Cold(ctx, why)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/runtime/events"
 	"github.com/katabuild/katabuild/runtime/machine/machinetest"
+	"github.com/katabuild/katabuild/runtime/pod"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -299,6 +301,23 @@ func TestWhatFailsIsTakenDown(t *testing.T) {
 		r := h.request(t, "d", "")
 		if _, err := h.Create(t.Context(), r); err != nil {
 			t.Error("the next is not made:", err)
+		}
+	})
+	t.Run("the first container cannot be made, and can be in a guest that boots", func(t *testing.T) {
+		h := newHost(t)
+		first := newFake(t)
+		first.cold = newFake(t)
+		first.fails["Create"] = errors.New("no hot-plug")
+		h.Service.start = func(context.Context, pod.Options) (guest, error) { return first, nil }
+		if _, err := h.Create(t.Context(), h.request(t, "c", "")); err != nil {
+			t.Fatal(err)
+		}
+		if !first.was("Stop") || !first.cold.was("Create c") || h.guest() != first.cold {
+			t.Errorf("calls: %v, then %v", first.calls, first.cold.calls)
+		}
+		first.cold.containers["c"].end(0)
+		if code := h.wait(t, "c", ""); code != 0 {
+			t.Errorf("code %d", code)
 		}
 	})
 	t.Run("the first container cannot be started", func(t *testing.T) {

@@ -245,11 +245,17 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 		}
 	}
 	t, err := s.createIn(ctx, p, r, spec, kind)
-	if err != nil {
-		if first {
-			s.setPod(nil)
-			err = errors.Join(err, p.Stop())
+	if err != nil && first {
+		s.setPod(nil)
+		if p, err = s.again(ctx, p, r, spec, err); err != nil {
+			return nil, err
 		}
+		if t, err = s.createIn(ctx, p, r, spec, kind); err != nil {
+			s.setPod(nil)
+			return nil, errors.Join(err, p.Stop())
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -292,6 +298,23 @@ func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	s.setPod(p)
 	s.manage(p, r.ID, cfg)
 	return p, nil
+}
+
+// again is the pod with another guest, after its first container failed for why.
+func (s *Service) again(ctx context.Context, p guest, r *taskapi.CreateTaskRequest, spec *specs.Spec, why error) (guest,
+	error) {
+	cfg, err := s.loadConfig(r.Options, spec.Annotations)
+	if err != nil {
+		return nil, errors.Join(why, err, p.Stop())
+	}
+	cold, err := p.Cold(ctx, why)
+	if err != nil {
+		return nil, err
+	}
+	s.managing.Wait() // the same socket is made again
+	s.setPod(cold)
+	s.manage(cold, r.ID, cfg)
+	return cold, nil
 }
 
 // manage serves the pod's management socket until the pod ends. A pod without one is as good.

@@ -35,6 +35,8 @@ type Hypervisor struct {
 	Mute bool
 	// Fixed makes machines that can neither grow nor be plugged into: neither machine.Plugger nor machine.Grower.
 	Fixed bool
+	// PlugError, when not nil, is why nothing can be plugged into a machine of a template.
+	PlugError error
 
 	mu  sync.Mutex
 	vms []*VM // guarded by mu
@@ -93,7 +95,7 @@ func (h *Hypervisor) Start(_ context.Context, p machine.Plan, o machine.Start) (
 	if err != nil {
 		return nil, err
 	}
-	vm := &VM{Spec: plan.Spec, size: plan.Spec.Size, answers: make(chan struct{}), done: make(chan struct{}),
+	vm := &VM{Spec: plan.Spec, hypervisor: h, size: plan.Spec.Size, answers: make(chan struct{}), done: make(chan struct{}),
 		over: make(chan struct{}), net: newChannel(), free: plan.Spec.Places}
 	vm.inside = &Inside{vm: vm, console: inside, driver: make(chan struct{})}
 	links := machine.Links{Console: console, Channel: vm.net, Driver: vm.inside.driver, Told: true,
@@ -125,6 +127,8 @@ type fixed struct{ machine.VM }
 type VM struct {
 	Spec machine.Spec
 
+	hypervisor *Hypervisor
+
 	inside  *Inside
 	net     *channel
 	answers chan struct{}
@@ -138,12 +142,16 @@ type VM struct {
 	free  int // places
 	disks map[*machine.Plugged]machine.Disk
 	nics  []machine.NIC
+
+	shares []machine.Share
 }
 
 var (
 	_ machine.VM      = (*VM)(nil)
 	_ machine.Plugger = (*VM)(nil)
 	_ machine.Grower  = (*VM)(nil)
+
+	_ machine.SharePlugger = (*VM)(nil)
 )
 
 func (v *VM) run(guest func(*Inside)) {
@@ -213,6 +221,9 @@ func (v *VM) PlugDisk(_ context.Context, d machine.Disk) (*machine.Plugged, erro
 	if v.free == 0 {
 		return nil, fmt.Errorf("plug in %s: %w", d.Path, machine.ErrNoPlace)
 	}
+	if err := v.takes("the disk " + d.Path); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(d.Path); err != nil {
 		return nil, err
 	}
@@ -244,9 +255,38 @@ func (v *VM) PlugNIC(_ context.Context, n machine.NIC) (string, error) {
 	if v.free == 0 {
 		return "", fmt.Errorf("plug in the interface %s: %w", n.MAC, machine.ErrNoPlace)
 	}
+	if err := v.takes("the interface " + n.MAC); err != nil {
+		return "", err
+	}
 	v.free--
 	v.nics = append(v.nics, n)
 	return fmt.Sprintf("%02x.0/00", 0x10+v.free), nil
+}
+
+// PlugShare writes a shared folder down.
+func (v *VM) PlugShare(_ context.Context, s machine.Share) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.takes("the shared folder " + s.Tag); err != nil {
+		return err
+	}
+	v.shares = append(v.shares, s)
+	return nil
+}
+
+// takes says why nothing can be plugged into the machine.
+func (v *VM) takes(what string) error {
+	if v.hypervisor.PlugError == nil || !v.Spec.Template {
+		return nil
+	}
+	return fmt.Errorf("plug in %s: %w", what, v.hypervisor.PlugError)
+}
+
+// Shares are the folders that were plugged in, in order.
+func (v *VM) Shares() []machine.Share {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return append([]machine.Share(nil), v.shares...)
 }
 
 // Disks are those that are plugged in now, in no order.
@@ -296,6 +336,9 @@ type Inside struct {
 	driver  chan struct{}
 	up      sync.Once
 }
+
+// Spec is what the machine was started as.
+func (i *Inside) Spec() machine.Spec { return i.vm.Spec }
 
 // Say writes a line on the console. A host that does not read it any more has ended the machine.
 func (i *Inside) Say(line string) {
