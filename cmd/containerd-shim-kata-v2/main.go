@@ -20,6 +20,7 @@ import (
 	"strconv"
 
 	"github.com/katabuild/katabuild/runtime/events"
+	"github.com/katabuild/katabuild/runtime/factory"
 	"github.com/katabuild/katabuild/runtime/shim"
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +46,9 @@ func nameOf(program string) (runtime, suffix string) {
 
 // serve is the action with which "start" runs this program again.
 const serve = "serve"
+
+// makeTemplate is the action with which a shim runs this program to make a template beside its pod.
+const makeTemplate = "template"
 
 // flags are containerd's, the same for every shim.
 type flags struct {
@@ -95,6 +99,9 @@ func run(args []string, in io.Reader, out io.Writer) error {
 			_, err = out.Write(b)
 		}
 		return err
+	}
+	if set.Arg(0) == makeTemplate {
+		return factory.Serve(context.Background())
 	}
 	if f.bundle == "" {
 		dir, err := os.Getwd()
@@ -181,7 +188,7 @@ func serveContainerd(f flags) error {
 	}
 	s := shim.New(shim.Options{
 		Namespace: f.namespace, Publish: publish, Environment: os.Getenv("KATA_CONF_FILE"), Log: log, Version: version,
-		Suffix: f.suffix,
+		Suffix: f.suffix, Maker: []string{"/proc/self/exe", makeTemplate},
 	}, stop)
 	log.Debug("serves", "version", version, "bundle", filepath.Base(f.bundle))
 	err = s.Serve(ctx, l)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/katabuild/katabuild/runtime/config"
 	"github.com/katabuild/katabuild/runtime/factory"
 	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/template"
@@ -32,11 +31,6 @@ katabuild. Where none fits a pod's guest boots, and the log says why.`,
 	}
 	c.AddCommand(a.factoryInitCmd(), a.factoryStatusCmd(), a.factoryDestroyCmd())
 	return c
-}
-
-// templates are those of the configuration.
-func (a *app) templates(c *config.Config) factory.Factory {
-	return factory.Factory{Folder: template.Folder(c.Factory.TemplatePath), Version: version}
 }
 
 func (a *app) factoryInitCmd() *cobra.Command {
@@ -70,7 +64,7 @@ Run it as root, which pods are of, after each change of the configuration, the g
 			}
 			s.Log = slog.New(slog.DiscardHandler)
 			began := time.Now()
-			t, err := a.templates(cfg).Make(cmd.Context(), s, func(what string) {
+			t, err := factory.Of(cfg, version).Make(cmd.Context(), s, func(what string) {
 				fmt.Fprintf(a.err, "factory: %s, %.1fs\n", what, time.Since(began).Seconds())
 			})
 			if err != nil {

@@ -144,8 +144,22 @@ func inheritCPUs(parent, dir string) {
 	}
 }
 
-func enter(dir string) error {
-	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o600)
+func enter(dir string) error { return put(dir, os.Getpid()) }
+
+// put moves a process into a group.
+func put(dir string, pid int) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o600)
+}
+
+// Release moves another process to where this one was before it joined.
+func (g *Group) Release(pid int) error {
+	var errs []error
+	for _, h := range g.home {
+		if err := put(filepath.Join(h.mount, h.path), pid); err != nil {
+			errs = append(errs, fmt.Errorf("control group: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // OOMKills is how many processes of the group the host has ended because the group, or one it is in, had no memory

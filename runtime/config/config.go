@@ -149,8 +149,9 @@ type Runtime struct {
 
 // Factory is about templates, which guests are restored from instead of booting.
 type Factory struct {
-	EnableTemplate bool
-	TemplatePath   string // the folder of templates; never empty
+	EnableTemplate    bool
+	AutomaticTemplate bool   // the first pod that finds none has one made
+	TemplatePath      string // the folder of templates; never empty
 }
 
 // What InternetworkingModel may be.

@@ -243,6 +243,7 @@ disable_guest_seccomp = true
 sandbox_bind_mounts = ["/etc/company:ro"]
 [factory]
 enable_template = true
+automatic_template = true
 template_path = "/srv/templates"
 `
 
@@ -275,7 +276,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
 			EnableAnnotations: []string{"create_container_timeout"},
 		},
-		Factory: Factory{EnableTemplate: true, TemplatePath: "/srv/templates"},
+		Factory: Factory{EnableTemplate: true, AutomaticTemplate: true, TemplatePath: "/srv/templates"},
 	}
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)

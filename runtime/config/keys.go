@@ -392,6 +392,12 @@ var otherKeys = []key{
 		field: func(c *Config) value { return (*flag)(&c.Factory.EnableTemplate) },
 	},
 	{
+		section: sectionFactory, name: "automatic_template", ours: true,
+		doc: "With enable_template: a pod that finds no template that fits has one made beside it, at the lowest " +
+			"priority, for the pods\nthat come. Otherwise only \"kata-runtime factory init\" makes one.",
+		field: func(c *Config) value { return (*flag)(&c.Factory.AutomaticTemplate) },
+	},
+	{
 		section: sectionFactory, name: "template_path",
 		doc: "Folder of the templates, which root alone may write to. A template takes as much as its guest's memory " +
 			"is used.",

@@ -94,6 +94,11 @@ type Factory struct {
 	Version string // of katabuild
 }
 
+// Of is the Factory of a configuration.
+func Of(c *config.Config, version string) Factory {
+	return Factory{Folder: template.Folder(c.Factory.TemplatePath), Version: version}
+}
+
 // traits say what the machine of a template depends on. cfg is a Sandbox's, and comes back as one of a template.
 func traits(cfg sandbox.Config) (sandbox.Config, *machine.Traits, error) {
 	cfg.Template = true
@@ -116,6 +121,13 @@ func (f Factory) key(cfg sandbox.Config, t *machine.Traits) template.Key {
 		CPU: digest.Of(t.CPU), Katabuild: f.Version}
 }
 
+// LackError says that there is no template for a machine, or none that is right, and that there could be one.
+type LackError struct{ Cause error }
+
+func (e *LackError) Error() string { return e.Cause.Error() }
+
+func (e *LackError) Unwrap() error { return e.Cause }
+
 // Restore says how to restore the guest of a Sandbox's Config from its template instead of booting it, for a pod that
 // wants the machine to be of a size. Whoever has the answer closes Saved. The error says why the guest has to boot.
 func (f Factory) Restore(cfg sandbox.Config, want machine.Size) (sandbox.Config, error) {
@@ -135,7 +147,7 @@ func (f Factory) Restore(cfg sandbox.Config, want machine.Size) (sandbox.Config,
 	}
 	found, err := f.Folder.Find(f.key(cfg, t))
 	if err != nil {
-		return cfg, err
+		return cfg, &LackError{err}
 	}
 	if size := int64(cfg.Size.MemoryMiB) << 20; found.Memory.Size != size {
 		return cfg, fmt.Errorf("template %s: %d bytes of memory, and the machine has %d", found.Dir(),
@@ -143,7 +155,7 @@ func (f Factory) Restore(cfg sandbox.Config, want machine.Size) (sandbox.Config,
 	}
 	copies, err := found.Copy()
 	if err != nil {
-		return cfg, fmt.Errorf("template %s: %w", found.Dir(), err)
+		return cfg, &LackError{fmt.Errorf("template %s: %w", found.Dir(), err)}
 	}
 	cfg.Shares, cfg.NICs = shares, nics
 	cfg.Saved = &sandbox.Saved{Copies: *copies, Template: verdict.Template{Digest: found.Digest, Made: found.Made,

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/runtime/factory"
 	"github.com/katabuild/katabuild/runtime/sandbox"
-	"github.com/katabuild/katabuild/runtime/template"
 )
 
 // boot starts the guest: from a template where the configuration wants that and there is one, and else by booting it.
@@ -32,11 +32,11 @@ func (p *Pod) boot(ctx context.Context, o Options, cfg sandbox.Config) (err erro
 // restore starts the guest from a template. restored says whether it runs; an error is the pod's then. Otherwise
 // nothing of it is left, and it can boot.
 func (p *Pod) restore(ctx context.Context, o Options, cfg sandbox.Config) (restored bool, err error) {
-	f := factory.Factory{Folder: template.Folder(p.cfg.Factory.TemplatePath), Version: o.Version}
 	want := cfg.Size
 	cfg.Size = p.growth.base // it grows to what is wanted
-	from, err := f.Restore(cfg, want)
+	from, err := factory.Of(p.cfg, o.Version).Restore(cfg, want)
 	if err != nil {
+		_, p.lacks = errors.AsType[*factory.LackError](err)
 		return false, err
 	}
 	defer from.Saved.Close() //nolint:errcheck // the machine has its own
@@ -59,6 +59,41 @@ func (p *Pod) restore(ctx context.Context, o Options, cfg sandbox.Config) (resto
 		p.nicPaths = append(p.nicPaths, path)
 	}
 	return true, nil
+}
+
+// orderTemplate has a template made for the pods that come, where this one found none. Whoever makes it is no part of
+// the pod, and ends with it.
+func (p *Pod) orderTemplate(ctx context.Context, o Options) {
+	if !p.lacks || !p.cfg.Factory.AutomaticTemplate || len(o.Maker) == 0 {
+		return
+	}
+	maker, err := factory.Order(o.Maker, p.cfg, o.Version)
+	if err != nil {
+		p.log.Warn("no template is made", "err", err)
+		return
+	}
+	if err := p.cgroup.Release(maker.PID()); err != nil {
+		p.log.Warn("a template is made within the pod's control group", "err", err)
+	}
+	p.log.Info("a template is made for the pods that come", "maker", maker.PID())
+	p.wg.Go(func() {
+		select {
+		case <-maker.Done():
+			if err := maker.ExitError(); err != nil {
+				p.log.Warn("no template was made", "err", err)
+				return
+			}
+			if said := strings.TrimSpace(maker.Stderr()); said != "" {
+				p.log.Info("no template was made", "maker", said)
+				return
+			}
+			p.log.Info("there is a template for the pods that come")
+		case <-ctx.Done():
+			if err := maker.Stop(context.Background(), nil); err != nil {
+				p.log.Warn("maker of a template", "err", err)
+			}
+		}
+	})
 }
 
 // plugError says that something could not be plugged into a restored guest, which one that boots may have.

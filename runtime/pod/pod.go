@@ -74,6 +74,9 @@ type Options struct {
 	Version     string            // of katabuild, which templates depend on
 	// Observe is told of each call of the agent, and how long it took; nil is not.
 	Observe func(request string, took time.Duration)
+	// Maker is the command line of a program that calls factory.Serve: it makes templates where the configuration wants
+	// that. None: nobody does.
+	Maker []string
 
 	cold    error    // why the guest boots, although templates are wanted; nil: it need not
 	entered *os.File // a network namespace in which the Hooks have been; nil is none
@@ -99,6 +102,7 @@ type Pod struct {
 	seccomp  bool // the agent can do seccomp
 	growth   growth
 	template *verdict.Template // the guest was restored from; nil: it booted
+	lacks    bool              // there is no template, and there could be one
 	nicPaths []string          // where a restored guest finds its interfaces, in their order
 
 	record *record.File
@@ -221,6 +225,7 @@ func start(ctx context.Context, o Options) (made *Pod, err error) {
 	if p.net != nil {
 		p.wg.Go(func() { p.watchNetwork(beside) })
 	}
+	p.orderTemplate(beside, o)
 	return p, p.record.Note(func(r *record.Record) { r.State = record.Running })
 }
 

@@ -52,6 +52,8 @@ type Options struct {
 	Suffix      string // of the installation; empty for one alone
 	Log         *slog.Logger
 	Version     string // of this program, for Connect
+	// Maker is the command line of a program that makes templates; see pod.Options.
+	Maker []string
 }
 
 // Service serves one pod. Get one from New.
@@ -281,7 +283,7 @@ func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	o := pod.Options{
 		ID: r.ID, Config: cfg, Hypervisor: s.o.Hypervisor, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log,
 		Size: podSize(spec, kind), Annotations: spec.Annotations, Shm: shmSize(spec), DNS: dnsOf(spec),
-		Version: s.o.Version,
+		Version: s.o.Version, Maker: s.o.Maker,
 	}
 	if spec.Linux != nil {
 		if spec.Linux.CgroupsPath != "" {

@@ -311,7 +311,7 @@ func (f Folder) List() ([]*Template, error) {
 	var out []*Template
 	var errs []error
 	for _, e := range entries {
-		if e.Name() == lockName || strings.HasPrefix(e.Name(), makingPrefix) {
+		if strings.HasPrefix(e.Name(), ".") || strings.HasPrefix(e.Name(), makingPrefix) {
 			continue
 		}
 		t, err := f.read(e.Name())
@@ -340,7 +340,7 @@ func (f Folder) Destroy(ctx context.Context) (int, error) {
 	}
 	n := 0
 	for _, e := range entries {
-		if e.Name() == lockName {
+		if e.Name() == lockName || strings.HasPrefix(e.Name(), claimPrefix) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(string(f), e.Name())); err != nil {

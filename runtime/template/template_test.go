@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -340,5 +341,50 @@ func TestADuplicateIsAsItsOriginal(t *testing.T) {
 	defer c.Close()
 	if all(t, c.Memory) != all(t, from.Memory) || all(t, c.State) != "the state" {
 		t.Error("it is not")
+	}
+}
+
+func TestOneAtATimeMakesATemplate(t *testing.T) {
+	f := Folder(filepath.Join(t.TempDir(), "templates"))
+	c, err := f.Claim(key(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Claim(key(), time.Hour); !errors.Is(err, ErrClaimed) ||
+		!strings.Contains(err.Error(), "another process makes it") {
+		t.Errorf("a second one: %v", err)
+	}
+	other := key()
+	other.Katabuild = "v2"
+	o, err := f.Claim(other, time.Hour)
+	if err != nil {
+		t.Errorf("another key: %v", err)
+	}
+	if err := errors.Join(o.End(nil), c.End(errors.New("no hot-plug"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Claim(key(), time.Hour); !errors.Is(err, ErrClaimed) || !strings.Contains(err.Error(), "no hot-plug") {
+		t.Errorf("after a failure: %v", err)
+	}
+	if c, err = f.Claim(key(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.End(nil); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = f.Claim(key(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := f.List(); err != nil || len(list) > 0 {
+		t.Errorf("claims are listed: %v, %v", list, err)
+	}
+	if n, err := f.Destroy(t.Context()); err != nil || n > 0 {
+		t.Errorf("claims are removed: %d, %v", n, err)
+	}
+	if _, err := f.Claim(key(), 0); !errors.Is(err, ErrClaimed) {
+		t.Errorf("after the templates were removed: %v", err)
+	}
+	if err := c.End(nil); err != nil {
+		t.Fatal(err)
 	}
 }
