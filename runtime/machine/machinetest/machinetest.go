@@ -142,8 +142,6 @@ type VM struct {
 	free  int // places
 	disks map[*machine.Plugged]machine.Disk
 	nics  []machine.NIC
-
-	shares []machine.Share
 }
 
 var (
@@ -263,15 +261,11 @@ func (v *VM) PlugNIC(_ context.Context, n machine.NIC) (string, error) {
 	return fmt.Sprintf("%02x.0/00", 0x10+v.free), nil
 }
 
-// PlugShare writes a shared folder down.
+// PlugShare takes a shared folder.
 func (v *VM) PlugShare(_ context.Context, s machine.Share) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err := v.takes("the shared folder " + s.Tag); err != nil {
-		return err
-	}
-	v.shares = append(v.shares, s)
-	return nil
+	return v.takes("the shared folder " + s.Tag)
 }
 
 // takes says why nothing can be plugged into the machine.
@@ -280,13 +274,6 @@ func (v *VM) takes(what string) error {
 		return nil
 	}
 	return fmt.Errorf("plug in %s: %w", what, v.hypervisor.PlugError)
-}
-
-// Shares are the folders that were plugged in, in order.
-func (v *VM) Shares() []machine.Share {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return append([]machine.Share(nil), v.shares...)
 }
 
 // Disks are those that are plugged in now, in no order.
