@@ -363,7 +363,8 @@ func TestOneAtATimeMakesATemplate(t *testing.T) {
 	if err := errors.Join(o.End(nil), c.End(errors.New("no hot-plug"))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Claim(key(), time.Hour); !errors.Is(err, ErrClaimed) || !strings.Contains(err.Error(), "no hot-plug") {
+	if _, err := f.Claim(key(), time.Hour); !errors.Is(err, ErrClaimed) ||
+		!strings.Contains(err.Error(), "no hot-plug") {
 		t.Errorf("after a failure: %v", err)
 	}
 	if c, err = f.Claim(key(), 0); err != nil {

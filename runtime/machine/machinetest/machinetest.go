@@ -95,8 +95,8 @@ func (h *Hypervisor) Start(_ context.Context, p machine.Plan, o machine.Start) (
 	if err != nil {
 		return nil, err
 	}
-	vm := &VM{Spec: plan.Spec, hypervisor: h, size: plan.Spec.Size, answers: make(chan struct{}), done: make(chan struct{}),
-		over: make(chan struct{}), net: newChannel(), free: plan.Spec.Places}
+	vm := &VM{Spec: plan.Spec, hypervisor: h, size: plan.Spec.Size, answers: make(chan struct{}),
+		done: make(chan struct{}), over: make(chan struct{}), net: newChannel(), free: plan.Spec.Places}
 	vm.inside = &Inside{vm: vm, console: inside, driver: make(chan struct{})}
 	links := machine.Links{Console: console, Channel: vm.net, Driver: vm.inside.driver, Told: true,
 		Broken: func() error { return nil }}
