@@ -51,7 +51,7 @@ func (r *Remote) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", r.path)
 	if err != nil {
-		return failed(err)
+		return failed(errors.Join(err, context.Cause(ctx)))
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	var local uint32
