@@ -53,21 +53,26 @@ type List []Finding
 
 // Missing are the names of what is missing, each once.
 func (l List) Missing() []string {
-	return l.missing(func(f Finding) []string { return []string{f.Name} })
+	return l.of(Missing, func(f Finding) []string { return []string{f.Name} })
+}
+
+// Lacking are the names of what is optional and not there, each once.
+func (l List) Lacking() []string {
+	return l.of(Optional, func(f Finding) []string { return []string{f.Name} })
 }
 
 // Packages are those of Debian that bring what is missing, each once.
 func (l List) Packages() []string {
-	return l.missing(func(f Finding) []string { return f.Packages })
+	return l.of(Missing, func(f Finding) []string { return f.Packages })
 }
 
-func (l List) missing(of func(Finding) []string) []string {
+func (l List) of(state State, what func(Finding) []string) []string {
 	var out []string
 	for _, f := range l {
-		if f.State != Missing {
+		if f.State != state {
 			continue
 		}
-		for _, s := range of(f) {
+		for _, s := range what(f) {
 			if !slices.Contains(out, s) {
 				out = append(out, s)
 			}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/registry"
@@ -79,6 +80,29 @@ func (a *Asker) offered(ctx context.Context, at string, head folder.Head, out *A
 		out.By = append(out.By, fmt.Sprintf("%s (%s %d)", name, said.Role, said.Version))
 	}
 	return nil
+}
+
+// Offered are the releases that the policy's roles offer now, sorted by channel, the highest version first: those that
+// the policy takes by their channels and versions, or all. What is refused is a *refusal.Error.
+func (a *Asker) Offered(ctx context.Context, all bool) (out []roles.Offer, err error) {
+	r := a.Policy.Roles
+	if r == nil {
+		return nil, errors.New("the policy names keys: nobody but roles says which releases there are")
+	}
+	memory, err := a.Memory(r.Root)
+	if err != nil {
+		return nil, err
+	}
+	from, err := a.metadata(ctx, "", folder.Head{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	out, err = (&roles.Client{Root: r.Root, From: from, Memory: memory}).Offered(ctx, a.Now())
+	if !all {
+		out = slices.DeleteFunc(out, func(o roles.Offer) bool { return !a.Policy.Takes(o.Channel, o.Version) })
+	}
+	return out, err
 }
 
 // metadata opens the metadata that is asked about a release: what a bundle brings, as it is for hosts without a

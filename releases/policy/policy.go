@@ -217,6 +217,12 @@ func Own(host keys.Public) *Policy {
 			"with --policy"}
 }
 
+// Takes says whether releases of a channel and a version are for this host.
+func (p *Policy) Takes(channel, version string) bool {
+	return (len(p.Channels) == 0 || slices.Contains(p.Channels, channel)) &&
+		(p.Lowest == "" || index.CompareVersions(version, p.Lowest) >= 0)
+}
+
 // Allows refuses a release of another channel, or of too low a version.
 func (p *Policy) Allows(x *index.Index) error {
 	if len(p.Channels) > 0 && !slices.Contains(p.Channels, x.Channel) {

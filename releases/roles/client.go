@@ -46,7 +46,21 @@ const patience = 2 * time.Minute
 
 // Release brings the metadata up to date and says who offers a release, whose index is data, at the time now. What is
 // refused is a *refusal.Error. Whatever newer metadata was met is remembered, also where the release is refused.
-func (c *Client) Release(ctx context.Context, now time.Time, data []byte) (a *Answer, err error) {
+func (c *Client) Release(ctx context.Context, now time.Time, data []byte) (*Answer, error) {
+	x, err := index.Decode(data)
+	if err != nil {
+		return nil, refusal.New(refusal.Document, "release", "%v", err)
+	}
+	var a *Answer
+	err = c.update(ctx, now, func(u *update) (err error) {
+		a, err = u.find(ReleasePath(x), x, data)
+		return err
+	})
+	return a, err
+}
+
+// update brings the metadata up to date, has it looked at, and remembers it.
+func (c *Client) update(ctx context.Context, now time.Time, look func(*update) error) (err error) {
 	wait := c.Patience
 	if wait == 0 {
 		wait = patience
@@ -54,27 +68,27 @@ func (c *Client) Release(ctx context.Context, now time.Time, data []byte) (a *An
 	slow := refusal.New(refusal.Slow, "metadata", "it did not come within %v", wait)
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, slow)
 	defer cancel()
-	x, err := index.Decode(data)
-	if err != nil {
-		return nil, refusal.New(refusal.Document, "release", "%v", err)
-	}
 	lock, err := lockMemory(ctx, c.Memory)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	u, err := c.begin(ctx, now)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	a, err = u.release(ReleasePath(x), x, data)
+	for _, step := range []func() error{u.roots, u.timestamp, u.snapshot, func() error { return look(u) }} {
+		if err = step(); err != nil {
+			break
+		}
+	}
 	if u.changed {
 		err = errors.Join(err, writeMemory(c.Memory, u.memory))
 	}
 	if errors.Is(context.Cause(ctx), slow) && err != nil {
-		return nil, slow
+		return slow
 	}
-	return a, err
+	return err
 }
 
 // update is one run of the client's workflow. TUF specification, section 5.3 to 5.6.
@@ -117,15 +131,6 @@ func careful(call func() error) (err error) {
 		}
 	}()
 	return call()
-}
-
-func (u *update) release(path string, x *index.Index, data []byte) (*Answer, error) {
-	for _, step := range []func() error{u.roots, u.timestamp, u.snapshot} {
-		if err := step(); err != nil {
-			return nil, err
-		}
-	}
-	return u.find(path, x, data)
 }
 
 // fetch reads a file and makes sure that it is metadata of a type.
@@ -367,7 +372,28 @@ func (u *update) targets(role, parent string) (*metadata.TargetsType, error) {
 type step struct{ role, parent string }
 
 // find asks the roles that may speak for a release, in the order in which they are delegated. Section 5.6.7.
-func (u *update) find(path string, x *index.Index, data []byte) (*Answer, error) {
+func (u *update) find(path string, x *index.Index, data []byte) (a *Answer, err error) {
+	asked := map[string]bool{}
+	err = u.walk(path, func(s step, t *metadata.TargetsType) (bool, error) {
+		asked[s.role] = true
+		target := t.Targets[path]
+		if target == nil {
+			return false, nil
+		}
+		a, err = u.answer(s, target, path, x, data)
+		return true, err
+	})
+	if a != nil || err != nil {
+		return a, err
+	}
+	u.forget(asked)
+	return nil, refusal.New(refusal.NotListed, path, "no role that may speak for it lists this release: it was "+
+		"withdrawn, or never offered")
+}
+
+// walk shows the lists of the roles that may speak for a path, in the order in which they are delegated, until one is
+// what was looked for.
+func (u *update) walk(path string, look func(step, *metadata.TargetsType) (found bool, err error)) error {
 	ask := []step{{Targets, Root}}
 	asked := map[string]bool{}
 	for len(ask) > 0 && len(asked) < maxRoles {
@@ -379,10 +405,10 @@ func (u *update) find(path string, x *index.Index, data []byte) (*Answer, error)
 		asked[s.role] = true
 		t, err := u.targets(s.role, s.parent)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if target := t.Targets[path]; target != nil {
-			return u.answer(s, target, path, x, data)
+		if found, err := look(s, t); found || err != nil {
+			return err
 		}
 		var more []step
 		if t.Delegations != nil {
@@ -396,9 +422,7 @@ func (u *update) find(path string, x *index.Index, data []byte) (*Answer, error)
 		}
 		ask = append(more, ask...)
 	}
-	u.forget(asked)
-	return nil, refusal.New(refusal.NotListed, path, "no role that may speak for it lists this release: it was "+
-		"withdrawn, or never offered")
+	return nil
 }
 
 // forget lets go of lists of roles that were not asked: what the snapshot says is enough to notice older ones.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/releases/ceremony"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/keys"
@@ -265,6 +266,48 @@ func TestAReleaseIsAcceptedFromTheRolesThatOfferIt(t *testing.T) {
 	if a, err = r.ask(r.client(), two); err != nil || a.Newer != "" {
 		t.Fatalf("got %+v, %v", a, err)
 	}
+}
+
+func TestWhatIsOfferedIsListed(t *testing.T) {
+	one, two, experimental := releases(t)
+	r := newRepository(t)
+	r.offer(one)
+	r.do(func(c *ceremony.Repository) error {
+		return c.Delegate("testing", []string{"testing"}, r.party("erin"), r.when())
+	})
+	r.sign("carol", "dave", "erin")
+	r.offer(two, experimental)
+	r.sign("erin")
+	r.refresh()
+	c := r.client()
+	want := []roles.Offer{
+		{Channel: "stable", Version: "1.1.0", Role: roles.Targets, Index: digest.Of(two)},
+		{Channel: "stable", Version: "1.0.0", Role: roles.Targets, Index: digest.Of(one)},
+		{Channel: "testing", Version: "1.1.0", Role: "testing", Index: digest.Of(experimental)},
+	}
+	if got, err := c.Offered(t.Context(), r.now); err != nil || !slices.Equal(got, want) {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	// Whoever offers releases of one channel offers none of another.
+	forgeListOf(r, "testing", func(m *metadata.Metadata[metadata.TargetsType]) {
+		m.Signed.Targets["stable/9.0.0"] = m.Signed.Targets["testing/1.1.0"]
+		m.Signed.Targets["README"] = m.Signed.Targets["testing/1.1.0"]
+	}, "erin")
+	if got, err := c.Offered(t.Context(), r.now); err != nil || !slices.Equal(got, want) {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	// A host that has listed remembers as one that has asked.
+	if _, err := c.Offered(t.Context(), r.now.Add(30*day)); !refused(err, refusal.Expired) {
+		t.Error(err)
+	}
+	if a, err := r.ask(c, one); err != nil || a.Newer != "1.1.0" {
+		t.Errorf("got %+v, %v", a, err)
+	}
+}
+
+func refused(err error, reason refusal.Reason) bool {
+	r, ok := errors.AsType[*refusal.Error](err)
+	return ok && r.Reason == reason
 }
 
 func TestAnOldClientFollowsEveryRoot(t *testing.T) {
@@ -515,11 +558,16 @@ func newest(r *repository, role string) string {
 // forgeList makes a next list of releases, signed by some keys, and has snapshot and timestamp name it.
 func forgeList(r *repository, edit func(*metadata.Metadata[metadata.TargetsType]), by ...string) {
 	r.t.Helper()
-	m, err := new(metadata.Metadata[metadata.TargetsType]).FromBytes(r.read(newest(r, "targets")))
+	forgeListOf(r, roles.Targets, edit, by...)
+}
+
+func forgeListOf(r *repository, role string, edit func(*metadata.Metadata[metadata.TargetsType]), by ...string) {
+	r.t.Helper()
+	m, err := new(metadata.Metadata[metadata.TargetsType]).FromBytes(r.read(newest(r, role)))
 	r.fine(err)
 	m.Signed.Version++
 	edit(m)
-	resign(r, roles.FileName("targets", m.Signed.Version), m, by...)
+	resign(r, roles.FileName(role, m.Signed.Version), m, by...)
 	r.refresh()
 }
 

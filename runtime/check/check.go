@@ -64,8 +64,8 @@ func (c *checker) system() System {
 // Run checks everything. It returns early, with what it found so far, only when ctx ends.
 func Run(ctx context.Context, o Options) Result {
 	c := newChecker(o)
-	c.run(ctx, c.user, c.configuration, c.guestFiles, c.extensions, c.hypervisor, c.acceleration, c.vsock,
-		c.sharedFiles, c.tun, c.trafficControl, c.controlGroups, c.memfd, c.memory)
+	c.run(ctx, c.user, c.configuration, c.guestFiles, c.extensions, c.hypervisor, c.processor, c.acceleration,
+		c.kernelModules, c.vsock, c.sharedFiles, c.tun, c.trafficControl, c.controlGroups, c.memfd, c.memory)
 	r := Result{Acceleration: c.accel, Findings: c.findings}
 	r.Pods = len(r.Findings.Missing()) == 0 && ctx.Err() == nil
 	return r

@@ -89,10 +89,12 @@ func fits(t *testing.T) *fake {
 				"\"virtio-rng-device\"\nname \"virtio-9p-device\"\n",
 		},
 		files: map[string]string{
-			"/proc/modules":                  "cls_matchall 16384 0 - Live 0x0\n",
-			"/lib/modules/6/modules.builtin": "kernel/net/sched/sch_ingress.ko\n",
+			"/proc/cpuinfo":                  "vendor_id: AuthenticAMD\nmodel name: AMD EPYC\nflags: lm sse4_1 svm\n",
+			"/proc/modules":                  "cls_matchall 16384 0 - Live 0x0\nkvm_amd 1 0 - Live 0x0\n",
+			"/lib/modules/6/modules.builtin": "kernel/net/sched/sch_ingress.ko\nkernel/kvm.ko\n",
 			"/lib/modules/6/modules.dep": "kernel/net/sched/act_mirred.ko.xz: " +
-				"kernel/net/sched/act.ko\nkernel/net/sched/cls_u32.ko:\n",
+				"kernel/net/sched/act.ko\nkernel/net/sched/cls_u32.ko:\n" +
+				"drivers/vhost/vhost_vsock.ko: drivers/vhost/vhost.ko\ndrivers/vhost/vhost.ko:\n",
 			"/proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n",
 			"/proc/meminfo":        "MemTotal: 8000000 kB\nMemAvailable:    4194304 kB\n",
 		},
