@@ -30,7 +30,7 @@ setup: ## install what is missing: Debian packages (as root or with sudo) and Go
 	@sh ci/setup.sh
 
 .PHONY: build
-build: ## build katabuild, kata-runtime, kata-deploy, the shim and the agent into bin/
+build: ## build katabuild, kata-runtime, kata-agent-ctl, kata-deploy, the shim and the agent into bin/
 	@mkdir -p bin
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
 		-o bin/katabuild ./cmd/katabuild
@@ -41,6 +41,8 @@ build: ## build katabuild, kata-runtime, kata-deploy, the shim and the agent int
 		-o bin/kata-deploy ./cmd/kata-deploy
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
 		-o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
+		-o bin/kata-agent-ctl ./cmd/kata-agent-ctl
 	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
 
 # The Go names of the architectures that guests are built for; internal/arch has the table.

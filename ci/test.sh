@@ -43,7 +43,7 @@ boot() {
 	KATABUILD_TEST_MODULE_GUEST="$PWD/$out/module"
 	export KATABUILD_TEST_MODULE_GUEST
 	KATABUILD_TEST_BOOT=1 "$go" test -count=1 -p 1 -timeout 20m \
-		./runtime/... ./agent/... ./initrd/... ./kernel ./cmd/kata-runtime
+		./runtime/... ./agent/... ./initrd/... ./kernel ./cmd/kata-runtime ./cmd/kata-agent-ctl
 }
 
 # scsi_kernel builds default's kernel with what Kata Containers' own runtime needs besides.
