@@ -77,7 +77,7 @@ func writeGuest(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	ts.Check(documenttest.WriteGuest(dir))
 	ts.Check(os.WriteFile(dir+".toml", []byte("[hypervisor.qemu]\nguest = \""+dir+"\"\n[factory]\n"+
-		"template_path = \""+dir+"-templates\"\n"), 0o644))
+		"template_path = \""+dir+"-templates\"\nvm_cache_endpoint = \""+dir+"-pool/s\"\n"), 0o644))
 }
 
 // documented N FILE ARGUMENT... runs every kata-runtime command in the code blocks of FILE, with the arguments put

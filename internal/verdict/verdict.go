@@ -35,6 +35,13 @@ type Verdict struct {
 	Result   string        `json:"result"`
 	Claims   []Claim       `json:"claims"`
 	Template *Template     `json:"template,omitempty"` // nil for a guest that booted
+	Pool     *Pool         `json:"pool,omitempty"`     // nil for a guest that was started for its pod
+}
+
+// Pool is where a guest waited that was not started for its pod. Its claims are about the guest itself, after it was
+// woken.
+type Pool struct {
+	Ready int64 `json:"ready"` // since when it waited, in seconds since the Epoch
 }
 
 // Template is what a guest was restored from instead of booting. Its claims are about the guest itself, after it was
@@ -119,6 +126,9 @@ func (v *Verdict) check() error {
 	if t := v.Template; t != nil && (t.Digest == "" || t.Made <= 0) {
 		return errors.New("a template without a digest or a time")
 	}
+	if p := v.Pool; p != nil && p.Ready <= 0 {
+		return errors.New("a pool without a time")
+	}
 	if len(v.Claims) == 0 {
 		return errors.New("no claims")
 	}
@@ -145,6 +155,9 @@ func (v *Verdict) Table() string {
 	if t := v.Template; t != nil {
 		fmt.Fprintf(&b, "restored from the template sha256:%s… of %s\n", t.Digest.Short(),
 			time.Unix(t.Made, 0).UTC().Format(time.RFC3339))
+	}
+	if p := v.Pool; p != nil {
+		fmt.Fprintf(&b, "waited in the pool since %s\n", time.Unix(p.Ready, 0).UTC().Format(time.RFC3339))
 	}
 	switch v.Result {
 	case Unchecked:

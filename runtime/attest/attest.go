@@ -28,7 +28,7 @@ func Verdict(m *manifest.Manifest, d digest.Digest, files []verdict.Claim, r *Re
 	v := &verdict.Verdict{Guest: m.Name, Manifest: d, Claims: files}
 	if r != nil {
 		v.Report = digest.Of(r.Raw)
-		v.Template = r.Boot.Template
+		v.Template, v.Pool = r.Boot.Template, r.Boot.Pool
 		v.Claims = append(slices.Clone(files), Report(m, r.Report, r.Boot)...)
 	}
 	v.Judge(r != nil)
@@ -75,6 +75,7 @@ type Boot struct {
 	Extensions []extension.Extension // attached, in this order
 	Words      []string              // put behind the kernel command line, because the host was configured to
 	Template   *verdict.Template     // the guest was restored from, and has been woken since; nil: it booted
+	Pool       *verdict.Pool         // the guest waited in, and has been woken since; nil: it was started for its pod
 	// Appended is a regular expression for what the hypervisor itself puts behind those; empty is none.
 	Appended string
 	Probes   []string // the guest was asked to try; without any, those that a report has are left out

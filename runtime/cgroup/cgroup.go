@@ -162,6 +162,19 @@ func (g *Group) Release(pid int) error {
 	return errors.Join(errs...)
 }
 
+// Take moves another process into the group, where there is one.
+func (g *Group) Take(pid int) error {
+	var errs []error
+	for _, d := range g.Dirs {
+		if strings.HasPrefix(filepath.Base(d), prefix) {
+			if err := put(d, pid); err != nil {
+				errs = append(errs, fmt.Errorf("control group: %w", err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // OOMKills is how many processes of the group the host has ended because the group, or one it is in, had no memory
 // left. Linux: Documentation/admin-guide/cgroup-v1/memory.rst, "OOM Control", and cgroup-v2.rst, memory.events.
 func (g *Group) OOMKills() int {

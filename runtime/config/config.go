@@ -147,11 +147,14 @@ type Runtime struct {
 	SandboxBindMounts []string // host folders or files, with :ro or :rw, that every container's guest sees
 }
 
-// Factory is about templates, which guests are restored from instead of booting.
+// Factory is about guests that need not boot: templates, which they are restored from, and the pool in which they
+// wait.
 type Factory struct {
 	EnableTemplate    bool
 	AutomaticTemplate bool   // the first pod that finds none has one made
 	TemplatePath      string // the folder of templates; never empty
+	VMCacheNumber     int    // guests that "kata-runtime factory serve" keeps ready; 0: pods do not ask for any
+	VMCacheEndpoint   string // its socket; never empty
 }
 
 // What InternetworkingModel may be.
@@ -206,7 +209,8 @@ func Default() Config {
 			CreateContainerTimeout: 60 * time.Second,
 			InternetworkingModel:   NetworkTC,
 		},
-		Factory: Factory{TemplatePath: "/run/katabuild-templates"},
+		Factory: Factory{TemplatePath: "/run/katabuild-templates",
+			VMCacheEndpoint: "/run/katabuild-pool/cache.sock"},
 	}
 }
 

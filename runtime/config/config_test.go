@@ -245,6 +245,8 @@ sandbox_bind_mounts = ["/etc/company:ro"]
 enable_template = true
 automatic_template = true
 template_path = "/srv/templates"
+vm_cache_number = 3
+vm_cache_endpoint = "/srv/pool.sock"
 `
 
 func TestEveryKeyReachesItsField(t *testing.T) {
@@ -276,7 +278,8 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
 			EnableAnnotations: []string{"create_container_timeout"},
 		},
-		Factory: Factory{EnableTemplate: true, AutomaticTemplate: true, TemplatePath: "/srv/templates"},
+		Factory: Factory{EnableTemplate: true, AutomaticTemplate: true, TemplatePath: "/srv/templates",
+			VMCacheNumber: 3, VMCacheEndpoint: "/srv/pool.sock"},
 	}
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)

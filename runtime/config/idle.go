@@ -113,8 +113,6 @@ var idles = []idle{
 	{sectionRuntime, []string{"experimental", "experimental_force_guest_pull", "keep_abnormal", "use_passfd_io",
 		"passfd_listener_port"},
 		"the runtime has nothing of that name", ""},
-
-	{sectionFactory, []string{"vm_cache_number", "vm_cache_endpoint"}, "there is no cache of virtual machines", ""},
 }
 
 // podIdles are annotations of Kata's that name no key.

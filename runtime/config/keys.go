@@ -409,7 +409,32 @@ var otherKeys = []key{
 			return absolute(c.Factory.TemplatePath)
 		},
 	},
+	{
+		section: sectionFactory, name: "vm_cache_number",
+		doc: "Guests that \"kata-runtime factory serve\" keeps ready for pods, 0 to 1000. 0: pods do not ask for any." +
+			"\nMachine q35 only, with shared_fs \"virtio-fs\" or \"none\". Where none fits a pod starts its own, and " +
+			"the log says why.",
+		field: func(c *Config) value { return (*number)(&c.Factory.VMCacheNumber) },
+		check: func(c *Config) error { return between(c.Factory.VMCacheNumber, 0, maxPool) },
+	},
+	{
+		section: sectionFactory, name: "vm_cache_endpoint",
+		doc:   "Socket of \"kata-runtime factory serve\", in a folder of its own that root alone may enter.",
+		field: func(c *Config) value { return plainText(&c.Factory.VMCacheEndpoint) },
+		check: func(c *Config) error {
+			if c.Factory.VMCacheEndpoint == "" || len(c.Factory.VMCacheEndpoint) > maxSocket {
+				return fmt.Errorf("want the path of a socket, of at most %d bytes", maxSocket)
+			}
+			return absolute(c.Factory.VMCacheEndpoint)
+		},
+	},
 }
+
+// maxPool bounds how many guests wait.
+const maxPool = 1000
+
+// maxSocket is what a path has room for in a UNIX socket's address, in bytes; unix(7).
+const maxSocket = 107
 
 // findKey returns nil for a name that has no effect or is unknown.
 func findKey(section, name string) *key {

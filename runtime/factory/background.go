@@ -29,26 +29,60 @@ const (
 	lowest      = 19 // niceness
 )
 
-// order is what a maker is told, by the program that it is one of.
-type order struct {
+// Order is what a process is told that makes something of a configuration beside the one that wants it. Both are the
+// same program.
+type Order struct {
 	Config  config.Config
 	Version string
 }
 
-// orderFD is the maker's descriptor of the order.
+// orderFD is the descriptor by which the process has its Order.
 const orderFD = 3
 
 // maxOrder bounds an order, in bytes.
 const maxOrder = 1 << 20
 
-// Order starts a maker: argv, which calls Serve, as a process that ends with this one and makes the template of a
-// configuration in the background.
-func Order(argv []string, c *config.Config, version string) (*child.Process, error) {
-	b, err := json.Marshal(order{*c, version})
+// File is the first file that the process inherits. It is the caller's.
+func (o Order) File() (*os.File, error) {
+	b, err := json.Marshal(o)
 	if err != nil {
-		return nil, fmt.Errorf("order a template: %w", err)
+		return nil, fmt.Errorf("order: %w", err)
 	}
 	file, _, err := sealed.From("order", bytes.NewReader(b))
+	return file, err
+}
+
+// ReadOrder is what this process was told.
+func ReadOrder() (Order, error) {
+	var o Order
+	f := os.NewFile(orderFD, "order")
+	b, err := io.ReadAll(io.LimitReader(io.NewSectionReader(f, 0, maxOrder), maxOrder))
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = json.Unmarshal(b, &o)
+	}
+	if err != nil {
+		return o, fmt.Errorf("order: %w", err)
+	}
+	return o, nil
+}
+
+// Machine is the machine of the configuration, without what is a pod's own.
+func (o Order) Machine() (sandbox.Config, error) {
+	g, err := o.Config.VM.ReadGuest()
+	if err != nil {
+		return sandbox.Config{}, err
+	}
+	h, err := hypervisor.Named(o.Config.Hypervisor)
+	if err != nil {
+		return sandbox.Config{}, err
+	}
+	return Sandbox(&o.Config, g, h)
+}
+
+// StartMaker starts a maker: argv, which calls Serve, as a process that ends with this one and makes a template in the
+// background.
+func StartMaker(argv []string, o Order) (*child.Process, error) {
+	file, err := o.File()
 	if err != nil {
 		return nil, err
 	}
@@ -59,14 +93,9 @@ func Order(argv []string, c *config.Config, version string) (*child.Process, err
 // Serve is the maker. It makes the template that was ordered, unless it is there, or another process makes it, or has
 // failed to within the last hour, which it tells on standard error.
 func Serve(ctx context.Context) error {
-	f := os.NewFile(orderFD, "order")
-	b, err := io.ReadAll(io.LimitReader(io.NewSectionReader(f, 0, maxOrder), maxOrder))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("order of a template: %w", err)
-	}
-	var o order
-	if err := json.Unmarshal(b, &o); err != nil {
-		return fmt.Errorf("order of a template: %w", err)
+	o, err := ReadOrder()
+	if err != nil {
+		return err
 	}
 	// The whole group: Go has threads, and each has a niceness of its own.
 	if err := unix.Setpriority(unix.PRIO_PGRP, 0, lowest); err != nil {
@@ -85,22 +114,13 @@ func Serve(ctx context.Context) error {
 	return err
 }
 
-func background(ctx context.Context, o order) error {
-	c := &o.Config
-	g, err := c.VM.ReadGuest()
-	if err != nil {
-		return err
-	}
-	h, err := hypervisor.Named(c.Hypervisor)
-	if err != nil {
-		return err
-	}
-	cfg, err := Sandbox(c, g, h)
+func background(ctx context.Context, o Order) error {
+	cfg, err := o.Machine()
 	if err != nil {
 		return err
 	}
 	cfg.Log, cfg.Timeout = slog.New(slog.DiscardHandler), makeTime
-	return Of(c, o.Version).makeOnce(ctx, cfg)
+	return Of(&o.Config, o.Version).makeOnce(ctx, cfg)
 }
 
 // makeOnce makes a template that nobody else makes, and that is not there.

@@ -128,24 +128,37 @@ func (e *LackError) Error() string { return e.Cause.Error() }
 
 func (e *LackError) Unwrap() error { return e.Cause }
 
-// Restore says how to restore the guest of a Sandbox's Config from its template instead of booting it, for a pod that
-// wants the machine to be of a size. Whoever has the answer closes Saved. The error says why the guest has to boot.
-func (f Factory) Restore(cfg sandbox.Config, want machine.Size) (sandbox.Config, error) {
+// Fit says what a guest that waits has to be for a Sandbox's Config, of a pod that wants the machine to be of a size,
+// and what its Config is then. The error says why the guest has to boot.
+func (f Factory) Fit(cfg sandbox.Config, want machine.Size) (sandbox.Config, template.Key, error) {
 	shares, nics := cfg.Shares, cfg.NICs
 	cfg, t, err := traits(cfg)
 	if err != nil {
-		return cfg, err
+		return cfg, template.Key{}, err
 	}
 	for _, s := range shares {
 		if s.Socket == "" {
-			return cfg, fmt.Errorf("%w: shared_fs is virtio-9p, which cannot be plugged in", machine.ErrNoTemplate)
+			return cfg, template.Key{}, fmt.Errorf("%w: shared_fs is virtio-9p, which cannot be plugged in",
+				machine.ErrNoTemplate)
 		}
 	}
 	if want.CPUs > t.Most.CPUs || want.MemoryMiB > t.Most.MemoryMiB {
-		return cfg, fmt.Errorf("the pod wants %d processors and %d MiB of memory, and a restored machine can have %d "+
-			"and %d", want.CPUs, want.MemoryMiB, t.Most.CPUs, t.Most.MemoryMiB)
+		return cfg, template.Key{}, fmt.Errorf("the pod wants %d processors and %d MiB of memory, and a restored "+
+			"machine can have %d and %d", want.CPUs, want.MemoryMiB, t.Most.CPUs, t.Most.MemoryMiB)
 	}
-	found, err := f.Folder.Find(f.key(cfg, t))
+	cfg.Shares, cfg.NICs = shares, nics
+	return cfg, f.key(cfg, t), nil
+}
+
+// Restore says how to restore the guest of a Sandbox's Config from its template instead of booting it, for a pod that
+// wants the machine to be of a size. Whoever has the answer closes Saved. The error says why the guest has to boot; it
+// is a *LackError where Make would help.
+func (f Factory) Restore(cfg sandbox.Config, want machine.Size) (sandbox.Config, error) {
+	cfg, key, err := f.Fit(cfg, want)
+	if err != nil {
+		return cfg, err
+	}
+	found, err := f.Folder.Find(key)
 	if err != nil {
 		return cfg, &LackError{err}
 	}
@@ -157,7 +170,6 @@ func (f Factory) Restore(cfg sandbox.Config, want machine.Size) (sandbox.Config,
 	if err != nil {
 		return cfg, &LackError{fmt.Errorf("template %s: %w", found.Dir(), err)}
 	}
-	cfg.Shares, cfg.NICs = shares, nics
 	cfg.Saved = &sandbox.Saved{Copies: *copies, Template: verdict.Template{Digest: found.Digest, Made: found.Made,
 		Attested: found.Attested}}
 	return cfg, nil

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 // maker starts this program as one.
 func maker(t *testing.T, c *config.Config) *child.Process {
 	t.Helper()
-	p, err := Order([]string{"/proc/self/exe", makerWord}, c, "test")
+	p, err := StartMaker([]string{"/proc/self/exe", makerWord}, Order{*c, "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,11 +63,11 @@ func TestAnOrderHasTheWholeConfiguration(t *testing.T) {
 	c.VM.KernelParams, c.VM.Extensions = []config.KernelParam{"a b"}, []config.ExtensionDisk{{Name: "a", Path: "/x",
 		Params: &dmverity.Params{RootHash: "00"}}}
 	c.VM.DefaultVCPUs, c.Agent.DialTimeout = -1, time.Hour
-	b, err := json.Marshal(order{c, "v"})
+	b, err := json.Marshal(Order{c, "v"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var again order
+	var again Order
 	if err := json.Unmarshal(b, &again); err != nil || !reflect.DeepEqual(again.Config, c) || again.Version != "v" {
 		t.Errorf("%v: %s", err, b)
 	}

@@ -149,6 +149,8 @@ type Start struct {
 	// able to open again by its number, as it can what unix.MemfdCreate makes. State is what Saver.Save wrote of the
 	// machine that had this memory; nil boots the guest. Both stay the caller's.
 	Memory, State *os.File
+	// Hold: the machine of a Template is one for a Holder: what is restored of State does not run.
+	Hold bool
 
 	Netns *os.File // the network namespace of the hypervisor's process; nil is this process's. It stays the caller's
 	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See
@@ -257,6 +259,43 @@ type Saver interface {
 	// Save stops the guest for good, and writes to a file what the machine is beside its memory. The machine is of no
 	// use then but to be stopped, and its memory is whole once it was.
 	Save(context.Context, *os.File) error
+}
+
+// Held is a machine that waits, stopped, in the hands of a process that did not start it. Its files are the holder's to
+// close, and whoever adopts the machine has its own of them.
+type Held struct {
+	Console *os.File // the end of the serial console
+	Control *os.File // the hypervisor's own: a connection through which it takes orders, at its beginning
+	Process *os.File // a descriptor of the hypervisor's process, pidfd_open(2)
+	// Keeper is a connection to the process that started the hypervisor: that one ends it when all have closed the
+	// connection, and writes a child.Ended to it when it has ended by itself.
+	Keeper *os.File
+	PID    int // of the hypervisor
+	Argv   []string
+}
+
+// Close closes all files. Without another who has them, the machine ends.
+func (h *Held) Close() error {
+	var errs []error
+	for _, f := range []*os.File{h.Console, h.Control, h.Process, h.Keeper} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Holder is a VM that was started with Start.Hold.
+type Holder interface {
+	// Hold stops the guest, and lends what leads to the machine; Keeper is nil. The files are new.
+	Hold(context.Context) (*Held, error)
+}
+
+// Adopter is a Hypervisor that takes machines over which another process started.
+type Adopter interface {
+	// Adopt is Hypervisor.Start for a machine that was held: the guest gets its channel and goes on. Plan has to have
+	// the Traits of that which it was started by. Held stays the caller's.
+	Adopt(context.Context, Plan, Start, *Held) (VM, error)
 }
 
 // ErrNoTemplate says that a machine can neither be saved nor restored.

@@ -9,29 +9,73 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/runtime/factory"
+	"github.com/katabuild/katabuild/runtime/pool"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 )
 
-// boot starts the guest: from a template where the configuration wants that and there is one, and else by booting it.
+// boot starts the guest: one that waits in the pool, or one from a template, where the configuration wants that and
+// there is one, and else by booting it.
 func (p *Pod) boot(ctx context.Context, o Options, cfg sandbox.Config) (err error) {
-	switch {
-	case !p.cfg.Factory.EnableTemplate:
-	case o.cold != nil:
-		p.log.Warn("the guest boots, as one that was restored from a template is given up", "err", explain(o.cold))
-	default:
-		restored, err := p.restore(ctx, o, cfg)
-		if restored {
-			return err
+	f := &p.cfg.Factory
+	if o.cold != nil {
+		p.log.Warn("the guest boots, as one that did not boot for this pod is given up", "err", explain(o.cold))
+	} else {
+		if f.VMCacheNumber > 0 {
+			runs, err := p.adopt(ctx, o, cfg)
+			if runs {
+				return err
+			}
+			p.log.Warn("the guest is started for this pod, as none of the pool is had", "err", explain(err))
 		}
-		p.log.Warn("the guest boots, as it is not restored from a template", "err", explain(err))
+		if f.EnableTemplate {
+			runs, err := p.restore(ctx, o, cfg)
+			if runs {
+				return err
+			}
+			p.log.Warn("the guest boots, as it is not restored from a template", "err", explain(err))
+		}
 	}
 	p.vm, err = sandbox.Start(ctx, cfg)
 	return err
 }
 
-// restore starts the guest from a template. restored says whether it runs; an error is the pod's then. Otherwise
-// nothing of it is left, and it can boot.
-func (p *Pod) restore(ctx context.Context, o Options, cfg sandbox.Config) (restored bool, err error) {
+// adopt has a guest that waited in the pool become the pod's. runs says whether it does; an error is the pod's then.
+// Otherwise nothing of it is left, and the pod can have another.
+func (p *Pod) adopt(ctx context.Context, o Options, cfg sandbox.Config) (runs bool, err error) {
+	want := cfg.Size
+	cfg.Size = p.growth.base // it grows to what is wanted
+	from, key, err := factory.Of(p.cfg, o.Version).Fit(cfg, want)
+	if err != nil {
+		return false, err
+	}
+	taken, err := pool.Take(ctx, p.cfg.Factory.VMCacheEndpoint, key)
+	if err != nil {
+		return false, err
+	}
+	defer taken.Close() //nolint:errcheck // the machine has its own
+	for _, pid := range []int{taken.PID, taken.Keeper} {
+		if err := p.cgroup.Take(pid); err != nil {
+			p.log.Warn("a process of the guest is not in the pod's control group", "process", pid, "err", err)
+		}
+	}
+	// So that it is cleaned up where this process is killed before it has adopted it.
+	if err := p.record.Note(func(r *record.Record) { r.QEMU = record.ProcessOf(taken.PID) }); err != nil {
+		return false, err
+	}
+	from.Held = taken.Held
+	if p.vm, err = sandbox.Start(ctx, from); err != nil {
+		p.vm = nil
+		return false, err
+	}
+	p.adopted = true
+	p.log.Info("the guest waited in the pool", "qemu", taken.PID, "template", taken.Template.Digest)
+	return true, p.plugIn(ctx, from)
+}
+
+// restore starts the guest from a template. runs says whether it does; an error is the pod's then. Otherwise nothing of
+// it is left, and it can boot.
+func (p *Pod) restore(ctx context.Context, o Options, cfg sandbox.Config) (runs bool, err error) {
 	want := cfg.Size
 	cfg.Size = p.growth.base // it grows to what is wanted
 	from, err := factory.Of(p.cfg, o.Version).Restore(cfg, want)
@@ -44,21 +88,26 @@ func (p *Pod) restore(ctx context.Context, o Options, cfg sandbox.Config) (resto
 		p.vm = nil
 		return false, err
 	}
-	p.template = &from.Saved.Template
-	p.log.Info("the guest was restored from a template", "template", p.template.Digest)
-	for _, s := range from.Shares {
+	p.log.Info("the guest was restored from a template", "template", from.Saved.Template.Digest)
+	return true, p.plugIn(ctx, from)
+}
+
+// plugIn gives a guest that waited what one that boots has from the start.
+func (p *Pod) plugIn(ctx context.Context, cfg sandbox.Config) error {
+	p.waited = true
+	for _, s := range cfg.Shares {
 		if err := p.vm.PlugShare(ctx, s); err != nil {
-			return true, p.plugging(err)
+			return p.plugging(err)
 		}
 	}
-	for _, n := range from.NICs {
+	for _, n := range cfg.NICs {
 		path, err := p.vm.PlugNIC(ctx, n)
 		if err != nil {
-			return true, p.plugging(err)
+			return p.plugging(err)
 		}
 		p.nicPaths = append(p.nicPaths, path)
 	}
-	return true, nil
+	return nil
 }
 
 // orderTemplate has a template made for the pods that come, where this one found none. Whoever makes it is no part of
@@ -67,7 +116,7 @@ func (p *Pod) orderTemplate(ctx context.Context, o Options) {
 	if !p.lacks || !p.cfg.Factory.AutomaticTemplate || len(o.Maker) == 0 {
 		return
 	}
-	maker, err := factory.Order(o.Maker, p.cfg, o.Version)
+	maker, err := factory.StartMaker(o.Maker, factory.Order{Config: *p.cfg, Version: o.Version})
 	if err != nil {
 		p.log.Warn("no template is made", "err", err)
 		return
@@ -96,14 +145,14 @@ func (p *Pod) orderTemplate(ctx context.Context, o Options) {
 	})
 }
 
-// plugError says that something could not be plugged into a restored guest, which one that boots may have.
+// plugError says that something could not be plugged into a guest that waited, which one that boots may have.
 type plugError struct{ error }
 
 func (e *plugError) Unwrap() error { return e.error }
 
-// plugging makes a plugError of what went wrong while something was plugged in, where the guest was restored.
+// plugging makes a plugError of what went wrong while something was plugged in, where the guest waited.
 func (p *Pod) plugging(err error) error {
-	if p.template == nil {
+	if !p.waited {
 		return err
 	}
 	return &plugError{err}
@@ -116,7 +165,7 @@ func (p *Pod) givenUp(err error) bool {
 }
 
 // Cold ends a pod whose start, or whose first container, failed. Where something could not be plugged into its guest,
-// which was restored from a template, it starts again with a guest that boots, in the network namespace in which the
+// which did not boot for it, it starts again with a guest that boots, in the network namespace in which the
 // Hooks have been; otherwise why comes back.
 func (p *Pod) Cold(ctx context.Context, why error) (_ *Pod, err error) {
 	if !p.givenUp(why) || ctx.Err() != nil {

@@ -101,9 +101,10 @@ type Pod struct {
 	link     *agentlink.Link
 	seccomp  bool // the agent can do seccomp
 	growth   growth
-	template *verdict.Template // the guest was restored from; nil: it booted
-	lacks    bool              // there is no template, and there could be one
-	nicPaths []string          // where a restored guest finds its interfaces, in their order
+	waited   bool     // the guest did not boot for this pod
+	adopted  bool     // its hypervisor is another process's child, and in no namespace of the pod
+	lacks    bool     // there is no template, and there could be one
+	nicPaths []string // where a restored guest finds its interfaces, in their order
 
 	record *record.File
 
@@ -213,7 +214,7 @@ func start(ctx context.Context, o Options) (made *Pod, err error) {
 	if err := p.attest(ctx); err != nil {
 		return nil, err
 	}
-	if p.template != nil { // the machine is as small as that
+	if p.waited { // the machine is as small as that
 		if err := p.resize(ctx, "", Size{}); err != nil {
 			return nil, p.plugging(err)
 		}
@@ -684,8 +685,14 @@ func (p *Pod) Stopping() <-chan struct{} { return p.stopping }
 // Why is why the guest ended or is of no use any more; nil while it is well.
 func (p *Pod) Why() error { return explain(p.reason()) }
 
-// PID is that of the process on the host which is the pod: QEMU's.
-func (p *Pod) PID() int { return p.vm.PID() }
+// PID is that of the process on the host which is the pod: QEMU's. Of a guest that waited in the pool it is a thread's
+// of this process, which is in the pod's network namespace, as that QEMU is not.
+func (p *Pod) PID() int {
+	if p.adopted && p.stand != nil {
+		return p.stand.TID
+	}
+	return p.vm.PID()
+}
 
 // OOM waits for a container that met its memory limit, and returns its id.
 func (p *Pod) OOM(ctx context.Context) (string, error) {

@@ -82,6 +82,12 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 	if s.cfg.Saved != nil && s.cfg.Saved.Template.Digest != "" {
 		host.Template = &s.cfg.Saved.Template
 	}
+	if h := s.cfg.Held; h != nil {
+		host.Pool = &verdict.Pool{Ready: h.Ready}
+		if h.Template.Digest != "" {
+			host.Template = &h.Template
+		}
+	}
 	if a, ok := s.plan.Machine.(machine.Appender); ok {
 		host.Appended = a.Appends()
 	}

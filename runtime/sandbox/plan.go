@@ -67,6 +67,9 @@ type Config struct {
 	Template bool
 	Saved    *Saved
 	Hostname string // of a guest that is woken; empty leaves its own
+	// Held is a guest that waits in the hands of another process, and is adopted and woken; Template is set then.
+	Held *Held
+	hold bool // the guest is one that is held
 
 	// Attest says that the guest is to be attested: its files that are not booted are compared with the manifest while
 	// it boots, so that Attest need not wait for that.

@@ -127,6 +127,9 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 			close(s.over)
 		}
 	}()
+	if s.cfg.Held != nil {
+		return s.adopt(ctx)
+	}
 	files, err := s.cfg.Guest.Open()
 	if err != nil {
 		return err
@@ -134,7 +137,7 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 	defer files.Close() //nolint:errcheck // the machine has its own, or nobody needs them
 	s.booted = files.Booted
 	o := machine.Start{Kernel: files.Kernel, Initrd: files.Initrd, Netns: s.cfg.Netns, Hybrid: s.cfg.Hybrid,
-		Log: s.log, Linked: func(l machine.Links) error { return s.linked(ctx, l) }}
+		Log: s.log, Linked: func(l machine.Links) error { return s.linked(ctx, l) }, Hold: s.cfg.hold}
 	if files.Image != nil {
 		o.Disks = append(o.Disks, machine.OpenDisk{File: files.Image, InPlace: files.ImageInPlace})
 	}
@@ -159,11 +162,22 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 	if s.vm, err = s.cfg.Hypervisor.Start(ctx, s.plan.Machine, o); err != nil {
 		return err
 	}
+	s.runs(ctx)
+	return nil
+}
+
+// runs looks after a machine that was started.
+func (s *Sandbox) runs(ctx context.Context) {
 	s.wg.Go(func() {
 		<-s.vm.Done()
 		close(s.over)
 	})
-	if s.cfg.Saved != nil {
+	switch {
+	case s.cfg.hold:
+	case s.cfg.Held != nil:
+		s.progress.event("adopted")
+		s.wg.Go(func() { s.wake(ctx) })
+	case s.cfg.Saved != nil:
 		s.progress.event("restored")
 		s.wg.Go(func() { s.wake(ctx) })
 	}
@@ -174,7 +188,6 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 		case <-s.over:
 		}
 	})
-	return nil
 }
 
 // linked listens to everything that the machine will say. It has not begun yet.
@@ -298,6 +311,10 @@ func (s *Sandbox) await(ctx context.Context) error {
 	waits := s.waits
 	if !s.saves() {
 		waits = nil
+	}
+	if s.cfg.hold && s.cfg.Saved != nil { // it stands still, where it waited
+		waits = make(chan struct{})
+		close(waits)
 	}
 	select {
 	case <-s.ready:

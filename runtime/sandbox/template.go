@@ -26,7 +26,7 @@ type Saved struct {
 var errServes = errors.New("the guest serves, and was to wait until it is woken: its agent knows no templates")
 
 // saves says whether the guest is one that is saved.
-func (s *Sandbox) saves() bool { return s.cfg.Template && s.cfg.Saved == nil }
+func (s *Sandbox) saves() bool { return s.cfg.Template && s.cfg.Saved == nil && s.cfg.Held == nil }
 
 // giveMemory gives the machine its memory: what was saved, or new.
 func (s *Sandbox) giveMemory(o *machine.Start) error {

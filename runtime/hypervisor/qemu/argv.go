@@ -142,6 +142,7 @@ type Config struct {
 	CommandLine string // the kernel's
 	Console     Channel
 	Monitor     Channel // QMP
+	Second      Channel // another one, for whoever adopts the machine
 	Vsock       Vsock
 	// count instructions and let no time pass while waiting: the same virtual times on every run. Needs TCG and one
 	// CPU.
@@ -187,6 +188,9 @@ func (c Config) argv() []string {
 	}
 	if c.Monitor.Set() {
 		add("-chardev", c.Monitor.chardev("monitor"), "-mon", "chardev=monitor,mode=control")
+	}
+	if c.Second.Set() {
+		add("-chardev", c.Second.chardev("second"), "-mon", "chardev=second,mode=control")
 	}
 	switch v := c.Vsock; {
 	case v.VhostUser.Set():

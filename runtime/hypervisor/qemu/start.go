@@ -34,9 +34,11 @@ type VM struct {
 	plan    *Plan
 	argv    []string
 	log     *slog.Logger
-	process *child.Process
+	process process
 	channel vsock.Transport
 	device  *os.File // the end of our own vsock back end that a restored machine gets
+	console *os.File // the end of the console of a machine that is to be held
+	second  *os.File // and of its second monitor
 	wg      sync.WaitGroup
 	stop    func() error
 
@@ -52,6 +54,14 @@ type VM struct {
 	growing sync.Mutex   // held while the machine grows; guards what follows
 	grown   machine.Size // beyond what it was started with
 	dimms   int          // memory slots that are taken
+}
+
+// process is QEMU's: a child.Process or a child.Adopted, whose methods are meant.
+type process interface {
+	PID() int
+	Done() <-chan struct{}
+	ExitError() error
+	Stop(ctx context.Context, quit func(context.Context) error) error
 }
 
 var (
@@ -110,6 +120,11 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 		return err
 	}
 	q.Console = inherited(with.Add(serialChild))
+	if o.Hold {
+		if err := v.prepareHold(&q, with, serial); err != nil {
+			return errors.Join(err, serial.Close())
+		}
+	}
 	links := machine.Links{Console: serial}
 	if err := v.link(&q, o, with, &links); err != nil {
 		return errors.Join(err, serial.Close())
@@ -121,15 +136,16 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 		return err
 	}
 	v.argv = q.argv()
-	v.process, err = child.StartIn("QEMU", v.argv, with.Files(), child.Options{Netns: o.Netns, Isolation: Isolation(q)})
+	started, err := child.StartIn("QEMU", v.argv, with.Files(), child.Options{Netns: o.Netns, Isolation: Isolation(q)})
 	if err != nil {
 		return &machine.StartError{Cause: err, Argv: v.argv}
 	}
-	for _, m := range v.process.Missing() {
+	v.process = started
+	for _, m := range started.Missing() {
 		v.log.Warn("QEMU lacks " + m)
 	}
 	if o.State != nil {
-		return v.restore(ctx, monitor, o.State)
+		return v.restore(ctx, monitor, func() error { return v.resume(ctx, o.State, o.Hold) })
 	}
 	v.wg.Go(func() {
 		c, err := qmp.New(ctx, monitor)
@@ -294,8 +310,10 @@ func (v *VM) stopOnce() error {
 		errs = append(errs, c.Close())
 	default:
 	}
-	if v.device != nil {
-		_ = v.device.Close() // nothing was written to it
+	for _, f := range []*os.File{v.device, v.console, v.second} {
+		if f != nil {
+			_ = f.Close() // nothing was written to it
+		}
 	}
 	if v.channel != nil {
 		errs = append(errs, v.channel.Close())

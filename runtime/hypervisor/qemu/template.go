@@ -121,12 +121,12 @@ func (v *VM) migrated(ctx context.Context) error {
 	}
 }
 
-// restore has a QEMU that waits for it take a state, plugs in the vsock, and lets the guest run.
-func (v *VM) restore(ctx context.Context, monitor net.Conn, state *os.File) error {
+// restore has a QEMU that waits for it go on as resume does.
+func (v *VM) restore(ctx context.Context, monitor net.Conn, resume func() error) error {
 	c, err := qmp.New(ctx, monitor)
 	if err == nil {
 		v.monitor <- c
-		err = v.resume(ctx, state)
+		err = resume()
 	}
 	if err == nil {
 		close(v.answers)
@@ -140,7 +140,8 @@ func (v *VM) restore(ctx context.Context, monitor net.Conn, state *os.File) erro
 	return fmt.Errorf("restore the machine: %w", err)
 }
 
-func (v *VM) resume(ctx context.Context, state *os.File) error {
+// resume has QEMU take a state, plugs in the vsock, and lets the guest run, unless it is held.
+func (v *VM) resume(ctx context.Context, state *os.File, hold bool) error {
 	if err := v.leaveOutMemory(ctx); err != nil {
 		return err
 	}
@@ -153,9 +154,14 @@ func (v *VM) resume(ctx context.Context, state *os.File) error {
 	if err := v.qmp(ctx, "migrate-incoming", map[string]any{"uri": "fd:" + stateName}); err != nil {
 		return err
 	}
-	if err := v.migrated(ctx); err != nil {
+	if err := v.migrated(ctx); err != nil || hold {
 		return err
 	}
+	return v.goOn(ctx)
+}
+
+// goOn gives a guest that stands still its channel, and lets it run.
+func (v *VM) goOn(ctx context.Context) error {
 	if err := v.plugVsock(ctx); err != nil {
 		return fmt.Errorf("plug in the vsock: %w", err)
 	}
