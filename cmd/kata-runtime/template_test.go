@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,15 +42,24 @@ func cloneGuest(t *testing.T) sandbox.Config {
 		return manifest.File{Path: name, Digest: digest.Of(b), Size: int64(len(b))}
 	}
 	initrd := boottest.Initrd(t, boottest.Build(t, "", "build", "-trimpath", "-ldflags=-s -w", "./testdata/clone"))
-	g, err := guest.FromManifest(&manifest.Manifest{
+	m := &manifest.Manifest{
 		Version: manifest.Version, Name: "clone", Arch: "x86_64",
 		Kernel: manifest.Kernel{Vmlinux: file("vmlinux", os.Getenv("KATABUILD_TEST_DEFAULT_VMLINUX")),
 			Image: file("bzImage", ""), Config: file("config", ""), SystemMap: file("System.map", "")},
 		Initrd: &manifest.Initrd{File: file("initrd", initrd), Compression: "none"},
-		Agent:  manifest.Agent{Init: manifest.InitAgent},
+		Agent:  manifest.Agent{Init: manifest.InitAgent, Digest: digest.Of(nil)},
+		Root:   manifest.Root{Kind: manifest.RootInitrd},
 		Boot: manifest.Boot{Machine: "q35", CPUs: 1, MemoryMiB: 128,
 			CommandLine: "console=ttyS0 quiet panic=-1", TCGCommandLine: "tsc_early_khz={tsc_khz}"},
-	}, "", dir, "")
+	}
+	b, err := m.Encode()
+	if err == nil {
+		err = manifest.Write(dir, b)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := guest.ReadFolder(dir, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,18 +67,68 @@ func cloneGuest(t *testing.T) sandbox.Config {
 		Template: true}
 }
 
+// asked is a number that the environment says, or the usual one.
+func asked(t *testing.T, variable string, usual int) int {
+	t.Helper()
+	s := os.Getenv(variable)
+	if s == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// drawn is what was drawn, by its kind and who drew it. Its methods may be called from several goroutines.
+type drawn struct {
+	mu   sync.Mutex
+	seen map[string]map[string]int // guarded by mu
+}
+
+// by asks a guest what it has drawn, which nobody before has.
+func (d *drawn) by(t *testing.T, who int, s *sandbox.Sandbox) {
+	t.Helper()
+	c, err := s.Dial(t.Context(), agentapi.Port)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	var own map[string]string
+	if err := errors.Join(json.NewDecoder(c).Decode(&own), c.Close()); err != nil {
+		t.Error(err)
+		return
+	}
+	woken, err := time.Parse(time.RFC3339Nano, own["Time"])
+	if late := time.Since(woken); err != nil || late < 0 || late > time.Minute {
+		t.Errorf("guest %d has the time %s, %v", who, own["Time"], err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.seen == nil {
+		d.seen = map[string]map[string]int{}
+	}
+	for kind, value := range own {
+		if d.seen[kind] == nil {
+			d.seen[kind] = map[string]int{}
+		}
+		if other, twice := d.seen[kind][value]; twice || value == "" {
+			t.Errorf("guests %d and %d drew the same %s: %.80s", other, who, kind, value)
+		}
+		d.seen[kind][value] = who
+	}
+}
+
+// kinds is how many things must have been drawn.
+const kinds = 10
+
 // TestGuestsOfOneTemplateDrawNothingAlike: whatever is random in a guest differs between those of a template.
 // KATABUILD_TEST_CLONES asks for more of them.
 func TestGuestsOfOneTemplateDrawNothingAlike(t *testing.T) {
 	testenv.Require(t, testenv.Asked("KATABUILD_TEST_BOOT", "test-boot"),
 		testenv.File("KATABUILD_TEST_DEFAULT_VMLINUX"), testenv.Tool("qemu-system-x86_64"), testenv.Tool("go"))
-	n := clones
-	if s := os.Getenv("KATABUILD_TEST_CLONES"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	n := asked(t, "KATABUILD_TEST_CLONES", clones)
 	cfg := cloneGuest(t)
 	start := func(cfg sandbox.Config) *sandbox.Sandbox {
 		t.Helper()
@@ -87,7 +147,7 @@ func TestGuestsOfOneTemplateDrawNothingAlike(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer saved.Close()
-	seen := map[string]map[string]int{} // what, by its kind: who drew it
+	var all drawn
 	for i := range n {
 		copies, err := saved.Duplicate()
 		if err != nil {
@@ -96,32 +156,12 @@ func TestGuestsOfOneTemplateDrawNothingAlike(t *testing.T) {
 		cfg := cfg
 		cfg.Saved = &sandbox.Saved{Copies: *copies}
 		s := start(cfg)
-		c, err := s.Dial(t.Context(), agentapi.Port)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var drawn map[string]string
-		if err := json.NewDecoder(c).Decode(&drawn); err != nil {
-			t.Fatal(err)
-		}
-		woken, err := time.Parse(time.RFC3339Nano, drawn["Time"])
-		if late := time.Since(woken); err != nil || late < 0 || late > time.Minute {
-			t.Errorf("guest %d has the time %s, %v", i, drawn["Time"], err)
-		}
-		for kind, value := range drawn {
-			if seen[kind] == nil {
-				seen[kind] = map[string]int{}
-			}
-			if who, twice := seen[kind][value]; twice || value == "" {
-				t.Errorf("guests %d and %d drew the same %s: %.80s", who, i, kind, value)
-			}
-			seen[kind][value] = i
-		}
-		if err := errors.Join(c.Close(), s.Stop(), copies.Close()); err != nil {
+		all.by(t, i, s)
+		if err := errors.Join(s.Stop(), copies.Close()); err != nil {
 			t.Error(err)
 		}
 	}
-	if len(seen) != 10 {
-		t.Errorf("%d kinds were drawn, want 10", len(seen))
+	if len(all.seen) != kinds {
+		t.Errorf("%d kinds were drawn, want %d", len(all.seen), kinds)
 	}
 }

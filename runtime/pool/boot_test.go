@@ -13,9 +13,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -76,10 +76,14 @@ func load(dir string) (factory.Order, string, error) {
 	return o, string(digest.Of(b)), err
 }
 
-// daemon serves the pool of a host.
+// daemon serves the pool of a host, until its input ends at the latest.
 func daemon(dir string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // the test has ended
+		stop()
+	}()
 	return pool.Serve(ctx, pool.Options{Endpoint: endpoint(dir), Keeper: []string{"/proc/self/exe", keeperWord},
 		Load: func() (factory.Order, string, error) { return load(dir) },
 		Log:  slog.New(slog.NewTextHandler(os.Stderr, nil))})
@@ -185,7 +189,6 @@ func (h *host) run(word string) (*exec.Cmd, *bufio.Reader) {
 	h.t.Helper()
 	cmd := exec.Command("/proc/self/exe", word, h.dir)
 	cmd.Stderr = h.t.Output()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	out, e := cmd.StdoutPipe()
 	if err := errors.Join(err, e); err != nil {
@@ -462,4 +465,61 @@ func (h *host) taken(pid int) bool {
 		}
 	}
 	return true
+}
+
+// BenchmarkReady measures pods' guests until their agents are ready, side by side and as medians: one that boots, one
+// that is restored from a template, its copy among it, and one that waited in the pool, asking for it among it. Of the
+// processor's time QEMU's and this program's count, of the last from the asking on.
+//
+//	KATABUILD_TEST_BOOT=1 KATABUILD_TEST_GUEST=$PWD/out/default go test ./runtime/pool -run xxx -bench Ready \
+//		-benchtime 10x
+func BenchmarkReady(b *testing.B) {
+	h := newHost(b, 1, true)
+	h.run(daemonWord)
+	cold, err := h.o.Machine()
+	if err != nil {
+		b.Fatal(err)
+	}
+	cold.Timeout, cold.Attest = 5*time.Minute, true
+	found := map[string][]float64{}
+	measure := func(name string, had float64, start func() (*sandbox.Sandbox, error)) {
+		began, own := time.Now(), self(b)
+		s, err := start()
+		if err != nil {
+			b.Fatal(err)
+		}
+		found[name+"-wall-s"] = append(found[name+"-wall-s"], time.Since(began).Seconds())
+		found[name+"-cpu-s"] = append(found[name+"-cpu-s"], cpu(b, s.PID())-had+self(b)-own)
+		if err := s.Stop(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		w := h.waiting(1) // nothing else is being started from here on
+		measure("cold", 0, func() (*sandbox.Sandbox, error) { return sandbox.Start(b.Context(), cold) })
+		measure("template", 0, func() (*sandbox.Sandbox, error) {
+			cfg, err := factory.Of(&h.o.Config, h.o.Version).Restore(cold, machine.Size{})
+			if err != nil {
+				return nil, err
+			}
+			defer cfg.Saved.Close()
+			return sandbox.Start(b.Context(), cfg)
+		})
+		measure("pool", cpu(b, w[0].PID), func() (*sandbox.Sandbox, error) { return handed(b.Context(), h.dir) })
+	}
+	for name, all := range found {
+		slices.Sort(all)
+		b.ReportMetric(all[len(all)/2], name)
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// self is what this process has had of processors, in seconds.
+func self(t testing.TB) float64 {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/katabuild/katabuild/internal/documenttest"
 	"github.com/katabuild/katabuild/internal/golden"
 	"github.com/katabuild/katabuild/internal/owned"
+	"github.com/katabuild/katabuild/internal/testenv"
 )
 
 func of(s string) digest.Digest { return digest.Of([]byte(s)) }
@@ -387,5 +389,34 @@ func TestOneAtATimeMakesATemplate(t *testing.T) {
 	}
 	if err := c.End(nil); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAFullDiskLeavesNothingOfATemplate(t *testing.T) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNS) {
+		return
+	}
+	dir := t.TempDir()
+	// Too small for the memory, of which every page is used.
+	if err := errors.Join(unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""),
+		unix.Mount("tmpfs", dir, "tmpfs", 0, "size=512k,mode=700")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }) // the folder's removal says why not
+	from := saved(t)
+	if _, err := from.Memory.WriteAt(bytes.Repeat([]byte("x"), 1<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	f := Folder(filepath.Join(dir, "templates"))
+	if _, err := f.Put(t.Context(), Document{Guest: "default", Key: key(), Made: 1, Attested: of("verdict")},
+		from); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	entries, err := os.ReadDir(string(f))
+	if err != nil || len(entries) != 1 || entries[0].Name() != lockName {
+		t.Errorf("left over: %v, %v", entries, err)
+	}
+	if _, err := f.Find(key()); !errors.Is(err, errNone) {
+		t.Errorf("there is a template: %v", err)
 	}
 }
