@@ -59,7 +59,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.checkCmd(), a.configCmd(), a.envCmd(), a.execCmd(), a.installCmd(), a.logsCmd(), a.metricsCmd(),
 		a.monitorCmd(), a.rollbackCmd(),
 		a.stateCmd(), a.uninstallCmd(), a.upgradeCmd(), a.verifyInstallCmd(), a.versionCmd(),
-		a.factoryCmd())
+		a.factoryCmd(), a.policyCmd())
 	root.AddCommand(manpage.Command(root))
 	usage.Apply(root)
 	return root
