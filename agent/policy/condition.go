@@ -210,6 +210,8 @@ func elements(f protoreflect.FieldDescriptor, raw json.RawMessage) ([]test, erro
 			t, err = scalarTest(protoreflect.StringKind, e)
 		case f.Kind() == protoreflect.MessageKind:
 			t, err = objectTest(f.Message(), e)
+		case f.Kind() == protoreflect.StringKind && e[0] == '{':
+			t, err = objectField(step{field: f, each: true}, e) // a pattern, or anything
 		default:
 			t, err = scalarTest(f.Kind(), e)
 		}

@@ -33,7 +33,7 @@ func TestCommandLines(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": code, "guest": writeGuest, "pod": startPod, "documented": documented,
-			"watched": startWatched, "freeport": freePort, "get": get,
+			"watched": startWatched, "layout": writeLayout, "freeport": freePort, "get": get,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "pty" {

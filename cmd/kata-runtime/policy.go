@@ -8,5 +8,6 @@ func (a *app) policyCmd() *cobra.Command {
 		Long: `policy is about the policies of the agents in pods' guests. Such a policy is a text that says which calls
 of the guest API the host may make; the agent refuses all others. docs/formats/policy.md has the language.`,
 	}
+	c.AddCommand(a.policyGenerateCmd())
 	return c
 }
