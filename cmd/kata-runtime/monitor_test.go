@@ -2,16 +2,23 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
+	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/releases/install"
 	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/metrics"
 	"github.com/katabuild/katabuild/runtime/record"
@@ -70,4 +77,128 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o644))
 		return
 	}
+}
+
+// labelled is what the files of docs/monitoring have in common.
+type labelled struct {
+	Namespace string
+	Labels    map[string]string
+}
+
+type monitorDaemonSet struct {
+	Spec struct {
+		Template struct {
+			Metadata labelled
+			Spec     struct {
+				NodeSelector map[string]string `yaml:"nodeSelector"`
+				Containers   []struct {
+					Command []string
+					Ports   []struct {
+						Name string
+						Port string `yaml:"containerPort"`
+					}
+					Mounts []struct {
+						Name string
+						Path string `yaml:"mountPath"`
+					} `yaml:"volumeMounts"`
+				}
+				Volumes []struct {
+					Name string
+					Host struct{ Path string } `yaml:"hostPath"`
+				}
+			}
+		}
+	}
+}
+
+type monitorService struct {
+	Metadata labelled
+	Spec     struct {
+		Selector map[string]string
+		Ports    []struct{ Name string }
+	}
+}
+
+type serviceMonitor struct {
+	Metadata labelled
+	Spec     struct {
+		Selector struct {
+			Labels map[string]string `yaml:"matchLabels"`
+		}
+		Endpoints []struct{ Port string }
+	}
+}
+
+// offeredFile is a file that the monitor's page offers.
+func offeredFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/monitoring/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// started is the command that a file starts, with its flags.
+func started(t *testing.T, argv []string) *cobra.Command {
+	t.Helper()
+	c, rest, err := (&app{}).root().Find(argv[1:])
+	if err == nil {
+		err = c.ParseFlags(rest)
+	}
+	if err != nil || c.Name() != "monitor" || len(c.Flags().Args()) > 0 {
+		t.Errorf("%q: %v", argv, err)
+	}
+	return c
+}
+
+func TestTheMonitorOfAClusterFits(t *testing.T) {
+	var set monitorDaemonSet
+	var service monitorService
+	var all serviceMonitor
+	docs := strings.Split(offeredFile(t, "daemonset.yaml"), "\n---\n")
+	if err := errors.Join(yaml.Unmarshal([]byte(docs[0]), &set), yaml.Unmarshal([]byte(docs[1]), &service),
+		yaml.Unmarshal([]byte(offeredFile(t, "servicemonitor.yaml")), &all)); err != nil {
+		t.Fatal(err)
+	}
+	pod := set.Spec.Template
+	monitor := pod.Spec.Containers[0]
+	if want := install.DefaultPrefix + "/current/release/bin/kata-runtime"; monitor.Command[0] != want {
+		t.Errorf("%s is started, not %s", monitor.Command[0], want)
+	}
+	address := started(t, monitor.Command).Flag("listen-address").Value.String()
+	if port := monitor.Ports[0]; !strings.HasSuffix(address, ":"+port.Port) || port.Name != "metrics" {
+		t.Errorf("it listens on %s, and offers %+v", address, port)
+	}
+	if pod.Spec.NodeSelector["katacontainers.io/kata-runtime"] != "true" {
+		t.Errorf("it runs on nodes with %q", pod.Spec.NodeSelector)
+	}
+	mounted := map[string]string{}
+	for _, v := range pod.Spec.Volumes {
+		mounted[v.Name] = v.Host.Path
+	}
+	for _, m := range monitor.Mounts {
+		if mounted[m.Name] != m.Path {
+			t.Errorf("%s is at %s, and on the node at %s", m.Name, m.Path, mounted[m.Name])
+		}
+	}
+	if d := (record.Dirs{}).WithDefaults().Monitor; mounted["pods"] != d {
+		t.Errorf("pods' sockets are below %s, not %s", d, mounted["pods"])
+	}
+	if !maps.Equal(service.Spec.Selector, pod.Metadata.Labels) ||
+		!maps.Equal(all.Spec.Selector.Labels, service.Metadata.Labels) ||
+		all.Metadata.Namespace != service.Metadata.Namespace ||
+		all.Spec.Endpoints[0].Port != service.Spec.Ports[0].Name {
+		t.Errorf("pods have %q; %+v; %+v", pod.Metadata.Labels, service, all)
+	}
+}
+
+func TestTheMonitorOfAHostFits(t *testing.T) {
+	for l := range strings.Lines(offeredFile(t, "kata-monitor.service")) {
+		if argv, ok := strings.CutPrefix(l, "ExecStart="); ok {
+			started(t, strings.Fields(argv))
+			return
+		}
+	}
+	t.Error("the unit starts nothing")
 }
