@@ -1,10 +1,14 @@
 package containerd
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +27,8 @@ import (
 	"github.com/katabuild/katabuild/ci/containerd/image"
 	"github.com/katabuild/katabuild/ci/containerd/nest"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/directvolume"
+	"github.com/katabuild/katabuild/runtime/record"
 )
 
 // scratchMiB is the size of a disk, in MiB: an image and a little to write.
@@ -51,6 +57,7 @@ var diskChecks = []struct {
 	{"a file is a disk of the guest, and what is written stays in it", diskStays},
 	{"containers of a pod have disks of their own, which go with them", diskPod},
 	{"block devices of the host have their size, and are written or only read", diskVolumes},
+	{"volumes are assigned directly", diskDirect},
 	{"nothing need be shared: files are copied", diskUnshared},
 	{"operations on files are as under runc, or as the page says", rootFiles},
 }
@@ -437,6 +444,78 @@ func diskVolumes(t *testing.T, c *client) {
 	}
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// diskDirect is a volume as a CSI driver leaves it: a description, and an empty folder where the mount would be.
+func diskDirect(t *testing.T, c *client) {
+	n := newNode(t, c.setting)
+	file, at := filepath.Join(c.dir, "direct.img"), filepath.Join(c.dir, "direct")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, 16<<20), os.Mkdir(at, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	makeExt4(t, file)
+	if err := directvolume.Add(directvolume.Root, at, &directvolume.Info{Type: directvolume.Block, Device: file,
+		FSType: "ext4", Options: []string{"noatime"}, Metadata: map[string]string{"fsGroup": "3000"}}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := directvolume.Remove(directvolume.Root, at); err != nil {
+			t.Error(err)
+		}
+	})
+	with := func(readOnly bool) func(*cri.ContainerConfig) {
+		return func(c *cri.ContainerConfig) {
+			c.Mounts = []*cri.Mount{{HostPath: at, ContainerPath: "/data", Readonly: readOnly}}
+		}
+	}
+	p := n.run(t, n.podConfig("direct"))
+	a := p.start(t, with(false), "toolbox", "pause")
+	b := p.start(t, with(true), "toolbox", "pause")
+	a.said(t, "echo written >/data/file; sync")
+	equal(t, "what the other container reads", b.said(t, "cat /data/file"), "written")
+	if r := b.exec(t, "sh", "-c", "echo no >/data/file"); r.code == 0 {
+		t.Error("a container that only reads has written")
+	}
+	equal(t, "the group", a.said(t, "stat -c %g /data"), "3000")
+	if m := a.said(t, "grep ' /data ' /proc/mounts"); !strings.Contains(m, " ext4 ") || !strings.Contains(m, "noatime") {
+		t.Errorf("it is mounted as %s", m)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", record.Dirs{}.MonitorSocket(p.id))
+		}}}
+	r, err := client.Get("http://shim/direct-volume/stats?path=" + url.QueryEscape(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	var stats struct {
+		Usage []struct{ Available, Total, Used, Unit uint64 }
+	}
+	if err := json.NewDecoder(r.Body).Decode(&stats); err != nil || r.StatusCode != http.StatusOK ||
+		len(stats.Usage) != 2 || stats.Usage[0].Unit != 1 || stats.Usage[0].Total < 8<<20 ||
+		stats.Usage[0].Total > 16<<20 || stats.Usage[0].Used == 0 {
+		t.Errorf("it is as full as %+v, %v, %s", stats, err, r.Status)
+	}
+	other := n.run(t, n.podConfig("other"))
+	if _, err := other.try(t, with(false), "true"); err == nil || !strings.Contains(err.Error(), "is that of pod "+p.id) {
+		t.Errorf("a second pod: %v", err)
+	}
+	a.stop(t, 0)
+	b.stop(t, 0)
+	// It is taken from the guest with its last container, and whole.
+	if out, err := exec.Command("e2fsck", "-fn", file).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	dir := t.TempDir()
+	if err := unix.Mount(loop(t, file), dir, "ext4", unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "file"))
+	if err := errors.Join(err, unix.Unmount(dir, 0)); err != nil || string(text) != "written\n" {
+		t.Errorf("the host reads %q, %v", text, err)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/releases/install"
 	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/metrics"
@@ -29,6 +30,14 @@ type loaded struct{ management.Pod } // nil: nothing else is asked
 
 func (loaded) GuestMetrics(context.Context) (string, error) {
 	return "kata_guest_load{item=\"load1\"} 0.5\n", nil
+}
+
+func (loaded) VolumeStats(_ context.Context, path string) (*katapb.VolumeStatsResponse, error) {
+	if path != "/mnt/v" {
+		return nil, errors.New("no such volume")
+	}
+	return &katapb.VolumeStatsResponse{Usage: []*katapb.VolumeUsage{{Available: 1, Total: 3, Used: 2,
+		Unit: katapb.VolumeUsage_BYTES}}}, nil
 }
 
 // startWatched ROOT ID: a pod with a management socket.

@@ -8,6 +8,7 @@ package management
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,11 +17,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/runtime/metrics"
 	"github.com/katabuild/katabuild/runtime/record"
 	"golang.org/x/sys/unix"
@@ -36,6 +40,8 @@ type Pod interface {
 	IPTables(ctx context.Context, v6 bool) ([]byte, error)
 	// SetIPTables replaces them.
 	SetIPTables(ctx context.Context, v6 bool, rules []byte) error
+	// VolumeStats says how full a volume is that is assigned directly, by its path on the host.
+	VolumeStats(ctx context.Context, path string) (*katapb.VolumeStatsResponse, error)
 	// SetPolicy replaces the agent's policy, where the one in force lets it.
 	SetPolicy(ctx context.Context, policy string) error
 }
@@ -169,9 +175,8 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("PUT /iptables", s.setIPTables)
 	m.HandleFunc("PUT /ip6tables", s.setIPTables)
 	m.HandleFunc("PUT /policy", s.setPolicy)
-	m.HandleFunc("GET /direct-volume/stats", noVolumes)
-	m.HandleFunc("GET /direct-volume/stats/", noVolumes)
-	m.HandleFunc("POST /direct-volume/resize", noVolumes)
+	m.HandleFunc("GET /direct-volume/stats", s.volumeStats)
+	m.HandleFunc("POST /direct-volume/resize", noResize)
 	if s.o.Profiles {
 		m.HandleFunc("/debug/pprof/", pprof.Index)
 		m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -236,10 +241,34 @@ func (s *Server) set(w http.ResponseWriter, r *http.Request, do func(context.Con
 	s.o.Log.Info("management", "set", r.URL.Path, "bytes", len(b))
 }
 
-// noVolumes answers about directly assigned volumes: no pod has one.
-func noVolumes(w http.ResponseWriter, r *http.Request) {
-	http.Error(w, "no volume is assigned to this pod directly: the runtime has no such volumes",
-		http.StatusNotImplemented)
+// volumeStats says how full a volume is, in JSON with Kata Containers' names. Its path may be escaped once more than
+// HTTP does it, as by Kata's programs.
+func (s *Server) volumeStats(w http.ResponseWriter, r *http.Request) {
+	path, err := url.PathUnescape(r.URL.Query().Get("path"))
+	if err != nil || !filepath.IsAbs(path) {
+		http.Error(w, "want ?path= and the absolute path of a volume", http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), callTime)
+	defer cancel()
+	stats, err := s.o.Pod.VolumeStats(ctx, path)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	b, err := json.Marshal(stats)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b) // whoever hangs up does not want it
+}
+
+// noResize answers about another size of a volume.
+func noResize(w http.ResponseWriter, r *http.Request) {
+	http.Error(w, "a volume cannot grow while a guest has it mounted: end the pod, resize the volume on the host, and "+
+		"start the pod again", http.StatusNotImplemented)
 }
 
 func plain(w http.ResponseWriter) {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/promtext"
 	"github.com/katabuild/katabuild/runtime/metrics"
 	"github.com/katabuild/katabuild/runtime/record"
@@ -50,6 +51,14 @@ func (p *fakePod) IPTables(_ context.Context, v6 bool) ([]byte, error) {
 func (p *fakePod) SetIPTables(_ context.Context, v6 bool, rules []byte) error {
 	p.set = append(p.set, fmt.Sprintf("rules %v %s", v6, rules))
 	return p.err
+}
+
+func (p *fakePod) VolumeStats(_ context.Context, path string) (*katapb.VolumeStatsResponse, error) {
+	if path != "/v" && p.err == nil {
+		return nil, fmt.Errorf("no volume %s", path)
+	}
+	return &katapb.VolumeStatsResponse{VolumeCondition: &katapb.VolumeCondition{}, Usage: []*katapb.VolumeUsage{
+		{Available: 1, Total: 3, Used: 2, Unit: katapb.VolumeUsage_BYTES}}}, p.err
 }
 
 func (p *fakePod) SetPolicy(_ context.Context, policy string) error {
@@ -250,9 +259,12 @@ func TestTheOtherWords(t *testing.T) {
 		{"PUT", "/policy", strings.Repeat("x", maxBody+1), 413, "too large"},
 		{"POST", "/iptables", "", 405, ""},
 		{"GET", "/policy", "", 405, ""},
-		{"GET", "/direct-volume/stats?path=%2Fv", "", 501, "no volume is assigned"},
-		{"GET", "/direct-volume/stats/v", "", 501, "no volume is assigned"},
-		{"POST", "/direct-volume/resize", `{"VolumePath":"/v","Size":1}`, 501, "no volume is assigned"},
+		{"GET", "/direct-volume/stats?path=%2Fv", "", 200,
+			`{"usage":[{"available":1,"total":3,"used":2,"unit":1}],"volume_condition":{}}`},
+		{"GET", "/direct-volume/stats?path=%252Fv", "", 200, `{"usage":`}, // as Kata's program sends it
+		{"GET", "/direct-volume/stats?path=v", "", 400, "absolute path"},
+		{"GET", "/direct-volume/stats", "", 400, "absolute path"},
+		{"POST", "/direct-volume/resize", `{"VolumePath":"/v","Size":1}`, 501, "resize the volume on the host"},
 		{"GET", "/debug/pprof/", "", 403, "enable_pprof"},
 		{"GET", "/debug/vars", "", 403, "enable_pprof"},
 		{"GET", "/", "", 404, ""},

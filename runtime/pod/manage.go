@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/translate"
 )
 
 // GuestMetrics is what the agent says of itself and of the guest, in Prometheus' text format. Whoever reads it trusts
@@ -23,6 +24,11 @@ func (p *Pod) IPTables(ctx context.Context, v6 bool) ([]byte, error) {
 func (p *Pod) SetIPTables(ctx context.Context, v6 bool, rules []byte) error {
 	_, err := p.link.SetIPTables(ctx, &katapb.SetIPTablesRequest{IsIpv6: v6, Data: rules})
 	return err
+}
+
+// VolumeStats says how full a volume is that is assigned directly, by its path on the host.
+func (p *Pod) VolumeStats(ctx context.Context, path string) (*katapb.VolumeStatsResponse, error) {
+	return p.link.GetVolumeStats(ctx, &katapb.VolumeStatsRequest{VolumeGuestPath: translate.DirectVolumePath(path)})
 }
 
 // SetPolicy replaces the agent's policy, where the one in force lets it.

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/katabuild/katabuild/runtime/directvolume"
 	"github.com/katabuild/katabuild/runtime/disks"
 	"github.com/katabuild/katabuild/runtime/machine"
+	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/translate"
 	"golang.org/x/sys/unix"
@@ -131,12 +133,38 @@ func (p *Pod) disk(ctx context.Context, have *container, plan *translate.Plan, d
 			return err
 		}
 	}
+	if d.Volume != "" {
+		if err := p.claimVolume(d); err != nil {
+			return err
+		}
+	}
 	plugged, err := p.plug(ctx, have, machine.Disk{Path: d.File, ReadOnly: d.ReadOnly})
 	if err != nil {
 		return err
 	}
 	plan.Plugged(d, plugged.PCIPath)
 	return nil
+}
+
+// claimVolume notes that the pod has a volume that is assigned directly, and refuses one that another pod writes to, or
+// is to write to while another one reads it.
+func (p *Pod) claimVolume(d translate.Disk) error {
+	if !d.ReadOnly {
+		pods, err := directvolume.Pods(directvolume.Root, d.Volume)
+		if err != nil {
+			return err
+		}
+		for _, id := range pods {
+			if id == p.id || record.CheckID(id) != nil {
+				continue
+			}
+			if r, err := record.Read(p.dirs, id); err == nil && r.QEMU.Alive() {
+				return fmt.Errorf("the volume %s is that of pod %s, too: two guests that mount one disk destroy it", d.Volume,
+					id)
+			}
+		}
+	}
+	return directvolume.Record(directvolume.Root, d.Volume, p.id)
 }
 
 // free refuses a device that the host itself has mounted or put to another use: two kernels that write to one file

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/mountinfo"
+	"github.com/katabuild/katabuild/runtime/directvolume"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +24,8 @@ type Host interface {
 	MountsBelow(dir string) (bool, error)
 	// DeviceName is the name below /dev of the device of a kind, "block" or "char", with these numbers.
 	DeviceName(kind string, major, minor int64) (string, error)
+	// DirectVolume describes the volume that is assigned directly at a path; directvolume.ErrNone says that none is.
+	DirectVolume(path string) (*directvolume.Info, error)
 	// Read reads a file of at most limit bytes. A larger one is an error.
 	Read(path string, limit int64) ([]byte, error)
 }
@@ -40,7 +43,7 @@ func (f File) is(kind uint32) bool { return f.Mode&unix.S_IFMT == kind }
 
 // ThisHost is the host that the program runs on.
 type ThisHost struct {
-	Root string // in which /sys is looked for; empty is /
+	Root string // in which /sys and descriptions of volumes are looked for; empty is /
 }
 
 // Stat implements Host.
@@ -95,6 +98,11 @@ func (h ThisHost) DeviceName(kind string, major, minor int64) (string, error) {
 		return name, nil
 	}
 	return "", fmt.Errorf("%s device %d:%d of the host has no name", kind, major, minor)
+}
+
+// DirectVolume implements Host.
+func (h ThisHost) DirectVolume(path string) (*directvolume.Info, error) {
+	return directvolume.Read(filepath.Join("/", h.Root, directvolume.Root), path)
 }
 
 // Read implements Host.

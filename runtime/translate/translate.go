@@ -65,7 +65,11 @@ type Disk struct {
 	// Exclusive: it must be in no other use on the host, since two kernels that write to one file system destroy it.
 	Exclusive bool
 
-	device int // in the plan's list, from 1; 0 is none
+	// Volume is the path of the volume that it is, which is assigned directly; empty for none.
+	Volume string
+
+	device  int             // in the plan's list, from 1; 0 is none
+	storage *katapb.Storage // of the plan; nil is none
 }
 
 // Bind is a file or folder to share with the guest.
@@ -81,7 +85,8 @@ type Bind struct {
 	// has it.
 	Claimed bool
 
-	mount, storage int // in the plan's list; storage from 1, 0 is none
+	mount   int             // in the plan's list
+	storage *katapb.Storage // of the plan; nil is none
 }
 
 // Copy is a file or folder to copy into the guest.
@@ -107,6 +112,9 @@ func (p *Plan) Plugged(d Disk, pciPath string) {
 			to.VmPath = pciPath // where Kata's agent looks
 		}
 	}
+	if d.storage != nil {
+		d.storage.Source, d.storage.Driver = pciPath, driverOf(pciPath)
+	}
 }
 
 // driverOf is how the agent finds a disk: on the PCI bus, or in a machine without one by its device file.
@@ -120,8 +128,7 @@ func driverOf(place string) string {
 // Bound notes the name that a bind of the plan has in the shared folder, and whether locks on it are to be refused.
 func (p *Plan) Bound(b Bind, name string, foreign bool) {
 	source := share.GuestPath(name)
-	if b.storage > 0 {
-		s := p.Storages[b.storage-1]
+	if s := b.storage; s != nil {
 		s.Source = source
 		s.MountPoint += name
 		source = s.MountPoint

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/runtime/directvolume"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -21,6 +22,14 @@ type fakeHost struct {
 	mounts  []string          // folders with mounts below
 	devices map[string]string // names by "KIND MAJOR:MINOR"
 	texts   map[string]string
+	volumes map[string]*directvolume.Info // assigned directly
+}
+
+func (h fakeHost) DirectVolume(path string) (*directvolume.Info, error) {
+	if i, there := h.volumes[path]; there {
+		return i, nil
+	}
+	return nil, directvolume.ErrNone
 }
 
 func (h fakeHost) Stat(path string) (File, error) {

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/directvolume"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -48,6 +50,13 @@ func (p *Plan) volume(pod Pod, host Host, c Container, what string, m specs.Moun
 		p.warn(c, "a mount of the host's has no place in the guest", slog.String("source", m.Source),
 			slog.String("destination", m.Destination))
 		return nil, nil
+	}
+	direct, err := host.DirectVolume(m.Source)
+	if err == nil {
+		return p.directVolume(what, m, direct)
+	}
+	if !errors.Is(err, directvolume.ErrNone) {
+		return nil, err
 	}
 	f, err := host.Stat(m.Source)
 	if err != nil {
@@ -110,13 +119,51 @@ func (p *Plan) sharedVolume(host Host, c Container, what string, m specs.Mount, 
 		return &m, nil
 	}
 	// Bound completes both by the name.
-	p.Storages = append(p.Storages, &katapb.Storage{
+	b.storage = &katapb.Storage{
 		Driver: "watchable-bind", Fstype: "bind", MountPoint: "/run/kata-containers/" + c.ID + "/watchable/",
 		Options: guestOptions(m.Options),
-	})
-	b.storage = len(p.Storages)
+	}
+	p.Storages = append(p.Storages, b.storage)
 	p.Binds = append(p.Binds, b)
 	return bindOf(m, "", guestOptions(m.Options)), nil
+}
+
+// DirectVolumePath is where the guest mounts a volume that is assigned directly, as with Kata Containers.
+func DirectVolumePath(source string) string {
+	return "/run/kata-containers/sandbox/storage/" + directvolume.Name(source)
+}
+
+// directVolume has the guest mount a volume's disk, once for all containers of the pod.
+func (p *Plan) directVolume(what string, m specs.Mount, v *directvolume.Info) (*specs.Mount, error) {
+	switch v.Type {
+	case directvolume.Block:
+	case directvolume.VFIO:
+		return nil, fmt.Errorf("a volume of the type %s: disks are not passed through", v.Type)
+	case directvolume.SPDK:
+		return nil, fmt.Errorf("a volume of the type %s: the runtime speaks to no SPDK", v.Type)
+	default:
+		return nil, fmt.Errorf("a volume of the type %q: this runtime knows %s", v.Type, directvolume.Block)
+	}
+	at := DirectVolumePath(m.Source)
+	bind := bindOf(m, at, guestOptions(m.Options))
+	if slices.ContainsFunc(p.Storages, func(s *katapb.Storage) bool { return s.MountPoint == at }) {
+		return bind, nil // the container has it twice
+	}
+	g, err := v.Group()
+	if err != nil {
+		return nil, err
+	}
+	s := &katapb.Storage{Fstype: v.FSType, MountPoint: at, Options: v.Options}
+	if g != nil {
+		s.FsGroup = &katapb.FSGroup{GroupId: g.ID}
+		if g.OnMismatch {
+			s.FsGroup.GroupChangePolicy = katapb.FSGroupChangePolicy_OnRootMismatch
+		}
+	}
+	p.Storages = append(p.Storages, s)
+	p.Disks = append(p.Disks, Disk{What: what, File: v.Device, ReadOnly: v.ReadOnly(), Exclusive: !v.ReadOnly(),
+		Volume: m.Source, storage: s})
+	return bind, nil
 }
 
 // bindOf is the bind of a file or folder in the guest where a container wants m.

@@ -9,10 +9,13 @@ import (
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/testenv"
+	"github.com/katabuild/katabuild/runtime/directvolume"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 )
 
 func TestReadOnlyIsAboutTheTopAndRroAboutAll(t *testing.T) {
@@ -139,5 +142,77 @@ func TestACopyHasANameOfItsSource(t *testing.T) {
 	}
 	if n := copyName("/"); !filepath.IsLocal(n) {
 		t.Error(n)
+	}
+}
+
+func TestAVolumeIsAssignedDirectly(t *testing.T) {
+	h := someHost()
+	path, second := kubelet+"kubernetes.io~csi/pv/mount", "/mnt/second"
+	h.volumes = map[string]*directvolume.Info{
+		path: {Type: directvolume.Block, Device: "/dev/sda", FSType: "ext4", Options: []string{"noatime"},
+			Metadata: map[string]string{"fsGroup": "3000", "fsGroupChangePolicy": "OnRootMismatch"}},
+		second:  {Type: directvolume.Block, Device: "/a", FSType: "erofs", Options: []string{"ro"}},
+		"/vfio": {Type: directvolume.VFIO, Device: "/dev/sda"}, "/spdk": {Type: directvolume.SPDK, Device: "/s"},
+		"/odd": {Type: "odd", Device: "/o"},
+	}
+	mount := func(source, at string, options ...string) specs.Mount {
+		return specs.Mount{Source: source, Destination: at, Type: "bind", Options: append(options, "rbind")}
+	}
+	for _, pod := range []Pod{{Shared: true}, {Shared: true, GuestDevices: true}} {
+		p, err := Translate(pod, h, asked(mount(path, "/data"), mount(second, "/more", "ro"),
+			mount(path, "/again", "ro")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Disks) != 2 || len(p.Storages) != 2 || len(p.Binds) > 0 || len(p.Copies) > 0 {
+			t.Fatalf("got\n%s", sketchOf(p))
+		}
+		// The root's disk comes before those of volumes; each finds its own storage.
+		p.Rooted(Root{Path: "/root", storages: []*katapb.Storage{{MountPoint: "/root"}}}, []string{"01/00"})
+		for i, d := range p.Disks {
+			p.Plugged(d, []string{"02/00", "/dev/vdc"}[i])
+		}
+		first, other := p.Storages[1], p.Storages[2]
+		want := &katapb.Storage{Driver: "blk", Source: "02/00", Fstype: "ext4", MountPoint: DirectVolumePath(path),
+			Options: []string{"noatime"}, FsGroup: &katapb.FSGroup{GroupId: 3000,
+				GroupChangePolicy: katapb.FSGroupChangePolicy_OnRootMismatch}}
+		if !proto.Equal(first, want) || other.Driver != "mmioblk" || other.Source != "/dev/vdc" || other.FsGroup != nil {
+			t.Errorf("got %v and %v", first, other)
+		}
+		if d := p.Disks[0]; d.File != "/dev/sda" || d.ReadOnly || !d.Exclusive || d.Volume != path {
+			t.Errorf("got %+v", d)
+		}
+		if d := p.Disks[1]; d.File != "/a" || !d.ReadOnly || d.Exclusive || d.Volume != second {
+			t.Errorf("got %+v", d)
+		}
+		for i, at := range []string{DirectVolumePath(path), DirectVolumePath(second), DirectVolumePath(path)} {
+			if m := p.Spec.Mounts[i]; m.Source != at || m.Type != "bind" {
+				t.Errorf("got %+v", m)
+			}
+		}
+	}
+	for source, want := range map[string]string{"/vfio": "the type vfio-blk: disks are not passed through",
+		"/spdk": "the type spdkvol: the runtime speaks to no SPDK", "/odd": `the type "odd"`} {
+		if _, err := Translate(Pod{Shared: true}, h, asked(mount(source, "/data"))); err == nil ||
+			!strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "mount at /data") {
+			t.Errorf("%s: %v", source, err)
+		}
+	}
+}
+
+// TestAWatchedVolumeFindsItsStorage: the storages of a root come before those of volumes.
+func TestAWatchedVolumeFindsItsStorage(t *testing.T) {
+	words := kubelet + "kubernetes.io~configmap/words"
+	p, err := Translate(Pod{Shared: true}, someHost(), asked(specs.Mount{Source: words, Destination: "/words",
+		Type: "bind"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := &katapb.Storage{MountPoint: "/root"}
+	p.Rooted(Root{Path: "/root", storages: []*katapb.Storage{root}}, []string{"01/00"})
+	p.Bound(p.Binds[0], "name", false)
+	if root.Source != "01/00" || p.Storages[1].Source != share.GuestPath("name") ||
+		!strings.HasSuffix(p.Storages[1].MountPoint, "/watchable/name") {
+		t.Errorf("got %v", p.Storages)
 	}
 }

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"github.com/katabuild/katabuild/internal/usage"
+	"github.com/katabuild/katabuild/runtime/console"
+	"github.com/katabuild/katabuild/runtime/directvolume"
+	"github.com/katabuild/katabuild/runtime/record"
+)
+
+// maxVolumeAnswer bounds what a pod says of a volume, in bytes.
+const maxVolumeAnswer = 64 << 10
+
+func (a *app) directVolumeCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "direct-volume", Short: "say which volumes guests mount by themselves, and how full they are",
+		Long: `direct-volume is for CSI drivers. A volume that is added is not mounted on the host: a container that binds the
+path has its guest mount the disk of the description, which is Kata Containers' mountInfo.json:
+
+  {"volume-type": "blk", "device": "/dev/sdb", "fstype": "ext4", "metadata": {"fsGroup": "1000"}, "options": []}
+
+device is a block device, or a file with a file system in it. A volume that is not read-only is one pod's alone.`,
+	}
+	var path, info, volumes string
+	c.PersistentFlags().StringVar(&volumes, "volumes", directvolume.Root, "`folder` of the descriptions")
+	volume := func(c *cobra.Command) *cobra.Command {
+		c.Args = cobra.NoArgs
+		c.Flags().StringVar(&path, "volume-path", "", "the `path` where containers find the volume on the host")
+		c.PreRunE = func(c *cobra.Command, _ []string) error {
+			for _, name := range []string{"volume-path", "mount-info"} {
+				if f := c.Flags().Lookup(name); f != nil && !f.Changed {
+					return &usage.Error{Err: fmt.Errorf("--%s is missing; see: %s --help", name, c.CommandPath())}
+				}
+			}
+			return nil
+		}
+		return c
+	}
+	add := volume(&cobra.Command{
+		Use: "add", Short: "assign a volume directly",
+		Example: `  kata-runtime direct-volume add --volume-path /mnt/v \
+    --mount-info '{"volume-type": "blk", "device": "/srv/v.img", "fstype": "ext4", "metadata": {}, "options": []}'`,
+		RunE: func(*cobra.Command, []string) error {
+			i, err := directvolume.Parse([]byte(info))
+			if err != nil {
+				return err
+			}
+			return directvolume.Add(volumes, path, i)
+		},
+	})
+	add.Flags().StringVar(&info, "mount-info", "", "the description, `JSON`")
+	c.AddCommand(add,
+		volume(&cobra.Command{
+			Use: "remove", Short: "assign it no longer", Example: "  kata-runtime direct-volume remove --volume-path /mnt/v",
+			RunE: func(*cobra.Command, []string) error { return directvolume.Remove(volumes, path) },
+		}),
+		volume(&cobra.Command{
+			Use: "stats", Short: "print how full it is, in JSON",
+			Example: "  kata-runtime direct-volume stats --volume-path /mnt/v",
+			RunE: func(c *cobra.Command, _ []string) error {
+				b, err := a.askOfVolume(c.Context(), volumes, path)
+				if err == nil {
+					_, err = fmt.Fprintln(a.out, console.Clean(b))
+				}
+				return err
+			},
+		}),
+		volume(resizeCmd(&volumes, &path)))
+	return c
+}
+
+func resizeCmd(volumes, path *string) *cobra.Command {
+	c := &cobra.Command{
+		Use: "resize", Short: "refused: a volume grows while no guest has it",
+		RunE: func(*cobra.Command, []string) error {
+			if _, err := directvolume.Pods(*volumes, *path); err != nil {
+				return err
+			}
+			return fmt.Errorf("volume %s: it cannot grow while a guest has it mounted: end the pod, resize the device "+
+				"and its file system on the host, and start the pod again", *path)
+		},
+	}
+	c.Flags().Int64("size", 0, "the size that is wanted, in `bytes`")
+	return c
+}
+
+// askOfVolume asks the pod that has a volume how full it is.
+func (a *app) askOfVolume(ctx context.Context, volumes, path string) (_ []byte, err error) {
+	pods, err := directvolume.Pods(volumes, path)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range pods {
+		if r, err := record.Read(a.dirs, id); err != nil || !r.Shim.Alive() {
+			continue
+		}
+		return a.managed(ctx, id, "/direct-volume/stats?path="+url.QueryEscape(path))
+	}
+	return nil, fmt.Errorf("volume %s: no pod that runs has it", path)
+}
+
+// managed asks a pod's management socket.
+func (a *app) managed(ctx context.Context, id, target string) (_ []byte, err error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", a.dirs.MonitorSocket(id))
+		}}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://shim"+target, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("ask pod %s: %w", id, err)
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxVolumeAnswer))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("pod %s: %s", id, console.Clean(b))
+	}
+	return b, err
+}

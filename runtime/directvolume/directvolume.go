@@ -1,0 +1,221 @@
+// Package directvolume reads and writes what says that a volume is assigned to pods directly.
+//
+// A CSI driver that knows Kata Containers does not mount such a volume on the host: it leaves a description of the disk
+// for the path at which the kubelet would find the mount, and the pod's guest mounts the disk. In come that path and
+// the description, mountInfo.json as Kata Containers writes it; out come files below Root. The package does not know
+// how a disk gets into a guest. Kata Containers 4.1, docs/design/direct-blk-device-assignment.md.
+package directvolume
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/katabuild/katabuild/internal/atomicfile"
+	"github.com/katabuild/katabuild/internal/owned"
+)
+
+// Root is where the descriptions are, a folder for each volume.
+const Root = "/run/kata-containers/shared/direct-volumes"
+
+// infoName is the description in a volume's folder. All other files there are named after the pods that have it.
+const infoName = "mountInfo.json"
+
+// maxInfo bounds a description, in bytes.
+const maxInfo = 64 << 10
+
+// maxName is the longest name of a file, in bytes. Linux, NAME_MAX of <linux/limits.h>.
+const maxName = 255
+
+// The types of volumes, as Kata Containers calls them.
+const (
+	Block = "blk"      // a block device, or a file with a file system in it
+	VFIO  = "vfio-blk" // a disk that is passed through
+	SPDK  = "spdkvol"  // a disk that SPDK serves by vhost-user
+)
+
+// Names in the metadata.
+const (
+	fsGroup  = "fsGroup"
+	onChange = "fsGroupChangePolicy"
+)
+
+// ErrNone says that a path is not that of a volume that is assigned directly.
+var ErrNone = errors.New("no volume is assigned directly at this path")
+
+// Info is the description of a volume.
+type Info struct {
+	Type     string            `json:"volume-type"`
+	Device   string            `json:"device"` // a path on the host
+	FSType   string            `json:"fstype"` // of the file system in it
+	Metadata map[string]string `json:"metadata"`
+	Options  []string          `json:"options"` // of the mount in the guest
+}
+
+// Group is whose a volume's files become: Kubernetes' fsGroup.
+type Group struct {
+	ID         uint32
+	OnMismatch bool // only where its top is not the group's already
+}
+
+// Parse reads a description, and nothing else: fields that Kata Containers does not know are an error, names in its
+// metadata are not, as drivers write more of them than a runtime reads.
+func Parse(data []byte) (*Info, error) {
+	var i Info
+	d := json.NewDecoder(strings.NewReader(string(data)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&i); err != nil {
+		return nil, fmt.Errorf("%s: %w", infoName, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: there is something behind the description", infoName)
+	}
+	return &i, i.check()
+}
+
+func (i *Info) check() error {
+	switch {
+	case i.Type == "":
+		return fmt.Errorf("%s: no volume-type, want %s", infoName, Block)
+	case !filepath.IsAbs(i.Device) || filepath.Clean(i.Device) != i.Device:
+		return fmt.Errorf("%s: device %q: want an absolute path", infoName, i.Device)
+	case i.FSType == "" && i.Type == Block:
+		return fmt.Errorf("%s: no fstype: the guest mounts nothing that it would have to guess", infoName)
+	}
+	_, err := i.Group()
+	return err
+}
+
+// ReadOnly says that nobody writes to the volume.
+func (i *Info) ReadOnly() bool { return slices.Contains(i.Options, "ro") }
+
+// Group is whose the files become; nil leaves them as they are.
+func (i *Info) Group() (*Group, error) {
+	text, ok := i.Metadata[fsGroup]
+	if !ok {
+		return nil, nil
+	}
+	id, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("%s: fsGroup %q: want the number of a group", infoName, text)
+	}
+	switch p := i.Metadata[onChange]; p {
+	case "", "Always":
+		return &Group{ID: uint32(id)}, nil
+	case "OnRootMismatch":
+		return &Group{ID: uint32(id), OnMismatch: true}, nil
+	default:
+		return nil, fmt.Errorf("%s: fsGroupChangePolicy %q: want Always or OnRootMismatch", infoName, p)
+	}
+}
+
+// Name is what a volume's path is called in a name of a file.
+func Name(path string) string { return base64.URLEncoding.EncodeToString([]byte(path)) }
+
+// folder is that of a volume below root.
+func folder(root, path string) (string, error) {
+	name := Name(path)
+	if !filepath.IsAbs(path) || len(name) > maxName {
+		return "", fmt.Errorf("volume %s: want an absolute path of at most %d bytes, as its name below %s is that in "+
+			"base64", path, maxName/4*3, root)
+	}
+	return filepath.Join(root, name), nil
+}
+
+// Read is the description of a volume, ErrNone where there is none. Others than root could not have written it.
+func Read(root, path string) (*Info, error) {
+	dir, err := folder(root, path)
+	if err != nil {
+		return nil, ErrNone // nobody could have added it
+	}
+	data, err := owned.Read(filepath.Join(dir, infoName), maxInfo+1)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, ErrNone
+	case err != nil:
+		return nil, fmt.Errorf("volume %s: %w", path, err)
+	case len(data) > maxInfo:
+		return nil, fmt.Errorf("volume %s: %s has more than %d bytes", path, infoName, maxInfo)
+	}
+	i, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", path, err)
+	}
+	return i, nil
+}
+
+// Add writes the description of a volume, or another one for it.
+func Add(root, path string, i *Info) error {
+	if err := i.check(); err != nil {
+		return err
+	}
+	dir, err := folder(root, path)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(i)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err == nil {
+		err = owned.Folder(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", path, err)
+	}
+	return atomicfile.Write(filepath.Join(dir, infoName), data, 0o600)
+}
+
+// Remove removes the description of a volume. One that is not there is ErrNone.
+func Remove(root, path string) error {
+	dir, err := folder(root, path)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, infoName)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("volume %s: %w", path, ErrNone)
+	}
+	return os.RemoveAll(dir)
+}
+
+// Record notes that a pod has a volume.
+func Record(root, path, pod string) error {
+	dir, err := folder(root, path)
+	if err != nil {
+		return err
+	}
+	if pod == infoName || filepath.Base(pod) != pod {
+		return fmt.Errorf("pod %q: want the ID of one", pod)
+	}
+	return atomicfile.Write(filepath.Join(dir, pod), nil, 0o600)
+}
+
+// Pods are those that have, or had, a volume. ErrNone says that there is no such volume.
+func Pods(root, path string) ([]string, error) {
+	dir, err := folder(root, path)
+	if err != nil {
+		return nil, err
+	}
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("volume %s: %w", path, ErrNone)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var pods []string
+	for _, e := range list {
+		if e.Type().IsRegular() && e.Name() != infoName {
+			pods = append(pods, e.Name())
+		}
+	}
+	return pods, nil
+}
