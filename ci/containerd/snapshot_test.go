@@ -478,7 +478,8 @@ func diskDirect(t *testing.T, c *client) {
 		t.Error("a container that only reads has written")
 	}
 	equal(t, "the group", a.said(t, "stat -c %g /data"), "3000")
-	if m := a.said(t, "grep ' /data ' /proc/mounts"); !strings.Contains(m, " ext4 ") || !strings.Contains(m, "noatime") {
+	m := a.said(t, "grep ' /data ' /proc/mounts")
+	if !strings.Contains(m, " ext4 ") || !strings.Contains(m, "noatime") {
 		t.Errorf("it is mounted as %s", m)
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
@@ -500,7 +501,8 @@ func diskDirect(t *testing.T, c *client) {
 		t.Errorf("it is as full as %+v, %v, %s", stats, err, r.Status)
 	}
 	other := n.run(t, n.podConfig("other"))
-	if _, err := other.try(t, with(false), "true"); err == nil || !strings.Contains(err.Error(), "is that of pod "+p.id) {
+	if _, err := other.try(t, with(false), "true"); err == nil ||
+		!strings.Contains(err.Error(), "is that of pod "+p.id) {
 		t.Errorf("a second pod: %v", err)
 	}
 	a.stop(t, 0)

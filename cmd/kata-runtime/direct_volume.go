@@ -23,8 +23,8 @@ const maxVolumeAnswer = 64 << 10
 func (a *app) directVolumeCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "direct-volume", Short: "say which volumes guests mount by themselves, and how full they are",
-		Long: `direct-volume is for CSI drivers. A volume that is added is not mounted on the host: a container that binds the
-path has its guest mount the disk of the description, which is Kata Containers' mountInfo.json:
+		Long: `direct-volume is for CSI drivers. A volume that is added is not mounted on the host: a container that
+binds the path has its guest mount the disk of the description, which is Kata Containers' mountInfo.json:
 
   {"volume-type": "blk", "device": "/dev/sdb", "fstype": "ext4", "metadata": {"fsGroup": "1000"}, "options": []}
 
@@ -60,8 +60,9 @@ device is a block device, or a file with a file system in it. A volume that is n
 	add.Flags().StringVar(&info, "mount-info", "", "the description, `JSON`")
 	c.AddCommand(add,
 		volume(&cobra.Command{
-			Use: "remove", Short: "assign it no longer", Example: "  kata-runtime direct-volume remove --volume-path /mnt/v",
-			RunE: func(*cobra.Command, []string) error { return directvolume.Remove(volumes, path) },
+			Use: "remove", Short: "assign it no longer",
+			Example: "  kata-runtime direct-volume remove --volume-path /mnt/v",
+			RunE:    func(*cobra.Command, []string) error { return directvolume.Remove(volumes, path) },
 		}),
 		volume(&cobra.Command{
 			Use: "stats", Short: "print how full it is, in JSON",

@@ -56,7 +56,8 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.configFile, "config", "", "the configuration (default: the first of --show-default-config-paths)")
 	f.StringVar(&a.configFile, "kata-config", "", "the same as --config, by Kata's other name")
 	f.StringVar(&a.dirs.State, "root", record.DefaultState, "`folder` of the pods' records and sockets")
-	root.AddCommand(a.checkCmd(), a.configCmd(), a.directVolumeCmd(), a.envCmd(), a.execCmd(), a.installCmd(), a.logsCmd(), a.metricsCmd(),
+	root.AddCommand(a.checkCmd(), a.configCmd(), a.directVolumeCmd(), a.envCmd(), a.execCmd(), a.installCmd(),
+		a.logsCmd(), a.metricsCmd(),
 		a.monitorCmd(), a.rollbackCmd(),
 		a.stateCmd(), a.uninstallCmd(), a.upgradeCmd(), a.verifyInstallCmd(), a.versionCmd(),
 		a.factoryCmd(), a.policyCmd())

@@ -159,8 +159,8 @@ func (p *Pod) claimVolume(d translate.Disk) error {
 				continue
 			}
 			if r, err := record.Read(p.dirs, id); err == nil && r.QEMU.Alive() {
-				return fmt.Errorf("the volume %s is that of pod %s, too: two guests that mount one disk destroy it", d.Volume,
-					id)
+				return fmt.Errorf("the volume %s is that of pod %s, too: two guests that mount one disk destroy it",
+					d.Volume, id)
 			}
 		}
 	}

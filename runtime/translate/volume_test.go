@@ -176,7 +176,8 @@ func TestAVolumeIsAssignedDirectly(t *testing.T) {
 		want := &katapb.Storage{Driver: "blk", Source: "02/00", Fstype: "ext4", MountPoint: DirectVolumePath(path),
 			Options: []string{"noatime"}, FsGroup: &katapb.FSGroup{GroupId: 3000,
 				GroupChangePolicy: katapb.FSGroupChangePolicy_OnRootMismatch}}
-		if !proto.Equal(first, want) || other.Driver != "mmioblk" || other.Source != "/dev/vdc" || other.FsGroup != nil {
+		if !proto.Equal(first, want) || other.Driver != "mmioblk" || other.Source != "/dev/vdc" ||
+			other.FsGroup != nil {
 			t.Errorf("got %v and %v", first, other)
 		}
 		if d := p.Disks[0]; d.File != "/dev/sda" || d.ReadOnly || !d.Exclusive || d.Volume != path {
