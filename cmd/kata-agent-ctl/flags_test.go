@@ -7,3 +7,7 @@ import (
 )
 
 func TestTheValueOfEveryFlagHasAName(t *testing.T) { cobratest.FlagsHaveNames(t, (&app{}).root()) }
+
+func TestEveryToolOfThePageIsThere(t *testing.T) {
+	cobratest.HasTools(t, "../../docs/tools.md", (&app{}).root())
+}
