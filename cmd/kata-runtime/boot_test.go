@@ -38,7 +38,7 @@ func agentInitrd(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	more := []boottest.Entry{{Name: "bin", Mode: cpio.TypeDir | 0o755}, boottest.File(t, "bin/busybox", busybox)}
-	for _, n := range []string{"sh", "cat", "tty", "stty", "seq", "ps", "uname"} {
+	for _, n := range []string{"sh", "cat", "tty", "stty", "seq", "ps", "uname", "tar", "base64"} {
 		more = append(more, boottest.Entry{Name: "bin/" + n, Mode: cpio.TypeSymlink | 0o777, Data: []byte("busybox")})
 	}
 	data, err := os.ReadFile(boottest.Initrd(t, boottest.Build(t, "", "build", "-trimpath", "-ldflags=-s -w",
@@ -83,7 +83,7 @@ func bootPod(t *testing.T) string {
 		t.Fatal(err)
 	}
 	s, err := sandbox.Start(t.Context(), sandbox.Config{
-		Guest: g, Hypervisor: hypervisor.Default(), Timeout: 2 * time.Minute,
+		Guest: g, Hypervisor: hypervisor.Default(), Timeout: 4 * time.Minute,
 		Hybrid: record.Dirs{State: root}.VsockSocket("booted"),
 		Words: []string{"agent.debug_console", "agent.debug_console_vport=1026", "agent.log_vport=1025",
 			"agent.log=debug"},
@@ -162,6 +162,7 @@ func TestAGuestIsReachedThroughItsDebugConsole(t *testing.T) {
 		!strings.Contains(out, "\nkata_guest_load{") || !strings.Contains(out, "katabuild_pod_up 1\n") {
 		t.Errorf("metrics: %d, %s", code, out)
 	}
+	copyFiles(t, root, kataRuntime)
 	// What the shells have left behind: nothing. The agent ends a shell after its connection, so that the one before
 	// may still be there for a moment.
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {

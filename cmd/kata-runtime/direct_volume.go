@@ -2,23 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"net/url"
 
 	"github.com/spf13/cobra"
 
 	"github.com/katabuild/katabuild/internal/usage"
-	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/directvolume"
+	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/record"
 )
-
-// maxVolumeAnswer bounds what a pod says of a volume, in bytes.
-const maxVolumeAnswer = 64 << 10
 
 func (a *app) directVolumeCmd() *cobra.Command {
 	c := &cobra.Command{
@@ -26,7 +19,7 @@ func (a *app) directVolumeCmd() *cobra.Command {
 		Long: `direct-volume is for CSI drivers. A volume that is added is not mounted on the host: a container that
 binds the path has its guest mount the disk of the description, which is Kata Containers' mountInfo.json:
 
-  {"volume-type": "blk", "device": "/dev/sdb", "fstype": "ext4", "metadata": {"fsGroup": "1000"}, "options": []}
+  {"volume-type": "block", "device": "/dev/sdb", "fstype": "ext4", "metadata": {"fsGroup": "1000"}, "options": []}
 
 device is a block device, or a file with a file system in it. A volume that is not read-only is one pod's alone.`,
 	}
@@ -48,7 +41,7 @@ device is a block device, or a file with a file system in it. A volume that is n
 	add := volume(&cobra.Command{
 		Use: "add", Short: "assign a volume directly",
 		Example: `  kata-runtime direct-volume add --volume-path /mnt/v \
-    --mount-info '{"volume-type": "blk", "device": "/srv/v.img", "fstype": "ext4", "metadata": {}, "options": []}'`,
+    --mount-info '{"volume-type": "block", "device": "/srv/v.img", "fstype": "ext4", "metadata": {}, "options": []}'`,
 		RunE: func(*cobra.Command, []string) error {
 			i, err := directvolume.Parse([]byte(info))
 			if err != nil {
@@ -69,10 +62,10 @@ device is a block device, or a file with a file system in it. A volume that is n
 			Example: "  kata-runtime direct-volume stats --volume-path /mnt/v",
 			RunE: func(c *cobra.Command, _ []string) error {
 				b, err := a.askOfVolume(c.Context(), volumes, path)
-				if err == nil {
-					_, err = fmt.Fprintln(a.out, console.Clean(b))
+				if err != nil {
+					return err
 				}
-				return err
+				return a.printGuest(b)
 			},
 		}),
 		volume(resizeCmd(&volumes, &path)))
@@ -95,7 +88,7 @@ func resizeCmd(volumes, path *string) *cobra.Command {
 }
 
 // askOfVolume asks the pod that has a volume how full it is.
-func (a *app) askOfVolume(ctx context.Context, volumes, path string) (_ []byte, err error) {
+func (a *app) askOfVolume(ctx context.Context, volumes, path string) ([]byte, error) {
 	pods, err := directvolume.Pods(volumes, path)
 	if err != nil {
 		return nil, err
@@ -104,30 +97,7 @@ func (a *app) askOfVolume(ctx context.Context, volumes, path string) (_ []byte, 
 		if r, err := record.Read(a.dirs, id); err != nil || !r.Shim.Alive() {
 			continue
 		}
-		return a.managed(ctx, id, "/direct-volume/stats?path="+url.QueryEscape(path))
+		return management.Client{Dirs: a.dirs, ID: id}.Get(ctx, "/direct-volume/stats?path="+url.QueryEscape(path))
 	}
 	return nil, fmt.Errorf("volume %s: no pod that runs has it", path)
-}
-
-// managed asks a pod's management socket.
-func (a *app) managed(ctx context.Context, id, target string) (_ []byte, err error) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", a.dirs.MonitorSocket(id))
-		}}}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://shim"+target, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := client.Do(r)
-	if err != nil {
-		return nil, fmt.Errorf("ask pod %s: %w", id, err)
-	}
-	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxVolumeAnswer))
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("pod %s: %s", id, console.Clean(b))
-	}
-	return b, err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -114,4 +116,14 @@ func readOK(r io.Reader) error {
 		return nil
 	}
 	return fmt.Errorf("no line in the first %d bytes of the answer", maxAnswer)
+}
+
+// printGuest prints text of a guest's, cleaned of what a terminal would act on.
+func (a *app) printGuest(text []byte) error {
+	for l := range bytes.Lines(text) {
+		if _, err := fmt.Fprintln(a.out, console.Clean(bytes.TrimSuffix(l, []byte("\n")))); err != nil {
+			return err
+		}
+	}
+	return nil
 }

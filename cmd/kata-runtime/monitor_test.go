@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -17,6 +18,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/releases/install"
@@ -38,6 +41,21 @@ func (loaded) VolumeStats(_ context.Context, path string) (*katapb.VolumeStatsRe
 	}
 	return &katapb.VolumeStatsResponse{Usage: []*katapb.VolumeUsage{{Available: 1, Total: 3, Used: 2,
 		Unit: katapb.VolumeUsage_BYTES}}}, nil
+}
+
+// IPTables and SetIPTables are those of a guest that has rules of IPv6.
+func (loaded) IPTables(_ context.Context, v6 bool) ([]byte, error) {
+	if !v6 {
+		return nil, status.Error(codes.Unimplemented, "no iptables\x1b[2J")
+	}
+	return []byte("*filter\n-A INPUT\x1b[2J -j DROP\nCOMMIT\n"), nil
+}
+
+func (loaded) SetIPTables(_ context.Context, v6 bool, rules []byte) error {
+	if !v6 || string(rules) != "*filter\nCOMMIT\n" {
+		return fmt.Errorf("rules %q of IPv6 %v", rules, v6)
+	}
+	return nil
 }
 
 // startWatched ROOT ID: a pod with a management socket.

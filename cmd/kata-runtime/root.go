@@ -62,6 +62,7 @@ func (a *app) root() *cobra.Command {
 		a.stateCmd(), a.uninstallCmd(), a.upgradeCmd(), a.verifyInstallCmd(), a.versionCmd(),
 		a.factoryCmd(), a.policyCmd())
 	root.AddCommand(manpage.Command(root))
+	root.AddCommand(a.cpCmd(), a.iptablesCmd())
 	usage.Apply(root)
 	return root
 }

@@ -7,6 +7,7 @@
 package directvolume
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/katabuild/katabuild/internal/atomicfile"
 	"github.com/katabuild/katabuild/internal/owned"
@@ -35,12 +35,15 @@ const maxInfo = 64 << 10
 // maxName is the longest name of a file, in bytes. Linux, NAME_MAX of <linux/limits.h>.
 const maxName = 255
 
-// The types of volumes, as Kata Containers calls them.
+// The types of volumes.
 const (
-	Block = "blk"      // a block device, or a file with a file system in it
+	Block = "block"    // a block device, or a file with a file system in it
 	VFIO  = "vfio-blk" // a disk that is passed through
 	SPDK  = "spdkvol"  // a disk that SPDK serves by vhost-user
 )
+
+// alsoKnown are other words for a type: Kata Containers' runtimes and drivers do not agree on them.
+var alsoKnown = map[string]string{"blk": Block, "directvol": Block, "vfiovol": VFIO}
 
 // Names in the metadata.
 const (
@@ -56,8 +59,16 @@ type Info struct {
 	Type     string            `json:"volume-type"`
 	Device   string            `json:"device"` // a path on the host
 	FSType   string            `json:"fstype"` // of the file system in it
-	Metadata map[string]string `json:"metadata"`
-	Options  []string          `json:"options"` // of the mount in the guest
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Options  []string          `json:"options,omitempty"` // of the mount in the guest
+}
+
+// Kind is the type of a volume: Block, VFIO or SPDK; any other word as it is.
+func (i *Info) Kind() string {
+	if t, ok := alsoKnown[i.Type]; ok {
+		return t
+	}
+	return i.Type
 }
 
 // Group is whose a volume's files become: Kubernetes' fsGroup.
@@ -70,7 +81,7 @@ type Group struct {
 // metadata are not, as drivers write more of them than a runtime reads.
 func Parse(data []byte) (*Info, error) {
 	var i Info
-	d := json.NewDecoder(strings.NewReader(string(data)))
+	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&i); err != nil {
 		return nil, fmt.Errorf("%s: %w", infoName, err)
@@ -78,7 +89,54 @@ func Parse(data []byte) (*Info, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: there is something behind the description", infoName)
 	}
+	if err := unique(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", infoName, err)
+	}
 	return &i, i.check()
+}
+
+// unique refuses a key that stands twice in an object, or in another spelling.
+func unique(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	known := map[string]bool{"volume-type": true, "device": true, "fstype": true, "metadata": true, "options": true}
+	var seen []map[string]bool
+	var objects, keys []bool // of each open bracket: is it an object, and is a key next
+	for {
+		t, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		last := len(objects) - 1
+		if delim, is := t.(json.Delim); is {
+			if delim == '{' || delim == '[' {
+				if last >= 0 && objects[last] {
+					keys[last] = true // behind this value
+				}
+				objects, keys = append(objects, delim == '{'), append(keys, delim == '{')
+				seen = append(seen, map[string]bool{})
+				continue
+			}
+			objects, keys, seen = objects[:last], keys[:last], seen[:last]
+			continue
+		}
+		if last < 0 || !objects[last] {
+			continue
+		}
+		if keys[last] {
+			k := t.(string) // keys of JSON are
+			if seen[last][k] {
+				return fmt.Errorf("%q stands twice", k)
+			}
+			if last == 0 && !known[k] {
+				return fmt.Errorf("unknown field %q", k)
+			}
+			seen[last][k] = true
+		}
+		keys[last] = !keys[last]
+	}
 }
 
 func (i *Info) check() error {
@@ -87,7 +145,7 @@ func (i *Info) check() error {
 		return fmt.Errorf("%s: no volume-type, want %s", infoName, Block)
 	case !filepath.IsAbs(i.Device) || filepath.Clean(i.Device) != i.Device:
 		return fmt.Errorf("%s: device %q: want an absolute path", infoName, i.Device)
-	case i.FSType == "" && i.Type == Block:
+	case i.FSType == "" && i.Kind() == Block:
 		return fmt.Errorf("%s: no fstype: the guest mounts nothing that it would have to guess", infoName)
 	}
 	_, err := i.Group()

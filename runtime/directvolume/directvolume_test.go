@@ -10,7 +10,7 @@ import (
 )
 
 // good is a description as Kata Containers' direct-volume writes it.
-const good = `{"volume-type":"blk","device":"/dev/sdb","fstype":"ext4","metadata":{"fsGroup":"3000","fsGroupChange` +
+const good = `{"volume-type":"block","device":"/dev/sdb","fstype":"ext4","metadata":{"fsGroup":"3000","fsGroupChange` +
 	`Policy":"OnRootMismatch","driver":"x"},"options":["noatime"]}`
 
 func TestADescriptionIsReadStrictly(t *testing.T) {
@@ -31,9 +31,20 @@ func TestADescriptionIsReadStrictly(t *testing.T) {
 		strings.Replace(good, `"3000"`, `"4294967296"`, 1):         "want the number of a group",
 		strings.Replace(good, "OnRootMismatch", "Never", 1):        "want Always or OnRootMismatch",
 		strings.Replace(good, "fstype", "fs-type", 1):              `unknown field "fs-type"`,
+		strings.Replace(good, "fstype", "FSType", 1):               `unknown field "FSType"`,
+		strings.Replace(good, `"fstype"`, `"device"`, 1):           `"device" stands twice`,
 	} {
 		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+}
+
+func TestTypesHaveOtherWords(t *testing.T) {
+	for word, want := range map[string]string{"block": Block, "blk": Block, "directvol": Block, "vfiovol": VFIO,
+		"vfio-blk": VFIO, "spdkvol": SPDK, "odd": "odd"} {
+		if got := (&Info{Type: word}).Kind(); got != want {
+			t.Errorf("%s is %s, want %s", word, got, want)
 		}
 	}
 }

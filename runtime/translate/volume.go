@@ -135,7 +135,7 @@ func DirectVolumePath(source string) string {
 
 // directVolume has the guest mount a volume's disk, once for all containers of the pod.
 func (p *Plan) directVolume(what string, m specs.Mount, v *directvolume.Info) (*specs.Mount, error) {
-	switch v.Type {
+	switch v.Kind() {
 	case directvolume.Block:
 	case directvolume.VFIO:
 		return nil, fmt.Errorf("a volume of the type %s: disks are not passed through", v.Type)
