@@ -22,6 +22,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
+	"github.com/katabuild/katabuild/runtime/directvolume"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/translate"
 )
@@ -54,6 +55,9 @@ func Policy(t testing.TB, pod, kind string) string { return string(read(t, pod+"
 
 // host answers for the node on which the specifications were made.
 type host struct{}
+
+// DirectVolume implements translate.Host.
+func (host) DirectVolume(string) (*directvolume.Info, error) { return nil, directvolume.ErrNone }
 
 func (host) Stat(path string) (translate.File, error) {
 	f := translate.File{Mode: unix.S_IFREG | 0o644, Dev: 1, Node: uint64(len(path))}
