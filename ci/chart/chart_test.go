@@ -91,6 +91,8 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 		"no node at a time":                      {"maxUnavailable=0", "maxUnavailable"},
 		"a class without a name":                 {"runtimeClasses[0].overhead.cpu=1", "name"},
 		"a check that is neither wanted nor not": {"check=maybe", "check"},
+		"a webhook without replicas":             {"webhook.replicas=0", "replicas"},
+		"a webhook that fails otherwise":         {"webhook.failurePolicy=Maybe", "failurePolicy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"template", folder + "/chart"}, set(c.value)...)
@@ -142,7 +144,11 @@ func TestRendered(t *testing.T) {
 			[]string{"value: \"192.0.2.1\"", "value: \"6443\""}, nil},
 		"without privilege a few capabilities are left": {[]string{"privileged=false", "check=warn"},
 			[]string{"drop: [ALL]", "SYS_CHROOT", "spc_t"}, []string{"privileged: true"}},
-		"no class when none is wanted": {[]string{"runtimeClass.create=false"}, nil, []string{"kind: RuntimeClass"}},
+		"a webhook when one is wanted": {[]string{"webhook.enabled=true", "suffix=test"},
+			[]string{"kind: MutatingWebhookConfiguration", "--runtime-class=kata-test\n", "failurePolicy: Ignore",
+				`values: ["kube-system","kube-public","kube-node-lease","sonobuoy","ns"]`}, []string{"caBundle"}},
+		"no webhook when none is wanted": {nil, nil, []string{"Webhook", "webhook"}},
+		"no class when none is wanted":   {[]string{"runtimeClass.create=false"}, nil, []string{"kind: RuntimeClass"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := render(t, c.values...)
@@ -262,9 +268,9 @@ func TestPlainFilesAreYAML(t *testing.T) {
 			kinds[o.Kind]++
 		}
 	}
-	for kind, n := range map[string]int{"Kustomization": 2, "Namespace": 1, "DaemonSet": 1, "ConfigMap": 1,
-		"RuntimeClass": 1, "Job": 1, "ServiceAccount": 2, "ClusterRole": 2, "ClusterRoleBinding": 2, "Role": 1,
-		"RoleBinding": 1} {
+	for kind, n := range map[string]int{"Kustomization": 3, "Namespace": 1, "DaemonSet": 1, "ConfigMap": 1,
+		"RuntimeClass": 1, "Job": 1, "ServiceAccount": 3, "ClusterRole": 3, "ClusterRoleBinding": 3, "Role": 2,
+		"RoleBinding": 2, "Deployment": 1, "Service": 1, "Secret": 1, "MutatingWebhookConfiguration": 1} {
 		if kinds[kind] != n {
 			t.Errorf("%d of %s, want %d", kinds[kind], kind, n)
 		}

@@ -98,10 +98,22 @@ images:
     newTag: unset
 `
 
+// webhook is the folder of what is off in the chart until it is wanted.
+const webhook = header + `apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: kata-deploy
+resources:
+  - webhook.yaml
+images:
+  - name: kata-deploy
+    newName: registry.example/kata-deploy
+    newTag: unset
+`
+
 // plain renders the chart and makes plain files of it, by name.
 func plain(ctx context.Context, helm, chart string) (map[string]string, error) {
 	cmd := exec.CommandContext(ctx, helm, "template", name, chart, "--namespace", name, "--kube-version", "1.32.0",
-		"--set", "image.repository="+name, "--set", "image.tag=unset")
+		"--set", "image.repository="+name, "--set", "image.tag=unset", "--set", "webhook.enabled=true")
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -112,11 +124,16 @@ func plain(ctx context.Context, helm, chart string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string]string{"base/namespace.yaml": header + namespace, "remove/kustomization.yaml": remove}
+	files := map[string]string{"base/namespace.yaml": header + namespace, "remove/kustomization.yaml": remove,
+		"webhook/kustomization.yaml": webhook}
 	list := "  - namespace.yaml\n"
 	for _, file := range order {
-		if file == "remove.yaml" {
+		switch file {
+		case "remove.yaml":
 			files["remove/job.yaml"] = header + parts[file]
+			continue
+		case "webhook.yaml":
+			files["webhook/"+file] = header + parts[file]
 			continue
 		}
 		files["base/"+file] = header + parts[file]

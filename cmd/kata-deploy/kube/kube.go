@@ -1,5 +1,6 @@
-// Package kube asks the API server of Kubernetes the few things that an installer on a node needs: labels of nodes, the
-// handlers that their kubelets know, and one key of a ConfigMap.
+// Package kube asks the API server of Kubernetes the few things that an installer on a node and the webhook need:
+// labels of nodes, the handlers that their kubelets know, one key of a ConfigMap, a Secret, and whom it believes a
+// webhook by.
 //
 // It takes the token and the certificate authority of the pod's service account, reads the token anew for each request,
 // since it is renewed under way, and bounds what it reads. Kubernetes: docs/tasks/run-application/access-api-from-pod.
