@@ -36,11 +36,6 @@ func (c Client) Put(ctx context.Context, path string, body []byte) error {
 	return err
 }
 
-// Post asks for something to be done, and returns what came of it.
-func (c Client) Post(ctx context.Context, path string, body []byte) ([]byte, error) {
-	return c.do(ctx, http.MethodPost, path, body)
-}
-
 func (c Client) do(ctx context.Context, method, path string, body []byte) (_ []byte, err error) {
 	if err := record.CheckID(c.ID); err != nil {
 		return nil, err
