@@ -14,3 +14,7 @@ func TestCommandLines(t *testing.T) {
 }
 
 func TestTheValueOfEveryFlagHasAName(t *testing.T) { cobratest.FlagsHaveNames(t, (&app{}).root()) }
+
+func TestEveryToolOfThePageIsThere(t *testing.T) {
+	cobratest.HasTools(t, "../../docs/tools.md", (&app{}).root())
+}

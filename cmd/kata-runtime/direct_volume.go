@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/directvolume"
 	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/record"
@@ -25,17 +24,10 @@ device is a block device, or a file with a file system in it. A volume that is n
 	}
 	var path, info, volumes string
 	c.PersistentFlags().StringVar(&volumes, "volumes", directvolume.Root, "`folder` of the descriptions")
-	volume := func(c *cobra.Command) *cobra.Command {
+	volume := func(c *cobra.Command, flags ...string) *cobra.Command {
 		c.Args = cobra.NoArgs
 		c.Flags().StringVar(&path, "volume-path", "", "the `path` where containers find the volume on the host")
-		c.PreRunE = func(c *cobra.Command, _ []string) error {
-			for _, name := range []string{"volume-path", "mount-info"} {
-				if f := c.Flags().Lookup(name); f != nil && !f.Changed {
-					return &usage.Error{Err: fmt.Errorf("--%s is missing; see: %s --help", name, c.CommandPath())}
-				}
-			}
-			return nil
-		}
+		require(c, append(flags, "volume-path")...)
 		return c
 	}
 	add := volume(&cobra.Command{
@@ -49,7 +41,7 @@ device is a block device, or a file with a file system in it. A volume that is n
 			}
 			return directvolume.Add(volumes, path, i)
 		},
-	})
+	}, "mount-info")
 	add.Flags().StringVar(&info, "mount-info", "", "the description, `JSON`")
 	c.AddCommand(add,
 		volume(&cobra.Command{

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/katabuild/katabuild/internal/usage"
 	"github.com/katabuild/katabuild/runtime/management"
 )
 
@@ -16,8 +17,18 @@ const maxSent = 1 << 20
 // sandboxFlag is how Kata Containers' runtime names a pod for these words.
 func sandboxFlag(c *cobra.Command, id *string) {
 	c.Flags().StringVar(id, "sandbox-id", "", "the `pod`")
-	if err := c.MarkFlagRequired("sandbox-id"); err != nil {
-		panic(err) // it was made a line above
+	require(c, "sandbox-id")
+}
+
+// require refuses command lines without some flags.
+func require(c *cobra.Command, flags ...string) {
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		for _, name := range flags {
+			if !c.Flags().Changed(name) {
+				return &usage.Error{Err: fmt.Errorf("--%s is missing; see: %s --help", name, c.CommandPath())}
+			}
+		}
+		return nil
 	}
 }
 

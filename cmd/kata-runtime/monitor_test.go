@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ import (
 	"github.com/katabuild/katabuild/releases/install"
 	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/metrics"
+	"github.com/katabuild/katabuild/runtime/policygen"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -43,7 +45,7 @@ func (loaded) VolumeStats(_ context.Context, path string) (*katapb.VolumeStatsRe
 		Unit: katapb.VolumeUsage_BYTES}}}, nil
 }
 
-// IPTables and SetIPTables are those of a guest that has rules of IPv6.
+// IPTables, SetIPTables and SetPolicy are those of a guest that has rules of IPv6, and a policy of which nobody hears.
 func (loaded) IPTables(_ context.Context, v6 bool) ([]byte, error) {
 	if !v6 {
 		return nil, status.Error(codes.Unimplemented, "no iptables\x1b[2J")
@@ -58,6 +60,13 @@ func (loaded) SetIPTables(_ context.Context, v6 bool, rules []byte) error {
 	return nil
 }
 
+func (loaded) SetPolicy(_ context.Context, policy string) error {
+	if policy != "good\n" {
+		return status.Error(codes.PermissionDenied, "the policy in force forbids it")
+	}
+	return nil
+}
+
 // startWatched ROOT ID: a pod with a management socket.
 func startWatched(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
@@ -66,6 +75,8 @@ func startWatched(ts *testscript.TestScript, neg bool, args []string) {
 	root := ts.MkAbs(args[0])
 	r, err := newRecord(args[1])
 	ts.Check(err)
+	r.Annotations[policygen.PolicyAnnotation] = base64.StdEncoding.EncodeToString([]byte(
+		"katabuild-policy 1\ndefault allow\n"))
 	ts.Check(writeRecord(root, r))
 	s, err := management.Serve(management.Options{Dirs: record.Dirs{State: root}, ID: args[1], Pod: loaded{},
 		Calls: &metrics.Durations{}, Agent: &metrics.Durations{}, Log: slog.New(slog.DiscardHandler)})
