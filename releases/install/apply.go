@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Apply makes a change. Wherever it is cut short, what was in force before is, or what is to be is, and the same change
@@ -310,20 +311,30 @@ func (i *Installation) PlanUninstall(force bool) (*Change, error) {
 // ErrInUse is that something runs from what is to go.
 var ErrInUse = errors.New("pods run")
 
-// idle is an error while something runs from a release.
+// lingering is how long the shim of a pod that is gone may take to end: containerd says that it is gone before.
+const lingering = 2 * time.Second
+
+// idle is an error while something runs from a release, and still does a moment later.
 func (i *Installation) idle() error {
 	all, err := i.releases()
 	if err != nil {
 		return err
 	}
+	end := time.Now().Add(lingering)
 	for _, r := range all {
-		used, err := i.used(r)
-		if err != nil {
-			return err
-		}
-		if used {
-			return fmt.Errorf("%w from %s: end them first, or say --force; they go on then, but containerd can "+
-				"start no more containers in them", ErrInUse, i.at(releasesName, r))
+		for {
+			used, err := i.used(r)
+			if err != nil {
+				return err
+			}
+			if !used {
+				break
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("%w from %s: end them first, or say --force; they go on then, but containerd can "+
+					"start no more containers in them", ErrInUse, i.at(releasesName, r))
+			}
+			time.Sleep(lingering / 20)
 		}
 	}
 	return nil
