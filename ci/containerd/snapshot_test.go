@@ -1,13 +1,11 @@
 package containerd
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -28,7 +26,7 @@ import (
 	"github.com/katabuild/katabuild/ci/containerd/nest"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/directvolume"
-	"github.com/katabuild/katabuild/runtime/record"
+	"github.com/katabuild/katabuild/runtime/management"
 )
 
 // scratchMiB is the size of a disk, in MiB: an image and a little to write.
@@ -482,23 +480,16 @@ func diskDirect(t *testing.T, c *client) {
 	if !strings.Contains(m, " ext4 ") || !strings.Contains(m, "noatime") {
 		t.Errorf("it is mounted as %s", m)
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", record.Dirs{}.MonitorSocket(p.id))
-		}}}
-	r, err := client.Get("http://shim/direct-volume/stats?path=" + url.QueryEscape(at))
+	said, err := management.Client{ID: p.id}.Get(t.Context(), "/direct-volume/stats?path="+url.QueryEscape(at))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Body.Close()
 	var stats struct {
 		Usage []struct{ Available, Total, Used, Unit uint64 }
 	}
-	if err := json.NewDecoder(r.Body).Decode(&stats); err != nil || r.StatusCode != http.StatusOK ||
-		len(stats.Usage) != 2 || stats.Usage[0].Unit != 1 || stats.Usage[0].Total < 8<<20 ||
-		stats.Usage[0].Total > 64<<20 || stats.Usage[0].Used == 0 {
-		t.Errorf("it is as full as %+v, %v, %s", stats, err, r.Status)
+	if err := json.Unmarshal(said, &stats); err != nil || len(stats.Usage) != 2 || stats.Usage[0].Unit != 1 ||
+		stats.Usage[0].Total < 8<<20 || stats.Usage[0].Total > 64<<20 || stats.Usage[0].Used == 0 {
+		t.Errorf("it is as full as %s, %v", said, err)
 	}
 	other := n.run(t, n.podConfig("other"))
 	if _, err := other.try(t, with(false), "true"); err == nil ||

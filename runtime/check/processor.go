@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -65,8 +66,8 @@ var virtualisationOf = map[string]string{"GenuineIntel": "vmx", "AuthenticAMD": 
 func parseProcessor(host, text string) processor {
 	var p processor
 	value := func(key string) string {
-		v, ok := cpuinfo(text, key)
-		if ok {
+		v := accel.CPUInfo(strings.NewReader(text), key)
+		if v != "" {
 			p.details = append(p.details, key+": "+finding.OneLine(v))
 		}
 		return v
@@ -84,26 +85,26 @@ func parseProcessor(host, text string) processor {
 	switch host {
 	case "x86_64":
 		maker := value("vendor_id")
-		p.model = oneOf(value("model name"), maker)
-		flags, _ := cpuinfo(text, "flags")
+		p.model = cmp.Or(value("model name"), maker)
+		flags := accel.CPUFlags(strings.NewReader(text))
 		extension, ok := virtualisationOf[maker]
 		if !ok {
 			extension = "vmx" // of a maker that is not known either will do
-			if slices.Contains(strings.Fields(flags), "svm") {
+			if slices.Contains(flags, "svm") {
 				extension = "svm"
 			}
 		}
 		// Long mode, and what the kernels of guests are compiled for.
-		wants(strings.Fields(flags), "lm", "sse4_1", extension)
+		wants(flags, "lm", "sse4_1", extension)
 	case "s390x":
-		p.model = oneOf(value("vendor_id"), host)
+		p.model = cmp.Or(value("vendor_id"), host)
 		if m := machineOf.FindStringSubmatch(text); m != nil {
 			p.model += " machine " + m[1]
 		}
 		p.wayOut = "give the partition interpretive execution (SIE)"
 		wants(strings.Fields(value("features")), "sie")
 	case "riscv64":
-		p.model = oneOf(value("uarch"), value("mvendorid"), host)
+		p.model = cmp.Or(value("uarch"), value("mvendorid"), host)
 		isa := value("hart isa")
 		if isa == "" {
 			isa = value("isa")
@@ -116,14 +117,14 @@ func parseProcessor(host, text string) processor {
 			p.lacks = []string{"the hypervisor extension (h)"}
 		}
 	case "aarch64":
-		p.model = fmt.Sprintf("implementer %s, part %s", oneOf(value("CPU implementer"), "unknown"),
-			oneOf(value("CPU part"), "unknown"))
+		p.model = fmt.Sprintf("implementer %s, part %s", cmp.Or(value("CPU implementer"), "unknown"),
+			cmp.Or(value("CPU part"), "unknown"))
 	case "ppc64le":
-		p.model = oneOf(value("cpu"), host)
+		p.model = cmp.Or(value("cpu"), host)
 		value("machine")
 		value("platform")
 	default:
-		p.model = oneOf(value("model name"), host)
+		p.model = cmp.Or(value("model name"), host)
 	}
 	p.model = finding.OneLine(p.model)
 	return p
@@ -145,25 +146,6 @@ func (p *processor) power(smt bool) {
 	if n, err := strconv.Atoi(m[1]); err == nil && n <= 8 {
 		p.lacks, p.wayOut = []string{"simultaneous multithreading off"}, "ppc64_cpu --smt=off"
 	}
-}
-
-func oneOf(all ...string) string {
-	for _, s := range all {
-		if s != "" {
-			return s
-		}
-	}
-	return ""
-}
-
-// cpuinfo is the first value of a key.
-func cpuinfo(text, key string) (string, bool) {
-	for l := range strings.Lines(text) {
-		if k, v, ok := strings.Cut(l, ":"); ok && strings.TrimSpace(k) == key {
-			return strings.TrimSpace(v), true
-		}
-	}
-	return "", false
 }
 
 // module is a part of the host's kernel that pods use where it is there.

@@ -256,6 +256,15 @@ func Record(root, path, pod string) error {
 	return atomicfile.Write(filepath.Join(dir, pod), nil, 0o600)
 }
 
+// Forget takes back what Record has noted.
+func Forget(root, path, pod string) error {
+	dir, err := folder(root, path)
+	if err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(dir, filepath.Base(pod)))
+}
+
 // Pods are those that have, or had, a volume. ErrNone says that there is no such volume.
 func Pods(root, path string) ([]string, error) {
 	dir, err := folder(root, path)

@@ -78,6 +78,12 @@ func TestVolumesComeAndGo(t *testing.T) {
 	if pods, err := Pods(root, path); err != nil || !slices.Equal(pods, []string{"a", "b"}) {
 		t.Errorf("%q, %v", pods, err)
 	}
+	if err := Forget(root, path, "a"); err != nil {
+		t.Error(err)
+	}
+	if pods, err := Pods(root, path); err != nil || !slices.Equal(pods, []string{"b"}) {
+		t.Errorf("%q, %v", pods, err)
+	}
 	// What others could have written is not believed.
 	info := filepath.Join(root, Name(path), infoName)
 	if err := os.Chmod(info, 0o666); err != nil {

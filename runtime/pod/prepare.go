@@ -146,25 +146,26 @@ func (p *Pod) disk(ctx context.Context, have *container, plan *translate.Plan, d
 	return nil
 }
 
-// claimVolume notes that the pod has a volume that is assigned directly, and refuses one that another pod writes to, or
-// is to write to while another one reads it.
+// claimVolume notes that the pod has a volume that is assigned directly, and refuses one to write to that another pod
+// has. It notes first and looks then, so that of two pods which begin at the same time not both have it.
 func (p *Pod) claimVolume(d translate.Disk) error {
-	if !d.ReadOnly {
-		pods, err := directvolume.Pods(directvolume.Root, d.Volume)
-		if err != nil {
-			return err
+	if err := directvolume.Record(directvolume.Root, d.Volume, p.id); err != nil || d.ReadOnly {
+		return err
+	}
+	pods, err := directvolume.Pods(directvolume.Root, d.Volume)
+	if err != nil {
+		return err
+	}
+	for _, id := range pods {
+		if id == p.id || record.CheckID(id) != nil {
+			continue
 		}
-		for _, id := range pods {
-			if id == p.id || record.CheckID(id) != nil {
-				continue
-			}
-			if r, err := record.Read(p.dirs, id); err == nil && r.QEMU.Alive() {
-				return fmt.Errorf("the volume %s is that of pod %s, too: two guests that mount one disk destroy it",
-					d.Volume, id)
-			}
+		if r, err := record.Read(p.dirs, id); err == nil && r.QEMU.Alive() {
+			return errors.Join(fmt.Errorf("the volume %s is that of pod %s, too: two guests that mount one disk "+
+				"destroy it", d.Volume, id), directvolume.Forget(directvolume.Root, d.Volume, p.id))
 		}
 	}
-	return directvolume.Record(directvolume.Root, d.Volume, p.id)
+	return nil
 }
 
 // free refuses a device that the host itself has mounted or put to another use: two kernels that write to one file

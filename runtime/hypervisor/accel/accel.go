@@ -152,7 +152,7 @@ func (f Facts) withoutKVM() string {
 }
 
 // CPUFlags is the first line of flags in the form of /proc/cpuinfo.
-func CPUFlags(r io.Reader) []string { return strings.Fields(cpuinfo(r, "flags")) }
+func CPUFlags(r io.Reader) []string { return strings.Fields(CPUInfo(r, "flags")) }
 
 // clockKHz is the processor's clock rate in kHz in the form of /proc/cpuinfo, where the time stamp counter runs at that
 // rate, or 0 when it does not say. A name that ends in "@ 2.60GHz" goes before the momentary "cpu MHz", which moves
@@ -162,12 +162,12 @@ func clockKHz(r io.Reader) int {
 	if err != nil {
 		return 0
 	}
-	if _, rate, ok := strings.Cut(cpuinfo(strings.NewReader(string(b)), "model name"), "@"); ok {
+	if _, rate, ok := strings.Cut(CPUInfo(strings.NewReader(string(b)), "model name"), "@"); ok {
 		if ghz, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rate), "GHz"), 64); err == nil {
 			return kHz(ghz * 1e6)
 		}
 	}
-	mhz, err := strconv.ParseFloat(cpuinfo(strings.NewReader(string(b)), "cpu MHz"), 64)
+	mhz, err := strconv.ParseFloat(CPUInfo(strings.NewReader(string(b)), "cpu MHz"), 64)
 	if err != nil {
 		return 0
 	}
@@ -191,8 +191,8 @@ func HostClockKHz() int {
 	return clockKHz(f)
 }
 
-// cpuinfo is the first value of a name.
-func cpuinfo(r io.Reader, name string) string {
+// CPUInfo is the first value of a name in the form of /proc/cpuinfo, or empty.
+func CPUInfo(r io.Reader, name string) string {
 	s := bufio.NewScanner(r)
 	for s.Scan() {
 		if k, v, ok := strings.Cut(s.Text(), ":"); ok && strings.TrimSpace(k) == name {
