@@ -402,15 +402,19 @@ func watched(dir string, mask uint32, do func() error) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) // only read from
+	f := os.NewFile(uintptr(fd), "inotify") // waits by Go's poller, as a signal would end poll(2) with EINTR
+	defer f.Close()                         // only read from
 	if _, err := unix.InotifyAddWatch(fd, dir, mask); err != nil {
 		return err
 	}
 	if err := do(); err != nil {
 		return err
 	}
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Second/time.Millisecond))
-	if err == nil && n == 0 {
+	if err := f.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	_, err = f.Read(make([]byte, unix.SizeofInotifyEvent+unix.NAME_MAX+1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return wrong("no event")
 	}
 	return err
