@@ -64,6 +64,7 @@ var taskChecks = []struct {
 	{"a guest is restored from a template, with files, network and memory", taskTemplate},
 	{"an interface that comes later reaches the guest", taskLate},
 	{"an interface is joined by macvtap", taskMacvtap},
+	{"where the time of a start goes is one tree", taskTrace},
 	{"an OOM is told on the event stream", taskOOM},
 	{"events come in order, and two clients see the end", taskEvents},
 	{"a policy by annotation decides what the agent does", taskPolicy},

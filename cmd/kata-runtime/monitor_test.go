@@ -23,11 +23,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/spans"
 	"github.com/katabuild/katabuild/releases/install"
 	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/metrics"
 	"github.com/katabuild/katabuild/runtime/policygen"
 	"github.com/katabuild/katabuild/runtime/record"
+	"github.com/katabuild/katabuild/runtime/trace"
 )
 
 // loaded is a pod whose guest has a load.
@@ -79,9 +81,26 @@ func startWatched(ts *testscript.TestScript, neg bool, args []string) {
 		"katabuild-policy 1\ndefault allow\n"))
 	ts.Check(writeRecord(root, r))
 	s, err := management.Serve(management.Options{Dirs: record.Dirs{State: root}, ID: args[1], Pod: loaded{},
-		Calls: &metrics.Durations{}, Agent: &metrics.Durations{}, Log: slog.New(slog.DiscardHandler)})
+		Calls: &metrics.Durations{}, Agent: &metrics.Durations{}, Log: slog.New(slog.DiscardHandler),
+		Trace: func() ([]byte, bool) { return traceOf(ts, args[1]) }})
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(s.Close()) })
+}
+
+// traceOf is the trace of a pod called traced, and of one called begun that is not started yet; others have none.
+func traceOf(ts *testscript.TestScript, id string) ([]byte, bool) {
+	r := trace.New("containerd-shim-kata-v2", trace.Options{})
+	r.Decide(trace.Settings{Attributes: []spans.Attribute{{Key: trace.PodKey, Value: id}}})
+	root := r.Begin(spans.Context{}, spans.Internal, trace.Name)
+	ctx, child := trace.Start(trace.In(context.Background(), root), "shim/Create")
+	_, boot := trace.Start(ctx, "boot <1>")
+	boot.End(nil)
+	child.End(errors.New("no room"))
+	if id == "traced" {
+		root.End(nil)
+	}
+	b, ok := r.Kept()
+	return b, ok && (id == "traced" || id == "begun")
 }
 
 // freePort sets PORT to a TCP port that nobody has.

@@ -48,8 +48,8 @@ func Encode(batches ...Batch) ([]byte, error) {
 		return nil, err
 	}
 	out := encode(batches)
-	if len(out) > MaxBytes {
-		return nil, ErrLarge
+	if len(out) > maxBytes {
+		return nil, errLarge
 	}
 	return out, nil
 }
@@ -104,17 +104,17 @@ func appendBytes(b []byte, field protowire.Number, v []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, field, protowire.BytesType), v)
 }
 
-// Decode reads what Encode has written, and nothing else: its error is one of ErrLarge, ErrMany, ErrForm, ErrText and
-// ErrValues.
+// Decode reads what Encode has written, and nothing else: its error is one of errLarge, errMany, errForm, errText and
+// errValues.
 func Decode(data []byte) ([]Batch, error) {
-	if len(data) > MaxBytes {
-		return nil, fmt.Errorf("spans of %d bytes: %w", len(data), ErrLarge)
+	if len(data) > maxBytes {
+		return nil, fmt.Errorf("spans of %d bytes: %w", len(data), errLarge)
 	}
 	d := decoder{}
 	var out []Batch
 	if err := d.fields(data, func(f protowire.Number, v value) error {
 		if f != requestResourceSpans || len(out) > maxBatches {
-			return ErrForm
+			return errForm
 		}
 		b, err := d.batch(v.bytes)
 		out = append(out, b)
@@ -126,7 +126,7 @@ func Decode(data []byte) ([]Batch, error) {
 		return nil, fmt.Errorf("spans: %w", err)
 	}
 	if !bytes.Equal(encode(out), data) {
-		return nil, fmt.Errorf("spans: %w", ErrForm)
+		return nil, fmt.Errorf("spans: %w", errForm)
 	}
 	return out, nil
 }
@@ -141,14 +141,14 @@ type value struct {
 }
 
 // maxMade bounds spans and attributes together.
-const maxMade = 8 * MaxSpans
+const maxMade = 8 * maxSpans
 
 // fields hands the fields of a message to each.
 func (d *decoder) fields(data []byte, each func(protowire.Number, value) error) error {
 	for len(data) > 0 {
 		f, kind, n := protowire.ConsumeTag(data)
 		if n < 0 {
-			return ErrForm
+			return errForm
 		}
 		data = data[n:]
 		var v value
@@ -160,10 +160,10 @@ func (d *decoder) fields(data []byte, each func(protowire.Number, value) error) 
 		case protowire.Fixed64Type:
 			v.number, n = protowire.ConsumeFixed64(data)
 		default:
-			return ErrForm
+			return errForm
 		}
 		if n < 0 {
-			return ErrForm
+			return errForm
 		}
 		data = data[n:]
 		if err := each(f, v); err != nil {
@@ -175,7 +175,7 @@ func (d *decoder) fields(data []byte, each func(protowire.Number, value) error) 
 
 func (d *decoder) make() error {
 	if d.made++; d.made > maxMade {
-		return ErrMany
+		return errMany
 	}
 	return nil
 }
@@ -197,10 +197,10 @@ func (d *decoder) batch(data []byte) (b Batch, err error) {
 				return err
 			})
 		}
-		return ErrForm
+		return errForm
 	})
 	if err == nil && (len(b.Attributes) == 0 || b.Attributes[0].Key != "service.name") {
-		err = ErrForm
+		err = errForm
 	}
 	if err != nil {
 		return b, err
@@ -242,7 +242,7 @@ func (d *decoder) span(data []byte) (s Span, err error) {
 				return nil
 			})
 		default:
-			return ErrForm
+			return errForm
 		}
 		return nil
 	})
@@ -250,7 +250,7 @@ func (d *decoder) span(data []byte) (s Span, err error) {
 
 func (d *decoder) attribute(right bool, v value, to *[]Attribute) error {
 	if !right {
-		return ErrForm
+		return errForm
 	}
 	if err := d.make(); err != nil {
 		return err

@@ -77,8 +77,8 @@ type Batch struct {
 
 // Bounds of what is written and read.
 const (
-	MaxBytes      = 4 << 20 // of all
-	MaxSpans      = 8192    // of all
+	maxBytes      = 4 << 20 // of all
+	maxSpans      = 8192    // of all
 	maxBatches    = 64
 	maxAttributes = 32
 	maxText       = 1024 // bytes
@@ -86,11 +86,11 @@ const (
 
 // Why bytes are refused.
 var (
-	ErrLarge  = errors.New("more bytes than spans may have")
-	ErrMany   = errors.New("more spans, services or attributes than there may be")
-	ErrForm   = errors.New("not the canonical bytes of OTLP's spans")
-	ErrText   = errors.New("a text that is too long, or not of printable characters")
-	ErrValues = errors.New("a span without ids, or one that ends before it begins")
+	errLarge  = errors.New("more bytes than spans may have")
+	errMany   = errors.New("more spans, services or attributes than there may be")
+	errForm   = errors.New("not the canonical bytes of OTLP's spans")
+	errText   = errors.New("a text that is too long, or not of printable characters")
+	errValues = errors.New("a span without ids, or one that ends before it begins")
 )
 
 // Traceparent is the value for Parent.
@@ -145,7 +145,7 @@ func printable(r rune) bool { return r == ' ' || unicode.IsGraphic(r) }
 
 func checkText(s string) error {
 	if len(s) > maxText || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !printable(r) }) {
-		return ErrText
+		return errText
 	}
 	return nil
 }
@@ -154,12 +154,12 @@ func checkText(s string) error {
 func check(batches []Batch) error {
 	total := 0
 	if len(batches) > maxBatches {
-		return ErrMany
+		return errMany
 	}
 	for _, b := range batches {
 		total += len(b.Spans)
-		if total > MaxSpans {
-			return ErrMany
+		if total > maxSpans {
+			return errMany
 		}
 		if err := checkAttributes(append(slices.Clip(b.Attributes), Attribute{"service.name", b.Service})); err != nil {
 			return err
@@ -167,7 +167,7 @@ func check(batches []Batch) error {
 		for _, s := range b.Spans {
 			if s.Trace == (TraceID{}) || s.Span == (SpanID{}) || s.Start < 0 || s.End < s.Start || s.Kind < Internal ||
 				s.Kind > Client {
-				return fmt.Errorf("%w: span %s", ErrValues, s.Span)
+				return fmt.Errorf("%w: span %s", errValues, s.Span)
 			}
 			if err := errors.Join(checkText(s.Name), checkText(s.Error), checkAttributes(s.Attributes)); err != nil {
 				return err
@@ -179,7 +179,7 @@ func check(batches []Batch) error {
 
 func checkAttributes(list []Attribute) error {
 	if len(list) > maxAttributes {
-		return ErrMany
+		return errMany
 	}
 	for _, a := range list {
 		if err := errors.Join(checkText(a.Key), checkText(a.Value)); err != nil {

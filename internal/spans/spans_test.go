@@ -2,10 +2,8 @@ package spans
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -25,8 +23,8 @@ func sample() []Batch {
 			{Context: Context{trace, SpanID{7: 1}}, Name: "start", Kind: Internal, Start: 1700000000e9,
 				End: 1700000001e9},
 			{Context: Context{trace, SpanID{7: 2}}, Parent: SpanID{7: 1}, Name: "agent/CreateContainer", Kind: Client,
-				Start: 1700000000e9 + 5, End: 1700000000e9 + 6, Attributes: []Attribute{{"container", "c"}, {"empty", ""}},
-				Error: "no such file"},
+				Start: 1700000000e9 + 5, End: 1700000000e9 + 6, Error: "no such file",
+				Attributes: []Attribute{{"container", "c"}, {"empty", ""}}},
 		}},
 		{Service: AgentService, Spans: []Span{{Context: Context{trace, SpanID{7: 3}}, Parent: SpanID{7: 2},
 			Name: "CreateContainer", Kind: Server, Start: 1700000000e9 + 5, End: 1700000000e9 + 5}}},
@@ -71,7 +69,7 @@ func TestOnlyTheWritersBytesAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := 1; n < len(b); n++ { // nothing is a list of no services
-		if _, err := Decode(b[:n]); !errors.Is(err, ErrForm) {
+		if _, err := Decode(b[:n]); !errors.Is(err, errForm) {
 			t.Fatalf("the first %d of %d bytes: %v", n, len(b), err)
 		}
 	}
@@ -81,7 +79,7 @@ func TestOnlyTheWritersBytesAreRead(t *testing.T) {
 		return encode(s)
 	}
 	long := strings.Repeat("x", maxText+1)
-	many := make([]Span, MaxSpans+1)
+	many := make([]Span, maxSpans+1)
 	for i := range many {
 		many[i] = sample()[0].Spans[0]
 	}
@@ -89,30 +87,30 @@ func TestOnlyTheWritersBytesAreRead(t *testing.T) {
 		data []byte
 		want error
 	}{
-		"too many bytes":     {make([]byte, MaxBytes+1), ErrLarge},
-		"a field of another": {append([]byte{0x12, 0}, b...), ErrForm},
-		"fields in disorder": {append([]byte{0x0a, 0x04, 0x12, 0x00, 0x0a, 0x00}, b...), ErrForm},
-		"noise":              {[]byte("{\"spans\":[]}"), ErrForm},
-		"no name of it":      {encode([]Batch{{}})[:4], ErrForm},
-		"a control sequence": {with(func(s *Span) { s.Name = "\x1b[2J" }), ErrText},
-		"text backwards":     {with(func(s *Span) { s.Error = "a\u202eb" }), ErrText},
-		"no UTF-8":           {with(func(s *Span) { s.Attributes[0].Key = "\xff" }), ErrText},
-		"a long name":        {with(func(s *Span) { s.Attributes[0].Value = long }), ErrText},
-		"no trace":           {with(func(s *Span) { s.Trace = TraceID{} }), ErrValues},
-		"no span":            {with(func(s *Span) { s.Span = SpanID{} }), ErrValues},
-		"an end before":      {with(func(s *Span) { s.End = 1 }), ErrValues},
-		"a time before 1970": {with(func(s *Span) { s.Start = -1 }), ErrValues},
-		"no kind":            {with(func(s *Span) { s.Kind = 0 }), ErrValues},
+		"too many bytes":     {make([]byte, maxBytes+1), errLarge},
+		"a field of another": {append([]byte{0x12, 0}, b...), errForm},
+		"fields in disorder": {append([]byte{0x0a, 0x04, 0x12, 0x00, 0x0a, 0x00}, b...), errForm},
+		"noise":              {[]byte("{\"spans\":[]}"), errForm},
+		"no name of it":      {encode([]Batch{{}})[:4], errForm},
+		"a control sequence": {with(func(s *Span) { s.Name = "\x1b[2J" }), errText},
+		"text backwards":     {with(func(s *Span) { s.Error = "a\u202eb" }), errText},
+		"no UTF-8":           {with(func(s *Span) { s.Attributes[0].Key = "\xff" }), errText},
+		"a long name":        {with(func(s *Span) { s.Attributes[0].Value = long }), errText},
+		"no trace":           {with(func(s *Span) { s.Trace = TraceID{} }), errValues},
+		"no span":            {with(func(s *Span) { s.Span = SpanID{} }), errValues},
+		"an end before":      {with(func(s *Span) { s.End = 1 }), errValues},
+		"a time before 1970": {with(func(s *Span) { s.Start = -1 }), errValues},
+		"no kind":            {with(func(s *Span) { s.Kind = 0 }), errValues},
 		"many attributes": {with(func(s *Span) { s.Attributes = make([]Attribute, maxAttributes+1) }),
-			ErrMany},
-		"many spans":    {encode([]Batch{{Service: "x", Spans: many}}), ErrMany},
-		"many services": {encode(make([]Batch, maxBatches+1)), ErrMany},
+			errMany},
+		"many spans":    {encode([]Batch{{Service: "x", Spans: many}}), errMany},
+		"many services": {encode(make([]Batch, maxBatches+1)), errMany},
 	} {
 		if _, err := Decode(c.data); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
-	if _, err := Encode(Batch{Service: long}); !errors.Is(err, ErrText) {
+	if _, err := Encode(Batch{Service: long}); !errors.Is(err, errText) {
 		t.Error(err)
 	}
 }
@@ -137,32 +135,13 @@ func TestTraceparents(t *testing.T) {
 		t.Error("a later version is refused")
 	}
 	for _, bad := range []string{"", good + "-x", good[1:], strings.ToUpper(good), "ff" + good[2:],
-		strings.Replace(good, trace, strings.Repeat("0", 32), 1), strings.Replace(good, span, strings.Repeat("0", 16), 1),
+		strings.Replace(good, trace, strings.Repeat("0", 32), 1),
+		strings.Replace(good, span, strings.Repeat("0", 16), 1),
 		strings.Replace(good, "-01", "-00", 1), strings.Replace(good, "0a", "xa", 1), "cc" + good[2:] + "x",
 		strings.Replace(good, "-b", "_b", 1)} {
 		if c, ok := ParseTraceparent(bad); ok || c != (Context{}) {
 			t.Errorf("%q: %+v", bad, c)
 		}
-	}
-}
-
-func TestFramesAreBounded(t *testing.T) {
-	b := AppendFrame(AppendFrame(nil, []byte("one")), nil)
-	r := bytes.NewReader(b)
-	for _, want := range []string{"one", ""} {
-		if got, err := ReadFrame(r); err != nil || string(got) != want {
-			t.Errorf("%q, %v", got, err)
-		}
-	}
-	if _, err := ReadFrame(r); !errors.Is(err, io.EOF) {
-		t.Error(err)
-	}
-	huge := binary.BigEndian.AppendUint64(nil, MaxFrame+1)
-	if _, err := ReadFrame(bytes.NewReader(huge)); !errors.Is(err, ErrLarge) {
-		t.Error(err)
-	}
-	if _, err := ReadFrame(bytes.NewReader(b[:9])); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Error(err)
 	}
 }
 

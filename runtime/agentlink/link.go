@@ -11,12 +11,15 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/ttrpc"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/spans"
+	"github.com/katabuild/katabuild/runtime/trace"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -156,10 +159,24 @@ func (l *Link) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Re
 		}
 	}
 	begun := time.Now()
-	err := call(ctx, req, resp)
-	if l.Observe != nil {
-		l.Observe("grpc."+info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]+"Request", time.Since(begun))
+	name := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
+	traced, span := trace.StartCall(ctx, "agent/"+name)
+	if span != nil {
+		req.Metadata = append(req.Metadata,
+			&ttrpc.KeyValue{Key: spans.Parent, Value: span.Context().Traceparent()},
+			&ttrpc.KeyValue{Key: spans.HostTime, Value: strconv.FormatInt(begun.UnixNano(), 10)})
 	}
+	err := l.answer(traced, req, resp, call)
+	span.End(err)
+	if l.Observe != nil {
+		l.Observe("grpc."+name+"Request", time.Since(begun))
+	}
+	return err
+}
+
+// answer makes the call, and an error of an answer that is one.
+func (l *Link) answer(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, call ttrpc.Invoker) error {
+	err := call(ctx, req, resp)
 	if err == nil {
 		s := status.FromProto(resp.GetStatus())
 		if s.Code() == codes.OK {

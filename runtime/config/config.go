@@ -145,6 +145,8 @@ type Runtime struct {
 	// regular expressions for the whole name behind io.katacontainers.config.runtime.
 	EnableAnnotations []string
 	SandboxBindMounts []string // host folders or files, with :ro or :rw, that every container's guest sees
+	EnableTracing     bool     // the shim notes where time goes
+	OTLPEndpoint      string   // of a collector that gets the spans; empty is none
 }
 
 // Factory is about guests that need not boot: templates, which they are restored from, and the pool in which they

@@ -241,6 +241,8 @@ create_container_timeout = 90
 internetworking_model = "macvtap"
 disable_guest_seccomp = true
 sandbox_bind_mounts = ["/etc/company:ro"]
+enable_tracing = true
+otlp_endpoint = "http://localhost:4318"
 [factory]
 enable_template = true
 automatic_template = true
@@ -276,6 +278,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true, EnablePprof: true,
 			CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
+			EnableTracing: true, OTLPEndpoint: "http://localhost:4318",
 			EnableAnnotations: []string{"create_container_timeout"},
 		},
 		Factory: Factory{EnableTemplate: true, AutomaticTemplate: true, TemplatePath: "/srv/templates",

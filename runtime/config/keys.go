@@ -14,6 +14,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu"
+	"github.com/katabuild/katabuild/runtime/trace"
 )
 
 // The sections, by the names that stand in square brackets.
@@ -378,6 +379,24 @@ var otherKeys = []key{
 		doc: "Folders or files of the host that the guest sees at " +
 			"/run/kata-containers/shared/containers/sandbox-mounts/NAME, read-only unless they end in :rw.",
 		field: func(c *Config) value { return (*texts)(&c.Runtime.SandboxBindMounts) },
+	},
+	{
+		section: sectionRuntime, name: "enable_tracing",
+		doc: "Note where the time of pods goes, for \"kata-runtime trace\" and for the collector at otlp_endpoint; " +
+			"docs/tracing.md.",
+		field: func(c *Config) value { return (*flag)(&c.Runtime.EnableTracing) },
+	},
+	{
+		section: sectionRuntime, name: "otlp_endpoint", ours: true, example: `"http://localhost:4318"`,
+		doc: "With enable_tracing: a collector that takes OpenTelemetry's spans, as OTLP by HTTP. Empty: they are " +
+			"sent nowhere.",
+		field: func(c *Config) value { return plainText(&c.Runtime.OTLPEndpoint) },
+		check: func(c *Config) error {
+			if c.Runtime.OTLPEndpoint == "" {
+				return nil
+			}
+			return trace.CheckEndpoint(c.Runtime.OTLPEndpoint)
+		},
 	},
 	{
 		section: sectionRuntime, name: "create_container_timeout", pod: true,

@@ -54,7 +54,9 @@ type Options struct {
 	Calls    *metrics.Durations // of containerd
 	Agent    *metrics.Durations // calls of the agent
 	Profiles bool               // whoever reaches the socket may profile this process
-	Log      *slog.Logger
+	// Trace is where the pod's time went, as OTLP; ok is false where that is not noted. nil is never.
+	Trace func() (data []byte, ok bool)
+	Log   *slog.Logger
 }
 
 // Times that bound a request.
@@ -177,6 +179,7 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("PUT /policy", s.setPolicy)
 	m.HandleFunc("GET /direct-volume/stats", s.volumeStats)
 	m.HandleFunc("POST /direct-volume/resize", noResize)
+	m.HandleFunc("GET /trace", s.trace)
 	if s.o.Profiles {
 		m.HandleFunc("/debug/pprof/", pprof.Index)
 		m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -269,6 +272,19 @@ func (s *Server) volumeStats(w http.ResponseWriter, r *http.Request) {
 func noResize(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "a volume cannot grow while a guest has it mounted: end the pod, resize the volume on the host, and "+
 		"start the pod again", http.StatusNotImplemented)
+}
+
+// trace answers with the pod's spans.
+func (s *Server) trace(w http.ResponseWriter, _ *http.Request) {
+	if s.o.Trace != nil {
+		if b, ok := s.o.Trace(); ok {
+			w.Header().Set("Content-Type", "application/x-protobuf")
+			_, _ = w.Write(b) // whoever hangs up does not want it
+			return
+		}
+	}
+	http.Error(w, "enable_tracing in [runtime] of the configuration was not set when the pod was started",
+		http.StatusForbidden)
 }
 
 func plain(w http.ResponseWriter) {

@@ -9,11 +9,13 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
+	"github.com/katabuild/katabuild/internal/spans"
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/disks"
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/stats"
+	"github.com/katabuild/katabuild/runtime/trace"
 	"github.com/katabuild/katabuild/runtime/translate"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -43,6 +45,8 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *agentlink.Process, er
 	if err := record.CheckID(c.ID); err != nil {
 		return nil, err
 	}
+	ctx, span := trace.Start(ctx, "pod/create container", spans.Attribute{Key: "container", Value: c.ID})
+	defer func() { span.End(err) }()
 	have := &container{id: c.ID}
 	p.mu.Lock()
 	if p.containers[c.ID] != nil {
@@ -62,7 +66,10 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *agentlink.Process, er
 	if err != nil {
 		return nil, err
 	}
-	if err := p.prepare(ctx, have, plan); err != nil {
+	prepare, part := trace.Start(ctx, "pod/prepare files")
+	err = p.prepare(prepare, have, plan)
+	part.End(err)
+	if err != nil {
 		return nil, err
 	}
 	if err := p.resize(ctx, c.ID, SizeOf(c.Spec.Linux.Resources)); err != nil {

@@ -39,6 +39,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/thread"
+	"github.com/katabuild/katabuild/runtime/trace"
 	"github.com/katabuild/katabuild/runtime/translate"
 	"golang.org/x/sys/unix"
 )
@@ -136,6 +137,8 @@ func Start(ctx context.Context, o Options) (*Pod, error) {
 
 // start is Start. A pod beside an error is whole still, and to be started again: see Cold.
 func start(ctx context.Context, o Options) (made *Pod, err error) {
+	ctx, span := trace.Start(ctx, "pod/start")
+	defer func() { span.End(err) }()
 	p := &Pod{id: o.ID, options: o, cfg: o.Config, dirs: o.Dirs.WithDefaults(), log: o.Log,
 		containers: map[string]*container{}, sick: make(chan struct{}), stopping: make(chan struct{})}
 	p.link = agentlink.New(p.dial, p.betterReason)
@@ -310,7 +313,7 @@ func bounds(cfg *sandbox.Config, c *config.VM) {
 // claimsSuffix makes of the folder of pods the file of their claims on volumes, beside it.
 const claimsSuffix = ".claims"
 
-func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
+func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) (err error) {
 	c := &p.cfg.VM
 	if c.SharedFS == config.SharedNone {
 		if list := p.cfg.Runtime.SandboxBindMounts; len(list) > 0 {
@@ -318,7 +321,8 @@ func (p *Pod) startShare(ctx context.Context, cfg *sandbox.Config) error {
 		}
 		return nil
 	}
-	var err error
+	ctx, span := trace.Start(ctx, "pod/share")
+	defer func() { span.End(err) }()
 	if p.share, err = share.New(p.dirs.Share, p.id); err != nil {
 		return err
 	}
@@ -465,7 +469,9 @@ func (p *Pod) leaveNetns() error {
 	return nil
 }
 
-func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) error {
+func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) (err error) {
+	ctx, span := trace.Start(ctx, "pod/network")
+	defer func() { span.End(err) }()
 	if err := p.enterNetns(ctx, o); err != nil {
 		return err
 	}
@@ -497,7 +503,9 @@ func (p *Pod) attest(ctx context.Context) error {
 	if p.cfg.Runtime.Attestation == config.Off {
 		return nil
 	}
+	ctx, span := trace.Start(ctx, "pod/attest")
 	a, err := p.vm.Attest(ctx, p.vm.Plan().Words)
+	span.End(err)
 	if err != nil {
 		return p.judge(err)
 	}
@@ -540,7 +548,9 @@ func (e *mismatchError) Error() string {
 }
 
 // introduce makes the sandbox in the guest: its network, its shared folder, its name.
-func (p *Pod) introduce(ctx context.Context, o Options) error {
+func (p *Pod) introduce(ctx context.Context, o Options) (err error) {
+	ctx, span := trace.Start(ctx, "pod/introduce")
+	defer func() { span.End(err) }()
 	ctx, cancel := context.WithTimeout(ctx, agentlink.RequestTime)
 	defer cancel()
 	// Before anything else, so that it is about all that follows.

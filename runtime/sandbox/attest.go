@@ -74,6 +74,7 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 	if err != nil {
 		return nil, fmt.Errorf("ask the guest what it is: %w", err)
 	}
+	traceGuest(s.boot, s.progress.start, Merge(s.Timeline(), r.Timeline))
 	files, err := s.files()
 	if err != nil {
 		return nil, fmt.Errorf("compare the guest's files with its manifest: %w", err)

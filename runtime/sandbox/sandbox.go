@@ -24,6 +24,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/guest"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/sealed"
+	"github.com/katabuild/katabuild/runtime/trace"
 )
 
 // consoleLines is how many of the console's last lines an error carries.
@@ -61,6 +62,7 @@ type Sandbox struct {
 	isWait   sync.Once     // of waits
 	unwoken  chan error    // has why the guest was not woken
 	memory   *os.File      // of a guest that is to be saved
+	boot     *trace.Span   // of Start; nil without one
 	booted   []guest.Booted
 	files    func() ([]verdict.Claim, error) // of the manifest's files; the first call compares
 
@@ -85,7 +87,7 @@ func (p *Plan) Start(ctx context.Context, cfg Config) (*Sandbox, error) {
 	return start(ctx, cfg, p, time.Now())
 }
 
-func start(ctx context.Context, cfg Config, plan *Plan, began time.Time) (*Sandbox, error) {
+func start(ctx context.Context, cfg Config, plan *Plan, began time.Time) (_ *Sandbox, err error) {
 	timeout := cfg.Timeout
 	if timeout == 0 {
 		timeout = DefaultTimeout
@@ -98,6 +100,8 @@ func start(ctx context.Context, cfg Config, plan *Plan, began time.Time) (*Sandb
 		panicked: make(chan string, 1), ready: make(chan struct{}), over: make(chan struct{}),
 		waits: make(chan struct{}), unwoken: make(chan error, 1),
 	}
+	ctx, s.boot = trace.Start(ctx, "boot")
+	defer func() { s.boot.End(err) }()
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -117,6 +121,7 @@ func start(ctx context.Context, cfg Config, plan *Plan, began time.Time) (*Sandb
 		e.Console = s.console.Lines(consoleLines)
 		return nil, errors.Join(e, stopErr)
 	}
+	traceStages(s.boot, began, s.Timeline())
 	return s, nil
 }
 
@@ -159,7 +164,10 @@ func (s *Sandbox) launch(ctx context.Context) (err error) {
 	}
 	s.compareFiles(files.Checked)
 	s.progress.event("checked")
-	if s.vm, err = s.cfg.Hypervisor.Start(ctx, s.plan.Machine, o); err != nil {
+	_, span := trace.Start(ctx, "hypervisor/start")
+	s.vm, err = s.cfg.Hypervisor.Start(ctx, s.plan.Machine, o)
+	span.End(err)
+	if err != nil {
 		return err
 	}
 	s.runs(ctx)
@@ -437,7 +445,9 @@ func (s *Sandbox) stopOnce() error {
 }
 
 // PlugDisk gives the running guest a disk; see machine.Plugger. A machine that takes nothing has no place for it.
-func (s *Sandbox) PlugDisk(ctx context.Context, d machine.Disk) (*machine.Plugged, error) {
+func (s *Sandbox) PlugDisk(ctx context.Context, d machine.Disk) (_ *machine.Plugged, err error) {
+	ctx, span := trace.Start(ctx, "hypervisor/plug disk")
+	defer func() { span.End(err) }()
 	if p, ok := s.vm.(machine.Plugger); ok {
 		return p.PlugDisk(ctx, d)
 	}
@@ -454,6 +464,8 @@ func (s *Sandbox) UnplugDisk(ctx context.Context, d *machine.Plugged) error {
 
 // PlugNIC gives the running guest a network interface; see machine.Plugger.
 func (s *Sandbox) PlugNIC(ctx context.Context, n machine.NIC) (pciPath string, err error) {
+	ctx, span := trace.Start(ctx, "hypervisor/plug interface")
+	defer func() { span.End(err) }()
 	if p, ok := s.vm.(machine.Plugger); ok {
 		return p.PlugNIC(ctx, n)
 	}
@@ -461,7 +473,9 @@ func (s *Sandbox) PlugNIC(ctx context.Context, n machine.NIC) (pciPath string, e
 }
 
 // PlugShare gives the running guest a shared folder; see machine.SharePlugger.
-func (s *Sandbox) PlugShare(ctx context.Context, f machine.Share) error {
+func (s *Sandbox) PlugShare(ctx context.Context, f machine.Share) (err error) {
+	ctx, span := trace.Start(ctx, "hypervisor/plug share")
+	defer func() { span.End(err) }()
 	if p, ok := s.vm.(machine.SharePlugger); ok {
 		return p.PlugShare(ctx, f)
 	}
@@ -478,7 +492,9 @@ func (s *Sandbox) Size() machine.Size {
 
 // Grow makes the machine larger; see machine.Grower. One that cannot grow at all is machine.ErrNoGrowth, unless it has
 // what is wanted.
-func (s *Sandbox) Grow(ctx context.Context, want machine.Size) (machine.Size, error) {
+func (s *Sandbox) Grow(ctx context.Context, want machine.Size) (_ machine.Size, err error) {
+	ctx, span := trace.Start(ctx, "hypervisor/grow")
+	defer func() { span.End(err) }()
 	if g, ok := s.vm.(machine.Grower); ok {
 		return g.Grow(ctx, want)
 	}

@@ -48,12 +48,15 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// timed counts how long a call took, by its name.
+// timed counts how long a call took, by its name, and notes where its time went.
 func (s *Service) timed(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo,
 	method ttrpc.Method) (any, error) {
 	begun := time.Now()
 	defer func() { s.calls.Observe(action(info.FullMethod), time.Since(begun)) }()
-	return method(ctx, unmarshal)
+	ctx, end := s.traced(ctx, info.FullMethod)
+	answer, err := method(ctx, unmarshal)
+	end(err)
+	return answer, err
 }
 
 // action is a method's name as Kata's numbers have it: close_io for /containerd.task.v3.Task/CloseIO.

@@ -34,6 +34,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/share"
 	"github.com/katabuild/katabuild/runtime/stdio"
 	"github.com/katabuild/katabuild/runtime/thread"
+	"github.com/katabuild/katabuild/runtime/trace"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -67,7 +68,9 @@ type Service struct {
 	create sync.Mutex // held while a pod is made: the calls for its containers wait for it
 
 	calls, agent metrics.Durations // of containerd, and of the agent
-	managing     sync.WaitGroup    // the management socket's end
+	trace        *trace.Recorder
+	root         rootSpan
+	managing     sync.WaitGroup // the management socket's end
 
 	patience time.Duration // how long a container may outlive SIGKILL: killTime
 
@@ -85,6 +88,7 @@ func New(o Options, end func()) *Service {
 	return &Service{
 		o: o, log: o.Log, events: events.New(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{},
 		ending: ending, giveUp: giveUp, start: startPod, patience: killTime,
+		trace: trace.New(traceService, trace.Options{Log: o.Log}),
 	}
 }
 
@@ -197,6 +201,9 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	t, err := s.createTask(ctx, r)
 	if err != nil {
 		s.log.Error("create", "container", r.ID, "err", err)
+		if s.guest() == nil {
+			s.root.finish(err)
+		}
 		return nil, asStatus(err)
 	}
 	s.events.Send(events.Create, &eventtypes.TaskCreate{
@@ -277,6 +284,7 @@ func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	if err != nil {
 		return nil, err
 	}
+	s.decideTrace(ctx, cfg, r.ID)
 	if cfg.Runtime.EnableDebug {
 		s.log.Debug("configuration", "guest", cfg.VM.Guest)
 	}
@@ -322,7 +330,7 @@ func (s *Service) again(ctx context.Context, p guest, r *taskapi.CreateTaskReque
 // manage serves the pod's management socket until the pod ends. A pod without one is as good.
 func (s *Service) manage(p guest, id string, cfg *config.Config) {
 	m, err := management.Serve(management.Options{Dirs: s.o.Dirs, ID: id, Pod: p, Calls: &s.calls, Agent: &s.agent,
-		Profiles: cfg.Runtime.EnablePprof, Log: s.log})
+		Profiles: cfg.Runtime.EnablePprof, Trace: s.trace.Kept, Log: s.log})
 	if err != nil {
 		s.log.Warn("the pod cannot be watched", "err", err)
 		return
@@ -441,7 +449,9 @@ func (s *Service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		return nil, precondition("process %q of container %s was started already", r.ExecID, r.ID)
 	}
 	if r.ExecID == "" {
-		if err := g.Start(ctx, t.id); err != nil {
+		err := g.Start(ctx, t.id)
+		s.root.ran(t.id, err)
+		if err != nil {
 			p.unclaim()
 			s.log.Error("start", "container", t.id, "err", err)
 			if t.sandbox {
@@ -798,6 +808,9 @@ func (s *Service) Close() error {
 		err = p.Stop()
 	}
 	s.managing.Wait()
+	s.root.finish(errEnding)
+	s.root.settle()
+	s.trace.Close()
 	s.events.Close()
 	return err
 }

@@ -33,6 +33,7 @@ type Agent struct {
 	mu        sync.Mutex // guards what follows
 	failing   map[string]error
 	calls     []string
+	told      map[string]map[string]string // metadata, by call and key
 	processes map[key]*process
 	copied    map[string]string
 	requests  map[string]*katapb.CreateContainerRequest
@@ -218,12 +219,34 @@ func (a *Agent) called(call string) error {
 	return a.failing[call]
 }
 
+func (a *Agent) metadata(call string, md ttrpc.MD) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.told == nil {
+		a.told = map[string]map[string]string{}
+	}
+	a.told[call] = map[string]string{}
+	for k, v := range md {
+		a.told[call][k] = v[0]
+	}
+}
+
+// Metadata is what was said beside the last call of a name; nil where nothing was.
+func (a *Agent) Metadata(call string) map[string]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.told[call]
+}
+
 // on makes a method of a function.
 func on[Q, A any](a *Agent, call string, f func(context.Context, *Q) (*A, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
 		q := new(Q)
 		if err := unmarshal(q); err != nil {
 			return nil, err
+		}
+		if md, ok := ttrpc.GetMetadata(ctx); ok {
+			a.metadata(call, md)
 		}
 		if err := a.called(call); err != nil {
 			return nil, err
