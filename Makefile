@@ -30,7 +30,7 @@ setup: ## install what is missing: Debian packages (as root or with sudo) and Go
 	@sh ci/setup.sh
 
 .PHONY: build
-build: ## build katabuild, kata-runtime, kata-agent-ctl, kata-deploy, the shim and the agent into bin/
+build: ## build katabuild, kata-runtime, kata-agent-ctl, kata-deploy, runk, the shim and the agent into bin/
 	@mkdir -p bin
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
 		-o bin/katabuild ./cmd/katabuild
@@ -43,6 +43,7 @@ build: ## build katabuild, kata-runtime, kata-agent-ctl, kata-deploy, the shim a
 		-o bin/containerd-shim-kata-v2 ./cmd/containerd-shim-kata-v2
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
 		-o bin/kata-agent-ctl ./cmd/kata-agent-ctl
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/runk ./cmd/runk
 	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
 
 # The Go names of the architectures that guests are built for; internal/arch has the table.
@@ -176,6 +177,10 @@ test-rego: ## tests of the agent with the Rego engine, which is a module of its 
 .PHONY: test-containerd
 test-containerd: ## tests that run containers in guests, by containerd 1.6 and 2 (as root, in own namespaces)
 	@sh ci/test.sh containerd
+
+.PHONY: test-runk
+test-runk: ## run containers on this host by runk and by runc, and compare what a user sees (as root)
+	@sh ci/test.sh runk
 
 .PHONY: test-shim
 test-shim: ## let containerd's suite for shims judge the shim, without containerd (as root)

@@ -47,23 +47,26 @@ var inner = []struct {
 	pkg, of string
 	may     []string
 	reason  string
+	besides string // another package that may import it, or empty
 }{
 	{"agent/storage/place", "agent/storage", nil,
-		"a path from outside is made safe by one small package that anybody can read whole"},
+		"a path from outside is made safe by one small package that anybody can read whole", ""},
 	{"agent/storage/mount", "agent/storage", []string{"agent/storage/place"},
-		"it mounts where it is told, and knows neither the guest API nor what a mount is for"},
+		"it mounts where it is told, and knows neither the guest API nor what a mount is for", ""},
 	{"agent/storage/incoming", "agent/storage", []string{"agent/storage/place"},
-		"it takes files to a place, and knows no mounts and no disks"},
+		"it takes files to a place, and knows no mounts and no disks", ""},
 	{"agent/storage/mirror", "agent/storage", []string{"agent/storage/place"},
-		"it copies from folder to folder, and knows no mounts and no disks"},
+		"it copies from folder to folder, and knows no mounts and no disks", ""},
 	{"agent/container/blueprint", "agent/container", []string{"agent/container/seccomp", "agent/container/stage"},
-		"it decides how a container is made and does nothing"},
+		"it decides how a container is made and does nothing, in guests and on hosts", "agent/oci"},
 	{"agent/container/launch", "agent/container", []string{"agent/container/blueprint", "agent/container/cgroup",
 		"agent/container/child", "agent/container/stage", "agent/osthread", "agent/reap"},
-		"it starts stages, and knows neither containers nor their streams"},
-	{"agent/container/locks", "agent/container", nil, "it answers about locks, and knows nothing of containers"},
+		"it starts stages, in guests and on hosts, and knows neither containers nor their streams", "agent/oci"},
+	{"agent/oci/hostgroup", "agent/oci", []string{"agent/container/cgroup"},
+		"it keeps control groups, and knows neither containers nor their processes", ""},
+	{"agent/container/locks", "agent/container", nil, "it answers about locks, and knows nothing of containers", ""},
 	{"agent/storage/disk", "agent/storage", []string{"agent/devmapper", "agent/uevent", "agent/uevent/pcipath"},
-		"it finds disks, and knows neither the guest API nor where they are mounted"},
+		"it finds disks, and knows neither the guest API nor where they are mounted", ""},
 }
 
 type source struct {
@@ -171,7 +174,7 @@ func TestAPartOfAPackageKnowsOnlyWhatItNeeds(t *testing.T) {
 				case s.dir == part.pkg && component(rest) == component(part.pkg) && !slices.Contains(part.may, rest):
 					t.Errorf("%s/%s imports %s: this part of %s may not, because %s", s.dir, s.name, rest, part.of,
 						part.reason)
-				case rest == part.pkg && s.dir != part.of && !isPartOf(s.dir, part.of):
+				case rest == part.pkg && s.dir != part.of && s.dir != part.besides && !isPartOf(s.dir, part.of):
 					t.Errorf("%s/%s imports %s, which is a part of %s", s.dir, s.name, rest, part.of)
 				}
 			}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	ociRecord "github.com/katabuild/katabuild/agent/oci/record"
 	"github.com/katabuild/katabuild/builder/lock"
 	"github.com/katabuild/katabuild/internal/manifest"
 	"github.com/katabuild/katabuild/internal/report"
@@ -22,6 +23,8 @@ var outliving = []struct {
 	version int    // the newest
 	decode  func([]byte) error
 }{
+	{"agent/oci/record/testdata/state", ociRecord.Version,
+		func(b []byte) error { _, err := ociRecord.Decode(b); return err }},
 	{"builder/lock/testdata/lock", lock.Version, func(b []byte) error { _, err := lock.Decode(b); return err }},
 	{"internal/manifest/testdata/manifest", manifest.Version,
 		func(b []byte) error { _, err := manifest.Decode(b); return err }},

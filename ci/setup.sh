@@ -64,6 +64,7 @@ bazel-bootstrap:/usr/bin/bazel
 CONTAINERS="
 containerd:/usr/bin/containerd
 runc:/usr/sbin/runc
+crun:/usr/bin/crun
 containernetworking-plugins:/usr/lib/cni/bridge
 iptables:/usr/sbin/iptables
 busybox-static:/bin/busybox

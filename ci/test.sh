@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|faults|arch|cross|kubernetes]; without an
-# argument, what `make check` checks, the network's, boot, e2e, containerd and shim: all but the tests that build more
-# kernels than one (kernel), which take an hour, those in which machines die (faults), other architectures (arch,
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|faults|arch|cross|kubernetes]; without an
+# argument, what `make check` checks, the network's, runk, boot, e2e, containerd and shim: all but the tests that build
+# more kernels than one (kernel), which take an hour, those in which machines die (faults), other architectures (arch,
 # cross), which are slow to emulate, and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
@@ -116,6 +116,10 @@ faults() {
 	KATABUILD_TEST_FAULTS=1 KATABUILD_TEST_E2E=1 "$go" test -count=1 -run TestKilledPushesAndPulls ./ci/e2e
 }
 
+runk() {
+	KATABUILD_TEST_RUNK=1 KATABUILD_TEST_BUSYBOX=/bin/busybox as_root "$go" test -count=1 -timeout 20m ./ci/runk
+}
+
 rego() {
 	(cd cmd/kata-agent-rego && "$go" vet ./... && "$go" test -count=1 ./...)
 }
@@ -165,6 +169,7 @@ rego) rego ;;
 e2e) e2e ;;
 containerd) containerd ;;
 shim) shim ;;
+runk) runk ;;
 faults) faults ;;
 arch) arch ;;
 cross) cross ;;
@@ -173,6 +178,7 @@ all)
 	make --no-print-directory check
 	make --no-print-directory test-network
 	rego
+	runk
 	boot
 	# Both wait most of the time, for emulated guests; together they take half as long. Kernels are compiled before:
 	# beside compilers, guests are too slow for tests.
@@ -192,5 +198,5 @@ all)
 	cat "$log"
 	exit "$status"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|faults|arch|cross|kubernetes]" >&2; exit 2 ;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|faults|arch|cross|kubernetes]" >&2; exit 2 ;;
 esac

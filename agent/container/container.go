@@ -295,7 +295,7 @@ func (r *Runner) Create(ctx context.Context, id string, spec *specs.Spec, stdio 
 
 func (c *Container) create(ctx context.Context, stdio Stdio) error {
 	var err error
-	if c.plan, err = blueprint.New(c.id, c.dir, c.spec, c.r.cfg.NoPivot); err != nil {
+	if c.plan, err = blueprint.New(c.id, c.dir, c.spec, blueprint.Place{NoPivot: c.r.cfg.NoPivot}); err != nil {
 		return err
 	}
 	c.warn(c.plan.Unknown)
@@ -371,7 +371,7 @@ func (c *Container) awaitCreated(ctx context.Context) error {
 			s := c.plan.Stage.State
 			s.Pid = p.pid
 			for _, h := range c.plan.Hooks {
-				if err := c.r.hook(ctx, h, s); err != nil {
+				if err := c.r.stages.Hook(ctx, h, s); err != nil {
 					return err
 				}
 			}

@@ -77,7 +77,7 @@ func (c *Container) Start(ctx context.Context) error {
 		s := c.plan.Stage.State
 		s.Pid, s.Status = c.init.pid, string(stateRunning)
 		for _, hook := range blueprint.Hooks("poststart", h.Poststart) {
-			if err := c.r.hook(ctx, hook, s); err != nil {
+			if err := c.r.stages.Hook(ctx, hook, s); err != nil {
 				c.r.cfg.Log.Error(err.Error(), "container", c.id)
 			}
 		}
@@ -378,7 +378,7 @@ func (c *Container) poststop(ctx context.Context) {
 	s := c.plan.Stage.State
 	s.Status = string(stateStopped)
 	for _, h := range blueprint.Hooks("poststop", c.spec.Hooks.Poststop) {
-		if err := c.r.hook(ctx, h, s); err != nil {
+		if err := c.r.stages.Hook(ctx, h, s); err != nil {
 			c.r.cfg.Log.Error(err.Error(), "container", c.id)
 		}
 	}

@@ -44,6 +44,8 @@ type Blueprint struct {
 	Unknown    []string     // capabilities that this agent does not know, and leaves out
 	// Sysctls are set by the agent, because the stage may not.
 	Sysctls []stage.Sysctl
+
+	host bool // as in Place
 }
 
 // Tree is a mount that the agent makes for a stage: one that has other owners than its file system says, or one that
@@ -57,8 +59,16 @@ type Tree struct {
 	In         stage.Join // the namespace that it shows; the zero value is the agent's
 }
 
-// New checks a specification and says how to make its container. bundle is its folder; noPivot is as in stage.Root.
-func New(id, bundle string, spec *specs.Spec, noPivot bool) (*Blueprint, error) {
+// Place says where containers are made. The zero value is a guest, all of which is one pod.
+type Place struct {
+	NoPivot bool // as in stage.Root
+	// Host is a machine with other things on it than containers of one pod: a network that is not the container's own
+	// is the host's, and a control group namespace is made only where one is asked for.
+	Host bool
+}
+
+// New checks a specification and says how to make its container. bundle is its folder.
+func New(id, bundle string, spec *specs.Spec, place Place) (*Blueprint, error) {
 	switch {
 	case spec == nil:
 		return nil, errors.New("no specification")
@@ -73,12 +83,12 @@ func New(id, bundle string, spec *specs.Spec, noPivot bool) (*Blueprint, error) 
 	if linux == nil {
 		linux = &specs.Linux{}
 	}
-	b := &Blueprint{}
+	b := &Blueprint{host: place.Host}
 	b.Stage.State = stage.State{Version: spec.Version, ID: id, Status: "creating", Bundle: bundle,
 		Annotations: spec.Annotations}
 	for _, part := range []func() error{
 		func() error { return b.namespaces(linux) },
-		func() error { return b.root(spec.Root, linux.RootfsPropagation, noPivot) },
+		func() error { return b.root(spec.Root, linux.RootfsPropagation, place.NoPivot) },
 		func() error { return b.files(spec.Mounts, linux) },
 		func() error { return b.sysctls(linux.Sysctl) },
 		func() error { return b.hostname(spec.Hostname, spec.Domainname) },
@@ -114,6 +124,7 @@ func (b *Blueprint) files(mounts []specs.Mount, linux *specs.Linux) error {
 		if err != nil {
 			return err
 		}
+		s.Late = b.host && s.Type == "tmpfs" && s.Flags&unix.MS_RDONLY != 0
 		p.Mounts = append(p.Mounts, s)
 		ownDev = ownDev || s.Destination == "/dev" && s.Bind
 	}
@@ -136,7 +147,7 @@ func (b *Blueprint) files(mounts []specs.Mount, linux *specs.Linux) error {
 // sysctls are those that the stage sets, and those that the agent does.
 func (b *Blueprint) sysctls(wanted map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
-		if err := sysctl(name, b.has); err != nil {
+		if err := sysctl(name, b.host, b.has); err != nil {
 			return err
 		}
 		s := stage.Sysctl{Name: name, Value: wanted[name]}
@@ -195,8 +206,10 @@ func (b *Blueprint) has(flag int) bool {
 
 func (b *Blueprint) namespaces(linux *specs.Linux) error {
 	seen := map[specs.LinuxNamespaceType]bool{}
-	b.Clone = unix.CLONE_NEWNS             // never without: mounts would be the guest's
-	b.Stage.Unshare = unix.CLONE_NEWCGROUP // always new, and made in there: it is rooted where its maker is
+	b.Clone = unix.CLONE_NEWNS // never without: mounts would be the guest's
+	if !b.host {
+		b.Stage.Unshare = unix.CLONE_NEWCGROUP // always new, and made in there: it is rooted where its maker is
+	}
 	for _, n := range linux.Namespaces {
 		flag, ok := namespaces[n.Type]
 		if !ok {
@@ -266,7 +279,7 @@ func Hooks(kind string, list []specs.Hook) []stage.Hook {
 var kernelSysctls = []string{"msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"}
 
 // sysctl refuses what would change more than the container.
-func sysctl(name string, has func(int) bool) error {
+func sysctl(name string, host bool, has func(int) bool) error {
 	dotted := strings.ReplaceAll(name, "/", ".")
 	if dotted == "" || strings.Contains(dotted, "..") || strings.HasPrefix(dotted, ".") {
 		return fmt.Errorf("sysctl %q: not a name", name)
@@ -289,7 +302,10 @@ func sysctl(name string, has func(int) bool) error {
 		}
 		return nil
 	case strings.HasPrefix(dotted, "net."):
-		// The whole guest is one pod and has one network: what a pod's sysctl is for.
+		// A whole guest is one pod and has one network: what a pod's sysctl is for.
+		if host && !has(unix.CLONE_NEWNET) {
+			return fmt.Errorf("sysctl %s: without a network namespace it would be the host's", name)
+		}
 		return nil
 	}
 	return fmt.Errorf("sysctl %s: it is the same for the whole guest, and no namespace separates it", name)

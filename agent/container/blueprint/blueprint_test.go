@@ -105,7 +105,7 @@ func TestMountsWithOtherOwners(t *testing.T) {
 		s.Linux.UIDMappings, s.Linux.GIDMappings = own, own
 		m.Destination, m.Source = "/d", "/s"
 		s.Mounts = append(s.Mounts, m)
-		return New("x", "/x", s, false)
+		return New("x", "/x", s, Place{})
 	}
 	last := len(spec("true").Mounts)
 	for name, tc := range map[string]struct {
@@ -209,11 +209,11 @@ func TestSpecificationsThatCannotBe(t *testing.T) {
 	} {
 		s := spec("true")
 		tc.change(s)
-		if _, err := New("x", "/x", s, false); err == nil || !strings.Contains(err.Error(), tc.says) {
+		if _, err := New("x", "/x", s, Place{}); err == nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := New("x", "/x", spec("true"), false); err != nil {
+	if _, err := New("x", "/x", spec("true"), Place{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -226,12 +226,19 @@ func TestSysctls(t *testing.T) {
 		"kernel.hostname":                false, "kernel.domainname": false, "kernel.panic": false,
 		"vm.swappiness": false, "": false, "net...kernel": false, "net/../kernel/panic": false, "/kernel/panic": false,
 	} {
-		if err := sysctl(name, own); (err == nil) != ok {
+		if err := sysctl(name, true, own); (err == nil) != ok {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	if err := sysctl("kernel.sem", func(int) bool { return false }); err == nil {
+	none := func(int) bool { return false }
+	if err := sysctl("kernel.sem", false, none); err == nil {
 		t.Error("without an IPC namespace")
+	}
+	if err := sysctl("net.ipv4.ip_forward", false, none); err != nil {
+		t.Errorf("the network of a guest is its pod's: %v", err)
+	}
+	if err := sysctl("net.ipv4.ip_forward", true, none); err == nil {
+		t.Error("a sysctl of the host's network is set")
 	}
 }
 
@@ -245,7 +252,7 @@ func FuzzBlueprint(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s specs.Spec
 		if json.Unmarshal(b, &s) == nil {
-			New("x", "/x", &s, false)
+			New("x", "/x", &s, Place{})
 		}
 	})
 }
@@ -260,7 +267,7 @@ func TestTheAgentMountsWhatShowsThePod(t *testing.T) {
 	s.Mounts = append(s.Mounts, specs.Mount{Type: "sysfs", Source: "sysfs", Destination: "/sys2",
 		Options: []string{"ro", "nosuid"}})
 	last := len(s.Mounts) - 1
-	b, err := New("x", "/x", s, false)
+	b, err := New("x", "/x", s, Place{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +284,7 @@ func TestTheAgentMountsWhatShowsThePod(t *testing.T) {
 	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces,
 		func(n specs.LinuxNamespace) bool { return n.Type == "user" })
 	s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil
-	if b, err = New("x", "/x", s, false); err != nil || len(b.Trees)+len(b.Sysctls) > 0 ||
+	if b, err = New("x", "/x", s, Place{}); err != nil || len(b.Trees)+len(b.Sysctls) > 0 ||
 		len(b.Stage.Sysctls) != 1 {
 		t.Errorf("without: %+v, %v", b, err)
 	}

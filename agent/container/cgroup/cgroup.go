@@ -63,7 +63,7 @@ func Prepare(root, leaf string) error {
 	if os.Getpid() == 1 { // in a guest that is another's, this is for it to decide
 		_ = favorMoves(root) // without it all is as well, and slower
 	}
-	return enable(root)
+	return Enable(root)
 }
 
 // favorMoves lets processes change their group without waiting until every processor has looked away (two to three
@@ -99,8 +99,8 @@ func favorMoves(root string) error {
 	return nil
 }
 
-// enable passes on every controller that dir has. Those that it has not are complained of where they are asked for.
-func enable(dir string) error {
+// Enable passes on every controller that dir has. Those that it has not are complained of where they are asked for.
+func Enable(dir string) error {
 	has, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return fmt.Errorf("controllers of cgroup %s: %w", dir, err)
@@ -146,7 +146,7 @@ func Make(root, name string) (*Group, error) {
 		}
 		fresh = err == nil
 		if i < len(parts)-1 {
-			if err := enable(dir); err != nil {
+			if err := Enable(dir); err != nil {
 				return nil, err
 			}
 		}
@@ -162,6 +162,9 @@ func Make(root, name string) (*Group, error) {
 	}
 	return g, nil
 }
+
+// At is the group with this folder, which somebody else has made. Its device program is not known, and stays.
+func At(dir string) *Group { return &Group{Path: dir, program: -1} }
 
 // write writes a file that exists.
 func write(dir, name, value string) error {

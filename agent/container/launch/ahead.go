@@ -19,11 +19,21 @@ const aheadScore = 1000
 // StartAhead starts a stage that waits for its plan: process 1 of a new namespace, and otherwise still where the agent
 // is. It ends when the agent's end of its socket is closed, by whatever means.
 func (l *Launcher) StartAhead() (*Stage, error) {
-	return l.idle(&syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID})
+	s, err := l.idle(&syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}, stage.WordAhead)
+	if err == nil {
+		score := aheadScore
+		setOOM(s.Child.Pid, &score)
+	}
+	return s, err
+}
+
+// StartSoon is StartAhead for a plan that comes at once.
+func (l *Launcher) StartSoon() (*Stage, error) {
+	return l.idle(&syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}, stage.WordSoon)
 }
 
 // idle starts a stage that waits for its plan.
-func (l *Launcher) idle(attr *syscall.SysProcAttr) (*Stage, error) {
+func (l *Launcher) idle(attr *syscall.SysProcAttr, word string) (*Stage, error) {
 	self, err := l.Self()
 	if err != nil {
 		return nil, err
@@ -34,7 +44,7 @@ func (l *Launcher) idle(attr *syscall.SysProcAttr) (*Stage, error) {
 	}
 	defer theirs.Close()
 	cmd := &exec.Cmd{
-		Path: self, Args: []string{stage.Name, stage.WordAhead}, Env: environment, Dir: "/",
+		Path: self, Args: []string{stage.Name, word}, Env: environment, Dir: "/",
 		ExtraFiles: []*os.File{theirs}, SysProcAttr: attr,
 	}
 	child, err := l.Reaper.Start(cmd)
@@ -42,8 +52,6 @@ func (l *Launcher) idle(attr *syscall.SysProcAttr) (*Stage, error) {
 		ours.Close()
 		return nil, fmt.Errorf("start a stage ahead: %w", err)
 	}
-	score := aheadScore
-	setOOM(child.Pid, &score)
 	return &Stage{child, ours}, nil
 }
 
@@ -87,7 +95,7 @@ func (s *Stage) HandOver(ctx context.Context, r *Request, streams []*os.File, ar
 		rights = append(rights, int(f.Fd()))
 	}
 	rights = append(rights, files...)
-	for _, f := range r.Trees {
+	for _, f := range append(append([]*os.File{}, r.Trees...), r.More...) {
 		rights = append(rights, int(f.Fd()))
 	}
 	if len(rights) > stage.MaxFiles {

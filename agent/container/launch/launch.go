@@ -30,11 +30,12 @@ type Launcher struct {
 // Request is how to start a stage.
 type Request struct {
 	Plan  *stage.Plan
-	Clone int          // namespaces that are made, as CLONE_NEW flags
-	Join  []stage.Join // namespaces that have a name
-	Group *cgroup.Group
-	OOM   *int       // oom_score_adj of proc(5); nil is 0
-	Trees []*os.File // detached mounts of the plan
+	Clone int           // namespaces that are made, as CLONE_NEW flags
+	Join  []stage.Join  // namespaces that have a name
+	Group *cgroup.Group // nil leaves it where the caller is
+	OOM   *int          // oom_score_adj of proc(5); nil is 0
+	Trees []*os.File    // detached mounts of the plan
+	More  []*os.File    // the socket of the plan's Listen, and the files of its Keep
 
 	UIDs, GIDs []specs.LinuxIDMapping // of a new user namespace
 	Owner      string                 // the path of a user namespace to join, which then owns all that is made
@@ -87,11 +88,13 @@ func (l *Launcher) Start(r *Request, streams []*os.File) (_ *Stage, err error) {
 			ours.Close()
 		}
 	}()
-	group, err := r.Group.Open()
-	if err != nil {
-		return nil, err
+	group := -1
+	if r.Group != nil {
+		if group, err = r.Group.Open(); err != nil {
+			return nil, err
+		}
+		defer unix.Close(group)
 	}
-	defer unix.Close(group)
 	files := append(append([]*os.File{}, streams...), theirs, plan)
 	if r.Into != nil {
 		f, err := r.Into.file()
@@ -101,7 +104,7 @@ func (l *Launcher) Start(r *Request, streams []*os.File) (_ *Stage, err error) {
 		defer f.Close()
 		files = append(files, f)
 	}
-	files = append(files, r.Trees...)
+	files = append(append(files, r.Trees...), r.More...)
 	how, err := starterOf(r)
 	if err != nil {
 		return nil, err

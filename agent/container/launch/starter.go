@@ -19,7 +19,7 @@ type program struct {
 	path  string
 	args  []string
 	files []*os.File // file i of it
-	group int        // the folder of its control group, open
+	group int        // the folder of its control group, open; negative leaves it in the caller's
 }
 
 // starter is a way to start a program in the namespaces where it belongs.
@@ -51,7 +51,7 @@ type cloned struct {
 }
 
 func (c *cloned) start(r *reap.Reaper, p program) (*reap.Child, error) {
-	attr := &syscall.SysProcAttr{Cloneflags: uintptr(c.namespaces), UseCgroupFD: true, CgroupFD: p.group}
+	attr := &syscall.SysProcAttr{Cloneflags: uintptr(c.namespaces), UseCgroupFD: p.group >= 0, CgroupFD: p.group}
 	if len(c.uids) > 0 {
 		attr.UidMappings, attr.GidMappings = mappings(c.uids), mappings(c.gids)
 		attr.GidMappingsEnableSetgroups = true

@@ -143,7 +143,7 @@ func (l *Launcher) mapping(uids, gids []specs.LinuxIDMapping) (*os.File, error) 
 	s, err := l.idle(&syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER, UidMappings: mappings(uids), GidMappings: mappings(gids),
 		GidMappingsEnableSetgroups: true,
-	})
+	}, stage.WordAhead)
 	if err != nil {
 		return nil, fmt.Errorf("user namespace with these mappings: %w", err)
 	}

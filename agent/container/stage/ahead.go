@@ -21,7 +21,9 @@ func wait() (*Plan, *files, error) {
 	if unix.Gettid() != unix.Getpid() {
 		return nil, nil, errNotFirst
 	}
-	rehearse()
+	if os.Args[1] == WordAhead {
+		rehearse()
+	}
 	rights, err := receive()
 	if err != nil {
 		return nil, nil, err
@@ -37,10 +39,25 @@ func wait() (*Plan, *files, error) {
 		return nil, nil, err
 	}
 	rest := rights[4:]
-	if len(rest) != len(p.Join)+p.Trees {
-		return nil, nil, fmt.Errorf("%d files came with the plan, not %d", len(rest), len(p.Join)+p.Trees)
+	want := len(p.Join) + p.Trees + p.Keep
+	if p.Listen {
+		want++
 	}
-	return p, &files{pid: -1, join: rest[:len(p.Join)], trees: rest[len(p.Join):]}, nil
+	if len(rest) != want {
+		return nil, nil, fmt.Errorf("%d files came with the plan, not %d", len(rest), want)
+	}
+	f := &files{pid: -1, join: rest[:len(p.Join)]}
+	f.order(p, 0)
+	for i, n := range f.trees {
+		f.trees[i] = rest[len(p.Join)+n]
+	}
+	for i, n := range f.keep {
+		f.keep[i] = rest[len(p.Join)+n]
+	}
+	if p.Listen {
+		f.listener = rest[len(p.Join)+f.listener]
+	}
+	return p, f, nil
 }
 
 // rehearse does once what will be done with the plan, so that its code and memory are there: what Go does at the first

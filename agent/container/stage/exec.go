@@ -39,8 +39,9 @@ func (p *Process) find() (program string, err error) {
 	return program, nil
 }
 
-// exec turns this process into the program that find has found. It returns only when that is not possible.
-func (p *Process) exec(program string) error {
+// exec turns this process into the program that find has found, which gets the files of keep from 3 on. It returns only
+// when that is not possible.
+func (p *Process) exec(program string, keep []int) error {
 	if err := p.surroundings(); err != nil {
 		return err
 	}
@@ -74,6 +75,12 @@ func (p *Process) exec(program string) error {
 			return fmt.Errorf("SELinux label %q: %w", p.Label, err)
 		}
 	}
+	if p.Profile != "" {
+		// proc_pid_attr(5); the kernel's AppArmor page has the word.
+		if err := os.WriteFile("/proc/thread-self/attr/apparmor/exec", []byte("exec "+p.Profile), 0); err != nil {
+			return fmt.Errorf("AppArmor profile %q: %w", p.Profile, err)
+		}
+	}
 	if p.NoNew {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return fmt.Errorf("no_new_privs: %w", err)
@@ -87,6 +94,10 @@ func (p *Process) exec(program string) error {
 		tell(Message{Kind: Locks}, listener) // it is closed when the program begins
 	}
 	tell(Message{Kind: Exec}, -1)
+	control, err := hand(keep)
+	if err != nil {
+		return err
+	}
 	// From here on the filter may refuse whatever the Go runtime would like to call, so nothing is called but what has
 	// to be: capset, execve.
 	if len(p.Filter) > 0 {
@@ -101,6 +112,9 @@ func (p *Process) exec(program string) error {
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path0)), uintptr(unsafe.Pointer(&argv[0])),
 		uintptr(unsafe.Pointer(&envv[0])))
+	if control != controlFD {
+		unix.RawSyscall(unix.SYS_DUP3, uintptr(control), controlFD, unix.O_CLOEXEC) // to tell what is wrong
+	}
 	switch errno {
 	case unix.ENOENT:
 		var st unix.Stat_t
@@ -112,6 +126,36 @@ func (p *Process) exec(program string) error {
 		return fmt.Errorf("start %q: %s is no program for this machine: %w", p.Args[0], program, errno)
 	}
 	return fmt.Errorf("start %q: %w", p.Args[0], errno)
+}
+
+// hand puts files at the numbers from 3 on, where the program finds them, and the control above those. The numbers that
+// they have are below none of these only by chance, so all move up first.
+func hand(keep []int) (control int, err error) {
+	if len(keep) == 0 {
+		return controlFD, nil
+	}
+	above := controlFD + len(keep)
+	up := func(fd int) int {
+		n, e := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, above)
+		err = errors.Join(err, e)
+		return n
+	}
+	control = up(controlFD)
+	high := make([]int, len(keep))
+	for i, fd := range keep {
+		high[i] = up(fd)
+	}
+	for i, fd := range high {
+		if err != nil {
+			break
+		}
+		err = unix.Dup3(fd, controlFD+i, 0)
+	}
+	if err != nil {
+		return controlFD, fmt.Errorf("files of the program: %w", errors.Join(err, unix.Dup3(control, controlFD,
+			unix.O_CLOEXEC)))
+	}
+	return control, nil
 }
 
 // install has the kernel filter the calls of this thread. With SECCOMP_FILTER_FLAG_NEW_LISTENER it returns the

@@ -38,8 +38,8 @@ func (r *room) mount(m Mount, trees []int) error {
 		}
 		data = strings.TrimSuffix(fmt.Sprintf("mode=%04o,%s", st.Mode&0o7777, data), ",")
 	}
-	if m.CopyUp {
-		flags &^= unix.MS_RDONLY // until the copy is there
+	if m.CopyUp || m.Late {
+		flags &^= unix.MS_RDONLY // until the copy, or all, is there
 	}
 	if err := unix.Mount(m.Source, fdPath(target), m.Type, flags, data); err != nil {
 		if err == unix.ENODEV {
@@ -69,6 +69,16 @@ func (r *room) mount(m Mount, trees []int) error {
 		return fmt.Errorf("recursive flags: %w", err)
 	}
 	return propagate(top, m.Propagation)
+}
+
+// late makes the mount at a place read-only.
+func (r *room) late(destination string) error {
+	fd, err := r.open(destination)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return setattr(fd, 0, unix.MOUNT_ATTR_RDONLY, 0, 0)
 }
 
 // exact refuses a target that is elsewhere than it says.

@@ -20,8 +20,12 @@ const (
 )
 
 // WordAhead is the argv[1] of a stage that is started before there is a plan. It has only controlFD, and gets a message
-// with files: the plan, the three standard streams, the namespaces of the plan's Join, and its trees.
+// with files: the plan, the three standard streams, the namespaces of the plan's Join, its trees, the socket of Listen,
+// and the files of Keep.
 const WordAhead = "ahead"
+
+// WordSoon is WordAhead for a stage whose plan comes at once, so that it does nothing while it waits.
+const WordSoon = "soon"
 
 // MaxFiles is how many files such a message can hold. SCM_MAX_FD of <net/scm.h>; unix(7).
 const MaxFiles = 253
@@ -33,7 +37,9 @@ const (
 	// for an exec: a pidfd of the container's first process, or its mount namespace when that is all there is to join
 	pidFD = 5
 
-	firstTreeFD = 5 // for a container: the first of the plan's trees
+	// the first of the plan's trees, for a container; behind those are the socket of Listen and the files of Keep,
+	// which an exec has behind pidFD
+	firstTreeFD = 5
 )
 
 // Plan is what a stage has to do. The zero values of its parts mean "nothing to do", and are not written: to read the
@@ -44,7 +50,12 @@ type Plan struct {
 	Join     []Join `json:",omitzero"` // namespaces whose files came with the plan
 	Unshare  int    `json:",omitzero"` // CLONE_NEW flags of namespaces that clone(2) did not make
 	Offsets  string `json:",omitzero"` // contents of timens_offsets(5), where a time namespace is new
+	AskGroup bool   `json:",omitzero"` // say Group and wait for leave before namespaces are joined and made
 	AskHooks bool   `json:",omitzero"` // say Hooks and wait for leave before anything is mounted
+	// Listen has whoever starts the program connect to a socket that came with the plan: the connection takes the place
+	// of the one that the plan came by, whose other end may be gone by then.
+	Listen bool `json:",omitzero"`
+	Keep   int  `json:",omitzero"` // how many files that came with the plan the program gets, from 3 on
 
 	Root       *Root    `json:",omitzero"`
 	Mounts     []Mount  `json:",omitzero"`
@@ -98,6 +109,8 @@ type Mount struct {
 	CopyUp bool `json:",omitzero"` // what the folder below holds is copied into the new file system
 	// the top of the new file system has the mode of the folder below, if that was there
 	AsBelow bool `json:",omitzero"`
+	// becomes read-only when all other mounts and the devices are there
+	Late bool `json:",omitzero"`
 }
 
 // Device is a device node. Bind takes the guest's own node instead of making one, which a user namespace may not.
@@ -157,6 +170,7 @@ type Process struct {
 	Caps     *Caps    `json:",omitzero"` // nil keeps none
 	NoNew    bool     `json:",omitzero"`
 	Label    string   `json:",omitzero"` // SELinux label for exec
+	Profile  string   `json:",omitzero"` // AppArmor's, likewise
 	Filter   Filter   `json:",omitzero"`
 	FFlags   uint     `json:",omitzero"` // flags for seccomp(2)
 	Locks    Filter   `json:",omitzero"` // whose listener is the agent, which answers about locks on files
@@ -182,6 +196,7 @@ type Kind string
 
 // The messages a stage sends, in the order in which they can come. After Exec the socket closes when the program runs.
 const (
+	Group    Kind = "group"    // nothing was done; an answer is waited for
 	Hooks    Kind = "hooks"    // namespaces are there, nothing is mounted; an answer is waited for
 	Terminal Kind = "terminal" // carries the master of the terminal
 	Created  Kind = "created"  // all is ready; an answer is waited for

@@ -20,7 +20,7 @@ func Main() {
 	// program.
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	take := start
-	if len(os.Args) > 1 && os.Args[1] == WordAhead {
+	if len(os.Args) > 1 && (os.Args[1] == WordAhead || os.Args[1] == WordSoon) {
 		take = wait
 	}
 	err := run(take)
@@ -38,6 +38,23 @@ type files struct {
 	pid   int   // pidFD, where there is one
 	join  []int // for each of the plan's Join
 	trees []int // for the mounts that have one
+
+	listener int   // for Listen
+	keep     []int // the program's
+}
+
+// order says which files the numbers from first on are: those behind the namespaces.
+func (f *files) order(p *Plan, first int) {
+	next := func() int { first++; return first - 1 }
+	for range p.Trees {
+		f.trees = append(f.trees, next())
+	}
+	if p.Listen {
+		f.listener = next()
+	}
+	for range p.Keep {
+		f.keep = append(f.keep, next())
+	}
 }
 
 // start reads the plan that this process was started with.
@@ -50,9 +67,11 @@ func start() (*Plan, *files, error) {
 		return nil, nil, err
 	}
 	f := &files{pid: pidFD}
-	for i := range p.Trees {
-		f.trees = append(f.trees, firstTreeFD+i)
+	first := firstTreeFD
+	if p.Exec {
+		first = pidFD + 1
 	}
+	f.order(p, first)
 	return p, f, nil
 }
 
@@ -80,6 +99,11 @@ func run(take func() (*Plan, *files, error)) error {
 	if err != nil {
 		return err
 	}
+	if p.AskGroup {
+		if err := ask(Group); err != nil {
+			return err
+		}
+	}
 	if err := p.namespaces(f); err != nil {
 		return err
 	}
@@ -105,7 +129,7 @@ func run(take func() (*Plan, *files, error)) error {
 		if err != nil {
 			return err
 		}
-		return p.Process.exec(program)
+		return p.Process.exec(program, f.keep)
 	}
 	if err := p.furnish(f); err != nil {
 		return err
@@ -114,7 +138,12 @@ func run(take func() (*Plan, *files, error)) error {
 	if err != nil {
 		return err
 	}
-	if err := ask(Created); err != nil {
+	if p.Listen {
+		tell(Message{Kind: Created}, -1)
+		if err := accept(f.listener); err != nil {
+			return err
+		}
+	} else if err := ask(Created); err != nil {
 		return err
 	}
 	p.State.Status = "created"
@@ -123,7 +152,29 @@ func run(take func() (*Plan, *files, error)) error {
 			return err
 		}
 	}
-	return p.Process.exec(program)
+	return p.Process.exec(program, f.keep)
+}
+
+// accept waits until somebody connects and gives leave, whose socket is the control from then on.
+func accept(listener int) error {
+	for {
+		fd, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		if err == unix.EINTR || err == unix.ECONNABORTED {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("wait for the start: %w", err)
+		}
+		var b [16]byte
+		n, err := unix.Read(fd, b[:])
+		if n > 0 && err == nil {
+			err = unix.Dup3(fd, controlFD, unix.O_CLOEXEC)
+			unix.Close(fd)
+			unix.Close(listener)
+			return err
+		}
+		unix.Close(fd) // whoever it was ended before it gave leave
+	}
 }
 
 // namespaces joins and makes what the clone of this process did not.
@@ -191,6 +242,13 @@ func (p *Plan) furnish(f *files) error {
 	}
 	if err := r.workingFolder(p.Process.Cwd); err != nil {
 		return err
+	}
+	for _, m := range p.Mounts {
+		if m.Late {
+			if err := r.late(m.Destination); err != nil {
+				return fmt.Errorf("make mount %s read-only: %w", m.Name, err)
+			}
+		}
 	}
 	for _, h := range p.CreateHooks {
 		if err := h.run(p.State); err != nil {

@@ -1,4 +1,4 @@
-package container
+package launch
 
 import (
 	"context"
@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hook runs a hook in the guest's namespaces, and waits for it.
-func (r *Runner) hook(ctx context.Context, h stage.Hook, s stage.State) error {
+// Hook runs a hook in the caller's namespaces, and waits for it.
+func (l *Launcher) Hook(ctx context.Context, h stage.Hook, s stage.State) error {
 	if h.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, h.Timeout)
@@ -39,7 +39,7 @@ func (r *Runner) hook(ctx context.Context, h stage.Hook, s stage.State) error {
 	out := os.NewFile(uintptr(output), "output")
 	defer out.Close()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = f, out, out
-	child, err := r.cfg.Reaper.Start(cmd)
+	child, err := l.Reaper.Start(cmd)
 	if err != nil {
 		return h.Failure(err, nil)
 	}
