@@ -231,6 +231,11 @@ bench-containers: build ## measure containers, files, network and streams (as ro
 	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \
 		-run '^TestBench$$' -v ./ci/containerd | grep '^bench'
 
+.PHONY: bench-runk
+bench-runk: ## measure running /bin/true in a container by runk, runc and crun (as root)
+	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_RUNK=1 KATABUILD_TEST_BUSYBOX=/bin/busybox $(GO) test -count=1 -timeout 20m \
+		-run '^TestBench$$' -v ./ci/runk | grep '^bench'
+
 .PHONY: files-table
 files-table: build ## write the table of docs/files.md: operations on files under runc and in guests (as root)
 	@KATABUILD_TEST_FILES=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \

@@ -170,7 +170,11 @@ func (m *making) all(ctx context.Context, host *hostgroup.Host, wait bool) error
 	}
 	var err error
 	if m.groups, err = host.Make(linux.CgroupsPath, m.ID); err != nil {
-		return err
+		// A user without rights has no control groups, unless somebody has given him some.
+		if os.Geteuid() == 0 || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
+			return err
+		}
+		m.groups = hostgroup.Open(map[string]string{})
 	}
 	m.Groups = m.groups.Folders()
 	// The kernel takes its time to move a process, in which the rest is prepared.
@@ -291,6 +295,9 @@ func (m *making) start(ctx context.Context, wait bool, arrived <-chan error) err
 		OOM: m.plan.OOM, UIDs: m.plan.UIDs, GIDs: m.plan.GIDs, Owner: m.plan.Owner}
 	if req.OOM == nil {
 		req.OOM = ownScore()
+	}
+	if os.Geteuid() != 0 && m.plan.Clone&unix.CLONE_NEWUSER != 0 {
+		req.NoGroups, m.plan.Stage.Process.SetGroups = true, false
 	}
 	if wait {
 		f, err := launch.Listen(filepath.Join(m.r.dir(m.ID), socketFile))

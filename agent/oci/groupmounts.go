@@ -32,6 +32,9 @@ func showGroups(mounts []specs.Mount, g *hostgroup.Groups, host *hostgroup.Host)
 		out = append(out, specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs",
 			Options: append(slices.Clone(words), "mode=755")})
 		for _, s := range host.Shown(g) {
+			if s.Folder == "" { // of a user who has no control groups
+				continue
+			}
 			out = append(out, specs.Mount{Destination: path.Join(m.Destination, s.Name), Type: "bind", Source: s.Folder,
 				Options: append([]string{"bind"}, words...)})
 			if name := filepath.Base(s.Name); strings.Contains(name, ",") { // programs look for each alone

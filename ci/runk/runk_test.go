@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +43,9 @@ type host struct {
 	root    string // of its states
 	bundle  string
 	spec    *specs.Spec
+
+	user     int  // who runs the runtime, with a group of the same number
+	version2 bool // let the runtime see control groups of version 2 alone, on a host that has both
 }
 
 // rootfs makes a small root file system.
@@ -118,6 +122,14 @@ type result struct {
 // command is the runtime with arguments.
 func (h *host) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(h.runtime, append([]string{"--root", h.root}, args...)...)
+	if h.user != 0 {
+		cmd = exec.Command("setpriv", append([]string{"--reuid", strconv.Itoa(h.user), "--regid", strconv.Itoa(h.user),
+			"--clear-groups"}, cmd.Args...)...)
+	}
+	if h.version2 {
+		cmd = exec.Command("unshare", append([]string{"-m", "sh", "-c",
+			`mount --bind /sys/fs/cgroup/unified /sys/fs/cgroup; exec "$@"`, "sh"}, cmd.Args...)...)
+	}
 	cmd.Dir = h.bundle
 	return cmd
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -447,4 +448,121 @@ func TestTheCommandsOfThePage(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "\nhere\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+func TestWhatAContainerUsesIsTold(t *testing.T) {
+	both(t, func(h *host) string {
+		h.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}
+		h.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(33))}
+		h.background()
+		var e struct {
+			Type, ID string
+			Data     struct {
+				CPU    struct{ Usage struct{ Total uint64 } }
+				Memory struct {
+					Usage struct{ Limit, Usage uint64 }
+					Raw   map[string]uint64
+				}
+				Pids struct{ Current, Limit uint64 }
+			}
+		}
+		if err := json.Unmarshal([]byte(h.good("events", "--stats", h.id())), &e); err != nil {
+			h.Fatal(err)
+		}
+		d := e.Data
+		return fmt.Sprint(e.Type, e.ID == h.id(), d.CPU.Usage.Total > 0, d.Memory.Usage.Limit, d.Memory.Usage.Usage > 0,
+			d.Memory.Raw["hierarchical_memory_limit"], d.Pids.Current, d.Pids.Limit)
+	})
+}
+
+func TestLackOfMemoryIsTold(t *testing.T) {
+	need(t)
+	h := newHost(t, "runk", program(t))
+	h.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(8 << 20))}
+	h.spec.Root.Readonly = false
+	h.sh("touch /tmp/up; until [ -e /tmp/go ]; do sleep 0.01; done; " +
+		"head -c 100000000 /dev/zero | tail >/dev/null; touch /tmp/done; exec sleep 1000")
+	t.Cleanup(func() { h.do("delete", "--force", h.id()) })
+	h.good("run", "--detach", h.id())
+	h.await(h.file("up"))
+	cmd := h.command("events", "--interval", "20ms", h.id())
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := drain(out, "\n")
+	if err := os.WriteFile(h.file("go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	said += drain(out, `"type":"oom"`)
+	h.await(h.file("done"))
+	h.good("kill", h.id(), "KILL")
+	said += drain(out, "")
+	if err := cmd.Wait(); err != nil || !strings.Contains(said, `"type":"oom"`) {
+		t.Errorf("%v\n%s", err, said)
+	}
+}
+
+// TestControlGroupsOfVersion2 runs a container where version 2 is all there is. On a host that has both, the
+// controllers are those of version 1, and what is left are processes, the freezer, devices and the end of all.
+func TestControlGroupsOfVersion2(t *testing.T) {
+	need(t)
+	h := newHost(t, "runk", program(t))
+	mount := "/sys/fs/cgroup"
+	if _, err := os.Stat("/sys/fs/cgroup/unified"); err == nil {
+		h.version2, mount = true, "/sys/fs/cgroup/unified"
+	}
+	t.Cleanup(func() { h.do("delete", "--force", h.id()) })
+	h.spec.Process.NoNewPrivileges = false
+	h.background()
+	group := filepath.Join(mount, h.group())
+	if r := h.do("exec", h.id(), "sh", "-c", "sleep 1000 & exit 3"); r.Code != 3 {
+		t.Errorf("%+v", r)
+	}
+	procs, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+	if err != nil || len(strings.Fields(string(procs))) != 2 {
+		t.Errorf("%q, %v", procs, err)
+	}
+	h.good("pause", h.id())
+	h.status("paused")
+	h.good("resume", h.id())
+	h.status("running")
+	if out := h.good("events", "--stats", h.id()); !strings.Contains(out, `"total":`) {
+		t.Error(out)
+	}
+	h.good("kill", "--all", h.id(), "KILL")
+	h.status("stopped")
+	h.good("delete", h.id())
+	if _, err := os.Stat(group); err == nil {
+		t.Errorf("%s is left", group)
+	}
+}
+
+func TestAUserWithoutRightsRunsContainers(t *testing.T) {
+	both(t, func(h *host) string {
+		const nobody = 65534
+		h.user = nobody
+		h.spec.Linux.Namespaces = append(h.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		m := []specs.LinuxIDMapping{{ContainerID: 0, HostID: nobody, Size: 1}}
+		h.spec.Linux.UIDMappings, h.spec.Linux.GIDMappings = m, m
+		h.spec.Linux.Resources, h.spec.Linux.CgroupsPath = nil, ""
+		for i := range h.spec.Mounts { // a group that is not mapped
+			opts := &h.spec.Mounts[i].Options
+			*opts = slices.DeleteFunc(*opts, func(o string) bool { return o == "gid=5" })
+		}
+		h.sh("id; cat /proc/self/uid_map /proc/self/setgroups; grep -e ^Cap -e ^Groups /proc/self/status; " +
+			"ls -l /dev; exit 5")
+		for _, dir := range []string{h.bundle, h.root} {
+			if out, err := exec.Command("chown", "-R", fmt.Sprint(nobody), dir).CombinedOutput(); err != nil {
+				h.Fatalf("%v: %s", err, out)
+			}
+		}
+		if err := os.Chmod(filepath.Dir(h.bundle), 0o755); err != nil {
+			h.Fatal(err)
+		}
+		return regexp.MustCompile(`[A-Z][a-z]{2} +[0-9]+ [0-9:]+`).ReplaceAllString(h.run(), "DATE")
+	})
 }

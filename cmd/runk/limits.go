@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
+
+	"github.com/katabuild/katabuild/agent/oci"
 )
 
 // limits are what update's flags say.
@@ -94,4 +97,45 @@ func (l *limits) of(in io.Reader) (*specs.LinuxResources, error) {
 		r.BlockIO = &specs.LinuxBlockIO{Weight: &w}
 	}
 	return r, nil
+}
+
+// defaultInterval is runc's.
+const defaultInterval = 5 * time.Second
+
+func (a *app) eventsCmd() *cobra.Command {
+	var once bool
+	var interval time.Duration
+	c := &cobra.Command{
+		Use: "events ID", Args: cobra.ExactArgs(1), Short: "print what a container uses, and when it lacks memory",
+		Long: `events prints a line of JSON with what a container has used, again and again until it stops, and one when
+the kernel has killed a process in it for want of memory.`,
+		Example: "  runk events --stats web1",
+	}
+	c.Flags().BoolVar(&once, "stats", false, "print one line and end")
+	c.Flags().DurationVar(&interval, "interval", defaultInterval, "`time` between lines")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		ct, err := a.runtime().Load(args[0])
+		if err != nil {
+			return err
+		}
+		out := json.NewEncoder(a.out)
+		if once {
+			u, err := ct.Stats()
+			if err != nil {
+				return err
+			}
+			return out.Encode(oci.Event{Type: "stats", ID: ct.ID, Data: u})
+		}
+		if interval <= 0 {
+			return errors.New("--interval: want more than nothing")
+		}
+		return ct.Watch(cmd.Context(), interval, func(e oci.Event) error { return out.Encode(e) })
+	}
+	return c
+}
+
+func (a *app) featuresCmd() *cobra.Command {
+	return &cobra.Command{Use: "features", Args: cobra.NoArgs, Short: "print what this runtime can do, as JSON",
+		Long: "features prints what the runtime specification's features document has.", Example: "  runk features",
+		RunE: func(*cobra.Command, []string) error { return a.show(oci.Features()) }}
 }

@@ -55,7 +55,8 @@ func (a *app) root() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(a.createCmd(), a.runCmd(), a.startCmd(), a.stateCmd(), a.killCmd(), a.deleteCmd(), a.execCmd(),
-		a.listCmd(), a.psCmd(), a.specCmd(), a.pauseCmd(), a.resumeCmd(), a.updateCmd())
+		a.listCmd(), a.psCmd(), a.specCmd(), a.pauseCmd(), a.resumeCmd(), a.updateCmd(), a.eventsCmd(),
+		a.featuresCmd())
 	root.AddCommand(manpage.Command(root))
 	usage.Apply(root)
 	return root

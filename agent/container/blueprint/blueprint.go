@@ -29,6 +29,16 @@ var namespaces = map[specs.LinuxNamespaceType]int{
 	specs.CgroupNamespace: unix.CLONE_NEWCGROUP, specs.TimeNamespace: unix.CLONE_NEWTIME,
 }
 
+// NamespaceTypes are the kinds of namespaces that a container can have, sorted.
+func NamespaceTypes() []string {
+	var out []string
+	for n := range namespaces {
+		out = append(out, string(n))
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Blueprint is a stage's plan and what the agent itself has to do for it.
 type Blueprint struct {
 	Stage stage.Plan

@@ -2,6 +2,7 @@ package blueprint
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -64,6 +65,19 @@ var propagations = map[string]uint64{
 
 // copyUp asks for a tmpfs that begins with what the folder below holds. config.md, "Linux mount options".
 const copyUp = "tmpcopyup"
+
+// MountOptions are the names of all options of mounts that are no file system's own, sorted.
+func MountOptions() []string {
+	out := []string{"bind", "rbind", "idmap", "ridmap", copyUp}
+	out = slices.AppendSeq(slices.AppendSeq(out, maps.Keys(options)), maps.Keys(propagations))
+	for name, o := range options {
+		if o.attr|o.noAttr != 0 {
+			out = append(out, "r"+name)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
 
 // mount turns a mount of the specification into one of the plan.
 func mount(m specs.Mount) (stage.Mount, error) {

@@ -38,7 +38,10 @@ type Request struct {
 	More  []*os.File    // the socket of the plan's Listen, and the files of its Keep
 
 	UIDs, GIDs []specs.LinuxIDMapping // of a new user namespace
-	Owner      string                 // the path of a user namespace to join, which then owns all that is made
+	// NoGroups is for a caller without rights: setgroups(2) is forbidden in the new user namespace, which may then be
+	// mapped. user_namespaces(7).
+	NoGroups bool
+	Owner    string // the path of a user namespace to join, which then owns all that is made
 
 	Into *Container // for another process in a container; nil for a container's first one
 }

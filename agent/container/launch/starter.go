@@ -41,21 +41,22 @@ func starterOf(r *Request) (starter, error) {
 	case r.Into != nil && r.Into.Enter != 0:
 		return &forked{process: r.Into.Pidfd, flags: r.Into.Enter}, nil
 	}
-	return &cloned{namespaces: r.Clone, uids: r.UIDs, gids: r.GIDs}, nil
+	return &cloned{namespaces: r.Clone, uids: r.UIDs, gids: r.GIDs, noGroups: r.NoGroups}, nil
 }
 
 // cloned starts a program in new namespaces, by clone(2).
 type cloned struct {
 	namespaces int // as CLONE_NEW flags
 	uids, gids []specs.LinuxIDMapping
+	noGroups   bool // as in Request
 }
 
 func (c *cloned) start(r *reap.Reaper, p program) (*reap.Child, error) {
 	attr := &syscall.SysProcAttr{Cloneflags: uintptr(c.namespaces), UseCgroupFD: p.group >= 0, CgroupFD: p.group}
 	if len(c.uids) > 0 {
 		attr.UidMappings, attr.GidMappings = mappings(c.uids), mappings(c.gids)
-		attr.GidMappingsEnableSetgroups = true
-		attr.Credential = &syscall.Credential{}
+		attr.GidMappingsEnableSetgroups = !c.noGroups
+		attr.Credential = &syscall.Credential{NoSetGroups: c.noGroups}
 	}
 	return r.Start(&exec.Cmd{
 		Path: p.path, Args: p.args, Env: environment, Dir: "/", Stdin: p.files[0], Stdout: p.files[1],
