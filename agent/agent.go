@@ -5,7 +5,7 @@
 // report of what this guest is. The packages below it are early (an init's first deeds), extension (more read-only
 // disks, on devmapper), reap (the end of children), osthread (threads whose namespaces change), serve (the API),
 // container, storage and network (what the API asks for), uevent, policy, metrics, measure (the report), options (the
-// command line), timeline and fatal. It knows nothing of how guests are built.
+// command line), timeline, trace (spans for the host) and fatal. It knows nothing of how guests are built.
 package agent
 
 import (
@@ -18,6 +18,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
 	"github.com/katabuild/katabuild/agent/early"
@@ -32,6 +33,7 @@ import (
 	"github.com/katabuild/katabuild/agent/serve"
 	"github.com/katabuild/katabuild/agent/storage/machine"
 	"github.com/katabuild/katabuild/agent/timeline"
+	"github.com/katabuild/katabuild/agent/trace"
 	"github.com/katabuild/katabuild/agent/wake"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/report"
@@ -128,6 +130,7 @@ func Run(ctx context.Context, c Config) error {
 		log.Error("no containers: " + err.Error())
 	}
 	server, err := serve.New(serve.Config{Agent: serve.Agent{Version: c.Version, PID1: c.PID1}, Guest: guest,
+		Trace:   traced(ctx, c, opts, log),
 		Probe:   func(names []string) []report.Probe { return probe.Run(c.Fatal.Guard, names) },
 		Sandbox: sandbox, Guard: c.Fatal.Guard})
 	if err != nil {
@@ -181,6 +184,23 @@ func readOptions(c Config, line string, level *slog.LevelVar, log *slog.Logger) 
 		log.Error("kernel command line: cgroups of version 1 were asked for; this agent only mounts version 2")
 	}
 	return opts, line
+}
+
+// traced is what makes spans of calls for the host, where that was asked for, and else nil.
+func traced(ctx context.Context, c Config, opts options.Options, log *slog.Logger) func(context.Context,
+	string) (context.Context, func(error)) {
+	if !opts.Trace {
+		return nil
+	}
+	if !trace.Built {
+		log.Error("kernel command line: agent.trace: this agent was built without it")
+		return nil
+	}
+	t := trace.New(trace.Options{Log: log, Dial: func(ctx context.Context) (net.Conn, error) {
+		return vsock.DialContext(ctx, agentapi.HostCID, agentapi.TracePort, nil)
+	}})
+	c.Fatal.Go(func() { t.Run(ctx) })
+	return t.Call
 }
 
 // openConsole serves the debug console, if one was asked for: on its port, where l is not nil, or on the guest's

@@ -29,6 +29,7 @@ type Options struct {
 	DebugConsole bool       // a shell on the console
 	CgroupV1     bool       // the host asks for version 1 of cgroups, which this agent does not mount
 	WaitToWake   bool       // prepare the guest, and serve only once it was woken
+	Trace        bool       // spans go to the host
 	Panic        bool       // the command line says what the kernel does after a panic
 	TestPanic    string     // where to panic; only binaries built for tests look at it
 
@@ -47,7 +48,7 @@ type Options struct {
 
 // later holds the options of Kata Containers' agent that have no effect here yet, without their prefix.
 var later = map[string]bool{
-	"devmode": true, "trace": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
+	"devmode": true, "cdh_api_timeout": true, "image_pull_timeout": true, "cdi_timeout": true,
 	"launch_process_timeout": true, "visible_cdi_devices": true, "config_file": true, "guest_components_rest_api": true,
 	"guest_components_procs": true, "secure_storage_integrity": true, "https_proxy": true, "no_proxy": true,
 	"mem_agent_enable":        true,
@@ -100,6 +101,12 @@ func Parse(commandLine string) Options {
 				complain("1 or 0")
 			}
 			o.DebugConsole = on
+		case name == "agent.trace":
+			on, ok := boolean(value, assigned)
+			if !ok {
+				complain("1 or 0")
+			}
+			o.Trace = on
 		case name == "agent.debug_console_vport":
 			number(value, maxPort, &o.DebugConsolePort, complain)
 		case name == "agent.log_vport":

@@ -36,6 +36,11 @@ func TestParse(t *testing.T) {
 				o.DebugConsolePort = true, 1026
 		},
 		"agent.debug_console_vport=0": func(*Options) {},
+		"agent.trace":                 func(o *Options) { o.Trace = true },
+		"agent.trace=0":               func(*Options) {},
+		"agent.trace=maybe": func(o *Options) {
+			o.Complaints = []string{`kernel command line: "agent.trace=maybe": want 1 or 0`}
+		},
 		"agent.log_vport=1025 agent.passfd_listener_port=1027": func(o *Options) {
 			o.LogPort, o.StreamsPort = 1025,
 				1027

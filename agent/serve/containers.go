@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/katabuild/katabuild/agent/trace"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/oci"
@@ -40,7 +41,10 @@ func (f *full) CreateContainer(ctx context.Context, r *katapb.CreateContainerReq
 	if err := f.s.Storage.Devices(ctx, r.Devices, spec); err != nil {
 		return nil, coded(err)
 	}
-	if err := f.s.Storage.Add(ctx, r.ContainerId, r.Storages); err != nil {
+	end := trace.Step(ctx, "mount storages")
+	err = f.s.Storage.Add(ctx, r.ContainerId, r.Storages)
+	end(err)
+	if err != nil {
 		return nil, coded(err)
 	}
 	defer func() {
@@ -67,7 +71,10 @@ func (f *full) CreateContainer(ctx context.Context, r *katapb.CreateContainerReq
 		stdio.hangUp()
 		return nil, coded(err)
 	}
-	if _, err := f.s.Containers.Create(ctx, r.ContainerId, spec, stdio.Stdio); err != nil {
+	end = trace.Step(ctx, "make the container")
+	_, err = f.s.Containers.Create(ctx, r.ContainerId, spec, stdio.Stdio)
+	end(err)
+	if err != nil {
 		stdio.hangUp()
 		return nil, coded(err)
 	}
@@ -141,7 +148,10 @@ func (f *full) StartContainer(ctx context.Context, r *katapb.StartContainerReque
 	if err != nil {
 		return nil, coded(err)
 	}
-	return answer(c.Start(ctx))
+	end := trace.Step(ctx, "exec of the program") // it has replaced the container's stage when Start returns
+	err = c.Start(ctx)
+	end(err)
+	return answer(err)
 }
 
 // RemoveContainer takes a container away with everything it has.

@@ -60,6 +60,8 @@ type Config struct {
 	Probe func(names []string) []report.Probe
 	// Sandbox is nil for an agent that runs no containers: those calls answer UNIMPLEMENTED.
 	Sandbox *Sandbox
+	// Trace is around every call, by its full name, and ends with the function that it returns; nil is not.
+	Trace func(ctx context.Context, method string) (context.Context, func(error))
 	// Guard is deferred in every goroutine that runs a request, to turn panics into the end of the guest.
 	Guard func()
 }
@@ -71,9 +73,14 @@ func New(c Config) (*Server, error) {
 		check = c.Sandbox.Policy.Check
 	}
 	s, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(
-		func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any,
-			error) {
+		func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo,
+			method ttrpc.Method) (_ any, err error) {
 			defer c.Guard()
+			if c.Trace != nil {
+				traced, end := c.Trace(ctx, info.FullMethod)
+				ctx = traced
+				defer func() { end(err) }()
+			}
 			name, ours := strings.CutPrefix(info.FullMethod, agentService)
 			if check == nil || !ours {
 				return method(ctx, unmarshal)

@@ -88,6 +88,39 @@ func twice(t *testing.T, env ...string) {
 	}
 }
 
+// maxTracing is what the agent may weigh more for being able to trace, in bytes. It is some 41 KB.
+const maxTracing = 1_000_000
+
+func TestTracingCostsLittleAndNothingWithoutIt(t *testing.T) {
+	testenv.Require(t, testenv.Tool("go"))
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const without = "GOFLAGS=-tags=notrace"
+	var sizes []int64
+	for i, env := range [][]string{nil, {without}} {
+		out := filepath.Join(t.TempDir(), "agent")
+		build(t, root, out, env...)
+		_, size, err := digest.File(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, size)
+		cmd := exec.Command("go", "list", "-deps", "./cmd/kata-agent")
+		cmd.Dir, cmd.Env = root, append(append(os.Environ(), "CGO_ENABLED=0"), env...)
+		deps, err := cmd.Output()
+		if has := strings.Contains(string(deps), "/internal/spans\n"); err != nil || has != (i == 0) {
+			t.Errorf("%q: it has the writer of spans: %v, %v", env, has, err)
+		}
+	}
+	if more := sizes[0] - sizes[1]; more < 0 || more > maxTracing {
+		t.Errorf("tracing costs %d bytes", more)
+	} else {
+		t.Logf("tracing costs %d bytes", more)
+	}
+}
+
 func TestBuiltTwiceElsewhereTheAgentIsTheSame(t *testing.T) {
 	testenv.Require(t, testenv.Tool("go"))
 	twice(t)

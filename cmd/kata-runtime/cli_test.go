@@ -88,6 +88,10 @@ func documented(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	for _, own := range shown(ts.ReadFile(args[1])) {
 		ts.Logf("> kata-runtime %s", strings.Join(own, " "))
+		if own[0] == "trace-forward" { // it runs until it is ended
+			forwards(ts, own)
+			continue
+		}
 		code(ts, false, append(append([]string{args[0], "kata-runtime"}, args[2:]...), own...))
 	}
 }

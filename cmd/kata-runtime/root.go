@@ -60,7 +60,7 @@ func (a *app) root() *cobra.Command {
 		a.logsCmd(), a.metricsCmd(),
 		a.monitorCmd(), a.rollbackCmd(),
 		a.stateCmd(), a.uninstallCmd(), a.upgradeCmd(), a.verifyInstallCmd(), a.versionCmd(),
-		a.factoryCmd(), a.policyCmd(), a.traceCmd())
+		a.factoryCmd(), a.policyCmd(), a.traceCmd(), a.traceForwardCmd())
 	root.AddCommand(manpage.Command(root))
 	root.AddCommand(a.cpCmd(), a.iptablesCmd())
 	usage.Apply(root)

@@ -35,6 +35,9 @@ const (
 	ForwardPort = 1032
 	ForwardOK   = "ok\n"
 	ReadyPort   = 1031
+	// TracePort is the host's port to which an agent sends its spans, where it is told to, as Kata Containers' agent
+	// has it.
+	TracePort = 10240
 	// WakePort is where an agent that waits to be woken is, and nothing else: docs/formats/wake.md.
 	WakePort  = 1033
 	HostCID   = 2 // VMADDR_CID_HOST, <linux/vm_sockets.h>

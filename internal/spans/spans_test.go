@@ -2,8 +2,10 @@ package spans
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -142,6 +144,26 @@ func TestTraceparents(t *testing.T) {
 		if c, ok := ParseTraceparent(bad); ok || c != (Context{}) {
 			t.Errorf("%q: %+v", bad, c)
 		}
+	}
+}
+
+func TestFramesAreBounded(t *testing.T) {
+	b := AppendFrame(AppendFrame(nil, []byte("one")), nil)
+	r := bytes.NewReader(b)
+	for _, want := range []string{"one", ""} {
+		if got, err := ReadFrame(r); err != nil || string(got) != want {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if _, err := ReadFrame(r); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	huge := binary.BigEndian.AppendUint64(nil, MaxFrame+1)
+	if _, err := ReadFrame(bytes.NewReader(huge)); !errors.Is(err, errLarge) {
+		t.Error(err)
+	}
+	if _, err := ReadFrame(bytes.NewReader(b[:9])); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Error(err)
 	}
 }
 

@@ -118,6 +118,7 @@ type Agent struct {
 	// agent.container_pipe_size on the kernel command line, in bytes; 0 is the agent's own
 	ContainerPipeSize int
 	KernelModules     []string      // that the guest loads, as kmodule.ParseList reads them
+	EnableTracing     bool          // agent.trace on the kernel command line
 	Policy            string        // for the agent, in base64; empty is what the guest has
 	EnableAnnotations []string      // regular expressions for the whole name behind io.katacontainers.config.agent.
 	DialTimeout       time.Duration // from QEMU's start until the agent is ready
@@ -267,6 +268,9 @@ func (c *Config) Words() []string {
 	}
 	if c.Agent.DebugConsoleEnabled {
 		out = append(out, "agent.debug_console", fmt.Sprintf("agent.debug_console_vport=%d", agentapi.DebugConsolePort))
+	}
+	if c.Agent.EnableTracing {
+		out = append(out, "agent.trace")
 	}
 	if n := c.Agent.ContainerPipeSize; n > 0 {
 		out = append(out, fmt.Sprintf("agent.container_pipe_size=%d", n))

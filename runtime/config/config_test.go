@@ -227,6 +227,7 @@ verity_params = "` + verity + `"
 enable_debug = true
 debug_console_enabled = true
 container_pipe_size = 65536
+enable_tracing = true
 kernel_modules = ["dummy numdummies=2", "nfs-v4"]
 policy = "cGFja2FnZQ=="
 enable_annotations = ["policy"]
@@ -271,7 +272,8 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, ForeignLocks: LocksGranted, Msize9P: 8192,
 			PCIeRootPorts: 2, GuestHookPath: "/hooks",
 		},
-		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, Policy: "cGFja2FnZQ==",
+		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, EnableTracing: true,
+			Policy:            "cGFja2FnZQ==",
 			KernelModules:     []string{"dummy numdummies=2", "nfs-v4"},
 			EnableAnnotations: []string{"policy"}, DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
@@ -288,7 +290,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)
 	}
 	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug",
-		"agent.debug_console", "agent.debug_console_vport=1026", "agent.container_pipe_size=65536"}) {
+		"agent.debug_console", "agent.debug_console_vport=1026", "agent.trace", "agent.container_pipe_size=65536"}) {
 		t.Errorf("words %q", words)
 	}
 	settings, err := l.Settings()

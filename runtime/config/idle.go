@@ -86,7 +86,6 @@ var idles = []idle{
 	{sectionFirecracker, []string{"virtio_fs_daemon", "valid_virtio_fs_daemon_paths", "virtio_fs_cache",
 		"virtio_fs_extra_args", "foreign_locks"}, "Firecracker shares no folders", ""},
 
-	{sectionAgent, []string{"enable_tracing"}, "the agent has no tracing", ""},
 	{sectionAgent, []string{"cdh_api_timeout", "launch_process_timeout", "visible_cdi_devices"},
 		"the agent has no such option", ""},
 	{sectionAgent, []string{"mem_agent"}, "the agent does not reclaim memory by itself", ""},

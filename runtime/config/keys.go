@@ -294,6 +294,12 @@ var otherKeys = []key{
 		field: func(c *Config) value { return (*flag)(&c.Agent.DebugConsoleEnabled) },
 	},
 	{
+		section: sectionAgent, name: "enable_tracing", pod: true,
+		doc: "Have the agent send spans of its calls (agent.trace): to the shim where that has enable_tracing, else " +
+			"to \"kata-runtime trace-forward\".",
+		field: func(c *Config) value { return (*flag)(&c.Agent.EnableTracing) },
+	},
+	{
 		section: sectionAgent, name: "container_pipe_size",
 		doc: "Bytes that each pipe of a process's standard streams holds in the guest, 0 to 1073741824; 0 is the " +
 			"agent's own, 262144.",

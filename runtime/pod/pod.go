@@ -75,6 +75,8 @@ type Options struct {
 	Version     string            // of katabuild, which templates depend on
 	// Observe is told of each call of the agent, and how long it took; nil is not.
 	Observe func(request string, took time.Duration)
+	// Spans takes the spans of the guest, until ctx ends; it closes the listener. nil: nobody here does.
+	Spans func(ctx context.Context, l net.Listener) error
 	// Maker is the command line of a program that calls factory.Serve: it makes templates where the configuration wants
 	// that. None: nobody does.
 	Maker []string
@@ -211,6 +213,7 @@ func start(ctx context.Context, o Options) (made *Pod, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	p.takeSpans(beside, o)
 	if err := p.link.Connect(ctx); err != nil {
 		return nil, err
 	}
@@ -231,6 +234,26 @@ func start(ctx context.Context, o Options) (made *Pod, err error) {
 	}
 	p.orderTemplate(beside, o)
 	return p, p.record.Note(func(r *record.Record) { r.State = record.Running })
+}
+
+// takesSpans says whether the guest makes spans for this process.
+func takesSpans(c *config.Config, o Options) bool { return c.Agent.EnableTracing && o.Spans != nil }
+
+// takeSpans listens for those of the guest, where it makes any for this process. A pod without them is as good.
+func (p *Pod) takeSpans(ctx context.Context, o Options) {
+	if !takesSpans(p.cfg, o) {
+		return
+	}
+	l, err := p.vm.Listen(agentapi.TracePort)
+	if err != nil {
+		p.log.Warn("the guest's spans are not taken", "err", err)
+		return
+	}
+	p.wg.Go(func() {
+		if err := o.Spans(ctx, l); err != nil {
+			p.log.Warn("the guest's spans are not taken any more", "err", err)
+		}
+	})
 }
 
 // joinCgroup moves this process, and so all that it starts, into a group of the pod's own.
@@ -279,6 +302,9 @@ func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (san
 	cfg, err := factory.Sandbox(c, g, o.Hypervisor)
 	if err != nil {
 		return cfg, err
+	}
+	if takesSpans(c, o) {
+		cfg.Ports = append(cfg.Ports, agentapi.TracePort)
 	}
 	cfg.ID, cfg.Log, cfg.Hybrid, cfg.Hostname = p.id, p.log, p.dirs.VsockSocket(p.id), o.Hostname
 	bounds(&cfg, &c.VM)

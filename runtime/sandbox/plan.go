@@ -79,6 +79,7 @@ type Config struct {
 	Console io.Writer // gets the console's bytes as they come, unchanged
 	// Netns is the network namespace that the hypervisor's process is in; nil is this process's. It stays the caller's.
 	Netns *os.File
+	Ports []uint32 // of the host that the guest connects to, beside the one that it is ready at
 	// Hybrid is the path of a UNIX socket through which other processes reach the guest's ports; empty is none. See
 	// vsock.Device.ServeHybrid.
 	Hybrid string
@@ -111,7 +112,8 @@ func NewPlan(cfg Config) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newPlan(cfg, choice, vsock.Choose(agentapi.ReadyPort), accel.HostClockKHz())
+	ports := append([]uint32{agentapi.ReadyPort}, cfg.Ports...)
+	return newPlan(cfg, choice, vsock.Choose(ports...), accel.HostClockKHz())
 }
 
 // ServesFiles says why a host cannot serve files to a guest by virtio-fs: FUSE has the byte order and the numbers of

@@ -390,6 +390,9 @@ func (s *Sandbox) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return s.links.Channel.Dial(ctx, port)
 }
 
+// Listen accepts connections that the guest makes to a port of the host.
+func (s *Sandbox) Listen(port uint32) (net.Listener, error) { return s.links.Channel.Listen(port) }
+
 // Plan is what was decided at the start.
 func (s *Sandbox) Plan() *Plan { return s.plan }
 

@@ -300,6 +300,9 @@ func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	}
 	o.Netns, o.HostNetwork = netnsOf(spec)
 	o.Observe = s.agent.Observe
+	if cfg.Runtime.EnableTracing {
+		o.Spans = s.trace.Serve
+	}
 	o.Hooks = func(ctx context.Context, pid int) error { return runHooks(ctx, spec, r.ID, r.Bundle, pid) }
 	p, err := s.start(ctx, o)
 	if err != nil {

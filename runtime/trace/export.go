@@ -50,25 +50,25 @@ func endpoint(s string) (string, error) {
 	return u.String(), nil
 }
 
-// sender sends OTLP to a collector. Get one from newSender.
-type sender struct {
+// Sender sends OTLP to a collector. Get one from NewSender.
+type Sender struct {
 	url    string
 	client *http.Client
 }
 
-// newSender makes one for an address that CheckEndpoint takes.
-func newSender(address string) (*sender, error) {
+// NewSender makes one for an address that CheckEndpoint takes.
+func NewSender(address string) (*Sender, error) {
 	u, err := endpoint(address)
 	if err != nil {
 		return nil, err
 	}
-	return &sender{url: u, client: &http.Client{Timeout: sendTime, Transport: &http.Transport{MaxIdleConns: 1,
+	return &Sender{url: u, client: &http.Client{Timeout: sendTime, Transport: &http.Transport{MaxIdleConns: 1,
 		IdleConnTimeout: sendTime, TLSHandshakeTimeout: sendTime},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
-// send sends the bytes of spans as they are.
-func (s *sender) send(ctx context.Context, data []byte) (err error) {
+// Send sends the bytes of spans as they are.
+func (s *Sender) Send(ctx context.Context, data []byte) (err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(data))
 	if err != nil {
 		return err
@@ -88,22 +88,23 @@ func (s *sender) send(ctx context.Context, data []byte) (err error) {
 	return nil
 }
 
-// close gives connections up.
-func (s *sender) close() { s.client.CloseIdleConnections() }
+// Close gives connections up.
+func (s *Sender) Close() { s.client.CloseIdleConnections() }
 
 // exporter sends spans beside everything else: nobody waits for it.
 type exporter struct {
 	of      spans.Batch // without spans
-	sender  *sender
+	sender  *Sender
 	log     *slog.Logger
 	wake    chan struct{} // has an element when there may be something
 	closing chan struct{}
 	end     sync.Once // of closing
 	ended   chan struct{}
 
-	mu    sync.Mutex // guards what follows
-	waits []spans.Span
-	lost  int
+	mu     sync.Mutex // guards what follows
+	waits  []spans.Span
+	frames [][]byte // of the guest, as they came
+	lost   int
 }
 
 // newExporter starts one for an address that CheckEndpoint takes. Where it does not, spans are lost, and the log says
@@ -112,7 +113,7 @@ func newExporter(address string, of spans.Batch, log *slog.Logger) *exporter {
 	e := &exporter{of: of, log: log, wake: make(chan struct{}, 1), closing: make(chan struct{}),
 		ended: make(chan struct{})}
 	var err error
-	if e.sender, err = newSender(address); err != nil {
+	if e.sender, err = NewSender(address); err != nil {
 		log.Warn("spans are not sent", "err", err)
 	}
 	go e.run()
@@ -131,12 +132,27 @@ func (e *exporter) add(list ...spans.Span) {
 	}
 }
 
+// addFrame adds a frame of the guest.
+func (e *exporter) addFrame(data []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.frames) == guestFrames {
+		e.lost++
+		return
+	}
+	e.frames = append(e.frames, data)
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
 func (e *exporter) run() {
 	defer close(e.ended)
 	if e.sender == nil {
 		return
 	}
-	defer e.sender.close()
+	defer e.sender.Close()
 	for {
 		select {
 		case <-e.wake:
@@ -161,11 +177,17 @@ func (e *exporter) run() {
 // flush sends what waits. What cannot be sent is lost: a collector that is not there costs no memory.
 func (e *exporter) flush(ctx context.Context) {
 	e.mu.Lock()
-	list, lost := e.waits, e.lost
-	e.waits, e.lost = nil, 0
+	list, frames, lost := e.waits, e.frames, e.lost
+	e.waits, e.frames, e.lost = nil, nil, 0
 	e.mu.Unlock()
 	if lost > 0 {
 		e.log.Warn("spans are lost, as they come faster than they are sent", "spans", lost)
+	}
+	for _, data := range frames {
+		if err := e.sender.Send(ctx, data); err != nil {
+			e.log.Warn("spans of the guest are lost, as they cannot be sent", "err", err)
+			break
+		}
 	}
 	if len(list) == 0 {
 		return
@@ -174,7 +196,7 @@ func (e *exporter) flush(ctx context.Context) {
 	b.Spans = list
 	data, err := spans.Encode(b)
 	if err == nil {
-		err = e.sender.send(ctx, data)
+		err = e.sender.Send(ctx, data)
 	}
 	if err != nil {
 		e.log.Warn("spans are lost, as they cannot be sent", "spans", len(list), "err", err)

@@ -49,7 +49,10 @@ type Recorder struct {
 	batch  spans.Batch
 	first  []spans.Span
 	recent []spans.Span
-	out    *exporter // nil where nobody is sent anything
+	// guest is what the guest's agent has sent, as it was.
+	guest      []byte
+	guestSpans int
+	out        *exporter // nil where nobody is sent anything
 }
 
 // New makes a recorder of a service that does not know yet whether spans are wanted: it takes them until Decide says.
@@ -116,7 +119,7 @@ func (r *Recorder) Kept() (data []byte, ok bool) {
 	if err != nil {
 		r.o.Log.Warn("spans", "err", err) // a bug of this package: nothing else makes them
 	}
-	return data, err == nil
+	return append(data, r.guest...), err == nil
 }
 
 func (r *Recorder) add(s spans.Span) {

@@ -159,11 +159,11 @@ func TestACollectorThatIsNotThereIsSaid(t *testing.T) {
 	if s := log.String(); !strings.Contains(s, "404 Not Found") || !strings.Contains(s, "come faster") {
 		t.Error(s)
 	}
-	sender, err := newSender(away)
+	sender, err := NewSender(away)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sender.send(context.Background(), nil); err == nil {
+	if err := sender.Send(context.Background(), nil); err == nil {
 		t.Error("nobody is there, and takes it")
 	}
 }
