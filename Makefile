@@ -190,6 +190,10 @@ test-shim: ## let containerd's suite for shims judge the shim, without container
 test-faults: ## kill QEMU, virtiofsd, shim and containerd (KATABUILD_TEST_CYCLES each, 3), and look for leaks (as root)
 	@sh ci/test.sh faults
 
+.PHONY: test-factory
+test-factory: ## run the tests of pods and tasks with guests that are restored, and with a pool of them (as root)
+	@sh ci/test.sh factory
+
 .PHONY: test-kubernetes
 test-kubernetes: ## run pods of Kubernetes, whose parts are built first, in guests, and the chart (as root; minutes)
 	@sh ci/test.sh kubernetes

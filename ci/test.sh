@@ -1,8 +1,9 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|faults|arch|cross|kubernetes]; without an
-# argument, what `make check` checks, the network's, runk, boot, e2e, containerd and shim: all but the tests that build
-# more kernels than one (kernel), which take an hour, those in which machines die (faults), other architectures (arch,
-# cross), which are slow to emulate, and Kubernetes, which is built first.
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|factory|faults|arch|cross|kubernetes];
+# without an argument, what `make check` checks, the network's, runk, boot, e2e, containerd and shim: all but the tests
+# that build more kernels than one (kernel), which take an hour, those of pods once more with templates and a pool of
+# guests (factory), those in which machines die (faults), other architectures (arch, cross), which are slow to emulate,
+# and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
 # Test programs are run in guests, which have no C library.
@@ -120,6 +121,15 @@ runk() {
 	KATABUILD_TEST_RUNK=1 KATABUILD_TEST_BUSYBOX=/bin/busybox as_root "$go" test -count=1 -timeout 20m ./ci/runk
 }
 
+# factory has the tests of pods again, with guests that were not booted for them.
+factory() {
+	default_guest
+	for kind in template pool; do
+		KATABUILD_TEST_FACTORY=$kind KATABUILD_TEST_CONTAINERD=1 as_root "$go" test -count=1 -timeout 45m \
+			-run '^(TestPods|TestTasks)$' ./ci/containerd
+	done
+}
+
 rego() {
 	(cd cmd/kata-agent-rego && "$go" vet ./... && "$go" test -count=1 ./...)
 }
@@ -170,6 +180,7 @@ e2e) e2e ;;
 containerd) containerd ;;
 shim) shim ;;
 runk) runk ;;
+factory) factory ;;
 faults) faults ;;
 arch) arch ;;
 cross) cross ;;
@@ -198,5 +209,5 @@ all)
 	cat "$log"
 	exit "$status"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|faults|arch|cross|kubernetes]" >&2; exit 2 ;;
+*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|factory|faults|arch|cross|kubernetes]" >&2; exit 2 ;;
 esac
