@@ -46,7 +46,8 @@ a pod is handed one of them.`,
   kata-runtime factory status --json
   kata-runtime factory destroy`,
 	}
-	c.AddCommand(a.factoryInitCmd(), a.factoryServeCmd(), a.factoryStatusCmd(), a.factoryDestroyCmd(), keepCmd())
+	c.AddCommand(a.factoryInitCmd(), a.factoryServeCmd(), a.factoryStatusCmd(), a.factoryDestroyCmd())
+	c.AddCommand(keepCmd(), makeCmd())
 	return c
 }
 
@@ -93,8 +94,21 @@ Run it as root, which pods are of, after each change of the configuration, the g
 	}
 }
 
-// keepName is the command by which "serve" has this program keep one guest.
-const keepName = "keep"
+// The commands by which "serve" has this program keep one guest, and make a template.
+const (
+	keepName = "keep"
+	makeName = "make"
+)
+
+// makeCmd is no command for people.
+func makeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: makeName, Args: cobra.NoArgs, Hidden: true, Short: "make a template; for serve alone",
+		Long:    "make makes the template that serve lacks, at the lowest priority. Only serve runs it.",
+		Example: "  kata-runtime factory init",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return factory.Serve(cmd.Context()) },
+	}
+}
 
 // keepCmd is no command for people.
 func keepCmd() *cobra.Command {
@@ -110,9 +124,10 @@ func (a *app) factoryServeCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "serve", Args: cobra.NoArgs, Short: "keep guests ready for pods",
 		Long: `serve keeps vm_cache_number guests that wait, stopped, until it is told to end: from the template that
-fits, where enable_template is true and there is one, and otherwise by booting them. A pod whose guest would be the same
-is handed one by the socket vm_cache_endpoint, and its guest is woken and attested then. Others take its place one after
-the other, at the lowest priority, and only while the host has twice a guest's memory left.
+fits, where enable_template is true and there is one, and otherwise by booting them. With automatic_template it makes a
+template first where there is none. A pod whose guest would be the same is handed one by the socket vm_cache_endpoint,
+and its guest is woken and attested then. Others take its place one after the other, at the lowest priority, and only
+while the host has twice a guest's memory left, and vm_cache_memory and vm_cache_cpu allow.
 
 When the configuration, the guest or QEMU changes, those that wait are ended and others started. When serve ends,
 however that is, those that wait end with it; guests that were handed over go on.
@@ -127,7 +142,8 @@ Run it as root, which pods are of. It reads the configuration that pods read.`,
 			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGTERM, unix.SIGINT)
 			defer stop()
 			return pool.Serve(ctx, pool.Options{Endpoint: l.Config.Factory.VMCacheEndpoint,
-				Keeper: []string{os.Args[0], "factory", keepName}, Load: a.order,
+				Keeper: []string{os.Args[0], "factory", keepName},
+				Maker:  []string{"/proc/self/exe", "factory", makeName}, Load: a.order,
 				Log: slog.New(slog.NewTextHandler(a.err, nil))})
 		},
 	}

@@ -157,6 +157,8 @@ type Factory struct {
 	AutomaticTemplate bool   // the first pod that finds none has one made
 	TemplatePath      string // the folder of templates; never empty
 	VMCacheNumber     int    // guests that "kata-runtime factory serve" keeps ready; 0: pods do not ask for any
+	VMCacheMemory     int    // MiB that the guests which wait may have together; 0: as the host has room
+	VMCacheCPU        int    // per cent of one processor that starting them may take in the long run; 0: no bound
 	VMCacheEndpoint   string // its socket; never empty
 }
 

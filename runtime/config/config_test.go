@@ -249,6 +249,8 @@ enable_template = true
 automatic_template = true
 template_path = "/srv/templates"
 vm_cache_number = 3
+vm_cache_memory = 4096
+vm_cache_cpu = 25
 vm_cache_endpoint = "/srv/pool.sock"
 `
 
@@ -284,7 +286,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			EnableAnnotations: []string{"create_container_timeout"},
 		},
 		Factory: Factory{EnableTemplate: true, AutomaticTemplate: true, TemplatePath: "/srv/templates",
-			VMCacheNumber: 3, VMCacheEndpoint: "/srv/pool.sock"},
+			VMCacheNumber: 3, VMCacheMemory: 4096, VMCacheCPU: 25, VMCacheEndpoint: "/srv/pool.sock"},
 	}
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)

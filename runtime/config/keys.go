@@ -443,6 +443,20 @@ var otherKeys = []key{
 		check: func(c *Config) error { return between(c.Factory.VMCacheNumber, 0, maxPool) },
 	},
 	{
+		section: sectionFactory, name: "vm_cache_memory", ours: true,
+		doc: "MiB of memory that guests which wait may have together, each counted with all that it is given. " +
+			"0: as the host has room.",
+		field: func(c *Config) value { return (*number)(&c.Factory.VMCacheMemory) },
+		check: func(c *Config) error { return between(c.Factory.VMCacheMemory, 0, maxMemoryMiB) },
+	},
+	{
+		section: sectionFactory, name: "vm_cache_cpu", ours: true,
+		doc: "Per cent of one processor that starting guests for the pool may take in the long run: after each, the " +
+			"next one waits.\n0: no bound but the lowest priority.",
+		field: func(c *Config) value { return (*number)(&c.Factory.VMCacheCPU) },
+		check: func(c *Config) error { return between(c.Factory.VMCacheCPU, 0, maxCPUPercent) },
+	},
+	{
 		section: sectionFactory, name: "vm_cache_endpoint",
 		doc:   "Socket of \"kata-runtime factory serve\", in a folder of its own that root alone may enter.",
 		field: func(c *Config) value { return plainText(&c.Factory.VMCacheEndpoint) },
@@ -455,8 +469,11 @@ var otherKeys = []key{
 	},
 }
 
-// maxPool bounds how many guests wait.
-const maxPool = 1000
+// Bounds of the pool: how many guests wait, and the processor time of starting them, in per cent of one processor.
+const (
+	maxPool       = 1000
+	maxCPUPercent = 100_000
+)
 
 // maxSocket is what a path has room for in a UNIX socket's address, in bytes; unix(7).
 const maxSocket = 107

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -88,6 +89,26 @@ func StartMaker(argv []string, o Order) (*child.Process, error) {
 	}
 	defer file.Close() //nolint:errcheck // the maker has its own
 	return child.Start("maker of a template", argv, []*os.File{file})
+}
+
+// Await waits until a maker has ended, and tells the log what came of it. When ctx ends first, the maker is ended.
+func Await(ctx context.Context, maker *child.Process, log *slog.Logger) {
+	select {
+	case <-maker.Done():
+		if err := maker.ExitError(); err != nil {
+			log.Warn("no template was made", "err", err)
+			return
+		}
+		if said := strings.TrimSpace(maker.Stderr()); said != "" {
+			log.Info("no template was made", "maker", said)
+			return
+		}
+		log.Info("there is a template for the pods that come")
+	case <-ctx.Done():
+		if err := maker.Stop(context.Background(), nil); err != nil {
+			log.Warn("maker of a template", "err", err)
+		}
+	}
 }
 
 // Serve is the maker. It makes the template that was ordered, unless it is there, or another process makes it, or has

@@ -150,6 +150,16 @@ func (f Factory) Fit(cfg sandbox.Config, want machine.Size) (sandbox.Config, tem
 	return cfg, f.key(cfg, t), nil
 }
 
+// Lacks says whether there is no template at all for a Sandbox's Config that could have one.
+func (f Factory) Lacks(cfg sandbox.Config) bool {
+	_, key, err := f.Fit(cfg, machine.Size{})
+	if err != nil {
+		return false
+	}
+	_, err = f.Folder.Find(key)
+	return err != nil
+}
+
 // Restore says how to restore the guest of a Sandbox's Config from its template instead of booting it, for a pod that
 // wants the machine to be of a size. Whoever has the answer closes Saved. The error says why the guest has to boot; it
 // is a *LackError where Make would help.

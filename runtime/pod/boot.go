@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -125,24 +124,7 @@ func (p *Pod) orderTemplate(ctx context.Context, o Options) {
 		p.log.Warn("a template is made within the pod's control group", "err", err)
 	}
 	p.log.Info("a template is made for the pods that come", "maker", maker.PID())
-	p.wg.Go(func() {
-		select {
-		case <-maker.Done():
-			if err := maker.ExitError(); err != nil {
-				p.log.Warn("no template was made", "err", err)
-				return
-			}
-			if said := strings.TrimSpace(maker.Stderr()); said != "" {
-				p.log.Info("no template was made", "maker", said)
-				return
-			}
-			p.log.Info("there is a template for the pods that come")
-		case <-ctx.Done():
-			if err := maker.Stop(context.Background(), nil); err != nil {
-				p.log.Warn("maker of a template", "err", err)
-			}
-		}
-	})
+	p.wg.Go(func() { factory.Await(ctx, maker, p.log) })
 }
 
 // plugError says that something could not be plugged into a guest that waited, which one that boots may have.

@@ -37,6 +37,7 @@ import (
 // What this program is when a test runs it again.
 const (
 	keeperWord = "keeper"
+	makerWord  = "maker"
 	daemonWord = "daemon" // with the folder of a host
 	shimWord   = "shim"   // likewise
 )
@@ -49,6 +50,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == keeperWord:
 		err = pool.Keep(context.Background())
+	case len(os.Args) == 2 && os.Args[1] == makerWord:
+		err = factory.Serve(context.Background())
 	case len(os.Args) == 2 && os.Args[1] == pool.FakeWord:
 		err = pool.FakeKeep()
 	case len(os.Args) == 3 && os.Args[1] == daemonWord:
@@ -85,8 +88,9 @@ func daemon(dir string) error {
 		stop()
 	}()
 	return pool.Serve(ctx, pool.Options{Endpoint: endpoint(dir), Keeper: []string{"/proc/self/exe", keeperWord},
-		Load: func() (factory.Order, string, error) { return load(dir) },
-		Log:  slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		Maker: []string{"/proc/self/exe", makerWord},
+		Load:  func() (factory.Order, string, error) { return load(dir) },
+		Log:   slog.New(slog.NewTextHandler(os.Stderr, nil))})
 }
 
 // handed is a guest that was handed over.
@@ -181,6 +185,21 @@ func (h *host) write() {
 	}
 	if err := errors.Join(err, os.Rename(h.dir+"/new", filepath.Join(h.dir, orderName))); err != nil {
 		h.t.Fatal(err)
+	}
+}
+
+// TestTheDaemonMakesTheTemplateThatItLacks has guests wait that come from a template which nobody asked for.
+func TestTheDaemonMakesTheTemplateThatItLacks(t *testing.T) {
+	h := newHost(t, 2, false)
+	h.o.Config.Factory.EnableTemplate, h.o.Config.Factory.AutomaticTemplate = true, true
+	h.write()
+	h.run(daemonWord)
+	var digests []string
+	for _, w := range h.waiting(2) {
+		digests = append(digests, w.Template)
+	}
+	if digests[0] == "" || digests[0] != digests[1] {
+		t.Errorf("guests of the templates %q", digests)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -162,25 +163,55 @@ func FuzzRequest(f *testing.F) {
 // fakePool serves guests that are processes which sleep, until the test ends or end is called.
 func fakePool(t *testing.T, number int) (endpoint string, configured *atomic.Int64, end func() error) {
 	t.Helper()
+	configured = &atomic.Int64{}
+	configured.Store(int64(number))
+	endpoint, end = served(t, func(f *config.Factory) string {
+		f.VMCacheNumber = int(configured.Load())
+		return string(rune('a' + f.VMCacheNumber))
+	})
+	return endpoint, configured, end
+}
+
+// configuredPool serves such guests until the test ends, with settings that can be changed.
+func configuredPool(t *testing.T, set func(*config.Factory)) (endpoint string, change func(func(*config.Factory))) {
+	t.Helper()
+	var now atomic.Pointer[config.Factory]
+	change = func(set func(*config.Factory)) {
+		f := config.Default().Factory
+		if was := now.Load(); was != nil {
+			f = *was
+		}
+		set(&f)
+		now.Store(&f)
+	}
+	change(set)
+	endpoint, _ = served(t, func(f *config.Factory) string {
+		*f = *now.Load()
+		return fmt.Sprintf("%+v", *f)
+	})
+	return endpoint, change
+}
+
+// served has a daemon whose configuration load makes, and says what of it is to be made anew.
+func served(t *testing.T, load func(*config.Factory) string) (endpoint string, end func() error) {
+	t.Helper()
 	testenv.Require(t, testenv.Tool("sleep"))
 	dir := t.TempDir()
 	g := filepath.Join(dir, "guest")
 	if err := documenttest.WriteGuest(g); err != nil {
 		t.Fatal(err)
 	}
-	configured = &atomic.Int64{}
-	configured.Store(int64(number))
 	endpoint = filepath.Join(dir, "pool", "cache.sock")
-	load := func() (factory.Order, string, error) {
+	read := func() (factory.Order, string, error) {
 		o := factory.Order{Config: config.Default()}
 		o.Config.VM.Guest = g
-		o.Config.Factory.VMCacheNumber = int(configured.Load())
-		return o, configuredText(configured), nil
+		of := load(&o.Config.Factory)
+		return o, of, nil
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, Options{Endpoint: endpoint, Keeper: []string{"/proc/self/exe", FakeWord}, Load: load,
+		done <- Serve(ctx, Options{Endpoint: endpoint, Keeper: []string{"/proc/self/exe", FakeWord}, Load: read,
 			Log: slog.New(slog.DiscardHandler)})
 	}()
 	var err error
@@ -198,10 +229,8 @@ func fakePool(t *testing.T, number int) (endpoint string, configured *atomic.Int
 			t.Error(err)
 		}
 	})
-	return endpoint, configured, end
+	return endpoint, end
 }
-
-func configuredText(n *atomic.Int64) string { return string(rune('a' + n.Load())) }
 
 // until waits for a status.
 func until(t *testing.T, endpoint string, is func(*Status) bool) *Status {
@@ -340,6 +369,35 @@ func TestTheSocketIsInAFolderOfItsOwn(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+func TestThePoolKeepsItsBudget(t *testing.T) {
+	for waiting, most := range map[int]int{1: 511, 0: 255} {
+		if s := beyond(waiting, 256, most); !strings.Contains(s, fmt.Sprintf("have %d MiB together", most)) {
+			t.Errorf("%d wait: %q", waiting, s)
+		}
+	}
+	if s := beyond(1, 256, 512) + beyond(1000, 256, 0); s != "" {
+		t.Error(s)
+	}
+	began := time.Unix(1000, 0)
+	if got := restUntil(began, 3*time.Second, 25); !got.Equal(began.Add(12 * time.Second)) {
+		t.Error(got)
+	}
+	if got := restUntil(began, time.Hour, 0); time.Until(got) > 0 {
+		t.Error(got)
+	}
+	if processorTime(os.Getpid()) != processorTime(os.Getpid(), 1<<30) {
+		t.Error("a process that is not there has taken time")
+	}
+
+	endpoint, change := configuredPool(t, func(f *config.Factory) { f.VMCacheNumber, f.VMCacheMemory = 3, 600 })
+	s := until(t, endpoint, func(s *Status) bool { return len(s.Waiting) == 2 && s.Why != "" })
+	if !strings.Contains(s.Why, "may have 600 MiB together") || s.Wanted != 3 {
+		t.Errorf("%+v", s)
+	}
+	change(func(f *config.Factory) { f.VMCacheMemory = 0 })
+	until(t, endpoint, func(s *Status) bool { return len(s.Waiting) == 3 })
 }
 
 func TestPodsGoFirst(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"github.com/katabuild/katabuild/internal/filelock"
 	"github.com/katabuild/katabuild/internal/owned"
 	"github.com/katabuild/katabuild/runtime/factory"
+	"github.com/katabuild/katabuild/runtime/metrics"
 )
 
 // network is the socket's kind: messages keep their borders, so that files stay with theirs.
@@ -42,6 +43,8 @@ type Options struct {
 	Endpoint string // path of the socket, in a folder of its own
 	// Keeper are the arguments, its name first, with which this very program calls Keep.
 	Keeper []string
+	// Maker are those with which it calls factory.Serve. Without any, no template is made.
+	Maker []string
 	// Load reads the configuration again, and what says when guests of it are to be made anew.
 	Load func() (factory.Order, string, error)
 	Log  *slog.Logger
@@ -58,6 +61,7 @@ type pool struct {
 	waiting []*entry
 	status  Status
 	stop    context.CancelCauseFunc // ends the start of a guest; nil where none is started
+	next    time.Time               // no start before that, for the processor time of the last
 	failed  int                     // attempts, one after the other
 	pause   time.Time               // no attempt before that
 	why     error                   // the last one failed
@@ -291,7 +295,7 @@ func (p *pool) watch(ctx context.Context) {
 			if err == nil {
 				p.order = order
 			}
-			p.failed, p.pause = 0, time.Time{}
+			p.failed, p.pause, p.next = 0, time.Time{}, time.Time{}
 			if p.stop != nil {
 				p.stop(errors.New("the configuration has changed"))
 			}
@@ -333,10 +337,15 @@ func (p *pool) one(ctx context.Context) bool {
 	if why != "" || ctx.Err() != nil {
 		return false
 	}
+	began := time.Now()
+	p.makeTemplate(ctx, order)
 	e, err := p.start(ctx, order)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stop = nil
+	if err == nil {
+		p.next = restUntil(began, processorTime(e.guest.PID, e.guest.Keeper), order.Config.Factory.VMCacheCPU)
+	}
 	switch {
 	case err != nil && context.Cause(ctx) != nil: // it was not wanted any more
 		return false
@@ -359,6 +368,25 @@ func (p *pool) one(ctx context.Context) bool {
 	return true
 }
 
+// makeTemplate has the template made that guests are to come from, where there is none and one is to be made without
+// being asked for. Without it they boot.
+func (p *pool) makeTemplate(ctx context.Context, o factory.Order) {
+	if f := &o.Config.Factory; !f.EnableTemplate || !f.AutomaticTemplate || len(p.o.Maker) == 0 {
+		return
+	}
+	cfg, err := o.Machine()
+	if err != nil || !factory.Of(&o.Config, o.Version).Lacks(cfg) {
+		return // whoever starts the guest tells what is wrong
+	}
+	maker, err := factory.StartMaker(p.o.Maker, o)
+	if err != nil {
+		p.o.Log.Warn("no template is made", "err", err)
+		return
+	}
+	p.o.Log.Info("a template is made for the guests that come", "maker", maker.PID())
+	factory.Await(ctx, maker, p.o.Log)
+}
+
 // enough says why no guest is to be started now; empty where one is. p.mu is held.
 func (p *pool) enough(o factory.Order) string {
 	if len(p.waiting) >= o.Config.Factory.VMCacheNumber {
@@ -367,11 +395,47 @@ func (p *pool) enough(o factory.Order) string {
 	if time.Until(p.pause) > 0 {
 		return p.pausing()
 	}
+	if time.Until(p.next) > 0 {
+		return fmt.Sprintf("starting guests may take %d %% of a processor, and the next is started at %s",
+			o.Config.Factory.VMCacheCPU, p.next.UTC().Format(time.RFC3339))
+	}
 	cfg, err := o.Machine()
 	if err != nil {
 		return err.Error()
 	}
+	if why := beyond(len(p.waiting), cfg.Size.MemoryMiB, o.Config.Factory.VMCacheMemory); why != "" {
+		return why
+	}
 	return noRoom(cfg.Size.MemoryMiB, availableMiB())
+}
+
+// beyond says why no other guest of a size waits beside those that do: together they may have so much memory, where
+// budgetMiB is not 0.
+func beyond(waiting, guestMiB, budgetMiB int) string {
+	if budgetMiB == 0 || (waiting+1)*guestMiB <= budgetMiB {
+		return ""
+	}
+	return fmt.Sprintf("guests that wait may have %d MiB together, and another one has %d beside the %d that wait",
+		budgetMiB, guestMiB, waiting)
+}
+
+// restUntil is when the next guest may be started, so that starting takes at most that many per cent of a processor in
+// the long run; 0 is no bound.
+func restUntil(began time.Time, spent time.Duration, percent int) time.Time {
+	if percent == 0 {
+		return time.Time{}
+	}
+	return began.Add(spent * 100 / time.Duration(percent))
+}
+
+// processorTime is what processes have taken so far; those that are gone count nothing.
+func processorTime(pids ...int) (sum time.Duration) {
+	for _, pid := range pids {
+		if st, err := metrics.ReadStat(pid); err == nil {
+			sum += st.CPU()
+		}
+	}
+	return sum
 }
 
 // pausing says why nothing is tried for a while. p.mu is held.
