@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -65,6 +66,12 @@ func taskTemplate(t *testing.T, c *client) {
 	if one, two := c.exec(t, id, random...).out, c.exec(t, other, random...).out; one == two || one == "" {
 		t.Errorf("two guests of one template have the boot id %q", one)
 	}
+	for _, pid := range processes("qemu-system-", "-"+other+"\x00") {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	equal(t, "exit code of a task whose machine is gone", c.ended(t, other), 255)
 
 	memory := filepath.Join(dir, "memory")
 	f, err := os.OpenFile(memory, os.O_RDWR, 0)

@@ -140,10 +140,11 @@ func (p *Pod) plugging(err error) error {
 	return &plugError{err}
 }
 
-// givenUp says whether the guest is given up for an error, and the pod to be started again.
+// givenUp says whether the guest is given up for an error, and the pod to be started again. For want of memory it is
+// not: a guest that boots wants as much.
 func (p *Pod) givenUp(err error) bool {
 	_, is := errors.AsType[*plugError](err)
-	return is
+	return is && !errors.Is(err, ErrOutOfMemory)
 }
 
 // Cold ends a pod whose start, or whose first container, failed. Where something could not be plugged into its guest,

@@ -180,6 +180,11 @@ func (v *VM) plugVsock(ctx context.Context) error {
 	if err := v.addSocket(ctx, "vsock", v.device); err != nil {
 		return err
 	}
+	// QEMU's is the only one from here on: the channel breaks when that ends.
+	if err := v.device.Close(); err != nil {
+		return err
+	}
+	v.device = nil
 	return v.plugAny(ctx, map[string]any{"driver": "vhost-user-vsock-pci", "id": "vsock-device", "chardev": "vsock"})
 }
 
