@@ -104,6 +104,30 @@ func newHost(t testing.TB) string {
 	return root
 }
 
+func TestTheNodesOwnProgramWritesTheReport(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Tool("go"))
+	root := newHost(t)
+	args := []string{"debug", "--host", root, "--", "--since", "-10min"}
+	run := func() (string, error) {
+		var out bytes.Buffer
+		c := (&app{out: &out, err: t.Output()}).root()
+		c.SetArgs(args)
+		err := c.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	if _, err := run(); err == nil || !strings.Contains(err.Error(), "there is no /usr/local/bin/kata-runtime in "+root) {
+		t.Errorf("of a node without the runtime: %v", err)
+	}
+	put(t, filepath.Join(root, "opt/kata-runtime"))
+	if err := os.Symlink("/opt/kata-runtime", filepath.Join(root, "usr/local/bin/kata-runtime")); err != nil {
+		t.Fatal(err)
+	}
+	said, err := run()
+	if want := `report of ["--output-file" "-" "--since" "-10min"]`; err != nil || strings.TrimSpace(said) != want {
+		t.Errorf("%q, %v, want %q", said, err, want)
+	}
+}
+
 // tree is every name below a host's root, but for what runs, with what it is.
 func tree(t testing.TB, root string) string {
 	t.Helper()

@@ -52,7 +52,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.log, "log", "text", "how lines of the log look: text or json")
 	f.StringVar(&a.account, "service-account", kube.DefaultAccount,
 		"`folder` with the token and the certificate authority for the API server")
-	root.AddCommand(a.runCmd(), a.readyCmd(), a.removeCmd(), a.webhookCmd(), a.versionCmd())
+	root.AddCommand(a.runCmd(), a.readyCmd(), a.removeCmd(), a.debugCmd(), a.webhookCmd(), a.versionCmd())
 	root.AddCommand(manpage.Command(root))
 	usage.Apply(root)
 	return root

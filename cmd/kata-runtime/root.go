@@ -56,13 +56,11 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.configFile, "config", "", "the configuration (default: the first of --show-default-config-paths)")
 	f.StringVar(&a.configFile, "kata-config", "", "the same as --config, by Kata's other name")
 	f.StringVar(&a.dirs.State, "root", record.DefaultState, "`folder` of the pods' records and sockets")
-	root.AddCommand(a.checkCmd(), a.configCmd(), a.directVolumeCmd(), a.envCmd(), a.execCmd(), a.installCmd(),
-		a.logsCmd(), a.metricsCmd(),
-		a.monitorCmd(), a.rollbackCmd(),
-		a.stateCmd(), a.uninstallCmd(), a.upgradeCmd(), a.verifyInstallCmd(), a.versionCmd(),
-		a.factoryCmd(), a.policyCmd(), a.traceCmd(), a.traceForwardCmd())
+	root.AddCommand(a.checkCmd(), a.configCmd(), a.cpCmd(), a.debugCmd(), a.directVolumeCmd(), a.envCmd(), a.execCmd(),
+		a.factoryCmd(), a.installCmd(), a.iptablesCmd(), a.logsCmd(), a.metricsCmd(), a.monitorCmd(), a.policyCmd(),
+		a.rollbackCmd(), a.stateCmd(), a.traceCmd(), a.traceForwardCmd(), a.uninstallCmd(), a.upgradeCmd(),
+		a.verifyInstallCmd(), a.versionCmd())
 	root.AddCommand(manpage.Command(root))
-	root.AddCommand(a.cpCmd(), a.iptablesCmd())
 	usage.Apply(root)
 	return root
 }
