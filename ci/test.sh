@@ -209,5 +209,8 @@ all)
 	cat "$log"
 	exit "$status"
 	;;
-*) echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|factory|faults|arch|cross|kubernetes]" >&2; exit 2 ;;
+*)
+	echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|factory|faults|arch|cross|kubernetes]" >&2
+	exit 2
+	;;
 esac
