@@ -17,8 +17,8 @@ import (
 
 // Bounds of a part.
 const (
-	// MaxPart is how many bytes of a part are kept: its end, which is the newest of a log.
-	MaxPart  = 8 << 20
+	// maxPart is how many bytes of a part are kept: its end, which is the newest of a log.
+	maxPart  = 8 << 20
 	partTime = 30 * time.Second
 )
 
@@ -107,7 +107,7 @@ func (p Part) make(ctx context.Context) ([]byte, error) {
 		err = cause
 	}
 	if b.dropped > 0 {
-		err = errors.Join(err, fmt.Errorf("the first %d bytes are left out: a part has at most %d", b.dropped, MaxPart))
+		err = errors.Join(err, fmt.Errorf("the first %d bytes are left out: a part has at most %d", b.dropped, maxPart))
 	}
 	return b.bytes(), err
 }
@@ -120,8 +120,8 @@ type tail struct {
 
 func (t *tail) Write(b []byte) (int, error) {
 	t.b = append(t.b, b...)
-	if n := len(t.b) - 2*MaxPart; n > 0 { // seldom, as it moves what stays
-		t.drop(len(t.b) - MaxPart)
+	if n := len(t.b) - 2*maxPart; n > 0 { // seldom, as it moves what stays
+		t.drop(len(t.b) - maxPart)
 	}
 	return len(b), nil
 }
@@ -132,7 +132,7 @@ func (t *tail) drop(n int) {
 }
 
 func (t *tail) bytes() []byte {
-	if n := len(t.b) - MaxPart; n > 0 {
+	if n := len(t.b) - maxPart; n > 0 {
 		t.drop(n)
 	}
 	return t.b

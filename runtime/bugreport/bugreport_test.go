@@ -57,7 +57,7 @@ func TestAPartThatFailsLeavesTheOthers(t *testing.T) {
 			return errors.Join(says("begun\n")(ctx, w), errors.New("broken off, token=hunter2"))
 		}},
 		{"none.txt", "nothing", func(context.Context, io.Writer) error { return errors.New("not there") }},
-		{"big.txt", "a log without an end", says(strings.Repeat("x", 3*MaxPart) + "the end")},
+		{"big.txt", "a log without an end", says(strings.Repeat("x", 3*maxPart) + "the end")},
 	}, func(name string) { told = append(told, name) })
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestAPartThatFailsLeavesTheOthers(t *testing.T) {
 			t.Errorf("%s: %s", name, text)
 		}
 	}
-	if got := files["host/big.txt"]; len(got) != MaxPart || !strings.HasSuffix(got, "the end") {
+	if got := files["host/big.txt"]; len(got) != maxPart || !strings.HasSuffix(got, "the end") {
 		t.Errorf("%d bytes", len(got))
 	}
 	if s.Parts != 4 || len(s.Lacked) != 3 || len(told) != 5 || s.Taken != "2 secrets" {
