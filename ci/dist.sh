@@ -17,7 +17,8 @@ for arch in "$@"; do
 	export GOARCH
 	rm -rf "${out:?}/$arch"
 	mkdir -p "$out/$arch"
-	for p in katabuild katabuild-cc kata-runtime kata-deploy containerd-shim-kata-v2; do
+	for p in katabuild katabuild-cc kata-runtime kata-agent-ctl kata-deploy runk \
+		containerd-shim-kata-v2; do
 		flags="-s -w -buildid= -X main.version=$version"
 		[ "$p" != katabuild ] || flags="$flags -X main.commit=$commit"
 		"$go" build -trimpath -buildvcs=false -ldflags="$flags" -o "$out/$arch/$p" "./cmd/$p"

@@ -96,7 +96,7 @@ func TestPackagesAreInstalledAndGo(t *testing.T) {
 		debs...)...).CombinedOutput(); err != nil {
 		t.Errorf("lintian: %v\n%s", err, out)
 	}
-	for _, p := range []string{"/usr/bin/katabuild", "/usr/bin/kata-runtime"} {
+	for _, p := range []string{"/usr/bin/katabuild", "/usr/bin/kata-runtime", "/usr/bin/kata-agent-ctl"} {
 		if out, err := exec.Command(root+p, "version").CombinedOutput(); err != nil || !strings.Contains(string(out),
 			filepath.Base(p)) {
 			t.Errorf("%s version: %v\n%s", p, err, out)
@@ -105,7 +105,8 @@ func TestPackagesAreInstalledAndGo(t *testing.T) {
 	for _, p := range []string{"/usr/lib/katabuild/kata-agent-s390x", "/usr/lib/katabuild/katabuild-cc",
 		"/usr/bin/containerd-shim-katabuild-v2", "/etc/katabuild/configuration.toml",
 		"/usr/share/man/man1/katabuild-build.1.gz", "/usr/share/man/man1/kata-runtime-install.1.gz",
-		"/usr/share/bash-completion/completions/katabuild", "/usr/share/katabuild/recipes/default/recipe.yaml"} {
+		"/usr/share/man/man1/runk.1.gz", "/usr/lib/systemd/system/katabuild-pool.service",
+		"/usr/lib/systemd/system/kata-monitor.service", "/usr/share/bash-completion/completions/katabuild", "/usr/share/katabuild/recipes/default/recipe.yaml"} {
 		if _, err := os.Stat(root + p); err != nil {
 			t.Error(err)
 		}

@@ -108,7 +108,7 @@ func builder(o options) (*nfpm.Info, error) {
 	return info, p.err
 }
 
-// runtime is the package of the shim and kata-runtime.
+// runtime is the package of the shim, kata-runtime, and the tools beside them.
 func runtime(o options) (*nfpm.Info, error) {
 	info := common(o, "katabuild-runtime", "runs containers in lightweight virtual machines\n"+
 		"The shim containerd-shim-kata-v2 boots a guest for each pod and checks what boots\n"+
@@ -120,7 +120,14 @@ func runtime(o options) (*nfpm.Info, error) {
 	p.program("containerd-shim-kata-v2", "/usr/bin/containerd-shim-kata-v2")
 	p.add(&files.Content{Source: "containerd-shim-kata-v2", Destination: "/usr/bin/containerd-shim-katabuild-v2",
 		Type: files.TypeSymlink})
+	p.program("kata-agent-ctl", "/usr/bin/kata-agent-ctl")
+	p.program("runk", "/usr/bin/runk")
 	p.shared("kata-runtime")
+	p.help("kata-agent-ctl")
+	p.help("runk")
+	for _, u := range []string{"kata-monitor.service", "katabuild-pool.service"} {
+		p.file(filepath.Join(o.share, "units", u), "/usr/lib/systemd/system/"+u, 0o644, files.TypeFile)
+	}
 	p.file(filepath.Join(o.repository, "ci/pack/configuration.toml"), "/etc/katabuild/configuration.toml", 0o644,
 		files.TypeConfigNoReplace)
 	return info, p.err
@@ -154,8 +161,19 @@ func (p *packing) program(name, to string) {
 	p.file(filepath.Join(p.o.programs, name), to, 0o755, files.TypeFile)
 }
 
-// shared adds a program's manual pages and completions, and what Debian wants to know of the right to copy.
+// shared adds a program's help, and what Debian wants to know of the right to copy.
 func (p *packing) shared(program string) {
+	p.help(program)
+	p.file(filepath.Join(p.o.share, "changelog", p.info.Name+".gz"), "/usr/share/doc/"+p.info.Name+"/changelog.gz",
+		0o644, files.TypeFile)
+	p.file(filepath.Join(p.o.repository, "ci/pack/overrides", p.info.Name),
+		"/usr/share/lintian/overrides/"+p.info.Name, 0o644, files.TypeFile)
+	p.file(filepath.Join(p.o.repository, "ci/pack/copyright"), "/usr/share/doc/"+p.info.Name+"/copyright", 0o644,
+		files.TypeFile)
+}
+
+// help adds a program's manual pages and completions.
+func (p *packing) help(program string) {
 	pages, err := filepath.Glob(filepath.Join(p.o.share, "man1", "*.1.gz"))
 	p.err = errors.Join(p.err, err)
 	n := 0
@@ -175,12 +193,6 @@ func (p *packing) shared(program string) {
 		files.TypeFile)
 	p.file(filepath.Join(p.o.share, "fish", program+".fish"), "/usr/share/fish/vendor_completions.d/"+program+".fish",
 		0o644, files.TypeFile)
-	p.file(filepath.Join(p.o.share, "changelog", p.info.Name+".gz"), "/usr/share/doc/"+p.info.Name+"/changelog.gz",
-		0o644, files.TypeFile)
-	p.file(filepath.Join(p.o.repository, "ci/pack/overrides", p.info.Name),
-		"/usr/share/lintian/overrides/"+p.info.Name, 0o644, files.TypeFile)
-	p.file(filepath.Join(p.o.repository, "ci/pack/copyright"), "/usr/share/doc/"+p.info.Name+"/copyright", 0o644,
-		files.TypeFile)
 }
 
 // tree adds the files of a folder.
