@@ -240,6 +240,10 @@ bench-runk: ## measure running /bin/true in a container by runk, runc and crun (
 	@KATABUILD_TEST_BENCH=1 KATABUILD_TEST_RUNK=1 KATABUILD_TEST_BUSYBOX=/bin/busybox $(GO) test -count=1 -timeout 20m \
 		-run '^TestBench$$' -v ./ci/runk | grep '^bench'
 
+.PHONY: bench-start
+bench-start: guest ## measure how long containers take to start, into docs/benchmarks.md (as root; ROUNDS times, 20)
+	@sh ci/bench-start.sh $(or $(ROUNDS),20)
+
 .PHONY: files-table
 files-table: build ## write the table of docs/files.md: operations on files under runc and in guests (as root)
 	@KATABUILD_TEST_FILES=1 KATABUILD_TEST_CONTAINERD=1 $(GO) test -count=1 -timeout 20m \

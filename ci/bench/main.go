@@ -1,6 +1,7 @@
 // Command bench measures a guest: sizes, the time of its boot, and what a build costs when nothing has changed. `bench
 // images` measures the making of disk images instead, beside the tools that a user would use instead, `bench releases`
-// what is done with releases, and `bench kernels` the kernels of all architectures.
+// what is done with releases, `bench kernels` the kernels of all architectures, and `bench start` tells how long
+// containers took to start.
 //
 // Figures of the tools katabuild replaces that were measured on the same Linux 6.12 source are printed beside, as a
 // ratio.
@@ -29,7 +30,7 @@ const (
 
 func main() {
 	if len(os.Args) > 1 {
-		parts := map[string]func([]string) error{"images": imagesMain, "kernels": kernelsMain,
+		parts := map[string]func([]string) error{"images": imagesMain, "kernels": kernelsMain, "start": startMain,
 			"releases": releasesMain, "child": child}
 		if part, ok := parts[os.Args[1]]; ok {
 			if err := part(os.Args[2:]); err != nil {
