@@ -141,7 +141,7 @@ func startWays(t *testing.T, c *client) []starter {
 // measure takes one way once, in seconds.
 func measure(t *testing.T, c *client, w starter, name string) (wall, spent float64) {
 	t.Helper()
-	id := fmt.Sprintf("%s-%s-%s-%s", w.Name, w.Machine, w.Root, name)
+	id := strings.ReplaceAll(w.String(), ", ", "-") + "-" + name
 	mine := map[int]bool{} // processes of guests that wait
 	if w.pool != "" {
 		until(t, patience, "a full pool", func() bool { mine = waitingGuests(t, w.pool); return len(mine) == waiting })

@@ -106,7 +106,8 @@ func TestPackagesAreInstalledAndGo(t *testing.T) {
 		"/usr/bin/containerd-shim-katabuild-v2", "/etc/katabuild/configuration.toml",
 		"/usr/share/man/man1/katabuild-build.1.gz", "/usr/share/man/man1/kata-runtime-install.1.gz",
 		"/usr/share/man/man1/runk.1.gz", "/usr/lib/systemd/system/katabuild-pool.service",
-		"/usr/lib/systemd/system/kata-monitor.service", "/usr/share/bash-completion/completions/katabuild", "/usr/share/katabuild/recipes/default/recipe.yaml"} {
+		"/usr/lib/systemd/system/kata-monitor.service", "/usr/share/bash-completion/completions/katabuild",
+		"/usr/share/katabuild/recipes/default/recipe.yaml"} {
 		if _, err := os.Stat(root + p); err != nil {
 			t.Error(err)
 		}

@@ -18,10 +18,10 @@ func (a *app) debugCmd() *cobra.Command {
 	var host string
 	o := install.Defaults()
 	c := &cobra.Command{
-		Use: "debug [-- ARGUMENT...]", Short: "run kata-runtime debug on this node, whose report goes to standard output",
-		Long: `debug runs "kata-runtime debug --output-file -" in the node's own root file system, with the ARGUMENTs behind it.
-It is for "kubectl debug node", in a container of this image: what was installed on the node writes the report, so that
-the container needs no tools.`,
+		Use: "debug [-- ARGUMENT...]", Short: "write the report of kata-runtime debug on this node",
+		Long: `debug runs "kata-runtime debug --output-file -" in the node's own root file system, with the ARGUMENTs
+behind it. It is for "kubectl debug node", in a container of this image: what was installed on the node writes the
+report, so that the container needs no tools.`,
 		Example: `  kata-deploy debug > report.tar.zst
   kata-deploy debug -- --since -10min > report.tar.zst`,
 	}

@@ -115,7 +115,8 @@ func TestTheNodesOwnProgramWritesTheReport(t *testing.T) {
 		err := c.ExecuteContext(t.Context())
 		return out.String(), err
 	}
-	if _, err := run(); err == nil || !strings.Contains(err.Error(), "there is no /usr/local/bin/kata-runtime in "+root) {
+	if _, err := run(); err == nil || !strings.Contains(err.Error(),
+		"there is no /usr/local/bin/kata-runtime in "+root) {
 		t.Errorf("of a node without the runtime: %v", err)
 	}
 	put(t, filepath.Join(root, "opt/kata-runtime"))

@@ -31,11 +31,11 @@ type debugFlags struct {
 	quiet  bool
 }
 
-const debugLong = `debug writes one file, a tar with zstd, with what somebody needs who looks into a fault of this host: what
-"kata-runtime check", "env", "config", "factory status" and "state" say; of each POD, or of all, its record with the
-verdict, its numbers and its processes; what has been logged; the host's kernel, its log, processor, memory, modules and
-mounts; and how containerd and CRI-O are configured. What cannot be had is named in errors.txt, and does not keep the
-rest from being there. Nothing is changed and nothing is sent.
+const debugLong = `debug writes one file, a tar with zstd, with what somebody needs who looks into a fault of this
+host: what "kata-runtime check", "env", "config", "factory status" and "state" say; of each POD, or of all, its record
+with the verdict, its numbers and its processes; what has been logged; the host's kernel, its log, processor, memory,
+modules and mounts; and how containerd and CRI-O are configured. What cannot be had is named in errors.txt, and does not
+keep the rest from being there. Nothing is changed and nothing is sent.
 
 Secrets are taken out: private keys, tokens, users of addresses, and values whose names sound like secrets. Look through
 the file all the same before you give it away: zstd -dc FILE | tar -xf - unpacks it.`
@@ -51,8 +51,8 @@ func (a *app) debugCmd() *cobra.Command {
   kata-runtime debug --list`,
 	}
 	fl := c.Flags()
-	fl.StringVarP(&f.output, "output-file", "o", "", "write to this `file`, which must not be there yet; - is standard "+
-		"output (default kata-runtime-debug-HOST-TIME.tar.zst)")
+	fl.StringVarP(&f.output, "output-file", "o", "", "write to this `file`, which must not be there yet; - is "+
+		"standard output (default kata-runtime-debug-HOST-TIME.tar.zst)")
 	fl.StringArrayVar(&f.logs, "log", nil, "a `file` of a log, in place of the journal (repeatable)")
 	fl.StringVar(&f.since, "since", "-1d", "how far back the journal is read, a `time` as journalctl takes it")
 	fl.BoolVar(&f.list, "list", false, "list what would be written, and end")
@@ -186,7 +186,8 @@ func (a *app) debugParts(f *debugFlags, pods []string) []bugreport.Part {
 			continue // they are fixed, and right
 		}
 		for _, file := range files {
-			parts = append(parts, bugreport.Part{Name: "host" + file, What: "how it is configured", Write: fileText(file)})
+			parts = append(parts, bugreport.Part{Name: "host" + file, What: "how it is configured",
+				Write: fileText(file)})
 		}
 	}
 	return parts

@@ -70,7 +70,7 @@ func (f *Figures) cold(w Way) *Series {
 func (f *Figures) Markdown() string {
 	var b strings.Builder
 	m := f.Machine
-	fmt.Fprintf(&b, "- %d processors, %s; Linux %s; %s; guests run by %s\n", m.Processors,
+	fmt.Fprintf(&b, "- %d processors, %s; Linux %s\n- %s; guests run by %s\n", m.Processors,
 		cmp.Or(m.Processor, "of an unknown kind"), m.Kernel, m.QEMU, m.Accelerator)
 	n := 0
 	if len(f.Series) > 0 {

@@ -19,7 +19,8 @@ var figures = Figures{
 }
 
 func TestTheTableHasMediansAndRatios(t *testing.T) {
-	want := `- 2 processors, An <Example> CPU; Linux 6.12; QEMU emulator version 7.2.22; guests run by KVM
+	want := `- 2 processors, An <Example> CPU; Linux 6.12
+- QEMU emulator version 7.2.22; guests run by KVM
 - 3 rounds; in each, every way took its turn
 
 | way | median, s | p90, s | CPU s | of cold | CPU of cold |
