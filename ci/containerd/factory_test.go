@@ -12,7 +12,10 @@ import (
 )
 
 // factoryVariable says where the guests of pods come from, in all tests: "template" or "pool". Otherwise they boot.
-const factoryVariable = "KATABUILD_TEST_FACTORY"
+const (
+	factoryVariable = "KATABUILD_TEST_FACTORY"
+	pooled          = "pool"
+)
 
 // waiting is how many guests the pool keeps ready.
 const waiting = 2
@@ -30,7 +33,7 @@ type factory struct{ kind, dir string }
 func factoryOf(t *testing.T, dir string) factory {
 	t.Helper()
 	kind := os.Getenv(factoryVariable)
-	if kind != "" && kind != "template" && kind != "pool" {
+	if kind != "" && kind != "template" && kind != pooled {
 		t.Fatalf("%s is %q: want template or pool", factoryVariable, kind)
 	}
 	return factory{kind, dir}
@@ -50,7 +53,7 @@ func (f factory) section() string {
 		return ""
 	}
 	text := fmt.Sprintf("[factory]\nenable_template = true\ntemplate_path = %q\n", filepath.Join(f.dir, "templates"))
-	if f.kind == "pool" {
+	if f.kind == pooled {
 		text += fmt.Sprintf("vm_cache_number = %d\nvm_cache_endpoint = %q\n", waiting, filepath.Join(f.dir, "pool/s"))
 	}
 	return text
@@ -65,7 +68,7 @@ func (f factory) start(t *testing.T, s *setting) {
 	}
 	f.prepare(t, s.config)
 	came := fromTemplate
-	if f.kind == "pool" {
+	if f.kind == pooled {
 		came = fromPool
 		f.serve(t, s.config)
 	}

@@ -731,6 +731,11 @@ func taskShimKilled(t *testing.T, c *client) {
 		})
 	}
 	left, err := nest.LeftSince(before, 30*time.Second)
+	if os.Getenv(factoryVariable) == pooled { // which has started another guest meanwhile
+		left = slices.DeleteFunc(left, func(l string) bool {
+			return strings.Contains(l, " factory keep") || strings.Contains(l, "-name katabuild-default-pool ")
+		})
+	}
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
 	}
@@ -841,10 +846,12 @@ func taskHostMemory(t *testing.T, c *client) {
 			t.Fatal(err)
 		}
 	}
-	limit(100)
-	r := c.ctr(t, nil, c.run(c.id(), append(group, "--rm"), "true")...)
-	if r.code == 0 || !strings.Contains(r.err, "the host had no more memory for the pod") {
-		t.Errorf("a machine that cannot come up: %d, %s", r.code, r.err)
+	if os.Getenv(factoryVariable) != pooled { // what a guest of the pool has touched before counts as its daemon's
+		limit(100)
+		r := c.ctr(t, nil, c.run(c.id(), append(group, "--rm"), "true")...)
+		if r.code == 0 || !strings.Contains(r.err, "the host had no more memory for the pod") {
+			t.Errorf("a machine that cannot come up: %d, %s", r.code, r.err)
+		}
 	}
 	limit(600)
 	l := c.subscribe(t)
