@@ -5,9 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +14,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi/agenttest"
 	"github.com/katabuild/katabuild/internal/boottest"
+	"github.com/katabuild/katabuild/internal/cobratest"
 	"github.com/katabuild/katabuild/internal/pty"
 	"github.com/katabuild/katabuild/internal/testenv"
 	"github.com/katabuild/katabuild/runtime/guest"
@@ -29,7 +28,7 @@ func TestMain(m *testing.M) {
 
 // words are what all scripts have.
 func words() map[string]func(*testscript.TestScript, bool, []string) {
-	return map[string]func(*testscript.TestScript, bool, []string){"agent": startAgent, "code": code,
+	return map[string]func(*testscript.TestScript, bool, []string){"agent": startAgent, "code": cobratest.Code,
 		"documented": documented}
 }
 
@@ -72,24 +71,6 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 	wg.Go(func() { _ = new(agenttest.Agent).Serve(l, "", over) }) // until it is over
 	ts.Defer(func() { close(over); wg.Wait() })
 	ts.Setenv("AGENT", "unix://"+path)
-}
-
-// code N COMMAND... runs a command that must end with that exit code.
-func code(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: code N COMMAND...")
-	}
-	got := 0
-	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		exit, ok := errors.AsType[*exec.ExitError](err)
-		if !ok {
-			ts.Fatalf("%v", err)
-		}
-		got = exit.ExitCode()
-	}
-	if strconv.Itoa(got) != args[0] {
-		ts.Fatalf("exit code %d, want %s", got, args[0])
-	}
 }
 
 // blocks are the blocks of shell commands of a page.

@@ -2,13 +2,17 @@
 package cobratest
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -27,6 +31,24 @@ func FlagsHaveNames(t *testing.T, c *cobra.Command) {
 	c.PersistentFlags().VisitAll(check)
 	for _, sub := range c.Commands() {
 		FlagsHaveNames(t, sub)
+	}
+}
+
+// Code is the word "code N COMMAND..." of scripts: it runs a command that must end with that exit code.
+func Code(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N COMMAND...")
+	}
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if strconv.Itoa(got) != args[0] {
+		ts.Fatalf("exit code %d, want %s", got, args[0])
 	}
 }
 
