@@ -30,7 +30,7 @@ setup: ## install what is missing: Debian packages (as root or with sudo) and Go
 	@sh ci/setup.sh
 
 .PHONY: build
-build: ## build katabuild, kata-runtime, kata-agent-ctl, kata-deploy, runk, the shim and the agent into bin/
+build: ## build katabuild, kata-runtime, kata-agent-ctl, kata-deploy, runk, CSI driver, shim and agent into bin/
 	@mkdir -p bin
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
 		-o bin/katabuild ./cmd/katabuild
@@ -44,6 +44,8 @@ build: ## build katabuild, kata-runtime, kata-agent-ctl, kata-deploy, runk, the 
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
 		-o bin/kata-agent-ctl ./cmd/kata-agent-ctl
 	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o bin/runk ./cmd/runk
+	@$(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' \
+		-o bin/csi-kata-directvolume ./cmd/csi-kata-directvolume
 	@GOOS=linux GOARCH=amd64 $(GO) build $(AGENT_FLAGS) -o bin/kata-agent-x86_64 ./cmd/kata-agent
 
 # The Go names of the architectures that guests are built for; internal/arch has the table.
@@ -181,6 +183,10 @@ test-containerd: ## tests that run containers in guests, by containerd 1.6 and 2
 .PHONY: test-runk
 test-runk: ## run containers on this host by runk and by runc, and compare what a user sees (as root)
 	@sh ci/test.sh runk
+
+.PHONY: test-csi
+test-csi: ## let Kubernetes' judge of CSI drivers, csi-sanity, judge csi-kata-directvolume
+	@sh ci/test.sh csi
 
 .PHONY: test-shim
 test-shim: ## let containerd's suite for shims judge the shim, without containerd (as root)

@@ -12,6 +12,7 @@ import (
 	"github.com/katabuild/katabuild/releases/accepted"
 	"github.com/katabuild/katabuild/releases/index"
 	"github.com/katabuild/katabuild/releases/roles"
+	"github.com/katabuild/katabuild/runtime/csi/images"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -38,6 +39,8 @@ var outliving = []struct {
 		func(b []byte) error { _, err := roles.DecodeMemory(b); return err }},
 	{"releases/roles/testdata/set", roles.SetVersion,
 		func(b []byte) error { _, err := roles.DecodeSet(b); return err }},
+	{"runtime/csi/images/testdata/volume", images.Version,
+		func(b []byte) error { _, err := images.Decode(b); return err }},
 	{"runtime/record/testdata/state", record.Version,
 		func(b []byte) error { _, err := record.Decode(b); return err }},
 }

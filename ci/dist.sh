@@ -18,7 +18,7 @@ for arch in "$@"; do
 	rm -rf "${out:?}/$arch"
 	mkdir -p "$out/$arch"
 	for p in katabuild katabuild-cc kata-runtime kata-agent-ctl kata-deploy runk \
-		containerd-shim-kata-v2; do
+		csi-kata-directvolume containerd-shim-kata-v2; do
 		flags="-s -w -buildid= -X main.version=$version"
 		[ "$p" != katabuild ] || flags="$flags -X main.commit=$commit"
 		"$go" build -trimpath -buildvcs=false -ldflags="$flags" -o "$out/$arch/$p" "./cmd/$p"

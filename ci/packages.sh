@@ -20,9 +20,11 @@ rm -rf "$bin" dist/share
 cp -r "dist/programs/$arch" "$bin"
 cp bin/kata-agent-* "$bin"
 export CGO_ENABLED=0 GOTOOLCHAIN=local
-for p in katabuild kata-runtime kata-agent-ctl runk; do "$go" run "./cmd/$p" man -o dist/share; done
+for p in katabuild kata-runtime kata-agent-ctl runk csi-kata-directvolume; do
+	"$go" run "./cmd/$p" man -o dist/share
+done
 mkdir -p dist/share/units
-for u in docs/monitoring/kata-monitor.service docs/units/katabuild-pool.service; do
+for u in docs/monitoring/kata-monitor.service docs/units/*.service; do
 	sed 's|/usr/local/bin/|/usr/bin/|; /^# .*\/etc\/systemd/d; /^# systemctl enable/d' "$u" >"dist/share/units/${u##*/}"
 done
 gzip -9 -n dist/share/man1/*

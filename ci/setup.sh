@@ -168,6 +168,7 @@ modules() {
 	go=$(go_path)
 	GOTOOLCHAIN=local "$go" -C ci/tools mod download
 	GOTOOLCHAIN=local "$go" -C ci/tools/collector mod download
+	GOTOOLCHAIN=local "$go" -C ci/tools/sanity mod download
 	GOTOOLCHAIN=local "$go" mod tidy -diff >/dev/null 2>&1 || true # says nothing here: make lint does
 }
 

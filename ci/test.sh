@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|factory|faults|arch|cross|kubernetes];
-# without an argument, what `make check` checks, the network's, runk, boot, e2e, containerd and shim: all but the tests
-# that build more kernels than one (kernel), which take an hour, those of pods once more with templates and a pool of
-# guests (factory), those in which machines die (faults), other architectures (arch, cross), which are slow to emulate,
-# and Kubernetes, which is built first.
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|csi|factory|faults|arch|cross|kubernetes];
+# without an argument, what `make check` checks, the network's, runk, csi, boot, e2e, containerd and shim: all but the
+# tests that build more kernels than one (kernel), which take an hour, those of pods once more with templates and a pool
+# of guests (factory), those in which machines die (faults), other architectures (arch, cross), which are slow to
+# emulate, and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
 # Test programs are run in guests, which have no C library.
@@ -121,6 +121,11 @@ runk() {
 	KATABUILD_TEST_RUNK=1 KATABUILD_TEST_BUSYBOX=/bin/busybox as_root "$go" test -count=1 -timeout 20m ./ci/runk
 }
 
+# Kubernetes' judge of CSI drivers has more in its module than ours.
+csi() {
+	KATABUILD_TEST_CSI=1 "$go" test -count=1 -run TestSanity ./runtime/csi
+}
+
 # factory has the tests of pods again, with guests that were not booted for them.
 factory() {
 	default_guest
@@ -180,6 +185,7 @@ e2e) e2e ;;
 containerd) containerd ;;
 shim) shim ;;
 runk) runk ;;
+csi) csi ;;
 factory) factory ;;
 faults) faults ;;
 arch) arch ;;
@@ -190,6 +196,7 @@ all)
 	make --no-print-directory test-network
 	rego
 	runk
+	csi
 	boot
 	# Both wait most of the time, for emulated guests; together they take half as long. Kernels are compiled before:
 	# beside compilers, guests are too slow for tests.
@@ -210,7 +217,8 @@ all)
 	exit "$status"
 	;;
 *)
-	echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|factory|faults|arch|cross|kubernetes]" >&2
+	echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|csi|factory|faults|arch|cross|kubernetes]" \
+		>&2
 	exit 2
 	;;
 esac

@@ -122,10 +122,12 @@ func runtime(o options) (*nfpm.Info, error) {
 		Type: files.TypeSymlink})
 	p.program("kata-agent-ctl", "/usr/bin/kata-agent-ctl")
 	p.program("runk", "/usr/bin/runk")
+	p.program("csi-kata-directvolume", "/usr/bin/csi-kata-directvolume")
 	p.shared("kata-runtime")
 	p.help("kata-agent-ctl")
 	p.help("runk")
-	for _, u := range []string{"kata-monitor.service", "katabuild-pool.service"} {
+	p.help("csi-kata-directvolume")
+	for _, u := range []string{"kata-monitor.service", "katabuild-pool.service", "csi-kata-directvolume.service"} {
 		p.file(filepath.Join(o.share, "units", u), "/usr/lib/systemd/system/"+u, 0o644, files.TypeFile)
 	}
 	p.file(filepath.Join(o.repository, "ci/pack/configuration.toml"), "/etc/katabuild/configuration.toml", 0o644,

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"net/url"
 
 	"github.com/spf13/cobra"
 
 	"github.com/katabuild/katabuild/runtime/directvolume"
 	"github.com/katabuild/katabuild/runtime/management"
-	"github.com/katabuild/katabuild/runtime/record"
 )
 
 func (a *app) directVolumeCmd() *cobra.Command {
@@ -53,7 +50,7 @@ device is a block device, or a file with a file system in it. A volume that is n
 			Use: "stats", Short: "print how full it is, in JSON",
 			Example: "  kata-runtime direct-volume stats --volume-path /mnt/v",
 			RunE: func(c *cobra.Command, _ []string) error {
-				b, err := a.askOfVolume(c.Context(), volumes, path)
+				b, err := management.Volumes{Dirs: a.dirs, Root: volumes}.Stats(c.Context(), path)
 				if err != nil {
 					return err
 				}
@@ -77,19 +74,4 @@ func resizeCmd(volumes, path *string) *cobra.Command {
 	}
 	c.Flags().Int64("size", 0, "the size that is wanted, in `bytes`")
 	return c
-}
-
-// askOfVolume asks the pod that has a volume how full it is.
-func (a *app) askOfVolume(ctx context.Context, volumes, path string) ([]byte, error) {
-	pods, err := directvolume.Pods(volumes, path)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range pods {
-		if r, err := record.Read(a.dirs, id); err != nil || !r.Shim.Alive() {
-			continue
-		}
-		return management.Client{Dirs: a.dirs, ID: id}.Get(ctx, "/direct-volume/stats?path="+url.QueryEscape(path))
-	}
-	return nil, fmt.Errorf("volume %s: no pod that runs has it", path)
 }

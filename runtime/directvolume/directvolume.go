@@ -45,10 +45,10 @@ const (
 // alsoKnown are other words for a type: Kata Containers' runtimes and drivers do not agree on them.
 var alsoKnown = map[string]string{"blk": Block, "directvol": Block, "vfiovol": VFIO}
 
-// Names in the metadata.
+// Names in the metadata, which are Kubernetes'.
 const (
-	fsGroup  = "fsGroup"
-	onChange = "fsGroupChangePolicy"
+	FSGroup       = "fsGroup"
+	FSGroupPolicy = "fsGroupChangePolicy" // Always or OnRootMismatch
 )
 
 // ErrNone says that a path is not that of a volume that is assigned directly.
@@ -157,7 +157,7 @@ func (i *Info) ReadOnly() bool { return slices.Contains(i.Options, "ro") }
 
 // Group is whose the files become; nil leaves them as they are.
 func (i *Info) Group() (*Group, error) {
-	text, ok := i.Metadata[fsGroup]
+	text, ok := i.Metadata[FSGroup]
 	if !ok {
 		return nil, nil
 	}
@@ -165,7 +165,7 @@ func (i *Info) Group() (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: fsGroup %q: want the number of a group", infoName, text)
 	}
-	switch p := i.Metadata[onChange]; p {
+	switch p := i.Metadata[FSGroupPolicy]; p {
 	case "", "Always":
 		return &Group{ID: uint32(id)}, nil
 	case "OnRootMismatch":
@@ -178,14 +178,18 @@ func (i *Info) Group() (*Group, error) {
 // Name is what a volume's path is called in a name of a file.
 func Name(path string) string { return base64.URLEncoding.EncodeToString([]byte(path)) }
 
+// CheckPath refuses a path that no volume can have: its name in base64 is that of a folder.
+func CheckPath(path string) error {
+	if !filepath.IsAbs(path) || len(Name(path)) > maxName {
+		return fmt.Errorf("volume %s: want an absolute path of at most %d bytes, as its name in base64 is that of a "+
+			"folder", path, maxName/4*3)
+	}
+	return nil
+}
+
 // folder is that of a volume below root.
 func folder(root, path string) (string, error) {
-	name := Name(path)
-	if !filepath.IsAbs(path) || len(name) > maxName {
-		return "", fmt.Errorf("volume %s: want an absolute path of at most %d bytes, as its name below %s is that in "+
-			"base64", path, maxName/4*3, root)
-	}
-	return filepath.Join(root, name), nil
+	return filepath.Join(root, Name(path)), CheckPath(path)
 }
 
 // Read is the description of a volume, ErrNone where there is none. Others than root could not have written it.
@@ -242,6 +246,28 @@ func Remove(root, path string) error {
 		return fmt.Errorf("volume %s: %w", path, ErrNone)
 	}
 	return os.RemoveAll(dir)
+}
+
+// Volumes are the paths of all volumes that are assigned directly.
+func Volumes(root string) ([]string, error) {
+	list, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range list {
+		b, err := base64.URLEncoding.DecodeString(e.Name())
+		if err != nil || !e.IsDir() { // nobody added it
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(root, e.Name(), infoName)); err == nil {
+			paths = append(paths, string(b))
+		}
+	}
+	return paths, nil
 }
 
 // Record notes that a pod has a volume.
