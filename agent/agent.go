@@ -31,6 +31,7 @@ import (
 	"github.com/katabuild/katabuild/agent/probe"
 	"github.com/katabuild/katabuild/agent/reap"
 	"github.com/katabuild/katabuild/agent/serve"
+	"github.com/katabuild/katabuild/agent/slack"
 	"github.com/katabuild/katabuild/agent/storage/machine"
 	"github.com/katabuild/katabuild/agent/timeline"
 	"github.com/katabuild/katabuild/agent/trace"
@@ -58,6 +59,7 @@ type Config struct {
 	Version    string
 	PID1       bool   // prepare the system first
 	Woken      bool   // that was done before the guest was saved, from which it was restored
+	Before     string // what was found then for the report: see measure.Guest
 	ServerAddr string // listen here, whatever the kernel command line says
 	LogLevel   string // as agent.log, likewise
 	Console    io.Writer
@@ -80,6 +82,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	slack.Loosen()
 	opts, line := readOptions(c, line, &level, log)
 	testPanic(opts.TestPanic, c.Fatal)
 	console := log
@@ -113,7 +116,8 @@ func Run(ctx context.Context, c Config) error {
 	ports := takePorts(opts, console)
 	defer ports.close()
 	c.Timeline.Mark(timeline.Listen)
-	guest := &measure.Guest{Version: c.Version, PID1: c.PID1, Timeline: c.Timeline, Root: "/", Extensions: extensions}
+	guest := &measure.Guest{Version: c.Version, PID1: c.PID1, Timeline: c.Timeline, Root: "/", Extensions: extensions,
+		Before: c.Before}
 	reaper, err := reap.New()
 	if err != nil {
 		return err
@@ -260,7 +264,12 @@ func waitToWake(c Config) error {
 	if err != nil {
 		return err
 	}
-	g := wake.Guest{Machine: machine.Machine{}, Now: timeline.SinceStart,
+	// While the guest is saved nobody waits for it.
+	before, err := (&measure.Guest{Root: "/"}).Ahead()
+	if err != nil {
+		return err
+	}
+	g := wake.Guest{Machine: machine.Machine{}, Now: timeline.SinceStart, Before: before,
 		Environment: []string{"HOME=/", "TERM=linux", "PATH=" + early.Path}} // as the kernel and early.Process have it
 	return g.Wait(l, func() { fmt.Fprintln(c.Console, agentapi.WaitLine) })
 }

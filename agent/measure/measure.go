@@ -41,6 +41,9 @@ type Guest struct {
 	// Extensions are what the agent has mounted, sorted by name. The report says what is there now.
 	Extensions []extension.Extension
 
+	// Before is what Ahead gave the program that executed this one in its place; empty is nothing.
+	Before string
+
 	once   sync.Once // the slow part, done when first asked for: see facts
 	facts  facts
 	failed error
@@ -102,7 +105,15 @@ func (g *Guest) Report(nonce []byte, probes []report.Probe) ([]byte, error) {
 	return r.Encode()
 }
 
+// collectFacts takes the facts of the program that executed this one, where this is the same file, or finds them.
 func (g *Guest) collectFacts() (facts, error) {
+	file, err := g.exe()
+	if err != nil {
+		return facts{}, err
+	}
+	if f, of := readFacts(g.Before); of == file {
+		return f, nil
+	}
 	exe, _, err := digest.File(g.path("proc/self/exe"))
 	if err != nil {
 		return facts{}, fmt.Errorf("digest of the agent: %w", err)
@@ -112,6 +123,49 @@ func (g *Guest) collectFacts() (facts, error) {
 		return facts{}, fmt.Errorf("digest of the kernel's configuration: %w", err)
 	}
 	return facts{exe, config}, nil
+}
+
+// Ahead finds what takes longest of a report, and returns it for the Guest of a program that this one executes in its
+// place. There it stands for as long as that is the same file, unchanged; the kernel's configuration never changes.
+func (g *Guest) Ahead() (string, error) {
+	f, err := g.collectFacts()
+	if err != nil {
+		return "", err
+	}
+	file, err := g.exe()
+	if err != nil {
+		return "", err
+	}
+	return strings.Join([]string{file, string(f.exe), string(f.config)}, " "), nil
+}
+
+// readFacts reads what Ahead wrote, and of which file. What is not of its form is of none.
+func readFacts(text string) (f facts, of string) {
+	words := strings.Split(text, " ")
+	if len(words) != 3 {
+		return facts{}, ""
+	}
+	exe, err := digest.Parse(words[1])
+	if err != nil {
+		return facts{}, ""
+	}
+	f.exe = exe
+	if words[2] != "" { // a kernel that keeps its configuration
+		if f.config, err = digest.Parse(words[2]); err != nil {
+			return facts{}, ""
+		}
+	}
+	return f, words[0]
+}
+
+// exe says which file the program is: device, inode, size, and when its content and its inode were last changed.
+func (g *Guest) exe() (string, error) {
+	var s unix.Stat_t
+	if err := unix.Stat(g.path("proc/self/exe"), &s); err != nil {
+		return "", fmt.Errorf("the agent's file: %w", err)
+	}
+	return fmt.Sprintf("%d:%d:%d:%d:%d", s.Dev, s.Ino, s.Size, unix.TimespecToNsec(s.Mtim),
+		unix.TimespecToNsec(s.Ctim)), nil
 }
 
 // configDigest is that of the file unpacked, or empty when there is none.

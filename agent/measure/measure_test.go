@@ -110,6 +110,37 @@ func TestReportSaysWhatTheGuestHolds(t *testing.T) {
 	}
 }
 
+// TestWhatWasFoundBeforeStandsForTheSameFileAlone executes nothing anew: the file is that of another guest's report.
+func TestWhatWasFoundBeforeStandsForTheSameFileAlone(t *testing.T) {
+	g := guest(t, nil)
+	before, err := g.Ahead()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Whose digests are these is to be seen: the files say other ones.
+	other := strings.NewReplacer(string(digest.Of([]byte("the agent"))), string(digest.Of([]byte("a"))),
+		string(digest.Of([]byte("CONFIG_X=y\n"))), string(digest.Of([]byte("c")))).Replace(before)
+	next := func(before string) *report.Report {
+		return read(t, &Guest{Version: "1", PID1: true, Timeline: timeline.New(), Root: g.Root, Before: before})
+	}
+	if r := next(other); r.Agent.Digest != digest.Of([]byte("a")) || r.Kernel.Config != digest.Of([]byte("c")) {
+		t.Errorf("of the same file: %s, %s", r.Agent.Digest, r.Kernel.Config)
+	}
+	for _, damaged := range []string{"", " ", "x", other + " x", strings.Replace(other, "sha256:", "sha255:", 1),
+		other[:len(other)-1], "0" + other} {
+		if r := next(damaged); r.Agent.Digest != digest.Of([]byte("the agent")) {
+			t.Errorf("%q: %s", damaged, r.Agent.Digest)
+		}
+	}
+	exe := filepath.Join(g.Root, "proc/self/exe")
+	if err := os.WriteFile(exe, []byte("the aegnt"), 0o644); err != nil { // of the same size
+		t.Fatal(err)
+	}
+	if r := next(other); r.Agent.Digest != digest.Of([]byte("the aegnt")) {
+		t.Errorf("of a file that was changed: %s", r.Agent.Digest)
+	}
+}
+
 func TestReportOfAPoorerGuest(t *testing.T) {
 	g := guest(t, map[string][]byte{"proc/config.gz": nil, "proc/modules": nil, "sys/kernel/notes": nil})
 	g.PID1 = false

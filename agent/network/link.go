@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 
@@ -19,11 +18,12 @@ import (
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/agent/uevent/pcipath"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/lazyregexp"
 )
 
 // linkName is what a link may be called: IFNAMSIZ of <linux/if.h> is 16 with the NUL. net/core/dev.c, dev_valid_name,
 // and a little stricter.
-var linkName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.@-]{0,14}$`)
+var linkName = lazyregexp.New(`^[a-zA-Z0-9_][a-zA-Z0-9_.@-]{0,14}$`)
 
 // maxMTU is the longest packet of IP.
 const maxMTU = 65535
@@ -43,7 +43,7 @@ func readInterface(i *katapb.Interface) (wish, error) {
 	if w.name == "" {
 		w.name = i.GetDevice()
 	}
-	if !linkName.MatchString(w.name) {
+	if !linkName().MatchString(w.name) {
 		return wish{}, fmt.Errorf("interface %q: not a name for a link", w.name)
 	}
 	if w.mtu > maxMTU {

@@ -45,7 +45,7 @@ func readRoute(r *katapb.Route) (way, error) {
 	if w.mtu > maxMTU {
 		return bad(fmt.Errorf("an MTU of %d: want at most %d", r.Mtu, maxMTU))
 	}
-	if !linkName.MatchString(w.device) {
+	if !linkName().MatchString(w.device) {
 		return bad(errors.New("not a name for a link"))
 	}
 	v6 := r.GetFamily() == katapb.IPFamily_v6

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/lazyregexp"
 )
 
 // setPolicy is the call that replaces a policy, and needs the leave of the one before.
@@ -32,7 +32,7 @@ var ErrRego = errors.New("this policy is written in Rego; the Rego engine is an 
 	"kata-agent-rego, which this agent is not: use that, or write the policy as docs/formats/policy.md says")
 
 // rego is how a policy of Kata Containers begins, after comments.
-var rego = regexp.MustCompile(`(?m)^\s*package\s+agent_policy\b`)
+var rego = lazyregexp.New(`(?m)^\s*package\s+agent_policy\b`)
 
 // Engine is a policy, read. Its methods may be called from several goroutines.
 type Engine interface {
@@ -114,7 +114,7 @@ func (p *Policy) Set(text string) error {
 }
 
 func (p *Policy) read(text string) (Engine, error) {
-	if !rego.MatchString(text) {
+	if !rego().MatchString(text) {
 		return parse(text)
 	}
 	if p.Rego == nil {

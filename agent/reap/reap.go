@@ -16,6 +16,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/agent/slack"
 )
 
 // Exit is how a child ended.
@@ -123,7 +125,7 @@ func (r *Reaper) Start(cmd *exec.Cmd) (*Child, error) {
 func (r *Reaper) StartWith(start func() (pid int, err error)) (*Child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := start()
+	pid, err := slack.Without(start)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/agentapi/reportpb"
+	"github.com/katabuild/katabuild/internal/lazyregexp"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/mdlayher/vsock"
 	"google.golang.org/grpc/codes"
@@ -47,7 +47,7 @@ type Agent struct {
 var features = []string{"katabuild.report.v1"}
 
 // probeName is what a probe may be called: a feature's name, and that of a part of it.
-var probeName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,63}$`)
+var probeName = lazyregexp.New(`^[a-z0-9][a-z0-9.-]{0,63}$`)
 
 // Server answers requests. Get one from New.
 type Server struct{ s *ttrpc.Server }
@@ -228,7 +228,7 @@ func (a *api) Get(_ context.Context, r *reportpb.GetRequest) (*reportpb.GetRespo
 		return nil, status.Errorf(codes.InvalidArgument, "%d probes, want at most %d", len(r.Probes), maxProbes)
 	}
 	for _, name := range r.Probes {
-		if !probeName.MatchString(name) {
+		if !probeName().MatchString(name) {
 			return nil, status.Errorf(codes.InvalidArgument, "probe %q: not a name of one", name)
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"github.com/katabuild/katabuild/agent/storage/place"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/lazyregexp"
 )
 
 // runDir is where everything of the guest API lies. docs/formats/agent-api.md.
@@ -113,12 +113,12 @@ func (m *Manager) Handlers() []string {
 }
 
 // identifier is what a container may be called, since it becomes the name of a folder.
-var identifier = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+var identifier = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // Add mounts storages for a container, or only counts one more user where a mount point is mounted already. When one
 // fails, those that this call added are released. The name of the sandbox itself is as good as a container's.
 func (m *Manager) Add(ctx context.Context, containerID string, storages []*katapb.Storage) error {
-	if !identifier.MatchString(containerID) {
+	if !identifier().MatchString(containerID) {
 		return fmt.Errorf("container %q: not a name", containerID)
 	}
 	requests, err := m.group(containerID, storages)

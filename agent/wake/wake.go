@@ -41,6 +41,8 @@ type Guest struct {
 	Root    string // where etc and run are found; empty is "/"
 	// Environment is the program's.
 	Environment []string
+	// Before is what this program hands to it, as Woken returns it there.
+	Before string
 	// Now is the time since the guest's kernel started.
 	Now func() time.Duration
 	// Execute puts the program in the stage's place, with these arguments, and returns only when that fails; nil is
@@ -71,7 +73,8 @@ func (g Guest) Wait(l net.Listener, waits func()) error {
 	if execute == nil {
 		execute = func(args []string) error { return unix.Exec("/proc/self/exe", args, g.Environment) }
 	}
-	return fmt.Errorf("wake: execute the agent: %w", execute([]string{name, strconv.FormatInt(int64(g.Now()), 10)}))
+	return fmt.Errorf("wake: execute the agent: %w", execute([]string{name,
+		strconv.FormatInt(int64(g.Now()), 10), g.Before}))
 }
 
 // take does what a request asks, in this order: randomness comes first, so that nothing else is drawn without it.
@@ -124,12 +127,12 @@ func rename(r *wake.Request) error {
 	return unix.Sethostname([]byte(r.Hostname))
 }
 
-// Woken says whether a program with these arguments is one that Wait executed, and when that was, since the guest's
-// kernel started.
-func Woken(args []string) (at time.Duration, ok bool) {
-	if len(args) != 2 || args[0] != name {
-		return 0, false
+// Woken says whether a program with these arguments is one that Wait executed, when that was, since the guest's kernel
+// started, and what it was handed.
+func Woken(args []string) (at time.Duration, before string, ok bool) {
+	if len(args) != 3 || args[0] != name {
+		return 0, "", false
 	}
 	n, err := strconv.ParseInt(args[1], 10, 64)
-	return time.Duration(n), err == nil && n > 0
+	return time.Duration(n), args[2], err == nil && n > 0
 }

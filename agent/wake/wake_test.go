@@ -41,7 +41,7 @@ func woken(t *testing.T, m *fakeMachine, root string, say func(net.Conn)) (answe
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := Guest{Machine: m, Root: root, Now: func() time.Duration { return 5 },
+	g := Guest{Machine: m, Root: root, Now: func() time.Duration { return 5 }, Before: "found before",
 		Execute: func(a []string) error { args = a; return errors.New("executed") }}
 	waits, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- g.Wait(l, func() { close(waits) }) }()
@@ -90,7 +90,7 @@ func TestAGuestIsWokenInOrderAndBeginsAnew(t *testing.T) {
 	if id, err := os.ReadFile(filepath.Join(root, "run/machine-id")); err != nil || string(id) != r.MachineID+"\n" {
 		t.Errorf("machine id %q, %v", id, err)
 	}
-	if at, ok := Woken(args); !ok || at != 5 {
+	if at, before, ok := Woken(args); !ok || at != 5 || before != "found before" {
 		t.Errorf("the program's arguments %q", args)
 	}
 }
@@ -119,9 +119,10 @@ func TestAGuestThatIsWokenByHalfServesNothing(t *testing.T) {
 
 func TestTheKernelCommandLineMakesNobodyWoken(t *testing.T) {
 	for _, args := range [][]string{
-		nil, {"/init"}, {"/init", name}, {"/init", name, "5"}, {name}, {name, "0"}, {name, "x"}, {name, "5", "6"},
+		nil, {"/init"}, {"/init", name}, {"/init", name, "5"}, {name}, {name, "0", ""}, {name, "x", ""}, {name, "5"},
+		{name, "5", "6", "7"},
 	} {
-		if _, ok := Woken(args); ok {
+		if _, _, ok := Woken(args); ok {
 			t.Errorf("%q is woken", args)
 		}
 	}

@@ -9,11 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/document"
+	"github.com/katabuild/katabuild/internal/lazyregexp"
 )
 
 // version is the only version this package reads and writes.
@@ -52,9 +52,9 @@ func New(random io.Reader, now time.Time, hostname string) (*Request, error) {
 const machineID = 32
 
 var (
-	idForm   = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	seedForm = regexp.MustCompile(`^[0-9a-f]{128}$`)
-	nameForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,64}$`) // Linux: __NEW_UTS_LEN
+	idForm   = lazyregexp.New(`^[0-9a-f]{32}$`)
+	seedForm = lazyregexp.New(`^[0-9a-f]{128}$`)
+	nameForm = lazyregexp.New(`^[A-Za-z0-9_.-]{0,64}$`) // Linux: __NEW_UTS_LEN
 )
 
 func (r *Request) check() error {
@@ -62,13 +62,13 @@ func (r *Request) check() error {
 	switch {
 	case r.Version != version:
 		return fmt.Errorf("version %d, this katabuild reads version %d", r.Version, version)
-	case !seedForm.MatchString(r.Seed) || zero(r.Seed):
+	case !seedForm().MatchString(r.Seed) || zero(r.Seed):
 		return fmt.Errorf("seed: want %d random bytes in hexadecimal", seedSize)
 	case r.TimeNS <= 0:
 		return fmt.Errorf("time %d: want nanoseconds since the Epoch", r.TimeNS)
-	case !nameForm.MatchString(r.Hostname):
+	case !nameForm().MatchString(r.Hostname):
 		return fmt.Errorf("host name %q: want at most 64 letters, digits, dashes, dots and underscores", r.Hostname)
-	case !idForm.MatchString(r.MachineID) || zero(r.MachineID):
+	case !idForm().MatchString(r.MachineID) || zero(r.MachineID):
 		return fmt.Errorf("machine id %q: want %d hexadecimal digits, not all 0", r.MachineID, machineID)
 	}
 	return nil

@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/agent/slack"
 )
 
 // find enters the working folder and finds the program, with the rights that it will have. So whoever makes a container
@@ -98,6 +100,7 @@ func (p *Process) exec(program string, keep []int) error {
 	if err != nil {
 		return err
 	}
+	slack.Tighten()
 	// From here on the filter may refuse whatever the Go runtime would like to call, so nothing is called but what has
 	// to be: capset, execve.
 	if len(p.Filter) > 0 {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+
+	"github.com/katabuild/katabuild/agent/slack"
 )
 
 // maxHookOutput bounds what an error quotes of a hook's output.
@@ -50,7 +52,7 @@ func (h Hook) run(s State) error {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = h.Timeout
-	if err := cmd.Run(); err != nil {
+	if _, err := slack.Without(func() (struct{}, error) { return struct{}{}, cmd.Run() }); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("not done after %v", h.Timeout)
 		}

@@ -11,11 +11,14 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/katabuild/katabuild/agent/slack"
 )
 
 // Main carries out the plan that this process was started with. It never returns.
 func Main() {
 	runtime.LockOSThread()
+	slack.Loosen()
 	// Before the first namespace is joined: a process in there could otherwise look into this one, and find the agent's
 	// program.
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)

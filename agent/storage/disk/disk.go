@@ -21,6 +21,7 @@ import (
 	"github.com/katabuild/katabuild/agent/devmapper"
 	"github.com/katabuild/katabuild/agent/uevent"
 	"github.com/katabuild/katabuild/agent/uevent/pcipath"
+	"github.com/katabuild/katabuild/internal/lazyregexp"
 )
 
 // ErrNotFound says that what a request names is not there. It wraps fs.ErrNotExist.
@@ -57,9 +58,9 @@ type bus struct {
 
 var (
 	// CSSID.SSID.DEVNO, Documentation/arch/s390/driver-model.rst
-	ccwBus   = regexp.MustCompile(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
-	scsiName = regexp.MustCompile(`^([0-9]{1,5}):([0-9]{1,5})$`)
-	diskName = regexp.MustCompile(`^/dev/([a-zA-Z0-9][a-zA-Z0-9._-]*)$`)
+	ccwBus   = lazyregexp.New(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
+	scsiName = lazyregexp.New(`^([0-9]{1,5}):([0-9]{1,5})$`)
+	diskName = lazyregexp.New(`^/dev/([a-zA-Z0-9][a-zA-Z0-9._-]*)$`)
 )
 
 // Drivers are the drivers of the guest API that name a disk.
@@ -81,9 +82,9 @@ func DriverOf(source string) string {
 	switch {
 	case strings.HasPrefix(source, "/dev/"):
 		return "mmioblk"
-	case scsiName.MatchString(source):
+	case scsiName().MatchString(source):
 		return "scsi"
-	case ccwBus.MatchString(source):
+	case ccwBus().MatchString(source):
 		return "blk-ccw"
 	}
 	return "blk"
@@ -92,13 +93,13 @@ func DriverOf(source string) string {
 // buses are all ways.
 var buses = []bus{
 	{driver: "blk", check: checkPCI, find: findPCI},
-	{driver: "blk-ccw", check: matches(ccwBus, "a bus id such as 0.0.0005"),
+	{driver: "blk-ccw", check: matches(ccwBus(), "a bus id such as 0.0.0005"),
 		find: func(root, source string) ([]string, error) {
 			return filepath.Glob(filepath.Join(root, "sys/devices/css*/*", source, "virtio*/block"))
 		}},
-	{driver: "mmioblk", check: matches(diskName, "a device file below /dev")},
-	{driver: "nvdimm", check: matches(diskName, "a device file below /dev")},
-	{driver: "scsi", check: matches(scsiName, "ID:LUN"), prepare: scanSCSI, find: func(root, source string) ([]string,
+	{driver: "mmioblk", check: matches(diskName(), "a device file below /dev")},
+	{driver: "nvdimm", check: matches(diskName(), "a device file below /dev")},
+	{driver: "scsi", check: matches(scsiName(), "ID:LUN"), prepare: scanSCSI, find: func(root, source string) ([]string,
 		error) {
 		return filepath.Glob(filepath.Join(root, "sys/bus/scsi/devices/*:0:"+source, "block"))
 	}},
@@ -136,7 +137,7 @@ func findPCI(root, source string) ([]string, error) {
 
 // scanSCSI asks every host adapter for one target. Documentation/ABI/testing/sysfs-class-scsi_host: "channel id lun".
 func scanSCSI(root, source string) error {
-	m := scsiName.FindStringSubmatch(source)
+	m := scsiName().FindStringSubmatch(source)
 	if there, err := filepath.Glob(filepath.Join(root, "sys/bus/scsi/devices/*:0:"+source, "block/*")); err != nil ||
 		len(there) > 0 {
 		return err
@@ -165,7 +166,7 @@ func (f Finder) Find(ctx context.Context, driver, source string) (Disk, error) {
 	}
 	b := buses[i]
 	if b.find == nil || strings.HasPrefix(source, "/dev/") {
-		name := diskName.FindStringSubmatch(source)
+		name := diskName().FindStringSubmatch(source)
 		if name == nil {
 			return Disk{}, fmt.Errorf("disk %q: want a device file below /dev", source)
 		}

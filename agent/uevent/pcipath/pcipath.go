@@ -8,9 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/katabuild/katabuild/internal/lazyregexp"
 )
 
 // The numbers of a PCI device on its bus: 5 bits of slot and 3 of function. <linux/pci.h>, PCI_SLOT and PCI_FUNC.
@@ -55,7 +56,7 @@ func (p Path) String() string {
 }
 
 // word is a step: two hexadecimal digits at most, and a function.
-var word = regexp.MustCompile(`^([0-9a-fA-F]{1,2})(?:\.([0-7]))?$`)
+var word = lazyregexp.New(`^([0-9a-fA-F]{1,2})(?:\.([0-7]))?$`)
 
 // Parse reads slots in hexadecimal with a slash between them, "02/01" or "02/01.1". A first number that is no slot, 20
 // or above, is the number of a root bus, as expander bridges have.
@@ -66,7 +67,7 @@ func Parse(s string) (Path, error) {
 	}
 	var p Path
 	for i, w := range words {
-		m := word.FindStringSubmatch(w)
+		m := word().FindStringSubmatch(w)
 		if m == nil {
 			return Path{}, fmt.Errorf("PCI path %q: %q is not a slot in hexadecimal, with .FUNCTION or without", s, w)
 		}

@@ -27,7 +27,7 @@ func Main(version string, rego func(text string, log *slog.Logger) (policy.Engin
 		container.Stage()
 	}
 	boot := timeline.New()
-	at, woken := wake.Woken(os.Args)
+	at, before, woken := wake.Woken(os.Args)
 	if woken {
 		boot = timeline.Resumed(at)
 	}
@@ -51,6 +51,7 @@ func Main(version string, rego func(text string, log *slog.Logger) (policy.Engin
 		Version:    versionOf(version),
 		PID1:       pid1,
 		Woken:      woken,
+		Before:     before,
 		ServerAddr: os.Getenv("KATA_AGENT_SERVER_ADDR"),
 		LogLevel:   os.Getenv("KATA_AGENT_LOG_LEVEL"),
 		Console:    os.Stderr,

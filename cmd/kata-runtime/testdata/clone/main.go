@@ -43,7 +43,7 @@ type drawn struct {
 
 func main() {
 	log.SetFlags(0)
-	if _, woken := wake.Woken(os.Args); !woken {
+	if _, _, woken := wake.Woken(os.Args); !woken {
 		if err := early.Run(early.Table(), func(err error) { log.Print(err) }); err != nil {
 			log.Fatal(err)
 		}
