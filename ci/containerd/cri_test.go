@@ -68,25 +68,28 @@ var checks = []struct {
 }
 
 func TestPods(t *testing.T) {
-	onEach(t, func(t *testing.T, s *setting) {
-		n := newNode(t, s)
-		cfg := n.podConfig("shared")
-		cfg.DnsConfig = &cri.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"pods.test"},
-			Options: []string{"ndots:3"}}
-		cfg.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 8000, HostPort: 18000}}
-		cfg.Linux.Sysctls = map[string]string{"net.core.somaxconn": "1234", "kernel.msgmax": "16384"}
-		p := n.run(t, cfg)
-		for _, c := range checks {
-			t.Run(c.name, func(t *testing.T) { c.run(t, p) })
-		}
-		t.Run("a pod's processes are shared where it asks", func(t *testing.T) { checkSharedPIDs(t, n) })
-		t.Run("a privileged container has every capability", func(t *testing.T) { checkPrivileged(t, n) })
-		t.Run("a pod has users of its own where it asks", func(t *testing.T) { checkUsers(t, n) })
-		t.Run("containers that are killed while they read leave the kernel well",
-			func(t *testing.T) { checkKilled(t, n) })
-		t.Run("the host's network is refused and not touched", func(t *testing.T) { checkHostNetwork(t, n) })
-		t.Run("a pod lives from run to remove", func(t *testing.T) { checkPod(t, n) })
-	})
+	onEach(t, checkPods)
+}
+
+// checkPods are the checks of CRI with one containerd.
+func checkPods(t *testing.T, s *setting) {
+	n := newNode(t, s)
+	cfg := n.podConfig("shared")
+	cfg.DnsConfig = &cri.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"pods.test"},
+		Options: []string{"ndots:3"}}
+	cfg.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 8000, HostPort: 18000}}
+	cfg.Linux.Sysctls = map[string]string{"net.core.somaxconn": "1234", "kernel.msgmax": "16384"}
+	p := n.run(t, cfg)
+	for _, c := range checks {
+		t.Run(c.name, func(t *testing.T) { c.run(t, p) })
+	}
+	t.Run("a pod's processes are shared where it asks", func(t *testing.T) { checkSharedPIDs(t, n) })
+	t.Run("a privileged container has every capability", func(t *testing.T) { checkPrivileged(t, n) })
+	t.Run("a pod has users of its own where it asks", func(t *testing.T) { checkUsers(t, n) })
+	t.Run("containers that are killed while they read leave the kernel well",
+		func(t *testing.T) { checkKilled(t, n) })
+	t.Run("the host's network is refused and not touched", func(t *testing.T) { checkHostNetwork(t, n) })
+	t.Run("a pod lives from run to remove", func(t *testing.T) { checkPod(t, n) })
 }
 
 func checkEnd(t *testing.T, p *pod) {

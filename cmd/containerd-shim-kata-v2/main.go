@@ -53,7 +53,7 @@ const makeTemplate = "template"
 // flags are containerd's, the same for every shim.
 type flags struct {
 	namespace, id, address, publish, bundle, socket string
-	suffix                                          string
+	suffix, config                                  string
 	debug, info, version                            bool
 }
 
@@ -73,6 +73,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	set.StringVar(&f.publish, "publish-binary", "containerd", "program that publishes events")
 	set.StringVar(&f.bundle, "bundle", "", "the container's bundle (default the working folder)")
 	set.StringVar(&f.suffix, "suffix", "", "of the installation (default by this program's name)")
+	set.StringVar(&f.config, shim.ConfigFlag, "", "configuration of a sandbox (set by start)")
 	set.StringVar(&f.socket, "socket", "", "ignored; containerd has it")
 	set.BoolVar(&f.debug, "debug", false, "log at level debug")
 	set.BoolVar(&f.info, "info", false, "print what this runtime is, for containerd")
@@ -115,7 +116,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	}
 	switch action := set.Arg(0); action {
 	case "start":
-		return start(f, out)
+		return start(f, in, out)
 	case "delete":
 		b, err := shim.Delete(shim.DeleteOptions{ID: f.id, Namespace: f.namespace, Address: f.address,
 			Bundle: f.bundle})
@@ -130,7 +131,7 @@ func run(args []string, in io.Reader, out io.Writer) error {
 	}
 }
 
-func start(f flags, out io.Writer) error {
+func start(f flags, in io.Reader, out io.Writer) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -148,7 +149,7 @@ func start(f flags, out io.Writer) error {
 	newest, _ := strconv.Atoi(os.Getenv("MAX_SHIM_VERSION")) // 0 for what is no number
 	answer, err := shim.Start(shim.StartOptions{
 		ID: f.id, Namespace: f.namespace, Address: f.address, Bundle: f.bundle, MaxVersion: newest, Self: self,
-		Args: append(args, serve), Env: os.Environ(),
+		Args: append(args, serve), Env: os.Environ(), Input: in,
 	})
 	if err != nil {
 		return err
@@ -188,7 +189,7 @@ func serveContainerd(f flags) error {
 	}
 	s := shim.New(shim.Options{
 		Namespace: f.namespace, Publish: publish, Environment: os.Getenv("KATA_CONF_FILE"), Log: log, Version: version,
-		Suffix: f.suffix, Maker: []string{"/proc/self/exe", makeTemplate},
+		Config: f.config, Suffix: f.suffix, Maker: []string{"/proc/self/exe", makeTemplate},
 	}, stop)
 	log.Debug("serves", "version", version, "bundle", filepath.Base(f.bundle))
 	err = s.Serve(ctx, l)

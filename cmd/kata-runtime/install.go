@@ -87,6 +87,8 @@ func (a *app) putCmd(use, short, long string) *cobra.Command {
 	f.StringVar(&o.Handler, "handler", o.Handler, "name of the runtime for Kubernetes; the suffix is put behind it")
 	f.StringVar(&o.Containerd, "containerd", o.Containerd, "how containerd is told: auto, drop-in, block or no")
 	f.StringVar(&o.ContainerdConfig, "containerd-config", o.ContainerdConfig, "containerd's main `file`")
+	f.StringVar(&o.Sandboxer, "sandboxer", o.Sandboxer, "how containerd 2 makes pods: podsandbox, with a first "+
+		"container, or shim, by the shim's sandbox service (default podsandbox)")
 	f.StringVar(&o.CRIO, "crio", o.CRIO, "whether CRI-O is told: auto, yes or no")
 	f.StringVar(&distro, "distribution", "", "whose containerd is told: auto, "+
 		strings.Join(distribution.Names(), ", ")+" (default the host's own, by --containerd-config, and CRI-O)")
@@ -184,6 +186,7 @@ func merge(was, given install.Options, f *pflag.FlagSet) install.Options {
 	for name, set := range map[string]func(){
 		"bin":               func() { was.Bin = given.Bin },
 		"handler":           func() { was.Handler = given.Handler },
+		"sandboxer":         func() { was.Sandboxer = given.Sandboxer },
 		"containerd":        func() { was.Containerd = given.Containerd },
 		"containerd-config": func() { was.ContainerdConfig = given.ContainerdConfig },
 		"crio":              func() { was.CRIO = given.CRIO },

@@ -71,9 +71,13 @@ func runtimeTable(o Options, version int) string {
 	if version >= 3 {
 		plugin = pluginV3
 	}
-	return fmt.Sprintf("[plugins.%q.containerd.runtimes.%s]\nruntime_type = %q\n"+
+	out := fmt.Sprintf("[plugins.%q.containerd.runtimes.%s]\nruntime_type = %q\n"+
 		"privileged_without_host_devices = true\n"+
 		"pod_annotations = [\"io.katacontainers.*\"]\n", plugin, o.RuntimeClass(), o.runtimeType())
+	if o.Sandboxer == sandboxerShim && version >= 3 {
+		out += fmt.Sprintf("sandboxer = %q\n", o.Sandboxer)
+	}
+	return out
 }
 
 // crioTable is what tells CRI-O of it. cri-o: docs/crio.conf.5.md, CRIO.RUNTIME.RUNTIMES TABLE.

@@ -58,8 +58,20 @@ func outside(t testing.TB, root string) string {
 // Each file of testdata/distributions is a host, as its distribution leaves it; the golden file beside it is what lies
 // outside of the prefix when the runtime is there.
 func TestEachDistributionIsToldWhereItReads(t *testing.T) {
-	files, err := filepath.Glob("testdata/distributions/*.txtar")
-	if err != nil || len(files) < 12 {
+	eachDistribution(t, "distributions", 12, "*", func(*Options) {})
+}
+
+// Those with a containerd 2 are also told who makes pods, and the others are as before. The golden files are in
+// testdata/sandboxer, with the drop-in that lies below the prefix.
+func TestContainerd2IsToldOfTheSandboxService(t *testing.T) {
+	eachDistribution(t, "sandboxer", 4, "k*-containerd-[12]*", func(o *Options) { o.Sandboxer = sandboxerShim })
+}
+
+// eachDistribution installs on the hosts whose names match a pattern, of which there are least at least, with options
+// as changed, and compares with golden files.
+func eachDistribution(t *testing.T, goldens string, least int, pattern string, change func(*Options)) {
+	files, err := filepath.Glob("testdata/distributions/" + pattern + ".txtar")
+	if err != nil || len(files) < least {
 		t.Fatal(files, err)
 	}
 	src := Source{Version: "1", Programs: programs(t), Guests: []string{guest(t, "default")}}
@@ -70,12 +82,12 @@ func TestEachDistributionIsToldWhereItReads(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			tree := map[string]string{}
+			host := map[string]string{}
 			for _, f := range ar.Files {
-				tree[f.Name] = string(f.Data)
+				host[f.Name] = string(f.Data)
 			}
 			root := t.TempDir()
-			for n, text := range tree {
+			for n, text := range host {
 				p := filepath.Join(root, n)
 				if to, ok := strings.CutPrefix(n, "link "); ok {
 					p, text, _ = strings.Cut(to, " -> ")
@@ -97,12 +109,20 @@ func TestEachDistributionIsToldWhereItReads(t *testing.T) {
 			before := snapshot(t, root)
 			o, err := options(t, root, distribution.Auto)
 			if err != nil {
-				golden.Check(t, "distributions/"+name+".golden", []byte("refused: "+err.Error()+"\n"))
+				golden.Check(t, goldens+"/"+name+".golden", []byte("refused: "+err.Error()+"\n"))
 				return
 			}
+			change(&o)
 			put(t, root, DefaultPrefix, src, o)
-			golden.Check(t, "distributions/"+name+".golden", []byte(fmt.Sprintf("%s %v\n",
-				o.Layout.Name, o.Units())+outside(t, root)))
+			tree := fmt.Sprintf("%s %v\n", o.Layout.Name, o.Units()) + outside(t, root)
+			if o.Sandboxer != "" {
+				b, err := os.ReadFile(filepath.Join(root, DefaultPrefix, "current/containerd.toml"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				tree += "\ndrop-in:\n" + string(b)
+			}
+			golden.Check(t, goldens+"/"+name+".golden", []byte(tree))
 			if ch := put(t, root, DefaultPrefix, src, o); !ch.Nothing() {
 				t.Errorf("the second time it wants to %q", ch.Steps)
 			}

@@ -27,6 +27,12 @@ const (
 	wayBlock  = "block"   // any containerd
 )
 
+// Ways for containerd 2 to make pods.
+const (
+	sandboxerPod  = "podsandbox" // by a first container
+	sandboxerShim = "shim"       // by the shim's sandbox service
+)
+
 // Options say where an installation lies and whom it tells of itself. They are kept, so that an upgrade needs none.
 type Options struct {
 	Suffix           string `json:"suffix,omitempty"` // tells installations on one host apart
@@ -35,6 +41,9 @@ type Options struct {
 	Containerd       string `json:"containerd"`       // auto, drop-in, block or no
 	ContainerdConfig string `json:"containerd_config"`
 	CRIO             string `json:"crio"` // auto, yes or no
+	// Sandboxer is who makes pods for containerd 2: podsandbox, its default, or shim; empty is podsandbox. Containerd
+	// 1 knows no other.
+	Sandboxer string `json:"sandboxer,omitempty"`
 	// Layout is where a distribution of Kubernetes takes containerd's settings from; the zero value is for a containerd
 	// of the host's own.
 	Layout distribution.Layout `json:"layout,omitzero"`
@@ -102,6 +111,9 @@ func (o Options) check() error {
 	}
 	if all := []string{wayAuto, wayDropIn, wayBlock, wayNo}; !slices.Contains(all, o.Containerd) {
 		return fmt.Errorf("containerd %q: want %s", o.Containerd, strings.Join(all, ", "))
+	}
+	if all := []string{"", sandboxerPod, sandboxerShim}; !slices.Contains(all, o.Sandboxer) {
+		return fmt.Errorf("sandboxer %q: want %s", o.Sandboxer, strings.Join(all[1:], " or "))
 	}
 	if all := []string{wayAuto, wayYes, wayNo}; !slices.Contains(all, o.CRIO) {
 		return fmt.Errorf("crio %q: want %s", o.CRIO, strings.Join(all, ", "))

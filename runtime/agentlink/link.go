@@ -101,6 +101,12 @@ func (l *Link) Close() error { return l.client.Close() }
 // Lose has all requests fail with why from here on, those that wait too.
 func (l *Link) Lose(why error) { l.pulse.lose(why) }
 
+// Ping asks the agent whether it is well.
+func (l *Link) Ping(ctx context.Context) error {
+	_, err := l.health.Check(ctx, &katapb.CheckRequest{})
+	return err
+}
+
 // Watch looks whether the agent still answers, and returns an ErrSilent when it no longer does. It returns nil when ctx
 // ends or the agent is lost.
 func (l *Link) Watch(ctx context.Context, log *slog.Logger) error {

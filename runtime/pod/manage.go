@@ -2,8 +2,12 @@ package pod
 
 import (
 	"context"
+	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/cgroup"
+	"github.com/katabuild/katabuild/runtime/metrics"
+	"github.com/katabuild/katabuild/runtime/stats"
 	"github.com/katabuild/katabuild/runtime/translate"
 )
 
@@ -35,4 +39,27 @@ func (p *Pod) VolumeStats(ctx context.Context, path string) (*katapb.VolumeStats
 func (p *Pod) SetPolicy(ctx context.Context, policy string) error {
 	_, err := p.link.SetPolicy(ctx, &katapb.SetPolicyRequest{Policy: policy})
 	return err
+}
+
+// pingTime bounds the answer to Ping.
+const pingTime = 5 * time.Second
+
+// Ping asks the agent whether it is well.
+func (p *Pod) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	return p.link.Ping(ctx)
+}
+
+// Usage is what the pod's processes use on the host: all in its control group, or QEMU alone where it has none.
+func (p *Pod) Usage() (stats.Host, error) {
+	if u, ok := p.cgroup.Usage(); ok {
+		return stats.Host{Usage: u}, nil
+	}
+	st, err := metrics.ReadStat(p.vm.PID())
+	if err != nil {
+		return stats.Host{}, err
+	}
+	return stats.Host{Usage: cgroup.Usage{CPU: st.CPU(), Memory: uint64(st.ResidentBytes),
+		Anonymous: uint64(st.ResidentBytes), Processes: 1}}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -40,7 +41,9 @@ type StartOptions struct {
 	MaxVersion int      // of the task service that containerd knows; 0 is 2, and the answer is the address alone
 	Self       string   // this program
 	Args       []string // for the process that serves
-	Env        []string // of the process that serves
+	// Input is what containerd writes to a shim that it starts, which is read for a pod without a first container.
+	Input io.Reader
+	Env   []string // of the process that serves
 }
 
 // addressFile is where containerd looks for the address when it starts anew.
@@ -50,13 +53,18 @@ const addressFile = "address"
 // service. The containers of a pod are served by one process, which runs in a mount namespace of its own: its mounts
 // end with it.
 func Start(o StartOptions) (answer string, err error) {
-	spec, err := readSpec(o.Bundle)
-	if err != nil {
+	kind, group := kindSandbox, ""
+	switch spec, err := readSpec(o.Bundle); {
+	case isSandbox(err):
+		if o.Args, err = sandboxArgs(o); err != nil {
+			return "", err
+		}
+	case err != nil:
 		return "", err
-	}
-	kind, group, err := kindOf(spec.Annotations)
-	if err != nil {
-		return "", err
+	default:
+		if kind, group, err = kindOf(spec.Annotations); err != nil {
+			return "", err
+		}
 	}
 	if kind != kindContainer {
 		group = o.ID
@@ -74,6 +82,28 @@ func Start(o StartOptions) (answer string, err error) {
 		return "", err
 	}
 	return startAnswer(address, o.MaxVersion)
+}
+
+// maxInput bounds what containerd writes to a shim that it starts, in bytes.
+const maxInput = 1 << 20
+
+// ConfigFlag hands the path of a sandbox's configuration to the process that serves: a sandbox's calls have none.
+const ConfigFlag = "config"
+
+// sandboxArgs are the arguments for the process that serves a pod without a first container.
+func sandboxArgs(o StartOptions) ([]string, error) {
+	if o.Input == nil {
+		return o.Args, nil
+	}
+	input, err := io.ReadAll(io.LimitReader(o.Input, maxInput))
+	if err != nil {
+		return nil, fmt.Errorf("what containerd says of the runtime: %w", err)
+	}
+	path, err := configPathOf(input)
+	if err != nil || path == "" {
+		return o.Args, err
+	}
+	return append([]string{"-" + ConfigFlag, path}, o.Args...), nil
 }
 
 // startAnswer is what containerd reads of a start: the address alone, or a message for those who say which versions

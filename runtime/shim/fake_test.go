@@ -15,17 +15,16 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
-	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/katabuild/katabuild/runtime/agentlink"
+	"github.com/katabuild/katabuild/runtime/cgroup"
 	"github.com/katabuild/katabuild/runtime/events"
 	"github.com/katabuild/katabuild/runtime/management"
 	"github.com/katabuild/katabuild/runtime/pod"
@@ -45,7 +44,8 @@ type fakeGuest struct {
 	stopping chan struct{} // closed by Stop
 	starved  chan string   // what OOM returns
 	fails    map[string]error
-	cold     *fakeGuest // that takes its place after its first container failed; nil is none
+	cold     *fakeGuest          // that takes its place after its first container failed; nil is none
+	made     func(pod.Container) // told of each container; nil is not
 
 	mu         sync.Mutex // guards what follows
 	why        error
@@ -78,6 +78,9 @@ func (g *fakeGuest) was(call string) bool {
 func (g *fakeGuest) Create(_ context.Context, c pod.Container) (process, streams, error) {
 	if err := g.called("Create", c.ID); err != nil {
 		return nil, streams{}, err
+	}
+	if g.made != nil {
+		g.made(c)
 	}
 	p := &fakeProcess{ended: make(chan struct{}), guest: g}
 	g.mu.Lock()
@@ -170,6 +173,12 @@ func (g *fakeGuest) GiveUp(why error) {
 	close(g.sick)
 }
 
+func (g *fakeGuest) Ping(context.Context) error { return g.called("Ping", "") }
+
+func (g *fakeGuest) Usage() (stats.Host, error) {
+	return stats.Host{Usage: cgroup.Usage{CPU: 3 * time.Second, Memory: 4096}}, g.called("Usage", "")
+}
+
 func (g *fakeGuest) PID() int                          { return os.Getpid() }
 func (g *fakeGuest) StandIn() (*thread.StandIn, error) { return thread.Stand(nil) }
 
@@ -234,6 +243,15 @@ func (c *listener) hears(t *testing.T, topic string) {
 // faked is a service whose pod is a fakeGuest, with a sandbox "p" and a container "c" that are started.
 func faked(t *testing.T) (*host, *fakeGuest, *listener) {
 	t.Helper()
+	h, g, heard := empty(t)
+	h.made(t, "p", "sandbox")
+	h.made(t, "c", "container")
+	return h, g, heard
+}
+
+// empty is a service whose pod will be a fakeGuest.
+func empty(t *testing.T) (*host, *fakeGuest, *listener) {
+	t.Helper()
 	h, g, heard := &host{dir: t.TempDir()}, newFake(t), &listener{}
 	if err := os.WriteFile(h.dir+"/configuration.toml", nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -266,10 +284,6 @@ func faked(t *testing.T) (*host, *fakeGuest, *listener) {
 			}
 		}
 	})
-	for id, kind := range map[string]string{"p": "sandbox"} {
-		h.made(t, id, kind)
-	}
-	h.made(t, "c", "container")
 	return h, g, heard
 }
 
@@ -487,11 +501,7 @@ func TestAConfigurationThatIsNoneIsTold(t *testing.T) {
 		if err := os.WriteFile(h.dir+"/configuration.toml", []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		b, err := proto.Marshal(&runtimeoptions.Options{ConfigPath: h.dir + "/configuration.toml"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = h.loadConfig(&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: b}, nil)
+		_, err := h.loadConfig(h.dir+"/configuration.toml", nil)
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v", text, err)
 		}

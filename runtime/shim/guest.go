@@ -20,6 +20,7 @@ type guest interface {
 	controls
 	health
 	presence
+	whole
 	management.Pod
 }
 
@@ -77,6 +78,14 @@ type presence interface {
 	PID() int
 	// StandIn is a thread in the pod's network namespace, to stand for a container. The caller ends it.
 	StandIn() (*thread.StandIn, error)
+}
+
+// whole is what is asked of a pod without a first container.
+type whole interface {
+	// Ping asks the agent whether it is well.
+	Ping(context.Context) error
+	// Usage is what the pod's processes use on the host.
+	Usage() (stats.Host, error)
 }
 
 // process is a process in the guest.

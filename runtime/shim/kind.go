@@ -238,12 +238,8 @@ func configPath(options *anypb.Any) (string, error) {
 	return o.ConfigPath, nil
 }
 
-// loadConfig reads the configuration that the call, the pod's annotations and the host say.
-func (s *Service) loadConfig(options *anypb.Any, annotations map[string]string) (*config.Config, error) {
-	path, err := configPath(options)
-	if err != nil {
-		return nil, err
-	}
+// loadConfig reads the configuration that path, the pod's annotations and the host say. An empty path is none.
+func (s *Service) loadConfig(path string, annotations map[string]string) (*config.Config, error) {
 	l, err := config.Load(config.Options{Path: path, Environment: s.o.Environment, Annotations: annotations,
 		Suffix: s.o.Suffix, Lenient: true})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/ttrpc"
+	"github.com/katabuild/katabuild/internal/sandboxapi"
 )
 
 // The services. Version 3 has the messages of version 2 under another name, byte for byte; containerd/api's own package
@@ -26,6 +27,7 @@ func (s *Service) Serve(ctx context.Context, l net.Listener) error {
 	}
 	taskapi.RegisterTTRPCTaskService(srv, s)
 	srv.RegisterService(serviceV3, &ttrpc.ServiceDesc{Methods: s.methods()})
+	srv.RegisterService(sandboxapi.Service, &ttrpc.ServiceDesc{Methods: s.sandboxMethods()})
 	looking, stopLooking := context.WithCancel(ctx)
 	defer stopLooking()
 	go s.endIdle(looking, idleLook)
@@ -79,8 +81,8 @@ const closeTime = 3 * time.Second
 // idleLook is how often a shim looks whether there is anything to serve.
 const idleLook = 5 * time.Second
 
-// endIdle ends the process when two looks in a row find no container, and none that is being made. A containerd that
-// was killed after it had started this process knows nothing to ask for; 1.6 never ends it
+// endIdle ends the process when two looks in a row find no container or sandbox, and none that is being made. A
+// containerd that was killed after it had started this process knows nothing to ask for; 1.6 never ends it
 // (https://github.com/containerd/containerd/issues/6860).
 func (s *Service) endIdle(ctx context.Context, every time.Duration) {
 	for idle := 0; idle < 2; {
@@ -95,7 +97,7 @@ func (s *Service) endIdle(ctx context.Context, every time.Duration) {
 			continue
 		}
 		s.mu.Lock()
-		if len(s.tasks) > 0 {
+		if len(s.tasks) > 0 || s.sandbox != nil {
 			idle = 0
 		}
 		s.mu.Unlock()

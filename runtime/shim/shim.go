@@ -50,6 +50,7 @@ type Options struct {
 	Hypervisor  machine.Hypervisor // nil is the configuration's
 	Publish     events.Target
 	Environment string // the value of KATA_CONF_FILE
+	Config      string // path of a sandbox's configuration; other pods' are in their calls. May be empty.
 	Suffix      string // of the installation; empty for one alone
 	Log         *slog.Logger
 	Version     string // of this program, for Connect
@@ -73,6 +74,7 @@ type Service struct {
 	managing     sync.WaitGroup // the management socket's end
 
 	patience time.Duration // how long a container may outlive SIGKILL: killTime
+	linger   time.Duration // between the answer to ShutdownSandbox and the end: lingerTime; 0 in tests
 
 	ending context.Context // of what is being made: it ends with the process
 	giveUp func()          // ends it
@@ -80,6 +82,8 @@ type Service struct {
 	mu    sync.Mutex // guards what follows
 	pod   guest      // nil without one
 	tasks map[string]*task
+
+	sandbox *sandbox // nil for a pod with a first container
 }
 
 // New makes a service. end is called when containerd asks for the end of it and nothing is left to serve.
@@ -87,7 +91,7 @@ func New(o Options, end func()) *Service {
 	ending, giveUp := context.WithCancel(context.Background())
 	return &Service{
 		o: o, log: o.Log, events: events.New(o.Namespace, o.Publish, o.Log), end: end, tasks: map[string]*task{},
-		ending: ending, giveUp: giveUp, start: startPod, patience: killTime,
+		ending: ending, giveUp: giveUp, start: startPod, patience: killTime, linger: lingerTime,
 		trace: trace.New(traceService, trace.Options{Log: o.Log}),
 	}
 }
@@ -97,6 +101,7 @@ type task struct {
 	id      string
 	bundle  string
 	sandbox bool // the pod lives and dies with it
+	shares  bool // its processes are the pod's
 	init    *execution
 	stand   *thread.StandIn // for its processes on the host; nil for a sandbox, which QEMU is
 
@@ -235,13 +240,19 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	defer cancel(nil)
 	defer context.AfterFunc(s.ending, func() { cancel(errEnding) })()
 	s.mu.Lock()
-	p := s.pod
+	p, b := s.pod, s.sandbox
 	_, exists := s.tasks[r.ID]
 	s.mu.Unlock()
 	if exists {
 		return nil, status.Errorf(codes.AlreadyExists, "container %s exists already", r.ID)
 	}
 	first := p == nil
+	if b != nil {
+		if !b.ready() {
+			return nil, precondition("the sandbox %s does not run", b.id)
+		}
+		kind = b.join(spec, kind)
+	}
 	switch {
 	case first && kind == kindContainer:
 		return nil, precondition("container %s belongs to a pod that does not run here", r.ID)
@@ -249,7 +260,11 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 		return nil, precondition("this shim serves another pod already")
 	}
 	if first {
-		if p, err = s.startFor(ctx, r, spec, kind); err != nil {
+		path, err := configPath(r.Options)
+		if err != nil {
+			return nil, err
+		}
+		if p, err = s.startFor(ctx, firstOf{id: r.ID, bundle: r.Bundle, config: path}, spec, kind); err != nil {
 			return nil, err
 		}
 	}
@@ -267,6 +282,9 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	if err != nil {
 		return nil, err
 	}
+	if b != nil {
+		b.has()
+	}
 	s.mu.Lock()
 	s.tasks[r.ID] = t
 	s.mu.Unlock()
@@ -277,19 +295,24 @@ func (s *Service) createTask(ctx context.Context, r *taskapi.CreateTaskRequest) 
 	return t, nil
 }
 
-// startFor boots the virtual machine for the pod that spec is the first container of.
-func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, spec *specs.Spec, kind Kind) (guest,
-	error) {
-	cfg, err := s.loadConfig(r.Options, spec.Annotations)
+// firstOf is what begins a pod, besides its specification.
+type firstOf struct {
+	id, bundle string
+	config     string // path of the configuration; may be empty
+}
+
+// startFor boots the virtual machine for the pod that spec describes.
+func (s *Service) startFor(ctx context.Context, f firstOf, spec *specs.Spec, kind Kind) (guest, error) {
+	cfg, err := s.loadConfig(f.config, spec.Annotations)
 	if err != nil {
 		return nil, err
 	}
-	s.decideTrace(ctx, cfg, r.ID)
+	s.decideTrace(ctx, cfg, f.id)
 	if cfg.Runtime.EnableDebug {
 		s.log.Debug("configuration", "guest", cfg.VM.Guest)
 	}
 	o := pod.Options{
-		ID: r.ID, Config: cfg, Hypervisor: s.o.Hypervisor, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log,
+		ID: f.id, Config: cfg, Hypervisor: s.o.Hypervisor, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log,
 		Size: podSize(spec, kind), Annotations: spec.Annotations, Shm: shmSize(spec), DNS: dnsOf(spec),
 		Version: s.o.Version, Maker: s.o.Maker,
 	}
@@ -303,20 +326,24 @@ func (s *Service) startFor(ctx context.Context, r *taskapi.CreateTaskRequest, sp
 	if cfg.Runtime.EnableTracing {
 		o.Spans = s.trace.Serve
 	}
-	o.Hooks = func(ctx context.Context, pid int) error { return runHooks(ctx, spec, r.ID, r.Bundle, pid) }
+	o.Hooks = func(ctx context.Context, pid int) error { return runHooks(ctx, spec, f.id, f.bundle, pid) }
 	p, err := s.start(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	s.setPod(p)
-	s.manage(p, r.ID, cfg)
+	s.manage(p, f.id, cfg)
 	return p, nil
 }
 
 // again is the pod with another guest, after its first container failed for why.
 func (s *Service) again(ctx context.Context, p guest, r *taskapi.CreateTaskRequest, spec *specs.Spec, why error) (guest,
 	error) {
-	cfg, err := s.loadConfig(r.Options, spec.Annotations)
+	path, err := configPath(r.Options)
+	if err != nil {
+		return nil, errors.Join(why, err, p.Stop())
+	}
+	cfg, err := s.loadConfig(path, spec.Annotations)
 	if err != nil {
 		return nil, errors.Join(why, err, p.Stop())
 	}
@@ -362,8 +389,12 @@ func (s *Service) setPod(p guest) {
 func (s *Service) createIn(ctx context.Context, p guest, r *taskapi.CreateTaskRequest, spec *specs.Spec,
 	kind Kind) (_ *task, err error) {
 	of := s.pidOwner(spec)
+	shares := of == "" && sharesPID(spec)
+	if shares && s.ofSandbox() != nil {
+		of = s.sharer()
+	}
 	c := pod.Container{
-		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: of == "" && sharesPID(spec), PIDOf: of,
+		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: shares, PIDOf: of,
 		Streams: agentlink.Streams{Stdin: r.Stdin != "", Stdout: r.Stdout != "", Stderr: r.Stderr != ""},
 	}
 	for _, w := range ofHost(spec) {
@@ -395,7 +426,8 @@ func (s *Service) createIn(ctx context.Context, p guest, r *taskapi.CreateTaskRe
 		return nil, err
 	}
 	init.run(q, ends, s.log)
-	t := &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*execution{}, sandbox: kind != kindContainer}
+	t := &task{id: r.ID, bundle: r.Bundle, init: init, execs: map[string]*execution{}, sandbox: kind != kindContainer,
+		shares: shares}
 	if kind == kindContainer {
 		t.stand = stand
 	}
@@ -785,9 +817,9 @@ func (s *Service) Connect(context.Context, *taskapi.ConnectRequest) (*taskapi.Co
 func (s *Service) Shutdown(_ context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
 	s.mu.Lock()
 	busy := len(s.tasks) > 0
-	p := s.pod
+	p, b := s.pod, s.sandbox
 	s.mu.Unlock()
-	if busy && !r.Now {
+	if b != nil || busy && !r.Now { // a sandbox outlives its containers: ShutdownSandbox ends it
 		return &emptypb.Empty{}, nil
 	}
 	s.giveUp()

@@ -16,8 +16,12 @@ import (
 // traceService is the service.name of this process's spans.
 const traceService = "containerd-shim-kata-v2"
 
-// tracedCalls are the calls of the task service that do something. The others look, or wait.
-var tracedCalls = []string{"Create", "Start", "Exec", "Kill", "Delete", "Pause", "Resume", "Update", "Shutdown"}
+// tracedCalls are the calls of the task service and the sandbox service that do something. The others look, or wait.
+var tracedCalls = []string{"Create", "Start", "Exec", "Kill", "Delete", "Pause", "Resume", "Update", "Shutdown",
+	startSandbox, "StopSandbox", "ShutdownSandbox"}
+
+// startSandbox is the call that starts a pod without a first container.
+const startSandbox = "StartSandbox"
 
 // rootSpan is the span of the pod's start.
 type rootSpan struct {
@@ -37,7 +41,7 @@ func (s *Service) traced(ctx context.Context, method string) (_ context.Context,
 	}
 	parent := parentOf(ctx)
 	s.root.mu.Lock()
-	if name == "Create" && s.root.span == nil {
+	if (name == "Create" || name == startSandbox) && s.root.span == nil {
 		s.root.span = s.trace.Begin(parent, spans.Internal, trace.Name)
 		parent = s.root.span.Context()
 	}

@@ -1,7 +1,9 @@
-// Package stats says what a container in a guest uses, in the forms that containerd reads.
+// Package stats says what a container in a guest uses, or a pod's processes on the host, in the forms that containerd
+// reads.
 //
-// In come the agent's numbers, which are those of control groups of version 2; out come containerd's messages for one
-// version of control groups or the other. It does not know where the numbers come from.
+// In come the agent's numbers, which are those of control groups of version 2, or those of a group of the host's; out
+// come containerd's messages for one version of control groups or the other. It does not know where the numbers come
+// from.
 package stats
 
 import (
@@ -12,6 +14,7 @@ import (
 	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/cgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -35,10 +38,36 @@ func Of(r *katapb.StatsContainerResponse) Usage { return Usage{r} }
 func (u Usage) Metrics() (*anypb.Any, error) { return u.metrics(hostHasV2("/sys/fs/cgroup")) }
 
 func (u Usage) metrics(version2 bool) (*anypb.Any, error) {
-	var m proto.Message = metricsV1(u.r)
 	if version2 {
-		m = metricsV2(u.r)
+		return pack(metricsV2(u.r))
 	}
+	return pack(metricsV1(u.r))
+}
+
+// Host is what processes of the host use. The zero value is nothing.
+type Host struct{ cgroup.Usage }
+
+// Metrics packs it in the form of the host's version of control groups.
+func (h Host) Metrics() (*anypb.Any, error) { return h.metrics(hostHasV2("/sys/fs/cgroup")) }
+
+func (h Host) metrics(version2 bool) (*anypb.Any, error) {
+	u := h.Usage
+	if version2 {
+		return pack(&v2.Metrics{
+			Pids: &v2.PidsStat{Current: u.Processes}, CPU: &v2.CPUStat{UsageUsec: uint64(u.CPU.Microseconds())},
+			Memory: &v2.MemoryStat{Usage: u.Memory, InactiveFile: u.InactiveFile, Anon: u.Anonymous, Pgfault: u.Faults,
+				Pgmajfault: u.MajorFaults},
+		})
+	}
+	return pack(&v1.Metrics{
+		Pids: &v1.PidsStat{Current: u.Processes}, CPU: &v1.CPUStat{Usage: &v1.CPUUsage{Total: uint64(u.CPU)}},
+		Memory: &v1.MemoryStat{Usage: &v1.MemoryEntry{Usage: u.Memory}, InactiveFile: u.InactiveFile,
+			TotalInactiveFile: u.InactiveFile, RSS: u.Anonymous, TotalRSS: u.Anonymous, PgFault: u.Faults,
+			TotalPgFault: u.Faults, PgMajFault: u.MajorFaults, TotalPgMajFault: u.MajorFaults},
+	})
+}
+
+func pack(m proto.Message) (*anypb.Any, error) {
 	b, err := proto.Marshal(m)
 	if err != nil {
 		return nil, err

@@ -106,6 +106,8 @@ type Runtime struct {
 	Type    string // such as "io.containerd.kata.v2"
 	Config  string // its configuration file; empty for none
 	Path    string // folders to put before $PATH, where its shim is
+	// Sandboxer is who makes pods, "podsandbox" or "shim"; empty is containerd's default. Containerd 2 only.
+	Sandboxer string
 }
 
 // Config says what to start.
@@ -199,11 +201,15 @@ func (c Config) settings() string {
 	}
 	p("[plugins.'%s'.containerd.runtimes.runc]\n  runtime_type = 'io.containerd.runc.v2'", cri)
 	if r := c.Runtime; r != nil {
-		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q\n  privileged_without_host_devices = true", cri,
-			r.Handler, r.Type)
+		sandboxer := ""
+		if r.Sandboxer != "" {
+			sandboxer = fmt.Sprintf("\n  sandboxer = %q", r.Sandboxer)
+		}
+		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q\n  privileged_without_host_devices = true%s", cri,
+			r.Handler, r.Type, sandboxer)
 		p("  pod_annotations = ['io.katacontainers.*']\n  container_annotations = ['io.katacontainers.*']")
 		// The same, and its configuration is where the environment says.
-		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q", cri, r.Handler+PlainSuffix, r.Type)
+		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q%s", cri, r.Handler+PlainSuffix, r.Type, sandboxer)
 		if r.Config != "" {
 			p("[plugins.'%s'.containerd.runtimes.%s.options]\n  ConfigPath = %q", cri, r.Handler, r.Config)
 		}

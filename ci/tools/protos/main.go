@@ -1,6 +1,6 @@
-// Protos writes the Go code of the guest API from its .proto files, without protoc: a compiler of a Go module reads
-// them, and the generators are those of go.mod beside this folder. With -check it writes nothing, and exits with 1
-// where a file is not what it would write.
+// Protos writes the Go code of the guest API, and of containerd's sandbox service, from their .proto files, without
+// protoc: a compiler of a Go module reads them, and the generators are those of go.mod beside this folder. With -check
+// it writes nothing, and exits with 1 where a file is not what it would write.
 //
 // usage: protos [-check], in the folder of the repository; protoc-gen-go and protoc-gen-go-ttrpc lie beside the program
 package main
@@ -26,10 +26,11 @@ import (
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
-const (
-	folder = "internal/agentapi"
-	option = "module=github.com/katabuild/katabuild/internal/agentapi"
-)
+// folders have .proto files below proto, and a folder of Go code for each Go package that these name.
+var folders = []string{"internal/agentapi", "internal/sandboxapi"}
+
+// module is this repository's.
+const module = "github.com/katabuild/katabuild/"
 
 // noise is the line with the compiler's version, which says nothing about the code.
 var noise = regexp.MustCompile(`(?m)^// \tprotoc  *(v|\().*\n`)
@@ -48,12 +49,22 @@ func run(check bool) error {
 	if err != nil {
 		return err
 	}
+	for _, folder := range folders {
+		if err := write(folder, filepath.Dir(self), check); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write writes the code for one folder.
+func write(folder, plugins string, check bool) error {
 	files, err := compile(filepath.Join(folder, "proto"))
 	if err != nil {
 		return err
 	}
 	for _, plugin := range []string{"protoc-gen-go", "protoc-gen-go-ttrpc"} {
-		out, err := generate(filepath.Join(filepath.Dir(self), plugin), files)
+		out, err := generate(filepath.Join(plugins, plugin), "module="+module+folder, files)
 		if err != nil {
 			return fmt.Errorf("%s: %w", plugin, err)
 		}
@@ -103,7 +114,7 @@ func compile(dir string) (linker.Files, error) {
 }
 
 // generate asks a generator for the code of files.
-func generate(plugin string, files linker.Files) ([]*pluginpb.CodeGeneratorResponse_File, error) {
+func generate(plugin, option string, files linker.Files) ([]*pluginpb.CodeGeneratorResponse_File, error) {
 	req := &pluginpb.CodeGeneratorRequest{Parameter: proto.String(option)}
 	seen := map[string]bool{}
 	var add func(f protoreflect.FileDescriptor)
