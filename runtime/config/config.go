@@ -142,6 +142,7 @@ type Runtime struct {
 	EnablePprof               bool          // the shim can be profiled through its management socket
 	CreateContainerTimeout    time.Duration // for one container, in a guest that is ready
 	InternetworkingModel      string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
+	DisableNewNetns           bool          // no network namespace is made; only with NetworkNone
 	DisableGuestSeccomp       bool          // containers' seccomp profiles are not sent to the guest
 	// regular expressions for the whole name behind io.katacontainers.config.runtime.
 	EnableAnnotations []string

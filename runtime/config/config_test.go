@@ -188,6 +188,8 @@ const verity = "root_hash=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 // everything sets every key to something else than its default.
 const everything = `
 [hypervisor.qemu]
+rx_rate_limiter_max_rate = 8000000
+tx_rate_limiter_max_rate = 4000000
 guest = "/srv/guest"
 kernel = ""
 image = ""
@@ -239,7 +241,8 @@ static_sandbox_resource_mgmt = true
 enable_debug = true
 enable_pprof = true
 create_container_timeout = 90
-internetworking_model = "macvtap"
+internetworking_model = "none"
+disable_new_netns = true
 disable_guest_seccomp = true
 sandbox_bind_mounts = ["/etc/company:ro"]
 enable_tracing = true
@@ -272,7 +275,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd",
 			ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
 			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, ForeignLocks: LocksGranted, Msize9P: 8192,
-			PCIeRootPorts: 2, GuestHookPath: "/hooks",
+			PCIeRootPorts: 2, GuestHookPath: "/hooks", RxMaxRate: 8000000, TxMaxRate: 4000000,
 		},
 		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, EnableTracing: true,
 			Policy:            "cGFja2FnZQ==",
@@ -280,7 +283,8 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			EnableAnnotations: []string{"policy"}, DialTimeout: 5 * time.Second},
 		Runtime: Runtime{
 			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true, EnablePprof: true,
-			CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkMacvtap,
+			CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkNone,
+			DisableNewNetns:     true,
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
 			EnableTracing: true, OTLPEndpoint: "http://localhost:4318",
 			EnableAnnotations: []string{"create_container_timeout"},
@@ -575,8 +579,9 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 		"another promise": {"[runtime]\nguest_selinux_label = 'x'", `guest_selinux_label can only be ""`},
 		"a way of sharing": {q + "shared_fs = 'virtio-fs-nydus'",
 			`want virtio-fs, virtio-9p or none, got "virtio-fs-nydus"`},
-		"a message too long":  {q + "msize_9p = 2000000", `2000000: want 4096 to 1048576`},
-		"a way of networking": {"[runtime]\ninternetworking_model = 'l3forwarding'", `want tcfilter, macvtap or none`},
+		"a message too long":   {q + "msize_9p = 2000000", `2000000: want 4096 to 1048576`},
+		"no network namespace": {"[runtime]\ndisable_new_netns = true", `internetworking_model = "none"`},
+		"a way of networking":  {"[runtime]\ninternetworking_model = 'l3forwarding'", `want tcfilter, macvtap or none`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Read([]Text{{"c.toml", []byte(c.in)}}, nil, false)

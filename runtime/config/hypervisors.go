@@ -155,17 +155,23 @@ var firecrackerKeys = ofAnother(sectionFirecracker, common, []otherwise{
 		field: func(c *Config) value { return (*texts)(&c.VM.ValidJailerPaths) },
 		check: func(c *Config) error { return patterns(c.VM.ValidJailerPaths) },
 	},
-	{
-		name: "rx_rate_limiter_max_rate", pod: true,
-		doc:   "Bits a second to each interface of the guest. 0: no bound.",
-		field: func(c *Config) value { return (*wide)(&c.VM.RxMaxRate) },
-	},
-	{
-		name: "tx_rate_limiter_max_rate", pod: true,
-		doc:   "Bits a second from each interface of the guest. 0: no bound.",
-		field: func(c *Config) value { return (*wide)(&c.VM.TxMaxRate) },
-	},
-}, rateKeys("disk", "of each disk of the guest", func(c *Config) *Rate { return &c.VM.Disk })))
+}, linkRateKeys(""), rateKeys("disk", "of each disk of the guest", func(c *Config) *Rate { return &c.VM.Disk })))
+
+// linkRateKeys are the two keys of interfaces' rates, by Kata's names.
+func linkRateKeys(section string) []key {
+	return []key{
+		{
+			section: section, name: "rx_rate_limiter_max_rate", pod: true,
+			doc:   "Bits a second to each interface of the guest. 0: no bound.",
+			field: func(c *Config) value { return (*wide)(&c.VM.RxMaxRate) },
+		},
+		{
+			section: section, name: "tx_rate_limiter_max_rate", pod: true,
+			doc:   "Bits a second from each interface of the guest. 0: no bound.",
+			field: func(c *Config) value { return (*wide)(&c.VM.TxMaxRate) },
+		},
+	}
+}
 
 // rateKeys are the four keys of a rate, by Kata's names.
 func rateKeys(of, what string, rate func(*Config) *Rate) []key {

@@ -58,7 +58,7 @@ const (
 )
 
 // keys lists every key that has an effect, in the order in which they are shown.
-var keys = slices.Concat(qemuKeys, clhKeys, firecrackerKeys, otherKeys)
+var keys = slices.Concat(qemuKeys, linkRateKeys(sectionQEMU), clhKeys, firecrackerKeys, otherKeys)
 
 var qemuKeys = []key{
 	{
@@ -372,6 +372,19 @@ var otherKeys = []key{
 		field: func(c *Config) value { return plainText(&c.Runtime.InternetworkingModel) },
 		check: func(c *Config) error {
 			return oneOf(c.Runtime.InternetworkingModel, NetworkTC, NetworkMacvtap, NetworkNone)
+		},
+	},
+	{
+		section: sectionRuntime, name: "disable_new_netns", pod: true,
+		doc: "Make no network namespace for a pod that brings none: QEMU stays in the runtime's. Only with " +
+			"internetworking_model = \"none\".",
+		field: func(c *Config) value { return (*flag)(&c.Runtime.DisableNewNetns) },
+		check: func(c *Config) error {
+			if c.Runtime.DisableNewNetns && c.Runtime.InternetworkingModel != NetworkNone {
+				return fmt.Errorf("without a network namespace of its own a pod has no network: set "+
+					"internetworking_model = %q too", NetworkNone)
+			}
+			return nil
 		},
 	},
 	{

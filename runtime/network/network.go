@@ -40,6 +40,8 @@ type Options struct {
 	Netns string // path, such as /var/run/netns/NAME
 	Model Model
 	Log   *slog.Logger // nil is silent
+	// RxRate and TxRate bound what passes each interface to the guest and from it, in bits a second. 0 is no bound.
+	RxRate, TxRate int64
 	// Note is told of each interface before it is changed, as Clean wants it: its name and its tap's, separated by a
 	// space. It may be nil.
 	Note func(link string) error
@@ -100,6 +102,9 @@ const tapPrefix = "kbtap"
 func Attach(_ context.Context, o Options) (*Network, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Model == macvtapModel && o.RxRate|o.TxRate != 0 {
+		return nil, fmt.Errorf("a bound of the rate of interfaces wants internetworking_model = %q", tcModel)
 	}
 	n := &Network{o: o}
 	err := inside(o.Netns, n.scan)
@@ -272,7 +277,15 @@ func (n *Network) attach(l netlink.Link, index int) (_ *Endpoint, err error) {
 	if n.o.Model == macvtapModel {
 		return e, e.macvtap()
 	}
-	return e, e.tc()
+	if err := e.tc(); err != nil {
+		return nil, err
+	}
+	tap, err := netlink.LinkByName(e.tap)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", e.tap, err)
+	}
+	// What the guest sends leaves by the interface, and nothing else does.
+	return e, errors.Join(bound(tap, n.o.RxRate), bound(l, n.o.TxRate))
 }
 
 // tc makes a tap and has each interface's packets leave by the other.
@@ -380,6 +393,7 @@ func clean(name, tap string) error {
 				errs = append(errs, fmt.Errorf("remove the queue of %s: %w", name, err))
 			}
 		}
+		errs = append(errs, unbound(l, q))
 	}
 	return errors.Join(errs...)
 }

@@ -640,3 +640,22 @@ func TestWordsOfAGuestAreForTheLog(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+func TestAPodHasNoNamespaceWhereTheConfigurationWantsNone(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	o.Config.Runtime.DisableNewNetns = true
+	var log strings.Builder
+	o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.netns != nil || p.stand != nil || strings.Contains(log.String(), "may not make one") {
+		t.Errorf("a namespace %v; %s", p.netns, log.String())
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
+}

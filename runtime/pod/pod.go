@@ -450,6 +450,8 @@ func (p *Pod) enterNetns(ctx context.Context, o Options) (err error) {
 		p.netns, err = duplicate(o.entered)
 	} else if o.Netns != "" {
 		p.netns, err = network.Open(o.Netns)
+	} else if p.cfg.Runtime.DisableNewNetns {
+		p.log.Debug("the pod has no network namespace of its own, as the configuration wants it")
 	} else if p.netns, err = network.New(); errors.Is(err, unix.EPERM) {
 		p.log.Warn("the pod has no network namespace of its own, as this user may not make one", "err", err)
 		p.netns, err = nil, nil
@@ -513,7 +515,11 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 	note := func(link string) error {
 		return p.record.Note(func(r *record.Record) { r.Netns = o.Netns; r.Links = append(r.Links, link) })
 	}
-	n, err := network.Attach(ctx, network.Options{Netns: path, Model: network.Model(model), Log: p.log, Note: note})
+	to := network.Options{Netns: path, Model: network.Model(model), Log: p.log, Note: note}
+	if p.cfg.Hypervisor == config.HypervisorQEMU { // the others bound their devices by themselves
+		to.RxRate, to.TxRate = p.cfg.VM.RxMaxRate, p.cfg.VM.TxMaxRate
+	}
+	n, err := network.Attach(ctx, to)
 	if err != nil {
 		return err
 	}
