@@ -182,7 +182,11 @@ func checkSandboxShim(t *testing.T, n *node) {
 			t.Fatal(err)
 		}
 	}
-	until(t, patience, "the end of the pod", func() bool { return !p.ready(t) })
+	// Until containerd has cleaned up after it, it has no answer.
+	until(t, patience, "the end of the pod", func() bool {
+		r, err := p.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
+		return err == nil && r.Status.State == cri.PodSandboxState_SANDBOX_NOTREADY
+	})
 	c.wait(t)
 	until(t, patience, "the end of QEMU", func() bool { return len(processes("qemu-system-", "-"+p.id+"\x00")) == 0 })
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -139,8 +140,16 @@ func (s *Service) StartSandbox(ctx context.Context, r *sandboxpb.StartSandboxReq
 	go s.watchOOM(p)
 	go s.watchHealth(p)
 	go b.await(p)
-	return &sandboxpb.StartSandboxResponse{Pid: s.pid(), CreatedAt: timestamppb.New(now)}, nil
+	spec, err := json.Marshal(b.pod.Spec)
+	if err != nil {
+		s.log.Warn("the specification of the sandbox is not told", "err", err)
+	}
+	return &sandboxpb.StartSandboxResponse{Pid: s.pid(), CreatedAt: timestamppb.New(now),
+		Spec: &anypb.Any{TypeUrl: specType, Value: spec}}, nil
 }
+
+// specType is what containerd calls an OCI specification. Its plug-ins (NRI) are told of the pod by it.
+const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 
 // startable says why a sandbox cannot be started; nil where it can.
 func (s *Service) startable(b *sandbox) error {

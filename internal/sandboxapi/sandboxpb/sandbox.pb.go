@@ -242,6 +242,7 @@ type StartSandboxResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Spec          *anypb.Any             `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"` // an OCI specification, in JSON
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +287,13 @@ func (x *StartSandboxResponse) GetPid() uint32 {
 func (x *StartSandboxResponse) GetCreatedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *StartSandboxResponse) GetSpec() *anypb.Any {
+	if x != nil {
+		return x.Spec
 	}
 	return nil
 }
@@ -1665,11 +1673,12 @@ const file_katabuild_sandboxapi_sandbox_proto_rawDesc = "" +
 	"\x15CreateSandboxResponse\"4\n" +
 	"\x13StartSandboxRequest\x12\x1d\n" +
 	"\n" +
-	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\"c\n" +
+	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\"\x8d\x01\n" +
 	"\x14StartSandboxResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x129\n" +
 	"\n" +
-	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"X\n" +
+	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12(\n" +
+	"\x04spec\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x04spec\"X\n" +
 	"\bPlatform\x12\x0e\n" +
 	"\x02os\x18\x01 \x01(\tR\x02os\x12\"\n" +
 	"\farchitecture\x18\x02 \x01(\tR\farchitecture\x12\x18\n" +
@@ -1837,32 +1846,33 @@ var file_katabuild_sandboxapi_sandbox_proto_depIdxs = []int32{
 	35, // 0: katabuild.sandboxapi.CreateSandboxRequest.options:type_name -> google.protobuf.Any
 	31, // 1: katabuild.sandboxapi.CreateSandboxRequest.annotations:type_name -> katabuild.sandboxapi.CreateSandboxRequest.AnnotationsEntry
 	36, // 2: katabuild.sandboxapi.StartSandboxResponse.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 3: katabuild.sandboxapi.PlatformResponse.platform:type_name -> katabuild.sandboxapi.Platform
-	36, // 4: katabuild.sandboxapi.WaitSandboxResponse.exited_at:type_name -> google.protobuf.Timestamp
-	32, // 5: katabuild.sandboxapi.SandboxStatusResponse.info:type_name -> katabuild.sandboxapi.SandboxStatusResponse.InfoEntry
-	36, // 6: katabuild.sandboxapi.SandboxStatusResponse.created_at:type_name -> google.protobuf.Timestamp
-	36, // 7: katabuild.sandboxapi.SandboxStatusResponse.exited_at:type_name -> google.protobuf.Timestamp
-	36, // 8: katabuild.sandboxapi.Metric.timestamp:type_name -> google.protobuf.Timestamp
-	35, // 9: katabuild.sandboxapi.Metric.data:type_name -> google.protobuf.Any
-	18, // 10: katabuild.sandboxapi.SandboxMetricsResponse.metrics:type_name -> katabuild.sandboxapi.Metric
-	22, // 11: katabuild.sandboxapi.PodSandboxConfig.metadata:type_name -> katabuild.sandboxapi.PodSandboxMetadata
-	23, // 12: katabuild.sandboxapi.PodSandboxConfig.dns_config:type_name -> katabuild.sandboxapi.DNSConfig
-	33, // 13: katabuild.sandboxapi.PodSandboxConfig.annotations:type_name -> katabuild.sandboxapi.PodSandboxConfig.AnnotationsEntry
-	24, // 14: katabuild.sandboxapi.PodSandboxConfig.linux:type_name -> katabuild.sandboxapi.LinuxPodSandboxConfig
-	25, // 15: katabuild.sandboxapi.LinuxPodSandboxConfig.security_context:type_name -> katabuild.sandboxapi.LinuxSandboxSecurityContext
-	34, // 16: katabuild.sandboxapi.LinuxPodSandboxConfig.sysctls:type_name -> katabuild.sandboxapi.LinuxPodSandboxConfig.SysctlsEntry
-	28, // 17: katabuild.sandboxapi.LinuxPodSandboxConfig.resources:type_name -> katabuild.sandboxapi.LinuxContainerResources
-	26, // 18: katabuild.sandboxapi.LinuxSandboxSecurityContext.namespace_options:type_name -> katabuild.sandboxapi.NamespaceOption
-	0,  // 19: katabuild.sandboxapi.NamespaceOption.network:type_name -> katabuild.sandboxapi.NamespaceMode
-	27, // 20: katabuild.sandboxapi.NamespaceOption.userns_options:type_name -> katabuild.sandboxapi.UserNamespace
-	0,  // 21: katabuild.sandboxapi.UserNamespace.mode:type_name -> katabuild.sandboxapi.NamespaceMode
-	30, // 22: katabuild.sandboxapi.BootstrapParams.extensions:type_name -> katabuild.sandboxapi.Extension
-	35, // 23: katabuild.sandboxapi.Extension.value:type_name -> google.protobuf.Any
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	35, // 3: katabuild.sandboxapi.StartSandboxResponse.spec:type_name -> google.protobuf.Any
+	5,  // 4: katabuild.sandboxapi.PlatformResponse.platform:type_name -> katabuild.sandboxapi.Platform
+	36, // 5: katabuild.sandboxapi.WaitSandboxResponse.exited_at:type_name -> google.protobuf.Timestamp
+	32, // 6: katabuild.sandboxapi.SandboxStatusResponse.info:type_name -> katabuild.sandboxapi.SandboxStatusResponse.InfoEntry
+	36, // 7: katabuild.sandboxapi.SandboxStatusResponse.created_at:type_name -> google.protobuf.Timestamp
+	36, // 8: katabuild.sandboxapi.SandboxStatusResponse.exited_at:type_name -> google.protobuf.Timestamp
+	36, // 9: katabuild.sandboxapi.Metric.timestamp:type_name -> google.protobuf.Timestamp
+	35, // 10: katabuild.sandboxapi.Metric.data:type_name -> google.protobuf.Any
+	18, // 11: katabuild.sandboxapi.SandboxMetricsResponse.metrics:type_name -> katabuild.sandboxapi.Metric
+	22, // 12: katabuild.sandboxapi.PodSandboxConfig.metadata:type_name -> katabuild.sandboxapi.PodSandboxMetadata
+	23, // 13: katabuild.sandboxapi.PodSandboxConfig.dns_config:type_name -> katabuild.sandboxapi.DNSConfig
+	33, // 14: katabuild.sandboxapi.PodSandboxConfig.annotations:type_name -> katabuild.sandboxapi.PodSandboxConfig.AnnotationsEntry
+	24, // 15: katabuild.sandboxapi.PodSandboxConfig.linux:type_name -> katabuild.sandboxapi.LinuxPodSandboxConfig
+	25, // 16: katabuild.sandboxapi.LinuxPodSandboxConfig.security_context:type_name -> katabuild.sandboxapi.LinuxSandboxSecurityContext
+	34, // 17: katabuild.sandboxapi.LinuxPodSandboxConfig.sysctls:type_name -> katabuild.sandboxapi.LinuxPodSandboxConfig.SysctlsEntry
+	28, // 18: katabuild.sandboxapi.LinuxPodSandboxConfig.resources:type_name -> katabuild.sandboxapi.LinuxContainerResources
+	26, // 19: katabuild.sandboxapi.LinuxSandboxSecurityContext.namespace_options:type_name -> katabuild.sandboxapi.NamespaceOption
+	0,  // 20: katabuild.sandboxapi.NamespaceOption.network:type_name -> katabuild.sandboxapi.NamespaceMode
+	27, // 21: katabuild.sandboxapi.NamespaceOption.userns_options:type_name -> katabuild.sandboxapi.UserNamespace
+	0,  // 22: katabuild.sandboxapi.UserNamespace.mode:type_name -> katabuild.sandboxapi.NamespaceMode
+	30, // 23: katabuild.sandboxapi.BootstrapParams.extensions:type_name -> katabuild.sandboxapi.Extension
+	35, // 24: katabuild.sandboxapi.Extension.value:type_name -> google.protobuf.Any
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_katabuild_sandboxapi_sandbox_proto_init() }
