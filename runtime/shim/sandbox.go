@@ -80,8 +80,8 @@ func (s *Service) ofSandbox() *sandbox {
 // hostEtc is where the host's own hosts and resolv.conf are.
 const hostEtc = "/etc"
 
-// CreateSandbox takes note of a pod that has no first container.
-func (s *Service) CreateSandbox(_ context.Context, r *sandboxpb.CreateSandboxRequest) (*sandboxpb.CreateSandboxResponse,
+// createSandbox takes note of a pod that has no first container.
+func (s *Service) createSandbox(_ context.Context, r *sandboxpb.CreateSandboxRequest) (*sandboxpb.CreateSandboxResponse,
 	error) {
 	s.create.Lock()
 	defer s.create.Unlock()
@@ -110,8 +110,8 @@ func (s *Service) CreateSandbox(_ context.Context, r *sandboxpb.CreateSandboxReq
 	return &sandboxpb.CreateSandboxResponse{}, nil
 }
 
-// StartSandbox boots the pod's guest.
-func (s *Service) StartSandbox(ctx context.Context, r *sandboxpb.StartSandboxRequest) (*sandboxpb.StartSandboxResponse,
+// startSandbox boots the pod's guest.
+func (s *Service) startSandbox(ctx context.Context, r *sandboxpb.StartSandboxRequest) (*sandboxpb.StartSandboxResponse,
 	error) {
 	b, err := s.sandboxOf(r.SandboxId)
 	if err != nil {
@@ -178,8 +178,8 @@ func (b *sandbox) await(p guest) {
 	}
 }
 
-// Platform is what the containers of the pod run on.
-func (s *Service) Platform(_ context.Context, r *sandboxpb.PlatformRequest) (*sandboxpb.PlatformResponse, error) {
+// platform is what the containers of the pod run on.
+func (s *Service) platform(_ context.Context, r *sandboxpb.PlatformRequest) (*sandboxpb.PlatformResponse, error) {
 	if _, err := s.sandboxOf(r.SandboxId); err != nil {
 		return nil, err
 	}
@@ -188,17 +188,17 @@ func (s *Service) Platform(_ context.Context, r *sandboxpb.PlatformRequest) (*sa
 		Architecture: goruntime.GOARCH}}, nil
 }
 
-// StopSandbox ends the guest and all of its containers. Stopping one that has ended is no error.
-func (s *Service) StopSandbox(_ context.Context, r *sandboxpb.StopSandboxRequest) (*sandboxpb.StopSandboxResponse,
+// stopSandbox ends the guest and all of its containers. Stopping one that has ended is no error.
+func (s *Service) stopSandbox(_ context.Context, r *sandboxpb.StopSandboxRequest) (*sandboxpb.StopSandboxResponse,
 	error) {
 	b, err := s.sandboxOf(r.SandboxId)
 	if err != nil {
 		return nil, err
 	}
-	return &sandboxpb.StopSandboxResponse{}, asStatus(s.stopSandbox(b))
+	return &sandboxpb.StopSandboxResponse{}, asStatus(s.endSandbox(b))
 }
 
-func (s *Service) stopSandbox(b *sandbox) error {
+func (s *Service) endSandbox(b *sandbox) error {
 	s.create.Lock() // one that is being started is stopped once it is
 	defer s.create.Unlock()
 	g := s.guest()
@@ -211,8 +211,8 @@ func (s *Service) stopSandbox(b *sandbox) error {
 	return err
 }
 
-// WaitSandbox returns when the guest has ended.
-func (s *Service) WaitSandbox(ctx context.Context, r *sandboxpb.WaitSandboxRequest) (*sandboxpb.WaitSandboxResponse,
+// waitSandbox returns when the guest has ended.
+func (s *Service) waitSandbox(ctx context.Context, r *sandboxpb.WaitSandboxRequest) (*sandboxpb.WaitSandboxResponse,
 	error) {
 	b, err := s.sandboxOf(r.SandboxId)
 	if err != nil {
@@ -228,8 +228,8 @@ func (s *Service) WaitSandbox(ctx context.Context, r *sandboxpb.WaitSandboxReque
 	return &sandboxpb.WaitSandboxResponse{ExitStatus: b.code, ExitedAt: timestamppb.New(b.ended)}, nil
 }
 
-// SandboxStatus says how the pod is.
-func (s *Service) SandboxStatus(_ context.Context,
+// sandboxStatus says how the pod is.
+func (s *Service) sandboxStatus(_ context.Context,
 	r *sandboxpb.SandboxStatusRequest) (*sandboxpb.SandboxStatusResponse, error) {
 	b, err := s.sandboxOf(r.SandboxId)
 	if err != nil {
@@ -273,8 +273,8 @@ func (s *Service) sandboxInfo(b *sandbox, st *sandboxpb.SandboxStatusResponse) (
 	return map[string]string{"info": string(text)}, err
 }
 
-// PingSandbox asks the agent whether it is well.
-func (s *Service) PingSandbox(ctx context.Context, r *sandboxpb.PingRequest) (*sandboxpb.PingResponse, error) {
+// pingSandbox asks the agent whether it is well.
+func (s *Service) pingSandbox(ctx context.Context, r *sandboxpb.PingRequest) (*sandboxpb.PingResponse, error) {
 	g, err := s.running(r.SandboxId)
 	if err != nil {
 		return nil, err
@@ -294,8 +294,8 @@ func (s *Service) running(id string) (guest, error) {
 	return s.guest(), nil
 }
 
-// SandboxMetrics is what the pod's processes use on the host: the guest with all of its containers, and what serves it.
-func (s *Service) SandboxMetrics(_ context.Context,
+// sandboxMetrics is what the pod's processes use on the host: the guest with all of its containers, and what serves it.
+func (s *Service) sandboxMetrics(_ context.Context,
 	r *sandboxpb.SandboxMetricsRequest) (*sandboxpb.SandboxMetricsResponse, error) {
 	g, err := s.running(r.SandboxId)
 	if err != nil {
@@ -313,15 +313,15 @@ func (s *Service) SandboxMetrics(_ context.Context,
 		Timestamp: timestamppb.Now()}}, nil
 }
 
-// ShutdownSandbox ends the pod and this process.
-func (s *Service) ShutdownSandbox(_ context.Context,
+// shutdownSandbox ends the pod and this process.
+func (s *Service) shutdownSandbox(_ context.Context,
 	r *sandboxpb.ShutdownSandboxRequest) (*sandboxpb.ShutdownSandboxResponse, error) {
 	if b := s.ofSandbox(); b != nil {
 		if b.id != r.SandboxId {
 			return nil, notFound("no sandbox %s", r.SandboxId)
 		}
 		s.giveUp() // also one that is being started
-		if err := s.stopSandbox(b); err != nil {
+		if err := s.endSandbox(b); err != nil {
 			s.log.Error("stop the pod", "err", err)
 		}
 	} else if s.guest() != nil {
@@ -383,9 +383,9 @@ func configPathOf(input []byte) (string, error) {
 // sandboxMethods are the calls of the sandbox service.
 func (s *Service) sandboxMethods() map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
-		"CreateSandbox": method(s.CreateSandbox), "StartSandbox": method(s.StartSandbox),
-		"Platform": method(s.Platform), "StopSandbox": method(s.StopSandbox), "WaitSandbox": method(s.WaitSandbox),
-		"SandboxStatus": method(s.SandboxStatus), "PingSandbox": method(s.PingSandbox),
-		"ShutdownSandbox": method(s.ShutdownSandbox), "SandboxMetrics": method(s.SandboxMetrics),
+		"CreateSandbox": method(s.createSandbox), "StartSandbox": method(s.startSandbox),
+		"Platform": method(s.platform), "StopSandbox": method(s.stopSandbox), "WaitSandbox": method(s.waitSandbox),
+		"SandboxStatus": method(s.sandboxStatus), "PingSandbox": method(s.pingSandbox),
+		"ShutdownSandbox": method(s.shutdownSandbox), "SandboxMetrics": method(s.sandboxMetrics),
 	}
 }
