@@ -96,7 +96,8 @@ func begun(t *testing.T, c *cri.PodSandboxConfig) *wholeHost {
 		t.Fatal(err)
 	}
 	r, err := w.StartSandbox(t.Context(), &containerd.StartSandboxRequest{SandboxID: "s"})
-	if err != nil || r.Pid == 0 || r.Spec.TypeUrl != specType || !json.Valid(r.Spec.Value) || time.Since(r.CreatedAt.AsTime()) > time.Minute {
+	if err != nil || r.Pid == 0 || r.Spec.TypeUrl != specType || !json.Valid(r.Spec.Value) ||
+		time.Since(r.CreatedAt.AsTime()) > time.Minute {
 		t.Fatalf("%v, %v", r, err)
 	}
 	return w
