@@ -365,6 +365,10 @@ func TestCallsReachTheGuest(t *testing.T) {
 			_, err := s.GetVolumeStats(ctx, &katapb.VolumeStatsRequest{})
 			return err
 		},
+		"resize volume": func(ctx context.Context) error {
+			_, err := s.ResizeVolume(ctx, &katapb.ResizeVolumeRequest{})
+			return err
+		},
 		"ephemeral": func(ctx context.Context) error {
 			_, err := s.UpdateEphemeralMounts(ctx, &katapb.UpdateEphemeralMountsRequest{})
 			return err

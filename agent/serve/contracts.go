@@ -111,6 +111,8 @@ type mounts interface {
 type files interface {
 	CopyFile(*katapb.CopyFileRequest) error
 	VolumeStats(path string) (*katapb.VolumeStatsResponse, error)
+	// ResizeVolume makes a file system as large as its disk, which has size bytes.
+	ResizeVolume(ctx context.Context, path string, size uint64) error
 	UpdateEphemeral([]*katapb.Storage) error
 	StaleMounts() error
 }

@@ -201,6 +201,9 @@ func (s *fakeStorage) UpdateEphemeral([]*katapb.Storage) error { return s.call("
 func (s *fakeStorage) StaleMounts() error                      { return s.call("stale") }
 func (s *fakeStorage) AddSwap(context.Context, []uint32) error { return s.call("swap") }
 func (s *fakeStorage) AddSwapPath(string) error                { return s.call("swap path") }
+func (s *fakeStorage) ResizeVolume(context.Context, string, uint64) error {
+	return s.call("resize volume")
+}
 func (s *fakeStorage) VolumeStats(string) (*katapb.VolumeStatsResponse, error) {
 	return &katapb.VolumeStatsResponse{}, s.call("volume")
 }

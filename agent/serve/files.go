@@ -53,6 +53,11 @@ func (f *full) GetVolumeStats(_ context.Context, r *katapb.VolumeStatsRequest) (
 	return v, coded(err)
 }
 
+// ResizeVolume makes a volume's file system as large as its disk.
+func (f *full) ResizeVolume(ctx context.Context, r *katapb.ResizeVolumeRequest) (*emptypb.Empty, error) {
+	return answer(f.s.Storage.ResizeVolume(ctx, r.VolumeGuestPath, r.Size))
+}
+
 // UpdateEphemeralMounts gives volumes in memory another size.
 func (f *full) UpdateEphemeralMounts(_ context.Context, r *katapb.UpdateEphemeralMountsRequest) (*emptypb.Empty,
 	error) {

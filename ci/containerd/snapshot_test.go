@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -480,17 +479,38 @@ func diskDirect(t *testing.T, c *client) {
 	if !strings.Contains(m, " ext4 ") || !strings.Contains(m, "noatime") {
 		t.Errorf("it is mounted as %s", m)
 	}
-	said, err := management.Client{ID: p.id}.Get(t.Context(), "/direct-volume/stats?path="+url.QueryEscape(at))
-	if err != nil {
+	volumes := management.Volumes{Root: directvolume.Root}
+	total := func(least, most uint64) {
+		t.Helper()
+		said, err := volumes.Stats(t.Context(), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stats struct {
+			Usage []struct{ Available, Total, Used, Unit uint64 }
+		}
+		if err := json.Unmarshal(said, &stats); err != nil || len(stats.Usage) != 2 || stats.Usage[0].Unit != 1 ||
+			stats.Usage[0].Total < least || stats.Usage[0].Total > most || stats.Usage[0].Used == 0 {
+			t.Errorf("it is as full as %s, %v", said, err)
+		}
+	}
+	total(8<<20, 64<<20)
+	// It grows while it is mounted, and to no more than its file has.
+	const larger = 256 << 20
+	err := volumes.Resize(t.Context(), at, larger)
+	if err == nil || !strings.Contains(err.Error(), "larger on the host") {
+		t.Errorf("more than the file has: %v", err)
+	}
+	if err := os.Truncate(file, larger); err != nil {
 		t.Fatal(err)
 	}
-	var stats struct {
-		Usage []struct{ Available, Total, Used, Unit uint64 }
+	for range 2 {
+		if err := volumes.Resize(t.Context(), at, larger); err != nil {
+			t.Error(err)
+		}
 	}
-	if err := json.Unmarshal(said, &stats); err != nil || len(stats.Usage) != 2 || stats.Usage[0].Unit != 1 ||
-		stats.Usage[0].Total < 8<<20 || stats.Usage[0].Total > 64<<20 || stats.Usage[0].Used == 0 {
-		t.Errorf("it is as full as %s, %v", said, err)
-	}
+	total(200<<20, larger)
+	a.said(t, "dd if=/dev/zero of=/data/much bs=1M count=100 2>/dev/null; rm /data/much; sync")
 	other := n.run(t, n.podConfig("other"))
 	if _, err := other.try(t, with(false), "true"); err == nil ||
 		!strings.Contains(err.Error(), "is that of pod "+p.id) {

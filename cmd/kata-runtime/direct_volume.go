@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/katabuild/katabuild/runtime/directvolume"
@@ -57,21 +55,22 @@ device is a block device, or a file with a file system in it. A volume that is n
 				return a.printGuest(b)
 			},
 		}),
-		volume(resizeCmd(&volumes, &path)))
+		volume(a.resizeCmd(&volumes, &path), "size"))
 	return c
 }
 
-func resizeCmd(volumes, path *string) *cobra.Command {
+func (a *app) resizeCmd(volumes, path *string) *cobra.Command {
+	var size int64
 	c := &cobra.Command{
-		Use: "resize", Short: "refused: a volume grows while no guest has it",
-		RunE: func(*cobra.Command, []string) error {
-			if _, err := directvolume.Pods(*volumes, *path); err != nil {
-				return err
-			}
-			return fmt.Errorf("volume %s: it cannot grow while a guest has it mounted: end the pod, resize the device "+
-				"and its file system on the host, and start the pod again", *path)
+		Use: "resize", Short: "make the file system of a running pod's volume as large as its device",
+		Long: `resize has the guest that has a volume make its ext4 as large as the volume's file or device, which must
+be that large already: grow it first, as by truncate --size or lvextend. A guest of QEMU's does so while it has the
+volume mounted. While no pod runs with it, e2fsck -f and resize2fs do the same on the host.`,
+		Example: "  kata-runtime direct-volume resize --volume-path /mnt/v --size 2147483648",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return management.Volumes{Dirs: a.dirs, Root: *volumes}.Resize(c.Context(), *path, size)
 		},
 	}
-	c.Flags().Int64("size", 0, "the size that is wanted, in `bytes`")
+	c.Flags().Int64Var(&size, "size", 0, "the size that the device has, in `bytes`")
 	return c
 }

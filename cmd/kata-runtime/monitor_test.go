@@ -47,6 +47,13 @@ func (loaded) VolumeStats(_ context.Context, path string) (*katapb.VolumeStatsRe
 		Unit: katapb.VolumeUsage_BYTES}}}, nil
 }
 
+func (loaded) ResizeVolume(_ context.Context, path string, size int64) error {
+	if path != "/mnt/v" || size != 1000000 {
+		return errors.New("no such volume")
+	}
+	return nil
+}
+
 // IPTables, SetIPTables and SetPolicy are those of a guest that has rules of IPv6, and a policy of which nobody hears.
 func (loaded) IPTables(_ context.Context, v6 bool) ([]byte, error) {
 	if !v6 {

@@ -175,7 +175,7 @@ var causes = []struct {
 	{images.ErrNone, codes.NotFound}, {images.ErrOther, codes.AlreadyExists}, {images.ErrSize, codes.OutOfRange},
 	{images.ErrFull, codes.ResourceExhausted}, {unix.ENOSPC, codes.ResourceExhausted},
 	{images.ErrFSType, codes.InvalidArgument}, {images.ErrName, codes.InvalidArgument},
-	{images.ErrNoProgram, codes.FailedPrecondition}, {images.ErrMounted, codes.FailedPrecondition},
+	{images.ErrNoProgram, codes.FailedPrecondition}, {images.ErrNoGrowth, codes.FailedPrecondition},
 	{context.Canceled, codes.Canceled}, {context.DeadlineExceeded, codes.DeadlineExceeded},
 }
 

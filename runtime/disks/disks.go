@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync"
@@ -114,6 +115,36 @@ func (p *Pool) Unplug(ctx context.Context, m Machine, uses []*Use) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ErrNotPlugged says that a machine has no such disk.
+var ErrNotPlugged = errors.New("the machine has no such disk")
+
+// Resize tells the guest that the file or device of a disk that it may write to has become larger, and says how many
+// bytes it has. ErrNotPlugged says that the machine has no such disk.
+func (p *Pool) Resize(ctx context.Context, file string, resize func(context.Context, *machine.Plugged, int64) error) (
+	size int64, err error) {
+	k, err := keyOf(file, false)
+	if err != nil {
+		return 0, err
+	}
+	p.plugging.Lock()
+	defer p.plugging.Unlock()
+	p.mu.Lock()
+	u := p.list[k]
+	p.mu.Unlock()
+	if u == nil {
+		return 0, fmt.Errorf("%s: %w", file, ErrNotPlugged)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if size, err = f.Seek(0, io.SeekEnd); err != nil {
+		return 0, err
+	}
+	return size, resize(ctx, u.Disk, size)
 }
 
 // Written says whether the machine has a disk that it may write to. It waits for no machine.

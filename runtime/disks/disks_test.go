@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/katabuild/katabuild/runtime/machine"
@@ -72,6 +73,40 @@ func (m *plugs) UnplugDisk(_ context.Context, p *machine.Plugged) error {
 	}
 	delete(m.has, p)
 	return nil
+}
+
+func TestADiskThatHasGrownIsToldByItsSize(t *testing.T) {
+	dir := t.TempDir()
+	a, b := file(t, dir+"/a"), file(t, dir+"/b")
+	m := &plugs{t: t, has: map[*machine.Plugged]string{}}
+	var p Pool
+	use, err := p.Plug(t.Context(), m, machine.Disk{Path: a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Plug(t.Context(), m, machine.Disk{Path: b, ReadOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(a, 12345); err != nil {
+		t.Fatal(err)
+	}
+	var told []int64
+	resize := func(_ context.Context, d *machine.Plugged, size int64) error {
+		if d != use.Disk {
+			t.Error("another disk")
+		}
+		told = append(told, size)
+		return nil
+	}
+	size, err := p.Resize(t.Context(), a, resize)
+	if err != nil || size != 12345 || !slices.Equal(told, []int64{size}) {
+		t.Errorf("%d, %v, %v", size, told, err)
+	}
+	for _, path := range []string{b, dir + "/none"} { // only read, and not there
+		if _, err := p.Resize(t.Context(), path, resize); err == nil {
+			t.Errorf("%s: no error", path)
+		}
+	}
 }
 
 func TestADiskIsPluggedInOnceAndGoesWithItsLastUse(t *testing.T) {

@@ -214,6 +214,12 @@ type Plugger interface {
 	PlugNIC(context.Context, NIC) (pciPath string, err error)
 }
 
+// Resizer is a Plugger whose disks can become larger.
+type Resizer interface {
+	// ResizeDisk tells the guest that the file or device of a disk has size bytes now.
+	ResizeDisk(ctx context.Context, d *Plugged, size int64) error
+}
+
 // Plugged is a disk that was plugged in.
 type Plugged struct {
 	// PCIPath is where the guest finds it, as the guest API wants it; in a machine without PCI it is the disk's device

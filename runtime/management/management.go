@@ -42,6 +42,8 @@ type Pod interface {
 	SetIPTables(ctx context.Context, v6 bool, rules []byte) error
 	// VolumeStats says how full a volume is that is assigned directly, by its path on the host.
 	VolumeStats(ctx context.Context, path string) (*katapb.VolumeStatsResponse, error)
+	// ResizeVolume makes the file system of one as large as its file or device, which has size bytes at least.
+	ResizeVolume(ctx context.Context, path string, size int64) error
 	// SetPolicy replaces the agent's policy, where the one in force lets it.
 	SetPolicy(ctx context.Context, policy string) error
 }
@@ -178,7 +180,7 @@ func (s *Server) handler() http.Handler {
 	m.HandleFunc("PUT /ip6tables", s.setIPTables)
 	m.HandleFunc("PUT /policy", s.setPolicy)
 	m.HandleFunc("GET /direct-volume/stats", s.volumeStats)
-	m.HandleFunc("POST /direct-volume/resize", noResize)
+	m.HandleFunc("POST /direct-volume/resize", s.resizeVolume)
 	m.HandleFunc("GET /trace", s.trace)
 	if s.o.Profiles {
 		m.HandleFunc("/debug/pprof/", pprof.Index)
@@ -268,10 +270,25 @@ func (s *Server) volumeStats(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(b) // whoever hangs up does not want it
 }
 
-// noResize answers about another size of a volume.
-func noResize(w http.ResponseWriter, r *http.Request) {
-	http.Error(w, "a volume cannot grow while a guest has it mounted: end the pod, resize the volume on the host, and "+
-		"start the pod again", http.StatusNotImplemented)
+// resizeVolume makes a volume as large as its file or device, as Kata Containers' programs ask for it.
+func (s *Server) resizeVolume(w http.ResponseWriter, r *http.Request) {
+	var want resizeRequest
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		err = json.Unmarshal(b, &want)
+	}
+	if err != nil || !filepath.IsAbs(want.VolumePath) || want.Size <= 0 {
+		http.Error(w, `want {"VolumePath": "/PATH", "Size": BYTES}`, http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), callTime)
+	defer cancel()
+	if err := s.o.Pod.ResizeVolume(ctx, want.VolumePath, want.Size); err != nil {
+		s.o.Log.Warn("management", "path", r.URL.Path, "err", err)
+		refuse(w, err)
+		return
+	}
+	s.o.Log.Info("management", "resized", want.VolumePath, "bytes", want.Size)
 }
 
 // trace answers with the pod's spans.

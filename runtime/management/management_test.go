@@ -61,6 +61,11 @@ func (p *fakePod) VolumeStats(_ context.Context, path string) (*katapb.VolumeSta
 		{Available: 1, Total: 3, Used: 2, Unit: katapb.VolumeUsage_BYTES}}}, p.err
 }
 
+func (p *fakePod) ResizeVolume(_ context.Context, path string, size int64) error {
+	p.set = append(p.set, fmt.Sprintf("volume %s %d", path, size))
+	return p.err
+}
+
 func (p *fakePod) SetPolicy(_ context.Context, policy string) error {
 	p.set = append(p.set, "policy "+policy)
 	return p.err
@@ -264,7 +269,10 @@ func TestTheOtherWords(t *testing.T) {
 		{"GET", "/direct-volume/stats?path=%252Fv", "", 200, `{"usage":`}, // as Kata's program sends it
 		{"GET", "/direct-volume/stats?path=v", "", 400, "absolute path"},
 		{"GET", "/direct-volume/stats", "", 400, "absolute path"},
-		{"POST", "/direct-volume/resize", `{"VolumePath":"/v","Size":1}`, 501, "resize the volume on the host"},
+		{"POST", "/direct-volume/resize", `{"VolumePath":"/v","Size":1}`, 200, ""},
+		{"POST", "/direct-volume/resize", `{"VolumePath":"v","Size":1}`, 400, "want"},
+		{"POST", "/direct-volume/resize", `{"VolumePath":"/v","Size":0}`, 400, "want"},
+		{"POST", "/direct-volume/resize", `[]`, 400, "want"},
 		{"GET", "/debug/pprof/", "", 403, "enable_pprof"},
 		{"GET", "/debug/vars", "", 403, "enable_pprof"},
 		{"GET", "/", "", 404, ""},

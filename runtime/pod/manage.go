@@ -2,10 +2,12 @@ package pod
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/runtime/cgroup"
+	"github.com/katabuild/katabuild/runtime/directvolume"
 	"github.com/katabuild/katabuild/runtime/metrics"
 	"github.com/katabuild/katabuild/runtime/stats"
 	"github.com/katabuild/katabuild/runtime/translate"
@@ -33,6 +35,26 @@ func (p *Pod) SetIPTables(ctx context.Context, v6 bool, rules []byte) error {
 // VolumeStats says how full a volume is that is assigned directly, by its path on the host.
 func (p *Pod) VolumeStats(ctx context.Context, path string) (*katapb.VolumeStatsResponse, error) {
 	return p.link.GetVolumeStats(ctx, &katapb.VolumeStatsRequest{VolumeGuestPath: translate.DirectVolumePath(path)})
+}
+
+// ResizeVolume makes the file system of a volume that is assigned directly as large as its file or device, which has
+// size bytes at least.
+func (p *Pod) ResizeVolume(ctx context.Context, path string, size int64) error {
+	v, err := directvolume.Read(directvolume.Root, path)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", path, err)
+	}
+	has, err := p.disks.Resize(ctx, v.Device, p.vm.ResizeDisk)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", path, err)
+	}
+	if has < size {
+		return fmt.Errorf("volume %s: %s has %d bytes, want %d: make it larger on the host first", path, v.Device, has,
+			size)
+	}
+	_, err = p.link.ResizeVolume(ctx, &katapb.ResizeVolumeRequest{VolumeGuestPath: translate.DirectVolumePath(path),
+		Size: uint64(has)})
+	return err
 }
 
 // SetPolicy replaces the agent's policy, where the one in force lets it.

@@ -465,6 +465,14 @@ func (s *Sandbox) UnplugDisk(ctx context.Context, d *machine.Plugged) error {
 	return fmt.Errorf("unplug the disk at %s: %w", d.PCIPath, machine.ErrNoPlace)
 }
 
+// ResizeDisk tells the guest how large a disk is that PlugDisk gave; see machine.Resizer.
+func (s *Sandbox) ResizeDisk(ctx context.Context, d *machine.Plugged, size int64) error {
+	if r, ok := s.vm.(machine.Resizer); ok {
+		return r.ResizeDisk(ctx, d, size)
+	}
+	return fmt.Errorf("resize the disk at %s: this hypervisor's disks do not grow", d.PCIPath)
+}
+
 // PlugNIC gives the running guest a network interface; see machine.Plugger.
 func (s *Sandbox) PlugNIC(ctx context.Context, n machine.NIC) (pciPath string, err error) {
 	ctx, span := trace.Start(ctx, "hypervisor/plug interface")

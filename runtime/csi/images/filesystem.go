@@ -21,7 +21,7 @@ type fileSystem struct {
 	pkg      string     // of Debian, with its programs
 	smallest int64      // bytes
 	make     []string   // makes it; the image follows
-	grow     [][]string // makes it as large as its image while nobody has it mounted; nil is not possible
+	grow     [][]string // makes it as large as its image while nobody has it mounted; nil for one that does not grow
 }
 
 // fileSystems are those that volumes may have. An image is new, and full of zeros: nothing has to be discarded.

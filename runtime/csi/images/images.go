@@ -37,7 +37,7 @@ var (
 	ErrFSType    = errors.New("a file system that no volume has")
 	ErrName      = errors.New("a name that no volume can have")
 	ErrNoProgram = errors.New("the program is not installed")
-	ErrMounted   = errors.New("this file system grows only while it is mounted")
+	ErrNoGrowth  = errors.New("this file system does not grow")
 )
 
 // The files of a volume, and of the folder of all.
@@ -373,6 +373,9 @@ func (s *Store) GrowImage(id string, size, limit int64) (*Volume, error) {
 	if size <= v.Size {
 		return v, nil
 	}
+	if system, err := known(v.FSType); err != nil || system.grow == nil {
+		return nil, errors.Join(fmt.Errorf("volume %s: %s: %w", id, v.FSType, ErrNoGrowth), err)
+	}
 	if size, err = s.bounded(size, limit); err != nil {
 		return nil, fmt.Errorf("volume %s: %w", id, err)
 	}
@@ -395,7 +398,7 @@ func (s *Store) GrowFileSystem(ctx context.Context, v *Volume) error {
 		return err
 	}
 	if system.grow == nil {
-		return fmt.Errorf("volume %s: %s: %w", v.ID, v.FSType, ErrMounted)
+		return nil // its file has not grown either
 	}
 	for _, argv := range system.grow {
 		if err := system.run(ctx, argv, v.Image); err != nil {

@@ -216,7 +216,13 @@ func TestAVolumeGrows(t *testing.T) {
 	if _, err := s.GrowImage(v.ID, 16<<20, 32<<20); !errors.Is(err, ErrSize) {
 		t.Errorf("a limit below its size: %v", err)
 	}
-	if err := s.GrowFileSystem(t.Context(), &Volume{ID: "v", FSType: "xfs"}); !errors.Is(err, ErrMounted) {
+	// Another file system's file stays what it is.
+	note := filepath.Join(s.folder(v.ID), noteName)
+	if err := os.WriteFile(note, []byte("{\n  \"version\": 1,\n  \"name\": \"a\",\n  \"fstype\": \"xfs\"\n}\n"),
+		0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.GrowImage(v.ID, 128<<20, 0); !errors.Is(err, ErrNoGrowth) {
 		t.Error(err)
 	}
 }

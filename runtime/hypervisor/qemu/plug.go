@@ -158,6 +158,19 @@ func describe(names []string, parts []machine.Part) string {
 	return b.String()
 }
 
+// ResizeDisk tells the guest how large a disk is now. QEMU: qapi/block-core.json, block_resize.
+func (v *VM) ResizeDisk(ctx context.Context, d *machine.Plugged, size int64) error {
+	at, ok := d.Place.(*place)
+	if !ok {
+		return fmt.Errorf("resize the disk at %s: it is not in a machine of QEMU's", d.PCIPath)
+	}
+	id, _ := rootPort(at.port)
+	if err := v.qmp(ctx, "block_resize", map[string]any{"node-name": "plugged-" + id, "size": size}); err != nil {
+		return fmt.Errorf("resize the disk at %s: %w", d.PCIPath, err)
+	}
+	return nil
+}
+
 // UnplugDisk takes a disk away. The guest must not use it any more. Where the guest does not let go of it in time, its
 // place stays taken.
 func (v *VM) UnplugDisk(ctx context.Context, d *machine.Plugged) error {
