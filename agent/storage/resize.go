@@ -28,8 +28,8 @@ const resizeExt4 = unix.BLKBSZSET&^0xffff | 'f'<<8 | 16
 // growTime is how long the guest's kernel may take to hear that a disk has grown.
 const growTime = 10 * time.Second
 
-// ErrNoGrowth says that a file system does not grow while it is mounted.
-var ErrNoGrowth = errors.New("this file system does not grow here")
+// errNoGrowth says that a file system does not grow while it is mounted.
+var errNoGrowth = errors.New("this file system does not grow here")
 
 // ResizeVolume makes the file system at a path of the guest as large as its disk, which the host has made size bytes
 // large, and waits until it is so. One that is as large already is left as it is.
@@ -57,7 +57,7 @@ func (m *Manager) ResizeVolume(ctx context.Context, path string, size uint64) er
 		return fmt.Errorf("volume %s: %w", p, err)
 	}
 	if stfs.Type != unix.EXT4_SUPER_MAGIC || stfs.Bsize <= 0 {
-		return fmt.Errorf("volume %s: a file system of the type %#x: %w: ext4 alone does", p, stfs.Type, ErrNoGrowth)
+		return fmt.Errorf("volume %s: a file system of the type %#x: %w: ext4 alone does", p, stfs.Type, errNoGrowth)
 	}
 	bytes, err := grown(ctx, uint64(st.Dev), size)
 	if err != nil {

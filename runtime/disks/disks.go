@@ -117,11 +117,11 @@ func (p *Pool) Unplug(ctx context.Context, m Machine, uses []*Use) error {
 	return errors.Join(errs...)
 }
 
-// ErrNotPlugged says that a machine has no such disk.
-var ErrNotPlugged = errors.New("the machine has no such disk")
+// errNotPlugged says that a machine has no such disk.
+var errNotPlugged = errors.New("the machine has no such disk")
 
 // Resize tells the guest that the file or device of a disk that it may write to has become larger, and says how many
-// bytes it has. ErrNotPlugged says that the machine has no such disk.
+// bytes it has. errNotPlugged says that the machine has no such disk.
 func (p *Pool) Resize(ctx context.Context, file string, resize func(context.Context, *machine.Plugged, int64) error) (
 	size int64, err error) {
 	k, err := keyOf(file, false)
@@ -134,7 +134,7 @@ func (p *Pool) Resize(ctx context.Context, file string, resize func(context.Cont
 	u := p.list[k]
 	p.mu.Unlock()
 	if u == nil {
-		return 0, fmt.Errorf("%s: %w", file, ErrNotPlugged)
+		return 0, fmt.Errorf("%s: %w", file, errNotPlugged)
 	}
 	f, err := os.Open(file)
 	if err != nil {
