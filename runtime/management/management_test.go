@@ -282,7 +282,8 @@ func TestTheOtherWords(t *testing.T) {
 			t.Errorf("%s %s: %d %q, want %d %q", w.method, w.path, code, got, w.code, w.answer)
 		}
 	}
-	if got, want := strings.Join(p.set, "|"), "rules false a|rules true b|policy package agent_policy"; got != want {
+	want := "rules false a|rules true b|policy package agent_policy|volume /v 1"
+	if got := strings.Join(p.set, "|"); got != want {
 		t.Errorf("set: %s, want %s", got, want)
 	}
 	for code, err := range map[int]error{500: errors.New("a\x1b[2J\u009bb"),
