@@ -214,9 +214,6 @@ func (r Request) Inputs() ([]artifact.Input, error) {
 		{Name: "modules", Value: strconv.FormatBool(r.Modules)},
 		{Name: "tool-chain", Value: r.Toolchain.Kind},
 	}
-	if f := r.compilerFlags(); f != "" {
-		in = append(in, artifact.Input{Name: "compiler flags", Value: f})
-	}
 	if r.OnlyConfig {
 		in = append(in, artifact.Input{Name: "only the configuration", Value: "true"})
 	}

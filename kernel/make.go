@@ -39,21 +39,6 @@ func (r Request) environment() []string {
 	}
 }
 
-// stringOps has GCC copy and fill what is larger than a cache line by the kernel's own memcpy and memset, which choose
-// for the processor. For small code it would write the string instructions "rep movsb" and "rep stosb" wherever that
-// happens: they take tens of cycles to begin on processors without fast short ones, and a byte at a time where the
-// processor is emulated, which was a sixth of a guest's boot. GCC's manual, x86 Options, -mmemcpy-strategy.
-const stringOps = "-mmemcpy-strategy=unrolled_loop:64:noalign,libcall:-1:noalign " +
-	"-mmemset-strategy=unrolled_loop:64:noalign,libcall:-1:noalign"
-
-// compilerFlags are what compilers of the kernel are told beside what its Makefiles say; empty is nothing.
-func (r Request) compilerFlags() string {
-	if r.Arch.Name == "x86_64" && r.Toolchain.Kind != toolchain.LLVM {
-		return stringOps
-	}
-	return ""
-}
-
 // makeArgs is the command line of one make.
 func (r Request) makeArgs(args ...string) []string {
 	jobs := max(1, r.Jobs)
@@ -67,9 +52,6 @@ func (r Request) makeArgs(args ...string) []string {
 	}
 	if r.Toolchain.Kind == toolchain.LLVM {
 		all = append(all, "LLVM=1")
-	}
-	if f := r.compilerFlags(); f != "" {
-		all = append(all, "KCFLAGS="+f)
 	}
 	// The build's own programs live for minutes: compiling them faster saves more than it costs.
 	all = append(all, "HOSTCFLAGS=-O1")
