@@ -69,3 +69,52 @@ func TestEveryLinkOfADocumentLeadsSomewhere(t *testing.T) {
 		}
 	}
 }
+
+// Each row of a table of tests ends with a package and the name of its test.
+var testCell = regexp.MustCompile("^\\| .* \\| `([a-z/0-9]+)` (Test[A-Za-z0-9]+) \\|$")
+
+func TestWhatAGuestMaySayIsTested(t *testing.T) {
+	const page, kinds = "docs/hostile-guests.md", 20
+	b, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for l := range strings.Lines(string(b)) {
+		l = strings.TrimSpace(l)
+		if !strings.HasPrefix(l, "| ") || strings.HasPrefix(l, "| what the guest does") {
+			continue
+		}
+		m := testCell.FindStringSubmatch(l)
+		if m == nil {
+			t.Errorf("%s: no test in %q", page, l)
+			continue
+		}
+		rows++
+		if !hasTest(t, m[1], m[2]) {
+			t.Errorf("%s: %s has no %s", page, m[1], m[2])
+		}
+	}
+	if rows < kinds {
+		t.Errorf("%s has %d kinds, want %d", page, rows, kinds)
+	}
+}
+
+// hasTest says whether a folder has a test of a name.
+func hasTest(t *testing.T, dir, name string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), "\nfunc "+name+"(t *testing.T) {") {
+			return true
+		}
+	}
+	return false
+}

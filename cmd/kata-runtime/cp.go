@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/printable"
 	"github.com/katabuild/katabuild/internal/usage"
-	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/guestcopy"
 )
 
@@ -273,7 +273,7 @@ func (k *copying) send(ctx context.Context, from string, to guestcopy.Place) err
 		dir, name = to.Path, filepath.Base(abs)
 	case "name":
 	default:
-		return fmt.Errorf("pod %s: the guest says %q of the destination", to.Pod, console.Clean([]byte(word)))
+		return fmt.Errorf("pod %s: the guest says %q of the destination", to.Pod, printable.Clean([]byte(word)))
 	}
 	return k.run(ctx, to.Pod, cpSend, []string{to.Container, dir, name}, io.Discard, func(c io.Writer) error {
 		typed := &lines{w: c}

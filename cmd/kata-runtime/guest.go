@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/katabuild/katabuild/runtime/console"
+	"github.com/katabuild/katabuild/internal/printable"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -121,7 +121,7 @@ func readOK(r io.Reader) error {
 // printGuest prints text of a guest's, cleaned of what a terminal would act on.
 func (a *app) printGuest(text []byte) error {
 	for l := range bytes.Lines(text) {
-		if _, err := fmt.Fprintln(a.out, console.Clean(bytes.TrimSuffix(l, []byte("\n")))); err != nil {
+		if _, err := fmt.Fprintln(a.out, printable.Clean(bytes.TrimSuffix(l, []byte("\n")))); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/katabuild/katabuild/internal/digest"
 	"github.com/katabuild/katabuild/internal/document"
+	"github.com/katabuild/katabuild/internal/printable"
 )
 
 // Version is the only version this package reads and writes.
@@ -140,7 +141,11 @@ func (v *Verdict) check() error {
 	return nil
 }
 
-// Table is the verdict for people: a line a claim, both values where they differ, and the result.
+// maxShown bounds what Table shows of a value, in bytes: a kernel's command line is the longest that is of use.
+const maxShown = 4096
+
+// Table is the verdict for people: a line a claim, both values where they differ, and the result. Values of a guest,
+// which may say anything, are shown as printable.Words.
 func (v *Verdict) Table() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -149,7 +154,8 @@ func (v *Verdict) Table() string {
 			fmt.Fprintf(w, "met\t%s\t%s\n", c.Name, shorten(c.Want))
 			continue
 		}
-		fmt.Fprintf(w, "NOT MET\t%s\twant %s\n\t\tgot  %s\n", c.Name, c.Want, orNothing(c.Got))
+		fmt.Fprintf(w, "NOT MET\t%s\twant %s\n\t\tgot  %s\n", printable.Words(c.Name, maxShown), c.Want,
+			orNothing(printable.Words(c.Got, maxShown)))
 	}
 	_ = w.Flush() // a strings.Builder takes everything
 	if t := v.Template; t != nil {
@@ -163,7 +169,7 @@ func (v *Verdict) Table() string {
 	case Unchecked:
 		fmt.Fprintf(&b, "%s: %s, as it has no manifest\n", v.Guest, v.Result)
 	case Failed:
-		fmt.Fprintf(&b, "%s: %s: %s\n", v.Guest, v.Result, strings.Join(v.Unmet(), ", "))
+		fmt.Fprintf(&b, "%s: %s: %s\n", v.Guest, v.Result, printable.Words(strings.Join(v.Unmet(), ", "), maxShown))
 	default:
 		fmt.Fprintf(&b, "%s: %s, %d claims met\n", v.Guest, v.Result, len(v.Claims))
 	}

@@ -71,6 +71,22 @@ func TestOfAGuestWithoutAManifestNothingIsSaid(t *testing.T) {
 	}
 }
 
+func TestAGuestsValuesDoNothingToATerminal(t *testing.T) {
+	v := sample(false)
+	for i := range v.Claims {
+		v.Claims[i].Met = false
+		v.Claims[i].Name += "\x1b[2J"
+		v.Claims[i].Got = "\x1b]0;title\x07a\nb\rmet everything \u202e" + strings.Repeat("x", 1<<20)
+	}
+	table := v.Table()
+	if strings.ContainsAny(table, "\x1b\x07\r\u202e") || !strings.Contains(table, "got  a b met everything xxx") {
+		t.Errorf("%.300q", table)
+	}
+	if most := 6000 * (len(v.Claims) + 1); len(table) > most {
+		t.Errorf("%d bytes, want at most %d", len(table), most)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	data, err := sample(false).Encode()
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/katabuild/katabuild/runtime/console"
+	"github.com/katabuild/katabuild/internal/printable"
 )
 
 // Judgement is what an answer is worth.
@@ -126,7 +126,7 @@ func PrintTable(w io.Writer, findings []Finding) error {
 	fmt.Fprintln(t, "CALL\tASKED\tANSWER\tVERDICT")
 	count := map[Judgement]int{}
 	for _, f := range findings {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.Call, f.Asked, console.Clean([]byte(f.Answer)), f.Judgement)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.Call, f.Asked, printable.Clean([]byte(f.Answer)), f.Judgement)
 		count[f.Judgement]++
 	}
 	if err := t.Flush(); err != nil {

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/katabuild/katabuild/runtime/console"
+	"github.com/katabuild/katabuild/internal/printable"
 )
 
 // Bounds of what is shown of an answer, in bytes.
@@ -42,7 +42,7 @@ func (e *callError) Unwrap() error { return e.err }
 // shown is text of an agent's, fit for a terminal, on one line.
 func shown(s string, most int) string {
 	s, cut := head(s, most)
-	return console.Clean([]byte(strings.ReplaceAll(s, "\n", " "))) + cut
+	return printable.Clean([]byte(strings.ReplaceAll(s, "\n", " "))) + cut
 }
 
 // head is the beginning of a text, and how much there is besides.
@@ -90,7 +90,7 @@ func printText(w io.Writer, call, text string) error {
 		return err
 	}
 	for _, l := range lines {
-		if _, err := fmt.Fprintln(w, console.Clean([]byte(l))); err != nil {
+		if _, err := fmt.Fprintln(w, printable.Clean([]byte(l))); err != nil {
 			return err
 		}
 	}

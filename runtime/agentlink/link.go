@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/internal/printable"
 	"github.com/katabuild/katabuild/internal/spans"
 	"github.com/katabuild/katabuild/runtime/trace"
 	"google.golang.org/grpc/codes"
@@ -194,7 +195,7 @@ func (l *Link) answer(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respo
 			<-ctx.Done()
 			return context.Cause(ctx)
 		}
-		return &agentError{s}
+		return &agentError{status.New(s.Code(), printable.Words(s.Message(), maxSaid))}
 	}
 	if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 		return cause
@@ -205,7 +206,11 @@ func (l *Link) answer(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respo
 	return err
 }
 
-// agentError is what the agent said, without ttrpc's words around it. status.FromError finds its code.
+// maxSaid bounds what is kept of an error of the agent's, in bytes: it goes into logs, into Kubernetes' events and to
+// the terminals of operators. An answer has up to 4 MiB.
+const maxSaid = 4 << 10
+
+// agentError is what the agent said, in one line and without ttrpc's words around it. status.FromError finds its code.
 type agentError struct{ s *status.Status }
 
 func (e *agentError) Error() string              { return e.s.Message() }

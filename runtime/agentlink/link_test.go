@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/mdlayher/vsock"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // connected is a link to an agent that keeps containers in memory, and the end of the agent. gone is what a call fails
@@ -202,6 +204,87 @@ func TestAProcessIsReachedByCallsWhereTheAgentTakesNoStreams(t *testing.T) {
 	}
 	if err := q.Close(); err == nil {
 		t.Error("its input is closed")
+	}
+}
+
+// liar is an agent whose answers cannot be.
+type liar struct {
+	katapb.AgentServiceService
+	code int32
+	took uint32
+}
+
+func (l *liar) WaitProcess(context.Context, *katapb.WaitProcessRequest) (*katapb.WaitProcessResponse, error) {
+	return &katapb.WaitProcessResponse{Status: l.code}, nil
+}
+
+func (l *liar) WriteStdin(context.Context, *katapb.WriteStreamRequest) (*katapb.WriteStreamResponse, error) {
+	return &katapb.WriteStreamResponse{Len: l.took}, nil
+}
+
+func (l *liar) TtyWinResize(context.Context, *katapb.TtyWinResizeRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.NotFound, "\x1b[2J\x1b]0;x\x07no\nlevel=info msg=well"+strings.Repeat(" x", 1<<20))
+}
+
+func TestWhatCannotBeIsNotBelieved(t *testing.T) {
+	a := &liar{}
+	s, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	katapb.RegisterAgentServiceService(s, a)
+	dir, err := os.MkdirTemp("", "link")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.Serve(context.Background(), listener) // until it is closed
+	}()
+	l := New(func(context.Context, uint32) (net.Conn, error) { return net.Dial("unix", filepath.Join(dir, "s")) },
+		func(error) error { return nil })
+	if err := l.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(l.Close(), s.Close()); err != nil {
+			t.Error(err)
+		}
+		<-served
+	})
+	q, _, err := l.Process(t.Context(), "c", "c", Streams{Stdin: true}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Begin()
+	for _, a.code = range []int32{-1, 256, 1 << 30, -1 << 31} {
+		if code, err := q.Wait(t.Context()); !errors.Is(err, errCode) {
+			t.Errorf("%d, %v", code, err)
+		}
+	}
+	a.code = 255
+	if code, err := q.Wait(t.Context()); code != 255 || err != nil {
+		t.Errorf("%d, %v", code, err)
+	}
+	for _, a.took = range []uint32{0, 6, 1 << 31, 1<<32 - 1} {
+		if n, err := q.Stdin.Write([]byte("hello")); err == nil || n != 0 {
+			t.Errorf("it took %d of 5: %d, %v", a.took, n, err)
+		}
+	}
+	a.took = 1
+	if n, err := q.Stdin.Write([]byte("hello")); err != nil || n != 5 {
+		t.Errorf("%d, %v", n, err)
+	}
+	err = q.Resize(t.Context(), 1, 2)
+	if !IsNotFound(err) || len(err.Error()) > 2*maxSaid || strings.ContainsAny(err.Error(), "\x1b\x07\n") ||
+		!strings.Contains(err.Error(), "no level=info") {
+		t.Errorf("%.200q", err)
 	}
 }
 

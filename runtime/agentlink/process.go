@@ -91,13 +91,23 @@ func (q *Process) Begin() {
 	}
 }
 
+// maxCode is the greatest exit code that there is: wait(2) has eight bits of it, and signals are told as 128 and more.
+const maxCode = 255
+
+// errCode says that a guest tells an exit code that no process has.
+var errCode = errors.New("no process ends with such an exit code")
+
 // Wait returns the exit code of the process, 128 and more for a signal. It forgets the process in the guest.
 func (q *Process) Wait(ctx context.Context) (int, error) {
 	r, err := q.link.WaitProcess(ctx, &katapb.WaitProcessRequest{ContainerId: q.container, ExecId: q.exec})
 	if err != nil {
 		return 0, fmt.Errorf("wait for the process: %w", err)
 	}
-	return int(r.GetStatus()), nil
+	code := r.GetStatus()
+	if code < 0 || code > maxCode {
+		return 0, fmt.Errorf("wait for the process: the guest says %d: %w", code, errCode)
+	}
+	return int(code), nil
 }
 
 // Signal sends a signal to the process; all is to every process of the container.
@@ -171,8 +181,12 @@ func (s *calledStdin) Write(b []byte) (int, error) {
 		if err != nil {
 			return n, fmt.Errorf("write to the process: %w", err)
 		}
-		n += int(r.GetLen())
-		b = b[len(part):]
+		took := r.GetLen()
+		if took == 0 || uint64(took) > uint64(len(part)) {
+			return n, fmt.Errorf("write to the process: the guest says that it took %d of %d bytes", took, len(part))
+		}
+		n += int(took)
+		b = b[took:]
 	}
 	return n, nil
 }

@@ -9,9 +9,9 @@ package console
 import (
 	"bytes"
 	"io"
-	"strings"
 	"sync"
-	"unicode/utf8"
+
+	"github.com/katabuild/katabuild/internal/printable"
 )
 
 // size is how many bytes are kept: the last ones.
@@ -85,7 +85,7 @@ func (c *Console) read() {
 		}
 	}
 	if c.opt.OnLine != nil && len(line) > 0 {
-		c.opt.OnLine(Clean(line))
+		c.opt.OnLine(printable.Clean(line))
 	}
 }
 
@@ -95,14 +95,14 @@ func (c *Console) lines(b []byte) []byte {
 		i := bytes.IndexByte(b, '\n')
 		if i < 0 && len(b) > maxLine || i > maxLine {
 			i = maxLine
-			c.opt.OnLine(Clean(b[:i]))
+			c.opt.OnLine(printable.Clean(b[:i]))
 			b = b[i:]
 			continue
 		}
 		if i < 0 {
 			return append([]byte(nil), b...)
 		}
-		c.opt.OnLine(Clean(b[:i]))
+		c.opt.OnLine(printable.Clean(b[:i]))
 		b = b[i+1:]
 	}
 }
@@ -136,62 +136,9 @@ func (c *Console) Bytes() []byte {
 func (c *Console) Lines(n int) []string {
 	var lines []string
 	for l := range bytes.SplitSeq(c.Bytes(), []byte("\n")) {
-		if s := Clean(l); s != "" {
+		if s := printable.Clean(l); s != "" {
 			lines = append(lines, s)
 		}
 	}
 	return lines[max(0, len(lines)-n):]
-}
-
-// Clean makes a line fit for a terminal and a log: escape sequences, carriage returns, other control characters and
-// broken UTF-8 go.
-func Clean(line []byte) string {
-	var s strings.Builder
-	for len(line) > 0 {
-		if n := escape(line); n > 0 {
-			line = line[n:]
-			continue
-		}
-		r, n := utf8.DecodeRune(line)
-		switch {
-		case r == '\t':
-			s.WriteByte(' ')
-		case r < ' ' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError && n == 1:
-		case r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069: // these turn text around
-		default:
-			s.WriteRune(r)
-		}
-		line = line[n:]
-	}
-	return strings.TrimRight(s.String(), " ")
-}
-
-// escape is the length of the escape sequence that b begins with, or 0. ECMA-48, 5.3 to 5.6: ESC [ parameters final is
-// a control sequence; ESC ] ... BEL or ESC \ is an operating system command.
-func escape(b []byte) int {
-	if len(b) < 2 || b[0] != 0x1b {
-		return 0
-	}
-	switch b[1] {
-	case '[':
-		i := 2
-		for i < len(b) && b[i] >= 0x20 && b[i] < 0x40 {
-			i++
-		}
-		if i < len(b) && b[i] >= 0x40 && b[i] < 0x7f {
-			i++
-		}
-		return i
-	case ']':
-		for i := 2; i < len(b); i++ {
-			if b[i] == 7 {
-				return i + 1
-			}
-			if b[i] == 0x1b && i+1 < len(b) && b[i+1] == '\\' {
-				return i + 2
-			}
-		}
-		return len(b)
-	}
-	return 2
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/pelletier/go-toml/v2"
 
-	"github.com/katabuild/katabuild/runtime/console"
+	"github.com/katabuild/katabuild/internal/printable"
 )
 
 // formatVersion is that of Kata Containers' log parser whose names and types the formats for programs have.
@@ -90,12 +90,12 @@ func (r *Record) Text() string {
 	if r.Sandbox != "" {
 		b.WriteString(" " + word(r.Sandbox[:min(shown, len(r.Sandbox))]))
 	}
-	b.WriteString(": " + console.Clean([]byte(strings.ReplaceAll(r.Msg, "\n", " "))))
+	b.WriteString(": " + printable.Clean([]byte(strings.ReplaceAll(r.Msg, "\n", " "))))
 	if r.Container != "" && r.Container != r.Sandbox {
 		b.WriteString(" container=" + word(r.Container))
 	}
 	for _, f := range r.fields() {
-		v := console.Clean([]byte(f.value))
+		v := printable.Clean([]byte(f.value))
 		if v != f.value || v == "" || strings.ContainsAny(v, " \"=") {
 			v = strconv.Quote(v)
 		}
@@ -109,7 +109,7 @@ func word(s string) string {
 	if s == "" {
 		return "-"
 	}
-	return strings.ReplaceAll(console.Clean([]byte(s)), " ", "_")
+	return strings.ReplaceAll(printable.Clean([]byte(s)), " ", "_")
 }
 
 // delta is a duration of at most nine characters, such as +1.204ms.

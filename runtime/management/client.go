@@ -12,7 +12,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/katabuild/katabuild/runtime/console"
+	"github.com/katabuild/katabuild/internal/printable"
 	"github.com/katabuild/katabuild/runtime/record"
 )
 
@@ -71,7 +71,7 @@ func (c Client) do(ctx context.Context, method, path string, body []byte) (_ []b
 	case resp.StatusCode != http.StatusOK:
 		why := strings.ReplaceAll(strings.TrimSpace(string(b[:min(len(b), maxError)])), "\n", " ")
 		return nil, fmt.Errorf("pod %s: %s: %s: %s", c.ID, path, http.StatusText(resp.StatusCode),
-			console.Clean([]byte(why)))
+			printable.Clean([]byte(why)))
 	}
 	return b, nil
 }

@@ -3,6 +3,7 @@ package pod
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -618,7 +619,7 @@ func TestWhatIsAskedOfAContainerReachesTheAgent(t *testing.T) {
 
 func TestWordsOfAGuestAreForTheLog(t *testing.T) {
 	var b strings.Builder
-	c := consoleLog{log: slog.New(slog.NewTextHandler(&b, nil))}
+	c := consoleLog{log: slog.New(slog.NewTextHandler(&b, nil)), now: time.Now}
 	fmt.Fprintf(&c, "one\r\n\ntw")
 	fmt.Fprintf(&c, "o\n%s", strings.Repeat("x", maxConsoleLine+1))
 	for _, want := range []string{"line=one\n", "line=two\n", "line=" + strings.Repeat("x", maxConsoleLine) + "\n"} {
@@ -638,6 +639,27 @@ func TestWordsOfAGuestAreForTheLog(t *testing.T) {
 		Want: "x", Got: "y"}}}}
 	if s := no.Error(); !strings.Contains(s, `init is "y", the manifest says "x"`) || strings.Contains(s, "a is") {
 		t.Error(s)
+	}
+}
+
+func TestAConsoleWithoutEndDoesNotFillTheLog(t *testing.T) {
+	var b strings.Builder
+	now := time.Unix(1, 0)
+	c := consoleLog{log: slog.New(slog.NewTextHandler(&b, nil)), now: func() time.Time { return now }}
+	line := strings.Repeat("\x1b", 1023) + "\n"
+	const lines = 16 << 10 // 16 MiB
+	for range lines {
+		_, _ = io.WriteString(&c, line)
+	}
+	if n := strings.Count(b.String(), "msg=console"); n != consoleBurst/1023 || strings.Contains(b.String(), "\x1b") {
+		t.Errorf("%d lines", n)
+	}
+	b.Reset()
+	now = now.Add(time.Second)
+	_, _ = io.WriteString(&c, "still here\n")
+	lost := fmt.Sprintf(`"bytes left out"=%d`, (lines-consoleBurst/1023)*1023)
+	if s := b.String(); !strings.Contains(s, lost) || !strings.Contains(s, `line="still here"`) {
+		t.Errorf("%s; want %s", s, lost)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/katabuild/katabuild/internal/agentapi"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 	"github.com/katabuild/katabuild/internal/kmodule"
+	"github.com/katabuild/katabuild/internal/printable"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/agentlink"
 	"github.com/katabuild/katabuild/runtime/cgroup"
@@ -311,7 +312,7 @@ func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (san
 	p.growth.base, p.growth.said = cfg.Size, o.Size
 	o.Size.add(&cfg.Size, runtime.NumCPU())
 	if c.VM.EnableDebug {
-		cfg.Console = &consoleLog{log: p.log}
+		cfg.Console = &consoleLog{log: p.log, now: time.Now}
 	}
 	if err := p.startShare(ctx, &cfg); err != nil {
 		return cfg, err
@@ -566,6 +567,9 @@ func (p *Pod) judge(err error) error {
 	return err
 }
 
+// maxUnmet bounds what an error has of claims that are not met, in bytes: what the guest says in them may be long.
+const maxUnmet = 8 << 10
+
 // mismatchError says that the guest which came up is not the one that its manifest describes.
 type mismatchError struct{ Verdict *verdict.Verdict }
 
@@ -576,7 +580,8 @@ func (e *mismatchError) Error() string {
 			unmet = append(unmet, fmt.Sprintf("%s is %q, the manifest says %q", c.Name, c.Got, c.Want))
 		}
 	}
-	return fmt.Sprintf("the running guest is not the %s that was built: %s", e.Verdict.Guest, strings.Join(unmet, "; "))
+	return fmt.Sprintf("the running guest is not the %s that was built: %s", e.Verdict.Guest,
+		printable.Words(strings.Join(unmet, "; "), maxUnmet))
 }
 
 // introduce makes the sandbox in the guest: its network, its shared folder, its name.
@@ -805,28 +810,61 @@ func explain(err error) error {
 	return fmt.Errorf("%w; the guest's last words: %s", err, strings.Join(last, " | "))
 }
 
-// consoleLog puts the guest's console into the log, line by line.
+// consoleLog puts the guest's console into the log, line by line. A guest that writes without end does not fill the
+// host's log: what is beyond the bounds is counted, and told once there is room again.
 type consoleLog struct {
 	log  *slog.Logger
 	line []byte
+
+	now  func() time.Time // time.Now, but for tests
+	room float64          // bytes that the log still takes
+	last time.Time        // when room was reckoned; zero before the first line
+	lost int              // bytes that were left out since
 }
 
-// maxConsoleLine is what is kept of a line without an end, in bytes.
-const maxConsoleLine = 1024
+// Bounds of consoleLog, in bytes.
+const (
+	maxConsoleLine  = 1024     // that are kept of a line without an end
+	consoleBurst    = 1 << 20  // at once: a kernel that tells all of its start writes a tenth of that
+	consoleSustains = 16 << 10 // a second
+)
 
 func (c *consoleLog) Write(b []byte) (int, error) {
 	for _, x := range b {
 		if x == '\n' || len(c.line) == maxConsoleLine {
-			if len(c.line) > 0 {
-				c.log.Info("console", "line", strings.TrimRight(string(c.line), "\r"))
-			}
-			c.line = c.line[:0]
+			c.end()
 		}
 		if x != '\n' {
 			c.line = append(c.line, x)
 		}
 	}
 	return len(b), nil
+}
+
+// end is the end of a line.
+func (c *consoleLog) end() {
+	n := len(c.line)
+	if n == 0 {
+		return
+	}
+	now := c.now()
+	if c.last.IsZero() {
+		c.room = consoleBurst
+	} else {
+		c.room = min(consoleBurst, c.room+now.Sub(c.last).Seconds()*consoleSustains)
+	}
+	c.last = now
+	if float64(n) > c.room {
+		c.lost += n
+	} else {
+		if c.lost > 0 {
+			c.log.Warn("the guest's console writes too much for the log", "bytes left out", c.lost)
+			c.lost = 0
+		}
+		c.room -= float64(n)
+		c.log.Info("console", "line", strings.TrimRight(string(c.line), "\r"))
+	}
+	c.line = c.line[:0]
 }
 
 var _ io.Writer = (*consoleLog)(nil)

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/printable"
 	"github.com/katabuild/katabuild/internal/report"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/attest"
@@ -32,6 +34,18 @@ type Attestation struct {
 	Report  *report.Report // nil for a guest without a manifest, which is not asked
 	Raw     []byte         // the report as the guest wrote it
 }
+
+// bounded is an error that may have a guest's words in it, in one line of printable text.
+func bounded(err error) error {
+	text := printable.Words(err.Error(), maxReason)
+	if text == err.Error() {
+		return err
+	}
+	return errors.New(text)
+}
+
+// maxReason bounds what is kept of a guest's words in an error, in bytes.
+const maxReason = 4 << 10
 
 // compareFiles has the files of the manifest compared that were not when they were opened, once, and at once where the
 // guest is to be attested.
@@ -72,7 +86,7 @@ func (s *Sandbox) Attest(ctx context.Context, words []string) (*Attestation, err
 	defer client.Close() //nolint:errcheck // only read from
 	r, raw, err := client.Report(ctx, nonce, s.cfg.Probes)
 	if err != nil {
-		return nil, fmt.Errorf("ask the guest what it is: %w", err)
+		return nil, fmt.Errorf("ask the guest what it is: %w", bounded(err))
 	}
 	traceGuest(s.boot, s.progress.start, Merge(s.Timeline(), r.Timeline))
 	files, err := s.files()

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/katabuild/katabuild/internal/agentapi"
+	"github.com/katabuild/katabuild/internal/printable"
 	"github.com/katabuild/katabuild/internal/verdict"
 	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/guest"
@@ -310,7 +311,7 @@ func (s *Sandbox) awaitReady(l net.Listener) {
 			s.serves()
 			return
 		}
-		s.log.Warn("guest said something else than ready", "said", console.Clean(line), "err", err)
+		s.log.Warn("guest said something else than ready", "said", printable.Clean(line), "err", err)
 	}
 }
 

@@ -215,12 +215,14 @@ func (p *fakeProcess) Close() error      { return nil }
 type listener struct {
 	mu     sync.Mutex
 	topics []string // guarded by mu
+	bodies []string // the events themselves, guarded by mu
 }
 
 func (c *listener) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.topics = append(c.topics, r.Envelope.Topic)
+	c.bodies = append(c.bodies, string(r.Envelope.Event.GetValue()))
 	return &emptypb.Empty{}, nil
 }
 
@@ -376,6 +378,34 @@ func TestContainerdHearsOfExhaustedMemory(t *testing.T) {
 	_, g, heard := faked(t)
 	g.starved <- "c"
 	heard.hears(t, events.OOM)
+}
+
+// A guest's word about other pods' containers goes no further, and a flood of events is taken slowly.
+func TestAGuestTellsExhaustedMemoryOfItsOwnContainersAlone(t *testing.T) {
+	h, g, heard := faked(t)
+	var log strings.Builder
+	h.log = slog.New(slog.NewTextHandler(&log, nil))
+	begun := time.Now()
+	const lies = 5
+	for range lies {
+		g.starved <- "another-pods\x1b[2J"
+	}
+	g.starved <- "c"
+	heard.hears(t, events.OOM)
+	if took := time.Since(begun); took < lies*starvedEvery {
+		t.Errorf("%d events were taken in %s", lies+1, took)
+	}
+	g.end()
+	heard.mu.Lock()
+	defer heard.mu.Unlock()
+	for i, b := range heard.bodies {
+		if heard.topics[i] == events.OOM && strings.Contains(b, "another") {
+			t.Errorf("containerd hears of %q", b)
+		}
+	}
+	if n := strings.Count(log.String(), "does not have"); n != 1 || strings.Contains(log.String(), "\x1b") {
+		t.Errorf("the log says it %d times: %q", n, log.String())
+	}
 }
 
 func TestWhatCannotBeDeletedIsForgottenAllTheSame(t *testing.T) {

@@ -850,8 +850,14 @@ func (s *Service) Close() error {
 	return err
 }
 
-// watchOOM tells containerd of containers that met their memory limits.
+// starvedEvery is the least time between two events of exhausted memory: a guest that tells more is asked later, so
+// that its events do not fill the queue in which ends of processes wait.
+const starvedEvery = 100 * time.Millisecond
+
+// watchOOM tells containerd of containers that met their memory limits. The guest says which: only those of this pod
+// are believed, as containerd would mark another pod's container with such an event.
 func (s *Service) watchOOM(p guest) {
+	told := false
 	for {
 		id, err := p.OOM(context.Background())
 		if err != nil {
@@ -860,7 +866,17 @@ func (s *Service) watchOOM(p guest) {
 			}
 			return
 		}
-		s.events.Send(events.OOM, &eventtypes.TaskOOM{ContainerID: id})
+		if _, err := s.task(id); err == nil {
+			s.events.Send(events.OOM, &eventtypes.TaskOOM{ContainerID: id})
+		} else if !told {
+			told = true
+			s.log.Warn("the guest tells exhausted memory of a container that this pod does not have", "container",
+				fmt.Sprintf("%.80q", id))
+		}
+		select {
+		case <-time.After(starvedEvery):
+		case <-p.Done():
+		}
 	}
 }
 

@@ -7,8 +7,10 @@
 package stats
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
@@ -31,8 +33,44 @@ type Usage struct {
 	r *katapb.StatsContainerResponse
 }
 
-// Of is the usage in an agent's answer.
-func Of(r *katapb.StatsContainerResponse) Usage { return Usage{r} }
+// Bounds of what is taken of an agent's answer, which is a guest's word.
+const (
+	maxEntries = 256 // network interfaces, entries of block devices and sizes of huge pages, of each
+	maxCPUs    = 512 // numbers of single processors
+	maxName    = 64  // bytes of a name
+)
+
+// Of is the usage in an agent's answer. Of lists that are too long the beginning is taken; what has a name that is too
+// long or has characters other than visible ASCII ones is left out.
+func Of(r *katapb.StatsContainerResponse) Usage {
+	if b := r.GetCgroupStats().GetBlkioStats(); b != nil {
+		op := func(e *katapb.BlkioStatsEntry) string { return e.GetOp() }
+		b.IoServiceBytesRecursive = first(b.GetIoServiceBytesRecursive(), op)
+		b.IoServicedRecursive = first(b.GetIoServicedRecursive(), op)
+	}
+	if u := r.GetCgroupStats().GetCpuStats().GetCpuUsage(); u != nil {
+		u.PercpuUsage = u.GetPercpuUsage()[:min(len(u.GetPercpuUsage()), maxCPUs)]
+	}
+	if c := r.GetCgroupStats(); c != nil {
+		sizes := first(slices.Sorted(maps.Keys(c.GetHugetlbStats())), func(s string) string { return s })
+		maps.DeleteFunc(c.GetHugetlbStats(), func(s string, _ *katapb.HugetlbStats) bool {
+			return !slices.Contains(sizes, s)
+		})
+	}
+	if r != nil {
+		r.NetworkStats = first(r.GetNetworkStats(), func(n *katapb.NetworkStats) string { return n.GetName() })
+	}
+	return Usage{r}
+}
+
+// first is the first maxEntries of a list whose names are good.
+func first[E any](list []E, name func(E) string) []E {
+	list = slices.DeleteFunc(list, func(e E) bool {
+		n := name(e)
+		return len(n) > maxName || strings.ContainsFunc(n, func(r rune) bool { return r <= ' ' || r > '~' })
+	})
+	return list[:min(len(list), maxEntries)]
+}
 
 // Metrics packs it in the form of the host's version of control groups.
 func (u Usage) Metrics() (*anypb.Any, error) { return u.metrics(hostHasV2("/sys/fs/cgroup")) }

@@ -1,6 +1,8 @@
 package stats
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
@@ -52,5 +54,41 @@ func TestStatisticsHaveTheHostsForm(t *testing.T) {
 		two.Memory.Anon != 60 || two.Memory.InactiveFile != 8 ||
 		two.Io.Usage[0].Rbytes != 11 || two.Io.Usage[0].Wbytes != 12 || two.MemoryEvents.OomKill != 1 {
 		t.Errorf("%v", &two)
+	}
+}
+
+// An answer has up to 4 MiB: what of it goes to containerd, and on to whoever asks that, is bounded.
+func TestAGuestsNumbersAreBounded(t *testing.T) {
+	r := &katapb.StatsContainerResponse{CgroupStats: &katapb.CgroupStats{
+		CpuStats:     &katapb.CpuStats{CpuUsage: &katapb.CpuUsage{PercpuUsage: make([]uint64, 100_000)}},
+		HugetlbStats: map[string]*katapb.HugetlbStats{"2MB": {Usage: 1}, "\x1b[2J": {Usage: 2}},
+		BlkioStats:   &katapb.BlkioStats{},
+	}}
+	for i := range 10_000 {
+		r.NetworkStats = append(r.NetworkStats, &katapb.NetworkStats{Name: fmt.Sprint("eth", i)},
+			&katapb.NetworkStats{Name: "a\nb"}, &katapb.NetworkStats{Name: strings.Repeat("x", 1000)})
+		b := r.CgroupStats.BlkioStats
+		e := &katapb.BlkioStatsEntry{Major: uint64(i), Op: "read"}
+		b.IoServiceBytesRecursive = append(b.IoServiceBytesRecursive, e)
+		b.IoServicedRecursive = append(b.IoServicedRecursive, e)
+		r.CgroupStats.HugetlbStats[fmt.Sprint(i, "kB")] = &katapb.HugetlbStats{}
+	}
+	u := Of(r)
+	for _, version2 := range []bool{false, true} {
+		a, err := u.metrics(version2)
+		if err != nil || len(a.Value) > 64<<10 {
+			t.Errorf("%d bytes, %v", len(a.GetValue()), err)
+		}
+	}
+	one, two := metricsV1(u.r), metricsV2(u.r)
+	if len(one.Network) != maxEntries || one.Network[1].Name != "eth1" || len(one.CPU.Usage.PerCPU) != maxCPUs ||
+		len(two.Hugetlb) != maxEntries || len(two.Io.Usage) != maxEntries {
+		t.Errorf("%d interfaces, %d processors, %d sizes of pages, %d devices", len(one.Network),
+			len(one.CPU.Usage.PerCPU), len(two.Hugetlb), len(two.Io.Usage))
+	}
+	for _, empty := range []*katapb.StatsContainerResponse{nil, {}, {CgroupStats: &katapb.CgroupStats{}}} {
+		if _, err := Of(empty).metrics(true); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/katabuild/katabuild/internal/printable"
 	"github.com/katabuild/katabuild/runtime/child"
-	"github.com/katabuild/katabuild/runtime/console"
 	"github.com/katabuild/katabuild/runtime/hypervisor/qemu/qmp"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/vsock"
@@ -284,7 +284,7 @@ func (v *VM) shutdownReason() string {
 			case e := <-c.Events():
 				var data struct{ Reason string }
 				if e.Name == "SHUTDOWN" && json.Unmarshal(e.Data, &data) == nil {
-					return console.Clean([]byte(data.Reason))
+					return printable.Clean([]byte(data.Reason))
 				}
 			default:
 				return ""

@@ -15,12 +15,11 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/katabuild/katabuild/runtime/console"
+	"github.com/katabuild/katabuild/internal/printable"
 )
 
 // Bounds of answers.
@@ -118,12 +117,7 @@ func (c *Client) Do(ctx context.Context, r Request) ([]byte, error) {
 }
 
 // Clean is what is shown of what a hypervisor says: one line, without control characters, and not too long.
-func Clean(s string) string {
-	if len(s) > maxFault {
-		s = s[:maxFault] + "..."
-	}
-	return strings.Join(strings.Fields(console.Clean([]byte(s))), " ")
-}
+func Clean(s string) string { return printable.Words(s, maxFault) }
 
 // carrier is a connection whose first bytes have files with them.
 type carrier struct {

@@ -108,3 +108,44 @@ func TestTheJSONIsOTLPs(t *testing.T) {
 		t.Error(err, d.ResourceSpans)
 	}
 }
+
+// Names of spans are a guest's words: in a picture they are text, whatever they hold.
+func TestNamesAreText(t *testing.T) {
+	b := sample()
+	const evil = `</text><script>alert(1)</script>" onload="x`
+	b[1].Spans[0].Name = evil
+	b[1].Spans[0].Attributes = []spans.Attribute{{Key: evil, Value: "\x1b[2J\x00" + evil}}
+	p, err := New(b, trace.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for d := xml.NewDecoder(strings.NewReader(p.SVG())); ; {
+		tok, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch e := tok.(type) {
+		case xml.StartElement:
+			if e.Name.Local == "script" {
+				t.Error("the picture has a script")
+			}
+			for _, a := range e.Attr {
+				if a.Name.Local == "onload" {
+					t.Error("the picture has a handler")
+				}
+			}
+		case xml.CharData:
+			text.Write(e)
+		}
+	}
+	if !strings.Contains(text.String(), "<script>") {
+		t.Error("the name is not shown")
+	}
+	if strings.ContainsAny(p.Text(), "\x1b\x00") || strings.ContainsAny(p.SVG(), "\x1b\x00") {
+		t.Error("a terminal would act on it")
+	}
+}
