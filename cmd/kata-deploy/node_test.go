@@ -552,6 +552,28 @@ func TestRestartsAsAskedFor(t *testing.T) {
 	}
 }
 
+func TestPodsAreMadeByWhomTheDaemonSays(t *testing.T) {
+	t.Parallel()
+	if !testenv.Inside(t, 0) {
+		return
+	}
+	a, host, release := newAPI(t), newHost(t), newRelease(t, "1.0.0", nil)
+	const main, word = "etc/containerd/config.toml", `sandboxer = "shim"`
+	write(t, filepath.Join(host, main), "version = 3\n")
+	told := func() bool { return strings.Contains(text(t, filepath.Join(host, main)), word) }
+	d := start(t, a, host, "--release", release, "--sandboxer", "shim")
+	d.ready("installed 1.0.0")
+	if !told() {
+		t.Error("containerd does not hear that the shim makes pods")
+	}
+	d.stop(a, host)
+	d = start(t, a, host, "--release", release)
+	d.until("containerd hears it no more", func() bool { return !told() })
+	if !strings.Contains(text(t, filepath.Join(host, main)), "runtimes.kata]") {
+		t.Error("containerd hears nothing of the runtime")
+	}
+}
+
 func TestARuntimeThatDidNotStartAnewIsNotReady(t *testing.T) {
 	t.Parallel()
 	if !testenv.Inside(t, 0) {

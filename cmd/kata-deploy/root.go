@@ -113,6 +113,8 @@ Without --policy only a folder is taken, such as one in this image: whoever vouc
 		strings.Join(node.Distributions(), ", "))
 	f.StringVar(&o.ContainerdConfig, "containerd-config", "", "containerd's main `file` on the host, where it is not "+
 		"the distribution's own")
+	f.StringVar(&o.Sandboxer, "sandboxer", "", "how containerd 2 makes pods: podsandbox, with a first container, or "+
+		"shim, by the shim's sandbox service (default podsandbox)")
 	f.StringVar(&o.Suffix, "suffix", "", "tells installations on one host apart: each has its own prefix, names and "+
 		"labels")
 	f.StringVar(&o.Handler, "handler", o.Handler, "name of the runtime for Kubernetes; the suffix is put behind it")
