@@ -143,6 +143,7 @@ type Runtime struct {
 	CreateContainerTimeout    time.Duration // for one container, in a guest that is ready
 	InternetworkingModel      string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
 	DisableNewNetns           bool          // no network namespace is made; only with NetworkNone
+	DANConf                   string        // folder of the files of directly attachable networks; empty is none
 	DisableGuestSeccomp       bool          // containers' seccomp profiles are not sent to the guest
 	// regular expressions for the whole name behind io.katacontainers.config.runtime.
 	EnableAnnotations []string
@@ -214,6 +215,7 @@ func Default() Config {
 			Attestation:            Enforce,
 			CreateContainerTimeout: 60 * time.Second,
 			InternetworkingModel:   NetworkTC,
+			DANConf:                "/run/kata-containers/dans", // Kata's
 		},
 		Factory: Factory{TemplatePath: "/run/katabuild-templates",
 			VMCacheEndpoint: "/run/katabuild-pool/cache.sock"},

@@ -243,6 +243,7 @@ enable_pprof = true
 create_container_timeout = 90
 internetworking_model = "none"
 disable_new_netns = true
+dan_conf = "/run/dans"
 disable_guest_seccomp = true
 sandbox_bind_mounts = ["/etc/company:ro"]
 enable_tracing = true
@@ -285,6 +286,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true, EnablePprof: true,
 			CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkNone,
 			DisableNewNetns:     true,
+			DANConf:             "/run/dans",
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
 			EnableTracing: true, OTLPEndpoint: "http://localhost:4318",
 			EnableAnnotations: []string{"create_container_timeout"},

@@ -97,8 +97,6 @@ var idles = []idle{
 	{sectionRuntime, []string{"name", "hypervisor_name", "agent_name"},
 		"there is one runtime and one agent, and the hypervisor is the one whose table is there", ""},
 	{sectionRuntime, []string{"log_level"}, "enable_debug says it", ""},
-	{sectionRuntime, []string{"dan_conf"},
-		"the runtime uses the network namespace that it is given", ""},
 	{sectionRuntime, []string{"guest_selinux_label"}, "the guests have no SELinux", `""`},
 	{sectionRuntime, []string{"enable_vcpus_pinning", "sandbox_cgroup_only"},
 		"the machine stays in the cgroup it was started in", ""},

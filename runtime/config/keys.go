@@ -388,6 +388,13 @@ var otherKeys = []key{
 		},
 	},
 	{
+		section: sectionRuntime, name: "dan_conf",
+		doc: "Folder of directly attachable networks: where it has a file POD.json, the interfaces of that are the " +
+			"pod's, and no others;\ndocs/formats/dan.md. Empty: such files are not looked for.",
+		field: func(c *Config) value { return plainText(&c.Runtime.DANConf) },
+		check: func(c *Config) error { return absolute(c.Runtime.DANConf) },
+	},
+	{
 		section: sectionRuntime, name: "disable_guest_seccomp", pod: true,
 		doc: "Do not send containers' seccomp profiles to the guest. Kata's default is true; here the agent needs " +
 			"no library for them.",

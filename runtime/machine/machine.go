@@ -106,6 +106,11 @@ type NIC struct {
 	MAC string   // 52:54:00:12:34:56
 	Tap *os.File // an open tap device; it stays the caller's
 	MTU int      // bytes, told to the guest; 0 says nothing
+	// Socket is the path of a socket on which a vhost-user back end listens, which moves the packets instead of a tap;
+	// a hypervisor that has no such interfaces says so.
+	Socket    string
+	Queues    int // pairs of queues of an interface with a Socket; 0 is one
+	QueueSize int // buffers of a queue; 0 is the hypervisor's own
 	// ByName gives the tap up, so that a hypervisor that opens taps by their names in its network namespace can have
 	// it, and returns its name. Tap is closed then. Nil: it cannot be had so.
 	ByName func() (string, error)

@@ -24,6 +24,9 @@ func (n *Network) Interfaces() []*katapb.Interface {
 
 // Interface is what the guest has to set up.
 func (e *Endpoint) Interface() *katapb.Interface {
+	if e.given != nil {
+		return e.given
+	}
 	i := &katapb.Interface{
 		Device: e.Name, Name: e.Name, Mtu: uint64(e.MTU), HwAddr: e.MAC, Type: e.link.Type(),
 		RawFlags: e.link.Attrs().RawFlags & unix.IFF_NOARP,

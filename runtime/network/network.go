@@ -52,10 +52,15 @@ type Endpoint struct {
 	Name string   // of the interface, in the namespace and in the guest
 	MAC  string   // of the guest's
 	MTU  int      // bytes
-	Tap  *os.File // for the virtual machine; closed by Detach
+	Tap  *os.File // for the virtual machine; closed by Detach. Nil where there is a Socket
 
-	tap        string // name of the tap
-	moved      bool   // its address and routes are the guest's, because of macvtap
+	Socket    string // of a vhost-user back end that moves the packets; empty is none
+	Queues    int    // pairs of queues of the interface; 0 is one
+	QueueSize int    // buffers of a queue; 0 is the hypervisor's own
+
+	given      *katapb.Interface // what the guest has to set up, of an interface that is attached directly; or nil
+	tap        string            // name of the tap
+	moved      bool              // its address and routes are the guest's, because of macvtap
 	kept       []netlink.Route
 	link       netlink.Link
 	addresses  []netlink.Addr
@@ -66,6 +71,9 @@ type Endpoint struct {
 // ByName has the tap stay when its file is closed, closes that, and returns the tap's name. Detach takes it away.
 func (e *Endpoint) ByName() (string, error) {
 	switch {
+	case e.given != nil:
+		return "", fmt.Errorf("the interface %s is attached directly (dan_conf), and its tap is not in the network "+
+			"namespace of the pod", e.Name)
 	case e.moved:
 		return "", fmt.Errorf("the interface %s is joined by macvtap, which has a file and no name; set "+
 			"internetworking_model = %q", e.Name, tcModel)
@@ -85,7 +93,8 @@ func (e *Endpoint) String() string { return e.Name + " " + e.tap }
 
 // Network is what was attached. Its methods may be called from several goroutines.
 type Network struct {
-	o Options
+	o      Options
+	direct bool // made by Direct
 
 	mu         sync.Mutex // guards what follows
 	endpoints  []*Endpoint
@@ -311,19 +320,24 @@ func (e *Endpoint) tc() error {
 	return redirect(tap, e.link)
 }
 
-// openTap makes a tap that exists as long as the file is open somewhere. Linux: Documentation/networking/tuntap.rst.
+// openTap makes a tap that exists as long as the file is open somewhere.
 func openTap(name string) (*os.File, error) {
+	return openTun(name, unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_VNET_HDR)
+}
+
+// openTun opens a tap, which is made where there is none of the name. Linux: Documentation/networking/tuntap.rst.
+func openTun(name string, flags uint16) (*os.File, error) {
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	r, err := unix.NewIfreq(name)
 	if err == nil {
-		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		r.SetUint16(flags)
 		err = unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, r)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make the tap %s: %w", name, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("open the tap %s: %w", name, err), f.Close())
 	}
 	return f, nil
 }
@@ -359,6 +373,9 @@ func (e *Endpoint) detach() error {
 	if e.Tap != nil {
 		errs = append(errs, e.Tap.Close())
 		e.Tap = nil
+	}
+	if e.given != nil { // the rest is that of whoever made it
+		return errors.Join(errs...)
 	}
 	errs = append(errs, clean(e.Name, e.tap))
 	if e.moved {
@@ -412,6 +429,13 @@ func (n *Network) Detach() error {
 	}
 	if len(list) == 0 {
 		return nil
+	}
+	if n.direct { // nothing of it is in the namespace
+		var errs []error
+		for _, e := range list {
+			errs = append(errs, e.detach())
+		}
+		return errors.Join(errs...)
 	}
 	err := inside(n.o.Netns, func() error {
 		var errs []error

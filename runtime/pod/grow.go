@@ -101,7 +101,7 @@ func (p *Pod) watchNetwork(ctx context.Context) {
 	err := p.net.Watch(ctx, func(e *network.Endpoint) error {
 		ctx, cancel := context.WithTimeout(ctx, agentlink.RequestTime)
 		defer cancel()
-		path, err := p.vm.PlugNIC(ctx, machine.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU, ByName: e.ByName})
+		path, err := p.vm.PlugNIC(ctx, nicOf(e))
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -36,6 +37,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/hypervisor"
 	"github.com/katabuild/katabuild/runtime/machine"
 	"github.com/katabuild/katabuild/runtime/network"
+	"github.com/katabuild/katabuild/runtime/network/dan"
 	"github.com/katabuild/katabuild/runtime/record"
 	"github.com/katabuild/katabuild/runtime/sandbox"
 	"github.com/katabuild/katabuild/runtime/share"
@@ -98,6 +100,7 @@ type Pod struct {
 	claims   *share.Claims // likewise, and where foreign locks are granted
 	fs       *share.Daemon
 	net      *network.Network // nil without a network
+	direct   bool             // its interfaces are not those of the network namespace
 	netns    *os.File         // the namespace, which QEMU is in too; nil where none could be made
 	stand    *thread.StandIn  // is in it; nil likewise
 	cgroup   cgroup.Group
@@ -230,7 +233,7 @@ func start(ctx context.Context, o Options) (made *Pod, err error) {
 		return nil, err
 	}
 	p.wg.Go(func() { p.watch(beside) })
-	if p.net != nil {
+	if p.net != nil && !p.direct { // which is whole
 		p.wg.Go(func() { p.watchNetwork(beside) })
 	}
 	p.orderTemplate(beside, o)
@@ -506,11 +509,15 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 	}
 	cfg.Netns = p.netns
 	model := p.cfg.Runtime.InternetworkingModel
-	if p.netns == nil || model == config.NetworkNone {
+	from, err := p.readDirect()
+	if err != nil {
+		return err
+	}
+	if from == nil && (p.netns == nil || model == config.NetworkNone) {
 		return nil
 	}
 	path := o.Netns
-	if path == "" { // it goes with its last process, and nothing of it is left to clean up
+	if path == "" && p.netns != nil { // it goes with its last process, and nothing of it is left to clean up
 		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.netns.Fd())
 	}
 	note := func(link string) error {
@@ -520,15 +527,43 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 	if p.cfg.Hypervisor == config.HypervisorQEMU { // the others bound their devices by themselves
 		to.RxRate, to.TxRate = p.cfg.VM.RxMaxRate, p.cfg.VM.TxMaxRate
 	}
-	n, err := network.Attach(ctx, to)
+	if from != nil {
+		p.net, err = network.Direct(to, from)
+	} else {
+		p.net, err = network.Attach(ctx, to)
+	}
 	if err != nil {
+		p.net = nil
 		return err
 	}
-	p.net = n
-	for _, e := range n.Endpoints() {
-		cfg.NICs = append(cfg.NICs, machine.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU, ByName: e.ByName})
+	for _, e := range p.net.Endpoints() {
+		cfg.NICs = append(cfg.NICs, nicOf(e))
 	}
 	return nil
+}
+
+// readDirect is the network that somebody has made on the host for this very pod, or nil: the guest has no other then.
+func (p *Pod) readDirect() (*dan.Network, error) {
+	if p.cfg.Runtime.DANConf == "" {
+		return nil, nil
+	}
+	path := dan.Path(p.cfg.Runtime.DANConf, p.id)
+	from, err := dan.Read(path, p.id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("directly attachable network: %w", err)
+	}
+	p.direct = true
+	p.log.Info("the guest has a directly attachable network", "file", path, "interfaces", len(from.Devices))
+	return from, nil
+}
+
+// nicOf is an interface as the machine gets it.
+func nicOf(e *network.Endpoint) machine.NIC {
+	return machine.NIC{MAC: e.MAC, Tap: e.Tap, MTU: e.MTU, Socket: e.Socket, Queues: e.Queues, QueueSize: e.QueueSize,
+		ByName: e.ByName}
 }
 
 // attest asks the guest what it is, and does what the configuration says when it is something else.
@@ -609,7 +644,7 @@ func (p *Pod) introduce(ctx context.Context, o Options) (err error) {
 		if err := p.configureNetwork(ctx); err != nil {
 			return p.plugging(err)
 		}
-		if p.link.Can.Forward {
+		if p.link.Can.Forward && p.netns != nil {
 			if err := p.net.Forward(p.dialLoopback); err != nil {
 				p.log.Warn("ports cannot be forwarded to the pod by localhost", "err", err)
 			}

@@ -297,6 +297,64 @@ func TestAGuestGetsTheInterfacesOfItsPodAlsoLaterOnes(t *testing.T) {
 	gone(t, o, h)
 }
 
+func TestAGuestGetsADirectlyAttachableNetworkAlone(t *testing.T) {
+	if !testenv.Inside(t, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS) {
+		return
+	}
+	testenv.Require(t, testenv.Device(testenv.TUN))
+	if err := netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tap7"},
+		Mode: netlink.TUNTAP_MODE_TAP}); err != nil {
+		t.Fatal(err)
+	}
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o, _ := networked(t, h, a, func() error { return veth("eth0", "10.88.0.5/16") })
+	o.Config.Runtime.DANConf = t.TempDir()
+	file := filepath.Join(o.Config.Runtime.DANConf, o.ID+".json")
+	const text = `{"netns": null, "devices": [{"name": "eth7", "guest_mac": "02:00:00:00:00:07",
+ "device": {"type": "host-tap", "tap_name": "tap7"},
+ "network_info": {"interface": {"ip_addresses": ["192.0.2.7/24"], "mtu": 1450}, "routes": [{"gateway": "192.0.2.1"}],
+ "neighbors": [{"ip_address": "192.0.2.1", "hardware_addr": "02:00:00:00:00:01"}]}}]}`
+	for _, model := range []string{config.NetworkTC, config.NetworkNone} {
+		o.Config.Runtime.InternetworkingModel = model
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p, err := Start(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vms := h.VMs()
+		nics := vms[len(vms)-1].Spec.NICs
+		if len(nics) != 1 || nics[0].MAC != "02:00:00:00:00:07" || nics[0].MTU != 1450 || nics[0].Tap == nil {
+			t.Errorf("interfaces %+v", nics)
+		}
+		for _, call := range []string{"UpdateInterface", "UpdateRoutes", "AddARPNeighbors"} {
+			if !slices.Contains(a.Calls(), call) {
+				t.Errorf("%s: no %s in %v", model, call, a.Calls())
+			}
+		}
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+		gone(t, o, h)
+		if _, err := netlink.LinkByName("tap7"); err != nil {
+			t.Error(err)
+		}
+	}
+	for says, text := range map[string]string{
+		"directly attachable network: " + file: `{"devices": 1}`,
+		"tap8: Link not found":                 strings.Replace(text, `"tap7"`, `"tap8"`, 1),
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want %q", err, says)
+		}
+		gone(t, o, h)
+	}
+}
+
 // in runs f in a network namespace.
 func in(path string, f func() error) error {
 	stand, err := thread.Stand(func() error {

@@ -74,6 +74,10 @@ func TestWhatCloudHypervisorCannotDoIsRefused(t *testing.T) {
 		},
 		"Cloud Hypervisor has no machine q35": func(s *machine.Spec) { s.Kind = "q35" },
 		"does not count instructions":         func(s *machine.Spec) { s.VirtualTime = true },
+		"the interface 02:00:00:00:00:01 has a vhost-user back end, which the runtime gives QEMU's": func(
+			s *machine.Spec) {
+			s.NICs = []machine.NIC{{MAC: "02:00:00:00:00:01", Socket: "/x"}}
+		},
 		`the folder /x by 9p, which Cloud Hypervisor does not have; set shared_fs = "virtio-fs"`: func(
 			s *machine.Spec) {
 			s.Shares = []machine.Share{{Path: "/x"}}

@@ -135,6 +135,12 @@ func (h Hypervisor) refuse(s machine.Spec) error {
 	case s.Jailer != "":
 		return fmt.Errorf("%s is not for Cloud Hypervisor", s.Jailer)
 	}
+	for _, n := range s.NICs {
+		if n.Socket != "" {
+			return fmt.Errorf("the interface %s has a vhost-user back end, which the runtime gives QEMU's machines "+
+				"alone%s", n.MAC, wayOut)
+		}
+	}
 	for _, f := range s.Shares {
 		if f.Socket == "" {
 			return fmt.Errorf("the folder %s by 9p, which %s does not have; set shared_fs = \"virtio-fs\"", f.Path,

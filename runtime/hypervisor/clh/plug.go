@@ -160,6 +160,9 @@ func (v *clhVM) remove(ctx context.Context, id string) error {
 
 // PlugNIC gives the running guest a network interface, whose tap goes along as an open file.
 func (v *clhVM) PlugNIC(ctx context.Context, n machine.NIC) (string, error) {
+	if n.Tap == nil {
+		return "", fmt.Errorf("plug in the interface %s: it has no tap", n.MAC)
+	}
 	v.plugging.Lock()
 	defer v.plugging.Unlock()
 	id, err := v.take("nic")

@@ -94,6 +94,37 @@ type NIC struct {
 	MAC   string // 52:54:00:12:34:56
 	TapFD int    // the tap device, as inherited file descriptor
 	MTU   int    // bytes, told to the guest; 0 says nothing
+	// VhostUser leads to a back end that moves the packets, instead of a tap.
+	VhostUser Channel
+	Queues    int // pairs of queues, with VhostUser; 0 is one
+	QueueSize int // buffers of a queue; 0 is QEMU's own
+}
+
+// device are the options of the interface's device that are not the same for all.
+func (n NIC) device() []option {
+	var out []option
+	add := func(name string, value any) { out = append(out, option{name, value}) }
+	if n.MTU > 0 && !n.VhostUser.Set() {
+		add("host_mtu", n.MTU)
+	}
+	if n.VhostUser.Set() && n.Queues > 1 {
+		// An interrupt for each queue, for the control queue and for changes of the configuration.
+		add("mq", "on")
+		add("vectors", 2*n.Queues+2)
+	}
+	if n.QueueSize > 0 {
+		add("rx_queue_size", n.QueueSize)
+		if n.VhostUser.Set() { // QEMU lets no other back end have more than 256: hw/net/virtio-net.c
+			add("tx_queue_size", n.QueueSize)
+		}
+	}
+	return out
+}
+
+// option is one of a device.
+type option struct {
+	name  string
+	value any
 }
 
 // Root ports are the places for devices that are plugged into a running machine with PCI Express. The first is function
@@ -303,6 +334,9 @@ func (c Config) sharesMemory() bool {
 	for _, f := range c.FileSystems {
 		shares = shares || f.VirtioFS.Set()
 	}
+	for _, n := range c.NICs {
+		shares = shares || n.VhostUser.Set()
+	}
 	return shares
 }
 
@@ -329,11 +363,20 @@ func (f FileSystem) args(i int, suffix string) []string {
 func (n NIC) args(i int, suffix string) []string {
 	id := fmt.Sprintf("nic%d", i)
 	device := fmt.Sprintf("virtio-net%s,netdev=%s,mac=%s", suffix, id, n.MAC)
-	if n.MTU > 0 {
-		device += fmt.Sprintf(",host_mtu=%d", n.MTU)
+	for _, o := range n.device() {
+		if o.name != "vectors" || suffix == "-pci" {
+			device += fmt.Sprintf(",%s=%v", o.name, o.value)
+		}
 	}
 	if suffix == "-pci" {
 		device += ",romfile="
+	}
+	if n.VhostUser.Set() {
+		netdev := fmt.Sprintf("vhost-user,id=%s,chardev=%s", id, id)
+		if n.Queues > 1 {
+			netdev += fmt.Sprintf(",queues=%d", n.Queues)
+		}
+		return []string{"-chardev", n.VhostUser.chardev(id), "-netdev", netdev, "-device", device}
 	}
 	return []string{"-netdev", fmt.Sprintf("tap,id=%s,fd=%d", id, n.TapFD), "-device", device}
 }

@@ -72,6 +72,15 @@ func TestArgv(t *testing.T) {
 			c.Machine, c.RNG, c.RootPorts = Q35, true, 9
 			c.NICs = []NIC{{MAC: "52:54:00:12:34:56", TapFD: 6, MTU: 1450}, {MAC: "52:54:00:12:34:57", TapFD: 7}}
 		},
+		"q35-vhost-user-nics": func(c *Config) {
+			c.Machine, c.Vsock = Q35, Vsock{}
+			c.NICs = []NIC{{MAC: "52:54:00:12:34:56", VhostUser: socket("/run/a,b.sock"), MTU: 1450, Queues: 4,
+				QueueSize: 1024}, {MAC: "52:54:00:12:34:57", VhostUser: inherited(7)},
+				{MAC: "52:54:00:12:34:58", TapFD: 8, MTU: 1450, QueueSize: 512}}
+		},
+		"microvm-vhost-user-nic": func(c *Config) {
+			c.NICs = []NIC{{MAC: "52:54:00:12:34:56", VhostUser: inherited(7), Queues: 2}}
+		},
 		"microvm-nic": func(c *Config) {
 			c.Vsock, c.NICs = Vsock{},
 				[]NIC{{MAC: "52:54:00:12:34:56", TapFD: 6}}

@@ -84,7 +84,13 @@ func (h Hypervisor) plan(s machine.Spec) (*Plan, error) {
 		c.FileSystems = append(c.FileSystems, fs)
 	}
 	for _, n := range s.NICs {
-		c.NICs = append(c.NICs, NIC{MAC: n.MAC, TapFD: int(n.Tap.Fd()), MTU: n.MTU})
+		nic := NIC{MAC: n.MAC, MTU: n.MTU, Queues: n.Queues, QueueSize: n.QueueSize}
+		if n.Socket != "" {
+			nic.VhostUser = socket(n.Socket)
+		} else {
+			nic.TapFD = int(n.Tap.Fd())
+		}
+		c.NICs = append(c.NICs, nic)
 	}
 	if c.CPUs < 1 || c.MemoryMiB < 1 {
 		return nil, fmt.Errorf("a machine with %d CPUs and %d MiB of memory", c.CPUs, c.MemoryMiB)

@@ -196,6 +196,14 @@ func handFiles(q *Config, s machine.Spec, o machine.Start, with *child.Inheritan
 	}
 	q.NICs = slices.Clone(q.NICs)
 	for i, n := range s.NICs {
+		if n.Socket != "" {
+			conn, err := connect(n.Socket) // which QEMU's user could not
+			if err != nil {
+				return fmt.Errorf("the back end of the interface %s: %w", n.MAC, err)
+			}
+			q.NICs[i].VhostUser = inherited(with.Add(conn))
+			continue
+		}
 		if q.NICs[i].TapFD, err = with.Lend(n.Tap); err != nil {
 			return err
 		}
