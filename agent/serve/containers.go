@@ -216,6 +216,7 @@ func (f *full) ExecProcess(ctx context.Context, r *katapb.ExecProcessRequest) (*
 	if p == nil || len(p.Args) == 0 || r.ExecId == "" {
 		return nil, status.Error(codes.InvalidArgument, "a process needs exec_id, process and arguments")
 	}
+	p.Env = f.s.Storage.GuestAddresses(p.Env)
 	stdio, err := f.s.Streams.take(ctx, r.StdinPort, r.StdoutPort, r.StderrPort)
 	if err != nil {
 		return nil, coded(err)

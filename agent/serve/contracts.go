@@ -99,6 +99,8 @@ type Storage interface {
 type mounts interface {
 	// Devices waits for devices and puts their numbers into a specification.
 	Devices(context.Context, []*katapb.Device, *specs.Spec) error
+	// GuestAddresses is an environment with the guest's addresses of PCI devices instead of the host's.
+	GuestAddresses(env []string) []string
 	// Add makes all of the mounts, or none.
 	Add(ctx context.Context, owner string, storages []*katapb.Storage) error
 	// Release takes the mounts of an owner away. One that has none is no error.

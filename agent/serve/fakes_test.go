@@ -193,6 +193,7 @@ func (s *fakeStorage) Release(owner string) error {
 	return s.call("release %s", owner)
 }
 
+func (s *fakeStorage) GuestAddresses(env []string) []string    { return env }
 func (s *fakeStorage) Close() error                            { return s.call("close storage") }
 func (s *fakeStorage) Handlers() []string                      { return []string{"blk"} }
 func (s *fakeStorage) DeviceHandlers() []string                { return []string{"vfio"} }

@@ -2,30 +2,22 @@ package storage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/katabuild/katabuild/agent/devmapper"
 	"github.com/katabuild/katabuild/agent/storage/disk"
 	"github.com/katabuild/katabuild/agent/storage/place"
-	"github.com/katabuild/katabuild/agent/uevent"
-	"github.com/katabuild/katabuild/agent/uevent/pcipath"
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
 )
 
-// vfioKernel is the type of a device that the guest's own driver serves; its options are HOST=PATH, with a PCI path of
-// the guest.
-const vfioKernel = "vfio-pci-gk"
-
 // DeviceHandlers are the types of devices, sorted: GetGuestDetails tells the host.
 func (m *Manager) DeviceHandlers() []string {
-	names := append(disk.Drivers(), vfioKernel)
+	names := append(disk.Drivers(), vfioKernel, vfioContainer)
 	slices.Sort(names)
 	return names
 }
@@ -34,6 +26,7 @@ func (m *Manager) DeviceHandlers() []string {
 type change struct {
 	path string // in the container
 	to   devmapper.Device
+	as   string // the path in the container from here on; empty is the same
 }
 
 // Devices waits for the devices of a container, and writes their numbers in this guest into the spec: of the device
@@ -47,9 +40,13 @@ func (m *Manager) Devices(ctx context.Context, devices []*katapb.Device, spec *s
 		case d.GetId() == "" && d.GetVmPath() == "":
 			return fmt.Errorf("device for %q: want an id or a path", d.GetContainerPath())
 		}
-		if d.Type == vfioKernel {
-			if err := m.waitVFIO(ctx, d); err != nil {
+		if d.Type == vfioKernel || d.Type == vfioContainer {
+			c, err := m.passed(ctx, d)
+			if err != nil {
 				return fmt.Errorf("device %s: %w", d.Id, err)
+			}
+			if c != nil {
+				changes = append(changes, *c)
 			}
 			continue
 		}
@@ -64,8 +61,11 @@ func (m *Manager) Devices(ctx context.Context, devices []*katapb.Device, spec *s
 			return err
 		}
 		if d.ContainerPath != "" {
-			changes = append(changes, change{d.ContainerPath, found.Number})
+			changes = append(changes, change{path: d.ContainerPath, to: found.Number})
 		}
+	}
+	if spec != nil && spec.Process != nil {
+		spec.Process.Env = m.GuestAddresses(spec.Process.Env)
 	}
 	return rewrite(spec, changes)
 }
@@ -78,40 +78,6 @@ func sourceOf(d *katapb.Device) string {
 		return d.VmPath
 	}
 	return d.Id
-}
-
-// waitVFIO waits for the PCI devices themselves: what their drivers make of them is known only to their users.
-func (m *Manager) waitVFIO(ctx context.Context, d *katapb.Device) error {
-	if len(d.Options) == 0 {
-		return fmt.Errorf("type %s: the options name no device", d.Type)
-	}
-	for _, o := range d.Options {
-		_, path, ok := strings.Cut(o, "=")
-		if !ok {
-			return fmt.Errorf("option %q: want HOST=PATH", o)
-		}
-		p, err := pcipath.Parse(path)
-		if err != nil {
-			return err
-		}
-		look := func() (string, error) {
-			dir, err := p.Find(m.c.Root)
-			if errors.Is(err, pcipath.ErrNotFound) {
-				return "", nil
-			}
-			return dir, err
-		}
-		if m.c.Devices == nil {
-			if _, err := p.Find(m.c.Root); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, err := m.c.Devices.Wait(ctx, uevent.Match{What: "the PCI device " + p.String(), Look: look}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // rewrite changes numbers in a spec. A number may be one device's on the host and another's here, so all are found
@@ -128,7 +94,7 @@ func rewrite(spec *specs.Spec, changes []change) error {
 		major, minor int64
 	}
 	moved := map[number]devmapper.Device{}
-	at := map[int]devmapper.Device{} // by index in the spec's devices
+	at := map[int]change{} // by index in the spec's devices
 	for _, c := range changes {
 		i := slices.IndexFunc(spec.Linux.Devices, func(d specs.LinuxDevice) bool { return d.Path == c.path })
 		if i < 0 {
@@ -141,10 +107,13 @@ func rewrite(spec *specs.Spec, changes []change) error {
 				d.Minor, before)
 		}
 		moved[from] = c.to
-		at[i] = c.to
+		at[i] = c
 	}
-	for i, to := range at {
-		spec.Linux.Devices[i].Major, spec.Linux.Devices[i].Minor = int64(to.Major), int64(to.Minor)
+	for i, c := range at {
+		spec.Linux.Devices[i].Major, spec.Linux.Devices[i].Minor = int64(c.to.Major), int64(c.to.Minor)
+		if c.as != "" {
+			spec.Linux.Devices[i].Path = c.as
+		}
 	}
 	if spec.Linux.Resources == nil {
 		return nil

@@ -66,6 +66,8 @@ type Manager struct {
 
 	mu     sync.Mutex
 	points map[string]*point // guarded by mu; by mount point
+	// addresses are where the guest has PCI devices of the host: guarded by mu; by the host's addresses.
+	addresses map[string]string
 
 	incoming incoming.Files
 	huge     sync.Mutex // held while the kernel reserves huge pages

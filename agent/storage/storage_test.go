@@ -511,8 +511,8 @@ func TestASpecGetsTheNumbersOfThisGuest(t *testing.T) {
 		}},
 	}}
 	// The first device gets the number that the second had on the host.
-	err := rewrite(spec, []change{{"/dev/a", devmapper.Device{Major: 8, Minor: 16}},
-		{"/dev/b", devmapper.Device{Major: 8, Minor: 32}}})
+	err := rewrite(spec, []change{{path: "/dev/a", to: devmapper.Device{Major: 8, Minor: 16}},
+		{path: "/dev/b", to: devmapper.Device{Major: 8, Minor: 32}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -529,7 +529,7 @@ func TestASpecGetsTheNumbersOfThisGuest(t *testing.T) {
 	if strings.Join(got, ", ") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, ", "), want)
 	}
-	if err := rewrite(spec, []change{{"/dev/none", devmapper.Device{}}}); err == nil {
+	if err := rewrite(spec, []change{{path: "/dev/none"}}); err == nil {
 		t.Error("a device that the specification lacks is no error")
 	}
 }

@@ -64,7 +64,10 @@ type (
 		SharedFS          string
 		VirtioFSDaemon    string
 		Msize9p           int
+		HotPlugVFIO       string
+		ColdPlugVFIO      string
 		PCIeRootPort      int
+		PCIeSwitchPort    int
 		Debug             bool
 		Acceleration      string // ours: what would execute the guest, and why
 	}
@@ -230,6 +233,7 @@ func (a *app) environment(ctx context.Context) environment {
 		EntropySource:  "/dev/urandom",
 		SharedFS:       cfg.VM.SharedFS,
 		VirtioFSDaemon: cfg.VM.VirtioFSDaemon, Msize9p: cfg.VM.Msize9P, PCIeRootPort: cfg.VM.PCIeRootPorts,
+		HotPlugVFIO: cfg.VM.HotPlugVFIO, ColdPlugVFIO: cfg.VM.ColdPlugVFIO, PCIeSwitchPort: cfg.VM.PCIeSwitchPorts,
 		Debug: cfg.VM.EnableDebug, Acceleration: choice.Reason,
 	}
 	if g != nil {

@@ -221,8 +221,8 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 			"optional memory: 4096 MiB are available, fewer than the 5000", "", true},
 		"a plain user": {"", func(h *fake) { h.system.UID = 1000 },
 			"optional user: user 1000, not root", "run it as root", true},
-		"a warning of the configuration": {"enable_iommu = true\n", func(*fake) {},
-			"optional configuration: c.toml:3:1: hypervisor.qemu.enable_iommu has no effect", "", true},
+		"a warning of the configuration": {"enable_hugepages = true\n", func(*fake) {},
+			"optional configuration: c.toml:3:1: hypervisor.qemu.enable_hugepages has no effect", "", true},
 		"an extension that is not there": {"[[hypervisor.qemu.guest_extension_images]]\nname = \"gpu\"\npath = " +
 			"\"/no/such\"\n", func(*fake) {}, "missing extension gpu:", "guest_extension_images", false},
 	} {

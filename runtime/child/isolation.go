@@ -29,8 +29,11 @@ type Isolation struct {
 	Why string
 	// Folder is one that the program reads and writes, with all that is mounted in it now and later; empty is none.
 	Folder string
-	// Devices are files that it opens by path, beside /dev/null and the like. The program gets the group of each.
+	// Devices are files that it opens by path, beside /dev/null and the like, or folders of such. The program gets the
+	// group of each.
 	Devices []string
+	// ReadOnly are other folders whose files it reads by path.
+	ReadOnly []string
 }
 
 // FirstUser is the first of the users and groups that isolated programs have: the number is FirstUser and the number of
@@ -214,7 +217,7 @@ func (w *Isolation) fill(program string) error {
 			trees = append(trees, filepath.Join(filepath.Dir(dir), beside))
 		}
 	}
-	for _, t := range append(trees, extras...) {
+	for _, t := range slices.Concat(trees, extras, w.ReadOnly) {
 		if err := readOnly(t); err != nil {
 			return err
 		}

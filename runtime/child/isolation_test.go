@@ -264,3 +264,17 @@ func TestAProgramThatOthersMayNotRunStaysRootWithoutCapabilities(t *testing.T) {
 		}
 	}
 }
+
+func TestAFolderCanBeSeenToRead(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755), // which others may enter
+		os.WriteFile(filepath.Join(dir, "word"), []byte("seen\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	_, got := behind(t, &Isolation{ReadOnly: []string{dir, "/no/such/folder"}},
+		fmt.Sprintf("read word <%s/word; echo $word; echo x >%s/new && echo written", dir, dir))
+	if !strings.HasPrefix(got, "seen\n") || strings.Contains(got, "written") ||
+		!strings.Contains(got, "Read-only file system") {
+		t.Errorf("%q", got)
+	}
+}

@@ -72,6 +72,12 @@ type VM struct {
 	PCIeRootPorts            int      // places for disks that are plugged in later; machine q35 only
 	GuestHookPath            string   // folder in the guest with hooks; empty is none
 
+	ColdPlugVFIO    string // where devices of the host are from the start: PortNone, PortRoot or PortSwitch
+	HotPlugVFIO     string // where they are plugged in later, likewise; one of the two is PortNone
+	PCIeSwitchPorts int    // places of the switch, with PortSwitch
+	EnableIOMMU     bool   // the guest has an IOMMU
+	IOMMUPlatform   bool   // which the hypervisor's own devices use
+
 	DisableSeccomp   bool     // of Cloud Hypervisor
 	JailerPath       string   // Firecracker's jailer; empty is none
 	ValidJailerPaths []string // patterns of the jailers that an annotation may choose
@@ -143,6 +149,7 @@ type Runtime struct {
 	CreateContainerTimeout    time.Duration // for one container, in a guest that is ready
 	InternetworkingModel      string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
 	DisableNewNetns           bool          // no network namespace is made; only with NetworkNone
+	VFIOMode                  string        // VFIOGuestKernel or VFIOContainer; never empty
 	DANConf                   string        // folder of the files of directly attachable networks; empty is none
 	DisableGuestSeccomp       bool          // containers' seccomp profiles are not sent to the guest
 	// regular expressions for the whole name behind io.katacontainers.config.runtime.
@@ -163,6 +170,20 @@ type Factory struct {
 	VMCacheCPU        int    // per cent of one processor that starting them may take in the long run; 0: no bound
 	VMCacheEndpoint   string // its socket; never empty
 }
+
+// Where devices of the host are plugged in.
+const (
+	PortNone   = "no-port"
+	PortRoot   = "root-port"
+	PortSwitch = "switch-port"
+	portBridge = "bridge-port" // of Kata's, and none here
+)
+
+// What VFIOMode may be.
+const (
+	VFIOGuestKernel = "guest-kernel" // the guest's own driver has the device
+	VFIOContainer   = "vfio"         // the container has it, by VFIO within the guest
+)
 
 // What InternetworkingModel may be.
 const (
@@ -208,13 +229,16 @@ func Default() Config {
 			ForeignLocks:  LocksRefused,
 			Msize9P:       512 << 10, // Kata has 8 KiB; the kernel's own default is 128 KiB, and more is faster
 			PCIeRootPorts: 8,         // one slot of the bus
-			MemorySlots:   10,        // as Kata's
+			ColdPlugVFIO:  PortNone,
+			HotPlugVFIO:   PortNone,
+			MemorySlots:   10, // as Kata's
 		},
 		Agent: Agent{DialTimeout: 60 * time.Second}, // as runtime/sandbox.DefaultTimeout: TCG is slow
 		Runtime: Runtime{
 			Attestation:            Enforce,
 			CreateContainerTimeout: 60 * time.Second,
 			InternetworkingModel:   NetworkTC,
+			VFIOMode:               VFIOGuestKernel,
 			DANConf:                "/run/kata-containers/dans", // Kata's
 		},
 		Factory: Factory{TemplatePath: "/run/katabuild-templates",
@@ -267,6 +291,9 @@ func (c *Config) Words() []string {
 	var out []string
 	for _, p := range c.VM.KernelParams {
 		out = append(out, splitWords(string(p))...)
+	}
+	if c.VM.EnableIOMMU { // as Kata; other architectures use theirs unasked
+		out = append(out, "intel_iommu=on", "iommu=pt")
 	}
 	if c.Agent.EnableDebug {
 		out = append(out, "agent.log=debug")

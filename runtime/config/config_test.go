@@ -217,6 +217,11 @@ virtio_fs_extra_args = ["--thread-pool-size=1"]
 foreign_locks = "grant"
 msize_9p = 8192
 pcie_root_port = 2
+cold_plug_vfio = "switch-port"
+hot_plug_vfio = "no-port"
+pcie_switch_port = 4
+enable_iommu = true
+enable_iommu_platform = true
 guest_hook_path = "/hooks"
 [[hypervisor.qemu.guest_extension_images]]
 name = "tools"
@@ -243,6 +248,7 @@ enable_pprof = true
 create_container_timeout = 90
 internetworking_model = "none"
 disable_new_netns = true
+vfio_mode = "vfio"
 dan_conf = "/run/dans"
 disable_guest_seccomp = true
 sandbox_bind_mounts = ["/etc/company:ro"]
@@ -276,7 +282,8 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			SharedFS:   Shared9P, VirtioFSDaemon: "/opt/virtiofsd",
 			ValidVirtioFSDaemonPaths: []string{"/opt/virtio*"}, VirtioFSCache: "never",
 			VirtioFSExtraArgs: []string{"--thread-pool-size=1"}, ForeignLocks: LocksGranted, Msize9P: 8192,
-			PCIeRootPorts: 2, GuestHookPath: "/hooks", RxMaxRate: 8000000, TxMaxRate: 4000000,
+			PCIeRootPorts: 2, ColdPlugVFIO: PortSwitch, HotPlugVFIO: PortNone, PCIeSwitchPorts: 4, EnableIOMMU: true,
+			IOMMUPlatform: true, GuestHookPath: "/hooks", RxMaxRate: 8000000, TxMaxRate: 4000000,
 		},
 		Agent: Agent{EnableDebug: true, DebugConsoleEnabled: true, ContainerPipeSize: 65536, EnableTracing: true,
 			Policy:            "cGFja2FnZQ==",
@@ -286,6 +293,7 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 			Attestation: Warn, StaticSandboxResourceMgmt: true, EnableDebug: true, EnablePprof: true,
 			CreateContainerTimeout: 90 * time.Second, InternetworkingModel: NetworkNone,
 			DisableNewNetns:     true,
+			VFIOMode:            VFIOContainer,
 			DANConf:             "/run/dans",
 			DisableGuestSeccomp: true, SandboxBindMounts: []string{"/etc/company:ro"},
 			EnableTracing: true, OTLPEndpoint: "http://localhost:4318",
@@ -297,8 +305,9 @@ func TestEveryKeyReachesItsField(t *testing.T) {
 	if !reflect.DeepEqual(l.Config, want) {
 		t.Errorf("got  %+v\nwant %+v", l.Config, want)
 	}
-	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "agent.log=debug",
-		"agent.debug_console", "agent.debug_console_vport=1026", "agent.trace", "agent.container_pipe_size=65536"}) {
+	if words := l.Config.Words(); !slices.Equal(words, []string{"quiet", `a="b  c"`, "intel_iommu=on",
+		"iommu=pt", "agent.log=debug", "agent.debug_console", "agent.debug_console_vport=1026", "agent.trace",
+		"agent.container_pipe_size=65536"}) {
 		t.Errorf("words %q", words)
 	}
 	settings, err := l.Settings()
@@ -643,10 +652,36 @@ func TestKatasOwnDefaultsAreAccepted(t *testing.T) {
 	}
 }
 
+func TestDevicesOfTheHostComeInOneWay(t *testing.T) {
+	const plug = "[hypervisor.qemu]\ncold_plug_vfio = %q\nhot_plug_vfio = %q\n"
+	for _, c := range []struct{ cold, hot, more, err string }{
+		{PortRoot, PortNone, "", ""}, {PortNone, PortRoot, "", ""}, {PortSwitch, PortNone, "", ""},
+		{PortNone, PortSwitch, "pcie_switch_port = 2\n", ""},
+		{PortNone, PortSwitch, "", `hot_plug_vfio (c.toml:3:1) is "switch-port", and pcie_switch_port is 0`},
+		{PortRoot, PortSwitch, "pcie_switch_port = 2\n",
+			`cold_plug_vfio (c.toml:2:1) is "root-port" and hot_plug_vfio (c.toml:3:1) is "switch-port", and only one`},
+		{"port", PortNone, "", `want no-port, root-port or switch-port, got "port"`},
+		{PortNone, PortNone, "pcie_switch_port = 17\n", "17: want 0 to 16"},
+		{PortNone, PortNone, "[runtime]\nvfio_mode = \"guest\"\n", `want guest-kernel or vfio, got "guest"`},
+	} {
+		_, err := Read([]Text{{"c.toml", []byte(fmt.Sprintf(plug, c.cold, c.hot) + c.more)}}, nil, false)
+		if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+			t.Errorf("%s, %s: %v, want %q", c.cold, c.hot, err, c.err)
+		}
+	}
+	for _, h := range []string{HypervisorCLH, HypervisorFirecracker} {
+		text := "[hypervisor." + h + "]\nhot_plug_vfio = \"root-port\"\n"
+		if _, err := Read([]Text{{"c.toml", []byte(text)}}, nil, false); err == nil ||
+			!strings.Contains(err.Error(), `hot_plug_vfio can only be "no-port", because the runtime passes devices`) {
+			t.Errorf("%s: %v", h, err)
+		}
+	}
+}
+
 func TestAnnotations(t *testing.T) {
 	const h, file = AnnotationPrefix + "hypervisor.", `
 [hypervisor.qemu]
-enable_annotations = ["default_.*", "path|guest", "kernel_params", "shared_fs|enable_iommu|.*_hash", "acceleration", "machine_type"]
+enable_annotations = ["default_.*", "path|guest", "kernel_params", "shared_fs|enable_hugepages|enable_iommu|.*_plug_vfio|.*_hash", "acceleration", "machine_type"]
 valid_guest_paths = ["/srv/guests/*"]
 kernel_params = "a"
 [agent.kata]
@@ -676,8 +711,12 @@ enable_annotations = ["create_container_timeout"]
 		"a timeout": {map[string]string{AnnotationPrefix +
 			"runtime.create_container_timeout": "7"},
 			func(c *Config) { c.Runtime.CreateContainerTimeout = 7 * time.Second }, "", ""},
-		"a key without effect": {map[string]string{h + "enable_iommu": "true"}, func(*Config) {}, "",
-			"annotation " + h + "enable_iommu: it has no effect, because the machine has no IOMMU"},
+		"a key without effect": {map[string]string{h + "enable_hugepages": "true"}, func(*Config) {}, "",
+			"annotation " + h + "enable_hugepages: it has no effect, because the guest's memory is ordinary"},
+		"devices of the host": {map[string]string{h + "cold_plug_vfio": "root-port", h + "enable_iommu": "true"},
+			func(c *Config) { c.VM.ColdPlugVFIO, c.VM.EnableIOMMU = PortRoot, true }, "", ""},
+		"devices of the host on a bridge": {map[string]string{h + "hot_plug_vfio": "bridge-port"}, nil,
+			`bridge-port: the machines here have no PCI bridges; set "root-port" or "switch-port"`, ""},
 		"a way of sharing": {map[string]string{h + "shared_fs": "none"},
 			func(c *Config) { c.VM.SharedFS = SharedNone }, "", ""},
 		"an empty hash asks for nothing": {map[string]string{h + "kernel_hash": ""}, func(*Config) {}, "",

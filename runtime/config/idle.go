@@ -12,6 +12,8 @@ type idle struct {
 	harmless string // "", or the value that asks for nothing: "false", "true" or `""`
 }
 
+const passedByQEMU = "the runtime passes devices of the host to QEMU's machines alone; use [hypervisor.qemu]"
+
 var idles = []idle{
 	{hypervisorGroup, []string{"firmware", "firmware_volume", "pflashes"},
 		"guests are booted from their kernel, without firmware of their own", ""},
@@ -19,7 +21,7 @@ var idles = []idle{
 		"the machine's options are made by the runtime, for what runs the guest", ""},
 	{sectionQEMU, []string{"seccompsandbox"}, "QEMU always runs in its own seccomp sandbox", ""},
 	{hypervisorGroup, []string{"default_bridges", "memory_offset", "enable_virtio_mem",
-		"hot_plug_vfio", "cold_plug_vfio", "pcie_switch_port", "enable_vcpus_pinning", "enable_numa", "numa_mapping",
+		"enable_vcpus_pinning", "enable_numa", "numa_mapping",
 		"overhead_vcpus", "overhead_memory"},
 		"the machine has the processors, the memory and the places for devices that the runtime gives it", ""},
 	{hypervisorGroup, []string{"virtio_fs_cache_size", "virtio_fs_queue_size", "virtio_fs_is_dax"},
@@ -37,8 +39,6 @@ var idles = []idle{
 		"file_mem_backend", "valid_file_mem_backends",
 		"enable_guest_swap", "guest_swap_path", "guest_swap_size_percent", "guest_swap_create_threshold_secs"},
 		"the guest's memory is ordinary memory of the host, without swap in the guest", ""},
-	{hypervisorGroup, []string{"enable_iommu", "enable_iommu_platform"},
-		"the machine has no IOMMU, as nothing of the host is passed through", ""},
 	{sectionQEMU, []string{"extra_monitor_socket"}, "QEMU's monitor belongs to the runtime alone", ""},
 	{hypervisorGroup, []string{"disable_nesting_checks"},
 		"no device is made another way inside another virtual machine", ""},
@@ -65,6 +65,11 @@ var idles = []idle{
 
 	{sectionCLH, []string{"machine_type", "pcie_root_port", "msize_9p"},
 		"Cloud Hypervisor has one machine, with places for devices, and no 9p", ""},
+	{sectionCLH, []string{"cold_plug_vfio", "hot_plug_vfio"}, passedByQEMU, `"no-port"`},
+	{sectionCLH, []string{"pcie_switch_port", "enable_iommu", "enable_iommu_platform"}, passedByQEMU, ""},
+	{sectionFirecracker, []string{"cold_plug_vfio", "hot_plug_vfio"}, passedByQEMU, `"no-port"`},
+	{sectionFirecracker, []string{"pcie_switch_port", "enable_iommu", "enable_iommu_platform"}, passedByQEMU, ""},
+
 	{sectionCLH, []string{"disable_vhost_net", "rx_rate_limiter_max_rate", "tx_rate_limiter_max_rate",
 		"network_queues"},
 		"Cloud Hypervisor moves the packets itself, in one queue; net_rate_limiter_bw_max_rate bounds them", ""},
@@ -104,8 +109,8 @@ var idles = []idle{
 		"spans are sent as OTLP, which Jaeger takes too; see otlp_endpoint", ""},
 	{sectionRuntime, []string{"disable_guest_empty_dir", "emptydir_mode"},
 		"an emptyDir is a folder of the host, shared as others are", ""},
-	{sectionRuntime, []string{"vfio_mode", "pod_resource_api_sock", "kubelet_root_dir"},
-		"no device of the host is passed through", ""},
+	{sectionRuntime, []string{"pod_resource_api_sock", "kubelet_root_dir"},
+		"the devices of a pod are those that its containers and its CDI annotations name", ""},
 	{sectionRuntime, []string{"experimental", "experimental_force_guest_pull", "keep_abnormal", "use_passfd_io",
 		"passfd_listener_port"},
 		"the runtime has nothing of that name", ""},

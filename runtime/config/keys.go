@@ -268,6 +268,40 @@ var qemuKeys = []key{
 		check: func(c *Config) error { return between(c.VM.PCIeRootPorts, 0, qemu.MaxRootPorts) },
 	},
 	{
+		section: sectionQEMU, name: "cold_plug_vfio", pod: true,
+		doc: "Where devices of the host (/dev/vfio/N) of a pod's first container, and of its annotations for CDI, " +
+			"are from the machine's start:\n\"root-port\", \"switch-port\" (a PCI Express switch) or \"no-port\" " +
+			"(nowhere); machines q35 and virt only. docs/vfio.md",
+		field: func(c *Config) value { return plainText(&c.VM.ColdPlugVFIO) },
+		check: func(c *Config) error { return port(c.VM.ColdPlugVFIO) },
+	},
+	{
+		section: sectionQEMU, name: "hot_plug_vfio", pod: true,
+		doc: "Likewise for the devices of every container, plugged into the running machine. One of the two is " +
+			"\"no-port\".",
+		field: func(c *Config) value { return plainText(&c.VM.HotPlugVFIO) },
+		check: func(c *Config) error { return port(c.VM.HotPlugVFIO) },
+	},
+	{
+		section: sectionQEMU, name: "pcie_switch_port", pod: true,
+		doc: "Places of the switch for devices of the host, 0 to 16; a machine has more where more are there from " +
+			"its start.",
+		field: func(c *Config) value { return (*number)(&c.VM.PCIeSwitchPorts) },
+		check: func(c *Config) error { return between(c.VM.PCIeSwitchPorts, 0, qemu.MaxSwitchPorts) },
+	},
+	{
+		section: sectionQEMU, name: "enable_iommu", pod: true,
+		doc: "Give the guest an IOMMU, which vfio_mode = \"vfio\" wants, and have its kernel use it (intel_iommu=on " +
+			"iommu=pt); machines q35, and virt of aarch64.",
+		field: func(c *Config) value { return (*flag)(&c.VM.EnableIOMMU) },
+	},
+	{
+		section: sectionQEMU, name: "enable_iommu_platform", pod: true,
+		doc: "With enable_iommu: disks and interfaces that QEMU itself emulates are behind it too. virtiofsd, the " +
+			"vsock and vhost-user\nare not: they read the guest's memory as it is.",
+		field: func(c *Config) value { return (*flag)(&c.VM.IOMMUPlatform) },
+	},
+	{
 		section: sectionQEMU, name: "guest_hook_path", pod: true, example: `"/usr/share/oci/hooks"`,
 		doc: "Folder in the guest with the folders prestart, poststart and poststop, whose programs are run for " +
 			"every container. Empty: none.",
@@ -386,6 +420,13 @@ var otherKeys = []key{
 			}
 			return nil
 		},
+	},
+	{
+		section: sectionRuntime, name: "vfio_mode", pod: true,
+		doc: "Who has a device of the host in the guest: \"guest-kernel\" (a driver of the guest's kernel) or " +
+			"\"vfio\" (the container,\nwhich finds it at /dev/vfio/N).",
+		field: func(c *Config) value { return plainText(&c.Runtime.VFIOMode) },
+		check: func(c *Config) error { return oneOf(c.Runtime.VFIOMode, VFIOGuestKernel, VFIOContainer) },
 	},
 	{
 		section: sectionRuntime, name: "dan_conf",
@@ -513,6 +554,14 @@ func oneOf(s string, words ...string) error {
 		return nil
 	}
 	return fmt.Errorf("want %s or %s, got %q", strings.Join(words[:len(words)-1], ", "), words[len(words)-1], s)
+}
+
+// port accepts where devices of the host can be.
+func port(s string) error {
+	if s == portBridge {
+		return fmt.Errorf("%s: the machines here have no PCI bridges; set %q or %q", portBridge, PortRoot, PortSwitch)
+	}
+	return oneOf(s, PortNone, PortRoot, PortSwitch)
 }
 
 func between(n, low, high int) error {

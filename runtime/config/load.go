@@ -232,6 +232,7 @@ func Read(texts []Text, annotations map[string]string, lenient bool) (*Loaded, e
 	}
 	r.annotations(annotations)
 	r.oneGuest()
+	r.onePort()
 	if len(r.errs) > 0 {
 		return nil, errors.Join(r.errs...)
 	}
@@ -273,6 +274,20 @@ func (r *reader) oneGuest() {
 	case q.KernelVerityParams != "" && q.Guest != "":
 		fail("%s is set, but %s has the root hash of its disk in its manifest", set("kernel_verity_params"),
 			set("guest"))
+	}
+}
+
+// onePort refuses devices of the host both from the start and later, as Kata does, and a switch without places.
+func (r *reader) onePort() {
+	q := &r.Config.VM
+	switch {
+	case q.ColdPlugVFIO != PortNone && q.HotPlugVFIO != PortNone:
+		r.fail(fmt.Errorf("cold_plug_vfio (%s) is %q and hot_plug_vfio (%s) is %q, and only one of them can be set; "+
+			"set the other to %q", r.place("cold_plug_vfio"), q.ColdPlugVFIO, r.place("hot_plug_vfio"), q.HotPlugVFIO,
+			PortNone))
+	case q.HotPlugVFIO == PortSwitch && q.PCIeSwitchPorts == 0:
+		r.fail(fmt.Errorf("hot_plug_vfio (%s) is %q, and pcie_switch_port is 0: the switch has no places",
+			r.place("hot_plug_vfio"), q.HotPlugVFIO))
 	}
 }
 

@@ -35,7 +35,7 @@ func Sandbox(c *config.Config, g *guest.Guest, h machine.Hypervisor) (sandbox.Co
 		Program: c.VM.Path, RNG: true, Places: c.VM.PCIeRootPorts,
 		Size: machine.Size{CPUs: c.VM.VCPUs(g.Boot.CPUs, runtime.NumCPU()),
 			MemoryMiB: cmp.Or(c.VM.DefaultMemoryMiB, g.Boot.MemoryMiB)},
-		Attest: c.Runtime.Attestation != config.Off,
+		Attest: c.Runtime.Attestation != config.Off, Passing: passing(&c.VM),
 	}
 	if !g.Described() {
 		cfg.Serves = agentlink.Serves
@@ -44,6 +44,21 @@ func Sandbox(c *config.Config, g *guest.Guest, h machine.Hypervisor) (sandbox.Co
 	var err error
 	cfg.Extensions, err = extensions(c.VM.Extensions)
 	return cfg, err
+}
+
+// passing is how the machine gets devices of the host.
+func passing(c *config.VM) machine.Passing {
+	p := machine.Passing{IOMMU: c.EnableIOMMU, IOMMUPlatform: c.IOMMUPlatform}
+	switch {
+	case c.HotPlugVFIO != config.PortNone:
+		p.Port, p.Later = machine.Port(c.HotPlugVFIO), true
+	case c.ColdPlugVFIO != config.PortNone:
+		p.Port = machine.Port(c.ColdPlugVFIO)
+	}
+	if p.Port == machine.SwitchPort {
+		p.SwitchPorts = max(c.PCIeSwitchPorts, 1) // one that is empty, where the pod turns out to have no devices
+	}
+	return p
 }
 
 // maySize sets how large the machine may become: what the configuration says, and no more than the host has.

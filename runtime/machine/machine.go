@@ -46,6 +46,10 @@ type Spec struct {
 	Shares         []Share
 	NICs           []NIC
 	RNG            bool // an entropy device
+	// Passed are devices of the host that are the guest's from the start, and Passing says how it gets such devices. A
+	// hypervisor that has no such devices says so; a machine of a Template has none from the start.
+	Passed  []HostDevice
+	Passing Passing
 
 	Accel   accel.Accel
 	Channel vsock.Choice // which vsock the guest gets
@@ -114,6 +118,34 @@ type NIC struct {
 	// ByName gives the tap up, so that a hypervisor that opens taps by their names in its network namespace can have
 	// it, and returns its name. Tap is closed then. Nil: it cannot be had so.
 	ByName func() (string, error)
+}
+
+// HostDevice is a device of the host that a guest gets by VFIO, which nobody on the host uses then.
+type HostDevice struct {
+	Group    string // the file of its group, /dev/vfio/7
+	Name     string // 0000:01:00.0, or the UUID of a mediated one
+	Path     string // its folder in sysfs, without links
+	Mediated bool   // a part of a device, made by its driver
+}
+
+// Port is where a machine has its places for devices of the host.
+type Port string
+
+// The ports, by Kata's names.
+const (
+	NoPort     Port = ""            // it has none
+	RootPort   Port = "root-port"   // places of the root bus, which disks and interfaces take too
+	SwitchPort Port = "switch-port" // places of a PCI Express switch
+)
+
+// Passing is how a machine gets devices of the host.
+type Passing struct {
+	Port        Port
+	Later       bool // while it runs
+	SwitchPorts int  // places of the switch, with SwitchPort; more where the devices from the start are more
+	IOMMU       bool // the guest has an IOMMU
+	// IOMMUPlatform: the hypervisor's own devices use it.
+	IOMMUPlatform bool
 }
 
 // Plan is what a Spec becomes. It is a value, and nothing of it lasts.
@@ -231,6 +263,15 @@ type Plugged struct {
 	// file in the guest, as /dev/vdb.
 	PCIPath string
 	Place   any // the hypervisor's own
+}
+
+// Passer is a VM that devices of the host can be passed to.
+type Passer interface {
+	// Passed says where the guest finds the devices of Spec.Passed, in their order, as the guest API wants it.
+	Passed() []string
+	// Pass gives the running guest a device of the host, and says where the guest finds it. It fails with ErrNoPlace
+	// where there is no place. The device stays until the machine ends.
+	Pass(context.Context, HostDevice) (pciPath string, err error)
 }
 
 // Grower is a VM that can get more processors and memory while it runs.

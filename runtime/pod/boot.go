@@ -17,7 +17,9 @@ import (
 // there is one, and else by booting it.
 func (p *Pod) boot(ctx context.Context, o Options, cfg sandbox.Config) (err error) {
 	f := &p.cfg.Factory
-	if o.cold != nil {
+	if len(cfg.Passed) > 0 {
+		p.log.Debug("the guest boots, as it has devices of the host from its start")
+	} else if o.cold != nil {
 		p.log.Warn("the guest boots, as one that did not boot for this pod is given up", "err", explain(o.cold))
 	} else {
 		if f.VMCacheNumber > 0 {

@@ -31,6 +31,9 @@ type Container struct {
 	// PIDOf is the container of the pod whose PID namespace this one joins; empty for none.
 	PIDOf   string
 	Streams agentlink.Streams
+	// Pause: it is the one that only stands for the pod, and has none of the devices that the pod's annotations for CDI
+	// ask for.
+	Pause bool
 }
 
 // container is what the pod knows of one.
@@ -62,6 +65,11 @@ func (p *Pod) Create(ctx context.Context, c Container) (_ *agentlink.Process, er
 	}()
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Runtime.CreateContainerTimeout)
 	defer cancel()
+	if !c.Pause {
+		if c.Spec, err = p.inject(c.Spec); err != nil {
+			return nil, err
+		}
+	}
 	plan, err := p.translate(c)
 	if err != nil {
 		return nil, err
@@ -101,8 +109,9 @@ func (p *Pod) translate(c Container) (*translate.Plan, error) {
 	users := p.users
 	p.mu.Unlock()
 	of := translate.Pod{Shared: p.share != nil, NoSeccomp: p.cfg.Runtime.DisableGuestSeccomp, Seccomp: p.seccomp,
-		GuestDevices: p.link.Can.GuestDevices, PIDOf: p.link.Can.PIDOf, Users: users}
-	plan, err := translate.Translate(of, translate.ThisHost{}, translate.Container{ID: c.ID, Spec: c.Spec,
+		GuestDevices: p.link.Can.GuestDevices, PIDOf: p.link.Can.PIDOf, Users: users, Passes: modeOf(p.cfg)}
+	host := translate.ThisHost{Root: p.options.Root}
+	plan, err := translate.Translate(of, host, translate.Container{ID: c.ID, Spec: c.Spec,
 		Rootfs: c.Rootfs, Bundle: c.Bundle, PIDOf: c.PIDOf})
 	if err != nil {
 		return nil, err

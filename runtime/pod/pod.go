@@ -44,6 +44,7 @@ import (
 	"github.com/katabuild/katabuild/runtime/thread"
 	"github.com/katabuild/katabuild/runtime/trace"
 	"github.com/katabuild/katabuild/runtime/translate"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -75,7 +76,10 @@ type Options struct {
 	// Shm is the size of the pod's /dev/shm in bytes, 0 is half of the guest's memory.
 	Shm         int64
 	Annotations map[string]string // for the record only
-	Version     string            // of katabuild, which templates depend on
+	// Spec is the pod's first container, whose devices of the host the machine may have from its start; nil has none.
+	Spec    *specs.Spec
+	Root    string // for tests: in which /sys and /etc of the host are; empty is /
+	Version string // of katabuild, which templates depend on
 	// Observe is told of each call of the agent, and how long it took; nil is not.
 	Observe func(request string, took time.Duration)
 	// Spans takes the spans of the guest, until ctx ends; it closes the listener. nil: nobody here does.
@@ -119,6 +123,7 @@ type Pod struct {
 	containers map[string]*container // guarded by mu
 	users      translate.Users       // guarded by mu
 	disks      disks.Pool
+	passing    passing
 	binds      binds
 
 	stop     func() error
@@ -205,6 +210,9 @@ func start(ctx context.Context, o Options) (made *Pod, err error) {
 	}
 	if err := p.boot(ctx, o, cfg); err != nil {
 		return nil, p.outOfMemory(explain(err))
+	}
+	if err := p.notePassed(); err != nil {
+		return nil, err
 	}
 	p.wg.Go(func() {
 		<-p.vm.Done()
@@ -318,6 +326,9 @@ func (p *Pod) sandboxConfig(ctx context.Context, o Options, g *guest.Guest) (san
 		cfg.Console = &consoleLog{log: p.log, now: time.Now}
 	}
 	if err := p.startShare(ctx, &cfg); err != nil {
+		return cfg, err
+	}
+	if err := p.passFromStart(o, &cfg); err != nil {
 		return cfg, err
 	}
 	return cfg, p.startNetwork(ctx, o, &cfg)

@@ -27,6 +27,11 @@ func (p *Pod) prepare(ctx context.Context, have *container, plan *translate.Plan
 			return fmt.Errorf("%s: %w", d.What, err)
 		}
 	}
+	for _, x := range plan.Passes {
+		if err := p.pass(ctx, plan, x); err != nil {
+			return fmt.Errorf("%s: %w", x.What, err)
+		}
+	}
 	for _, b := range plan.Binds {
 		if err := p.bindVolume(have, plan, b); err != nil {
 			return fmt.Errorf("%s: %w", b.What, err)

@@ -47,6 +47,10 @@ type Config struct {
 	Shares     []machine.Share
 	NICs       []machine.NIC
 	Places     int // for PlugDisk and PlugNIC; ignored where the machine has none
+	// Passed are devices of the host from the start, and Passing says how the machine gets such devices; see
+	// machine.Spec.
+	Passed  []machine.HostDevice
+	Passing machine.Passing
 	// Max is what Grow may make of the machine, with this many pieces of memory; ignored where the machine cannot grow.
 	// The zero value is what it starts with.
 	Max         machine.Size
@@ -137,7 +141,7 @@ func newPlan(cfg Config, choice accel.Choice, channel vsock.Choice, clockKHz int
 		Kernel: g.Kernel, Initrd: g.Initrd, Shares: cfg.Shares, NICs: cfg.NICs, RNG: cfg.RNG,
 		Accel: choice.Accel, Channel: channel, VirtualTime: cfg.VirtualTime, Program: cfg.Program,
 		NoSeccomp: cfg.NoSeccomp, Template: cfg.Template, Jailer: cfg.Jailer, DiskRate: cfg.DiskRate,
-		RxRate: cfg.RxRate, TxRate: cfg.TxRate,
+		RxRate: cfg.RxRate, TxRate: cfg.TxRate, Passed: cfg.Passed, Passing: cfg.Passing,
 	}
 	if cfg.Template {
 		if err := canWait(g); err != nil {

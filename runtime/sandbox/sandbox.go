@@ -484,6 +484,24 @@ func (s *Sandbox) PlugNIC(ctx context.Context, n machine.NIC) (pciPath string, e
 	return "", fmt.Errorf("plug in the interface %s: %w", n.MAC, machine.ErrNoPlace)
 }
 
+// Passed says where the guest finds the devices of the host that it has from the start; see machine.Passer.
+func (s *Sandbox) Passed() []string {
+	if p, ok := s.vm.(machine.Passer); ok {
+		return p.Passed()
+	}
+	return nil
+}
+
+// Pass gives the running guest a device of the host; see machine.Passer.
+func (s *Sandbox) Pass(ctx context.Context, d machine.HostDevice) (pciPath string, err error) {
+	ctx, span := trace.Start(ctx, "hypervisor/pass device")
+	defer func() { span.End(err) }()
+	if p, ok := s.vm.(machine.Passer); ok {
+		return p.Pass(ctx, d)
+	}
+	return "", fmt.Errorf("pass the host's device %s: %w", d.Name, machine.ErrNoPlace)
+}
+
 // PlugShare gives the running guest a shared folder; see machine.SharePlugger.
 func (s *Sandbox) PlugShare(ctx context.Context, f machine.Share) (err error) {
 	ctx, span := trace.Start(ctx, "hypervisor/plug share")

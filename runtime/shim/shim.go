@@ -314,7 +314,7 @@ func (s *Service) startFor(ctx context.Context, f firstOf, spec *specs.Spec, kin
 	o := pod.Options{
 		ID: f.id, Config: cfg, Hypervisor: s.o.Hypervisor, Dirs: s.o.Dirs, Hostname: spec.Hostname, Log: s.log,
 		Size: podSize(spec, kind), Annotations: spec.Annotations, Shm: shmSize(spec), DNS: dnsOf(spec),
-		Version: s.o.Version, Maker: s.o.Maker,
+		Version: s.o.Version, Maker: s.o.Maker, Spec: spec,
 	}
 	if spec.Linux != nil {
 		if spec.Linux.CgroupsPath != "" {
@@ -394,7 +394,7 @@ func (s *Service) createIn(ctx context.Context, p guest, r *taskapi.CreateTaskRe
 		of = s.sharer()
 	}
 	c := pod.Container{
-		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: shares, PIDOf: of,
+		ID: r.ID, Spec: spec, Bundle: r.Bundle, SharedPID: shares, PIDOf: of, Pause: kind == kindSandbox,
 		Streams: agentlink.Streams{Stdin: r.Stdin != "", Stdout: r.Stdout != "", Stderr: r.Stderr != ""},
 	}
 	for _, w := range ofHost(spec) {

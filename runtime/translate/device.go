@@ -3,10 +3,12 @@ package translate
 import (
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/katabuild/katabuild/internal/agentapi/katapb"
+	"github.com/katabuild/katabuild/runtime/vfio"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -29,6 +31,15 @@ func (p *Plan) devices(pod Pod, host Host, c Container) error {
 				continue
 			}
 		}
+		if d.Type == charType && vfio.Is(d.Path) {
+			keep, err := p.pass(pod, host, &d)
+			if err != nil {
+				return fmt.Errorf("device %s: %w", d.Path, err)
+			}
+			if !keep {
+				continue
+			}
+		}
 		if d.Type == blockType {
 			access, ok := accessTo(c.Spec.Linux.Resources, d)
 			if !ok {
@@ -46,6 +57,60 @@ func (p *Plan) devices(pod Pod, host Host, c Container) error {
 	}
 	p.Spec.Linux.Devices = list
 	return nil
+}
+
+// The types of devices that are passed, as the agent knows them.
+const (
+	passedToKernel    = "vfio-pci-gk"
+	passedToContainer = "vfio-pci"
+)
+
+// pass has a group of devices of the host passed, and says whether the container has a file of it: where the guest's
+// kernel has the devices it has none.
+func (p *Plan) pass(pod Pod, host Host, d *specs.LinuxDevice) (keep bool, err error) {
+	name, err := host.DeviceName(charKind, d.Major, d.Minor)
+	if err != nil {
+		return false, err
+	}
+	switch file := "/dev/" + name; {
+	case file == vfio.Container: // the guest's has the same number
+		return pod.Passes != GuestKernel, nil
+	case !vfio.Is(file):
+		return false, fmt.Errorf("on the host it is %s, and no file of VFIO's", file)
+	case pod.Passes == "":
+		return false, fmt.Errorf("%s of the host is not passed to guests: set hot_plug_vfio, or cold_plug_vfio", file)
+	default:
+		p.Devices = append(p.Devices, &katapb.Device{Type: passedToKernel, Id: filepath.Base(file),
+			ContainerPath: d.Path})
+		p.Passes = append(p.Passes, Pass{What: "device " + d.Path, Group: file, device: len(p.Devices)})
+	}
+	if pod.Passes == GuestKernel {
+		return false, nil
+	}
+	p.Devices[len(p.Devices)-1].Type = passedToContainer
+	d.Major, d.Minor = 0, int64(len(p.Devices)) // until the agent knows better, as disk does
+	return true, nil
+}
+
+// Groups are the groups of VFIO's that a specification names, each once.
+func Groups(host Host, s *specs.Spec) ([]string, error) {
+	var out []string
+	if s.Linux == nil {
+		return nil, nil
+	}
+	for _, d := range s.Linux.Devices {
+		if d.Type != charType || !vfio.Is(d.Path) {
+			continue
+		}
+		name, err := host.DeviceName(charKind, d.Major, d.Minor)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.Path, err)
+		}
+		if file := "/dev/" + name; vfio.Is(file) && file != vfio.Container && !slices.Contains(out, file) {
+			out = append(out, file)
+		}
+	}
+	return out, nil
 }
 
 // diskVolume plugs a block device of the host into the guest, at the destination of a bind mount.

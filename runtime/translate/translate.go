@@ -29,7 +29,17 @@ type Pod struct {
 	GuestDevices bool  // the agent gives a container devices of the guest, by their names
 	PIDOf        bool  // the agent lets a container share the processes of any other
 	Users        Users // of the pod's containers so far
+	Passes       Mode  // what becomes of devices of the host that VFIO gives away
 }
+
+// Mode is who has a device of the host in the guest. The zero value passes none.
+type Mode string
+
+// The modes, by Kata's names.
+const (
+	GuestKernel Mode = "guest-kernel" // a driver of the guest's kernel
+	InContainer Mode = "vfio"         // the container, by VFIO
+)
 
 // Container is a container as the host knows it.
 type Container struct {
@@ -52,6 +62,7 @@ type Plan struct {
 	// place for the disks of those before it.
 	Roots  []Root
 	Disks  []Disk // to plug in, in this order
+	Passes []Pass // devices of the host
 	Binds  []Bind
 	Copies []Copy
 	Notes  []Note // for the log
@@ -70,6 +81,14 @@ type Disk struct {
 
 	device  int             // in the plan's list, from 1; 0 is none
 	storage *katapb.Storage // of the plan; nil is none
+}
+
+// Pass is a group of devices of the host to pass to the machine.
+type Pass struct {
+	What  string // the part of the specification that wants it, for errors
+	Group string // /dev/vfio/7
+
+	device int // in the plan's list, from 1
 }
 
 // Bind is a file or folder to share with the guest.
@@ -116,6 +135,10 @@ func (p *Plan) Plugged(d Disk, pciPath string) {
 		d.storage.Source, d.storage.Driver = pciPath, driverOf(pciPath)
 	}
 }
+
+// Passed notes where the guest finds the devices of a group: "HOST=PATH" of each, an address of the host's PCI and the
+// guest's path.
+func (p *Plan) Passed(x Pass, devices []string) { p.Devices[x.device-1].Options = devices }
 
 // driverOf is how the agent finds a disk: on the PCI bus, or in a machine without one by its device file.
 func driverOf(place string) string {

@@ -127,6 +127,8 @@ func (h Hypervisor) refuse(s machine.Spec) error {
 		return fmt.Errorf("the guest is for %s, and Cloud Hypervisor has machines for x86_64 and aarch64%s", a, wayOut)
 	case s.Kind != "":
 		return fmt.Errorf("%s has no machine %s%s", name, s.Kind, wayOut)
+	case s.Passing != (machine.Passing{}) || len(s.Passed) > 0:
+		return fmt.Errorf("devices of the host, which the runtime does not pass to %s%s", name, wayOut)
 	case s.VirtualTime:
 		return fmt.Errorf("%s does not count instructions%s", name, wayOut)
 	case s.Accel != accel.KVM && !h.StandIn:

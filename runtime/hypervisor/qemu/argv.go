@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/katabuild/katabuild/runtime/hypervisor/accel"
+	"github.com/katabuild/katabuild/runtime/machine"
 )
 
 // Channel is where QEMU's end of a serial port, a monitor or a device's back end leads. The zero value is nowhere.
@@ -168,7 +169,16 @@ type Config struct {
 	NICs         []NIC
 	Inherited    []int // file descriptors that have an inheritedFile
 	// places for devices that are plugged in later, at most MaxRootPorts; where the machine has them
-	RootPorts   int
+	RootPorts int
+	// Passed are devices of the host, and Switch has them, and those that come later (PassLater), on a switch with
+	// SwitchPorts places instead of in root ports.
+	Passed      []machine.HostDevice
+	PassLater   bool
+	Switch      bool
+	SwitchPorts int
+	// IOMMU gives the guest one, which QEMU's own devices use with IOMMUPlatform.
+	IOMMU, IOMMUPlatform bool
+
 	RNG         bool   // an entropy device, fed from the host's /dev/urandom
 	CommandLine string // the kernel's
 	Console     Channel
@@ -211,6 +221,7 @@ func (c Config) argv() []string {
 	m := find(c.arch(), c.Machine)
 	suffix := m.bus
 	add(c.board(m)...)
+	add(c.iommuArgs(m)...)
 	if c.Machine == MicroVM && (c.Vsock.set() || c.RNG || len(c.Disks)+len(c.FileSystems)+len(c.NICs) > 0) {
 		add("-global", "virtio-mmio.force-legacy=false")
 	}
@@ -233,27 +244,34 @@ func (c Config) argv() []string {
 	for _, fd := range c.Inherited {
 		add("-add-fd", fmt.Sprintf("fd=%d,set=%d", fd, fd))
 	}
+	own := c.platform(suffix)
 	for i, d := range c.Disks {
-		add(d.args(i, suffix)...)
+		add(d.args(i, own)...)
 	}
 	for i, f := range c.FileSystems {
-		add(f.args(i, suffix)...)
+		add(f.args(i, suffix, own)...)
 	}
 	for i, n := range c.NICs {
-		add(n.args(i, suffix)...)
+		add(n.args(i, suffix, own)...)
 	}
 	if c.RNG {
-		add("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng"+suffix+",rng=rng")
+		add("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng"+own+",rng=rng")
 	}
-	for i := range c.RootPorts {
+	ports := c.RootPorts
+	if c.Switch {
+		ports++
+	}
+	for i := range ports {
 		id, _ := rootPort(i)
 		port := fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%d,addr=%#x.%d", id, i+1, i+1,
 			rootPortSlot+i/functions, i%functions)
-		if i%functions == 0 && c.RootPorts-i > 1 {
+		if i%functions == 0 && ports-i > 1 {
 			port += ",multifunction=on"
 		}
 		add("-device", port)
 	}
+	add(c.switchArgs()...)
+	add(c.passedArgs()...)
 	if c.Incoming {
 		add("-S", "-incoming", "defer")
 	}
@@ -267,7 +285,7 @@ func (c Config) argv() []string {
 // board is the machine itself: its memory, with room for what is mapped into it or plugged in, and its processors.
 func (c Config) board(m model) (a []string) {
 	add := func(words ...string) { a = append(a, words...) }
-	machine := m.word(c.Accel)
+	word := m.word(c.Accel) + c.iommuWord(m)
 	slots := 0
 	for _, d := range c.Disks {
 		if d.NVDIMM {
@@ -277,7 +295,7 @@ func (c Config) board(m model) (a []string) {
 	memory := fmt.Sprintf("%dM", c.MemoryMiB)
 	room := int64(max(c.MemoryMiB, c.MaxMemoryMiB)) << 20
 	if slots > 0 {
-		machine += ",nvdimm=on"
+		word += ",nvdimm=on"
 		for _, d := range c.Disks {
 			if d.NVDIMM {
 				// QEMU places each at a multiple of 1 GiB where it can
@@ -290,14 +308,14 @@ func (c Config) board(m model) (a []string) {
 	}
 	switch {
 	case c.Memory != "":
-		machine += ",memory-backend=memory"
+		word += ",memory-backend=memory"
 		add("-object", fmt.Sprintf("memory-backend-file,id=memory,size=%dM,share=on,mem-path=%s", c.MemoryMiB,
 			escape(c.Memory)))
 	case c.sharesMemory():
-		machine += ",memory-backend=memory"
+		word += ",memory-backend=memory"
 		add("-object", fmt.Sprintf("memory-backend-memfd,id=memory,size=%dM,share=on", c.MemoryMiB))
 	}
-	add("-machine", machine)
+	add("-machine", word)
 	if c.Accel == accel.TCG {
 		add("-accel", fmt.Sprintf("tcg,tb-size=%d", translationMiB))
 	}
@@ -343,8 +361,9 @@ func (c Config) sharesMemory() bool {
 // virtioFSQueue is the length of a virtio-fs queue, as virtiofsd's documentation and Kata Containers have it.
 const virtioFSQueue = 1024
 
-// args gives the guest the file system, its i-th.
-func (f FileSystem) args(i int, suffix string) []string {
+// args gives the guest the file system, its i-th. suffix is for devices with a back end in another process, own for
+// others.
+func (f FileSystem) args(i int, suffix, own string) []string {
 	id := fmt.Sprintf("fs%d", i)
 	if f.VirtioFS.Set() {
 		return []string{
@@ -355,14 +374,18 @@ func (f FileSystem) args(i int, suffix string) []string {
 	}
 	return []string{
 		"-fsdev", fmt.Sprintf("local,id=%s,path=%s,security_model=passthrough,multidevs=remap", id, escape(f.Path)),
-		"-device", fmt.Sprintf("virtio-9p%s,fsdev=%s,mount_tag=%s", suffix, id, escape(f.Tag)),
+		"-device", fmt.Sprintf("virtio-9p%s,fsdev=%s,mount_tag=%s", own, id, escape(f.Tag)),
 	}
 }
 
 // args gives the guest the interface, its i-th. No option ROM: nobody boots from it.
-func (n NIC) args(i int, suffix string) []string {
+func (n NIC) args(i int, suffix, own string) []string {
 	id := fmt.Sprintf("nic%d", i)
-	device := fmt.Sprintf("virtio-net%s,netdev=%s,mac=%s", suffix, id, n.MAC)
+	name := own
+	if n.VhostUser.Set() {
+		name = suffix
+	}
+	device := fmt.Sprintf("virtio-net%s,netdev=%s,mac=%s", name, id, n.MAC)
 	for _, o := range n.device() {
 		if o.name != "vectors" || suffix == "-pci" {
 			device += fmt.Sprintf(",%s=%v", o.name, o.value)

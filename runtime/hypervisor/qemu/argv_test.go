@@ -78,6 +78,27 @@ func TestArgv(t *testing.T) {
 				QueueSize: 1024}, {MAC: "52:54:00:12:34:57", VhostUser: inherited(7)},
 				{MAC: "52:54:00:12:34:58", TapFD: 8, MTU: 1450, QueueSize: 512}}
 		},
+		"q35-passed": func(c *Config) {
+			c.Machine, c.RootPorts, c.Passed = Q35, 3, passed()
+		},
+		"q35-passed-on-a-switch": func(c *Config) {
+			c.Machine, c.RootPorts, c.Passed, c.Switch, c.SwitchPorts = Q35, 8, passed(), true, 4
+		},
+		"q35-pass-later-on-a-switch": func(c *Config) {
+			c.Machine, c.PassLater, c.Switch, c.SwitchPorts = Q35, true, true, 2
+		},
+		"q35-kvm-iommu": func(c *Config) {
+			c.Machine, c.Accel, c.RootPorts, c.Passed, c.IOMMU = Q35, accel.KVM, 1, passed()[:1], true
+		},
+		"q35-tcg-iommu-for-all": func(c *Config) {
+			c.Machine, c.IOMMU, c.IOMMUPlatform = Q35, true, true
+			c.everything(1)
+			c.NICs = append(c.NICs, NIC{MAC: "52:54:00:12:34:57", VhostUser: inherited(7)})
+		},
+		"virt-aarch64-passed-iommu": func(c *Config) {
+			c.foreign("aarch64", Virt)
+			c.RootPorts, c.Passed, c.IOMMU = 2, passed()[:2], true
+		},
 		"microvm-vhost-user-nic": func(c *Config) {
 			c.NICs = []NIC{{MAC: "52:54:00:12:34:56", VhostUser: inherited(7), Queues: 2}}
 		},
@@ -121,6 +142,16 @@ func TestArgv(t *testing.T) {
 			}
 			golden.Check(t, "argv/"+name, b.Bytes())
 		})
+	}
+}
+
+// passed are devices of the host: two of one group, and a part of one.
+func passed() []machine.HostDevice {
+	return []machine.HostDevice{
+		{Group: "/dev/vfio/7", Name: "0000:01:00.0", Path: "/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.0"},
+		{Group: "/dev/vfio/7", Name: "0000:01:00.1", Path: "/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.1"},
+		{Group: "/dev/vfio/8", Name: "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", Mediated: true,
+			Path: "/sys/devices/pci0000:00/0000:00:02.0/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"},
 	}
 }
 

@@ -18,6 +18,8 @@ func Isolation(q Config) *child.Isolation {
 	if q.Accel == accel.KVM {
 		w.Devices = append(w.Devices, accel.Device)
 	}
+	devices, folders := q.passedFiles()
+	w.Devices, w.ReadOnly = append(w.Devices, devices...), folders
 	for _, f := range q.FileSystems {
 		if !f.VirtioFS.Set() {
 			w.Folder, w.Capabilities, w.Why = f.Path, ninePRights,

@@ -36,6 +36,7 @@ type model struct {
 	nvdimm    bool
 	grows     bool   // processors and DIMMs can be plugged in
 	vhostUser string // the bus of vhost-user-vsock, where that is another one
+	iommu     string // the guest's: a device, or an option of -machine; empty is none
 }
 
 // x86TCG is the processor that TCG emulates. Linux copies and clears memory by "rep movsb" and "rep stosb" where a
@@ -49,6 +50,7 @@ var models = []model{
 	{
 		arch: "x86_64", machine: Q35, bus: "-pci", options: "usb=off,sata=off,smbus=off,vmport=off", cpu: x86TCG,
 		granule: 1, ports: true, nvdimm: true, grows: true,
+		iommu: "intel-iommu,intremap=on,device-iotlb=on,caching-mode=on", // as devices of the host want it
 	},
 	{
 		// The timer and the clock stay: without them Linux polls for seconds for what is not there, and may hang in the
@@ -61,7 +63,7 @@ var models = []model{
 		// KVM can only give a guest the interrupt controller that the host has. Pointer authentication is emulated with
 		// a hash that is cheap: QEMU, docs/system/arm/cpu-features.rst.
 		arch: "aarch64", machine: Virt, bus: "-pci", options: "usb=off", tcg: "gic-version=3",
-		kvm: "gic-version=host", cpu: "max,pauth-impdef=on", granule: 1, ports: true,
+		kvm: "gic-version=host", cpu: "max,pauth-impdef=on", granule: 1, ports: true, iommu: "iommu=smmuv3",
 	},
 	{
 		// The cap- options tell of mitigations, which TCG does not have, and of what not every host has; QEMU,

@@ -31,6 +31,8 @@ func (v *VM) PlugNIC(ctx context.Context, n machine.NIC) (pciPath string, err er
 	q := NIC{MTU: n.MTU, Queues: n.Queues, QueueSize: n.QueueSize}
 	if n.Socket != "" {
 		q.VhostUser = socket(n.Socket)
+	} else if v.plan.Config.IOMMUPlatform {
+		arguments["iommu_platform"] = "on"
 	}
 	for _, o := range q.device() {
 		arguments[o.name] = o.value

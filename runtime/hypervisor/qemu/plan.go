@@ -69,6 +69,9 @@ func (h Hypervisor) plan(s machine.Spec) (*Plan, error) {
 		}
 		c.Template, c.RootPorts = true, min(s.Places+templatePorts, MaxRootPorts)
 	}
+	if err := errors.Join(checkPassed(s.Passed), c.passing(s, has)); err != nil {
+		return nil, err
+	}
 	for _, d := range s.Disks {
 		if d.NVDIMM && !has.NVDIMM {
 			return nil, fmt.Errorf("the guest's root is an NVDIMM, which the machine %s does not have; boot it on %s",
@@ -117,6 +120,10 @@ func canBeTemplate(s machine.Spec, kind Machine) error {
 			machine.ErrNoTemplate, kind, Q35, Q35)
 	case s.VirtualTime:
 		return fmt.Errorf("%w: it counts instructions", machine.ErrNoTemplate)
+	case s.Passing.IOMMU:
+		return fmt.Errorf("%w: its guest has an IOMMU", machine.ErrNoTemplate)
+	case len(s.Passed) > 0:
+		return fmt.Errorf("%w: it has devices of the host from the start", machine.ErrNoTemplate)
 	case len(s.Shares)+len(s.NICs) > 0:
 		return fmt.Errorf("%w: it has shared folders or interfaces from the start", machine.ErrNoTemplate)
 	}

@@ -59,8 +59,11 @@ func (v *VM) PlugDisk(ctx context.Context, d machine.Disk) (_ *machine.Plugged, 
 		"file": file}); err != nil {
 		return nil, err
 	}
-	if err := v.qmp(ctx, "device_add", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id,
-		"drive": node}); err != nil {
+	device := map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + id, "bus": id, "drive": node}
+	if v.plan.Config.IOMMUPlatform {
+		device["iommu_platform"] = "on"
+	}
+	if err := v.qmp(ctx, "device_add", device); err != nil {
 		return nil, errors.Join(err, v.qmp(ctx, "blockdev-del", map[string]any{"node-name": node}))
 	}
 	return &machine.Plugged{PCIPath: pciPath, Place: at}, nil
@@ -208,6 +211,11 @@ func (v *VM) takePort() (int, error) {
 	defer v.ports.Unlock()
 	if v.plugged == nil {
 		v.plugged = make([]bool, v.plan.Config.RootPorts)
+		if !v.plan.Config.Switch {
+			for i := range v.plan.Config.Passed { // which are there from the start
+				v.plugged[i] = true
+			}
+		}
 	}
 	for i, taken := range v.plugged {
 		if !taken {

@@ -48,8 +48,9 @@ type VM struct {
 	why   sync.Once
 	ended error // guarded by why
 
-	ports   sync.Mutex
-	plugged []bool // root ports that are taken; guarded by ports
+	ports    sync.Mutex
+	plugged  []bool // root ports that are taken; guarded by ports
+	switched []bool // places of the switch that are taken; guarded by ports
 
 	growing sync.Mutex   // held while the machine grows; guards what follows
 	grown   machine.Size // beyond what it was started with
@@ -136,6 +137,13 @@ func (v *VM) start(ctx context.Context, h Hypervisor, o machine.Start) (err erro
 		return err
 	}
 	v.argv = q.argv()
+	if len(q.Passed) > 0 { // it has them before it could be told more
+		before, err := lockMemory(0, unlimited)
+		if err != nil {
+			return err
+		}
+		defer func() { _, _ = lockMemory(0, before) }() // which was allowed before
+	}
 	started, err := child.StartIn("QEMU", v.argv, with.Files(), child.Options{Netns: o.Netns, Isolation: Isolation(q)})
 	if err != nil {
 		return &machine.StartError{Cause: err, Argv: v.argv}

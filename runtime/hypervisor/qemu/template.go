@@ -47,6 +47,9 @@ func (h Hypervisor) Traits(plan machine.Plan) (*machine.Traits, error) {
 		c.Disks[i].Path = ""
 	}
 	t.Machine = []byte(strings.Join(c.argv(), "\x00"))
+	if c.PassLater { // what a process may open is no part of its command line
+		t.Machine = append(t.Machine, "\x00pass-later"...)
+	}
 	if t.CPU, err = accel.HostProcessor(); err != nil {
 		return nil, err
 	}

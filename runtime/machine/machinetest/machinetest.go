@@ -142,6 +142,8 @@ type VM struct {
 	free  int // places
 	disks map[*machine.Plugged]machine.Disk
 	nics  []machine.NIC
+
+	passed []machine.HostDevice
 }
 
 var (
@@ -150,6 +152,7 @@ var (
 	_ machine.Grower  = (*VM)(nil)
 
 	_ machine.SharePlugger = (*VM)(nil)
+	_ machine.Passer       = (*VM)(nil)
 )
 
 func (v *VM) run(guest func(*Inside)) {
@@ -259,6 +262,37 @@ func (v *VM) PlugNIC(_ context.Context, n machine.NIC) (string, error) {
 	v.free--
 	v.nics = append(v.nics, n)
 	return fmt.Sprintf("%02x.0/00", 0x10+v.free), nil
+}
+
+// Passed says where the devices of Spec.Passed are.
+func (v *VM) Passed() []string {
+	var out []string
+	for i := range v.Spec.Passed {
+		out = append(out, fmt.Sprintf("%02x.0/00", i))
+	}
+	return out
+}
+
+// Pass writes a device of the host down.
+func (v *VM) Pass(_ context.Context, d machine.HostDevice) (string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.Spec.Passing.Later {
+		return "", fmt.Errorf("machinetest: the machine takes no %s", d.Name)
+	}
+	if v.free == 0 {
+		return "", fmt.Errorf("pass %s: %w", d.Name, machine.ErrNoPlace)
+	}
+	v.free--
+	v.passed = append(v.passed, d)
+	return fmt.Sprintf("%02x.0/00", 0x10+v.free), nil
+}
+
+// Later are the devices of the host that were passed, in order.
+func (v *VM) Later() []machine.HostDevice {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return append([]machine.HostDevice(nil), v.passed...)
 }
 
 // PlugShare takes a shared folder.
