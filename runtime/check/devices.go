@@ -93,7 +93,7 @@ func (c *checker) tun(context.Context) {
 	}
 	if err != nil {
 		state, wayOut := finding.Optional, "none needed"
-		if c.cfg.Runtime.InternetworkingModel == config.NetworkTC {
+		if m := c.cfg.Runtime.InternetworkingModel; m == config.NetworkTC || m == config.NetworkL3 {
 			state, wayOut = finding.Missing, `modprobe tun, or set internetworking_model = "none"`
 			if errors.Is(err, fs.ErrPermission) {
 				wayOut = "run it as root"

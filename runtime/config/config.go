@@ -147,7 +147,7 @@ type Runtime struct {
 	EnableDebug               bool          // the runtime logs at level debug
 	EnablePprof               bool          // the shim can be profiled through its management socket
 	CreateContainerTimeout    time.Duration // for one container, in a guest that is ready
-	InternetworkingModel      string        // NetworkTC, NetworkMacvtap or NetworkNone; never empty
+	InternetworkingModel      string        // NetworkTC, NetworkMacvtap, NetworkL3 or NetworkNone; never empty
 	DisableNewNetns           bool          // no network namespace is made; only with NetworkNone
 	VFIOMode                  string        // VFIOGuestKernel or VFIOContainer; never empty
 	DANConf                   string        // folder of the files of directly attachable networks; empty is none
@@ -189,6 +189,7 @@ const (
 const (
 	NetworkTC      = "tcfilter"
 	NetworkMacvtap = "macvtap"
+	NetworkL3      = "l3forwarding"
 	NetworkNone    = "none"
 )
 

@@ -592,7 +592,7 @@ func TestMistakesHaveAPlaceAndAnAnswer(t *testing.T) {
 			`want virtio-fs, virtio-9p or none, got "virtio-fs-nydus"`},
 		"a message too long":   {q + "msize_9p = 2000000", `2000000: want 4096 to 1048576`},
 		"no network namespace": {"[runtime]\ndisable_new_netns = true", `internetworking_model = "none"`},
-		"a way of networking":  {"[runtime]\ninternetworking_model = 'l3forwarding'", `want tcfilter, macvtap or none`},
+		"a way of networking":  {"[runtime]\ninternetworking_model = 'bridge'", `want tcfilter, macvtap, l3forwarding or none`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Read([]Text{{"c.toml", []byte(c.in)}}, nil, false)

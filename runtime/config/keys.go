@@ -401,11 +401,11 @@ var otherKeys = []key{
 	},
 	{
 		section: sectionRuntime, name: "internetworking_model", pod: true,
-		doc: "How the pod's interfaces reach the guest: \"tcfilter\" (a tap joined to each by tc), \"macvtap\" or " +
-			"\"none\".",
+		doc: "How the pod's interfaces reach the guest: \"tcfilter\" (a tap joined to each by tc), \"macvtap\", " +
+			"\"l3forwarding\"\n(the pod's namespace forwards packets; one interface, IPv4 alone) or \"none\".",
 		field: func(c *Config) value { return plainText(&c.Runtime.InternetworkingModel) },
 		check: func(c *Config) error {
-			return oneOf(c.Runtime.InternetworkingModel, NetworkTC, NetworkMacvtap, NetworkNone)
+			return oneOf(c.Runtime.InternetworkingModel, NetworkTC, NetworkMacvtap, NetworkL3, NetworkNone)
 		},
 	},
 	{

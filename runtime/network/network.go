@@ -31,8 +31,9 @@ type Model string
 
 // The models, by Kata's names.
 const (
-	tcModel      Model = "tcfilter" // a tap beside the interface, and tc sends each one's packets out of the other
-	macvtapModel Model = "macvtap"  // a tap on top of the interface
+	tcModel      Model = "tcfilter"     // a tap beside the interface, and tc sends each one's packets out of the other
+	macvtapModel Model = "macvtap"      // a tap on top of the interface
+	l3Model      Model = "l3forwarding" // a tap beside it, between which the namespace forwards packets
 )
 
 // Options are what Attach is asked for.
@@ -61,6 +62,7 @@ type Endpoint struct {
 	given      *katapb.Interface // what the guest has to set up, of an interface that is attached directly; or nil
 	tap        string            // name of the tap
 	moved      bool              // its address and routes are the guest's, because of macvtap
+	forwarded  *forwarded        // what l3 changed; nil is nothing
 	kept       []netlink.Route
 	link       netlink.Link
 	addresses  []netlink.Addr
@@ -243,6 +245,10 @@ func (n *Network) scan() error {
 			n.o.Log.Warn("an interface of this type is not given to the guest", "interface", a.Name, "type", l.Type())
 			continue
 		}
+		if n.o.Model == l3Model && len(n.endpoints) > 0 {
+			return fmt.Errorf("interface %s: l3forwarding is for one interface, and %s is there", a.Name,
+				n.endpoints[0].Name)
+		}
 		e, err := n.attach(l, len(n.endpoints))
 		if err != nil {
 			return fmt.Errorf("interface %s: %w", a.Name, err)
@@ -283,10 +289,14 @@ func (n *Network) attach(l netlink.Link, index int) (_ *Endpoint, err error) {
 			err = errors.Join(err, e.detach())
 		}
 	}()
-	if n.o.Model == macvtapModel {
+	join := e.tc
+	switch n.o.Model {
+	case macvtapModel:
 		return e, e.macvtap()
+	case l3Model:
+		join = e.l3
 	}
-	if err := e.tc(); err != nil {
+	if err := join(); err != nil {
 		return nil, err
 	}
 	tap, err := netlink.LinkByName(e.tap)
@@ -297,22 +307,31 @@ func (n *Network) attach(l netlink.Link, index int) (_ *Endpoint, err error) {
 	return e, errors.Join(bound(tap, n.o.RxRate), bound(l, n.o.TxRate))
 }
 
-// tc makes a tap and has each interface's packets leave by the other.
-func (e *Endpoint) tc() error {
+// makeTap makes a tap that is up.
+func (e *Endpoint) makeTap() (netlink.Link, error) {
 	f, err := openTap(e.tap)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	e.Tap = f
 	tap, err := netlink.LinkByName(e.tap)
 	if err != nil {
-		return fmt.Errorf("find %s: %w", e.tap, err)
+		return nil, fmt.Errorf("find %s: %w", e.tap, err)
 	}
 	if err := netlink.LinkSetMTU(tap, e.MTU); err != nil {
-		return fmt.Errorf("MTU of %s to %d: %w", e.tap, e.MTU, err)
+		return nil, fmt.Errorf("MTU of %s to %d: %w", e.tap, e.MTU, err)
 	}
 	if err := netlink.LinkSetUp(tap); err != nil {
-		return fmt.Errorf("bring up %s: %w", e.tap, err)
+		return nil, fmt.Errorf("bring up %s: %w", e.tap, err)
+	}
+	return tap, nil
+}
+
+// tc makes a tap and has each interface's packets leave by the other.
+func (e *Endpoint) tc() error {
+	tap, err := e.makeTap()
+	if err != nil {
+		return err
 	}
 	if err := redirect(e.link, tap); err != nil {
 		return err
@@ -380,6 +399,9 @@ func (e *Endpoint) detach() error {
 	errs = append(errs, clean(e.Name, e.tap))
 	if e.moved {
 		errs = append(errs, e.restore())
+	}
+	if e.forwarded != nil {
+		errs = append(errs, e.forwarded.undo())
 	}
 	return errors.Join(errs...)
 }
