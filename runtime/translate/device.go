@@ -74,7 +74,7 @@ func (p *Plan) pass(pod Pod, host Host, d *specs.LinuxDevice) (keep bool, err er
 	}
 	switch file := "/dev/" + name; {
 	case file == vfio.Container: // the guest's has the same number
-		return pod.Passes != GuestKernel, nil
+		return pod.Passes != guestKernel, nil
 	case !vfio.Is(file):
 		return false, fmt.Errorf("on the host it is %s, and no file of VFIO's", file)
 	case pod.Passes == "":
@@ -84,7 +84,7 @@ func (p *Plan) pass(pod Pod, host Host, d *specs.LinuxDevice) (keep bool, err er
 			ContainerPath: d.Path})
 		p.Passes = append(p.Passes, Pass{What: "device " + d.Path, Group: file, device: len(p.Devices)})
 	}
-	if pod.Passes == GuestKernel {
+	if pod.Passes == guestKernel {
 		return false, nil
 	}
 	p.Devices[len(p.Devices)-1].Type = passedToContainer

@@ -35,11 +35,8 @@ type Pod struct {
 // Mode is who has a device of the host in the guest. The zero value passes none.
 type Mode string
 
-// The modes, by Kata's names.
-const (
-	GuestKernel Mode = "guest-kernel" // a driver of the guest's kernel
-	InContainer Mode = "vfio"         // the container, by VFIO
-)
+// guestKernel is a driver of the guest's kernel, by Kata's name. The other mode, vfio, is the container, by VFIO.
+const guestKernel Mode = "guest-kernel"
 
 // Container is a container as the host knows it.
 type Container struct {
