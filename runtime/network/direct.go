@@ -29,8 +29,9 @@ func Direct(o Options, from *dan.Network) (*Network, error) {
 		return nil, errors.Join(fmt.Errorf("directly attachable network: %w", err), n.Detach())
 	}
 	for _, d := range from.Devices {
-		e := &Endpoint{Name: d.Interface.Name, MAC: d.Interface.HwAddr, MTU: int(d.Interface.Mtu), Socket: d.Socket,
-			Queues: d.Queues, QueueSize: d.QueueSize, tap: d.Tap, given: d.Interface}
+		i := d.Interface
+		e := &Endpoint{Name: i.Name, MAC: i.HwAddr, MTU: int(i.Mtu), Socket: d.Socket, PCI: d.PCI, Queues: d.Queues,
+			QueueSize: d.QueueSize, tap: d.Tap, given: i}
 		if d.Tap != "" {
 			if err := inside(from.Netns, func() (err error) { e.Tap, err = joinTap(d.Tap); return err }); err != nil {
 				return fail(fmt.Errorf("interface %s: %w", e.Name, err))

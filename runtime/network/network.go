@@ -55,6 +55,7 @@ type Endpoint struct {
 	MTU  int      // bytes
 	Tap  *os.File // for the virtual machine; closed by Detach. Nil where there is a Socket
 
+	PCI       string // address of the host's device that the interface is; there is no Tap then
 	Socket    string // of a vhost-user back end that moves the packets; empty is none
 	Queues    int    // pairs of queues of the interface; 0 is one
 	QueueSize int    // buffers of a queue; 0 is the hypervisor's own

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/katabuild/katabuild/runtime/cdi"
@@ -63,6 +64,38 @@ func (p *Pod) passFromStart(o Options, cfg *sandbox.Config) error {
 	return nil
 }
 
+// passInterface has the machine get a device of the host that is an interface of the pod, with the group it is in.
+func (p *Pod) passInterface(cfg *sandbox.Config, name string) error {
+	if p.cfg.VM.ColdPlugVFIO == config.PortNone {
+		return fmt.Errorf("%s is a device of the host, and the machine has no place for one: set cold_plug_vfio", name)
+	}
+	file, err := vfio.Of(filepath.Join("/", p.options.Root), name)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(cfg.Passed, func(d machine.HostDevice) bool { return d.Group == file }) {
+		list, err := p.group(file)
+		if err != nil {
+			return err
+		}
+		cfg.Passed = append(cfg.Passed, list...)
+		p.passing.cold = cfg.Passed
+	}
+	return nil
+}
+
+// passedPath is where the guest finds a device of the host that it has from the start; empty for none.
+func (p *Pod) passedPath(name string) string {
+	p.passing.mu.Lock()
+	defer p.passing.mu.Unlock()
+	for _, d := range p.passing.cold {
+		if d.Name == name {
+			return p.passing.paths[d.Path]
+		}
+	}
+	return ""
+}
+
 // inject gives a specification what its annotations for CDI ask for, where devices can be passed.
 func (p *Pod) inject(s *specs.Spec) (*specs.Spec, error) {
 	if !passes(&p.cfg.VM) {
@@ -102,6 +135,7 @@ func (p *Pod) notePassed() error {
 	}
 	for i, d := range p.passing.cold {
 		p.passing.groups[d.Group] = append(p.passing.groups[d.Group], optionOf(d, paths[i]))
+		p.passing.paths[d.Path] = paths[i]
 		p.log.Info("a device of the host is the guest's", "device", d.Name, "group", d.Group, "path", paths[i])
 	}
 	return nil

@@ -203,3 +203,52 @@ func TestWithoutAPortNoDeviceIsPassed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAnInterfaceCanBeADeviceOfTheHost(t *testing.T) {
+	h, a := &machinetest.Hypervisor{}, &agenttest.Agent{}
+	o := options(t, h, a)
+	o.Root, o.Config.Runtime.DANConf = madeHost(t), t.TempDir()
+	devices := filepath.Join(o.Root, "sys/bus/pci/devices")
+	for name, group := range map[string]string{"0000:01:00.1": "7", "0000:02:00.0": "9"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(devices, name), 0o755), os.Symlink(
+			"../../../../kernel/iommu_groups/"+group, filepath.Join(devices, name, "iommu_group"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(address string) {
+		if err := os.WriteFile(filepath.Join(o.Config.Runtime.DANConf, o.ID+".json"), []byte(`{"devices": [
+{"name": "eth0", "guest_mac": "02:00:00:00:00:0a", "device": {"type": "vfio", "pci_device_id": "`+address+`"},
+ "network_info": {"interface": {"ip_addresses": ["192.0.2.7/24"]}}}]}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("0000:01:00.1")
+	fails := func(says string) {
+		t.Helper()
+		if _, err := Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want %q", err, says)
+		}
+		gone(t, o, h)
+	}
+	fails("interface eth0: 0000:01:00.1 is a device of the host, and the machine has no place for one: set cold_plug")
+	o.Config.VM.ColdPlugVFIO = config.PortRoot
+	p, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm := h.VMs()[0]
+	if len(vm.Spec.NICs) != 0 || len(vm.Spec.Passed) != 2 || vm.Spec.Passed[1].Name != "0000:01:00.1" {
+		t.Errorf("%+v, %+v", vm.Spec.NICs, vm.Spec.Passed)
+	}
+	if i := p.net.Interfaces(); len(i) != 1 || i[0].DevicePath != "01.0/00" || i[0].HwAddr != "02:00:00:00:00:0a" {
+		t.Errorf("%v", i)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	gone(t, o, h)
+	write("0000:02:00.0")
+	fails("0000:02:00.0 of IOMMU group 9: the host's driver nvme has it")
+	write("0000:03:00.0")
+	fails("the IOMMU group of 0000:03:00.0")
+}

@@ -548,6 +548,12 @@ func (p *Pod) startNetwork(ctx context.Context, o Options, cfg *sandbox.Config) 
 		return err
 	}
 	for _, e := range p.net.Endpoints() {
+		if e.PCI != "" {
+			if err := p.passInterface(cfg, e.PCI); err != nil {
+				return fmt.Errorf("directly attachable network: interface %s: %w", e.Name, err)
+			}
+			continue
+		}
 		cfg.NICs = append(cfg.NICs, nicOf(e))
 	}
 	return nil
@@ -713,7 +719,11 @@ func (p *Pod) storages(o Options) []*katapb.Storage {
 }
 
 func (p *Pod) configureNetwork(ctx context.Context) error {
+	ends := p.net.Endpoints()
 	for n, i := range p.net.Interfaces() {
+		if ends[n].PCI != "" {
+			i.DevicePath = p.passedPath(ends[n].PCI)
+		}
 		if n < len(p.nicPaths) { // it was plugged in, and may still be on its way
 			i.DevicePath = p.nicPaths[n]
 		}

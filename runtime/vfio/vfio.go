@@ -36,6 +36,18 @@ type Device struct {
 // Is says whether a path of /dev is VFIO's.
 func Is(path string) bool { return path == Folder || strings.HasPrefix(path, Folder+"/") }
 
+// Of is the file of the group that a PCI device is in. root is where sys is found.
+func Of(root, name string) (string, error) {
+	if !address().MatchString(name) {
+		return "", fmt.Errorf("%q is no address of PCI", name)
+	}
+	to, err := os.Readlink(filepath.Join(root, "sys/bus/pci/devices", name, "iommu_group"))
+	if err != nil {
+		return "", fmt.Errorf("the IOMMU group of %s: %w", name, err)
+	}
+	return Folder + "/" + filepath.Base(to), nil
+}
+
 // maxDevices bounds a group.
 const maxDevices = 32
 

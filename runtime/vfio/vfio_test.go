@@ -99,6 +99,15 @@ func TestAGroupIsItsDevicesWithoutBridges(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %q", path, got, err, says)
 		}
 	}
+	h.link("sys/bus/pci/devices/0000:01:00.0/iommu_group", "../../../../kernel/iommu_groups/7")
+	if file, err := Of(h.root, "0000:01:00.0"); file != "/dev/vfio/7" || err != nil {
+		t.Errorf("%s, %v", file, err)
+	}
+	for _, name := range []string{"0000:02:00.0", "../x"} {
+		if file, err := Of(h.root, name); err == nil {
+			t.Errorf("%s: %s", name, file)
+		}
+	}
 	for path, want := range map[string]bool{"/dev/vfio": true, Container: true, "/dev/vfio/7": true,
 		"/dev/vfio7": false, "/dev/null": false} {
 		if Is(path) != want {

@@ -32,10 +32,11 @@ type Network struct {
 	Devices []Device
 }
 
-// Device is an interface. One of Tap and Socket is set.
+// Device is an interface. One of Tap, Socket and PCI is set.
 type Device struct {
 	Tap    string // name of a tap that exists
 	Socket string // path of a socket on which a vhost-user back end listens
+	PCI    string // address of a device of the host that VFIO gives away
 	Queues int    // pairs of queues, at least 1
 	// QueueSize is how many buffers a queue holds, 0 for the hypervisor's own.
 	QueueSize int
@@ -179,7 +180,8 @@ func Parse(data []byte, pod string) (*Network, error) {
 			case before.Interface.HwAddr == made.Interface.HwAddr:
 				return nil, fmt.Errorf("device %d (%s): %s has its hardware address %s", i, x.Name,
 					before.Interface.Name, made.Interface.HwAddr)
-			case before.Tap != "" && before.Tap == made.Tap, before.Socket != "" && before.Socket == made.Socket:
+			case before.Tap != "" && before.Tap == made.Tap, before.Socket != "" && before.Socket == made.Socket,
+				before.PCI != "" && before.PCI == made.PCI:
 				return nil, fmt.Errorf("device %d (%s): it is that of %s", i, x.Name, before.Interface.Name)
 			}
 		}
@@ -226,6 +228,9 @@ func unique(d *json.Decoder) error {
 // namePattern is what an interface may be called. Linux: dev_valid_name of net/core/dev.c has more, 15 bytes too.
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,14}$`)
 
+// pciPattern is the address of a PCI device. Linux: Documentation/PCI/pci.rst.
+var pciPattern = regexp.MustCompile(`^[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
+
 func (x *device) read(pod string) (*Device, error) {
 	if !namePattern.MatchString(x.Name) {
 		return nil, fmt.Errorf("name %q: want that of an interface, of at most 15 letters, digits and _ . -", x.Name)
@@ -233,6 +238,9 @@ func (x *device) read(pod string) (*Device, error) {
 	out, err := x.Device.read()
 	if err != nil {
 		return nil, err
+	}
+	if out.PCI != "" && x.GuestMAC == "" {
+		return nil, errors.New("no guest_mac: the guest finds a device of the host by that")
 	}
 	mac, err := x.mac(pod)
 	if err != nil {
@@ -291,7 +299,7 @@ func (x *device) mac(pod string) (string, error) {
 }
 
 func (b *back) read() (*Device, error) {
-	d := &Device{Tap: b.TapName, Socket: b.Path, Queues: max(b.QueueNum, 1), QueueSize: b.QueueSize}
+	d := &Device{Tap: b.TapName, Socket: b.Path, PCI: b.PCIDevice, Queues: max(b.QueueNum, 1), QueueSize: b.QueueSize}
 	if b.QueueNum < 0 || b.QueueNum > maxQueues {
 		return nil, fmt.Errorf("queue_num %d: want 0 to %d", b.QueueNum, maxQueues)
 	}
@@ -322,10 +330,15 @@ func (b *back) read() (*Device, error) {
 		}
 		return d, others("path")
 	case vfio:
-		return nil, fmt.Errorf("type %s: interfaces of this kind are not passed through; %s and %s are possible", vfio,
-			hostTap, vhostUser)
+		switch {
+		case !pciPattern.MatchString(b.PCIDevice):
+			return nil, fmt.Errorf("pci_device_id %q: want an address, as 0000:01:00.0", b.PCIDevice)
+		case b.QueueNum != 0 || b.QueueSize != 0:
+			return nil, errors.New("a device of the host has queues of its own: no queue_num and queue_size")
+		}
+		return d, others("pci_device_id")
 	}
-	return nil, fmt.Errorf("type %q: want %s or %s", b.Type, hostTap, vhostUser)
+	return nil, fmt.Errorf("type %q: want %s, %s or %s", b.Type, hostTap, vhostUser, vfio)
 }
 
 func (r *route) read(device string) (*katapb.Route, error) {

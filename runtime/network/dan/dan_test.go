@@ -67,19 +67,26 @@ func TestAFileSaysWhatTheGuestHas(t *testing.T) {
 
 func TestWhatIsWrongWithAFileIsNamed(t *testing.T) {
 	for says, change := range map[string][2]string{
-		`unknown field "nets"`:                       {`"netns"`, `"nets"`},
-		`unknown field "Netns"`:                      {`"netns"`, `"Netns"`},
-		`"name" stands twice`:                        {`"name": "eth0",`, `"name": "eth0", "name": "eth0",`},
-		"cannot unmarshal":                           {`"mtu": 1450`, `"mtu": "1450"`},
-		"there is something behind":                  {`[]}}}]}`, `[]}}}]} {}`},
-		"unexpected EOF":                             {`[]}}}]}`, `[]}}}]`},
-		`netns "run": want an absolute path`:         {`"/run/netns/switch"`, `"run"`},
-		"(eth 0): name":                              {`"name": "eth0"`, `"name": "eth 0"`},
-		"another one has this name":                  {`"name": "eth1"`, `"name": "eth0"`},
-		"eth0 has its hardware address":              {`"name": "eth1",`, `"name": "eth1", "guest_mac": "02:00:00:00:00:0a",`},
-		`guest_mac "01:00:00:00:00:0A"`:              {`02:00:00:00:00:0A`, `01:00:00:00:00:0A`},
-		`type "macvlan": want host-tap or vhost-`:    {`"host-tap"`, `"macvlan"`},
-		"type vfio: interfaces of this kind are not": {`"host-tap"`, `"vfio"`},
+		`unknown field "nets"`:                      {`"netns"`, `"nets"`},
+		`unknown field "Netns"`:                     {`"netns"`, `"Netns"`},
+		`"name" stands twice`:                       {`"name": "eth0",`, `"name": "eth0", "name": "eth0",`},
+		"cannot unmarshal":                          {`"mtu": 1450`, `"mtu": "1450"`},
+		"there is something behind":                 {`[]}}}]}`, `[]}}}]} {}`},
+		"unexpected EOF":                            {`[]}}}]}`, `[]}}}]`},
+		`netns "run": want an absolute path`:        {`"/run/netns/switch"`, `"run"`},
+		"(eth 0): name":                             {`"name": "eth0"`, `"name": "eth 0"`},
+		"another one has this name":                 {`"name": "eth1"`, `"name": "eth0"`},
+		"eth0 has its hardware address":             {`"name": "eth1",`, `"name": "eth1", "guest_mac": "02:00:00:00:00:0a",`},
+		`guest_mac "01:00:00:00:00:0A"`:             {`02:00:00:00:00:0A`, `01:00:00:00:00:0A`},
+		`type "macvlan": want host-tap, vhost-user`: {`"host-tap"`, `"macvlan"`},
+		`pci_device_id "": want an address`:         {`"host-tap"`, `"vfio"`},
+		`pci_device_id "01:00.0": want an address`: {`"host-tap", "tap_name": "tap7"`,
+			`"vfio", "pci_device_id": "01:00.0"`},
+		"tap_name is no key of a device of type vfi": {`"host-tap"`, `"vfio", "pci_device_id": "0000:01:00.0"`},
+		"no queue_num and queue_size": {`"host-tap", "tap_name": "tap7"`,
+			`"vfio", "pci_device_id": "0000:01:00.0", "queue_num": 1`},
+		"no guest_mac: the guest finds": {`"host-tap", "tap_name": "tap7"`,
+			`"vfio", "pci_device_id": "0000:01:00.0"`},
 		"tap_name is no key of a device of type vho": {`"path"`, `"tap_name": "x", "path"`},
 		"path is no key of a device of type host-ta": {`"tap_name"`, `"path": "/x", "tap_name"`},
 		`path "pod.sock": want the absolute path`:    {`/run/vpp/pod.sock`, `pod.sock`},
@@ -163,7 +170,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, d := range n.Devices {
-			if (d.Tap == "") == (d.Socket == "") || d.Interface == nil || d.Queues < 1 {
+			if d.Tap+d.Socket+d.PCI == "" || d.Interface == nil || d.Queues < 1 {
 				t.Errorf("%+v", d)
 			}
 		}
