@@ -54,8 +54,8 @@ func Frames(ctx context.Context, l net.Listener, log *slog.Logger, take func(dat
 		wg.Go(func() {
 			defer func() { <-room }()
 			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+			defer func() { _ = c.Close() }() // after what the log says of it
 			err := frames(ctx, c, take)
-			_ = c.Close()
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil && ctx.Err() == nil && told < complaints {
