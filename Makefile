@@ -152,7 +152,7 @@ check: lint ## lint and unit tests: a plain user, offline, within a minute
 	@$(GO) test ./...
 
 .PHONY: test
-test: ## install what is missing, run every test but those of test-kernel, -faults, -kubernetes, -arch, -cross, twice
+test: ## install what is missing, run all tests but test-kernel, -faults, -kubernetes, -oci, -arch, -cross and twice
 	@sh ci/setup.sh tests
 	@sh ci/test.sh
 
@@ -183,6 +183,10 @@ test-containerd: ## tests that run containers in guests, by containerd 1.6 and 2
 .PHONY: test-runk
 test-runk: ## run containers on this host by runk and by runc, and compare what a user sees (as root)
 	@sh ci/test.sh runk
+
+.PHONY: test-oci
+test-oci: ## let OCI's judge of runtimes, runtime-tools, judge runk and runc (as root; four minutes)
+	@sh ci/test.sh oci
 
 .PHONY: test-csi
 test-csi: ## let Kubernetes' judge of CSI drivers, csi-sanity, judge csi-kata-directvolume

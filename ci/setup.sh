@@ -169,6 +169,7 @@ modules() {
 	GOTOOLCHAIN=local "$go" -C ci/tools mod download
 	GOTOOLCHAIN=local "$go" -C ci/tools/collector mod download
 	GOTOOLCHAIN=local "$go" -C ci/tools/sanity mod download
+	GOTOOLCHAIN=local "$go" -C ci/tools/oci mod download
 	GOTOOLCHAIN=local "$go" mod tidy -diff >/dev/null 2>&1 || true # says nothing here: make lint does
 }
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|csi|factory|faults|arch|cross|kubernetes];
-# without an argument, what `make check` checks, the network's, runk, csi, boot, e2e, containerd and shim: all but the
-# tests that build more kernels than one (kernel), which take an hour, those of pods once more with templates and a pool
-# of guests (factory), those in which machines die (faults), other architectures (arch, cross), which are slow to
-# emulate, and Kubernetes, which is built first.
+# Runs tests. usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|oci|csi|factory|faults|arch|cross|
+# kubernetes]; without an argument, what `make check` checks, the network's, runk, csi, boot, e2e, containerd and shim:
+# all but the tests that build more kernels than one (kernel), which take an hour, those of pods once more with
+# templates and a pool of guests (factory), those in which machines die (faults), other architectures (arch, cross),
+# which are slow to emulate, OCI's judge of runtimes (oci), which sleeps much, and Kubernetes, which is built first.
 # Output ends with the test runner's own lines.
 set -eu
 # Test programs are run in guests, which have no C library.
@@ -121,6 +121,11 @@ runk() {
 	KATABUILD_TEST_RUNK=1 KATABUILD_TEST_BUSYBOX=/bin/busybox as_root "$go" test -count=1 -timeout 20m ./ci/runk
 }
 
+# OCI's judge of runtimes has more in its module than ours.
+oci() {
+	KATABUILD_TEST_OCI=1 as_root "$go" test -count=1 -timeout 30m -parallel 4 -run TestRuntimeToolsJudgeRunk ./ci/runk
+}
+
 # Kubernetes' judge of CSI drivers has more in its module than ours.
 csi() {
 	KATABUILD_TEST_CSI=1 "$go" test -count=1 -run TestSanity ./runtime/csi
@@ -185,6 +190,7 @@ e2e) e2e ;;
 containerd) containerd ;;
 shim) shim ;;
 runk) runk ;;
+oci) oci ;;
 csi) csi ;;
 factory) factory ;;
 faults) faults ;;
@@ -217,7 +223,7 @@ all)
 	exit "$status"
 	;;
 *)
-	echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|csi|factory|faults|arch|cross|kubernetes]" \
+	echo "usage: ci/test.sh [boot|kernel|e2e|rego|containerd|shim|runk|oci|csi|factory|faults|arch|cross|kubernetes]" \
 		>&2
 	exit 2
 	;;

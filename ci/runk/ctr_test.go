@@ -67,12 +67,21 @@ func underContainerd(h *host, d *daemon.Daemon) string {
 	failed := run([]string{"--rm"}, "nosuch")
 	said += fmt.Sprint(strings.Contains(failed, "executable file not found in $PATH"), strings.Contains(failed, "(1)"))
 	said += ctr("containers", "rm", id)
-	said += run([]string{"--detach"}, "sh", "-c", "trap 'exit 4' TERM; while :; do sleep 0.01; done")
+	said += run([]string{"--detach"}, "sh", "-c", "sleep 1000 & wait")
 	said += ctr("task", "exec", "--exec-id", "e1", id, "sh", "-c", "echo from exec; exit 6")
 	said += ctr("task", "pause", id) + ctr("task", "ls") + ctr("task", "resume", id) + ctr("task", "ls")
 	metrics := ctr("task", "metrics", id)
 	said += fmt.Sprint(strings.Contains(metrics, "pids.current"), strings.Contains(metrics, "cpuacct.usage"), "\n")
-	said += fmt.Sprint(strings.Count(ctr("task", "ps", id), "\n"), "\n")
+	ps, lines := "", 0
+	for range 100 { // what was executed there is gone a moment after it has ended
+		ps = ctr("task", "ps", id)
+		if lines = strings.Count(ps, "\n"); lines == 4 {
+			break
+		}
+	}
+	if lines != 4 { // a heading, the shell, what it waits for, and the exit code
+		h.Errorf("%s: not a shell and what it waits for: %s", h.name, ps)
+	}
 	said += ctr("task", "kill", "--signal", "KILL", id)
 	for range 1000 {
 		if strings.Contains(ctr("task", "ls"), "STOPPED") {

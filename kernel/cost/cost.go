@@ -35,7 +35,7 @@ const (
 type Sum struct {
 	Objects int   `json:"objects"`
 	CPUMS   int64 `json:"cpu_ms"` // milliseconds of processor time that compiling them takes
-	Bytes   int64 `json:"bytes"`  // what of them comes into memory; 0 where the build recorded none
+	Bytes   int64 `json:"bytes"`  // what of them is in the kernel's memory; 0 where the build recorded none
 }
 
 func (s *Sum) add(c makelog.Compiled) {
@@ -102,12 +102,19 @@ func Of(k Kernel) (*Report, error) {
 	for _, s := range k.on() {
 		get(o.owner(s)).Options++
 	}
+	k.Objects = slices.Clone(k.Objects)
+	for i := range k.Objects {
+		c := &k.Objects[i]
+		r.Sizes = r.Sizes || c.Bytes > 0
+		if !k.inMemory(c.Object) {
+			c.Bytes = 0
+		}
+	}
 	for _, c := range k.Objects {
 		r.Total.add(c)
 		if c.Cached {
 			r.Cached++
 		}
-		r.Sizes = r.Sizes || c.Bytes > 0
 		if _, listed := k.Makefiles.Objects[c.Object]; !listed {
 			if _, inside := k.Makefiles.Of(c.Object); inside {
 				r.Unlisted++
@@ -126,6 +133,17 @@ func Of(k Kernel) (*Report, error) {
 		return r, k.measure(r, &o, *k.Boot)
 	}
 	return r, nil
+}
+
+// inMemory says whether an object is a part of the running kernel: the build's own programs are none, nor is what
+// unpacks the kernel from its image, whose objects hold the packed kernel once more.
+func (k Kernel) inMemory(object string) bool {
+	if _, ok := k.Makefiles.Of(object); !ok {
+		return false
+	}
+	p := strings.Split(object, "/")
+	loader := len(p) > 3 && p[0] == "arch" && p[2] == "boot"
+	return !loader || p[3] == "dts" // device trees, which may be linked into the kernel
 }
 
 // group is the feature that an object belongs to, or one of the groups.

@@ -37,7 +37,7 @@ source, patches applied, which options each object is built for, and compiles no
 
   CPU s   seconds of processor time that the compiler takes for the objects; of one that came from the cache, when it
           was put there, so that figures of two builds on one machine can be compared
-  bytes   what of the objects comes into memory: code, data, and what begins as zeroes
+  bytes   what of the objects is in the kernel's memory: code, data, and what begins as zeroes
   boot    milliseconds of virtual time in initcalls, one nanosecond an instruction; with --boot alone, which boots the
           guest once under emulation
 
