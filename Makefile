@@ -185,7 +185,7 @@ test-runk: ## run containers on this host by runk and by runc, and compare what 
 	@sh ci/test.sh runk
 
 .PHONY: test-oci
-test-oci: ## let OCI's judge of runtimes, runtime-tools, judge runk and runc (as root; four minutes)
+test-oci: ## let OCI's runtime-tools and our tests of CRI judge runk and runc (as root; minutes)
 	@sh ci/test.sh oci
 
 .PHONY: test-csi

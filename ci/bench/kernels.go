@@ -1,18 +1,24 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"time"
 
 	"github.com/katabuild/katabuild/builder/store"
 	"github.com/katabuild/katabuild/internal/arch"
 	"github.com/katabuild/katabuild/internal/manifest"
+	"github.com/katabuild/katabuild/internal/report"
+	kernelcost "github.com/katabuild/katabuild/kernel/cost"
 )
 
-// kernelsMain prints one line for the kernel of each architecture that a recipe was built for: what it cost, its
-// sizes, and how long it takes to boot.
+// kernelsMain prints one line for the kernel of each architecture that a recipe was built for: what compiling its
+// objects takes, its sizes, and how long it takes to boot, also in virtual time, until the agent's program starts.
 func kernelsMain(args []string) error {
 	fl := flag.NewFlagSet("bench kernels", flag.ContinueOnError)
 	recipe := fl.String("recipe", "tiny", "the recipe's name")
@@ -22,12 +28,8 @@ func kernelsMain(args []string) error {
 	if err := fl.Parse(args); err != nil {
 		return err
 	}
-	s, err := ownStore()
-	if err != nil {
-		return err
-	}
-	fmt.Printf("%-9s %10s %8s %11s %12s %14s %14s\n", *recipe, "CPU-s", "objects", "image", "vmlinux",
-		"boot, CPU-s", "boot, wall s")
+	fmt.Printf("%-9s %10s %8s %11s %12s %14s %14s %16s\n", *recipe, "CPU-s", "objects", "image", "vmlinux",
+		"boot, CPU-s", "boot, wall s", "boot, virtual s")
 	for _, a := range arch.All() {
 		guest := *recipe
 		if a.Name != arch.All()[0].Name {
@@ -38,18 +40,50 @@ func kernelsMain(args []string) error {
 		if err != nil {
 			return fmt.Errorf("%w; make guests RECIPE=%s builds them all", err, *recipe)
 		}
-		built, files := "-", "-"
-		if last := s.Last(guest, "kernel"); last != nil && last.CPUMS > 0 {
-			built, files = fmt.Sprintf("%.0f", float64(last.CPUMS)/1000), fmt.Sprint(last.Units)
+		var built kernelcost.Report
+		if err := answer(&built, *katabuild, "kernel", "cost", filepath.Join("recipes", *recipe), "--arch", a.Name,
+			"--lock", filepath.Join(*out, guest+".lock.json"), "--json"); err != nil {
+			return err
+		}
+		virtual, err := virtualStart(*katabuild, dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", guest, err)
 		}
 		c, err := race(*runs, byCPU, way{commands: [][]string{{*katabuild, "boot", dir, "--progress", "quiet"}}})
 		if err != nil {
 			return fmt.Errorf("%s: %w", guest, err)
 		}
-		fmt.Printf("%-9s %10s %8s %11d %12d %14.2f %14.2f\n", a.Name, built, files, m.Kernel.Image.Size,
-			m.Kernel.Vmlinux.Size, c[0].cpu.Seconds(), c[0].wall.Seconds())
+		fmt.Printf("%-9s %10.0f %8d %11d %12d %14.2f %14.2f %16.3f\n", a.Name, float64(built.Total.CPUMS)/1000,
+			built.Total.Objects, m.Kernel.Image.Size, m.Kernel.Vmlinux.Size, c[0].cpu.Seconds(), c[0].wall.Seconds(),
+			virtual.Seconds())
 	}
 	return nil
+}
+
+// virtualStart is when the agent's program starts, after the kernel began, if each instruction takes a nanosecond.
+func virtualStart(katabuild, dir string) (time.Duration, error) {
+	var booted struct{ Report report.Report }
+	if err := answer(&booted, katabuild, "boot", dir, "--icount", "--json", "--progress", "quiet"); err != nil {
+		return 0, err
+	}
+	for _, m := range booted.Report.Timeline {
+		if m.Name == "start" {
+			return time.Duration(m.AtNS), nil
+		}
+	}
+	return 0, fmt.Errorf("its report has no moment at which the agent starts: %v", booted.Report.Timeline)
+}
+
+// answer runs a command and reads the JSON that it prints.
+func answer(into any, command ...string) error {
+	cmd := exec.Command(command[0], command[1:]...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", cmd, err, tail(said.String()))
+	}
+	return json.Unmarshal(out, into)
 }
 
 // ownStore is the store that the environment names, or the user's.

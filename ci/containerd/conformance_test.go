@@ -28,7 +28,7 @@ const repository = "../.."
 // asked is the variable that turns these tests on.
 const asked = "KATABUILD_TEST_CONTAINERD"
 
-// runtimeVariable names the runtime handler to test: "kata", the default, or "runc", which proves the tests.
+// runtimeVariable names the runtime handler to test: "kata", the default, "runc", which proves the tests, or "runk".
 const runtimeVariable = "KATABUILD_TEST_RUNTIME"
 
 func TestMain(m *testing.M) {
@@ -58,7 +58,7 @@ func build(ctx context.Context) error {
 			return err
 		}
 	}
-	if os.Getenv(runtimeVariable) != "runc" {
+	if inGuests(os.Getenv(runtimeVariable)) {
 		if _, err := fileServer(ctx); err != nil {
 			return err
 		}
@@ -92,7 +92,10 @@ type setting struct {
 }
 
 // guest says whether containers run in a virtual machine, which has its own kernel and cgroup version 2.
-func (s *setting) guest() bool { return s.handler != "runc" }
+func (s *setting) guest() bool { return inGuests(s.handler) }
+
+// inGuests says whether a handler runs containers in virtual machines. Those of runc and runk are the host's processes.
+func inGuests(handler string) bool { return handler != "runc" && handler != "runk" }
 
 // onEach runs test with each containerd. Nothing may be left when it ends.
 func onEach(t *testing.T, test func(t *testing.T, s *setting)) {
@@ -137,8 +140,14 @@ func onChanged(t *testing.T, name string, change func(*daemon.Config), test func
 	s := &setting{dir: dir + "/test", handler: "runc", kind: "io.containerd.runc.v2", images: set}
 	cfg := daemon.Config{Release: release, Dir: dir + "/c", Hosts: dir + "/certs.d", Pause: image.Pause,
 		Bridge: "kb" + strings.ReplaceAll(name, ".", ""), Subnet: "10.88.16"}
-	if h := os.Getenv(runtimeVariable); h != "runc" {
+	switch h := os.Getenv(runtimeVariable); h {
+	case "runc":
+	case "runk":
+		cfg.Runtime = runk(t)
+	default:
 		cfg.Runtime = kata(t, h, dir)
+	}
+	if cfg.Runtime != nil {
 		s.handler, s.kind, s.config = cfg.Runtime.Handler, cfg.Runtime.Type, cfg.Runtime.Config
 	}
 	for _, d := range []string{s.dir, cfg.Dir} {
@@ -238,6 +247,19 @@ func kata(t *testing.T, handler, dir string) *daemon.Runtime {
 		t.Fatal(err)
 	}
 	return &daemon.Runtime{Handler: handler, Type: "io.containerd.kata.v2", Config: file, Path: bin}
+}
+
+// runk is our runtime for containers on the host, as `make build` leaves it, behind the shim of runc.
+func runk(t *testing.T) *daemon.Runtime {
+	t.Helper()
+	program, err := filepath.Abs(filepath.Join(repository, "bin/runk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(program); err != nil {
+		t.Fatalf("%v: make build makes it", err)
+	}
+	return &daemon.Runtime{Handler: "runk", Type: "io.containerd.runc.v2", Program: program}
 }
 
 // until polls what until it is true, and fails with what was awaited.

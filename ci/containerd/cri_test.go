@@ -451,7 +451,8 @@ func checkRestart(t *testing.T, p *pod) {
 }
 
 func checkStats(t *testing.T, p *pod) {
-	c := p.start(t, nil, "sh", "-c", "toolbox spin 2; dd if=/dev/zero of=/data/big bs=1M count=4; toolbox pause")
+	// On a busy host a container without a share of its own gets little.
+	c := p.start(t, nil, "sh", "-c", "dd if=/dev/zero of=/data/big bs=1M count=4; while :; do toolbox spin 1; done")
 	var s *cri.ContainerStats
 	until(t, patience, "CPU time and memory in use", func() bool {
 		r, err := p.ContainerStats(t.Context(), &cri.ContainerStatsRequest{ContainerId: c.id})
@@ -585,6 +586,9 @@ func checkPrivileged(t *testing.T, n *node) {
 func checkUsers(t *testing.T, n *node) {
 	if !n.Release.Two() {
 		return
+	}
+	if !n.guest() {
+		return // Debian's runc maps no owners of mounts, and runk's user reaches no file in containerd's folders
 	}
 	const first, size = 1 << 16, 1 << 16
 	ids := []*cri.IDMapping{{HostId: first, ContainerId: 0, Length: size}}

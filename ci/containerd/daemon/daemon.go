@@ -106,6 +106,7 @@ type Runtime struct {
 	Type    string // such as "io.containerd.kata.v2"
 	Config  string // its configuration file; empty for none
 	Path    string // folders to put before $PATH, where its shim is
+	Program string // what runc's shim runs instead of runc; empty for other shims
 	// Sandboxer is who makes pods, "podsandbox" or "shim"; empty is containerd's default. Containerd 2 only.
 	Sandboxer string
 }
@@ -212,6 +213,9 @@ func (c Config) settings() string {
 		p("[plugins.'%s'.containerd.runtimes.%s]\n  runtime_type = %q%s", cri, r.Handler+PlainSuffix, r.Type, sandboxer)
 		if r.Config != "" {
 			p("[plugins.'%s'.containerd.runtimes.%s.options]\n  ConfigPath = %q", cri, r.Handler, r.Config)
+		}
+		if r.Program != "" {
+			p("[plugins.'%s'.containerd.runtimes.%s.options]\n  BinaryName = %q", cri, r.Handler, r.Program)
 		}
 	}
 	return b.String()
