@@ -111,6 +111,7 @@ func table(guard func()) map[string]func() error {
 		"ext4":                  fileSystems("ext4", "ext3", "ext2"),
 		"fuse":                  t.folder(mountsFuse),
 		"guest.acpi":            there("/sys/firmware/acpi", "/sys/bus/acpi"),
+		"guest.another":         there("/sys/bus/platform/drivers/vmgenid"),
 		"guest.pvh":             entryNote,
 		"hardening.log":         says("/proc/sys/kernel/dmesg_restrict", "1"),
 		"hardening.lsm":         t.folder(securityModules),

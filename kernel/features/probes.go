@@ -184,6 +184,7 @@ func deviceProofs() map[string]Proof {
 			Covers: words("HOTPLUG_CPU ACPI_PROCESSOR")}}},
 		"guest": {Probes: []Probe{
 			{Name: "guest.acpi", Proves: "the machine's description is read", Covers: words("ACPI")},
+			{Name: "guest.another", Proves: "the driver that a restored guest is told by", Covers: words("VMGENID")},
 			{Name: "guest.pvh", Proves: "the kernel says where a VMM starts it", Covers: words("PVH")},
 		}},
 		"memory-hotplug": {Probes: []Probe{

@@ -79,7 +79,8 @@ func TestProbesAreThoseOfWhatApplies(t *testing.T) {
 				t.Errorf("%s: %v", a.Name, got)
 			}
 			for name, on := range map[string]bool{
-				"hardening.x86": a.Name == "x86_64", "guest.pvh": a.Name == "x86_64", "pmem": a.Name != "s390x",
+				"hardening.x86": a.Name == "x86_64", "guest.pvh": a.Name == "x86_64",
+				"guest.another": a.Name == "x86_64", "pmem": a.Name != "s390x",
 				"clock.rtc": a.Name != "s390x", "vsock": true, "wireguard": false,
 				"memory-hotplug.driver": a.Name != "ppc64le" && (a.Name != "s390x" || v != versions[0]),
 			} {

@@ -169,6 +169,11 @@ func TestWhatIsMissingIsSaidWithTheWayOut(t *testing.T) {
 			"missing QEMU: /bin/q, version 7.2.22, has no machine microvm", "", false},
 		"a QEMU without a device": {"", func(h *fake) { h.outputs["/bin/q -machine microvm -device help"] = "" },
 			"missing QEMU: /bin/q, version 7.2.22, has no device vhost-user-vsock-device, no device", "", false},
+		"a QEMU for templates without a device": {"machine_type = \"q35\"\n[factory]\nenable_template = true\n",
+			func(h *fake) {
+				h.outputs["/bin/q -machine q35 -device help"] = strings.ReplaceAll(
+					h.outputs["/bin/q -machine microvm -device help"], "-device\"", "-pci\"")
+			}, "optional templates: /bin/q has no device vmgenid, which", "ok QEMU: /bin/q", true},
 		"no /dev/kvm": {"", kvm(func(f *accel.Facts) { f.Open = notExist("/dev/kvm") }),
 			"optional KVM: TCG emulation, because the host has no /dev/kvm; guests run", "modprobe", true},
 		"KVM that failed its trial": {"", kvm(func(f *accel.Facts) { f.Trial = errors.New("exit 17") }),

@@ -67,7 +67,20 @@ func (c *checker) qemu(ctx context.Context) {
 		return
 	}
 	c.say(finding.Fine, name, "", "%s, version %s", path, version)
+	c.templates(ctx, path)
 	c.isolation(path)
+}
+
+// templates asks QEMU for what templates have besides, where there are to be some.
+func (c *checker) templates(ctx context.Context, path string) {
+	if f := c.cfg.Factory; !f.EnableTemplate && f.VMCacheNumber == 0 || c.machine() != qemu.Q35 {
+		return
+	}
+	out, err := c.host.Output(ctx, path, "-machine", string(qemu.Q35), "-device", "help")
+	if err != nil || !strings.Contains(string(out), `"vmgenid"`) {
+		c.say(finding.Optional, "templates", "install a QEMU that has it, or turn enable_template and "+
+			"vm_cache_number off", "%s has no device vmgenid, which guests are saved with; they boot", path)
+	}
 }
 
 // isolation says what a guest that has taken over QEMU would find missing between itself and the host.

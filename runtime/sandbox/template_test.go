@@ -49,6 +49,7 @@ func restored(t testing.TB, cfg Config, saved *template.Copies) *Sandbox {
 
 func TestAGuestIsRestoredAndAttestedAsOftenAsOneLikes(t *testing.T) {
 	cfg := templateConfig(t)
+	cfg.Words = []string{"loglevel=6"}
 	saved, err := boot(t, cfg).Save(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +77,7 @@ func TestAGuestIsRestoredAndAttestedAsOftenAsOneLikes(t *testing.T) {
 		if _, err := s.Save(t.Context()); !errors.Is(err, machine.ErrNoTemplate) {
 			t.Errorf("a guest that serves is saved: %v", err)
 		}
+		waitConsole(t, s, "random: crng reseeded due to virtual machine fork") // VMGENID
 		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}

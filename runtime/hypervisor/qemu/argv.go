@@ -257,6 +257,11 @@ func (c Config) argv() []string {
 	if c.RNG {
 		add("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng"+own+",rng=rng")
 	}
+	if c.Template {
+		// A new number in each machine that is restored, at which Linux seeds its random pool anew: QEMU's
+		// docs/specs/vmgenid.rst. It is a device of PCs, and no other machine can be a template.
+		add("-device", "vmgenid,guid=auto")
+	}
 	ports := c.RootPorts
 	if c.Switch {
 		ports++
