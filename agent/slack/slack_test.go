@@ -27,6 +27,7 @@ func TestThreadsAreLooseAndProcessesAreNot(t *testing.T) {
 		t.Fatalf("nothing was loosened: a process has %q, %v", got, err)
 	}
 	Loosen()
+	defer Tighten()
 	if own() != loose {
 		t.Fatalf("a thread has %d", own())
 	}
